@@ -1,0 +1,346 @@
+"""Every table of the hub. Times are Unix seconds (float, UTC); JSON columns hold plain documents.
+
+Rows are validated by the code that writes them, not by these classes: SQLModel tables do not check.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Column, Index, LargeBinary, Text, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from cloud_hub.store.types import Json
+
+
+def _json(default: Any) -> Any:
+    return Field(default_factory=default, sa_column=Column(Json, nullable=False))
+
+
+class Setting(SQLModel, table=True):
+    """One value that the hub itself keeps, such as its id or a counter."""
+
+    key: str = Field(primary_key=True)
+    value: str
+
+
+class Lease(SQLModel, table=True):
+    """A named lock with an end: the publishing lock, an ingest shard, the engines' leadership."""
+
+    name: str = Field(primary_key=True)
+    owner: str
+    until: float
+
+
+class Token(SQLModel, table=True):
+    """A credential; only its hash is kept. `kind`: claim, operator, application or mirror.
+
+    `role` (operator): viewer, operator, admin. `scope` (application): `infer:NAME` or `infer:*`.
+    A claim token is used once: `device_id` and `key_fingerprint` bind it.
+    """
+
+    id: str = Field(primary_key=True)
+    kind: str
+    secret_hash: str
+    note: str = ""
+    role: str = ""
+    scope: str = ""
+    rate_per_s: float = 0.0
+    channel: str = ""
+    labels: dict[str, str] = _json(dict)
+    created_at: float
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    device_id: str = ""
+    key_fingerprint: str = ""
+
+
+class AuditEntry(SQLModel, table=True):
+    """Who did what to what. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`, …"""
+
+    id: int | None = Field(default=None, primary_key=True)
+    at: float = Field(index=True)
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any] = _json(dict)
+
+
+class Device(SQLModel, table=True):
+    """One agent installation. `pins` maps model to release."""
+
+    id: str = Field(primary_key=True)
+    public_key: str = Field(sa_column=Column(Text, nullable=False))
+    key_fingerprint: str = Field(index=True)
+    certificate: str = Field(sa_column=Column(Text, nullable=False))
+    certificate_serial: str
+    certificate_expires_at: float
+    mqtt_password: str = ""
+    channel: str = Field(index=True)
+    labels: dict[str, str] = _json(dict)
+    pins: dict[str, int] = _json(dict)
+    info: dict[str, Any] = _json(dict)
+    enrolled_at: float
+    revoked_at: float | None = None
+    online: bool = False
+    session: str = ""
+    last_seen_at: float | None = None
+    command_counter: int = 0
+
+
+class DeviceModel(SQLModel, table=True):
+    """The latest report of one model on one device (fields of `messages.ModelReport`)."""
+
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    model: str = Field(primary_key=True)
+    state: str
+    target: int | None = None
+    active: int | None = None
+    active_variant: str = ""
+    previous: int | None = None
+    rollout: str = ""
+    attempt: int = 0
+    channel_version: int = 0
+    progress: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    hint: str = ""
+    seq: int = 0
+    at: float = 0.0
+
+
+class DeviceEvent(SQLModel, table=True):
+    """Every report that a device sent, in its order; (device, spool, seq) comes once."""
+
+    __table_args__ = (UniqueConstraint("device_id", "spool", "seq"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str = Field(index=True)
+    spool: str
+    seq: int
+    at: float
+    received_at: float
+    kind: str
+    body: dict[str, Any] = _json(dict)
+
+
+class SpoolCursor(SQLModel, table=True):
+    """How far a device's spool is in the database; `lost` counts numbers its full spool gave up."""
+
+    device_id: str = Field(primary_key=True)
+    spool: str = Field(primary_key=True)
+    committed: int = 0
+    lost: int = 0
+    receipted: int = 0
+
+
+class Model(SQLModel, table=True):
+    """A name that applications ask for. `policy` holds retrain, gate and drift settings."""
+
+    name: str = Field(primary_key=True)
+    recipe: str = ""
+    next_release: int = 1
+    min_release: int = 1
+    sketch_id: str = ""
+    policy: dict[str, Any] = _json(dict)
+    created_at: float
+
+
+class Release(SQLModel, table=True):
+    """One immutable release. `status`: reserved, awaiting-signature, published, withdrawn."""
+
+    model: str = Field(primary_key=True, foreign_key="model.name")
+    number: int = Field(primary_key=True)
+    status: str
+    manifest: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+    note: str = ""
+    created_at: float
+    published_at: float | None = None
+    created_by: str = ""
+
+
+class Metadata(SQLModel, table=True):
+    """The signed bytes of every TUF metadata version, for ever. No version has two bodies."""
+
+    role: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    body: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: float
+
+
+class ChannelRow(SQLModel, table=True):
+    """A channel's current document (canonical JSON of `channel.Channel`)."""
+
+    __tablename__ = "channel"
+
+    name: str = Field(primary_key=True)
+    version: int
+    document: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    spread_s: int = 0
+    notified_version: int = 0
+    updated_at: float
+
+
+class RolloutRow(SQLModel, table=True):
+    """A staged rollout: the plan, where it stands, and (once it ended) why.
+
+    `plan` and `progress` are documents of `fleet.rollouts`; `state` is its machine's state.
+    """
+
+    __tablename__ = "rollout"
+
+    id: str = Field(primary_key=True)
+    model: str = Field(index=True)
+    channel: str
+    release: int
+    from_release: int
+    state: str = Field(index=True)
+    attempt: int = 1
+    salt: str
+    plan: dict[str, Any] = _json(dict)
+    progress: dict[str, Any] = _json(dict)
+    reason: str = ""
+    created_at: float
+    created_by: str = ""
+    updated_at: float
+    ended_at: float | None = None
+
+
+class UsedSalt(SQLModel, table=True):
+    """Salts are never used twice."""
+
+    salt: str = Field(primary_key=True)
+
+
+class RolloutEvent(SQLModel, table=True):
+    """One step in a rollout's life, in words."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    rollout: str = Field(index=True)
+    at: float
+    event: str
+    detail: dict[str, Any] = _json(dict)
+
+
+class PairEvidence(SQLModel, table=True):
+    """Summed paired counts per rollout attempt and device (`messages.PairCounts`)."""
+
+    rollout: str = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    both: int = 0
+    only_old: int = 0
+    only_new: int = 0
+    neither: int = 0
+
+
+class WindowRow(SQLModel, table=True):
+    """One telemetry window; `body` is the window without its sketch."""
+
+    __tablename__ = "window"
+    __table_args__ = (
+        UniqueConstraint("device_id", "spool", "seq"),
+        Index("ix_window_model_ended", "model", "ended_at"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str = Field(index=True)
+    spool: str
+    seq: int
+    model: str
+    release: int
+    started_at: float
+    ended_at: float
+    body: dict[str, Any] = _json(dict)
+    sketch_id: str = ""
+    sketch_count: int = 0
+    sketch: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+
+
+class DriftMonitor(SQLModel, table=True):
+    """One drift test per model: the frozen baseline and the test's running state.
+
+    `state`: waiting, baseline, watching, alarmed. `document` is the engine's own; `last_window` the
+    id of the last window it has counted.
+    """
+
+    model: str = Field(primary_key=True)
+    sketch_id: str
+    release: int
+    state: str
+    document: dict[str, Any] = _json(dict)
+    last_window: int = 0
+    updated_at: float
+
+
+class Alarm(SQLModel, table=True):
+    """A drift alarm; `detail` explains it. `status`: open, acknowledged, closed."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    model: str = Field(index=True)
+    release: int
+    at: float
+    status: str
+    detail: dict[str, Any] = _json(dict)
+
+
+class SampleRow(SQLModel, table=True):
+    """The index of a sample; its arrays are in the Parquet partition `path`. Labels outrank the auditor."""
+
+    __tablename__ = "sample"
+
+    id: str = Field(primary_key=True)
+    model: str = Field(index=True)
+    device_id: str = Field(index=True)
+    release: int
+    variant: str
+    reason: str
+    at: float
+    received_at: float = Field(index=True)
+    confidence: float
+    prediction: int
+    cloud_prediction: int | None = None
+    label: int | None = None
+    labelled_by: str = ""
+    labelled_at: float | None = None
+    path: str
+    deleted_at: float | None = None
+
+
+class Snapshot(SQLModel, table=True):
+    """An immutable dataset, named by the hash of its content."""
+
+    id: str = Field(primary_key=True)
+    model: str = Field(index=True)
+    path: str
+    samples: int
+    labelled: int
+    size_bytes: int
+    created_at: float
+    created_by: str = ""
+
+
+class Job(SQLModel, table=True):
+    """A persistent piece of long work, claimed by a worker under a lease.
+
+    `state`: queued, running, succeeded, failed, cancelled. `step` and `progress` say where it is.
+    """
+
+    id: str = Field(primary_key=True)
+    kind: str
+    model: str = ""
+    payload: dict[str, Any] = _json(dict)
+    state: str = Field(index=True)
+    step: str = ""
+    progress: float = 0.0
+    result: dict[str, Any] = _json(dict)
+    error: str = ""
+    attempt: int = 0
+    max_attempts: int = 3
+    owner: str = ""
+    lease_until: float = 0.0
+    cancel_requested: bool = False
+    created_at: float
+    created_by: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None

@@ -1,0 +1,154 @@
+"""The channel document: the signed desired state that a set of devices follows.
+
+It is the TUF target `channels/<channel>.json`, at most 64 rules and 64 KiB.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.errors import MalformedError, VersionError
+from fleet.protocol.names import check_name
+
+CHANNEL_LIMIT = 64 << 10  # bytes
+MAX_RULES = 64
+SCHEMA = 1
+MILLION = 1_000_000
+
+
+class Rule(Struct, frozen=True, kw_only=True):
+    """Devices in any of `groups` (opaque ids) run `release` instead of the default."""
+
+    groups: tuple[str, ...]
+    release: int
+
+
+class RolloutRef(Struct, frozen=True, kw_only=True):
+    """A rollout in progress: the cohort below `share_ppm` runs `release`, all others `from`.
+
+    With `groups`, only devices in one of them can belong to the cohort.
+    """
+
+    id: str
+    attempt: int
+    release: int
+    from_release: int = field(name="from")
+    share_ppm: int
+    salt: str
+    groups: tuple[str, ...] = ()
+
+
+class Routing(Struct, frozen=True, kw_only=True):
+    """How requests are answered. `deadline_ms` bounds the whole request, cloud call included."""
+
+    cloud: bool = True
+    deadline_ms: int = 1000
+    threshold: float | None = None  # overrides the manifest's deferral threshold
+    breaker_failures: int = 3
+    breaker_reset_s: float = 5.0
+
+
+class Audit(Struct, frozen=True, kw_only=True):
+    """The auditor (a numbered cloud release) and the share of all requests it also answers."""
+
+    auditor: int | None = None
+    share_ppm: int = 10_000
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """What is recorded; off until the channel enables it. Shares are per million requests."""
+
+    enabled: bool = False
+    random_ppm: int = 10_000
+    uncertain_ppm: int = 100_000
+    max_spool_bytes: int = 16 << 20
+    retention_days: int = 30
+
+
+class Telemetry(Struct, frozen=True, kw_only=True):
+    """A window closes after `window_s` seconds or `window_requests` requests, whichever is first."""
+
+    window_s: float = 60.0
+    window_requests: int = 1000
+
+
+class Probation(Struct, frozen=True, kw_only=True):
+    """A new release is committed after `requests` good answers or `seconds`, whichever is first.
+
+    More than `max_failures` failed inferences, or `max_starts` agent starts during probation
+    (a crash loop), roll it back.
+    """
+
+    seconds: float = 60.0
+    requests: int = 50
+    max_failures: int = 0
+    max_starts: int = 3
+
+
+class ModelEntry(Struct, frozen=True, kw_only=True):
+    """One model's desired state on a channel."""
+
+    release: int
+    rules: tuple[Rule, ...] = ()
+    rollout: RolloutRef | None = None
+    routing: Routing = Routing()
+    audit: Audit = Audit()
+    sampling: Sampling = Sampling()
+    probation: Probation = Probation()
+
+
+class Fetching(Struct, frozen=True, kw_only=True):
+    """How devices download; `max_bytes_per_s` 0 means no limit. The daily budget is in bytes."""
+
+    max_bytes_per_s: int = 0
+    bytes_per_day: int = 0  # 0: no budget
+
+
+class Channel(Struct, frozen=True, kw_only=True):
+    """A channel document. `version` rises by at least one with every change."""
+
+    schema: int = SCHEMA
+    channel: str
+    version: int
+    requires: tuple[str, ...] = ()
+    models: dict[str, ModelEntry] = field(default_factory=dict)
+    fetching: Fetching = Fetching()
+    telemetry: Telemetry = Telemetry()
+
+
+def decode_channel(data: bytes) -> Channel:
+    """Decode and check a channel document.
+
+    Raises:
+        TooLargeError, MalformedError: not valid, or over the bounds.
+        VersionError: an unknown schema.
+    """
+    channel = decode_json(data, Channel, limit=CHANNEL_LIMIT, subject="channel")
+    check_channel(channel)
+    return channel
+
+
+def encode_channel(channel: Channel) -> bytes:
+    """Canonical bytes; raises MalformedError when the document is over its bounds."""
+    check_channel(channel)
+    data = encode_json(channel)
+    if len(data) > CHANNEL_LIMIT:
+        raise MalformedError(f"channel document has {len(data)} bytes, at most {CHANNEL_LIMIT} are allowed")
+    return data
+
+
+def check_channel(channel: Channel) -> None:
+    """Raise unless names, shares and the number of rules are within their bounds."""
+    if channel.schema != SCHEMA:
+        raise VersionError(f"channel schema {channel.schema} is unknown here", subject="channel")
+    check_name(channel.channel, "channel")
+    if sum(len(entry.rules) for entry in channel.models.values()) > MAX_RULES:
+        raise MalformedError(f"a channel holds at most {MAX_RULES} rules", subject="channel")
+    for model, entry in channel.models.items():
+        check_name(model, "model")
+        shares = [entry.audit.share_ppm, entry.sampling.random_ppm, entry.sampling.uncertain_ppm]
+        if entry.rollout is not None:
+            shares.append(entry.rollout.share_ppm)
+        if any(not 0 <= share <= MILLION for share in shares):
+            raise MalformedError(f"model {model!r}: a share lies outside 0 to {MILLION} ppm", subject="channel")

@@ -1,0 +1,49 @@
+"""Bytes to typed structs and back, with the size checked before anything is decoded."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from fleet.protocol.errors import MalformedError, TooLargeError
+
+T = TypeVar("T")
+
+
+def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") -> T:
+    """Decode JSON bytes into `kind`; unknown fields are ignored.
+
+    Raises:
+        TooLargeError: more than `limit` bytes.
+        MalformedError: not JSON, or a field of the wrong type; the message has its path.
+    """
+    _check_size(data, limit, subject or kind.__name__)
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise MalformedError(f"{subject or kind.__name__}: {error}", subject=subject) from error
+
+
+def decode_msgpack(data: bytes, kind: type[T], *, limit: int, subject: str = "") -> T:
+    """Like `decode_json`, for MessagePack."""
+    _check_size(data, limit, subject or kind.__name__)
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise MalformedError(f"{subject or kind.__name__}: {error}", subject=subject) from error
+
+
+def encode_json(value: object) -> bytes:
+    """Canonical JSON: keys in sorted order, so equal values give equal bytes."""
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def encode_msgpack(value: object) -> bytes:
+    """MessagePack with sorted keys."""
+    return msgspec.msgpack.encode(value, order="deterministic")
+
+
+def _check_size(data: bytes, limit: int, subject: str) -> None:
+    if len(data) > limit:
+        raise TooLargeError(f"{subject}: {len(data)} bytes, at most {limit} are allowed", subject=subject)

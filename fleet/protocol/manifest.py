@@ -1,0 +1,240 @@
+"""The release manifest: what a release contains and what the compiler proved of it.
+
+A manifest is the TUF target `models/<model>/<n>.json`; that signed path binds model and number, so
+the manifest holds neither. Blobs are listed by SHA-256 and size and trusted through the manifest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
+
+MANIFEST_LIMIT = 1 << 20  # bytes
+SCHEMA = 1
+
+Runtime = Literal["litert", "onnx"]
+Precision = Literal["fp32", "int8", "int8-dynamic"]
+Placement = Literal["edge", "cloud"]
+
+
+class Blob(Struct, frozen=True, kw_only=True):
+    """A content-addressed file: lower-case hex SHA-256 and size in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Tensor(Struct, frozen=True, kw_only=True):
+    """An input or output as the Open Inference Protocol names it; -1 is a variable dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What the compiler measured of one variant, on data it never calibrated on.
+
+    `value`, `reference`, `agreement` and `worst_class_drop` are fractions in [0, 1];
+    `drop_points` is (reference - value) in percentage points; latencies are microseconds at batch
+    1, and `latency_ratio` is this variant's p50 over the fp32 variant's in the same interleaved run.
+    """
+
+    metric: str
+    value: float
+    interval: tuple[float, float]
+    reference: float
+    drop_points: float
+    agreement: float
+    worst_class_drop: float
+    samples: int
+    size_bytes: int
+    latency_us_p50: float
+    latency_us_p95: float
+    latency_ratio: float
+    notes: tuple[str, ...] = ()
+
+
+class Gate(Struct, frozen=True, kw_only=True):
+    """The terms a variant had to meet; None means no term. Hub and agent check them again."""
+
+    max_drop_points: float | None = None
+    min_metric: float | None = None
+    min_agreement: float | None = None
+    max_class_drop: float | None = None
+    max_latency_ratio: float | None = None
+
+    def broken_by(self, verdict: Verdict) -> list[str]:
+        """Each term that `verdict` breaks, in plain words; empty when the gate holds."""
+        terms = (
+            ("drop in points", verdict.drop_points, self.max_drop_points, True),
+            (verdict.metric, verdict.value, self.min_metric, False),
+            ("agreement", verdict.agreement, self.min_agreement, False),
+            ("worst class drop", verdict.worst_class_drop, self.max_class_drop, True),
+            ("latency ratio", verdict.latency_ratio, self.max_latency_ratio, True),
+        )
+        return [
+            f"{name} is {value:.4g}, {'at most' if upper else 'at least'} {limit:.4g} is allowed"
+            for name, value, limit, upper in terms
+            if limit is not None and not (value <= limit if upper else value >= limit)
+        ]
+
+
+class DeferralPoint(Struct, frozen=True, kw_only=True):
+    """One point of the deferral curve: all four are fractions in [0, 1]."""
+
+    threshold: float
+    cloud_share: float
+    edge_accuracy: float
+    combined_accuracy: float
+
+
+class Deferral(Struct, frozen=True, kw_only=True):
+    """Calibration fitted for one variant after quantization; see `fleet.protocol.confidence`."""
+
+    temperature: float
+    threshold: float
+    target: str
+    curve: tuple[DeferralPoint, ...] = ()
+
+
+class Variant(Struct, frozen=True, kw_only=True):
+    """One artifact of a release for a runtime and a precision.
+
+    `apply_softmax` says whether the (only or first) output holds logits. `runtimes` are the
+    implementations it was loaded and run on (`ai-edge-litert`, `tflite-runtime`, `onnxruntime`).
+    """
+
+    name: str
+    runtime: Runtime
+    precision: Precision
+    placement: Placement
+    blob: Blob
+    verdict: Verdict
+    apply_softmax: bool = True
+    deferral: Deferral | None = None
+    runtimes: tuple[str, ...] = ()
+
+
+class SelfTest(Struct, frozen=True, kw_only=True):
+    """Golden vectors in a blob (format: `fleet.protocol.selftest`).
+
+    A variant passes when every output lies within `tolerance` (absolute, on probabilities or raw
+    outputs as stored) and at least `min_agreement` of the vectors keep their arg-max class.
+    """
+
+    blob: Blob
+    vectors: int
+    tolerance: dict[str, float]
+    min_agreement: float = 1.0
+
+
+class SketchRef(Struct, frozen=True, kw_only=True):
+    """The drift sketch: the model name's fixed encoder and the training-fit reference."""
+
+    sketch_id: str
+    encoder: Blob
+    reference: Blob
+    margin: float
+
+
+class Lineage(Struct, frozen=True, kw_only=True):
+    """Where the release comes from."""
+
+    snapshot: str = ""
+    recipe: str = ""
+    parents: tuple[str, ...] = ()
+    tools: dict[str, str] = field(default_factory=dict)
+    seed: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """A release. `labels` are the class names in output order; empty for a model without classes."""
+
+    schema: int = SCHEMA
+    requires: tuple[str, ...] = ()
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    labels: tuple[str, ...] = ()
+    variants: tuple[Variant, ...]
+    selftest: SelfTest
+    sketch: SketchRef | None = None
+    gate: Gate = Gate()
+    lineage: Lineage = Lineage()
+
+    def variant(self, name: str) -> Variant:
+        """The variant called `name`; raises MalformedError when there is none."""
+        for variant in self.variants:
+            if variant.name == name:
+                return variant
+        raise MalformedError(f"the release has no variant {name!r}", subject=name)
+
+    def placed(self, placement: Placement) -> tuple[Variant, ...]:
+        """The variants for the edge or for the cloud, in the publisher's order of preference."""
+        return tuple(v for v in self.variants if v.placement == placement)
+
+    def blobs(self, variants: tuple[Variant, ...] | None = None) -> tuple[Blob, ...]:
+        """Every blob needed for `variants` (default: all), each once."""
+        chosen = self.variants if variants is None else variants
+        found = [v.blob for v in chosen] + [self.selftest.blob]
+        if self.sketch is not None:
+            found += [self.sketch.encoder, self.sketch.reference]
+        return tuple({blob.sha256: blob for blob in found}.values())
+
+
+class Floor(Struct, frozen=True, kw_only=True):
+    """`models/<model>/floor.json`: no agent installs below it."""
+
+    schema: int = SCHEMA
+    min_release: int = 1
+    withdrawn: tuple[int, ...] = ()
+
+    def forbids(self, release: int) -> str:
+        """Why `release` may not be installed, or an empty string."""
+        if release < self.min_release:
+            return f"release {release} is below the floor {self.min_release}"
+        if release in self.withdrawn:
+            return f"release {release} was withdrawn"
+        return ""
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Decode and check a manifest (at most 1 MiB).
+
+    Raises:
+        TooLargeError, MalformedError: not a valid manifest.
+        VersionError: an unknown schema.
+    """
+    manifest = decode_json(data, Manifest, limit=MANIFEST_LIMIT, subject="manifest")
+    if manifest.schema != SCHEMA:
+        raise VersionError(f"manifest schema {manifest.schema} is unknown here", subject="manifest")
+    if not manifest.variants or not manifest.inputs or not manifest.outputs:
+        raise MalformedError("a manifest needs variants, inputs and outputs", subject="manifest")
+    if len({v.name for v in manifest.variants}) != len(manifest.variants):
+        raise MalformedError("two variants have the same name", subject="manifest")
+    for blob in manifest.blobs():
+        check_blob(blob)
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """Canonical bytes of a manifest: equal manifests give equal bytes."""
+    return encode_json(manifest)
+
+
+def check_blob(blob: Blob) -> None:
+    """Raise MalformedError unless the blob's hash is 64 hex digits and its size is not negative."""
+    if len(blob.sha256) != 64 or not set(blob.sha256) <= set("0123456789abcdef") or blob.size < 0:
+        raise MalformedError(f"not a blob reference: {blob.sha256!r}", subject="blob")
+
+
+def check_requires(requires: tuple[str, ...], capabilities: frozenset[str]) -> None:
+    """Raise UnsupportedError (`unsupported:<name>`) for the first capability that is missing."""
+    for name in requires:
+        if name not in capabilities:
+            raise UnsupportedError(f"unsupported:{name}", subject=name, hint="update the agent on this device")

@@ -1,0 +1,351 @@
+"""Everything that hub and device say to each other, as typed structs.
+
+JSON for control, MessagePack for telemetry and samples. Receivers ignore unknown fields, refuse an
+unknown major version `v`, and bound the size before decoding. Times are Unix seconds (float).
+
+What must not be lost travels in an `Envelope` and stays in the device's spool until the hub's signed
+`Receipt` says "committed up to number N of spool S". A broker's acknowledgement is not delivery.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Raw, Struct, field
+
+from fleet.protocol.codec import decode_json, decode_msgpack
+from fleet.protocol.errors import MalformedError, VersionError
+
+VERSION = 1
+CONTROL_LIMIT = 64 << 10  # bytes of one control message
+TELEMETRY_LIMIT = 64 << 10  # bytes of one telemetry message
+SAMPLES_LIMIT = 8 << 20  # bytes of one batch of samples
+HTTP_LIMIT = 1 << 20  # bytes of an enrolment or `/device/me` body
+
+UpdateState = Literal["idle", "fetching", "verifying", "trying", "probation", "committed", "rolled_back"]
+SampleReason = Literal["uncertain", "disagreeing", "outlying", "random"]
+
+
+# ---- hub -> device over MQTT -------------------------------------------------------------------
+
+
+class Notify(Struct, frozen=True, kw_only=True):
+    """Look now: the channel has this version. Wait `resolve.spread_delay(version, id, spread_s)` first."""
+
+    v: int = VERSION
+    channel: str
+    version: int
+    spread_s: int = 0
+
+
+class Signed(Struct, frozen=True, kw_only=True):
+    """A signed payload: Ed25519 over `payload` by the hub's command key (hex id `key_id`)."""
+
+    v: int = VERSION
+    key_id: str
+    payload: bytes
+    signature: bytes
+
+
+class Command(Struct, frozen=True, kw_only=True):
+    """The payload of a `Signed` message to one device.
+
+    Refused unless `device` is the receiver and `counter` is above the last one it accepted; an
+    expired command is refused while the device's clock is trusted. Kinds: `receipt` (args
+    `Receipt`), `diagnose`, `send-samples` (args `{"model", "count"}`), `benchmark` (args
+    `{"model"}`), `set-log-level` (args `{"level"}`).
+    """
+
+    v: int = VERSION
+    id: str
+    device: str
+    counter: int
+    expires_at: float
+    kind: Literal["receipt", "diagnose", "send-samples", "benchmark", "set-log-level"]
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """Everything in `spool` up to and including number `committed` is in the hub's database."""
+
+    spool: str
+    committed: int
+
+
+# ---- device -> hub over MQTT -------------------------------------------------------------------
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """Online, or (as the connection's last will) lost. A `lost` of another session is ignored."""
+
+    v: int = VERSION
+    state: Literal["online", "lost"]
+    session: str
+    at: float = 0.0
+    agent: str = ""
+
+
+class Envelope(Struct, frozen=True, kw_only=True):
+    """One spooled record. `base` is the lowest number the spool still holds, so that the hub can
+    tell a record that will come again from one that a full spool gave up.
+
+    The hub accepts number `committed + 1`, answers a lower one with a receipt, and drops a higher
+    one (the device sends it again) unless `base` shows that the numbers between are gone.
+    """
+
+    v: int = VERSION
+    device: str
+    spool: str
+    seq: int
+    base: int
+    at: float
+    kind: Literal["model", "agent", "result", "window"]
+    body: Raw
+
+
+class ModelReport(Struct, frozen=True, kw_only=True):
+    """`kind="model"`: where one model stands; sent on every transition and every failure.
+
+    `reason` is a stable word (`hash-mismatch`, `selftest-failed`, `expired-metadata`,
+    `unsupported:<name>`, `disk-full`, `crash-loop`, …), `detail` a sentence, `hint` what to do.
+    """
+
+    model: str
+    state: UpdateState
+    target: int | None = None
+    active: int | None = None
+    active_variant: str = ""
+    previous: int | None = None
+    rollout: str = ""
+    attempt: int = 0
+    channel_version: int = 0
+    progress: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    hint: str = ""
+
+
+class AgentReport(Struct, frozen=True, kw_only=True):
+    """`kind="agent"`: what the device is; sent on every start and when something changes."""
+
+    agent: str
+    channel: str
+    capabilities: tuple[str, ...] = ()
+    hardware: dict[str, str] = field(default_factory=dict)
+    runtimes: dict[str, str] = field(default_factory=dict)
+    channel_version: int = 0
+    tuf: dict[str, int] = field(default_factory=dict)
+    tuf_expires: dict[str, float] = field(default_factory=dict)
+    clock: Literal["trusted", "untrusted"] = "trusted"
+    disk_free: int = 0
+    bytes_down: int = 0
+    bytes_up: int = 0
+    problem: str = ""
+    hint: str = ""
+
+
+class CommandResult(Struct, frozen=True, kw_only=True):
+    """`kind="result"`: the answer to a command."""
+
+    id: str
+    ok: bool
+    detail: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+class PairCounts(Struct, frozen=True, kw_only=True):
+    """Audited requests that a cohort device also answered with the release it came from.
+
+    An answer is right when its class equals the auditor's. `only_old` counts requests that only
+    the old release got right, `only_new` those that only the new one did.
+    """
+
+    rollout: str
+    attempt: int
+    old: int
+    new: int
+    both: int = 0
+    only_old: int = 0
+    only_new: int = 0
+    neither: int = 0
+
+
+class SketchData(Struct, frozen=True, kw_only=True):
+    """A mergeable summary; see `fleet.protocol.sketch`. `sums` is float32 little-endian."""
+
+    sketch_id: str
+    count: int
+    sums: bytes
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """`kind="window"` (MessagePack): what one model did on one device between two moments.
+
+    `counters`: requests, edge, cloud, degraded, deferred, failed, audited, audit_agree,
+    latency_us_sum. `latency_us` counts requests per power-of-two bucket of microseconds (bucket i
+    holds [2^i, 2^(i+1))). `confidence` is a 20-bin histogram over [0, 1]; `classes` counts the edge
+    model's predicted classes. `sketch` covers randomly drawn requests only.
+    """
+
+    model: str
+    release: int
+    variant: str
+    auditor: int | None
+    started_at: float
+    ended_at: float
+    counters: dict[str, int]
+    latency_us: tuple[int, ...] = ()
+    confidence: tuple[int, ...] = ()
+    classes: tuple[int, ...] = ()
+    pairs: PairCounts | None = None
+    sketch: SketchData | None = None
+
+
+# ---- HTTP between device and hub ---------------------------------------------------------------
+
+
+class TrustBundle(Struct, frozen=True, kw_only=True):
+    """`GET /enroll/trust`: public; the claim token's pin is sha256(root ‖ ca), both as given here."""
+
+    root: bytes
+    ca: bytes
+
+
+class EnrollRequest(Struct, frozen=True, kw_only=True):
+    """`POST /enroll`: `token` is the claim token's id, `secret` its secret. `csr` is PEM; the key
+    never leaves the device. `name` asks for a device id; the hub answers 409 when it is taken."""
+
+    token: str
+    secret: str
+    csr: str
+    name: str = ""
+    agent: str = ""
+    hardware: dict[str, str] = field(default_factory=dict)
+
+
+class MqttEndpoint(Struct, frozen=True, kw_only=True):
+    """Where the broker listens. With `tls` the device shows its certificate; without (embedded
+    broker, loopback only) it logs in with its id and `password`."""
+
+    host: str
+    port: int
+    tls: bool
+    password: str = ""
+
+
+class EnrollResponse(Struct, frozen=True, kw_only=True):
+    """What a device needs to know; equal for a repeated request with the same token and key."""
+
+    device_id: str
+    certificate: str
+    ca: str
+    channel: str
+    mqtt: MqttEndpoint
+
+
+class NonceResponse(Struct, frozen=True, kw_only=True):
+    """`POST /device/nonce` with `{"device_id"}`."""
+
+    nonce: str
+    expires_in_s: int
+
+
+class TokenRequest(Struct, frozen=True, kw_only=True):
+    """`POST /device/token`: ECDSA-SHA256 (DER) by the device key over `"edgeloop-token:" + nonce`."""
+
+    device_id: str
+    nonce: str
+    signature: bytes
+
+
+class TokenResponse(Struct, frozen=True, kw_only=True):
+    """A bearer token for the device's HTTP calls."""
+
+    token: str
+    expires_in_s: int
+
+
+class DeviceMe(Struct, frozen=True, kw_only=True):
+    """`GET /device/me`: this device's own opaque group ids and pins (model -> release)."""
+
+    device_id: str
+    channel: str
+    groups: tuple[str, ...] = ()
+    pins: dict[str, int] = field(default_factory=dict)
+    mqtt: MqttEndpoint | None = None
+
+
+class Array(Struct, frozen=True, kw_only=True):
+    """A tensor's bytes: little-endian, row-major; `datatype` is an Open Inference Protocol name."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """One recorded input with its outputs. `id` is unique for ever (a ULID-like string)."""
+
+    id: str
+    model: str
+    release: int
+    variant: str
+    at: float
+    reason: SampleReason
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    confidence: float
+    prediction: int
+    cloud_prediction: int | None = None
+
+
+class SampleBatch(Struct, frozen=True, kw_only=True):
+    """`POST /device/samples` (MessagePack); the hub takes each sample id once."""
+
+    v: int = VERSION
+    samples: tuple[Sample, ...]
+
+
+class SampleReceipt(Struct, frozen=True, kw_only=True):
+    """The ids that are now in the hub's database, new or known."""
+
+    committed: tuple[str, ...]
+
+
+def decode_control(data: bytes, kind: type[Any]) -> Any:
+    """Decode a JSON control message and check its major version.
+
+    Raises:
+        TooLargeError, MalformedError, VersionError.
+    """
+    message = decode_json(data, kind, limit=CONTROL_LIMIT)
+    _check_version(message)
+    return message
+
+
+def decode_envelope(data: bytes) -> Envelope:
+    """Decode an envelope (MessagePack) from a report or telemetry topic."""
+    envelope = decode_msgpack(data, Envelope, limit=TELEMETRY_LIMIT)
+    _check_version(envelope)
+    if envelope.seq < 1 or not 1 <= envelope.base <= envelope.seq:
+        raise MalformedError(f"envelope number {envelope.seq} with base {envelope.base}", subject="envelope")
+    return envelope
+
+
+BODIES: dict[str, type[Struct]] = {
+    "model": ModelReport,
+    "agent": AgentReport,
+    "result": CommandResult,
+    "window": Window,
+}
+
+
+def decode_body(envelope: Envelope) -> ModelReport | AgentReport | CommandResult | Window:
+    """The typed body of an envelope."""
+    return decode_msgpack(bytes(envelope.body), BODIES[envelope.kind], limit=TELEMETRY_LIMIT)  # type: ignore[return-value]
+
+
+def _check_version(message: Any) -> None:
+    if message.v != VERSION:
+        raise VersionError(f"{type(message).__name__} has major version {message.v}, this build speaks {VERSION}")

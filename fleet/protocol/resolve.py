@@ -1,0 +1,72 @@
+"""From the channel document to the release one device should run; hub and device agree by this code."""
+
+from __future__ import annotations
+
+import hashlib
+
+from msgspec import Struct
+
+from fleet.protocol.channel import MILLION, Channel, ModelEntry, RolloutRef
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """What a device should run. `rollout` is set when the device is in that rollout's cohort."""
+
+    release: int
+    rollout: RolloutRef | None = None
+    why: str = "default"
+
+
+def in_cohort(salt: str, device_id: str, share_ppm: int) -> bool:
+    """Whether the device's hash falls below the share, in integers: sha256(salt ":" id) · 10⁶ < share · 2²⁵⁶."""
+    digest = hashlib.sha256(f"{salt}:{device_id}".encode()).digest()
+    return int.from_bytes(digest, "big") * MILLION < share_ppm << 256
+
+
+def spread_delay(version: int, device_id: str, spread_s: int) -> int:
+    """Seconds this device waits after a notify before it looks: sha256(version ":" id) mod spread."""
+    if spread_s <= 0:
+        return 0
+    digest = hashlib.sha256(f"{version}:{device_id}".encode()).digest()
+    return int.from_bytes(digest, "big") % spread_s
+
+
+def resolve(
+    channel: Channel,
+    model: str,
+    device_id: str,
+    *,
+    groups: frozenset[str] = frozenset(),
+    pin: int | None = None,
+    committed: int | None = None,
+) -> Target | None:
+    """The release `device_id` should run of `model`, or None when the channel lacks the model.
+
+    Order: a pin, then the first rule that names one of the device's groups, then the rollout's
+    cohort, then the default. A device enters a rollout only from the release it starts from:
+    while `committed` (what the device has committed) differs from both `from` and the rollout's
+    own release, the answer is the default, which is installed first. The hub, which asks for a plan
+    and not for a moment, passes `committed=entry.rollout.from_release`.
+    """
+    entry = channel.models.get(model)
+    if entry is None:
+        return None
+    if pin is not None:
+        return Target(release=pin, why="pin")
+    for rule in entry.rules:
+        if groups.intersection(rule.groups):
+            return Target(release=rule.release, why="rule")
+    if _enters(entry, device_id, groups, committed):
+        rollout = entry.rollout
+        assert rollout is not None
+        return Target(release=rollout.release, rollout=rollout, why="rollout")
+    return Target(release=entry.release)
+
+
+def _enters(entry: ModelEntry, device_id: str, groups: frozenset[str], committed: int | None) -> bool:
+    rollout = entry.rollout
+    if rollout is None or (rollout.groups and not groups.intersection(rollout.groups)):
+        return False
+    if committed not in (rollout.from_release, rollout.release):
+        return False
+    return in_cohort(rollout.salt, device_id, rollout.share_ppm)

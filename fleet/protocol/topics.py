@@ -1,0 +1,71 @@
+"""Every MQTT topic, built and parsed here and nowhere else.
+
+    <prefix>/channels/<channel>/notify   hub -> devices
+    <prefix>/down/<id>/cmd               hub -> one device
+    <prefix>/up/<h>/<id>/status          device -> hub, last will
+    <prefix>/up/<h>/<id>/report          device -> hub
+    <prefix>/up/<h>/<id>/telemetry       device -> hub
+
+`<h>` is the first hex digit of sha256(device id), so hub replicas can share the ingest by digit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal, get_args
+
+from msgspec import Struct
+
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.names import check_name
+
+PREFIX = "edgeloop/v1"
+Leaf = Literal["status", "report", "telemetry"]
+
+
+class Uplink(Struct, frozen=True):
+    """Who published, and what."""
+
+    device_id: str
+    leaf: Leaf
+
+
+def shard(device_id: str) -> str:
+    """First hex digit of sha256(device id)."""
+    return hashlib.sha256(device_id.encode()).hexdigest()[0]
+
+
+def notify(channel: str, prefix: str = PREFIX) -> str:
+    """Where the hub says that a channel has a new version."""
+    return f"{prefix}/channels/{check_name(channel, 'channel')}/notify"
+
+
+def command(device_id: str, prefix: str = PREFIX) -> str:
+    """Where the hub speaks to one device."""
+    return f"{prefix}/down/{check_name(device_id, 'device')}/cmd"
+
+
+def uplink(device_id: str, leaf: Leaf, prefix: str = PREFIX) -> str:
+    """Where a device publishes."""
+    return f"{prefix}/up/{shard(device_id)}/{check_name(device_id, 'device')}/{leaf}"
+
+
+def uplink_filter(digit: str = "+", prefix: str = PREFIX) -> str:
+    """The hub's subscription: all devices, or those of one shard digit."""
+    return f"{prefix}/up/{digit}/+/+"
+
+
+def parse_uplink(topic: str, prefix: str = PREFIX) -> Uplink:
+    """The device and leaf of an uplink topic.
+
+    Raises:
+        MalformedError: another topic, an invalid device name, or a digit that is not the device's.
+    """
+    parts = topic.removeprefix(prefix + "/").split("/")
+    if not topic.startswith(prefix + "/") or len(parts) != 4 or parts[0] != "up" or parts[3] not in get_args(Leaf):
+        raise MalformedError(f"not an uplink topic: {topic!r}", subject="topic")
+    _, digit, device_id, leaf = parts
+    check_name(device_id, "device")
+    if digit != shard(device_id):
+        raise MalformedError(f"device {device_id!r} does not belong to shard {digit!r}", subject="topic")
+    return Uplink(device_id, leaf)  # type: ignore[arg-type]  # checked against Leaf above
