@@ -1,0 +1,63 @@
+"""From a model's outputs to calibrated confidence; hub, compiler and agent compute it alike here.
+
+The temperature is fitted after quantization and lies in the manifest (`Deferral.temperature`).
+Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017 (temperature scaling).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fleet.protocol.errors import MalformedError
+
+_TINY = np.finfo(np.float64).tiny
+
+
+def probabilities(
+    outputs: npt.NDArray[Any], *, temperature: float = 1.0, apply_softmax: bool = True
+) -> npt.NDArray[np.float64]:
+    """Class probabilities at a temperature, in double precision.
+
+    Args:
+        outputs: (n, classes) or (classes,): logits, or probabilities when `apply_softmax` is false
+            (their logarithms are then rescaled, which for temperature 1 changes nothing but the sum).
+        temperature: positive; above 1 is less sure.
+
+    Returns:
+        (n, classes); every row sums to 1. A row without a finite value is uniform: no confidence.
+
+    Raises:
+        MalformedError: not one or two dimensions, no classes, or a temperature that is not positive.
+    """
+    if not temperature > 0:
+        raise MalformedError(f"temperature {temperature} must be above 0", subject="deferral")
+    values = np.asarray(outputs, dtype=np.float64)
+    if values.ndim == 1:
+        values = values[None, :]
+    if values.ndim != 2 or values.shape[1] == 0:
+        raise MalformedError(f"class scores must be (n, classes), not {list(outputs.shape)}", subject="outputs")
+    if not apply_softmax:
+        values = np.log(np.maximum(values, _TINY))
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = values / temperature
+        scaled = scaled - scaled.max(axis=1, keepdims=True)
+        exponent = np.exp(scaled)
+        result: npt.NDArray[np.float64] = exponent / exponent.sum(axis=1, keepdims=True)
+    broken = ~np.isfinite(result).all(axis=1)
+    if broken.any():
+        result[broken] = 1.0 / values.shape[1]
+    return result
+
+
+def confidence(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The top probability of each row: (n, classes) → (n,)."""
+    top: npt.NDArray[np.float64] = probabilities.max(axis=1)
+    return top
+
+
+def should_defer(confidence: float, threshold: float) -> bool:
+    """Whether the cloud is asked: the confidence lies under the threshold (or is not a number)."""
+    return not confidence >= threshold

@@ -1,0 +1,346 @@
+"""The Open Inference Protocol v2 over HTTP: JSON, and the binary tensor extension.
+
+Bodies become arrays and back; routes, gzip headers and status codes belong to the servers. A body
+is JSON, optionally followed by the raw bytes of the tensors whose `parameters` carry
+`binary_data_size`, in order; the header `Inference-Header-Content-Length` says where the JSON ends.
+The header value 0 means that the whole body is the raw data of a model's single input.
+
+Source: https://github.com/kserve/open-inference-protocol (REST) and Triton's binary tensor extension.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, NoReturn
+
+import msgspec
+import numpy as np
+from msgspec import UNSET, Struct, UnsetType, field
+
+from fleet.protocol.errors import MalformedError, TooLargeError
+from fleet.protocol.manifest import Tensor
+from fleet.protocol.tensors import DTYPES as DTYPES
+from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
+
+HEADER = "inference-header-content-length"
+EXTENSIONS = ("binary_tensor_data",)
+LIMIT = 64 << 20  # bytes of one body
+ALL: Final = frozenset(("*",))  # `InferRequest.binary_outputs`: every output
+
+
+class TensorValue(NamedTuple):
+    """A named array; the datatype follows from its dtype. An empty name marks a raw body."""
+
+    name: str
+    array: AnyArray
+
+
+class InferRequest(Struct, frozen=True, kw_only=True):
+    """What an application asks. `outputs` are the names it wants (empty: all of them)."""
+
+    id: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    inputs: tuple[TensorValue, ...]
+    outputs: tuple[str, ...] = ()
+    binary_outputs: frozenset[str] = frozenset()
+
+    def wants_binary(self, output: str) -> bool:
+        """Whether `output` is to be answered in binary."""
+        return "*" in self.binary_outputs or output in self.binary_outputs
+
+
+class InferResponse(Struct, frozen=True, kw_only=True):
+    """The answer. `parameters` hold strings, numbers and booleans only."""
+
+    model_name: str
+    model_version: str = ""
+    id: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    outputs: tuple[TensorValue, ...]
+
+
+class _Tensor(Struct, omit_defaults=True):
+    name: str
+    shape: tuple[int, ...]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: list[Any] | UnsetType = UNSET
+
+
+class _Output(Struct, omit_defaults=True):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Request(Struct, omit_defaults=True):
+    inputs: list[_Tensor]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[_Output] = []
+
+
+class _Response(Struct, omit_defaults=True):
+    model_name: str
+    outputs: list[_Tensor]
+    model_version: str = ""
+    id: str = ""
+    parameters: dict[str, Any] = {}
+
+
+_REQUEST = msgspec.json.Decoder(_Request)
+_RESPONSE = msgspec.json.Decoder(_Response)
+_ENCODER = msgspec.json.Encoder()
+
+
+def parse_header(value: str | None) -> int | None:
+    """The number in an `Inference-Header-Content-Length` header; None when the header is absent."""
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 12):
+        _bad(f"header {HEADER} is {value[:32]!r}, it must be a number of bytes")
+    return int(value)
+
+
+def decompress(body: bytes, encoding: str, *, limit: int = LIMIT) -> bytes:
+    """A body by its Content-Encoding (`gzip`, `deflate`, `identity` or empty), at most `limit` bytes.
+
+    Raises:
+        TooLargeError: it inflates to more. MalformedError: unknown encoding or broken data.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        _bad(f"content encoding {encoding!r} is not supported", hint="use gzip, deflate or none")
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 32)  # 32: gzip and zlib headers are told apart
+    try:
+        data = inflater.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise MalformedError(f"the {encoding} body does not inflate: {error}", subject="body") from error
+    if len(data) > limit:
+        raise TooLargeError(f"the body inflates to more than {limit} bytes", subject="body")
+    if not inflater.eof or inflater.unused_data:
+        _bad(f"the {encoding} body is cut short or has bytes after its end")
+    return data
+
+
+def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT) -> InferRequest:
+    """Decode an inference request.
+
+    Args:
+        body: the HTTP body, already decompressed.
+        header_length: `parse_header` of the request's header.
+
+    Raises:
+        TooLargeError: more than `limit` bytes. MalformedError: anything else that is wrong.
+    """
+    if len(body) > limit:
+        raise TooLargeError(f"the request has {len(body)} bytes, at most {limit} are allowed", subject="body")
+    if header_length == 0:
+        raw = TensorValue("", np.frombuffer(body, np.uint8))
+        return InferRequest(inputs=(raw,), binary_outputs=ALL)
+    head, tail = _split(body, header_length)
+    request: _Request = _parse(_REQUEST, head)
+    if not request.inputs:
+        _bad("the request has no inputs")
+    names, binary = _asked_outputs(request)
+    return InferRequest(
+        id=request.id,
+        parameters=request.parameters,
+        inputs=_read_tensors(request.inputs, tail, nulls=False),
+        outputs=names,
+        binary_outputs=binary,
+    )
+
+
+def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes, int | None]:
+    """Encode a request; with `binary` the inputs follow the JSON as raw bytes.
+
+    Returns:
+        The body, and the value for the `HEADER` header (None: no header).
+    """
+    chosen = ALL if binary else frozenset[str]()
+    tensors, tails = _write_tensors(request.inputs, chosen)
+    parameters = dict(request.parameters)
+    if "*" in request.binary_outputs:
+        parameters["binary_data_output"] = True
+    outputs = [_Output(name, _binary_mark(request, name)) for name in request.outputs]
+    head = _ENCODER.encode(_Request(tensors, request.id, parameters, outputs))
+    return _join(head, tails)
+
+
+def encode_response(response: InferResponse, request: InferRequest) -> tuple[bytes, int | None]:
+    """Encode the answer to `request`: the outputs it asked for, each in the form it asked for.
+
+    NaN and infinities become null in JSON; binary keeps them.
+
+    Raises:
+        MalformedError: the request asks for an output that the model does not have.
+    """
+    outputs: Sequence[TensorValue] = response.outputs
+    if request.outputs:
+        known = {value.name: value for value in response.outputs}
+        missing = [name for name in request.outputs if name not in known]
+        if missing:
+            _bad(f"the model has no output {missing[0]!r}", hint=f"its outputs are {', '.join(known)}")
+        outputs = [known[name] for name in request.outputs]
+    tensors, tails = _write_tensors(outputs, request.binary_outputs)
+    head = _ENCODER.encode(
+        _Response(response.model_name, tensors, response.model_version, response.id, response.parameters)
+    )
+    return _join(head, tails)
+
+
+def decode_response(body: bytes, header_length: int | None, *, limit: int = LIMIT) -> InferResponse:
+    """Decode an answer; raises like `decode_request`."""
+    if len(body) > limit:
+        raise TooLargeError(f"the response has {len(body)} bytes, at most {limit} are allowed", subject="body")
+    head, tail = _split(body, header_length)
+    response: _Response = _parse(_RESPONSE, head)
+    return InferResponse(
+        model_name=response.model_name,
+        model_version=response.model_version,
+        id=response.id,
+        parameters=response.parameters,
+        outputs=_read_tensors(response.outputs, tail, nulls=True),
+    )
+
+
+def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
+    """The inputs by name, checked against the manifest's names, datatypes and shapes.
+
+    A raw body (one value without a name) takes name, datatype and shape from the single input.
+
+    Raises:
+        MalformedError: an input is missing, unknown, doubled, or of another datatype or shape.
+    """
+    if len(values) == 1 and not values[0].name:
+        return _raw_input(values[0].array, specs)
+    found = {value.name: value.array for value in values}
+    if len(found) != len(values):
+        _bad("two inputs have the same name")
+    for spec in specs:
+        array = found.get(spec.name)
+        if array is None:
+            _bad(f"input {spec.name!r} is missing", hint=f"the model's inputs are {', '.join(s.name for s in specs)}")
+        if array.dtype != dtype_of(spec.datatype):
+            _bad(f"input {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
+        fits = len(array.shape) == len(spec.shape) and all(
+            want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
+        )
+        if not fits:
+            _bad(f"input {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}")
+    if len(found) > len(specs):
+        unknown = set(found) - {spec.name for spec in specs}
+        _bad(f"the model has no input {sorted(unknown)[0]!r}")
+    return found
+
+
+def model_metadata(
+    name: str, versions: Sequence[str], platform: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+) -> dict[str, Any]:
+    """The body of `GET /v2/models/{name}`; `platform` is like `litert_tflite` or `onnx_onnxv1`."""
+    return {
+        "name": name,
+        "versions": list(versions),
+        "platform": platform,
+        "inputs": [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in inputs],
+        "outputs": [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in outputs],
+    }
+
+
+def _split(body: bytes, header_length: int | None) -> tuple[bytes | memoryview, memoryview]:
+    view = memoryview(body)
+    if header_length is None:
+        return body, view[:0]
+    if not 0 < header_length <= len(body):
+        _bad(f"header {HEADER} is {header_length}, the body has {len(body)} bytes")
+    return view[:header_length], view[header_length:]
+
+
+def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
+    try:
+        return decoder.decode(head)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedError(f"not an inference message: {error}", subject="body") from error
+
+
+def _asked_outputs(request: _Request) -> tuple[tuple[str, ...], frozenset[str]]:
+    default = request.parameters.pop("binary_data_output", False) is True
+    if not request.outputs:
+        return (), ALL if default else frozenset()
+    for output in request.outputs:
+        if output.parameters.get("classification"):
+            _bad(f"output {output.name!r}: the classification extension is not supported")
+        if "shared_memory_region" in output.parameters:
+            _bad(f"output {output.name!r}: shared memory is not supported")
+    names = tuple(output.name for output in request.outputs)
+    binary = frozenset(o.name for o in request.outputs if o.parameters.get("binary_data", default) is True)
+    return names, binary
+
+
+def _read_tensors(tensors: list[_Tensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:
+    values, at = [], 0
+    for tensor in tensors:
+        size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
+        if size is None:
+            if tensor.data is UNSET:
+                shared = "shared_memory_region" in tensor.parameters
+                why = "shared memory is not supported" if shared else "it has neither data nor binary_data_size"
+                _bad(f"tensor {tensor.name!r}: {why}")
+            array = from_json(tensor.data, tensor.datatype, tensor.shape, tensor.name, nulls=nulls)
+        else:
+            if type(size) is not int or not 0 <= size <= len(tail) - at or tensor.data is not UNSET:
+                _bad(f"tensor {tensor.name!r}: binary_data_size {size!r} does not fit, {len(tail) - at} bytes are left")
+            array = from_bytes(tail[at : at + size], tensor.datatype, tensor.shape, tensor.name)
+            at += size
+        values.append(TensorValue(tensor.name, array))
+    if at != len(tail):
+        _bad(f"{len(tail) - at} bytes follow the last tensor")
+    return tuple(values)
+
+
+def _write_tensors(values: Sequence[TensorValue], binary: frozenset[str]) -> tuple[list[_Tensor], list[bytes]]:
+    tensors, tails = [], []
+    for name, array in values:
+        tensor = _Tensor(name, array.shape, datatype_of(array))
+        if "*" in binary or name in binary:
+            tails.append(to_bytes(array))
+            tensor.parameters = {"binary_data_size": len(tails[-1])}
+        else:
+            tensor.data = to_json(array)
+        tensors.append(tensor)
+    return tensors, tails
+
+
+def _join(head: bytes, tails: list[bytes]) -> tuple[bytes, int | None]:
+    if not tails:
+        return head, None
+    return b"".join([head, *tails]), len(head)
+
+
+def _binary_mark(request: InferRequest, name: str) -> dict[str, Any]:
+    return {"binary_data": True} if request.wants_binary(name) else {}
+
+
+def _raw_input(raw: AnyArray, specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
+    if len(specs) != 1:
+        _bad(f"a raw body needs a model with one input, this one has {len(specs)}")
+    spec = specs[0]
+    shape = list(spec.shape)
+    if spec.datatype == "BYTES" or shape.count(-1) > 1:
+        _bad(f"a raw body cannot fill input {spec.name!r} of {spec.datatype} {shape}")
+    itemsize = dtype_of(spec.datatype).itemsize
+    if -1 in shape:
+        step = itemsize
+        for size in shape:
+            step *= size if size != -1 else 1
+        if step == 0 or raw.size % step:
+            _bad(f"{raw.size} bytes do not fill input {spec.name!r} of {spec.datatype} {shape}")
+        shape[shape.index(-1)] = raw.size // step
+    return {spec.name: from_bytes(raw.data, spec.datatype, shape, spec.name)}
+
+
+def _bad(message: str, *, hint: str = "") -> NoReturn:
+    raise MalformedError(message, subject="inference", hint=hint)
