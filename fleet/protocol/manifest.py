@@ -123,8 +123,8 @@ class Variant(Struct, frozen=True, kw_only=True):
 class SelfTest(Struct, frozen=True, kw_only=True):
     """Golden vectors in a blob (format: `fleet.protocol.selftest`).
 
-    A variant passes when every output lies within `tolerance` (absolute, on probabilities or raw
-    outputs as stored) and at least `min_agreement` of the vectors keep their arg-max class.
+    A variant passes when every output lies within `tolerance` (keyed by variant name; absolute, on
+    the outputs as stored) and at least `min_agreement` of the vectors keep their arg-max class.
     """
 
     blob: Blob

@@ -81,9 +81,9 @@ def from_bytes(data: bytes | memoryview, datatype: str, shape: Sequence[int], na
             subject=name,
         )
     if datatype == "BOOL":  # any byte but zero is true, whatever the sender wrote
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
+        return np.frombuffer(data, np.uint8).astype(np.bool_).reshape(shape)
     array: AnyArray = np.frombuffer(data, dtype).reshape(shape)
-    return array if array.flags.aligned else array.copy()  # runtimes may refuse unaligned memory
+    return array if array.flags.aligned else np.copy(array)  # runtimes may refuse unaligned memory
 
 
 def to_bytes(array: AnyArray) -> bytes:
