@@ -4,22 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Engine, event
-from sqlmodel import create_engine
+from sqlalchemy import Connection, Engine, event, text
+from sqlmodel import Session, create_engine
+
+PUBLISHING_LOCK = 0x_E0_6E_10_09  # any constant that no other lock of this database uses
 
 
 def make_engine(url: str) -> Engine:
     """An engine for `sqlite:///…` or `postgresql+psycopg://…`.
 
     SQLite runs in WAL mode with foreign keys on, waits up to 30 s for a lock, and starts every
-    transaction with BEGIN IMMEDIATE, so that a read-then-write never fails half way.
+    transaction with BEGIN IMMEDIATE, so that a read-then-write never fails half way. A connection
+    with the execution option `edgeloop_read` starts a plain one, which waits for no writer.
     """
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
     engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False})
     event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def lock_publishing(session: Session) -> None:
+    """Hold the publishing lock until the session's transaction ends, whatever process or replica asks.
+
+    SQLite's BEGIN IMMEDIATE is that lock already; PostgreSQL takes an advisory one.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PUBLISHING_LOCK})
+    else:
+        session.connection()
 
 
 def _configure_sqlite(connection: Any, record: object) -> None:
@@ -28,3 +42,8 @@ def _configure_sqlite(connection: Any, record: object) -> None:
     for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=FULL"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reading = connection.get_execution_options().get("edgeloop_read", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")

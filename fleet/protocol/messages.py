@@ -47,6 +47,13 @@ class Signed(Struct, frozen=True, kw_only=True):
     signature: bytes
 
 
+class CommandKeys(Struct, frozen=True, kw_only=True):
+    """The TUF target `hub/command-key.json`: hex SHA-256 of a raw Ed25519 public key -> that key in hex."""
+
+    v: int = VERSION
+    keys: dict[str, str] = field(default_factory=dict)
+
+
 class Command(Struct, frozen=True, kw_only=True):
     """The payload of a `Signed` message to one device.
 

@@ -1,0 +1,66 @@
+"""The HTTP application: routers, error handling, limits, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+from fastapi import APIRouter, FastAPI
+
+from cloud_hub.context import Hub
+from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
+from cloud_hub.routes.deps import RateLimiter
+from cloud_hub.routes.errors import install_error_handlers
+from cloud_hub.routes.limits import BodyLimit
+from cloud_hub.services import Service, run_services
+
+log = logging.getLogger(__name__)
+
+
+def routers() -> list[APIRouter]:
+    """Every router of the hub, in order of matching; add yours here."""
+    return [
+        monitoring.router,
+        enroll.router,
+        tuf.router,
+        blobs.router,
+        tokens.router,
+        devices.router,
+        models.router,
+        releases.router,
+        channels.router,
+        audit.router,
+    ]
+
+
+def all_services(hub: Hub) -> list[Service]:
+    """Every service that `serve` runs; add your package's `services(hub)` here."""
+    from cloud_hub.trust.refresher import services as trust_services
+
+    return [*trust_services(hub)]
+
+
+def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
+    """The application around `hub`; `services` run as long as it does."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(run_services(services), name="services")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    app = FastAPI(title="Edgeloop hub", version="1", lifespan=lifespan, docs_url="/api/v1/docs", redoc_url=None)
+    app.state.hub = hub
+    app.state.rate_limiter = RateLimiter()
+    app.add_middleware(BodyLimit, limits=hub.config.limits)
+    install_error_handlers(app)
+    monitoring.install(app)
+    for router in routers():
+        app.include_router(router)
+    return app

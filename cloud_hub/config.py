@@ -1,0 +1,224 @@
+"""The hub's configuration: `DIR/hub.toml`, overridden by `EDGELOOP_HUB_…` variables. Read here and nowhere else.
+
+Nested values use two underscores: `EDGELOOP_HUB_BROKER__PORT=1883`. An unknown key is refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from cloud_hub.errors import InvalidError, NotFoundError
+
+DAY = 86_400.0
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+class Section(BaseModel):
+    """A table of `hub.toml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class BrokerConfig(Section):
+    """The MQTT broker. `auto` is Mosquitto when it is installed, else the embedded broker.
+
+    `tls` None means: on for Mosquitto, off for the embedded broker (which is for loopback only).
+    `public_host` is what devices are told (empty: `host`). The files and the login are for an
+    external broker; a broker that the hub starts uses the hub's own certificates.
+    """
+
+    kind: Literal["auto", "mosquitto", "embedded", "external"] = "auto"
+    host: str = "127.0.0.1"
+    port: int = 8883
+    public_host: str = ""
+    tls: bool | None = None
+    prefix: str = "edgeloop/v1"
+    mosquitto: str = ""  # path of the binary; empty: looked up
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    username: str = ""
+    password: str = ""
+
+    def binary(self) -> str | None:
+        """Mosquitto's path, or None when it is not installed."""
+        return self.mosquitto or shutil.which(
+            "mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+        )
+
+    def resolved(self) -> BrokerConfig:
+        """The same with `kind` and `tls` decided."""
+        kind = self.kind
+        if kind == "auto":
+            kind = "mosquitto" if self.binary() else "embedded"
+        tls = self.tls if self.tls is not None else kind != "embedded"
+        return self.model_copy(update={"kind": kind, "tls": tls})
+
+
+class LimitsConfig(Section):
+    """Sizes in bytes, refused above."""
+
+    body: int = 1 << 20
+    samples_body: int = 8 << 20
+    infer_body: int = 32 << 20
+    blob: int = 2 << 30
+
+
+class ExpiryConfig(Section):
+    """How long signed metadata holds, in days, and how often the timestamp is signed anew."""
+
+    timestamp: float = 7
+    snapshot: float = 30
+    channels: float = 30
+    models: float = 365
+    targets: float = 365
+    root: float = 365
+    refresh_s: float = DAY
+    warn_days: float = 60
+
+
+class HubConfig(BaseSettings):
+    """Everything that can be set. `directory` is the hub's DIR; empty URLs mean files inside it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EDGELOOP_HUB_", env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    directory: Path
+    database: str = ""
+    objects: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls: bool = True
+    hostnames: tuple[str, ...] = ()
+    public_url: str = ""
+    release_key: Literal["held", "external"] = "held"
+    device_certificate_days: float = 90
+    offline_after_s: float = 150.0  # 2.5 heartbeats
+    broker: BrokerConfig = BrokerConfig()
+    limits: LimitsConfig = LimitsConfig()
+    expiry: ExpiryConfig = ExpiryConfig()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file."""
+        return env_settings, init_settings
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the database."""
+        return self.database or f"sqlite:///{self.directory / 'hub.db'}"
+
+    @property
+    def objects_url(self) -> str:
+        """A directory, or an `s3://` URL."""
+        return self.objects or str(self.directory / "objects")
+
+    @property
+    def keys_dir(self) -> Path:
+        """Online keys and certificates (0700)."""
+        return self.directory / "keys"
+
+    @property
+    def temporary_dir(self) -> Path:
+        """Where uploads are gathered before they are verified."""
+        return self.directory / "tmp"
+
+    @property
+    def ca_file(self) -> Path:
+        """The hub CA's certificate, PEM."""
+        return self.keys_dir / "ca.pem"
+
+    @property
+    def server_certificate(self) -> Path:
+        """Certificate of the HTTP server and of a broker that the hub starts, PEM."""
+        return self.keys_dir / "server.pem"
+
+    @property
+    def server_key(self) -> Path:
+        """Key of `server_certificate`, PEM."""
+        return self.keys_dir / "server.key"
+
+    @property
+    def client_certificate(self) -> Path:
+        """The hub's own MQTT client certificate (common name `identity.ca.HUB_IDENTITY`), PEM."""
+        return self.keys_dir / "hub-client.pem"
+
+    @property
+    def client_key(self) -> Path:
+        """Key of `client_certificate`, PEM."""
+        return self.keys_dir / "hub-client.key"
+
+    @property
+    def url(self) -> str:
+        """Where callers reach the hub."""
+        scheme = "https" if self.tls else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.public_url or f"{scheme}://{host}:{self.port}"
+
+    @classmethod
+    def load(cls, directory: Path, **overrides: Any) -> HubConfig:
+        """Read `directory/hub.toml` and the environment; `overrides` (command line) win over both.
+
+        Raises:
+            NotFoundError: there is no hub in `directory`.
+            InvalidError: an unknown key or a wrong value, with its name.
+        """
+        path = directory / "hub.toml"
+        try:
+            document = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            raise NotFoundError(
+                f"no hub in {directory}", subject=str(path), hint=f"run: cloud-hub init {directory} --offline-keys DIR2"
+            ) from None
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidError(f"{path} is not valid TOML: {error}", subject=str(path)) from error
+        return cls.build(directory, document, **overrides)
+
+    @classmethod
+    def build(cls, directory: Path, document: dict[str, Any], **overrides: Any) -> HubConfig:
+        """A configuration from a document of `hub.toml`, without reading the file."""
+        try:
+            config = cls(**{**document, "directory": directory.resolve()})
+            if overrides:
+                config = cls.model_validate(config.model_copy(update=overrides).model_dump())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InvalidError(
+                f"configuration: {where}: {first['msg']}", subject=where, hint=f"see {directory / 'hub.toml'}"
+            ) from error
+        return config
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be reached from this machine."""
+    return host in LOOPBACK
+
+
+def read_passphrase(file: Path | None) -> bytes | None:
+    """The offline keys' passphrase: first line of `file`, else EDGELOOP_PASSPHRASE, else None."""
+    if file is not None:
+        try:
+            text = file.read_text().splitlines()
+        except OSError as error:
+            raise InvalidError(f"cannot read the passphrase: {error}", subject=str(file)) from error
+        if not text or not text[0]:
+            raise InvalidError("the passphrase file is empty", subject=str(file))
+        return text[0].encode()
+    value = os.environ.get("EDGELOOP_PASSPHRASE")
+    return value.encode() if value else None

@@ -1,0 +1,66 @@
+"""`Hub`: what every route, service and worker is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from cloud_hub.config import HubConfig
+from cloud_hub.ports import Clock, Objects, Publisher
+from cloud_hub.store.tables import AuditEntry
+from fleet.protocol.messages import MqttEndpoint
+
+if TYPE_CHECKING:
+    from cloud_hub.identity.ca import Authority
+    from cloud_hub.identity.device_tokens import DeviceTokens
+    from cloud_hub.trust.keys import CommandKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hub:
+    """The parts of a running hub. `main.open_hub` builds it; tests use `tests.support.hub.make_hub`.
+
+    Sessions are short: on SQLite a writing session holds the only write lock, so never call the
+    publisher, the network or the object store while one is open.
+    """
+
+    config: HubConfig
+    engine: Engine
+    objects: Objects
+    publisher: Publisher
+    authority: Authority
+    device_tokens: DeviceTokens
+    command_key: CommandKey
+    clock: Clock
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """A writing transaction: committed at the end of the block, rolled back on an error."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A reading transaction, which waits for no writer."""
+        engine = self.engine.execution_options(edgeloop_read=True)
+        with Session(engine, expire_on_commit=False) as session:
+            yield session
+
+    def audit(
+        self, session: Session, actor: str, action: str, subject: str, detail: dict[str, Any] | None = None
+    ) -> None:
+        """Write down who did what to what, in the caller's transaction."""
+        session.add(AuditEntry(at=self.clock(), actor=actor, action=action, subject=subject, detail=detail or {}))
+
+    def mqtt_endpoint(self, password: str = "") -> MqttEndpoint:
+        """Where a device finds the broker; `password` is used without TLS only."""
+        broker = self.config.broker.resolved()
+        tls = bool(broker.tls)
+        return MqttEndpoint(
+            host=broker.public_host or broker.host, port=broker.port, tls=tls, password="" if tls else password
+        )

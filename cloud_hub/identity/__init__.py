@@ -1,0 +1,1 @@
+"""Who may call: devices (certificates and short tokens), applications, operators, mirrors."""

@@ -1,0 +1,148 @@
+"""Tokens of claims, operators, applications and mirrors. Only a hash of the secret is kept.
+
+Text: `el1.<id>.<secret>`, and for a claim token `el1.<id>.<secret>.<pin>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import NamedTuple
+
+from sqlmodel import Session
+
+from cloud_hub.errors import InvalidError, NotFoundError, UnauthenticatedError
+from cloud_hub.store.tables import Token
+from fleet.protocol.names import check_name
+
+PREFIX = "el1"
+KINDS = ("claim", "operator", "application", "mirror")
+ROLES = ("viewer", "operator", "admin")
+CLAIM_LIFE_S = 86_400.0
+
+
+class NewToken(NamedTuple):
+    """A stored row and the text that is shown once."""
+
+    row: Token
+    text: str
+
+
+def secret_hash(secret: str) -> str:
+    """SHA-256 of a secret of 256 random bits; such a secret needs no slow hash."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def create_token(
+    session: Session,
+    kind: str,
+    *,
+    now: float,
+    note: str = "",
+    role: str = "",
+    scope: str = "",
+    rate_per_s: float = 0.0,
+    channel: str = "",
+    labels: dict[str, str] | None = None,
+    expires_in_s: float | None = None,
+    pin: str = "",
+) -> NewToken:
+    """Store a new token and return it with its text.
+
+    A claim token needs a `channel` and the `pin`, lives a day unless said otherwise, and works once.
+
+    Raises:
+        InvalidError: fields that do not fit the kind.
+    """
+    _check(kind, role, scope, rate_per_s, channel, expires_in_s)
+    if kind == "claim" and expires_in_s is None:
+        expires_in_s = CLAIM_LIFE_S
+    secret = secrets.token_urlsafe(32)
+    row = Token(
+        id=secrets.token_hex(6),
+        kind=kind,
+        secret_hash=secret_hash(secret),
+        note=note,
+        role=role,
+        scope=scope,
+        rate_per_s=rate_per_s,
+        channel=channel,
+        labels=labels or {},
+        created_at=now,
+        expires_at=None if expires_in_s is None else now + expires_in_s,
+    )
+    session.add(row)
+    text = f"{PREFIX}.{row.id}.{secret}"
+    return NewToken(row, f"{text}.{pin}" if kind == "claim" else text)
+
+
+def verify_token(session: Session, text: str, *, now: float) -> Token:
+    """The token behind `el1.<id>.<secret>`.
+
+    Raises:
+        UnauthenticatedError: unknown, wrong, expired or revoked (the answer does not say which).
+    """
+    parts = text.split(".")
+    if len(parts) != 3 or parts[0] != PREFIX:
+        raise _refused()
+    return check_secret(session.get(Token, parts[1]), parts[2], now=now)
+
+
+def check_secret(row: Token | None, secret: str, *, now: float) -> Token:
+    """`row` when `secret` is its secret and it is in force; compares in constant time."""
+    expected = row.secret_hash if row is not None else secret_hash("")
+    matches = hmac.compare_digest(expected, secret_hash(secret))
+    if row is None or not matches or row.revoked_at is not None:
+        raise _refused()
+    if row.expires_at is not None and now >= row.expires_at:
+        raise _refused()
+    return row
+
+
+def revoke_token(session: Session, token_id: str, *, now: float) -> Token:
+    """End a token; revoking twice changes nothing."""
+    row = session.get(Token, token_id)
+    if row is None:
+        raise NotFoundError(f"no token {token_id}", subject=token_id, hint="list tokens: fleet token list")
+    if row.revoked_at is None:
+        row.revoked_at = now
+        session.add(row)
+    return row
+
+
+def role_allows(role: str, needed: str) -> bool:
+    """Whether `role` includes `needed`: viewer < operator < admin."""
+    return role in ROLES and ROLES.index(role) >= ROLES.index(needed)
+
+
+def scope_allows(scope: str, model: str) -> bool:
+    """Whether `infer:NAME` or `infer:*` covers `model`."""
+    return scope in ("infer:*", f"infer:{model}")
+
+
+def _check(kind: str, role: str, scope: str, rate_per_s: float, channel: str, expires_in_s: float | None) -> None:
+    if kind not in KINDS:
+        raise InvalidError(f"unknown kind of token {kind!r}", subject="kind", hint=f"one of: {', '.join(KINDS)}")
+    if (kind == "operator") != bool(role) or (role and role not in ROLES):
+        raise InvalidError("an operator token needs a role", subject="role", hint=f"one of: {', '.join(ROLES)}")
+    if (kind == "application") != bool(scope):
+        raise InvalidError("an application token needs a scope", subject="scope", hint="infer:NAME or infer:*")
+    if scope:
+        _, _, model = scope.partition(":")
+        if not scope.startswith("infer:"):
+            raise InvalidError(f"unknown scope {scope!r}", subject="scope", hint="infer:NAME or infer:*")
+        if model != "*":
+            check_name(model, "model")
+    if (kind == "claim") != bool(channel):
+        raise InvalidError("a claim token needs a channel", subject="channel", hint="for example: stable")
+    if channel:
+        check_name(channel, "channel")
+    if rate_per_s < 0 or (expires_in_s is not None and expires_in_s <= 0):
+        raise InvalidError("rate and life of a token are positive", subject="token")
+
+
+def _refused() -> UnauthenticatedError:
+    return UnauthenticatedError(
+        "the token is not valid", subject="token", hint="ask an admin for a new one: fleet token create"
+    )

@@ -1,0 +1,147 @@
+"""What the hub's core needs from the outside world, as protocols.
+
+Each has a real adapter and a fake that passes the same contract test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from sqlmodel import Session
+
+from cloud_hub.store.tables import Release
+from fleet.protocol.channel import Channel
+
+Clock = Callable[[], float]
+Also = Callable[[Session], None]
+
+
+class Stored(NamedTuple):
+    """An object's bytes and the tag that `put_if_match` compares."""
+
+    data: bytes
+    tag: str
+
+
+class ObjectInfo(NamedTuple):
+    """One object: its key, size in bytes, and time of last change (Unix seconds)."""
+
+    key: str
+    size: int
+    modified_at: float
+
+
+class Objects(Protocol):
+    """Named, immutable-by-habit byte strings: blobs, signed files, samples, snapshots.
+
+    Keys are slash-separated and relative. Every put is durable when it returns. All methods block;
+    call them from a thread. Errors: NotFoundError, ConflictError, UnreachableError, InvalidError (a
+    key with an empty, `.` or `..` part).
+    """
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Create `key`; False (and nothing is changed) when it exists already."""
+        ...
+
+    def put_file(self, key: str, path: Path) -> bool:
+        """`put_new` of a file's content, streamed."""
+        ...
+
+    def put_if_match(self, key: str, data: bytes, tag: str | None) -> str:
+        """Replace `key` if it still has `tag` (None: if it does not exist); returns the new tag.
+
+        Raises ConflictError when somebody else was faster.
+        """
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Create or replace `key`."""
+        ...
+
+    def get(self, key: str) -> Stored:
+        """All bytes of `key` with its tag."""
+        ...
+
+    def get_range(self, key: str, start: int, length: int) -> bytes:
+        """`length` bytes from `start` (fewer at the end)."""
+        ...
+
+    def stream(self, key: str, start: int = 0, length: int | None = None, chunk: int = 1 << 18) -> Iterator[bytes]:
+        """The bytes of `key` piece by piece."""
+        ...
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """Size and age of `key`, or None when it does not exist."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether `key` exists."""
+        ...
+
+    def list(self, prefix: str) -> Iterable[ObjectInfo]:
+        """Every object whose key starts with `prefix` and a slash."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove `key`; nothing happens when it does not exist."""
+        ...
+
+
+class Publisher(Protocol):
+    """Signs and publishes releases and channels; each call is one locked transaction.
+
+    Usable from any process (server, worker). Never call it while a session of your own is open: it
+    opens one itself, and SQLite has a single writer. `also(session)` runs inside the transaction,
+    before the commit, so that your rows change together with what is published.
+    """
+
+    def reserve(self, model: str, *, actor: str) -> int:
+        """Take the next release number of `model`."""
+        ...
+
+    def publish_release(
+        self,
+        model: str,
+        manifest: bytes,
+        *,
+        actor: str,
+        note: str = "",
+        number: int | None = None,
+        also: Also | None = None,
+    ) -> Release:
+        """Check `manifest` (gate, blobs, sketch) and publish it under `number` (None: a new one).
+
+        The status is `published`, or `awaiting-signature` when the release key is not held here.
+        """
+        ...
+
+    def withdraw(self, model: str, number: int, reason: str, *, actor: str) -> Release:
+        """Forbid a release for ever; ConflictError while a channel still names it."""
+        ...
+
+    def set_floor(self, model: str, min_release: int, *, actor: str) -> None:
+        """Forbid every release below `min_release`; the floor never sinks."""
+        ...
+
+    def change_channel(
+        self,
+        name: str,
+        change: Callable[[Channel], Channel],
+        *,
+        actor: str,
+        spread_s: int = 0,
+        create: bool = True,
+        also: Also | None = None,
+    ) -> Channel:
+        """Apply `change` to the current document and publish it as the next version."""
+        ...
+
+    def refresh(self, *, force: bool = False) -> tuple[str, ...]:
+        """Sign anew what is due (all online roles when `force`); returns the roles signed."""
+        ...
+
+    def recover(self) -> None:
+        """Bring the store up to what the database says was published."""
+        ...
