@@ -1,0 +1,49 @@
+# The few targets there are: `make help`.
+SHELL := /bin/sh
+.SHELLFLAGS := -eu -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+SEED ?= 0
+KEEP ?=
+TESTS ?= tests
+# Keyed by what the environment is made of: a changed pin or dependency makes a new stamp.
+STAMP := $(VENV)/.installed-$(shell cat constraints/dev.txt pyproject.toml | cksum | tr ' ' '-')
+
+.PHONY: help demo test lint format clean constraints system-packages
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## run the whole loop on this machine [KEEP=1 leaves it running] [SEED=n]
+	$(BIN)/fleet demo --seed $(SEED) $(if $(KEEP),--keep)
+
+test: lint system-packages ## ruff, mypy, import-linter, pytest [TESTS=path]
+	$(BIN)/python -m pytest -q $(TESTS)
+
+lint: $(STAMP) ## ruff, mypy (strict), import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff format and sort
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+system-packages: ## Mosquitto, PostgreSQL and Chromium, which some tests use
+	@scripts/system-packages
+
+constraints: $(STAMP) ## write constraints/ anew from the installed environment
+	$(BIN)/python scripts/write-constraints
+
+clean: ## remove the environment, the demo's files and caches
+	rm -rf $(VENV) .demo demo-report.json .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build dist
+
+$(STAMP): constraints/dev.txt pyproject.toml scripts/find-python
+	@python="$$(scripts/find-python)"; \
+	test -x $(BIN)/python || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/dev.txt -e '.[dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
