@@ -1,0 +1,13 @@
+"""`fleet demo`: the whole loop on one machine, as a script over the public commands.
+
+It starts real processes (hub, worker, three agents), drives traffic through the agents' own API, and
+checks what Edgeloop promises while releases come, fail and go, inputs drift, and processes are killed.
+
+    command     the command-line options, and the order of the acts
+    acts        the acts, one function each
+    workshop    where everything lives and how the commands are called
+    processes   children that are started, killed and restarted
+    driver      the application on each device, the annotator, and the exam
+    promises    pure: which promises the measured numbers break
+    report      the report file and the table
+"""
