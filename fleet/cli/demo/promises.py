@@ -60,7 +60,7 @@ def _recovery(report: Report) -> Iterator[str]:
     before, during, after = (over_time[key]["edge_only"] for key in ("before_shift", "during_shift", "after_retrain"))
     lost = 100 * (before - after)
     if lost > RECOVERY_POINTS:
-        yield f"edge accuracy after retraining is {lost:.1f} points below the one before the shift (limit {RECOVERY_POINTS})"
+        yield f"edge accuracy after the retrain is {lost:.1f} points below before the shift (limit {RECOVERY_POINTS})"
     if after <= during:
         yield f"edge accuracy did not recover: {during:.3f} during the shift, {after:.3f} after the retrain"
 
