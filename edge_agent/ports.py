@@ -1,0 +1,121 @@
+"""The ports between the agent's parts; adapters implement them, fakes pass the same contract tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+from msgspec import Struct
+
+from edge_agent.errors import CorruptBlobError
+from fleet.protocol.channel import RolloutRef
+from fleet.protocol.manifest import Manifest, Variant
+from fleet.protocol.messages import AgentReport, ModelReport
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+class InstalledRelease(Struct, frozen=True, kw_only=True):
+    """A verified release in the store; `blobs` is the folder of content-addressed files."""
+
+    model: str
+    number: int
+    manifest: Manifest
+    variant: Variant
+    blobs: Path
+
+    def open_blob(self, sha256: str) -> bytes:
+        """The bytes of a blob: read once, hashed, and only then handed out.
+
+        Raises:
+            CorruptBlobError: the file is missing or does not have that hash.
+        """
+        return read_blob(self.blobs, sha256)
+
+
+def read_blob(folder: Path, sha256: str) -> bytes:
+    """Read `folder/<sha256>` once and check those very bytes; raises CorruptBlobError."""
+    try:
+        data = (folder / sha256).read_bytes()
+    except OSError as error:
+        raise CorruptBlobError(f"blob {sha256} cannot be read: {error}", subject=sha256) from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise CorruptBlobError(f"blob {sha256} does not have that hash", subject=sha256, hint="it is fetched again")
+    return data
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """Requests and failures of the active release since its activation."""
+
+    requests: int
+    failures: int
+
+
+class LoadedModel(Protocol):
+    """A model in memory."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Answer one request; raises ValueError (inputs) or RuntimeError (the runtime)."""
+
+    def close(self) -> None:
+        """Give the memory back."""
+
+
+class Runtime(Protocol):
+    """A model runtime, named by its distribution."""
+
+    name: str
+    version: str
+
+    def load(self, model: bytes, manifest: Manifest, variant: Variant) -> LoadedModel:
+        """Load a variant from memory; raises ModelLoadError."""
+
+
+class Activator(Protocol):
+    """Puts releases into service."""
+
+    async def activate(
+        self, release: InstalledRelease, previous: InstalledRelease | None, pairing: RolloutRef | None
+    ) -> None:
+        """Load and swap; requests in flight finish on the old one. Raises ActivationError."""
+
+    async def deactivate(self, model: str) -> None:
+        """Take a model out of service."""
+
+    def health(self, model: str) -> Health:
+        """Requests and failures since activation."""
+
+
+class Reporter(Protocol):
+    """Where the agent's reports go (the spool)."""
+
+    def model(self, report: ModelReport) -> None:
+        """A transition or failure of one model."""
+
+    def agent(self, report: AgentReport) -> None:
+        """What the device is."""
+
+
+class HubResponse(Protocol):
+    """An HTTP answer, read whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class HubCalls(Protocol):
+    """Authenticated calls to the hub; blocking, from any thread."""
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> HubResponse:
+        """Call the hub with the device's token; raises UnreachableError when it does not answer."""

@@ -1,0 +1,183 @@
+"""The outbox that survives power loss: numbered records, deleted only by the hub's receipt.
+
+SQLite in WAL mode with synchronous=FULL (the weakest setting that lost no acknowledged row under
+dropped writes). Numbers start at 1 and have no gaps. When the spool is full the *oldest* records
+give way, and the loss is counted and told to the hub by `base`. A damaged file is set aside, not
+repaired: a new spool with a new id starts, so numbers never repeat within one id.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from edge_agent.errors import SpoolError
+
+log = logging.getLogger(__name__)
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (seq INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS samples (id TEXT PRIMARY KEY, at REAL NOT NULL, model TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS samples_at ON samples (at);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+MAX_BYTES = 32 << 20
+
+
+class Record(NamedTuple):
+    """One spooled record; `body` is MessagePack, `at` Unix seconds."""
+
+    seq: int
+    at: float
+    kind: str
+    body: bytes
+
+
+class Database:
+    """One SQLite file of the agent, shared by spool, samples and budget; calls come from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        try:
+            self._connection = self._open()
+        except sqlite3.DatabaseError as error:
+            aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
+            log.error("spool %s is damaged (%s); set aside as %s, a new one starts", path, error, aside.name)
+            for suffix in ("", "-wal", "-shm"):
+                part = path.with_name(path.name + suffix)
+                if part.exists():
+                    part.replace(aside.with_name(aside.name + suffix))
+            self._connection = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=5.0)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.executescript(SCHEMA)
+            if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+                raise sqlite3.DatabaseError("quick_check failed")
+        except sqlite3.DatabaseError:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One atomic, durable step; raises SpoolError when the disk refuses it."""
+        with self.lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error as error:
+                raise SpoolError(f"spool {self.path}: {error}", hint="check disk space and permissions") from error
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException as error:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    raise SpoolError(f"spool {self.path}: {error}", hint="check disk space") from error
+                raise
+
+    def fact(self, name: str, default: str = "") -> str:
+        """A small persistent value."""
+        with self.lock:
+            row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else default
+
+    def rows(self, query: str, arguments: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        """All rows of a read."""
+        with self.lock:
+            return self._connection.execute(query, arguments).fetchall()
+
+    def close(self) -> None:
+        """Close the file; the object must not be used afterwards."""
+        with self.lock:
+            self._connection.close()
+
+
+def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Write a small value inside a transaction."""
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+class Spool:
+    """Numbered records. `id` names this sequence of numbers for ever."""
+
+    def __init__(self, database: Database, *, max_bytes: int = MAX_BYTES) -> None:
+        self._database = database
+        self._max_bytes = max_bytes
+        self.id = database.fact("spool")
+        if not self.id:
+            self.id = secrets.token_hex(8)
+            with database.transaction() as connection:
+                set_fact(connection, "spool", self.id)
+        row = database.rows("SELECT MIN(seq), MAX(seq), TOTAL(LENGTH(body)) FROM records")[0]
+        self.top = max(int(str(row[1] or 0)), int(database.fact("top", "0")))
+        self.base = int(str(row[0])) if row[0] is not None else self.top + 1
+        self.lost = int(database.fact("lost", "0"))
+        self._bytes = int(float(str(row[2])))
+
+    def append(self, kind: str, body: bytes, at: float) -> int:
+        """Store one record durably and return its number.
+
+        Raises:
+            SpoolError: the disk refused; nothing was stored.
+        """
+        with self._database.lock:  # the counters follow the file, whichever thread comes next
+            with self._database.transaction() as connection:
+                seq = self.top + 1
+                connection.execute("INSERT INTO records VALUES (?, ?, ?, ?)", (seq, at, kind, body))
+                base, size, lost = self._make_room(connection, seq, self._bytes + len(body))
+                # Survives the deletion of every record, so that a number is never used twice.
+                set_fact(connection, "top", str(seq))
+            self.top, self.base, self._bytes, self.lost = seq, base, size, lost
+            return seq
+
+    def _make_room(self, connection: sqlite3.Connection, newest: int, size: int) -> tuple[int, int, int]:
+        base, lost = min(self.base, newest), self.lost
+        while size > self._max_bytes and base < newest:
+            row = connection.execute("SELECT LENGTH(body) FROM records WHERE seq = ?", (base,)).fetchone()
+            connection.execute("DELETE FROM records WHERE seq = ?", (base,))
+            size -= int(row[0]) if row else 0
+            base, lost = base + 1, lost + 1
+        if lost != self.lost:
+            set_fact(connection, "lost", str(lost))
+            log.warning("the spool is full: %d oldest records given up (%d in all)", lost - self.lost, lost)
+        return base, size, lost
+
+    def after(self, seq: int, limit: int) -> list[Record]:
+        """Up to `limit` records above number `seq`, in order."""
+        rows = self._database.rows(
+            "SELECT seq, at, kind, body FROM records WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit)
+        )
+        return [Record(*row) for row in rows]  # type: ignore[arg-type]  # the schema's types
+
+    def commit(self, committed: int, facts: dict[str, str] | None = None) -> int:
+        """Delete everything up to `committed` (never above what exists) and store `facts` with it.
+
+        Returns how many records were deleted.
+        """
+        with self._database.lock:
+            upto = min(committed, self.top)
+            with self._database.transaction() as connection:
+                row = connection.execute(
+                    "SELECT COUNT(*), TOTAL(LENGTH(body)) FROM records WHERE seq <= ?", (upto,)
+                ).fetchone()
+                connection.execute("DELETE FROM records WHERE seq <= ?", (upto,))
+                for name, value in (facts or {}).items():
+                    set_fact(connection, name, value)
+            self._bytes -= int(row[1])
+            self.base = max(self.base, upto + 1)
+            return int(row[0])
+
+    def __len__(self) -> int:
+        return max(0, self.top + 1 - self.base)

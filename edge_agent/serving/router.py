@@ -1,0 +1,96 @@
+"""Who answers a request: a pure decision over values, so that every rule can be tested alone.
+
+Local first. The cloud is asked when the calibrated confidence lies under the threshold, when the
+local model failed, or when there is none. When the cloud cannot be asked or is late, a local answer
+goes out marked degraded; without one the request fails.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from fleet.protocol.channel import Routing
+from fleet.protocol.confidence import should_defer
+from fleet.protocol.manifest import Deferral
+
+MIN_BUDGET_S = 0.005  # less than this is not worth a call
+
+Reason = Literal["", "low-confidence", "no-local-model", "local-failed"]
+
+
+class Local(Struct, frozen=True, kw_only=True):
+    """What the local model did: `confidence` is the lowest of the batch, None without classes."""
+
+    ok: bool
+    confidence: float | None = None
+
+
+class Route(Struct, frozen=True, kw_only=True):
+    """`ask` the cloud or not; `reason` why it is (or would be) asked; `refused` why it is not."""
+
+    ask: bool
+    reason: Reason = ""
+    refused: str = ""
+
+    @property
+    def deferred(self) -> bool:
+        """A local answer exists and the cloud is asked all the same."""
+        return self.ask and self.reason == "low-confidence"
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """The final word on one request; `fallback_reason` is empty for an undisturbed local answer."""
+
+    served_by: Literal["edge", "cloud", "nobody"]
+    degraded: bool = False
+    deferred: bool = False
+    fallback_reason: str = ""
+
+
+def threshold(routing: Routing, deferral: Deferral | None) -> float | None:
+    """The deferral threshold in force: the channel's, else the manifest's, else none."""
+    if routing.threshold is not None:
+        return routing.threshold
+    return deferral.threshold if deferral is not None else None
+
+
+def route(local: Local | None, limit: float | None, *, cloud: bool, breaker: bool, budget_s: float) -> Route:
+    """Decide once the local model has answered, failed, or is missing.
+
+    Args:
+        local: None when no local model is held.
+        limit: the threshold in force, None to never defer.
+        cloud: the channel allows the cloud and the device has a hub.
+        breaker: whether the circuit breaker lets a call through.
+        budget_s: seconds left until the request's deadline.
+    """
+    reason: Reason = ""
+    if local is None:
+        reason = "no-local-model"
+    elif not local.ok:
+        reason = "local-failed"
+    elif limit is not None and local.confidence is not None and should_defer(local.confidence, limit):
+        reason = "low-confidence"
+    if not reason:
+        return Route(ask=False)
+    if not cloud:
+        return Route(ask=False, reason=reason, refused="cloud-off")
+    if budget_s < MIN_BUDGET_S:
+        return Route(ask=False, reason=reason, refused="deadline")
+    if not breaker:
+        return Route(ask=False, reason=reason, refused="breaker-open")
+    return Route(ask=True, reason=reason)
+
+
+def settle(route: Route, *, local_ok: bool, cloud_error: str | None) -> Verdict:
+    """The verdict after the cloud answered (`cloud_error` None), failed, or was not asked."""
+    if route.ask and cloud_error is None:
+        return Verdict(served_by="cloud", deferred=route.deferred, fallback_reason=route.reason)
+    missed = cloud_error if route.ask else route.refused
+    if local_ok:
+        # A channel that switches the cloud off chose local answers; they are not a degradation.
+        degraded = bool(missed) and missed != "cloud-off"
+        return Verdict(served_by="edge", degraded=degraded, deferred=route.deferred, fallback_reason=missed or "")
+    return Verdict(served_by="nobody", degraded=True, fallback_reason=missed or route.reason)

@@ -1,0 +1,178 @@
+"""The models in service: one active release per model, swapped without failing a request.
+
+A request takes a reference when it starts and gives it back when it ends; a release that was
+replaced is closed with its last reference. All methods but the loading itself run on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from edge_agent import runtimes
+from edge_agent.errors import ActivationError, AgentError
+from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
+from fleet.protocol.channel import RolloutRef
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import Variant
+from fleet.protocol.sketch import Encoder, decode_encoder
+
+log = logging.getLogger(__name__)
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+SLOW_S = 0.02  # a model slower than this runs in a thread, so that other requests are not held up
+
+
+class Served:
+    """One loaded release. `references` counts requests in flight plus one while it is in a slot."""
+
+    def __init__(self, release: InstalledRelease, model: LoadedModel, runtime: str, encoder: Encoder | None) -> None:
+        self.release = release
+        self.runtime = runtime
+        self.encoder = encoder
+        self.requests = 0
+        self.failures = 0
+        self.references = 1
+        self._model = model
+        self._typical_s = 0.0
+
+    @property
+    def slow(self) -> bool:
+        """Whether a run takes so long that it should leave the event loop."""
+        return self._typical_s > SLOW_S
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Run the model; raises ValueError or RuntimeError as the runtime does."""
+        started = time.perf_counter()
+        outputs = self._model.run(inputs)
+        # An exponential mean over about ten runs.
+        self._typical_s += 0.1 * (time.perf_counter() - started - self._typical_s)
+        return outputs
+
+    def release_reference(self) -> None:
+        """Give one reference back; the last one closes the model."""
+        self.references -= 1
+        if self.references == 0:
+            self._model.close()
+            log.info("model %s release %d unloaded", self.release.model, self.release.number)
+
+
+class Slot:
+    """What one model name has: the active release, and the previous one while it is held."""
+
+    def __init__(self) -> None:
+        self.active: Served | None = None
+        self.previous: Served | None = None
+        self.pairing: RolloutRef | None = None
+
+
+class Slots:
+    """Implements `edge_agent.ports.Activator`."""
+
+    def __init__(self, runtime_for: Callable[[Variant], Runtime] = runtimes.for_variant) -> None:
+        self._runtime_for = runtime_for
+        self._slots: dict[str, Slot] = {}
+
+    async def activate(
+        self, release: InstalledRelease, previous: InstalledRelease | None, pairing: RolloutRef | None
+    ) -> None:
+        """Load `release` (and `previous`, as the shadow of paired audits), then swap.
+
+        Raises:
+            ActivationError: `release` cannot be loaded; what served before still serves. A `previous`
+                that cannot be loaded is logged and left out, since the new release works without it.
+        """
+        slot = self._slots.setdefault(release.model, Slot())
+        fresh = await self._reuse_or_load(slot, release)
+        shadow: Served | None = None
+        if previous is not None:
+            try:
+                shadow = await self._reuse_or_load(slot, previous)
+            except ActivationError as error:
+                log.warning("model %s: previous release %d stays unloaded: %s", release.model, previous.number, error)
+        old = (slot.active, slot.previous)
+        slot.active, slot.previous, slot.pairing = fresh, shadow, pairing
+        for served in old:
+            if served is not None:
+                served.release_reference()
+        log.info("model %s serves release %d (%s)", release.model, release.number, release.variant.name)
+
+    async def deactivate(self, model: str) -> None:
+        """Take a model out of service; unknown names are fine."""
+        slot = self._slots.pop(model, None)
+        for served in (slot.active, slot.previous) if slot else ():
+            if served is not None:
+                served.release_reference()
+
+    def health(self, model: str) -> Health:
+        """Requests and failures of the active release since its activation."""
+        slot = self._slots.get(model)
+        if slot is None or slot.active is None:
+            return Health(requests=0, failures=0)
+        return Health(requests=slot.active.requests, failures=slot.active.failures)
+
+    def names(self) -> list[str]:
+        """Models with an active release."""
+        return sorted(name for name, slot in self._slots.items() if slot.active is not None)
+
+    def slot(self, model: str) -> Slot | None:
+        """The slot of a model, None when nothing is active there."""
+        slot = self._slots.get(model)
+        return slot if slot is not None and slot.active is not None else None
+
+    @contextmanager
+    def lease(self, model: str, version: str = "") -> Iterator[Served | None]:
+        """The release to answer with, held for the length of the block; None when it is not here."""
+        served = self._find(model, version)
+        if served is None:
+            yield None
+            return
+        served.references += 1
+        try:
+            yield served
+        finally:
+            served.release_reference()
+
+    def _find(self, model: str, version: str) -> Served | None:
+        slot = self._slots.get(model)
+        if slot is None:
+            return None
+        if not version:
+            return slot.active
+        for served in (slot.active, slot.previous):
+            if served is not None and str(served.release.number) == version:
+                return served
+        return None
+
+    async def _reuse_or_load(self, slot: Slot, release: InstalledRelease) -> Served:
+        for served in (slot.active, slot.previous):
+            if served is not None and _same(served.release, release):
+                served.references += 1  # the slot's reference for its new place
+                if served is not slot.active:
+                    served.requests = served.failures = 0  # health counts from this activation
+                return served
+        return await asyncio.to_thread(self._load, release)
+
+    def _load(self, release: InstalledRelease) -> Served:
+        try:
+            runtime = self._runtime_for(release.variant)
+            model = runtime.load(release.open_blob(release.variant.blob.sha256), release.manifest, release.variant)
+            encoder = None
+            if release.manifest.sketch is not None:
+                encoder = decode_encoder(release.open_blob(release.manifest.sketch.encoder.sha256))
+        except (AgentError, ProtocolError, OSError) as error:
+            raise ActivationError(
+                f"model {release.model} release {release.number} cannot be loaded: {error}",
+                hint="the previous release keeps serving",
+            ) from error
+        return Served(release, model, runtime.name, encoder)
+
+
+def _same(one: InstalledRelease, other: InstalledRelease) -> bool:
+    return one.number == other.number and one.variant.blob == other.variant.blob and one.manifest == other.manifest
