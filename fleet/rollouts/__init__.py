@@ -1,0 +1,11 @@
+"""Pure rules of a staged rollout: cohorts, stages, evidence, the guard and the state machine. No I/O.
+
+    stages.plan_stages      percentages -> stages
+    cohorts.draw_salt       the salt whose cohorts come nearest the plan
+    machine.make_plan/start one rollout; `machine.decide` every tick, `machine.apply` for an operator's event
+    guard.judge             healthy, harmful, or not enough evidence, with a sentence of reason
+    evidence                anytime-valid e-values from counts
+
+`Plan` and `Progress` are msgspec structs: store them as documents with `msgspec.to_builtins`, read
+them back with `msgspec.convert`.
+"""

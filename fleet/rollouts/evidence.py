@@ -1,0 +1,187 @@
+"""Anytime-valid evidence from counts: e-values that may be looked at after every report.
+
+An e-value is the wealth of a gambler who bets against a hypothesis with fair stakes: while the
+hypothesis holds, the chance that it ever reaches 1/alpha is at most alpha, however often one looks
+(Ville's inequality). All bets here are mixtures over a fixed grid of stakes, so that they depend on
+counts and not on the order in which reports arrive, and they are computed with logarithms.
+
+- harm, paired: "of the requests that only one release answers right, the new one gets at least half".
+- health, paired: "the new release loses at least `margin` of all requests, net".
+- installs: "a device of the cohort fails no sooner than one of the concurrent control".
+
+Per device, a reserve of the stake is never bet, so that one device with a run of bad luck cannot
+erase what the others show; and where several devices give evidence, each device's gain is capped
+below the threshold, so that one odd device does not decide. Both keep the bound: a reserve is a bet
+of stake zero, and a cap only lowers the wealth.
+
+Sources: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS-B
+86(1), 2024; Shafer, "Testing by betting", JRSS-A 184(2), 2021; Howard, Ramdas, McAuliffe & Sekhon,
+"Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of Statistics 49(2), 2021;
+Grünwald, Ly, Pérez-Ortiz & ter Schure, "The safe logrank test", 2021 (failures in two arms).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[Any]
+
+STAKES = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])  # fractions of the largest fair stake
+RESERVE = 0.05  # of each device's stake that is never bet
+CAP = 0.8  # of the threshold's logarithm that a single device can bring when several give evidence
+MIN_DEVICE_PAIRS = 5  # below, a device does not yet "give evidence"
+MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control
+LARGEST = 1e12  # what an e-value is reported as at most
+
+
+class Pairs(Struct, frozen=True, kw_only=True):
+    """One device's audited pairs, counted as in `fleet.protocol.messages.PairCounts`."""
+
+    both: int = 0
+    only_old: int = 0
+    only_new: int = 0
+    neither: int = 0
+
+    @property
+    def total(self) -> int:
+        """All pairs."""
+        return self.both + self.only_old + self.only_new + self.neither
+
+
+class PairedEvidence(Struct, frozen=True, kw_only=True):
+    """The summed counts and what they prove. `harm_e` and `health_e` are e-values (at most 10¹²);
+    `odd` names devices whose own pairs alone show harm, after a correction for their number."""
+
+    pairs: int = 0
+    both: int = 0
+    only_old: int = 0
+    only_new: int = 0
+    neither: int = 0
+    devices: int = 0
+    harm_e: float = 1.0
+    health_e: float = 1.0
+    odd: tuple[str, ...] = ()
+
+
+class Arms(Struct, frozen=True, kw_only=True):
+    """Devices of one hardware class by assignment, and how many of them failed."""
+
+    hardware: str = ""
+    cohort: int
+    cohort_failed: int
+    control: int
+    control_failed: int
+
+
+class InstallEvidence(Struct, frozen=True, kw_only=True):
+    """Sums over the hardware classes that had enough devices in both arms; `harm_e` is an e-value."""
+
+    cohort: int = 0
+    cohort_failed: int = 0
+    control: int = 0
+    control_failed: int = 0
+    harm_e: float = 1.0
+
+
+def harm_log_e(only_old: Counts, only_new: Counts, *, cap: float = math.inf) -> Floats:
+    """Log e-value against "the new release wins at least half of the discordant pairs".
+
+    Args:
+        only_old, only_new: (…, devices) counts.
+        cap: largest logarithm that one device brings.
+
+    Returns:
+        (…,) logarithms.
+    """
+    gains = _per_stake(only_old, np.log1p(STAKES)) + _per_stake(only_new, np.log1p(-STAKES))
+    return _pooled(gains, cap)
+
+
+def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float, *, cap: float = math.inf) -> Floats:
+    """Log e-value against "the share only_old - only_new of all pairs is at least `margin`".
+
+    Args:
+        only_old, only_new, same: (…, devices) counts; `same` are pairs both right or both wrong.
+        margin: net loss per request that is no longer tolerable, in (0, 1).
+
+    Returns:
+        (…,) logarithms.
+    """
+    stakes = STAKES / (1.0 - margin)
+    gains = (
+        _per_stake(only_old, np.log1p(stakes * (margin - 1.0)))
+        + _per_stake(only_new, np.log1p(stakes * (margin + 1.0)))
+        + _per_stake(same, np.log1p(stakes * margin))
+    )
+    return _pooled(gains, cap)
+
+
+def paired(by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, health_alpha: float) -> PairedEvidence:
+    """Evidence from the audited pairs of each device, in any order of devices."""
+    named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
+    if not named:
+        return PairedEvidence()
+    pairs = [p for _, p in named]
+    old, new = np.array([p.only_old for p in pairs]), np.array([p.only_new for p in pairs])
+    same = np.array([p.both + p.neither for p in pairs])
+    several = sum(p.total >= MIN_DEVICE_PAIRS for p in pairs) >= 2
+    harm_cap, health_cap = (CAP * math.log(1 / a) if several else math.inf for a in (harm_alpha, health_alpha))
+    alone = harm_log_e(old[:, None], new[:, None])
+    bar = math.log(len(pairs) / harm_alpha)
+    return PairedEvidence(
+        pairs=sum(p.total for p in pairs),
+        both=sum(p.both for p in pairs),
+        only_old=int(old.sum()),
+        only_new=int(new.sum()),
+        neither=sum(p.neither for p in pairs),
+        devices=len(pairs),
+        harm_e=_bounded(float(harm_log_e(old, new, cap=harm_cap))),
+        health_e=_bounded(float(health_log_e(old, new, same, margin, cap=health_cap))),
+        odd=tuple(name for (name, _), log_e in zip(named, alone, strict=True) if log_e >= bar),
+    )
+
+
+def installs(arms: Sequence[Arms]) -> InstallEvidence:
+    """Evidence that the cohort fails more than its concurrent control, per hardware class.
+
+    Under equal hazards the next failure falls on the cohort with probability (cohort devices still
+    whole) / (all devices still whole), which never exceeds cohort / (all - failures so far). Betting
+    at that largest price gives at most the wealth of the exact bet in the order of the failures.
+    """
+    used = [a for a in arms if a.cohort >= MIN_ARM and a.control >= MIN_ARM]
+    log_e = np.zeros(len(STAKES))
+    for arm in used:
+        whole = arm.cohort + arm.control - arm.cohort_failed - arm.control_failed
+        price = min(1.0, arm.cohort / whole) if whole > 0 else 1.0
+        log_e = log_e + arm.cohort_failed * np.log1p(STAKES * (1.0 - price))
+        log_e = log_e + arm.control_failed * np.log1p(-STAKES * price)
+    return InstallEvidence(
+        cohort=sum(a.cohort for a in used),
+        cohort_failed=sum(a.cohort_failed for a in used),
+        control=sum(a.control for a in used),
+        control_failed=sum(a.control_failed for a in used),
+        harm_e=_bounded(float(np.logaddexp.reduce(log_e) - math.log(len(STAKES)))),
+    )
+
+
+def _per_stake(counts: Counts, gain: Floats) -> Floats:
+    product: Floats = np.asarray(counts, np.float64)[..., None] * gain
+    return product
+
+
+def _pooled(gains: Floats, cap: float) -> Floats:
+    # (…, devices, stakes): reserve and cap per device, product over devices, mean over stakes
+    kept = np.minimum(np.logaddexp(math.log(RESERVE), math.log1p(-RESERVE) + gains), cap)
+    total: Floats = np.logaddexp.reduce(kept.sum(axis=-2), axis=-1) - math.log(len(STAKES))
+    return total
+
+
+def _bounded(log_e: float) -> float:
+    return min(math.exp(min(log_e, 30.0)), LARGEST)

@@ -1,0 +1,364 @@
+"""The rollout's state machine: a pure function from what is known to what happens next.
+
+    running ─┬─ healthy, all committed, soaked ──> next stage … ──> finished   (promote)
+             ├─ harmful ────────────────────────> halted                       (clear)
+             ├─ no evidence by the deadline ────> holding ── evidence ──> running
+             ├─ pause ──> paused ── resume ──> running
+             └─ abort ──> aborted                                              (clear)
+
+Paused and holding rollouts do not grow, but the guard still halts them. Finished, halted and
+aborted are final: nothing acts after them.
+
+Use: store `Decision.progress` first, then carry out `Decision.actions`. After a crash in between,
+`wanted(plan, progress)` says what the channel must hold; publishing it again changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct, field, structs, to_builtins
+
+from fleet.protocol.names import check_name
+from fleet.rollouts import guard
+from fleet.rollouts.cohorts import stage_of
+from fleet.rollouts.errors import PlanError, PolicyError, TransitionError
+from fleet.rollouts.evidence import Arms, Pairs
+from fleet.rollouts.guard import CohortHealth, GuardPolicy, Verdict
+from fleet.rollouts.stages import Stage
+
+State = Literal["running", "paused", "holding", "finished", "halted", "aborted"]
+Order = Literal["pause", "resume", "abort", "retry"]
+ENDED: frozenset[str] = frozenset(("finished", "halted", "aborted"))
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What was asked for; never changes. `policy` is a `GuardPolicy` as a document, so that one
+    that a newer hub wrote is read again, and refused, at every step."""
+
+    id: str
+    model: str
+    channel: str
+    release: int
+    from_release: int
+    stages: tuple[Stage, ...]
+    salt: str
+    groups: tuple[str, ...] = ()
+    policy: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shares_ppm(self) -> tuple[int, ...]:
+        """The stages' shares."""
+        return tuple(stage.share_ppm for stage in self.stages)
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """Where a rollout stands. `stage` counts from 0; `stage_times` holds when each stage that was
+    entered began; `exposed` is the largest cohort by assignment so far; times are Unix seconds."""
+
+    state: State = "running"
+    stage: int = 0
+    attempt: int = 1
+    started_at: float = 0.0
+    stage_times: tuple[float, ...] = ()
+    deadline_from: float = 0.0
+    settled_at: float | None = None
+    pairs_before: int = 0
+    exposed: int = 0
+    reason: str = ""
+    ended_at: float | None = None
+    verdict: Verdict | None = None
+
+
+class DeviceFact(Struct, frozen=True, kw_only=True):
+    """One device in the rollout's scope, as the hub's database knows it.
+
+    `committed`: it reports the rollout's release as committed in this attempt. `failed`: it reports
+    a roll-back or failure of that release in this attempt, with `reason` (a stable word). For a
+    control device, `failed` means that its own release fails. `pairs` are summed over the attempt.
+    """
+
+    device_id: str
+    last_seen: float
+    hardware: str = ""
+    committed: bool = False
+    failed: bool = False
+    reason: str = ""
+    pairs: Pairs = Pairs()
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What is known now. `cohort` are the devices that `resolve` assigns to the rollout at the
+    current share, `control` the others in its scope. `withdrawn` says why the release may no longer
+    run (halts), `superseded` that somebody else changed the channel's default (aborts)."""
+
+    cohort: tuple[DeviceFact, ...] = ()
+    control: tuple[DeviceFact, ...] = ()
+    withdrawn: str = ""
+    superseded: str = ""
+
+
+class Publish(Struct, frozen=True, kw_only=True, tag="publish"):
+    """Publish the channel with this rollout at this share and attempt."""
+
+    share_ppm: int
+    attempt: int
+
+
+class Promote(Struct, frozen=True, kw_only=True, tag="promote"):
+    """Publish the channel without the rollout and with `release` as the default."""
+
+    release: int
+
+
+class Clear(Struct, frozen=True, kw_only=True, tag="clear"):
+    """Publish the channel without the rollout: the cohort returns to the default."""
+
+
+Action = Publish | Promote | Clear
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One step in words: `name` is a stable word, `reason` a sentence."""
+
+    name: str
+    reason: str = ""
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """The new progress, what to publish, and what to write into the rollout's history."""
+
+    progress: Progress
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+def make_plan(
+    *,
+    id: str,
+    model: str,
+    channel: str,
+    release: int,
+    from_release: int,
+    stages: tuple[Stage, ...],
+    salt: str,
+    groups: tuple[str, ...] = (),
+    policy: dict[str, Any] | GuardPolicy | None = None,
+) -> Plan:
+    """A checked plan.
+
+    Raises:
+        PlanError, PolicyError, MalformedError (a name).
+    """
+    check_name(model, "model")
+    check_name(channel, "channel")
+    if release == from_release:
+        raise PlanError(f"channel {channel!r} already runs release {release} of {model!r}", subject=model)
+    if not stages or not salt:
+        raise PlanError("a rollout needs stages and a salt")
+    document = to_builtins(policy) if isinstance(policy, GuardPolicy) else dict(policy or {})
+    full = to_builtins(guard.load_policy(document))
+    return Plan(
+        id=id,
+        model=model,
+        channel=channel,
+        release=release,
+        from_release=from_release,
+        stages=stages,
+        salt=salt,
+        groups=groups,
+        policy=full,
+    )
+
+
+def start(plan: Plan, now: float) -> Decision:
+    """Begin with the first stage."""
+    progress = Progress(started_at=now, stage_times=(now,), deadline_from=now)
+    share = plan.stages[0].share_ppm
+    event = Event(name="started", reason=f"stage 1 of {len(plan.stages)}: {share / 10_000:g} % of {plan.channel}")
+    return Decision(progress=progress, actions=(Publish(share_ppm=share, attempt=1),), events=(event,))
+
+
+def wanted(plan: Plan, progress: Progress) -> Action:
+    """What the channel must hold for this progress; carrying it out twice changes nothing."""
+    if progress.state == "finished":
+        return Promote(release=plan.release)
+    if progress.state in ENDED:
+        return Clear()
+    return Publish(share_ppm=plan.stages[progress.stage].share_ppm, attempt=progress.attempt)
+
+
+def decide(plan: Plan, progress: Progress, facts: Facts, now: float) -> Decision:
+    """One step. Ended rollouts stay as they are; an unreadable policy holds, whatever the facts."""
+    if progress.state in ENDED:
+        return Decision(progress=progress)
+    progress = structs.replace(progress, exposed=max(progress.exposed, len(facts.cohort)))
+    if facts.withdrawn:
+        return _end(progress, "halted", facts.withdrawn, now)
+    if facts.superseded:
+        return _end(progress, "aborted", facts.superseded, now)
+    try:
+        policy = guard.load_policy(plan.policy)
+    except PolicyError as error:
+        return _hold(progress, str(error))
+    verdict = _judge(plan, progress, policy, facts, now)
+    progress = structs.replace(progress, verdict=verdict)
+    if verdict.judgement == "harmful":
+        return _end(progress, "halted", verdict.reason, now)
+    settled = verdict.cohort.pending == 0 and verdict.cohort.committed > 0
+    if settled and progress.settled_at is None:
+        progress = structs.replace(progress, settled_at=now)
+    if progress.state == "paused":
+        return Decision(progress=progress)
+    if verdict.judgement == "healthy" and settled:
+        return _healthy(plan, progress, verdict, now)
+    return _wait(policy, progress, verdict, now)
+
+
+def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: str = "") -> Decision:
+    """An operator's order. `resume` of a holding rollout waits for evidence once more; `retry`
+    raises the attempt, so that devices that rolled back try again, and forgets the old evidence.
+
+    Raises:
+        TransitionError: the state does not allow it.
+    """
+    allowed = {
+        "pause": ("running", "holding"),
+        "resume": ("paused", "holding"),
+        "abort": ("running", "paused", "holding"),
+        "retry": ("running", "paused", "holding"),
+    }[order]
+    if progress.state not in allowed:
+        raise TransitionError(
+            f"rollout {plan.id} is {progress.state}: {order} needs one that is {' or '.join(allowed)}",
+            subject=plan.id,
+            hint="create a new rollout" if progress.state in ENDED else "",
+        )
+    why = reason or f"asked to {order}"
+    if order == "abort":
+        return _end(progress, "aborted", why, now)
+    if order == "pause":
+        paused = structs.replace(progress, state="paused", reason=why)
+        return Decision(progress=paused, events=(Event(name="paused", reason=why),))
+    running = structs.replace(progress, state="running", reason="", deadline_from=now)
+    if order == "resume":
+        return Decision(progress=running, events=(Event(name="resumed", reason=why),))
+    # Evidence belongs to an attempt, and devices that were silent get a new chance to speak up.
+    fresh = structs.replace(
+        running,
+        attempt=progress.attempt + 1,
+        stage_times=(now,) * len(progress.stage_times),
+        settled_at=None,
+        pairs_before=0,
+        verdict=None,
+    )
+    event = Event(name="retried", reason=f"attempt {fresh.attempt}: {why}")
+    return Decision(progress=fresh, actions=(wanted(plan, fresh),), events=(event,))
+
+
+def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> Verdict:
+    cohort = _cohort_health(plan, progress, policy, facts.cohort, now)
+    pairs = {fact.device_id: fact.pairs for fact in facts.cohort}
+    arms = _arms(plan, progress, policy, facts, now)
+    return guard.judge(policy, cohort, pairs, arms, pairs_before=progress.pairs_before)
+
+
+def _cohort_health(
+    plan: Plan, progress: Progress, policy: GuardPolicy, cohort: tuple[DeviceFact, ...], now: float
+) -> CohortHealth:
+    present = committed = failed = silent = pending = 0
+    reasons: set[str] = set()
+    for fact in cohort:
+        joined = _joined(plan, progress, fact)
+        is_silent = now - fact.last_seen > policy.silent_after_s
+        if is_silent and not fact.failed and fact.last_seen < joined - policy.silent_after_s:
+            continue  # was away before it joined: it has not met the release, so it says nothing about it
+        present += 1
+        if fact.failed or is_silent:
+            failed += 1
+            silent += is_silent
+            reasons.update({fact.reason} if fact.failed and fact.reason else ())
+        elif fact.committed:
+            committed += 1
+        else:
+            pending += 1
+    return CohortHealth(
+        present=present,
+        committed=committed,
+        failed=failed,
+        silent=silent,
+        pending=pending,
+        reasons=tuple(sorted(reasons)[:5]),
+    )
+
+
+def _arms(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> tuple[Arms, ...]:
+    tally: dict[str, list[int]] = {}
+    for offset, arm in ((0, facts.cohort), (2, facts.control)):
+        for fact in arm:
+            joined = _joined(plan, progress, fact) if offset == 0 else progress.started_at
+            is_silent = now - fact.last_seen > policy.silent_after_s
+            if is_silent and not fact.failed and fact.last_seen < joined - policy.silent_after_s:
+                continue
+            row = tally.setdefault(fact.hardware, [0, 0, 0, 0])
+            row[offset] += 1
+            row[offset + 1] += fact.failed or is_silent
+    return tuple(
+        Arms(hardware=hardware, cohort=row[0], cohort_failed=row[1], control=row[2], control_failed=row[3])
+        for hardware, row in sorted(tally.items())
+    )
+
+
+def _joined(plan: Plan, progress: Progress, fact: DeviceFact) -> float:
+    stage = stage_of(plan.salt, fact.device_id, plan.shares_ppm)
+    entered = len(progress.stage_times)
+    return progress.stage_times[min(stage if stage is not None else progress.stage, entered - 1)]
+
+
+def _healthy(plan: Plan, progress: Progress, verdict: Verdict, now: float) -> Decision:
+    events: tuple[Event, ...] = ()
+    if progress.state == "holding":
+        progress = structs.replace(progress, state="running", reason="")
+        events = (Event(name="evidence-arrived", reason=verdict.reason),)
+    settled_at = progress.settled_at if progress.settled_at is not None else now
+    if now - settled_at < plan.stages[progress.stage].soak_s:
+        return Decision(progress=progress, events=events)
+    if progress.stage + 1 == len(plan.stages):
+        ended = structs.replace(progress, state="finished", reason=verdict.reason, ended_at=now)
+        event = Event(name="finished", reason=verdict.reason)
+        return Decision(progress=ended, actions=(Promote(release=plan.release),), events=(*events, event))
+    advanced = structs.replace(
+        progress,
+        stage=progress.stage + 1,
+        stage_times=(*progress.stage_times, now),
+        deadline_from=now,
+        settled_at=None,
+        pairs_before=verdict.paired.pairs,
+    )
+    share = plan.stages[advanced.stage].share_ppm
+    where = f"stage {advanced.stage + 1} of {len(plan.stages)}: {share / 10_000:g} % of {plan.channel}"
+    event = Event(name="advanced", reason=f"{where}; {verdict.reason}")
+    return Decision(progress=advanced, actions=(wanted(plan, advanced),), events=(*events, event))
+
+
+def _wait(policy: GuardPolicy, progress: Progress, verdict: Verdict, now: float) -> Decision:
+    if progress.state == "holding" or now - progress.deadline_from < policy.evidence_deadline_s:
+        return Decision(progress=progress)
+    reason = verdict.reason
+    if verdict.judgement == "healthy":
+        reason = f"{verdict.cohort.pending} of {verdict.cohort.present} devices have neither committed nor failed"
+    elif policy.on_no_evidence == "halt":
+        return _end(progress, "halted", f"no evidence within {policy.evidence_deadline_s:g} s: {reason}", now)
+    return _hold(progress, f"no evidence within {policy.evidence_deadline_s:g} s: {reason}")
+
+
+def _hold(progress: Progress, reason: str) -> Decision:
+    if progress.state in ("holding", "paused"):
+        return Decision(progress=structs.replace(progress, reason=reason))
+    held = structs.replace(progress, state="holding", reason=reason)
+    return Decision(progress=held, events=(Event(name="holding", reason=reason),))
+
+
+def _end(progress: Progress, state: Literal["halted", "aborted"], reason: str, now: float) -> Decision:
+    ended = structs.replace(progress, state=state, reason=reason, ended_at=now)
+    return Decision(progress=ended, actions=(Clear(),), events=(Event(name=state, reason=reason),))
