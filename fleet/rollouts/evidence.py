@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[Any]
 
 STAKES = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])  # fractions of the largest fair stake
-RESERVE = 0.05  # of each device's stake that is never bet
+RESERVE = 0.2  # of each device's stake that is never bet
 CAP = 0.8  # of the threshold's logarithm that a single device can bring when several give evidence
 MIN_DEVICE_PAIRS = 5  # below, a device does not yet "give evidence"
 MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control

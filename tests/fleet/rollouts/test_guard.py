@@ -1,0 +1,92 @@
+"""The guard's three verdicts and its policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from fleet.rollouts.errors import PolicyError
+from fleet.rollouts.evidence import Arms, Pairs
+from fleet.rollouts.guard import CohortHealth, GuardPolicy, judge, load_policy
+
+POLICY = GuardPolicy()
+WHOLE = CohortHealth(present=3, committed=3)
+
+
+def test_good_pairs_are_healthy_and_the_reason_has_the_counts() -> None:
+    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=100)})
+    assert verdict.judgement == "healthy"
+    assert "100 audited pairs" in verdict.reason
+
+
+def test_losing_pairs_are_harmful() -> None:
+    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=60, only_old=15)})
+    assert verdict.judgement == "harmful"
+    assert "15 were right only by the old release" in verdict.reason
+
+
+def test_few_pairs_are_not_enough_evidence() -> None:
+    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=29)})
+    assert (verdict.judgement, verdict.reason) == (
+        "not-enough-evidence",
+        "29 audited pairs in this stage, 30 are needed",
+    )
+
+
+def test_a_stage_needs_pairs_of_its_own() -> None:
+    pairs = {"a": Pairs(both=300)}
+    assert judge(POLICY, WHOLE, pairs, pairs_before=280).judgement == "not-enough-evidence"
+    assert judge(POLICY, WHOLE, pairs, pairs_before=200).judgement == "healthy"
+
+
+def test_an_equally_noisy_release_is_undecided_until_the_pairs_suffice() -> None:
+    noisy = {"a": Pairs(both=30, only_old=4, only_new=4)}
+    assert judge(POLICY, WHOLE, noisy).judgement == "not-enough-evidence"
+
+
+def test_more_failed_devices_than_allowed_are_harmful_whatever_the_pairs_say() -> None:
+    cohort = CohortHealth(present=1, failed=1, reasons=("selftest-failed",))
+    verdict = judge(POLICY, cohort, {"a": Pairs(both=1000)})
+    assert verdict.judgement == "harmful"
+    assert verdict.reason == "1 of 1 devices failed (selftest-failed)"
+
+
+def test_failures_within_the_allowance_are_tolerated() -> None:
+    cohort = CohortHealth(present=100, committed=95, failed=5)
+    assert judge(POLICY, cohort, {"a": Pairs(both=200)}).judgement == "healthy"
+
+
+def test_failures_against_the_control_are_harmful() -> None:
+    policy = GuardPolicy(max_install_failures=0.9)
+    arms = (Arms(cohort=50, cohort_failed=20, control=50, control_failed=0),)
+    cohort = CohortHealth(present=50, committed=30, failed=20)
+    verdict = judge(policy, cohort, {}, arms)
+    assert verdict.judgement == "harmful" and "0 of 50 in the control" in verdict.reason
+
+
+def test_no_reachable_device_is_not_healthy_even_without_pairs_asked_for() -> None:
+    policy = GuardPolicy(evidence="install")
+    assert judge(policy, CohortHealth(), {}).judgement == "not-enough-evidence"
+    assert judge(policy, WHOLE, {}).judgement == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("document", "word"),
+    [
+        ({"alhpa": 0.1}, "alhpa"),
+        ({"alpha": 0}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"margin": 0.9}, "margin"),
+        ({"on_no_evidence": "go-on"}, "go-on"),
+        ({"min_pairs": "many"}, "min_pairs"),
+        ({"max_install_failures": 1.0}, "max_install_failures"),
+        ({"silent_after_s": -1}, "silent_after_s"),
+        ({"evidence_deadline_s": 0}, "evidence_deadline_s"),
+    ],
+)
+def test_a_policy_that_cannot_be_read_is_refused_by_name(document: dict, word: str) -> None:
+    with pytest.raises(PolicyError, match=word):
+        load_policy(document)
+
+
+def test_an_empty_policy_is_the_default() -> None:
+    assert load_policy({}) == GuardPolicy()

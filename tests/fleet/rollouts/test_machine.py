@@ -1,0 +1,289 @@
+"""The rollout's state machine, one rule at a time, and all rules together under random facts."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from fleet.protocol.resolve import in_cohort
+from fleet.rollouts.cohorts import draw_salt
+from fleet.rollouts.errors import PlanError, PolicyError, TransitionError
+from fleet.rollouts.evidence import Pairs
+from fleet.rollouts.machine import (
+    ENDED,
+    Clear,
+    DeviceFact,
+    Facts,
+    Plan,
+    Progress,
+    Promote,
+    Publish,
+    apply,
+    decide,
+    make_plan,
+    start,
+    wanted,
+)
+from fleet.rollouts.stages import plan_stages
+
+DEVICES = tuple(f"device-{i}" for i in range(6))
+SHARES = (200_000, 500_000, 1_000_000)
+SALT = draw_salt(Random(0), DEVICES, SHARES, used=set())
+FLAG = st.booleans()
+GOOD, BAD = Pairs(both=100), Pairs(both=60, only_old=40)
+
+
+def plan(**policy: object) -> Plan:
+    return make_plan(
+        id="r1",
+        model="digits",
+        channel="stable",
+        release=2,
+        from_release=1,
+        stages=plan_stages([20, 50, 100], soak_s=10),
+        salt=SALT,
+        policy={"evidence_deadline_s": 600, "silent_after_s": 100, **policy},
+    )
+
+
+def cohort_at(progress: Progress) -> list[str]:
+    share = SHARES[progress.stage]
+    return [d for d in DEVICES if in_cohort(SALT, d, share)]
+
+
+def facts(progress: Progress, now: float, **changes: object) -> Facts:
+    """Every cohort device committed, seen now, with `GOOD` pairs, unless `changes` says otherwise."""
+    base: dict[str, object] = {"last_seen": now, "committed": True, "pairs": GOOD, **changes}
+    inside = cohort_at(progress)
+    return Facts(
+        cohort=tuple(DeviceFact(device_id=d, **base) for d in inside),  # type: ignore[arg-type]
+        control=tuple(DeviceFact(device_id=d, last_seen=now) for d in DEVICES if d not in inside),
+    )
+
+
+def test_a_good_release_passes_every_stage_and_is_promoted() -> None:
+    p, now, shares = plan(), 0.0, []
+    decision = start(p, now)
+    pairs = 0
+    while decision.progress.state == "running":
+        shares += [a.share_ppm for a in decision.actions if isinstance(a, Publish)]
+        now, pairs = now + 11, pairs + 100
+        decision = decide(p, decision.progress, facts(decision.progress, now, pairs=Pairs(both=pairs)), now)
+    assert shares == list(SHARES)
+    assert decision.actions == (Promote(release=2),)
+    assert decision.progress.state == "finished" and decision.progress.ended_at == now
+    assert decision.progress.exposed == len(DEVICES)
+
+
+def test_a_bad_release_is_halted_in_its_first_stage_with_a_reason() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    decision = decide(p, progress, facts(progress, 5, pairs=BAD), 5)
+    assert decision.progress.state == "halted" and decision.actions == (Clear(),)
+    assert "only by the old release" in decision.progress.reason
+    assert decision.progress.exposed == len(cohort_at(progress))
+
+
+def test_a_stage_soaks_after_everyone_committed() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    progress = decide(p, progress, facts(progress, 50), 50).progress
+    assert (progress.stage, progress.settled_at) == (0, 50)
+    assert decide(p, progress, facts(progress, 59), 59).progress.stage == 0
+    assert decide(p, progress, facts(progress, 60), 60).progress.stage == 1
+
+
+def test_a_device_that_has_not_committed_holds_the_stage_back() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    for now in (20.0, 40.0, 599.0):
+        progress = decide(p, progress, facts(progress, now, committed=False), now).progress
+        assert (progress.state, progress.stage) == ("running", 0)
+    assert decide(p, progress, facts(progress, 601, committed=False), 601).progress.state == "holding"
+
+
+def test_without_evidence_the_rollout_holds_by_default_and_moves_on_once_there_is_some() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    progress = decide(p, progress, facts(progress, 600, pairs=Pairs()), 600).progress
+    assert progress.state == "holding" and "0 audited pairs" in progress.reason
+    decision = decide(p, progress, facts(progress, 611), 611)
+    assert decision.progress.state == "running" and decision.progress.stage == 1
+    assert [e.name for e in decision.events] == ["evidence-arrived", "advanced"]
+
+
+def test_without_evidence_the_rollout_halts_when_the_policy_says_so() -> None:
+    p = plan(on_no_evidence="halt")
+    progress = start(p, 0).progress
+    decision = decide(p, progress, facts(progress, 600, pairs=Pairs()), 600)
+    assert decision.progress.state == "halted" and decision.actions == (Clear(),)
+
+
+def test_devices_that_fall_silent_after_joining_halt_the_rollout() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    for now, state in ((100.0, "running"), (121.0, "halted")):
+        decision = decide(p, progress, facts(progress, now, committed=False, last_seen=20.0), now)
+        assert decision.progress.state == state
+    assert "silent" in decision.progress.reason
+
+
+def test_a_device_that_was_away_before_the_rollout_neither_fails_nor_delays_it() -> None:
+    p = plan()
+    progress = start(p, 1000).progress
+    away = DeviceFact(device_id="device-away", last_seen=500.0)
+    both = facts(progress, 1020)
+    decision = decide(p, progress, Facts(cohort=(*both.cohort, away), control=both.control), 1020)
+    assert decision.progress.verdict is not None
+    assert decision.progress.verdict.judgement == "healthy"
+    assert decision.progress.verdict.cohort.present == len(both.cohort)
+
+
+def test_nobody_reachable_never_advances() -> None:
+    p = plan(evidence="install")
+    progress = start(p, 1000).progress
+    assert decide(p, progress, facts(progress, 1500, last_seen=1.0), 1500).progress.stage == 0
+
+
+def test_a_withdrawn_release_halts_and_a_changed_channel_aborts() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    assert decide(p, progress, Facts(withdrawn="release 2 was withdrawn"), 1).progress.state == "halted"
+    assert decide(p, progress, Facts(superseded="the default is now 3"), 1).progress.state == "aborted"
+
+
+def test_a_paused_rollout_does_not_grow_but_is_still_halted() -> None:
+    p = plan()
+    progress = apply(p, start(p, 0).progress, "pause", 1, reason="by anna").progress
+    after = decide(p, progress, facts(progress, 5000), 5000)
+    assert (after.progress.state, after.progress.stage, after.actions) == ("paused", 0, ())
+    assert decide(p, progress, facts(progress, 5000, pairs=BAD), 5000).progress.state == "halted"
+
+
+def test_resuming_starts_the_evidence_clock_again() -> None:
+    p = plan()
+    progress = apply(p, start(p, 0).progress, "pause", 1).progress
+    progress = apply(p, progress, "resume", 5000).progress
+    assert decide(p, progress, facts(progress, 5599, pairs=Pairs()), 5599).progress.state == "running"
+    assert decide(p, progress, facts(progress, 5600, pairs=Pairs()), 5600).progress.state == "holding"
+
+
+def test_retry_raises_the_attempt_at_the_same_share() -> None:
+    p = plan()
+    decision = apply(p, start(p, 0).progress, "retry", 9)
+    assert decision.progress.attempt == 2
+    assert decision.actions == (Publish(share_ppm=SHARES[0], attempt=2),)
+
+
+@pytest.mark.parametrize("order", ["pause", "resume", "abort", "retry"])
+def test_an_ended_rollout_takes_no_order(order) -> None:
+    p = plan()
+    ended = apply(p, start(p, 0).progress, "abort", 1).progress
+    assert wanted(p, ended) == Clear()
+    with pytest.raises(TransitionError, match="is aborted"):
+        apply(p, ended, order, 2)
+
+
+def test_a_running_rollout_cannot_be_resumed() -> None:
+    p = plan()
+    with pytest.raises(TransitionError, match="resume needs one that is paused or holding"):
+        apply(p, start(p, 0).progress, "resume", 1)
+
+
+def test_an_unreadable_policy_holds_whatever_the_facts() -> None:
+    p = msgspec.structs.replace(plan(), policy={"alpha": 0.05, "new_rule": 1})
+    progress = start(p, 0).progress
+    decision = decide(p, progress, facts(progress, 50), 50)
+    assert decision.progress.state == "holding" and "new_rule" in decision.progress.reason
+    assert decision.actions == ()
+
+
+def test_plans_are_checked() -> None:
+    with pytest.raises(PolicyError, match="alhpa"):
+        plan(alhpa=0.1)
+    stages = plan_stages([100])
+    with pytest.raises(PlanError, match="already runs release 1"):
+        make_plan(id="r", model="m", channel="c", release=1, from_release=1, stages=stages, salt="s")
+
+
+def test_plan_and_progress_survive_storage_as_documents() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    progress = decide(p, progress, facts(progress, 50), 50).progress
+    for value in (p, progress):
+        stored = msgspec.json.decode(msgspec.json.encode(msgspec.to_builtins(value)))
+        assert msgspec.convert(stored, type(value)) == value
+
+
+class Rollout(RuleBasedStateMachine):
+    """Random facts, orders and clock: exposure follows the stages, ends absorb, silence halts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan, self.now, self.pairs = plan(), 1000.0, 0
+        first = start(self.plan, self.now)
+        self.progress, self.published = first.progress, SHARES[0]
+        self.ended: Progress | None = None
+
+    def take(self, decision) -> None:
+        before = self.progress
+        self.progress = decision.progress
+        for action in decision.actions:
+            assert action == wanted(self.plan, self.progress)
+            self.published = action.share_ppm if isinstance(action, Publish) else 0
+        assert self.progress.stage - before.stage in (0, 1)
+        if self.progress.state == "finished":
+            assert before.stage == len(SHARES) - 1
+        if self.ended is not None:
+            assert self.progress == self.ended and decision.actions == ()
+        if self.progress.state in ENDED:
+            self.ended = self.progress
+
+    @rule(
+        dt=st.floats(0, 400), committed=st.booleans(), failed=st.booleans(), new=st.integers(0, 80), bad=st.booleans()
+    )
+    def tick(self, dt: float, committed: bool, failed: bool, new: int, bad: bool) -> None:
+        self.now += dt
+        self.pairs += new
+        pairs = Pairs(both=self.pairs, only_old=self.pairs if bad else 0)
+        seen = facts(self.progress, self.now, committed=committed, failed=failed, pairs=pairs)
+        stage, was_open = self.progress.stage, self.progress.state not in ENDED
+        self.take(decide(self.plan, self.progress, seen, self.now))
+        if was_open and failed:
+            assert self.progress.state == "halted"
+        if not committed:
+            assert self.progress.stage == stage and self.progress.state != "finished"
+
+    @precondition(lambda self: self.progress.state not in ENDED)
+    @rule()
+    def silence(self) -> None:
+        last = self.now
+        self.now += 101
+        self.take(decide(self.plan, self.progress, facts(self.progress, self.now, last_seen=last), self.now))
+        assert self.progress.state == "halted"
+
+    @rule(order=st.sampled_from(["pause", "resume", "retry", "abort"]), dt=st.floats(0, 400))
+    def order(self, order, dt: float) -> None:
+        self.now += dt
+        try:
+            decision = apply(self.plan, self.progress, order, self.now)
+        except TransitionError:
+            return
+        assert self.ended is None
+        if order == "retry":
+            self.pairs = 0
+        self.take(decision)
+
+    @invariant()
+    def exposes_no_more_than_the_stage_allows(self) -> None:
+        allowed = 0 if self.progress.state in ENDED else SHARES[self.progress.stage]
+        assert self.published <= allowed
+
+
+Rollout.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestRollout = Rollout.TestCase
