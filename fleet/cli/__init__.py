@@ -1,0 +1,1 @@
+"""The `fleet` command: one module per noun; `main` puts them together."""

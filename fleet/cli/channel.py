@@ -1,0 +1,145 @@
+"""`fleet channel`: desired state."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fleet.cli.output import print_items, print_json
+from fleet.cli.session import JsonFlag, client_of, parse_seconds
+
+app = typer.Typer(name="channel", help="Channels: the signed desired state that devices follow.", no_args_is_help=True)
+ChannelArgument = Annotated[str, typer.Argument(help="Name of the channel.")]
+COLUMNS = [
+    ("channel", "channel"),
+    ("version", "version"),
+    ("model", "model"),
+    ("release", "release"),
+    ("rollout", "rollout"),
+    ("auditor", "auditor"),
+    ("audited", "audited"),
+    ("cloud", "cloud"),
+    ("sampling", "sampling"),
+]
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    channel: Annotated[str, typer.Argument(help="Name of the channel; all when left out.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Show what a channel says, or all channels.
+
+    Example: fleet channel show stable
+    """
+    client = client_of(context)
+    documents = [client.channel(channel)] if channel else client.channels()
+    if json:
+        print_json(documents[0] if channel else {"items": documents})
+        return
+    print_items([row for document in documents for row in _rows(document)], COLUMNS, json=False, empty="no channels")
+
+
+@app.command("set")
+def set_(
+    context: typer.Context,
+    channel: ChannelArgument,
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")] = "",
+    release: Annotated[int | None, typer.Option("--release", help="The default release.")] = None,
+    auditor: Annotated[int | None, typer.Option("--auditor", help="The cloud release that audits answers.")] = None,
+    audit_share: Annotated[float | None, typer.Option("--audit-share", help="Per cent of requests audited.")] = None,
+    cloud: Annotated[bool | None, typer.Option("--cloud/--no-cloud", help="Ask the cloud when unsure.")] = None,
+    deadline: Annotated[str, typer.Option("--deadline", help="Bound of one request, such as 1s or 0.2s.")] = "",
+    threshold: Annotated[float | None, typer.Option("--threshold", help="Deferral threshold, 0 to 1.")] = None,
+    sampling: Annotated[bool | None, typer.Option("--sampling/--no-sampling", help="Record samples.")] = None,
+    random_share: Annotated[float | None, typer.Option("--random-share", help="Per cent sampled at random.")] = None,
+    uncertain_share: Annotated[
+        float | None, typer.Option("--uncertain-share", help="Per cent of uncertain answers sampled.")
+    ] = None,
+    probation_requests: Annotated[
+        int | None, typer.Option("--probation-requests", help="Good answers before a release is committed.")
+    ] = None,
+    probation: Annotated[str, typer.Option("--probation", help="Longest probation, such as 60s.")] = "",
+    max_rate: Annotated[
+        int | None, typer.Option("--max-rate", help="Bytes per second of a fetch; 0: no limit.")
+    ] = None,
+    daily_bytes: Annotated[int | None, typer.Option("--daily-bytes", help="Byte budget per day; 0: none.")] = None,
+    window_requests: Annotated[int | None, typer.Option("--window-requests", help="Requests per window.")] = None,
+    window: Annotated[str, typer.Option("--window", help="Longest window, such as 60s.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Change a channel: a model's release and policies, or how its devices fetch and report.
+
+    Example: fleet channel set stable --model digits --release 1 --auditor 1 --audit-share 5
+    """
+    client = client_of(context)
+    entry = _given(
+        release=release,
+        audit=_given(auditor=auditor, share_ppm=_ppm(audit_share)),
+        routing=_given(cloud=cloud, deadline_ms=_ms(deadline), threshold=threshold),
+        sampling=_given(enabled=sampling, random_ppm=_ppm(random_share), uncertain_ppm=_ppm(uncertain_share)),
+        probation=_given(requests=probation_requests, seconds=_seconds(probation)),
+    )
+    whole = _given(
+        fetching=_given(max_bytes_per_s=max_rate, bytes_per_day=daily_bytes),
+        telemetry=_given(window_requests=window_requests, window_s=_seconds(window)),
+    )
+    if entry and not model:
+        raise typer.BadParameter("these options need --model")
+    if not entry and not whole:
+        raise typer.BadParameter("nothing to change; see fleet channel set --help")
+    if entry:
+        client.set_channel_model(channel, model, **entry)
+    if whole:
+        client.change_channel(channel, **whole)
+    document = client.channel(channel)
+    if json:
+        print_json(document)
+        return
+    print_items(_rows(document), COLUMNS, json=False, empty="the channel names no model yet")
+
+
+def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per model of a channel document."""
+    inner = document.get("document")
+    body: dict[str, Any] = inner if isinstance(inner, dict) else document
+    name = body.get("channel") or document.get("name")
+    rows = []
+    for model, entry in sorted(body.get("models", {}).items()):
+        rollout, audit = entry.get("rollout"), entry.get("audit", {})
+        rows.append(
+            {
+                "channel": name,
+                "version": body.get("version"),
+                "model": model,
+                "release": entry["release"],
+                "rollout": f"{rollout['release']} to {rollout['share_ppm'] / 1e4:g} %" if rollout else None,
+                "auditor": audit.get("auditor"),
+                "audited": f"{audit.get('share_ppm', 0) / 1e4:g} %",
+                "cloud": entry.get("routing", {}).get("cloud"),
+                "sampling": entry.get("sampling", {}).get("enabled"),
+            }
+        )
+    return rows or [{"channel": name, "version": body.get("version")}]
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if value is not None and value != {}}
+
+
+def _ppm(percent: float | None) -> int | None:
+    if percent is None:
+        return None
+    if not 0 <= percent <= 100:
+        raise typer.BadParameter("a share lies between 0 and 100 per cent")
+    return round(percent * 10_000)
+
+
+def _seconds(text: str) -> float | None:
+    return parse_seconds(text) if text else None
+
+
+def _ms(text: str) -> int | None:
+    return max(1, round(parse_seconds(text) * 1000)) if text else None

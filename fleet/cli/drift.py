@@ -1,0 +1,65 @@
+"""`fleet drift`: has the world moved away from what a model was promoted on?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fleet.cli.output import print_document, print_items, print_json
+from fleet.cli.session import JsonFlag, client_of
+
+app = typer.Typer(name="drift", help="Drift monitors and their alarms.", no_args_is_help=True)
+COLUMNS = [
+    ("model", "model"),
+    ("state", "state"),
+    ("release", "release"),
+    ("distance", "distance"),
+    ("margin", "margin"),
+    ("evidence", "evidence"),
+    ("updated", "updated_at"),
+]
+ALARM_COLUMNS = [
+    ("alarm", "id"),
+    ("model", "model"),
+    ("release", "release"),
+    ("status", "status"),
+    ("at", "at"),
+    ("detail", "detail"),
+]
+
+
+@app.command("status")
+def status(
+    context: typer.Context,
+    model: Annotated[str, typer.Option("--model", "-m", help="Only this model.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Show every monitor and every alarm.
+
+    Example: fleet drift status --model digits
+    """
+    client = client_of(context)
+    monitors = client.drift(model=model)
+    alarms = [alarm for alarm in client.alarms() if not model or alarm.get("model") == model]
+    if json:
+        print_json({"items": monitors, "alarms": alarms})
+        return
+    print_items(
+        monitors, COLUMNS, json=False, empty="no monitor yet: it starts with the first window after a promotion"
+    )
+    if alarms:
+        print_items(alarms, ALARM_COLUMNS, json=False, empty="")
+
+
+@app.command("close")
+def close(
+    context: typer.Context,
+    alarm: Annotated[int, typer.Argument(help="The alarm's number.")],
+    json: JsonFlag = False,
+) -> None:
+    """Close an alarm.
+
+    Example: fleet drift close 3
+    """
+    print_document(client_of(context).close_alarm(alarm), ALARM_COLUMNS, json=json)

@@ -1,0 +1,87 @@
+"""`fleet job`: persistent long work."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from fleet.cli.output import note, print_document, print_items
+from fleet.cli.session import JsonFlag, Session, TimeoutOption, client_of, session_of
+from fleet.errors import FailedError
+
+app = typer.Typer(name="job", help="Jobs: training, compiling, scans.", no_args_is_help=True)
+ENDED = ("succeeded", "failed", "cancelled")
+COLUMNS = [
+    ("job", "id"),
+    ("kind", "kind"),
+    ("model", "model"),
+    ("state", "state"),
+    ("step", "step"),
+    ("progress", "progress"),
+    ("created", "created_at"),
+    ("error", "error"),
+]
+JobArgument = Annotated[str, typer.Argument(help="The job's id.")]
+
+
+@app.command("list")
+def list_(context: typer.Context, json: JsonFlag = False) -> None:
+    """List jobs, newest first.
+
+    Example: fleet job list
+    """
+    print_items(client_of(context).jobs(), COLUMNS, json=json, empty="no jobs")
+
+
+@app.command("show")
+def show(context: typer.Context, job: JobArgument, json: JsonFlag = False) -> None:
+    """Show one job with its result.
+
+    Example: fleet job show 01J8ZQ
+    """
+    print_document(client_of(context).job(job), [*COLUMNS, ("result", "result")], json=json)
+
+
+@app.command("watch")
+def watch(context: typer.Context, job: JobArgument, timeout: TimeoutOption = 3600.0, json: JsonFlag = False) -> None:
+    """Follow a job until it ends; exit code 1 when it failed, 8 on a timeout.
+
+    Example: fleet job watch 01J8ZQ
+    """
+    watch_job(session_of(context), job, timeout_s=timeout, json=json)
+
+
+@app.command("cancel")
+def cancel(context: typer.Context, job: JobArgument, json: JsonFlag = False) -> None:
+    """Ask a job to stop; it ends at its next step.
+
+    Example: fleet job cancel 01J8ZQ
+    """
+    print_document(client_of(context).cancel_job(job), COLUMNS, json=json)
+
+
+def watch_job(session: Session, job: str, *, timeout_s: float, json: bool) -> None:
+    """Follow `job`; raises FailedError when it did not succeed."""
+    shown: list[Any] = [None]
+
+    def show_step(document: dict[str, Any]) -> None:
+        step = (document.get("state"), document.get("step"))
+        if step != shown[0]:
+            shown[0] = step
+            note(f"{document['state']}: {document.get('step') or 'no step yet'} ({document.get('progress', 0):.0%})")
+
+    document = session.follow(
+        lambda: session.client.job(job),
+        ended=lambda found: found["state"] in ENDED,
+        show=show_step,
+        timeout_s=timeout_s,
+        subject=f"job {job}",
+    )
+    print_document(document, [*COLUMNS, ("result", "result")], json=json)
+    if document["state"] != "succeeded":
+        raise FailedError(
+            f"job {job} {document['state']}: {document.get('error') or 'no reason given'}",
+            subject=job,
+            hint=f"fleet job show {job} --json",
+        )

@@ -1,0 +1,82 @@
+"""The `fleet` command. Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict,
+6 unreachable, 7 rollout halted or aborted, 8 timed out.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from fleet.cli import (
+    audit,
+    channel,
+    demo_command,
+    device,
+    drift,
+    job,
+    login,
+    model,
+    release,
+    retrain,
+    rollout,
+    sample,
+    snapshot,
+    token,
+)
+from fleet.cli.session import Session
+from fleet.errors import FleetError
+from fleet.protocol.errors import ProtocolError
+
+HELP = """Steer a fleet of edge devices through its hub.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable,
+7 rollout halted or aborted, 8 timed out.
+"""
+
+app = typer.Typer(
+    name="fleet",
+    help=HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("login")(login.login)
+app.command("retrain")(retrain.retrain)
+app.command("demo")(demo_command.demo)
+for _noun in (token, device, release, channel, model, rollout, snapshot, job, drift, sample, audit):
+    app.add_typer(_noun.app)
+
+
+def run(arguments: Sequence[str], session: Session) -> int:
+    """Run one command and return its exit code; errors go to standard error."""
+    try:
+        app(args=list(arguments), prog_name="fleet", obj=session)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    except FleetError as error:
+        return _say(str(error), error.hint, error.exit_code)
+    except ProtocolError as error:
+        return _say(str(error), error.hint, 1)
+    except BrokenPipeError:
+        return 1
+    return 0
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:], Session(os.environ)))
+
+
+def _say(message: str, hint: str, code: int) -> int:
+    sys.stderr.write(f"error: {message}\n")
+    if hint:
+        sys.stderr.write(f"try: {hint}\n")
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""`fleet release`: publish, look, forbid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fleet.cli.output import note as say
+from fleet.cli.output import print_document, print_items, print_json
+from fleet.cli.session import JsonFlag, ModelOption, client_of
+from fleet.errors import FailedError, NotFoundError
+
+if TYPE_CHECKING:
+    from fleet.client import Client
+    from fleet.protocol.manifest import Manifest
+
+app = typer.Typer(name="release", help="Releases: signed, numbered versions of a model.", no_args_is_help=True)
+COLUMNS = [
+    ("model", "model"),
+    ("release", "number"),
+    ("status", "status"),
+    ("note", "note"),
+    ("published", "published_at"),
+    ("by", "created_by"),
+]
+ModelArgument = Annotated[str, typer.Argument(help="Name of the model.")]
+NumberArgument = Annotated[int, typer.Argument(help="Number of the release.")]
+KeyOption = Annotated[
+    Path | None, typer.Option("--key", help="Your own release key (PEM), when the hub does not hold one.")
+]
+
+
+@app.command("publish")
+def publish(
+    context: typer.Context,
+    release_dir: Annotated[Path, typer.Argument(help="What `model-compiler compile --out` wrote.")],
+    model: ModelOption,
+    note: Annotated[str, typer.Option("--note", help="What is new.")] = "",
+    key: KeyOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Upload the blobs that the hub lacks, then publish the manifest; with --key, sign it too.
+
+    Example: fleet release publish out/digits --model digits
+    """
+    client = client_of(context)
+    data, manifest = _read_manifest(release_dir)
+    files = {blob.sha256: _blob_file(release_dir, blob.sha256, blob.size) for blob in manifest.blobs()}
+    for sha256, file in files.items():
+        if not client.has_blob(sha256):
+            say(f"uploading {sha256[:12]}… ({file.stat().st_size} bytes)")
+            client.put_blob(sha256, file)
+    document = client.publish_release(model, data, note=note)
+    if document.get("status") == "awaiting-signature" and key is not None:
+        document = sign_release(client, model, int(document["number"]), key)
+    print_document(document, COLUMNS[:3], json=json)
+    if document.get("status") == "awaiting-signature":
+        say(f"it waits for the release key: fleet release sign {model} {document['number']} --key K")
+
+
+@app.command("sign")
+def sign(
+    context: typer.Context,
+    model: ModelArgument,
+    number: NumberArgument,
+    key: Annotated[Path, typer.Option("--key", help="Your release key (PEM).")],
+    json: JsonFlag = False,
+) -> None:
+    """Sign a release that is awaiting its signature.
+
+    Example: fleet release sign digits 4 --key release.pem
+    """
+    print_document(sign_release(client_of(context), model, number, key), COLUMNS[:3], json=json)
+
+
+@app.command("list")
+def list_(context: typer.Context, model: ModelArgument, json: JsonFlag = False) -> None:
+    """List a model's releases.
+
+    Example: fleet release list digits
+    """
+    print_items(client_of(context).releases(model), COLUMNS, json=json, empty=f"no release of {model}")
+
+
+@app.command("show")
+def show(context: typer.Context, model: ModelArgument, number: NumberArgument, json: JsonFlag = False) -> None:
+    """Show a release: its variants and what was measured of them.
+
+    Example: fleet release show digits 2
+    """
+    document = client_of(context).release(model, number)
+    if json:
+        print_json(document)
+        return
+    print_document(document, COLUMNS, json=False)
+    manifest = document.get("manifest")
+    if isinstance(manifest, dict):
+        columns = [
+            ("variant", "name"),
+            ("runs", "placement"),
+            ("metric", "verdict.metric"),
+            ("value", "verdict.value"),
+            ("agreement", "verdict.agreement"),
+            ("bytes", "verdict.size_bytes"),
+            ("p50 µs", "verdict.latency_us_p50"),
+            ("defers below", "deferral.threshold"),
+        ]
+        print_items(manifest.get("variants", []), columns, json=False, empty="no variants")
+
+
+@app.command("withdraw")
+def withdraw(
+    context: typer.Context,
+    model: ModelArgument,
+    number: NumberArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the audit log.")],
+    json: JsonFlag = False,
+) -> None:
+    """Forbid a release: no device installs it any more.
+
+    Example: fleet release withdraw digits 3 --reason "labels swapped"
+    """
+    print_document(client_of(context).withdraw_release(model, number, reason), COLUMNS[:3], json=json)
+
+
+def sign_release(client: Client, model: str, number: int, key: Path) -> dict[str, Any]:
+    """Sign the hub's payload with the key in `key` and hand the signature in."""
+    from fleet.signing import load_signer
+
+    signer = load_signer(key)
+    payload, version = client.signing_payload(model, number)
+    return client.send_signature(model, number, key_id=signer.key_id, signature=signer.sign(payload), version=version)
+
+
+def _read_manifest(release_dir: Path) -> tuple[bytes, Manifest]:
+    from fleet.protocol.manifest import decode_manifest
+
+    path = release_dir / "manifest.json"
+    if not path.is_file():
+        raise NotFoundError(
+            f"no manifest in {release_dir}", subject=str(path), hint="model-compiler compile … --out RELEASE_DIR"
+        )
+    data = path.read_bytes()
+    return data, decode_manifest(data)
+
+
+def _blob_file(release_dir: Path, sha256: str, size: int) -> Path:
+    file = release_dir / "blobs" / sha256
+    if not file.is_file() or file.stat().st_size != size:
+        raise FailedError(
+            f"blob {sha256} is missing from {release_dir} or has the wrong size",
+            subject=str(file),
+            hint="compile the release again",
+        )
+    return file

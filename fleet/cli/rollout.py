@@ -1,0 +1,171 @@
+"""`fleet rollout`: staged, guarded updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from fleet.cli.output import moment, note, print_document, print_items, print_json, text_of
+from fleet.cli.session import JsonFlag, TimeoutOption, client_of, parse_seconds, session_of
+from fleet.errors import HaltedError
+
+app = typer.Typer(name="rollout", help="Rollouts: staged updates under a guard.", no_args_is_help=True)
+ENDED = ("finished", "halted", "aborted")
+COLUMNS = [
+    ("rollout", "id"),
+    ("model", "model"),
+    ("release", "release"),
+    ("from", "from_release"),
+    ("channel", "channel"),
+    ("state", "state"),
+    ("attempt", "attempt"),
+    ("reason", "reason"),
+    ("created", "created_at"),
+    ("ended", "ended_at"),
+]
+RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.")]
+
+
+def parse_stages(text: str) -> list[float]:
+    """`10,50,100` → percentages that rise to 100; a usage error otherwise."""
+    try:
+        stages = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of percentages; for example 10,50,100") from None
+    rising = all(low < high for low, high in zip([0.0, *stages], stages, strict=False))
+    if not rising or stages[-1] != 100:
+        raise typer.BadParameter("stages rise and end with 100; for example 10,50,100")
+    return [int(stage) if stage.is_integer() else stage for stage in stages]
+
+
+@app.command("create")
+def create(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    number: Annotated[int, typer.Argument(help="The release to roll out.")],
+    channel: Annotated[str, typer.Option("--channel", "-c", help="The channel to roll it out on.")],
+    stages: Annotated[str, typer.Option("--stages", help="Shares of the fleet in per cent.")] = "10,50,100",
+    evidence_deadline: Annotated[
+        str, typer.Option("--evidence-deadline", help="How long a stage waits for evidence, such as 1h.")
+    ] = "",
+    on_no_evidence: Annotated[str, typer.Option("--on-no-evidence", help="What then: hold (default) or halt.")] = "",
+    guard: Annotated[str, typer.Option("--guard", help="JSON: settings of the guard.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Start a rollout; its guard promotes it stage by stage, or halts it.
+
+    Example: fleet rollout create digits 2 --channel stable --stages 10,50,100
+    """
+    import msgspec
+
+    try:
+        settings: dict[str, Any] = msgspec.json.decode(guard, type=dict) if guard else {}
+    except msgspec.DecodeError as error:
+        raise typer.BadParameter(f"--guard is not a JSON document: {error}") from None
+    if evidence_deadline:
+        settings["evidence_deadline_s"] = parse_seconds(evidence_deadline)
+    if on_no_evidence:
+        if on_no_evidence not in ("hold", "halt"):
+            raise typer.BadParameter("--on-no-evidence is hold or halt")
+        settings["on_no_evidence"] = on_no_evidence
+    document = client_of(context).create_rollout(
+        name, number, channel, stages=parse_stages(stages), guard=settings or None
+    )
+    print_document(document, COLUMNS, json=json)
+
+
+@app.command("status")
+def status(
+    context: typer.Context,
+    rollout: Annotated[str, typer.Argument(help="The rollout's id; all when left out.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Show one rollout with its evidence and history, or all of them.
+
+    Example: fleet rollout status
+    """
+    client = client_of(context)
+    if not rollout:
+        print_items(client.rollouts(), COLUMNS, json=json, empty="no rollouts")
+        return
+    document, events = client.rollout(rollout), client.rollout_events(rollout)
+    if json:
+        print_json({**document, "events": events})
+        return
+    print_document(document, COLUMNS, json=False)
+    print_items(events, [("at", "at"), ("event", "event"), ("detail", "detail")], json=False, empty="no events yet")
+
+
+@app.command("watch")
+def watch(
+    context: typer.Context, rollout: RolloutArgument, timeout: TimeoutOption = 86_400.0, json: JsonFlag = False
+) -> None:
+    """Follow a rollout until it ends; exit code 7 when it was halted or aborted, 8 on a timeout.
+
+    Example: fleet rollout watch r-7 --timeout 600
+    """
+    session = session_of(context)
+    seen: set[object] = set()
+
+    def show(_document: Mapping[str, Any]) -> None:
+        for event in session.client.rollout_events(rollout):
+            if event["id"] not in seen:
+                seen.add(event["id"])
+                note(f"{moment(event['at'])}  {event['event']}  {text_of(event.get('detail') or {})}")
+
+    document = session.follow(
+        lambda: session.client.rollout(rollout),
+        ended=lambda found: found["state"] in ENDED,
+        show=show,
+        timeout_s=timeout,
+        subject=f"rollout {rollout}",
+    )
+    print_document(document, COLUMNS, json=json)
+    if document["state"] != "finished":
+        raise HaltedError(
+            f"rollout {rollout} was {document['state']}: {document.get('reason') or 'no reason given'}",
+            subject=rollout,
+            hint=f"fleet rollout status {rollout}",
+        )
+
+
+def _act(context: typer.Context, rollout: str, action: str, json: bool) -> None:
+    print_document(client_of(context).rollout_action(rollout, action), COLUMNS, json=json)
+
+
+@app.command("pause")
+def pause(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+    """Stop promoting; devices keep what they have.
+
+    Example: fleet rollout pause r-7
+    """
+    _act(context, rollout, "pause", json)
+
+
+@app.command("resume")
+def resume(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+    """Go on after a pause.
+
+    Example: fleet rollout resume r-7
+    """
+    _act(context, rollout, "resume", json)
+
+
+@app.command("abort")
+def abort(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+    """End a rollout; its devices return to the channel's release at once.
+
+    Example: fleet rollout abort r-7
+    """
+    _act(context, rollout, "abort", json)
+
+
+@app.command("retry")
+def retry(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+    """Let devices that rolled back try this rollout once more.
+
+    Example: fleet rollout retry r-7
+    """
+    _act(context, rollout, "retry", json)

@@ -1,0 +1,126 @@
+"""What every command is given: the client, the clock, and how to speak."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fleet.errors import TimedOutError
+
+if TYPE_CHECKING:
+    from fleet.cli.config import Login
+    from fleet.client import Client
+    from fleet.transport import Transport
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of the model.")]
+TimeoutOption = Annotated[float, typer.Option("--timeout", help="Give up after this many seconds (exit code 8).")]
+
+
+class Session:
+    """One run of the command. Everything outside comes in here, so that tests bring their own."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        *,
+        connect: Callable[[Login], Transport] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        monotonic: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.environment = environment
+        self.sleep = sleep
+        self.monotonic = monotonic
+        self.now = now
+        self._connect = connect or connect_http
+
+    def open(self, login: Login) -> Client:
+        """A client with this login."""
+        from fleet.client import Client
+
+        return Client(self._connect(login), login.token)
+
+    @cached_property
+    def client(self) -> Client:
+        """The client of the hub that the operator is logged in to."""
+        from fleet.cli.config import load_login
+
+        return self.open(load_login(self.environment))
+
+    def follow(
+        self,
+        look: Callable[[], dict[str, Any]],
+        *,
+        ended: Callable[[dict[str, Any]], bool],
+        show: Callable[[dict[str, Any]], None],
+        timeout_s: float,
+        every_s: float = 1.0,
+        subject: str = "",
+    ) -> dict[str, Any]:
+        """Look until `ended`, showing each document.
+
+        Raises:
+            TimedOutError: not within `timeout_s`.
+        """
+        deadline = self.monotonic() + timeout_s
+        while True:
+            document = look()
+            show(document)
+            if ended(document):
+                return document
+            if self.monotonic() + every_s > deadline:
+                raise TimedOutError(
+                    f"{subject} has not ended after {timeout_s:g} s (state {document.get('state')!r})",
+                    subject=subject,
+                    hint="it goes on by itself; watch it again with a larger --timeout",
+                )
+            self.sleep(every_s)
+
+
+def connect_http(login: Login) -> Transport:
+    """The real transport."""
+    from fleet.transport import HttpTransport
+
+    return HttpTransport(login.url, ca=Path(login.ca) if login.ca else None)
+
+
+def session_of(context: typer.Context) -> Session:
+    """The session that `main` put into the context."""
+    session = context.find_root().obj
+    assert isinstance(session, Session)
+    return session
+
+
+def client_of(context: typer.Context) -> Client:
+    """Shorthand for `session_of(context).client`."""
+    return session_of(context).client
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """`["site=berlin"]` → `{"site": "berlin"}`; a usage error otherwise."""
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{pair!r} is not key=value")
+        found[key] = value
+    return found
+
+
+def parse_seconds(text: str) -> float:
+    """`90`, `90s`, `15m`, `12h`, `30d` → seconds; a usage error otherwise."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86_400}.get(text[-1:])
+    number = text[:-1] if unit else text
+    try:
+        seconds = float(number) * (unit or 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a duration; for example 90s, 15m, 12h, 30d") from None
+    if seconds <= 0:
+        raise typer.BadParameter("a duration is positive")
+    return seconds

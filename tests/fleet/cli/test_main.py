@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer.main
+
+from fleet.cli.main import app
+
+
+def commands() -> list[tuple[str, ...]]:
+    root = typer.main.get_command(app)
+    found: list[tuple[str, ...]] = []
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found += [(name, sub) for sub in inner] if inner else [(name,)]
+    return found
+
+
+@pytest.mark.parametrize("path", commands(), ids=" ".join)
+def test_every_command_has_help_with_an_example(fleet, path: tuple[str, ...]) -> None:
+    outcome = fleet(*path, "--help")
+    assert outcome.code == 0
+    assert f"Example: fleet {' '.join(path)}" in " ".join(outcome.out.split())
+
+
+def test_the_commands_of_the_tutorial_are_there() -> None:
+    expected = """login|token create|device list|device show|device label|device set|device revoke|release publish
+    release list|release show|release withdraw|channel show|channel set|rollout create|rollout status|rollout watch
+    rollout pause|rollout resume|rollout abort|rollout retry|model create|snapshot create|snapshot list|retrain
+    job list|job show|job watch|job cancel|drift status|sample list|sample export|sample label|sample delete
+    audit list|demo"""
+    wanted = {tuple(part.split()) for line in expected.split("\n") for part in line.strip().split("|")}
+    assert wanted <= set(commands())
+
+
+def test_without_a_login_it_says_how(fleet) -> None:
+    outcome = fleet("device", "list", environment={})
+    assert outcome.code == 4
+    assert outcome.out == ""
+    assert outcome.err.startswith("error: not logged in")
+    assert "try: fleet login" in outcome.err
+
+
+def test_an_unknown_command_is_a_usage_error(fleet) -> None:
+    assert fleet("frobnicate").code == 2
+    assert fleet("device", "list", "--label", "nonsense").code == 2
+
+
+def test_a_hub_that_is_away_gives_six(fleet, hub) -> None:
+    hub.reachable = False
+    outcome = fleet("device", "list")
+    assert (outcome.code, outcome.out) == (6, "")
+    assert "error: connection refused" in outcome.err
+
+
+def test_help_is_answered_without_loading_what_only_requests_need() -> None:
+    code = (
+        "import sys; from fleet.cli.main import run; from fleet.cli.session import Session;"
+        "run(['channel', 'set', '--help'], Session({}));"
+        "print(sorted({'urllib3', 'numpy', 'cryptography', 'torch', 'fastapi'} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"

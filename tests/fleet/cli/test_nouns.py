@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import pytest
+
+PAGE_END = {"next": None}
+
+
+def test_a_claim_token_names_its_channel_and_labels(fleet, hub) -> None:
+    hub.on("POST", "/tokens", {"id": "1", "token": "el1.1.s.p"})
+    outcome = fleet("token", "create", "--channel", "stable", "--label", "site=berlin", "--expires", "2h", "--json")
+    assert outcome.document["token"] == "el1.1.s.p"
+    assert hub.sent("POST", "/tokens") == [
+        {"kind": "claim", "channel": "stable", "labels": {"site": "berlin"}, "expires_in_s": 7200.0}
+    ]
+
+
+def test_an_application_token_has_scope_and_rate(fleet, hub) -> None:
+    hub.on("POST", "/tokens", {"id": "1", "token": "el1.1.s"})
+    assert fleet("token", "create", "--scope", "infer:digits", "--rate", "50/s").code == 0
+    assert hub.sent("POST", "/tokens") == [{"kind": "application", "scope": "infer:digits", "rate_per_s": 50.0}]
+
+
+def test_a_token_is_of_exactly_one_kind(fleet, hub) -> None:
+    assert fleet("token", "create").code == 2
+    assert fleet("token", "create", "--channel", "a", "--role", "admin").code == 2
+    assert hub.asked == []
+
+
+def test_devices_are_listed_with_what_they_run(fleet, hub) -> None:
+    models = [{"model": "digits", "state": "fetching", "active": 1, "target": 2, "reason": ""}]
+    device = {"id": "d1", "channel": "stable", "online": True, "labels": {"site": "berlin"}, "models": models}
+    hub.on("GET", "/devices?label=site%3Dberlin", {"items": [device], **PAGE_END})
+    assert fleet("device", "list", "--label", "site=berlin", "--json").document == {"items": [device]}
+    outcome = fleet("device", "list", "--label", "site=berlin")
+    assert "digits 1 (fetching) → 2" in outcome.out and "yes" in outcome.out
+
+
+def test_labels_are_merged_and_removed(fleet, hub) -> None:
+    hub.on("GET", "/devices/d1", {"id": "d1", "labels": {"old": "1", "site": "rome"}}).on("PATCH", "/devices/d1")
+    assert fleet("device", "label", "d1", "site=berlin", "old-").code == 0
+    assert hub.sent("PATCH", "/devices/d1") == [{"labels": {"site": "berlin"}}]
+
+
+def test_pins_are_merged_and_removed(fleet, hub) -> None:
+    hub.on("GET", "/devices/d1", {"id": "d1", "pins": {"a": 1, "b": 2}}).on("PATCH", "/devices/d1")
+    assert fleet("device", "set", "d1", "--pin", "c=3", "--unpin", "a").code == 0
+    assert hub.sent("PATCH", "/devices/d1") == [{"pins": {"b": 2, "c": 3}}]
+    assert fleet("device", "set", "d1").code == 2
+    assert fleet("device", "set", "d1", "--pin", "c=x").code == 2
+
+
+def test_channel_set_sends_only_what_was_given_in_the_channels_units(fleet, hub) -> None:
+    hub.on("PUT", "/channels/stable/models/digits").on("PATCH", "/channels/stable")
+    hub.on("GET", "/channels/stable", {"channel": "stable", "version": 2, "models": {"digits": {"release": 1}}})
+    arguments = "--model digits --release 1 --auditor 1 --audit-share 5 --deadline 0.2s --sampling --max-rate 5000"
+    outcome = fleet("channel", "set", "stable", *arguments.split(), "--window-requests", "50")
+    assert outcome.code == 0
+    assert hub.sent("PUT", "/channels/stable/models/digits") == [
+        {
+            "release": 1,
+            "audit": {"auditor": 1, "share_ppm": 50_000},
+            "routing": {"deadline_ms": 200},
+            "sampling": {"enabled": True},
+        }
+    ]
+    assert hub.sent("PATCH", "/channels/stable") == [
+        {"fetching": {"max_bytes_per_s": 5000}, "telemetry": {"window_requests": 50}}
+    ]
+
+
+@pytest.mark.parametrize("arguments", ["", "--release 1", "--model m --audit-share 101", "--window 5y"])
+def test_channel_set_refuses_what_means_nothing(fleet, hub, arguments: str) -> None:
+    assert fleet("channel", "set", "stable", *arguments.split()).code == 2
+    assert hub.asked == []
+
+
+def test_rollout_create_sends_stages_and_guard(fleet, hub) -> None:
+    hub.on("POST", "/rollouts", {"id": "r1", "state": "running"})
+    outcome = fleet(
+        "rollout", "create", "digits", "2", "-c", "stable", "--stages", "12.5,100", "--evidence-deadline", "2m"
+    )
+    assert outcome.code == 0
+    assert hub.sent("POST", "/rollouts") == [
+        {
+            "model": "digits",
+            "release": 2,
+            "channel": "stable",
+            "stages": [12.5, 100],
+            "guard": {"evidence_deadline_s": 120.0},
+        }
+    ]
+
+
+@pytest.mark.parametrize("stages", ["50", "50,10,100", "0,100", "a,100", "50,50,100", "100,150"])
+def test_stages_rise_to_a_hundred(fleet, hub, stages: str) -> None:
+    assert fleet("rollout", "create", "digits", "2", "-c", "stable", "--stages", stages).code == 2
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize(("state", "code"), [("finished", 0), ("halted", 7), ("aborted", 7), ("running", 8)])
+def test_watch_follows_a_rollout_to_its_end(fleet, hub, state: str, code: int) -> None:
+    running = {"id": "r1", "state": "running", "reason": ""}
+    hub.on("GET", "/rollouts/r1", running, running, {**running, "state": state, "reason": "harmful"})
+    hub.on(
+        "GET", "/rollouts/r1/events", {"items": [{"id": 1, "at": 0.0, "event": "stage 1", "detail": {}}], **PAGE_END}
+    )
+    outcome = fleet("rollout", "watch", "r1", "--timeout", "10")
+    assert outcome.code == code
+    assert outcome.err.count("stage 1") == 1
+    assert ("harmful" in outcome.err) == (code == 7)
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "abort", "retry"])
+def test_rollout_actions(fleet, hub, action: str) -> None:
+    hub.on("POST", f"/rollouts/r1/{action}", {"id": "r1", "state": "paused"})
+    assert fleet("rollout", action, "r1", "--json").document == {"id": "r1", "state": "paused"}
+
+
+@pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 1), ("running", 8)])
+def test_watch_follows_a_job_to_its_end(fleet, hub, state: str, code: int) -> None:
+    job = {"id": "j", "kind": "retrain", "state": "running", "step": "train", "progress": 0.5, "error": ""}
+    hub.on("GET", "/jobs/j", job, {**job, "state": state, "error": "gate"})
+    assert fleet("job", "watch", "j", "--timeout", "5").code == code
+
+
+def test_retrain_can_wait(fleet, hub) -> None:
+    hub.on("POST", "/models/digits/retrain", {"id": "j", "state": "queued"})
+    hub.on("GET", "/jobs/j", {"id": "j", "state": "succeeded", "step": "", "progress": 1.0, "result": {"release": 4}})
+    outcome = fleet("retrain", "digits", "--channel", "stable", "--stages", "50,100", "--wait", "--json")
+    assert outcome.document["result"] == {"release": 4}
+    assert hub.sent("POST", "/models/digits/retrain") == [{"channel": "stable", "rollout": {"stages": [50, 100]}}]
+
+
+def test_labels_come_from_arguments_and_files(fleet, hub, tmp_path) -> None:
+    hub.on("POST", "/samples/labels", {"labelled": 2})
+    file = tmp_path / "labels.csv"
+    file.write_text("s1,7\n\ns2,3\n")
+    assert fleet("sample", "label", "s3=1", "--file", str(file), "--by", "ada").code == 0
+    (sent,) = hub.sent("POST", "/samples/labels")
+    assert sent["by"] == "ada"
+    assert {item["id"]: item["label"] for item in sent["labels"]} == {"s1": 7, "s2": 3, "s3": 1}
+    assert fleet("sample", "label").code == 2
+    assert fleet("sample", "label", "s=x").code == 2
+
+
+def test_export_writes_the_file(fleet, hub, tmp_path) -> None:
+    hub.on("GET", "/samples/export?model=digits", b"PAR1")
+    out = tmp_path / "x.parquet"
+    assert fleet("sample", "export", "--model", "digits", "--out", str(out)).code == 0
+    assert out.read_bytes() == b"PAR1"
+
+
+def test_drift_shows_monitors_and_alarms(fleet, hub) -> None:
+    hub.on("GET", "/drift?model=digits", {"items": [{"model": "digits", "state": "alarmed"}], **PAGE_END})
+    alarms = [{"id": 1, "model": "digits", "status": "open"}, {"id": 2, "model": "other", "status": "open"}]
+    hub.on("GET", "/alarms", {"items": alarms, **PAGE_END})
+    document = fleet("drift", "status", "--model", "digits", "--json").document
+    assert [alarm["id"] for alarm in document["alarms"]] == [1]
+    assert document["items"][0]["state"] == "alarmed"
+
+
+def test_the_audit_log_is_a_table_or_json(fleet, hub) -> None:
+    entry = {
+        "id": 1,
+        "at": 0.0,
+        "actor": "operator:1",
+        "action": "release.publish",
+        "subject": "digits 1",
+        "detail": {},
+    }
+    hub.on("GET", "/audit", {"items": [entry], **PAGE_END})
+    assert fleet("audit", "list", "--json").document == {"items": [entry]}
+    assert "release.publish" in fleet("audit", "list").out

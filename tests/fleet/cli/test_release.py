@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+
+from fleet.protocol.manifest import Blob, Manifest, SelfTest, Tensor, Variant, Verdict, encode_manifest
+
+
+@pytest.fixture
+def release_dir(tmp_path: Path) -> Path:
+    directory = tmp_path / "release"
+    (directory / "blobs").mkdir(parents=True)
+    blobs = []
+    for content in (b"model", b"vectors"):
+        sha = hashlib.sha256(content).hexdigest()
+        (directory / "blobs" / sha).write_bytes(content)
+        blobs.append(Blob(sha256=sha, size=len(content)))
+    verdict = Verdict(
+        metric="accuracy", value=0.9, interval=(0.8, 1), reference=0.9, drop_points=0, agreement=1, worst_class_drop=0,
+        samples=10, size_bytes=5, latency_us_p50=1, latency_us_p95=1, latency_ratio=1,
+    )  # fmt: skip
+    variant = Variant(
+        name="litert-int8", runtime="litert", precision="int8", placement="edge", blob=blobs[0], verdict=verdict
+    )
+    tensor = Tensor(name="x", datatype="FP32", shape=(-1, 64))
+    manifest = Manifest(
+        inputs=(tensor,),
+        outputs=(tensor,),
+        variants=(variant,),
+        selftest=SelfTest(blob=blobs[1], vectors=1, tolerance={}),
+    )
+    (directory / "manifest.json").write_bytes(encode_manifest(manifest))
+    return directory
+
+
+def shas(directory: Path) -> list[str]:
+    return sorted(file.name for file in (directory / "blobs").iterdir())
+
+
+def test_publish_uploads_only_what_is_missing_then_the_manifest(fleet, hub, release_dir: Path) -> None:
+    present, missing = shas(release_dir)
+    hub.on("HEAD", f"/blobs/{present}", b"").on("PUT", f"/blobs/{missing}")
+    hub.on("POST", "/models/digits/releases", {"model": "digits", "number": 4, "status": "published"})
+    outcome = fleet("release", "publish", str(release_dir), "--model", "digits", "--note", "better", "--json")
+    assert outcome.document["number"] == 4
+    puts = [path for method, path, _, _ in hub.asked if method == "PUT"]
+    assert puts == [f"/api/v1/blobs/{missing}"]
+    method, path, body, headers = hub.asked[-1]
+    assert (method, path, headers["x-note"]) == ("POST", "/api/v1/models/digits/releases", "better")
+    assert body == (release_dir / "manifest.json").read_bytes()
+
+
+def test_publish_refuses_a_directory_with_a_hole(fleet, hub, release_dir: Path) -> None:
+    (release_dir / "blobs" / shas(release_dir)[0]).unlink()
+    outcome = fleet("release", "publish", str(release_dir), "--model", "digits")
+    assert outcome.code == 1 and "is missing" in outcome.err
+    assert hub.asked == []
+    assert fleet("release", "publish", str(release_dir / "blobs"), "--model", "digits").code == 3
+
+
+def test_with_a_key_of_its_own_the_publisher_signs(fleet, hub, release_dir: Path, tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    file = tmp_path / "release.pem"
+    file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    for sha in shas(release_dir):
+        hub.on("HEAD", f"/blobs/{sha}", b"")
+    hub.on("POST", "/models/digits/releases", {"model": "digits", "number": 4, "status": "awaiting-signature"})
+    signing = {"payload": base64.b64encode(b"metadata").decode(), "version": 9}
+    hub.on("GET", "/models/digits/releases/4/signing", signing)
+    hub.on("POST", "/models/digits/releases/4/signature", {"model": "digits", "number": 4, "status": "published"})
+    outcome = fleet("release", "publish", str(release_dir), "-m", "digits", "--key", str(file), "--json")
+    assert outcome.document["status"] == "published"
+    (sent,) = hub.sent("POST", "/models/digits/releases/4/signature")
+    key.public_key().verify(bytes.fromhex(sent["signature"]), b"metadata")
+    assert sent["version"] == 9 and len(sent["key_id"]) == 64
+
+
+def test_a_locked_key_says_where_its_passphrase_goes(fleet, hub, tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "release.pem"
+    encrypted = BestAvailableEncryption(b"secret")
+    file.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encrypted))
+    monkeypatch.delenv("EDGELOOP_PASSPHRASE", raising=False)
+    outcome = fleet("release", "sign", "digits", "4", "--key", str(file))
+    assert outcome.code == 1 and "EDGELOOP_PASSPHRASE" in outcome.err
+    assert fleet("release", "sign", "digits", "4", "--key", str(tmp_path / "none")).code == 3
+
+
+def test_without_a_key_it_says_what_the_release_waits_for(fleet, hub, release_dir: Path) -> None:
+    for sha in shas(release_dir):
+        hub.on("HEAD", f"/blobs/{sha}", b"")
+    hub.on("POST", "/models/digits/releases", {"model": "digits", "number": 4, "status": "awaiting-signature"})
+    outcome = fleet("release", "publish", str(release_dir), "--model", "digits")
+    assert outcome.code == 0 and "fleet release sign digits 4" in outcome.err
+
+
+def test_withdraw_gives_its_reason(fleet, hub) -> None:
+    hub.on("POST", "/models/digits/releases/3/withdraw", {"model": "digits", "number": 3, "status": "withdrawn"})
+    assert fleet("release", "withdraw", "digits", "3", "--reason", "labels swapped").code == 0
+    assert hub.sent("POST", "/models/digits/releases/3/withdraw") == [{"reason": "labels swapped"}]
