@@ -1,8 +1,8 @@
 """Model runtimes behind one port (`edge_agent.ports.Runtime`); each is imported when first asked for.
 
-    litert   ai-edge-litert (default) and tflite-runtime: variants with runtime "litert"
-    onnx     ONNX Runtime: variants with runtime "onnx"
-    selftest the release's golden vectors, run on one of them
+litert   ai-edge-litert (default) and tflite-runtime: variants with runtime "litert"
+onnx     ONNX Runtime: variants with runtime "onnx"
+selftest the release's golden vectors, run on one of them
 """
 
 from __future__ import annotations

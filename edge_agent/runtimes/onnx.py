@@ -24,9 +24,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            raise RuntimeMissingError(
-                "onnxruntime cannot be imported", hint="pip install 'edgeloop[onnx]'"
-            ) from error
+            raise RuntimeMissingError("onnxruntime cannot be imported", hint="pip install 'edgeloop[onnx]'") from error
         self._ort: Any = onnxruntime
         self.version = str(onnxruntime.__version__)
 
@@ -46,7 +44,7 @@ class OnnxRuntime:
         try:
             session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             return OnnxModel(session, manifest)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise ModelLoadError(f"onnxruntime refuses variant {variant.name!r}: {error}") from error
 
 
@@ -72,7 +70,7 @@ class OnnxModel:
             values = self._session.run(self._asked, feed)
         except (ValueError, RuntimeError):
             raise
-        except Exception as error:  # noqa: BLE001  # no common base class, see `load`
+        except Exception as error:  # no common base class, see `load`
             raise RuntimeError(f"onnxruntime failed: {error}") from error
         return {ours: value for (ours, _), value in zip(self._outputs, values, strict=True)}
 

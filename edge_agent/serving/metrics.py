@@ -29,9 +29,7 @@ class Metrics:
 
         return add
 
-    def gauge(
-        self, name: str, text: str, labels: Labels, read: Callable[[], Iterable[tuple[Labels, float]]]
-    ) -> None:
+    def gauge(self, name: str, text: str, labels: Labels, read: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
         """A gauge that is read when it is asked for."""
         self._gauges.append((name, text, labels, read))
 

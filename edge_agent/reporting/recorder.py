@@ -1,0 +1,316 @@
+"""Hears of every request and report, and keeps what the hub shall know.
+
+On the request path it only counts and queues; sketches, samples and the disk are the work of `run`,
+which hands them to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from edge_agent.errors import AgentError, SpoolError
+from edge_agent.reporting.budget import Budget
+from edge_agent.reporting.samples import Draft, SampleStore, build, choose, is_outlying
+from edge_agent.reporting.spool import Spool
+from edge_agent.reporting.windows import Builder, Key, Windows
+from edge_agent.serving.audit import Audited, Auditor, Job
+from edge_agent.serving.engine import Outcome
+from edge_agent.serving.metrics import Metrics
+from edge_agent.serving.policy import Policies
+from edge_agent.serving.router import threshold
+from edge_agent.serving.slots import Arrays, Served, Slots
+from fleet.protocol.channel import RolloutRef
+from fleet.protocol.codec import encode_msgpack
+from fleet.protocol.confidence import should_defer
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport, Window
+from fleet.protocol.sketch import Encoder
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+MAX_DRAFTS = 512
+DAY_S = 86_400
+
+
+class Recorder:
+    """Implements `engine.Observer`, `audit.AuditSink` and `ports.Reporter`."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        policies: Policies,
+        spool: Spool,
+        samples: SampleStore,
+        budget: Budget,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float],
+        rng: Callable[[], float],
+    ) -> None:
+        self._slots = slots
+        self._policies = policies
+        self._spool = spool
+        self._samples = samples
+        self._budget = budget
+        self._clock = clock
+        self._rng = rng
+        self._windows = Windows(rng)
+        self._closed: list[Builder] = []
+        self._drafts: list[tuple[Draft, Encoder | None]] = []
+        self._wanted: dict[str, int] = {}
+        self._flush = asyncio.Event()
+        self.auditor: Auditor | None = None
+        self.spooled: Callable[[], None] = lambda: None  # the uplink hears of new records
+        self.sampled: Callable[[], None] = lambda: None  # the uploader hears of new samples
+        self.dropped_samples = 0
+        self._observe = metrics.histogram("edge_inference_duration_seconds", "Whole request.", ("model", "served_by"))
+        self._requests = metrics.counter(
+            "edge_inference_requests_total", "Answered and failed requests.", ("model", "served_by", "degraded")
+        )
+        self._fallbacks = metrics.counter(
+            "edge_fallback_requests_total", "Requests that did not end as a plain local answer.", ("reason",)
+        )
+        metrics.gauge("edge_model_info", "Active release.", ("model", "release", "variant"), self._info)
+        metrics.gauge("edge_outbox_messages", "Records waiting for a receipt.", (), lambda: [((), len(spool))])
+        metrics.gauge("edge_outbox_lost", "Records a full spool gave up.", (), lambda: [((), spool.lost)])
+        metrics.gauge("edge_audits_dropped", "Audits without an outcome.", (), self._dropped_audits)
+
+    # ---- request path -------------------------------------------------------------------------
+
+    def finished(self, outcome: Outcome) -> None:
+        """Count a request, offer its input to the sketch, and perhaps keep a sample."""
+        verdict = outcome.verdict
+        self._observe(outcome.latency_s, outcome.model, verdict.served_by)
+        self._requests(outcome.model, verdict.served_by, "true" if verdict.degraded else "false")
+        if verdict.fallback_reason:
+            self._fallbacks(verdict.fallback_reason)
+        entry = self._policies.entry(outcome.model)
+        slot = self._slots.slot(outcome.model)
+        served = slot.active if slot is not None else None
+        if served is not None and served.release.number != outcome.release:
+            served = None
+        encoder = served.encoder if served is not None else None
+        classes = len(served.release.manifest.labels) if served is not None else 0
+        key = Key(outcome.model, outcome.release, outcome.variant, entry.audit.auditor, self._rollout(outcome))
+        builder = self._builder(key, classes, encoder, current=served is not None)
+        builder.request(outcome.latency_s, _marks(outcome))
+        builder.scores(outcome.scores.confidence, outcome.scores.classes)
+        if encoder is not None and outcome.inputs:
+            rows = outcome.inputs.get(encoder.tensor) if encoder.tensor else next(iter(outcome.inputs.values()))
+            if rows is not None:
+                self._windows.draw(builder, rows)
+        self._sample(outcome, encoder)
+        channel = self._policies.channel
+        if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:
+            self._flush.set()
+
+    def audit(self, served: Served, inputs: Arrays, classes: tuple[int, ...]) -> None:
+        """Queue an audit of a drawn request."""
+        entry = self._policies.entry(served.release.model)
+        if self.auditor is None or entry.audit.auditor is None:
+            return
+        slot = self._slots.slot(served.release.model)
+        pairing = slot.pairing if slot is not None and slot.active is served else None
+        shadow = slot.previous if slot is not None and pairing is not None else None
+        self.auditor.offer(Job(served, shadow, pairing, entry.audit.auditor, inputs, classes))
+
+    def audited(self, result: Audited) -> None:
+        """Count an audit in the window of the release that answered; keep a disagreeing sample."""
+        job = result.job
+        release = job.served.release
+        key = Key(release.model, release.number, release.variant.name, job.auditor, _pair_key(job.pairing))
+        builder = self._windows.late(key, self._clock(), len(release.manifest.labels))
+        builder.audited(result.agree, result.pairs)
+
+    def _rollout(self, outcome: Outcome) -> tuple[str, int, int, int] | None:
+        slot = self._slots.slot(outcome.model)
+        return _pair_key(slot.pairing) if slot is not None and outcome.release else None
+
+    def _builder(self, key: Key, classes: int, encoder: Encoder | None, *, current: bool) -> Builder:
+        now = self._clock()
+        if not current:  # an answer of the release that was just replaced, or of the cloud alone
+            return self._windows.late(key, now, classes)
+        builder, replaced = self._windows.open(key, now, classes, encoder)
+        self._closed += [old for old in replaced if not old.empty]
+        return builder
+
+    def _sample(self, outcome: Outcome, encoder: Encoder | None) -> None:
+        sampling = self._policies.entry(outcome.model).sampling
+        if not sampling.enabled or not outcome.inputs or not outcome.release or not outcome.scores.classes:
+            return
+        mine, theirs = outcome.scores.classes[0], outcome.cloud_classes[0] if outcome.cloud_classes else None
+        wanted = self._wanted.get(outcome.model, 0)
+        reason = choose(
+            sampling,
+            self._rng(),
+            uncertain=self._uncertain(outcome),
+            disagreeing=theirs is not None and theirs != mine,
+            wanted=wanted > 0,
+        )
+        if reason is None:
+            return
+        if wanted:
+            self._wanted[outcome.model] = wanted - 1
+        if len(self._drafts) >= MAX_DRAFTS:
+            self.dropped_samples += 1
+            return
+        first = Draft(
+            model=outcome.model,
+            release=outcome.release,
+            variant=outcome.variant,
+            at=self._clock(),
+            reason=reason,
+            inputs={name: array[:1].copy() for name, array in outcome.inputs.items()},
+            outputs={name: array[:1] for name, array in outcome.outputs.items()},
+            confidence=outcome.scores.confidence[0],
+            prediction=mine,
+            cloud_prediction=theirs,
+        )
+        self._drafts.append((first, encoder))
+
+    def _uncertain(self, outcome: Outcome) -> bool:
+        if outcome.verdict.deferred:
+            return True
+        slot = self._slots.slot(outcome.model)
+        deferral = slot.active.release.variant.deferral if slot is not None and slot.active is not None else None
+        limit = threshold(self._policies.entry(outcome.model).routing, deferral)
+        return limit is not None and should_defer(outcome.scores.confidence[0], limit)
+
+    # ---- reports ------------------------------------------------------------------------------
+
+    def model(self, report: ModelReport) -> None:
+        """Spool a transition durably before the caller goes on."""
+        self._append("model", report)
+
+    def agent(self, report: AgentReport) -> None:
+        """Spool what the device is."""
+        self._append("agent", report)
+
+    def result(self, result: CommandResult) -> None:
+        """Spool the answer to a command."""
+        self._append("result", result)
+
+    def want_samples(self, model: str, count: int) -> None:
+        """Keep the next `count` requests of a model, as far as the channel's sampling is enabled."""
+        self._wanted[model] = min(max(count, 0), 10_000)
+
+    def _append(self, kind: str, body: Struct) -> None:
+        try:
+            self._spool.append(kind, encode_msgpack(body), self._clock())
+        except SpoolError as error:
+            log.error("a %s report is lost: %s", kind, error)  # a full disk must not stop an update
+            return
+        self.spooled()
+
+    # ---- background ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Close windows and store samples until cancelled; then store what is open."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._flush.wait(), TICK_S)
+                self._flush.clear()
+                await self._step()
+        finally:
+            self._closed += self._windows.take_all()
+            builders, self._closed = self._closed, []
+            drafts, self._drafts = self._drafts, []
+            self._store(builders, drafts, self._clock())
+
+    async def flush(self) -> None:
+        """Close every window now."""
+        self._closed += self._windows.take_all()
+        await self._step()
+
+    async def _step(self) -> None:
+        now = self._clock()
+        channel = self._policies.channel
+        if channel is not None:
+            telemetry = channel.telemetry
+            self._closed += self._windows.due(now, telemetry.window_s, telemetry.window_requests)
+            self._budget.limit = channel.fetching.bytes_per_day
+        builders, self._closed = self._closed, []
+        drafts, self._drafts = self._drafts, []
+        stored, kept = await asyncio.to_thread(self._store, builders, drafts, now)
+        if stored:
+            self.spooled()
+        if kept:
+            self.sampled()
+
+    def _store(
+        self, builders: list[Builder], drafts: list[tuple[Draft, Encoder | None]], now: float
+    ) -> tuple[int, int]:
+        stored = kept = 0
+        try:
+            for builder in builders:
+                stored += self._store_window(builder.close(now))
+            kept = self._store_samples(drafts, now)
+            self._budget.save()
+        except (AgentError, ProtocolError) as error:
+            log.error("windows or samples are lost: %s", error)
+        return stored, kept
+
+    def _store_window(self, window: Window) -> int:
+        body = encode_msgpack(window)
+        if len(body) > TELEMETRY_LIMIT - 512:  # the envelope needs its share
+            log.warning("a window of model %s has %d bytes; its sketch is left out", window.model, len(body))
+            body = encode_msgpack(_without_sketch(window))
+        self._spool.append("window", body, window.ended_at)
+        return 1
+
+    def _store_samples(self, drafts: list[tuple[Draft, Encoder | None]], now: float) -> int:
+        kept = 0
+        by_model: dict[str, list[Any]] = {}
+        for draft, encoder in drafts:
+            if draft.reason != "outlying" or is_outlying(draft.inputs, encoder):
+                by_model.setdefault(draft.model, []).append(build(draft))
+        for model, samples in by_model.items():
+            kept += self._samples.put(samples, max_bytes=self._policies.entry(model).sampling.max_spool_bytes)
+        channel = self._policies.channel
+        days = [entry.sampling.retention_days for entry in channel.models.values()] if channel is not None else []
+        if days:
+            self._samples.expire(now - min(days) * DAY_S)
+        return kept
+
+    def _info(self) -> list[tuple[tuple[str, ...], float]]:
+        rows: list[tuple[tuple[str, ...], float]] = []
+        for name in self._slots.names():
+            slot = self._slots.slot(name)
+            if slot is not None and slot.active is not None:
+                release = slot.active.release
+                rows.append(((name, str(release.number), release.variant.name), 1.0))
+        return rows
+
+    def _dropped_audits(self) -> list[tuple[tuple[str, ...], float]]:
+        return [((), self.auditor.dropped if self.auditor is not None else 0)]
+
+
+def _marks(outcome: Outcome) -> list[str]:
+    verdict = outcome.verdict
+    marks: list[str] = [verdict.served_by] if verdict.served_by != "nobody" else []
+    if verdict.degraded:
+        marks.append("degraded")
+    if verdict.deferred:
+        marks.append("deferred")
+    if outcome.local_failed or verdict.served_by == "nobody":
+        marks.append("failed")
+    return marks
+
+
+def _pair_key(rollout: RolloutRef | None) -> tuple[str, int, int, int] | None:
+    if rollout is None:
+        return None
+    return rollout.id, rollout.attempt, rollout.from_release, rollout.release
+
+
+def _without_sketch(window: Window) -> Window:
+    return msgspec.structs.replace(window, sketch=None)

@@ -1,0 +1,313 @@
+"""The MQTT connection: spooled records up until the hub's receipts, notifications and commands down.
+
+paho's network thread sleeps in `select` and only hands over what arrived; everything else happens
+on the event loop. paho keeps its queue in memory and can lose its thread to a TLS error, so it is
+given at most `gobackn.WINDOW` records, and a watchdog builds a new client after a silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as mqtt
+from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_agent.errors import AgentError, DeniedError
+from edge_agent.reporting import gobackn
+from edge_agent.reporting.budget import Budget
+from edge_agent.reporting.commands import CommandKey, accept
+from edge_agent.reporting.spool import Database, Record, Spool
+from fleet.protocol import topics
+from fleet.protocol.codec import encode_json, encode_msgpack
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import (
+    Command,
+    Envelope,
+    MqttEndpoint,
+    Notify,
+    Receipt,
+    Status,
+    decode_control,
+)
+from fleet.protocol.resolve import spread_delay
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 30.0
+SILENCE = 2.5  # heartbeats without a sign from the broker, then the client is rebuilt
+COUNTER = "command-counter"
+
+
+class Link(Struct, frozen=True, kw_only=True):
+    """Who connects where. `context` is the device's TLS context when the endpoint has TLS."""
+
+    device_id: str
+    channel: str
+    endpoint: MqttEndpoint
+    context: ssl.SSLContext | None = None
+    agent: str = ""
+    heartbeat_s: float = HEARTBEAT_S
+
+
+class Uplink:
+    """Runs on one event loop; callbacks from paho's thread are posted to it.
+
+    `handle` executes a verified command that is not a receipt; `notified` hears that the channel
+    may have changed (also on every connect).
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        database: Database,
+        spool: Spool,
+        budget: Budget,
+        *,
+        key: Callable[[], CommandKey | None],
+        handle: Callable[[Command], None],
+        notified: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+        clock_trusted: Callable[[], bool] = lambda: True,
+        first_timeout_s: float = gobackn.FIRST_TIMEOUT_S,
+    ) -> None:
+        self._link = link
+        self._database = database
+        self._spool = spool
+        self._budget = budget
+        self._key = key
+        self._handle = handle
+        self._notified = notified
+        self._clock = clock
+        self._clock_trusted = clock_trusted
+        self._first_timeout_s = first_timeout_s
+        self._counter = int(database.fact(COUNTER, "0"))
+        self._sender = gobackn.Sender(committed=spool.base - 1, sent=spool.base - 1, timeout_s=first_timeout_s)
+        self._inbox: deque[tuple[str, bytes]] = deque(maxlen=1000)
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: mqtt.Client | None = None
+        self._session = ""
+        self._heard = 0.0
+        self._beat = 0.0
+        self.rebuilt = 0
+
+    @property
+    def online(self) -> bool:
+        """Whether the broker accepted the connection."""
+        return self._sender.connected
+
+    def wake(self) -> None:
+        """There are new records; callable from the event loop."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Stay connected and send until cancelled; then say goodbye."""
+        self._loop = asyncio.get_running_loop()
+        self._build()
+        try:
+            while True:
+                await self._pause()
+                now = time.monotonic()
+                while self._inbox:
+                    topic, payload = self._inbox.popleft()
+                    await self._receive(topic, payload)
+                self._sender = gobackn.tick(self._sender, now)
+                self._watch(now)
+                self._pump(now)
+        finally:
+            self._close(polite=True)
+
+    async def _pause(self) -> None:
+        waiting = self._sender.sent > self._sender.committed
+        patience = min(self._sender.timeout_s / 4, 1.0) if waiting else self._link.heartbeat_s / 4
+        try:
+            await asyncio.wait_for(self._wake.wait(), patience)
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    # ---- the client ---------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        link = self._link
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False
+        )
+        if link.endpoint.tls:
+            if link.context is None:
+                raise AgentError("the broker wants TLS and this device has no certificate", hint="enrol again")
+            client.tls_set_context(link.context)
+        else:
+            client.username_pw_set(link.device_id, link.endpoint.password)
+        client.max_inflight_messages_set(gobackn.WINDOW)
+        client.max_queued_messages_set(gobackn.WINDOW * 2)
+        client.reconnect_delay_set(1, 60)
+        # One session id per client, in the will too: the hub drops a `lost` of an older session.
+        self._session = secrets.token_hex(8)
+        client.will_set(self._topic("status"), self._status("lost"), qos=1)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.connect_async(link.endpoint.host, link.endpoint.port, keepalive=max(5, int(link.heartbeat_s)))
+        client.loop_start()
+        self._client = client
+        self._heard = self._beat = time.monotonic()
+
+    def _close(self, *, polite: bool) -> None:
+        client, self._client = self._client, None
+        if client is None:
+            return
+        self._sender = gobackn.disconnected(self._sender)
+        for name in ("on_connect", "on_disconnect", "on_message", "on_publish"):
+            setattr(client, name, None)
+        if polite and client.is_connected():
+            info = client.publish(self._topic("status"), self._status("lost"), qos=1)
+            try:
+                info.wait_for_publish(1.0)
+            except (RuntimeError, ValueError) as error:
+                log.debug("the goodbye did not leave: %s", error)
+        client.disconnect()
+        client.loop_stop()
+
+    def _watch(self, now: float) -> None:
+        if now - self._heard < SILENCE * self._link.heartbeat_s + 60.0 * (not self._sender.connected):
+            return
+        log.warning("nothing heard from the broker for %.0f s; connecting anew", now - self._heard)
+        self.rebuilt += 1
+        self._close(polite=False)
+        self._build()
+
+    def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            log.warning("the broker refuses this device: %s", code)
+            return
+        client.subscribe([(topics.command(self._link.device_id), 1), (topics.notify(self._link.channel), 1)])
+        self._post(self._connected)
+
+    def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        self._post(self._disconnected, str(code))
+
+    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        self._post(self._arrived, message.topic, bytes(message.payload))
+
+    def _on_publish(self, _client: mqtt.Client, _data: Any, _mid: int, _code: Any, _properties: Any) -> None:
+        self._heard = time.monotonic()  # a float store; no need to wake the loop for it
+
+    def _post(self, call: Callable[..., None], *arguments: Any) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call, *arguments)
+
+    # ---- on the event loop --------------------------------------------------------------------
+
+    def _connected(self) -> None:
+        self._heard = time.monotonic()
+        self._sender = gobackn.connected(self._sender, self._heard)
+        log.info("connected to the broker at %s:%d", self._link.endpoint.host, self._link.endpoint.port)
+        self._say_online()
+        self._notified("connected")
+        self._wake.set()
+
+    def _disconnected(self, code: str) -> None:
+        if self._sender.connected:
+            log.warning("the connection to the broker is gone: %s", code)
+        self._sender = gobackn.disconnected(self._sender)
+
+    def _arrived(self, topic: str, payload: bytes) -> None:
+        self._heard = time.monotonic()
+        self._budget.count(down=len(payload))
+        self._inbox.append((topic, payload))
+        self._wake.set()
+
+    def _say_online(self) -> None:
+        self._beat = time.monotonic()
+        self._publish("status", self._status("online"))
+
+    def _pump(self, now: float) -> None:
+        if not self._sender.connected:
+            return
+        if now - self._beat >= self._link.heartbeat_s:
+            self._say_online()
+        self._sender = gobackn.lost(self._sender, self._spool.base - 1)
+        room = gobackn.room(self._sender)
+        if not room or self._sender.sent >= self._spool.top:
+            return
+        records = self._spool.after(self._sender.sent, room)
+        for record in records:
+            leaf: topics.Leaf = "telemetry" if record.kind == "window" else "report"
+            self._publish(leaf, self._envelope(record))
+        if records:
+            self._sender = gobackn.sending(self._sender, records[-1].seq, now)
+
+    def _publish(self, leaf: topics.Leaf, payload: bytes) -> None:
+        if self._client is not None:
+            self._client.publish(self._topic(leaf), payload, qos=1)
+            self._budget.count(up=len(payload))
+
+    def _envelope(self, record: Record) -> bytes:
+        return encode_msgpack(
+            Envelope(
+                device=self._link.device_id,
+                spool=self._spool.id,
+                seq=record.seq,
+                base=min(self._spool.base, record.seq),
+                at=record.at,
+                kind=record.kind,  # type: ignore[arg-type]  # written by this agent
+                body=msgspec.Raw(record.body),
+            )
+        )
+
+    async def _receive(self, topic: str, payload: bytes) -> None:
+        try:
+            if topic == topics.notify(self._link.channel):
+                self._notify(decode_control(payload, Notify))
+            elif topic == topics.command(self._link.device_id):
+                await self._command(payload)
+        except (DeniedError, ProtocolError) as error:
+            log.warning("a message on %s is refused: %s", topic, error)
+        except AgentError as error:
+            log.error("a message on %s could not be carried out: %s", topic, error)
+
+    def _notify(self, notify: Notify) -> None:
+        delay = spread_delay(notify.version, self._link.device_id, notify.spread_s)
+        assert self._loop is not None
+        self._loop.call_later(delay, self._notified, f"channel version {notify.version}")
+
+    async def _command(self, payload: bytes) -> None:
+        command = accept(
+            payload,
+            self._key(),
+            device=self._link.device_id,
+            counter=self._counter,
+            now=self._clock(),
+            clock_trusted=self._clock_trusted(),
+        )
+        upto = 0
+        if command.kind == "receipt":
+            try:
+                receipt = msgspec.convert(command.args, Receipt)
+            except msgspec.ValidationError as error:
+                raise DeniedError(f"a receipt does not decode: {error}", subject=command.id) from error
+            upto = receipt.committed if receipt.spool == self._spool.id else 0
+        # The counter is durable before the command acts, in one step with what a receipt deletes.
+        await asyncio.to_thread(self._spool.commit, upto, {COUNTER: str(command.counter)})
+        self._counter = command.counter
+        if command.kind == "receipt":
+            self._sender = gobackn.receipt(self._sender, min(upto, self._spool.top), time.monotonic())
+        else:
+            self._handle(command)
+
+    def _topic(self, leaf: topics.Leaf) -> str:
+        return topics.uplink(self._link.device_id, leaf)
+
+    def _status(self, state: str) -> bytes:
+        return encode_json(Status(state=state, session=self._session, at=self._clock(), agent=self._link.agent))  # type: ignore[arg-type]

@@ -1,0 +1,196 @@
+"""What one model did between two moments: pure aggregation into `messages.Window`.
+
+A window belongs to one (release, variant, auditor); a change of any closes it. Audits come back
+later than their requests and count in the window of the release that answered, which is opened
+again for them when it has closed. The sketch covers a uniform random draw of the window's rows
+(reservoir sampling: Vitter, "Random Sampling with a Reservoir", ACM TOMS 1985, algorithm R).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fleet.protocol.messages import PairCounts, SketchData, Window
+from fleet.protocol.sketch import Encoder, Sketcher
+
+LATENCY_BUCKETS = 32  # powers of two of microseconds: the last one is over an hour
+CONFIDENCE_BINS = 20
+RESERVOIR_ROWS = 256
+RESERVOIR_BYTES = 8 << 20
+COUNTERS = (
+    "requests",
+    "edge",
+    "cloud",
+    "degraded",
+    "deferred",
+    "failed",
+    "audited",
+    "audit_agree",
+    "latency_us_sum",
+)
+
+
+class Key(NamedTuple):
+    """What a window is about."""
+
+    model: str
+    release: int
+    variant: str
+    auditor: int | None
+    rollout: tuple[str, int, int, int] | None = None  # id, attempt, from, to: paired evidence is per attempt
+
+
+class Builder:
+    """One open window."""
+
+    def __init__(self, key: Key, started_at: float, classes: int, encoder: Encoder | None) -> None:
+        self.key = key
+        self.started_at = started_at
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self._latency = [0] * LATENCY_BUCKETS
+        self._confidence = [0] * CONFIDENCE_BINS
+        self._classes = [0] * classes
+        self._encoder = encoder
+        self._reservoir: list[np.ndarray[Any, Any]] = []
+        self._rows = 0
+        self._pairs = [0, 0, 0, 0]  # both, only_old, only_new, neither
+
+    def request(self, latency_s: float, marks: Iterable[str]) -> None:
+        """Count one request; `marks` are counters to raise besides `requests`."""
+        us = int(latency_s * 1e6)
+        self.counters["requests"] += 1
+        self.counters["latency_us_sum"] += us
+        self._latency[min(max(us, 1).bit_length() - 1, LATENCY_BUCKETS - 1)] += 1
+        for mark in marks:
+            self.counters[mark] += 1
+
+    def scores(self, confidences: Iterable[float], classes: Iterable[int]) -> None:
+        """Count the rows of an answer."""
+        for value in confidences:
+            self._confidence[min(max(int(value * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1)] += 1
+        for index in classes:
+            if index < len(self._classes):
+                self._classes[index] += 1
+
+    def draw(self, rows: np.ndarray[Any, Any], rng: Callable[[], float]) -> None:
+        """Offer the rows of an input to the reservoir; kept rows are copied."""
+        if self._encoder is None or rows[:1].size != self._encoder.inputs:
+            return
+        size = min(RESERVOIR_ROWS, max(1, RESERVOIR_BYTES // max(1, rows[:1].nbytes)))
+        for row in rows:
+            self._rows += 1
+            if len(self._reservoir) < size:
+                self._reservoir.append(np.array(row))
+            else:
+                place = int(rng() * self._rows)
+                if place < size:
+                    self._reservoir[place] = np.array(row)
+
+    def audited(self, agree: Iterable[bool], pairs: Iterable[tuple[bool, bool]]) -> None:
+        """Count audited rows; `pairs` says per row whether (old, new) were right."""
+        for right in agree:
+            self.counters["audited"] += 1
+            self.counters["audit_agree"] += int(right)
+        for old, new in pairs:
+            self._pairs[(0 if new else 1) if old else (2 if new else 3)] += 1
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to tell."""
+        return not self.counters["requests"] and not self.counters["audited"]
+
+    def close(self, ended_at: float) -> Window:
+        """The window; costs a sketch of at most `RESERVOIR_ROWS` rows, so do it off the request path."""
+        return Window(
+            model=self.key.model,
+            release=self.key.release,
+            variant=self.key.variant,
+            auditor=self.key.auditor,
+            started_at=self.started_at,
+            ended_at=ended_at,
+            counters={name: count for name, count in self.counters.items() if count},
+            latency_us=tuple(self._latency[: _used(self._latency)]),
+            confidence=tuple(self._confidence),
+            classes=tuple(self._classes),
+            pairs=self._pair_counts(),
+            sketch=self._sketch(),
+        )
+
+    def _pair_counts(self) -> PairCounts | None:
+        if self.key.rollout is None or not any(self._pairs):
+            return None
+        rollout, attempt, old, new = self.key.rollout
+        both, only_old, only_new, neither = self._pairs
+        return PairCounts(
+            rollout=rollout,
+            attempt=attempt,
+            old=old,
+            new=new,
+            both=both,
+            only_old=only_old,
+            only_new=only_new,
+            neither=neither,
+        )
+
+    def _sketch(self) -> SketchData | None:
+        if self._encoder is None or not self._reservoir:
+            return None
+        sketcher = Sketcher(self._encoder)
+        sketcher.add(np.stack(self._reservoir))
+        return sketcher.data()
+
+
+class Windows:
+    """The open windows of all models; closing hands out builders, so the caller picks where to sum up."""
+
+    def __init__(self, rng: Callable[[], float]) -> None:
+        self._rng = rng
+        self._open: dict[Key, Builder] = {}
+        self._current: dict[str, Key] = {}
+
+    def open(self, key: Key, now: float, classes: int, encoder: Encoder | None) -> tuple[Builder, list[Builder]]:
+        """The builder for `key`, and those that it replaces (an older release or auditor of the model)."""
+        closed = []
+        current = self._current.get(key.model)
+        if current != key:
+            if current is not None and current in self._open:
+                closed.append(self._open.pop(current))
+            self._current[key.model] = key
+        builder = self._open.get(key)
+        if builder is None:
+            builder = self._open[key] = Builder(key, now, classes, encoder)
+        return builder, closed
+
+    def late(self, key: Key, now: float, classes: int) -> Builder:
+        """The builder for an audit of `key`, without making it the model's current one."""
+        builder = self._open.get(key)
+        if builder is None:
+            builder = self._open[key] = Builder(key, now, classes, None)
+        return builder
+
+    def draw(self, builder: Builder, rows: np.ndarray[Any, Any]) -> None:
+        """Offer rows to a builder's reservoir with this object's randomness."""
+        builder.draw(rows, self._rng)
+
+    def due(self, now: float, window_s: float, requests: int) -> list[Builder]:
+        """Take out the windows that are full or old; empty ones just start again."""
+        closed = []
+        for key, builder in list(self._open.items()):
+            if builder.counters["requests"] >= requests or now - builder.started_at >= window_s:
+                del self._open[key]
+                if not builder.empty:
+                    closed.append(builder)
+        return closed
+
+    def take_all(self) -> list[Builder]:
+        """Every window that has something to tell (the agent stops)."""
+        closed = [builder for builder in self._open.values() if not builder.empty]
+        self._open.clear()
+        return closed
+
+
+def _used(counts: list[int]) -> int:
+    return max((i + 1 for i, count in enumerate(counts) if count), default=0)

@@ -1,0 +1,115 @@
+"""Audits: the auditor's second opinion on randomly drawn requests, off the request path.
+
+In a rollout's cohort the old release answers too (in a thread, from its shadow slot), and the pair
+says which of both agrees with the auditor. The queue is bounded; what does not fit is counted and
+dropped, which is random with respect to the answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple, Protocol
+
+from edge_agent.errors import AgentError
+from edge_agent.serving.cloud import Cloud
+from edge_agent.serving.engine import classes_of, score
+from edge_agent.serving.slots import Arrays, Served
+from fleet.protocol import oip
+from fleet.protocol.channel import RolloutRef
+from fleet.protocol.errors import MalformedError
+
+log = logging.getLogger(__name__)
+
+WAITING = 256
+WORKERS = 2
+TIMEOUT_S = 10.0
+
+
+class Job(NamedTuple):
+    """A drawn request; `served` and `shadow` are leased until the audit is done."""
+
+    served: Served
+    shadow: Served | None
+    pairing: RolloutRef | None
+    auditor: int
+    inputs: Arrays
+    classes: tuple[int, ...]
+
+
+class Audited(NamedTuple):
+    """Per row: did the answer agree with the auditor, and (old, new) right in a pair."""
+
+    job: Job
+    truth: tuple[int, ...]
+    agree: tuple[bool, ...]
+    pairs: tuple[tuple[bool, bool], ...]
+
+
+class AuditSink(Protocol):
+    """Hears of finished audits."""
+
+    def audited(self, result: Audited) -> None:
+        """One audit came back."""
+
+
+class Auditor:
+    """A bounded queue and its workers. `dropped` counts audits without an outcome."""
+
+    def __init__(self, cloud: Cloud | None, sink: AuditSink, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._cloud = cloud
+        self._sink = sink
+        self._timeout_s = timeout_s
+        self._queue: asyncio.Queue[Job] = asyncio.Queue(WAITING)
+        self.dropped = 0
+
+    def offer(self, job: Job) -> None:
+        """Queue an audit, or count it as dropped; never waits."""
+        if self._cloud is None or self._queue.full():
+            self.dropped += 1
+            return
+        for served in (job.served, job.shadow):
+            if served is not None:
+                served.references += 1
+        self._queue.put_nowait(job)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WORKERS):
+                group.create_task(self._work())
+
+    async def drain(self) -> None:
+        """Return when every queued audit is done."""
+        await self._queue.join()
+
+    async def _work(self) -> None:
+        while True:
+            job = await self._queue.get()
+            try:
+                self._sink.audited(await self._judge(job))
+            except (AgentError, MalformedError, ValueError, RuntimeError) as error:
+                self.dropped += 1
+                log.info("audit of model %s dropped: %s", job.served.release.model, error)
+            finally:
+                for served in (job.served, job.shadow):
+                    if served is not None:
+                        served.release_reference()
+                self._queue.task_done()
+
+    async def _judge(self, job: Job) -> Audited:
+        assert self._cloud is not None
+        request = oip.InferRequest(
+            inputs=tuple(oip.TensorValue(*item) for item in job.inputs.items()), binary_outputs=oip.ALL
+        )
+        answer = await self._cloud.infer(job.served.release.model, job.auditor, request, self._timeout_s)
+        truth = classes_of(answer)
+        if len(truth) != len(job.classes):
+            raise MalformedError(f"the auditor answered {len(truth)} rows for {len(job.classes)}")
+        agree = tuple(mine == right for mine, right in zip(job.classes, truth, strict=True))
+        pairs: tuple[tuple[bool, bool], ...] = ()
+        if job.shadow is not None and job.pairing is not None:
+            outputs = await asyncio.to_thread(job.shadow.run, job.inputs)
+            old = score(job.shadow, outputs).classes
+            pairs = tuple((was == right, new) for was, right, new in zip(old, truth, agree, strict=True))
+        return Audited(job, truth, agree, pairs)

@@ -1,0 +1,298 @@
+"""One request from inputs to answer: local model, decision, cloud, record.
+
+Everything on the local path runs on the event loop without a thread hop; only a model slower than
+`slots.SLOW_S` is moved to a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from msgspec import Struct
+
+from edge_agent.errors import AgentError, InferenceError, LateError, NotFoundError, UnreachableError
+from edge_agent.serving import breaker as breakers
+from edge_agent.serving.cloud import Cloud, CloudError
+from edge_agent.serving.policy import Policies
+from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
+from edge_agent.serving.slots import Arrays, Served, Slots
+from fleet.protocol import oip
+from fleet.protocol.channel import MILLION, ModelEntry
+from fleet.protocol.confidence import confidence, probabilities
+from fleet.protocol.errors import MalformedError
+
+log = logging.getLogger(__name__)
+
+
+class Scores(NamedTuple):
+    """Per row of a batch: calibrated confidence and class index; empty for a model without classes."""
+
+    confidence: tuple[float, ...] = ()
+    classes: tuple[int, ...] = ()
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What happened to one request, for whoever records it. `release` 0: no local model."""
+
+    model: str
+    release: int
+    variant: str
+    verdict: Verdict
+    latency_s: float
+    inputs: Arrays
+    outputs: Arrays
+    scores: Scores
+    local_failed: bool = False
+    cloud_classes: tuple[int, ...] = ()
+
+
+class Observer(Protocol):
+    """Hears of every request; must not block and must not raise."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A request ended, well or badly."""
+
+    def audit(self, served: Served, inputs: Arrays, classes: tuple[int, ...]) -> None:
+        """A request was drawn for audit before its confidence was known."""
+
+
+class Engine:
+    """Answers requests with the slots' releases and the cloud."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        policies: Policies,
+        cloud: Cloud | None,
+        observer: Observer,
+        *,
+        rng: Callable[[], float] = random.random,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.slots = slots
+        self._policies = policies
+        self._cloud = cloud
+        self._observer = observer
+        self._rng = rng
+        self._now = now
+        self.breaker = breakers.Breaker()
+
+    async def infer(self, model: str, version: str, request: oip.InferRequest) -> oip.InferResponse:
+        """Answer a request; a version asks for the active release or the previous one, if it is held.
+
+        Raises:
+            NotFoundError: no such model or version here.
+            MalformedError: inputs that are not what the model takes.
+            InferenceError: nobody could answer; the message says why.
+        """
+        started = self._now()
+        entry = self._policies.entry(model)
+        drawn = entry.audit.auditor is not None and self._rng() * MILLION < entry.audit.share_ppm
+        with self.slots.lease(model, version) as served:
+            if served is None:
+                self._check_known(model, version)
+                return await self._without_local(model, entry, request, started)
+            inputs = oip.check_inputs(request.inputs, served.release.manifest.inputs)
+            return await self._with_local(served, entry, request, inputs, started, drawn)
+
+    def _check_known(self, model: str, version: str) -> None:
+        if version:
+            raise NotFoundError(f"model {model!r} has no version {version!r} here", subject=model)
+        if not self._policies.knows(model):
+            raise NotFoundError(f"model {model!r} is not served here", subject=model, hint="see GET /status")
+
+    async def _with_local(
+        self, served: Served, entry: ModelEntry, request: oip.InferRequest, inputs: Arrays, started: float, drawn: bool
+    ) -> oip.InferResponse:
+        outputs, scores, failure = await _run_local(served, inputs)
+        if drawn and failure is None and scores.classes:
+            self._observer.audit(served, inputs, scores.classes)
+        lowest = min(scores.confidence) if scores.confidence else None
+        limit = threshold(entry.routing, served.release.variant.deferral)
+        plan = self._plan(Local(ok=failure is None, confidence=lowest), limit, entry, request, started)
+        answer, error = await self._ask(plan, served, request, entry, started)
+        verdict = settle(plan, local_ok=failure is None, cloud_error=error)
+        self._observer.finished(
+            Outcome(
+                model=served.release.model,
+                release=served.release.number,
+                variant=served.release.variant.name,
+                verdict=verdict,
+                latency_s=self._now() - started,
+                inputs=inputs,
+                outputs=outputs,
+                scores=scores,
+                local_failed=failure is not None,
+                cloud_classes=classes_of(answer) if answer is not None else (),
+            )
+        )
+        if verdict.served_by == "nobody":
+            raise InferenceError(f"model {served.release.model!r} failed: {failure}; cloud: {verdict.fallback_reason}")
+        values = answer.outputs if answer is not None else tuple(oip.TensorValue(*item) for item in outputs.items())
+        number = str(served.release.number)
+        return oip.InferResponse(
+            model_name=served.release.model,
+            model_version=answer.model_version or number if answer is not None else number,
+            id=request.id,
+            parameters=_parameters(verdict, served.release.number, lowest),
+            outputs=values,
+        )
+
+    async def _without_local(
+        self, model: str, entry: ModelEntry, request: oip.InferRequest, started: float
+    ) -> oip.InferResponse:
+        plan = self._plan(None, None, entry, request, started)
+        answer, error = await self._ask(plan, None, request, entry, started, model=model)
+        verdict = settle(plan, local_ok=False, cloud_error=error)
+        self._observer.finished(
+            Outcome(
+                model=model,
+                release=0,
+                variant="",
+                verdict=verdict,
+                latency_s=self._now() - started,
+                inputs={},
+                outputs={},
+                scores=Scores(),
+            )
+        )
+        if answer is None:
+            raise InferenceError(
+                f"model {model!r} is not installed yet and the cloud did not answer: {verdict.fallback_reason}",
+                subject=model,
+            )
+        return oip.InferResponse(
+            model_name=model,
+            model_version=answer.model_version,
+            id=request.id,
+            parameters=_parameters(verdict, 0, None),
+            outputs=answer.outputs,
+        )
+
+    def _plan(
+        self, local: Local | None, limit: float | None, entry: ModelEntry, request: oip.InferRequest, started: float
+    ) -> Route:
+        now = self._now()
+        return route(
+            local,
+            limit,
+            cloud=entry.routing.cloud and self._cloud is not None,
+            breaker=breakers.allows(self.breaker, now, entry.routing.breaker_reset_s),
+            budget_s=_deadline_s(entry, request) - (now - started),
+        )
+
+    async def _ask(
+        self,
+        plan: Route,
+        served: Served | None,
+        request: oip.InferRequest,
+        entry: ModelEntry,
+        started: float,
+        *,
+        model: str = "",
+    ) -> tuple[oip.InferResponse | None, str | None]:
+        """The cloud's answer, or the word for why there is none."""
+        if not plan.ask or self._cloud is None:
+            return None, None
+        self.breaker = breakers.started(self.breaker)
+        left = _deadline_s(entry, request) - (self._now() - started)
+        forwarded = oip.InferRequest(
+            id=request.id, inputs=_named(request, served), outputs=request.outputs, binary_outputs=oip.ALL
+        )
+        version = _cloud_version(served, entry)
+        name = served.release.model if served is not None else model
+        try:
+            answer = await self._cloud.infer(name, version, forwarded, max(left, 0.001))
+        except AgentError as error:
+            word = _word(error)
+            if isinstance(error, CloudError) and 400 <= error.status < 500 and error.status != 429:
+                self.breaker = breakers.succeeded(self.breaker)  # it is there; it refuses this request
+            else:
+                self.breaker = breakers.failed(self.breaker, self._now(), entry.routing.breaker_failures)
+            log.debug("cloud: %s", error)
+            return None, word
+        self.breaker = breakers.succeeded(self.breaker)
+        return answer, None
+
+
+async def _run_local(served: Served, inputs: Arrays) -> tuple[Arrays, Scores, str | None]:
+    served.requests += 1
+    try:
+        outputs = await asyncio.to_thread(served.run, inputs) if served.slow else served.run(inputs)
+        scores = score(served, outputs)
+    except (ValueError, RuntimeError, MemoryError, MalformedError) as error:
+        served.failures += 1
+        log.warning("model %s release %d failed: %s", served.release.model, served.release.number, error)
+        return {}, Scores(), str(error)
+    return outputs, scores, None
+
+
+def score(served: Served, outputs: Arrays) -> Scores:
+    """Calibrated confidence and class of every row, from the first output."""
+    manifest, variant = served.release.manifest, served.release.variant
+    if not manifest.labels:
+        return Scores()
+    temperature = variant.deferral.temperature if variant.deferral is not None else 1.0
+    first = outputs[manifest.outputs[0].name]
+    table = probabilities(first, temperature=temperature, apply_softmax=variant.apply_softmax)
+    return Scores(tuple(confidence(table).tolist()), tuple(table.argmax(axis=1).tolist()))
+
+
+def _named(request: oip.InferRequest, served: Served | None) -> tuple[oip.TensorValue, ...]:
+    if served is None or request.inputs[0].name:
+        return request.inputs
+    # A raw body has no tensor names; the cloud hears the manifest's.
+    checked = oip.check_inputs(request.inputs, served.release.manifest.inputs)
+    return tuple(oip.TensorValue(*item) for item in checked.items())
+
+
+def _cloud_version(served: Served | None, entry: ModelEntry) -> int | None:
+    """The release's own cloud variant, else the auditor, else whatever the hub holds current."""
+    if served is not None and served.release.manifest.placed("cloud"):
+        return served.release.number
+    return entry.audit.auditor
+
+
+def _deadline_s(entry: ModelEntry, request: oip.InferRequest) -> float:
+    asked = request.parameters.get("deadline_ms")
+    allowed = entry.routing.deadline_ms
+    if isinstance(asked, int | float) and not isinstance(asked, bool) and asked > 0:
+        allowed = min(allowed, asked)  # type: ignore[assignment]  # a float is as good
+    return allowed / 1000.0
+
+
+def _word(error: AgentError) -> str:
+    if isinstance(error, LateError):
+        return "deadline"
+    if isinstance(error, UnreachableError):
+        return "unreachable"
+    if isinstance(error, CloudError):
+        return f"cloud-{error.status}"
+    return "cloud-failed"
+
+
+def classes_of(answer: oip.InferResponse) -> tuple[int, ...]:
+    """The class of every row of the first output; empty when it is not a (rows, classes) table."""
+    first = answer.outputs[0].array if answer.outputs else np.empty(0)
+    if first.ndim != 2 or first.dtype.kind not in "iuf":
+        return ()
+    return tuple(int(row) for row in first.argmax(axis=1))
+
+
+def _parameters(verdict: Verdict, release: int, lowest: float | None) -> dict[str, Any]:
+    parameters: dict[str, Any] = {
+        "served_by": verdict.served_by,
+        "release": release,
+        "degraded": verdict.degraded,
+        "deferred": verdict.deferred,
+        "fallback_reason": verdict.fallback_reason,
+    }
+    if lowest is not None:
+        parameters["confidence"] = lowest
+    return parameters
