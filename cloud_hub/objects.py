@@ -161,6 +161,7 @@ class LocalObjects(ObstoreObjects):
         self._root = root.resolve()
         self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
         self._lock = self._root.with_name(self._root.name + ".lock")
+        self._synced: set[Path] = set()
         super().__init__(LocalStore(str(self._root)))
 
     def put_new(self, key: str, data: bytes) -> bool:
@@ -207,17 +208,26 @@ class LocalObjects(ObstoreObjects):
             os.close(descriptor)
 
     def _sync(self, key: str) -> None:
+        """Sync the file and its folder; the folders above change only when one is made, so once is enough."""
         path = self._root / key
         with _translated(key):
-            while True:
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-                if path == self._root:
-                    return
-                path = path.parent
+            _fsync(path)
+            for folder in path.parents:
+                if folder in self._synced:
+                    break
+                _fsync(folder)
+                if folder == self._root:
+                    break
+            _fsync(path.parent)
+        self._synced.update(folder for folder in path.parent.parents if folder.is_relative_to(self._root))
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _tag(data: bytes) -> str:

@@ -136,6 +136,13 @@ def public_pem(key: ec.EllipticCurvePublicKey) -> str:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo).decode()
 
 
+def read_public(pem: str) -> ec.EllipticCurvePublicKey:
+    """A stored device key."""
+    key = serialization.load_pem_public_key(pem.encode())
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # enrolment takes no other kind
+    return key
+
+
 def pin(root: bytes, ca: bytes) -> str:
     """What a claim token pins: SHA-256 (hex) of the first root ‖ the CA certificate."""
     return hashlib.sha256(root + ca).hexdigest()

@@ -27,6 +27,7 @@ class DeviceTokens:
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
+        self.group_secret = hmac.new(secret, b"groups", hashlib.sha256).digest()
 
     def nonce(self, device_id: str, *, now: float) -> str:
         """A nonce for `device_id`, valid for 60 s."""

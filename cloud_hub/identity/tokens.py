@@ -34,6 +34,11 @@ def secret_hash(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def new_secret() -> str:
+    """256 random bits as text."""
+    return secrets.token_urlsafe(32)
+
+
 def create_token(
     session: Session,
     kind: str,
@@ -58,7 +63,7 @@ def create_token(
     _check(kind, role, scope, rate_per_s, channel, expires_in_s)
     if kind == "claim" and expires_in_s is None:
         expires_in_s = CLAIM_LIFE_S
-    secret = secrets.token_urlsafe(32)
+    secret = new_secret()
     row = Token(
         id=secrets.token_hex(6),
         kind=kind,

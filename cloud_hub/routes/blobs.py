@@ -1,0 +1,136 @@
+"""Blobs by SHA-256: devices and mirrors read them by range, operators upload them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import InvalidError, NotFoundError, TooLargeError
+from cloud_hub.routes.deps import Fetcher, HubDep, OperatorUser, Viewer
+from cloud_hub.routes.tuf import IMMUTABLE
+
+router = APIRouter(tags=["blobs"])
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
+
+
+def blob_key(sha256: str) -> str:
+    """Where a blob lies; NotFoundError when this is not a hash."""
+    if _SHA256.fullmatch(sha256) is None:
+        raise NotFoundError(f"{sha256!r} is not a SHA-256 in lower-case hex", subject="blob")
+    return f"blobs/{sha256}"
+
+
+@router.get("/blobs/{sha256}")
+def download(
+    sha256: str,
+    hub: HubDep,
+    caller: Fetcher,
+    range_header: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The bytes, whole or one range (RFC 9110); the ETag is the hash in quotes."""
+    found = hub.objects.info(blob_key(sha256))
+    if found is None:
+        raise NotFoundError(f"no blob {sha256}", subject=sha256)
+    tag = f'"{sha256}"'
+    headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": IMMUTABLE}
+    if if_none_match == tag:
+        return Response(status_code=304, headers=headers)
+    span = None
+    if range_header is not None and if_range in (None, tag):
+        span = parse_range(range_header, found.size)
+    if span is not None and span[0] >= span[1]:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{found.size}"})
+    start, end = span or (0, found.size)
+    headers["Content-Length"] = str(end - start)
+    if span is not None:
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{found.size}"
+    pieces = hub.objects.stream(found.key, start, end - start)
+    return StreamingResponse(
+        pieces, 206 if span is not None else 200, media_type="application/octet-stream", headers=headers
+    )
+
+
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """Start and end (exclusive) of a single byte range; None for a header to be ignored.
+
+    An unsatisfiable range gives start >= end.
+    """
+    match = _RANGE.fullmatch(header.strip())
+    if match is None or match.group(1) == match.group(2) == "":
+        return None
+    first, last = match.groups()
+    if first == "":
+        return max(0, size - int(last)), size if int(last) > 0 else 0
+    if last and int(last) < int(first):
+        return None
+    return int(first), min(size, int(last) + 1 if last else size)
+
+
+@router.put("/api/v1/blobs/{sha256}", status_code=201)
+async def upload(
+    sha256: str, request: Request, response: Response, hub: HubDep, caller: OperatorUser
+) -> dict[str, object]:
+    """Store a blob: gathered beside, hashed while it comes in, and kept only when it is what it says."""
+    key = blob_key(sha256)
+    path, size = await _gather(request, hub, sha256)
+    try:
+        created = await run_in_threadpool(_store, hub, key, path, caller.actor, size)
+    finally:
+        path.unlink()
+    if not created:
+        response.status_code = 200
+    return {"sha256": sha256, "size": size, "created": created}
+
+
+@router.head("/api/v1/blobs/{sha256}")
+def look(sha256: str, hub: HubDep, caller: Viewer) -> Response:
+    """Whether a blob is there, and its size."""
+    found = hub.objects.info(blob_key(sha256))
+    if found is None:
+        return Response(status_code=404)
+    return Response(headers={"X-Blob-Size": str(found.size), "ETag": f'"{sha256}"'})
+
+
+def _store(hub: Hub, key: str, path: Path, actor: str, size: int) -> bool:
+    created = hub.objects.put_file(key, path)
+    if not created:
+        return False
+    with hub.session() as session:
+        hub.audit(session, actor, "blob.upload", key.removeprefix("blobs/"), {"size": size})
+    return True
+
+
+async def _gather(request: Request, hub: Hub, sha256: str) -> tuple[Path, int]:
+    """The body in a temporary file, after its hash was compared; the caller removes the file."""
+    limit, digest, size = hub.config.limits.blob, hashlib.sha256(), 0
+    descriptor, name = tempfile.mkstemp(dir=hub.config.temporary_dir, prefix="upload-")
+    path = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            async for piece in request.stream():
+                size += len(piece)
+                if size > limit:
+                    raise TooLargeError(f"the blob has more than {limit} bytes", subject=sha256)
+                digest.update(piece)
+                await run_in_threadpool(file.write, piece)
+        if digest.hexdigest() != sha256:
+            raise InvalidError(
+                f"the bytes hash to {digest.hexdigest()}, not to {sha256}", subject=sha256, hint="upload it again"
+            )
+    except BaseException:
+        path.unlink()
+        raise
+    return path, size

@@ -1,0 +1,94 @@
+"""What a device calls to become known, to get a token, and to learn what is its own."""
+
+from __future__ import annotations
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from msgspec import Struct
+from starlette.concurrency import run_in_threadpool
+
+from cloud_hub.bootstrap import FIRST_ROOT
+from cloud_hub.context import Hub
+from cloud_hub.errors import UnauthenticatedError
+from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
+from cloud_hub.identity.enroll import enroll
+from cloud_hub.identity.groups import groups_of
+from cloud_hub.routes.deps import DeviceCaller, HubDep, read_body
+from cloud_hub.store.tables import Device
+from fleet.protocol.codec import decode_json
+from fleet.protocol.messages import (
+    HTTP_LIMIT,
+    DeviceMe,
+    EnrollRequest,
+    NonceResponse,
+    TokenRequest,
+    TokenResponse,
+    TrustBundle,
+)
+from fleet.protocol.names import check_name
+
+router = APIRouter(tags=["devices"])
+
+
+class NonceRequest(Struct, frozen=True, kw_only=True):
+    """The body of `POST /device/nonce`."""
+
+    device_id: str
+
+
+def _answer(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+@router.get("/enroll/trust")
+def trust(hub: HubDep) -> Response:
+    """The first root and the hub's CA certificate; a claim token pins both."""
+    return _answer(TrustBundle(root=hub.objects.get(FIRST_ROOT).data, ca=hub.authority.ca_pem))
+
+
+@router.post("/enroll")
+async def enroll_device(request: Request, hub: HubDep) -> Response:
+    """Enrol with a claim token; see `identity.enroll`."""
+    wanted = decode_json(await read_body(request, HTTP_LIMIT), EnrollRequest, limit=HTTP_LIMIT)
+    return _answer(await run_in_threadpool(enroll, hub, wanted))
+
+
+@router.post("/device/nonce")
+async def nonce(request: Request, hub: HubDep) -> Response:
+    """A nonce for a device id, known or not (the answer does not tell)."""
+    wanted = decode_json(await read_body(request, HTTP_LIMIT), NonceRequest, limit=HTTP_LIMIT)
+    check_name(wanted.device_id, "device")
+    value = hub.device_tokens.nonce(wanted.device_id, now=hub.clock())
+    return _answer(NonceResponse(nonce=value, expires_in_s=NONCE_LIFE_S))
+
+
+@router.post("/device/token")
+async def token(request: Request, hub: HubDep) -> Response:
+    """A bearer token for a signed nonce."""
+    wanted = decode_json(await read_body(request, HTTP_LIMIT), TokenRequest, limit=HTTP_LIMIT)
+    device = await run_in_threadpool(_device, hub, wanted.device_id)
+    value = hub.device_tokens.exchange(device.id, wanted.nonce, wanted.signature, device.public_key, now=hub.clock())
+    return _answer(TokenResponse(token=value, expires_in_s=TOKEN_LIFE_S))
+
+
+@router.get("/device/me")
+def me(hub: HubDep, device_id: DeviceCaller) -> Response:
+    """The device's channel, groups, pins and broker."""
+    device = _device(hub, device_id)
+    return _answer(
+        DeviceMe(
+            device_id=device.id,
+            channel=device.channel,
+            groups=groups_of(hub.device_tokens.group_secret, device.labels),
+            pins=device.pins,
+            mqtt=hub.mqtt_endpoint(device.mqtt_password),
+        )
+    )
+
+
+def _device(hub: Hub, device_id: str) -> Device:
+    with hub.reading() as session:
+        device = session.get(Device, device_id)
+    if device is None or device.revoked_at is not None:
+        raise UnauthenticatedError("this device is not enrolled", subject="device", hint="edge-agent enroll")
+    return device

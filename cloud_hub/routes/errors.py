@@ -1,0 +1,71 @@
+"""One handler that turns every error into `{"error", "code", "subject", "hint"}` and its status."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from cloud_hub.errors import BusyError, HubError
+from fleet.protocol.errors import ProtocolError, TooLargeError
+
+log = logging.getLogger(__name__)
+_CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
+
+
+def error_response(
+    request: Request, status: int, message: str, *, code: str, subject: str = "", hint: str = ""
+) -> JSONResponse:
+    """The body of an error; inference paths (`/v2`) have the form of their own protocol."""
+    if request.url.path.startswith("/v2"):
+        return JSONResponse({"error": message}, status)
+    return JSONResponse({"error": message, "code": code, "subject": subject, "hint": hint}, status)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(HubError, _hub_error)
+    app.add_exception_handler(ProtocolError, _protocol_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _hub_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HubError)
+    response = error_response(
+        request, error.status, str(error), code=error.code, subject=error.subject, hint=error.hint
+    )
+    if isinstance(error, BusyError):
+        response.headers["Retry-After"] = "1"
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+async def _protocol_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ProtocolError)
+    large = isinstance(error, TooLargeError)
+    status, code = (413, "too-large") if large else (400, "invalid")
+    return error_response(request, status, str(error), code=code, subject=error.subject, hint=error.hint)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return error_response(request, 400, f"{where}: {first['msg']}", code="invalid", subject=where)
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _CODES.get(error.status_code, "invalid")
+    return error_response(request, error.status_code, str(error.detail), code=code, subject=request.url.path)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(request, 500, "internal error; the hub's log has the reason", code="internal")

@@ -1,0 +1,63 @@
+"""Refuses request bodies that are too large, whatever route would have read them."""
+
+from __future__ import annotations
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cloud_hub.config import LimitsConfig
+
+
+class _TooLargeSignalError(Exception):
+    """More bytes came than the path allows."""
+
+
+class BodyLimit:
+    """ASGI middleware: counts the body's bytes, declared or not, against the path's limit."""
+
+    def __init__(self, app: ASGIApp, limits: LimitsConfig) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with a counting `receive`."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit, seen, started = self._limit(scope["path"]), 0, False
+        refusal = JSONResponse(
+            {"error": f"the body has more than {limit} bytes", "code": "too-large", "subject": "body", "hint": ""}, 413
+        )
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _TooLargeSignalError
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > limit:
+            await refusal(scope, receive, send)
+            return
+        try:
+            await self._app(scope, counted, watched)
+        except _TooLargeSignalError:
+            if started:
+                raise
+            await refusal(scope, receive, send)
+
+    def _limit(self, path: str) -> int:
+        if path.startswith("/api/v1/blobs/"):
+            return self._limits.blob
+        if path == "/device/samples":
+            return self._limits.samples_body
+        if path.startswith("/v2/"):
+            return self._limits.infer_body
+        return self._limits.body

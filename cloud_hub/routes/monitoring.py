@@ -1,0 +1,112 @@
+"""`/healthz` for load balancers and `/metrics` for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from sqlalchemy import func
+from sqlmodel import col, select
+from starlette.concurrency import run_in_threadpool
+
+from cloud_hub.context import Hub
+from cloud_hub.routes.deps import HubDep, Viewer
+from cloud_hub.store.tables import Alarm, ChannelRow, Device, DeviceModel, Job, Release, RolloutRow
+from cloud_hub.trust.repository import expires_at
+from cloud_hub.trust.rows import latest_metadata
+
+router = APIRouter(tags=["monitoring"])
+
+
+class HttpMetrics:
+    """Counts requests by route, method and status; a route's pattern and never its values is the label."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.requests = Counter(
+            "edgeloop_hub_http_requests_total", "HTTP requests", ["method", "route", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "edgeloop_hub_http_request_seconds", "Time to answer", ["method", "route"], registry=registry
+        )
+
+
+class FleetCollector(Collector):
+    """The fleet's state, read from the database at each scrape."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def collect(self) -> Iterator[Metric]:
+        """Gauges by state."""
+        now = self._hub.clock()
+        with self._hub.reading() as session:
+            silent = now - self._hub.config.offline_after_s
+            alive = (col(Device.revoked_at).is_(None), col(Device.last_seen_at) >= silent)
+            total = session.exec(select(func.count()).select_from(Device)).one()
+            revoked = session.exec(select(func.count()).where(col(Device.revoked_at).is_not(None))).one()
+            online = session.exec(select(func.count()).where(*alive, col(Device.online))).one()
+            counts = {
+                ("edgeloop_hub_device_models", "Models on devices", "state"): _grouped(session, DeviceModel.state),
+                ("edgeloop_hub_releases", "Releases", "status"): _grouped(session, Release.status),
+                ("edgeloop_hub_rollouts", "Rollouts", "state"): _grouped(session, RolloutRow.state),
+                ("edgeloop_hub_jobs", "Jobs", "state"): _grouped(session, Job.state),
+                ("edgeloop_hub_alarms", "Drift alarms", "status"): _grouped(session, Alarm.status),
+            }
+            versions = {row.name: float(row.version) for row in session.exec(select(ChannelRow))}
+            ends = {role: expires_at(body) - now for role, body in latest_metadata(session).items()}
+        devices = {"online": online, "offline": total - revoked - online, "revoked": revoked}
+        counts["edgeloop_hub_devices", "Devices", "state"] = devices
+        counts["edgeloop_hub_channel_version", "Channel versions", "channel"] = versions
+        counts["edgeloop_hub_metadata_expires_seconds", "Time until signed metadata expires", "role"] = ends
+        for (name, text, label), values in counts.items():
+            family = GaugeMetricFamily(name, text, labels=[label])
+            for key, value in values.items():
+                family.add_metric([key], value)
+            yield family
+
+
+def _grouped(session: Any, column: Any) -> dict[str, float]:
+    return {key: float(count) for key, count in session.exec(select(column, func.count()).group_by(column))}
+
+
+def install(app: FastAPI) -> None:
+    """Give `app` its registry (`app.state.registry`, for others to add to) and the counting middleware."""
+    registry = CollectorRegistry()
+    metrics = HttpMetrics(registry)
+    registry.register(FleetCollector(app.state.hub))
+    app.state.registry = registry
+
+    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        started, status = time.perf_counter(), 500
+        try:
+            response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            route = getattr(request.scope.get("route"), "path", "unmatched")
+            metrics.requests.labels(request.method, route, str(status)).inc()
+            metrics.seconds.labels(request.method, route).observe(time.perf_counter() - started)
+
+    app.middleware("http")(count)
+
+
+@router.get("/healthz")
+def health(hub: HubDep) -> dict[str, Any]:
+    """Whether database and object store answer; public, and says nothing else."""
+    with hub.reading() as session:
+        session.exec(select(func.count()).select_from(ChannelRow)).one()
+    hub.objects.exists("tuf/metadata/timestamp.json")
+    return {"status": "ok"}
+
+
+@router.get("/metrics")
+async def metrics(request: Request, caller: Viewer) -> Response:
+    """Prometheus text; needs a token of role viewer."""
+    text = await run_in_threadpool(generate_latest, request.app.state.registry)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,44 @@
+"""Migrations, run by `init` and `serve`: no alembic.ini, the engine is handed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, Engine
+from sqlmodel import SQLModel
+
+from cloud_hub.store import tables
+
+_SCRIPTS = Path(__file__).parent / "migrations"
+assert tables.Model.metadata is SQLModel.metadata  # importing the tables fills it
+
+
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration over an open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS))
+    config.attributes["connection"] = connection
+    return config
+
+
+def upgrade(engine: Engine, revision: str = "head") -> None:
+    """Bring the database to `revision`; nothing happens when it is there."""
+    with engine.begin() as connection:
+        command.upgrade(alembic_config(connection), revision)
+
+
+def downgrade(engine: Engine, revision: str = "base") -> None:
+    """Take the database back to `revision`."""
+    with engine.begin() as connection:
+        command.downgrade(alembic_config(connection), revision)
+
+
+def differences(engine: Engine) -> list[object]:
+    """How the database differs from the tables; empty when the migrations are complete."""
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
+        return list(compare_metadata(context, SQLModel.metadata))

@@ -1,0 +1,135 @@
+"""Ceremonies: what needs the offline keys. Making a repository, renewing its metadata, rotating keys."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from securesystemslib.signer import Key
+
+from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
+from cloud_hub.store.tables import AuditEntry, Setting
+from cloud_hub.trust import keys, repository
+from cloud_hub.trust.rows import COMMAND_SETTING
+from cloud_hub.trust.transaction import Draft, Transactions
+
+ROTATABLE = ("root", "targets", "release", "rollout", "snapshot", "timestamp", "command")
+_PREVIOUS = ".previous"
+
+
+def make_keys(online: Path, offline: Path, passphrase: bytes, *, release_held: bool) -> dict[str, Ed25519PrivateKey]:
+    """Make and write all keys of a new hub; returns them by name, `command` included."""
+    made = {name: keys.generate() for name in (*keys.OFFLINE, *keys.ONLINE, "command")}
+    for name, key in made.items():
+        away = name in keys.OFFLINE or (name == "release" and not release_held)
+        keys.save_key((offline if away else online) / f"{name}.pem", key, passphrase if away else None)
+    return made
+
+
+def create_repository(transactions: Transactions, made: Mapping[str, Ed25519PrivateKey]) -> None:
+    """Publish version 1 of every role, signed with all keys; ConflictError when there is one already."""
+    publics = {name: keys.public(key.public_key()) for name, key in made.items() if name != "command"}
+    command = keys.CommandKey(made["command"]).target()
+
+    def change(draft: Draft) -> None:
+        if draft.bodies:
+            raise ConflictError("this database has a repository already", subject="repository")
+        end = repository.expiry(draft.now, 1)  # the transaction sets each role's own
+        draft.signed["root"] = repository.new_root(publics, end)
+        draft.signed["targets"] = repository.new_targets(publics, {repository.COMMAND_TARGET: command}, end)
+        draft.files[repository.COMMAND_TARGET] = command
+        draft.session.add(Setting(key=COMMAND_SETTING, value=command.decode()))
+        for role in repository.DELEGATED:
+            draft.signed[role] = repository.empty_targets(end)
+
+    signers = {role: [one] for role, one in keys.signers_by_role(made).items()}
+    transactions.run(change, signers=signers)
+
+
+def renew(transactions: Transactions, offline: Path, passphrase: bytes | None) -> tuple[str, ...]:
+    """Sign root and targets (and models, when its key lies with the offline ones) for another year."""
+    held = _offline_keys(offline, passphrase)
+    signers = {role: [one] for role, one in keys.signers_by_role(held).items()}
+    roles = [role for role in ("root", "targets", "models") if role in signers or role in transactions.signers]
+
+    def change(draft: Draft) -> tuple[str, ...]:
+        for role in roles:
+            draft.change(role)
+        _audit(draft, "keys.renew", ",".join(roles))
+        return tuple(roles)
+
+    return transactions.run(change, signers=signers)
+
+
+def rotate(transactions: Transactions, name: str, online: Path, offline: Path, passphrase: bytes | None) -> str:
+    """Replace key `name`; returns the new key's id. The old file is kept beside as `….previous`.
+
+    The new key is on disk before it is announced, and the old one until it is: a crash in between
+    leaves a hub that still signs with a key that devices accept, and the ceremony can be repeated.
+
+    Raises:
+        InvalidError: no such key.
+        NotFoundError, ForbiddenError: offline keys that are missing, or another passphrase.
+    """
+    if name not in ROTATABLE:
+        raise InvalidError(f"no key is called {name!r}", subject=name, hint=f"one of: {', '.join(ROTATABLE)}")
+    held = _offline_keys(offline, passphrase)
+    away = (offline / f"{name}.pem").exists()
+    path = (offline if away else online) / f"{name}.pem"
+    old, new = keys.load_key(path, passphrase if away else None), keys.generate()
+    pending = path.with_name(path.name + ".next")
+    keys.save_key(pending, new, passphrase if away else None, replace=True)
+    signers = {role: [one] for role, one in keys.signers_by_role({**held, name: new}).items()}
+    if name == "root":
+        signers["root"] = [keys.signer(old), keys.signer(new)]
+
+    def change(draft: Draft) -> None:
+        _replace(draft, name, old, new)
+        _audit(draft, "keys.rotate", name)
+
+    transactions.run(change, signers=signers)
+    shutil.copy2(path, path.with_name(path.name + _PREVIOUS))
+    pending.replace(path)
+    return keys.CommandKey(new).key_id if name == "command" else keys.public(new.public_key()).keyid
+
+
+def _replace(draft: Draft, name: str, old: Ed25519PrivateKey, new: Ed25519PrivateKey) -> None:
+    if name == "command":
+        draft.set_target("targets", repository.COMMAND_TARGET, data := keys.CommandKey(new).target())
+        draft.session.merge(Setting(key=COMMAND_SETTING, value=data.decode()))
+        return
+    before, after = keys.public(old.public_key()), keys.public(new.public_key())
+    for role, key_name in keys.KEY_OF_ROLE.items():
+        if key_name != name:
+            continue
+        delegator = draft.change("targets" if role in repository.DELEGATED else "root")
+        _swap(delegator, role, before, after)
+        if role != "root":
+            draft.change(role)
+
+
+def _swap(delegator: Any, role: str, before: Key, after: Key) -> None:
+    listed = (
+        delegator.delegations.roles[role].keyids if hasattr(delegator, "delegations") else delegator.roles[role].keyids
+    )
+    for key_id in tuple(listed):
+        delegator.revoke_key(key_id, role)
+    delegator.add_key(after, role)
+    assert before.keyid not in listed
+
+
+def _offline_keys(offline: Path, passphrase: bytes | None) -> dict[str, Ed25519PrivateKey]:
+    names = [name for name in (*keys.OFFLINE, "release") if (offline / f"{name}.pem").exists()]
+    missing = [name for name in keys.OFFLINE if name not in names]
+    if missing:
+        raise NotFoundError(
+            f"no {missing[0]}.pem in {offline}", subject=str(offline), hint="give the directory of the offline keys"
+        )
+    return {name: keys.load_key(offline / f"{name}.pem", passphrase) for name in names}
+
+
+def _audit(draft: Draft, action: str, subject: str) -> None:
+    draft.session.add(AuditEntry(at=draft.now, actor="ceremony", action=action, subject=subject, detail={}))

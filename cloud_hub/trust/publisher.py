@@ -1,0 +1,350 @@
+"""Releases, floors and channels: what may be published, and the rows that go with it."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from collections.abc import Callable
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy import Engine
+from sqlmodel import Session, select
+
+from cloud_hub.config import ExpiryConfig
+from cloud_hub.errors import ConflictError, NotFoundError
+from cloud_hub.ports import Also, Clock, Objects
+from cloud_hub.store.tables import AuditEntry, ChannelRow, Release, Setting
+from cloud_hub.trust import checks, recovery, repository
+from cloud_hub.trust.rows import floor_document, get_model, get_release, latest_metadata, status_in_words
+from cloud_hub.trust.transaction import METADATA, TARGETS, Draft, Signers, Transactions, targets_from_payload
+from fleet.protocol.channel import Channel, decode_channel, encode_channel
+from fleet.protocol.manifest import Manifest, decode_manifest
+from fleet.protocol.names import check_name
+
+log = logging.getLogger(__name__)
+
+
+class SigningRequest(Struct, frozen=True, kw_only=True):
+    """What the holder of the release key signs: Ed25519 over `payload`, for `version` of role `models`."""
+
+    payload: bytes
+    version: int
+    key_id: str
+
+
+class TufPublisher:
+    """`Publisher` over the signed repository. Each method is one locked transaction."""
+
+    def __init__(
+        self, engine: Engine, objects: Objects, signers: Signers, *, clock: Clock, expiry: ExpiryConfig
+    ) -> None:
+        self.transactions = Transactions(engine, objects, signers, clock, expiry)
+        self._objects = objects
+        self._expiry = expiry
+
+    @property
+    def holds_release_key(self) -> bool:
+        """Whether releases can be signed here."""
+        return "models" in self.transactions.signers
+
+    # ---- releases ------------------------------------------------------------------------------
+
+    def reserve(self, model: str, *, actor: str) -> int:
+        """See `Publisher.reserve`."""
+
+        def change(draft: Draft) -> int:
+            row = self._reserve(draft, model, actor)
+            _audit(draft, actor, "release.reserve", f"{model}/{row.number}", {})
+            return row.number
+
+        return self.transactions.run(change)
+
+    def publish_release(
+        self,
+        model: str,
+        manifest: bytes,
+        *,
+        actor: str,
+        note: str = "",
+        number: int | None = None,
+        also: Also | None = None,
+    ) -> Release:
+        """See `Publisher.publish_release`.
+
+        Raises:
+            MalformedError, InvalidError: the manifest, its gate, or a blob that is missing.
+            NotFoundError: no such model, or no such reserved number.
+            ConflictError: the number is taken, or the sketch differs from the model's.
+        """
+        document = decode_manifest(manifest)
+        checks.check_gate(document)
+        checks.check_blobs(document, self._blob_size)
+
+        def change(draft: Draft) -> Release:
+            row = self._reserve(draft, model, actor) if number is None else _reserved(draft, model, number)
+            self._fill(draft, row, document, manifest, note)
+            if self.holds_release_key:
+                _list_release(draft, row)
+                _publish(row, draft.now)
+            else:
+                row.status = "awaiting-signature"
+            draft.session.add(row)
+            _audit(draft, actor, "release.publish", f"{model}/{row.number}", {"status": row.status, "note": note})
+            if also is not None:
+                also(draft.session)
+            return row
+
+        return self.transactions.run(change)
+
+    def withdraw(self, model: str, number: int, reason: str, *, actor: str) -> Release:
+        """See `Publisher.withdraw`. Without the release key the floor waits for a signature."""
+
+        def change(draft: Draft) -> Release:
+            row = get_release(draft.session, model, number)
+            if row.status not in ("published", "withdrawn"):
+                raise ConflictError(f"release {number} of {model!r} is {row.status}", subject=f"{model}/{number}")
+            for channel in draft.session.exec(select(ChannelRow)):
+                if (model, number) in checks.named_releases(decode_channel(channel.document)):
+                    raise ConflictError(
+                        f"channel {channel.name!r} still names release {number} of {model!r}",
+                        subject=channel.name,
+                        hint="move the channel to another release first",
+                    )
+            row.status = "withdrawn"
+            draft.session.add(row)
+            draft.session.flush()
+            self._sign_floor(draft, model)
+            _audit(draft, actor, "release.withdraw", f"{model}/{number}", {"reason": reason})
+            return row
+
+        return self.transactions.run(change)
+
+    def set_floor(self, model: str, min_release: int, *, actor: str) -> None:
+        """See `Publisher.set_floor`."""
+
+        def change(draft: Draft) -> None:
+            row = get_model(draft.session, model)
+            if min_release < row.min_release:
+                raise ConflictError(f"the floor of {model!r} is {row.min_release} and never sinks", subject=model)
+            for channel in draft.session.exec(select(ChannelRow)):
+                below = {
+                    n
+                    for m, n in checks.named_releases(decode_channel(channel.document))
+                    if m == model and n < min_release
+                }
+                if below:
+                    raise ConflictError(
+                        f"channel {channel.name!r} names release {min(below)} of {model!r}, which lies below {min_release}",
+                        subject=channel.name,
+                        hint="move the channel first",
+                    )
+            row.min_release = min_release
+            draft.session.add(row)
+            draft.session.flush()
+            self._sign_floor(draft, model)
+            _audit(draft, actor, "model.floor", model, {"min_release": min_release})
+
+        self.transactions.run(change)
+
+    # ---- a release key that is held elsewhere --------------------------------------------------
+
+    def signing(self, model: str, number: int) -> SigningRequest:
+        """What to sign so that release `number` (and the model's floor) is published.
+
+        The payload is kept until it is signed or the repository has moved on; then ask again.
+        """
+
+        def change(draft: Draft) -> SigningRequest:
+            row = get_release(draft.session, model, number)
+            if row.status == "reserved":
+                raise ConflictError(f"release {number} of {model!r} has no manifest yet", subject=f"{model}/{number}")
+            key, version = f"signing:{model}:{number}", draft.version("models") + 1
+            key_id = draft.peek("targets").delegations.roles["models"].keyids[0]
+            kept = draft.session.get(Setting, key)
+            if kept is not None:
+                payload = base64.b64decode(kept.value)
+                if targets_from_payload(payload).version == version:
+                    return SigningRequest(payload=payload, version=version, key_id=key_id)
+            _list_release(draft, row)
+            targets = draft.signed.pop("models")
+            targets.expires = repository.expiry(draft.now, self._expiry.models)
+            payload = repository.signing_payload(targets, version)
+            draft.session.merge(Setting(key=key, value=base64.b64encode(payload).decode()))
+            for path, data in draft.files.items():
+                self.transactions.put_target(path, data)
+            draft.files.clear()
+            return SigningRequest(payload=payload, version=version, key_id=key_id)
+
+        return self.transactions.run(change)
+
+    def accept_signature(
+        self, model: str, number: int, *, key_id: str, signature: str, version: int, actor: str
+    ) -> Release:
+        """Publish with a signature (hex) made elsewhere over the payload of `signing`.
+
+        Raises:
+            InvalidError: the signature does not fit.
+            ConflictError: nothing waits for it, or the repository has moved on.
+        """
+
+        def change(draft: Draft) -> Release:
+            row = get_release(draft.session, model, number)
+            kept = draft.session.get(Setting, f"signing:{model}:{number}")
+            if kept is None or version != draft.version("models") + 1:
+                raise ConflictError(
+                    "this payload is not the current one",
+                    subject=f"{model}/{number}",
+                    hint="ask for a new one: GET …/signing",
+                )
+            targets = targets_from_payload(base64.b64decode(kept.value))
+            if targets.version != version:
+                raise ConflictError(
+                    "this payload is not the current one", subject=f"{model}/{number}", hint="GET …/signing"
+                )
+            body = repository.attach(targets, version, key_id, signature)
+            repository.verify_delegated(draft.bodies["targets"], "models", body)
+            draft.presigned["models"] = (version, body)
+            if row.status == "awaiting-signature":
+                _publish(row, draft.now)
+            draft.session.add(row)
+            draft.session.delete(kept)
+            _audit(draft, actor, "release.sign", f"{model}/{number}", {"key_id": key_id, "version": version})
+            return row
+
+        return self.transactions.run(change)
+
+    # ---- channels ------------------------------------------------------------------------------
+
+    def change_channel(
+        self,
+        name: str,
+        change: Callable[[Channel], Channel],
+        *,
+        actor: str,
+        spread_s: int = 0,
+        create: bool = True,
+        also: Also | None = None,
+    ) -> Channel:
+        """See `Publisher.change_channel`.
+
+        Raises:
+            MalformedError, InvalidError: the document is over its bounds, or names a release that
+                is unknown, unsigned, withdrawn or below the floor.
+            NotFoundError: no such channel, and `create` is not set.
+        """
+        check_name(name, "channel")
+
+        def publish(draft: Draft) -> Channel:
+            row = draft.session.get(ChannelRow, name)
+            if row is None and not create:
+                raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")
+            current = decode_channel(row.document) if row else Channel(channel=name, version=0)
+            version = max(current.version, self._published_version(draft, name)) + 1
+            new = msgspec.structs.replace(change(current), channel=name, version=version)
+            data = encode_channel(new)
+            checks.check_releases(new, lambda model, number: status_in_words(draft.session, model, number))
+            row = row or ChannelRow(name=name, version=0, document=b"", updated_at=draft.now)
+            row.version, row.document, row.spread_s, row.updated_at = version, data, spread_s, draft.now
+            draft.session.add(row)
+            draft.set_target("channels", repository.channel_target(name), data)
+            _audit(draft, actor, "channel.change", name, {"version": version})
+            if also is not None:
+                also(draft.session)
+            return new
+
+        return self.transactions.run(publish)
+
+    def _published_version(self, draft: Draft, name: str) -> int:
+        """The version that a store ahead of the database (restored from a backup) shows to devices."""
+        found = self.transactions.store_versions(draft.bodies).get("channels")
+        if found is None:
+            return 0
+        try:
+            listed = repository.read(self._objects.get(f"{METADATA}{found}.channels.json").data).signed.targets
+            target = listed[repository.channel_target(name)]
+            data = self._objects.get(f"{TARGETS}channels/{target.hashes['sha256']}.{name}.json").data
+            return decode_channel(data).version
+        except (KeyError, NotFoundError):
+            return 0
+
+    # ---- upkeep --------------------------------------------------------------------------------
+
+    def refresh(self, *, force: bool = False) -> tuple[str, ...]:
+        """See `Publisher.refresh`. The timestamp is due daily, the others at half their life."""
+
+        def change(draft: Draft) -> tuple[str, ...]:
+            roles = self._due(draft, force)
+            for role in roles:
+                draft.change(role)
+            return roles
+
+        return self.transactions.run(change)
+
+    def expiring(self, *, within_days: float) -> dict[str, float]:
+        """Roles whose metadata ends within so many days, with that time (Unix seconds)."""
+        engine = self.transactions.engine.execution_options(edgeloop_read=True)
+        with Session(engine) as session:
+            ends = {role: repository.expires_at(body) for role, body in latest_metadata(session).items()}
+        limit = self.transactions.clock() + within_days * 86_400
+        return {role: end for role, end in ends.items() if end <= limit and role not in repository.ONLINE_ROLES}
+
+    def recover(self) -> None:
+        """See `Publisher.recover`; see `trust.recovery` for its errors."""
+        if not recovery.recover(self.transactions):
+            self.refresh(force=True)
+
+    def _due(self, draft: Draft, force: bool) -> tuple[str, ...]:
+        due = []
+        for role in ("models", *repository.ONLINE_ROLES):
+            if role not in self.transactions.signers:
+                continue
+            life = getattr(self._expiry, role) * 86_400
+            left = repository.expires_at(draft.bodies[role]) - draft.now
+            limit = life - self._expiry.refresh_s if role == "timestamp" else life / 2
+            if left <= limit or (force and role in repository.ONLINE_ROLES):
+                due.append(role)
+        return tuple(due)
+
+    def _blob_size(self, sha256: str) -> int | None:
+        found = self._objects.info(f"blobs/{sha256}")
+        return None if found is None else found.size
+
+    def _reserve(self, draft: Draft, model: str, actor: str) -> Release:
+        owner = get_model(draft.session, model)
+        row = Release(model=model, number=owner.next_release, status="reserved", created_at=draft.now, created_by=actor)
+        owner.next_release += 1
+        draft.session.add(owner)
+        draft.session.add(row)
+        draft.session.flush()
+        return row
+
+    def _fill(self, draft: Draft, row: Release, document: Manifest, manifest: bytes, note: str) -> None:
+        model = get_model(draft.session, row.model)
+        model.sketch_id = checks.check_sketch(document, row.model, model.sketch_id)
+        draft.session.add(model)
+        row.manifest, row.note = manifest, note
+
+    def _sign_floor(self, draft: Draft, model: str) -> None:
+        if self.holds_release_key:
+            draft.set_target("models", repository.floor_target(model), floor_document(draft.session, model))
+
+
+def _list_release(draft: Draft, row: Release) -> None:
+    draft.set_target("models", repository.release_target(row.model, row.number), row.manifest)
+    draft.set_target("models", repository.floor_target(row.model), floor_document(draft.session, row.model))
+
+
+def _publish(row: Release, now: float) -> None:
+    row.status, row.published_at = "published", now
+
+
+def _reserved(draft: Draft, model: str, number: int) -> Release:
+    row = get_release(draft.session, model, number)
+    if row.status != "reserved":
+        raise ConflictError(f"release {number} of {model!r} is {row.status} already", subject=f"{model}/{number}")
+    return row
+
+
+def _audit(draft: Draft, actor: str, action: str, subject: str, detail: dict[str, object]) -> None:
+    draft.session.add(AuditEntry(at=draft.now, actor=actor, action=action, subject=subject, detail=detail))

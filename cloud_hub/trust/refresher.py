@@ -1,0 +1,38 @@
+"""The service that keeps signed metadata from expiring."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starlette.concurrency import run_in_threadpool
+
+from cloud_hub.context import Hub
+from cloud_hub.services import Service
+
+log = logging.getLogger(__name__)
+LOOK_EVERY_S = 3600.0
+
+
+class Refresher:
+    """Recovers the store once, then signs anew whatever is due, looking once an hour."""
+
+    name = "refresher"
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await run_in_threadpool(self._hub.publisher.recover)
+        pause = min(LOOK_EVERY_S, self._hub.config.expiry.refresh_s)
+        while True:
+            roles = await run_in_threadpool(self._hub.publisher.refresh)
+            if roles:
+                log.info("signed anew: %s", ", ".join(roles))
+            await asyncio.sleep(pause)
+
+
+def services(hub: Hub) -> list[Service]:
+    """The services of this package."""
+    return [Refresher(hub)]

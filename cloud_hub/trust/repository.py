@@ -1,0 +1,162 @@
+"""Pure: builds and signs the metadata of the TUF repository. Values and keys in, signed bytes out.
+
+    root ── targets ──┬── models/*/*    role `models`    (release key)
+                      ├── channels/*    role `channels`  (rollout key)
+                      └── hub/command-key.json           (signed offline)
+    snapshot, timestamp                                  (online)
+Snapshots are consistent: metadata files carry their version, target files their SHA-256.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Mapping
+from typing import Any, cast
+
+from securesystemslib.signer import CryptoSigner, Key, Signature
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    TargetFile,
+    Targets,
+    Timestamp,
+)
+from tuf.api.serialization.json import CanonicalJSONSerializer, JSONSerializer
+
+from cloud_hub.errors import InvalidError
+
+COMMAND_TARGET = "hub/command-key.json"
+ONLINE_ROLES = ("channels", "snapshot", "timestamp")
+TARGET_ROLES = ("targets", "models", "channels")
+DELEGATED = {"models": ("release", "models/*/*"), "channels": ("rollout", "channels/*")}
+TOP_KEYS = {"root": "root", "targets": "targets", "snapshot": "snapshot", "timestamp": "timestamp"}
+
+
+def expiry(now: float, days: float) -> datetime.datetime:
+    """`days` from `now`, in whole seconds, as TUF wants it."""
+    return datetime.datetime.fromtimestamp(int(now + days * 86_400), tz=datetime.UTC)
+
+
+def new_root(keys: Mapping[str, Key], expires: datetime.datetime) -> Root:
+    """A root that names the top-level keys (`root`, `targets`, `snapshot`, `timestamp`)."""
+    root = Root(expires=expires, consistent_snapshot=True)
+    for role, name in TOP_KEYS.items():
+        root.add_key(keys[name], role)
+    return root
+
+
+def new_targets(keys: Mapping[str, Key], files: Mapping[str, bytes], expires: datetime.datetime) -> Targets:
+    """The top-level targets: `files` signed offline, and the two delegations (`release`, `rollout` keys)."""
+    roles, used = {}, {}
+    for name, (key_name, pattern) in DELEGATED.items():
+        key = keys[key_name]
+        used[key.keyid] = key
+        roles[name] = DelegatedRole(name, [key.keyid], 1, terminating=True, paths=[pattern])
+    listed = {path: target_file(path, data) for path, data in files.items()}
+    return Targets(expires=expires, targets=listed, delegations=Delegations(used, roles))
+
+
+def empty_targets(expires: datetime.datetime) -> Targets:
+    """A delegated role that lists nothing yet."""
+    return Targets(expires=expires)
+
+
+def target_file(path: str, data: bytes) -> TargetFile:
+    """The entry of one target."""
+    return TargetFile.from_data(path, data, ["sha256"])
+
+
+def target_name(path: str, data: bytes) -> str:
+    """Where a target's bytes lie under `targets/`: its hash comes before its last name."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{hashlib.sha256(data).hexdigest()}.{name}"
+
+
+def metadata_name(role: str, version: int) -> str:
+    """File name of a metadata version; the timestamp alone has none in it."""
+    return "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
+
+
+def new_snapshot(versions: Mapping[str, int], expires: datetime.datetime) -> Snapshot:
+    """A snapshot naming the version of each targets role."""
+    return Snapshot(expires=expires, meta={f"{role}.json": MetaFile(versions[role]) for role in TARGET_ROLES})
+
+
+def new_timestamp(snapshot_version: int, snapshot: bytes, expires: datetime.datetime) -> Timestamp:
+    """A timestamp naming the snapshot by version, length and hash."""
+    meta = MetaFile(snapshot_version, len(snapshot), {"sha256": hashlib.sha256(snapshot).hexdigest()})
+    return Timestamp(expires=expires, snapshot_meta=meta)
+
+
+def sign(signed: Any, version: int, signers: list[CryptoSigner]) -> bytes:
+    """Set the version and sign with every signer; Ed25519 makes equal input give equal bytes."""
+    signed.version = version
+    metadata: Metadata[Any] = Metadata(signed)
+    for one in signers:
+        metadata.sign(one, append=True)
+    return metadata.to_bytes(JSONSerializer(compact=True))
+
+
+def signing_payload(signed: Any, version: int) -> bytes:
+    """The canonical bytes that a signature of `signed` at `version` covers."""
+    signed.version = version
+    return CanonicalJSONSerializer().serialize(signed)
+
+
+def attach(signed: Any, version: int, key_id: str, signature: str) -> bytes:
+    """Metadata with a signature that was made elsewhere (hex Ed25519)."""
+    signed.version = version
+    metadata: Metadata[Any] = Metadata(signed, {key_id: Signature(key_id, signature)})
+    return metadata.to_bytes(JSONSerializer(compact=True))
+
+
+def verify_delegated(targets: bytes, role: str, body: bytes) -> None:
+    """Raise InvalidError unless `body` is signed by the key that `targets` delegates `role` to."""
+    delegator = read(targets)
+    metadata = read(body)
+    payload = CanonicalJSONSerializer().serialize(metadata.signed)
+    try:
+        delegator.signed.verify_delegate(role, payload, metadata.signatures)
+    except (RepositoryError, ValueError) as error:
+        hint = "sign the payload of GET …/signing with the release key"
+        raise InvalidError(f"the signature does not fit role {role!r}: {error}", subject=role, hint=hint) from error
+
+
+def read(body: bytes) -> Metadata[Any]:
+    """Parse metadata; InvalidError when it is none."""
+    try:
+        return cast("Metadata[Any]", Metadata.from_bytes(body))
+    except RepositoryError as error:
+        raise InvalidError(f"not TUF metadata: {error}", subject="metadata") from error
+
+
+def expires_at(body: bytes) -> float:
+    """When a metadata body expires, Unix seconds."""
+    moment: datetime.datetime = read(body).signed.expires
+    return moment.replace(tzinfo=datetime.UTC).timestamp()
+
+
+def version_of(body: bytes) -> int:
+    """A metadata body's version."""
+    return int(read(body).signed.version)
+
+
+def release_target(model: str, number: int) -> str:
+    """Signed path of a release's manifest."""
+    return f"models/{model}/{number}.json"
+
+
+def floor_target(model: str) -> str:
+    """Signed path of a model's floor."""
+    return f"models/{model}/floor.json"
+
+
+def channel_target(channel: str) -> str:
+    """Signed path of a channel's document."""
+    return f"channels/{channel}.json"

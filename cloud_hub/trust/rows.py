@@ -1,0 +1,72 @@
+"""Lookups in the rows that trust rests on."""
+
+from __future__ import annotations
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select
+
+from cloud_hub.errors import NotFoundError
+from cloud_hub.store.tables import ChannelRow, Metadata, Model, Release, Setting
+from cloud_hub.trust import repository
+from fleet.protocol.codec import encode_json
+from fleet.protocol.manifest import Floor
+
+COMMAND_SETTING = "command-target"
+
+
+def latest_metadata(session: Session) -> dict[str, bytes]:
+    """The newest body of each role."""
+    newest = (
+        select(Metadata.role, func.max(col(Metadata.version)).label("version")).group_by(col(Metadata.role)).subquery()
+    )
+    same = (col(Metadata.role) == newest.c.role) & (col(Metadata.version) == newest.c.version)
+    return {row.role: row.body for row in session.exec(select(Metadata).join(newest, same))}
+
+
+def get_model(session: Session, name: str) -> Model:
+    """The model, or NotFoundError."""
+    row = session.get(Model, name)
+    if row is None:
+        raise NotFoundError(f"no model {name!r}", subject=name, hint=f"make it: fleet model create {name}")
+    return row
+
+
+def get_release(session: Session, model: str, number: int) -> Release:
+    """The release, or NotFoundError."""
+    row = session.get(Release, (model, number))
+    if row is None:
+        hint = f"see: fleet release list --model {model}"
+        raise NotFoundError(f"no release {number} of {model!r}", subject=f"{model}/{number}", hint=hint)
+    return row
+
+
+def status_in_words(session: Session, model: str, number: int) -> str:
+    """A release's status, for somebody who wants to name it: `published`, `unknown`, `below the floor`, …"""
+    row = session.get(Release, (model, number))
+    if row is None:
+        return "unknown"
+    owner = session.get(Model, model)
+    if owner is not None and number < owner.min_release:
+        return "below the floor"
+    return row.status
+
+
+def floor_document(session: Session, model: str) -> bytes:
+    """The content of `models/<model>/floor.json`."""
+    owner = get_model(session, model)
+    gone = session.exec(select(Release.number).where(Release.model == model, Release.status == "withdrawn")).all()
+    return encode_json(Floor(min_release=owner.min_release, withdrawn=tuple(sorted(gone))))
+
+
+def all_targets(session: Session) -> dict[str, bytes]:
+    """Path and bytes of every target that is listed now."""
+    signed = select(Release).where(col(Release.status).in_(("published", "withdrawn")))
+    files = {repository.release_target(row.model, row.number): row.manifest for row in session.exec(signed)}
+    for model in {path.split("/")[1] for path in files}:
+        files[repository.floor_target(model)] = floor_document(session, model)
+    for channel in session.exec(select(ChannelRow)):
+        files[repository.channel_target(channel.name)] = channel.document
+    command = session.get(Setting, COMMAND_SETTING)
+    if command is not None:
+        files[repository.COMMAND_TARGET] = command.value.encode()
+    return files

@@ -1,0 +1,234 @@
+"""The locked transaction that every publication goes through, whatever process or replica does it.
+
+1. Take the publishing lock (it lasts until the database commits).
+2. Versions are max(database, store) + 1. A numbered file is created, never replaced: where one is
+   found with other bytes, left by a writer that died before its commit, the next number is taken.
+3. The signed bytes go into `Metadata` rows; the database commits.
+4. `timestamp.json` is replaced last, by compare-and-swap. Only now does anybody see the new state.
+
+A crash before 3 leaves numbered files that nothing refers to; one between 3 and 4 leaves the
+database ahead, and `recover` (or the next publication) brings the store up from the rows. Whoever
+finds a timestamp that its database does not know (a restored backup, a lost lock) signs again above it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from securesystemslib.signer import CryptoSigner
+from sqlalchemy import Engine
+from sqlmodel import Session
+from tuf.api.metadata import Targets
+
+from cloud_hub.config import ExpiryConfig
+from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from cloud_hub.ports import Clock, Objects
+from cloud_hub.store.engine import lock_publishing
+from cloud_hub.store.tables import Metadata
+from cloud_hub.trust import repository
+from cloud_hub.trust.rows import latest_metadata
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Signers = Mapping[str, list[CryptoSigner]]
+
+METADATA = "tuf/metadata/"
+TARGETS = "tuf/targets/"
+_TRIES = 20
+
+
+class Draft:
+    """What one publication changes. `targets(role)` hands out a role's targets and marks it as changed."""
+
+    def __init__(self, session: Session, bodies: Mapping[str, bytes], floors: Mapping[str, int], now: float) -> None:
+        self.session = session
+        self.bodies = dict(bodies)
+        self.now = now
+        self.signed: dict[str, Any] = {}
+        self.presigned: dict[str, tuple[int, bytes]] = {}
+        self.files: dict[str, bytes] = {}
+        self._floors = dict(floors)
+
+    def version(self, role: str) -> int:
+        """The highest version of `role` that the database or the store knows; 0 for none."""
+        known = repository.version_of(self.bodies[role]) if role in self.bodies else 0
+        return max(known, self._floors.get(role, 0))
+
+    def change(self, role: str) -> Any:
+        """The role's content, to be changed in place and signed as a new version."""
+        if role not in self.signed:
+            self.signed[role] = repository.read(self.bodies[role]).signed
+        return self.signed[role]
+
+    def peek(self, role: str) -> Any:
+        """The role's content; nothing is signed."""
+        return self.signed.get(role) or repository.read(self.bodies[role]).signed
+
+    def set_target(self, role: str, path: str, data: bytes) -> None:
+        """List `data` at `path` in `role`, and store it."""
+        targets: Targets = self.change(role)
+        targets.targets[path] = repository.target_file(path, data)
+        self.files[path] = data
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has to be signed."""
+        return not self.signed and not self.presigned
+
+
+class Transactions:
+    """Runs publications over a database and an object store, with the signers of the online roles."""
+
+    def __init__(self, engine: Engine, objects: Objects, signers: Signers, clock: Clock, expiry: ExpiryConfig) -> None:
+        self.engine = engine
+        self.objects = objects
+        self.signers = dict(signers)
+        self.clock = clock
+        self._expiry = expiry
+
+    def run(self, change: Callable[[Draft], T], *, signers: Signers | None = None) -> T:
+        """One publication. `change` edits the draft (and its session's rows); its result is returned.
+
+        Nothing is kept when `change` raises. `signers` (offline keys) add to the online ones.
+        """
+        everyone = {**self.signers, **(signers or {})}
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            draft = self._open(session)
+            result = change(draft)
+            if draft.empty:
+                return result
+            body = self._seal(draft, everyone)
+        for _ in range(_TRIES):
+            if self.push_timestamp(body):
+                return result
+            log.warning("the store holds a timestamp that the database does not know; signing above it")
+            with Session(self.engine) as session, session.begin():
+                draft = self._open(session)
+                for role in ("channels", "snapshot"):
+                    draft.change(role)
+                body = self._seal(draft, everyone)
+        raise ConflictError(
+            "the published timestamp keeps changing", subject="timestamp.json", hint="do two databases share one store?"
+        )
+
+    def push_timestamp(self, body: bytes) -> bool:
+        """Make `body` the published timestamp unless a later one of ours is there.
+
+        False when the store holds one at or above its version that the database does not know.
+        """
+        key, version = METADATA + "timestamp.json", repository.version_of(body)
+        while True:
+            try:
+                current, tag = self.objects.get(key)
+            except NotFoundError:
+                current, tag = b"", None  # type: ignore[assignment]
+            if current and (published := _version_or_zero(current)) >= version:
+                return current == body or self._body("timestamp", published) == current
+            try:
+                self.objects.put_if_match(key, body, tag)
+            except ConflictError:
+                continue
+            return True
+
+    def put_numbered(self, role: str, version: int, body: bytes) -> bool:
+        """Create a numbered file; True when it holds `body` now, False when it holds something else."""
+        key = METADATA + repository.metadata_name(role, version)
+        return self.objects.put_new(key, body) or self.objects.get(key).data == body
+
+    def put_target(self, path: str, data: bytes) -> None:
+        """Store a target under its hash; one that a power cut tore is written again."""
+        key = TARGETS + repository.target_name(path, data)
+        if not self.objects.put_new(key, data) and self.objects.get(key).data != data:
+            self.objects.put(key, data)
+
+    def store_versions(self, known: Mapping[str, bytes]) -> dict[str, int]:
+        """Versions of the published state, when it is not one that the database knows."""
+        try:
+            published = self.objects.get(METADATA + "timestamp.json").data
+            if published == known.get("timestamp") or _version_or_zero(published) == 0:
+                return {}
+            timestamp = repository.read(published).signed
+            if self._body("timestamp", timestamp.version) == published:
+                return {}
+            number = timestamp.snapshot_meta.version
+            snapshot = repository.read(self.objects.get(f"{METADATA}{number}.snapshot.json").data).signed
+        except NotFoundError:
+            return {}
+        found = {"timestamp": timestamp.version, "snapshot": number}
+        return found | {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
+
+    def _open(self, session: Session) -> Draft:
+        lock_publishing(session)
+        bodies = latest_metadata(session)
+        return Draft(session, bodies, self.store_versions(bodies), self.clock())
+
+    def _body(self, role: str, version: int) -> bytes | None:
+        engine = self.engine.execution_options(edgeloop_read=True)
+        with Session(engine) as session:
+            row = session.get(Metadata, (role, version))
+            return None if row is None else row.body
+
+    def _seal(self, draft: Draft, signers: Signers) -> bytes:
+        """Sign, keep and store everything that changed; returns the timestamp, which is not stored yet."""
+        for path, data in draft.files.items():
+            self.put_target(path, data)
+        for role in ("root", *repository.TARGET_ROLES):
+            if role in draft.presigned:
+                self._keep_presigned(draft, role)
+            elif role in draft.signed:
+                self._sign(draft, role, draft.signed[role], signers)
+        versions = {role: repository.version_of(draft.bodies[role]) for role in repository.TARGET_ROLES}
+        snapshot = repository.new_snapshot(versions, self._expires(draft, "snapshot"))
+        number, body = self._sign(draft, "snapshot", snapshot, signers)
+        stamp = repository.new_timestamp(number, body, self._expires(draft, "timestamp"))
+        return self._sign(draft, "timestamp", stamp, signers)[1]
+
+    def _sign(self, draft: Draft, role: str, signed: Any, signers: Signers) -> tuple[int, bytes]:
+        if role not in signers:
+            raise ForbiddenError(
+                f"the key of role {role!r} is not held here",
+                subject=role,
+                hint="use the ceremony with the offline keys, or sign it outside",
+            )
+        signed.expires = self._expires(draft, role)
+        version = draft.version(role) + 1
+        while True:
+            body = repository.sign(signed, version, signers[role])
+            if role == "timestamp" or self.put_numbered(role, version, body):
+                break
+            version += 1
+        self._keep(draft, role, version, body)
+        return version, body
+
+    def _keep_presigned(self, draft: Draft, role: str) -> None:
+        version, body = draft.presigned[role]
+        if version <= draft.version(role) or not self.put_numbered(role, version, body):
+            raise ConflictError(
+                f"version {version} of {role!r} is taken", subject=role, hint="ask for a new payload and sign it"
+            )
+        self._keep(draft, role, version, body)
+
+    def _keep(self, draft: Draft, role: str, version: int, body: bytes) -> None:
+        draft.session.add(Metadata(role=role, version=version, body=body, created_at=draft.now))
+        draft.session.flush()
+        draft.bodies[role] = body
+
+    def _expires(self, draft: Draft, role: str) -> datetime.datetime:
+        return repository.expiry(draft.now, getattr(self._expiry, role))
+
+
+def _version_or_zero(body: bytes) -> int:
+    """The version of a stored timestamp, 0 for bytes that are none (torn by a power cut)."""
+    try:
+        return repository.version_of(body)
+    except InvalidError:
+        return 0
+
+
+def targets_from_payload(payload: bytes) -> Targets:
+    """The targets role whose canonical bytes were handed out to be signed."""
+    return Targets.from_dict(json.loads(payload))

@@ -1,0 +1,82 @@
+"""A real hub for tests: initialised in a directory, with a clock that the test turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from cloud_hub.app import create_app
+from cloud_hub.bootstrap import initialise
+from cloud_hub.config import HubConfig
+from cloud_hub.context import Hub
+from cloud_hub.identity.tokens import create_token
+from cloud_hub.store.tables import Model
+from tests.support.manifests import small_release
+
+PASSPHRASE = b"test passphrase"
+START = 1_800_000_000.0
+
+
+@dataclass
+class TestClock:
+    """Time that stands still until it is moved."""
+
+    __test__ = False
+    now: float = START
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class HubFixture:
+    """A hub, its clock, its directories and an admin's token."""
+
+    hub: Hub
+    clock: TestClock
+    offline: Path
+    admin_token: str
+    _client: TestClient | None = field(default=None)
+
+    @property
+    def client(self) -> TestClient:
+        """HTTP client without credentials, over the whole application (no services run)."""
+        if self._client is None:
+            self._client = TestClient(create_app(self.hub), raise_server_exceptions=False)
+        return self._client
+
+    def auth(self, token: str = "") -> dict[str, str]:
+        """Headers of the admin, or of another token."""
+        return {"Authorization": f"Bearer {token or self.admin_token}"}
+
+    def token(self, kind: str = "operator", **fields: Any) -> str:
+        """A new token's text."""
+        with self.hub.session() as session:
+            return create_token(session, kind, now=self.clock(), **fields).text
+
+    def model(self, name: str = "digits") -> str:
+        """Make a model."""
+        with self.hub.session() as session:
+            session.add(Model(name=name, created_at=self.clock()))
+        return name
+
+    def release(self, model: str = "digits", **changes: Any) -> int:
+        """Publish a small valid release of `model`; returns its number."""
+        manifest, blobs = small_release(**changes)
+        for sha256, data in blobs.items():
+            self.hub.objects.put_new(f"blobs/{sha256}", data)
+        return self.hub.publisher.publish_release(model, manifest, actor="test").number
+
+
+def make_hub(directory: Path, **document: Any) -> HubFixture:
+    """A new hub below `directory`; `document` are values of hub.toml, such as `database=URL`."""
+    clock, offline = TestClock(), directory / "offline"
+    config = HubConfig.build(directory / "hub", document)
+    made = initialise(config, offline, PASSPHRASE, clock=clock)
+    return HubFixture(made.hub, clock, offline, made.admin_token)

@@ -1,0 +1,73 @@
+"""Small valid releases for tests: the blobs are short byte strings, the verdicts are made up."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from fleet.protocol.manifest import (
+    Blob,
+    Gate,
+    Manifest,
+    SelfTest,
+    SketchRef,
+    Tensor,
+    Variant,
+    Verdict,
+    encode_manifest,
+)
+
+
+def verdict(**changes: Any) -> Verdict:
+    """A verdict of a good variant."""
+    fields: dict[str, Any] = {
+        "metric": "accuracy",
+        "value": 0.95,
+        "interval": (0.93, 0.97),
+        "reference": 0.955,
+        "drop_points": 0.5,
+        "agreement": 0.99,
+        "worst_class_drop": 0.01,
+        "samples": 200,
+        "size_bytes": 1000,
+        "latency_us_p50": 20.0,
+        "latency_us_p95": 30.0,
+        "latency_ratio": 1.0,
+    }
+    return Verdict(**{**fields, **changes})
+
+
+def small_release(
+    *, seed: int = 0, gate: Gate | None = None, sketch_id: str = "", verdict_changes: dict[str, Any] | None = None
+) -> tuple[bytes, dict[str, bytes]]:
+    """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant."""
+    blobs: dict[str, bytes] = {}
+
+    def blob(data: bytes) -> Blob:
+        sha256 = hashlib.sha256(data).hexdigest()
+        blobs[sha256] = data
+        return Blob(sha256=sha256, size=len(data))
+
+    sketch = None
+    if sketch_id:
+        sketch = SketchRef(sketch_id=sketch_id, encoder=blob(b"encoder"), reference=blob(b"reference"), margin=0.1)
+    measured = verdict(**(verdict_changes or {}))
+    manifest = Manifest(
+        inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 64)),),
+        outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, 10)),),
+        labels=tuple("0123456789"),
+        variants=(
+            Variant(
+                name="litert-int8", runtime="litert", precision="int8", placement="edge",
+                blob=blob(b"edge model %d" % seed * 50), verdict=measured,
+            ),
+            Variant(
+                name="onnx-fp32", runtime="onnx", precision="fp32", placement="cloud",
+                blob=blob(b"cloud model %d" % seed * 50), verdict=verdict(latency_ratio=20.0),
+            ),
+        ),
+        selftest=SelfTest(blob=blob(b"vectors"), vectors=8, tolerance={"litert-int8": 0.05}),
+        sketch=sketch,
+        gate=gate or Gate(max_drop_points=1.0, max_latency_ratio=2.0),
+    )  # fmt: skip
+    return encode_manifest(manifest), blobs
