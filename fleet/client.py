@@ -58,7 +58,7 @@ class Client:
         return self._json("GET", _path("devices", device))
 
     def change_device(self, device: str, **changes: Any) -> Document:
-        """Set labels (whole), pins (whole) or channel."""
+        """Change labels, pins (null removes an entry, others stay) or the channel."""
         return self._json("PATCH", _path("devices", device), _given(changes))
 
     def revoke_device(self, device: str) -> Document:

@@ -42,6 +42,15 @@ def show(
     print_items([row for document in documents for row in _rows(document)], COLUMNS, json=False, empty="no channels")
 
 
+@app.command("list")
+def list_(context: typer.Context, json: JsonFlag = False) -> None:
+    """List all channels.
+
+    Example: fleet channel list
+    """
+    show(context, "", json)
+
+
 @app.command("set")
 def set_(
     context: typer.Context,

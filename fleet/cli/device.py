@@ -14,7 +14,7 @@ app = typer.Typer(name="device", help="The devices of the fleet.", no_args_is_he
 COLUMNS = [
     ("device", "id"),
     ("channel", "channel"),
-    ("online", "online"),
+    ("state", "state"),
     ("labels", "labels"),
     ("models", "_models"),
     ("last seen", "last_seen_at"),
@@ -68,14 +68,10 @@ def label(
 
     Example: fleet device label kiosk-7 site=berlin old-
     """
-    client = client_of(context)
-    kept = dict(client.device(device).get("labels", {}))
-    for text in labels:
-        if text.endswith("-") and "=" not in text:
-            kept.pop(text[:-1], None)
-        else:
-            kept |= parse_pairs([text])
-    print_document(client.change_device(device, labels=kept), COLUMNS[:4], json=json)
+    removed = [text[:-1] for text in labels if text.endswith("-") and "=" not in text]
+    kept = parse_pairs([text for text in labels if text[:-1] not in removed or "=" in text])
+    changes: dict[str, str | None] = {**kept, **dict.fromkeys(removed)}
+    print_document(client_of(context).change_device(device, labels=changes), COLUMNS[:4], json=json)
 
 
 @app.command("set")
@@ -93,17 +89,12 @@ def set_(
     """
     if not (channel or pin or unpin):
         raise typer.BadParameter("give --channel, --pin or --unpin")
-    client = client_of(context)
-    pins: dict[str, int] | None = None
-    if pin or unpin:
-        pins = dict(client.device(device).get("pins", {}))
-        for model, number in parse_pairs(pin or []).items():
-            if not number.isdigit():
-                raise typer.BadParameter(f"{number!r} is not a release number")
-            pins[model] = int(number)
-        for model in unpin or []:
-            pins.pop(model, None)
-    document = client.change_device(device, channel=channel or None, pins=pins)
+    pins: dict[str, int | None] = dict.fromkeys(unpin or [])
+    for model, number in parse_pairs(pin or []).items():
+        if not number.isdigit():
+            raise typer.BadParameter(f"{number!r} is not a release number")
+        pins[model] = int(number)
+    document = client_of(context).change_device(device, channel=channel or None, pins=pins or None)
     print_document(document, [*COLUMNS[:4], ("pins", "pins")], json=json)
 
 
