@@ -42,8 +42,8 @@ class Encoder(Struct, frozen=True, kw_only=True):
 
     `tensor` is the input it reads, `inputs` the number of values in one example, `pool` how many
     neighbouring values are averaged into one. `mean` holds ceil(inputs / pool) float32 and
-    `projection` a (ceil(inputs / pool), dims) float32 matrix, little-endian and row-major: principal
-    directions over their standard deviation. Frequencies follow from `seed`, `features` (even) and
+    `projection` a (ceil(inputs / pool), dims) float32 matrix, little-endian and row-major: mostly
+    principal directions over their standard deviation. Frequencies follow from `seed`, `features` (even) and
     `bandwidth` (in units of the embedding).
     """
 
@@ -67,7 +67,7 @@ def fit_encoder(
     Args:
         x: (n, …) numbers, n ≥ 2; at most 2,000 evenly spaced rows are used.
         tensor: the name of the input tensor, part of the sketch's identity.
-        dims: principal components kept (fewer when the data has fewer), at most 60.
+        dims: directions kept (fewer when the data has fewer), at most 60.
         features: even; 4 bytes each in every window.
 
     Raises:
@@ -83,7 +83,7 @@ def fit_encoder(
     if not np.isfinite(flat).all():
         raise MalformedError("an encoder cannot be fitted to NaN or infinity", subject=tensor)
     mean = flat.mean(axis=0)
-    projection = _whitening(flat - mean, min(dims, MAX_DIMS))
+    projection = _projection(flat - mean, min(dims, MAX_DIMS), seed)
     bandwidth = _median_distance((flat - mean) @ projection)
     encoder = Encoder(
         tensor=tensor,
@@ -294,13 +294,25 @@ def _pooled(flat: npt.NDArray[Any], pool: int) -> npt.NDArray[Any]:
     return averaged
 
 
-def _whitening(centred: Floats, dims: int) -> Floats:
+def _projection(centred: Floats, dims: int, seed: int) -> Floats:
+    """Three quarters principal directions, the rest random ones across them, each over its deviation.
+
+    Principal directions alone are blind to a shift that leaves their span, such as a new offset on
+    pixels that hardly vary; random directions in the remainder see it.
+    """
     _, spread, directions = np.linalg.svd(centred, full_matrices=False)
     deviation = spread / math.sqrt(len(centred) - 1)
-    kept = max(1, min(dims, int((deviation > 1e-3 * max(float(deviation[0]), 1e-12)).sum())))
+    floor = max(1e-2 * float(deviation[0]), 1e-12)
+    kept = max(1, min(dims - dims // 4, int((deviation > floor).sum())))
     top = directions[:kept]
     signs = np.where(np.take_along_axis(top, np.abs(top).argmax(axis=1)[:, None], 1) < 0, -1.0, 1.0)
-    scaled: Floats = (top * signs / np.maximum(deviation[:kept, None], 1e-12)).T
+    rest = min(dims // 4, centred.shape[1] - kept)
+    across = np.random.default_rng(seed).normal(size=(rest, centred.shape[1]))
+    across -= across @ top.T @ top
+    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-12)
+    rows = np.concatenate([top * signs, across])
+    scales = np.maximum((centred @ rows.T).std(axis=0, ddof=1), floor)
+    scaled: Floats = rows.T / scales
     return scaled
 
 
