@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -163,6 +164,8 @@ def run_server(config: Any, log_level: str) -> None:
     if config.tls:
         certificates = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)}
     typer.echo(f"hub at {config.url} (dashboard: {config.url}/)")
+    # uvicorn stops gracefully and then raises the signal again, which would end us with its number, not 0
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
     uvicorn.run(
         create_app(hub, all_services(hub)),
         host=config.host,
@@ -209,6 +212,7 @@ def _log(level: Literal["debug", "info", "warning", "error"] | str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _tell(document: dict[str, Any], text: str, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from msgspec import Struct
 from sqlmodel import Session
 
 from cloud_hub.store.tables import Release
@@ -89,6 +90,14 @@ class Objects(Protocol):
         ...
 
 
+class SigningRequest(Struct, frozen=True, kw_only=True):
+    """What the holder of the release key signs: Ed25519 over `payload`, for `version` of role `models`."""
+
+    payload: bytes
+    version: int
+    key_id: str
+
+
 class Publisher(Protocol):
     """Signs and publishes releases and channels; each call is one locked transaction.
 
@@ -119,6 +128,16 @@ class Publisher(Protocol):
 
     def withdraw(self, model: str, number: int, reason: str, *, actor: str) -> Release:
         """Forbid a release for ever; ConflictError while a channel still names it."""
+        ...
+
+    def signing(self, model: str, number: int) -> SigningRequest:
+        """What to sign so that release `number` (and the model's floor) is published."""
+        ...
+
+    def accept_signature(
+        self, model: str, number: int, *, key_id: str, signature: str, version: int, actor: str
+    ) -> Release:
+        """Publish with a signature (hex) made elsewhere over the payload of `signing`."""
         ...
 
     def set_floor(self, model: str, min_release: int, *, actor: str) -> None:

@@ -51,7 +51,7 @@ class FleetCollector(Collector):
             total = session.exec(select(func.count()).select_from(Device)).one()
             revoked = session.exec(select(func.count()).where(col(Device.revoked_at).is_not(None))).one()
             online = session.exec(select(func.count()).where(*alive, col(Device.online))).one()
-            counts = {
+            counts: dict[tuple[str, str, str], dict[str, float]] = {
                 ("edgeloop_hub_device_models", "Models on devices", "state"): _grouped(session, DeviceModel.state),
                 ("edgeloop_hub_releases", "Releases", "status"): _grouped(session, Release.status),
                 ("edgeloop_hub_rollouts", "Rollouts", "state"): _grouped(session, RolloutRow.state),
@@ -60,7 +60,7 @@ class FleetCollector(Collector):
             }
             versions = {row.name: float(row.version) for row in session.exec(select(ChannelRow))}
             ends = {role: expires_at(body) - now for role, body in latest_metadata(session).items()}
-        devices = {"online": online, "offline": total - revoked - online, "revoked": revoked}
+        devices: dict[str, float] = {"online": online, "offline": total - revoked - online, "revoked": revoked}
         counts["edgeloop_hub_devices", "Devices", "state"] = devices
         counts["edgeloop_hub_channel_version", "Channel versions", "channel"] = versions
         counts["edgeloop_hub_metadata_expires_seconds", "Time until signed metadata expires", "role"] = ends

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Callable
 
 import msgspec
-from msgspec import Struct
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
 from cloud_hub.config import ExpiryConfig
 from cloud_hub.errors import ConflictError, NotFoundError
-from cloud_hub.ports import Also, Clock, Objects
+from cloud_hub.ports import Also, Clock, Objects, SigningRequest
 from cloud_hub.store.tables import AuditEntry, ChannelRow, Release, Setting
 from cloud_hub.trust import checks, recovery, repository
 from cloud_hub.trust.rows import floor_document, get_model, get_release, latest_metadata, status_in_words
@@ -21,16 +19,6 @@ from cloud_hub.trust.transaction import METADATA, TARGETS, Draft, Signers, Trans
 from fleet.protocol.channel import Channel, decode_channel, encode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.names import check_name
-
-log = logging.getLogger(__name__)
-
-
-class SigningRequest(Struct, frozen=True, kw_only=True):
-    """What the holder of the release key signs: Ed25519 over `payload`, for `version` of role `models`."""
-
-    payload: bytes
-    version: int
-    key_id: str
 
 
 class TufPublisher:
@@ -135,7 +123,7 @@ class TufPublisher:
                 }
                 if below:
                     raise ConflictError(
-                        f"channel {channel.name!r} names release {min(below)} of {model!r}, which lies below {min_release}",
+                        f"channel {channel.name!r} names release {min(below)} of {model!r}, below {min_release}",
                         subject=channel.name,
                         hint="move the channel first",
                     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from securesystemslib.signer import CryptoSigner, Key, Signature
 from tuf.api.exceptions import RepositoryError
@@ -131,7 +131,7 @@ def verify_delegated(targets: bytes, role: str, body: bytes) -> None:
 def read(body: bytes) -> Metadata[Any]:
     """Parse metadata; InvalidError when it is none."""
     try:
-        return cast("Metadata[Any]", Metadata.from_bytes(body))
+        return Metadata.from_bytes(body)
     except RepositoryError as error:
         raise InvalidError(f"not TUF metadata: {error}", subject="metadata") from error
 
