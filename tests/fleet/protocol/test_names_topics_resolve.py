@@ -1,0 +1,134 @@
+"""Names, topics and the way from a channel to a release, for any input."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fleet.protocol import topics
+from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.names import check_name
+from fleet.protocol.resolve import in_cohort, resolve, spread_delay
+
+NAMES = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+LEAVES = st.sampled_from(["status", "report", "telemetry"])
+
+
+@given(NAMES)
+def test_names_pass_through(name: str) -> None:
+    assert check_name(name, "device") == name
+
+
+@pytest.mark.parametrize("bad", ["", "-a", "A", "a/b", "a+b", "#", "..", "a b", "ä", "a" * 64, "a\n"])
+def test_what_could_break_a_topic_or_a_path_is_no_name(bad: str) -> None:
+    with pytest.raises(MalformedError, match="is not valid") as caught:
+        check_name(bad, "device")
+    assert caught.value.hint
+
+
+@given(NAMES, LEAVES, st.sampled_from(["edgeloop/v1", "x"]))
+def test_uplink_topics_come_back(device: str, leaf, prefix: str) -> None:
+    topic = topics.uplink(device, leaf, prefix)
+    assert topics.parse_uplink(topic, prefix) == topics.Uplink(device, leaf)
+    assert topic.count("/") <= 7
+    pattern = topics.uplink_filter(topics.shard(device), prefix).split("/")
+    assert all(p in ("+", t) for p, t in zip(pattern, topic.split("/"), strict=True))
+
+
+@given(NAMES, st.text(max_size=30))
+def test_another_topic_is_refused(device: str, noise: str) -> None:
+    wrong = "0123456789abcdef".replace(topics.shard(device), "")[0]
+    for topic in (
+        noise,
+        f"edgeloop/v1/up/{wrong}/{device}/report",
+        f"edgeloop/v1/up/{topics.shard(device)}/{device}/x",
+    ):
+        with pytest.raises(MalformedError):
+            topics.parse_uplink(topic)
+
+
+@given(NAMES, NAMES)
+def test_downlinks_have_no_wildcards(channel: str, device: str) -> None:
+    for topic in (topics.notify(channel), topics.command(device)):
+        assert topic.count("/") <= 7 and not set(topic) & set("+#")
+
+
+@given(st.text(max_size=20), NAMES, st.integers(0, 1_000_000))
+def test_a_cohort_only_grows_with_its_share(salt: str, device: str, share: int) -> None:
+    if in_cohort(salt, device, share):
+        assert in_cohort(salt, device, min(1_000_000, share + 1))
+    assert not in_cohort(salt, device, 0)
+    assert in_cohort(salt, device, 1_000_000)
+
+
+@given(st.integers(1, 10**9), NAMES, st.integers(-5, 10_000))
+def test_a_spread_lies_within_its_bounds(version: int, device: str, spread: int) -> None:
+    assert 0 <= spread_delay(version, device, spread) <= max(0, spread - 1)
+
+
+# The share in parts per million at which a device joins: a contract between all releases of hub
+# and agent. These numbers are never edited.
+COHORT_VECTORS = [("", "a", 710_050), ("s1", "device-1", 495_231), ("0f" * 16, "berlin-7", 690_309)]
+SHARDS = ["c", "0", "5"]
+DELAYS = [942, 300, 446]
+
+
+def first_share(salt: str, device: str) -> int:
+    low, high = 0, 1_000_000
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if in_cohort(salt, device, middle) else (middle + 1, high)
+    return low
+
+
+@pytest.mark.parametrize(("salt", "device", "share"), COHORT_VECTORS)
+def test_golden_cohorts(salt: str, device: str, share: int) -> None:
+    assert first_share(salt, device) == share
+
+
+def test_golden_shards_and_spreads() -> None:
+    assert [topics.shard(d) for d in ("a", "device-1", "berlin-7")] == SHARDS
+    assert [spread_delay(7, d, 1000) for d in ("a", "device-1", "berlin-7")] == DELAYS
+
+
+def test_the_share_agrees_with_the_formula() -> None:
+    digest = int.from_bytes(hashlib.sha256(b"s1:device-1").digest(), "big")
+    assert first_share("s1", "device-1") == digest * 1_000_000 // 2**256 + 1
+
+
+ROLLOUT = RolloutRef(id="r", attempt=1, release=2, from_release=1, share_ppm=500_000, salt="s")
+RULE = Rule(groups=("g1",), release=7)
+
+
+def channel(**changes: object) -> Channel:
+    return Channel(channel="stable", version=3, models={"m": ModelEntry(release=1, **changes)})  # type: ignore[arg-type]
+
+
+@given(NAMES, st.one_of(st.none(), st.integers(1, 3)))
+def test_a_device_enters_a_rollout_only_from_its_origin(device: str, committed: int | None) -> None:
+    target = resolve(channel(rollout=ROLLOUT), "m", device, committed=committed)
+    inside = committed in (1, 2) and in_cohort("s", device, 500_000)
+    assert target is not None
+    assert (target.release, target.rollout) == ((2, ROLLOUT) if inside else (1, None))
+
+
+@given(NAMES, st.integers(1, 99))
+def test_a_pin_wins_over_a_rule_and_a_rule_over_a_rollout(device: str, pin: int) -> None:
+    document, mine = channel(rollout=ROLLOUT, rules=(RULE,)), frozenset(("g1",))
+    pinned = resolve(document, "m", device, groups=mine, pin=pin, committed=1)
+    ruled = resolve(document, "m", device, groups=mine, committed=1)
+    assert pinned is not None and ruled is not None
+    assert (pinned.release, pinned.why, ruled.release, ruled.why) == (pin, "pin", 7, "rule")
+
+
+def test_a_rollout_for_groups_leaves_the_others_alone() -> None:
+    scoped = RolloutRef(id="r", attempt=1, release=2, from_release=1, share_ppm=1_000_000, salt="s", groups=("g2",))
+    outside = resolve(channel(rollout=scoped), "m", "a", groups=frozenset(("g1",)), committed=1)
+    inside = resolve(channel(rollout=scoped), "m", "a", groups=frozenset(("g2",)), committed=1)
+    assert outside is not None and inside is not None
+    assert (outside.release, inside.release) == (1, 2)
+    assert resolve(channel(), "other", "a") is None
