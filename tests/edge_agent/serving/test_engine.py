@@ -1,0 +1,318 @@
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from edge_agent.errors import ActivationError, InferenceError, LateError, NotFoundError
+from edge_agent.serving.cloud import CloudError
+from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Routing, Sampling, Telemetry
+from fleet.protocol.codec import decode_msgpack
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.messages import Sample, Window
+from tests.support import models
+from tests.support.agent import Agent
+
+SURE = np.array([[1, 0, 0, 0]], np.float32) * 5
+UNSURE = np.zeros((1, 4), np.float32)
+ROLLOUT = RolloutRef(id="r1", attempt=1, release=2, from_release=1, share_ppm=500_000, salt="s")
+
+
+@pytest.fixture
+def agent(tmp_path):
+    return Agent(tmp_path)
+
+
+def release(agent, number=1, data=b"fake", **more):
+    return models.release(agent.blobs, number=number, data=data + bytes([number]), **more)
+
+
+def windows(agent) -> list[Window]:
+    return [decode_msgpack(r.body, Window, limit=1 << 20) for r in agent.spool.after(0, 100) if r.kind == "window"]
+
+
+def test_a_confident_answer_stays_here(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, threshold=0.6), None, None)
+        return await agent.ask(SURE)
+
+    response = asyncio.run(scenario())
+    assert response.parameters["served_by"] == "edge"
+    assert response.parameters["degraded"] is False
+    assert response.parameters["confidence"] > 0.9
+    assert response.model_version == "1"
+    np.testing.assert_allclose(response.outputs[0].array, models.answer(SURE))
+    assert agent.cloud.asked == []
+
+
+@pytest.mark.parametrize(("cloud", "version"), [(True, 1), (False, 9)])
+def test_an_unsure_answer_is_deferred_to_the_releases_cloud_variant_else_the_auditor(agent, cloud, version):
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=9, share_ppm=0)))
+        await agent.slots.activate(release(agent, threshold=0.6, cloud=cloud), None, None)
+        return await agent.ask(UNSURE)
+
+    response = asyncio.run(scenario())
+    assert response.parameters["served_by"] == "cloud"
+    assert response.parameters["deferred"] is True
+    assert agent.cloud.asked == [("tiny", version)]
+
+
+@pytest.mark.parametrize(
+    ("error", "word"),
+    [(LateError("late"), "deadline"), (CloudError("busy", status=429), "cloud-429"), (None, "unreachable")],
+)
+def test_without_the_cloud_the_local_answer_goes_out_degraded(agent, error, word):
+    async def scenario():
+        await agent.slots.activate(release(agent, threshold=0.6), None, None)
+        agent.cloud.cut()
+        agent.cloud.error = error or agent.cloud.error
+        return [await agent.ask(UNSURE) for _ in range(5)]
+
+    responses = asyncio.run(scenario())
+    assert all(r.parameters["served_by"] == "edge" and r.parameters["degraded"] for r in responses)
+    reasons = [r.parameters["fallback_reason"] for r in responses]
+    assert reasons == [word] * 3 + ["breaker-open"] * 2
+    assert len(agent.cloud.asked) == 3
+
+
+def test_a_refusal_of_the_request_does_not_open_the_breaker(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, threshold=0.6), None, None)
+        agent.cloud.error = CloudError("no such release", status=404)
+        return [await agent.ask(UNSURE) for _ in range(5)]
+
+    assert [r.parameters["fallback_reason"] for r in asyncio.run(scenario())] == ["cloud-404"] * 5
+
+
+def test_a_failing_local_model_is_covered_by_the_cloud(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, data=b"failing"), None, None)
+        response = await agent.ask(SURE)
+        agent.cloud.cut()
+        with pytest.raises(InferenceError, match="failing on purpose"):
+            await agent.ask(SURE)
+        return response
+
+    response = asyncio.run(scenario())
+    assert response.parameters["served_by"] == "cloud"
+    assert response.parameters["fallback_reason"] == "local-failed"
+    assert agent.slots.health("tiny").failures == 2
+
+
+def test_no_local_model_yet(agent):
+    async def scenario():
+        with pytest.raises(NotFoundError):
+            await agent.ask(SURE)
+        agent.follow(ModelEntry(release=1))
+        response = await agent.ask(SURE)
+        agent.cloud.cut()
+        with pytest.raises(InferenceError, match="not installed yet"):
+            await agent.ask(SURE)
+        return response
+
+    response = asyncio.run(scenario())
+    assert response.parameters["fallback_reason"] == "no-local-model"
+    assert response.model_version == "7"
+
+
+def test_versions_are_the_active_and_the_previous(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, 1), None, None)
+        await agent.slots.activate(release(agent, 2, data=b"swapped"), release(agent, 1), None)
+        answers = [await agent.ask(SURE, version) for version in ("", "2", "1")]
+        with pytest.raises(NotFoundError, match="no version '3'"):
+            await agent.ask(SURE, "3")
+        return [int(a.outputs[0].array.argmax()) for a in answers]
+
+    assert asyncio.run(scenario()) == [1, 1, 0]
+
+
+def test_wrong_inputs_are_the_callers_mistake_not_a_failure(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent), None, None)
+        with pytest.raises(MalformedError):
+            await agent.ask(np.zeros((1, 5), np.float32))
+
+    asyncio.run(scenario())
+    assert agent.slots.health("tiny") == type(agent.slots.health("tiny"))(requests=0, failures=0)
+
+
+def test_a_release_that_does_not_load_leaves_the_old_one_serving(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, 1), None, None)
+        with pytest.raises(ActivationError):
+            await agent.slots.activate(release(agent, 2, data=b"broken"), release(agent, 1), None)
+        return await agent.ask(SURE)
+
+    assert asyncio.run(scenario()).model_version == "1"
+
+
+def test_a_tampered_blob_is_not_loaded(agent):
+    async def scenario():
+        bad = release(agent)
+        (agent.blobs / bad.variant.blob.sha256).write_bytes(b"other")
+        with pytest.raises(ActivationError, match="hash"):
+            await agent.slots.activate(bad, None, None)
+
+    asyncio.run(scenario())
+
+
+def test_a_swap_under_load_fails_no_request_and_closes_what_it_replaced(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, 1), None, None)
+        done, failures = [], []
+
+        async def client():
+            while not stop.is_set():
+                try:
+                    done.append((await agent.ask(SURE)).model_version)
+                except Exception as error:
+                    failures.append(error)
+                await asyncio.sleep(0)
+
+        stop = asyncio.Event()
+        clients = [asyncio.create_task(client()) for _ in range(8)]
+        for number in range(2, 12):
+            await agent.slots.activate(release(agent, number), None, None)
+            served = len(done)
+            while len(done) < served + 8:
+                await asyncio.sleep(0)
+        stop.set()
+        await asyncio.gather(*clients)
+        return done, failures
+
+    done, failures = asyncio.run(scenario())
+    assert failures == []
+    assert {str(n) for n in range(2, 12)} <= set(done)
+    assert [model.closed for model in agent.runtime.loaded] == [True] * 10 + [False]
+
+
+def test_a_model_in_use_is_closed_only_after_the_request(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, 1), None, None)
+        with agent.slots.lease("tiny") as served:
+            await agent.slots.activate(release(agent, 2), None, None)
+            assert served.run({"input": SURE})["logits"].shape == (1, 3)
+            assert not agent.runtime.loaded[0].closed
+        assert agent.runtime.loaded[0].closed
+
+    asyncio.run(scenario())
+
+
+def test_going_back_reuses_the_loaded_previous(agent):
+    async def scenario():
+        one, two = release(agent, 1), release(agent, 2)
+        await agent.slots.activate(one, None, None)
+        await agent.slots.activate(two, one, ROLLOUT)
+        await agent.slots.activate(one, two, None)
+        await agent.slots.deactivate("tiny")
+
+    asyncio.run(scenario())
+    assert [model.closed for model in agent.runtime.loaded] == [True, True]
+    assert agent.slots.names() == []
+
+
+def test_audits_in_a_cohort_count_pairs(agent):
+    """Release 2 has two classes swapped: the auditor agrees with release 1 wherever they differ."""
+
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))
+        one, two = release(agent, 1), release(agent, 2, data=b"swapped")
+        await agent.slots.activate(one, None, None)
+        await agent.slots.activate(two, one, ROLLOUT)
+        async with agent.auditing():
+            for row in models.inputs(40):
+                await agent.ask(row[None])
+        await agent.recorder.flush()
+
+    asyncio.run(scenario())
+    (window,) = windows(agent)
+    truth = models.answer(models.inputs(40)).argmax(axis=1)
+    swapped = int(np.sum(truth < 2))
+    assert (window.pairs.both, window.pairs.only_old, window.pairs.only_new, window.pairs.neither) == (
+        40 - swapped,
+        swapped,
+        0,
+        0,
+    )
+    assert (window.pairs.rollout, window.pairs.old, window.pairs.new) == ("r1", 1, 2)
+    assert window.counters["audited"] == 40
+    assert window.counters["audit_agree"] == 40 - swapped
+    assert window.counters["requests"] == window.counters["edge"] == 40
+    assert sum(window.classes) == 40
+    assert window.sketch.count == 40
+    assert {version for _, version in agent.cloud.asked} == {7}
+
+
+def test_audits_draw_the_channels_share_of_all_requests(agent):
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=200_000)))
+        await agent.slots.activate(release(agent), None, None)
+        async with agent.auditing():
+            for _ in range(500):
+                await agent.ask(SURE)
+
+    asyncio.run(scenario())
+    assert 60 <= len(agent.cloud.asked) <= 140  # 100 ± 4.5 standard deviations
+
+
+def test_a_dead_auditor_drops_audits_and_touches_no_answer(agent):
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))
+        await agent.slots.activate(release(agent), None, None)
+        agent.cloud.cut()
+        async with agent.auditing():
+            answers = [await agent.ask(SURE) for _ in range(20)]
+        await agent.recorder.flush()
+        return answers
+
+    answers = asyncio.run(scenario())
+    assert all(a.parameters == answers[0].parameters and not a.parameters["degraded"] for a in answers)
+    assert agent.auditor.dropped == 20
+    assert windows(agent)[0].counters.get("audited", 0) == 0
+
+
+def test_a_full_audit_queue_drops_instead_of_waiting(agent):
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))
+        await agent.slots.activate(release(agent), None, None)
+        for _ in range(300):
+            await agent.ask(SURE)
+
+    asyncio.run(scenario())
+    assert agent.auditor.dropped == 300 - 256
+
+
+def test_a_new_release_closes_the_old_ones_window(agent):
+    async def scenario():
+        agent.follow(ModelEntry(release=1), telemetry=Telemetry(window_s=1e9, window_requests=10**9))
+        await agent.slots.activate(release(agent, 1), None, None)
+        await agent.ask(SURE)
+        await agent.slots.activate(release(agent, 2), None, None)
+        await agent.ask(SURE)
+        await agent.recorder._step()
+
+    asyncio.run(scenario())
+    assert [w.release for w in windows(agent)] == [1]
+
+
+def test_samples_are_off_until_the_channel_enables_them(agent):
+    async def scenario(sampling):
+        agent.follow(ModelEntry(release=1, sampling=sampling))
+        await agent.slots.activate(release(agent, threshold=0.6), None, None)
+        for _ in range(10):
+            await agent.ask(UNSURE)
+        await agent.recorder.flush()
+
+    asyncio.run(scenario(Sampling()))
+    assert len(agent.samples) == 0
+    asyncio.run(scenario(Sampling(enabled=True, random_ppm=0, uncertain_ppm=1_000_000)))
+    assert len(agent.samples) == 10
+    _, body = agent.samples.batch()
+    from fleet.protocol.messages import SampleBatch
+
+    sample: Sample = decode_msgpack(body, SampleBatch, limit=1 << 20).samples[0]
+    assert (sample.reason, sample.release, sample.cloud_prediction) == ("uncertain", 1, 0)
+    assert sample.inputs[0].shape == (1, 4)

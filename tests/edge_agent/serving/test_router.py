@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from edge_agent.serving import breaker as breakers
+from edge_agent.serving.breaker import Breaker
+from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
+from fleet.protocol.channel import Routing
+from fleet.protocol.manifest import Deferral
+
+SURE, UNSURE, BROKEN = Local(ok=True, confidence=0.9), Local(ok=True, confidence=0.3), Local(ok=False)
+ABLE = {"cloud": True, "breaker": True, "budget_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("local", "limit", "able", "expected"),
+    [
+        (SURE, 0.5, ABLE, Route(ask=False)),
+        (SURE, None, ABLE, Route(ask=False)),
+        (Local(ok=True, confidence=0.5), 0.5, ABLE, Route(ask=False)),
+        (Local(ok=True), 0.5, ABLE, Route(ask=False)),
+        (Local(ok=True, confidence=float("nan")), 0.5, ABLE, Route(ask=True, reason="low-confidence")),
+        (UNSURE, 0.5, ABLE, Route(ask=True, reason="low-confidence")),
+        (BROKEN, 0.5, ABLE, Route(ask=True, reason="local-failed")),
+        (None, None, ABLE, Route(ask=True, reason="no-local-model")),
+        (UNSURE, 0.5, {**ABLE, "cloud": False}, Route(ask=False, reason="low-confidence", refused="cloud-off")),
+        (UNSURE, 0.5, {**ABLE, "breaker": False}, Route(ask=False, reason="low-confidence", refused="breaker-open")),
+        (UNSURE, 0.5, {**ABLE, "budget_s": 0.001}, Route(ask=False, reason="low-confidence", refused="deadline")),
+    ],
+)
+def test_route(local, limit, able, expected):
+    assert route(local, limit, **able) == expected
+
+
+@pytest.mark.parametrize(
+    ("local", "able", "error", "expected"),
+    [
+        (SURE, ABLE, None, Verdict(served_by="edge")),
+        (UNSURE, ABLE, None, Verdict(served_by="cloud", deferred=True, fallback_reason="low-confidence")),
+        (
+            UNSURE,
+            ABLE,
+            "deadline",
+            Verdict(served_by="edge", degraded=True, deferred=True, fallback_reason="deadline"),
+        ),
+        (BROKEN, ABLE, None, Verdict(served_by="cloud", fallback_reason="local-failed")),
+        (BROKEN, ABLE, "unreachable", Verdict(served_by="nobody", degraded=True, fallback_reason="unreachable")),
+        (UNSURE, {**ABLE, "cloud": False}, None, Verdict(served_by="edge", fallback_reason="cloud-off")),
+        (
+            UNSURE,
+            {**ABLE, "breaker": False},
+            None,
+            Verdict(served_by="edge", degraded=True, fallback_reason="breaker-open"),
+        ),
+    ],
+)
+def test_settle(local, able, error, expected):
+    plan = route(local, 0.5, **able)
+    assert settle(plan, local_ok=local.ok, cloud_error=error) == expected
+
+
+def test_the_channels_threshold_outranks_the_manifests():
+    deferral = Deferral(temperature=1.0, threshold=0.7, target="")
+    assert threshold(Routing(), deferral) == 0.7
+    assert threshold(Routing(threshold=0.2), deferral) == 0.2
+    assert threshold(Routing(), None) is None
+
+
+def test_breaker_opens_after_failures_in_a_row_and_probes_once():
+    state = Breaker()
+    for _ in range(2):
+        state = breakers.failed(state, 10.0, 3)
+        assert breakers.allows(state, 10.0, 5.0)
+    state = breakers.failed(state, 10.0, 3)
+    assert not breakers.allows(state, 14.9, 5.0)
+    assert breakers.allows(state, 15.0, 5.0)
+    probing = breakers.started(state)
+    assert not breakers.allows(probing, 16.0, 5.0)
+    assert breakers.allows(breakers.succeeded(probing), 16.0, 5.0)
+    reopened = breakers.failed(probing, 16.0, 3)
+    assert not breakers.allows(reopened, 20.0, 5.0)
+    assert breakers.allows(reopened, 21.0, 5.0)
+
+
+def test_a_success_between_failures_keeps_the_breaker_closed():
+    state = Breaker()
+    for _ in range(10):
+        state = breakers.succeeded(breakers.failed(breakers.failed(state, 0.0, 3), 0.0, 3))
+    assert breakers.allows(state, 0.0, 5.0)

@@ -1,0 +1,103 @@
+"""A serving agent in one process: real engine, slots and spool; fakes for runtime and cloud."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+from pathlib import Path
+
+from edge_agent.errors import UnreachableError
+from edge_agent.reporting.budget import Budget
+from edge_agent.reporting.recorder import Recorder
+from edge_agent.reporting.samples import SampleStore
+from edge_agent.reporting.spool import Database, Spool
+from edge_agent.serving.app import App
+from edge_agent.serving.audit import Auditor
+from edge_agent.serving.engine import Engine
+from edge_agent.serving.metrics import Metrics
+from edge_agent.serving.policy import Policies
+from edge_agent.serving.slots import Slots
+from fleet.protocol import oip
+from fleet.protocol.channel import Channel, ModelEntry
+from tests.support.fake_runtime import FakeRuntime
+from tests.support.models import answer
+
+
+class FakeCloud:
+    """Answers like the tiny classifier; `error` is raised instead when set. `asked` has (model, version)."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int | None]] = []
+        self.error: Exception | None = None
+        self.version = 7
+
+    async def infer(self, model, version, request, timeout_s):
+        self.asked.append((model, version))
+        if self.error is not None:
+            raise self.error
+        await asyncio.sleep(0)
+        x = request.inputs[0].array
+        return oip.InferResponse(
+            model_name=model,
+            model_version=str(version or self.version),
+            outputs=(oip.TensorValue("logits", answer(x)),),
+        )
+
+    def cut(self) -> None:
+        self.error = UnreachableError("the hub is away")
+
+
+class Agent:
+    """Everything that answers requests. `now` is the wall clock of windows, `draws` the randomness."""
+
+    def __init__(self, directory: Path, *, runtime: FakeRuntime | None = None, seed: int = 0) -> None:
+        self.blobs = directory / "blobs"
+        self.cloud = FakeCloud()
+        self.runtime = runtime or FakeRuntime()
+        self.slots = Slots(lambda _variant: self.runtime)
+        self.policies = Policies()
+        self.metrics = Metrics()
+        self.database = Database(directory / "spool.db")
+        self.spool = Spool(self.database)
+        self.ticks = itertools.count(1_000)
+        self.now = 1_000_000.0
+        rng = random.Random(seed).random
+        self.samples = SampleStore(self.database)
+        self.budget = Budget(self.database, lambda: self.now)
+        self.recorder = Recorder(
+            self.slots,
+            self.policies,
+            self.spool,
+            self.samples,
+            self.budget,
+            self.metrics,
+            clock=lambda: self.now,
+            rng=rng,
+        )
+        self.auditor = Auditor(self.cloud, self.recorder)
+        self.recorder.auditor = self.auditor
+        self.engine = Engine(self.slots, self.policies, self.cloud, self.recorder, rng=rng)
+        self.app = App(self.engine, self.metrics, lambda: {"models": self.slots.names()})
+
+    def follow(self, entry: ModelEntry, **fields) -> None:
+        """Apply a channel with one model, `tiny`."""
+        self.policies.apply(Channel(channel="stable", version=1, models={"tiny": entry}, **fields))
+
+    async def ask(self, x, version: str = "", **parameters):
+        """One request to the engine."""
+        request = oip.InferRequest(inputs=(oip.TensorValue("input", x),), parameters=parameters)
+        return await self.engine.infer("tiny", version, request)
+
+    @contextlib.asynccontextmanager
+    async def auditing(self):
+        """Run the audit workers for the length of the block and finish their queue."""
+        task = asyncio.create_task(self.auditor.run())
+        try:
+            yield
+            await self.auditor.drain()
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
