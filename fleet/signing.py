@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ class Signer(Struct, frozen=True):
 
 
 def load_signer(path: Path, passphrase: bytes | None = None) -> Signer:
-    """Read a PEM key; the passphrase comes from EDGELOOP_PASSPHRASE when it is not given.
+    """Read a PEM key, which `passphrase` opens when it is protected.
 
     Raises:
         NotFoundError: no such file.
@@ -38,8 +37,6 @@ def load_signer(path: Path, passphrase: bytes | None = None) -> Signer:
 
     if not path.is_file():
         raise NotFoundError(f"no key file {path}", subject=str(path))
-    if passphrase is None and os.environ.get("EDGELOOP_PASSPHRASE"):
-        passphrase = os.environ["EDGELOOP_PASSPHRASE"].encode()
     try:
         key = load_pem_private_key(path.read_bytes(), passphrase)
     except (ValueError, TypeError) as error:

@@ -9,11 +9,10 @@ import typer
 
 from fleet.cli.output import note as say
 from fleet.cli.output import print_document, print_items, print_json
-from fleet.cli.session import JsonFlag, ModelOption, client_of
+from fleet.cli.session import JsonFlag, ModelOption, Session, client_of, session_of
 from fleet.errors import FailedError, NotFoundError
 
 if TYPE_CHECKING:
-    from fleet.client import Client
     from fleet.protocol.manifest import Manifest
 
 app = typer.Typer(name="release", help="Releases: signed, numbered versions of a model.", no_args_is_help=True)
@@ -54,7 +53,7 @@ def publish(
             client.put_blob(sha256, file)
     document = client.publish_release(model, data, note=note)
     if document.get("status") == "awaiting-signature" and key is not None:
-        document = sign_release(client, model, int(document["number"]), key)
+        document = sign_release(session_of(context), model, int(document["number"]), key)
     print_document(document, COLUMNS[:3], json=json)
     if document.get("status") == "awaiting-signature":
         say(f"it waits for the release key: fleet release sign {model} {document['number']} --key K")
@@ -72,7 +71,7 @@ def sign(
 
     Example: fleet release sign digits 4 --key release.pem
     """
-    print_document(sign_release(client_of(context), model, number, key), COLUMNS[:3], json=json)
+    print_document(sign_release(session_of(context), model, number, key), COLUMNS[:3], json=json)
 
 
 @app.command("list")
@@ -125,11 +124,12 @@ def withdraw(
     print_document(client_of(context).withdraw_release(model, number, reason), COLUMNS[:3], json=json)
 
 
-def sign_release(client: Client, model: str, number: int, key: Path) -> dict[str, Any]:
+def sign_release(session: Session, model: str, number: int, key: Path) -> dict[str, Any]:
     """Sign the hub's payload with the key in `key` and hand the signature in."""
     from fleet.signing import load_signer
 
-    signer = load_signer(key)
+    client, passphrase = session.client, session.environment.get("EDGELOOP_PASSPHRASE")
+    signer = load_signer(key, passphrase.encode() if passphrase else None)
     payload, version = client.signing_payload(model, number)
     return client.send_signature(model, number, key_id=signer.key_id, signature=signer.sign(payload), version=version)
 
