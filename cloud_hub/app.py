@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from fastapi import APIRouter, FastAPI
 
 from cloud_hub.context import Hub
+from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
 from cloud_hub.routes.deps import RateLimiter
 from cloud_hub.routes.errors import install_error_handlers
@@ -32,6 +33,7 @@ def routers() -> list[APIRouter]:
         releases.router,
         channels.router,
         audit.router,
+        dashboard.router,
     ]
 
 
@@ -61,6 +63,7 @@ def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
     app.add_middleware(BodyLimit, limits=hub.config.limits)
     install_error_handlers(app)
     monitoring.install(app)
+    dashboard.install(app)
     for router in routers():
         app.include_router(router)
     return app

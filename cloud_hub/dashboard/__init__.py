@@ -1,0 +1,1 @@
+"""The dashboard: one server-rendered page about devices, releases, rollouts, drift and changes."""

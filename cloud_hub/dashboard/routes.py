@@ -1,0 +1,124 @@
+"""The dashboard's routes: the page at `/`, its fragments, `/login` and `/logout`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Form, Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.templating import Jinja2Templates
+
+from cloud_hub.dashboard import access, plots, views
+from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
+from cloud_hub.errors import HubError
+from cloud_hub.identity.tokens import role_allows
+from cloud_hub.routes.deps import Caller, HubDep
+
+HERE = Path(__file__).parent
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+router = APIRouter(include_in_schema=False)
+templates = Jinja2Templates(directory=HERE / "templates")
+
+
+def _number(value: float) -> str:
+    """Three digits, with a power of ten when it is large."""
+    return f"{value:.3g}"
+
+
+def _sentence(detail: Any) -> str:
+    """A document in one short line."""
+    if not isinstance(detail, dict):
+        return str(detail)
+    return ", ".join(f"{key} {_brief(value)}" for key, value in detail.items() if value not in ("", None, {}, []))
+
+
+def _brief(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 120 else text[:117] + "…"
+
+
+templates.env.filters |= {"ago": views.ago, "number": _number, "sentence": _sentence}
+
+
+def install(app: FastAPI) -> None:
+    """Serve the static files, and answer a visitor who is not logged in with the way to `/login`."""
+    app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
+    app.add_exception_handler(LoginNeeded, _to_login)
+
+
+async def _to_login(request: Request, error: Exception) -> Response:
+    if request.headers.get("hx-request"):
+        return Response(status_code=401, headers={"HX-Redirect": "/login"})
+    return RedirectResponse("/login", status_code=303, headers=HEADERS)
+
+
+def _render(request: Request, name: str, *, status: int = 200, **context: Any) -> Response:
+    return templates.TemplateResponse(request, name, context, status_code=status, headers=HEADERS)
+
+
+def _content(request: Request, hub: HubDep, caller: Caller) -> dict[str, Any]:
+    return {
+        "view": views.overview(hub),
+        "caller": caller,
+        "may_change": role_allows(caller.role, "operator"),
+        "csrf": access.csrf_token(request.cookies[COOKIE]),
+    }
+
+
+@router.get("/")
+def page(request: Request, hub: HubDep, caller: Visitor) -> Response:
+    """The page."""
+    return _render(request, "page.html", **_content(request, hub, caller))
+
+
+@router.get("/dashboard/live")
+def live(request: Request, hub: HubDep, caller: Visitor) -> Response:
+    """What changes, as a fragment."""
+    return _render(request, "live.html", **_content(request, hub, caller))
+
+
+@router.get("/dashboard/drift.json")
+def drift(hub: HubDep, caller: Visitor) -> Response:
+    """The plots' data."""
+    return JSONResponse({"items": plots.drift_plots(hub)}, headers=HEADERS)
+
+
+@router.get("/login")
+def login_form(request: Request) -> Response:
+    """Ask for an operator token."""
+    return _render(request, "login.html", problem="")
+
+
+@router.post("/login")
+def login(request: Request, hub: HubDep, token: Annotated[str, Form()] = "") -> Response:
+    """Turn an operator token into a cookie."""
+    token = token.strip()
+    try:
+        caller = access.operator_of(hub, token)
+    except HubError as error:
+        return _render(request, "login.html", status=error.status, problem=f"{error}.")
+    with hub.session() as session:
+        hub.audit(session, caller.actor, "dashboard.login", caller.role)
+    response = RedirectResponse("/", status_code=303, headers=HEADERS)
+    access.remember(response, token, secure=request.url.scheme == "https")
+    return response
+
+
+@router.post("/logout")
+def logout(request: Request, caller: Visitor, csrf: Annotated[str, Form()] = "") -> Response:
+    """Forget the cookie; leaving is allowed to every role, but only from our own page."""
+    access.check_form(request, csrf)
+    response = RedirectResponse("/login", status_code=303, headers=HEADERS)
+    response.delete_cookie(COOKIE, path="/")
+    return response

@@ -1,0 +1,178 @@
+"""What the page shows, gathered from the database. Everything is read in one short transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.routes.devices import state_of
+from cloud_hub.store.tables import (
+    Alarm,
+    AuditEntry,
+    ChannelRow,
+    Device,
+    DeviceModel,
+    DriftMonitor,
+    Release,
+    RolloutEvent,
+    RolloutRow,
+    SampleRow,
+    WindowRow,
+)
+from fleet.protocol.channel import Channel, decode_channel
+from fleet.rollouts.machine import ENDED, Plan, Progress
+
+DEVICES = 200
+RELEASES = 12
+ROLLOUTS = 6
+EVENTS = 8
+ALARMS = 8
+AUDIT = 12
+WINDOWS = 400  # windows that the counters on top are summed over
+
+
+class RolloutView(Struct, frozen=True, kw_only=True):
+    """A rollout with its documents decoded and its last events."""
+
+    row: RolloutRow
+    plan: Plan
+    progress: Progress
+    events: list[RolloutEvent]
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can happen any more."""
+        return self.row.state in ENDED
+
+    @property
+    def stages(self) -> list[tuple[str, str]]:
+        """Each stage's share in per cent and how it stands: done, now, open or lost."""
+        last = "done" if self.row.state == "finished" else "lost" if self.ended else "now"
+        return [
+            (
+                f"{stage.share_ppm / 1e4:g} %",
+                "done" if index < self.progress.stage else last if index == self.progress.stage else "open",
+            )
+            for index, stage in enumerate(self.plan.stages)
+        ]
+
+
+class Overview(Struct, frozen=True, kw_only=True):
+    """Everything on the page."""
+
+    devices: list[dict[str, Any]]
+    releases: list[dict[str, Any]]
+    rollouts: list[RolloutView]
+    monitors: list[DriftMonitor]
+    alarms: list[Alarm]
+    audit: list[AuditEntry]
+    numbers: list[tuple[str, str]]
+    now: float
+
+
+def overview(hub: Hub) -> Overview:
+    """The page's content at this moment."""
+    now = hub.clock()
+    with hub.reading() as session:
+        devices = _devices(session, now, hub.config.offline_after_s)
+        alarms = list(session.exec(select(Alarm).order_by(col(Alarm.id).desc()).limit(ALARMS)))
+        return Overview(
+            devices=devices,
+            releases=_releases(session),
+            rollouts=_rollouts(session),
+            monitors=list(session.exec(select(DriftMonitor).order_by(col(DriftMonitor.model)))),
+            alarms=alarms,
+            audit=list(session.exec(select(AuditEntry).order_by(col(AuditEntry.id).desc()).limit(AUDIT))),
+            numbers=_numbers(session, devices, alarms),
+            now=now,
+        )
+
+
+def _devices(session: Session, now: float, offline_after_s: float) -> list[dict[str, Any]]:
+    models: dict[str, list[DeviceModel]] = {}
+    for model in session.exec(select(DeviceModel).order_by(col(DeviceModel.model))):
+        models.setdefault(model.device_id, []).append(model)
+    rows = session.exec(select(Device).order_by(col(Device.id)).limit(DEVICES))
+    return [
+        {"row": row, "state": state_of(row, now, offline_after_s), "models": models.get(row.id, [])} for row in rows
+    ]
+
+
+def _releases(session: Session) -> list[dict[str, Any]]:
+    uses = release_uses([decode_channel(row.document) for row in session.exec(select(ChannelRow))])
+    newest = select(Release).where(Release.status != "reserved").order_by(col(Release.created_at).desc())
+    return [{"row": row, "uses": uses.get((row.model, row.number), [])} for row in session.exec(newest.limit(RELEASES))]
+
+
+def release_uses(channels: Sequence[Channel]) -> dict[tuple[str, int], list[str]]:
+    """(model, release) → what channels use it for, in words."""
+    uses: dict[tuple[str, int], list[str]] = {}
+    for channel in channels:
+        for model, entry in channel.models.items():
+            uses.setdefault((model, entry.release), []).append(f"default of {channel.channel}")
+            if entry.rollout is not None:
+                uses.setdefault((model, entry.rollout.release), []).append(f"rolling out on {channel.channel}")
+            if entry.audit.auditor is not None:
+                uses.setdefault((model, entry.audit.auditor), []).append(f"auditor of {channel.channel}")
+    return uses
+
+
+def _rollouts(session: Session) -> list[RolloutView]:
+    rows = session.exec(select(RolloutRow).order_by(col(RolloutRow.created_at).desc()).limit(ROLLOUTS))
+    return [
+        RolloutView(
+            row=row,
+            plan=msgspec.convert(row.plan, Plan),
+            progress=msgspec.convert(row.progress, Progress),
+            events=list(
+                session.exec(
+                    select(RolloutEvent)
+                    .where(RolloutEvent.rollout == row.id)
+                    .order_by(col(RolloutEvent.id).desc())
+                    .limit(EVENTS)
+                )
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _numbers(session: Session, devices: list[dict[str, Any]], alarms: list[Alarm]) -> list[tuple[str, str]]:
+    """The figures on top: name and value."""
+    bodies = session.exec(select(WindowRow.body).order_by(col(WindowRow.id).desc()).limit(WINDOWS))
+    counters: dict[str, int] = {}
+    for body in bodies:
+        for name, value in body.get("counters", {}).items():
+            counters[name] = counters.get(name, 0) + value
+    requests = counters.get("requests", 0)
+    samples = session.exec(select(SampleRow.id).limit(10_001)).all()
+    return [
+        ("devices online", f"{sum(d['state'] == 'online' for d in devices)} of {len(devices)}"),
+        ("recent requests", f"{requests:,}"),
+        ("answered on the edge", share(counters.get("edge", 0), requests)),
+        ("agree with the auditor", share(counters.get("audit_agree", 0), counters.get("audited", 0))),
+        ("failed", f"{counters.get('failed', 0):,}"),
+        ("samples", f"{len(samples):,}" if len(samples) <= 10_000 else "over 10,000"),
+        ("open alarms", str(sum(alarm.status == "open" for alarm in alarms))),
+    ]
+
+
+def share(part: int, whole: int) -> str:
+    """`97.3 %`, or a dash when there is nothing to share."""
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def ago(at: float | None, now: float) -> str:
+    """`12 s ago`, `3 min ago`, `5 h ago`, `2 d ago`."""
+    if at is None:
+        return "never"
+    seconds = max(0.0, now - at)
+    for unit, name in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{seconds / unit:.0f} {name} ago"
+    return f"{seconds:.0f} s ago"

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlmodel import select
+
+from cloud_hub.dashboard import access
+from cloud_hub.store.tables import AuditEntry
+from tests.support.hub import HubFixture
+
+
+def log_in(hub: HubFixture, token: str = "") -> None:
+    answer = hub.client.post("/login", data={"token": token or hub.admin_token}, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+
+
+def csrf_of(page: str) -> str:
+    found = re.search(r'name="csrf" value="([0-9a-f]{64})"', page)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("path", ["/", "/dashboard/live", "/dashboard/drift.json"])
+def test_without_a_cookie_the_way_leads_to_the_login(hub: HubFixture, path: str) -> None:
+    answer = hub.client.get(path, follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+
+
+def test_a_fragment_sends_the_whole_page_to_the_login(hub: HubFixture) -> None:
+    answer = hub.client.get("/dashboard/live", headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login")
+
+
+def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(hub: HubFixture) -> None:
+    answer = hub.client.post("/login", data={"token": hub.admin_token}, follow_redirects=False)
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie and "secure" not in cookie
+    answer = hub.client.post("https://testserver/login", data={"token": hub.admin_token}, follow_redirects=False)
+    assert "secure" in answer.headers["set-cookie"].lower()
+
+
+def test_only_operator_tokens_log_in_and_the_attempt_leaves_no_cookie(hub: HubFixture) -> None:
+    for token in ("", "el1.no.such", hub.token("application", scope="infer:*"), hub.token("mirror")):
+        answer = hub.client.post("/login", data={"token": token})
+        assert answer.status_code == 401 and 'role="alert"' in answer.text
+        assert "set-cookie" not in answer.headers
+
+
+def test_a_login_is_in_the_audit_log(hub: HubFixture) -> None:
+    log_in(hub)
+    with hub.hub.reading() as session:
+        actions = [row.action for row in session.exec(select(AuditEntry))]
+    assert "dashboard.login" in actions
+
+
+def test_an_api_call_does_not_take_the_cookie(hub: HubFixture) -> None:
+    log_in(hub)
+    assert hub.client.get("/api/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/", "/login", "/dashboard/live", "/dashboard/drift.json"])
+def test_the_policy_allows_only_our_own_files(hub: HubFixture, path: str) -> None:
+    log_in(hub)
+    answer = hub.client.get(path)
+    assert answer.status_code == 200
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert not re.search(r"<script(?! src=)|style=|\son[a-z]+=|https?://", answer.text)
+
+
+def test_an_empty_hub_says_how_to_begin(hub: HubFixture) -> None:
+    log_in(hub)
+    text = hub.client.get("/").text
+    assert "fleet token create" in text and "fleet release publish" in text
+
+
+def test_the_page_shows_what_is_going_on(busy_hub: HubFixture) -> None:
+    log_in(busy_hub)
+    text = busy_hub.client.get("/dashboard/live").text
+    for expected in (
+        "kiosk-0", "2 → 3", "selftest-failed", "41 audited pairs", "14 of 15 pairs", "default of stable",
+        "auditor of stable", "86.7 %", "90.0 %", "distance 0.31",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
+def test_what_devices_say_is_text_and_never_markup(busy_hub: HubFixture) -> None:
+    log_in(busy_hub)
+    text = busy_hub.client.get("/").text
+    assert "&lt;b&gt;oslo" in text and "<b>oslo" not in text
+
+
+def test_the_plot_follows_the_shift(busy_hub: HubFixture) -> None:
+    log_in(busy_hub)
+    (plot,) = busy_hub.client.get("/dashboard/drift.json").json()["items"]
+    assert plot["model"] == "digits"
+    assert plot["at"] == sorted(plot["at"]) and len(plot["at"]) == len(plot["distance"]) == len(plot["margin"]) == 40
+    assert max(plot["distance"][:25]) < plot["margin"][0] < plot["distance"][-1]
+
+
+def test_leaving_needs_our_own_form(hub: HubFixture) -> None:
+    log_in(hub)
+    assert hub.client.post("/logout", data={"csrf": "0" * 64}).status_code == 403
+    assert hub.client.post("/logout", data={"csrf": "ä"}).status_code == 403
+    csrf = csrf_of(hub.client.get("/").text)
+    answer = hub.client.post("/logout", data={"csrf": csrf}, follow_redirects=False)
+    assert answer.headers["location"] == "/login"
+    assert hub.client.get("/", follow_redirects=False).status_code == 303
+
+
+def test_a_form_of_another_cookie_is_refused(hub: HubFixture) -> None:
+    log_in(hub)
+    other = access.csrf_token(hub.token(role="admin"))
+    assert hub.client.post("/logout", data={"csrf": other}).status_code == 403
+
+
+def test_vendored_files_come_with_their_licences(hub: HubFixture) -> None:
+    for path in ("htmx/htmx.min.js", "htmx/LICENSE", "uplot/uPlot.iife.min.js", "uplot/uPlot.min.css", "uplot/LICENSE"):
+        assert hub.client.get(f"/static/vendor/{path}").status_code == 200
+    assert hub.client.get("/static/../routes.py").status_code == 404
