@@ -15,7 +15,7 @@ from cloud_hub.ports import Also, Clock, Objects, SigningRequest
 from cloud_hub.store.tables import AuditEntry, ChannelRow, Release, Setting
 from cloud_hub.trust import checks, recovery, repository
 from cloud_hub.trust.rows import floor_document, get_model, get_release, latest_metadata, status_in_words
-from cloud_hub.trust.transaction import METADATA, TARGETS, Draft, Signers, Transactions, targets_from_payload
+from cloud_hub.trust.transaction import Draft, Signers, Transactions, targets_from_payload
 from fleet.protocol.channel import Channel, decode_channel, encode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.names import check_name
@@ -228,7 +228,7 @@ class TufPublisher:
             if row is None and not create:
                 raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")
             current = decode_channel(row.document) if row else Channel(channel=name, version=0)
-            version = max(current.version, self._published_version(draft, name)) + 1
+            version = current.version + 1
             new = msgspec.structs.replace(change(current), channel=name, version=version)
             data = encode_channel(new)
             checks.check_releases(new, lambda model, number: status_in_words(draft.session, model, number))
@@ -242,19 +242,6 @@ class TufPublisher:
             return new
 
         return self.transactions.run(publish)
-
-    def _published_version(self, draft: Draft, name: str) -> int:
-        """The version that a store ahead of the database (restored from a backup) shows to devices."""
-        found = self.transactions.store_versions(draft.bodies).get("channels")
-        if found is None:
-            return 0
-        try:
-            listed = repository.read(self._objects.get(f"{METADATA}{found}.channels.json").data).signed.targets
-            target = listed[repository.channel_target(name)]
-            data = self._objects.get(f"{TARGETS}channels/{target.hashes['sha256']}.{name}.json").data
-            return decode_channel(data).version
-        except (KeyError, NotFoundError):
-            return 0
 
     # ---- upkeep --------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import msgspec
 from securesystemslib.signer import CryptoSigner
 from sqlalchemy import Engine
 from sqlmodel import Session
@@ -28,9 +29,10 @@ from cloud_hub.config import ExpiryConfig
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import lock_publishing
-from cloud_hub.store.tables import Metadata
+from cloud_hub.store.tables import ChannelRow, Metadata, Model
 from cloud_hub.trust import repository
 from cloud_hub.trust.rows import latest_metadata
+from fleet.protocol.channel import decode_channel, encode_channel
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -164,7 +166,46 @@ class Transactions:
     def _open(self, session: Session) -> Draft:
         lock_publishing(session)
         bodies = latest_metadata(session)
-        return Draft(session, bodies, self.store_versions(bodies), self.clock())
+        found = self.store_versions(bodies)
+        draft = Draft(session, bodies, found, self.clock())
+        if found:
+            log.warning("the store is ahead of the database (a restored backup?); rising above it")
+            self._lift(draft, found)
+        return draft
+
+    def _lift(self, draft: Draft, found: Mapping[str, int]) -> None:
+        """Rise above a store that is ahead of the database, as after a restored backup.
+
+        Devices refuse a channel version below the one they saw, and a release number that was shown
+        must never get another body; so both continue above what the store lists.
+        """
+        for role in repository.TARGET_ROLES:
+            if found.get(role, 0) > repository.version_of(draft.bodies[role]):
+                draft.change(role)
+        for path, target in self._listed("channels", found).items():
+            name = path.removeprefix("channels/").removesuffix(".json")
+            row = draft.session.get(ChannelRow, name)
+            if row is None:
+                continue
+            shown = decode_channel(self.objects.get(TARGETS + f"channels/{target.hashes['sha256']}.{name}.json").data)
+            if shown.version >= row.version:
+                lifted = msgspec.structs.replace(decode_channel(row.document), version=shown.version + 1)
+                row.version, row.document = lifted.version, encode_channel(lifted)
+                draft.session.add(row)
+                draft.set_target("channels", path, row.document)
+        for path in self._listed("models", found):
+            _, name, file = path.split("/")
+            number, model = file.removesuffix(".json"), draft.session.get(Model, name)
+            if model is not None and number.isdigit() and int(number) >= model.next_release:
+                model.next_release = int(number) + 1
+                draft.session.add(model)
+
+    def _listed(self, role: str, found: Mapping[str, int]) -> dict[str, Any]:
+        if role not in found:
+            return {}
+        body = self.objects.get(METADATA + repository.metadata_name(role, found[role])).data
+        listed: dict[str, Any] = repository.read(body).signed.targets
+        return listed
 
     def _body(self, role: str, version: int) -> bytes | None:
         engine = self.engine.execution_options(edgeloop_read=True)

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,15 +41,28 @@ def cluster() -> Iterator[str]:
 
     try:
         run(str(initdb), "-D", str(data), "-U", "edgeloop", "-A", "trust", "-E", "UTF8", "--no-sync")
-        port = _free_port()
-        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={base} {_FAST}"
-        run(str(control), "-D", str(data), "-o", options, "-l", str(base / "log"), "-w", "start")
+        port = _start(run, control, base)
         try:
             yield f"host=127.0.0.1 port={port} user=edgeloop"
         finally:
             run(str(control), "-D", str(data), "-m", "immediate", "-w", "stop")
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _start(run: Callable[..., None], control: Path, base: Path) -> int:
+    """Start on a free port; a port may be taken between our look and the start, so look again."""
+    for attempt in range(3):
+        port = _free_port()
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={base} {_FAST}"
+        try:
+            run(str(control), "-D", str(base / "data"), "-o", options, "-l", str(base / "log"), "-w", "start")
+        except AssertionError:
+            if attempt == 2:
+                raise
+            continue
+        return port
+    raise AssertionError("unreachable")
 
 
 def create_database(connection: str, name: str) -> str:
