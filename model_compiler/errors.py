@@ -1,0 +1,37 @@
+"""What can go wrong while compiling. Every error ends the command with exit code 1.
+
+CompilerError
+ ├── DataError      a calibration or validation set is not usable
+ ├── SourceError    the model cannot be loaded
+ ├── TargetError    one variant cannot be built or run; the other targets still are
+ └── GateError      no variant met the gate; nothing was written
+"""
+
+from __future__ import annotations
+
+
+class CompilerError(Exception):
+    """Root of the room. `subject` names the file or target, `hint` says what to do."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, subject: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.subject = subject
+        self.hint = hint
+
+
+class DataError(CompilerError):
+    """A calibration or validation set is not usable."""
+
+
+class SourceError(CompilerError):
+    """The model cannot be loaded."""
+
+
+class TargetError(CompilerError):
+    """One variant cannot be built or run."""
+
+
+class GateError(CompilerError):
+    """No variant met the gate."""

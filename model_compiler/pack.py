@@ -1,0 +1,54 @@
+"""The release directory: `manifest.json`, `blobs/<sha256>` and `report.json`, written all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
+from model_compiler.errors import SourceError
+
+
+def blob_of(data: bytes) -> Blob:
+    """The content address of some bytes."""
+    return Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], report: bytes) -> None:
+    """Write a release directory beside `out`, then rename it into place; an older one is replaced."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        (draft / "blobs").mkdir()
+        for data in blobs:
+            (draft / "blobs" / blob_of(data).sha256).write_bytes(data)
+        (draft / "manifest.json").write_bytes(encode_manifest(manifest))
+        (draft / "report.json").write_bytes(report)
+        draft.chmod(0o755)
+        if out.exists():
+            shutil.rmtree(out)
+        draft.replace(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def read_release(folder: Path) -> Manifest:
+    """The manifest of a release directory, with every blob checked against its hash.
+
+    Raises:
+        SourceError: not a release directory, or a blob that is missing or changed.
+    """
+    try:
+        manifest = decode_manifest((folder / "manifest.json").read_bytes())
+        for blob in manifest.blobs():
+            if blob_of((folder / "blobs" / blob.sha256).read_bytes()) != blob:
+                raise SourceError(f"{folder}: blob {blob.sha256[:12]} has changed", subject=str(folder))
+    except OSError as error:
+        raise SourceError(f"{folder}: not a release directory: {error.strerror}", subject=str(folder)) from error
+    except ProtocolError as error:
+        raise SourceError(f"{folder}: {error}", subject=str(folder)) from error
+    return manifest

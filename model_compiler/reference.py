@@ -1,0 +1,49 @@
+"""The drift section of a release: the model name's fixed encoder, the training-fit reference, the margin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fleet.protocol import sketch
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import SketchRef
+from model_compiler.errors import SourceError
+from model_compiler.pack import blob_of, read_release
+
+
+def encoder_of(release: Path) -> sketch.Encoder:
+    """The encoder that an earlier release of the model carries; raises SourceError when it has none."""
+    manifest = read_release(release)
+    if manifest.sketch is None:
+        raise SourceError(f"{release}: has no drift encoder", subject=str(release))
+    try:
+        return sketch.decode_encoder((release / "blobs" / manifest.sketch.encoder.sha256).read_bytes())
+    except ProtocolError as error:
+        raise SourceError(f"{release}: {error}", subject=str(release)) from error
+
+
+def build(
+    calibration: npt.NDArray[Any],
+    validation: npt.NDArray[Any],
+    *,
+    tensor: str,
+    encoder: sketch.Encoder | None,
+    seed: int,
+) -> tuple[SketchRef, list[bytes]]:
+    """The drift section and its two blobs.
+
+    The encoder is fitted to the calibration inputs unless one is given; the margin is what inputs
+    of the same origin reach: windows of validation inputs against the calibration reference.
+    """
+    fitted = encoder or sketch.fit_encoder(np.asarray(calibration, dtype=np.float32), tensor=tensor, seed=seed)
+    reference = sketch.sketch(fitted, calibration)
+    margin = sketch.fit_margin(fitted, reference, validation, seed=seed)
+    blobs = [sketch.encode_encoder(fitted), sketch.encode_sketch(reference)]
+    ref = SketchRef(
+        sketch_id=sketch.sketch_id(fitted), encoder=blob_of(blobs[0]), reference=blob_of(blobs[1]), margin=margin
+    )
+    return ref, blobs

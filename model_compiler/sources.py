@@ -1,0 +1,117 @@
+"""Where a model comes from: a torch module, an exported program, or an ONNX file."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model_compiler.errors import SourceError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load_torch(source: str, weights: Path | None) -> torch.nn.Module:
+    """Load `model.pt2` (torch.export) or `file.py:factory` with safetensors weights.
+
+    The Python file is run: name only files you trust, as with any program.
+
+    Raises:
+        SourceError: missing, not loadable, or weights that do not fit.
+    """
+    if source.endswith(".pt2"):
+        return _load_exported(Path(source))
+    path, _, factory = source.partition(":")
+    if not path.endswith(".py") or not factory:
+        raise SourceError(
+            f"{source}: not a known source", subject=source, hint="give a .pt2, an .onnx, or file.py:factory"
+        )
+    module = _load_factory(Path(path), factory)
+    if weights is not None:
+        _load_weights(module, weights)
+    return module.eval()
+
+
+def _load_exported(path: Path) -> torch.nn.Module:
+    import torch
+
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file", subject=str(path))
+    # torch.export raises many kinds for a damaged file; this is the boundary that names the file.
+    try:
+        return torch.export.load(path).module()  # type: ignore[no-any-return]
+    except Exception as error:
+        raise SourceError(f"{path}: not a torch.export program: {error}", subject=str(path)) from error
+
+
+def _load_factory(path: Path, factory: str) -> torch.nn.Module:
+    import torch
+
+    spec = importlib.util.spec_from_file_location(f"_source_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise SourceError(f"{path}: no such file", subject=str(path))
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    make = getattr(loaded, factory, None)
+    module = make() if callable(make) else None
+    if not isinstance(module, torch.nn.Module):
+        raise SourceError(f"{path}: {factory}() does not return a torch module", subject=str(path))
+    return module
+
+
+def _load_weights(module: torch.nn.Module, weights: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SourceError(f"{weights}: weights do not fit the model: {error}", subject=str(weights)) from error
+
+
+def load_onnx(path: Path) -> bytes:
+    """The checked bytes of an ONNX model; external data is refused rather than resolved.
+
+    Raises:
+        SourceError: missing, damaged, or with external data.
+    """
+    import onnx
+
+    try:
+        data = path.read_bytes()
+        model = onnx.load_from_string(data)
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model)):
+            raise SourceError(f"{path}: keeps weights in other files", subject=str(path), hint="save it as one file")
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}", subject=str(path)) from error
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise SourceError(f"{path}: not a valid ONNX model: {error}", subject=str(path)) from error
+    except Exception as error:  # protobuf's DecodeError has moved between packages
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{path}: not an ONNX model: {error}", subject=str(path)) from error
+    return data
+
+
+def _tensors(model: Any) -> list[Any]:
+    """Every tensor of the graph and of its subgraphs."""
+    found, graphs = [], [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        found += list(graph.initializer)
+        for node in graph.node:
+            for attribute in node.attribute:
+                found += [attribute.t, *attribute.tensors]
+                graphs += [g for g in (attribute.g, *attribute.graphs) if g.node or g.initializer]
+    return found
+
+
+def example_of(x: np.ndarray[Any, Any]) -> torch.Tensor:
+    """A batch of one, as torch traces it."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(x[:1]))

@@ -1,0 +1,88 @@
+"""LiteRT variants of a torch module, by litert-torch and ai-edge-quantizer."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fleet.protocol.manifest import Precision
+from model_compiler.errors import TargetError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def convert(module: torch.nn.Module, example: torch.Tensor) -> bytes:
+    """A float32 flatbuffer with the batch size of `example` (one).
+
+    Raises:
+        TargetError: the converter cannot express an operator; its own words name it.
+    """
+    import litert_torch
+
+    # The converter reports an unsupported operator by whatever its layers raise.
+    try:
+        with _quiet(), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.tflite"
+            litert_torch.convert(module.eval(), (example,)).export(str(path))
+            return path.read_bytes()
+    except Exception as error:
+        raise TargetError(f"litert-fp32: {_first_line(error)}", subject="litert-fp32") from error
+
+
+def quantize(model: bytes, precision: Precision, calibration: np.ndarray[Any, Any]) -> bytes:
+    """Quantize a float32 flatbuffer: `int8` (full integer, per channel) or `int8-dynamic` (weights only).
+
+    `calibration` has shape (n, …) and the model's input dtype; each row is shown to the model once.
+
+    Raises:
+        TargetError: the quantizer refuses the model.
+    """
+    from ai_edge_quantizer import quantizer, recipe
+
+    try:
+        with _quiet(), tempfile.TemporaryDirectory() as folder:
+            source, result = Path(folder) / "float.tflite", Path(folder) / "int8.tflite"
+            source.write_bytes(model)
+            tool = quantizer.Quantizer(str(source))
+            if precision == "int8":
+                tool.load_quantization_recipe(recipe.static_wi8_ai8())
+                outcome = tool.quantize(tool.calibrate(_calibration_data(model, calibration)))
+            else:
+                tool.load_quantization_recipe(recipe.dynamic_wi8_afp32())
+                outcome = tool.quantize()
+            outcome.export_model(str(result))
+            return result.read_bytes()
+    except Exception as error:
+        raise TargetError(f"litert-{precision}: {_first_line(error)}", subject=f"litert-{precision}") from error
+
+
+def _calibration_data(model: bytes, x: np.ndarray[Any, Any]) -> dict[str, list[dict[str, Any]]]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    signatures = Interpreter(model_content=model).get_signature_list()
+    key, signature = next(iter(signatures.items()))
+    return {key: [{signature["inputs"][0]: row[None]} for row in x]}
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """The tools print progress of their own; ours is shown instead."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
