@@ -1,0 +1,111 @@
+"""Sizes and habits that keep the code readable, checked on the syntax tree of every product module."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
+MODULE_LINES, FUNCTION_LINES = 400, 60
+GENERATED = ("migrations/versions",)  # written by a tool, one file per schema version
+MODULES = sorted(p.relative_to(ROOT) for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
+ARCHIVES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "tarfile"}
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=str)
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(), str(path))
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without decorators and docstring."""
+    assert function.end_lineno is not None
+    lines = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None and first.end_lineno is not None:
+        lines -= first.end_lineno - first.lineno + 1
+    return lines
+
+
+def reads_environment(node: ast.AST) -> bool:
+    """Whether a node reads a variable; handing the whole environment to a child process does not count."""
+
+    def environ(value: ast.AST) -> bool:
+        return isinstance(value, ast.Attribute) and value.attr in ("environ", "environb")
+
+    if isinstance(node, ast.Attribute) and node.attr in ("getenv", "getenvb"):
+        return True
+    if isinstance(node, ast.Attribute) and node.attr in ("get", "pop", "setdefault"):
+        return environ(node.value)
+    if isinstance(node, ast.Compare):
+        return any(environ(c) for c in node.comparators)
+    return isinstance(node, ast.Subscript) and environ(node.value)
+
+
+def imported(path: Path) -> Iterator[str]:
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.split(".")[0]
+
+
+@each_module
+def test_modules_and_functions_stay_within_their_budget(path: Path) -> None:
+    if any(part in path.as_posix() for part in GENERATED):
+        return
+    assert len((ROOT / path).read_text().splitlines()) <= MODULE_LINES
+    long = {
+        node.name: code_lines(node)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > FUNCTION_LINES
+    }
+    assert long == {}
+
+
+@each_module
+def test_the_environment_is_read_only_where_a_program_is_composed(path: Path) -> None:
+    if path.name in ("config.py", "main.py", "__main__.py"):
+        return
+    assert [node.lineno for node in ast.walk(tree(path)) if reads_environment(node)] == []  # type: ignore[attr-defined]
+
+
+@each_module
+def test_nothing_unpickles_or_unpacks_archives(path: Path) -> None:
+    assert ARCHIVES & set(imported(path)) == set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Attribute):
+            assert node.attr not in ("extractall", "unpack_archive"), f"line {node.lineno}"
+        if isinstance(node, ast.Call):
+            keywords = {k.arg: k.value for k in node.keywords}
+            allows = keywords.get("allow_pickle")
+            assert allows is None or (isinstance(allows, ast.Constant) and allows.value is False), f"line {node.lineno}"
+            if ast.unparse(node.func) == "torch.load":
+                safe = keywords.get("weights_only")
+                assert isinstance(safe, ast.Constant) and safe.value is True, f"line {node.lineno}"
+
+
+@each_module
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    module = tree(path)
+    assert not module.body or ast.get_docstring(module), "add a docstring"
+
+
+@each_module
+def test_nothing_is_left_for_later(path: Path) -> None:
+    text = (ROOT / path).read_text()
+    assert not [word for word in ("TODO", "FIXME", "XXX", "NotImplementedError") if word in text]
+
+
+def test_the_checks_see_what_they_look_for() -> None:
+    reads = ["os.environ['A']", "os.environ.get('A')", "os.getenv('A')", "'A' in os.environ"]
+    for text in reads:
+        assert any(reads_environment(node) for node in ast.walk(ast.parse(text))), text
+    assert not any(reads_environment(node) for node in ast.walk(ast.parse("{**os.environ, 'A': '1'}")))
+    function = ast.parse("def f():\n    '''doc\n    string'''\n    return 1\n").body[0]
+    assert isinstance(function, ast.FunctionDef) and code_lines(function) == 2

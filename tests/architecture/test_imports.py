@@ -1,0 +1,105 @@
+"""Which room may import which, and that no import goes round in a circle."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
+
+# Room -> the other rooms of ours that it may import. The demo starts real processes and may look
+# into any room's file formats; nothing may import the demo.
+ALLOWED = {
+    "fleet.protocol": set(),
+    "fleet.rollouts": {"fleet.protocol"},
+    "edge_agent": {"fleet.protocol"},
+    "model_compiler": {"fleet.protocol"},
+    "cloud_hub": {"fleet.protocol", "fleet.rollouts", "model_compiler"},
+    "fleet.simulator": {"fleet.protocol", "edge_agent"},
+    "fleet": {"fleet.protocol", "fleet.rollouts"},
+}
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+
+
+def room(module: str) -> str:
+    """The most specific room that holds a module."""
+    return max((r for r in ALLOWED if f"{module}.".startswith(f"{r}.")), key=len)
+
+
+def imports(graph: grimp.ImportGraph) -> list[tuple[str, str]]:
+    return [(m, n) for m in sorted(graph.modules) for n in sorted(graph.find_modules_directly_imported_by(m))]
+
+
+def cycle(edges: dict[str, set[str]]) -> list[str]:
+    """Some cycle of a graph, or an empty list."""
+    done: set[str] = set()
+    for begin in sorted(edges):
+        path: list[str] = []
+        stack = [(begin, iter(sorted(edges[begin])))] if begin not in done else []
+        path += [begin] if stack else []
+        while stack:
+            node, rest = stack[-1]
+            following = next((n for n in rest if n not in done), None)
+            if following is None:
+                done.add(node)
+                stack.pop()
+                path.pop()
+            elif following in path:
+                return [*path[path.index(following) :], following]
+            else:
+                path.append(following)
+                stack.append((following, iter(sorted(edges.get(following, ())))))
+    return []
+
+
+def test_arrows_point_only_where_the_map_allows(graph: grimp.ImportGraph) -> None:
+    wrong = [
+        f"{source} imports {target}"
+        for source, target in imports(graph)
+        if room(source) != room(target) and room(target) not in ALLOWED[room(source)]
+    ]
+    assert wrong == []
+
+
+def test_no_module_imports_itself_in_a_circle(graph: grimp.ImportGraph) -> None:
+    edges = {m: set(graph.find_modules_directly_imported_by(m)) for m in graph.modules}
+    assert cycle(edges) == []
+
+
+def test_no_two_rooms_import_each_other(graph: grimp.ImportGraph) -> None:
+    edges: dict[str, set[str]] = {r: set() for r in ALLOWED}
+    for source, target in imports(graph):
+        if room(source) != room(target):
+            edges[room(source)].add(room(target))
+    assert cycle(edges) == []
+
+
+def test_the_search_for_cycles_finds_one() -> None:
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_protocol_needs_only_msgspec_and_numpy() -> None:
+    external = grimp.build_graph("fleet", include_external_packages=True, cache_dir=None)
+    found = {
+        target.split(".")[0]
+        for module in external.modules
+        if f"{module}.".startswith("fleet.protocol.")
+        for target in external.find_modules_directly_imported_by(module)
+    }
+    assert found - set(sys.stdlib_module_names) - {"fleet"} == {"msgspec", "numpy"}
+
+
+def test_the_contracts_of_import_linter_hold() -> None:
+    tool = Path(sys.executable).with_name("lint-imports")
+    result = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,57 @@
+"""The agent stays light: what its modules pull into a fresh interpreter."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HEAVY = {
+    "fastapi", "pydantic", "sqlmodel", "sqlalchemy", "alembic", "torch", "onnx", "onnxruntime", "typer", "rich",
+    "duckdb", "obstore", "sklearn", "scipy", "pandas",
+}  # fmt: skip
+OURS = {"cloud_hub", "model_compiler"}
+
+
+def pulled_in(*modules: str) -> set[str]:
+    """Top-level packages (and ours with their second level) in `sys.modules` after importing `modules`."""
+    code = f"import sys, json\nfor m in {list(modules)!r}: __import__(m)\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    names = json.loads(result.stdout.splitlines()[-1])
+    return {name.split(".")[0] for name in names} | {".".join(name.split(".")[:2]) for name in names}
+
+
+def modules_of(package: str) -> list[str]:
+    folder = ROOT / package.replace(".", "/")
+    return [package, *sorted(f"{package}.{m.name}" for m in pkgutil.iter_modules([str(folder)]))]
+
+
+def test_starting_the_agent_pulls_in_nothing_heavy() -> None:
+    assert pulled_in("edge_agent.main") & (HEAVY | OURS) == set()
+
+
+@pytest.mark.parametrize("room", ["edge_agent.serving", "edge_agent.reporting", "edge_agent.runtimes"])
+def test_no_room_of_the_agent_pulls_in_anything_heavy(room: str) -> None:
+    assert pulled_in(*modules_of(room)) & (HEAVY | OURS) == set()
+
+
+def test_serving_needs_neither_tuf_nor_cryptography() -> None:
+    """The serving process stays small: metadata and signatures are the update child's business."""
+    assert pulled_in(*modules_of("edge_agent.serving")) & {"tuf", "securesystemslib", "cryptography"} == set()
+
+
+def test_the_protocol_pulls_in_only_msgspec_and_numpy() -> None:
+    found = {name for name in pulled_in(*modules_of("fleet.protocol")) if "." not in name}
+    assert found - pulled_in("json", "msgspec", "numpy") - set(sys.stdlib_module_names) == {"fleet"}
+
+
+def test_the_check_sees_a_heavy_package() -> None:
+    assert pulled_in("rich") & HEAVY == {"rich"}
