@@ -154,8 +154,8 @@ def _numbers(session: Session, devices: list[dict[str, Any]], alarms: list[Alarm
     return [
         ("devices online", f"{sum(d['state'] == 'online' for d in devices)} of {len(devices)}"),
         ("recent requests", f"{requests:,}"),
-        ("answered on the edge", share(counters.get("edge", 0), requests)),
-        ("agree with the auditor", share(counters.get("audit_agree", 0), counters.get("audited", 0))),
+        ("answered by edge", share(counters.get("edge", 0), requests)),
+        ("auditor agrees", share(counters.get("audit_agree", 0), counters.get("audited", 0))),
         ("failed", f"{counters.get('failed', 0):,}"),
         ("samples", f"{len(samples):,}" if len(samples) <= 10_000 else "over 10,000"),
         ("open alarms", str(sum(alarm.status == "open" for alarm in alarms))),

@@ -1,0 +1,116 @@
+"""The client against the hub's own application: paths, bodies and answers are what both sides mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import pytest
+from starlette.testclient import TestClient
+
+from fleet.cli.main import run
+from fleet.cli.session import Session
+from fleet.client import Client
+from fleet.errors import ConflictError, NotAllowedError, NotFoundError
+from fleet.transport import Answer
+from tests.support.hub import HubFixture, make_hub
+from tests.support.manifests import small_release
+
+
+class AppTransport:
+    """A `fleet.transport.Transport` into an ASGI application."""
+
+    def __init__(self, client: TestClient) -> None:
+        self._client = client
+
+    def send(
+        self, method: str, path: str, *, body: bytes | IO[bytes] | None, headers: Mapping[str, str], timeout: float
+    ) -> Answer:
+        content = body if isinstance(body, bytes) or body is None else body.read()
+        answer = self._client.request(method, path, content=content, headers=dict(headers), follow_redirects=False)
+        lower = {name.lower(): value for name, value in answer.headers.items()}
+        return Answer(status=answer.status_code, headers=lower, body=answer.content)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> HubFixture:
+    return make_hub(tmp_path)
+
+
+@pytest.fixture
+def client(hub: HubFixture) -> Client:
+    return Client(AppTransport(hub.client), hub.admin_token)
+
+
+@pytest.fixture
+def release_dir(tmp_path: Path) -> Path:
+    manifest, blobs = small_release()
+    directory = tmp_path / "release"
+    (directory / "blobs").mkdir(parents=True)
+    (directory / "manifest.json").write_bytes(manifest)
+    for sha256, data in blobs.items():
+        (directory / "blobs" / sha256).write_bytes(data)
+    return directory
+
+
+def test_tokens_are_made_listed_and_ended(client: Client) -> None:
+    claim = client.create_token("claim", channel="stable", labels={"site": "berlin"})
+    assert claim["token"].startswith("el1.") and claim["token"].count(".") == 3
+    assert claim["id"] in {token["id"] for token in client.tokens()}
+    assert client.revoke_token(claim["id"])["revoked_at"] is not None
+
+
+def test_models_channels_devices_and_the_audit_log(client: Client, hub: HubFixture) -> None:
+    client.create_model("digits", recipe="examples.digits.recipe")
+    with pytest.raises(ConflictError):
+        client.create_model("digits")
+    assert client.model("digits")["recipe"] == "examples.digits.recipe"
+    number = hub.release()
+    assert client.release("digits", number)["manifest"]["variants"]
+    client.set_channel_model("stable", "digits", release=number, audit={"share_ppm": 50_000})
+    client.change_channel("stable", fetching={"max_bytes_per_s": 1000})
+    document = client.channel("stable")["document"]
+    assert document["models"]["digits"]["audit"]["share_ppm"] == 50_000
+    assert document["fetching"]["max_bytes_per_s"] == 1000
+    assert client.devices(labels=["site=berlin"], channel="stable") == []
+    with pytest.raises(NotFoundError):
+        client.device("nobody")
+    assert "channel.change" in {entry["action"] for entry in client.audit()}
+
+
+def test_a_viewer_may_look_and_not_touch(hub: HubFixture) -> None:
+    viewer = Client(AppTransport(hub.client), hub.token(role="viewer"))
+    assert viewer.models() == []
+    with pytest.raises(NotAllowedError):
+        viewer.create_model("digits")
+
+
+def test_a_release_goes_from_a_directory_into_the_registry(hub: HubFixture, release_dir: Path, capsys) -> None:
+    hub.model("digits")
+    environment = {"EDGELOOP_HUB": "http://hub", "EDGELOOP_TOKEN": hub.admin_token}
+    session = Session(environment, connect=lambda login: AppTransport(hub.client))
+    assert run(["release", "publish", str(release_dir), "--model", "digits", "--note", "first"], session) == 0
+    assert "uploading" in capsys.readouterr().err
+    assert run(["release", "show", "digits", "1"], session) == 0
+    assert "published" in capsys.readouterr().out
+    assert run(["release", "publish", str(release_dir), "--model", "digits"], session) == 0
+    assert "uploading" not in capsys.readouterr().err, "the blobs are there"
+    assert run(["channel", "set", "stable", "--model", "digits", "--release", "1"], session) == 0
+    assert run(["channel", "show"], session) == 0
+    assert run(["release", "withdraw", "digits", "2", "--reason", "twice the same"], session) == 0
+    assert run(["release", "publish", str(release_dir), "--model", "none"], session) == 3
+
+
+def test_a_publisher_signs_with_a_key_that_the_hub_never_had(tmp_path: Path, release_dir: Path, monkeypatch) -> None:
+    hub = make_hub(tmp_path, release_key="external")
+    hub.model("digits")
+    environment = {
+        "EDGELOOP_HUB": "http://hub",
+        "EDGELOOP_TOKEN": hub.admin_token,
+        "EDGELOOP_PASSPHRASE": "test passphrase",
+    }
+    session = Session(environment, connect=lambda login: AppTransport(hub.client))
+    (key,) = [path for path in hub.offline.iterdir() if "release" in path.name]
+    assert run(["release", "publish", str(release_dir), "--model", "digits", "--key", str(key)], session) == 0
+    assert Client(AppTransport(hub.client), hub.admin_token).release("digits", 1)["status"] == "published"
