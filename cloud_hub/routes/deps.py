@@ -20,6 +20,7 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import BusyError, ForbiddenError, InvalidError, TooLargeError, UnauthenticatedError
 from cloud_hub.identity import tokens
 from cloud_hub.store.tables import Device
+from fleet.protocol.codec import DECODE_ERRORS
 
 T = TypeVar("T")
 
@@ -174,7 +175,7 @@ def decode(body: bytes, kind: type[T]) -> T:
     """A JSON request body as a struct; unknown fields are refused when the struct forbids them."""
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise InvalidError(f"request body: {error}", subject="body") from error
 
 

@@ -10,6 +10,10 @@ from fleet.protocol.errors import MalformedError, TooLargeError
 
 T = TypeVar("T")
 
+# What msgspec raises for hostile bytes: besides its own error, text that is not UTF-8 and values
+# nested deeper than the stack.
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 
 def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") -> T:
     """Decode JSON bytes into `kind`; unknown fields are ignored.
@@ -21,7 +25,7 @@ def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") ->
     _check_size(data, limit, subject or kind.__name__)
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise MalformedError(f"{subject or kind.__name__}: {error}", subject=subject) from error
 
 
@@ -30,7 +34,7 @@ def decode_msgpack(data: bytes, kind: type[T], *, limit: int, subject: str = "")
     _check_size(data, limit, subject or kind.__name__)
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise MalformedError(f"{subject or kind.__name__}: {error}", subject=subject) from error
 
 

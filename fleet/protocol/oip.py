@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Struct, UnsetType, field
 
+from fleet.protocol.codec import DECODE_ERRORS
 from fleet.protocol.errors import MalformedError, TooLargeError
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
@@ -262,7 +263,7 @@ def _split(body: bytes, header_length: int | None) -> tuple[bytes | memoryview, 
 def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
     try:
         return decoder.decode(head)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except DECODE_ERRORS as error:
         raise MalformedError(f"not an inference message: {error}", subject="body") from error
 
 
