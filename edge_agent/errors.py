@@ -1,4 +1,4 @@
-"""What can go wrong on a device; each error carries its subject and a hint.
+"""What can go wrong on a device; each error carries the operation, its subject, a hint and a stable reason word.
 
 AgentError                   exit 1
  ├── UsageError              exit 2
@@ -7,12 +7,23 @@ AgentError                   exit 1
  ├── ConflictError           exit 5
  ├── UnreachableError        exit 6   no answer from hub or broker
  ├── LateError               exit 8   a deadline passed
- ├── CorruptBlobError        a file does not have its hash
+ ├── CorruptBlobError        a file does not have its hash                  hash-mismatch
  ├── ActivationError         a release cannot be put into service
  ├── ModelLoadError          a runtime refuses a model
  ├── RuntimeMissingError     a runtime is not installed
  ├── InferenceError          nobody could answer a request
- └── SpoolError              the disk refuses the spool
+ ├── SpoolError              the disk refuses the spool
+ ├── IdentityError           this device has no identity, or a broken one
+ ├── PinError         exit 4 the hub is not the one that the claim token names    wrong-pin
+ └── UpdateError             an update stops; `reason` says why
+      ├── TrustError         signatures, versions or dates do not hold      untrusted-metadata, expired-metadata, clock-untrusted
+      ├── RefusedError       a signed release that may not run here         below-floor, withdrawn, gate-broken, unsupported:<name>, no-variant
+      ├── FetchError         a download broke off or lied                   fetch-failed, too-slow, too-large, not-found
+      ├── DiskFullError      it does not fit                                disk-full
+      └── TrialError         the self-test failed or died                   selftest-failed
+
+`recoverable` says whether trying again by itself can help. Further words that the update machine gives
+without an error: `crash-loop`, `failures` (probation), `activation-failed`.
 """
 
 from __future__ import annotations
@@ -22,11 +33,16 @@ class AgentError(Exception):
     """Root of the room."""
 
     exit_code = 1
+    reason = "failed"
+    recoverable = False
 
-    def __init__(self, message: str, *, subject: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, subject: str = "", hint: str = "", op: str = "", reason: str = "") -> None:
         super().__init__(message)
+        self.op = op
         self.subject = subject
         self.hint = hint
+        if reason:
+            self.reason = reason
 
 
 class UsageError(AgentError):
@@ -45,6 +61,7 @@ class DeniedError(AgentError):
     """The hub refuses this device, token or secret."""
 
     exit_code = 4
+    reason = "denied"
 
 
 class ConflictError(AgentError):
@@ -57,20 +74,29 @@ class UnreachableError(AgentError):
     """The hub or broker does not answer."""
 
     exit_code = 6
+    reason = "unreachable"
+    recoverable = True
 
 
 class LateError(AgentError):
     """A deadline passed."""
 
     exit_code = 8
+    reason = "late"
+    recoverable = True
 
 
 class CorruptBlobError(AgentError):
     """A file does not have the hash it is named by."""
 
+    reason = "hash-mismatch"
+    recoverable = True
+
 
 class ActivationError(AgentError):
     """A release cannot be put into service."""
+
+    reason = "activation-failed"
 
 
 class ModelLoadError(AgentError):
@@ -87,3 +113,55 @@ class InferenceError(AgentError):
 
 class SpoolError(AgentError):
     """The disk refuses the spool."""
+
+
+class IdentityError(AgentError):
+    """This device has no identity, or one that cannot be read."""
+
+    reason = "not-enrolled"
+
+
+class PinError(AgentError):
+    """The hub that answers is not the one the claim token names; nothing secret was sent."""
+
+    exit_code = 4
+    reason = "wrong-pin"
+
+
+class UpdateError(AgentError):
+    """An update stops here; what serves goes on serving."""
+
+    reason = "update-failed"
+    recoverable = True
+
+
+class TrustError(UpdateError):
+    """Signatures, versions or dates of the signed metadata do not hold."""
+
+    reason = "untrusted-metadata"
+
+
+class RefusedError(UpdateError):
+    """A signed release that may not run on this device."""
+
+    reason = "refused"
+    recoverable = False
+
+
+class FetchError(UpdateError):
+    """A download broke off, was too slow, or was not what was signed."""
+
+    reason = "fetch-failed"
+
+
+class DiskFullError(UpdateError):
+    """The update does not fit; everything stays as it was."""
+
+    reason = "disk-full"
+
+
+class TrialError(UpdateError):
+    """The self-test failed, or the child that ran it died."""
+
+    reason = "selftest-failed"
+    recoverable = False

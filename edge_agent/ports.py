@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,3 +120,20 @@ class HubCalls(Protocol):
         timeout: float = 30.0,
     ) -> HubResponse:
         """Call the hub with the device's token; raises UnreachableError when it does not answer."""
+
+
+class Stream(Protocol):
+    """An HTTP answer whose body is read piece by piece."""
+
+    status: int
+    headers: Mapping[str, str]
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it arrives; raises UnreachableError when it breaks off."""
+
+
+class HubStreams(Protocol):
+    """Authenticated downloads from the hub."""
+
+    def stream(self, path: str, headers: Mapping[str, str] | None = None) -> AbstractContextManager[Stream]:
+        """GET `path` without following redirects; raises UnreachableError or DeniedError."""

@@ -1,0 +1,98 @@
+"""The agent's configuration: `DIR/agent.toml`, then `EDGELOOP_<FIELD>` in the environment, then the command line.
+
+The only place of the agent that reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from edge_agent.errors import UsageError
+
+PREFIX = "EDGELOOP_"
+
+
+class AgentConfig(Struct, frozen=True, kw_only=True):
+    """Everything that can be set. Times are seconds (`_s`), sizes bytes (`_bytes`)."""
+
+    dir: Path
+    hub: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8200
+    uds: str = ""
+    poll_s: float = 900.0  # between two looks at the channel, when nobody says "look now"
+    poll_jitter: float = 0.2  # share of poll_s by which a look moves, both ways
+    retry_first_s: float = 2.0
+    retry_max_s: float = 900.0
+    heartbeat_s: float = 60.0
+    health_tick_s: float = 0.5
+    connect_timeout_s: float = 10.0
+    gap_timeout_s: float = 30.0  # between two pieces of a body
+    metadata_deadline_s: float = 60.0  # for one metadata file
+    min_bytes_per_s: float = 100.0  # slower, after grace_s, is given up and resumed later
+    grace_s: float = 15.0
+    clock_slack_s: float = 3600.0  # how far the clock may lie behind the latest trusted time
+    disk_reserve_bytes: int = 16 << 20
+    selftest_memory_bytes: int = 4 << 30  # address space, of which runtimes reserve far more than they use
+    selftest_cpu_s: int = 120
+    transitions_cap: int = 28
+    log_level: str = "INFO"
+
+    @property
+    def identity(self) -> Path:
+        """Key, certificates and what enrolment told."""
+        return self.dir / "identity"
+
+    @property
+    def tuf(self) -> Path:
+        """Trusted metadata."""
+        return self.dir / "tuf"
+
+    @property
+    def blobs(self) -> Path:
+        """Content-addressed files."""
+        return self.dir / "blobs"
+
+
+def load(
+    directory: Path, *, overrides: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> AgentConfig:
+    """Read the configuration of the agent in `directory`.
+
+    Raises:
+        UsageError: agent.toml or a value cannot be read; the message names it.
+    """
+    values: dict[str, Any] = {}
+    path = directory / "agent.toml"
+    if path.exists():
+        try:
+            values.update(tomllib.loads(path.read_text("utf-8")))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+            raise UsageError(f"{path} cannot be read: {error}", subject=str(path), hint="correct the file") from error
+    environ = os.environ if environ is None else environ
+    for name in AgentConfig.__struct_fields__:
+        if name != "dir" and PREFIX + name.upper() in environ:
+            values[name] = environ[PREFIX + name.upper()]
+    values.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    unknown = set(values) - set(AgentConfig.__struct_fields__)
+    if unknown:
+        raise UsageError(
+            f"unknown setting {', '.join(sorted(unknown))}", subject=str(path), hint="see edge-agent --help"
+        )
+    try:
+        return msgspec.convert({**values, "dir": str(directory)}, AgentConfig, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"configuration of {directory}: {error}", subject=str(path)) from error
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise TypeError(f"no such kind of setting: {kind}")

@@ -1,0 +1,169 @@
+"""First contact: check the pin, then show the claim token's secret, then keep what the hub answers."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+import urllib3
+from msgspec import Struct
+
+from edge_agent.durable import write_durably
+from edge_agent.errors import AgentError, ConflictError, DeniedError, UnreachableError, UsageError
+from edge_agent.identity.keys import load_or_make_key, signing_request
+from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import HTTP_LIMIT, EnrollRequest, EnrollResponse, MqttEndpoint, TrustBundle
+
+T = TypeVar("T")
+
+FILE = "enrollment.json"
+FIRST_ROOT = "first-root.json"
+
+
+class ClaimToken(NamedTuple):
+    """The parts of `el1.<id>.<secret>.<pin>`."""
+
+    id: str
+    secret: str
+    pin: str
+
+
+class Enrollment(Struct, frozen=True, kw_only=True):
+    """What a device knows of itself and its hub after enrolment."""
+
+    hub: str
+    device_id: str
+    channel: str
+    mqtt: MqttEndpoint
+
+
+def parse_claim(text: str) -> ClaimToken:
+    """Split a claim token; raises UsageError when it is not one."""
+    parts = text.strip().split(".")
+    if len(parts) != 4 or parts[0] != "el1" or len(parts[3]) != 64:
+        raise UsageError("not a claim token", subject="token", hint="make one: fleet token create --channel CHANNEL")
+    return ClaimToken(parts[1], parts[2], parts[3])
+
+
+def enroll(url: str, token: str, directory: Path, *, name: str, agent: str, hardware: dict[str, str]) -> Enrollment:
+    """Enrol this device with the hub at `url`; safe to repeat with the same token after any crash.
+
+    Raises:
+        UsageError: not a claim token, or plain http beyond loopback.
+        DeniedError: the hub is not the one the token was made for (nothing secret was sent), or it
+            refuses the token.
+        ConflictError: the token was used by another key, the name is taken, or this directory
+            belongs to another hub.
+        UnreachableError: no answer.
+    """
+    claim, base = parse_claim(token), _checked(url)
+    identity = directory / "identity"
+    identity.mkdir(parents=True, exist_ok=True, mode=0o750)
+    _refuse_other_hub(identity, base)
+    bundle = _trust(base)
+    if not hmac.compare_digest(hashlib.sha256(bundle.root + bundle.ca).hexdigest(), claim.pin):
+        raise DeniedError(
+            "the hub at this address is not the one that made the token: the pin differs",
+            subject=base, hint="check the address, or make a new token on that hub",
+        )  # fmt: skip
+    key = load_or_make_key(identity / "device.key")
+    request = EnrollRequest(
+        token=claim.id, secret=claim.secret, csr=signing_request(key, name), name=name, agent=agent, hardware=hardware
+    )
+    answer = _post(base, bundle.ca, request)
+    write_durably(identity / FIRST_ROOT, bundle.root)
+    write_durably(identity / "ca.pem", bundle.ca)
+    write_durably(identity / "device.crt", answer.certificate.encode())
+    found = Enrollment(hub=base, device_id=answer.device_id, channel=answer.channel, mqtt=answer.mqtt)
+    write_durably(identity / FILE, encode_json(found))  # last: its presence says that enrolment is complete
+    return found
+
+
+def load_enrollment(directory: Path) -> Enrollment:
+    """What `enroll` kept; raises AgentError with the command to run when there is nothing."""
+    path = directory / "identity" / FILE
+    try:
+        return decode_json(path.read_bytes(), Enrollment, limit=HTTP_LIMIT, subject=str(path))
+    except OSError as error:
+        raise AgentError(
+            f"{directory}: this device is not enrolled", subject=str(directory),
+            hint=f"edge-agent enroll URL --token T --dir {directory}",
+        ) from error  # fmt: skip
+    except ProtocolError as error:
+        raise AgentError(f"{path}: {error}", subject=str(path), hint="enrol again") from error
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"{url!r} is not an http(s) address", subject="url")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise UsageError(f"{url} would send secrets in the clear", subject="url", hint="use https beyond loopback")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _refuse_other_hub(identity: Path, base: str) -> None:
+    path = identity / FILE
+    if path.exists() and load_enrollment(identity.parent).hub != base:
+        raise ConflictError(
+            f"{identity.parent} is enrolled with another hub",
+            subject=base,
+            hint="use another --dir, or remove this one",
+        )
+
+
+def _trust(base: str) -> TrustBundle:
+    # Nothing is known yet, so nothing is verified here: the pin is what makes the answer trusted.
+    pool = urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=10.0)
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    answer = _call(pool, "GET", f"{base}/enroll/trust", None)
+    return _decode(answer, TrustBundle)
+
+
+def _post(base: str, ca: bytes, request: EnrollRequest) -> EnrollResponse:
+    context = ssl.create_default_context(cadata=ca.decode())
+    pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=30.0)
+    return _decode(_call(pool, "POST", f"{base}/enroll", encode_json(request)), EnrollResponse)
+
+
+def _call(pool: urllib3.PoolManager, method: str, url: str, body: bytes | None) -> bytes:
+    try:
+        answer = pool.request(method, url, body=body, redirect=False, preload_content=False)
+        data = answer.read(HTTP_LIMIT + 1)
+        answer.release_conn()
+    except urllib3.exceptions.HTTPError as error:
+        raise UnreachableError(f"{url} does not answer: {error}", subject=url, hint="is the hub running?") from error
+    if answer.status == 200:
+        return data
+    text = _error_text(data) or f"HTTP {answer.status}"
+    kinds: dict[int, type[AgentError]] = {401: DeniedError, 403: DeniedError, 409: ConflictError}
+    raise kinds.get(answer.status, AgentError)(f"the hub refuses: {text}", subject=url)
+
+
+def _error_text(data: bytes) -> str:
+    try:
+        return str(msgspec.json.decode(data, type=dict[str, object]).get("error", ""))
+    except msgspec.DecodeError:
+        return ""
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    try:
+        return decode_json(data, kind, limit=HTTP_LIMIT)
+    except ProtocolError as error:
+        raise AgentError(f"this is not an Edgeloop hub's answer: {error}", hint="check the address") from error

@@ -1,0 +1,130 @@
+"""Authenticated calls to the hub: one pool, the hub's own CA, a bearer token renewed when it is refused."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import urllib3
+from msgspec import Struct
+
+from edge_agent.errors import AgentError, DeniedError, UnreachableError
+from edge_agent.identity.enroll import load_enrollment
+from edge_agent.identity.keys import load_key, sign_nonce
+from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.messages import HTTP_LIMIT, NonceResponse, TokenRequest, TokenResponse
+
+T = TypeVar("T")
+
+ANSWER_LIMIT = 64 << 20  # bytes that an answer read whole may have
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """An HTTP answer, read whole; implements `ports.HubResponse`."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class HubHttp:
+    """Implements `ports.HubCalls`, for any number of threads. No redirect is ever followed."""
+
+    def __init__(self, directory: Path, *, connect_timeout_s: float = 10.0, connections: int = 8) -> None:
+        enrollment = load_enrollment(directory)
+        self.base = enrollment.hub
+        self.device_id = enrollment.device_id
+        self._key = load_key(directory / "identity" / "device.key")
+        self._connect_timeout_s = connect_timeout_s
+        context = ssl.create_default_context(cafile=str(directory / "identity" / "ca.pem"))
+        self._pool = urllib3.PoolManager(maxsize=connections, ssl_context=context, retries=False)
+        self._token = ""
+        self._lock = threading.Lock()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> Answer:
+        """Call the hub and read the answer whole.
+
+        Raises:
+            UnreachableError: no answer within `timeout` seconds of silence.
+            DeniedError: the hub gives this device no token.
+        """
+        with self.stream(method, path, body=body, headers=headers, timeout=timeout) as answer:
+            try:
+                data = answer.read(ANSWER_LIMIT + 1)
+            except urllib3.exceptions.HTTPError as error:
+                raise UnreachableError(f"the answer to {path} broke off: {error}", subject=self.base) from error
+            if len(data) > ANSWER_LIMIT:
+                raise AgentError(f"the answer to {path} is larger than {ANSWER_LIMIT} bytes", subject=self.base)
+            return Answer(status=answer.status, headers=dict(answer.headers), data=data)
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        """Like `request`, with the body still to be read by the caller."""
+        token = self._token or self._renew("", timeout)
+        answer = self._open(method, path, body, headers, timeout, token)
+        if answer.status == 401:
+            answer.release_conn()
+            answer = self._open(method, path, body, headers, timeout, self._renew(token, timeout))
+        try:
+            yield answer
+        finally:
+            # An answer that was not read to its end must not be reused for the next call.
+            if answer.closed:
+                answer.release_conn()
+            else:
+                answer.close()
+
+    def _open(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, timeout: float, token: str
+    ) -> urllib3.BaseHTTPResponse:
+        sent = {"Authorization": f"Bearer {token}", **(headers or {})} if token else dict(headers or {})
+        try:
+            return self._pool.request(
+                method, self.base + path, body=body, headers=sent, redirect=False, preload_content=False,
+                timeout=urllib3.Timeout(connect=min(self._connect_timeout_s, timeout), read=timeout),
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"the hub at {self.base} does not answer: {error}", subject=self.base) from error
+
+    def _renew(self, refused: str, timeout: float) -> str:
+        """A new token, unless another thread has fetched one since `refused` was used."""
+        with self._lock:
+            if self._token != refused:
+                return self._token
+            nonce = self._ask("/device/nonce", encode_json({"device_id": self.device_id}), NonceResponse, timeout).nonce
+            request = TokenRequest(device_id=self.device_id, nonce=nonce, signature=sign_nonce(self._key, nonce))
+            self._token = self._ask("/device/token", encode_json(request), TokenResponse, timeout).token
+            return self._token
+
+    def _ask(self, path: str, body: bytes, kind: type[T], timeout: float) -> T:
+        answer = self._open("POST", path, body, None, timeout, "")
+        try:
+            data = answer.read(HTTP_LIMIT + 1)
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"the answer to {path} broke off: {error}", subject=self.base) from error
+        finally:
+            answer.release_conn()
+        if answer.status in (401, 403):
+            raise DeniedError("the hub refuses this device", subject=self.device_id, hint="was it revoked? enrol again")
+        if answer.status != 200:
+            raise UnreachableError(f"{path} answers HTTP {answer.status}", subject=self.base)
+        return decode_json(data, kind, limit=HTTP_LIMIT, subject=path)

@@ -1,0 +1,53 @@
+"""The device's own key: ECDSA P-256, made here, never sent anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from edge_agent.durable import write_durably
+from edge_agent.errors import AgentError
+
+TOKEN_PREFIX = b"edgeloop-token:"
+
+
+def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The key in `path` (PEM, mode 0600); made on the first call.
+
+    Raises:
+        AgentError: the file is there but holds no P-256 key.
+    """
+    if not path.exists():
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_durably(path, pem, mode=0o600)
+    return load_key(path)
+
+
+def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The key in `path`; raises AgentError when it is missing or no P-256 key."""
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise AgentError(f"{path}: no device key: {error}", subject=str(path), hint="enrol again") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise AgentError(f"{path}: not an ECDSA key", subject=str(path), hint="enrol again")
+    return key
+
+
+def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
+    """A PEM certificate request; the hub alone decides which name the certificate gets."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name or "device")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    return csr.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def sign_nonce(key: ec.EllipticCurvePrivateKey, nonce: str) -> bytes:
+    """ECDSA-SHA256 (DER) over `"edgeloop-token:" + nonce`."""
+    return key.sign(TOKEN_PREFIX + nonce.encode(), ec.ECDSA(hashes.SHA256()))
