@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import func
 from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_hub.context import Hub
 from cloud_hub.routes.deps import HubDep, Viewer
@@ -82,18 +83,35 @@ def install(app: FastAPI) -> None:
     registry.register(FleetCollector(app.state.hub))
     app.state.registry = registry
 
-    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        started, status = time.perf_counter(), 500
-        try:
-            response = await call_next(request)
-            status = response.status_code
-            return response
-        finally:
-            route = getattr(request.scope.get("route"), "path", "unmatched")
-            metrics.requests.labels(request.method, route, str(status)).inc()
-            metrics.seconds.labels(request.method, route).observe(time.perf_counter() - started)
+    app.add_middleware(CountRequests, metrics=metrics)
 
-    app.middleware("http")(count)
+
+class CountRequests:
+    """ASGI middleware around every request; it buffers nothing."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count the request when its answer is complete."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+            self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
 
 
 @router.get("/healthz")

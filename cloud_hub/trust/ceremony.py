@@ -67,8 +67,8 @@ def renew(transactions: Transactions, offline: Path, passphrase: bytes | None) -
 def rotate(transactions: Transactions, name: str, online: Path, offline: Path, passphrase: bytes | None) -> str:
     """Replace key `name`; returns the new key's id. The old file is kept beside as `….previous`.
 
-    The new key is on disk before it is announced, and the old one until it is: a crash in between
-    leaves a hub that still signs with a key that devices accept, and the ceremony can be repeated.
+    The new key is on disk (`….next`) before it is announced. After a crash in between, the same
+    command finishes what it began.
 
     Raises:
         InvalidError: no such key.
@@ -81,44 +81,67 @@ def rotate(transactions: Transactions, name: str, online: Path, offline: Path, p
     path = (offline if away else online) / f"{name}.pem"
     old, new = keys.load_key(path, passphrase if away else None), keys.generate()
     pending = path.with_name(path.name + ".next")
+    if pending.exists():
+        begun = keys.load_key(pending, passphrase if away else None)
+        if transactions.run(lambda draft: _announced(draft, name, begun)):
+            return _put_in_place(path, pending, name, begun)
     keys.save_key(pending, new, passphrase if away else None, replace=True)
     signers = {role: [one] for role, one in keys.signers_by_role({**held, name: new}).items()}
     if name == "root":
         signers["root"] = [keys.signer(old), keys.signer(new)]
 
     def change(draft: Draft) -> None:
-        _replace(draft, name, old, new)
+        _replace(draft, name, new)
         _audit(draft, "keys.rotate", name)
 
     transactions.run(change, signers=signers)
+    return _put_in_place(path, pending, name, new)
+
+
+def _put_in_place(path: Path, pending: Path, name: str, new: Ed25519PrivateKey) -> str:
     shutil.copy2(path, path.with_name(path.name + _PREVIOUS))
     pending.replace(path)
-    return keys.CommandKey(new).key_id if name == "command" else keys.public(new.public_key()).keyid
+    return _key_id(name, new)
 
 
-def _replace(draft: Draft, name: str, old: Ed25519PrivateKey, new: Ed25519PrivateKey) -> None:
+def _key_id(name: str, key: Ed25519PrivateKey) -> str:
+    return keys.CommandKey(key).key_id if name == "command" else str(keys.public(key.public_key()).keyid)
+
+
+def _announced(draft: Draft, name: str, key: Ed25519PrivateKey) -> bool:
+    """Whether the repository names `key` as its key `name` already."""
+    if name == "command":
+        target = draft.peek("targets").targets[repository.COMMAND_TARGET]
+        return bool(target.hashes == repository.target_file("x", keys.CommandKey(key).target()).hashes)
+    roles = [role for role, key_name in keys.KEY_OF_ROLE.items() if key_name == name]
+    return all(_key_id(name, key) in _key_ids(draft, role) for role in roles)
+
+
+def _key_ids(draft: Draft, role: str) -> list[str]:
+    if role in repository.DELEGATED:
+        return list(draft.peek("targets").delegations.roles[role].keyids)
+    return list(draft.peek("root").roles[role].keyids)
+
+
+def _replace(draft: Draft, name: str, new: Ed25519PrivateKey) -> None:
     if name == "command":
         draft.set_target("targets", repository.COMMAND_TARGET, data := keys.CommandKey(new).target())
         draft.session.merge(Setting(key=COMMAND_SETTING, value=data.decode()))
         return
-    before, after = keys.public(old.public_key()), keys.public(new.public_key())
+    after = keys.public(new.public_key())
     for role, key_name in keys.KEY_OF_ROLE.items():
         if key_name != name:
             continue
         delegator = draft.change("targets" if role in repository.DELEGATED else "root")
-        _swap(delegator, role, before, after)
+        _swap(draft, delegator, role, after)
         if role != "root":
             draft.change(role)
 
 
-def _swap(delegator: Any, role: str, before: Key, after: Key) -> None:
-    listed = (
-        delegator.delegations.roles[role].keyids if hasattr(delegator, "delegations") else delegator.roles[role].keyids
-    )
-    for key_id in tuple(listed):
+def _swap(draft: Draft, delegator: Any, role: str, after: Key) -> None:
+    for key_id in _key_ids(draft, role):
         delegator.revoke_key(key_id, role)
     delegator.add_key(after, role)
-    assert before.keyid not in listed
 
 
 def _offline_keys(offline: Path, passphrase: bytes | None) -> dict[str, Ed25519PrivateKey]:

@@ -74,9 +74,9 @@ class HubFixture:
         return self.hub.publisher.publish_release(model, manifest, actor="test").number
 
 
-def make_hub(directory: Path, **document: Any) -> HubFixture:
-    """A new hub below `directory`; `document` are values of hub.toml, such as `database=URL`."""
-    clock, offline = TestClock(), directory / "offline"
+def make_hub(directory: Path, *, start: float = START, **document: Any) -> HubFixture:
+    """A new hub below `directory`, made at `start`; `document` are values of hub.toml (`database=URL`, …)."""
+    clock, offline = TestClock(start), directory / "offline"
     config = HubConfig.build(directory / "hub", document)
     made = initialise(config, offline, PASSPHRASE, clock=clock)
     return HubFixture(made.hub, clock, offline, made.admin_token)

@@ -31,9 +31,7 @@ def entry_setter(release: int, **fields: object):  # type: ignore[no-untyped-def
 @pytest.fixture
 def live(tmp_path: Path) -> HubFixture:
     """A hub whose clock is the real one, as the TUF client's is."""
-    fixture = make_hub(tmp_path)
-    fixture.clock.now = time.time()
-    fixture.hub.publisher.refresh(force=True)
+    fixture = make_hub(tmp_path, start=time.time())
     fixture.model()
     return fixture
 
@@ -208,9 +206,7 @@ def sign_outside(fixture: HubFixture, payload: bytes) -> str:
 
 
 def test_outside_signature_publishes(tmp_path: Path) -> None:
-    fixture = make_hub(tmp_path, release_key="external")
-    fixture.clock.now = time.time()
-    fixture.hub.publisher.refresh(force=True)
+    fixture = make_hub(tmp_path, release_key="external", start=time.time())
     fixture.model()
     publisher = fixture.hub.publisher
     assert not (fixture.hub.config.keys_dir / "release.pem").exists()
