@@ -5,6 +5,7 @@
     machine.make_plan/start one rollout; `machine.decide` every tick, `machine.apply` for an operator's event
     guard.judge             healthy, harmful, or not enough evidence, with a sentence of reason
     evidence                anytime-valid e-values from counts
+    facts                   what is known about the devices, counted by assignment
 
 `Plan` and `Progress` are msgspec structs: store them as documents with `msgspec.to_builtins`, read
 them back with `msgspec.convert`.

@@ -23,8 +23,10 @@ from fleet.protocol.names import check_name
 from fleet.rollouts import guard
 from fleet.rollouts.cohorts import stage_of
 from fleet.rollouts.errors import PlanError, PolicyError, TransitionError
-from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth, GuardPolicy, Verdict
+from fleet.rollouts.facts import DeviceFact as DeviceFact
+from fleet.rollouts.facts import Facts as Facts
+from fleet.rollouts.facts import tally
+from fleet.rollouts.guard import GuardPolicy, Verdict
 from fleet.rollouts.stages import Stage
 
 State = Literal["running", "paused", "holding", "finished", "halted", "aborted"]
@@ -68,34 +70,6 @@ class Progress(Struct, frozen=True, kw_only=True):
     reason: str = ""
     ended_at: float | None = None
     verdict: Verdict | None = None
-
-
-class DeviceFact(Struct, frozen=True, kw_only=True):
-    """One device in the rollout's scope, as the hub's database knows it.
-
-    `committed`: it reports the rollout's release as committed in this attempt. `failed`: it reports
-    a roll-back or failure of that release in this attempt, with `reason` (a stable word). For a
-    control device, `failed` means that its own release fails. `pairs` are summed over the attempt.
-    """
-
-    device_id: str
-    last_seen: float
-    hardware: str = ""
-    committed: bool = False
-    failed: bool = False
-    reason: str = ""
-    pairs: Pairs = Pairs()
-
-
-class Facts(Struct, frozen=True, kw_only=True):
-    """What is known now. `cohort` are the devices that `resolve` assigns to the rollout at the
-    current share, `control` the others in its scope. `withdrawn` says why the release may no longer
-    run (halts), `superseded` that somebody else changed the channel's default (aborts)."""
-
-    cohort: tuple[DeviceFact, ...] = ()
-    control: tuple[DeviceFact, ...] = ()
-    withdrawn: str = ""
-    superseded: str = ""
 
 
 class Publish(Struct, frozen=True, kw_only=True, tag="publish"):
@@ -257,62 +231,14 @@ def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: s
 
 
 def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> Verdict:
-    cohort = _cohort_health(plan, progress, policy, facts.cohort, now)
+    def joined(fact: DeviceFact) -> float:
+        stage = stage_of(plan.salt, fact.device_id, plan.shares_ppm)
+        last = len(progress.stage_times) - 1
+        return progress.stage_times[last if stage is None else min(stage, last)]
+
+    cohort, arms = tally(facts, joined, progress.started_at, policy.silent_after_s, now)
     pairs = {fact.device_id: fact.pairs for fact in facts.cohort}
-    arms = _arms(plan, progress, policy, facts, now)
     return guard.judge(policy, cohort, pairs, arms, pairs_before=progress.pairs_before)
-
-
-def _cohort_health(
-    plan: Plan, progress: Progress, policy: GuardPolicy, cohort: tuple[DeviceFact, ...], now: float
-) -> CohortHealth:
-    present = committed = failed = silent = pending = 0
-    reasons: set[str] = set()
-    for fact in cohort:
-        joined = _joined(plan, progress, fact)
-        is_silent = now - fact.last_seen > policy.silent_after_s
-        if is_silent and not fact.failed and fact.last_seen < joined - policy.silent_after_s:
-            continue  # was away before it joined: it has not met the release, so it says nothing about it
-        present += 1
-        if fact.failed or is_silent:
-            failed += 1
-            silent += is_silent
-            reasons.update({fact.reason} if fact.failed and fact.reason else ())
-        elif fact.committed:
-            committed += 1
-        else:
-            pending += 1
-    return CohortHealth(
-        present=present,
-        committed=committed,
-        failed=failed,
-        silent=silent,
-        pending=pending,
-        reasons=tuple(sorted(reasons)[:5]),
-    )
-
-
-def _arms(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> tuple[Arms, ...]:
-    tally: dict[str, list[int]] = {}
-    for offset, arm in ((0, facts.cohort), (2, facts.control)):
-        for fact in arm:
-            joined = _joined(plan, progress, fact) if offset == 0 else progress.started_at
-            is_silent = now - fact.last_seen > policy.silent_after_s
-            if is_silent and not fact.failed and fact.last_seen < joined - policy.silent_after_s:
-                continue
-            row = tally.setdefault(fact.hardware, [0, 0, 0, 0])
-            row[offset] += 1
-            row[offset + 1] += fact.failed or is_silent
-    return tuple(
-        Arms(hardware=hardware, cohort=row[0], cohort_failed=row[1], control=row[2], control_failed=row[3])
-        for hardware, row in sorted(tally.items())
-    )
-
-
-def _joined(plan: Plan, progress: Progress, fact: DeviceFact) -> float:
-    stage = stage_of(plan.salt, fact.device_id, plan.shares_ppm)
-    entered = len(progress.stage_times)
-    return progress.stage_times[min(stage if stage is not None else progress.stage, entered - 1)]
 
 
 def _healthy(plan: Plan, progress: Progress, verdict: Verdict, now: float) -> Decision:

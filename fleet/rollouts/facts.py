@@ -1,0 +1,94 @@
+"""What is known about a rollout's devices, and how they stand by assignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec import Struct
+
+from fleet.rollouts.evidence import Arms, Pairs
+from fleet.rollouts.guard import CohortHealth
+
+Standing = Literal["away", "failed", "silent", "whole"]
+
+
+class DeviceFact(Struct, frozen=True, kw_only=True):
+    """One device in the rollout's scope, as the hub's database knows it.
+
+    `committed`: it reports the rollout's release as committed in this attempt. `failed`: it reports
+    a roll-back or failure of that release in this attempt, with `reason` (a stable word). For a
+    control device, `failed` means that its own release fails. `pairs` are summed over the attempt.
+    """
+
+    device_id: str
+    last_seen: float
+    hardware: str = ""
+    committed: bool = False
+    failed: bool = False
+    reason: str = ""
+    pairs: Pairs = Pairs()
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What is known now. `cohort` are the devices that `resolve` assigns to the rollout at the
+    current share, `control` the others in its scope. `withdrawn` says why the release may no longer
+    run (halts), `superseded` that somebody else changed the channel's default (aborts)."""
+
+    cohort: tuple[DeviceFact, ...] = ()
+    control: tuple[DeviceFact, ...] = ()
+    withdrawn: str = ""
+    superseded: str = ""
+
+
+def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float) -> Standing:
+    """How a device stands that was assigned to its arm at `joined`.
+
+    One that has not been heard since well before that is `away`: it has not met the release and says
+    nothing about it. One that was alive then and is not heard any more is `silent`, which counts as
+    failed: a release that takes a device off the air must not pass for want of reports.
+    """
+    if fact.failed:
+        return "failed"
+    if now - fact.last_seen <= silent_after_s:
+        return "whole"
+    return "away" if fact.last_seen < joined - silent_after_s else "silent"
+
+
+def tally(
+    facts: Facts,
+    joined: Callable[[DeviceFact], float],
+    control_since: float,
+    silent_after_s: float,
+    now: float,
+) -> tuple[CohortHealth, tuple[Arms, ...]]:
+    """Count the cohort, and both arms per hardware class.
+
+    Args:
+        joined: when a cohort device was assigned to the rollout, in Unix seconds.
+        control_since: when the control began to be watched, likewise.
+    """
+    cohort = [(fact, standing(fact, joined(fact), silent_after_s, now)) for fact in facts.cohort]
+    control = [(fact, standing(fact, control_since, silent_after_s, now)) for fact in facts.control]
+    rows: dict[str, list[int]] = {}
+    for offset, arm in ((0, cohort), (2, control)):
+        for fact, stands in arm:
+            if stands != "away":
+                row = rows.setdefault(fact.hardware, [0, 0, 0, 0])
+                row[offset] += 1
+                row[offset + 1] += stands != "whole"
+    whole = [fact for fact, stands in cohort if stands == "whole"]
+    failed = [fact for fact, stands in cohort if stands in ("failed", "silent")]
+    health = CohortHealth(
+        present=len(whole) + len(failed),
+        committed=sum(fact.committed for fact in whole),
+        failed=len(failed),
+        silent=sum(stands == "silent" for _, stands in cohort),
+        pending=sum(not fact.committed for fact in whole),
+        reasons=tuple(sorted({fact.reason for fact in failed if fact.failed and fact.reason})[:5]),
+    )
+    arms = tuple(
+        Arms(hardware=hardware, cohort=row[0], cohort_failed=row[1], control=row[2], control_failed=row[3])
+        for hardware, row in sorted(rows.items())
+    )
+    return health, arms
