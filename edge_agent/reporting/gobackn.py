@@ -23,6 +23,7 @@ class Sender(Struct, frozen=True, kw_only=True):
     sent: int = 0
     since: float = 0.0
     timeout_s: float = FIRST_TIMEOUT_S
+    first_timeout_s: float = FIRST_TIMEOUT_S
     connected: bool = False
 
 
@@ -52,7 +53,11 @@ def receipt(sender: Sender, committed: int, now: float) -> Sender:
     if committed <= sender.committed:
         return sender
     return msgspec.structs.replace(
-        sender, committed=committed, sent=max(sender.sent, committed), since=now, timeout_s=FIRST_TIMEOUT_S
+        sender,
+        committed=committed,
+        sent=max(sender.sent, committed),
+        since=now,
+        timeout_s=sender.first_timeout_s,
     )
 
 

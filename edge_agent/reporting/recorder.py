@@ -217,7 +217,8 @@ class Recorder:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._flush.wait(), TICK_S)
+                    async with asyncio.timeout(TICK_S):
+                        await self._flush.wait()
                 self._flush.clear()
                 await self._step()
         finally:

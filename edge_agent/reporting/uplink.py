@@ -8,6 +8,7 @@ given at most `gobackn.WINDOW` records, and a watchdog builds a new client after
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import ssl
@@ -88,9 +89,10 @@ class Uplink:
         self._notified = notified
         self._clock = clock
         self._clock_trusted = clock_trusted
-        self._first_timeout_s = first_timeout_s
         self._counter = int(database.fact(COUNTER, "0"))
-        self._sender = gobackn.Sender(committed=spool.base - 1, sent=spool.base - 1, timeout_s=first_timeout_s)
+        self._sender = gobackn.Sender(
+            committed=spool.base - 1, sent=spool.base - 1, timeout_s=first_timeout_s, first_timeout_s=first_timeout_s
+        )
         self._inbox: deque[tuple[str, bytes]] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,10 +131,10 @@ class Uplink:
     async def _pause(self) -> None:
         waiting = self._sender.sent > self._sender.committed
         patience = min(self._sender.timeout_s / 4, 1.0) if waiting else self._link.heartbeat_s / 4
-        try:
-            await asyncio.wait_for(self._wake.wait(), patience)
-        except TimeoutError:
-            return
+        # Not wait_for: on Python 3.11 that swallows a cancellation which meets a set event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._wake.wait()
         self._wake.clear()
 
     # ---- the client ---------------------------------------------------------------------------

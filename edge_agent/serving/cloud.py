@@ -63,7 +63,8 @@ class HubCloud:
         future.add_done_callback(self._done)
         try:
             # Shielded: a late call keeps its thread and its place until the socket gives up.
-            return await asyncio.wait_for(asyncio.shield(future), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(future)
         except TimeoutError as error:
             raise LateError(f"the cloud did not answer in {timeout_s:.3f} s", subject=model) from error
 

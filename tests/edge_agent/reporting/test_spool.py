@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.reporting.budget import Budget
+from edge_agent.reporting.spool import Database, Spool
+
+ROOT = Path(__file__).resolve().parents[3]
+
+WRITER = """
+import sys
+from pathlib import Path
+from edge_agent.reporting.spool import Database, Spool
+spool = Spool(Database(Path(sys.argv[1])))
+while True:
+    print(spool.append("window", b"x" * 200, 0.0), flush=True)
+"""
+
+
+def open_spool(path: Path, **more) -> Spool:
+    return Spool(Database(path / "spool.db"), **more)
+
+
+def test_numbers_go_on_after_a_restart_even_when_all_was_received(tmp_path):
+    spool = open_spool(tmp_path)
+    assert [spool.append("model", b"a", 1.0) for _ in range(3)] == [1, 2, 3]
+    spool.commit(3)
+    again = open_spool(tmp_path)
+    assert again.id == spool.id
+    assert (again.base, len(again)) == (4, 0)
+    assert again.append("model", b"b", 2.0) == 4
+
+
+def test_a_receipt_for_more_than_there_is_deletes_only_what_is(tmp_path):
+    spool = open_spool(tmp_path)
+    spool.append("model", b"a", 1.0)
+    assert spool.commit(10) == 1
+    assert spool.append("model", b"b", 1.0) == 2
+    assert spool.base == 2
+
+
+def test_a_full_spool_gives_up_the_oldest_and_counts_them(tmp_path):
+    spool = open_spool(tmp_path, max_bytes=100)
+    for _ in range(5):
+        spool.append("window", b"x" * 40, 0.0)
+    assert (spool.base, spool.top, spool.lost) == (4, 5, 3)
+    assert [record.seq for record in spool.after(0, 10)] == [4, 5]
+    assert open_spool(tmp_path, max_bytes=100).lost == 3
+
+
+def test_a_damaged_file_is_set_aside_and_a_new_sequence_starts(tmp_path):
+    spool = open_spool(tmp_path)
+    spool.append("model", b"a", 1.0)
+    old = spool.id
+    spool._database.close()
+    (tmp_path / "spool.db").write_bytes(b"not a database" * 100)
+    fresh = open_spool(tmp_path)
+    assert fresh.id != old
+    assert fresh.append("model", b"b", 1.0) == 1
+    assert list(tmp_path.glob("spool.db.damaged-*"))
+
+
+def test_what_was_acknowledged_survives_sigkill(tmp_path):
+    path = tmp_path / "spool.db"
+    for _ in range(3):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        seen = 0
+        for line in writer.stdout:
+            seen = int(line)
+            if seen % 40 == 0:
+                break
+        writer.send_signal(signal.SIGKILL)
+        seen = max([seen, *(int(line) for line in writer.stdout.read().split())])
+        writer.wait()
+        database = Database(path)
+        spool = Spool(database)
+        assert spool.top >= seen > 0
+        assert [record.seq for record in spool.after(0, 10_000)] == list(range(1, spool.top + 1))
+        database.close()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(0, 60)),
+        st.tuples(st.just("commit"), st.integers(0, 40)),
+        st.tuples(st.just("restart"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(STEPS)
+def test_the_spool_against_a_model(tmp_path_factory, steps):
+    path = tmp_path_factory.mktemp("spool")
+    spool = open_spool(path, max_bytes=200)
+    held: dict[int, int] = {}
+    top = lost = 0
+    for step, value in steps:
+        if step == "append":
+            top += 1
+            held[top] = value
+            assert spool.append("window", bytes(value), 0.0) == top
+            while sum(held.values()) > 200 and len(held) > 1:
+                del held[min(held)]
+                lost += 1
+        elif step == "commit":
+            spool.commit(value)
+            held = {seq: size for seq, size in held.items() if seq > value}
+        else:
+            spool._database.close()
+            spool = open_spool(path, max_bytes=200)
+        assert [record.seq for record in spool.after(0, 100)] == sorted(held)
+        assert (spool.top, spool.lost, len(spool)) == (top, lost, len(held))
+        assert spool.base == (min(held) if held else top + 1)
+    spool._database.close()
+
+
+def test_budget_survives_a_restart_and_keeps_its_reserve(tmp_path):
+    now = 10 * 86_400.0
+    database = Database(tmp_path / "spool.db")
+    budget = Budget(database, lambda: now)
+    budget.limit = 1000
+    budget.count(up=900)
+    budget.save()
+    budget = Budget(database, lambda: now)
+    budget.limit = 1000
+    assert budget.allows(50)
+    assert not budget.allows(51)
+    assert budget.allows(100, reserved=True)
+    assert not budget.allows(101, reserved=True)
+    budget = Budget(database, lambda: now + 86_400)
+    budget.limit = 1000
+    assert budget.allows(950)
+    assert budget.up == 900
+
+
+def test_a_clock_that_jumps_back_gives_no_second_budget(tmp_path):
+    times = [10 * 86_400.0]
+    budget = Budget(Database(tmp_path / "spool.db"), lambda: times[0])
+    budget.limit = 1000
+    budget.count(up=950)
+    times[0] -= 86_400
+    assert not budget.allows(1)

@@ -1,0 +1,274 @@
+"""The uplink against a real Mosquitto; the test plays the hub."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import queue
+import socket
+import subprocess
+import time
+
+import paho.mqtt.client as mqtt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_agent.errors import DeniedError
+from edge_agent.reporting.budget import Budget
+from edge_agent.reporting.commands import CommandKey, accept
+from edge_agent.reporting.spool import Database, Spool
+from edge_agent.reporting.uplink import Link, Uplink
+from fleet.protocol import topics
+from fleet.protocol.codec import encode_json, encode_msgpack
+from fleet.protocol.messages import (
+    Command,
+    ModelReport,
+    MqttEndpoint,
+    Notify,
+    Signed,
+    Status,
+    decode_body,
+    decode_control,
+    decode_envelope,
+)
+from tests.support.require import require
+
+DEVICE = "cam-1"
+PRIVATE = Ed25519PrivateKey.generate()
+KEY = CommandKey(key_id="ab12", public=base64.b64encode(PRIVATE.public_key().public_bytes_raw()).decode())
+
+
+def signed(counter, kind="diagnose", *, device=DEVICE, expires_at=2e9, args=None, key=PRIVATE, key_id="ab12"):
+    command = Command(id=f"c{counter}", device=device, counter=counter, expires_at=expires_at, kind=kind, args=args or {})
+    payload = encode_json(command)
+    return encode_json(Signed(key_id=key_id, payload=payload, signature=key.sign(payload)))
+
+
+def check(data, counter=0, key=KEY, **more):
+    return accept(data, key, device=DEVICE, counter=counter, now=1e9, **more)
+
+
+def test_a_good_command_is_accepted():
+    assert check(signed(1)).kind == "diagnose"
+
+
+@pytest.mark.parametrize(
+    ("data", "more", "why"),
+    [
+        (signed(1), {"key": None}, "not here yet"),
+        (signed(1, key=Ed25519PrivateKey.generate()), {}, "signature is wrong"),
+        (signed(1, key_id="ff"), {}, "unknown key"),
+        (signed(1, device="cam-2"), {}, "for device 'cam-2'"),
+        (signed(3), {"counter": 3}, "not above 3"),
+        (signed(1, expires_at=5e8), {}, "expired"),
+        (b"{}", {}, "does not decode"),
+        (b"\xff" * 70_000, {}, "does not decode"),
+    ],
+)
+def test_a_bad_command_is_refused(data, more, why):
+    with pytest.raises(DeniedError, match=why):
+        check(data, **more)
+
+
+def test_an_untrusted_clock_cannot_expire_a_command():
+    assert check(signed(1, expires_at=5e8), clock_trusted=False).id == "c1"
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@contextlib.contextmanager
+def broker(port, folder):
+    binary = require("mosquitto", "mosquitto")
+    config = folder / "mosquitto.conf"
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nautosave_interval 0\n")
+    process = subprocess.Popen([binary, "-c", config], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Hub:
+    """A subscriber to everything of the device, and a voice to it."""
+
+    def __init__(self, port):
+        self.messages = queue.Queue()
+        ready = queue.Queue()
+        self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="hub")
+        self.client.on_connect = lambda c, *_: c.subscribe(topics.uplink_filter(), 1)
+        self.client.on_subscribe = lambda *_: ready.put(True)
+        self.client.on_message = lambda _c, _d, m: self.messages.put((topics.parse_uplink(m.topic).leaf, m.payload))
+        self.client.connect("127.0.0.1", port)
+        self.client.loop_start()
+        ready.get(timeout=10)
+
+    async def next(self, leaf):
+        """The payload of the next message on a leaf."""
+        while True:
+            found, payload = await asyncio.to_thread(self.messages.get, timeout=10)
+            if found == leaf:
+                return payload
+
+    async def numbers(self, count):
+        return [decode_envelope(await self.next("report")).seq for _ in range(count)]
+
+    def command(self, *arguments, **more):
+        self.client.publish(topics.command(DEVICE), signed(*arguments, **more), qos=1)
+
+    def receipt(self, counter, spool, committed):
+        self.command(counter, "receipt", args={"spool": spool, "committed": committed})
+
+    def close(self):
+        self.client.disconnect()
+        self.client.loop_stop()
+
+
+class Device:
+    def __init__(self, folder, port, **more):
+        self.database = Database(folder / "spool.db")
+        self.spool = Spool(self.database)
+        self.commands, self.notified = asyncio.Queue(), asyncio.Queue()
+        endpoint = MqttEndpoint(host="127.0.0.1", port=port, tls=False, password="x")
+        self.uplink = Uplink(
+            Link(device_id=DEVICE, channel="stable", endpoint=endpoint, heartbeat_s=more.pop("heartbeat_s", 30.0)),
+            self.database,
+            self.spool,
+            Budget(self.database, time.time),
+            key=lambda: KEY,
+            handle=self.commands.put_nowait,
+            notified=self.notified.put_nowait,
+            clock=lambda: 1e9,
+            **more,
+        )
+
+    def report(self, text="idle"):
+        self.spool.append("model", encode_msgpack(ModelReport(model="tiny", state="idle", detail=text)), 1.0)
+        self.uplink.wake()
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.uplink.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def until(self, condition):
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def line(tmp_path):
+    """(port, hub) on a running broker."""
+    port = free_port()
+    with broker(port, tmp_path):
+        hub = Hub(port)
+        yield port, hub
+        hub.close()
+
+
+def test_records_stay_until_the_receipt_and_are_sent_again_without_one(tmp_path, line):
+    port, hub = line
+
+    async def scenario():
+        device = Device(tmp_path, port, first_timeout_s=0.3)
+        for index in range(3):
+            device.report(str(index))
+        async with device.running():
+            assert await device.notified.get() == "connected"
+            assert decode_control(await hub.next("status"), Status).state == "online"
+            assert await hub.numbers(3) == [1, 2, 3]
+            assert await hub.numbers(3) == [1, 2, 3]  # no receipt: all again
+            hub.receipt(1, "another-spool", 3)
+            hub.receipt(2, device.spool.id, 2)
+            await device.until(lambda: device.spool.base == 3)
+            envelope = decode_envelope(await hub.next("report"))
+            while envelope.base != 3:
+                envelope = decode_envelope(await hub.next("report"))
+            assert (envelope.seq, decode_body(envelope).detail) == (3, "2")
+            hub.receipt(3, device.spool.id, 3)
+            await device.until(lambda: len(device.spool) == 0)
+        assert decode_control(await hub.next("status"), Status).state == "lost"
+
+    asyncio.run(scenario())
+
+
+def test_no_more_than_a_window_is_in_flight(tmp_path, line):
+    port, hub = line
+
+    async def scenario():
+        device = Device(tmp_path, port)
+        for _ in range(50):
+            device.report()
+        async with device.running():
+            assert await hub.numbers(20) == list(range(1, 21))
+            hub.receipt(1, device.spool.id, 5)
+            assert await hub.numbers(5) == list(range(21, 26))
+
+    asyncio.run(scenario())
+
+
+def test_commands_are_obeyed_once_and_the_counter_survives_a_restart(tmp_path, line):
+    port, hub = line
+
+    async def scenario():
+        device = Device(tmp_path, port)
+        async with device.running():
+            await device.notified.get()
+            hub.command(7, key=Ed25519PrivateKey.generate())
+            hub.command(5)
+            assert (await device.commands.get()).counter == 5
+        device.database.close()
+        again = Device(tmp_path, port)
+        async with again.running():
+            await again.notified.get()
+            hub.command(5)
+            hub.command(6)
+            assert (await again.commands.get()).counter == 6
+
+    asyncio.run(scenario())
+
+
+def test_a_notify_reaches_the_updater(tmp_path, line):
+    port, hub = line
+
+    async def scenario():
+        device = Device(tmp_path, port)
+        async with device.running():
+            assert await device.notified.get() == "connected"
+            hub.client.publish(topics.notify("stable"), encode_json(Notify(channel="stable", version=9)), qos=1)
+            assert await device.notified.get() == "channel version 9"
+
+    asyncio.run(scenario())
+
+
+def test_a_broker_that_dies_loses_nothing(tmp_path):
+    port = free_port()
+
+    async def scenario():
+        device = Device(tmp_path, port)
+        with broker(port, tmp_path):
+            async with device.running():
+                await device.notified.get()
+        device.report()  # nobody there
+        with broker(port, tmp_path):
+            hub = Hub(port)
+            async with device.running():
+                assert await hub.numbers(1) == [1]
+            hub.close()
+
+    asyncio.run(scenario())

@@ -1,0 +1,184 @@
+"""The local API through real sockets: tritonclient is the other implementation of the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import threading
+import zlib
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from edge_agent.serving.app import BODY_LIMIT
+from fleet.protocol.channel import ModelEntry
+from tests.support import models
+from tests.support.agent import Agent
+from tests.support.server import serving
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    agent = Agent(tmp_path_factory.mktemp("agent"))
+    one = models.release(agent.blobs, number=1, data=b"fake", threshold=0.6)
+    two = models.release(agent.blobs, number=2, data=b"fake", threshold=0.6)
+    agent.follow(ModelEntry(release=2))
+    asyncio.run(agent.slots.activate(one, None, None))
+    asyncio.run(agent.slots.activate(two, one, None))
+    with serving(agent.app) as (address, loop):
+        yield agent, address, loop
+
+
+@pytest.fixture
+def client(served):
+    with triton.InferenceServerClient(served[1]) as client:
+        yield client
+
+
+def infer(client, x, *, binary=True, version="", **more):
+    value = triton.InferInput("input", list(x.shape), "FP32")
+    value.set_data_from_numpy(x, binary_data=binary)
+    wanted = [triton.InferRequestedOutput("logits", binary_data=binary)]
+    return client.infer("tiny", [value], model_version=version, outputs=wanted, **more)
+
+
+def test_health_and_metadata(client):
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("tiny")
+    assert client.is_model_ready("tiny", "1")
+    assert not client.is_model_ready("tiny", "9")
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    metadata = client.get_model_metadata("tiny")
+    assert metadata["versions"] == ["2", "1"]
+    assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("squeeze", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("version", ["", "1"])
+def test_infer(client, binary, squeeze, version):
+    x = models.inputs(3) * 9
+    result = infer(client, x, binary=binary, version=version, request_compression_algorithm=squeeze, request_id="r7")
+    np.testing.assert_allclose(result.as_numpy("logits"), models.answer(x), rtol=1e-5)
+    response = result.get_response()
+    assert response["id"] == "r7"
+    assert response["model_version"] == (version or "2")
+    assert response["parameters"]["served_by"] in ("edge", "cloud")
+
+
+def test_answers_say_who_gave_them(client):
+    sure = infer(client, np.array([[9, 0, 0, 0]], np.float32)).get_response()["parameters"]
+    unsure = infer(client, np.zeros((1, 4), np.float32)).get_response()["parameters"]
+    assert (sure["served_by"], sure["release"], sure["degraded"], sure["deferred"]) == ("edge", 2, False, False)
+    assert (unsure["served_by"], unsure["deferred"]) == ("cloud", True)
+    assert unsure["confidence"] < 0.6 <= sure["confidence"]
+
+
+def test_a_large_body_arrives_whole(client):
+    x = models.inputs(100_000)  # 1.6 MB: many network reads
+    np.testing.assert_allclose(infer(client, x).as_numpy("logits"), models.answer(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "status", "text"),
+    [("tiny", [1, 5], "400", "shape"), ("other", [1, 4], "404", "not served"), ("tiny", [4], "400", "shape")],
+)
+def test_mistakes_get_a_status_and_a_sentence(client, model, shape, status, text):
+    value = triton.InferInput("input", shape, "FP32")
+    value.set_data_from_numpy(np.zeros(shape, np.float32))
+    with pytest.raises(InferenceServerException, match=text) as caught:
+        client.infer(model, [value])
+    assert caught.value.status() == status
+
+
+def raw(address, method, path, body=b"", **headers):
+    connection = http.client.HTTPConnection(address, timeout=10)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+JSON = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [9, 0, 0, 0]}]}).encode()
+PATH = "/v2/models/tiny/infer"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:8080"}, 200),
+        ({"Host": "[::1]:8080"}, 200),
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "localhost@evil.example"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://localhost:3000"}, 200),
+        ({"Origin": "http://localhost:3000.evil.example"}, 403),
+    ],
+)
+def test_web_pages_of_others_are_refused(served, headers, status):
+    assert raw(served[1], "POST", PATH, JSON, **headers)[0] == status
+    assert raw(served[1], "GET", "/status", **headers)[0] == status
+
+
+def test_a_lying_or_bombing_body_is_refused(served):
+    bomb = zlib.compress(b" " * (BODY_LIMIT + 1000), 9)
+    assert raw(served[1], "POST", PATH, bomb, Content_Encoding="deflate")[0] == 413
+    assert raw(served[1], "POST", PATH, JSON, Content_Encoding="br")[0] == 400
+    assert raw(served[1], "POST", PATH, JSON, Inference_Header_Content_Length="999999")[0] == 400
+    assert raw(served[1], "POST", PATH, JSON, Inference_Header_Content_Length="x")[0] == 400
+    assert raw(served[1], "POST", PATH, b"{")[0] == 400
+    assert raw(served[1], "GET", PATH)[0] == 405
+    assert raw(served[1], "POST", PATH, JSON)[0] == 200
+
+
+def test_a_raw_body_fills_the_single_input(served):
+    body = np.array([[9, 0, 0, 0]], np.float32).tobytes()
+    status, answer = raw(served[1], "POST", PATH, body, Inference_Header_Content_Length="0")
+    assert status == 200
+    assert answer[-12:] == models.answer(np.array([[9, 0, 0, 0]], np.float32)).tobytes()
+
+
+def test_metrics_and_status(served, client):
+    infer(client, np.array([[9, 0, 0, 0]], np.float32))
+    status, text = raw(served[1], "GET", "/metrics")
+    assert status == 200
+    lines = text.decode().splitlines()
+    assert 'edge_model_info{model="tiny",release="2",variant="onnx-fp32"} 1' in lines
+    assert any(line.startswith('edge_inference_requests_total{model="tiny",served_by="edge"') for line in lines)
+    assert any('edge_inference_duration_seconds_bucket{model="tiny",served_by="edge",le="+Inf"}' in x for x in lines)
+    assert json.loads(raw(served[1], "GET", "/status")[1]) == {"models": ["tiny"]}
+
+
+def test_swaps_under_real_load_fail_no_request(served):
+    agent, address, loop = served
+    stop, failures, versions = threading.Event(), [], []
+
+    def load():
+        with triton.InferenceServerClient(address) as client:
+            while not stop.is_set():
+                try:
+                    response = infer(client, np.array([[9, 0, 0, 0]], np.float32)).get_response()
+                    versions.append(response["model_version"])
+                except Exception as error:
+                    failures.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(3, 13):
+        release = models.release(agent.blobs, number=number, data=b"fake", threshold=0.6)
+        asyncio.run_coroutine_threadsafe(agent.slots.activate(release, None, None), loop).result(10)
+        seen = len(versions)
+        while len(versions) < seen + 5 and not failures:
+            stop.wait(0.001)
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert failures == []
+    assert "12" in versions

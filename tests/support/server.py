@@ -1,0 +1,36 @@
+"""A real uvicorn on a free loopback port, in a thread with its own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+
+
+@contextlib.contextmanager
+def serving(app: Any) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
+    """Serve an ASGI app; gives its "host:port" and the loop it runs on."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    loops: list[asyncio.AbstractEventLoop] = []
+    up = threading.Event()
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        loops[0].call_soon(up.set)
+        await server.serve([listener])
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    up.wait(10)
+    try:
+        yield "{}:{}".format(*listener.getsockname()), loops[0]
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listener.close()
