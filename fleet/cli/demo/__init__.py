@@ -3,8 +3,9 @@
 It starts real processes (hub, worker, three agents), drives traffic through the agents' own API, and
 checks what Edgeloop promises while releases come, fail and go, inputs drift, and processes are killed.
 
-    command     the command-line options, and the order of the acts
-    acts        the acts, one function each
+    main        the acts in order, readable from top to bottom
+    acts        what happens in each act
+    story       what the acts measure and hand on
     workshop    where everything lives and how the commands are called
     processes   children that are started, killed and restarted
     driver      the application on each device, the annotator, and the exam

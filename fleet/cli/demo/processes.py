@@ -47,6 +47,11 @@ class Process:
         self._env = dict(env)
         self._child: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        """The child's process id; 0 before the first start."""
+        return 0 if self._child is None else self._child.pid
+
     def start(self) -> None:
         """Start the child; it dies with us, being in our process group."""
         with self._log.open("ab") as log:

@@ -34,6 +34,15 @@ def latency_section(tallies: list[Tally], raw_runtime_p50: float) -> dict[str, f
     }
 
 
+def byte_totals(devices: list[dict[str, Any]]) -> dict[str, int]:
+    """Mean bytes per device, as the agents counted and reported them."""
+    infos = [device.get("info", {}) for device in devices]
+    return {
+        f"{way}_per_device": round(sum(info.get(f"bytes_{way}", 0) for info in infos) / max(1, len(infos)))
+        for way in ("down", "up")
+    }
+
+
 def write(report: dict[str, Any], path: Path) -> None:
     """Write the report file."""
     path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

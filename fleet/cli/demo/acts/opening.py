@@ -1,0 +1,79 @@
+"""Acts 3 and 4: a hub with its keys, three enrolled devices, release 1 signed, published and served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fleet.cli.demo.acts import train
+from fleet.cli.demo.story import Story
+from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
+from fleet.errors import FleetError, UnreachableError
+
+AUDIT_SHARE = 40  # per cent of requests; a demo has minutes, a fleet has days
+WINDOW_REQUESTS = 60
+
+
+def open_hub(shop: Workshop) -> None:
+    """Make the hub, start it, log in, and start a worker."""
+    offline = shop.directory / "offline-keys"
+    shop.command(
+        "cloud_hub", "init", shop.hub_dir, "--offline-keys", offline, "--port", shop.hub_port,
+        "--token-file", shop.directory / "admin-token",
+    )  # fmt: skip
+    shop.say("offline root and targets keys lie in .demo/offline-keys: fine on loopback, wrong anywhere else")
+    shop.start("hub", "cloud_hub", "serve", shop.hub_dir)
+    wait_for_hub(shop)
+    shop.fleet("login", shop.url, "--token", shop.admin_token(), "--ca", shop.ca)
+    shop.start("worker", "cloud_hub", "worker", shop.hub_dir)
+
+
+def wait_for_hub(shop: Workshop) -> None:
+    """Until the hub answers an operator."""
+
+    def answers() -> bool:
+        try:
+            shop.client.models()
+        except UnreachableError:
+            return False
+        return True
+
+    shop.wait("the hub answers", answers, timeout_s=60)
+
+
+def publish(shop: Workshop, release: Path, note: str, *, model: str = MODEL) -> int:
+    """Publish a release directory; returns its number."""
+    document = shop.fleet("release", "publish", release, "--model", model, "--note", note)
+    shop.say(f"release {document['number']} of {model} is {document['status']}: {note}")
+    return int(document["number"])
+
+
+def put_on_channel(shop: Workshop, release: int) -> None:
+    """Make `release` the default of the channel, with its own teacher as the auditor."""
+    shop.fleet("model", "show", MODEL)
+    shop.fleet(
+        "channel", "set", CHANNEL, "--model", MODEL, "--release", release, "--auditor", release,
+        "--audit-share", AUDIT_SHARE, "--probation-requests", 20, "--probation", "10s",
+        "--window-requests", WINDOW_REQUESTS, "--window", "5s",
+    )  # fmt: skip
+
+
+def enrol_devices(shop: Workshop) -> None:
+    """Three devices, each with its own claim token, key and process."""
+    for device in DEVICES:
+        claim = shop.fleet("token", "create", "--channel", CHANNEL, "--label", "site=demo", "--note", device)
+        directory = shop.agent_dir(device)
+        shop.command("edge_agent", "enroll", shop.url, "--token", claim["token"], "--dir", directory, "--name", device)
+        shop.start(device, "edge_agent", "run", "--dir", directory, "--port", shop.agent_ports[device])
+
+
+def create_model(story: Story) -> None:
+    """Bind the recipe to the model's name."""
+    story.shop.fleet("model", "create", MODEL, "--recipe", train.RECIPE)
+
+
+def alarms(shop: Workshop) -> int:
+    """How many drift alarms the hub has raised so far."""
+    try:
+        return len([alarm for alarm in shop.client.alarms() if alarm["model"] == MODEL])
+    except FleetError as error:
+        raise type(error)(f"asking for alarms: {error}", subject=error.subject, hint=error.hint) from error

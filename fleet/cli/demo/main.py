@@ -1,0 +1,157 @@
+"""The demo from top to bottom: seven acts, one table, one report. Loud when a promise does not hold."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rich.console import Console
+
+from fleet.cli.demo import report as reporting
+from fleet.cli.demo.acts import drift, kill, opening, rollouts, train
+from fleet.cli.demo.driver import Traffic, exam
+from fleet.cli.demo.processes import DemoError
+from fleet.cli.demo.promises import broken
+from fleet.cli.demo.story import Story
+from fleet.cli.demo.workshop import MODEL, Workshop, ports
+from fleet.errors import FleetError
+
+RATE_HZ = 25.0  # requests per second and device
+SWAP = "3,8"  # the bad release's two classes
+
+
+def run_demo(*, seed: int, keep: bool, directory: Path, report: Path) -> int:
+    """Run every act; returns the exit code (0: every promise held)."""
+    console = Console(highlight=False)
+    try:
+        shop = Workshop(directory, seed, console)
+    except DemoError as error:
+        console.print(f"[red]error:[/red] {error}")
+        return 1
+    story = Story(shop, ThreadPoolExecutor(1, thread_name_prefix="background"))
+    try:
+        play(story)
+        sentences = finish(story, report)
+        if keep:
+            stay(shop)
+    except (DemoError, FleetError) as error:
+        console.print(f"[red]the demo failed:[/red] {error}\nlogs: {shop.logs}")
+        return 1
+    finally:
+        if story.traffic is not None:
+            story.traffic.stop()
+        story.background.shutdown(cancel_futures=True)
+        shop.stop_all()
+    return 1 if sentences else 0
+
+
+def play(story: Story) -> None:
+    """The acts, in order."""
+    shop = story.shop
+
+    shop.act("1  Train a teacher and its student")
+    train.make_data(story)
+    first = train.train(shop, "first", "--seed", shop.seed)
+
+    shop.act("2  Compile, measure, gate")
+    release = train.compile_release(shop, first, "first")
+    shop.say(train.describe(release))
+    story.input_name = train.manifest(release)["inputs"][0]["name"]
+    story.raw_runtime_p50 = train.manifest(release)["variants"][0]["verdict"]["latency_us_p50"]
+    # What the later acts roll out is made while the first release serves.
+    good = story.background.submit(_make, story, "good", "--seed", shop.seed + 1000)
+    bad = story.background.submit(_make, story, "bad", "--seed", shop.seed + 2000, "--swap-labels", SWAP)
+
+    shop.act("3  A hub, signed release 1, channel stable")
+    opening.open_hub(shop)
+    opening.create_model(story)
+    opening.put_on_channel(shop, opening.publish(shop, release, "the first"))
+
+    shop.act("4  Three devices pull, verify, try and serve it")
+    opening.enrol_devices(shop)
+    story.traffic = Traffic(
+        ports(shop), MODEL, story.input_name, story.data["traffic"], rate_hz=RATE_HZ, seed=shop.seed
+    )
+    seconds = shop.wait_installed(1)
+    shop.say(f"every device serves release 1 after {seconds:.1f} s")
+
+    shop.act("5  Traffic: confident answers stay local, the rest goes to the cloud")
+    story.traffic.start()
+    _examine(story, "before_shift", shifted=False)
+
+    shop.act("6  A good release is rolled out and promoted")
+    rollouts.roll_out(story, opening.publish(shop, good.result(), "trained longer"), expected="finished")
+
+    shop.act("7  A bad release is halted by its guard")
+    rollouts.roll_out(story, opening.publish(shop, bad.result(), "looks fine"), expected="halted")
+    rollouts.wait_back_on(shop, 2)
+
+    shop.act("8  The camera slips: alarm, labels, retrain")
+    drift.collect_samples(shop)
+    drift.slip(story)
+    _examine(story, "during_shift", shifted=True)
+    drift.label(story)
+    raised = opening.alarms(shop)
+    newest = drift.retrain(story)
+    shop.wait_installed(newest)
+    _examine(story, "after_retrain", shifted=True)
+
+    shop.act("9  Kill things")
+    kill.update_under_fire(story, 1, _edge_size(release))
+    drift.count_later_alarms(story, raised)
+
+
+def finish(story: Story, path: Path) -> list[str]:
+    """Fill in the totals, write the report, show the table; returns the broken promises."""
+    shop, traffic = story.shop, story.running_traffic
+    tallies = [application.tally for application in traffic.applications]
+    totals = reporting.byte_totals([shop.client.device(device) for device in shop.agent_ports])
+    story.report |= {
+        "requests": reporting.requests_section(tallies),
+        "latency_us": reporting.latency_section(tallies, story.raw_runtime_p50),
+        "bytes": totals,
+        "seconds": round(shop.seconds, 1),
+        "seed": shop.seed,
+    }
+    sentences = broken(story.report)
+    reporting.write(story.report, path)
+    reporting.show(story.report, sentences, shop.console)
+    return sentences
+
+
+def stay(shop: Workshop) -> None:
+    """Keep hub, agents and traffic until Ctrl-C."""
+    shop.console.print(
+        f"\nstill running: dashboard at {shop.url}/\noperator token: {shop.admin_token()}\nCtrl-C ends it"
+    )
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        while not ended.wait(1.0):
+            shop.check()
+    except KeyboardInterrupt:
+        shop.console.print("ending")
+
+
+def _make(story: Story, name: str, *options: object) -> Path:
+    """Train and compile one more release, with the first one's drift encoder."""
+    first = story.shop.directory / "releases" / "first"
+    trained = train.train(story.shop, name, *options)
+    return train.compile_release(story.shop, trained, name, "--encoder-from", first)
+
+
+def _examine(story: Story, when: str, *, shifted: bool) -> None:
+    """Measure accuracy on the exam through the agents' API."""
+    digits = (story.shifted if shifted else story.data)["exam"]
+    result = exam(ports(story.shop), MODEL, story.input_name, digits)
+    if result.pop("failed"):
+        raise DemoError(f"exam requests failed ({when})")
+    story.report["accuracy_over_time"][when] = {name: round(value, 4) for name, value in result.items()}
+    story.shop.say(f"accuracy {when.replace('_', ' ')}: edge {result['edge_only']:.3f}, served {result['served']:.3f}")
+
+
+def _edge_size(release: Path) -> int:
+    sizes = [v["verdict"]["size_bytes"] for v in train.manifest(release)["variants"] if v["placement"] == "edge"]
+    return int(sizes[0])

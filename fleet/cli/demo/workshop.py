@@ -1,0 +1,185 @@
+"""Where everything of the demo lives, and how the public commands are called."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fleet.cli.config import Login
+from fleet.cli.demo.processes import DemoError, Process, free_port, quiet_environment, run, wait_for
+from fleet.client import Client
+from fleet.transport import HttpTransport
+
+MODEL = "digits"
+CHANNEL = "stable"
+DEVICES = ("kiosk-1", "kiosk-2", "kiosk-3")
+SETTLED = ("committed", "rolled_back", "idle")
+
+
+class Workshop:
+    """The demo's directory, processes, and commands. Changes go through commands; looking goes through the API."""
+
+    def __init__(self, directory: Path, seed: int, console: Console) -> None:
+        self.directory = directory.resolve()
+        self.seed = seed
+        self.console = console
+        self.started = time.monotonic()
+        clean(self.directory)
+        self.logs = self.directory / "logs"
+        self.logs.mkdir(parents=True)
+        self.hub_dir = self.directory / "hub"
+        self.hub_port, self.broker_port = free_port(), free_port()
+        self.agent_ports = {device: free_port() for device in DEVICES}
+        self.url = f"https://127.0.0.1:{self.hub_port}"
+        self.ca = self.hub_dir / "keys" / "ca.pem"
+        self.env = quiet_environment(
+            {
+                "EDGELOOP_CONFIG": str(self.directory / "fleet.toml"),
+                "EDGELOOP_PASSPHRASE": secrets.token_hex(16),
+                "EDGELOOP_HUB_BROKER__PORT": str(self.broker_port),
+                "EDGELOOP_DIGITS_SEED": str(seed),
+            }
+        )
+        self.processes: dict[str, Process] = {}
+        self._client: Client | None = None
+
+    # ---- telling -----------------------------------------------------------------------------
+
+    def act(self, title: str) -> None:
+        """Say that an act begins."""
+        self.console.print(f"\n[bold]{title}[/bold] [dim]({self.seconds:.0f} s)[/dim]")
+
+    def say(self, text: str) -> None:
+        """Say one thing that happened."""
+        self.console.print(f"  {text}")
+
+    @property
+    def seconds(self) -> float:
+        """Since the demo began."""
+        return time.monotonic() - self.started
+
+    # ---- commands ----------------------------------------------------------------------------
+
+    def command(self, module: str, *arguments: object, timeout_s: float = 120.0, expect: int = 0) -> str:
+        """Run `python -m module …` to its end; returns its standard output."""
+        words = [sys.executable, "-m", module, *map(str, arguments)]
+        with self.console.status(f"{module.split('.')[0].replace('_', '-')} {' '.join(map(str, arguments[:3]))}"):
+            return run(words, log=self.logs / "commands.log", timeout_s=timeout_s, env=self.env, expect=expect)
+
+    def fleet(self, *arguments: object, timeout_s: float = 60.0, expect: int = 0) -> dict[str, Any]:
+        """Run a `fleet` command with --json; returns its document."""
+        out = self.command("fleet.cli.main", *arguments, "--json", timeout_s=timeout_s, expect=expect)
+        document: dict[str, Any] = json.loads(out) if out.strip() else {}
+        return document
+
+    def start(self, name: str, module: str, *arguments: object, extra: dict[str, str] | None = None) -> Process:
+        """Start a long-running `python -m module …` under `name`."""
+        words = [sys.executable, "-m", module, *map(str, arguments)]
+        process = Process(name, words, log=self.logs / f"{name}.log", env={**self.env, **(extra or {})})
+        process.start()
+        self.processes[name] = process
+        self._remember_pids()
+        return process
+
+    def restart(self, name: str) -> None:
+        """Start a stopped or killed process again."""
+        self.processes[name].start()
+        self._remember_pids()
+
+    def stop_all(self) -> None:
+        """Stop everything, agents first."""
+        for name in reversed(self.processes):
+            self.processes[name].stop()
+
+    # ---- looking -----------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """The hub's API with the admin's token."""
+        if self._client is None:
+            login = Login(url=self.url, token=self.admin_token(), ca=str(self.ca))
+            self._client = Client(HttpTransport(login.url, ca=Path(login.ca)), login.token)
+        return self._client
+
+    def admin_token(self) -> str:
+        """What `cloud-hub init` wrote down for us."""
+        return (self.directory / "admin-token").read_text(encoding="utf-8").strip()
+
+    def agent_dir(self, device: str) -> Path:
+        """A device's state directory."""
+        return self.directory / device
+
+    def standing(self, device: str, model: str = MODEL) -> dict[str, Any]:
+        """The latest report of a model on a device; empty when there is none."""
+        models = self.client.device(device).get("models", [])
+        found: dict[str, Any] = next((entry for entry in models if entry["model"] == model), {})
+        return found
+
+    def wait_installed(self, release: int, *, model: str = MODEL, timeout_s: float = 60.0) -> float:
+        """Wait until every device has committed `release`; returns the seconds it took."""
+
+        def installed() -> bool:
+            self.check()
+            standings = [self.standing(device, model) for device in DEVICES]
+            return all(s.get("active") == release and s.get("state") in ("committed", "idle") for s in standings)
+
+        return wait_for(f"release {release} of {model} on every device", installed, timeout_s=timeout_s, every_s=0.3)
+
+    def check(self) -> None:
+        """Raise DemoError when a process has ended by itself."""
+        for process in self.processes.values():
+            process.check()
+
+    def wait(self, what: str, condition: Callable[[], object], *, timeout_s: float, every_s: float = 0.2) -> float:
+        """`wait_for`, while every process lives."""
+
+        def checked() -> object:
+            self.check()
+            return condition()
+
+        with self.console.status(what):
+            return wait_for(what, checked, timeout_s=timeout_s, every_s=every_s)
+
+    def _remember_pids(self) -> None:
+        pids = [process.pid for process in self.processes.values()]
+        (self.directory / "pids.json").write_text(json.dumps(pids), encoding="utf-8")
+
+
+def clean(directory: Path) -> None:
+    """End what an earlier demo left running in `directory`, and empty it."""
+    pids = directory / "pids.json"
+    if directory.exists() and any(directory.iterdir()) and not (directory / "logs").is_dir():
+        raise DemoError(f"{directory} is not a demo's directory; choose another with --dir")
+    if pids.exists():
+        for pid in json.loads(pids.read_text(encoding="utf-8")):
+            if str(directory) in _command_line(pid):
+                os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def first_line(text: str) -> str:
+    """The first line that is not empty."""
+    return next((line for line in text.splitlines() if line.strip()), "")
+
+
+def ports(shop: Workshop, devices: Sequence[str] = DEVICES) -> list[int]:
+    """The agents' ports."""
+    return [shop.agent_ports[device] for device in devices]
