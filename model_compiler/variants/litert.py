@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +10,7 @@ import numpy as np
 
 from fleet.protocol.manifest import Precision
 from model_compiler.errors import TargetError
+from model_compiler.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -24,13 +22,13 @@ def convert(module: torch.nn.Module, example: torch.Tensor) -> bytes:
     Raises:
         TargetError: the converter cannot express an operator; its own words name it.
     """
-    import litert_torch
-
     # The converter reports an unsupported operator by whatever its layers raise.
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            import litert_torch
+
             path = Path(folder) / "model.tflite"
-            litert_torch.convert(module.eval(), (example,)).export(str(path))
+            litert_torch.convert(module, (example,)).export(str(path))
             return path.read_bytes()
     except Exception as error:
         raise TargetError(f"litert-fp32: {_first_line(error)}", subject="litert-fp32") from error
@@ -44,10 +42,10 @@ def quantize(model: bytes, precision: Precision, calibration: np.ndarray[Any, An
     Raises:
         TargetError: the quantizer refuses the model.
     """
-    from ai_edge_quantizer import quantizer, recipe
-
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
+            from ai_edge_quantizer import quantizer, recipe
+
             source, result = Path(folder) / "float.tflite", Path(folder) / "int8.tflite"
             source.write_bytes(model)
             tool = quantizer.Quantizer(str(source))
@@ -69,18 +67,6 @@ def _calibration_data(model: bytes, x: np.ndarray[Any, Any]) -> dict[str, list[d
     signatures = Interpreter(model_content=model).get_signature_list()
     key, signature = next(iter(signatures.items()))
     return {key: [{signature["inputs"][0]: row[None]} for row in x]}
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """The tools print progress of their own; ours is shown instead."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def _first_line(error: Exception) -> str:

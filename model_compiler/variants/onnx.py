@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model_compiler.errors import TargetError
+from model_compiler.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -30,10 +27,10 @@ def export(module: torch.nn.Module, example: torch.Tensor) -> bytes:
     # Two rows: torch.export takes a dimension of one for a constant.
     two = torch.cat([example, example])
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             torch.onnx.export(
-                module.eval(), (two,), str(path), dynamo=True, external_data=False,
+                module, (two,), str(path), dynamo=True, external_data=False,
                 dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=["x"], output_names=["logits"],
             )  # fmt: skip
             return path.read_bytes()
@@ -46,7 +43,7 @@ def quantize(model: bytes, calibration: np.ndarray[Any, Any]) -> bytes:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     try:
-        with _quiet(), tempfile.TemporaryDirectory() as folder:
+        with quiet(), tempfile.TemporaryDirectory() as folder:
             source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
             source.write_bytes(model)
             quantize_static(
@@ -71,15 +68,3 @@ class _Rows:
         """The next row as a batch of one, or None at the end."""
         row = next(self._rows, None)
         return None if row is None else {self._name: row[None]}
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
