@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from sqlalchemy import Engine
+from sqlmodel import Session
+
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, ForbiddenError, NotFoundError
@@ -19,6 +22,7 @@ from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import upgrade
 from cloud_hub.trust import ceremony, keys
 from cloud_hub.trust.publisher import TufPublisher
+from cloud_hub.trust.rows import latest_metadata
 from cloud_hub.trust.transaction import METADATA, Signers
 
 FIRST_ROOT = METADATA + "1.root.json"
@@ -46,8 +50,10 @@ def initialise(config: HubConfig, offline: Path, passphrase: bytes, *, clock: Cl
         )
     if any((offline / f"{name}.pem").exists() for name in keys.OFFLINE):
         raise ConflictError(f"{offline} holds keys already", subject=str(offline), hint="choose an empty directory")
-    config.keys_dir.mkdir(parents=True, mode=0o700)
+    config.directory.mkdir(parents=True, exist_ok=True)
     config.directory.chmod(0o750)
+    engine = _empty_database(config)  # first, since it fails most often; keys are made when it is there
+    config.keys_dir.mkdir(mode=0o700)
     made = ceremony.make_keys(config.keys_dir, offline, passphrase, release_held=config.release_key == "held")
     _write_identity(config, clock())
     engine = make_engine(config.database_url)
@@ -118,6 +124,19 @@ def offline_keys_inside(directory: Path) -> Path | None:
 def claim_pin(hub: Hub) -> str:
     """What claim tokens of this hub pin."""
     return pin(hub.objects.get(FIRST_ROOT).data, hub.authority.ca_pem)
+
+
+def _empty_database(config: HubConfig) -> Engine:
+    engine = make_engine(config.database_url)
+    upgrade(engine)
+    if not config.database:
+        (config.directory / "hub.db").chmod(0o600)
+    with Session(engine) as session:
+        if latest_metadata(session):
+            raise ConflictError(
+                "the database belongs to another hub", subject="database", hint="give an empty one: --database URL"
+            )
+    return engine
 
 
 def _signers(config: HubConfig) -> Signers:

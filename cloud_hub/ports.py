@@ -161,6 +161,10 @@ class Publisher(Protocol):
         """Sign anew what is due (all online roles when `force`); returns the roles signed."""
         ...
 
+    def expiring(self, *, within_days: float) -> dict[str, float]:
+        """Roles that only a ceremony can renew and that end within so many days, with that time (Unix seconds)."""
+        ...
+
     def recover(self) -> None:
         """Bring the store up to what the database says was published."""
         ...

@@ -51,7 +51,7 @@ def certify(hub: Hub, device: Device) -> None:
 
 
 def _claim(session: Session, request: EnrollRequest, now: float) -> Token:
-    row = session.get(Token, request.token)
+    row = session.get(Token, request.token, with_for_update=True)  # one of two that come at once waits here
     if row is not None and row.kind != "claim":
         raise UnauthenticatedError("this is not a claim token", subject="token", hint="make one: fleet token create")
     if row is not None and row.key_fingerprint and row.revoked_at is None:

@@ -70,7 +70,7 @@ async def change(device_id: str, request: Request, hub: HubDep, caller: Operator
 
 def _change(hub: Hub, device_id: str, wanted: Changes, caller: Caller) -> dict[str, Any]:
     with hub.session() as session:
-        row = find_device(session, device_id)
+        row = find_device(session, device_id, lock=True)
         detail: dict[str, Any] = {}
         if wanted.labels is not UNSET:
             row.labels = _merged(row.labels, {check_label(k, v): v for k, v in wanted.labels.items()})
@@ -93,7 +93,7 @@ def _change(hub: Hub, device_id: str, wanted: Changes, caller: Caller) -> dict[s
 def revoke(device_id: str, hub: HubDep, caller: Admin) -> dict[str, Any]:
     """End a device's access at once: its calls are refused and its messages dropped."""
     with hub.session() as session:
-        row = find_device(session, device_id)
+        row = find_device(session, device_id, lock=True)
         if row.revoked_at is None:
             row.revoked_at, row.online = hub.clock(), False
             session.add(row)
@@ -101,9 +101,9 @@ def revoke(device_id: str, hub: HubDep, caller: Admin) -> dict[str, Any]:
         return describe(hub, session, row)
 
 
-def find_device(session: Session, device_id: str) -> Device:
-    """The device, or NotFoundError."""
-    row = session.get(Device, device_id)
+def find_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
+    """The device (its row locked until the transaction ends, if asked), or NotFoundError."""
+    row = session.get(Device, device_id, with_for_update=lock)
     if row is None:
         raise NotFoundError(f"no device {device_id!r}", subject=device_id, hint="list them: fleet device list")
     return row

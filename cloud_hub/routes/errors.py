@@ -6,6 +6,7 @@ import logging
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -29,6 +30,8 @@ def install_error_handlers(app: FastAPI) -> None:
     """Register the handlers."""
     app.add_exception_handler(HubError, _hub_error)
     app.add_exception_handler(ProtocolError, _protocol_error)
+    app.add_exception_handler(IntegrityError, _integrity_error)
+    app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
@@ -51,6 +54,16 @@ async def _protocol_error(request: Request, error: Exception) -> JSONResponse:
     large = isinstance(error, TooLargeError)
     status, code = (413, "too-large") if large else (400, "invalid")
     return error_response(request, status, str(error), code=code, subject=error.subject, hint=error.hint)
+
+
+async def _integrity_error(request: Request, error: Exception) -> JSONResponse:
+    log.info("%s %s: %s", request.method, request.url.path, error)
+    return error_response(request, 409, "somebody else made the same at this moment", code="conflict", hint="try again")
+
+
+async def _database_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: the database does not answer", request.method, request.url.path, exc_info=error)
+    return error_response(request, 503, "the database does not answer", code="unreachable", hint="try again later")
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

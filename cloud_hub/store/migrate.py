@@ -8,11 +8,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
+from cloud_hub.errors import UnreachableError
 from cloud_hub.store import tables
 
+MIGRATION_LOCK = 0x_E0_6E_10_0A
 _SCRIPTS = Path(__file__).parent / "migrations"
 assert tables.Model.metadata is SQLModel.metadata  # importing the tables fills it
 
@@ -26,8 +29,18 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
-    """Bring the database to `revision`; nothing happens when it is there."""
-    with engine.begin() as connection:
+    """Bring the database to `revision`; nothing happens when it is there.
+
+    Replicas that start at once wait for each other. Raises UnreachableError when there is no database.
+    """
+    try:
+        connecting = engine.connect()
+    except OperationalError as error:
+        hint = "check the database's address, and that it runs"
+        raise UnreachableError(f"the database does not answer: {error.orig}", subject="database", hint=hint) from error
+    with connecting as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
         command.upgrade(alembic_config(connection), revision)
 
 

@@ -30,7 +30,16 @@ class Refresher:
             roles = await run_in_threadpool(self._hub.publisher.refresh)
             if roles:
                 log.info("signed anew: %s", ", ".join(roles))
+            await run_in_threadpool(self._warn)
             await asyncio.sleep(pause)
+
+    def _warn(self) -> None:
+        days = self._hub.config.expiry.warn_days
+        for role, end in self._hub.publisher.expiring(within_days=days).items():
+            left = (end - self._hub.clock()) / 86_400
+            log.warning(
+                "signed role %s expires in %.0f days; run: cloud-hub keys renew DIR --offline-keys DIR2", role, left
+            )
 
 
 def services(hub: Hub) -> list[Service]:

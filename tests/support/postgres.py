@@ -68,7 +68,7 @@ def _start(run: Callable[..., None], control: Path, base: Path) -> int:
 def create_database(connection: str, name: str) -> str:
     """A fresh database; returns its SQLAlchemy URL."""
     with psycopg.connect(f"{connection} dbname=postgres", autocommit=True) as session:
-        session.execute(f'DROP DATABASE IF EXISTS "{name}"')
+        session.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         session.execute(f'CREATE DATABASE "{name}"')
         host, port = session.info.host, session.info.port
     return f"postgresql+psycopg://edgeloop@{host}:{port}/{name}"

@@ -9,28 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
 
 from cloud_hub.identity.ca import HUB_IDENTITY, Authority, create_authority
 from fleet.protocol.messages import EnrollRequest, EnrollResponse, TokenRequest, TrustBundle
+from tests.support.device_key import DeviceKey
 from tests.support.hub import HubFixture
-
-
-class DeviceKey:
-    """A device's key and what it signs."""
-
-    def __init__(self, key: Any = None) -> None:
-        self.key = key or ec.generate_private_key(ec.SECP256R1())
-
-    def csr(self, name: str = "whatever") -> str:
-        builder = x509.CertificateSigningRequestBuilder()
-        builder = builder.subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
-
-    def sign(self, nonce: str) -> bytes:
-        return bytes(self.key.sign(b"edgeloop-token:" + nonce.encode(), ec.ECDSA(hashes.SHA256())))
 
 
 def claim(hub: HubFixture, **fields: Any) -> tuple[str, str, str]:
