@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cloud_hub.errors import InvalidError, NotFoundError
 
@@ -115,8 +115,15 @@ class HubConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file."""
-        return env_settings, init_settings
+        """Command line over environment over file; `build` hands the first in as `overrides`."""
+        assert isinstance(init_settings, InitSettingsSource)
+        document = dict(init_settings.init_kwargs)
+        command_line = document.pop("overrides", {})
+        return (
+            InitSettingsSource(settings_cls, command_line),
+            env_settings,
+            InitSettingsSource(settings_cls, document),
+        )
 
     @property
     def database_url(self) -> str:
@@ -193,9 +200,7 @@ class HubConfig(BaseSettings):
     def build(cls, directory: Path, document: dict[str, Any], **overrides: Any) -> HubConfig:
         """A configuration from a document of `hub.toml`, without reading the file."""
         try:
-            config = cls(**{**document, "directory": directory.resolve()})
-            if overrides:
-                config = cls.model_validate(config.model_copy(update=overrides).model_dump())
+            config = cls(**{**document, "overrides": {**overrides, "directory": directory.resolve()}})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -31,7 +31,7 @@ def init(
     database: Annotated[str, typer.Option(help="postgresql+psycopg://… (default: SQLite in DIR)")] = "",
     objects: Annotated[str, typer.Option(help="s3://bucket/prefix (default: DIR/objects)")] = "",
     hostname: Annotated[list[str] | None, typer.Option(help="Name or address in the certificate.")] = None,
-    port: Annotated[int, typer.Option(help="Port that `serve` listens on.")] = 8080,
+    port: Annotated[int | None, typer.Option(help="Port that `serve` listens on (8080).")] = None,
     release_key: Annotated[str, typer.Option(help="held (in DIR) or external (goes to the publisher).")] = "held",
     passphrase_file: PassphraseFile = None,
     token_file: Annotated[Path | None, typer.Option(help="Also write the admin token here (0600).")] = None,
@@ -48,7 +48,7 @@ def init(
         "port": port,
         "release_key": release_key,
     }
-    config = HubConfig.build(directory, chosen)
+    config = HubConfig.build(directory, {}, **{key: value for key, value in chosen.items() if value})
     made = initialise(config, offline_keys, _passphrase(passphrase_file, ask=True))
     if token_file is not None:
         _write_token(token_file, made.admin_token)
