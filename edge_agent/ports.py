@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -103,9 +103,17 @@ class Reporter(Protocol):
 class HubResponse(Protocol):
     """An HTTP answer, read whole."""
 
-    status: int
-    headers: Mapping[str, str]
-    data: bytes
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header fields by name."""
+
+    @property
+    def data(self) -> bytes:
+        """The body."""
 
 
 class HubCalls(Protocol):
@@ -125,15 +133,22 @@ class HubCalls(Protocol):
 class Stream(Protocol):
     """An HTTP answer whose body is read piece by piece."""
 
-    status: int
-    headers: Mapping[str, str]
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
 
-    def pieces(self) -> Iterator[bytes]:
-        """The body as it arrives; raises UnreachableError when it breaks off."""
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Header names in any case."""
+
+    def read1(self, amt: int) -> bytes:
+        """What has arrived, at most `amt` bytes; empty at the end."""
 
 
 class HubStreams(Protocol):
-    """Authenticated downloads from the hub."""
+    """Authenticated downloads."""
 
-    def stream(self, path: str, headers: Mapping[str, str] | None = None) -> AbstractContextManager[Stream]:
-        """GET `path` without following redirects; raises UnreachableError or DeniedError."""
+    def stream(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
+    ) -> AbstractContextManager[Any]:
+        """A `Stream`, no redirect followed; raises UnreachableError or DeniedError."""

@@ -1,0 +1,13 @@
+"""Pulling releases: what is wanted, fetching, verifying, trying, and rolling back.
+
+machine     pure: the update machine of one model
+state       its persisted form, `state.json`
+store       content-addressed blobs and verified manifests
+pace        deadline, minimum and maximum speed of a download
+tuf_client  the hardened TUF updater
+fetch       in the child: blobs by range
+look        in the child: refresh, channel, resolve, manifests
+child       the short-lived child process that runs both
+children    the parent's side of it, and the self-test's child
+driver      in the serving process: runs the machines, serves whatever happens
+"""

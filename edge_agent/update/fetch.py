@@ -1,0 +1,68 @@
+"""Blobs by GET /blobs/<sha256>: resumed by range, bounded by the signed size, accepted by hash alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from edge_agent.errors import FetchError
+from edge_agent.ports import HubStreams, Stream
+from edge_agent.update.pace import Pace, paced
+from edge_agent.update.store import Store
+from fleet.protocol.manifest import Blob
+
+Progress = Callable[[int], None]  # bytes that came just now
+
+
+def fetch_blob(
+    hub: HubStreams, store: Store, blob: Blob, *, pace: Pace, progress: Progress, gap_timeout_s: float = 30.0
+) -> None:
+    """Fetch what is missing of a blob into its `.part` file; `Store.accept` then hashes it.
+
+    Raises:
+        FetchError: the server answers something else, too slowly, or more than was signed.
+        UnreachableError: the connection broke off; what arrived is kept and resumed.
+    """
+    part = store.part(blob)
+    offset = part.stat().st_size if part.exists() else 0
+    if offset > blob.size:
+        part.unlink()
+        offset = 0
+    if store.has(blob) or (offset == blob.size and part.exists()):
+        return
+    headers = {"Range": f"bytes={offset}-", "If-Range": f'"{blob.sha256}"'} if offset else {}
+    with hub.stream("GET", f"/blobs/{blob.sha256}", headers=headers, timeout=gap_timeout_s) as answer:
+        offset = _start(answer, blob, offset)
+        _write(answer, store, blob, offset, pace, progress)
+
+
+def _start(answer: Stream, blob: Blob, offset: int) -> int:
+    """Where the answer's first byte belongs."""
+    if answer.status == 200:
+        return 0
+    if answer.status == 206 and offset:
+        if answer.headers.get("Content-Range", "") == f"bytes {offset}-{blob.size - 1}/{blob.size}":
+            return offset
+        raise FetchError(f"blob {blob.sha256[:12]}: another range than was asked for", subject=blob.sha256)
+    reason = "not-found" if answer.status == 404 else "fetch-failed"
+    raise FetchError(f"blob {blob.sha256[:12]}: HTTP {answer.status}", subject=blob.sha256, reason=reason)
+
+
+def _write(answer: Stream, store: Store, blob: Blob, offset: int, pace: Pace, progress: Progress) -> None:
+    descriptor = os.open(store.part(blob), os.O_WRONLY | os.O_CREAT, 0o640)
+    with os.fdopen(descriptor, "wb") as file:
+        file.truncate(offset)
+        file.seek(offset)
+        for piece in paced(answer.read1, pace, subject=f"blob {blob.sha256[:12]}"):
+            offset += len(piece)
+            if offset > blob.size:
+                file.truncate(0)
+                raise FetchError(
+                    f"blob {blob.sha256[:12]} is larger than the {blob.size} bytes that were signed",
+                    subject=blob.sha256, reason="too-large",
+                )  # fmt: skip
+            file.write(piece)
+            file.flush()  # what arrived counts after a kill
+            progress(len(piece))
+    if offset < blob.size:
+        raise FetchError(f"blob {blob.sha256[:12]} ended after {offset} of {blob.size} bytes", subject=blob.sha256)

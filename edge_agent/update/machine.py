@@ -1,0 +1,215 @@
+"""The update machine of one model. Pure: a state and what happened in, a new state out; no I/O, no clock.
+
+    idle → fetching → verifying → trying → probation → committed
+                                     └────────┴──────→ rolled_back(reason)
+
+Every new state is on the disk before the step it names is taken, so that after a crash `resumed`
+knows what was under way. What serves (`active`) changes on entering probation, and what served
+before (`previous`) is kept until the update after it.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fleet.protocol.channel import Probation, RolloutRef
+from fleet.protocol.messages import UpdateState
+
+MAX_TRIES = 28  # transitions into trying and probation spent on one target: ends any loop nobody foresaw
+REMEMBERED = 16  # rolled back targets
+
+ALLOWED: dict[UpdateState, frozenset[UpdateState]] = {
+    "idle": frozenset({"fetching", "committed"}),
+    "fetching": frozenset({"verifying", "idle"}),
+    "verifying": frozenset({"trying", "idle"}),
+    "trying": frozenset({"probation", "rolled_back", "idle"}),
+    "probation": frozenset({"committed", "rolled_back"}),
+    "committed": frozenset({"fetching", "committed", "rolled_back"}),
+    "rolled_back": frozenset({"fetching", "committed", "rolled_back"}),
+}
+
+Key = tuple[int, str, str, int]
+
+
+class Held(Struct, frozen=True, kw_only=True):
+    """A release in the store: its number, the chosen variant, and the SHA-256 of its manifest."""
+
+    release: int
+    variant: str
+    manifest: str
+
+
+class Target(Struct, frozen=True, kw_only=True):
+    """What the device is moving to. `rollout` is set while it is in that rollout's cohort."""
+
+    held: Held
+    rollout: RolloutRef | None = None
+
+    @property
+    def key(self) -> Key:
+        """What a rollback forbids: (release, variant, rollout, attempt)."""
+        rollout = self.rollout
+        return self.held.release, self.held.variant, rollout.id if rollout else "", rollout.attempt if rollout else 0
+
+
+class ModelState(Struct, frozen=True, kw_only=True):
+    """One model's machine. `starts` counts agent starts while trying or in probation; `spent` the
+    transitions that `last` (a target's key) has cost; `pairing` is the rollout that `active` belongs to."""
+
+    state: UpdateState = "idle"
+    active: Held | None = None
+    previous: Held | None = None
+    older: Held | None = None
+    target: Target | None = None
+    pairing: RolloutRef | None = None
+    rejected: tuple[Key, ...] = ()
+    last: Key | None = None
+    starts: int = 0
+    spent: int = 0
+    since: float = 0.0
+    probation: Probation = Probation()
+    reason: str = ""
+    detail: str = ""
+    hint: str = ""
+
+    @property
+    def committed(self) -> int | None:
+        """The number of the release that passed its probation: what a rollout may start from."""
+        held = self.previous if self.state == "probation" else self.active
+        return held.release if held is not None else None
+
+    @property
+    def in_use(self) -> tuple[Held, ...]:
+        """Everything that must stay in the store."""
+        held = (self.active, self.previous, self.older, self.target.held if self.target else None)
+        return tuple(h for h in held if h is not None)
+
+
+class TransitionError(Exception):
+    """A step that the machine does not allow: a bug, never an input."""
+
+
+def wanted(state: ModelState, target: Target, probation: Probation) -> ModelState | None:
+    """Begin to move to `target`; None when there is nothing to do.
+
+    A target that is the kept, proven `previous` is returned to at once, also from probation: this is
+    how an abort works. Otherwise a probation under way is finished first, since it is bounded in
+    time and only a proven release may become `previous`. A target that was rolled back in the same
+    rollout and attempt is not tried again.
+    """
+    if target.held == state.active:
+        return _adopted(state, target)
+    if target.held == state.previous and state.state in ("probation", "committed", "rolled_back"):
+        return _returned(state, target)
+    if state.state not in ("idle", "committed", "rolled_back") or target.key in state.rejected:
+        return None
+    again = state.last == target.key
+    fresh = replace(
+        state, target=target, last=target.key, probation=probation,
+        starts=state.starts if again else 0, spent=state.spent if again else 0,
+    )  # fmt: skip
+    return replace(_to(fresh, "fetching"), reason="", detail="", hint="")
+
+
+def _adopted(state: ModelState, target: Target) -> ModelState | None:
+    if state.state == "idle":  # an update that was cut short is no longer wanted
+        return replace(_to(state, "committed"), pairing=target.rollout, target=None, reason="", detail="", hint="")
+    if _same(state.pairing, target.rollout):
+        return None
+    return replace(state, pairing=target.rollout)
+
+
+def _returned(state: ModelState, target: Target) -> ModelState:
+    back = replace(state, active=state.previous, previous=state.active, pairing=target.rollout, target=None, starts=0)
+    if state.state == "probation":  # what never proved itself is not kept as the way back
+        back = replace(back, previous=state.older, older=None)
+    return replace(_to(back, "committed"), reason="", detail="", hint="")
+
+
+def _same(one: RolloutRef | None, other: RolloutRef | None) -> bool:
+    return (one and (one.id, one.attempt)) == (other and (other.id, other.attempt))
+
+
+def verifying(state: ModelState) -> ModelState:
+    """All bytes are here; they are about to be hashed."""
+    return _to(state, "verifying")
+
+
+def trying(state: ModelState) -> ModelState:
+    """Every hash is right; the self-test and the first load are about to run."""
+    return replace(_to(state, "trying"), spent=state.spent + 1)
+
+
+def activated(state: ModelState, now: float) -> ModelState:
+    """The target serves from here on; what served before becomes `previous`."""
+    assert state.target is not None
+    return replace(
+        _to(state, "probation"), active=state.target.held, previous=state.active, older=state.previous,
+        pairing=state.target.rollout, since=now, spent=state.spent + 1,
+    )  # fmt: skip
+
+
+def judged(state: ModelState, requests: int, failures: int, now: float) -> ModelState | None:
+    """Probation's end, one way or the other; None while it goes on.
+
+    `requests` and `failures` count since activation. A clock that ran backwards only makes the
+    probation longer by requests, never shorter.
+    """
+    if state.state != "probation":
+        return None
+    if failures > state.probation.max_failures:
+        detail = f"{failures} of {requests} requests failed, at most {state.probation.max_failures} are allowed"
+        return rolled_back(state, "failures", detail, "look at the agent's log; the release is not tried again")
+    if requests - failures >= state.probation.requests or now - state.since >= state.probation.seconds:
+        return replace(_to(state, "committed"), target=None, older=None, starts=0, reason="", detail="", hint="")
+    return None
+
+
+def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
+    """Fetching, verifying or trying was cut short by something that may pass; it is tried again later."""
+    return replace(_to(state, "idle"), target=None, reason=reason, detail=detail, hint=hint)
+
+
+def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
+    """The target is bad: what served before serves (again), and the target is not tried again."""
+    assert state.target is not None
+    if state.state == "probation":
+        state = replace(state, active=state.previous, previous=state.older, older=None, pairing=None)
+    return replace(
+        _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, state.target.key)[-REMEMBERED:],
+        reason=reason, detail=detail, hint=hint,
+    )  # fmt: skip
+
+
+def damaged(state: ModelState, detail: str) -> ModelState:
+    """The active release cannot be served from the disk: back to the previous one, and fetch it anew."""
+    return replace(
+        state, state="rolled_back", active=state.previous, previous=state.older, older=None, pairing=None, target=None,
+        starts=0, reason="hash-mismatch", detail=detail, hint="it is fetched again",
+    )  # fmt: skip
+
+
+def resumed(state: ModelState) -> ModelState:
+    """The agent has started and found this state on disk.
+
+    Fetching and verifying begin anew (what was downloaded is still here). Trying and probation count
+    the start: more than `probation.max_starts` of them are a crash loop, which rolls back.
+    """
+    if state.state in ("fetching", "verifying"):
+        return interrupted(state, "interrupted", f"the agent stopped while {state.state}")
+    if state.state not in ("trying", "probation"):
+        return state
+    counted = replace(state, starts=state.starts + 1)
+    if counted.starts > state.probation.max_starts or counted.spent >= MAX_TRIES:
+        detail = f"the agent started {counted.starts} times while {state.state}"
+        return rolled_back(counted, "crash-loop", detail, "look at the agent's log on the device")
+    if state.state == "trying":
+        return interrupted(counted, "interrupted", "the agent stopped while trying")
+    return counted
+
+
+def _to(state: ModelState, new: UpdateState) -> ModelState:
+    if new not in ALLOWED[state.state]:
+        raise TransitionError(f"{state.state} → {new}")
+    return replace(state, state=new)

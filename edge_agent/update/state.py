@@ -1,0 +1,76 @@
+"""`state.json`: every model's machine, the followed channel, and what the hub last told this device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from edge_agent.durable import write_durably
+from edge_agent.errors import AgentError
+from edge_agent.update.machine import ModelState
+from fleet.protocol.channel import Channel
+from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.errors import ProtocolError
+
+LIMIT = 4 << 20  # bytes
+
+
+class Looked(Struct, frozen=True, kw_only=True):
+    """What one look at the hub gave, verified. `command_key` is the TUF target `hub/command-key.json`."""
+
+    channel: Channel | None = None
+    groups: tuple[str, ...] = ()
+    pins: dict[str, int] = field(default_factory=dict)
+    command_key: bytes = b""
+    tuf: dict[str, int] = field(default_factory=dict)
+    tuf_expires: dict[str, float] = field(default_factory=dict)
+    clock: str = "trusted"
+    problem: str = ""
+    hint: str = ""
+
+
+class AgentState(Struct, frozen=True, kw_only=True):
+    """What survives a restart."""
+
+    models: dict[str, ModelState] = field(default_factory=dict)
+    looked: Looked = Looked()
+
+
+class StateFile:
+    """The state in memory and on disk; the serving process is its only writer."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "state.json"
+        self.state = read_state(directory)
+
+    def model(self, name: str) -> ModelState:
+        """The machine of a model; a fresh one when it is new."""
+        return self.state.models.get(name, ModelState())
+
+    def put_model(self, name: str, model: ModelState) -> None:
+        """Write a model's new state; on return it is on the disk."""
+        self._put(replace(self.state, models={**self.state.models, name: model}))
+
+    def put_looked(self, looked: Looked) -> None:
+        """Write what the last look gave."""
+        if looked != self.state.looked:
+            self._put(replace(self.state, looked=looked))
+
+    def _put(self, state: AgentState) -> None:
+        write_durably(self._path, encode_json(state))
+        self.state = state
+
+
+def read_state(directory: Path) -> AgentState:
+    """The state in `directory`, an empty one before the first write; AgentError when it is damaged."""
+    path = directory / "state.json"
+    try:
+        return decode_json(path.read_bytes(), AgentState, limit=LIMIT, subject=str(path))
+    except FileNotFoundError:
+        return AgentState()
+    except ProtocolError as error:
+        raise AgentError(
+            f"{path}: {error}", subject=str(path), hint="remove the file to fetch everything again"
+        ) from error

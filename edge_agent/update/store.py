@@ -1,0 +1,149 @@
+"""What the device holds: content-addressed blobs and verified manifests. Names never become paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from edge_agent.durable import sync_folder, write_durably
+from edge_agent.errors import CorruptBlobError, DiskFullError
+from edge_agent.ports import InstalledRelease, read_blob
+from edge_agent.update.machine import Held
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import Blob, Manifest, decode_manifest
+
+RESERVE = 16 << 20  # bytes that stay free for the spool and the state
+
+
+class Store:
+    """`blobs/<sha256>`, partial downloads `blobs/<sha256>.part`, and `releases/<sha256>.json`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        reserve: int = RESERVE,
+        free: Callable[[Path], int] = lambda p: shutil.disk_usage(p).free,
+    ) -> None:
+        self.blobs = directory / "blobs"
+        self.manifests = directory / "releases"
+        self._reserve, self._free = reserve, free
+        for folder in (self.blobs, self.manifests):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+
+    def put_manifest(self, data: bytes) -> str:
+        """Keep a manifest that TUF has verified; returns its SHA-256."""
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.manifests / f"{digest}.json"
+        if not path.exists() or path.read_bytes() != data:
+            write_durably(path, data, mode=0o440)
+        return digest
+
+    def manifest(self, sha256: str) -> Manifest:
+        """A kept manifest, hashed again; raises CorruptBlobError when it is missing or has changed."""
+        path = self.manifests / f"{sha256}.json"
+        try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise CorruptBlobError(f"manifest {sha256[:12]} does not have that hash", subject=sha256)
+            return decode_manifest(data)
+        except (OSError, ProtocolError) as error:
+            raise CorruptBlobError(f"manifest {sha256[:12]} cannot be read: {error}", subject=sha256) from error
+
+    def open(self, model: str, held: Held) -> InstalledRelease:
+        """The release, with every blob that serving needs hashed once more.
+
+        Raises:
+            CorruptBlobError: something is missing or has changed on the disk.
+        """
+        manifest = self.manifest(held.manifest)
+        try:
+            variant = manifest.variant(held.variant)
+        except ProtocolError as error:
+            raise CorruptBlobError(str(error), subject=held.variant) from error
+        for blob in manifest.blobs((variant,)):
+            self.verify(blob)
+        return InstalledRelease(model=model, number=held.release, manifest=manifest, variant=variant, blobs=self.blobs)
+
+    def verify(self, blob: Blob) -> None:
+        """Hash a blob; a wrong one is removed, so that it is fetched again. Raises CorruptBlobError."""
+        try:
+            data = read_blob(self.blobs, blob.sha256)
+        except CorruptBlobError:
+            (self.blobs / blob.sha256).unlink(missing_ok=True)
+            raise
+        if len(data) != blob.size:
+            raise CorruptBlobError(
+                f"blob {blob.sha256[:12]} has {len(data)} bytes, not {blob.size}", subject=blob.sha256
+            )
+
+    def has(self, blob: Blob) -> bool:
+        """Whether a file of that name and size is here (not hashed)."""
+        try:
+            return (self.blobs / blob.sha256).stat().st_size == blob.size
+        except OSError:
+            return False
+
+    def part(self, blob: Blob) -> Path:
+        """Where a download of `blob` grows."""
+        return self.blobs / f"{blob.sha256}.part"
+
+    def accept(self, blob: Blob) -> None:
+        """Hash a finished download and give it its name; the bytes are synced before the rename.
+
+        Raises:
+            CorruptBlobError: another hash; the download is thrown away.
+        """
+        part = self.part(blob)
+        with part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        if digest != blob.sha256:
+            part.unlink()
+            raise CorruptBlobError(
+                f"blob {blob.sha256[:12]} arrived with hash {digest[:12]}",
+                subject=blob.sha256,
+                hint="it is fetched again",
+            )
+        part.chmod(0o440)
+        part.replace(self.blobs / blob.sha256)
+        sync_folder(self.blobs)
+
+    def check_space(self, blobs: Iterable[Blob]) -> None:
+        """Raise DiskFullError with the figure when what is still to be fetched does not fit."""
+        missing = (blob for blob in blobs if not self.has(blob))
+        needed = sum(blob.size - self._partial(blob) for blob in missing) + self._reserve
+        free = self._free(self.blobs)
+        if free < needed:
+            raise DiskFullError(
+                f"the update needs {needed} bytes, {free} are free",
+                subject=str(self.blobs),
+                hint=f"free {needed - free} bytes on the device",
+            )
+
+    def _partial(self, blob: Blob) -> int:
+        part = self.part(blob)
+        return min(part.stat().st_size, blob.size) if part.exists() else 0
+
+    def collect(self, in_use: Iterable[Held]) -> int:
+        """Remove everything that nothing in `in_use` needs; returns the bytes that came free.
+
+        Nothing is removed when a manifest in use cannot be read: then nobody knows what it needs.
+        """
+        held = tuple(in_use)
+        keep = {item.manifest for item in held}
+        try:
+            for item in held:
+                manifest = self.manifest(item.manifest)
+                keep |= {blob.sha256 for blob in manifest.blobs((manifest.variant(item.variant),))}
+        except (CorruptBlobError, ProtocolError):
+            return 0
+        freed = 0
+        for path in (*self.blobs.iterdir(), *self.manifests.iterdir()):
+            if path.name.removesuffix(".part").removesuffix(".json") not in keep:
+                freed += path.stat().st_size
+                path.unlink()
+        return freed
