@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from edge_agent import VERSION
 from edge_agent.errors import InferenceError, NotFoundError
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.metrics import CONTENT_TYPE, Metrics
@@ -107,7 +108,7 @@ class App:
             await _answer(send, 200, data, head)
 
     async def _server(self, _request: Request) -> Response:
-        return _json({"name": "edgeloop-agent", "version": "0.1.0", "extensions": list(oip.EXTENSIONS)})
+        return _json({"name": "edgeloop-agent", "version": VERSION, "extensions": list(oip.EXTENSIONS)})
 
     async def _live(self, _request: Request) -> Response:
         return _json({"live": True})

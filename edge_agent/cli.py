@@ -1,0 +1,198 @@
+"""The `edge-agent` command: arguments in, exit code out. Imports little, so that it starts fast.
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_agent.errors import AgentError, UsageError
+
+if TYPE_CHECKING:
+    from edge_agent.config import AgentConfig
+
+RunAgent = Callable[["AgentConfig", str], int]
+
+
+def main(argv: list[str] | None, run_agent: RunAgent) -> int:
+    """Parse and execute; errors go to stderr with a hint."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.captureWarnings(True)
+    from fleet.protocol.errors import ProtocolError
+
+    try:
+        if arguments.command == "run":
+            return _run(arguments, run_agent)
+        code: int = COMMANDS[arguments.command](arguments)
+        return code
+    except (AgentError, ProtocolError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"try: {error.hint}", file=sys.stderr)
+        return error.exit_code if isinstance(error, AgentError) else 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands, each with an example."""
+    parser = argparse.ArgumentParser(
+        prog="edge-agent",
+        description="Runs models on this device: pulls, verifies, serves, falls back to the cloud, reports.",
+        epilog="example: edge-agent enroll https://hub:8443 --token el1.… --dir /var/lib/edge-agent",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    enroll = _add(commands, "enroll", "make this device's key and enrol it with a hub",
+                  "edge-agent enroll https://hub:8443 --token el1.… --dir agent1")  # fmt: skip
+    enroll.add_argument("url", help="the hub's address")
+    enroll.add_argument("--token", required=True, help="claim token from `fleet token create`")
+    enroll.add_argument("--name", default="", help="device name to ask for (default: the hub chooses)")
+    _add_dir(enroll)
+
+    run = _add(commands, "run", "serve the models that the hub's channel names",
+               "edge-agent run --dir agent1 --port 8200")  # fmt: skip
+    _add_dir(run)
+    run.add_argument("--port", type=int, help="loopback port of the local API (0: any free one)")
+    run.add_argument("--uds", help="listen on this Unix socket (mode 0660) instead")
+    run.add_argument("--redact", default="", metavar="MODULE:FUNCTION", help="hook that sees samples first")
+
+    status = _add(commands, "status", "what runs here, and why not more", "edge-agent status --dir agent1 --json")
+    _add_dir(status)
+    _add_json(status)
+
+    infer = _add(
+        commands, "infer", "ask the agent for one answer", "edge-agent infer digits --input x.npy --dir agent1"
+    )
+    infer.add_argument("model")
+    infer.add_argument("--input", required=True, type=Path, help=".npy file: the input tensor, batch first")
+    where = infer.add_mutually_exclusive_group(required=True)
+    where.add_argument("--url", help="the agent's address, as http://127.0.0.1:8200")
+    where.add_argument("--dir", type=Path, help="the agent's directory")
+    _add_json(infer)
+
+    test = _add(commands, "selftest", "run a release's golden vectors on a runtime of this machine",
+                "edge-agent selftest --manifest manifest.json --variant litert-int8 --blobs blobs")  # fmt: skip
+    test.add_argument("--manifest", required=True, type=Path)
+    test.add_argument("--variant", required=True)
+    test.add_argument("--blobs", required=True, type=Path, help="folder of files named by their SHA-256")
+    test.add_argument("--runtime", default="", help="ai-edge-litert, tflite-runtime or onnxruntime (default: the best)")
+    _add_json(test)
+    return parser
+
+
+def _add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text, epilog=f"example: {example}"
+    )
+    return parser
+
+
+def _add_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dir", required=True, type=Path, help="the agent's directory")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+
+
+def _enroll(arguments: argparse.Namespace) -> int:
+    import platform
+
+    from edge_agent import VERSION, runtimes
+    from edge_agent.identity.enroll import enroll
+
+    hardware = {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()}
+    hardware |= {f"runtime:{name}": version for name, version in runtimes.available().items()}
+    done = enroll(arguments.url, arguments.token, arguments.dir, name=arguments.name, agent=VERSION, hardware=hardware)
+    print(f"enrolled as {done.device_id} on channel {done.channel}")
+    print(f"next: edge-agent run --dir {arguments.dir}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
+    from edge_agent.config import load
+
+    config = load(arguments.dir, overrides={"port": arguments.port, "uds": arguments.uds})
+    logging.getLogger().setLevel(config.log_level)
+    return run_agent(config, arguments.redact)
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from edge_agent.client import status
+
+    document = status(arguments.dir)
+    if arguments.json:
+        print(json.dumps(document))
+        return 0
+    print(f"agent {'running' if document.get('running') else 'stopped'} in {arguments.dir}")
+    for key, value in document.items():
+        if key not in ("models", "running"):
+            print(f"  {key}: {value}")
+    for name, model in document.get("models", {}).items():
+        print(f"model {name}: {model}")
+    return 0
+
+
+def _infer(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from edge_agent.client import infer
+
+    try:
+        array = np.load(arguments.input, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{arguments.input} is not a .npy array: {error}") from error
+    response = infer(arguments.model, array, url=arguments.url, directory=arguments.dir)
+    outputs = {value.name: value.array.tolist() for value in response.outputs}
+    if arguments.json:
+        document = {
+            "model": response.model_name,
+            "version": response.model_version,
+            "parameters": response.parameters,
+            "outputs": outputs,
+        }
+        print(json.dumps(document))
+        return 0
+    print(f"{response.model_name} release {response.model_version}, {response.parameters}")
+    for value in response.outputs:
+        print(f"{value.name}: {np.array2string(value.array, precision=4, threshold=50)}")
+    return 0
+
+
+def _selftest(arguments: argparse.Namespace) -> int:
+    import msgspec
+
+    from edge_agent.runtimes import selftest
+    from fleet.protocol.manifest import decode_manifest
+
+    try:
+        manifest = decode_manifest(arguments.manifest.read_bytes())
+    except OSError as error:
+        raise UsageError(f"the manifest cannot be read: {error}", subject=str(arguments.manifest)) from error
+    outcome = selftest.run(manifest, arguments.variant, arguments.blobs, arguments.runtime)
+    if arguments.json:
+        print(msgspec.json.encode(outcome).decode())
+    elif outcome.passed:
+        print(f"passed: {outcome.vectors} vectors, worst difference {outcome.worst:.4g}")
+    else:
+        print(f"failed: {outcome.reason}")
+    return 0 if outcome.passed else 1
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "enroll": _enroll,
+    "status": _status,
+    "infer": _infer,
+    "selftest": _selftest,
+}

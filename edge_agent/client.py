@@ -1,0 +1,118 @@
+"""A client of the agent's local API, for its own commands: over loopback or the Unix socket.
+
+A running agent leaves its address in `DIR/run.json`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edge_agent.errors import AgentError, NotFoundError, UnreachableError, UsageError
+from fleet.protocol import oip
+
+RUN_FILE = "run.json"
+TIMEOUT_S = 30.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)
+
+
+def address_of(directory: Path) -> str:
+    """`http://127.0.0.1:PORT` or `unix:PATH` of the agent in `directory`; raises UnreachableError."""
+    try:
+        return str(msgspec.json.decode((directory / RUN_FILE).read_bytes())["address"])
+    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+        raise UnreachableError(
+            f"no agent runs in {directory}", subject=str(directory), hint=f"edge-agent run --dir {directory}"
+        ) from error
+
+
+def call(address: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
+    """(status, headers, body) of one call; raises UnreachableError."""
+    if address.startswith("unix:"):
+        connection: http.client.HTTPConnection = _UnixConnection(address.removeprefix("unix:"))
+    else:
+        parts = urlsplit(address)
+        if parts.scheme != "http" or not parts.hostname:
+            raise UsageError(f"{address!r} is not an address like http://127.0.0.1:8200", subject="url")
+        connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=TIMEOUT_S)
+    try:
+        connection.request(method, path, body, headers or {})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise UnreachableError(f"{address} does not answer: {error}", hint="is the agent running?") from error
+    finally:
+        connection.close()
+
+
+def infer(
+    model: str, array: npt.NDArray[Any], *, url: str | None = None, directory: Path | None = None
+) -> oip.InferResponse:
+    """One answer to one array, converted to the model's single input.
+
+    Raises:
+        NotFoundError: no such model. UnreachableError: no agent. AgentError: any other refusal.
+    """
+    if url is None:
+        assert directory is not None
+        url = address_of(directory)
+    status, _, data = call(url, "GET", f"/v2/models/{model}")
+    _check(status, data)
+    specs = msgspec.json.decode(data)["inputs"]
+    if len(specs) != 1:
+        raise UsageError(f"model {model!r} has {len(specs)} inputs; this command gives one")
+    dtype = oip.DTYPES[specs[0]["datatype"]]
+    value = oip.TensorValue(specs[0]["name"], np.ascontiguousarray(array, dtype))
+    body, length = oip.encode_request(oip.InferRequest(inputs=(value,), binary_outputs=oip.ALL))
+    headers = {oip.HEADER: str(length)} if length is not None else {}
+    status, got, data = call(url, "POST", f"/v2/models/{model}/infer", body, headers)
+    _check(status, data)
+    return oip.decode_response(data, oip.parse_header(got.get(oip.HEADER)))
+
+
+def status(directory: Path) -> dict[str, Any]:
+    """The running agent's status, or what the disk says when none runs.
+
+    Raises:
+        NotFoundError: the directory holds no agent.
+    """
+    try:
+        code, _, data = call(address_of(directory), "GET", "/status")
+        _check(code, data)
+        return {"running": True, **msgspec.json.decode(data)}
+    except UnreachableError as error:
+        path = directory / "state.json"
+        if not (directory / "identity").is_dir() and not path.exists():
+            raise NotFoundError(
+                f"{directory} holds no agent", subject=str(directory), hint="edge-agent enroll URL --token T --dir DIR"
+            ) from error
+        state = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+        return {"running": False, **(state if isinstance(state, dict) else {})}
+
+
+def _check(status_code: int, data: bytes) -> None:
+    if status_code == 200:
+        return
+    try:
+        text = str(msgspec.json.decode(data, type=dict[str, Any]).get("error", ""))
+    except msgspec.DecodeError:
+        text = ""
+    kind = NotFoundError if status_code == 404 else AgentError
+    raise kind(text or f"the agent answered HTTP {status_code}")
