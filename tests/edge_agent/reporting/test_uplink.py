@@ -41,7 +41,9 @@ KEY = CommandKey(key_id="ab12", public=base64.b64encode(PRIVATE.public_key().pub
 
 
 def signed(counter, kind="diagnose", *, device=DEVICE, expires_at=2e9, args=None, key=PRIVATE, key_id="ab12"):
-    command = Command(id=f"c{counter}", device=device, counter=counter, expires_at=expires_at, kind=kind, args=args or {})
+    command = Command(
+        id=f"c{counter}", device=device, counter=counter, expires_at=expires_at, kind=kind, args=args or {}
+    )
     payload = encode_json(command)
     return encode_json(Signed(key_id=key_id, payload=payload, signature=key.sign(payload)))
 

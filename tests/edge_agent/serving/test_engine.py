@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.errors import ActivationError, InferenceError, LateError, NotFoundError
 from edge_agent.serving.cloud import CloudError
-from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Routing, Sampling, Telemetry
+from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Sampling, Telemetry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Sample, Window
