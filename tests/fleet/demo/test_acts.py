@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from fleet.cli.demo.acts import drift, kill, rollouts, train
+from fleet.cli.demo.driver import image_key
+from fleet.cli.demo.report import byte_totals
+from fleet.cli.demo.workshop import MODEL, Workshop
+from fleet.cli.rollout import parse_stages
+from fleet.rollouts.guard import GuardPolicy
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path / ".demo", 0, Console(quiet=True))
+
+
+def test_stages_and_guard_are_what_the_product_accepts() -> None:
+    import msgspec
+
+    assert parse_stages(rollouts.STAGES) == [34, 100]
+    policy = msgspec.json.decode(rollouts.GUARD, type=GuardPolicy)
+    assert policy.evidence_deadline_s < rollouts.TIMEOUT_S
+
+
+def test_the_annotator_recognises_an_image_by_its_bytes() -> None:
+    image = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
+    as_text = {"inputs": [{"name": "x", "data": base64.b64encode(image.tobytes()).decode()}]}
+    as_numbers = {"inputs": [{"name": "x", "data": [float(v) for v in image.reshape(-1)]}]}
+    for sample in (as_text, as_numbers):
+        assert image_key(drift.sample_bytes(sample)) == image_key(image.tobytes())
+
+
+def test_the_state_of_a_device_that_has_written_nothing_is_empty(shop: Workshop) -> None:
+    assert kill.local_state(shop, "kiosk-1") == ""
+    shop.agent_dir("kiosk-1").mkdir()
+    (shop.agent_dir("kiosk-1") / "state.json").write_text(f'{{"models": {{"{MODEL}": {{"state": "trying"}}}}}}')
+    assert kill.local_state(shop, "kiosk-1") == "trying"
+
+
+def test_bytes_are_a_mean_over_devices() -> None:
+    devices = [{"info": {"bytes_down": 10, "bytes_up": 3}}, {"info": {"bytes_down": 20}}]
+    assert byte_totals(devices) == {"down_per_device": 15, "up_per_device": 2}
+
+
+def test_the_examples_lie_beside_the_packages() -> None:
+    assert (train.examples() / "digits" / "data.py").is_file()

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fleet.cli.demo.processes import DemoError, Process, run, wait_for
+from fleet.cli.demo.workshop import Workshop, clean
+
+
+def test_a_second_demo_starts_clean_and_ends_what_the_first_left_running(tmp_path: Path) -> None:
+    directory = tmp_path / ".demo"
+    (directory / "logs").mkdir(parents=True)
+    code = "import sys, time; time.sleep(60)"
+    ours = subprocess.Popen([sys.executable, "-c", code, str(directory)])
+    other = subprocess.Popen([sys.executable, "-c", code, "elsewhere"])
+    try:
+        (directory / "pids.json").write_text(json.dumps([ours.pid, other.pid, 2**22 + 1]))
+        clean(directory)
+        assert ours.wait(10) == -9
+        assert other.poll() is None, "a process that is not of this demo is left alone"
+        assert list(directory.iterdir()) == []
+    finally:
+        for child in (ours, other):
+            child.kill()
+            child.wait()
+
+
+def test_a_directory_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DemoError, match="not a demo's directory"):
+        Workshop(tmp_path, 0, Console(quiet=True))
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_a_process_that_dies_is_noticed_with_the_end_of_its_log(tmp_path: Path) -> None:
+    process = Process("agent", [sys.executable, "-c", "raise SystemExit('no model')"], log=tmp_path / "log", env={})
+    process.start()
+    with pytest.raises(DemoError, match=r"agent ended with exit code 1:\s+no model"):
+        wait_for("the end", lambda: process.check(), timeout_s=20, every_s=0.01)
+
+
+def test_a_command_with_another_exit_code_fails_with_its_words(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"]
+    assert run(words, log=tmp_path / "log", timeout_s=20, env={}, expect=7) == ""
+    with pytest.raises(DemoError, match=r"(?s)exit code 7, expected 0.*why"):
+        run(words, log=tmp_path / "log", timeout_s=20, env={})
+
+
+def test_waiting_ends_with_what_was_waited_for() -> None:
+    with pytest.raises(DemoError, match="in vain for: a miracle"):
+        wait_for("a miracle", lambda: False, timeout_s=0.01, every_s=0.001)
+
+
+def test_the_workshop_has_a_port_for_everyone_and_one_thread_each(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path / ".demo", 3, Console(quiet=True))
+    everyone = [shop.hub_port, shop.broker_port, *shop.agent_ports.values()]
+    assert len(set(everyone)) == 5
+    assert shop.env["OMP_NUM_THREADS"] == "1"
+    assert shop.env["EDGELOOP_CONFIG"].startswith(str(tmp_path)), "the user's own login stays what it was"
