@@ -56,10 +56,6 @@ def initialise(config: HubConfig, offline: Path, passphrase: bytes, *, clock: Cl
     config.keys_dir.mkdir(mode=0o700)
     made = ceremony.make_keys(config.keys_dir, offline, passphrase, release_held=config.release_key == "held")
     _write_identity(config, clock())
-    engine = make_engine(config.database_url)
-    upgrade(engine)
-    if not config.database:
-        (config.directory / "hub.db").chmod(0o600)
     objects = open_objects(config.objects_url)
     publisher = TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry)
     ceremony.create_repository(publisher.transactions, made)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,9 @@ from sqlmodel import select
 from cloud_hub.bootstrap import open_hub
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import ConflictError
-from cloud_hub.store.tables import ChannelRow, Metadata, Model
+from cloud_hub.ports import Objects
+from cloud_hub.store.tables import AuditEntry, ChannelRow, Metadata, Model
+from cloud_hub.trust import repository
 from cloud_hub.trust.repository import version_of
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from tests.support.hub import HubFixture, make_hub
@@ -195,3 +198,35 @@ def test_two_databases_on_one_store_are_noticed(live: HubFixture) -> None:
 
 def test_a_process_reads_its_configuration(live: HubFixture) -> None:
     assert open_hub(HubConfig.load(live.hub.config.directory)).publisher.refresh(force=True)
+
+
+class Overtaken:
+    """An object store in which somebody else is faster once: a timestamp that our database does not know."""
+
+    def __init__(self, objects: Objects, foreign: bytes) -> None:
+        self._objects = objects
+        self._foreign: bytes | None = foreign
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objects, name)
+
+    def put_if_match(self, key: str, data: bytes, tag: str | None) -> str:
+        if self._foreign is not None:
+            self._objects.put(key, self._foreign)
+            self._foreign = None
+        return self._objects.put_if_match(key, data, tag)
+
+
+def test_the_loser_signs_again(live: HubFixture, tmp_path: Path) -> None:
+    publisher = live.hub.publisher
+    body = live.hub.objects.get("tuf/metadata/timestamp.json").data
+    stamp = repository.read(body).signed
+    foreign = repository.sign(stamp, stamp.version + 5, list(publisher.transactions.signers["timestamp"]))  # type: ignore[attr-defined]
+    publisher.transactions.objects = Overtaken(live.hub.objects, foreign)  # type: ignore[attr-defined]
+    publisher.change_channel("stable", bump, actor="t")
+    updater = client(live.hub.objects, tmp_path / "device")
+    assert target(updater, "channels/stable.json") is not None
+    assert version_of(live.hub.objects.get("tuf/metadata/timestamp.json").data) == stamp.version + 1
+    with live.hub.reading() as session:
+        assert len(session.exec(select(AuditEntry).where(AuditEntry.action == "channel.change")).all()) == 1
+    metadata_matches_rows(live.hub)
