@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, FastAPI
 
+from cloud_hub import rollouts
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
@@ -32,6 +33,7 @@ def routers() -> list[APIRouter]:
         models.router,
         releases.router,
         channels.router,
+        rollouts.router,
         audit.router,
         dashboard.router,
     ]
@@ -41,7 +43,7 @@ def all_services(hub: Hub) -> list[Service]:
     """Every service that `serve` runs; add your package's `services(hub)` here."""
     from cloud_hub.trust.refresher import services as trust_services
 
-    return [*trust_services(hub)]
+    return [*trust_services(hub), *rollouts.services(hub)]
 
 
 def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:

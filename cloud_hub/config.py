@@ -84,6 +84,13 @@ class ExpiryConfig(Section):
     warn_days: float = 60
 
 
+class EnginesConfig(Section):
+    """How often the engines look, in seconds."""
+
+    rollout_tick_s: float = 1.0
+    drift_tick_s: float = 5.0
+
+
 class HubConfig(BaseSettings):
     """Everything that can be set. `directory` is the hub's DIR; empty URLs mean files inside it."""
 
@@ -105,6 +112,7 @@ class HubConfig(BaseSettings):
     broker: BrokerConfig = BrokerConfig()
     limits: LimitsConfig = LimitsConfig()
     expiry: ExpiryConfig = ExpiryConfig()
+    engines: EnginesConfig = EnginesConfig()
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,121 @@
+"""From the database's rows to the facts that the rollout rules judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+from sqlmodel import Session, col, select
+
+from cloud_hub.identity.groups import groups_of
+from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
+from cloud_hub.trust.rows import status_in_words
+from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
+from fleet.protocol.resolve import resolve
+from fleet.rollouts.evidence import Pairs
+from fleet.rollouts.machine import DeviceFact, Facts, Plan, Progress
+
+# Reasons for which a device refuses a release as such; a lost network is none of them.
+REFUSALS = ("gate-broken", "no-variant", "below-floor", "withdrawn", "unsupported:", "selftest-failed")
+
+
+def reference(plan: Plan, share_ppm: int, attempt: int) -> RolloutRef:
+    """How the channel document names this rollout."""
+    return RolloutRef(
+        id=plan.id,
+        attempt=attempt,
+        release=plan.release,
+        from_release=plan.from_release,
+        share_ppm=share_ppm,
+        salt=plan.salt,
+        groups=plan.groups,
+    )
+
+
+def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, group_secret: bytes) -> Facts:
+    """What is known of the rollout's devices, with cohort and control by assignment at the current share."""
+    entry = channel.models.get(plan.model)
+    if entry is None or entry.release != plan.from_release:
+        default = "gone" if entry is None else f"release {entry.release}"
+        return Facts(superseded=f"the channel's default is {default}, not release {plan.from_release} any more")
+    status = status_in_words(session, plan.model, plan.release)
+    if status != "published":
+        return Facts(withdrawn=f"release {plan.release} is {status}")
+    share = plan.stages[progress.stage].share_ppm
+    assigned = _with_rollout(channel, entry, reference(plan, share, progress.attempt), plan.model)
+    reports = _reports(session, plan.model)
+    pairs = _pairs(session, plan.id, progress.attempt)
+    cohort: list[DeviceFact] = []
+    control: list[DeviceFact] = []
+    for device in scope(session, plan.channel):
+        target = resolve(
+            assigned, plan.model, device.id, groups=frozenset(groups_of(group_secret, device.labels)),
+            pin=device.pins.get(plan.model), committed=plan.from_release,
+        )  # fmt: skip
+        report = reports.get(device.id)
+        if target is not None and target.rollout is not None:
+            cohort.append(_cohort_fact(plan, progress, device, report, pairs.get(device.id, Pairs())))
+        elif target is not None and target.why == "default":
+            control.append(_control_fact(plan, progress, device, report))
+    return Facts(cohort=tuple(cohort), control=tuple(control))
+
+
+def scope(session: Session, channel: str) -> list[Device]:
+    """The devices that follow a channel, in the order of their ids."""
+    rows = select(Device).where(Device.channel == channel, col(Device.revoked_at).is_(None)).order_by(col(Device.id))
+    return list(session.exec(rows))
+
+
+def _with_rollout(channel: Channel, entry: ModelEntry, rollout: RolloutRef, model: str) -> Channel:
+    return replace(channel, models={**channel.models, model: replace(entry, rollout=rollout)})
+
+
+def _reports(session: Session, model: str) -> dict[str, DeviceModel]:
+    return {row.device_id: row for row in session.exec(select(DeviceModel).where(DeviceModel.model == model))}
+
+
+def _pairs(session: Session, rollout: str, attempt: int) -> dict[str, Pairs]:
+    rows: Iterable[PairEvidence] = session.exec(
+        select(PairEvidence).where(PairEvidence.rollout == rollout, PairEvidence.attempt == attempt)
+    )
+    return {
+        row.device_id: Pairs(both=row.both, only_old=row.only_old, only_new=row.only_new, neither=row.neither)
+        for row in rows
+    }
+
+
+def _cohort_fact(
+    plan: Plan, progress: Progress, device: Device, report: DeviceModel | None, pairs: Pairs
+) -> DeviceFact:
+    failed = report is not None and _failed(plan, progress, report)
+    return DeviceFact(
+        device_id=device.id,
+        last_seen=device.last_seen_at or 0.0,
+        hardware=_hardware(device),
+        committed=report is not None and report.state == "committed" and report.active == plan.release,
+        failed=failed,
+        reason=report.reason if report is not None and failed else "",
+        pairs=pairs,
+    )
+
+
+def _failed(plan: Plan, progress: Progress, report: DeviceModel) -> bool:
+    """Whether the device rolled this attempt back, or refuses the release as such."""
+    if report.rollout != plan.id or report.attempt != progress.attempt:
+        return False
+    return report.state == "rolled_back" or (report.target == plan.release and report.reason.startswith(REFUSALS))
+
+
+def _control_fact(plan: Plan, progress: Progress, device: Device, report: DeviceModel | None) -> DeviceFact:
+    failed = report is not None and report.state == "rolled_back" and report.at >= progress.started_at
+    return DeviceFact(
+        device_id=device.id, last_seen=device.last_seen_at or 0.0, hardware=_hardware(device),
+        failed=failed and report is not None and report.target != plan.release,
+    )  # fmt: skip
+
+
+def _hardware(device: Device) -> str:
+    """The hardware class: what the label `hw` says, else the machine type that the agent reports."""
+    hardware = device.info.get("hardware")
+    reported = hardware.get("machine", "") if isinstance(hardware, dict) else ""
+    return device.labels.get("hw") or str(reported)

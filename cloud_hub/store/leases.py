@@ -1,0 +1,24 @@
+"""Named locks with an end: who holds one acts, and whoever died loses it by time."""
+
+from __future__ import annotations
+
+from sqlmodel import Session
+
+from cloud_hub.store.tables import Lease
+
+
+def hold(session: Session, name: str, owner: str, now: float, seconds: float) -> bool:
+    """Take or keep the lease `name` until `now + seconds`; False while somebody else holds it.
+
+    The caller's transaction must be a writing one. The row is locked on PostgreSQL; SQLite has one
+    writer anyway.
+    """
+    row = session.get(Lease, name, with_for_update=True)
+    if row is None:
+        row = Lease(name=name, owner=owner, until=0.0)
+    elif row.owner != owner and row.until > now:
+        return False
+    row.owner, row.until = owner, now + seconds
+    session.add(row)
+    session.flush()
+    return True

@@ -1,0 +1,212 @@
+"""The rollout engine on a real hub: database, signed channel, operator's API. The clock is turned by hand."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+from sqlmodel import select
+
+from cloud_hub.rollouts import create_rollout
+from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
+from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
+from fleet.protocol.channel import ModelEntry, decode_channel
+from fleet.protocol.resolve import resolve
+from fleet.rollouts import machine
+from tests.support.hub import HubFixture
+
+DEVICES = ("d-0", "d-1", "d-2")
+GUARD = {"margin": 0.1, "min_pairs": 30}
+
+
+def add_device(fixture: HubFixture, device_id: str, **fields: object) -> None:
+    with fixture.hub.session() as session:
+        session.add(
+            Device(
+                id=device_id, public_key="-", key_fingerprint=device_id, certificate="-", certificate_serial="-",
+                certificate_expires_at=0.0, channel="stable", enrolled_at=0.0, last_seen_at=fixture.clock(), **fields,
+            )
+        )  # fmt: skip
+
+
+@pytest.fixture
+def fleet(hub: HubFixture) -> HubFixture:
+    """Three devices on release 1; releases 2 and 3 are published."""
+    hub.model()
+    for seed in range(3):
+        hub.release(seed=seed)
+
+    def first(channel):
+        return replace(channel, models={"digits": ModelEntry(release=1)})
+
+    hub.hub.publisher.change_channel("stable", first, actor="test")
+    for device_id in DEVICES:
+        add_device(hub, device_id)
+    return hub
+
+
+def start(fleet: HubFixture, release: int = 2) -> str:
+    row = create_rollout(
+        fleet.hub, model="digits", release=release, channel="stable", stages=[34, 100], guard=GUARD, actor="test"
+    )
+    return row.id
+
+
+def entry(fleet: HubFixture) -> ModelEntry:
+    with fleet.hub.reading() as session:
+        from cloud_hub.store.tables import ChannelRow
+
+        row = session.get(ChannelRow, "stable")
+        assert row is not None
+        return decode_channel(row.document).models["digits"]
+
+
+def cohort(fleet: HubFixture) -> list[str]:
+    with fleet.hub.reading() as session:
+        from cloud_hub.store.tables import ChannelRow
+
+        channel = decode_channel(session.get(ChannelRow, "stable").document)
+    return [d for d in DEVICES if resolve(channel, "digits", d, committed=1).rollout is not None]
+
+
+def report(fleet: HubFixture, device_id: str, rollout: str, **fields: object) -> None:
+    with fleet.hub.session() as session:
+        row = session.get(DeviceModel, (device_id, "digits")) or DeviceModel(
+            device_id=device_id, model="digits", state="idle"
+        )
+        row.rollout, row.attempt, row.at = rollout, 1, fleet.clock()
+        for name, value in fields.items():
+            setattr(row, name, value)
+        session.add(row)
+
+
+def pairs(fleet: HubFixture, device_id: str, rollout: str, **counts: int) -> None:
+    with fleet.hub.session() as session:
+        session.merge(PairEvidence(rollout=rollout, attempt=1, device_id=device_id, **counts))
+
+
+def state(fleet: HubFixture, rollout: str) -> RolloutRow:
+    with fleet.hub.reading() as session:
+        row = session.get(RolloutRow, rollout)
+        assert row is not None
+        return row
+
+
+def test_the_first_stage_is_one_device_and_is_published(fleet):
+    rollout = start(fleet)
+    assert entry(fleet).rollout.id == rollout
+    assert len(cohort(fleet)) == 1
+
+
+def test_a_good_release_goes_through_its_stages_and_becomes_the_default(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    for _stage in range(2):
+        for device_id in cohort(fleet):
+            report(fleet, device_id, rollout, state="committed", active=2)
+            pairs(fleet, device_id, rollout, both=200)
+        fleet.clock.advance(5)
+        engine.step()
+    assert state(fleet, rollout).state == "finished"
+    assert entry(fleet).release == 2 and entry(fleet).rollout is None
+
+
+def test_a_harmful_release_is_halted_on_paired_evidence_and_the_channel_returns(fleet):
+    rollout, engine = start(fleet, 3), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="committed", active=3)
+    pairs(fleet, device_id, rollout, both=80, only_old=20, only_new=0)
+    engine.step()
+    row = state(fleet, rollout)
+    assert row.state == "halted" and "20" in row.reason
+    assert entry(fleet).release == 1 and entry(fleet).rollout is None
+    with fleet.hub.reading() as session:
+        names = [e.event for e in session.exec(select(RolloutEvent).where(RolloutEvent.rollout == rollout))]
+    assert names == ["started", "halted"]
+
+
+def test_a_device_that_rolled_back_counts_against_the_release(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="rolled_back", target=2, active=1, reason="selftest-failed")
+    engine.step()
+    row = state(fleet, rollout)
+    assert row.state == "halted" and "selftest-failed" in row.reason
+
+
+def test_without_evidence_nothing_moves(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="committed", active=2)
+    engine.step()
+    assert state(fleet, rollout).state == "running"
+    assert state(fleet, rollout).progress["stage"] == 0
+    fleet.clock.advance(3601)
+    with fleet.hub.session() as session:
+        session.get(Device, device_id).last_seen_at = fleet.clock()
+    engine.step()
+    assert state(fleet, rollout).state == "holding"
+
+
+def test_a_crash_between_row_and_channel_is_made_good_by_the_next_step(fleet):
+    rollout = start(fleet)
+    with fleet.hub.session() as session:
+        row = session.get(RolloutRow, rollout)
+        plan, progress = read(row)
+        store(session, row, machine.apply(plan, progress, "abort", fleet.clock()), fleet.clock())
+    assert entry(fleet).rollout is not None  # the process died before it published
+    RolloutEngine(fleet.hub).step()
+    assert entry(fleet).rollout is None
+    version = fleet.hub.publisher.change_channel("stable", lambda c: c, actor="test").version
+    carry_out(fleet.hub, rollout, actor="test")
+    assert fleet.hub.publisher.change_channel("stable", lambda c: c, actor="test").version == version + 1
+
+
+def test_only_one_replica_acts(fleet):
+    rollout = start(fleet, 3)
+    (device_id,) = cohort(fleet)
+    first, second = RolloutEngine(fleet.hub), RolloutEngine(fleet.hub)
+    first.step()
+    pairs(fleet, device_id, rollout, both=80, only_old=20)
+    second.step()
+    assert state(fleet, rollout).state == "running"
+    fleet.clock.advance(31)
+    second.step()
+    assert state(fleet, rollout).state == "halted"
+
+
+def test_the_operators_api(fleet):
+    client, headers = fleet.client, fleet.auth()
+    body = {"model": "digits", "release": 2, "channel": "stable", "stages": [34, 100], "guard": GUARD}
+    created = client.post("/api/v1/rollouts", json=body, headers=headers)
+    assert created.status_code == 201, created.text
+    rollout = created.json()["id"]
+    assert created.json()["cannot_follow"] == 0
+    again = client.post("/api/v1/rollouts", json=body, headers=headers)
+    assert again.status_code == 409 and "live" in again.json()["error"]
+    paused = client.post(f"/api/v1/rollouts/{rollout}/pause", json={"reason": "lunch"}, headers=headers)
+    assert paused.json()["state"] == "paused" and paused.json()["reason"] == "lunch"
+    assert client.post(f"/api/v1/rollouts/{rollout}/resume", json={}, headers=headers).json()["state"] == "running"
+    aborted = client.post(f"/api/v1/rollouts/{rollout}/abort", json={}, headers=headers)
+    assert aborted.json()["state"] == "aborted" and entry(fleet).rollout is None
+    late = client.post(f"/api/v1/rollouts/{rollout}/pause", json={}, headers=headers)
+    assert late.status_code == 409
+    events = client.get(f"/api/v1/rollouts/{rollout}/events", headers=headers).json()["items"]
+    assert [event["event"] for event in events] == ["started", "paused", "resumed", "aborted"]
+    assert client.get("/api/v1/rollouts/r-none", headers=headers).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "word"),
+    [
+        ({"release": 9}, 404, "no release 9"),
+        ({"release": 1}, 400, "already runs"),
+        ({"stages": [50]}, 400, "stages"),
+        ({"guard": {"alhpa": 1}}, 400, "alhpa"),
+        ({"channel": "beta"}, 404, "beta"),
+        ({"model": "nothing"}, 404, "nothing"),
+    ],
+)
+def test_bad_requests_are_refused_with_a_reason(fleet, changes, status, word):
+    body = {"model": "digits", "release": 2, "channel": "stable", "stages": [34, 100], **changes}
+    answer = fleet.client.post("/api/v1/rollouts", json=body, headers=fleet.auth())
+    assert answer.status_code == status, answer.text
+    assert word in answer.json()["error"]
