@@ -57,6 +57,7 @@ class Agent:
         from edge_agent.identity.http import HubHttp
         from edge_agent.reporting.actions import Actions
         from edge_agent.reporting.budget import Budget
+        from edge_agent.reporting.locals import LocalRecords
         from edge_agent.reporting.recorder import Recorder
         from edge_agent.reporting.samples import SampleStore
         from edge_agent.reporting.spool import Database, Spool
@@ -88,6 +89,7 @@ class Agent:
         self.engine = Engine(self.slots, self.policies, self.cloud, self.recorder)
         self.uploader = Uploader(self.hub, self.samples, self.budget)
         self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
+        self.locals = LocalRecords(config.dir, self.recorder.local)
         self.updater = Updater(config, self.enrollment, self.slots, self.recorder)
         self.updater.on_channel(self.policies.apply)
         self.uplink = self._uplink()
@@ -114,6 +116,7 @@ class Agent:
                 ("uplink", self.uplink.run),
                 ("uploader", self.uploader.run),
                 ("actions", self.actions.run),
+                ("local records", self.locals.run),
             )
         ]
         try:

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, SpoolError
+from edge_agent.local import LocalRecord
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.samples import Draft, SampleStore, build, choose, is_outlying
 from edge_agent.reporting.spool import Spool
@@ -129,6 +130,19 @@ class Recorder:
         key = Key(release.model, release.number, release.variant.name, job.auditor, _pair_key(job.pairing))
         builder = self._windows.late(key, self._clock(), len(release.manifest.labels))
         builder.audited(result.agree, result.pairs)
+
+    def local(self, record: LocalRecord) -> None:
+        """Count a request that an application answered in its own process."""
+        slot = self._slots.slot(record.model)
+        active = slot.active.release if slot is not None and slot.active is not None else None
+        if slot is None or active is None or (active.number, active.variant.name) != (record.release, record.variant):
+            return  # of a release that is not in service here: nobody to attribute it to
+        auditor = self._policies.entry(record.model).audit.auditor
+        key = Key(record.model, record.release, record.variant, auditor, _pair_key(slot.pairing))
+        assert slot.active is not None
+        builder = self._builder(key, len(active.manifest.labels), slot.active.encoder, current=True)
+        builder.request(record.latency_s, ("local", "failed") if record.failed else ("local", "edge"))
+        builder.scores(record.confidence, record.classes)
 
     def _rollout(self, outcome: Outcome) -> tuple[str, int, int, int] | None:
         slot = self._slots.slot(outcome.model)

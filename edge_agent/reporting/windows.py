@@ -30,6 +30,7 @@ COUNTERS = (
     "audited",
     "audit_agree",
     "latency_us_sum",
+    "local",  # of requests: answered in an application's own process
 )
 
 

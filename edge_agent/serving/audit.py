@@ -13,7 +13,8 @@ from typing import NamedTuple, Protocol
 
 from edge_agent.errors import AgentError
 from edge_agent.serving.cloud import Cloud
-from edge_agent.serving.engine import classes_of, score
+from edge_agent.serving.engine import classes_of
+from edge_agent.serving.scores import score
 from edge_agent.serving.slots import Arrays, Served
 from fleet.protocol import oip
 from fleet.protocol.channel import RolloutRef
@@ -110,6 +111,6 @@ class Auditor:
         pairs: tuple[tuple[bool, bool], ...] = ()
         if job.shadow is not None and job.pairing is not None:
             outputs = await asyncio.to_thread(job.shadow.run, job.inputs)
-            old = score(job.shadow, outputs).classes
+            old = score(job.shadow.release, outputs).classes
             pairs = tuple((was == right, new) for was, right, new in zip(old, truth, agree, strict=True))
         return Audited(job, truth, agree, pairs)

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -21,20 +21,13 @@ from edge_agent.serving import breaker as breakers
 from edge_agent.serving.cloud import Cloud, CloudError
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
+from edge_agent.serving.scores import Scores, score
 from edge_agent.serving.slots import Arrays, Served, Slots
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
-from fleet.protocol.confidence import confidence, probabilities
 from fleet.protocol.errors import MalformedError
 
 log = logging.getLogger(__name__)
-
-
-class Scores(NamedTuple):
-    """Per row of a batch: calibrated confidence and class index; empty for a model without classes."""
-
-    confidence: tuple[float, ...] = ()
-    classes: tuple[int, ...] = ()
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -225,23 +218,12 @@ async def _run_local(served: Served, inputs: Arrays) -> tuple[Arrays, Scores, st
     served.requests += 1
     try:
         outputs = await asyncio.to_thread(served.run, inputs) if served.slow else served.run(inputs)
-        scores = score(served, outputs)
+        scores = score(served.release, outputs)
     except (ValueError, RuntimeError, MemoryError, MalformedError) as error:
         served.failures += 1
         log.warning("model %s release %d failed: %s", served.release.model, served.release.number, error)
         return {}, Scores(), str(error)
     return outputs, scores, None
-
-
-def score(served: Served, outputs: Arrays) -> Scores:
-    """Calibrated confidence and class of every row, from the first output."""
-    manifest, variant = served.release.manifest, served.release.variant
-    if not manifest.labels:
-        return Scores()
-    temperature = variant.deferral.temperature if variant.deferral is not None else 1.0
-    first = outputs[manifest.outputs[0].name]
-    table = probabilities(first, temperature=temperature, apply_softmax=variant.apply_softmax)
-    return Scores(tuple(confidence(table).tolist()), tuple(table.argmax(axis=1).tolist()))
 
 
 def _named(request: oip.InferRequest, served: Served | None) -> tuple[oip.TensorValue, ...]:

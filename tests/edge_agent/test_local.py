@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+from edge_agent.errors import NotFoundError
+from edge_agent.local import open_model
+from edge_agent.reporting.locals import LocalRecords
+from edge_agent.update.machine import Held, ModelState
+from edge_agent.update.state import StateFile
+from edge_agent.update.store import Store
+from fleet.protocol.channel import ModelEntry
+from fleet.protocol.codec import decode_msgpack
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.manifest import encode_manifest
+from fleet.protocol.messages import Window
+from tests.support import models
+from tests.support.agent import Agent
+
+X = np.array([[9, 0, 0, 0]], np.float32)
+
+
+def install(directory, number, **more):
+    """Put a release into the store and make it the active one."""
+    release = models.release(directory / "blobs", number=number, **more)
+    digest = Store(directory).put_manifest(encode_manifest(release.manifest))
+    held = Held(release=number, variant=release.variant.name, manifest=digest)
+    StateFile(directory).put_model("tiny", ModelState(state="committed", active=held))
+    return release
+
+
+def test_answers_and_follows_swaps(tmp_path):
+    install(tmp_path, 1)
+    model = open_model(tmp_path, "tiny")
+    first = model.infer({"input": X})
+    np.testing.assert_allclose(first.outputs["logits"], models.answer(X))
+    assert (first.release, first.classes) == (1, (0,))
+    assert first.confidence[0] > 0.9
+    install(tmp_path, 2, data=models.onnx_bytes(swap=True))
+    assert model.infer({"input": X})[1:] == (2, first.confidence, (1,))
+    model.close()
+
+
+def test_a_release_that_does_not_load_leaves_the_old_one(tmp_path):
+    install(tmp_path, 1)
+    model = open_model(tmp_path, "tiny")
+    release = install(tmp_path, 2, data=models.onnx_bytes(swap=True))
+    (tmp_path / "blobs" / release.variant.blob.sha256).write_bytes(b"tampered")
+    assert model.infer({"input": X}).release == 1
+    model.close()
+
+
+def test_nothing_installed_says_so(tmp_path):
+    with pytest.raises(NotFoundError, match="cannot be opened"):
+        open_model(tmp_path, "tiny")
+
+
+def test_wrong_inputs_are_refused(tmp_path):
+    install(tmp_path, 1)
+    model = open_model(tmp_path, "tiny")
+    with pytest.raises(MalformedError):
+        model.infer({"input": np.zeros((1, 5), np.float32)})
+    model.close()
+
+
+def test_its_requests_count_in_the_agents_window(tmp_path):
+    release = install(tmp_path, 1, data=models.onnx_bytes())
+
+    async def scenario():
+        agent = Agent(tmp_path)
+        agent.follow(ModelEntry(release=1))
+        await agent.slots.activate(release, None, None)
+        seen = asyncio.Event()
+
+        def record(found):
+            agent.recorder.local(found)
+            seen.set()
+
+        task = asyncio.create_task(LocalRecords(tmp_path, record).run())
+        await asyncio.sleep(0)
+        model = open_model(tmp_path, "tiny")
+        model.infer({"input": X})
+        async with asyncio.timeout(10):
+            await seen.wait()
+        model.close()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await agent.recorder.flush()
+        return [decode_msgpack(r.body, Window, limit=1 << 20) for r in agent.spool.after(0, 10)]
+
+    (window,) = asyncio.run(scenario())
+    assert (window.counters["requests"], window.counters["local"], window.counters["edge"]) == (1, 1, 1)
+    assert window.classes == (1, 0, 0)
