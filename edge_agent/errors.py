@@ -16,14 +16,14 @@ AgentError                   exit 1
  ├── IdentityError           this device has no identity, or a broken one
  ├── PinError         exit 4 the hub is not the one that the claim token names    wrong-pin
  └── UpdateError             an update stops; `reason` says why
-      ├── TrustError         signatures, versions or dates do not hold      untrusted-metadata, expired-metadata, clock-untrusted
-      ├── RefusedError       a signed release that may not run here         below-floor, withdrawn, gate-broken, unsupported:<name>, no-variant
+      ├── TrustError         signatures, versions or dates do not hold      untrusted-metadata, expired-…, clock-…, unsigned
+      ├── RefusedError       a signed release that may not run here         below-floor, withdrawn, gate-broken, no-variant
       ├── FetchError         a download broke off or lied                   fetch-failed, too-slow, too-large, not-found
       ├── DiskFullError      it does not fit                                disk-full
       └── TrialError         the self-test failed or died                   selftest-failed
 
 `recoverable` says whether trying again by itself can help. Further words that the update machine gives
-without an error: `crash-loop`, `failures` (probation), `activation-failed`.
+without an error: `crash-loop`, `failures` (in probation), `interrupted`, `unsupported:<name>`, `bad-manifest`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ pace        deadline, minimum and maximum speed of a download
 tuf_client  the hardened TUF updater
 fetch       in the child: blobs by range
 look        in the child: refresh, channel, resolve, manifests
+lines       what parent and child say to each other
 child       the short-lived child process that runs both
 children    the parent's side of it, and the self-test's child
 driver      in the serving process: runs the machines, serves whatever happens

@@ -173,13 +173,19 @@ def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> 
 
 def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
     """The target is bad: what served before serves (again), and the target is not tried again."""
-    assert state.target is not None
+    target = state.target
+    assert target is not None
     if state.state == "probation":
         state = replace(state, active=state.previous, previous=state.older, older=None, pairing=None)
     return replace(
-        _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, state.target.key)[-REMEMBERED:],
+        _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, target.key)[-REMEMBERED:],
         reason=reason, detail=detail, hint=hint,
     )  # fmt: skip
+
+
+def noted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
+    """A target was refused before anything began; the state stays."""
+    return replace(state, reason=reason, detail=detail, hint=hint)
 
 
 def damaged(state: ModelState, detail: str) -> ModelState:

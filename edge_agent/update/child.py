@@ -1,0 +1,180 @@
+"""The short-lived child process: `python -m edge_agent.update.child look|trial DIR`.
+
+`look` reads an `Asked` from the first line of stdin and writes JSON lines: one `looked`, one `offer`
+or `refusal` per model, then `ready`. After that it does what lines on stdin say, `{"step":
+"fetch"|"verify", "held": …}`, one at a time, and ends when stdin does: the serving process writes its
+state to the disk before it asks for a step. `trial` runs the self-test of one release under resource limits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+from msgspec import Struct
+
+from edge_agent.config import AgentConfig, load
+from edge_agent.errors import AgentError, UsageError
+from edge_agent.update.lines import Asked, Done, Failed, Moved, Ready, Saw, Step
+from edge_agent.update.machine import Held
+from edge_agent.update.pace import Pace
+from edge_agent.update.store import Store
+from fleet.protocol.errors import ProtocolError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> int:
+    """Entry point; exit code 0 when stdin ended, 1 after a `failed`."""
+    kind, directory = argv[0], Path(argv[1])
+    # The parent's death ends this process: nobody else may drive an update.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    config = load(directory)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if kind == "look":
+        return _guarded(lambda: Session(config, sys.stdin.buffer, sys.stdout.buffer).run())
+    if kind == "trial":
+        return _guarded(lambda: trial(config, msgspec.json.decode(sys.stdin.buffer.readline(), type=Held)))
+    raise UsageError(f"unknown kind of child {kind!r}")
+
+
+def _guarded(work: Any) -> int:
+    try:
+        work()
+    except (AgentError, ProtocolError, OSError, MemoryError) as error:
+        emit(failed(error), sys.stdout.buffer)
+        return 1
+    return 0
+
+
+def failed(error: Exception) -> Failed:
+    """An error as a message; `reason` is its stable word."""
+    if isinstance(error, OSError) and error.errno == 28:
+        return Failed(reason="disk-full", detail=str(error), hint="free space on the device")
+    reason = getattr(error, "reason", "")
+    if not reason:
+        reason = (
+            "unsupported:" + getattr(error, "subject", "") if type(error).__name__ == "UnsupportedError" else "failed"
+        )
+    return Failed(reason=reason, detail=str(error), hint=getattr(error, "hint", ""))
+
+
+def emit(message: Struct, out: IO[bytes]) -> None:
+    """One JSON line."""
+    out.write(msgspec.json.encode(message) + b"\n")
+    out.flush()
+
+
+def trial(config: AgentConfig, held: Held) -> None:
+    """The self-test under limits on memory, processor time, open files and written bytes.
+
+    Raises:
+        AgentError: it did not pass; TrialError's word is `selftest-failed`.
+    """
+    from edge_agent.errors import TrialError
+    from edge_agent.runtimes import selftest
+
+    for limit, value in (
+        (resource.RLIMIT_AS, config.selftest_memory_bytes),
+        (resource.RLIMIT_CPU, config.selftest_cpu_s),
+        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_FSIZE, 1 << 20),
+    ):
+        resource.setrlimit(limit, (value, value))
+    store = Store(config.dir)
+    outcome = selftest.run(store.manifest(held.manifest), held.variant, store.blobs)
+    if not outcome.passed:
+        raise TrialError(outcome.reason or "the self-test failed", subject=held.variant)
+    emit(Done(), sys.stdout.buffer)
+
+
+class Session:
+    """One look and the steps after it."""
+
+    def __init__(self, config: AgentConfig, lines: Iterable[bytes], out: IO[bytes]) -> None:
+        from edge_agent.identity.http import HubHttp
+
+        self._config, self._lines, self._out = config, iter(lines), out
+        self._hub = HubHttp(config.dir, connect_timeout_s=config.connect_timeout_s)
+        self._store = Store(config.dir, reserve=config.disk_reserve_bytes)
+
+    def run(self) -> None:
+        """Look, offer, then take steps until stdin ends."""
+        self._look()
+        for line in self._lines:
+            step = msgspec.json.decode(line, type=Step)
+            try:
+                self._fetch(step) if step.step == "fetch" else self._verify(step)
+            except (AgentError, ProtocolError, OSError) as error:
+                emit(failed(error), self._out)
+            else:
+                emit(Done(), self._out)
+
+    def _look(self) -> None:
+        from edge_agent.identity.enroll import FIRST_ROOT
+        from edge_agent.update import look, tuf_client
+
+        config = self._config
+        asked = msgspec.json.decode(next(self._lines), type=Asked)
+        pace = Pace(
+            deadline_s=config.metadata_deadline_s, min_bytes_per_s=config.min_bytes_per_s, grace_s=config.grace_s
+        )
+        fetcher = tuf_client.Fetcher(self._hub, pace, gap_timeout_s=config.gap_timeout_s)
+        root = (config.identity / FIRST_ROOT).read_bytes()
+        floor = tuf_client.TimeFloor(config.dir / "time-floor", slack_s=config.clock_slack_s)
+        with tuf_client.opened(config.tuf, root, fetcher, floor) as trusted:
+            mine = look.me(self._hub, asked)
+            seen = look.looked(trusted, mine, asked)
+            emit(Saw(looked=seen), self._out)
+            if seen.channel is not None:
+                for message in look.offers(trusted, seen.channel, mine, asked, self._store):
+                    emit(message, self._out)
+        emit(Ready(), self._out)
+
+    def _fetch(self, step: Step) -> None:
+        from edge_agent.update.fetch import fetch_blob
+
+        blobs = self._blobs(step.held)
+        self._store.check_space(blobs)
+        total = sum(blob.size for blob in blobs) or 1
+        here = total - sum(blob.size for blob in blobs if not self._store.has(blob))
+        received, shown = 0, time.monotonic()
+        pace = Pace(
+            min_bytes_per_s=self._config.min_bytes_per_s, grace_s=self._config.grace_s,
+            max_bytes_per_s=step.max_bytes_per_s,
+        )  # fmt: skip
+
+        def progress(count: int) -> None:
+            nonlocal received, shown
+            received += count
+            if time.monotonic() - shown >= 0.5:
+                shown = time.monotonic()
+                emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
+
+        for blob in blobs:
+            fetch_blob(
+                self._hub, self._store, blob, pace=pace, progress=progress, gap_timeout_s=self._config.gap_timeout_s
+            )
+        emit(Moved(share=1.0, received=received), self._out)
+
+    def _verify(self, step: Step) -> None:
+        for blob in self._blobs(step.held):
+            if self._store.has(blob):
+                self._store.verify(blob)
+            else:
+                self._store.accept(blob)
+
+    def _blobs(self, held: Held) -> tuple[Any, ...]:
+        manifest = self._store.manifest(held.manifest)
+        return manifest.blobs((manifest.variant(held.variant),))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

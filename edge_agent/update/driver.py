@@ -1,0 +1,330 @@
+"""The updater in the serving process: looks when it is told or time comes, and runs every model's machine.
+
+What serves goes on serving whatever happens here. Every new state is on the disk before its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from edge_agent.config import AgentConfig
+from edge_agent.errors import ActivationError, AgentError, CorruptBlobError, TrialError, UpdateError
+from edge_agent.ports import Activator, InstalledRelease, Reporter
+from edge_agent.update import machine
+from edge_agent.update.children import Children, LookChild
+from edge_agent.update.lines import Asked, Done, Failed, Message, Moved, Offer, Refusal, Saw, Step
+from edge_agent.update.machine import Held, ModelState, Target
+from edge_agent.update.state import Looked, StateFile
+from edge_agent.update.store import Store
+from fleet.protocol.channel import Channel, Probation
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import ModelReport
+
+log = logging.getLogger(__name__)
+
+CUT_SHORT = ("hash-mismatch", "disk-full")  # a child's words that say nothing bad about the release
+Sleep = Callable[[float], Awaitable[Any]]
+
+
+class Updater:
+    """One per agent. Call `start` once, then run `run` as a task; `wake` from the event loop."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        device_id: str,
+        channel: str,
+        activator: Activator,
+        reporter: Reporter,
+        children: Children,
+        *,
+        kinds: tuple[str, ...],
+        capabilities: tuple[str, ...] = (),
+        on_look: Callable[[Looked], None] = lambda looked: None,
+        count_bytes: Callable[[int], None] = lambda received: None,
+        clock: Callable[[], float] = time.time,
+        rng: Callable[[], float] = random.random,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._config, self._device_id, self._channel_name = config, device_id, channel
+        self._activator, self._reporter, self._children = activator, reporter, children
+        self._kinds, self._capabilities = kinds, capabilities
+        self._on_look, self._count_bytes = on_look, count_bytes
+        self._clock, self._rng, self._sleep = clock, rng, sleep
+        self.store = Store(config.dir, reserve=config.disk_reserve_bytes)
+        self.file = StateFile(config.dir)
+        self._progress: dict[str, float] = {}
+        self._refused: dict[str, str] = {}
+        self._wake = asyncio.Event()
+        self._child: LookChild | None = None
+        self._changes = asyncio.Lock()
+        self._pause = config.retry_first_s
+
+    @property
+    def current_channel(self) -> Channel | None:
+        """The followed channel, also after a start without network."""
+        return self.file.state.looked.channel
+
+    def wake(self, reason: str = "") -> None:
+        """Look now. A fetch under way ends where it is and is resumed, so that a halt need not wait for it."""
+        log.debug("look: %s", reason)
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Serve what is installed, before any network. A damaged release gives way to the previous one."""
+        self._on_look(self.file.state.looked)
+        for model, state in list(self.file.state.models.items()):
+            self._enter(model, machine.resumed(state))
+            await self._serve(model)
+
+    async def run(self) -> None:
+        """Look and judge until cancelled; after a failure wait, twice as long each time, for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_looking())
+            group.create_task(self._keep_judging())
+
+    def status(self) -> dict[str, Any]:
+        """What `edge-agent status` shows."""
+        looked = self.file.state.looked
+        return {
+            "channel": looked.channel.channel if looked.channel else self._channel_name,
+            "channel_version": looked.channel.version if looked.channel else 0,
+            "clock": looked.clock,
+            "problem": looked.problem,
+            "hint": looked.hint,
+            "tuf": looked.tuf,
+            "tuf_expires": looked.tuf_expires,
+            "models": {name: self.report(name) for name in self.file.state.models},
+        }
+
+    def report(self, model: str) -> ModelReport:
+        """Where one model stands."""
+        state, channel = self.file.model(model), self.current_channel
+        rollout = state.target.rollout if state.target else state.pairing
+        return ModelReport(
+            model=model, state=state.state, target=state.target.held.release if state.target else None,
+            active=state.active.release if state.active else None,
+            active_variant=state.active.variant if state.active else "",
+            previous=state.previous.release if state.previous else None,
+            rollout=rollout.id if rollout else "", attempt=rollout.attempt if rollout else 0,
+            channel_version=channel.version if channel else 0, progress=self._progress.get(model, 0.0),
+            reason=state.reason, detail=state.detail, hint=state.hint,
+        )  # fmt: skip
+
+    async def _keep_looking(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                again = await self.look()
+                self._pause = self._config.retry_first_s
+                jitter = 1 + self._config.poll_jitter * (2 * self._rng() - 1)
+                delay = 0.0 if again else self._config.poll_s * jitter
+            except (AgentError, ProtocolError, OSError) as error:
+                log.warning("look: %s", error)
+                self._note_problem(error)
+                delay = self._pause * (0.5 + self._rng())
+                self._pause = min(self._pause * 2, self._config.retry_max_s)
+            if delay:
+                await self._sleep_or_wake(delay)
+
+    async def _sleep_or_wake(self, delay: float) -> None:
+        pending = {asyncio.ensure_future(self._sleep(delay)), asyncio.ensure_future(self._wake.wait())}
+        try:
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in pending:
+                task.cancel()
+
+    async def _keep_judging(self) -> None:
+        while True:
+            await self._sleep(self._config.health_tick_s)
+            async with self._changes:
+                for model in list(self.file.state.models):
+                    await self.judge(model)
+
+    async def judge(self, model: str) -> None:
+        """End a probation that is decided."""
+        health = self._activator.health(model)
+        new = machine.judged(self.file.model(model), health.requests, health.failures, self._clock())
+        if new is None:
+            return
+        self._enter(model, new)
+        if new.state == "rolled_back":
+            await self._serve(model)
+        else:
+            self._collect()
+        self.wake("probation ended")  # a committed default may enter a rollout
+
+    async def look(self) -> bool:
+        """One look and what follows from it; true when another one should follow at once.
+
+        Raises:
+            AgentError: the look or a step failed for a reason that may pass.
+        """
+        child = self._child = await self._children.start()
+        trouble: UpdateError | None = None
+        try:
+            messages = await child.look(self._asked())
+            for message in messages:
+                if isinstance(message, Saw):
+                    self.file.put_looked(message.looked)
+                    self._on_look(message.looked)
+                elif isinstance(message, Refusal):
+                    self._refuse(message)
+            for message in messages:
+                if isinstance(message, Offer):
+                    try:
+                        await self._follow(child, message)
+                    except UpdateError as error:
+                        trouble = error
+                        if error.reason == "overtaken":
+                            return True
+        finally:
+            self._child = None
+            await child.close()
+        if trouble is not None:
+            raise trouble
+        return False
+
+    async def _follow(self, child: LookChild, offer: Offer) -> None:
+        model, target = offer.model, offer.target
+        async with self._changes:
+            self._refused.pop(model, None)
+            new = machine.wanted(self.file.model(model), target, self._probation(model))
+            if new is None:
+                return
+            self._enter(model, new)
+            if new.state != "fetching":  # returned to what is held, or a rollout began or ended around it
+                await self._serve(model)
+                return
+        await self._step(child, model, "fetch", target)
+        self._enter(model, machine.verifying(self.file.model(model)))
+        await self._step(child, model, "verify", target)
+        self._enter(model, machine.trying(self.file.model(model)))
+        await self._try(model, target)
+
+    async def _step(self, child: LookChild, model: str, step: Any, target: Target) -> None:
+        limit = self.current_channel.fetching.max_bytes_per_s if self.current_channel else 0
+        steps = child.step(Step(step=step, held=target.held, max_bytes_per_s=limit))
+        failure: Failed | None = None
+        received = 0
+        async for message in _until(steps, self._wake):
+            if isinstance(message, Moved):
+                self._progress[model] = message.share
+                self._count_bytes(message.received - received)
+                received = message.received
+            elif isinstance(message, Failed):
+                failure = message
+            elif isinstance(message, Done):
+                return
+        failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
+        self._enter(model, machine.interrupted(self.file.model(model), failure.reason, failure.detail, failure.hint))
+        raise UpdateError(failure.detail, subject=model, reason=failure.reason, hint=failure.hint)
+
+    async def _try(self, model: str, target: Target) -> None:
+        try:
+            await self._children.trial(target.held)
+            async with self._changes:
+                await self._activate(model, target.held, self.file.model(model).active, target.rollout)
+                self._enter(model, machine.activated(self.file.model(model), self._clock()))
+        except (TrialError, ActivationError, CorruptBlobError) as error:
+            state = self.file.model(model)
+            if error.reason in CUT_SHORT:
+                self._enter(model, machine.interrupted(state, error.reason, str(error), error.hint))
+                raise UpdateError(str(error), subject=model, reason=error.reason, hint=error.hint) from error
+            self._enter(model, machine.rolled_back(state, error.reason, str(error), error.hint))
+
+    async def _activate(self, model: str, held: Held, previous: Held | None, pairing: Any) -> None:
+        release = await asyncio.to_thread(self.store.open, model, held)
+        shadow: InstalledRelease | None = None
+        if previous is not None and pairing is not None:
+            try:
+                shadow = await asyncio.to_thread(self.store.open, model, previous)
+            except CorruptBlobError as error:
+                log.warning("model %s: the previous release cannot be paired: %s", model, error)
+        await self._activator.activate(release, shadow, pairing)
+
+    async def _serve(self, model: str) -> None:
+        """Put the active release into service, or what is left when it is damaged."""
+        while True:
+            state = self.file.model(model)
+            if state.active is None:
+                await self._activator.deactivate(model)
+                return
+            try:
+                await self._activate(model, state.active, state.previous, state.pairing)
+                return
+            except (CorruptBlobError, ActivationError) as error:
+                log.error("model %s: %s", model, error)
+                self._enter(model, machine.damaged(state, str(error)))
+
+    def _enter(self, model: str, new: ModelState) -> None:
+        """Write, then report."""
+        old = self.file.model(model)
+        if new == old:
+            return
+        self.file.put_model(model, new)
+        if new.state != "fetching":
+            self._progress.pop(model, None)
+        log.info("model %s: %s → %s %s", model, old.state, new.state, new.reason)
+        self._reporter.model(self.report(model))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        if self._refused.get(refusal.model) == refusal.reason + refusal.detail:
+            return
+        self._refused[refusal.model] = refusal.reason + refusal.detail
+        log.warning("model %s release %d is refused: %s", refusal.model, refusal.release, refusal.detail)
+        state = self.file.model(refusal.model)
+        noted = machine.noted(state, refusal.reason, refusal.detail, refusal.hint)
+        self._enter(refusal.model, noted)
+
+    def _note_problem(self, error: Exception) -> None:
+        from msgspec.structs import replace
+
+        looked = self.file.state.looked
+        problem = getattr(error, "reason", "failed")
+        self.file.put_looked(replace(looked, problem=problem, hint=str(error)))
+        self._on_look(self.file.state.looked)
+
+    def _probation(self, model: str) -> Probation:
+        channel = self.current_channel
+        assert channel is not None  # an offer comes from a channel
+        return channel.models[model].probation
+
+    def _asked(self) -> Asked:
+        states, looked = self.file.state.models, self.file.state.looked
+        return Asked(
+            device_id=self._device_id, channel=self._channel_name, kinds=self._kinds, capabilities=self._capabilities,
+            committed={name: s.committed for name, s in states.items() if s.committed is not None},
+            held={name: tuple(h for h in (s.active, s.previous) if h) for name, s in states.items()},
+            groups=looked.groups, pins=looked.pins,
+        )  # fmt: skip
+
+    def _collect(self) -> None:
+        in_use = [held for state in self.file.state.models.values() for held in state.in_use]
+        freed = self.store.collect(in_use)
+        log.info("removed %d bytes that no release needs", freed)
+
+
+async def _until(steps: Any, stop: asyncio.Event) -> Any:
+    """The messages of `steps`, until `stop` is set."""
+    stopping = asyncio.ensure_future(stop.wait())
+    iterator = aiter(steps)
+    try:
+        while True:
+            coming: asyncio.Future[Message] = asyncio.ensure_future(anext(iterator))
+            done, _ = await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if coming not in done:
+                coming.cancel()
+                return
+            try:
+                yield coming.result()
+            except StopAsyncIteration:
+                return
+    finally:
+        stopping.cancel()

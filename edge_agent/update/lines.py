@@ -1,0 +1,80 @@
+"""What the serving process and its child say to each other, one JSON line each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from edge_agent.update.machine import Held, Target
+from edge_agent.update.state import Looked
+
+
+class Asked(Struct, frozen=True, kw_only=True):
+    """What the serving process tells the child: what it has and can. `held` are proven manifests by model."""
+
+    device_id: str
+    channel: str
+    kinds: tuple[str, ...]
+    capabilities: tuple[str, ...] = ()
+    committed: dict[str, int] = field(default_factory=dict)
+    held: dict[str, tuple[Held, ...]] = field(default_factory=dict)
+    groups: tuple[str, ...] = ()
+    pins: dict[str, int] = field(default_factory=dict)
+
+
+class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
+    """A model's target, signed and allowed."""
+
+    model: str
+    target: Target
+
+
+class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
+    """Why a model's target may not be installed."""
+
+    model: str
+    release: int
+    reason: str
+    detail: str
+    hint: str = ""
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """What the serving process asks for next."""
+
+    step: Literal["fetch", "verify"]
+    held: Held
+    max_bytes_per_s: int = 0
+
+
+class Saw(Struct, frozen=True, kw_only=True, tag="looked"):
+    """The result of the look."""
+
+    looked: Looked
+
+
+class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
+    """All offers were made."""
+
+
+class Moved(Struct, frozen=True, kw_only=True, tag="progress"):
+    """The share of bytes that are here, in [0, 1], and the bytes that came in this step."""
+
+    share: float
+    received: int
+
+
+class Done(Struct, frozen=True, kw_only=True, tag="done"):
+    """The step succeeded."""
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
+    """The look or the step failed."""
+
+    reason: str
+    detail: str
+    hint: str = ""
+
+
+Message = Saw | Offer | Refusal | Ready | Moved | Done | Failed

@@ -1,0 +1,128 @@
+"""One look, in the child: refresh, read the channel and what is this device's own, resolve, check manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edge_agent.errors import AgentError, FetchError, RefusedError, TrustError, UnreachableError
+from edge_agent.ports import HubCalls
+from edge_agent.update.lines import Asked, Offer, Refusal
+from edge_agent.update.machine import Held, Target
+from edge_agent.update.state import Looked
+from edge_agent.update.store import Store
+from edge_agent.update.tuf_client import Trusted
+from fleet.protocol import resolve
+from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
+from fleet.protocol.codec import decode_json
+from fleet.protocol.errors import ProtocolError, UnsupportedError
+from fleet.protocol.manifest import MANIFEST_LIMIT, Floor, Manifest, Variant, check_requires, decode_manifest
+from fleet.protocol.messages import HTTP_LIMIT, DeviceMe
+
+
+def me(hub: HubCalls, asked: Asked) -> DeviceMe:
+    """The device's groups and pins; the ones it knows already when the hub does not answer this."""
+    try:
+        answer = hub.request("GET", "/device/me", timeout=30.0)
+    except UnreachableError:
+        answer = None
+    if answer is None or answer.status != 200:
+        return DeviceMe(device_id=asked.device_id, channel=asked.channel, groups=asked.groups, pins=asked.pins)
+    return decode_json(answer.data, DeviceMe, limit=HTTP_LIMIT)
+
+
+def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
+    """Read the channel and the hub's command key.
+
+    Raises:
+        TrustError, FetchError, ProtocolError: the channel is missing or not valid.
+        UnsupportedError: it requires what this agent lacks.
+    """
+    name = mine.channel or asked.channel
+    data = trusted.read(f"channels/{name}.json", CHANNEL_LIMIT)
+    channel = decode_channel(data) if data is not None else None
+    if channel is not None:
+        if channel.channel != name:
+            raise TrustError(f"channels/{name}.json holds channel {channel.channel!r}", subject=name)
+        check_requires(channel.requires, frozenset(asked.capabilities))
+    key = trusted.read("hub/command-key.json", HTTP_LIMIT) or b""
+    return Looked(
+        channel=channel, groups=mine.groups, pins=mine.pins, command_key=key, tuf=trusted.versions,
+        tuf_expires=trusted.expires, clock="untrusted" if trusted.problem == "clock-untrusted" else "trusted",
+        problem=trusted.problem or ("" if channel else "no-channel"), hint=trusted.detail,
+    )  # fmt: skip
+
+
+def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, store: Store) -> Iterator[Offer | Refusal]:
+    """What each model of the channel should run here, or why it may not."""
+    for model in channel.models:
+        target = resolve.resolve(
+            channel, model, asked.device_id, groups=frozenset(mine.groups), pin=mine.pins.get(model),
+            committed=asked.committed.get(model),
+        )  # fmt: skip
+        assert target is not None  # the model is on the channel
+        try:
+            held = _checked(trusted, model, target.release, asked, store)
+        except UnsupportedError as error:
+            word = f"unsupported:{error.subject}"
+            yield Refusal(model=model, release=target.release, reason=word, detail=str(error), hint=error.hint)
+        except ProtocolError as error:
+            yield Refusal(
+                model=model, release=target.release, reason="bad-manifest", detail=str(error), hint=error.hint
+            )
+        except AgentError as error:
+            yield Refusal(model=model, release=target.release, reason=error.reason, detail=str(error), hint=error.hint)
+        else:
+            yield Offer(model=model, target=Target(held=held, rollout=target.rollout))
+
+
+def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: Store) -> Held:
+    for held in asked.held.get(model, ()):
+        if held.release == release:
+            _check_floor(trusted, model, release, strict=not trusted.problem)
+            return held
+    if trusted.problem:
+        raise TrustError(
+            trusted.detail, subject=model, reason=trusted.problem, hint="what is installed goes on serving"
+        )
+    _check_floor(trusted, model, release, strict=True)
+    data = trusted.read(f"models/{model}/{release}.json", MANIFEST_LIMIT)
+    if data is None:
+        raise TrustError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
+    manifest = decode_manifest(data)
+    check_requires(manifest.requires, frozenset(asked.capabilities))
+    variant = choose(manifest, asked.kinds)
+    broken = manifest.gate.broken_by(variant.verdict)
+    if broken:
+        raise RefusedError(
+            f"release {release}, variant {variant.name}: {'; '.join(broken)}", subject=model, reason="gate-broken"
+        )
+    return Held(release=release, variant=variant.name, manifest=store.put_manifest(data))
+
+
+def _check_floor(trusted: Trusted, model: str, release: int, *, strict: bool) -> None:
+    """A release that is held is not held back by a floor that cannot be read; a new one is."""
+    try:
+        data = trusted.read(f"models/{model}/floor.json", MANIFEST_LIMIT)
+    except (TrustError, FetchError, UnreachableError):
+        if strict:
+            raise
+        return
+    if data is None:
+        return
+    floor = decode_json(data, Floor, limit=MANIFEST_LIMIT, subject="floor")
+    forbidden = floor.forbids(release)
+    if forbidden:
+        reason = "below-floor" if release < floor.min_release else "withdrawn"
+        raise RefusedError(f"{model}: {forbidden}", subject=model, reason=reason, hint="choose another release")
+
+
+def choose(manifest: Manifest, kinds: tuple[str, ...]) -> Variant:
+    """The first edge variant that a runtime here can run; RefusedError (`no-variant`) when there is none."""
+    for variant in manifest.placed("edge"):
+        if variant.runtime in kinds:
+            return variant
+    wanted = sorted({variant.runtime for variant in manifest.placed("edge")})
+    raise RefusedError(
+        f"the release needs a runtime for {' or '.join(wanted) or 'the edge'}, here is {', '.join(kinds) or 'none'}",
+        reason="no-variant", hint="install a runtime, or publish a variant for this one",
+    )  # fmt: skip

@@ -1,0 +1,262 @@
+"""The TUF client: python-tuf's ngclient, hardened against power loss, slow servers and wrong clocks.
+
+ngclient 7.0 never syncs what it writes, so a power loss could make it forget what it had seen and accept
+a rollback. The overridden methods are private: `tuf` is pinned below 7.1, and tests guard the upgrade.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import fcntl
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+from tuf.api import exceptions
+from tuf.api.metadata import TargetFile
+from tuf.ngclient import FetcherInterface, Updater
+
+from edge_agent.durable import sync_folder, write_durably
+from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError, UnreachableError
+from edge_agent.ports import HubStreams
+from edge_agent.update.pace import Pace, paced
+
+BASE = "http://hub"  # a placeholder: only the path goes to the hub
+EPOCH = 0.0
+
+
+class HardenedUpdater(Updater):
+    """Every file is synced before it gets its name, and every folder after."""
+
+    def _persist_file(self, filename: str, data: bytes) -> None:
+        write_durably(Path(filename), data)
+
+    def _update_root_symlink(self) -> None:
+        link = Path(self._dir, "root.json")
+        draft = link.with_name(".root.json.new")
+        draft.unlink(missing_ok=True)
+        draft.symlink_to(Path("root_history") / f"{self._trusted_set.root.version}.root.json")
+        draft.replace(link)
+        sync_folder(link.parent)
+
+    def download_target(
+        self, targetinfo: TargetFile, filepath: str | None = None, target_base_url: str | None = None
+    ) -> str:
+        """Like ngclient's, but the file gets its name when it is whole, verified and synced."""
+        final = Path(filepath or self._generate_target_file_path(targetinfo))
+        part = final.with_name(final.name + ".part")
+        super().download_target(targetinfo, str(part), target_base_url)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(final)
+        sync_folder(final.parent)
+        return str(final)
+
+    def judge_expiry_at(self, moment: float) -> None:
+        """Compare expiry dates with `moment` (Unix seconds) instead of this machine's clock."""
+        self._trusted_set.reference_time = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+
+    def seen(self) -> tuple[dict[str, int], dict[str, float]]:
+        """Versions and expiry (Unix seconds) of the trusted metadata, by role."""
+        versions: dict[str, int] = {}
+        expires: dict[str, float] = {}
+        for role, signed in self._trusted_set.items():
+            versions[role] = signed.version
+            expires[role] = signed.expires.timestamp()
+        return versions, expires
+
+
+class Fetcher(FetcherInterface):
+    """Metadata and targets through the hub's calls; no redirect, a deadline, a minimum speed."""
+
+    def __init__(self, hub: HubStreams, pace: Pace, *, gap_timeout_s: float = 30.0, whole_urls: bool = False) -> None:
+        self._hub, self._pace, self._gap_timeout_s, self._whole_urls = hub, pace, gap_timeout_s, whole_urls
+
+    def _fetch(self, url: str) -> Iterator[bytes]:
+        path = url if self._whole_urls else urlsplit(url).path
+        with self._hub.stream("GET", path, timeout=self._gap_timeout_s) as answer:
+            if answer.status != 200:
+                raise exceptions.DownloadHTTPError(f"{path} answers HTTP {answer.status}", answer.status)
+            yield from paced(answer.read1, self._pace, subject=path)
+
+
+class TimeFloor:
+    """The latest moment at which fresh metadata was seen; a clock behind it is wrong."""
+
+    def __init__(self, path: Path, *, slack_s: float = 3600.0) -> None:
+        self._path, self._slack_s = path, slack_s
+        try:
+            self.value = float(path.read_text())
+        except (FileNotFoundError, ValueError):
+            self.value = EPOCH
+
+    def trusts(self, now: float) -> bool:
+        """Whether a clock that says `now` can be right."""
+        return now >= self.value - self._slack_s
+
+    def raise_to(self, now: float) -> None:
+        """Remember `now`, when it is later."""
+        if now > self.value:
+            write_durably(self._path, f"{now:.0f}".encode())
+            self.value = now
+
+
+class Trusted:
+    """A refreshed view of the repository. `problem` is empty, or why nothing new may be installed."""
+
+    def __init__(self, updater: HardenedUpdater, problem: str, detail: str) -> None:
+        self._updater, self.problem, self.detail = updater, problem, detail
+        self.versions, self.expires = updater.seen()
+
+    def read(self, path: str, limit: int) -> bytes | None:
+        """The verified bytes of a target; None when nobody signed it.
+
+        Raises:
+            TrustError, FetchError, UnreachableError.
+        """
+        with _translated(path):
+            info = self._updater.get_targetinfo(path)
+            self.versions, self.expires = self._updater.seen()
+            if info is None:
+                return None
+            if info.length > limit:
+                raise FetchError(f"{path} has {info.length} bytes, at most {limit} are allowed", reason="too-large")
+            cached = self._updater.find_cached_target(info)
+            return Path(cached or self._updater.download_target(info)).read_bytes()
+
+
+@contextlib.contextmanager
+def opened(
+    directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor, *, clock: Callable[[], float] = time.time
+) -> Iterator[Trusted]:
+    """Refresh the metadata in `directory`, alone: a second instance is refused.
+
+    Expired metadata and a clock behind the floor still give a view: signatures and versions hold in
+    it, and `problem` (`expired-metadata`, `clock-untrusted`) forbids everything but what is held.
+
+    Raises:
+        ConflictError: another instance works here. TrustError, FetchError, UnreachableError.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+    (directory / "targets").mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConflictError(f"another updater works in {directory}", subject=str(directory)) from error
+        yield _refreshed(directory, root, fetcher, floor, clock())
+
+
+def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor, now: float) -> Trusted:
+    trusted_clock = floor.trusts(now)
+    with _translated("metadata"):
+        updater = _updater(directory, root, fetcher)
+        updater.judge_expiry_at(max(now, floor.value))
+        try:
+            updater.refresh()
+        except exceptions.ExpiredMetadataError as error:
+            updater = _updater(directory, root, fetcher)
+            updater.judge_expiry_at(EPOCH)  # signatures and versions still count; `problem` stops new installs
+            updater.refresh()
+            return Trusted(updater, "expired-metadata" if trusted_clock else "clock-untrusted", str(error))
+    if not trusted_clock:
+        detail = f"the clock says {_date(now)}, but {_date(floor.value)} has passed already"
+        return Trusted(updater, "clock-untrusted", detail)
+    floor.raise_to(now)
+    return Trusted(updater, "", "")
+
+
+def _updater(directory: Path, root: bytes, fetcher: Fetcher) -> HardenedUpdater:
+    return HardenedUpdater(
+        str(directory), f"{BASE}/tuf/metadata/", str(directory / "targets"), f"{BASE}/tuf/targets/", fetcher,
+        bootstrap=root,
+    )  # fmt: skip
+
+
+def _date(moment: float) -> str:
+    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M")
+
+
+@contextlib.contextmanager
+def _translated(subject: str) -> Iterator[None]:
+    """python-tuf's errors as this room's."""
+    try:
+        yield
+    except exceptions.ExpiredMetadataError as error:
+        raise TrustError(str(error), subject=subject, reason="expired-metadata", hint="is the hub running?") from error
+    except exceptions.RepositoryError as error:
+        hint = "the hub or somebody between serves metadata that its keys did not sign, or an old copy"
+        raise TrustError(f"{subject}: {error}", subject=subject, hint=hint) from error
+    except exceptions.DownloadHTTPError as error:
+        raise FetchError(str(error), subject=subject, reason="not-found") from error
+    except exceptions.DownloadLengthMismatchError as error:
+        raise FetchError(f"{subject}: {error}", subject=subject, reason="too-large") from error
+    except exceptions.DownloadError as error:
+        cause = error.__cause__
+        raise cause if isinstance(cause, AgentError) else FetchError(str(error), subject=subject) from error
+
+
+class PlainHttp:
+    """Unauthenticated downloads by whole URL; implements `ports.HubStreams` for `tuf_client_main`."""
+
+    def __init__(self) -> None:
+        self._pool = urllib3.PoolManager(retries=False)
+
+    @contextlib.contextmanager
+    def stream(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
+    ) -> Iterator[Any]:
+        """See the port."""
+        try:
+            answer = self._pool.request(
+                method, path, headers=headers, redirect=False, preload_content=False, timeout=timeout
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"{path} does not answer: {error}", subject=path) from error
+        try:
+            yield answer
+        finally:
+            answer.close()
+
+
+def tuf_client_main(argv: list[str]) -> int:
+    """The command line of the public TUF client conformance suite, around the same updater; 0 or 1."""
+    parser = argparse.ArgumentParser(prog="edge-agent tuf-client")
+    for option in ("metadata-dir", "metadata-url", "target-base-url", "target-dir"):
+        parser.add_argument(f"--{option}")
+    parser.add_argument("--target-name", action="append", default=[])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("init").add_argument("root", type=Path)
+    commands.add_parser("refresh")
+    commands.add_parser("download")
+    given = parser.parse_args(argv)
+    metadata = Path(given.metadata_dir)
+    try:
+        if given.command == "init":
+            (metadata / "root_history").mkdir(parents=True, exist_ok=True)
+            HardenedUpdater(
+                str(metadata), BASE, fetcher=Fetcher(PlainHttp(), Pace()), bootstrap=given.root.read_bytes()
+            )
+            return 0
+        fetcher = Fetcher(PlainHttp(), Pace(deadline_s=60.0), whole_urls=True)
+        updater = HardenedUpdater(
+            given.metadata_dir, given.metadata_url, given.target_dir, given.target_base_url, fetcher, bootstrap=None
+        )
+        updater.refresh()
+        for name in given.target_name if given.command == "download" else ():
+            info = updater.get_targetinfo(name)
+            if info is None:
+                raise exceptions.RepositoryError(f"nobody signed {name}")
+            if updater.find_cached_target(info) is None:
+                updater.download_target(info)
+    except (exceptions.RepositoryError, exceptions.DownloadError, AgentError, OSError) as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
