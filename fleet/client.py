@@ -151,7 +151,7 @@ class Client:
     def create_rollout(
         self, model: str, release: int, channel: str, *, stages: Sequence[float], **options: Any
     ) -> Document:
-        """Start a staged rollout; `stages` are percentages that rise to 100."""
+        """Start a staged rollout; `stages` are percentages that rise to 100; options: guard, soak_s, groups."""
         body = {"model": model, "release": release, "channel": channel, "stages": list(stages)}
         return self._json("POST", "/rollouts", {**body, **_given(options)})
 
@@ -167,9 +167,9 @@ class Client:
         """What happened in a rollout, in order."""
         return list(self._items(_path("rollouts", rollout, "events")))
 
-    def rollout_action(self, rollout: str, action: str) -> Document:
-        """`action`: pause, resume, abort or retry."""
-        return self._json("POST", _path("rollouts", rollout, action), {})
+    def rollout_action(self, rollout: str, action: str, *, reason: str = "") -> Document:
+        """`action`: pause, resume, abort or retry; the reason goes into the history."""
+        return self._json("POST", _path("rollouts", rollout, action), {"reason": reason} if reason else {})
 
     # ---- drift, samples, training ------------------------------------------------------------
 

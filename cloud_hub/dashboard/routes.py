@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, FastAPI, Form, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from cloud_hub.dashboard import access, plots, views
 from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
-from cloud_hub.errors import HubError
+from cloud_hub.errors import HubError, InvalidError
 from cloud_hub.identity.tokens import role_allows
+from cloud_hub.rollouts.routes import apply_order
 from cloud_hub.routes.deps import Caller, HubDep
 
 HERE = Path(__file__).parent
+ORDERS = ("pause", "resume", "abort")
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -122,3 +125,20 @@ def logout(request: Request, caller: Visitor, csrf: Annotated[str, Form()] = "")
     response = RedirectResponse("/login", status_code=303, headers=HEADERS)
     response.delete_cookie(COOKIE, path="/")
     return response
+
+
+@router.post("/dashboard/rollouts/{rollout}")
+async def order(
+    rollout: str,
+    request: Request,
+    hub: HubDep,
+    caller: Visitor,
+    action: Annotated[str, Form()] = "",
+    csrf: Annotated[str, Form()] = "",
+) -> Response:
+    """Pause, resume or abort a rollout."""
+    access.check_change(request, caller, csrf)
+    if action not in ORDERS:
+        raise InvalidError(f"no order {action!r}", subject="action", hint=", ".join(ORDERS))
+    await run_in_threadpool(apply_order, hub, rollout, action, "from the dashboard", caller.actor)
+    return RedirectResponse("/", status_code=303, headers=HEADERS)

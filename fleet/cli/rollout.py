@@ -20,11 +20,16 @@ COLUMNS = [
     ("from", "from_release"),
     ("channel", "channel"),
     ("state", "state"),
+    ("stage", "stage"),
+    ("stages", "stages"),
     ("attempt", "attempt"),
+    ("exposed", "exposed_devices"),
+    ("verdict", "verdict.judgement"),
     ("reason", "reason"),
     ("created", "created_at"),
     ("ended", "ended_at"),
 ]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the rollout's history.")]
 RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.")]
 
 
@@ -51,6 +56,7 @@ def create(
         str, typer.Option("--evidence-deadline", help="How long a stage waits for evidence, such as 1h.")
     ] = "",
     on_no_evidence: Annotated[str, typer.Option("--on-no-evidence", help="What then: hold (default) or halt.")] = "",
+    soak: Annotated[str, typer.Option("--soak", help="How long each stage must stay healthy, such as 10m.")] = "",
     guard: Annotated[str, typer.Option("--guard", help="JSON: settings of the guard.")] = "",
     json: JsonFlag = False,
 ) -> None:
@@ -71,9 +77,16 @@ def create(
             raise typer.BadParameter("--on-no-evidence is hold or halt")
         settings["on_no_evidence"] = on_no_evidence
     document = client_of(context).create_rollout(
-        name, number, channel, stages=parse_stages(stages), guard=settings or None
+        name,
+        number,
+        channel,
+        stages=parse_stages(stages),
+        guard=settings or None,
+        soak_s=parse_seconds(soak) if soak else None,
     )
     print_document(document, COLUMNS, json=json)
+    if document.get("cannot_follow"):
+        note(f"{document['cannot_follow']} devices lack what this release requires; they keep what they have")
 
 
 @app.command("status")
@@ -131,41 +144,41 @@ def watch(
         )
 
 
-def _act(context: typer.Context, rollout: str, action: str, json: bool) -> None:
-    print_document(client_of(context).rollout_action(rollout, action), COLUMNS, json=json)
+def _act(context: typer.Context, rollout: str, action: str, reason: str, json: bool) -> None:
+    print_document(client_of(context).rollout_action(rollout, action, reason=reason), COLUMNS, json=json)
 
 
 @app.command("pause")
-def pause(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+def pause(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption = "", json: JsonFlag = False) -> None:
     """Stop promoting; devices keep what they have.
 
     Example: fleet rollout pause r-7
     """
-    _act(context, rollout, "pause", json)
+    _act(context, rollout, "pause", reason, json)
 
 
 @app.command("resume")
-def resume(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+def resume(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption = "", json: JsonFlag = False) -> None:
     """Go on after a pause.
 
     Example: fleet rollout resume r-7
     """
-    _act(context, rollout, "resume", json)
+    _act(context, rollout, "resume", reason, json)
 
 
 @app.command("abort")
-def abort(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+def abort(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption = "", json: JsonFlag = False) -> None:
     """End a rollout; its devices return to the channel's release at once.
 
     Example: fleet rollout abort r-7
     """
-    _act(context, rollout, "abort", json)
+    _act(context, rollout, "abort", reason, json)
 
 
 @app.command("retry")
-def retry(context: typer.Context, rollout: RolloutArgument, json: JsonFlag = False) -> None:
+def retry(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption = "", json: JsonFlag = False) -> None:
     """Let devices that rolled back try this rollout once more.
 
     Example: fleet rollout retry r-7
     """
-    _act(context, rollout, "retry", json)
+    _act(context, rollout, "retry", reason, json)

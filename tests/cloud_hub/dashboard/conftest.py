@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec import to_builtins
+from msgspec.structs import replace
 
 from cloud_hub.store.tables import (
     Alarm,
@@ -50,8 +52,6 @@ def fill(hub: HubFixture) -> None:
 
 
 def _with_model(channel, *, release: int):
-    from msgspec.structs import replace
-
     from fleet.protocol.channel import Audit, ModelEntry
 
     return replace(channel, models={"digits": ModelEntry(release=release, audit=Audit(auditor=1))})
@@ -128,7 +128,7 @@ def _rollouts(hub: HubFixture) -> None:
                     from_release=2,
                     state=progress.state,
                     salt=str(number),
-                    plan=to_builtins(plan),
+                    plan=to_builtins(replace(plan, id=f"r-{number}")),
                     progress=to_builtins(progress),
                     reason=progress.reason,
                     created_at=now - 600 + number,
@@ -150,14 +150,10 @@ def _windows(hub: HubFixture) -> None:
         ("encoder", sketch.encode_encoder(encoder)),
         ("reference", sketch.encode_sketch(sketch.sketch(encoder, x))),
     ):
-        import hashlib
-
         blobs[name] = Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         hub.hub.objects.put_new(f"blobs/{blobs[name].sha256}", data)
     ref = SketchRef(sketch_id=sketch.sketch_id(encoder), margin=0.02, **blobs)
     with hub.hub.session() as session:
-        from msgspec.structs import replace
-
         row = session.get(Release, ("digits", 3))
         row.manifest = encode_manifest(replace(decode_manifest(row.manifest), sketch=ref))
         session.add(row)

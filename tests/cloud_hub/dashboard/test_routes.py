@@ -6,8 +6,10 @@ import pytest
 from sqlmodel import select
 
 from cloud_hub.dashboard import access
-from cloud_hub.store.tables import AuditEntry
+from cloud_hub.store.tables import AuditEntry, RolloutRow
 from tests.support.hub import HubFixture
+
+ROLLOUT = "r-2"
 
 
 def log_in(hub: HubFixture, token: str = "") -> None:
@@ -119,3 +121,25 @@ def test_vendored_files_come_with_their_licences(hub: HubFixture) -> None:
     for path in ("htmx/htmx.min.js", "htmx/LICENSE", "uplot/uPlot.iife.min.js", "uplot/uPlot.min.css", "uplot/LICENSE"):
         assert hub.client.get(f"/static/vendor/{path}").status_code == 200
     assert hub.client.get("/static/../routes.py").status_code == 404
+
+
+def test_an_operator_pauses_resumes_and_aborts_a_rollout(busy_hub: HubFixture) -> None:
+    log_in(busy_hub)
+    for action, state in (("pause", "paused"), ("resume", "running"), ("abort", "aborted")):
+        csrf = csrf_of(busy_hub.client.get("/").text)
+        path = f"/dashboard/rollouts/{ROLLOUT}"
+        answer = busy_hub.client.post(path, data={"action": action, "csrf": csrf}, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        with busy_hub.hub.reading() as session:
+            row = session.get(RolloutRow, ROLLOUT)
+        assert row is not None and row.state == state
+    assert busy_hub.client.post(path, data={"action": "retry", "csrf": csrf}).status_code == 400
+    assert busy_hub.client.post(path, data={"action": "pause"}).status_code == 403
+
+
+def test_a_viewer_sees_no_buttons_and_cannot_press_them(busy_hub: HubFixture) -> None:
+    log_in(busy_hub, busy_hub.token(role="viewer"))
+    text = busy_hub.client.get("/").text
+    assert "/dashboard/rollouts/" not in text
+    data = {"action": "abort", "csrf": csrf_of(text)}
+    assert busy_hub.client.post(f"/dashboard/rollouts/{ROLLOUT}", data=data).status_code == 403

@@ -77,7 +77,18 @@ def test_channel_set_refuses_what_means_nothing(fleet, hub, arguments: str) -> N
 def test_rollout_create_sends_stages_and_guard(fleet, hub) -> None:
     hub.on("POST", "/rollouts", {"id": "r1", "state": "running"})
     outcome = fleet(
-        "rollout", "create", "digits", "2", "-c", "stable", "--stages", "12.5,100", "--evidence-deadline", "2m"
+        "rollout",
+        "create",
+        "digits",
+        "2",
+        "-c",
+        "stable",
+        "--stages",
+        "12.5,100",
+        "--evidence-deadline",
+        "2m",
+        "--soak",
+        "10s",
     )
     assert outcome.code == 0
     assert hub.sent("POST", "/rollouts") == [
@@ -87,6 +98,7 @@ def test_rollout_create_sends_stages_and_guard(fleet, hub) -> None:
             "channel": "stable",
             "stages": [12.5, 100],
             "guard": {"evidence_deadline_s": 120.0},
+            "soak_s": 10.0,
         }
     ]
 
@@ -113,7 +125,9 @@ def test_watch_follows_a_rollout_to_its_end(fleet, hub, state: str, code: int) -
 @pytest.mark.parametrize("action", ["pause", "resume", "abort", "retry"])
 def test_rollout_actions(fleet, hub, action: str) -> None:
     hub.on("POST", f"/rollouts/r1/{action}", {"id": "r1", "state": "paused"})
-    assert fleet("rollout", action, "r1", "--json").document == {"id": "r1", "state": "paused"}
+    outcome = fleet("rollout", action, "r1", "--reason", "lunch", "--json")
+    assert outcome.document == {"id": "r1", "state": "paused"}
+    assert hub.sent("POST", f"/rollouts/r1/{action}") == [{"reason": "lunch"}]
 
 
 @pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 1), ("running", 8)])
