@@ -18,7 +18,7 @@ from edge_agent.serving.scores import score
 from edge_agent.serving.slots import Arrays, Served
 from fleet.protocol import oip
 from fleet.protocol.channel import RolloutRef
-from fleet.protocol.errors import MalformedError
+from fleet.protocol.errors import MalformedError, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Auditor:
             job = await self._queue.get()
             try:
                 self._sink.audited(await self._judge(job))
-            except (AgentError, MalformedError, ValueError, RuntimeError) as error:
+            except (AgentError, ProtocolError, ValueError, RuntimeError) as error:
                 self.dropped += 1
                 log.info("audit of model %s dropped: %s", job.served.release.model, error)
             finally:

@@ -25,7 +25,7 @@ from edge_agent.serving.scores import Scores, score
 from edge_agent.serving.slots import Arrays, Served, Slots
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
-from fleet.protocol.errors import MalformedError
+from fleet.protocol.errors import MalformedError, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ class Engine:
         name = served.release.model if served is not None else model
         try:
             answer = await self._cloud.infer(name, version, forwarded, max(left, 0.001))
-        except AgentError as error:
+        except (AgentError, ProtocolError) as error:
             word = _word(error)
             if isinstance(error, CloudError) and 400 <= error.status < 500 and error.status != 429:
                 self.breaker = breakers.succeeded(self.breaker)  # it is there; it refuses this request
@@ -249,7 +249,7 @@ def _deadline_s(entry: ModelEntry, request: oip.InferRequest) -> float:
     return allowed / 1000.0
 
 
-def _word(error: AgentError) -> str:
+def _word(error: AgentError | ProtocolError) -> str:
     if isinstance(error, LateError):
         return "deadline"
     if isinstance(error, UnreachableError):

@@ -61,7 +61,12 @@ def test_an_unsure_answer_is_deferred_to_the_releases_cloud_variant_else_the_aud
 
 @pytest.mark.parametrize(
     ("error", "word"),
-    [(LateError("late"), "deadline"), (CloudError("busy", status=429), "cloud-429"), (None, "unreachable")],
+    [
+        (LateError("late"), "deadline"),
+        (CloudError("busy", status=429), "cloud-429"),
+        (MalformedError("odd"), "cloud-failed"),
+        (None, "unreachable"),
+    ],
 )
 def test_without_the_cloud_the_local_answer_goes_out_degraded(agent, error, word):
     async def scenario():
