@@ -19,7 +19,9 @@ def make_engine(url: str) -> Engine:
     """
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False})
+    # as many connections as the server has worker threads: a thread waits for a lock, never for the pool
+    pool = {} if url == "sqlite://" else {"pool_size": 10, "max_overflow": 40}
+    engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False}, **pool)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -118,9 +118,7 @@ def _announced(draft: Draft, name: str, key: Ed25519PrivateKey) -> bool:
 
 
 def _key_ids(draft: Draft, role: str) -> list[str]:
-    if role in repository.DELEGATED:
-        return list(draft.peek("targets").delegations.roles[role].keyids)
-    return list(draft.peek("root").roles[role].keyids)
+    return repository.key_ids(draft.peek("root"), draft.peek("targets"), role)
 
 
 def _replace(draft: Draft, name: str, new: Ed25519PrivateKey) -> None:

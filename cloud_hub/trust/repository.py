@@ -136,6 +136,14 @@ def read(body: bytes) -> Metadata[Any]:
         raise InvalidError(f"not TUF metadata: {error}", subject="metadata") from error
 
 
+def key_ids(root: Root, targets: Targets, role: str) -> list[str]:
+    """Ids of the keys that may sign `role`."""
+    if role not in DELEGATED:
+        return list(root.roles[role].keyids)
+    assert targets.delegations is not None and targets.delegations.roles is not None  # new_targets makes them
+    return list(targets.delegations.roles[role].keyids)
+
+
 def expires_at(body: bytes) -> float:
     """When a metadata body expires, Unix seconds."""
     moment: datetime.datetime = read(body).signed.expires

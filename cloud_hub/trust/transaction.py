@@ -235,6 +235,7 @@ class Transactions:
                 subject=role,
                 hint="use the ceremony with the offline keys, or sign it outside",
             )
+        self._check_signers(draft, role, signers[role])
         signed.expires = self._expires(draft, role)
         version = draft.version(role) + 1
         while True:
@@ -244,6 +245,14 @@ class Transactions:
             version += 1
         self._keep(draft, role, version, body)
         return version, body
+
+    def _check_signers(self, draft: Draft, role: str, signers: list[CryptoSigner]) -> None:
+        """Refuse a key that the repository has replaced; devices would refuse what it signs."""
+        allowed = repository.key_ids(draft.peek("root"), draft.peek("targets"), role)
+        if not any(one.public_key.keyid in allowed for one in signers):
+            raise ForbiddenError(
+                f"the key of role {role!r} was rotated", subject=role, hint="restart `cloud-hub serve` and every worker"
+            )
 
     def _keep_presigned(self, draft: Draft, role: str) -> None:
         version, body = draft.presigned[role]
