@@ -14,6 +14,7 @@ from sqlmodel import SQLModel
 
 from cloud_hub.errors import UnreachableError
 from cloud_hub.store import tables
+from cloud_hub.store.engine import make_engine
 
 MIGRATION_LOCK = 0x_E0_6E_10_0A
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -55,3 +56,18 @@ def differences(engine: Engine) -> list[object]:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
         return list(compare_metadata(context, SQLModel.metadata))
+
+
+def write_revision(number: str, message: str, scripts: Path = _SCRIPTS) -> Path:
+    """Write the migration from the newest revision to the tables as they are now; returns its file.
+
+    For developers: `python -c "from cloud_hub.store.migrate import write_revision as w; w('0002', 'Add …')"`.
+    """
+    engine = make_engine("sqlite://")
+    with engine.begin() as connection:
+        config = alembic_config(connection)
+        config.set_main_option("script_location", str(scripts))
+        command.upgrade(config, "head")
+        command.revision(config, message=message, autogenerate=True, rev_id=number)
+    engine.dispose()
+    return next((scripts / "versions").glob(f"{number}_*.py"))
