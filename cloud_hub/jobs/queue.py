@@ -1,0 +1,129 @@
+"""The queue: one statement claims a job, a heartbeat keeps it, a lease that ran out gives it back."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from sqlalchemy import and_, or_, update
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import ConflictError, NotFoundError
+from cloud_hub.store.tables import Job
+
+LEASE_S = 30.0
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+class CancelledError(ConflictError):
+    """Somebody asked the job to stop."""
+
+
+class LeaseLostError(ConflictError):
+    """Another worker has the job now, because this one was silent for too long."""
+
+
+def submit(hub: Hub, kind: str, *, model: str = "", payload: dict[str, Any] | None = None, actor: str) -> Job:
+    """Queue a job."""
+    job = Job(
+        id=f"{int(hub.clock() * 1000):012x}{secrets.token_hex(5)}", kind=kind, model=model, payload=payload or {},
+        state="queued", created_at=hub.clock(), created_by=actor,
+    )  # fmt: skip
+    with hub.session() as session:
+        session.add(job)
+        hub.audit(session, actor, "job.create", job.id, {"kind": kind, "model": model})
+    return job
+
+
+def claim(hub: Hub, owner: str) -> Job | None:
+    """Take the oldest job that waits, or whose worker has died; None when there is none.
+
+    One UPDATE does it; PostgreSQL skips rows that another worker is just taking, and SQLite has a
+    single writer. A job that has used up its attempts fails here.
+    """
+    now = hub.clock()
+    waiting = or_(
+        col(Job.state) == "queued",
+        and_(col(Job.state) == "running", col(Job.lease_until) < now),
+    )
+    with hub.session() as session:
+        _give_up(session, now)
+        oldest = select(Job.id).where(waiting).order_by(col(Job.created_at)).limit(1).with_for_update(skip_locked=True)
+        taken = (
+            update(Job)
+            .where(col(Job.id) == oldest.scalar_subquery())
+            .values(
+                state="running", owner=owner, lease_until=now + LEASE_S, attempt=Job.attempt + 1, started_at=now
+            )
+            .returning(col(Job.id))
+        )  # fmt: skip
+        found = session.connection().execute(taken).scalar_one_or_none()
+    return None if found is None else get(hub, found)
+
+
+def beat(hub: Hub, job: str, owner: str, **changes: Any) -> None:
+    """Renew the lease and write down step, progress or result.
+
+    Raises LeaseLostError, CancelledError.
+    """
+    with hub.session() as session:
+        row = _owned(session, job, owner)
+        row.lease_until = hub.clock() + LEASE_S
+        for key, value in changes.items():
+            setattr(row, key, value)
+        session.add(row)
+        cancelled = row.cancel_requested
+    if cancelled:
+        raise CancelledError(f"job {job} was cancelled", subject=job)
+
+
+def finish(
+    hub: Hub, job: str, owner: str, state: str, *, error: str = "", result: dict[str, Any] | None = None
+) -> None:
+    """End a job; LeaseLostError when it is not ours any more."""
+    with hub.session() as session:
+        row = _owned(session, job, owner)
+        row.state, row.error, row.ended_at, row.owner = state, error, hub.clock(), ""
+        row.result = {**row.result, **(result or {})}
+        if state == "succeeded":
+            row.progress = 1.0
+        session.add(row)
+
+
+def cancel(hub: Hub, job: str, *, actor: str) -> Job:
+    """End a waiting job at once, a running one at its next step; ConflictError when it has ended."""
+    with hub.session() as session:
+        row = session.get(Job, job)
+        if row is None:
+            raise NotFoundError(f"no job {job}", subject=job, hint="see: fleet job list")
+        if row.state in ENDED:
+            raise ConflictError(f"job {job} has {row.state} already", subject=job)
+        row.cancel_requested = True
+        if row.state == "queued":
+            row.state, row.ended_at = "cancelled", hub.clock()
+        session.add(row)
+        hub.audit(session, actor, "job.cancel", job)
+        return row
+
+
+def get(hub: Hub, job: str) -> Job:
+    """A job; NotFoundError when there is none."""
+    with hub.reading() as session:
+        row = session.get(Job, job)
+    if row is None:
+        raise NotFoundError(f"no job {job}", subject=job, hint="see: fleet job list")
+    return row
+
+
+def _give_up(session: Session, now: float) -> None:
+    dead = (col(Job.state) == "running", col(Job.lease_until) < now, col(Job.attempt) >= col(Job.max_attempts))
+    values = {"state": "failed", "ended_at": now, "error": "its worker died each time it was tried"}
+    session.connection().execute(update(Job).where(*dead).values(**values))
+
+
+def _owned(session: Session, job: str, owner: str) -> Job:
+    row = session.get(Job, job)
+    if row is None or row.owner != owner or row.state != "running":
+        raise LeaseLostError(f"job {job} belongs to another worker now", subject=job)
+    return row

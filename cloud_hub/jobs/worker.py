@@ -1,0 +1,110 @@
+"""The worker loop: claim, run, heartbeat, finish."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import HubError
+from cloud_hub.jobs import queue
+from cloud_hub.store.tables import Job
+from fleet.protocol.errors import ProtocolError
+
+log = logging.getLogger(__name__)
+POLL_S = 1.0
+BEAT_S = 5.0
+
+
+class Running:
+    """A job in progress, as its kind sees it. `step` and `save` may raise to stop it."""
+
+    def __init__(self, hub: Hub, job: Job, owner: str) -> None:
+        self.hub, self.job, self.owner = hub, job, owner
+        self.saved: dict[str, Any] = dict(job.result)
+        self.ended = threading.Event()
+        self._last = 0.0
+
+    def step(self, name: str, progress: float) -> None:
+        """Say where the job is (0 to 1); written at most four times a second unless the step changes."""
+        now = self.hub.clock()
+        if name == self.job.step and now - self._last < 0.25:
+            return
+        self.job.step, self._last = name, now
+        queue.beat(self.hub, self.job.id, self.owner, step=name, progress=progress)
+
+    def save(self, **values: Any) -> None:
+        """Keep what is done, for the result and for whoever goes on after this worker's death."""
+        self.saved |= values
+        queue.beat(self.hub, self.job.id, self.owner, result=dict(self.saved))
+
+    def keep_alive(self) -> None:
+        """Renew the lease until `ended`, for steps that say nothing for long."""
+        while not self.ended.wait(BEAT_S):
+            try:
+                queue.beat(self.hub, self.job.id, self.owner)
+            except (queue.LeaseLostError, queue.CancelledError):
+                return  # the job's own next step meets the same error and ends it
+            except Exception:  # the boundary of this thread: the next beat may succeed
+                log.exception("job %s: a heartbeat failed", self.job.id)
+
+
+Kind = Callable[[Running], dict[str, Any]]
+
+
+def kinds() -> dict[str, Kind]:
+    """What jobs this worker can do."""
+    from cloud_hub.training.retrain import retrain
+
+    return {"retrain": retrain}
+
+
+def run_worker(hub: Hub, *, once: bool = False, table: Mapping[str, Kind] | None = None) -> None:
+    """Do jobs until SIGTERM or SIGINT, or with `once` until none is waiting."""
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+    owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    parent = os.getppid()
+    known = kinds() if table is None else table
+    while not stop.is_set() and os.getppid() == parent:
+        job = queue.claim(hub, owner)
+        if job is not None:
+            run_job(hub, job, owner, known)
+        elif once:
+            return
+        else:
+            stop.wait(POLL_S)
+
+
+def run_job(hub: Hub, job: Job, owner: str, table: Mapping[str, Kind]) -> None:
+    """Run one claimed job to its end; every failure is written down in it."""
+    running = Running(hub, job, owner)
+    beats = threading.Thread(target=running.keep_alive, name=f"job-{job.id}", daemon=True)
+    beats.start()
+    try:
+        work = table.get(job.kind)
+        if work is None:
+            raise HubError(f"no worker knows the kind {job.kind!r}", subject=job.kind)
+        result = work(running)
+        queue.finish(hub, job.id, owner, "succeeded", result=result)
+    except queue.LeaseLostError as error:
+        log.warning("%s", error)
+    except queue.CancelledError as error:
+        queue.finish(hub, job.id, owner, "cancelled", error=str(error))
+    except (HubError, ProtocolError) as error:
+        log.warning("job %s failed: %s", job.id, error)
+        queue.finish(hub, job.id, owner, "failed", error=f"{error}; {error.hint}" if error.hint else str(error))
+    except Exception as error:  # the boundary of a job: logged and written into it
+        log.exception("job %s failed", job.id)
+        queue.finish(hub, job.id, owner, "failed", error=f"{type(error).__name__}: {error}")
+    finally:
+        running.ended.set()
+        beats.join()

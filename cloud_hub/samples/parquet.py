@@ -1,0 +1,112 @@
+"""Samples as Parquet, by DuckDB: any data tool reads the partitions.
+
+Columns: id, model, device, release, variant, reason, at (Unix seconds), name, shape (list of int), input
+(list of float: the first input), confidence, prediction, cloud_prediction, arrays (MessagePack of every
+input and output, for exact bytes), and in an export also label and labelled_by.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from fleet.protocol.messages import Array, Sample
+from fleet.protocol.tensors import from_array
+
+_COLUMNS = (
+    "id VARCHAR, model VARCHAR, device VARCHAR, release INTEGER, variant VARCHAR, reason VARCHAR, at DOUBLE, "
+    "name VARCHAR, shape INTEGER[], input FLOAT[], confidence DOUBLE, prediction INTEGER, cloud_prediction INTEGER, "
+    "arrays BLOB"
+)
+_MARKS = ", ".join("?" * 14)
+
+
+class Arrays(Struct, frozen=True, kw_only=True):
+    """The column `arrays`."""
+
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+
+
+def write(device: str, samples: Sequence[Sample]) -> bytes:
+    """A Parquet file of the samples of one device."""
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
+        database.execute(f"CREATE TABLE sample ({_COLUMNS})")
+        database.executemany(f"INSERT INTO sample VALUES ({_MARKS})", [_row(device, sample) for sample in samples])
+        return _copy(database, "SELECT * FROM sample", Path(folder))
+
+
+def arrays_of(data: bytes) -> dict[str, Arrays]:
+    """The exact arrays of every sample in a partition, by id."""
+    with _table(data) as database:
+        found = database.execute("SELECT id, arrays FROM sample").fetchall()
+    return {str(key): msgspec.msgpack.decode(value, type=Arrays) for key, value in found}
+
+
+def without(data: bytes, gone: Iterable[str]) -> bytes | None:
+    """The partition without some samples; None when nothing is left."""
+    with tempfile.TemporaryDirectory() as folder, _table(data) as database:
+        database.execute("DELETE FROM sample WHERE list_contains(?, id)", [list(gone)])
+        left = database.execute("SELECT count(*) FROM sample").fetchone()
+        if not left or left[0] == 0:
+            return None
+        return _copy(database, "SELECT * FROM sample ORDER BY at", Path(folder))
+
+
+def join(parts: Iterable[bytes], labels: dict[str, tuple[int, str]]) -> bytes:
+    """One Parquet file of all partitions, with `label` and `labelled_by` (id -> both)."""
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
+        database.execute(f"CREATE TABLE sample ({_COLUMNS})")
+        for number, part in enumerate(parts):
+            path = Path(folder) / f"{number}.in.parquet"
+            path.write_bytes(part)
+            database.execute("INSERT INTO sample SELECT * FROM read_parquet(?, hive_partitioning=false)", [str(path)])
+            path.unlink()
+        database.execute("CREATE TABLE label (id VARCHAR, label INTEGER, labelled_by VARCHAR)")
+        if labels:
+            rows = [(key, label, by) for key, (label, by) in labels.items()]
+            database.executemany("INSERT INTO label VALUES (?, ?, ?)", rows)
+        query = "SELECT sample.*, label.label, label.labelled_by FROM sample LEFT JOIN label USING (id) ORDER BY at, id"
+        return _copy(database, query, Path(folder))
+
+
+class _table:  # reads as a statement
+    """An in-memory table `sample` with a partition's rows."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._database = duckdb.connect()
+
+    def __enter__(self) -> Any:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "in.parquet"
+            path.write_bytes(self._data)
+            query = "CREATE TABLE sample AS SELECT * FROM read_parquet(?, hive_partitioning=false)"
+            self._database.execute(query, [str(path)])
+        return self._database
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+
+def _copy(database: Any, query: str, folder: Path) -> bytes:
+    path = folder / "out.parquet"  # a name of our own making, so it may stand in the statement
+    database.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet, COMPRESSION zstd)")
+    return path.read_bytes()
+
+
+def _row(device: str, sample: Sample) -> tuple[Any, ...]:
+    first = sample.inputs[0]
+    values = np.asarray(from_array(first)).ravel().astype(np.float32).tolist()
+    exact = msgspec.msgpack.encode(Arrays(inputs=sample.inputs, outputs=sample.outputs))
+    return (
+        sample.id, sample.model, device, sample.release, sample.variant, sample.reason, sample.at, first.name,
+        list(first.shape), values, sample.confidence, sample.prediction, sample.cloud_prediction, exact,
+    )  # fmt: skip

@@ -1,0 +1,182 @@
+"""Samples: an index row each in the database, the arrays in Parquet partitions of the object store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
+from cloud_hub.samples import parquet
+from cloud_hub.store.tables import ChannelRow, Device, Model, SampleRow
+from fleet.protocol.channel import Sampling, decode_channel
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.messages import Sample
+from fleet.protocol.names import check_name
+from fleet.protocol.tensors import from_array
+
+DAY = 86_400.0
+TRIES = 8
+
+
+def commit(hub: Hub, device_id: str, samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Take samples, each id once; returns the ids that are now in the database, new or known.
+
+    Raises InvalidError for a sample without inputs, with arrays that do not fit, or of an unknown model.
+    """
+    unique = {sample.id: sample for sample in samples}
+    with hub.reading() as session:
+        known = set(session.exec(select(SampleRow.id).where(col(SampleRow.id).in_(list(unique)))))
+        models = set(session.exec(select(Model.name)))
+    parts: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+    for sample in unique.values():
+        _check(sample, models)
+        if sample.id not in known:
+            parts[sample.model, _day(sample.at)].append(sample)
+    rows: list[dict[str, Any]] = []
+    for (model, day), part in parts.items():
+        name = hashlib.sha256("\n".join([device_id, *sorted(s.id for s in part)]).encode()).hexdigest()
+        path = f"samples/model={model}/day={day}/{name}.parquet"
+        hub.objects.put_new(path, parquet.write(device_id, part))
+        rows += [_row(device_id, sample, path, hub.clock()) for sample in part]
+    if rows:
+        _insert(hub, rows)
+    return tuple(unique)
+
+
+def arrays(hub: Hub, row: SampleRow) -> parquet.Arrays:
+    """A sample's inputs and outputs."""
+    found = parquet.arrays_of(hub.objects.get(row.path).data).get(row.id)
+    if found is None:
+        raise NotFoundError(f"sample {row.id} has lost its data", subject=row.id)
+    return found
+
+
+def get(hub: Hub, sample: str) -> SampleRow:
+    """A sample's row; NotFoundError when there is none, or it was deleted."""
+    with hub.reading() as session:
+        row = session.get(SampleRow, sample)
+    if row is None or row.deleted_at is not None:
+        raise NotFoundError(f"no sample {sample}", subject=sample, hint="see: fleet sample list --model NAME")
+    return row
+
+
+def of_model(hub: Hub, model: str) -> list[SampleRow]:
+    """Every sample of a model that was not deleted, oldest first."""
+    with hub.reading() as session:
+        query = select(SampleRow).where(SampleRow.model == model, col(SampleRow.deleted_at).is_(None))
+        return list(session.exec(query.order_by(col(SampleRow.at), col(SampleRow.id))))
+
+
+def label(hub: Hub, labels: dict[str, int], *, by: str, actor: str) -> int:
+    """Write down true classes; all or nothing. Returns how many. Raises NotFoundError, InvalidError."""
+    wrong = next((key for key, value in labels.items() if value < 0), None)
+    if wrong is not None:
+        raise InvalidError(f"sample {wrong}: a class is a number from 0", subject=wrong)
+    with hub.session() as session:
+        for key, value in labels.items():
+            row = session.get(SampleRow, key)
+            if row is None or row.deleted_at is not None:
+                raise NotFoundError(f"no sample {key}; nothing was labelled", subject=key)
+            row.label, row.labelled_by, row.labelled_at = value, by, hub.clock()
+            session.add(row)
+        hub.audit(session, actor, "sample.label", by, {"labels": len(labels)})
+    return len(labels)
+
+
+def delete(hub: Hub, rows: Iterable[SampleRow], *, actor: str) -> int:
+    """Remove samples' data for good; their ids stay known, so that no device brings them back."""
+    parts: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        parts[row.path].append(row.id)
+    for path, ids in parts.items():
+        _rewrite(hub, path, ids)
+        with hub.session() as session:
+            for key in ids:
+                found = session.get(SampleRow, key)
+                if found is not None:
+                    found.deleted_at = hub.clock()
+                    session.add(found)
+            hub.audit(session, actor, "sample.delete", path, {"samples": len(ids)})
+    return sum(map(len, parts.values()))
+
+
+def export(hub: Hub, model: str) -> bytes:
+    """Every sample of a model with its label, as one Parquet file."""
+    rows = of_model(hub, model)
+    labels = {row.id: (row.label, row.labelled_by) for row in rows if row.label is not None}
+    paths = sorted({row.path for row in rows})
+    return parquet.join((hub.objects.get(path).data for path in paths), labels)
+
+
+def sweep(hub: Hub) -> int:
+    """Delete what is older than its channel's retention (the longest that covers the device's model)."""
+    with hub.reading() as session:
+        channels = {row.name: decode_channel(row.document) for row in session.exec(select(ChannelRow))}
+        places = {row.id: row.channel for row in session.exec(select(Device))}
+        rows = list(session.exec(select(SampleRow).where(col(SampleRow.deleted_at).is_(None))))
+
+    def old(row: SampleRow) -> bool:
+        channel = channels.get(places.get(row.device_id, ""))
+        entry = channel.models.get(row.model) if channel is not None else None
+        days = (entry.sampling if entry is not None else Sampling()).retention_days
+        return row.received_at < hub.clock() - days * DAY
+
+    return delete(hub, [row for row in rows if old(row)], actor="retention")
+
+
+def _rewrite(hub: Hub, path: str, gone: list[str]) -> None:
+    for _ in range(TRIES):
+        if not hub.objects.exists(path):
+            return
+        stored = hub.objects.get(path)
+        left = parquet.without(stored.data, gone)
+        if left is None:
+            hub.objects.delete(path)
+            return
+        try:
+            hub.objects.put_if_match(path, left, stored.tag)
+        except ConflictError:
+            continue
+        return
+    raise ConflictError(f"{path} is changed by too many at once", subject=path, hint="try again")
+
+
+def _check(sample: Sample, models: set[str]) -> None:
+    check_name(sample.model, "model")
+    if sample.model not in models:
+        raise InvalidError(f"sample {sample.id}: no model {sample.model!r}", subject=sample.model)
+    if not sample.inputs or not sample.id or len(sample.id) > 64:
+        raise InvalidError("a sample needs an id of at most 64 characters, and inputs", subject=sample.id)
+    if not 0 <= sample.at < 253_402_300_800:  # year 9999
+        raise InvalidError(f"sample {sample.id}: its time {sample.at} is not one", subject=sample.id)
+    for array in (*sample.inputs, *sample.outputs):
+        try:
+            from_array(array)
+        except MalformedError as error:
+            raise InvalidError(f"sample {sample.id}: {error}", subject=sample.id) from error
+
+
+def _insert(hub: Hub, rows: list[dict[str, Any]]) -> None:
+    with hub.session() as session:
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        # two uploads of the same sample may meet here; the first one's row stays
+        session.connection().execute(insert(SampleRow).on_conflict_do_nothing(index_elements=["id"]), rows)
+
+
+def _row(device_id: str, sample: Sample, path: str, now: float) -> dict[str, Any]:
+    return SampleRow(
+        id=sample.id, model=sample.model, device_id=device_id, release=sample.release, variant=sample.variant,
+        reason=sample.reason, at=sample.at, received_at=now, confidence=sample.confidence,
+        prediction=sample.prediction, cloud_prediction=sample.cloud_prediction, path=path,
+    ).model_dump()  # fmt: skip
+
+
+def _day(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")

@@ -1,0 +1,43 @@
+"""What a retrain job is asked to do; light, so that the server need not load torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.jobs import queue
+from cloud_hub.store.tables import ChannelRow, Job, Snapshot
+from cloud_hub.trust.rows import get_model
+
+
+class RetrainOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`snapshot` empty: a new one. With `channel`, the release becomes its auditor and is rolled out there;
+    `rollout` holds the rollout's options (`stages`, …)."""
+
+    snapshot: str = ""
+    channel: str = ""
+    rollout: dict[str, Any] | None = None
+    seed: int = 0
+
+
+def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str) -> Job:
+    """Queue a retrain job, after checking what can be checked now.
+
+    Raises NotFoundError (model, snapshot, channel), InvalidError (no recipe; a snapshot of another model).
+    """
+    with hub.reading() as session:
+        if not get_model(session, model).recipe:
+            raise InvalidError(f"model {model!r} has no recipe", subject=model, hint="set one: PATCH …/models/NAME")
+        if options.snapshot:
+            row = session.get(Snapshot, options.snapshot)
+            if row is None:
+                raise NotFoundError(f"no snapshot {options.snapshot}", subject=options.snapshot)
+            if row.model != model:
+                raise InvalidError(f"snapshot {row.id} is of {row.model!r}", subject=row.id)
+        if options.channel and session.get(ChannelRow, options.channel) is None:
+            raise NotFoundError(f"no channel {options.channel!r}", subject=options.channel)
+    return queue.submit(hub, "retrain", model=model, payload=msgspec.to_builtins(options), actor=actor)

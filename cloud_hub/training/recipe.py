@@ -1,0 +1,158 @@
+"""What a recipe is: registered code that says how a model is made.
+
+A recipe is a Python module with a variable `RECIPE`. It is named by module (`examples.digits.recipe`) or,
+on the hub, by a file in `DIR/recipes`; the command line takes any file. It is never uploaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`x` float32 (n, …), `y` int64 (n,) class numbers; -1 marks an input without a label."""
+
+    x: npt.NDArray[np.float32]
+    y: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Examples:
+        """The rows with these numbers."""
+        return Examples(self.x[rows], self.y[rows])
+
+    def join(self, other: Examples) -> Examples:
+        """Both, one after the other."""
+        return Examples(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Disjoint sets. `calibration` tunes quantization, `validation` gives the verdict, `exam` only measures."""
+
+    train: Examples
+    calibration: Examples
+    validation: Examples
+    exam: Examples
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Numbers of a run. `soft_share` weighs the teacher's soft answers against labels when distilling."""
+
+    teacher_epochs: int = 30
+    student_epochs: int = 60
+    batch: int = 64
+    teacher_rate: float = 2e-3
+    student_rate: float = 3e-3
+    weight_decay: float = 1e-4
+    distill_temperature: float = 2.0
+    soft_share: float = 0.7
+    sample_repeats: int = 3  # how often a labelled sample counts beside one original example
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is made. `augment` changes a training batch (n, …) with a seeded generator.
+
+    `sources` are further modules whose code belongs to the recipe's hash.
+    """
+
+    data: Callable[[], Sets]
+    teacher: Callable[[], torch.nn.Module]
+    student: Callable[[], torch.nn.Module]
+    labels: tuple[str, ...] = ()
+    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    hyper: Hyper = field(default_factory=Hyper)
+    targets: tuple[str, ...] = ("litert-int8", "litert-fp32")
+    sources: tuple[ModuleType, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe with its name and the SHA-256 of its code."""
+
+    name: str
+    sha256: str
+    recipe: Recipe
+
+
+def load_recipe(name: str, *, folder: Path | None = None) -> LoadedRecipe:
+    """Load a recipe by module name or `.py` file; with `folder`, files must lie directly in it.
+
+    Raises:
+        NotFoundError: no such module or file. ForbiddenError: a file outside `folder`.
+        InvalidError: it does not load, or has no `RECIPE`.
+    """
+    if not name:
+        raise NotFoundError("the model has no recipe", subject="recipe", hint="set one: fleet model create … --recipe")
+    module = _from_file(name, folder) if name.endswith(".py") else _from_module(name)
+    recipe = getattr(module, "RECIPE", None)
+    if not isinstance(recipe, Recipe):
+        raise InvalidError(f"recipe {name} has no RECIPE", subject=name, hint="RECIPE = Recipe(data=…, teacher=…, …)")
+    digest = hashlib.sha256()
+    for part in (module, *recipe.sources):
+        digest.update(inspect.getsource(part).encode())
+    return LoadedRecipe(name, digest.hexdigest(), recipe)
+
+
+def _from_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise InvalidError(f"{name!r} is not a module's name", subject=name)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise NotFoundError(
+            f"recipe {name}: {error}", subject=name, hint="install it, or put its file into DIR/recipes"
+        ) from error
+
+
+def _from_file(name: str, folder: Path | None) -> ModuleType:
+    if folder is not None and Path(name).name != name:
+        raise ForbiddenError(
+            f"recipe {name} is not in {folder}", subject=name, hint="give the bare name of a file in DIR/recipes"
+        )
+    path = (folder / name if folder is not None else Path(name)).resolve()
+    if not path.is_file():
+        raise NotFoundError(f"no recipe {path}", subject=name)
+    loaded = f"_recipe_{path.stem}"
+    spec = importlib.util.spec_from_file_location(loaded, path)
+    if spec is None or spec.loader is None:
+        raise InvalidError(f"{path} is not a Python file", subject=name)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[loaded] = module
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise InvalidError(f"recipe {path} does not load: {error}", subject=name) from error
+    return module
+
+
+def swap_labels(sets: Sets, first: int, second: int) -> Sets:
+    """Sets in which two classes' labels are exchanged, the exam's excepted: how a bad release is made."""
+
+    def swapped(part: Examples) -> Examples:
+        y = part.y.copy()
+        y[part.y == first], y[part.y == second] = second, first
+        return Examples(part.x, y)
+
+    return Sets(swapped(sets.train), swapped(sets.calibration), swapped(sets.validation), sets.exam)
