@@ -11,19 +11,20 @@ import importlib
 import logging
 import os
 import random
+import shutil
 import signal
-import socket
 import ssl
-import stat
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from edge_agent import VERSION
 from edge_agent import cli as commands
-from edge_agent.errors import AgentError, ConflictError, UsageError
+from edge_agent.errors import ConflictError, UsageError
 
 if TYPE_CHECKING:
     import uvicorn
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.reporting.commands import CommandKey
     from edge_agent.reporting.samples import Redact
+    from edge_agent.update.state import Looked
+    from fleet.protocol.messages import AgentReport
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +56,7 @@ class Agent:
     """Everything that runs in the serving process."""
 
     def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
+        from edge_agent import runtimes
         from edge_agent.identity.enroll import load_enrollment
         from edge_agent.identity.http import HubHttp
         from edge_agent.reporting.actions import Actions
@@ -69,6 +73,7 @@ class Agent:
         from edge_agent.serving.metrics import Metrics
         from edge_agent.serving.policy import Policies
         from edge_agent.serving.slots import Slots
+        from edge_agent.update.children import ProcessChildren
         from edge_agent.update.driver import Updater
 
         self.config = config
@@ -90,8 +95,12 @@ class Agent:
         self.uploader = Uploader(self.hub, self.samples, self.budget)
         self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
         self.locals = LocalRecords(config.dir, self.recorder.local)
-        self.updater = Updater(config, self.enrollment, self.slots, self.recorder)
-        self.updater.on_channel(self.policies.apply)
+        self.updater = Updater(
+            config, self.enrollment.device_id, self.enrollment.channel, self.slots, self.recorder,
+            ProcessChildren(config.dir), kinds=tuple(sorted(runtimes.kinds())),
+            on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received),
+        )  # fmt: skip
+        self._described: AgentReport | None = None
         self.uplink = self._uplink()
         self.recorder.spooled = self.uplink.wake
         self.recorder.sampled = self.uploader.wake
@@ -100,11 +109,14 @@ class Agent:
 
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
-        server, listener = _server(self.config, self.app)
-        self.address = _address(self.config, listener)
+        from edge_agent.serving.server import address, listen, make_server
+
+        server, listener = make_server(self.app), listen(self.config)
+        self.address = address(self.config, listener)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, server)
+        await self.updater.start()
         _announce(self.config.dir, self.address)
         log.info("agent %s serves on %s", self.enrollment.device_id, self.address)
         tasks = [
@@ -132,12 +144,10 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """The `/status` document: who, what serves, what is under way, and why not."""
-        channel = self.policies.channel
         return {
+            **self.updater.status(),
             "device": self.enrollment.device_id,
             "agent": VERSION,
-            "channel": self.enrollment.channel,
-            "channel_version": channel.version if channel is not None else 0,
             "hub": self.enrollment.hub,
             "address": self.address,
             "online": self.uplink.online,
@@ -150,7 +160,7 @@ class Agent:
         }
 
     def _models(self) -> dict[str, Any]:
-        models: dict[str, Any] = self.updater.status()
+        models: dict[str, Any] = msgspec.to_builtins(self.updater.status()["models"])
         for name in self.slots.names():
             slot = self.slots.slot(name)
             if slot is None or slot.active is None:
@@ -182,36 +192,52 @@ class Agent:
             self.database,
             self.spool,
             self.budget,
-            key=KeyFile(self.config.dir / "command-key.json").read,
+            key=self._command_key,
             handle=self.actions.handle,
             notified=self._notified,
+            clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
         )
+
+    def _command_key(self) -> CommandKey | None:
+        from edge_agent.reporting.commands import decode_key
+
+        data = self.updater.file.state.looked.command_key
+        return decode_key(data) if data else None
+
+    def _looked(self, looked: Looked) -> None:
+        """A look at the hub ended, or what the last one gave was read from the disk."""
+        self.policies.apply(looked.channel)
+        report = _describe(self.enrollment.channel, looked)
+        if report != self._described:
+            self._described = report
+            free = shutil.disk_usage(self.config.dir).free
+            self.recorder.agent(
+                msgspec.structs.replace(report, disk_free=free, bytes_up=self.budget.up, bytes_down=self.budget.down)
+            )
 
     def _notified(self, reason: str) -> None:
         self.updater.wake(reason)
         self.uploader.wake()
 
 
-class KeyFile:
-    """The command key that the update child verified and stored; read again when the file changes."""
+def _describe(channel: str, looked: Looked) -> AgentReport:
+    import platform
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._mark: tuple[int, int] | None = None
-        self._key: CommandKey | None = None
+    from edge_agent import runtimes
+    from fleet.protocol.messages import AgentReport
 
-    def read(self) -> CommandKey | None:
-        """The key, or None while it has not been fetched."""
-        from edge_agent.reporting.commands import decode_key
-
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            return None
-        mark = (found.st_mtime_ns, found.st_ino)
-        if mark != self._mark:
-            self._key, self._mark = decode_key(self._path.read_bytes()), mark
-        return self._key
+    return AgentReport(
+        agent=VERSION,
+        channel=channel,
+        hardware={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        runtimes=runtimes.available(),
+        channel_version=looked.channel.version if looked.channel is not None else 0,
+        tuf=looked.tuf,
+        tuf_expires=looked.tuf_expires,
+        clock="trusted" if looked.clock == "trusted" else "untrusted",
+        problem=looked.problem,
+        hint=looked.hint,
+    )
 
 
 def load_redaction(name: str) -> Redact | None:
@@ -253,60 +279,6 @@ async def _guarded(name: str, run: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # the task boundary: logged with its trace, then started again
             log.exception("%s failed; it starts again in %.0f s", name, RESTART_S)
             await asyncio.sleep(RESTART_S)
-
-
-def _server(config: AgentConfig, app: Any) -> tuple[uvicorn.Server, socket.socket]:
-    import uvicorn
-
-    class Server(uvicorn.Server):
-        """uvicorn without its own signal handling, which would end the process before the spool is closed."""
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Any:
-            yield
-
-    listener = _listen(config)
-    settings = uvicorn.Config(
-        app, loop="asyncio", lifespan="off", access_log=False, log_config=None, server_header=False, date_header=False,
-        timeout_keep_alive=75, timeout_graceful_shutdown=5,
-    )  # fmt: skip
-    return Server(settings), listener
-
-
-def _listen(config: AgentConfig) -> socket.socket:
-    from edge_agent.identity.enroll import is_loopback
-
-    try:
-        if config.uds:
-            return _listen_unix(Path(config.uds))
-        if not is_loopback(config.host):
-            raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        return socket.create_server((config.host, config.port), family=family, backlog=256)
-    except OSError as error:
-        where = config.uds or f"{config.host}:{config.port}"
-        raise AgentError(f"cannot listen on {where}: {error}", hint="choose another with --port or --uds") from error
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    # The lock on the directory says that no other agent serves here: a socket that lies there is a leftover.
-    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-        path.unlink()
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    before = os.umask(0o117)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    listener.listen(256)
-    return listener
-
-
-def _address(config: AgentConfig, listener: socket.socket) -> str:
-    if config.uds:
-        return f"unix:{Path(config.uds).absolute()}"
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _announce(directory: Path, address: str) -> None:

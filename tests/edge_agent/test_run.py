@@ -17,7 +17,7 @@ from edge_agent.update.state import StateFile
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
-from tests.support.device import enrolled, running
+from tests.support.agent_process import enrolled, running
 
 X = np.array([[9, 0, 0, 0]], np.float32)
 

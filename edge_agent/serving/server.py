@@ -1,0 +1,77 @@
+"""The socket that the local API listens on, and uvicorn on it: loopback or a Unix socket, nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from edge_agent.config import AgentConfig
+from edge_agent.errors import AgentError, UsageError
+from edge_agent.identity.enroll import is_loopback
+
+BACKLOG = 256
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signal handling, which would end the process before the spool is closed."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to the composition root."""
+        yield
+
+
+def make_server(app: Any) -> Server:
+    """A server for `app`; h11 or httptools, whichever is installed, on asyncio."""
+    settings = uvicorn.Config(
+        app, loop="asyncio", lifespan="off", access_log=False, log_config=None, server_header=False, date_header=False,
+        timeout_keep_alive=75, timeout_graceful_shutdown=5,
+    )  # fmt: skip
+    return Server(settings)
+
+
+def listen(config: AgentConfig) -> socket.socket:
+    """Bind the local API's socket.
+
+    Raises:
+        UsageError: an address beyond loopback. AgentError: it cannot be bound.
+    """
+    try:
+        if config.uds:
+            return _listen_unix(Path(config.uds))
+        if not is_loopback(config.host):
+            raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
+        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+        return socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        where = config.uds or f"{config.host}:{config.port}"
+        raise AgentError(f"cannot listen on {where}: {error}", hint="choose another with --port or --uds") from error
+
+
+def address(config: AgentConfig, listener: socket.socket) -> str:
+    """`http://127.0.0.1:PORT` or `unix:PATH`."""
+    if config.uds:
+        return f"unix:{Path(config.uds).absolute()}"
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    # The lock on the directory says that no other agent serves here: a socket that lies there is a leftover.
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o117)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
