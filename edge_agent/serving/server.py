@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import socket
 import stat
@@ -14,7 +15,6 @@ import uvicorn
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, UsageError
-from edge_agent.identity.enroll import is_loopback
 
 BACKLOG = 256
 
@@ -46,7 +46,7 @@ def listen(config: AgentConfig) -> socket.socket:
     try:
         if config.uds:
             return _listen_unix(Path(config.uds))
-        if not is_loopback(config.host):
+        if not _is_loopback(config.host):
             raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         return socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
@@ -61,6 +61,13 @@ def address(config: AgentConfig, listener: socket.socket) -> str:
         return f"unix:{Path(config.uds).absolute()}"
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen_unix(path: Path) -> socket.socket:
