@@ -16,8 +16,8 @@ AgentError                   exit 1
  ├── IdentityError           this device has no identity, or a broken one
  ├── PinError         exit 4 the hub is not the one that the claim token names    wrong-pin
  └── UpdateError             an update stops; `reason` says why
-      ├── TrustError         signatures, versions or dates do not hold      untrusted-metadata, expired-…, clock-…, unsigned
-      ├── RefusedError       a signed release that may not run here         below-floor, withdrawn, gate-broken, no-variant
+      ├── TrustError         signatures, versions or dates do not hold  untrusted-metadata, expired-…, clock-…, unsigned
+      ├── RefusedError       a signed release that may not run here     below-floor, withdrawn, gate-broken, no-variant
       ├── FetchError         a download broke off or lied                   fetch-failed, too-slow, too-large, not-found
       ├── DiskFullError      it does not fit                                disk-full
       └── TrialError         the self-test failed or died                   selftest-failed

@@ -318,7 +318,8 @@ async def _until(steps: Any, stop: asyncio.Event) -> Any:
     try:
         while True:
             coming: asyncio.Future[Message] = asyncio.ensure_future(anext(iterator))
-            done, _ = await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {coming, stopping}
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if coming not in done:
                 coming.cancel()
                 return

@@ -67,7 +67,7 @@ class HardenedUpdater(Updater):
         """Versions and expiry (Unix seconds) of the trusted metadata, by role."""
         versions: dict[str, int] = {}
         expires: dict[str, float] = {}
-        for role, signed in self._trusted_set.items():
+        for role, signed in self._trusted_set._trusted_set.items():
             versions[role] = signed.version
             expires[role] = signed.expires.timestamp()
         return versions, expires

@@ -1,0 +1,174 @@
+"""The update machine for any history: what serves is always proven or on probation, and nothing is tried in vain."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edge_agent.update import machine
+from edge_agent.update.machine import Held, ModelState, Target
+from fleet.protocol.channel import Probation, RolloutRef
+from fleet.protocol.codec import decode_json, encode_json
+
+POLICY = Probation(seconds=100.0, requests=10, max_failures=0, max_starts=3)
+
+
+def held(number: int) -> Held:
+    return Held(release=number, variant="v", manifest=f"{number:064x}")
+
+
+def rollout(number: int, attempt: int) -> RolloutRef:
+    return RolloutRef(id=f"r{number}", attempt=attempt, release=number, from_release=1, share_ppm=1, salt="s")
+
+
+TARGETS = st.builds(
+    lambda number, attempt: Target(held=held(number), rollout=rollout(number, attempt) if attempt else None),
+    st.integers(1, 4),
+    st.integers(0, 2),
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """Any order of offers, steps, faults, health and kills."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = ModelState()
+        self.proven: set[int] = set()
+        self.starts = 0
+
+    @rule(wish=TARGETS)
+    def offered(self, wish: Target) -> None:
+        before = self.state
+        new = machine.wanted(before, wish, POLICY)
+        if new is None:
+            return
+        if new.state == "fetching":
+            assert wish.key not in before.rejected and wish.held != before.active
+        if new.active != before.active:  # a return: only to what is kept
+            assert new.active == before.previous and new.state == "committed"
+        self.state, self.starts = new, 0
+
+    @precondition(lambda self: self.state.state in ("fetching", "verifying", "trying"))
+    @rule(broken=st.sampled_from(["", "", "", "unreachable"]))
+    def stepped(self, broken: str) -> None:
+        step = {"fetching": machine.verifying, "verifying": machine.trying}.get(self.state.state)
+        if broken:
+            self.state = machine.interrupted(self.state, broken, "it broke off")
+        elif step is not None:
+            self.state = step(self.state)
+        else:
+            self.state = machine.activated(self.state, 0.0)
+
+    @precondition(lambda self: self.state.state == "trying")
+    @rule()
+    def failed_selftest(self) -> None:
+        assert self.state.target is not None
+        key = self.state.target.key
+        self.state = machine.rolled_back(self.state, "selftest-failed", "")
+        assert key in self.state.rejected
+
+    @precondition(lambda self: self.state.state == "probation")
+    @rule(requests=st.integers(0, 20), failures=st.integers(0, 2), now=st.floats(-10, 200))
+    def health(self, requests: int, failures: int, now: float) -> None:
+        before = self.state
+        new = machine.judged(before, max(requests, failures), failures, now)
+        if new is None:
+            assert failures == 0 and requests < 10 and now < 100
+            return
+        if failures:
+            assert new.state == "rolled_back" and new.active == before.previous
+        else:
+            assert new.state == "committed" and new.previous == before.previous
+            self.proven.add(new.active.release)
+        self.state = new
+
+    @rule()
+    def killed(self) -> None:
+        unsure = self.state.state in ("trying", "probation")
+        stored = decode_json(encode_json(self.state), ModelState, limit=1 << 20)
+        assert stored == self.state
+        self.state = machine.resumed(stored)
+        assert self.state.state not in ("fetching", "verifying", "trying")
+        self.starts = self.starts + 1 if unsure else self.starts
+        if self.state.state == "probation":
+            assert self.state.starts <= POLICY.max_starts
+
+    @rule()
+    def blob_lost(self) -> None:
+        if self.state.active is not None and self.state.state in ("committed", "rolled_back"):
+            self.state = machine.damaged(self.state, "bytes changed")
+
+    @invariant()
+    def what_serves_is_proven_or_on_probation(self) -> None:
+        active = self.state.active
+        assert active is None or self.state.state == "probation" or active.release in self.proven
+
+    @invariant()
+    def the_way_back_is_proven(self) -> None:
+        assert self.state.previous is None or self.state.previous.release in self.proven
+
+    @invariant()
+    def a_step_has_a_target(self) -> None:
+        under_way = self.state.state in ("fetching", "verifying", "trying", "probation")
+        assert under_way == (self.state.target is not None)
+
+    @invariant()
+    def a_failure_has_a_reason(self) -> None:
+        assert self.state.state != "rolled_back" or self.state.reason
+
+
+TestHistories = Histories.TestCase
+TestHistories.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+def test_a_crash_loop_in_probation_rolls_back() -> None:
+    state = on_probation(2, ModelState(state="committed", active=held(1)))
+    for _ in range(POLICY.max_starts):
+        state = machine.resumed(state)
+        assert state.state == "probation"
+    state = machine.resumed(state)
+    assert (state.state, state.reason, state.active) == ("rolled_back", "crash-loop", held(1))
+
+
+def test_a_release_that_kills_the_agent_while_trying_is_given_up() -> None:
+    state, target = ModelState(state="committed", active=held(1)), Target(held=held(2))
+    for _ in range(POLICY.max_starts):
+        begun = machine.wanted(state, target, POLICY)
+        assert begun is not None
+        state = machine.resumed(machine.trying(machine.verifying(begun)))
+        assert state.state == "idle"
+    begun = machine.wanted(state, target, POLICY)
+    assert begun is not None
+    state = machine.resumed(machine.trying(machine.verifying(begun)))
+    assert (state.state, state.reason) == ("rolled_back", "crash-loop")
+    assert machine.wanted(state, target, POLICY) is None
+
+
+def test_a_retry_raises_the_attempt_and_is_tried() -> None:
+    first = Target(held=held(2), rollout=rollout(2, 1))
+    begun = machine.wanted(ModelState(state="committed", active=held(1)), first, POLICY)
+    assert begun is not None
+    state = machine.rolled_back(machine.trying(machine.verifying(begun)), "selftest-failed", "")
+    assert machine.wanted(state, first, POLICY) is None
+    again = machine.wanted(state, Target(held=held(2), rollout=rollout(2, 2)), POLICY)
+    assert again is not None and again.state == "fetching"
+
+
+def test_an_abort_in_probation_returns_to_the_default_at_once() -> None:
+    state = on_probation(2, ModelState(state="committed", active=held(1)))
+    back = machine.wanted(state, Target(held=held(1)), POLICY)
+    assert back is not None and (back.state, back.active, back.rejected) == ("committed", held(1), ())
+
+
+def test_a_step_out_of_order_is_a_bug() -> None:
+    with pytest.raises(machine.TransitionError):
+        machine.trying(ModelState())
+
+
+def on_probation(number: int, state: ModelState) -> ModelState:
+    begun = machine.wanted(state, Target(held=held(number)), POLICY)
+    assert begun is not None
+    return machine.activated(machine.trying(machine.verifying(begun)), 0.0)
