@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, FastAPI
 
-from cloud_hub import rollouts
+from cloud_hub import drift, rollouts
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
@@ -34,6 +34,7 @@ def routers() -> list[APIRouter]:
         releases.router,
         channels.router,
         rollouts.router,
+        drift.router,
         audit.router,
         dashboard.router,
     ]
@@ -43,7 +44,7 @@ def all_services(hub: Hub) -> list[Service]:
     """Every service that `serve` runs; add your package's `services(hub)` here."""
     from cloud_hub.trust.refresher import services as trust_services
 
-    return [*trust_services(hub), *rollouts.services(hub)]
+    return [*trust_services(hub), *rollouts.services(hub), *drift.services(hub)]
 
 
 def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:

@@ -1,0 +1,16 @@
+"""Drift: has the world moved away from what a model was promoted on?
+
+detector  pure: baseline, margins, and a sequential test with a false-alarm rate
+engine    from telemetry windows to monitors and alarms
+explain   an alarm in words
+response  what follows an alarm
+policy    a model's settings
+routes    the operator's API
+"""
+
+from __future__ import annotations
+
+from cloud_hub.drift.engine import services
+from cloud_hub.drift.routes import router
+
+__all__ = ["router", "services"]
