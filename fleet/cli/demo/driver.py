@@ -124,7 +124,8 @@ class Traffic:
         """Stop sending; every request under way is answered first."""
         self._stop.set()
         for thread in self._threads:
-            thread.join()
+            if thread.is_alive():
+                thread.join()
 
     @property
     def total(self) -> int:

@@ -14,7 +14,7 @@ WINDOW_REQUESTS = 60
 
 
 def open_hub(shop: Workshop) -> None:
-    """Make the hub, start it, log in, and start a worker."""
+    """Make the hub, start it, and log in."""
     offline = shop.directory / "offline-keys"
     shop.command(
         "cloud_hub", "init", shop.hub_dir, "--offline-keys", offline, "--port", shop.hub_port,
@@ -24,7 +24,6 @@ def open_hub(shop: Workshop) -> None:
     shop.start("hub", "cloud_hub", "serve", shop.hub_dir)
     wait_for_hub(shop)
     shop.fleet("login", shop.url, "--token", shop.admin_token(), "--ca", shop.ca)
-    shop.start("worker", "cloud_hub", "worker", shop.hub_dir)
 
 
 def wait_for_hub(shop: Workshop) -> None:

@@ -41,10 +41,10 @@ def train(shop: Workshop, name: str, *options: object) -> Path:
 
 def compile_release(shop: Workshop, trained: Path, name: str, *options: object) -> Path:
     """Compile student and teacher into a release directory."""
-    out, data = shop.directory / "releases" / name, shop.directory / "data"
+    out = shop.directory / "releases" / name
     shop.command(
         "model_compiler", "compile", trained / "student.pt2",
-        "--calibration", data / "calibration.npz", "--validation", data / "validation.npz",
+        "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
         "--target", "litert-int8", "--target", "litert-fp32", "--cloud", trained / "teacher.onnx",
         "--labels", LABELS, "--lineage", trained / "lineage.json", "--max-drop", 1.5, "--out", out, *options,
         timeout_s=300,
