@@ -82,7 +82,7 @@ class HubHttp:
         token = self._token or self._renew("", timeout)
         answer = self._open(method, path, body, headers, timeout, token)
         if answer.status == 401:
-            answer.release_conn()
+            answer.close()  # its body is not read, so the connection cannot be used again
             answer = self._open(method, path, body, headers, timeout, self._renew(token, timeout))
         try:
             yield answer

@@ -63,7 +63,7 @@ class ProcessChildren:
         if process.returncode == 0 and isinstance(message, Done):
             return
         if isinstance(message, Failed):
-            raise TrialError(message.detail, subject=held.variant, hint=message.hint, reason=message.reason)
+            raise TrialError(message.detail, subject=held.variant, hint=message.hint, reason=_word(message))
         raise TrialError(f"the self-test died with code {process.returncode}", subject=held.variant)
 
     async def _spawn(self, kind: str) -> asyncio.subprocess.Process:
@@ -114,6 +114,11 @@ class ProcessChild:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             yield msgspec.json.decode(line, type=Message)
+
+
+def _word(failure: Failed) -> str:
+    """A disk that lies or is full says nothing about the release; everything else does."""
+    return failure.reason if failure.reason in ("hash-mismatch", "disk-full") else "selftest-failed"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -61,7 +61,6 @@ class Updater:
         self._progress: dict[str, float] = {}
         self._refused: dict[str, str] = {}
         self._wake = asyncio.Event()
-        self._child: LookChild | None = None
         self._changes = asyncio.Lock()
         self._pause = config.retry_first_s
 
@@ -118,7 +117,6 @@ class Updater:
 
     async def _keep_looking(self) -> None:
         while True:
-            self._wake.clear()
             try:
                 again = await self.look()
                 self._pause = self._config.retry_first_s
@@ -166,7 +164,8 @@ class Updater:
         Raises:
             AgentError: the look or a step failed for a reason that may pass.
         """
-        child = self._child = await self._children.start()
+        self._wake.clear()  # notices from here on end a fetch under way
+        child = await self._children.start()
         trouble: UpdateError | None = None
         try:
             messages = await child.look(self._asked())
@@ -185,7 +184,6 @@ class Updater:
                         if error.reason == "overtaken":
                             return True
         finally:
-            self._child = None
             await child.close()
         if trouble is not None:
             raise trouble

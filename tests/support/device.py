@@ -1,76 +1,131 @@
-"""An enrolled device's directory without a hub, and the real agent process on it."""
+"""A device that is enrolled with a real hub over loopback; its updater runs real children."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import datetime as dt
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.x509.oid import NameOID
+from cloud_hub.app import create_app
+from cloud_hub.bootstrap import FIRST_ROOT
+from cloud_hub.identity.ca import pin
+from cloud_hub.store.tables import Model
+from edge_agent import runtimes
+from edge_agent.config import AgentConfig
+from edge_agent.identity.enroll import enroll
+from edge_agent.ports import Health
+from edge_agent.update.children import ProcessChildren
+from edge_agent.update.driver import Updater
+from fleet.protocol.channel import Channel, ModelEntry, Probation
+from fleet.protocol.manifest import encode_manifest
+from tests.support.hub import HubFixture
+from tests.support.models import onnx_bytes, release
+from tests.support.server import serving
 
-from edge_agent.identity.enroll import FILE, FIRST_ROOT, Enrollment
-from edge_agent.identity.keys import load_or_make_key
-from fleet.protocol.codec import encode_json
-from fleet.protocol.messages import MqttEndpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+class FakeActivator:
+    """Remembers what serves; `health` is what the test says."""
+
+    def __init__(self) -> None:
+        self.serving: dict[str, int] = {}
+        self.shadows: dict[str, int | None] = {}
+        self.says = Health(requests=0, failures=0)
+
+    async def activate(self, release, previous, pairing) -> None:
+        release.open_blob(release.variant.blob.sha256)
+        self.serving[release.model] = release.number
+        self.shadows[release.model] = previous.number if previous else None
+
+    async def deactivate(self, model: str) -> None:
+        self.serving.pop(model, None)
+
+    def health(self, model: str) -> Health:
+        return self.says
 
 
-def enrolled(directory: Path, *, hub: str = "http://127.0.0.1:9", mqtt_port: int = 9) -> Path:
-    """Write an identity as enrolment leaves it; the hub's address answers nothing."""
-    identity = directory / "identity"
-    identity.mkdir(parents=True)
-    key = load_or_make_key(identity / "device.key")
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "cam-1")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
-    )
-    (identity / "ca.pem").write_bytes(certificate)
-    (identity / "device.crt").write_bytes(certificate)
-    (identity / FIRST_ROOT).write_bytes(b"{}")
-    endpoint = MqttEndpoint(host="127.0.0.1", port=mqtt_port, tls=False, password="x")
-    found = Enrollment(hub=hub, device_id="cam-1", channel="stable", mqtt=endpoint)
-    (identity / FILE).write_bytes(encode_json(found))
-    return directory
+class FakeReporter:
+    """Keeps every report."""
+
+    def __init__(self) -> None:
+        self.models: list[Any] = []
+
+    def model(self, report) -> None:
+        self.models.append(report)
+
+    def agent(self, report) -> None:
+        self.models.append(report)
+
+    def states(self) -> list[str]:
+        return [report.state for report in self.models]
+
+
+class Device:
+    """An enrolled agent directory and its updater; `restart` is what a killed agent does next."""
+
+    def __init__(self, url: str, token: str, directory: Path, name: str = "dev-1") -> None:
+        self.config = AgentConfig(dir=directory, hub=url, disk_reserve_bytes=0)
+        self.enrollment = enroll(url, token, directory, name=name, agent="test", hardware={})
+        self.now = [0.0]
+        self.restart()
+
+    def restart(self, **changes: Any) -> Updater:
+        self.activator, self.reporter = FakeActivator(), FakeReporter()
+        options: dict[str, Any] = {
+            "kinds": tuple(runtimes.kinds()),
+            "clock": lambda: self.now[0],
+            **changes,
+        }
+        children = options.pop("children", None) or ProcessChildren(self.config.dir)
+        self.updater = Updater(
+            self.config, self.enrollment.device_id, self.enrollment.channel, self.activator, self.reporter, children,
+            **options,
+        )  # fmt: skip
+        return self.updater
+
+    def look(self) -> bool:
+        return asyncio.run(self.updater.look())
+
+    def start(self) -> None:
+        asyncio.run(self.updater.start())
+
+    def commit(self, model: str = "tiny") -> None:
+        self.activator.says = Health(requests=1000, failures=0)
+        asyncio.run(self.updater.judge(model))
+        self.activator.says = Health(requests=0, failures=0)
+
+    def state(self, model: str = "tiny"):
+        return self.updater.file.model(model)
+
+
+def publish(hub: HubFixture, folder: Path, *, seed: int = 1, **changes: Any) -> int:
+    """Publish a tiny ONNX release; another `seed` gives other bytes with the same answers."""
+    with hub.hub.session() as session:
+        if session.get(Model, "tiny") is None:
+            session.add(Model(name="tiny", created_at=hub.clock()))
+    blobs = folder / f"release-{seed}"
+    made = release(blobs, data=onnx_bytes() + b"\x32\x01%d" % seed, cloud=True, **changes)
+    for path in blobs.iterdir():
+        hub.hub.objects.put_new(f"blobs/{path.name}", path.read_bytes())
+    return hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test").number
+
+
+def follow(hub: HubFixture, number: int, change: Callable[[ModelEntry], ModelEntry] = lambda e: e) -> None:
+    """Make `number` the default of the channel `stable`."""
+    entry = change(ModelEntry(release=number, probation=Probation(seconds=1e9, requests=50)))
+    changed = lambda c: Channel(channel="stable", version=c.version, models={"tiny": entry})  # noqa: E731
+    hub.hub.publisher.change_channel("stable", changed, actor="test")
+
+
+def claim(hub: HubFixture) -> str:
+    """A claim token for the channel `stable`."""
+    root = hub.hub.objects.get(FIRST_ROOT).data
+    return hub.token("claim", channel="stable", pin=pin(root, hub.hub.authority.ca_pem))
 
 
 @contextlib.contextmanager
-def running(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`edge-agent run` as a process; gives it and its address once it listens."""
-    (directory / "run.json").unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edge_agent.main", "run", "--dir", str(directory), *arguments],
-        cwd=ROOT,
-        stderr=(directory / "log").open("ab"),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    try:
-        deadline = time.monotonic() + 30
-        while not (directory / "run.json").exists():
-            assert process.poll() is None, (directory / "log").read_text()
-            assert time.monotonic() < deadline, (directory / "log").read_text()
-            time.sleep(0.02)
-        yield process, json.loads((directory / "run.json").read_text())["address"]
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+def listening(hub: HubFixture) -> Iterator[str]:
+    """The hub on a real socket; gives its URL."""
+    with serving(create_app(hub.hub)) as (where, _loop):
+        yield f"http://{where}"

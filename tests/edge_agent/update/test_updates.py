@@ -1,0 +1,128 @@
+"""A device against a real hub: install, halt, withdraw, tamper, cut, damage, wrong clock."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import AgentError, UpdateError
+from edge_agent.ports import Health
+from tests.support.device import Device, claim, follow, listening, publish
+from tests.support.hub import HubFixture, make_hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> HubFixture:
+    return make_hub(tmp_path)
+
+
+@pytest.fixture
+def device(hub: HubFixture, tmp_path: Path):
+    follow(hub, publish(hub, tmp_path))
+    with listening(hub) as url:
+        yield Device(url, claim(hub), tmp_path / "agent")
+
+
+def test_a_release_is_pulled_tried_and_committed(device: Device) -> None:
+    assert device.look() is False
+    assert device.activator.serving == {"tiny": 1}
+    device.commit()
+    assert device.reporter.states() == ["fetching", "verifying", "trying", "probation", "committed"]
+    assert device.look() is False and len(device.reporter.models) == 5
+
+
+def test_probation_rolls_back_and_the_release_is_not_tried_again(device: Device, hub, tmp_path: Path) -> None:
+    device.look()
+    device.commit()
+    follow(hub, publish(hub, tmp_path, seed=2))
+    device.look()
+    assert device.activator.serving == {"tiny": 2} and device.state().state == "probation"
+    device.activator.says = Health(requests=3, failures=1)
+    asyncio.run(device.updater.judge("tiny"))
+    assert device.activator.serving == {"tiny": 1}
+    assert (device.state().state, device.state().reason) == ("rolled_back", "failures")
+    device.look()
+    assert device.activator.serving == {"tiny": 1} and device.state().state == "rolled_back"
+
+
+def test_a_halt_returns_at_once_to_what_is_held_even_with_expired_metadata(device: Device, hub, tmp_path) -> None:
+    device.look()
+    device.commit()
+    follow(hub, publish(hub, tmp_path, seed=2))
+    device.look()
+    follow(hub, 1)
+    (device.config.dir / "time-floor").write_text("1900000000")  # the clock is now far behind: nothing new
+    device.look()
+    assert device.activator.serving == {"tiny": 1} and device.state().state == "committed"
+    assert device.updater.file.state.looked.clock == "untrusted"
+    follow(hub, publish(hub, tmp_path, seed=3))
+    device.look()
+    assert device.activator.serving == {"tiny": 1} and device.state().reason == "clock-untrusted"
+
+
+def test_a_withdrawn_release_is_refused(device: Device, hub, tmp_path: Path) -> None:
+    device.look()
+    device.commit()
+    number = publish(hub, tmp_path, seed=2)
+    follow(hub, number)
+    hub.hub.publisher.withdraw("tiny", number, "bad", actor="test")
+    device.look()
+    assert device.activator.serving == {"tiny": 1} and device.state().reason == "withdrawn"
+
+
+def test_a_tampered_blob_is_never_tried(device: Device, hub: HubFixture, tmp_path: Path) -> None:
+    for path in (tmp_path / "hub").rglob("blobs/*"):
+        if path.is_file():
+            data = path.read_bytes()
+            path.chmod(0o640)
+            path.write_bytes(bytes(len(data)))
+    with pytest.raises(UpdateError) as caught:
+        device.look()
+    assert caught.value.reason == "hash-mismatch"
+    assert "trying" not in device.reporter.states() and device.activator.serving == {}
+
+
+def test_a_failed_selftest_rolls_back(device: Device, hub: HubFixture, tmp_path: Path) -> None:
+    follow(hub, publish(hub, tmp_path, seed=5, tolerance=-1.0))
+    device.look()
+    assert (device.state().state, device.state().reason) == ("rolled_back", "selftest-failed")
+
+
+def test_a_full_disk_refuses_with_the_figure(device: Device) -> None:
+    (device.config.dir / "agent.toml").write_text(f"disk_reserve_bytes = {1 << 60}\n")
+    with pytest.raises(UpdateError, match=r"needs \d+ bytes") as caught:
+        device.look()
+    assert caught.value.reason == "disk-full" and device.state().state == "idle"
+
+
+def test_a_start_without_network_serves_what_is_held(hub: HubFixture, tmp_path: Path) -> None:
+    follow(hub, publish(hub, tmp_path))
+    with listening(hub) as url:
+        device = Device(url, claim(hub), tmp_path / "agent")
+        device.look()
+        device.commit()
+    device.restart()
+    device.start()
+    assert device.activator.serving == {"tiny": 1} and device.updater.current_channel is not None
+    with pytest.raises(AgentError):
+        device.look()
+    assert device.activator.serving == {"tiny": 1}
+
+
+def test_a_damaged_release_gives_way_to_the_previous_one_and_comes_back(device: Device, hub, tmp_path) -> None:
+    device.look()
+    device.commit()
+    follow(hub, publish(hub, tmp_path, seed=2))
+    device.look()
+    device.commit()
+    release = device.updater.store.open("tiny", device.state().active)
+    path = device.updater.store.blobs / release.variant.blob.sha256
+    path.chmod(0o640)
+    path.write_bytes(b"x" * path.stat().st_size)
+    device.restart()
+    device.start()
+    assert device.activator.serving == {"tiny": 1} and device.state().reason == "hash-mismatch"
+    device.look()
+    assert device.activator.serving == {"tiny": 2}
