@@ -30,9 +30,12 @@ def load_dataset(path: Path) -> Dataset:
         DataError: missing, not an npz, without `x` or `y`, or pickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise DataError(f"{path}: holds one array, not x and y", subject=str(path), hint="np.savez(path, x=x, y=y)")
+        with loaded as archive:
             arrays = {name: archive[name] for name in ("x", "y") if name in archive}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as .npz: {error}", subject=str(path)) from error
     if set(arrays) != {"x", "y"}:
         raise DataError(f"{path}: needs arrays named x and y", subject=str(path), hint="np.savez(path, x=x, y=y)")
@@ -41,12 +44,14 @@ def load_dataset(path: Path) -> Dataset:
 
 def make_dataset(x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], name: str) -> Dataset:
     """Check and convert; raises DataError naming `name` and what is wrong with it."""
+    if x.ndim < 2:
+        raise DataError(f"{name}: x must have shape (n, …), it is {x.shape}", subject=name)
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise DataError(f"{name}: y must be one integer class per input, it is {y.dtype} {y.shape}", subject=name)
     if len(x) == 0 or len(x) != len(y):
         raise DataError(
             f"{name}: {len(x)} inputs and {len(y)} labels; equal and more than none are needed", subject=name
         )
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{name}: y must be one integer class per input, it is {y.dtype} {y.shape}", subject=name)
     if x.dtype != np.int8:
         if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
             raise DataError(f"{name}: x must hold numbers, it is {x.dtype}", subject=name)

@@ -154,16 +154,18 @@ def _show(manifest: Manifest, left_out: dict[str, str], *, json: bool) -> None:
         document = {"manifest": msgspec.to_builtins(manifest), "left_out": left_out}
         sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
         return
-    table = Table("variant", "placement", "accuracy", "95 %", "agreement", "bytes", "p50 µs", "× fp32", "notes")
+    table = Table("variant", "accuracy", "95 %", "agreement", "bytes", "p50 µs", "× fp32", box=None, pad_edge=False)
+    console = Console(soft_wrap=True)
     for variant in manifest.variants:
         v = variant.verdict
         table.add_row(
-            variant.name, variant.placement, f"{v.value:.3f}", f"{v.interval[0]:.3f} to {v.interval[1]:.3f}",
-            f"{v.agreement:.3f}", str(v.size_bytes), f"{v.latency_us_p50:.0f}", f"{v.latency_ratio:.2f}",
-            "; ".join(v.notes),
+            variant.name, f"{v.value:.3f}", f"{v.interval[0]:.2f}–{v.interval[1]:.2f}", f"{v.agreement:.3f}",
+            str(v.size_bytes), f"{v.latency_us_p50:.0f}", f"{v.latency_ratio:.2f}",
         )  # fmt: skip
-    console = Console()
     console.print(table)
+    for variant in manifest.variants:
+        for note in variant.verdict.notes:
+            console.print(f"{variant.name} is {note}")
     for name, why in left_out.items():
         console.print(f"left out: {name}: {why}")
 

@@ -12,14 +12,32 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
 from model_compiler.errors import SourceError
 
+RELEASE_FILES = {"manifest.json", "blobs", "report.json"}
+
 
 def blob_of(data: bytes) -> Blob:
     """The content address of some bytes."""
     return Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
 
+def check_replaceable(out: Path) -> None:
+    """Raise SourceError unless `out` is free, empty, or an earlier release: nothing else is ever deleted."""
+    if not (out.exists() or out.is_symlink()):
+        return
+    release = out.is_dir() and not out.is_symlink() and {f.name for f in out.iterdir()} <= RELEASE_FILES
+    if not release:
+        raise SourceError(
+            f"{out}: exists and is not a release directory", subject=str(out), hint="name a new folder with --out"
+        )
+
+
 def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], report: bytes) -> None:
-    """Write a release directory beside `out`, then rename it into place; an older one is replaced."""
+    """Write a release directory beside `out`, then rename it into place; an older release is replaced.
+
+    Raises:
+        SourceError: `out` holds something that is not a release; it is left as it is.
+    """
+    check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

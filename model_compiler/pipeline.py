@@ -80,6 +80,7 @@ def compile_release(request: CompileRequest) -> CompileReport:
         GateError: targets were built, none met the gate.
     """
     check_pair(request.calibration, request.validation)
+    pack.check_replaceable(request.out)
     models, left_out = _build_models(request)
     built, refused = _run(request, models)
     left_out |= refused
@@ -173,14 +174,15 @@ def _judge(request: CompileRequest, built: list[_Built]) -> tuple[list[Variant],
     """Verdict, gate and deferral; variants come back in the order of the targets, the cloud's last."""
     request.progress("measuring latency")
     latency = runners.latencies({b.name: (b.target.runtime, b.model) for b in built}, request.validation.x)
-    base = next((b for b in built if b.target.precision == "fp32" and b.placement == "edge"), built[0])
+    bases = {b.target.runtime: b for b in built if b.target.precision == "fp32" and b.placement == "edge"}
     cloud = next((b for b in built if b.placement == "cloud"), None)
     cloud_classes = None if cloud is None else cloud.outputs.argmax(axis=1)
     variants: list[Variant] = []
     left_out: dict[str, str] = {}
     order = [*request.targets, CLOUD]
     for item in sorted((b for b in built if b.name in order), key=lambda b: order.index(b.name)):
-        own = base if item.placement == "edge" else item
+        # Against the float model on the same runtime: what quantization alone has changed.
+        own = bases.get(item.target.runtime, item) if item.placement == "edge" else item
         measured = verdict.judge(
             outputs=item.outputs, reference=own.outputs, y=request.validation.y, size_bytes=len(item.model),
             latency=latency[item.name], reference_latency=latency[own.name],

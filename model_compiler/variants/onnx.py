@@ -35,7 +35,7 @@ def export(module: torch.nn.Module, example: torch.Tensor) -> bytes:
             )  # fmt: skip
             return path.read_bytes()
     except Exception as error:
-        raise TargetError(f"onnx-fp32: {str(error).splitlines()[0][:300]}", subject="onnx-fp32") from error
+        raise TargetError(f"onnx-fp32: {_first_line(error)}", subject="onnx-fp32") from error
 
 
 def quantize(model: bytes, calibration: np.ndarray[Any, Any]) -> bytes:
@@ -52,7 +52,11 @@ def quantize(model: bytes, calibration: np.ndarray[Any, Any]) -> bytes:
             )  # fmt: skip
             return result.read_bytes()
     except Exception as error:
-        raise TargetError(f"onnx-int8: {str(error).splitlines()[0][:300]}", subject="onnx-int8") from error
+        raise TargetError(f"onnx-int8: {_first_line(error)}", subject="onnx-int8") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 class _Rows:

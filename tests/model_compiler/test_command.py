@@ -1,0 +1,104 @@
+"""The `model-compiler` command as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def run(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "model_compiler", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == expect, done.stderr
+    return done
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys, model_compiler.main; print([m for m in ('torch', 'onnx', 'litert_torch', 'rich.table') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_inspect_shows_a_release_and_notices_a_changed_blob(compiled, tmp_path):
+    import shutil
+
+    document = json.loads(run("inspect", compiled.out, "--json").stdout)
+    assert next(v["name"] for v in document["manifest"]["variants"]) == "litert-int8"
+    copy = tmp_path / "copy"
+    shutil.copytree(compiled.out, copy)
+    blob = next((copy / "blobs").iterdir())
+    blob.write_bytes(blob.read_bytes() + b"x")
+    assert "has changed" in run("inspect", copy, expect=1).stderr
+
+
+def test_import_wraps_a_file_unchanged(compiled, request_, tmp_path):
+    variant = compiled.manifest.variant("onnx-fp32")
+    model = tmp_path / "model.onnx"
+    model.write_bytes((compiled.out / "blobs" / variant.blob.sha256).read_bytes())
+    np.savez(tmp_path / "v.npz", x=request_.validation.x, y=request_.validation.y)
+    document = json.loads(
+        run("import", model, "--validation", tmp_path / "v.npz", "--out", tmp_path / "r", "--json").stdout
+    )
+    (imported,) = document["manifest"]["variants"]
+    assert imported["blob"]["sha256"] == variant.blob.sha256
+    assert imported["verdict"]["value"] == pytest.approx(variant.verdict.value)
+
+
+def test_bad_input_is_one_clear_line_and_nothing_is_written(request_, tmp_path):
+    np.savez(tmp_path / "c.npz", x=request_.calibration.x, y=request_.calibration.y)
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+    (tmp_path / "broken.tflite").write_bytes(b"\0" * 100)
+    for source, word in (
+        ("broken.onnx", "broken.onnx"),
+        ("broken.tflite", "identifier is missing"),
+        ("none.onnx", "No such file"),
+    ):
+        done = run("import", tmp_path / source, "--validation", tmp_path / "c.npz", "--out", tmp_path / "r", expect=1)
+        assert word in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+def test_external_data_is_refused(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 2], np.ones(2, np.float32).tobytes(), raw=True)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2])], [weight],
+    )  # fmt: skip
+    path = tmp_path / "outside.onnx"
+    onnx.save_model(helper.make_model(graph), str(path), save_as_external_data=True, location="w.bin", size_threshold=0)
+    np.savez(tmp_path / "v.npz", x=np.ones((4, 2), np.float32), y=np.zeros(4, int))
+    done = run("import", path, "--validation", tmp_path / "v.npz", "--out", tmp_path / "r", expect=1)
+    assert "other files" in done.stderr
+
+
+@pytest.mark.skipif(
+    "EDGELOOP_DATA" not in os.environ, reason="set EDGELOOP_DATA to the folder with mlperf_tiny and kws01"
+)
+@pytest.mark.parametrize(("file", "accuracy"), [("kws_dscnn_int8.tflite", 0.902), ("kws_dscnn_f32.tflite", 0.900)])
+def test_keyword_spotting_as_mlperf_tiny_publishes_it(file, accuracy, tmp_path):
+    data = Path(os.environ["EDGELOOP_DATA"])
+    archive = np.load(data / "kws01" / "kws01_int8_mfcc.npz")
+    x = archive["x"]
+    if "f32" in file:
+        from ai_edge_litert.interpreter import Interpreter
+
+        detail = Interpreter(str(data / "mlperf_tiny" / "kws_dscnn_int8.tflite")).get_input_details()[0]
+        scale, zero = detail["quantization"]
+        x = ((x.astype(np.float32) - zero) * scale).astype(np.float32)
+    np.savez(tmp_path / "v.npz", x=x, y=archive["y"].astype(np.int64))
+    done = run(
+        "import", data / "mlperf_tiny" / file, "--validation", tmp_path / "v.npz", "--out", tmp_path / "r", "--json"
+    )
+    (variant,) = json.loads(done.stdout)["manifest"]["variants"]
+    assert variant["verdict"]["value"] == pytest.approx(accuracy, abs=5e-4)

@@ -1,0 +1,117 @@
+"""The compiler's pure parts: data checks, verdict, deferral, vectors, the release directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fleet.protocol.manifest import Manifest, SelfTest
+from fleet.protocol.selftest import check, decode_vectors
+from model_compiler import deferral, pack, vectors, verdict
+from model_compiler.data import check_labels, check_pair, load_dataset, make_dataset
+from model_compiler.errors import DataError, SourceError
+from model_compiler.runners import Latency
+
+X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+Y = np.arange(40) % 4
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        (X[:0], Y[:0], "more than none"),
+        (X, Y[:5], "equal"),
+        (np.where(X > 2, np.nan, X), Y, "NaN"),
+        (X, Y.astype(float), "integer class"),
+        (X[:, 0], Y, "shape"),
+    ],
+)
+def test_bad_data_is_named(x: np.ndarray, y: np.ndarray, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        make_dataset(x, y, "set")
+
+
+def test_files_that_are_not_a_dataset_are_refused(tmp_path: Path) -> None:
+    good = tmp_path / "good.npz"
+    np.savez(good, x=X, y=Y)
+    assert len(load_dataset(good)) == 40
+    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:200])
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.save(tmp_path / "one.npy", X)
+    np.savez(tmp_path / "pickled.npz", x=np.array([{}, {}], dtype=object), y=Y[:2])
+    np.savez(tmp_path / "unnamed.npz", X)
+    for name in ("cut.npz", "empty.npz", "one.npy", "pickled.npz", "unnamed.npz", "missing.npz"):
+        with pytest.raises(DataError, match=name):
+            load_dataset(tmp_path / name)
+
+
+def test_validation_must_be_unseen_and_within_the_classes() -> None:
+    data = make_dataset(X, Y, "set")
+    with pytest.raises(DataError, match="1 validation inputs are also"):
+        check_pair(data, make_dataset(np.concatenate([X[:1], X[1:] + 1]), Y, "set"))
+    with pytest.raises(DataError, match="0 to 2"):
+        check_labels(data, 3)
+
+
+def test_wilson_matches_published_values() -> None:
+    low, high = verdict.wilson(81, 263)  # Newcombe 1998, table I
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert verdict.wilson(0, 20)[0] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_verdict_says_worse_and_slower() -> None:
+    reference = np.eye(4, dtype=np.float32)[Y]
+    outputs = reference.copy()
+    outputs[Y == 2] = np.eye(4, dtype=np.float32)[1]
+    found = verdict.judge(
+        outputs=outputs, reference=reference, y=Y, size_bytes=9,
+        latency=Latency(p50=30, p95=40), reference_latency=Latency(p50=10, p95=20),
+    )  # fmt: skip
+    assert (found.value, found.reference, found.agreement, found.worst_class_drop) == (0.75, 1.0, 0.75, 1.0)
+    assert found.drop_points == pytest.approx(25)
+    assert [note.split(":")[0] for note in found.notes] == ["worse", "slower"]
+
+
+def test_temperature_recovers_an_overconfident_scale() -> None:
+    rng = np.random.default_rng(1)
+    logits = rng.normal(scale=2, size=(4000, 5))
+    chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    y = np.array([rng.choice(5, p=row) for row in chance])
+    assert deferral.fit_temperature(logits * 3, y, apply_softmax=True) == pytest.approx(3, rel=0.1)
+
+
+def test_deferral_keeps_its_target() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(400, 4)) + 2 * np.eye(4)[np.arange(400) % 4]
+    y = np.arange(400) % 4
+    share = deferral.fit(logits, y, y, deferral.DeferTarget(cloud=0.2), apply_softmax=True)
+    error = deferral.fit(logits, y, y, deferral.DeferTarget(error=0.05), apply_softmax=True)
+    for fitted, most_cloud, most_error in ((share, 0.2, 1.0), (error, 1.0, 0.05)):
+        p = deferral.protocol.probabilities(logits, temperature=fitted.temperature)
+        deferred = p.max(axis=1) < fitted.threshold
+        assert 0 < deferred.mean() <= most_cloud
+        assert ((p.argmax(axis=1) != y) & ~deferred).mean() <= most_error
+
+
+def test_vectors_pass_the_right_model_and_fail_a_flipped_one() -> None:
+    weights = np.random.default_rng(3).normal(size=(6, 4)).astype(np.float32)
+    rounded = np.round(weights * 16) / 16
+    section, _, data = vectors.build(X, {"a": X @ weights, "b": X @ rounded}, input_name="x", output_name="logits")
+    assert 8 <= section.vectors <= 16
+
+    def passed(section: SelfTest, weights: np.ndarray) -> bool:
+        return check(decode_vectors(data), section, "a", lambda named: {"logits": named["x"] @ weights}).passed
+
+    flipped = weights.copy()
+    flipped[2] = -flipped[2]
+    assert passed(section, weights * np.float32(1 + 1e-5))
+    assert not passed(section, flipped)
+
+
+def test_a_folder_that_is_no_release_is_never_deleted(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(SourceError, match="not a release directory"):
+        pack.write_release(tmp_path, Manifest(inputs=(), outputs=(), variants=()), [], b"{}")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
