@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fleet.protocol.manifest import Manifest, SelfTest
+from fleet.protocol.manifest import SelfTest
 from fleet.protocol.selftest import check, decode_vectors
 from model_compiler import deferral, pack, vectors, verdict
 from model_compiler.data import check_labels, check_pair, load_dataset, make_dataset
@@ -110,8 +110,11 @@ def test_vectors_pass_the_right_model_and_fail_a_flipped_one() -> None:
     assert not passed(section, flipped)
 
 
-def test_a_folder_that_is_no_release_is_never_deleted(tmp_path: Path) -> None:
+def test_only_an_earlier_release_is_ever_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(SourceError, match="not a release directory"):
-        pack.write_release(tmp_path, Manifest(inputs=(), outputs=(), variants=()), [], b"{}")
-    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+        pack.check_replaceable(tmp_path)
+    (tmp_path / "thesis.txt").unlink()
+    (tmp_path / "manifest.json").write_text("{}")
+    pack.check_replaceable(tmp_path)  # an earlier release may be replaced
+    pack.check_replaceable(tmp_path / "new")
