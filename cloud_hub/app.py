@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, FastAPI
 
-from cloud_hub import drift, rollouts
+from cloud_hub import drift, jobs, rollouts, samples
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
+from cloud_hub.inference.routes import router as inference_router
+from cloud_hub.jobs.routes import router as jobs_router
 from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
 from cloud_hub.routes.deps import RateLimiter
 from cloud_hub.routes.errors import install_error_handlers
 from cloud_hub.routes.limits import BodyLimit
+from cloud_hub.samples.routes import router as samples_router
 from cloud_hub.services import Service, run_services
 
 log = logging.getLogger(__name__)
@@ -35,6 +38,9 @@ def routers() -> list[APIRouter]:
         channels.router,
         rollouts.router,
         drift.router,
+        samples_router,
+        jobs_router,
+        inference_router,
         audit.router,
         dashboard.router,
     ]
@@ -44,7 +50,13 @@ def all_services(hub: Hub) -> list[Service]:
     """Every service that `serve` runs; add your package's `services(hub)` here."""
     from cloud_hub.trust.refresher import services as trust_services
 
-    return [*trust_services(hub), *rollouts.services(hub), *drift.services(hub)]
+    return [
+        *trust_services(hub),
+        *rollouts.services(hub),
+        *drift.services(hub),
+        *samples.services(hub),
+        *jobs.services(hub),
+    ]
 
 
 def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:

@@ -1,6 +1,6 @@
 """Samples as Parquet, by DuckDB: any data tool reads the partitions.
 
-Columns: id, model, device, release, variant, reason, at (Unix seconds), name, shape (list of int), input
+Columns: id, model, device, release, variant, reason, recorded_at (Unix seconds), name, shape (list of int), input
 (list of float: the first input), confidence, prediction, cloud_prediction, arrays (MessagePack of every
 input and output, for exact bytes), and in an export also label and labelled_by.
 """
@@ -21,11 +21,11 @@ from fleet.protocol.messages import Array, Sample
 from fleet.protocol.tensors import from_array
 
 _COLUMNS = (
-    "id VARCHAR, model VARCHAR, device VARCHAR, release INTEGER, variant VARCHAR, reason VARCHAR, at DOUBLE, "
+    "id VARCHAR, model VARCHAR, device VARCHAR, release INTEGER, variant VARCHAR, reason VARCHAR, recorded_at DOUBLE, "
     "name VARCHAR, shape INTEGER[], input FLOAT[], confidence DOUBLE, prediction INTEGER, cloud_prediction INTEGER, "
     "arrays BLOB"
 )
-_MARKS = ", ".join("?" * 14)
+_INSERT = "INSERT INTO sample VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 class Arrays(Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ def write(device: str, samples: Sequence[Sample]) -> bytes:
     """A Parquet file of the samples of one device."""
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
         database.execute(f"CREATE TABLE sample ({_COLUMNS})")
-        database.executemany(f"INSERT INTO sample VALUES ({_MARKS})", [_row(device, sample) for sample in samples])
+        database.executemany(_INSERT, [_row(device, sample) for sample in samples])
         return _copy(database, "SELECT * FROM sample", Path(folder))
 
 
@@ -57,7 +57,7 @@ def without(data: bytes, gone: Iterable[str]) -> bytes | None:
         left = database.execute("SELECT count(*) FROM sample").fetchone()
         if not left or left[0] == 0:
             return None
-        return _copy(database, "SELECT * FROM sample ORDER BY at", Path(folder))
+        return _copy(database, "SELECT * FROM sample ORDER BY recorded_at", Path(folder))
 
 
 def join(parts: Iterable[bytes], labels: dict[str, tuple[int, str]]) -> bytes:
@@ -73,7 +73,8 @@ def join(parts: Iterable[bytes], labels: dict[str, tuple[int, str]]) -> bytes:
         if labels:
             rows = [(key, label, by) for key, (label, by) in labels.items()]
             database.executemany("INSERT INTO label VALUES (?, ?, ?)", rows)
-        query = "SELECT sample.*, label.label, label.labelled_by FROM sample LEFT JOIN label USING (id) ORDER BY at, id"
+        columns = "sample.*, label.label, label.labelled_by"
+        query = f"SELECT {columns} FROM sample LEFT JOIN label USING (id) ORDER BY recorded_at, id"  # noqa: S608
         return _copy(database, query, Path(folder))
 
 

@@ -1,0 +1,1 @@
+"""Inference in the cloud: the Open Inference Protocol over releases' cloud variants."""

@@ -1,0 +1,142 @@
+"""The Open Inference Protocol, version 2: `/v2…` for devices and applications."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections import OrderedDict
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from sqlmodel import col, select
+from starlette.concurrency import run_in_threadpool
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.inference.batching import Batcher
+from cloud_hub.inference.sessions import load_cloud
+from cloud_hub.routes.deps import HubDep, authorize_inference, read_body
+from cloud_hub.store.tables import Release
+from fleet.protocol import oip
+from fleet.protocol.manifest import Manifest, decode_manifest
+
+router = APIRouter(prefix="/v2", tags=["inference"])
+MAX_LOADED = 8
+DEADLINE_S = 30.0
+
+
+class Loaded:
+    """The models in memory, least recently used out first; a withdrawn release is refused at once."""
+
+    def __init__(self, hub: Hub, *, most: int = MAX_LOADED) -> None:
+        self._hub, self._most = hub, most
+        self._models: OrderedDict[tuple[str, int], tuple[Manifest, Batcher]] = OrderedDict()
+        self._lock = asyncio.Lock()
+
+    async def get(self, model: str, version: str) -> tuple[int, Manifest, Batcher]:
+        """Release number, manifest and queue of a published release (`version` empty: the newest)."""
+        number, data = await run_in_threadpool(published, self._hub, model, version)
+        async with self._lock:
+            found = self._models.get((model, number))
+            if found is None:
+                manifest = decode_manifest(data)
+                found = manifest, Batcher(await run_in_threadpool(load_cloud, self._hub, manifest))
+                self._models[model, number] = found
+                if len(self._models) > self._most:
+                    self._models.popitem(last=False)[1][1].close()
+            self._models.move_to_end((model, number))
+        return number, *found
+
+
+def published(hub: Hub, model: str, version: str) -> tuple[int, bytes]:
+    """Number and manifest of a published release; NotFoundError for any other."""
+    query = select(Release).where(Release.model == model, Release.status == "published")
+    if version:
+        query = query.where(Release.number == (int(version) if version.isascii() and version.isdigit() else -1))
+    with hub.reading() as session:
+        row = session.exec(query.order_by(col(Release.number).desc()).limit(1)).first()
+    if row is None:
+        raise NotFoundError(f"no published release {version} of {model!r}", subject=model)
+    return row.number, row.manifest
+
+
+@router.get("")
+def server() -> dict[str, Any]:
+    """Who answers."""
+    return {"name": "edgeloop-hub", "version": "1", "extensions": list(oip.EXTENSIONS)}
+
+
+@router.get("/health/live")
+@router.get("/health/ready")
+def healthy() -> Response:
+    """Up."""
+    return Response(status_code=200)
+
+
+@router.get("/models/{model}")
+@router.get("/models/{model}/versions/{version}")
+async def metadata(model: str, request: Request, hub: HubDep, version: str = "") -> dict[str, Any]:
+    """Inputs and outputs."""
+    await run_in_threadpool(authorize_inference, hub, request, model)
+    number, data = await run_in_threadpool(published, hub, model, version)
+    manifest = decode_manifest(data)
+    return oip.model_metadata(model, [str(number)], "onnx_onnxv1", manifest.inputs, manifest.outputs)
+
+
+@router.get("/models/{model}/ready")
+@router.get("/models/{model}/versions/{version}/ready")
+async def ready(model: str, request: Request, hub: HubDep, version: str = "") -> Response:
+    """200 once the model is loaded."""
+    await run_in_threadpool(authorize_inference, hub, request, model)
+    await _loaded(request, hub).get(model, version)
+    return Response(status_code=200)
+
+
+@router.post("/models/{model}/infer")
+@router.post("/models/{model}/versions/{version}/infer")
+async def infer(model: str, request: Request, hub: HubDep, version: str = "") -> Response:
+    """Answer a batch."""
+    await run_in_threadpool(authorize_inference, hub, request, model)
+    limit = hub.config.limits.infer_body
+    body = oip.decompress(await read_body(request, limit), request.headers.get("content-encoding", ""), limit=limit)
+    asked = oip.decode_request(body, oip.parse_header(request.headers.get(oip.HEADER)), limit=limit)
+    number, manifest, batcher = await _loaded(request, hub).get(model, version)
+    inputs = oip.check_inputs(asked.inputs, manifest.inputs)
+    if len({len(array) for array in inputs.values()}) != 1 or not len(next(iter(inputs.values()))):
+        raise InvalidError("every input needs the same number of rows, at least one", subject="inputs")
+    outputs = await batcher.infer(inputs, timeout_s=_deadline(asked.parameters))
+    answer = oip.InferResponse(
+        model_name=model,
+        model_version=str(number),
+        id=asked.id,
+        parameters={"served_by": "cloud", "release": number},
+        outputs=tuple(oip.TensorValue(name, array) for name, array in outputs.items()),
+    )
+    return _respond(*oip.encode_response(answer, asked), request)
+
+
+def _deadline(parameters: dict[str, Any]) -> float:
+    """`timeout` in microseconds, as in Triton; at most the hub's own deadline."""
+    wanted = parameters.get("timeout")
+    if wanted is None:
+        return DEADLINE_S
+    if type(wanted) is not int or wanted <= 0:
+        raise InvalidError(f"timeout {wanted!r} is not a number of microseconds", subject="timeout")
+    return min(wanted / 1e6, DEADLINE_S)
+
+
+def _respond(body: bytes, header: int | None, request: Request) -> Response:
+    headers = {} if header is None else {oip.HEADER: str(header)}
+    if "gzip" in request.headers.get("accept-encoding", "") and len(body) > 1024:
+        body = gzip.compress(body, 1)
+        headers["Content-Encoding"] = "gzip"
+    kind = "application/json" if header is None else "application/octet-stream"
+    return Response(body, headers=headers, media_type=kind)
+
+
+def _loaded(request: Request, hub: Hub) -> Loaded:
+    state = request.app.state
+    if not hasattr(state, "loaded_models"):
+        state.loaded_models = Loaded(hub)
+    found: Loaded = state.loaded_models
+    return found

@@ -1,0 +1,107 @@
+"""Samples through the real application: taken once, labelled, exported, deleted, frozen."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from cloud_hub.samples import snapshots, store
+from cloud_hub.store.tables import Device
+from fleet.protocol.messages import Sample, SampleBatch, SampleReceipt
+from fleet.protocol.tensors import to_array
+from tests.support.hub import START, HubFixture
+
+
+def sample(number: int, model: str = "digits") -> Sample:
+    x = np.full((1, 4), number, np.float32)
+    return Sample(
+        id=f"s{number}", model=model, release=1, variant="v", at=START + number, reason="random",
+        inputs=(to_array("x", x),), outputs=(to_array("logits", x),), confidence=0.5, prediction=number,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def filled(hub: HubFixture) -> HubFixture:
+    hub.model()
+    assert store.commit(hub.hub, "kiosk-1", [sample(1), sample(2), sample(2)]) == ("s1", "s2")
+    return hub
+
+
+def test_a_repeated_upload_changes_nothing(filled: HubFixture) -> None:
+    assert store.commit(filled.hub, "kiosk-1", [sample(2), sample(3)]) == ("s2", "s3")
+    listed = filled.client.get("/api/v1/samples?model=digits", headers=filled.auth()).json()["items"]
+    assert [row["id"] for row in listed] == ["s1", "s2", "s3"]
+
+
+def test_a_device_uploads_over_http(hub: HubFixture) -> None:
+    hub.model()
+    with hub.hub.session() as session:
+        session.add(
+            Device(
+                id="kiosk-1", public_key="", key_fingerprint="", certificate="", certificate_serial="",
+                certificate_expires_at=0, channel="stable", enrolled_at=0,
+            )
+        )  # fmt: skip
+    text = hub.hub.device_tokens._make("eld1", "kiosk-1", hub.clock() + 60)
+    body = msgspec.msgpack.encode(SampleBatch(samples=(sample(7),)))
+    answer = hub.client.post("/device/samples", content=body, headers=hub.auth(text))
+    assert msgspec.json.decode(answer.content, type=SampleReceipt).committed == ("s7",)
+    shown = hub.client.get("/api/v1/samples/s7", headers=hub.auth()).json()
+    assert np.asarray(shown["inputs"][0]["data"], np.float32).tolist() == [7.0] * 4
+    assert shown["device_id"] == "kiosk-1"
+
+
+def test_labels_are_all_or_nothing_and_name_who_said_so(filled: HubFixture) -> None:
+    def send(*ids: str) -> int:
+        labels = [{"id": key, "label": 5} for key in ids]
+        body = {"labels": labels, "by": "ada"}
+        return filled.client.post("/api/v1/samples/labels", json=body, headers=filled.auth()).status_code
+
+    assert send("s1", "absent") == 404
+    assert store.get(filled.hub, "s1").label is None
+    assert send("s1") == 200
+    row = store.get(filled.hub, "s1")
+    assert (row.label, row.labelled_by) == (5, "ada")
+    listed = filled.client.get("/api/v1/samples?labelled=true", headers=filled.auth()).json()["items"]
+    assert [item["id"] for item in listed] == ["s1"]
+
+
+def test_any_data_tool_reads_the_export(filled: HubFixture, tmp_path) -> None:
+    import duckdb
+
+    store.label(filled.hub, {"s2": 8}, by="ada", actor="test")
+    answer = filled.client.get("/api/v1/samples/export?model=digits", headers=filled.auth())
+    path = tmp_path / "out.parquet"
+    path.write_bytes(answer.content)
+    rows = duckdb.sql(f"SELECT id, device, shape, input, label FROM '{path}' ORDER BY id").fetchall()
+    assert rows == [("s1", "kiosk-1", [1, 4], [1.0] * 4, None), ("s2", "kiosk-1", [1, 4], [2.0] * 4, 8)]
+
+
+def test_deleting_removes_the_data_and_no_device_brings_it_back(filled: HubFixture) -> None:
+    path = store.get(filled.hub, "s1").path
+    assert filled.client.delete("/api/v1/samples/s1", headers=filled.auth()).status_code == 200
+    from cloud_hub.samples.parquet import arrays_of
+
+    assert set(arrays_of(filled.hub.objects.get(path).data)) == {"s2"}
+    assert store.commit(filled.hub, "kiosk-1", [sample(1)]) == ("s1",)
+    assert filled.client.get("/api/v1/samples/s1", headers=filled.auth()).status_code == 404
+    store.delete(filled.hub, [store.get(filled.hub, "s2")], actor="test")
+    assert not filled.hub.objects.exists(path)
+
+
+def test_retention_sweeps_old_samples(filled: HubFixture) -> None:
+    assert store.sweep(filled.hub) == 0
+    filled.clock.advance(31 * 86_400)
+    assert store.sweep(filled.hub) == 2
+
+
+def test_a_snapshot_is_named_by_its_content(filled: HubFixture) -> None:
+    first = snapshots.create(filled.hub, "digits", actor="test")
+    assert (first.samples, first.labelled) == (2, 0)
+    assert snapshots.create(filled.hub, "digits", actor="test").id == first.id
+    store.label(filled.hub, {"s1": 3}, by="ada", actor="test")
+    second = filled.client.post("/api/v1/snapshots", json={"model": "digits"}, headers=filled.auth()).json()
+    assert second["id"] != first.id and second["labelled"] == 1
+    dataset = snapshots.load(filled.hub, second["id"])
+    assert dataset.label.tolist() == [3, -1] and dataset.x.shape == (2, 4)

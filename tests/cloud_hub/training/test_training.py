@@ -1,0 +1,94 @@
+"""Recipes, resumable training, dealing of snapshots, and the teacher's gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
+from cloud_hub.samples.dataset import Dataset
+from cloud_hub.training.fitting import FitSettings, accuracy, fit, logits
+from cloud_hub.training.recipe import Examples, Sets, load_recipe, swap_labels
+from cloud_hub.training.run import deal
+
+torch.set_num_threads(1)
+
+
+def examples(n: int, seed: int) -> Examples:
+    """Two classes that a line divides."""
+    x = np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)
+    return Examples(x, (x[:, 0] > 0).astype(np.int64))
+
+
+def sets() -> Sets:
+    return Sets(examples(60, 1), examples(20, 2), examples(20, 3), examples(50, 4))
+
+
+def settings(epochs: int, tick=lambda share: None, **more) -> FitSettings:
+    return FitSettings(epochs, 16, 1e-2, 0.0, 7, tick=tick, **more)
+
+
+def network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 2)
+
+
+def test_training_learns_and_a_student_learns_from_the_teacher_alone() -> None:
+    teacher = fit(network(), examples(200, 1), settings(20))
+    assert accuracy(teacher, examples(200, 2)) > 0.9
+    unlabelled = Examples(examples(200, 3).x, np.full(200, -1, np.int64))
+    student = fit(network(), unlabelled, settings(20, soft_share=1.0), teacher)
+    assert accuracy(student, examples(200, 2)) > 0.9
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole = fit(network(), examples(60, 1), settings(20))
+
+    def stop(share: float) -> None:
+        if share >= 0.6:
+            raise KeyboardInterrupt
+
+    kept = tmp_path / "t.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), examples(60, 1), settings(20, tick=stop, checkpoint=kept))
+    assert kept.is_file()
+    resumed = fit(network(), examples(60, 1), settings(20, checkpoint=kept))
+    x = examples(10, 5).x
+    assert np.array_equal(logits(whole, x), logits(resumed, x))
+
+
+def test_a_snapshot_is_dealt_into_disjoint_parts() -> None:
+    own = sets()
+    fresh = examples(40, 9)
+    label = fresh.y.copy()
+    label[30:] = -1
+    x = np.concatenate([fresh.x, own.exam.x[:1], fresh.x[:1]])  # an exam input, and a repeated one
+    snapshot = Dataset(x, np.concatenate([label, own.exam.y[:1], label[:1]]), np.arange(42).astype(str))
+    parts = deal(own, snapshot, seed=0, repeats=2)
+    assert (len(parts.gate), len(parts.calibration), len(parts.unlabelled)) == (7, 23, 10)
+    assert len(parts.train) == 60 + 2 * 20
+    trained = {row.tobytes() for row in parts.train.x}
+    for held in (parts.gate, parts.calibration, parts.validation, parts.exam):
+        assert trained.isdisjoint({row.tobytes() for row in held.x})
+
+
+def test_swapped_labels_leave_the_exam_alone() -> None:
+    own = sets()
+    swapped = swap_labels(own, 0, 1)
+    assert np.array_equal(swapped.train.y, 1 - own.train.y)
+    assert np.array_equal(swapped.exam.y, own.exam.y)
+
+
+def test_recipes_are_registered_code(tmp_path: Path) -> None:
+    with pytest.raises(ForbiddenError):
+        load_recipe("../r.py", folder=tmp_path)
+    with pytest.raises(NotFoundError):
+        load_recipe("no.such.recipe")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(InvalidError, match="RECIPE"):
+        load_recipe("empty.py", folder=tmp_path)
+    loaded = load_recipe("examples.digits.recipe")
+    assert len(loaded.sha256) == 64 and len(loaded.recipe.labels) == 10
