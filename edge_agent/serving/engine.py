@@ -79,6 +79,9 @@ class Engine:
     async def infer(self, model: str, version: str, request: oip.InferRequest) -> oip.InferResponse:
         """Answer a request; a version asks for the active release or the previous one, if it is held.
 
+        Parameters of a request: `deadline_ms` shortens the channel's deadline, `route: "edge"` keeps
+        this request on the device, `observe: false` keeps it out of windows, samples and audits.
+
         Raises:
             NotFoundError: no such model or version here.
             MalformedError: inputs that are not what the model takes.
@@ -86,7 +89,7 @@ class Engine:
         """
         started = self._now()
         entry = self._policies.entry(model)
-        drawn = entry.audit.auditor is not None and self._rng() * MILLION < entry.audit.share_ppm
+        drawn = _observed(request) and entry.audit.auditor is not None and self._rng() * MILLION < entry.audit.share_ppm
         with self.slots.lease(model, version) as served:
             if served is None:
                 self._check_known(model, version)
@@ -108,23 +111,24 @@ class Engine:
             self._observer.audit(served, inputs, scores.classes)
         lowest = min(scores.confidence) if scores.confidence else None
         limit = threshold(entry.routing, served.release.variant.deferral)
-        plan = self._plan(Local(ok=failure is None, confidence=lowest), limit, entry, request, started)
+        plan = self._plan(served, Local(ok=failure is None, confidence=lowest), limit, entry, request, started)
         answer, error = await self._ask(plan, served, request, entry, started)
         verdict = settle(plan, local_ok=failure is None, cloud_error=error)
-        self._observer.finished(
-            Outcome(
-                model=served.release.model,
-                release=served.release.number,
-                variant=served.release.variant.name,
-                verdict=verdict,
-                latency_s=self._now() - started,
-                inputs=inputs,
-                outputs=outputs,
-                scores=scores,
-                local_failed=failure is not None,
-                cloud_classes=classes_of(answer) if answer is not None else (),
+        if _observed(request):
+            self._observer.finished(
+                Outcome(
+                    model=served.release.model,
+                    release=served.release.number,
+                    variant=served.release.variant.name,
+                    verdict=verdict,
+                    latency_s=self._now() - started,
+                    inputs=inputs,
+                    outputs=outputs,
+                    scores=scores,
+                    local_failed=failure is not None,
+                    cloud_classes=classes_of(answer) if answer is not None else (),
+                )
             )
-        )
         if verdict.served_by == "nobody":
             raise InferenceError(f"model {served.release.model!r} failed: {failure}; cloud: {verdict.fallback_reason}")
         values = answer.outputs if answer is not None else tuple(oip.TensorValue(*item) for item in outputs.items())
@@ -140,7 +144,7 @@ class Engine:
     async def _without_local(
         self, model: str, entry: ModelEntry, request: oip.InferRequest, started: float
     ) -> oip.InferResponse:
-        plan = self._plan(None, None, entry, request, started)
+        plan = self._plan(None, None, None, entry, request, started)
         answer, error = await self._ask(plan, None, request, entry, started, model=model)
         verdict = settle(plan, local_ok=False, cloud_error=error)
         self._observer.finished(
@@ -169,13 +173,21 @@ class Engine:
         )
 
     def _plan(
-        self, local: Local | None, limit: float | None, entry: ModelEntry, request: oip.InferRequest, started: float
+        self,
+        served: Served | None,
+        local: Local | None,
+        limit: float | None,
+        entry: ModelEntry,
+        request: oip.InferRequest,
+        started: float,
     ) -> Route:
+        # A release without a cloud variant, on a channel without an auditor, has nobody to ask.
+        somebody = served is None or _cloud_version(served, entry) is not None
         now = self._now()
         return route(
             local,
             limit,
-            cloud=entry.routing.cloud and self._cloud is not None,
+            cloud=entry.routing.cloud and self._cloud is not None and somebody and not _edge_only(request),
             breaker=breakers.allows(self.breaker, now, entry.routing.breaker_reset_s),
             budget_s=_deadline_s(entry, request) - (now - started),
         )
@@ -239,6 +251,15 @@ def _cloud_version(served: Served | None, entry: ModelEntry) -> int | None:
     if served is not None and served.release.manifest.placed("cloud"):
         return served.release.number
     return entry.audit.auditor
+
+
+def _observed(request: oip.InferRequest) -> bool:
+    return request.parameters.get("observe") is not False
+
+
+def _edge_only(request: oip.InferRequest) -> bool:
+    """The caller wants the device's own answer (`"route": "edge"` in the request's parameters)."""
+    return request.parameters.get("route") == "edge"
 
 
 def _deadline_s(entry: ModelEntry, request: oip.InferRequest) -> float:

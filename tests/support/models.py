@@ -79,7 +79,7 @@ def release(
     data: bytes | None = None,
     runtime: str = "onnx",
     threshold: float | None = None,
-    cloud: bool = False,
+    cloud: bool = True,
     tolerance: float = 1e-4,
 ) -> InstalledRelease:
     """A whole release in a folder of blobs: model, self-test vectors, sketch encoder and reference."""

@@ -91,6 +91,17 @@ def test_a_refusal_of_the_request_does_not_open_the_breaker(agent):
     assert [r.parameters["fallback_reason"] for r in asyncio.run(scenario())] == ["cloud-404"] * 5
 
 
+def test_a_release_with_nobody_in_the_cloud_does_not_ask(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, threshold=0.6, cloud=False), None, None)
+        return await agent.ask(UNSURE)
+
+    response = asyncio.run(scenario())
+    assert (response.parameters["served_by"], response.parameters["degraded"]) == ("edge", False)
+    assert response.parameters["fallback_reason"] == "cloud-off"
+    assert agent.cloud.asked == []
+
+
 def test_a_failing_local_model_is_covered_by_the_cloud(agent):
     async def scenario():
         await agent.slots.activate(release(agent, data=b"failing"), None, None)
@@ -321,3 +332,18 @@ def test_samples_are_off_until_the_channel_enables_them(agent):
     sample: Sample = decode_msgpack(body, SampleBatch, limit=1 << 20).samples[0]
     assert (sample.reason, sample.release, sample.cloud_prediction) == ("uncertain", 1, 0)
     assert sample.inputs[0].shape == (1, 4)
+
+
+def test_a_caller_may_keep_a_request_on_the_device_and_out_of_the_records(agent):
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))
+        await agent.slots.activate(release(agent, threshold=0.6), None, None)
+        async with agent.auditing():
+            response = await agent.ask(UNSURE, route="edge", observe=False)
+        await agent.recorder.flush()
+        return response
+
+    response = asyncio.run(scenario())
+    assert (response.parameters["served_by"], response.parameters["degraded"]) == ("edge", False)
+    assert agent.cloud.asked == []
+    assert windows(agent) == []
