@@ -24,6 +24,8 @@ from tests.support.hub import HubFixture
 from tests.support.models import onnx_bytes, release
 from tests.support.server import serving
 
+LOOP = asyncio.Runner()  # one loop for all, since a device outlives one call
+
 
 class FakeActivator:
     """Remembers what serves; `health` is what the test says."""
@@ -85,14 +87,14 @@ class Device:
         return self.updater
 
     def look(self) -> bool:
-        return asyncio.run(self.updater.look())
+        return LOOP.run(self.updater.look())
 
     def start(self) -> None:
-        asyncio.run(self.updater.start())
+        LOOP.run(self.updater.start())
 
     def commit(self, model: str = "tiny") -> None:
         self.activator.says = Health(requests=1000, failures=0)
-        asyncio.run(self.updater.judge(model))
+        LOOP.run(self.updater.judge(model))
         self.activator.says = Health(requests=0, failures=0)
 
     def state(self, model: str = "tiny"):

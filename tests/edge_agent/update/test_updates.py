@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
 
 from edge_agent.errors import AgentError, UpdateError
 from edge_agent.ports import Health
-from tests.support.device import Device, claim, follow, listening, publish
+from edge_agent.update.lines import Asked, Refusal
+from edge_agent.update.look import offers
+from edge_agent.update.store import Store
+from fleet.protocol.channel import Channel, ModelEntry
+from fleet.protocol.codec import encode_json
+from fleet.protocol.manifest import Floor
+from fleet.protocol.messages import DeviceMe
+from tests.support.device import LOOP, Device, claim, follow, listening, publish
 from tests.support.hub import HubFixture, make_hub
 
 
@@ -40,7 +46,7 @@ def test_probation_rolls_back_and_the_release_is_not_tried_again(device: Device,
     device.look()
     assert device.activator.serving == {"tiny": 2} and device.state().state == "probation"
     device.activator.says = Health(requests=3, failures=1)
-    asyncio.run(device.updater.judge("tiny"))
+    LOOP.run(device.updater.judge("tiny"))
     assert device.activator.serving == {"tiny": 1}
     assert (device.state().state, device.state().reason) == ("rolled_back", "failures")
     device.look()
@@ -62,14 +68,20 @@ def test_a_halt_returns_at_once_to_what_is_held_even_with_expired_metadata(devic
     assert device.activator.serving == {"tiny": 1} and device.state().reason == "clock-untrusted"
 
 
-def test_a_withdrawn_release_is_refused(device: Device, hub, tmp_path: Path) -> None:
-    device.look()
-    device.commit()
-    number = publish(hub, tmp_path, seed=2)
-    follow(hub, number)
-    hub.hub.publisher.withdraw("tiny", number, "bad", actor="test")
-    device.look()
-    assert device.activator.serving == {"tiny": 1} and device.state().reason == "withdrawn"
+@pytest.mark.parametrize(
+    ("floor", "reason"), [(Floor(min_release=3), "below-floor"), (Floor(withdrawn=(2,)), "withdrawn")]
+)
+def test_a_signed_release_under_the_floor_is_refused(floor: Floor, reason: str, tmp_path: Path) -> None:
+    class View:
+        problem = detail = ""
+
+        def read(self, path: str, limit: int) -> bytes | None:
+            return encode_json(floor) if path.endswith("floor.json") else None
+
+    channel = Channel(channel="stable", version=1, models={"tiny": ModelEntry(release=2)})
+    asked = Asked(device_id="d", channel="stable", kinds=("onnx",))
+    (answer,) = offers(View(), channel, DeviceMe(device_id="d", channel="stable"), asked, Store(tmp_path))
+    assert isinstance(answer, Refusal) and answer.reason == reason
 
 
 def test_a_tampered_blob_is_never_tried(device: Device, hub: HubFixture, tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""`python -m tests.support.killable DIR DEVICE CHANNEL`: a real updater that starts and looks once, to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from edge_agent import runtimes
+from edge_agent.config import load
+from edge_agent.update.children import ProcessChildren
+from edge_agent.update.driver import Updater
+from tests.support.device import FakeActivator, FakeReporter
+
+
+async def main(directory: Path, device: str, channel: str) -> None:
+    updater = Updater(
+        load(directory), device, channel, FakeActivator(), FakeReporter(), ProcessChildren(directory),
+        kinds=tuple(runtimes.kinds()),
+    )  # fmt: skip
+    await updater.start()
+    await updater.run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))
