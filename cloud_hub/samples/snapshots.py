@@ -20,7 +20,7 @@ def create(hub: Hub, model: str, *, actor: str) -> Snapshot:
     rows = store.of_model(hub, model)
     if not rows:
         raise InvalidError(f"no samples of {model!r}", subject=model, hint="turn sampling on: fleet channel set …")
-    found = {}
+    found: dict[str, parquet.Arrays] = {}
     for path in sorted({row.path for row in rows}):
         found |= parquet.arrays_of(hub.objects.get(path).data)
     kept = [row for row in rows if row.id in found]

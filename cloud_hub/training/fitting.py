@@ -74,7 +74,8 @@ def logits(network: nn.Module, x: npt.NDArray[np.float32]) -> npt.NDArray[np.flo
     """The network's answers (n, classes) to `x` (n, …)."""
     with torch.no_grad():
         parts = [network.cpu().eval()(part) for part in torch.from_numpy(x).split(512)]
-    return torch.cat(parts).numpy()
+    found: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+    return found
 
 
 def accuracy(network: nn.Module, data: Examples) -> float:

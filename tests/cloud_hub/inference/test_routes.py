@@ -1,0 +1,58 @@
+"""The protocol over a real socket, asked by Triton's own client."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tritonclient import http as triton
+
+from cloud_hub.app import create_app
+from fleet.protocol.manifest import encode_manifest
+from tests.support import models
+from tests.support.hub import HubFixture
+from tests.support.server import serving
+
+
+@pytest.fixture
+def published(hub: HubFixture, tmp_path) -> HubFixture:
+    hub.model("tiny")
+    made = models.release(tmp_path / "blobs", cloud=True)
+    for blob in made.blobs.iterdir():
+        hub.hub.objects.put_new(f"blobs/{blob.name}", blob.read_bytes())
+    hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test")
+    return hub
+
+
+def test_triton_client_json_binary_and_gzip(published: HubFixture) -> None:
+    headers = published.auth(published.token("application", scope="infer:tiny"))
+    x = models.inputs(5)
+    with serving(create_app(published.hub)) as (address, _):
+        client = triton.InferenceServerClient(address)
+        assert client.is_model_ready("tiny", headers=headers)
+        for binary in (True, False):
+            asked = triton.InferInput("input", list(x.shape), "FP32")
+            asked.set_data_from_numpy(x, binary_data=binary)
+            wanted = [triton.InferRequestedOutput("logits", binary_data=binary)]
+            answer = client.infer(
+                "tiny", [asked], "1", wanted, headers=headers,
+                request_compression_algorithm="gzip", response_compression_algorithm="gzip",
+            )  # fmt: skip
+            assert np.allclose(answer.as_numpy("logits"), models.answer(x), atol=1e-5)
+            assert answer.get_response()["parameters"] == {"served_by": "cloud", "release": 1}
+        client.close()
+
+
+def test_who_may_ask_and_what_is_withdrawn(published: HubFixture) -> None:
+    body = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]}
+
+    def status(token: str, path: str = "/v2/models/tiny/infer") -> int:
+        return published.client.post(path, json=body, headers=published.auth(token)).status_code
+
+    mine = published.token("application", scope="infer:tiny")
+    assert status(mine) == 200
+    assert status(published.token("application", scope="infer:other")) == 403
+    assert status(mine, "/v2/models/tiny/versions/2/infer") == 404
+    slow = published.token("application", scope="infer:tiny", rate_per_s=1.0)
+    assert [status(slow), status(slow)] == [200, 429]
+    published.hub.publisher.withdraw("tiny", 1, "bad", actor="test")
+    assert status(mine) == 404
