@@ -54,9 +54,14 @@ def _load_factory(path: Path, factory: str) -> torch.nn.Module:
     if spec is None or spec.loader is None or not path.is_file():
         raise SourceError(f"{path}: no such file", subject=str(path))
     loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    make = getattr(loaded, factory, None)
-    module = make() if callable(make) else None
+    # The file is the user's own program and may raise anything; this is the boundary that names it.
+    try:
+        spec.loader.exec_module(loaded)
+        make = getattr(loaded, factory, None)
+        module = make() if callable(make) else None
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{path}: {factory}() cannot be called: {what}", subject=str(path)) from error
     if not isinstance(module, torch.nn.Module):
         raise SourceError(f"{path}: {factory}() does not return a torch module", subject=str(path))
     return module

@@ -13,6 +13,7 @@ from model_compiler import deferral, pack, vectors, verdict
 from model_compiler.data import check_labels, check_pair, load_dataset, make_dataset
 from model_compiler.errors import DataError, SourceError
 from model_compiler.runners import Latency
+from model_compiler.sources import load_torch
 
 X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 Y = np.arange(40) % 4
@@ -118,3 +119,13 @@ def test_only_an_earlier_release_is_ever_replaced(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     pack.check_replaceable(tmp_path)  # an earlier release may be replaced
     pack.check_replaceable(tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("1 / 0", "ZeroDivisionError"), ("def net(:", "SyntaxError"), ("def net(): return 3", "torch module")],
+)
+def test_a_source_file_that_fails_is_named(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(text)
+    with pytest.raises(SourceError, match=rf"model\.py: .*{words}"):
+        load_torch(f"{tmp_path / 'model.py'}:net", None)
