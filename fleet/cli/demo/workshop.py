@@ -119,21 +119,27 @@ class Workshop:
         """A device's state directory."""
         return self.directory / device
 
-    def standing(self, device: str, model: str = MODEL) -> dict[str, Any]:
-        """The latest report of a model on a device; empty when there is none."""
-        models = self.client.device(device).get("models", [])
-        found: dict[str, Any] = next((entry for entry in models if entry["model"] == model), {})
+    def local(self, device: str, model: str = MODEL) -> dict[str, Any]:
+        """What a device itself has written down about a model (`state.json`); empty before the first write."""
+        try:
+            document = json.loads((self.agent_dir(device) / "state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return {}
+        found: dict[str, Any] = document.get("models", {}).get(model, {})
         return found
 
-    def wait_installed(self, release: int, *, model: str = MODEL, timeout_s: float = 60.0) -> float:
+    def serves(self, device: str, release: int) -> bool:
+        """Whether the device has committed `release` and nothing is under way."""
+        local = self.local(device)
+        return (local.get("active") or {}).get("release") == release and local.get("state") in SETTLED
+
+    def wait_installed(self, release: int, *, timeout_s: float = 60.0) -> float:
         """Wait until every device has committed `release`; returns the seconds it took."""
-
-        def installed() -> bool:
-            self.check()
-            standings = [self.standing(device, model) for device in DEVICES]
-            return all(s.get("active") == release and s.get("state") in ("committed", "idle") for s in standings)
-
-        return wait_for(f"release {release} of {model} on every device", installed, timeout_s=timeout_s, every_s=0.3)
+        return self.wait(
+            f"release {release} on every device",
+            lambda: all(self.serves(device, release) for device in DEVICES),
+            timeout_s=timeout_s,
+        )
 
     def check(self) -> None:
         """Raise DemoError when a process has ended by itself."""

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from fleet.cli.demo.acts import drift, kill, rollouts, train
+from fleet.cli.demo.acts import drift, rollouts, train
 from fleet.cli.demo.driver import image_key
 from fleet.cli.demo.report import byte_totals
 from fleet.cli.demo.workshop import MODEL, Workshop
@@ -36,11 +37,15 @@ def test_the_annotator_recognises_an_image_by_its_bytes() -> None:
         assert image_key(drift.sample_bytes(sample)) == image_key(image.tobytes())
 
 
-def test_the_state_of_a_device_that_has_written_nothing_is_empty(shop: Workshop) -> None:
-    assert kill.local_state(shop, "kiosk-1") == ""
+def test_a_device_serves_what_it_has_committed(shop: Workshop) -> None:
+    assert shop.local("kiosk-1") == {} and not shop.serves("kiosk-1", 2)
     shop.agent_dir("kiosk-1").mkdir()
-    (shop.agent_dir("kiosk-1") / "state.json").write_text(f'{{"models": {{"{MODEL}": {{"state": "trying"}}}}}}')
-    assert kill.local_state(shop, "kiosk-1") == "trying"
+    for state, serves in (("trying", False), ("probation", False), ("committed", True), ("rolled_back", True)):
+        document = {"models": {MODEL: {"state": state, "active": {"release": 2}}}}
+        (shop.agent_dir("kiosk-1") / "state.json").write_text(json.dumps(document))
+        assert shop.local("kiosk-1")["state"] == state
+        assert shop.serves("kiosk-1", 2) is serves
+        assert not shop.serves("kiosk-1", 3)
 
 
 def test_bytes_are_a_mean_over_devices() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 from fleet.cli.demo.acts.opening import wait_for_hub
 from fleet.cli.demo.story import Story
 from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
@@ -14,19 +11,11 @@ HUB_AWAY_S = 5.0
 RECOVERY_S = 60.0
 
 
-def local_state(shop: Workshop, device: str) -> str:
-    """What the device itself has written down: the state of its model's update."""
-    try:
-        document = json.loads((shop.agent_dir(device) / "state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return ""
-    models: dict[str, Any] = document.get("models", {})
-    return str(models.get(MODEL, {}).get("state", ""))
-
-
 def kill_in(shop: Workshop, device: str, state: str) -> None:
     """Kill `device` as soon as its status says `state`, and start it again."""
-    shop.wait(f"{device} is {state}", lambda: local_state(shop, device) == state, timeout_s=RECOVERY_S, every_s=0.002)
+    shop.wait(
+        f"{device} is {state}", lambda: shop.local(device).get("state") == state, timeout_s=RECOVERY_S, every_s=0.002
+    )
     shop.processes[device].kill()
     shop.say(f"killed {device} while {state}")
     shop.restart(device)

@@ -57,7 +57,7 @@ def wait_back_on(shop: Workshop, release: int) -> None:
     """After a halt: every device serves `release`, wherever it was."""
 
     def back() -> bool:
-        return all(shop.standing(device).get("active") == release for device in DEVICES)
+        return all(shop.serves(device, release) for device in DEVICES)
 
     seconds = shop.wait(f"every device is back on release {release}", back, timeout_s=40)
     shop.say(f"every device serves release {release} again after {seconds:.1f} s")
