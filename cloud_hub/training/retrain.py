@@ -11,7 +11,7 @@ from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError
-from cloud_hub.jobs.worker import Running
+from cloud_hub.jobs.running import Running
 from cloud_hub.rollouts.create import create_rollout
 from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
