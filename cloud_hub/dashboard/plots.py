@@ -8,6 +8,7 @@ import msgspec
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
+from cloud_hub.drift.detector import Baseline
 from cloud_hub.store.tables import DriftMonitor, Release, WindowRow
 from fleet.protocol.manifest import SketchRef, decode_manifest
 from fleet.protocol.messages import SketchData
@@ -29,27 +30,26 @@ def drift_plots(hub: Hub) -> list[dict[str, Any]]:
     plots = []
     for model, ref in sources.items():
         baseline = baselines.get(model)
-        if baseline is None or baseline.sketch_id != ref.sketch_id:
-            baseline = decode_sketch(hub.objects.get(f"blobs/{ref.reference.sha256}").data)
-        points = [(at, distance(baseline, window)) for at, window in found[model]]
+        if baseline is not None and baseline.sketch.sketch_id == ref.sketch_id:
+            reference, margin = baseline.sketch, baseline.margin
+        else:
+            reference, margin = decode_sketch(hub.objects.get(f"blobs/{ref.reference.sha256}").data), ref.margin
+        points = [(at, distance(reference, window)) for at, window in found[model]]
         plots.append(
             {
                 "model": model,
                 "at": [at for at, _ in points],
                 "distance": [value for _, value in points],
-                "margin": [ref.margin] * len(points),
+                "margin": [margin] * len(points),
             }
         )
     return plots
 
 
-def baseline_of(monitor: DriftMonitor) -> SketchData | None:
+def baseline_of(monitor: DriftMonitor) -> Baseline | None:
     """The frozen baseline in the monitor's document, or None while there is none."""
-    document = monitor.document.get("baseline")
-    if not isinstance(document, dict) or not document.get("sums"):
-        return None
-    baseline = msgspec.convert(document, SketchData, strict=False)
-    return baseline if baseline.count >= MIN_COUNT else None
+    document = monitor.document.get("watch", {}).get("baseline")
+    return None if document is None else msgspec.convert(document, Baseline)
 
 
 def _sketches(session: Session) -> dict[str, SketchRef]:

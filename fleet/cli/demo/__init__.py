@@ -1,6 +1,6 @@
 """`fleet demo`: the whole loop on one machine, as a script over the public commands.
 
-It starts real processes (hub, worker, three agents), drives traffic through the agents' own API, and
+It starts real processes (hub with its worker, three agents), drives traffic through the agents' own API, and
 checks what Edgeloop promises while releases come, fail and go, inputs drift, and processes are killed.
 
     main        the acts in order, readable from top to bottom

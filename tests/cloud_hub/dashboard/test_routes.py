@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import re
 
+import msgspec
 import pytest
-from sqlmodel import select
+from sqlmodel import col, select
 
 from cloud_hub.dashboard import access
-from cloud_hub.store.tables import AuditEntry, RolloutRow
+from cloud_hub.drift.detector import Baseline
+from cloud_hub.store.tables import AuditEntry, DriftMonitor, RolloutRow, WindowRow
+from fleet.protocol.messages import SketchData
 from tests.support.hub import HubFixture
 
 ROLLOUT = "r-2"
@@ -99,6 +102,23 @@ def test_the_plot_follows_the_shift(busy_hub: HubFixture) -> None:
     assert plot["model"] == "digits"
     assert plot["at"] == sorted(plot["at"]) and len(plot["at"]) == len(plot["distance"]) == len(plot["margin"]) == 40
     assert max(plot["distance"][:25]) < plot["margin"][0] < plot["distance"][-1]
+
+
+def test_the_plot_measures_from_the_frozen_baseline_once_there_is_one(busy_hub: HubFixture) -> None:
+    with busy_hub.hub.session() as session:
+        row = session.exec(select(WindowRow).order_by(col(WindowRow.id).desc())).first()
+        assert row is not None
+        moved = SketchData(sketch_id=row.sketch_id, count=row.sketch_count, sums=row.sketch)
+        baseline = Baseline(sketch=moved, margin=0.5, margins={}, windows=1)
+        document = {"watch": {"baseline": msgspec.to_builtins(baseline)}}
+        session.add(
+            DriftMonitor(
+                model="digits", sketch_id=row.sketch_id, release=2, state="watching", document=document, updated_at=0
+            )
+        )
+    log_in(busy_hub)
+    (plot,) = busy_hub.client.get("/dashboard/drift.json").json()["items"]
+    assert plot["distance"][-1] < plot["distance"][0] and plot["margin"][0] == 0.5
 
 
 def test_leaving_needs_our_own_form(hub: HubFixture) -> None:

@@ -78,7 +78,6 @@ def sample_bytes(sample: dict[str, Any]) -> bytes:
 def retrain(story: Story) -> int:
     """A retrain job from labels to rollout; returns the new release's number."""
     shop = story.shop
-    shop.start("worker", "cloud_hub", "worker", shop.hub_dir)
     snapshot = shop.fleet("snapshot", "create", "--model", MODEL)
     shop.say(f"snapshot {snapshot['id'][:12]}: {snapshot['samples']} samples, {snapshot['labelled']} labelled")
     job = shop.fleet(
