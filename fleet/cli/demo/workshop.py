@@ -47,6 +47,8 @@ class Workshop:
                 "EDGELOOP_CONFIG": str(self.directory / "fleet.toml"),
                 "EDGELOOP_PASSPHRASE": secrets.token_hex(16),
                 "EDGELOOP_HUB_BROKER__PORT": str(self.broker_port),
+                "EDGELOOP_HUB_ENGINES__ROLLOUT_TICK_S": "0.5",
+                "EDGELOOP_HUB_ENGINES__DRIFT_TICK_S": "1",
                 "EDGELOOP_DIGITS_SEED": str(seed),
             }
         )

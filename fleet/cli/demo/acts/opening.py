@@ -11,6 +11,7 @@ from fleet.errors import FleetError, UnreachableError
 
 AUDIT_SHARE = 40  # per cent of requests; a demo has minutes, a fleet has days
 WINDOW_REQUESTS = 60
+POLICY = '{"drift": {"baseline_windows": 12}}'  # fewer than a fleet would take: the demo has minutes
 
 
 def open_hub(shop: Workshop) -> None:
@@ -48,7 +49,6 @@ def publish(shop: Workshop, release: Path, note: str, *, model: str = MODEL) -> 
 
 def put_on_channel(shop: Workshop, release: int) -> None:
     """Make `release` the default of the channel, with its own teacher as the auditor."""
-    shop.fleet("model", "show", MODEL)
     shop.fleet(
         "channel", "set", CHANNEL, "--model", MODEL, "--release", release, "--auditor", release,
         "--audit-share", AUDIT_SHARE, "--probation-requests", 20, "--probation", "10s",
@@ -67,7 +67,7 @@ def enrol_devices(shop: Workshop) -> None:
 
 def create_model(story: Story) -> None:
     """Bind the recipe to the model's name."""
-    story.shop.fleet("model", "create", MODEL, "--recipe", train.RECIPE)
+    story.shop.fleet("model", "create", MODEL, "--recipe", train.RECIPE, "--policy", POLICY)
 
 
 def alarms(shop: Workshop) -> int:
