@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from fastapi import APIRouter, FastAPI
 
-from cloud_hub import drift, jobs, rollouts, samples
+from cloud_hub import drift, ingest, jobs, rollouts, samples
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.inference.routes import router as inference_router
@@ -36,6 +36,7 @@ def routers() -> list[APIRouter]:
         models.router,
         releases.router,
         channels.router,
+        ingest.router,
         rollouts.router,
         drift.router,
         samples_router,
@@ -52,6 +53,7 @@ def all_services(hub: Hub) -> list[Service]:
 
     return [
         *trust_services(hub),
+        *ingest.services(hub),
         *rollouts.services(hub),
         *drift.services(hub),
         *samples.services(hub),

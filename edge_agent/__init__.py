@@ -1,10 +1,10 @@
 """Runs on the device: pulls, verifies, swaps, infers, falls back, samples, reports.
 
-    main       composition root; cli: the `edge-agent` command; local: inference in process
-    runtimes   LiteRT, tflite-runtime, ONNX Runtime behind one port
-    serving    the local API, routing, audits
-    reporting  spool, windows, samples, MQTT
-    update     pulling releases; identity: key, enrolment, calls to the hub
+main       composition root; cli: the `edge-agent` command; local: inference in process
+runtimes   LiteRT, tflite-runtime, ONNX Runtime behind one port
+serving    the local API, routing, audits
+reporting  spool, windows, samples, MQTT
+update     pulling releases; identity: key, enrolment, calls to the hub
 """
 
 VERSION = "0.1.0"

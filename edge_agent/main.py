@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     import uvicorn
 
     from edge_agent.config import AgentConfig
-    from edge_agent.reporting.commands import CommandKey
     from edge_agent.reporting.samples import Redact
     from edge_agent.update.state import Looked
-    from fleet.protocol.messages import AgentReport
+    from fleet.protocol.messages import AgentReport, CommandKeys
 
 log = logging.getLogger(__name__)
 
@@ -198,11 +197,11 @@ class Agent:
             clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
         )
 
-    def _command_key(self) -> CommandKey | None:
-        from edge_agent.reporting.commands import decode_key
+    def _command_key(self) -> CommandKeys | None:
+        from edge_agent.reporting.commands import decode_keys
 
         data = self.updater.file.state.looked.command_key
-        return decode_key(data) if data else None
+        return decode_keys(data) if data else None
 
     def _looked(self, looked: Looked) -> None:
         """A look at the hub ended, or what the last one gave was read from the disk."""

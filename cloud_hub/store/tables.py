@@ -88,6 +88,19 @@ class Device(SQLModel, table=True):
     command_counter: int = 0
 
 
+class OutboxCommand(SQLModel, table=True):
+    """A command on its way to a device: written by any process, sent by the one that holds the broker."""
+
+    id: str = Field(primary_key=True)
+    device_id: str = Field(index=True, foreign_key="device.id")
+    kind: str
+    args: dict[str, Any] = _json(dict)
+    created_at: float
+    created_by: str = ""
+    expires_at: float
+    sent_at: float | None = Field(default=None, index=True)
+
+
 class DeviceModel(SQLModel, table=True):
     """The latest report of one model on one device (fields of `messages.ModelReport`)."""
 

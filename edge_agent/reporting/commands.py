@@ -5,57 +5,47 @@ The command key is a TUF target (`hub/command-key.json`), so neither the broker 
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from msgspec import Struct
 
 from edge_agent.errors import DeniedError
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.messages import CONTROL_LIMIT, Command, Signed, decode_control
+from fleet.protocol.messages import CONTROL_LIMIT, Command, CommandKeys, Signed, decode_control
 
 
-class CommandKey(Struct, frozen=True, kw_only=True):
-    """The hub's command key: hex id and base64 of the 32 public bytes."""
-
-    key_id: str
-    public: str
-
-
-def decode_key(data: bytes) -> CommandKey:
+def decode_keys(data: bytes) -> CommandKeys:
     """Decode `hub/command-key.json`; raises MalformedError."""
-    return decode_json(data, CommandKey, limit=CONTROL_LIMIT, subject="hub/command-key.json")
+    return decode_json(data, CommandKeys, limit=CONTROL_LIMIT, subject="hub/command-key.json")
 
 
 def accept(
-    data: bytes, key: CommandKey | None, *, device: str, counter: int, now: float, clock_trusted: bool = True
+    data: bytes, keys: CommandKeys | None, *, device: str, counter: int, now: float, clock_trusted: bool = True
 ) -> Command:
     """The command in `data` when every check holds.
 
     Args:
         data: a `messages.Signed` as JSON.
-        key: None while the device has not fetched it yet.
+        keys: None while the device has not fetched it yet.
         counter: the last counter that was accepted.
 
     Raises:
         DeniedError: no key, a wrong signature, another device, an old counter, or expired.
     """
-    if key is None:
+    if keys is None:
         raise DeniedError("the hub's command key is not here yet", subject="command")
     try:
         signed: Signed = decode_control(data, Signed)
-        if signed.key_id != key.key_id:
+        if signed.key_id not in keys.keys:
             raise DeniedError(f"command signed by unknown key {signed.key_id[:16]!r}", subject="command")
-        public = Ed25519PublicKey.from_public_bytes(base64.b64decode(key.public, validate=True))
+        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(keys.keys[signed.key_id]))
         public.verify(signed.signature, signed.payload)
         command: Any = decode_control(signed.payload, Command)
     except InvalidSignature as error:
         raise DeniedError("a command's signature is wrong", subject="command") from error
-    except (ProtocolError, ValueError, binascii.Error) as error:
+    except (ProtocolError, ValueError) as error:
         raise DeniedError(f"a command does not decode: {error}", subject="command") from error
     assert isinstance(command, Command)
     if command.device != device:

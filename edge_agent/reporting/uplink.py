@@ -25,13 +25,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_agent.errors import AgentError, DeniedError
 from edge_agent.reporting import gobackn
 from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.commands import CommandKey, accept
+from edge_agent.reporting.commands import accept
 from edge_agent.reporting.spool import Database, Record, Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import (
     Command,
+    CommandKeys,
     Envelope,
     MqttEndpoint,
     Notify,
@@ -73,7 +74,7 @@ class Uplink:
         spool: Spool,
         budget: Budget,
         *,
-        key: Callable[[], CommandKey | None],
+        key: Callable[[], CommandKeys | None],
         handle: Callable[[Command], None],
         notified: Callable[[str], None],
         clock: Callable[[], float] = time.time,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import queue
 import socket
@@ -17,13 +16,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.errors import DeniedError
 from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.commands import CommandKey, accept
+from edge_agent.reporting.commands import accept
 from edge_agent.reporting.spool import Database, Spool
 from edge_agent.reporting.uplink import Link, Uplink
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import (
     Command,
+    CommandKeys,
     ModelReport,
     MqttEndpoint,
     Notify,
@@ -37,7 +37,7 @@ from tests.support.require import require
 
 DEVICE = "cam-1"
 PRIVATE = Ed25519PrivateKey.generate()
-KEY = CommandKey(key_id="ab12", public=base64.b64encode(PRIVATE.public_key().public_bytes_raw()).decode())
+KEY = CommandKeys(keys={"ab12": PRIVATE.public_key().public_bytes_raw().hex()})
 
 
 def signed(counter, kind="diagnose", *, device=DEVICE, expires_at=2e9, args=None, key=PRIVATE, key_id="ab12"):

@@ -1,0 +1,104 @@
+"""Which broker, from the configuration; and the hub's connection to it."""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import secrets
+from collections.abc import Callable, Iterator
+
+from sqlmodel import col, select
+
+from cloud_hub.broker.link import Address, Arrived, Link
+from cloud_hub.context import Hub
+from cloud_hub.identity.ca import HUB_IDENTITY
+from cloud_hub.store.tables import Device
+
+
+class Open:
+    """A broker that is up and the hub's connection to it."""
+
+    def __init__(self, link: Link, check: Callable[[], None]) -> None:
+        self.publish = link.publish
+        self.check = check
+
+
+@contextlib.contextmanager
+def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
+    """Start (or join) the broker and connect to it; `arrived` gets every device's messages.
+
+    `check()` of what it yields raises when a broker of ours has ended, and carries revocations to it.
+
+    Raises:
+        UnreachableError: it does not start, does not answer, or refuses the hub.
+    """
+    broker = hub.config.broker.resolved()
+    with contextlib.ExitStack() as stack:
+        check: Callable[[], None] = _nothing
+        address = Address(host=broker.host, port=broker.port, client_id=HUB_IDENTITY)
+        if broker.kind == "mosquitto":
+            from cloud_hub.broker.mosquitto import Mosquitto
+
+            child = Mosquitto(hub.config, hub.authority, revoked_serials(hub), hub.clock())
+            stack.enter_context(child)
+
+            def watch() -> None:
+                child.check()
+                child.revoke(revoked_serials(hub), hub.clock())
+
+            check, address = watch, _with_certificate(hub, address)
+        elif broker.kind == "embedded":
+            from cloud_hub.broker.embedded import Embedded
+
+            password = secrets.token_urlsafe(24)
+            stack.enter_context(Embedded(broker.host, broker.port, broker.prefix, _login(hub, password)))
+            address = Address(
+                host=broker.host, port=broker.port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password
+            )
+        else:
+            address = _external(hub, address)
+        link = stack.enter_context(Link(address, broker.prefix, arrived))
+        yield Open(link, check)
+
+
+def revoked_serials(hub: Hub) -> tuple[str, ...]:
+    """Serial numbers of the certificates that no broker may accept."""
+    with hub.reading() as session:
+        rows = session.exec(select(Device.certificate_serial).where(col(Device.revoked_at).is_not(None)))
+        return tuple(sorted(rows))
+
+
+def _with_certificate(hub: Hub, address: Address) -> Address:
+    config = hub.config
+    return Address(
+        host=address.host, port=address.port, client_id=address.client_id, ca_file=str(config.ca_file),
+        cert_file=str(config.client_certificate), key_file=str(config.client_key),
+    )  # fmt: skip
+
+
+def _external(hub: Hub, address: Address) -> Address:
+    """Somebody else's broker: with its own files and login, or with the hub's certificate."""
+    broker = hub.config.broker
+    if not (broker.ca_file or broker.username) and broker.resolved().tls:
+        return _with_certificate(hub, address)
+    return Address(
+        host=address.host, port=address.port, client_id=address.client_id, ca_file=broker.ca_file,
+        cert_file=broker.cert_file, key_file=broker.key_file, username=broker.username, password=broker.password,
+    )  # fmt: skip
+
+
+def _login(hub: Hub, own: str) -> Callable[[str, str], bool]:
+    def check(name: str, password: str) -> bool:
+        if name == HUB_IDENTITY:
+            return hmac.compare_digest(password.encode(), own.encode())
+        with hub.reading() as session:
+            device = session.get(Device, name)
+        if device is None or device.revoked_at is not None or not device.mqtt_password:
+            return False
+        return hmac.compare_digest(password.encode(), device.mqtt_password.encode())
+
+    return check
+
+
+def _nothing() -> None:
+    """An external broker looks after itself."""

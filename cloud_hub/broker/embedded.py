@@ -1,0 +1,133 @@
+"""amqtt in a thread of this process: a broker for one machine, when Mosquitto is not installed.
+
+Loopback only. Every device logs in with the password it got at enrolment; topics are default-deny;
+nothing is retained (amqtt 0.12 hands retained messages to clients that may not read them).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from amqtt.broker import Broker
+from amqtt.contexts import Action
+from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+from amqtt.session import Session
+
+from cloud_hub.config import LOOPBACK
+from cloud_hub.errors import ForbiddenError, UnreachableError
+from cloud_hub.identity.ca import HUB_IDENTITY
+from fleet.protocol import topics
+from fleet.protocol.errors import ProtocolError
+
+log = logging.getLogger(__name__)
+START_S = 10.0
+Check = Callable[[str, str], bool]
+
+# amqtt builds its plugins itself, by name; this is how they find the broker that they belong to.
+_CHECKS: dict[str, tuple[Check, str]] = {}
+
+
+class Login(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped here
+    """User name and password against the hub's database."""
+
+    async def authenticate(self, *, session: Session) -> bool | None:
+        """Whether this session may connect. Its client id must be its user name."""
+        check, _ = _CHECKS[self.context.config["listeners"]["default"]["bind"]]
+        name, password = session.username or "", session.password or ""
+        return bool(session.client_id == name and await asyncio.to_thread(check, name, password))
+
+
+class Access(BaseTopicPlugin):  # type: ignore[misc]
+    """Each device its own topics, the hub all of them."""
+
+    async def topic_filtering(
+        self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None
+    ) -> bool | None:
+        """Whether the session may publish to or receive from a topic."""
+        _, prefix = _CHECKS[self.context.config["listeners"]["default"]["bind"]]
+        name = session.username if session else None
+        if not name or not topic:
+            return False
+        return name == HUB_IDENTITY or allowed(name, topic, publish=action == Action.PUBLISH, prefix=prefix)
+
+
+def allowed(device: str, topic: str, *, publish: bool, prefix: str) -> bool:
+    """What one device may do: write its own uplinks, read its own commands and every notice."""
+    if publish:
+        try:
+            return topics.parse_uplink(topic, prefix).device_id == device
+        except ProtocolError:
+            return False
+    if topic == topics.command(device, prefix):
+        return True
+    parts = topic.removeprefix(f"{prefix}/channels/").split("/")
+    return topic.startswith(f"{prefix}/channels/") and len(parts) == 2 and parts[1] == "notify"
+
+
+class Embedded:
+    """A context manager that runs the broker in a thread with an event loop of its own."""
+
+    def __init__(self, host: str, port: int, prefix: str, check: Check) -> None:
+        if host not in LOOPBACK:
+            raise ForbiddenError(
+                "the embedded broker is for loopback only",
+                subject=host,
+                hint="install Mosquitto: apt-get install mosquitto",
+            )
+        self._bind = f"{host}:{port}"
+        self._prefix = prefix
+        self._check = check
+        self._ready = threading.Event()
+        self._failure = ""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="embedded-broker", daemon=True)
+
+    def __enter__(self) -> Embedded:
+        """Start it; raises UnreachableError with the reason when it does not."""
+        _CHECKS[self._bind] = (self._check, self._prefix)
+        self._thread.start()
+        if not self._ready.wait(START_S) or self._failure:
+            raise UnreachableError(
+                f"the embedded broker does not start: {self._failure or 'no answer'}", subject="broker"
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None and self._ending is not None:
+            self._loop.call_soon_threadsafe(self._ending.set)
+        self._thread.join(START_S)
+        _CHECKS.pop(self._bind, None)
+
+    def _run(self) -> None:
+        # The boundary of the thread: whatever stops the broker is told to whoever waits for it.
+        try:
+            asyncio.run(self._serve())
+        except Exception as error:
+            log.exception("the embedded broker failed")
+            self._failure = str(error) or type(error).__name__
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        logging.getLogger("amqtt").setLevel(logging.WARNING)
+        logging.getLogger("transitions").setLevel(logging.WARNING)
+        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        broker = Broker(self._configuration(), self._loop)
+        await broker.start()
+        self._ready.set()
+        await self._ending.wait()
+        await broker.shutdown()
+
+    def _configuration(self) -> dict[str, Any]:
+        here = __name__
+        return {
+            "listeners": {"default": {"type": "tcp", "bind": self._bind, "max_connections": 200}},
+            "plugins": {f"{here}.Login": {}, f"{here}.Access": {}},
+        }

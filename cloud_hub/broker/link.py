@@ -1,0 +1,116 @@
+"""The hub's connection to the broker: MQTT 3.1.1, quality of service 1, a clean session.
+
+A clean session is enough: what must not be lost lies in the devices' spools until its receipt.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import paho.mqtt.client as mqtt
+from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion
+
+from cloud_hub.errors import UnreachableError
+from fleet.protocol import topics
+
+log = logging.getLogger(__name__)
+Arrived = Callable[[str, bytes], None]
+CONNECT_S = 20.0
+
+
+class Address(Struct, frozen=True, kw_only=True):
+    """Where the broker is and how the hub shows who it is: certificate files, or a login."""
+
+    host: str
+    port: int
+    client_id: str
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    username: str = ""
+    password: str = ""
+
+
+class Link:
+    """A context manager; inside it messages of all devices come to `arrived`, on the client's thread."""
+
+    def __init__(self, address: Address, prefix: str, arrived: Arrived) -> None:
+        self._address = address
+        self._filter = topics.uplink_filter(prefix=prefix)
+        self._arrived = arrived
+        self._ready = threading.Event()
+        self._refusal = ""
+        self._client = self._make()
+
+    def __enter__(self) -> Link:
+        """Connect and subscribe.
+
+        Raises:
+            UnreachableError: no broker, or it refuses the hub.
+        """
+        address = self._address
+        try:
+            self._client.connect(address.host, address.port, keepalive=30)
+        except (OSError, ssl.SSLError) as error:
+            raise UnreachableError(
+                f"the broker at {address.host}:{address.port} does not answer: {error}", subject="broker"
+            ) from error
+        self._client.loop_start()
+        if not self._ready.wait(CONNECT_S) or self._refusal:
+            self._client.loop_stop()
+            raise UnreachableError(f"the broker refuses the hub: {self._refusal or 'no answer'}", subject="broker")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Hand a message to the broker; while it is away the client keeps it until it is back."""
+        self._client.publish(topic, payload, qos=1)
+
+    def _make(self) -> mqtt.Client:
+        address = self._address
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=address.client_id, protocol=mqtt.MQTTv311, clean_session=True
+        )
+        if address.ca_file:
+            client.tls_set(
+                ca_certs=address.ca_file, certfile=address.cert_file or None, keyfile=address.key_file or None
+            )
+        if address.username:
+            client.username_pw_set(address.username, address.password)
+        client.max_queued_messages_set(10_000)
+        client.reconnect_delay_set(1, 10)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
+        return client
+
+    def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            self._refusal = str(code)
+            self._ready.set()
+            return
+        client.subscribe(self._filter, qos=1)
+
+    def _on_subscribe(self, _client: mqtt.Client, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+        if any(code.is_failure for code in codes):
+            self._refusal = f"no subscription to {self._filter}"
+        self._ready.set()
+
+    def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        self._arrived(message.topic, bytes(message.payload))
+
+    def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            log.warning("the connection to the broker is gone: %s", code)

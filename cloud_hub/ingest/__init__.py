@@ -1,0 +1,15 @@
+"""What devices report, into the database; receipts, commands and notices back to them.
+
+records   one decoded record into rows
+ingestor  batches of messages: order, one transaction, receipts
+commands  signed commands to devices
+service   the loop between the broker and the database
+routes    the operator's API
+"""
+
+from __future__ import annotations
+
+from cloud_hub.ingest.routes import router
+from cloud_hub.ingest.service import services
+
+__all__ = ["router", "services"]

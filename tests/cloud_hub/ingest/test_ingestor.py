@@ -1,0 +1,219 @@
+"""Order, duplicates, gaps and damage: what reaches the database, and which receipts go out."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlmodel import select
+
+from cloud_hub.ingest.commands import send_command, waiting
+from cloud_hub.ingest.ingestor import Ingestor, Message, step
+from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, SpoolCursor, WindowRow
+from edge_agent.reporting import gobackn
+from edge_agent.reporting.commands import accept, decode_keys
+from fleet.protocol import topics
+from fleet.protocol.codec import encode_json, encode_msgpack
+from fleet.protocol.messages import (
+    AgentReport,
+    Envelope,
+    ModelReport,
+    PairCounts,
+    Receipt,
+    SketchData,
+    Status,
+    Window,
+)
+from tests.support.hub import HubFixture
+
+
+@pytest.fixture
+def fleet(hub: HubFixture) -> HubFixture:
+    hub.model()
+    with hub.hub.session() as session:
+        for name in ("cam-1", "cam-2"):
+            session.add(
+                Device(
+                    id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="1",
+                    certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                )
+            )  # fmt: skip
+    return hub
+
+
+def envelope(seq, body, kind="model", *, base=1, device="cam-1", topic_of="", spool="s1") -> Message:
+    leaf = "telemetry" if kind == "window" else "report"
+    raw = body if isinstance(body, bytes) else encode_msgpack(body)
+    data = encode_msgpack(
+        Envelope(device=device, spool=spool, seq=seq, base=base, at=1.0, kind=kind, body=msgspec.Raw(raw))
+    )
+    return Message(topics.uplink(topic_of or device, leaf), data)
+
+
+def report(state="fetching", **fields) -> ModelReport:
+    return ModelReport(model="digits", state=state, **fields)
+
+
+def window(**fields) -> Window:
+    return Window(
+        model="digits", release=2, variant="litert-int8", auditor=1, started_at=1.0, ended_at=2.0,
+        counters={"requests": 5}, **fields,
+    )  # fmt: skip
+
+
+def upto(fleet: HubFixture, out) -> list[tuple[str, int]]:
+    """What the receipts say, checked the way a device checks them."""
+    keys, found = decode_keys(fleet.hub.command_key.target()), []
+    for topic, payload in out:
+        device = topic.split("/")[-2]
+        command = accept(payload, keys, device=device, counter=0, now=fleet.clock())
+        assert command.kind == "receipt"
+        receipt = msgspec.convert(command.args, Receipt)
+        found.append((device, receipt.committed))
+    return found
+
+
+def rows(fleet: HubFixture, kind):
+    with fleet.hub.reading() as session:
+        return list(session.exec(select(kind)))
+
+
+def test_records_land_in_order_with_one_receipt_for_the_batch(fleet):
+    out = Ingestor(fleet.hub).take(
+        [envelope(n, report(s)) for n, s in enumerate(["fetching", "verifying", "trying"], 1)]
+    )
+    assert upto(fleet, out) == [("cam-1", 3)]
+    (row,) = rows(fleet, DeviceModel)
+    assert (row.state, row.seq) == ("trying", 3)
+    assert len(rows(fleet, DeviceEvent)) == 3
+
+
+def test_a_duplicate_changes_nothing_and_is_receipted_again(fleet):
+    ingestor = Ingestor(fleet.hub)
+    pairs = PairCounts(rollout="r-1", attempt=1, old=1, new=2, both=7, only_old=2)
+    ingestor.take([envelope(1, window(pairs=pairs), "window")])
+    assert upto(fleet, ingestor.take([envelope(1, window(pairs=pairs), "window")])) == [("cam-1", 1)]
+    (evidence,) = rows(fleet, PairEvidence)
+    assert (evidence.both, evidence.only_old) == (7, 2)
+    assert len(rows(fleet, WindowRow)) == 1
+
+
+def test_a_record_that_comes_too_early_waits_for_the_device_to_send_again(fleet):
+    ingestor = Ingestor(fleet.hub)
+    assert upto(fleet, ingestor.take([envelope(2, report())])) == [("cam-1", 0)]
+    assert rows(fleet, DeviceEvent) == []
+    assert upto(fleet, ingestor.take([envelope(1, report()), envelope(2, report("trying"))])) == [("cam-1", 2)]
+
+
+def test_numbers_that_a_full_spool_gave_up_are_counted_as_lost(fleet):
+    ingestor = Ingestor(fleet.hub)
+    ingestor.take([envelope(1, report())])
+    assert upto(fleet, ingestor.take([envelope(6, report(), base=6)])) == [("cam-1", 6)]
+    (cursor,) = rows(fleet, SpoolCursor)
+    assert (cursor.committed, cursor.lost) == (6, 4)
+
+
+def test_a_body_that_cannot_be_read_is_numbered_off_and_kept(fleet):
+    out = Ingestor(fleet.hub).take([envelope(1, b"\x93\x01\x02\x03"), envelope(2, report())])
+    assert upto(fleet, out) == [("cam-1", 2)]
+    assert [row.kind for row in rows(fleet, DeviceEvent)] == ["malformed", "model"]
+
+
+def test_nobody_speaks_for_another_device(fleet):
+    ingestor = Ingestor(fleet.hub)
+    out = ingestor.take([envelope(1, report(), device="cam-1", topic_of="cam-2")])
+    assert out == [] and rows(fleet, DeviceEvent) == []
+    assert ingestor.counts["refused"] == 1
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff" * 10, b"x" * 70_000, b"{}"])
+def test_bytes_that_are_no_envelope_are_refused_and_the_rest_of_the_batch_lands(fleet, payload):
+    ingestor = Ingestor(fleet.hub)
+    out = ingestor.take([Message(topics.uplink("cam-1", "report"), payload), envelope(1, report())])
+    assert upto(fleet, out) == [("cam-1", 1)] and ingestor.counts["refused"] == 1
+
+
+def test_revoked_and_unknown_devices_are_not_heard(fleet):
+    with fleet.hub.session() as session:
+        session.get(Device, "cam-2").revoked_at = 1.0
+    ingestor = Ingestor(fleet.hub)
+    assert ingestor.take([envelope(1, report(), device="cam-2"), envelope(1, report(), device="cam-9")]) == []
+    assert ingestor.counts["unknown"] == 2
+
+
+def test_a_window_keeps_its_sketch_and_an_agent_report_its_facts(fleet):
+    sketch = SketchData(sketch_id="s", count=4, sums=b"\0" * 8)
+    agent = AgentReport(agent="0.1", channel="stable", capabilities=("a",))
+    Ingestor(fleet.hub).take([envelope(1, window(sketch=sketch), "window"), envelope(2, agent, "agent")])
+    (row,) = rows(fleet, WindowRow)
+    assert (row.sketch_id, row.sketch_count, row.sketch) == ("s", 4, b"\0" * 8)
+    assert row.body["counters"] == {"requests": 5}
+    assert next(d for d in rows(fleet, Device) if d.id == "cam-1").info["capabilities"] == ["a"]
+
+
+def test_a_late_last_will_of_an_older_session_is_ignored(fleet):
+    ingestor, topic = Ingestor(fleet.hub), topics.uplink("cam-1", "status")
+
+    def say(state, session):
+        ingestor.take([Message(topic, encode_json(Status(state=state, session=session)))])
+        return next(d for d in rows(fleet, Device) if d.id == "cam-1").online
+
+    assert say("online", "one") and say("online", "two")
+    assert say("lost", "one")
+    assert not say("lost", "two")
+
+
+def test_a_crash_before_the_commit_gives_no_receipt_and_the_record_comes_again(fleet, monkeypatch):
+    from cloud_hub.ingest import records
+
+    def dies(*_):
+        raise RuntimeError("power loss")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(records, "write", dies)
+        Ingestor(fleet.hub).take([envelope(1, report())])
+    assert rows(fleet, SpoolCursor) == []
+    assert upto(fleet, Ingestor(fleet.hub).take([envelope(1, report())])) == [("cam-1", 1)]
+
+
+def test_commands_are_signed_with_rising_counters(fleet):
+    keys = decode_keys(fleet.hub.command_key.target())
+    for _ in range(2):
+        send_command(fleet.hub, "cam-1", "diagnose", {})
+    found = [accept(p, keys, device="cam-1", counter=0, now=fleet.clock()).counter for _, _, p in waiting(fleet.hub)]
+    assert found == [1, 2]
+
+
+def test_the_commands_route(fleet):
+    post, headers = fleet.client.post, fleet.auth()
+    answer = post("/api/v1/devices/cam-1/commands", json={"kind": "diagnose"}, headers=headers)
+    assert answer.status_code == 202 and answer.json()["id"].startswith("c-")
+    assert post("/api/v1/devices/cam-1/commands", json={"kind": "explode"}, headers=headers).status_code == 400
+    assert post("/api/v1/devices/nobody/commands", json={"kind": "diagnose"}, headers=headers).status_code == 404
+
+
+@given(st.data())
+def test_every_record_is_taken_once_whatever_the_network_does(data):
+    """The device's real go-back-N against the hub's rule, over a channel that loses, repeats and reorders."""
+    top = data.draw(st.integers(1, 30))
+    sender, now, committed, taken = gobackn.Sender(first_timeout_s=1.0), 0.0, 0, []
+    sender = gobackn.connected(sender, now)
+    for _ in range(400):
+        if committed == top and sender.committed == top:
+            break
+        room = min(gobackn.room(sender), top - sender.sent)
+        flight = list(range(sender.sent + 1, sender.sent + 1 + room))
+        if flight:
+            sender = gobackn.sending(sender, flight[-1], now)
+        kept = [seq for seq in flight for _ in range(data.draw(st.integers(0, 2)))]
+        for seq in data.draw(st.permutations(kept)):
+            result = step(committed, seq, 1)
+            if result.accept:
+                taken.append(seq)
+            committed = result.committed
+        if data.draw(st.booleans()):
+            sender = gobackn.receipt(sender, committed, now)
+        now += data.draw(st.floats(0.1, 3.0))
+        sender = gobackn.tick(sender, now)
+    assert taken == list(range(1, committed + 1))
