@@ -27,6 +27,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8200
     uds: str = ""
+    variants: tuple[str, ...] = ()  # preferred variants by name, such as ["litert-fp32"]; else the publisher's order
     poll_s: float = 900.0  # between two looks at the channel, when nobody says "look now"
     poll_jitter: float = 0.2  # share of poll_s by which a look moves, both ways
     retry_first_s: float = 2.0

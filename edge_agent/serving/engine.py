@@ -80,7 +80,8 @@ class Engine:
         """Answer a request; a version asks for the active release or the previous one, if it is held.
 
         Parameters of a request: `deadline_ms` shortens the channel's deadline, `route: "edge"` keeps
-        this request on the device, `observe: false` keeps it out of windows, samples and audits.
+        this request on the device, `route: "cloud"` asks the cloud whatever the confidence,
+        `observe: false` keeps it out of windows, samples and audits.
 
         Raises:
             NotFoundError: no such model or version here.
@@ -111,7 +112,8 @@ class Engine:
             self._observer.audit(served, inputs, scores.classes)
         lowest = min(scores.confidence) if scores.confidence else None
         limit = threshold(entry.routing, served.release.variant.deferral)
-        plan = self._plan(served, Local(ok=failure is None, confidence=lowest), limit, entry, request, started)
+        local = Local(ok=failure is None, confidence=lowest, wants_cloud=request.parameters.get("route") == "cloud")
+        plan = self._plan(served, local, limit, entry, request, started)
         answer, error = await self._ask(plan, served, request, entry, started)
         verdict = settle(plan, local_ok=failure is None, cloud_error=error)
         if _observed(request):

@@ -17,14 +17,16 @@ from fleet.protocol.manifest import Deferral
 
 MIN_BUDGET_S = 0.005  # less than this is not worth a call
 
-Reason = Literal["", "low-confidence", "no-local-model", "local-failed"]
+Reason = Literal["", "asked-for", "low-confidence", "no-local-model", "local-failed"]
 
 
 class Local(Struct, frozen=True, kw_only=True):
-    """What the local model did: `confidence` is the lowest of the batch, None without classes."""
+    """What the local model did: `confidence` is the lowest of the batch, None without classes;
+    `wants_cloud` when the caller asks for the cloud's answer whatever the confidence."""
 
     ok: bool
     confidence: float | None = None
+    wants_cloud: bool = False
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -71,6 +73,8 @@ def route(local: Local | None, limit: float | None, *, cloud: bool, breaker: boo
         reason = "no-local-model"
     elif not local.ok:
         reason = "local-failed"
+    elif local.wants_cloud:
+        reason = "asked-for"
     elif limit is not None and local.confidence is not None and should_defer(local.confidence, limit):
         reason = "low-confidence"
     if not reason:

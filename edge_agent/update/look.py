@@ -90,7 +90,7 @@ def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: St
         raise TrustError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
     manifest = decode_manifest(data)
     check_requires(manifest.requires, frozenset(asked.capabilities))
-    variant = choose(manifest, asked.kinds)
+    variant = choose(manifest, asked.kinds, asked.variants)
     broken = manifest.gate.broken_by(variant.verdict)
     if broken:
         raise RefusedError(
@@ -116,9 +116,14 @@ def _check_floor(trusted: Trusted, model: str, release: int, *, strict: bool) ->
         raise RefusedError(f"{model}: {forbidden}", subject=model, reason=reason, hint="choose another release")
 
 
-def choose(manifest: Manifest, kinds: tuple[str, ...]) -> Variant:
-    """The first edge variant that a runtime here can run; RefusedError (`no-variant`) when there is none."""
-    for variant in manifest.placed("edge"):
+def choose(manifest: Manifest, kinds: tuple[str, ...], preferred: tuple[str, ...] = ()) -> Variant:
+    """The first edge variant that a runtime here can run: the device's preference, then the publisher's order.
+
+    Raises:
+        RefusedError: there is none (`no-variant`).
+    """
+    rank = {name: position for position, name in enumerate(preferred)}
+    for variant in sorted(manifest.placed("edge"), key=lambda v: rank.get(v.name, len(rank))):
         if variant.runtime in kinds:
             return variant
     wanted = sorted({variant.runtime for variant in manifest.placed("edge")})

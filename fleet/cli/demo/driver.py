@@ -146,24 +146,26 @@ class Traffic:
             self._stop.wait(max(0.0, due - time.monotonic()))
 
 
-def exam(ports: list[int], model: str, input_name: str, digits: Digits) -> dict[str, float]:
-    """Accuracy through the agents' API: of what applications get, and of the edge model alone.
+ROUTES = {"served": "auto", "edge_only": "edge", "cloud": "cloud"}
 
-    The requests carry `observe: false`, so that no exam image is sampled, audited or sketched.
+
+def exam(
+    ports: list[int], model: str, input_name: str, digits: Digits, what: tuple[str, ...] = ("edge_only", "served")
+) -> dict[str, float]:
+    """Accuracy through the agents' API: `served` is what applications get, `edge_only` and `cloud` one side alone.
+
+    The requests carry `observe: false`, so that no exam image is sampled, audited or sketched. The
+    answer also holds `failed`, the number of requests without a good answer.
     """
     applications = [Application(port, model, input_name) for port in ports]
     hits: Counter[str] = Counter()
     for index, (image, label) in enumerate(zip(digits.x, digits.y, strict=True)):
         application = applications[index % len(applications)]
-        for name, route in (("served", "auto"), ("edge_only", "edge")):
-            response = application.ask(image, {"observe": False, "route": route})
+        for name in what:
+            response = application.ask(image, {"observe": False, "route": ROUTES[name]})
             hits[name] += response is not None and predicted(response) == int(label)
     failed = sum(application.tally.failed for application in applications)
-    return {
-        "edge_only": hits["edge_only"] / len(digits.y),
-        "served": hits["served"] / len(digits.y),
-        "failed": float(failed),
-    }
+    return {**{name: hits[name] / len(digits.y) for name in what}, "failed": float(failed)}
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fleet.cli.demo import report as reporting
-from fleet.cli.demo.acts import drift, kill, opening, rollouts, train
+from fleet.cli.demo.acts import drift, kill, opening, rollouts, train, variants
 from fleet.cli.demo.driver import Traffic, exam
 from fleet.cli.demo.processes import DemoError
 from fleet.cli.demo.promises import broken
@@ -80,27 +80,49 @@ def play(story: Story) -> None:
     shop.act("5  Traffic: confident answers stay local, the rest goes to the cloud")
     story.traffic.start()
     _examine(story, "before_shift", shifted=False)
+    variants.compare(story)
 
-    shop.act("6  A good release is rolled out and promoted")
-    rollouts.roll_out(story, opening.publish(shop, good.result(), "trained longer"), expected="finished")
+    shop.act("6  A good release is rolled out and promoted, though two devices are killed on the way (9)")
+    _good_release(story, good.result())
 
     shop.act("7  A bad release is halted by its guard")
-    rollouts.roll_out(story, opening.publish(shop, bad.result(), "looks fine"), expected="halted")
+    number = opening.publish(shop, bad.result(), "looks fine")
+    rollouts.follow(story, rollouts.create(shop, number), number, expected="halted")
     rollouts.wait_back_on(shop, 2)
 
     shop.act("8  The camera slips: alarm, labels, retrain")
+    alarms = _drift(story)
+
+    shop.act("9  The hub goes away")
+    kill.hub_away(story)
+    drift.count_later_alarms(story, alarms)
+
+
+def _good_release(story: Story, release: Path) -> None:
+    """A rollout in two stages, with bandwidth so low that a fetch takes seconds, and two devices killed on the way."""
+    shop, failed = story.shop, story.running_traffic.failed
+    number = opening.publish(shop, release, "trained longer")
+    kill.slow_down(shop, _edge_size(release))
+    rollout = rollouts.create(shop, number)
+    killed = kill.kill_one(story, "fetching")
+    kill.kill_one(story, "trying", spared=(killed,))
+    rollouts.follow(story, rollout, number, expected="finished")
+    shop.wait_installed(number)
+    kill.speed_up(shop)
+    story.report["kill"] |= {"recovered": True, "requests_failed": story.running_traffic.failed - failed}
+
+
+def _drift(story: Story) -> int:
+    """From the slipped camera to a retrained release on every device; returns the alarms raised on the way."""
+    shop = story.shop
     drift.collect_samples(shop)
     drift.slip(story)
     _examine(story, "during_shift", shifted=True)
     drift.label(story)
     raised = opening.alarms(shop)
-    newest = drift.retrain(story)
-    shop.wait_installed(newest)
+    shop.wait_installed(drift.retrain(story))
     _examine(story, "after_retrain", shifted=True)
-
-    shop.act("9  Kill things")
-    kill.update_under_fire(story, 1, _edge_size(release))
-    drift.count_later_alarms(story, raised)
+    return raised
 
 
 def finish(story: Story, path: Path) -> list[str]:
@@ -153,5 +175,6 @@ def _examine(story: Story, when: str, *, shifted: bool) -> None:
 
 
 def _edge_size(release: Path) -> int:
+    """Bytes of the first edge variant, which is what the devices fetch."""
     sizes = [v["verdict"]["size_bytes"] for v in train.manifest(release)["variants"] if v["placement"] == "edge"]
     return int(sizes[0])

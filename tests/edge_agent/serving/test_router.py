@@ -87,3 +87,12 @@ def test_a_success_between_failures_keeps_the_breaker_closed():
     for _ in range(10):
         state = breakers.succeeded(breakers.failed(breakers.failed(state, 0.0, 3), 0.0, 3))
     assert breakers.allows(state, 0.0, 5.0)
+
+
+def test_a_caller_may_ask_for_the_cloud_and_still_gets_the_local_answer_when_it_is_away():
+    sure = Local(ok=True, confidence=0.999, wants_cloud=True)
+    asked = route(sure, 0.5, cloud=True, breaker=True, budget_s=1.0)
+    assert asked.ask and asked.reason == "asked-for" and not asked.deferred
+    assert settle(asked, local_ok=True, cloud_error=None).served_by == "cloud"
+    away = settle(asked, local_ok=True, cloud_error="unreachable")
+    assert (away.served_by, away.degraded) == ("edge", True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fleet.cli.demo.acts import train
+from fleet.cli.demo.processes import free_port
 from fleet.cli.demo.story import Story
 from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
 from fleet.errors import FleetError, UnreachableError
@@ -59,10 +60,19 @@ def put_on_channel(shop: Workshop, release: int) -> None:
 def enrol_devices(shop: Workshop) -> None:
     """Three devices, each with its own claim token, key and process."""
     for device in DEVICES:
-        claim = shop.fleet("token", "create", "--channel", CHANNEL, "--label", "site=demo", "--note", device)
-        directory = shop.agent_dir(device)
-        shop.command("edge_agent", "enroll", shop.url, "--token", claim["token"], "--dir", directory, "--name", device)
-        shop.start(device, "edge_agent", "run", "--dir", directory, "--port", shop.agent_ports[device])
+        enrol(shop, device)
+
+
+def enrol(shop: Workshop, device: str, settings: str = "") -> int:
+    """Enrol one device, with `agent.toml` when it has settings of its own, and start it; returns its port."""
+    port = shop.agent_ports.get(device) or free_port()
+    claim = shop.fleet("token", "create", "--channel", CHANNEL, "--label", "site=demo", "--note", device)
+    directory = shop.agent_dir(device)
+    shop.command("edge_agent", "enroll", shop.url, "--token", claim["token"], "--dir", directory, "--name", device)
+    if settings:
+        (directory / "agent.toml").write_text(settings, encoding="utf-8")
+    shop.start(device, "edge_agent", "run", "--dir", directory, "--port", port)
+    return port
 
 
 def create_model(story: Story) -> None:
