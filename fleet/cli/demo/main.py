@@ -15,7 +15,7 @@ from fleet.cli.demo.driver import Traffic, exam
 from fleet.cli.demo.processes import DemoError
 from fleet.cli.demo.promises import broken
 from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import MODEL, Workshop, ports
+from fleet.cli.demo.workshop import DEVICES, MODEL, Workshop, ports
 from fleet.errors import FleetError
 
 RATE_HZ = 25.0  # requests per second and device
@@ -74,11 +74,12 @@ def play(story: Story) -> None:
     story.traffic = Traffic(
         ports(shop), MODEL, story.input_name, story.data["traffic"], rate_hz=RATE_HZ, seed=shop.seed
     )
+    shop.wait("release 1 answers on every device", lambda: all(shop.active(d) == 1 for d in DEVICES), timeout_s=60)
+    story.traffic.start()  # a release is committed after good answers to real requests
     seconds = shop.wait_installed(1)
-    shop.say(f"every device serves release 1 after {seconds:.1f} s")
+    shop.say(f"every device has committed release 1, {seconds:.1f} s after its first answer")
 
     shop.act("5  Traffic: confident answers stay local, the rest goes to the cloud")
-    story.traffic.start()
     _examine(story, "before_shift", shifted=False)
     variants.compare(story)
 

@@ -135,6 +135,10 @@ class Workshop:
         local = self.local(device)
         return (local.get("active") or {}).get("release") == release and local.get("state") in SETTLED
 
+    def active(self, device: str) -> int | None:
+        """The release that answers on a device, committed or still on probation."""
+        return (self.local(device).get("active") or {}).get("release")
+
     def wait_installed(self, release: int, *, timeout_s: float = 60.0) -> float:
         """Wait until every device has committed `release`; returns the seconds it took."""
         return self.wait(

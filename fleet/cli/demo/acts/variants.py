@@ -15,7 +15,7 @@ def compare(story: Story) -> None:
     """Measure each side on the exam. The bench device leaves the fleet before anything is rolled out."""
     shop = story.shop
     port = enrol(shop, BENCH, settings='variants = ["litert-fp32"]\n')
-    shop.wait(f"{BENCH} serves release 1", lambda: shop.serves(BENCH, 1), timeout_s=60)
+    shop.wait(f"{BENCH} serves release 1", lambda: shop.active(BENCH) == 1, timeout_s=60)
     variant = shop.local(BENCH)["active"]["variant"]
     if variant != "litert-fp32":
         raise DemoError(f"{BENCH} prefers litert-fp32 and serves {variant}")
