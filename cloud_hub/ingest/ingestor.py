@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session
 
 from cloud_hub.context import Hub
@@ -117,7 +118,7 @@ class Ingestor:
             cursor = SpoolCursor(device_id=device.id, spool=envelope.spool)
         result = step(cursor.committed, envelope.seq, envelope.base)
         if result.accept:
-            self.counts[records.write(session, device, envelope, self._hub.clock())] += 1
+            self.counts[self._write(session, device, envelope)] += 1
         else:
             self.counts["repeated" if envelope.seq <= cursor.committed else "early"] += 1
         cursor.committed, cursor.lost = result.committed, cursor.lost + result.lost
@@ -125,6 +126,17 @@ class Ingestor:
         session.add(cursor)
         session.flush()
         return cursor.committed
+
+    def _write(self, session: Session, device: Device, envelope: Envelope) -> str:
+        """Write one record; one that the database refuses must not take its batch, or the fleet, with it."""
+        now = self._hub.clock()
+        try:
+            with session.begin_nested():
+                return records.write(session, device, envelope, now)
+        except (SQLAlchemyError, OverflowError) as error:
+            log.warning("a %s record of %s is refused by the database: %s", envelope.kind, device.id, error)
+            records.refuse(session, envelope, now, f"the database refuses it: {type(error).__name__}")
+            return records.MALFORMED
 
     def _receipt(self, session: Session, device_id: str, spool: str, upto: int) -> Outgoing:
         device = session.get(Device, device_id)

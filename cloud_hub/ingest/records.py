@@ -9,7 +9,7 @@ from sqlmodel import Session
 
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, WindowRow
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.messages import AgentReport, CommandResult, Envelope, ModelReport, PairCounts, Window, decode_body
+from fleet.protocol.messages import AgentReport, Envelope, ModelReport, PairCounts, Window, decode_body
 from fleet.protocol.names import check_name
 
 MALFORMED = "malformed"
@@ -26,19 +26,23 @@ def write(session: Session, device: Device, envelope: Envelope, now: float) -> s
         if isinstance(body, ModelReport | Window):
             check_name(body.model, "model")
     except ProtocolError as error:
-        _event(session, envelope, now, MALFORMED, {"kind": envelope.kind, "error": str(error)[:500]})
+        refuse(session, envelope, now, str(error)[:500])
         return MALFORMED
     if isinstance(body, Window):
         _window(session, device.id, envelope, body)
-        return envelope.kind
-    _event(session, envelope, now, envelope.kind, msgspec.to_builtins(body))
+    else:
+        _event(session, envelope, now, envelope.kind, msgspec.to_builtins(body))
     if isinstance(body, ModelReport):
         _model(session, device.id, envelope, body)
     elif isinstance(body, AgentReport):
         device.info = msgspec.to_builtins(body)
-    else:
-        assert isinstance(body, CommandResult)
+    session.flush()
     return envelope.kind
+
+
+def refuse(session: Session, envelope: Envelope, now: float, why: str) -> None:
+    """Keep a record that cannot be taken as an event of kind `malformed`."""
+    _event(session, envelope, now, MALFORMED, {"kind": envelope.kind, "error": why})
 
 
 def _event(session: Session, envelope: Envelope, now: float, kind: str, body: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def quantize(model: bytes, precision: Precision, calibration: np.ndarray[Any, An
             tool = quantizer.Quantizer(str(source))
             if precision == "int8":
                 tool.load_quantization_recipe(recipe.static_wi8_ai8())
-                outcome = tool.quantize(tool.calibrate(_calibration_data(model, calibration)))
+                outcome = tool.quantize(_extremes(tool, model, calibration))
             else:
                 tool.load_quantization_recipe(recipe.dynamic_wi8_afp32())
                 outcome = tool.quantize()
@@ -61,12 +61,24 @@ def quantize(model: bytes, precision: Precision, calibration: np.ndarray[Any, An
         raise TargetError(f"litert-{precision}: {_first_line(error)}", subject=f"litert-{precision}") from error
 
 
-def _calibration_data(model: bytes, x: np.ndarray[Any, Any]) -> dict[str, list[dict[str, Any]]]:
+def _extremes(tool: Any, model: bytes, x: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """The least and largest value of every tensor over all rows of `x` (min-max calibration).
+
+    The quantizer's own calibration follows a moving average of each row's extremes, which clips the
+    rows that reach furthest; on small models that costs whole points of accuracy.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
-    signatures = Interpreter(model_content=model).get_signature_list()
-    key, signature = next(iter(signatures.items()))
-    return {key: [{signature["inputs"][0]: row[None]} for row in x]}
+    key, signature = next(iter(Interpreter(model_content=model).get_signature_list().items()))
+    name = signature["inputs"][0]
+    total: dict[str, Any] = {}
+    for row in x:
+        for tensor, found in tool.calibrate({key: [{name: row[None]}]}).items():
+            known = total.setdefault(tensor, dict(found))
+            if "min" in found:
+                known["min"] = np.minimum(known["min"], found["min"])
+                known["max"] = np.maximum(known["max"], found["max"])
+    return total
 
 
 def _first_line(error: Exception) -> str:

@@ -120,6 +120,15 @@ def test_a_body_that_cannot_be_read_is_numbered_off_and_kept(fleet):
     assert [row.kind for row in rows(fleet, DeviceEvent)] == ["malformed", "model"]
 
 
+def test_a_record_that_the_database_refuses_does_not_hold_up_the_others(fleet):
+    out = Ingestor(fleet.hub).take(
+        [envelope(1, report()), envelope(2, report("trying", target=1 << 63)), envelope(3, report("committed"))]
+    )
+    assert upto(fleet, out) == [("cam-1", 3)]
+    assert [row.kind for row in rows(fleet, DeviceEvent)] == ["model", "malformed", "model"]
+    assert [row.state for row in rows(fleet, DeviceModel)] == ["committed"]
+
+
 def test_nobody_speaks_for_another_device(fleet):
     ingestor = Ingestor(fleet.hub)
     out = ingestor.take([envelope(1, report(), device="cam-1", topic_of="cam-2")])

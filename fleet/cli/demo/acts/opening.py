@@ -11,8 +11,8 @@ from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
 from fleet.errors import FleetError, UnreachableError
 
 AUDIT_SHARE = 40  # per cent of requests; a demo has minutes, a fleet has days
-WINDOW_REQUESTS = 60
-POLICY = '{"drift": {"baseline_windows": 12}}'  # fewer than a fleet would take: the demo has minutes
+WINDOW_REQUESTS = 30
+POLICY = '{"drift": {"baseline_windows": 20}}'  # fewer than a fleet would take: the demo has minutes
 
 
 def open_hub(shop: Workshop) -> None:
