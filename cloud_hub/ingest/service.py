@@ -28,7 +28,8 @@ GATHER_S = 0.1  # how long a first message waits for company: one commit and one
 BATCH = 500
 QUEUE = 20_000  # messages; beyond that the oldest protection holds: devices send again what has no receipt
 SWEEP_S = 10.0
-MESSAGES = Counter("hub_ingest_messages", "Messages taken from devices", ["kind"])
+# In no registry of its own: `routes.monitoring.install` adds it to the application's.
+MESSAGES = Counter("edgeloop_hub_messages_total", "Messages taken from devices", ["kind"], registry=None)
 
 
 class Ingest:

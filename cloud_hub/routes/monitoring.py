@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_hub.context import Hub
+from cloud_hub.ingest.service import MESSAGES
 from cloud_hub.routes.deps import HubDep, Viewer
 from cloud_hub.store.tables import Alarm, ChannelRow, Device, DeviceModel, Job, Release, RolloutRow
 from cloud_hub.trust.repository import expires_at
@@ -81,6 +82,7 @@ def install(app: FastAPI) -> None:
     registry = CollectorRegistry()
     metrics = HttpMetrics(registry)
     registry.register(FleetCollector(app.state.hub))
+    registry.register(MESSAGES)
     app.state.registry = registry
 
     app.add_middleware(CountRequests, metrics=metrics)
