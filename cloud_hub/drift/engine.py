@@ -10,15 +10,12 @@ model's; a retrained one makes a new baseline from the windows that began after 
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from sqlmodel import Session, col, func, select
-from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.context import Hub
 from cloud_hub.drift import detector
@@ -26,15 +23,14 @@ from cloud_hub.drift.detector import Baseline, Bet, Detector, DeviceWindow
 from cloud_hub.drift.explain import Summary, explain, summarize
 from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import respond
+from cloud_hub.engines import Engine
 from cloud_hub.services import Service
-from cloud_hub.store.leases import hold
 from cloud_hub.store.tables import Alarm, ChannelRow, DriftMonitor, Model, Release, WindowRow
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.messages import SketchData
 
 log = logging.getLogger(__name__)
-LEASE_S = 60.0
 BATCH = 500  # windows per step and model
 DAY_S = 86_400.0
 
@@ -50,26 +46,16 @@ class Watch(Struct, frozen=True, kw_only=True):
     windows_per_day: float = 1.0
 
 
-class DriftEngine:
+class DriftEngine(Engine):
     """Steps every model's monitor every `engines.drift_tick_s` seconds."""
 
     name = "drift"
 
     def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._owner = secrets.token_hex(8)
+        super().__init__(hub, hub.config.engines.drift_tick_s)
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await run_in_threadpool(self.step)
-            await asyncio.sleep(self._hub.config.engines.drift_tick_s)
-
-    def step(self) -> None:
+    def look(self) -> None:
         """Count the new windows of every model on a channel."""
-        with self._hub.session() as session:
-            if not hold(session, "drift", self._owner, self._hub.clock(), LEASE_S):
-                return
         with self._hub.reading() as session:
             defaults = _defaults(session)
         for model, release in sorted(defaults.items()):

@@ -7,49 +7,35 @@ nothing. Several replicas may run the engine: a lease lets one of them act.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
 
 import msgspec
 from msgspec.structs import replace
 from sqlmodel import Session, col, select
-from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.context import Hub
+from cloud_hub.engines import Engine
 from cloud_hub.rollouts.facts import gather, reference
 from cloud_hub.services import Service
-from cloud_hub.store.leases import hold
 from cloud_hub.store.tables import ChannelRow, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.rollouts import machine
 from fleet.rollouts.machine import Decision, Plan, Progress
 
 log = logging.getLogger(__name__)
-LEASE_S = 30.0
 GUARD = "guard"
 
 
-class RolloutEngine:
+class RolloutEngine(Engine):
     """Steps all live rollouts every `engines.rollout_tick_s` seconds."""
 
     name = "rollouts"
 
     def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._owner = secrets.token_hex(8)
+        super().__init__(hub, hub.config.engines.rollout_tick_s)
 
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await run_in_threadpool(self.step)
-            await asyncio.sleep(self._hub.config.engines.rollout_tick_s)
-
-    def step(self) -> None:
+    def look(self) -> None:
         """Look at every rollout once."""
-        with self._hub.session() as session:
-            if not hold(session, "rollouts", self._owner, self._hub.clock(), LEASE_S):
-                return
         with self._hub.reading() as session:
             live = select(RolloutRow.id).where(col(RolloutRow.state).not_in(machine.ENDED))
             ids = [*session.exec(live), *_unfinished(session)]
