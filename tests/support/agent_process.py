@@ -54,11 +54,13 @@ def enrolled(directory: Path, *, hub: str = "http://127.0.0.1:9", mqtt_port: int
 
 
 @contextlib.contextmanager
-def running(directory: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`edge-agent run` as a process; gives it and its address once it listens."""
+def running(
+    directory: Path, *arguments: str, python: str = sys.executable
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`edge-agent run` as a process of `python`; gives it and its address once it listens."""
     (directory / "run.json").unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "edge_agent.main", "run", "--dir", str(directory), *arguments],
+        [python, "-m", "edge_agent.main", "run", "--dir", str(directory), *arguments],
         cwd=ROOT,
         stderr=(directory / "log").open("ab"),
         env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,0 +1,74 @@
+"""`tflite-runtime`, the fallback for old systems, serves a release in an environment of its own.
+
+It needs numpy below 2 and Python 3.11, so it cannot live beside the other runtimes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_agent import client
+from edge_agent.errors import NotFoundError
+from edge_agent.update.machine import Held, ModelState
+from edge_agent.update.state import StateFile
+from edge_agent.update.store import Store
+from fleet.protocol.manifest import encode_manifest
+from tests.support import models
+from tests.support.agent_process import ROOT, enrolled, running
+
+UNREACHABLE = re.compile("Could not fetch URL|Could not find a version|onnection|timed out|resolve")
+pytestmark = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tflite-runtime 2.14 has no wheel for this Python")
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with the agent's dependencies, tflite-runtime instead of ai-edge-litert."""
+    home = tmp_path_factory.mktemp("tflite")
+    venv.create(home, with_pip=True)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [d for d in project["dependencies"] if not d.startswith(("ai-edge-litert", "numpy"))]
+    wanted += [d.split(";")[0] for d in project["optional-dependencies"]["tflite"]]
+    command = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+    if done.returncode and UNREACHABLE.search(done.stderr):
+        reason = f"the package index is not reachable: {done.stderr.strip().splitlines()[-1]}"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    assert done.returncode == 0, done.stderr
+    return str(home / "bin" / "python")
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    """A device that has committed release 1, as float32: 2.14 refuses the newer int8 files."""
+    directory = enrolled(tmp_path / "device")
+    release = models.release(directory / "blobs", data=models.litert_bytes("fp32"), runtime="litert")
+    digest = Store(directory).put_manifest(encode_manifest(release.manifest))
+    held = Held(release=1, variant=release.variant.name, manifest=digest)
+    StateFile(directory).put_model("tiny", ModelState(state="committed", active=held))
+    return directory
+
+
+def test_release_1_is_served_by_tflite_runtime(python: str, device: Path):
+    x = models.inputs(3)
+    with running(device, "--port", "0", python=python) as (_, address):
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                answer = client.infer("tiny", x, url=address)
+                break
+            except NotFoundError:
+                assert time.monotonic() < deadline, (device / "log").read_text()
+        document = client.status(device)
+    assert answer.parameters["served_by"] == "edge" and answer.parameters["release"] == 1
+    np.testing.assert_allclose(answer.outputs[0].array, models.answer(x), atol=1e-3)
+    assert document["models"]["tiny"]["runtime"] == "tflite-runtime"
