@@ -6,6 +6,8 @@ snapshot, the published release and the rollout are never made twice; training r
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import msgspec
 from sqlmodel import col, select
 
@@ -16,6 +18,7 @@ from cloud_hub.rollouts.create import create_rollout
 from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
 from cloud_hub.training.compiling import compile_run
+from cloud_hub.training.gate import compare
 from cloud_hub.training.options import RetrainOptions
 from cloud_hub.training.recipe import Examples, load_recipe
 from cloud_hub.training.run import RunRequest, deal, sets_of, train_student, train_teacher
@@ -23,9 +26,12 @@ from cloud_hub.trust.rows import get_model, get_release
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 class GateRefusedError(InvalidError):
-    """The new teacher is worse than the current one on human labels."""
+    """The new teacher is worse than the current one on human labels, by more than chance."""
 
 
 def retrain(running: Running) -> dict[str, object]:
@@ -72,7 +78,7 @@ def _make_release(running: Running, options: RetrainOptions) -> None:
     teacher = train_teacher(request, parts)
     running.step("gating the teacher", 0.25)
     current = current_release(hub, model, options.channel)
-    running.save(**gate_teacher(hub, current, teacher_accuracy(teacher, parts.gate), parts.gate))
+    running.save(**gate_teacher(hub, current, teacher, parts.gate))
     student = train_student(request, parts, teacher)
     compiled = compile_run(
         hub, request, parts, teacher=teacher, student=student, current=current,
@@ -112,40 +118,34 @@ def current_release(hub: Hub, model: str, channel: str) -> tuple[int, Manifest] 
     return release.number, decode_manifest(release.manifest)
 
 
-def teacher_accuracy(teacher: object, gate: Examples) -> float | None:
-    """The new teacher's accuracy on held-out human labels; None when there are none."""
-    from torch import nn
+def gate_teacher(hub: Hub, current: tuple[int, Manifest] | None, teacher: nn.Module, gate: Examples) -> dict[str, Any]:
+    """Compare the new teacher with the current release's on held-out human labels (`gate.compare`).
 
-    from cloud_hub.training.fitting import accuracy
-
-    assert isinstance(teacher, nn.Module)
-    return accuracy(teacher, gate) if len(gate) else None
-
-
-def gate_teacher(hub: Hub, current: tuple[int, Manifest] | None, new: float | None, gate: Examples) -> dict[str, float]:
-    """Both teachers' accuracies on the gate's labels.
-
-    Raises GateRefusedError when the new one is worse, InvalidError when no human label is held out.
+    Raises GateRefusedError when the new one is worse by more than chance, InvalidError when no human
+    label is held out.
     """
-    if new is None:
+    from cloud_hub.inference.sessions import load_cloud
+    from cloud_hub.training.fitting import logits
+
+    if not len(gate):
         raise InvalidError(
             "no human label is left for the gate", subject="snapshot", hint="label at least 4 samples of the snapshot"
         )
+    right = logits(teacher, gate.x).argmax(axis=1) == gate.y
     if current is None or not current[1].placed("cloud"):
-        return {"gate_new": new}
-    from cloud_hub.inference.sessions import load_cloud
-
+        return {"gate_new": float(right.mean()), "gate_labels": len(gate)}
     number, manifest = current
-    loaded = load_cloud(hub, manifest)
-    outputs = loaded.run({manifest.inputs[0].name: gate.x})
-    old = float((next(iter(outputs.values())).argmax(axis=1) == gate.y).mean())
-    if new < old:
+    outputs = load_cloud(hub, manifest).run({manifest.inputs[0].name: gate.x})
+    found = compare(next(iter(outputs.values())).argmax(axis=1) == gate.y, right)
+    if found.refused:
         raise GateRefusedError(
-            f"the new teacher gets {new:.3f} of {len(gate)} held-out labels right, release {number} gets {old:.3f}",
+            f"the new teacher gets {found.new:.3f} of {len(gate)} held-out labels right, release {number} gets "
+            f"{found.old:.3f}: {found.lost} lost, {found.won} won, which chance does with probability "
+            f"{found.chance:.3f} only",
             subject="teacher",
             hint="label more samples, or change the recipe",
         )
-    return {"gate_new": new, "gate_old": old}
+    return {"gate_new": found.new, "gate_old": found.old, "gate_labels": len(gate), "gate_release": number}
 
 
 def _set_auditor(running: Running, channel: str, number: int) -> None:
