@@ -12,9 +12,12 @@ from cloud_hub.jobs import queue
 from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
-from cloud_hub.store.tables import Model, Release
-from examples.digits import data
+from cloud_hub.store.tables import ChannelRow, Model, Release, RolloutRow
+from cloud_hub.trust.rows import get_release
+from examples.digits import data, recipe
 from examples.digits.recipe import RECIPE
+from fleet.protocol.channel import decode_channel
+from fleet.protocol.manifest import decode_manifest
 from tests.support.hub import HubFixture
 
 torch.set_num_threads(1)
@@ -44,15 +47,44 @@ def retrain(hub: HubFixture, **options: object) -> queue.Job:
     return queue.get(hub.hub, answer.json()["id"])
 
 
-def test_a_snapshot_becomes_a_published_release(digits: HubFixture) -> None:
-    job = retrain(digits, snapshot=snapshot(digits))
-    assert job.state == "succeeded", job.error
-    assert job.result["release"] == 1 and job.result["status"] == "published"
-    assert job.result["gate_new"] > 0.5
-    with digits.hub.reading() as session:
-        assert session.get(Release, ("digits", 1)) is not None
-
-
 def test_without_human_labels_the_gate_refuses(digits: HubFixture) -> None:
     job = retrain(digits, snapshot=snapshot(digits, labels=False))
     assert job.state == "failed" and "no human label" in job.error
+
+
+def on_a_channel(hub: HubFixture) -> None:
+    """A first release by the job, then a channel that holds it."""
+    first = retrain(hub, snapshot=snapshot(hub))
+    assert first.state == "succeeded", first.error
+    assert first.result["release"] == 1 and first.result["status"] == "published"
+    assert first.result["gate_new"] > 0.5 and "gate_old" not in first.result
+    answer = hub.client.put("/api/v1/channels/stable/models/digits", json={"release": 1}, headers=hub.auth())
+    assert answer.status_code == 200, answer.text
+
+
+def test_the_next_release_is_compared_audited_and_rolled_out(digits: HubFixture) -> None:
+    on_a_channel(digits)
+    options = {"channel": "stable", "rollout": {"stages": [50, 100]}, "seed": 1}
+    job = retrain(digits, snapshot=snapshot(digits), **options)
+    assert job.state == "succeeded", job.error
+    assert job.result["release"] == 2 and job.result["gate_release"] == 1
+    assert job.result["gate_labels"] == 30 and 0.5 < job.result["gate_old"] <= 1.0
+    with digits.hub.reading() as session:
+        old, new = (decode_manifest(get_release(session, "digits", number).manifest) for number in (1, 2))
+        channel = decode_channel(session.get(ChannelRow, "stable").document).models["digits"]
+        rollout = session.get(RolloutRow, job.result["rollout"])
+    assert old.sketch is not None and new.sketch is not None
+    assert new.sketch.encoder == old.sketch.encoder and new.lineage.parents == ("release 1",)
+    assert channel.release == 1 and channel.audit.auditor == 2
+    assert channel.rollout is not None and channel.rollout.release == 2
+    assert (rollout.from_release, rollout.release, rollout.state) == (1, 2, "running")
+
+
+def test_a_teacher_that_is_clearly_worse_is_refused(digits: HubFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_channel(digits)
+    untrained = replace(recipe.RECIPE, hyper=replace(recipe.RECIPE.hyper, teacher_epochs=1, teacher_rate=1e-6))
+    monkeypatch.setattr(recipe, "RECIPE", untrained)
+    job = retrain(digits, snapshot=snapshot(digits), channel="stable")
+    assert job.state == "failed" and "held-out labels" in job.error and "release 1" in job.error
+    with digits.hub.reading() as session:
+        assert session.get(Release, ("digits", 2)) is None
