@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -35,9 +36,15 @@ _CHECKS: dict[str, tuple[Check, str]] = {}
 class Login(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped here
     """User name and password against the hub's database."""
 
+    @dataclass
+    class Config:
+        """Which of this process's brokers it belongs to."""
+
+        bind: str = ""
+
     async def authenticate(self, *, session: Session) -> bool | None:
         """Whether this session may connect. Its client id must be its user name."""
-        check, _ = _CHECKS[self.context.config["listeners"]["default"]["bind"]]
+        check, _ = _CHECKS[self.context.config.bind]
         name, password = session.username or "", session.password or ""
         return bool(session.client_id == name and await asyncio.to_thread(check, name, password))
 
@@ -45,11 +52,13 @@ class Login(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped here
 class Access(BaseTopicPlugin):  # type: ignore[misc]
     """Each device its own topics, the hub all of them."""
 
+    Config = Login.Config
+
     async def topic_filtering(
         self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None
     ) -> bool | None:
         """Whether the session may publish to or receive from a topic."""
-        _, prefix = _CHECKS[self.context.config["listeners"]["default"]["bind"]]
+        _, prefix = _CHECKS[self.context.config.bind]
         name = session.username if session else None
         if not name or not topic:
             return False
@@ -129,5 +138,5 @@ class Embedded:
         here = __name__
         return {
             "listeners": {"default": {"type": "tcp", "bind": self._bind, "max_connections": 200}},
-            "plugins": {f"{here}.Login": {}, f"{here}.Access": {}},
+            "plugins": {f"{here}.Login": {"bind": self._bind}, f"{here}.Access": {"bind": self._bind}},
         }
