@@ -1,0 +1,78 @@
+"""Real worker processes: one is killed in the middle of a retrain, the next one finishes it, once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlmodel import select
+
+from cloud_hub.jobs import queue
+from cloud_hub.samples import snapshots
+from cloud_hub.samples.dataset import Dataset
+from cloud_hub.store.tables import Job, Model, Release
+from examples.digits import data
+from tests.support.hub import HubFixture, make_hub
+
+DEADLINE_S = 120.0
+RECIPE = """
+from dataclasses import replace
+from examples.digits.recipe import RECIPE as FULL
+RECIPE = replace(FULL, hyper=replace(FULL.hyper, teacher_epochs=10, student_epochs=30), targets=("litert-fp32",))
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> HubFixture:
+    made = make_hub(tmp_path, start=time.time())
+    (made.hub.config.directory / "recipes").mkdir(exist_ok=True)
+    (made.hub.config.directory / "recipes" / "quick.py").write_text(RECIPE)
+    with made.hub.session() as session:
+        session.add(Model(name="digits", recipe="quick.py", created_at=0))
+    return made
+
+
+def worker(hub: HubFixture) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "cloud_hub", "worker", str(hub.hub.config.directory), "--once"]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def killed_at(hub: HubFixture, job: str, step: str) -> Job:
+    """Run a worker until `job` reaches `step`, kill it there, and let its lease run out."""
+    process = worker(hub)
+    end = time.monotonic() + DEADLINE_S
+    while not (found := queue.get(hub.hub, job)).step.startswith(step):
+        assert process.poll() is None and time.monotonic() < end, found
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    with hub.hub.session() as session:
+        row = session.get(Job, job)
+        assert row is not None and row.state == "running"
+        row.lease_until = 0.0
+        session.add(row)
+    return found
+
+
+@pytest.mark.parametrize("step", ["distilling the student", "publishing"])
+def test_a_killed_worker_is_replaced_and_one_release_comes_out(hub: HubFixture, step: str) -> None:
+    x, y = data.splits(0)["traffic"]
+    frozen = snapshots.save(hub.hub, "digits", Dataset(x[:80], y[:80], np.arange(80).astype(str)), actor="test").id
+    payload = {"snapshot": frozen}
+    job = queue.submit(hub.hub, "retrain", model="digits", payload=payload, actor="test").id
+    killed_at(hub, job, step)
+    checkpoints = hub.hub.config.directory / "work" / job / "checkpoints"
+    assert (checkpoints / "teacher.safetensors").is_file()
+    assert worker(hub).wait(DEADLINE_S) == 0
+    ended = queue.get(hub.hub, job)
+    assert ended.state == "succeeded", ended.error
+    assert ended.attempt == 2 and ended.result["release"] == 1
+    with hub.hub.reading() as session:
+        rows = session.exec(select(Release).where(Release.model == "digits")).all()
+    assert [(row.number, row.status) for row in rows] == [(1, "published")]
