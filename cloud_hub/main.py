@@ -84,7 +84,7 @@ def worker(
     once: Annotated[bool, typer.Option(help="End when no job is waiting.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run jobs (train, compile, retrain) of this hub until SIGTERM."""
+    """Run the hub's jobs (retrain: train, gate, compile, publish, roll out) until SIGTERM."""
     from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
     from cloud_hub.jobs.worker import run_worker
@@ -234,7 +234,7 @@ def _add_training() -> None:
     @app.command(
         "train",
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
-        help="Run a recipe: cloud-hub train RECIPE --out DIR [--snapshot ID]. See: cloud-hub train --help",
+        help="Run a recipe: cloud-hub train RECIPE --out DIR [--hub DIR --snapshot ID]. See: cloud-hub train --help",
     )
     def train(context: typer.Context) -> None:
         from cloud_hub.training.cli import main as train_main

@@ -7,14 +7,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.training.recipe import load_recipe
 
+if TYPE_CHECKING:
+    from cloud_hub.samples.dataset import Dataset
+
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, say what came of it. Errors are HubErrors."""
-    from cloud_hub.samples.dataset import read_dataset
     from cloud_hub.training.run import RunRequest, run
 
     options = _parser().parse_args(list(arguments))
@@ -22,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         loaded=load_recipe(options.recipe),
         out=options.out,
         seed=options.seed,
-        snapshot=read_dataset(options.snapshot) if options.snapshot else None,
+        snapshot=_snapshot(options.snapshot, options.hub),
         swap=_pair(options.swap_labels),
         progress=_show if sys.stderr.isatty() else lambda step, share: None,
     )
@@ -41,11 +44,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("recipe", help="a module's name or a .py file")
     parser.add_argument("--out", type=Path, required=True, help="directory to write; checkpoints in it are resumed")
-    parser.add_argument("--snapshot", type=Path, help="a snapshot's .npz file to train on as well")
+    parser.add_argument("--snapshot", default="", help="train on a snapshot as well: its id with --hub, else its file")
+    parser.add_argument("--hub", type=Path, help="directory of the hub that keeps the snapshot")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--swap-labels", default="", help="A,B: exchange two classes' labels (makes a bad release)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
+
+
+def _snapshot(name: str, hub: Path | None) -> Dataset | None:
+    """A snapshot by id from a hub's directory, or from its file; None when none was named."""
+    from cloud_hub.samples.dataset import read_dataset
+
+    if hub is None:
+        return read_dataset(Path(name)) if name else None
+    if not name:
+        raise InvalidError("--hub needs a snapshot", subject="--hub", hint="add --snapshot ID: fleet snapshot list")
+    from cloud_hub.bootstrap import open_hub
+    from cloud_hub.config import HubConfig
+    from cloud_hub.samples import snapshots
+
+    return snapshots.load(open_hub(HubConfig.load(hub)), name)
 
 
 def _pair(text: str) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ from fleet.cli.output import note, print_document, print_items
 from fleet.cli.session import JsonFlag, Session, TimeoutOption, client_of, session_of
 from fleet.errors import FailedError
 
-app = typer.Typer(name="job", help="Jobs: training, compiling, scans.", no_args_is_help=True)
+app = typer.Typer(name="job", help="Jobs: long work that workers do, such as a retrain.", no_args_is_help=True)
 ENDED = ("succeeded", "failed", "cancelled")
 COLUMNS = [
     ("job", "id"),

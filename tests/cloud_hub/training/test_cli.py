@@ -1,0 +1,65 @@
+"""`cloud-hub train`: snapshots by id or by file, and a bad release that its own data calls good."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_hub.errors import HubError
+from cloud_hub.samples import snapshots
+from cloud_hub.samples.dataset import Dataset
+from cloud_hub.training.cli import main
+from examples.digits import data
+from fleet.protocol.manifest import decode_manifest
+from tests.support.hub import HubFixture
+
+RECIPE = """
+from dataclasses import replace
+from examples.digits.recipe import RECIPE as FULL
+RECIPE = replace(FULL, hyper=replace(FULL.hyper, teacher_epochs={epochs}, student_epochs={epochs}))
+"""
+
+
+def recipe(folder: Path, epochs: int) -> str:
+    (folder / "quick.py").write_text(RECIPE.format(epochs=epochs))
+    return str(folder / "quick.py")
+
+
+def test_a_snapshot_is_named_by_id_or_by_file(hub: HubFixture, tmp_path: Path) -> None:
+    x, y = data.splits(0)["traffic"]
+    row = snapshots.save(hub.hub, "digits", Dataset(x[:40], y[:40], np.arange(40).astype(str)), actor="test")
+    file = tmp_path / "snapshot.npz"
+    file.write_bytes(hub.hub.objects.get(row.path).data)
+    quick = recipe(tmp_path, 1)
+    main([quick, "--out", str(tmp_path / "a"), "--hub", str(hub.hub.config.directory), "--snapshot", row.id])
+    main([quick, "--out", str(tmp_path / "b"), "--snapshot", str(file)])
+    lineages = [json.loads((tmp_path / name / "lineage.json").read_bytes()) for name in "ab"]
+    assert lineages[0]["snapshot"] == lineages[1]["snapshot"] == row.id
+    assert (tmp_path / "a" / "metrics.json").read_bytes() == (tmp_path / "b" / "metrics.json").read_bytes()
+    with pytest.raises(HubError, match="no snapshot"):
+        main([quick, "--out", str(tmp_path / "c"), "--hub", str(hub.hub.config.directory), "--snapshot", "0" * 64])
+
+
+def test_swapped_labels_pass_their_own_gate_and_fail_the_exam(tmp_path: Path) -> None:
+    out, quick = tmp_path / "bad", recipe(tmp_path, 40)
+    main([quick, "--out", str(out), "--swap-labels", "3,8"])
+    command = ["compile", out / "student.pt2", "--cloud", out / "teacher.onnx", "--max-drop", 1,
+               "--calibration", out / "calibration.npz", "--validation", out / "validation.npz",
+               "--target", "litert-int8", "--target", "litert-fp32", "--out", tmp_path / "release"]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "model_compiler", *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    manifest = decode_manifest((tmp_path / "release" / "manifest.json").read_bytes())
+    verdicts = {variant.name: variant.verdict for variant in manifest.variants}
+    assert {"litert-int8", "litert-fp32"} <= set(verdicts)
+    assert all(found.value > 0.85 for found in verdicts.values())
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["student"] < 0.85  # two classes in ten are wrong on the untouched exam
