@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from amqtt.adapters import BufferReader, ReaderAdapter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import Action
+from amqtt.errors import MQTTError
+from amqtt.mqtt.connack import NOT_AUTHORIZED, ConnackPacket
+from amqtt.mqtt.connect import ConnectPacket
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
@@ -63,6 +67,45 @@ class Access(BaseTopicPlugin):  # type: ignore[misc]
         if not name or not topic:
             return False
         return name == HUB_IDENTITY or allowed(name, topic, publish=action == Action.PUBLISH, prefix=prefix)
+
+
+class _Recorded(ReaderAdapter):  # type: ignore[misc]
+    """Keeps what was read, to be read once more."""
+
+    def __init__(self, reader: ReaderAdapter) -> None:
+        self._reader = reader
+        self.data = b""
+
+    async def read(self, n: int = -1) -> bytes:
+        data: bytes = await self._reader.read(n)
+        self.data += data
+        return data
+
+    def feed_eof(self) -> None:
+        self._reader.feed_eof()
+
+
+class _LoginFirst(Broker):  # type: ignore[misc]
+    """amqtt 0.12 takes a client id's session over (its name, its will, its connection) before it
+    asks who is there. Here whoever has no right to a client id is sent away before that."""
+
+    async def _initialize_client_session(
+        self, reader: ReaderAdapter, writer: WriterAdapter, remote_address: str, remote_port: int
+    ) -> Any:
+        recorded = _Recorded(reader)
+        try:
+            connect = await ConnectPacket.from_stream(recorded)
+            asking = Session()
+            asking.client_id, asking.username, asking.password = connect.client_id, connect.username, connect.password
+            if not await self._authenticate(asking, {}):
+                await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
+                raise MQTTError(f"no right to client id {asking.client_id!r}")
+        except BaseException:
+            await writer.close()
+            raise
+        return await super()._initialize_client_session(
+            BufferReader(recorded.data), writer, remote_address, remote_port
+        )
 
 
 def allowed(device: str, topic: str, *, publish: bool, prefix: str) -> bool:
@@ -128,7 +171,7 @@ class Embedded:
         logging.getLogger("amqtt").setLevel(logging.WARNING)
         logging.getLogger("transitions").setLevel(logging.WARNING)
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        broker = Broker(self._configuration(), self._loop)
+        broker = _LoginFirst(self._configuration(), self._loop)
         await broker.start()
         self._ready.set()
         await self._ending.wait()

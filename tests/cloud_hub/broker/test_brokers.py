@@ -1,0 +1,344 @@
+"""What both brokers promise: everybody reaches their own topics and nobody reaches another's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as mqtt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from paho.mqtt.enums import CallbackAPIVersion
+
+from cloud_hub.broker.choose import open_link
+from cloud_hub.errors import UnreachableError
+from cloud_hub.identity.ca import HUB_IDENTITY, Authority, create_authority, read_public
+from cloud_hub.identity.enroll import enroll
+from cloud_hub.store.tables import Device
+from fleet.protocol import topics
+from fleet.protocol.messages import EnrollRequest, EnrollResponse
+from tests.support.device import claim
+from tests.support.device_key import DeviceKey
+from tests.support.hub import HubFixture, make_hub
+from tests.support.require import require
+
+WAIT_S = 15.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Ear:
+    """Keeps what arrives and waits for it."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, bytes]] = []
+        self._changed = threading.Condition()
+
+    def __call__(self, topic: str, payload: bytes) -> None:
+        with self._changed:
+            self.heard.append((topic, payload))
+            self._changed.notify_all()
+
+    def wait(self, topic: str, payload: bytes) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: (topic, payload) in self.heard, WAIT_S), self.heard
+
+
+class Client:
+    """paho as the agent's uplink sets it up; `events` has `connected`, `refused` and `ended`, in order."""
+
+    def __init__(self, site: Site, name: str, *, client_id: str = "", password: str = "", trust: str = "") -> None:
+        self.ear, self.name = Ear(), name
+        self.events: list[str] = []
+        self._changed = threading.Condition()
+        client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id=client_id or name, protocol=mqtt.MQTTv311, clean_session=False
+        )
+        endpoint = site.mqtt
+        if endpoint.tls:
+            client.tls_set_context(site.context(trust or name))
+        else:
+            client.username_pw_set(trust or name, password or site.devices[trust or name].mqtt.password)
+        client.reconnect_delay_set(1, 2)
+        client.will_set(topics.uplink(name, "status"), b"lost", qos=1)
+        client.on_connect = self._connected
+        client.on_connect_fail = lambda *_: self._event("refused")
+        client.on_disconnect = lambda *_: self._event("ended")
+        client.on_subscribe = lambda *_: self._event("subscribed")
+        client.on_message = lambda _c, _d, message: self.ear(message.topic, bytes(message.payload))
+        self.paho = client
+        client.connect_async(endpoint.host, endpoint.port, keepalive=30)
+        client.loop_start()
+
+    def _connected(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            self._event("refused")
+            return
+        client.subscribe([(topics.command(self.name), 1), (topics.notify("stable"), 1)])
+        self._event("connected")
+
+    def _event(self, name: str) -> None:
+        with self._changed:
+            self.events.append(name)
+            self._changed.notify_all()
+
+    def wait(self, check: Callable[[list[str]], bool], seconds: float = WAIT_S) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: check(self.events), seconds), self.events
+
+    def up(self, leaf: str, payload: bytes, device: str = "") -> None:
+        self.paho.publish(topics.uplink(device or self.name, leaf), payload, qos=1)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        self.paho.disconnect()
+        self.paho.loop_stop()
+
+    def cut(self) -> None:
+        """Lose the connection without a goodbye, as a pulled plug does."""
+        self.paho.loop_stop()
+        self.paho.socket().close()
+
+
+class Site:
+    """A hub with an open broker and enrolled devices."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.folder, self.kind = folder, kind
+        self.fixture: HubFixture = make_hub(folder, start=time.time(), broker={"kind": kind, "port": free_port()})
+        self.hub = self.fixture.hub
+        self.mqtt = self.hub.mqtt_endpoint()
+        self.devices: dict[str, EnrollResponse] = {}
+        self.clients: list[Client] = []
+        self.ear = Ear()
+
+    def enrol(self, name: str) -> None:
+        _, token, secret, _ = claim(self.fixture).split(".")
+        key = DeviceKey()
+        answer = enroll(self.hub, EnrollRequest(token=token, secret=secret, csr=key.csr(), name=name))
+        self.devices[name] = answer
+        self._files(name, key, answer.certificate)
+
+    def _files(self, name: str, key: DeviceKey, certificate: str) -> None:
+        private = key.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (self.folder / f"{name}.pem").write_bytes(private + certificate.encode())
+
+    def stranger(self, name: str) -> None:
+        """Credentials for the name from somebody else's authority."""
+        key, now = DeviceKey(), self.fixture.clock()
+        public = key.key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        issued = Authority(create_authority(now)).device(name, read_public(public.decode()), now, 1)
+        self._files("stranger", key, issued.certificate)
+
+    def context(self, trust: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.hub.config.ca_file))
+        if trust != "nothing":
+            context.load_cert_chain(self.folder / f"{trust}.pem")
+        return context
+
+    def client(self, name: str, **options: str) -> Client:
+        client = Client(self, name, **options)
+        self.clients.append(client)
+        return client
+
+    def online(self, name: str, **options: str) -> Client:
+        """A client that is connected and subscribed."""
+        client = self.client(name, **options)
+        client.wait(lambda events: "subscribed" in events)
+        return client
+
+    def clear(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
+
+
+@pytest.fixture(scope="module", params=["mosquitto", "embedded"])
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, Any]]:
+    if request.param == "mosquitto":
+        require("mosquitto", "mosquitto")
+    site = Site(tmp_path_factory.mktemp(request.param), request.param)
+    for name in ("cam-1", "cam-2", "cam-3"):
+        site.enrol(name)
+    with open_link(site.hub, site.ear) as link:
+        yield site, link
+
+
+@pytest.fixture
+def site(opened: tuple[Site, Any]) -> Iterator[Site]:
+    opened[0].ear.heard.clear()
+    yield opened[0]
+    opened[0].clear()
+
+
+@pytest.fixture
+def link(opened: tuple[Site, Any]) -> Any:
+    return opened[1]
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Site]:
+    """A hub for a Mosquitto that the test breaks."""
+    require("mosquitto", "mosquitto")
+    site = Site(tmp_path, "mosquitto")
+    yield site
+    site.clear()
+
+
+def test_uplinks_commands_and_notices_arrive(site: Site, link: Any) -> None:
+    one, two = site.online("cam-1"), site.online("cam-2")
+    for leaf in ("status", "report", "telemetry"):
+        one.up(leaf, b"of cam-1")
+        site.ear.wait(topics.uplink("cam-1", leaf), b"of cam-1")
+    link.publish(topics.command("cam-1"), b"for cam-1")
+    link.publish(topics.notify("stable"), b"for all")
+    one.ear.wait(topics.command("cam-1"), b"for cam-1")
+    for client in (one, two):
+        client.ear.wait(topics.notify("stable"), b"for all")
+    assert [topic for topic, _ in two.ear.heard] == [topics.notify("stable")]
+    link.check()
+
+
+def test_a_device_reaches_no_topic_of_another(site: Site, link: Any) -> None:
+    one, two = site.online("cam-1"), site.online("cam-2")
+    for leaf in ("status", "report", "telemetry"):
+        two.up(leaf, b"forged", device="cam-1")
+    two.paho.publish(topics.command("cam-1"), b"forged", qos=1)
+    two.paho.publish(topics.notify("stable"), b"forged", qos=1)
+    greedy = (topics.command("cam-1"), topics.uplink("cam-1", "report"), "#", "+/+/down/+/cmd", "edgeloop/v1/down/#")
+    for wish in (*greedy, topics.uplink_filter()):
+        before = len(two.events)
+        two.paho.subscribe(wish, qos=1)
+        two.wait(lambda events, before=before: len(events) > before)
+    two.wait(lambda events: events[-1] == "subscribed")
+    link.publish(topics.command("cam-1"), b"secret")
+    one.up("report", b"secret")
+    one.ear.wait(topics.command("cam-1"), b"secret")
+    site.ear.wait(topics.uplink("cam-1", "report"), b"secret")
+    # What comes last has overtaken nothing: each connection and topic keeps its order.
+    two.up("report", b"last")
+    site.ear.wait(topics.uplink("cam-2", "report"), b"last")
+    link.publish(topics.command("cam-2"), b"last")
+    two.ear.wait(topics.command("cam-2"), b"last")
+    link.publish(topics.command("cam-1"), b"last")
+    one.ear.wait(topics.command("cam-1"), b"last")
+    assert all(payload != b"forged" for _, payload in site.ear.heard + one.ear.heard + two.ear.heard)
+    assert {topic for topic, _ in two.ear.heard} == {topics.command("cam-2")}
+
+
+def test_a_lost_connection_leaves_the_last_will(site: Site) -> None:
+    site.online("cam-1").cut()
+    site.ear.wait(topics.uplink("cam-1", "status"), b"lost")
+
+
+@pytest.mark.parametrize("wrong", ["nothing", "stranger"])
+def test_wrong_credentials_are_refused(site: Site, wrong: str) -> None:
+    site.stranger("cam-1")
+    if site.kind == "mosquitto":
+        client = site.client("cam-1", trust=wrong)
+    else:
+        client = site.client("cam-1", password="" if wrong == "nothing" else "wrong", trust="cam-1")
+        if wrong == "nothing":
+            client.close()
+            client.paho.username_pw_set(None)
+            client.events.clear()
+            client.paho.connect_async(site.mqtt.host, site.mqtt.port)
+            client.paho.loop_start()
+    client.wait(lambda events: "refused" in events or "ended" in events)
+    assert "connected" not in client.events
+
+
+def test_the_name_of_the_hub_is_not_to_be_had(site: Site) -> None:
+    if site.kind == "mosquitto":
+        pytest.skip("the name is the certificate's")
+    client = site.client("cam-1", client_id=HUB_IDENTITY, password="wrong")
+    client.paho.username_pw_set(HUB_IDENTITY, "wrong")
+    client.wait(lambda events: "refused" in events or "ended" in events)
+    assert "connected" not in client.events
+
+
+def test_the_client_id_of_another_device_evicts_nobody(site: Site, link: Any) -> None:
+    one = site.online("cam-1")
+    thief = site.client("cam-1", client_id="cam-1", trust="cam-3")
+    thief.wait(bool)
+    link.publish(topics.command("cam-1"), b"still here")
+    one.ear.wait(topics.command("cam-1"), b"still here")
+    assert "ended" not in one.events
+    if "connected" in thief.events:  # as who its certificate says it is
+        link.publish(topics.notify("stable"), b"barrier")
+        thief.ear.wait(topics.notify("stable"), b"barrier")
+    assert topics.command("cam-1") not in {topic for topic, _ in thief.ear.heard}
+
+
+def child_of(site: Site) -> int:
+    """The process id of the hub's Mosquitto."""
+    wanted = str(site.hub.config.directory / "broker" / "mosquitto.conf").encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if wanted in words:
+            found.append(int(entry.name))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_a_mosquitto_that_was_killed_is_told_and_comes_back(own: Site) -> None:
+    own.enrol("cam-1")
+    with open_link(own.hub, own.ear) as link:
+        one = own.online("cam-1")
+        link.check()
+        os.kill(child_of(own), signal.SIGKILL)
+        one.wait(lambda events: "ended" in events)
+        with pytest.raises(UnreachableError, match=r"mosquitto ended: .+"):
+            deadline = time.monotonic() + WAIT_S
+            while time.monotonic() < deadline:
+                link.check()
+    with open_link(own.hub, own.ear) as link:
+        one.wait(lambda events: events.count("subscribed") == 2)
+        one.up("report", b"again")
+        own.ear.wait(topics.uplink("cam-1", "report"), b"again")
+
+
+def test_a_revoked_device_is_cut_off_and_the_others_go_on(own: Site) -> None:
+    for name in ("cam-1", "cam-2"):
+        own.enrol(name)
+    with open_link(own.hub, own.ear) as link:
+        bad, good = own.online("cam-1"), own.online("cam-2")
+        with own.hub.session() as session:
+            row = session.get(Device, "cam-1")
+            assert row is not None
+            row.revoked_at = own.fixture.clock()
+            session.add(row)
+        began, before = time.monotonic(), len(bad.events)
+        link.check()
+        bad.wait(lambda events: "ended" in events[before:], 5)
+        assert time.monotonic() - began < 5
+        good.wait(lambda events: events.count("subscribed") == 2)
+        bad.wait(lambda events: len(events) > events.index("ended") + 1)  # it tried again
+        good.up("report", b"going on")
+        own.ear.wait(topics.uplink("cam-2", "report"), b"going on")
+        deadline = time.monotonic() + WAIT_S
+        while ("again" not in {p.decode() for _, p in good.ear.heard}) and time.monotonic() < deadline:
+            link.publish(topics.command("cam-2"), b"again")
+            good.ear.wait(topics.command("cam-2"), b"again")
+        assert bad.events.count("connected") == 1
+        fresh = own.client("cam-1")
+        fresh.wait(lambda events: "refused" in events or "ended" in events)
+        assert "connected" not in fresh.events
