@@ -47,11 +47,28 @@ def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], report:
         (draft / "manifest.json").write_bytes(encode_manifest(manifest))
         (draft / "report.json").write_bytes(report)
         draft.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        draft.replace(out)
+        _swap(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, out: Path) -> None:
+    """Put `draft` in the place of `out`. At every moment a whole release is at `out` or beside it, as
+    `.NAME.old-…`: a directory cannot be replaced in one step, so the old one is renamed aside, not removed."""
+    if not out.exists():
+        draft.replace(out)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
+    old = aside / "release"
+    out.replace(old)
+    try:
+        draft.replace(out)
+    except OSError:
+        old.replace(out)
+        raise
+    finally:
+        if out.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_release(folder: Path) -> Manifest:

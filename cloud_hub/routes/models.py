@@ -10,7 +10,8 @@ from sqlmodel import Session, col, select
 from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import ConflictError
+from cloud_hub.errors import ConflictError, ForbiddenError
+from cloud_hub.identity.tokens import role_allows
 from cloud_hub.routes.deps import Caller, HubDep, OperatorUser, Viewer, decode, page
 from cloud_hub.store.tables import Model, Release
 from cloud_hub.trust.rows import get_model
@@ -48,6 +49,8 @@ async def create(request: Request, hub: HubDep, caller: OperatorUser) -> dict[st
     """Make a model."""
     wanted = decode(await request.body(), NewModel)
     check_name(wanted.name, "model")
+    if wanted.recipe:
+        _check_may_name_code(caller)
     return await run_in_threadpool(_create, hub, wanted, caller)
 
 
@@ -72,6 +75,8 @@ def show(name: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
 async def change(name: str, request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
     """Change a model."""
     wanted = decode(await request.body(), Changes)
+    if wanted.recipe is not UNSET:
+        _check_may_name_code(caller)
     return await run_in_threadpool(_change, hub, name, wanted, caller)
 
 
@@ -87,6 +92,12 @@ def _change(hub: Hub, name: str, wanted: Changes, caller: Caller) -> dict[str, A
         session.add(row)
         hub.audit(session, caller.actor, "model.change", name, {"recipe": row.recipe, "policy": row.policy})
         return describe(session, row)
+
+
+def _check_may_name_code(caller: Caller) -> None:
+    """A recipe is a module that a worker will import and run: admins say which (ADR 0007)."""
+    if not role_allows(caller.role, "admin"):
+        raise ForbiddenError("naming a recipe needs the role admin", subject=caller.actor, hint="use an admin's token")
 
 
 def describe(session: Session, row: Model) -> dict[str, Any]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fleet.protocol.manifest import SelfTest
+from fleet.protocol.manifest import Lineage, Manifest, SelfTest, decode_manifest
 from fleet.protocol.selftest import check, decode_vectors
 from model_compiler import deferral, pack, vectors, verdict
 from model_compiler.data import check_labels, check_pair, load_dataset, make_dataset
 from model_compiler.errors import DataError, SourceError
 from model_compiler.runners import Latency
 from model_compiler.sources import load_torch
+from tests.support.manifests import small_release
 
 X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 Y = np.arange(40) % 4
@@ -27,6 +31,7 @@ Y = np.arange(40) % 4
         (np.where(X > 2, np.nan, X), Y, "NaN"),
         (X, Y.astype(float), "integer class"),
         (X[:, 0], Y, "shape"),
+        (np.full((40, 2), "a"), Y, "numbers"),
     ],
 )
 def test_bad_data_is_named(x: np.ndarray, y: np.ndarray, words: str) -> None:
@@ -60,6 +65,19 @@ def test_wilson_matches_published_values() -> None:
     low, high = verdict.wilson(81, 263)  # Newcombe 1998, table I
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
     assert verdict.wilson(0, 20)[0] == pytest.approx(0, abs=1e-12)
+
+
+@given(st.integers(1, 500), st.data())
+def test_wilsons_interval_holds_the_share(total: int, data: st.DataObject) -> None:
+    hits = data.draw(st.integers(0, total))
+    low, high = verdict.wilson(hits, total)
+    assert 0.0 <= low <= hits / total + 1e-9 and hits / total - 1e-9 <= high <= 1.0
+
+
+def test_the_worst_class_counts_not_the_mean() -> None:
+    y = np.array([0, 0, 1, 1, 2, 2])
+    reference, predicted = y.copy(), np.array([0, 0, 1, 0, 2, 2])
+    assert verdict.worst_class_drop(reference, predicted, y) == 0.5
 
 
 def test_the_verdict_says_worse_and_slower() -> None:
@@ -96,6 +114,24 @@ def test_deferral_keeps_its_target() -> None:
         assert ((p.argmax(axis=1) != y) & ~deferred).mean() <= most_error
 
 
+def test_a_sure_student_needs_few_calls_for_an_error_target() -> None:
+    rng = np.random.default_rng(1)
+    y, sure = rng.integers(0, 3, 1000), rng.random(1000) < 0.8
+    logits = rng.normal(size=(1000, 3)) * 0.2
+    logits[np.arange(1000), np.where(sure, y, (y + 1) % 3)] += np.where(sure, 6.0, 1.0)
+    found = deferral.fit(logits, y, y, deferral.DeferTarget(error=0.01, cloud=None), apply_softmax=True)
+    at = next(p for p in found.curve if p.threshold >= found.threshold)
+    assert at.combined_accuracy >= 0.98 and at.cloud_share <= 0.31
+
+
+def test_vectors_cover_the_classes_and_leave_out_near_ties() -> None:
+    outputs = np.random.default_rng(2).normal(size=(300, 4)).astype(np.float32)
+    outputs[0] = [1.0, 1.0, 0.0, 0.0]
+    rows = vectors.choose({"a": outputs, "b": outputs + 0.01}, 12)
+    assert len(set(rows)) == 12 and 0 not in rows
+    assert set(outputs[rows].argmax(axis=1)) == {0, 1, 2, 3}
+
+
 def test_vectors_pass_the_right_model_and_fail_a_flipped_one() -> None:
     weights = np.random.default_rng(3).normal(size=(6, 4)).astype(np.float32)
     rounded = np.round(weights * 16) / 16
@@ -119,6 +155,32 @@ def test_only_an_earlier_release_is_ever_replaced(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     pack.check_replaceable(tmp_path)  # an earlier release may be replaced
     pack.check_replaceable(tmp_path / "new")
+
+
+def release(note: str) -> Manifest:
+    return msgspec.structs.replace(decode_manifest(small_release()[0]), lineage=Lineage(recipe=note))
+
+
+def test_a_replaced_release_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "release"
+    pack.write_release(out, release("old"), [], b"{}")
+    rename, calls = Path.replace, list[Path]()
+
+    def fail_second(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError("the disk is full")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail_second)
+    with pytest.raises(OSError, match="full"):
+        pack.write_release(out, release("new"), [], b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["release"]
+    assert decode_manifest((out / "manifest.json").read_bytes()).lineage.recipe == "old"
+    monkeypatch.undo()
+    pack.write_release(out, release("new"), [], b"{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["release"]
+    assert decode_manifest((out / "manifest.json").read_bytes()).lineage.recipe == "new"
 
 
 @pytest.mark.parametrize(

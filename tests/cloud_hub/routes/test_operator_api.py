@@ -180,6 +180,10 @@ def test_roles(hub: HubFixture) -> None:
         assert http.get("/api/v1/models", headers=headers).status_code == 200
     assert http.post("/api/v1/models", json={"name": "x"}, headers=viewer).status_code == 403
     assert http.post("/api/v1/models", json={"name": "x"}, headers=operator).status_code == 201
+    named = {"name": "y", "recipe": "examples.digits.recipe"}  # a recipe is code that a worker will run
+    assert http.post("/api/v1/models", json=named, headers=operator).status_code == 403
+    assert http.patch("/api/v1/models/x", json={"recipe": "this"}, headers=operator).status_code == 403
+    assert http.patch("/api/v1/models/x", json={"recipe": "this"}, headers=hub.auth()).status_code == 200
     assert http.get("/api/v1/tokens", headers=operator).status_code == 403
     wanted = {"kind": "operator", "role": "admin"}
     assert http.post("/api/v1/tokens", json=wanted, headers=operator).status_code == 403
