@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from fleet.protocol.manifest import Lineage, Manifest, Precision, Tensor, Variant
-from model_compiler import deferral, pack, preflight, reference, runners, sources, vectors, verdict
+from fleet.protocol.manifest import Lineage, Manifest, Tensor, Variant
+from model_compiler import deferral, pack, precision, preflight, reference, runners, sources, vectors, verdict
 from model_compiler.data import Dataset, check_labels
-from model_compiler.errors import GateError, SourceError, TargetError
+from model_compiler.errors import GateError, SourceError
 from model_compiler.pipeline import RUNTIME_NAMES, tool_versions
-from model_compiler.variants import TARGETS
+from model_compiler.variants import Target
 
 
 def import_release(file: Path, validation: Dataset, labels: tuple[str, ...], out: Path) -> Manifest:
@@ -22,17 +22,15 @@ def import_release(file: Path, validation: Dataset, labels: tuple[str, ...], out
 
     Raises:
         SourceError: not a `.tflite` or `.onnx` file, or damaged.
-        TargetError: the runtime refuses it.
+        TargetError: the runtime refuses it, or its outputs are not finite (n, classes).
         GateError: the agent's self-test refuses it.
     """
-    name, model = _read(file, validation)
-    target = TARGETS[name]
+    target, model = _read(file)
+    name = f"{target.runtime}-{target.precision}"
     outputs = runners.outputs(name, target.runtime, model, validation.x)
-    if outputs.ndim != 2:
-        raise TargetError(f"{file}: the output has shape {outputs.shape}; (n, classes) is needed")
     check_labels(validation, outputs.shape[1])
     latency = runners.latencies({name: (target.runtime, model)}, validation.x)[name]
-    softmax = bool(outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > 0.05)
+    softmax = verdict.holds_logits(outputs)
     variant = Variant(
         name=name, runtime=target.runtime, precision=target.precision, placement="edge", blob=pack.blob_of(model),
         verdict=verdict.judge(
@@ -46,8 +44,9 @@ def import_release(file: Path, validation: Dataset, labels: tuple[str, ...], out
     selftest, _, vector_data = vectors.build(validation.x, {name: outputs}, input_name="x", output_name="logits")
     half = len(validation) // 2
     drift, drift_data = reference.build(validation.x[:half], validation.x[half:], tensor="x", encoder=None, seed=0)
+    datatype: Literal["INT8", "FP32"] = "INT8" if validation.x.dtype == np.int8 else "FP32"
     manifest = Manifest(
-        inputs=(Tensor(name="x", datatype=_datatype(validation), shape=(-1, *validation.x.shape[1:])),),
+        inputs=(Tensor(name="x", datatype=datatype, shape=(-1, *validation.x.shape[1:])),),
         outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, outputs.shape[1])),),
         labels=labels or tuple(str(i) for i in range(outputs.shape[1])),
         variants=(variant,), selftest=selftest, sketch=drift,
@@ -57,13 +56,14 @@ def import_release(file: Path, validation: Dataset, labels: tuple[str, ...], out
     why = preflight.refusal(manifest, variant, blobs, variant.runtimes[0])
     if why:
         raise GateError(f"{file}: {variant.runtimes[0]} refuses it: {why}", subject=str(file))
-    pack.write_release(out, manifest, blobs, b"{}\n")
+    pack.write_release(out, manifest, blobs, pack.report_json(manifest, {}))
     return manifest
 
 
-def _read(file: Path, validation: Dataset) -> tuple[str, bytes]:
+def _read(file: Path) -> tuple[Target, bytes]:
     if file.suffix == ".onnx":
-        return "onnx-fp32", sources.load_onnx(file)
+        data = sources.load_onnx(file)
+        return Target("onnx", precision.of_onnx(data)), data
     if file.suffix != ".tflite":
         raise SourceError(f"{file}: neither .tflite nor .onnx", subject=str(file))
     try:
@@ -72,13 +72,7 @@ def _read(file: Path, validation: Dataset) -> tuple[str, bytes]:
         raise SourceError(f"{file}: {error.strerror}", subject=str(file)) from error
     if data[4:8] != b"TFL3":
         raise SourceError(f"{file}: not a LiteRT model (the file identifier is missing)", subject=str(file))
-    precision: Precision = "int8" if _has_int8_input(validation) else "fp32"
-    return f"litert-{precision}", data
-
-
-def _has_int8_input(validation: Dataset) -> bool:
-    return validation.x.dtype == np.int8
-
-
-def _datatype(validation: Dataset) -> Any:
-    return "INT8" if _has_int8_input(validation) else "FP32"
+    try:
+        return Target("litert", precision.of_litert(data)), data
+    except SourceError as error:
+        raise SourceError(f"{file}: {error}", subject=str(file)) from error

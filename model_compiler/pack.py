@@ -7,6 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
@@ -69,6 +72,15 @@ def _swap(draft: Path, out: Path) -> None:
     finally:
         if out.exists():
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def report_json(manifest: Manifest, left_out: dict[str, str]) -> bytes:
+    """`report.json`: each variant's verdict and deferral, and each target that was left out with its reason."""
+    variants = {
+        v.name: {"verdict": v.verdict, "deferral": v.deferral, "placement": v.placement} for v in manifest.variants
+    }
+    document: dict[str, Any] = {"variants": variants, "left_out": left_out, "gate": manifest.gate}
+    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 
 def read_release(folder: Path) -> Manifest:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -92,7 +92,7 @@ def compile_release(request: CompileRequest) -> CompileReport:
     left_out |= rejected
     needed = {blob.sha256 for blob in manifest.blobs()}
     data = [blob for blob in blobs + manifest_blobs if pack.blob_of(blob).sha256 in needed]
-    pack.write_release(request.out, manifest, data, _report_json(manifest, left_out))
+    pack.write_release(request.out, manifest, data, pack.report_json(manifest, left_out))
     return CompileReport(request.out, manifest, left_out)
 
 
@@ -161,8 +161,6 @@ def _run(request: CompileRequest, models: dict[str, bytes]) -> tuple[list[_Built
                 raise
             refused[name] = str(error)
             continue
-        if outputs.ndim != 2 or not np.isfinite(outputs).all():
-            raise TargetError(f"{name}: the output has shape {outputs.shape} or is not finite; (n, classes) is needed")
         built.append(_Built(name, target, placement, model, outputs))
     if not built:
         raise TargetError("no variant runs: " + "; ".join(refused.values()))
@@ -191,7 +189,7 @@ def _judge(request: CompileRequest, built: list[_Built]) -> tuple[list[Variant],
         if reasons:
             left_out[item.name] = "misses the gate: " + "; ".join(reasons)
             continue
-        softmax = _holds_logits(item.outputs)
+        softmax = verdict.holds_logits(item.outputs)
         fitted = None
         if item.placement == "edge":
             fitted = deferral.fit(
@@ -213,11 +211,6 @@ def _judge(request: CompileRequest, built: list[_Built]) -> tuple[list[Variant],
     if not any(v.placement == "edge" for v in variants):
         raise GateError("no variant meets the gate: " + "; ".join(f"{n} {why}" for n, why in left_out.items()))
     return variants, left_out, [b.model for b in built if b.name in {v.name for v in variants}]
-
-
-def _holds_logits(outputs: npt.NDArray[np.float32]) -> bool:
-    """Whether rows are logits rather than probabilities already."""
-    return bool(outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > 0.05)
 
 
 def _assemble(request: CompileRequest, variants: list[Variant], built: list[_Built]) -> tuple[Manifest, list[bytes]]:
@@ -274,11 +267,3 @@ def tool_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[name] = "not installed"
     return versions
-
-
-def _report_json(manifest: Manifest, left_out: dict[str, str]) -> bytes:
-    variants = {
-        v.name: {"verdict": v.verdict, "deferral": v.deferral, "placement": v.placement} for v in manifest.variants
-    }
-    document: dict[str, Any] = {"variants": variants, "left_out": left_out, "gate": manifest.gate}
-    return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"

@@ -55,12 +55,18 @@ def outputs(name: str, runtime: Runtime, model: bytes, x: npt.NDArray[Any]) -> O
     """The first output for every row of `x` (n, …), as float32 (n, classes).
 
     Raises:
-        TargetError: the runtime refuses the file or dies of it; the message has its words.
+        TargetError: the runtime refuses the file or dies of it, or what it answers is not finite (n, classes).
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "outputs.npy"
         _spawn(Path(folder), "outputs", {name: (runtime, model)}, x, result)
-        return np.load(result, allow_pickle=False)  # type: ignore[no-any-return]
+        found: Outputs = np.load(result, allow_pickle=False)
+    if found.ndim != 2:
+        raise TargetError(f"{name}: the output has shape {found.shape}; (n, classes) is needed", subject=name)
+    if not np.isfinite(found).all():
+        rows = int((~np.isfinite(found)).any(axis=1).sum())
+        raise TargetError(f"{name}: {rows} of {len(found)} outputs hold NaN or infinity", subject=name)
+    return found
 
 
 def latencies(models: dict[str, tuple[Runtime, bytes]], x: npt.NDArray[Any]) -> dict[str, Latency]:

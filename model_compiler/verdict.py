@@ -68,3 +68,8 @@ def judge(
         latency_ratio=round(ratio, 3),
         notes=tuple(notes),
     )
+
+
+def holds_logits(outputs: npt.NDArray[np.float32]) -> bool:
+    """Whether the rows of (n, classes) are logits rather than probabilities already."""
+    return bool(outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > 0.05)

@@ -39,9 +39,10 @@ def test_inspect_shows_a_release_and_notices_a_changed_blob(compiled, tmp_path):
     assert "has changed" in run("inspect", copy, expect=1).stderr
 
 
-def test_import_wraps_a_file_unchanged(compiled, request_, tmp_path):
-    variant = compiled.manifest.variant("onnx-fp32")
-    model = tmp_path / "model.onnx"
+@pytest.mark.parametrize("name", ["onnx-fp32", "onnx-int8", "litert-int8", "litert-int8-dynamic", "litert-fp32"])
+def test_import_wraps_a_file_unchanged(name, compiled, request_, tmp_path):
+    variant = compiled.manifest.variant(name)
+    model = tmp_path / f"model.{'onnx' if 'onnx' in name else 'tflite'}"
     model.write_bytes((compiled.out / "blobs" / variant.blob.sha256).read_bytes())
     np.savez(tmp_path / "v.npz", x=request_.validation.x, y=request_.validation.y)
     document = json.loads(
@@ -49,7 +50,26 @@ def test_import_wraps_a_file_unchanged(compiled, request_, tmp_path):
     )
     (imported,) = document["manifest"]["variants"]
     assert imported["blob"]["sha256"] == variant.blob.sha256
+    assert imported["name"] == name and imported["precision"] == variant.precision
     assert imported["verdict"]["value"] == pytest.approx(variant.verdict.value)
+    report = json.loads((tmp_path / "r" / "report.json").read_bytes())
+    assert report["variants"][name]["verdict"]["value"] == imported["verdict"]["value"]
+
+
+def test_a_model_that_answers_nan_is_not_imported(request_, tmp_path):
+    from onnx import TensorProto, helper, save_model
+
+    graph = helper.make_graph(
+        [helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Log", ["f"], ["l"]),
+         helper.make_node("Mul", ["l", "l"], ["m"]), helper.make_node("Sub", ["m", "m"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 64])],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    save_model(made, str(tmp_path / "nan.onnx"))
+    np.savez(tmp_path / "v.npz", x=np.zeros((20, 1, 8, 8), np.float32), y=np.zeros(20, int))
+    done = run("import", tmp_path / "nan.onnx", "--validation", tmp_path / "v.npz", "--out", tmp_path / "r", expect=1)
+    assert "20 of 20 outputs hold NaN" in done.stderr
 
 
 def test_bad_input_is_one_clear_line_and_nothing_is_written(request_, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -137,3 +138,19 @@ def test_labels_out_of_range_are_refused(request_, tmp_path):
 def test_a_crash_of_the_runtime_is_a_refusal(request_):
     with pytest.raises(TargetError, match="litert-fp32"):
         runners.outputs("litert-fp32", "litert", b"\x1c\0\0\0TFL3" + b"\xff" * 400, request_.validation.x[:2])
+
+
+def test_the_same_inputs_give_the_same_release_but_for_latencies(compiled, request_, tmp_path):
+    """ADR 0008: every blob, and the manifest without what was timed."""
+    again = compile_release(replace(request_, out=tmp_path / "again"))
+
+    def untimed(manifest):
+        document = msgspec.to_builtins(manifest)
+        for variant in document["variants"]:
+            for timed in ("latency_us_p50", "latency_us_p95", "latency_ratio", "notes"):
+                variant["verdict"].pop(timed, None)
+        return document
+
+    assert untimed(again.manifest) == untimed(compiled.manifest)
+    names = [sorted(blob.name for blob in (out / "blobs").iterdir()) for out in (again.out, compiled.out)]
+    assert names[0] == names[1]
