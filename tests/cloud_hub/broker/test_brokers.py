@@ -311,7 +311,7 @@ def test_a_mosquitto_that_was_killed_is_told_and_comes_back(own: Site) -> None:
             while time.monotonic() < deadline:
                 link.check()
     with open_link(own.hub, own.ear) as link:
-        one.wait(lambda events: events.count("subscribed") == 2)
+        one.wait(lambda events: events.count("subscribed") >= 2)
         one.up("report", b"again")
         own.ear.wait(topics.uplink("cam-1", "report"), b"again")
 
@@ -330,7 +330,7 @@ def test_a_revoked_device_is_cut_off_and_the_others_go_on(own: Site) -> None:
         link.check()
         bad.wait(lambda events: "ended" in events[before:], 5)
         assert time.monotonic() - began < 5
-        good.wait(lambda events: events.count("subscribed") == 2)
+        good.wait(lambda events: events.count("subscribed") >= 2)
         bad.wait(lambda events: len(events) > events.index("ended") + 1)  # it tried again
         good.up("report", b"going on")
         own.ear.wait(topics.uplink("cam-2", "report"), b"going on")
