@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.inference.external import keeps_weights_elsewhere
 from fleet.protocol.manifest import Manifest
 
 Values = Mapping[str, npt.NDArray[Any]]
@@ -30,9 +31,12 @@ class OnnxModel:
     def __init__(self, data: bytes, manifest: Manifest) -> None:
         import onnxruntime
 
+        if keeps_weights_elsewhere(data):
+            raise InvalidError(
+                "the cloud variant keeps weights in other files", subject="model", hint="save it as one file"
+            )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        # No folder to look into: weights outside the file do not resolve, so such a model is refused.
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises many kinds; this boundary names the model
@@ -51,7 +55,8 @@ class OnnxModel:
 def load_cloud(hub: Hub, manifest: Manifest) -> CloudModel:
     """The first ONNX cloud variant of a release, its bytes checked against the signed hash.
 
-    Raises NotFoundError (no such variant, or its blob is gone), InvalidError (damaged, or does not load).
+    Raises NotFoundError (no such variant, or its blob is gone), InvalidError (damaged, does not load, or keeps
+    weights in other files).
     """
     variant = next((v for v in manifest.placed("cloud") if v.runtime == "onnx"), None)
     if variant is None:

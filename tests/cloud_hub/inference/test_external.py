@@ -1,0 +1,53 @@
+"""A cloud variant with weights in other files is refused, wherever in the model they are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_hub.errors import InvalidError
+from cloud_hub.inference.external import keeps_weights_elsewhere
+from cloud_hub.inference.sessions import OnnxModel
+from fleet.protocol.manifest import decode_manifest
+from tests.support.manifests import small_release
+
+onnx = pytest.importorskip("onnx")
+
+
+def model(*, constant: bool) -> object:
+    from onnx import TensorProto, helper
+
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [1, 2], np.ones(2, np.float32).tobytes(), raw=True)
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    if constant:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    graph = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])], [] if constant else [weight],
+    )  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_weights_outside_are_refused_even_when_the_file_is_there(
+    constant: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = model(constant=constant)
+    assert not keeps_weights_elsewhere(made.SerializeToString())
+    monkeypatch.chdir(tmp_path)
+    onnx.save_model(
+        made, "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0, convert_attribute=True
+    )
+    data = (tmp_path / "m.onnx").read_bytes()
+    assert keeps_weights_elsewhere(data)
+    with pytest.raises(InvalidError, match="other files"):
+        OnnxModel(data, decode_manifest(small_release()[0]))
+
+
+def test_damaged_bytes_are_refused() -> None:
+    data = model(constant=False).SerializeToString()
+    for broken in (data[:-3], b"\xff" * 40):
+        with pytest.raises(InvalidError):
+            keeps_weights_elsewhere(broken)
