@@ -76,6 +76,11 @@ class Builder:
             if index < len(self._classes):
                 self._classes[index] += 1
 
+    def sketch_with(self, encoder: Encoder | None) -> None:
+        """Sketch from now on: a window that an audit opened before its first request has no encoder yet."""
+        if self._encoder is None:
+            self._encoder = encoder
+
     def draw(self, rows: np.ndarray[Any, Any], rng: Callable[[], float]) -> None:
         """Offer the rows of an input to the reservoir; kept rows are copied."""
         if self._encoder is None or rows[:1].size != self._encoder.inputs:
@@ -163,6 +168,7 @@ class Windows:
         builder = self._open.get(key)
         if builder is None:
             builder = self._open[key] = Builder(key, now, classes, encoder)
+        builder.sketch_with(encoder)
         return builder, closed
 
     def late(self, key: Key, now: float, classes: int) -> Builder:
