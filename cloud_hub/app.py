@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 from cloud_hub import drift, ingest, jobs, rollouts, samples
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
+from cloud_hub.inference.loaded import Loaded, WarmUp
 from cloud_hub.inference.routes import router as inference_router
 from cloud_hub.jobs.routes import router as jobs_router
 from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
@@ -64,9 +65,12 @@ def all_services(hub: Hub) -> list[Service]:
 def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
     """The application around `hub`; `services` run as long as it does."""
 
+    loaded = Loaded(hub)
+    running = [*services, WarmUp(hub, loaded)] if services else []
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(run_services(services), name="services")
+        task = asyncio.create_task(run_services(running), name="services")
         try:
             yield
         finally:
@@ -76,6 +80,7 @@ def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
 
     app = FastAPI(title="Edgeloop hub", version="1", lifespan=lifespan, docs_url="/api/v1/docs", redoc_url=None)
     app.state.hub = hub
+    app.state.loaded_models = loaded
     app.state.rate_limiter = RateLimiter()
     app.add_middleware(BodyLimit, limits=hub.config.limits)
     install_error_handlers(app)

@@ -91,6 +91,22 @@ class EnginesConfig(Section):
     drift_tick_s: float = 5.0
 
 
+class InferenceConfig(Section):
+    """Inference in the cloud. `models` stay in memory at a time; a batch joins up to `batch_rows` rows; `queue`
+    requests may wait for one model; none waits longer than `deadline_s`."""
+
+    models: int = 8
+    batch_rows: int = 64
+    queue: int = 256
+    deadline_s: float = 30.0
+
+
+class WorkerConfig(Section):
+    """`local`: `serve` keeps one job worker beside it; off where `cloud-hub worker` runs elsewhere."""
+
+    local: bool = True
+
+
 class HubConfig(BaseSettings):
     """Everything that can be set. `directory` is the hub's DIR; empty URLs mean files inside it."""
 
@@ -113,6 +129,8 @@ class HubConfig(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     expiry: ExpiryConfig = ExpiryConfig()
     engines: EnginesConfig = EnginesConfig()
+    inference: InferenceConfig = InferenceConfig()
+    worker: WorkerConfig = WorkerConfig()
 
     @classmethod
     def settings_customise_sources(

@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
-from collections import OrderedDict
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
 
-from cloud_hub.context import Hub
-from cloud_hub.errors import InvalidError, NotFoundError
-from cloud_hub.inference.batching import Batcher
-from cloud_hub.inference.sessions import load_cloud
+from cloud_hub.errors import InvalidError
+from cloud_hub.inference.loaded import Loaded, published
 from cloud_hub.routes.deps import HubDep, authorize_inference, read_body
-from cloud_hub.store.tables import Release
 from fleet.protocol import oip
-from fleet.protocol.manifest import Manifest, decode_manifest
+from fleet.protocol.manifest import decode_manifest
 
 router = APIRouter(prefix="/v2", tags=["inference"])
-MAX_LOADED = 8
-DEADLINE_S = 30.0
-
-
-class Loaded:
-    """The models in memory, least recently used out first; a withdrawn release is refused at once."""
-
-    def __init__(self, hub: Hub, *, most: int = MAX_LOADED) -> None:
-        self._hub, self._most = hub, most
-        self._models: OrderedDict[tuple[str, int], tuple[Manifest, Batcher]] = OrderedDict()
-        self._lock = asyncio.Lock()
-
-    async def get(self, model: str, version: str) -> tuple[int, Manifest, Batcher]:
-        """Release number, manifest and queue of a published release (`version` empty: the newest)."""
-        number, data = await run_in_threadpool(published, self._hub, model, version)
-        async with self._lock:
-            found = self._models.get((model, number))
-            if found is None:
-                manifest = decode_manifest(data)
-                found = manifest, Batcher(await run_in_threadpool(load_cloud, self._hub, manifest))
-                self._models[model, number] = found
-                if len(self._models) > self._most:
-                    self._models.popitem(last=False)[1][1].close()
-            self._models.move_to_end((model, number))
-        return number, *found
-
-
-def published(hub: Hub, model: str, version: str) -> tuple[int, bytes]:
-    """Number and manifest of a published release; NotFoundError for any other."""
-    query = select(Release).where(Release.model == model, Release.status == "published")
-    if version:
-        query = query.where(Release.number == (int(version) if version.isascii() and version.isdigit() else -1))
-    with hub.reading() as session:
-        row = session.exec(query.order_by(col(Release.number).desc()).limit(1)).first()
-    if row is None:
-        raise NotFoundError(f"no published release {version} of {model!r}", subject=model)
-    return row.number, row.manifest
 
 
 @router.get("")
@@ -88,7 +45,7 @@ async def metadata(model: str, request: Request, hub: HubDep, version: str = "")
 async def ready(model: str, request: Request, hub: HubDep, version: str = "") -> Response:
     """200 once the model is loaded."""
     await run_in_threadpool(authorize_inference, hub, request, model)
-    await _loaded(request, hub).get(model, version)
+    await _loaded(request).get(model, version)
     return Response(status_code=200)
 
 
@@ -100,11 +57,11 @@ async def infer(model: str, request: Request, hub: HubDep, version: str = "") ->
     limit = hub.config.limits.infer_body
     body = oip.decompress(await read_body(request, limit), request.headers.get("content-encoding", ""), limit=limit)
     asked = oip.decode_request(body, oip.parse_header(request.headers.get(oip.HEADER)), limit=limit)
-    number, manifest, batcher = await _loaded(request, hub).get(model, version)
+    number, manifest, batcher = await _loaded(request).get(model, version)
     inputs = oip.check_inputs(asked.inputs, manifest.inputs)
     if len({len(array) for array in inputs.values()}) != 1 or not len(next(iter(inputs.values()))):
         raise InvalidError("every input needs the same number of rows, at least one", subject="inputs")
-    outputs = await batcher.infer(inputs, timeout_s=_deadline(asked.parameters))
+    outputs = await batcher.infer(inputs, timeout_s=_deadline(asked.parameters, hub.config.inference.deadline_s))
     answer = oip.InferResponse(
         model_name=model,
         model_version=str(number),
@@ -115,14 +72,14 @@ async def infer(model: str, request: Request, hub: HubDep, version: str = "") ->
     return _respond(*oip.encode_response(answer, asked), request)
 
 
-def _deadline(parameters: dict[str, Any]) -> float:
+def _deadline(parameters: dict[str, Any], most: float) -> float:
     """`timeout` in microseconds, as in Triton; at most the hub's own deadline."""
     wanted = parameters.get("timeout")
     if wanted is None:
-        return DEADLINE_S
+        return most
     if type(wanted) is not int or wanted <= 0:
         raise InvalidError(f"timeout {wanted!r} is not a number of microseconds", subject="timeout")
-    return min(wanted / 1e6, DEADLINE_S)
+    return min(wanted / 1e6, most)
 
 
 def _respond(body: bytes, header: int | None, request: Request) -> Response:
@@ -134,9 +91,6 @@ def _respond(body: bytes, header: int | None, request: Request) -> Response:
     return Response(body, headers=headers, media_type=kind)
 
 
-def _loaded(request: Request, hub: Hub) -> Loaded:
-    state = request.app.state
-    if not hasattr(state, "loaded_models"):
-        state.loaded_models = Loaded(hub)
-    found: Loaded = state.loaded_models
+def _loaded(request: Request) -> Loaded:
+    found: Loaded = request.app.state.loaded_models
     return found

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def services(hub: Hub) -> list[Service]:
-    """The services of this package."""
+    """The services of this package: a local worker, unless the configuration turns it off."""
     from cloud_hub.jobs.local import LocalWorker
 
-    return [LocalWorker(hub)]
+    return [LocalWorker(hub)] if hub.config.worker.local else []

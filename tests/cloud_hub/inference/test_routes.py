@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 import numpy as np
 import pytest
 from tritonclient import http as triton
 
 from cloud_hub.app import create_app
-from fleet.protocol.manifest import encode_manifest
+from cloud_hub.inference.loaded import Loaded, WarmUp, wanted
+from cloud_hub.trust.rows import get_release
+from fleet.protocol.channel import Audit, ModelEntry
+from fleet.protocol.manifest import decode_manifest, encode_manifest
 from tests.support import models
 from tests.support.hub import HubFixture
 from tests.support.server import serving
@@ -56,3 +62,22 @@ def test_who_may_ask_and_what_is_withdrawn(published: HubFixture) -> None:
     assert [status(slow), status(slow)] == [200, 429]
     published.hub.publisher.withdraw("tiny", 1, "bad", actor="test")
     assert status(mine) == 404
+
+
+def test_what_channels_need_is_loaded_before_anybody_asks(published: HubFixture) -> None:
+    """The auditor first; a release whose file is gone does not keep the others cold."""
+    hub = published.hub
+    with hub.reading() as session:
+        first = decode_manifest(get_release(session, "tiny", 1).manifest)
+    published.model("edge-only")
+    published.release("edge-only")
+    hub.publisher.publish_release("tiny", encode_manifest(first), actor="test")
+    entries = {
+        "tiny": ModelEntry(release=1, audit=Audit(auditor=2)),
+        "edge-only": ModelEntry(release=1),
+    }
+    hub.publisher.change_channel("stable", lambda c: msgspec.structs.replace(c, models=entries), actor="test")
+    assert set(wanted(hub)) == {("tiny", 2), ("edge-only", 1), ("tiny", 1)} and wanted(hub)[-1] == ("tiny", 1)
+    loaded = Loaded(hub)
+    asyncio.run(WarmUp(hub, loaded).run())
+    assert loaded.models == [("tiny", 2), ("tiny", 1)]
