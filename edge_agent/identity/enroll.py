@@ -15,7 +15,15 @@ import urllib3
 from msgspec import Struct
 
 from edge_agent.durable import write_durably
-from edge_agent.errors import AgentError, ConflictError, DeniedError, UnreachableError, UsageError
+from edge_agent.errors import (
+    AgentError,
+    ConflictError,
+    DeniedError,
+    IdentityError,
+    PinError,
+    UnreachableError,
+    UsageError,
+)
 from edge_agent.identity.keys import load_or_make_key, signing_request
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
@@ -57,8 +65,8 @@ def enroll(url: str, token: str, directory: Path, *, name: str, agent: str, hard
 
     Raises:
         UsageError: not a claim token, or plain http beyond loopback.
-        DeniedError: the hub is not the one the token was made for (nothing secret was sent), or it
-            refuses the token.
+        PinError: the hub is not the one the token was made for; nothing secret was sent.
+        DeniedError: it refuses the token.
         ConflictError: the token was used by another key, the name is taken, or this directory
             belongs to another hub.
         UnreachableError: no answer.
@@ -69,7 +77,7 @@ def enroll(url: str, token: str, directory: Path, *, name: str, agent: str, hard
     _refuse_other_hub(identity, base)
     bundle = _trust(base)
     if not hmac.compare_digest(hashlib.sha256(bundle.root + bundle.ca).hexdigest(), claim.pin):
-        raise DeniedError(
+        raise PinError(
             "the hub at this address is not the one that made the token: the pin differs",
             subject=base, hint="check the address, or make a new token on that hub",
         )  # fmt: skip
@@ -92,12 +100,12 @@ def load_enrollment(directory: Path) -> Enrollment:
     try:
         return decode_json(path.read_bytes(), Enrollment, limit=HTTP_LIMIT, subject=str(path))
     except OSError as error:
-        raise AgentError(
+        raise IdentityError(
             f"{directory}: this device is not enrolled", subject=str(directory),
             hint=f"edge-agent enroll URL --token T --dir {directory}",
         ) from error  # fmt: skip
     except ProtocolError as error:
-        raise AgentError(f"{path}: {error}", subject=str(path), hint="enrol again") from error
+        raise IdentityError(f"{path}: {error}", subject=str(path), hint="enrol again") from error
 
 
 def _checked(url: str) -> str:

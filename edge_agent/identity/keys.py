@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from edge_agent.durable import write_durably
-from edge_agent.errors import AgentError
+from edge_agent.errors import IdentityError
 
 TOKEN_PREFIX = b"edgeloop-token:"
 
@@ -19,7 +19,7 @@ def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The key in `path` (PEM, mode 0600); made on the first call.
 
     Raises:
-        AgentError: the file is there but holds no P-256 key.
+        IdentityError: the file is there but holds no P-256 key.
     """
     if not path.exists():
         key = ec.generate_private_key(ec.SECP256R1())
@@ -31,13 +31,13 @@ def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
-    """The key in `path`; raises AgentError when it is missing or no P-256 key."""
+    """The key in `path`; raises IdentityError when it is missing or no P-256 key."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:
-        raise AgentError(f"{path}: no device key: {error}", subject=str(path), hint="enrol again") from error
+        raise IdentityError(f"{path}: no device key: {error}", subject=str(path), hint="enrol again") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise AgentError(f"{path}: not an ECDSA key", subject=str(path), hint="enrol again")
+        raise IdentityError(f"{path}: not an ECDSA key", subject=str(path), hint="enrol again")
     return key
 
 

@@ -53,7 +53,9 @@ def test_probation_rolls_back_and_the_release_is_not_tried_again(device: Device,
     assert device.activator.serving == {"tiny": 1} and device.state().state == "rolled_back"
 
 
-def test_a_halt_returns_at_once_to_what_is_held_even_with_expired_metadata(device: Device, hub, tmp_path) -> None:
+def test_a_halt_returns_at_once_to_what_is_held_even_with_a_clock_behind_the_floor(
+    device: Device, hub, tmp_path
+) -> None:
     device.look()
     device.commit()
     follow(hub, publish(hub, tmp_path, seed=2))

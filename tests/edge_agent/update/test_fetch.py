@@ -1,0 +1,107 @@
+"""A download that was cut goes on where it stopped, and says so on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+
+from edge_agent.errors import AgentError, FetchError, UnreachableError
+from edge_agent.update.fetch import fetch_blob
+from edge_agent.update.pace import Pace
+from edge_agent.update.store import Store
+from fleet.protocol.manifest import Blob
+
+DATA = bytes(range(256)) * 400
+BLOB = Blob(sha256=hashlib.sha256(DATA).hexdigest(), size=len(DATA))
+
+
+class Answer:
+    def __init__(self, status: int, body: bytes, headers: dict[str, str], cut: int | None) -> None:
+        self.status, self.headers = status, headers
+        self._pieces = self._cut(body, cut)
+
+    def _cut(self, body: bytes, cut: int | None) -> Iterator[bytes]:
+        for start in range(0, len(body), 4096):
+            if cut is not None and start >= cut:
+                raise UnreachableError("the connection broke off")
+            yield body[start : start + 4096]
+
+    def read1(self, size: int = -1) -> bytes:
+        return next(self._pieces, b"")
+
+
+class Server:
+    """Serves DATA by range; `cut` breaks an answer off after that many bytes. Implements `HubStreams`."""
+
+    def __init__(self, data: bytes = DATA) -> None:
+        self.data, self.cut, self.ranges = data, None, True
+        self.asked: list[dict[str, str]] = []
+
+    @contextlib.contextmanager
+    def stream(self, method, path, *, headers=None, timeout=30.0):
+        self.asked.append(dict(headers or {}))
+        start = int((headers or {}).get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
+        extra = {"Content-Range": f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"} if start else {}
+        yield Answer(206 if start else 200, self.data[start:], extra, self.cut)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path, reserve=0)
+
+
+def fetch(server: Server, store: Store) -> int:
+    counted: list[int] = []
+    try:
+        fetch_blob(server, store, BLOB, pace=Pace(), progress=counted.append)
+    finally:
+        fetch.bytes = sum(counted)
+    return fetch.bytes
+
+
+def test_a_cut_download_resumes_and_no_byte_comes_twice(store):
+    server = Server()
+    server.cut = 40_960
+    with pytest.raises(AgentError):
+        fetch(server, store)
+    first = fetch.bytes
+    assert 0 < first <= 40_960 == store.part(BLOB).stat().st_size
+    server.cut = None
+    assert first + fetch(server, store) == len(DATA)
+    assert server.asked[1] == {"Range": "bytes=40960-", "If-Range": f'"{BLOB.sha256}"'}
+    store.accept(BLOB)
+    assert store.has(BLOB)
+
+
+def test_a_server_that_ignores_ranges_sends_the_whole_and_it_is_right(store):
+    server = Server()
+    server.cut = 8192
+    with pytest.raises(AgentError):
+        fetch(server, store)
+    server.cut, server.ranges = None, False
+    fetch(server, store)
+    store.accept(BLOB)
+    assert store.has(BLOB)
+
+
+def test_more_than_was_signed_is_refused(store):
+    with pytest.raises(FetchError, match=r"."):
+        fetch(Server(DATA + b"x"), store)
+    assert not store.has(BLOB)
+
+
+def test_other_bytes_of_the_same_length_are_thrown_away(store):
+    fetch(Server(DATA[::-1]), store)
+    with pytest.raises(AgentError):
+        store.accept(BLOB)
+    assert not store.part(BLOB).exists() and not store.has(BLOB)
+
+
+def test_what_is_here_is_not_fetched_again(store):
+    fetch(Server(), store)
+    store.accept(BLOB)
+    server = Server()
+    assert fetch(server, store) == 0 and server.asked == []
