@@ -16,7 +16,8 @@ def test_the_command_line_outranks_the_environment_and_that_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("port = ", "cannot be read"), ("prot = 1", "prot"), ('port = "many"', "port"), ("\0", "cannot be read")]
+    ("text", "word"),
+    [("port = ", "cannot be read"), ("prot = 1", "prot"), ('port = "many"', "port"), ("\0", "cannot be read")],
 )
 def test_a_wrong_file_is_named_with_what_is_wrong_in_it(tmp_path, text, word):
     (tmp_path / "agent.toml").write_text(text)
