@@ -31,10 +31,8 @@ def slip(story: Story) -> None:
 
 
 def collect_samples(shop: Workshop) -> None:
-    """Let the channel record samples generously, for a while."""
-    shop.fleet(
-        "channel", "set", CHANNEL, "--model", MODEL, "--sampling", "--random-share", 60, "--uncertain-share", 100
-    )
+    """Let the channel record samples generously, for a while: at random, so that labels weigh every input alike."""
+    shop.fleet("channel", "set", CHANNEL, "--model", MODEL, "--sampling", "--random-share", 80, "--uncertain-share", 0)
 
 
 def label(story: Story) -> None:
