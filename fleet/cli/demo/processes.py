@@ -76,7 +76,9 @@ class Process:
     def check(self) -> None:
         """Raise DemoError with the end of the log when the child has ended by itself."""
         if self._child is not None and self._child.poll() is not None:
-            tail = self._log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+            tail = "its log is gone: has another demo started in this directory?"
+            if self._log.exists():
+                tail = self._log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
             raise DemoError(f"{self.name} ended with exit code {self._child.returncode}:\n{tail}")
 
 

@@ -44,6 +44,23 @@ def test_a_process_that_dies_is_noticed_with_the_end_of_its_log(tmp_path: Path) 
         wait_for("the end", lambda: process.check(), timeout_s=20, every_s=0.01)
 
 
+def test_a_process_whose_directory_another_demo_has_emptied_says_so(tmp_path: Path) -> None:
+    process = Process("agent", [sys.executable, "-c", "raise SystemExit(1)"], log=tmp_path / "log", env={})
+    process.start()
+    wait_for("the end", lambda: _ended(process), timeout_s=10)
+    (tmp_path / "log").unlink()
+    with pytest.raises(DemoError, match="another demo"):
+        process.check()
+
+
+def _ended(process: Process) -> bool:
+    try:
+        process.check()
+    except DemoError:
+        return True
+    return False
+
+
 def test_a_command_with_another_exit_code_fails_with_its_words(tmp_path: Path) -> None:
     words = [sys.executable, "-c", "import sys; print('why', file=sys.stderr); sys.exit(7)"]
     assert run(words, log=tmp_path / "log", timeout_s=20, env={}, expect=7) == ""
