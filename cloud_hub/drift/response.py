@@ -8,15 +8,17 @@ from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.drift.policy import policy_of
-from cloud_hub.store.tables import Device, DeviceModel, Job, Model
+from cloud_hub.errors import HubError
+from cloud_hub.ingest.commands import send_command
+from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Job, Model
+from cloud_hub.training.options import RetrainOptions, check_retrain
+from fleet.protocol.channel import decode_channel
 
 log = logging.getLogger(__name__)
 
 
 def respond(hub: Hub, model: str, alarm: int) -> None:
     """Ask every device that runs `model` for samples; with `retrain = "on-alarm"`, queue one retrain job."""
-    from cloud_hub.ingest.commands import send_command
-
     with hub.reading() as session:
         owner = session.get(Model, model)
         policy = policy_of(owner.policy if owner is not None else {})
@@ -34,17 +36,22 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
 
 
 def _queue_retrain(hub: Hub, model: str, alarm: int) -> None:
-    with hub.session() as session:
+    """Queue a retrain for the first channel that holds the model; why it cannot be is written down, not raised."""
+    with hub.reading() as session:
         waiting = select(Job).where(
             Job.kind == "retrain", Job.model == model, col(Job.state).in_(("queued", "running"))
         )
         if session.exec(waiting).first() is not None:
             log.info("a retrain job of %s is under way already", model)
             return
-        now = hub.clock()
-        job = Job(
-            id=f"j-alarm-{alarm}", kind="retrain", model=model, payload={"alarm": alarm}, state="queued",
-            created_at=now, created_by="drift",
-        )  # fmt: skip
-        session.add(job)
-        hub.audit(session, "drift", "job.create", job.id, {"model": model, "alarm": alarm})
+        channels = [
+            row.name for row in session.exec(select(ChannelRow)) if model in decode_channel(row.document).models
+        ]
+    # An empty rollout is one with the usual stages: an alarm closes the loop up to the guarded rollout.
+    options = RetrainOptions(channel=min(channels), rollout={}) if channels else RetrainOptions()
+    try:
+        check_retrain(hub, model, options, actor=f"alarm:{alarm}")
+    except HubError as error:
+        log.warning("alarm %d starts no retrain of %s: %s", alarm, model, error)
+        with hub.session() as session:
+            hub.audit(session, f"alarm:{alarm}", "retrain.refused", model, {"reason": str(error)})

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 GATHER_S = 0.1  # how long a first message waits for company: one commit and one receipt for all
 BATCH = 500
 QUEUE = 20_000  # messages; beyond that the oldest protection holds: devices send again what has no receipt
+CHECK_S = 1.0  # between two looks at the broker's health and at revoked devices
 SWEEP_S = 10.0
 # In no registry of its own: `routes.monitoring.install` adds it to the application's.
 MESSAGES = Counter("edgeloop_hub_messages_total", "Messages taken from devices", ["kind"], registry=None)
@@ -58,7 +59,7 @@ class Ingest:
             MESSAGES.labels("dropped").inc()
 
     def _work(self) -> None:
-        ingestor, swept = Ingestor(self._hub), 0.0
+        ingestor, checked, swept = Ingestor(self._hub), 0.0, 0.0
         with open_link(self._hub, self.arrived) as link:
             while not self._stop.is_set():
                 batch = self._gather()
@@ -66,7 +67,9 @@ class Ingest:
                     for topic, payload in ingestor.take(batch):
                         link.publish(topic, payload)
                     _count(ingestor)
-                link.check()
+                if time.monotonic() - checked > CHECK_S:
+                    link.check()
+                    checked = time.monotonic()
                 self._send_commands(link)
                 self._notify(link)
                 if time.monotonic() - swept > SWEEP_S:
@@ -94,10 +97,11 @@ class Ingest:
                 mark_sent(session, command, self._hub.clock())
 
     def _pending(self) -> bool:
+        alive = select(OutboxCommand.id).where(
+            col(OutboxCommand.sent_at).is_(None), OutboxCommand.expires_at > self._hub.clock()
+        )
         with self._hub.reading() as session:
-            return (
-                session.exec(select(OutboxCommand.id).where(col(OutboxCommand.sent_at).is_(None))).first() is not None
-            )
+            return session.exec(alive).first() is not None
 
     def _notify(self, link: Open) -> None:
         """Tell devices of every channel version that was not announced yet."""

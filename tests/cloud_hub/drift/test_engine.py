@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
 from sqlmodel import select
 
 from cloud_hub.drift.engine import DriftEngine
-from cloud_hub.store.tables import Alarm, Device, DeviceModel, DriftMonitor, Job, Model, WindowRow
+from cloud_hub.store.tables import Alarm, AuditEntry, Device, DeviceModel, DriftMonitor, Job, Model, WindowRow
+from cloud_hub.training.options import RetrainOptions
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.manifest import Lineage, decode_manifest, encode_manifest
 from tests.support.hub import HubFixture
@@ -58,6 +60,7 @@ def watched(hub: HubFixture) -> HubFixture:
     hub.model()
     with hub.hub.session() as session:
         owner = session.get(Model, "digits")
+        owner.recipe = "examples.digits.recipe"
         owner.policy = {"drift": {"baseline_windows": 9, "retrain": "on-alarm"}}
         session.add(owner)
         for number in range(3):
@@ -109,6 +112,21 @@ def test_a_shift_raises_one_alarm_that_explains_itself_and_asks_for_samples_and_
     with watched.hub.reading() as session:
         (job,) = session.exec(select(Job)).all()
     assert (job.kind, job.model, job.state) == ("retrain", "digits", "queued")
+    # what the worker will read
+    assert msgspec.convert(job.payload, RetrainOptions) == RetrainOptions(channel="stable", rollout={})
+
+
+def test_an_alarm_of_a_model_without_a_recipe_says_why_it_starts_no_retrain(watched):
+    with watched.hub.session() as session:
+        session.get(Model, "digits").recipe = ""
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 30, shifted=False)
+    add_windows(watched, 60, shifted=True)
+    engine.step()
+    with watched.hub.reading() as session:
+        assert session.exec(select(Job)).all() == []
+        refused = session.exec(select(AuditEntry).where(AuditEntry.action == "retrain.refused")).one()
+    assert "no recipe" in refused.detail["reason"]
 
 
 def test_windows_are_counted_once_whatever_the_steps(watched):
