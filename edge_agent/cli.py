@@ -93,6 +93,16 @@ def build_parser() -> argparse.ArgumentParser:
     test.add_argument("--blobs", required=True, type=Path, help="folder of files named by their SHA-256")
     test.add_argument("--runtime", default="", help="ai-edge-litert, tflite-runtime or onnxruntime (default: the best)")
     _add_json(test)
+
+    bench = _add(commands, "bench", "measure a release on this device: latency, load time, memory",
+                 "edge-agent bench --dir agent1 --model digits")  # fmt: skip
+    what = bench.add_mutually_exclusive_group(required=True)
+    what.add_argument("--dir", type=Path, help="the agent's directory: what is installed there")
+    what.add_argument("--release-dir", type=Path, help="a compiled release: manifest.json and blobs/")
+    bench.add_argument("--model", default="", help="only this installed model")
+    bench.add_argument("--variant", default="", help="only this variant (default: all for the edge)")
+    bench.add_argument("--rounds", type=int, default=200, help="calls that are timed, at batch 1 (200)")
+    _add_json(bench)
     return parser
 
 
@@ -208,9 +218,16 @@ def _selftest(arguments: argparse.Namespace) -> int:
     return 0 if outcome.passed else 1
 
 
+def _bench(arguments: argparse.Namespace) -> int:
+    from edge_agent import bench
+
+    return bench.main(arguments)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "enroll": _enroll,
     "status": _status,
     "infer": _infer,
     "selftest": _selftest,
+    "bench": _bench,
 }

@@ -61,6 +61,7 @@ class Agent:
         from edge_agent.reporting.actions import Actions
         from edge_agent.reporting.budget import Budget
         from edge_agent.reporting.locals import LocalRecords
+        from edge_agent.reporting.measuring import Measurer
         from edge_agent.reporting.recorder import Recorder
         from edge_agent.reporting.samples import SampleStore
         from edge_agent.reporting.spool import Database, Spool
@@ -99,9 +100,13 @@ class Agent:
             ProcessChildren(config.dir), kinds=tuple(sorted(runtimes.kinds())),
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received),
         )  # fmt: skip
+        self.measurer = Measurer(
+            self.database, lambda: self.updater.file.state.models, lambda: self.updater.current_channel,
+            self.actions.measure,
+        )  # fmt: skip
         self._described: AgentReport | None = None
         self.uplink = self._uplink()
-        self.recorder.spooled = self.uplink.wake
+        self.recorder.spooled = self._spooled
         self.recorder.sampled = self.uploader.wake
         self.app = App(self.engine, self.metrics, self.status, unix=bool(config.uds))
         self.address = ""
@@ -127,6 +132,7 @@ class Agent:
                 ("uplink", self.uplink.run),
                 ("uploader", self.uploader.run),
                 ("actions", self.actions.run),
+                ("measurer", self.measurer.run),
                 ("local records", self.locals.run),
             )
         ]
@@ -206,6 +212,7 @@ class Agent:
     def _looked(self, looked: Looked) -> None:
         """A look at the hub ended, or what the last one gave was read from the disk."""
         self.policies.apply(looked.channel)
+        self.measurer.wake()
         report = _describe(self.enrollment.channel, looked)
         if report != self._described:
             self._described = report
@@ -213,6 +220,10 @@ class Agent:
             self.recorder.agent(
                 msgspec.structs.replace(report, disk_free=free, bytes_up=self.budget.up, bytes_down=self.budget.down)
             )
+
+    def _spooled(self) -> None:
+        self.uplink.wake()
+        self.measurer.wake()  # a transition may have been spooled
 
     def _notified(self, reason: str) -> None:
         self.updater.wake(reason)

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import numpy as np
+import msgspec
 
+from edge_agent import bench
 from edge_agent.errors import AgentError, NotFoundError, UsageError
 from edge_agent.reporting.recorder import Recorder
 from edge_agent.reporting.uploader import Uploader
-from edge_agent.serving.slots import Arrays, Served, Slots
-from fleet.protocol.messages import Command, CommandResult
-from fleet.protocol.tensors import dtype_of
+from edge_agent.serving.slots import Slots
+from fleet.protocol.messages import Benchmark, Command, CommandResult
 
 log = logging.getLogger(__name__)
 
-RUNS = 100
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -32,11 +30,14 @@ class Actions:
         uploader: Uploader | None,
         slots: Slots,
         status: Callable[[], dict[str, Any]],
+        measure: Callable[[bench.Case], Awaitable[Benchmark]] = bench.in_child,
     ) -> None:
         self._recorder = recorder
         self._uploader = uploader
         self._slots = slots
         self._status = status
+        self._measure = measure
+        self._measuring = asyncio.Lock()  # two measurements at once would measure each other
         self._queue: asyncio.Queue[Command] = asyncio.Queue(64)
 
     def handle(self, command: Command) -> None:
@@ -50,13 +51,26 @@ class Actions:
         """Work until cancelled."""
         while True:
             command = await self._queue.get()
-            try:
-                data = await self._do(command)
-            except (AgentError, ValueError, RuntimeError, TypeError) as error:
-                log.warning("command %s (%s) failed: %s", command.id, command.kind, error)
-                self._recorder.result(CommandResult(id=command.id, ok=False, detail=str(error)))
-            else:
-                self._recorder.result(CommandResult(id=command.id, ok=True, detail=command.kind, data=data))
+            self._recorder.result(await self._answer(command))
+
+    async def measure(self, model: str, rounds: int) -> None:
+        """Measure a served model without being told by a command; figures or failure go into the spool."""
+        try:
+            figures = await self._benchmark(model, rounds)
+        except AgentError as error:
+            log.warning("model %s could not be measured: %s", model, error)
+            result = CommandResult(id="", ok=False, kind="benchmark", detail=f"{model}: {error}")
+        else:
+            result = CommandResult(id="", ok=True, kind="benchmark", detail="benchmark", data=figures)
+        self._recorder.result(result)
+
+    async def _answer(self, command: Command) -> CommandResult:
+        try:
+            data = await self._do(command)
+        except (AgentError, ValueError, RuntimeError, TypeError) as error:
+            log.warning("command %s (%s) failed: %s", command.id, command.kind, error)
+            return CommandResult(id=command.id, ok=False, kind=command.kind, detail=str(error))
+        return CommandResult(id=command.id, ok=True, kind=command.kind, detail=command.kind, data=data)
 
     async def _do(self, command: Command) -> dict[str, Any]:
         if command.kind == "diagnose":
@@ -67,38 +81,26 @@ class Actions:
                 self._uploader.wake()
             return {}
         if command.kind == "benchmark":
-            return await self._benchmark(str(command.args.get("model", "")))
+            rounds = int(command.args.get("rounds", bench.ROUNDS))
+            return await self._benchmark(str(command.args.get("model", "")), rounds)
         if command.kind == "set-log-level":
             return _set_level(str(command.args.get("level", "")))
         raise UsageError(f"command {command.kind!r} is unknown here", hint="update the agent")
 
-    async def _benchmark(self, model: str) -> dict[str, Any]:
+    async def _benchmark(self, model: str, rounds: int) -> dict[str, Any]:
+        """The active release as it is served: its variant, on its runtime, in a child process."""
         with self._slots.lease(model) as served:
             if served is None:
                 raise NotFoundError(f"model {model!r} is not served here", subject=model)
-            return await asyncio.to_thread(benchmark, served)
-
-
-def benchmark(served: Served, runs: int = RUNS) -> dict[str, Any]:
-    """Latency of the bare model at batch 1 on zeros, in microseconds."""
-    manifest = served.release.manifest
-    inputs: Arrays = {
-        t.name: np.zeros(tuple(1 if size == -1 else size for size in t.shape), dtype_of(t.datatype))
-        for t in manifest.inputs
-    }
-    took = []
-    for _ in range(runs):
-        started = time.perf_counter()
-        served.run(inputs)
-        took.append((time.perf_counter() - started) * 1e6)
-    return {
-        "model": served.release.model,
-        "release": served.release.number,
-        "runtime": served.runtime,
-        "runs": runs,
-        "p50_us": float(np.percentile(took, 50)),
-        "p95_us": float(np.percentile(took, 95)),
-    }
+            release, runtime = served.release, served.runtime
+        cases = bench.cases_of(
+            release.manifest, release.blobs, model=model, release=release.number, variant=release.variant.name,
+            rounds=rounds,
+        )  # fmt: skip
+        case = next((case for case in cases if case.runtime == runtime), cases[0])
+        async with self._measuring:
+            figures: dict[str, Any] = msgspec.to_builtins(await self._measure(case))
+        return figures
 
 
 def _set_level(level: str) -> dict[str, Any]:

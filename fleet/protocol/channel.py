@@ -27,7 +27,8 @@ class Rule(Struct, frozen=True, kw_only=True):
 class RolloutRef(Struct, frozen=True, kw_only=True):
     """A rollout in progress: the cohort below `share_ppm` runs `release`, all others `from`.
 
-    With `groups`, only devices in one of them can belong to the cohort.
+    With `groups`, only devices in one of them can belong to the cohort. With `measure`, a device
+    that has committed `release` measures it once (see `Bench`): the rollout's guard waits for that.
     """
 
     id: str
@@ -37,6 +38,7 @@ class RolloutRef(Struct, frozen=True, kw_only=True):
     share_ppm: int
     salt: str
     groups: tuple[str, ...] = ()
+    measure: bool = False
 
 
 class Routing(Struct, frozen=True, kw_only=True):
@@ -86,6 +88,14 @@ class Probation(Struct, frozen=True, kw_only=True):
     max_starts: int = 3
 
 
+class Bench(Struct, frozen=True, kw_only=True):
+    """With `on_commit`, a device measures each release once after it has committed it, in a child
+    process and with `rounds` calls at batch 1, and reports the figures. Off until the channel enables it."""
+
+    on_commit: bool = False
+    rounds: int = 200
+
+
 class ModelEntry(Struct, frozen=True, kw_only=True):
     """One model's desired state on a channel."""
 
@@ -96,6 +106,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     audit: Audit = Audit()
     sampling: Sampling = Sampling()
     probation: Probation = Probation()
+    bench: Bench = Bench()
 
 
 class Fetching(Struct, frozen=True, kw_only=True):

@@ -60,7 +60,7 @@ class Command(Struct, frozen=True, kw_only=True):
     Refused unless `device` is the receiver and `counter` is above the last one it accepted; an
     expired command is refused while the device's clock is trusted. Kinds: `receipt` (args
     `Receipt`), `diagnose`, `send-samples` (args `{"model", "count"}`), `benchmark` (args
-    `{"model"}`), `set-log-level` (args `{"level"}`).
+    `{"model", "rounds"}`, answered with a `Benchmark`), `set-log-level` (args `{"level"}`).
     """
 
     v: int = VERSION
@@ -152,12 +152,38 @@ class AgentReport(Struct, frozen=True, kw_only=True):
 
 
 class CommandResult(Struct, frozen=True, kw_only=True):
-    """`kind="result"`: the answer to a command."""
+    """`kind="result"`: the answer to a command, or a measurement that the channel asked for (empty `id`).
+
+    `kind` is the command's (empty from agents before it was added); the data of `benchmark` is a `Benchmark`.
+    """
 
     id: str
     ok: bool
     detail: str = ""
     data: dict[str, Any] = field(default_factory=dict)
+    kind: str = ""
+
+
+class Benchmark(Struct, frozen=True, kw_only=True):
+    """What one variant of a release costs on one device and runtime.
+
+    `p50_us` and `p95_us` are microseconds per call at batch 1 over `rounds` calls; `load_us` is from
+    bytes in memory to a model that can answer; `memory_bytes` is what the model adds to the resident
+    memory at its peak, `process_bytes` that peak with interpreter and runtime.
+    """
+
+    model: str
+    release: int
+    variant: str
+    runtime: str
+    runtime_version: str = ""
+    agent: str = ""
+    rounds: int
+    p50_us: float
+    p95_us: float
+    load_us: float = 0.0
+    memory_bytes: int = 0
+    process_bytes: int = 0
 
 
 class PairCounts(Struct, frozen=True, kw_only=True):

@@ -174,6 +174,20 @@ MSGPACK: dict[str, Struct] = {
     **{f"body-{kind}": body for kind, body in BODIES.items()},
     "sample-batch": w.SampleBatch(samples=(SAMPLE,)),
     "sketch": SKETCH,
+    "benchmark": w.Benchmark(
+        model="digits",
+        release=2,
+        variant="litert-int8",
+        runtime="ai-edge-litert",
+        runtime_version="2.1",
+        agent="1",
+        rounds=200,
+        p50_us=20.5,
+        p95_us=31.5,
+        load_us=900.0,
+        memory_bytes=65536,
+        process_bytes=1 << 25,
+    ),
     "vector": Vector(inputs=(ARRAY,), outputs={"litert-int8": (ARRAY,)}),
     "encoder": Encoder(
         tensor="x", inputs=2, dims=1, features=4, seed=0, bandwidth=1.0, mean=bytes(8), projection=bytes(8)
