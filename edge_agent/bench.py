@@ -26,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, LateError, ModelLoadError, NotFoundError, TrialError, UsageError
+from fleet.protocol.channel import MAX_BENCH_ROUNDS
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest, Variant, decode_manifest
 from fleet.protocol.messages import Benchmark
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from fleet.protocol.selftest import Vector
 
 ROUNDS = 200
-MAX_ROUNDS = 100_000
 WARM_UP = 10  # runs before the first one that counts: caches, lazy allocation, the clock governor
 TIMEOUT_S = 300.0
 _PR_SET_PDEATHSIG = 1
@@ -88,8 +88,8 @@ def cases_of(
     """
     from edge_agent import runtimes
 
-    if not 1 <= rounds <= MAX_ROUNDS:
-        raise UsageError(f"{rounds} rounds; 1 to {MAX_ROUNDS} are possible", subject="rounds")
+    if not 1 <= rounds <= MAX_BENCH_ROUNDS:
+        raise UsageError(f"{rounds} rounds; 1 to {MAX_BENCH_ROUNDS} are possible", subject="rounds")
     wanted = (manifest.variant(variant),) if variant else manifest.placed("edge")
     found = [
         Case(

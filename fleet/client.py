@@ -65,6 +65,10 @@ class Client:
         """Refuse this device from now on."""
         return self._json("POST", _path("devices", device, "revoke"), {})
 
+    def command_device(self, device: str, kind: str, **args: Any) -> Document:
+        """Queue a command (`diagnose`, `benchmark`, `send-samples`, `set-log-level`); its id."""
+        return self._json("POST", _path("devices", device, "commands"), {"kind": kind, "args": args})
+
     # ---- models and releases -----------------------------------------------------------------
 
     def models(self) -> list[Document]:

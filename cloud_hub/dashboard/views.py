@@ -10,6 +10,7 @@ from msgspec import Struct
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
+from cloud_hub.measured import Figures, by_hardware
 from cloud_hub.routes.devices import state_of
 from cloud_hub.store.tables import (
     Alarm,
@@ -106,7 +107,20 @@ def _devices(session: Session, now: float, offline_after_s: float) -> list[dict[
 def _releases(session: Session) -> list[dict[str, Any]]:
     uses = release_uses([decode_channel(row.document) for row in session.exec(select(ChannelRow))])
     newest = select(Release).where(Release.status != "reserved").order_by(col(Release.created_at).desc())
-    return [{"row": row, "uses": uses.get((row.model, row.number), [])} for row in session.exec(newest.limit(RELEASES))]
+    return [
+        {
+            "row": row,
+            "uses": uses.get((row.model, row.number), []),
+            "measured": [in_words(found) for found in by_hardware(session, row.model, row.number)],
+        }
+        for row in session.exec(newest.limit(RELEASES)).all()
+    ]
+
+
+def in_words(found: Figures) -> str:
+    """`rpi4: litert-int8 p95 812 µs (3 devices)`."""
+    devices = "1 device" if found.devices == 1 else f"{found.devices} devices"
+    return f"{found.hardware or 'unnamed'}: {found.variant} p95 {found.p95_us:.4g} µs ({devices})"
 
 
 def release_uses(channels: Sequence[Channel]) -> dict[tuple[str, int], list[str]]:

@@ -7,9 +7,19 @@ from typing import Any
 import msgspec
 from sqlmodel import Session
 
+from cloud_hub import measured
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, WindowRow
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.messages import AgentReport, Envelope, ModelReport, PairCounts, Window, decode_body
+from fleet.protocol.messages import (
+    AgentReport,
+    Benchmark,
+    CommandResult,
+    Envelope,
+    ModelReport,
+    PairCounts,
+    Window,
+    decode_body,
+)
 from fleet.protocol.names import check_name
 
 MALFORMED = "malformed"
@@ -25,6 +35,7 @@ def write(session: Session, device: Device, envelope: Envelope, now: float) -> s
         body = decode_body(envelope)
         if isinstance(body, ModelReport | Window):
             check_name(body.model, "model")
+        figures = _figures(body)
     except ProtocolError as error:
         refuse(session, envelope, now, str(error)[:500])
         return MALFORMED
@@ -36,8 +47,17 @@ def write(session: Session, device: Device, envelope: Envelope, now: float) -> s
         _model(session, device.id, envelope, body)
     elif isinstance(body, AgentReport):
         device.info = msgspec.to_builtins(body)
+    elif figures is not None:
+        measured.keep(session, device.id, figures, envelope.at)
     session.flush()
     return envelope.kind
+
+
+def _figures(body: Any) -> Benchmark | None:
+    """The figures in a result, if it has any; raises MalformedError for ones that cannot be right."""
+    if not isinstance(body, CommandResult) or not body.ok or body.kind != "benchmark":
+        return None
+    return measured.read(body.data)
 
 
 def refuse(session: Session, envelope: Envelope, now: float, why: str) -> None:

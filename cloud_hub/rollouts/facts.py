@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, select
 
 from cloud_hub.identity.groups import groups_of
+from cloud_hub.measured import hardware_class, newest_p95
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
@@ -29,6 +30,7 @@ def reference(plan: Plan, share_ppm: int, attempt: int) -> RolloutRef:
         share_ppm=share_ppm,
         salt=plan.salt,
         groups=plan.groups,
+        measure=plan.policy.get("max_p95_us") is not None,
     )
 
 
@@ -45,6 +47,7 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
     assigned = _with_rollout(channel, entry, reference(plan, share, progress.attempt), plan.model)
     reports = _reports(session, plan.model)
     pairs = _pairs(session, plan.id, progress.attempt)
+    measured = newest_p95(session, plan.model, plan.release)
     cohort: list[DeviceFact] = []
     control: list[DeviceFact] = []
     for device in scope(session, plan.channel):
@@ -54,7 +57,8 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
         )  # fmt: skip
         report = reports.get(device.id)
         if target is not None and target.rollout is not None:
-            cohort.append(_cohort_fact(plan, progress, device, report, pairs.get(device.id, Pairs())))
+            fact = _cohort_fact(plan, progress, device, report, pairs.get(device.id, Pairs()))
+            cohort.append(replace(fact, p95_us=measured.get(device.id)))
         elif target is not None and target.why == "default":
             control.append(_control_fact(plan, progress, device, report))
     return Facts(cohort=tuple(cohort), control=tuple(control))
@@ -91,7 +95,7 @@ def _cohort_fact(
     return DeviceFact(
         device_id=device.id,
         last_seen=device.last_seen_at or 0.0,
-        hardware=_hardware(device),
+        hardware=hardware_class(device),
         committed=report is not None and report.state == "committed" and report.active == plan.release,
         failed=failed,
         reason=report.reason if report is not None and failed else "",
@@ -109,13 +113,6 @@ def _failed(plan: Plan, progress: Progress, report: DeviceModel) -> bool:
 def _control_fact(plan: Plan, progress: Progress, device: Device, report: DeviceModel | None) -> DeviceFact:
     failed = report is not None and report.state == "rolled_back" and report.at >= progress.started_at
     return DeviceFact(
-        device_id=device.id, last_seen=device.last_seen_at or 0.0, hardware=_hardware(device),
+        device_id=device.id, last_seen=device.last_seen_at or 0.0, hardware=hardware_class(device),
         failed=failed and report is not None and report.target != plan.release,
     )  # fmt: skip
-
-
-def _hardware(device: Device) -> str:
-    """The hardware class: what the label `hw` says, else the machine type that the agent reports."""
-    hardware = device.info.get("hardware")
-    reported = hardware.get("machine", "") if isinstance(hardware, dict) else ""
-    return device.labels.get("hw") or str(reported)

@@ -15,6 +15,7 @@ from cloud_hub.routes.deps import HubDep, OperatorUser, Viewer, decode, page
 from cloud_hub.store.tables import ChannelRow
 from fleet.protocol.channel import (
     Audit,
+    Bench,
     Channel,
     Fetching,
     ModelEntry,
@@ -26,7 +27,13 @@ from fleet.protocol.channel import (
 from fleet.protocol.names import check_name
 
 router = APIRouter(prefix="/api/v1/channels", tags=["channels"])
-_SECTIONS: dict[str, type[Struct]] = {"routing": Routing, "audit": Audit, "sampling": Sampling, "probation": Probation}
+_SECTIONS: dict[str, type[Struct]] = {
+    "routing": Routing,
+    "audit": Audit,
+    "sampling": Sampling,
+    "probation": Probation,
+    "bench": Bench,
+}
 
 
 class EntryChanges(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +44,7 @@ class EntryChanges(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     audit: dict[str, Any] | UnsetType = UNSET
     sampling: dict[str, Any] | UnsetType = UNSET
     probation: dict[str, Any] | UnsetType = UNSET
+    bench: dict[str, Any] | UnsetType = UNSET
     spread_s: int = 0
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
 
+from cloud_hub import measured
 from cloud_hub.errors import InvalidError
 from cloud_hub.routes.deps import HubDep, OperatorUser, Viewer, decode, page, read_body
 from cloud_hub.store.tables import Release
@@ -55,11 +56,12 @@ def list_releases(model: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
 
 @router.get("/{number}")
 def show(model: str, number: int, hub: HubDep, caller: Viewer) -> dict[str, Any]:
-    """One release with its manifest."""
+    """One release with its manifest and, per hardware class, what devices measured of it."""
     with hub.reading() as session:
         row = get_release(session, model, number)
+        figures = measured.by_hardware(session, model, number)
     manifest = msgspec.json.decode(row.manifest) if row.manifest else None
-    return {**shown(row), "manifest": manifest}
+    return {**shown(row), "manifest": manifest, "measured": msgspec.to_builtins(figures)}
 
 
 @router.post("/{number}/withdraw")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, Index, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from cloud_hub.store.types import Json
@@ -120,6 +120,28 @@ class DeviceModel(SQLModel, table=True):
     hint: str = ""
     seq: int = 0
     at: float = 0.0
+
+
+class MeasuredRow(SQLModel, table=True):
+    """The latest figures that a device measured of a variant (fields of `messages.Benchmark`); `at` is the device's."""
+
+    __tablename__ = "measured"
+    __table_args__ = (Index("ix_measured_model_release", "model", "release"),)
+
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
+    variant: str = Field(primary_key=True)
+    runtime: str = Field(primary_key=True)
+    runtime_version: str = ""
+    agent: str = ""
+    rounds: int
+    p50_us: float
+    p95_us: float
+    load_us: float
+    memory_bytes: int = Field(sa_type=BigInteger)
+    process_bytes: int = Field(sa_type=BigInteger)
+    at: float
 
 
 class DeviceEvent(SQLModel, table=True):

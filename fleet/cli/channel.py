@@ -71,6 +71,9 @@ def set_(
         int | None, typer.Option("--probation-requests", help="Good answers before a release is committed.")
     ] = None,
     probation: Annotated[str, typer.Option("--probation", help="Longest probation, such as 60s.")] = "",
+    bench: Annotated[
+        bool | None, typer.Option("--bench/--no-bench", help="Devices measure each release once after committing it.")
+    ] = None,
     max_rate: Annotated[
         int | None, typer.Option("--max-rate", help="Bytes per second of a fetch; 0: no limit.")
     ] = None,
@@ -90,6 +93,7 @@ def set_(
         routing=_given(cloud=cloud, deadline_ms=_ms(deadline), threshold=threshold),
         sampling=_given(enabled=sampling, random_ppm=_ppm(random_share), uncertain_ppm=_ppm(uncertain_share)),
         probation=_given(requests=probation_requests, seconds=_seconds(probation)),
+        bench=_given(on_commit=bench),
     )
     whole = _given(
         fetching=_given(max_bytes_per_s=max_rate, bytes_per_day=daily_bytes),

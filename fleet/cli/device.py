@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fleet.cli.output import moment, note, print_document, print_items, print_json
-from fleet.cli.session import JsonFlag, client_of, parse_pairs
+from fleet.cli.session import JsonFlag, ModelOption, client_of, parse_pairs
 
 app = typer.Typer(name="device", help="The devices of the fleet.", no_args_is_help=True)
 COLUMNS = [
@@ -96,6 +96,22 @@ def set_(
         pins[model] = int(number)
     document = client_of(context).change_device(device, channel=channel or None, pins=pins or None)
     print_document(document, [*COLUMNS[:4], ("pins", "pins")], json=json)
+
+
+@app.command("bench")
+def bench(
+    context: typer.Context,
+    device: DeviceArgument,
+    model: ModelOption,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100_000, help="Calls that are timed.")] = 200,
+    json: JsonFlag = False,
+) -> None:
+    """Let a device measure the release it serves; see the figures with: fleet release show.
+
+    Example: fleet device bench kiosk-7 --model digits
+    """
+    document = client_of(context).command_device(device, "benchmark", model=model, rounds=rounds)
+    print_document(document, [("command", "id"), ("device", "device")], json=json)
 
 
 @app.command("revoke")

@@ -24,6 +24,17 @@ COLUMNS = [
     ("published", "published_at"),
     ("by", "created_by"),
 ]
+MEASURED = [
+    ("hardware", "hardware"),
+    ("variant", "variant"),
+    ("runtime", "runtime"),
+    ("devices", "devices"),
+    ("p50 µs", "p50_us"),
+    ("p95 µs", "p95_us"),
+    ("worst p95", "worst_p95_us"),
+    ("load µs", "load_us"),
+    ("memory bytes", "memory_bytes"),
+]
 ModelArgument = Annotated[str, typer.Argument(help="Name of the model.")]
 NumberArgument = Annotated[int, typer.Argument(help="Number of the release.")]
 KeyOption = Annotated[
@@ -85,7 +96,7 @@ def list_(context: typer.Context, model: ModelArgument, json: JsonFlag = False) 
 
 @app.command("show")
 def show(context: typer.Context, model: ModelArgument, number: NumberArgument, json: JsonFlag = False) -> None:
-    """Show a release: its variants and what was measured of them.
+    """Show a release: its variants, the compiler's figures, and what devices measured per hardware class.
 
     Example: fleet release show digits 2
     """
@@ -107,6 +118,7 @@ def show(context: typer.Context, model: ModelArgument, number: NumberArgument, j
             ("defers below", "deferral.threshold"),
         ]
         print_items(manifest.get("variants", []), columns, json=False, empty="no variants")
+    print_items(document.get("measured", []), MEASURED, json=False, empty="no device has measured it yet")
 
 
 @app.command("withdraw")

@@ -57,6 +57,13 @@ def create(
     ] = "",
     on_no_evidence: Annotated[str, typer.Option("--on-no-evidence", help="What then: hold (default) or halt.")] = "",
     soak: Annotated[str, typer.Option("--soak", help="How long each stage must stay healthy, such as 10m.")] = "",
+    max_p95: Annotated[
+        float | None,
+        typer.Option("--max-p95-us", help="Highest p95 (µs, batch 1) that devices may measure of the release."),
+    ] = None,
+    min_measured: Annotated[
+        int | None, typer.Option("--min-measured", help="Devices that must have measured it before a stage goes on.")
+    ] = None,
     guard: Annotated[str, typer.Option("--guard", help="JSON: settings of the guard.")] = "",
     json: JsonFlag = False,
 ) -> None:
@@ -76,6 +83,11 @@ def create(
         if on_no_evidence not in ("hold", "halt"):
             raise typer.BadParameter("--on-no-evidence is hold or halt")
         settings["on_no_evidence"] = on_no_evidence
+    if min_measured is not None and max_p95 is None:
+        raise typer.BadParameter("--min-measured needs --max-p95-us")
+    settings |= {
+        key: value for key, value in (("max_p95_us", max_p95), ("min_measured", min_measured)) if value is not None
+    }
     document = client_of(context).create_rollout(
         name,
         number,

@@ -13,6 +13,7 @@ from fleet.protocol.names import check_name
 
 CHANNEL_LIMIT = 64 << 10  # bytes
 MAX_RULES = 64
+MAX_BENCH_ROUNDS = 100_000
 SCHEMA = 1
 MILLION = 1_000_000
 
@@ -163,3 +164,7 @@ def check_channel(channel: Channel) -> None:
             shares.append(entry.rollout.share_ppm)
         if any(not 0 <= share <= MILLION for share in shares):
             raise MalformedError(f"model {model!r}: a share lies outside 0 to {MILLION} ppm", subject="channel")
+        if not 1 <= entry.bench.rounds <= MAX_BENCH_ROUNDS:
+            raise MalformedError(
+                f"model {model!r}: bench.rounds lies outside 1 to {MAX_BENCH_ROUNDS}", subject="channel"
+            )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import median
 from typing import Literal
 
 from msgspec import Struct
 
 from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth
+from fleet.rollouts.guard import CohortHealth, Latency
 
 Standing = Literal["away", "failed", "silent", "whole"]
 
@@ -19,6 +20,7 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
     `committed`: it reports the rollout's release as committed in this attempt. `failed`: it reports
     a roll-back or failure of that release in this attempt, with `reason` (a stable word). For a
     control device, `failed` means that its own release fails. `pairs` are summed over the attempt.
+    `p95_us` is the latency at batch 1 that the device measured of the rollout's release, None before.
     """
 
     device_id: str
@@ -28,6 +30,7 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
     failed: bool = False
     reason: str = ""
     pairs: Pairs = Pairs()
+    p95_us: float | None = None
 
 
 class Facts(Struct, frozen=True, kw_only=True):
@@ -53,6 +56,18 @@ def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float)
     if now - fact.last_seen <= silent_after_s:
         return "whole"
     return "away" if fact.last_seen < joined - silent_after_s else "silent"
+
+
+def latencies(facts: Facts) -> tuple[Latency, ...]:
+    """What the cohort measured of the release, per hardware class; devices that failed are left out."""
+    measured: dict[str, list[float]] = {}
+    for fact in facts.cohort:
+        if fact.p95_us is not None and not fact.failed:
+            measured.setdefault(fact.hardware, []).append(fact.p95_us)
+    return tuple(
+        Latency(hardware=hardware, devices=len(found), p95_us=median(found))
+        for hardware, found in sorted(measured.items())
+    )
 
 
 def tally(

@@ -2,7 +2,8 @@
 
 Harm is found in three ways, and the chance that a release as good as the old one is ever called
 harmful by the two statistical ones together is at most `alpha`: paired evidence, failures of the
-cohort against its concurrent control, and plainly too many failed devices.
+cohort against its concurrent control, and plainly too many failed devices. A policy may also bound
+the latency that devices measure of the release.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `max_install_failures` is a fraction of the cohort's devices; one that was alive when it joined
     and has been silent for `silent_after_s` seconds counts as failed. With `evidence = "install"`
     (a model without an auditor) install health alone makes a stage healthy.
+
+    With `max_p95_us` every stage waits until `min_measured` devices of the cohort (all of a smaller
+    one) have measured the release (p95 at batch 1, µs), and it is harmful when the median over the
+    devices of one hardware class lies above the limit.
     """
 
     alpha: float = 0.05
@@ -40,6 +45,16 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_install_failures: float = 0.05
     silent_after_s: float = 300.0
     evidence: Literal["paired", "install"] = "paired"
+    max_p95_us: float | None = None
+    min_measured: int = 1
+
+
+class Latency(Struct, frozen=True, kw_only=True):
+    """What `devices` of one hardware class measured of the release: the median of their p95 (µs)."""
+
+    hardware: str
+    devices: int
+    p95_us: float
 
 
 class CohortHealth(Struct, frozen=True, kw_only=True):
@@ -62,6 +77,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     paired: PairedEvidence = PairedEvidence()
     installs: InstallEvidence = InstallEvidence()
     cohort: CohortHealth = CohortHealth()
+    latencies: tuple[Latency, ...] = ()
 
 
 def load_policy(document: Mapping[str, Any]) -> GuardPolicy:
@@ -81,6 +97,8 @@ def load_policy(document: Mapping[str, Any]) -> GuardPolicy:
         "evidence_deadline_s": policy.evidence_deadline_s > 0,
         "max_install_failures": 0 <= policy.max_install_failures < 1,
         "silent_after_s": policy.silent_after_s > 0,
+        "max_p95_us": policy.max_p95_us is None or policy.max_p95_us > 0,
+        "min_measured": policy.min_measured >= 1,
     }
     for name, good in bounds.items():
         if not good:
@@ -95,6 +113,7 @@ def judge(
     arms: tuple[Arms, ...] = (),
     *,
     pairs_before: int = 0,
+    latencies: tuple[Latency, ...] = (),
 ) -> Verdict:
     """Judge a stage.
 
@@ -102,48 +121,91 @@ def judge(
         pairs: per device, summed over the attempt so far.
         arms: per hardware class, cohort and control by assignment.
         pairs_before: pairs that earlier stages had already brought.
+        latencies: what the cohort measured of the release, per hardware class.
     """
     harm_alpha = policy.alpha / 2  # two statistical tests share the false-halt budget
     paired = evidence.paired(pairs, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha)
     installs = evidence.installs(arms)
-    judgement, reason = _weigh(policy, cohort, paired, installs, harm_alpha, paired.pairs - pairs_before)
-    return Verdict(judgement=judgement, reason=reason, paired=paired, installs=installs, cohort=cohort)
+    harm = _harm(policy, cohort, paired, installs, harm_alpha) or _too_slow(policy, latencies)
+    lack = _lack(policy, cohort, paired, paired.pairs - pairs_before, latencies)
+    judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
+    reason = harm or lack or _praise(policy, cohort, paired, latencies)
+    return Verdict(
+        judgement=judgement, reason=reason, paired=paired, installs=installs, cohort=cohort, latencies=latencies
+    )
 
 
-def _weigh(
+def _harm(
     policy: GuardPolicy,
     cohort: CohortHealth,
     paired: PairedEvidence,
     installs: InstallEvidence,
     harm_alpha: float,
-    fresh: int,
-) -> tuple[Judgement, str]:
+) -> str:
+    """Why the release is harmful, or an empty string."""
     if cohort.failed > policy.max_install_failures * cohort.present:
         why = f" ({', '.join(cohort.reasons)})" if cohort.reasons else ""
         silent = f", {cohort.silent} of them silent" if cohort.silent else ""
-        return "harmful", f"{cohort.failed} of {cohort.present} devices failed{silent}{why}"
+        return f"{cohort.failed} of {cohort.present} devices failed{silent}{why}"
     if paired.harm_e >= 1 / harm_alpha:
-        return "harmful", (
+        return (
             f"of {paired.pairs} audited requests, {paired.only_old} were right only by the old release and "
             f"{paired.only_new} only by the new one (e-value {paired.harm_e:.3g}, {1 / harm_alpha:.3g} is proof)"
         )
     if installs.harm_e >= 1 / harm_alpha:
-        return "harmful", (
+        return (
             f"{installs.cohort_failed} of {installs.cohort} cohort devices failed, "
             f"{installs.control_failed} of {installs.control} in the control (e-value {installs.harm_e:.3g})"
         )
+    return ""
+
+
+def _too_slow(policy: GuardPolicy, latencies: tuple[Latency, ...]) -> str:
+    if policy.max_p95_us is None:
+        return ""
+    worst = max(latencies, key=lambda found: found.p95_us, default=None)
+    if worst is None or worst.p95_us <= policy.max_p95_us:
+        return ""
+    return (
+        f"the measured p95 is {worst.p95_us:.4g} µs on {worst.hardware or 'unnamed'} hardware "
+        f"(median of {worst.devices} {_devices(worst.devices)}), {policy.max_p95_us:.4g} µs is allowed"
+    )
+
+
+def _lack(
+    policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, fresh: int, latencies: tuple[Latency, ...]
+) -> str:
+    """Which evidence is missing, or an empty string."""
     if cohort.present == 0:
-        return "not-enough-evidence", "no device of the cohort is reachable"
+        return "no device of the cohort is reachable"
+    measured = sum(found.devices for found in latencies)
+    needed = min(policy.min_measured, max(1, cohort.present - cohort.failed))
+    if policy.max_p95_us is not None and measured < needed:
+        return f"not enough evidence: {measured} {_devices(measured)} measured the release's p95, {needed} must"
     if policy.evidence == "install":
-        return "healthy", f"{cohort.committed} of {cohort.present} devices committed, {cohort.failed} failed"
+        return ""
     if fresh < policy.min_pairs:
-        return "not-enough-evidence", f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed"
+        return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed"
     if paired.health_e < 1 / policy.alpha:
-        return "not-enough-evidence", (
+        return (
             f"{paired.pairs} audited pairs do not yet show a loss below {policy.margin:.3g} "
             f"(e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof)"
         )
-    return "healthy", (
+    return ""
+
+
+def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, latencies: tuple[Latency, ...]) -> str:
+    fast = ""
+    if policy.max_p95_us is not None:
+        worst = max(found.p95_us for found in latencies)
+        fast = f"; measured p95 at most {worst:.4g} µs, {policy.max_p95_us:.4g} µs is allowed"
+    if policy.evidence == "install":
+        return f"{cohort.committed} of {cohort.present} devices committed, {cohort.failed} failed{fast}"
+    return (
         f"{paired.pairs} audited pairs show a net loss below {policy.margin:.3g} (e-value {paired.health_e:.3g}); "
-        f"{paired.only_old} right only by the old release, {paired.only_new} only by the new one"
+        f"{paired.only_old} right only by the old release, {paired.only_new} only by the new one{fast}"
     )
+
+
+def _devices(count: int) -> str:
+    return "device" if count == 1 else "devices"

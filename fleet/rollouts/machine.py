@@ -25,7 +25,7 @@ from fleet.rollouts.cohorts import stage_of
 from fleet.rollouts.errors import PlanError, PolicyError, TransitionError
 from fleet.rollouts.facts import DeviceFact as DeviceFact
 from fleet.rollouts.facts import Facts as Facts
-from fleet.rollouts.facts import tally
+from fleet.rollouts.facts import latencies, tally
 from fleet.rollouts.guard import GuardPolicy, Verdict
 from fleet.rollouts.stages import Stage
 
@@ -238,7 +238,7 @@ def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, no
 
     cohort, arms = tally(facts, joined, progress.started_at, policy.silent_after_s, now)
     pairs = {fact.device_id: fact.pairs for fact in facts.cohort}
-    return guard.judge(policy, cohort, pairs, arms, pairs_before=progress.pairs_before)
+    return guard.judge(policy, cohort, pairs, arms, pairs_before=progress.pairs_before, latencies=latencies(facts))
 
 
 def _healthy(plan: Plan, progress: Progress, verdict: Verdict, now: float) -> Decision:

@@ -135,7 +135,9 @@ def publish(hub: HubProcess, folder: Path) -> None:
     for path in folder.iterdir():
         hub.call("PUT", f"/api/v1/blobs/{path.name}", path.read_bytes())
     assert hub.call("POST", "/api/v1/models/tiny/releases", encode_manifest(made.manifest))["number"] == 1
-    hub.call("PUT", "/api/v1/channels/stable/models/tiny", {"release": 1, "probation": {"seconds": 1, "requests": 5}})
+    hub.call("PUT", "/api/v1/channels/stable/models/tiny", {
+        "release": 1, "probation": {"seconds": 1, "requests": 5}, "bench": {"on_commit": True, "rounds": 20},
+    })  # fmt: skip
     hub.call("PATCH", "/api/v1/channels/stable", {"telemetry": {"window_s": 2}})
 
 
@@ -164,6 +166,10 @@ def test_what_a_device_does_arrives_once(hub: HubProcess, tmp_path: Path) -> Non
             "the hub knows that the release is committed",
         )
         until(lambda: hub.rows("SELECT 1 FROM window LIMIT 1"), "a window arrives")
+        (figures,) = until(
+            lambda: hub.call("GET", "/api/v1/models/tiny/releases/1")["measured"], "the device has measured the release"
+        )
+        assert figures["devices"] == 1 and 0 < figures["p50_us"] <= figures["p95_us"]
         assert hub.device()["state"] == "online"
         assert "agent" in {event["kind"] for event in hub.device()["events"]}
 

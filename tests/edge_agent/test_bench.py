@@ -100,7 +100,7 @@ def test_a_child_that_dies_is_named_by_its_signal(compiled):
 
 def test_a_case_that_never_ends_is_ended(compiled):
     with pytest.raises(LateError, match="was not measured within"):
-        measured(case(compiled, rounds=bench.MAX_ROUNDS), timeout_s=0.0)
+        measured(case(compiled, rounds=bench.MAX_BENCH_ROUNDS), timeout_s=0.0)
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)  # nothing is left behind
 

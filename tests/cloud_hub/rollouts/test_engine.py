@@ -6,10 +6,12 @@ import pytest
 from msgspec.structs import replace
 from sqlmodel import select
 
+from cloud_hub.measured import keep
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
 from fleet.protocol.channel import ModelEntry, decode_channel
+from fleet.protocol.messages import Benchmark
 from fleet.protocol.resolve import resolve
 from fleet.rollouts import machine
 from tests.support.hub import HubFixture
@@ -210,3 +212,38 @@ def test_bad_requests_are_refused_with_a_reason(fleet, changes, status, word):
     answer = fleet.client.post("/api/v1/rollouts", json=body, headers=fleet.auth())
     assert answer.status_code == status, answer.text
     assert word in answer.json()["error"]
+
+
+def test_a_rollout_with_a_bounded_p95_asks_for_figures_and_halts_on_slow_ones(fleet):
+    row = create_rollout(
+        fleet.hub, model="digits", release=2, channel="stable", stages=[34, 100], actor="test",
+        guard={"max_p95_us": 100.0, "evidence": "install"},
+    )  # fmt: skip
+    engine = RolloutEngine(fleet.hub)
+    assert entry(fleet).rollout.measure is True
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, row.id, state="committed", active=2)
+    engine.step()
+    assert state(fleet, row.id).state == "running" and entry(fleet).rollout.share_ppm < 500_000
+
+    def measure(release: int, p95_us: float) -> None:
+        figures = Benchmark(
+            model="digits", release=release, variant="v", runtime="r", rounds=9, p50_us=1.0, p95_us=p95_us
+        )
+        with fleet.hub.session() as session:
+            keep(session, device_id, figures, fleet.clock())
+
+    measure(1, 1.0)  # of another release
+    engine.step()
+    assert entry(fleet).rollout.share_ppm < 500_000
+    measure(2, 99.0)
+    engine.step()
+    assert entry(fleet).rollout.share_ppm == 1_000_000
+    measure(2, 101.0)
+    engine.step()
+    assert state(fleet, row.id).state == "halted" and "101 µs" in state(fleet, row.id).reason
+
+
+def test_a_rollout_without_a_bound_asks_for_no_figures(fleet):
+    start(fleet)
+    assert entry(fleet).rollout.measure is False

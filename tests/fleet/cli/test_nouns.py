@@ -103,6 +103,22 @@ def test_rollout_create_sends_stages_and_guard(fleet, hub) -> None:
     ]
 
 
+def test_a_rollout_can_bound_what_devices_measure(fleet, hub) -> None:
+    hub.on("POST", "/rollouts", {"id": "r1", "state": "running"})
+    given = ("rollout", "create", "digits", "2", "-c", "stable")
+    assert fleet(*given, "--max-p95-us", "800", "--min-measured", "3").code == 0
+    assert hub.sent("POST", "/rollouts")[0]["guard"] == {"max_p95_us": 800.0, "min_measured": 3}
+    assert fleet(*given, "--min-measured", "3").code == 2
+
+
+def test_a_device_is_asked_to_measure(fleet, hub) -> None:
+    hub.on("POST", "/devices/d1/commands", {"id": "c-1", "device": "d1", "kind": "benchmark"})
+    assert fleet("device", "bench", "d1", "--model", "digits", "--rounds", "50", "--json").document["id"] == "c-1"
+    assert hub.sent("POST", "/devices/d1/commands") == [
+        {"kind": "benchmark", "args": {"model": "digits", "rounds": 50}}
+    ]
+
+
 @pytest.mark.parametrize("stages", ["50", "50,10,100", "0,100", "a,100", "50,50,100", "100,150"])
 def test_stages_rise_to_a_hundred(fleet, hub, stages: str) -> None:
     assert fleet("rollout", "create", "digits", "2", "-c", "stable", "--stages", stages).code == 2

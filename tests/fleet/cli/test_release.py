@@ -107,3 +107,18 @@ def test_withdraw_gives_its_reason(fleet, hub) -> None:
     hub.on("POST", "/models/digits/releases/3/withdraw", {"model": "digits", "number": 3, "status": "withdrawn"})
     assert fleet("release", "withdraw", "digits", "3", "--reason", "labels swapped").code == 0
     assert hub.sent("POST", "/models/digits/releases/3/withdraw") == [{"reason": "labels swapped"}]
+
+
+def test_show_prints_what_devices_measured_per_hardware_class(fleet, hub) -> None:
+    figures = {
+        "hardware": "rpi4", "variant": "litert-int8", "runtime": "ai-edge-litert", "devices": 2, "p50_us": 50.0,
+        "p95_us": 80.5, "worst_p95_us": 100.0, "load_us": 900.0, "memory_bytes": 4096, "process_bytes": 8192,
+    }  # fmt: skip
+    document = {"model": "digits", "number": 1, "status": "published", "measured": [figures]}
+    hub.on("GET", "/models/digits/releases/1", document)
+    outcome = fleet("release", "show", "digits", "1")
+    assert outcome.code == 0 and "p95 µs" in outcome.out
+    assert {"rpi4", "litert-int8", "2", "80.5", "4096"} <= set(outcome.out.split())
+    assert fleet("release", "show", "digits", "1", "--json").document == document
+    hub.on("GET", "/models/digits/releases/2", {"model": "digits", "number": 2, "status": "published"})
+    assert "no device has measured it yet" in "".join(fleet("release", "show", "digits", "2")[1:])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fleet.rollouts.evidence import Arms
-from fleet.rollouts.facts import DeviceFact, Facts, standing, tally
-from fleet.rollouts.guard import CohortHealth
+from fleet.rollouts.facts import DeviceFact, Facts, latencies, standing, tally
+from fleet.rollouts.guard import CohortHealth, Latency
 
 NOW, JOINED, SILENT = 1000.0, 500.0, 100.0
 
@@ -49,4 +49,20 @@ def test_devices_are_counted_by_assignment_and_hardware() -> None:
     assert arms == (
         Arms(hardware="pc", cohort=1, cohort_failed=1, control=0, control_failed=0),
         Arms(hardware="pi", cohort=3, cohort_failed=1, control=2, control_failed=1),
+    )
+
+
+def test_what_the_cohort_measured_is_its_median_per_hardware_class() -> None:
+    cohort = (
+        device("a", hardware="pi", p95_us=90.0),
+        device("b", hardware="pi", p95_us=10_000.0),
+        device("c", hardware="pi", p95_us=110.0),
+        device("d", hardware="pc", p95_us=5.0),
+        device("e", hardware="pc", p95_us=999.0, failed=True),
+        device("f", hardware="mcu"),
+    )
+    control = (device("g", hardware="pi", p95_us=1.0),)
+    assert latencies(Facts(cohort=cohort, control=control)) == (
+        Latency(hardware="pc", devices=1, p95_us=5.0),
+        Latency(hardware="pi", devices=3, p95_us=110.0),
     )

@@ -6,7 +6,7 @@ import pytest
 
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth, GuardPolicy, judge, load_policy
+from fleet.rollouts.guard import CohortHealth, GuardPolicy, Latency, judge, load_policy
 
 POLICY = GuardPolicy()
 WHOLE = CohortHealth(present=3, committed=3)
@@ -81,6 +81,9 @@ def test_no_reachable_device_is_not_healthy_even_without_pairs_asked_for() -> No
         ({"max_install_failures": 1.0}, "max_install_failures"),
         ({"silent_after_s": -1}, "silent_after_s"),
         ({"evidence_deadline_s": 0}, "evidence_deadline_s"),
+        ({"max_p95_us": 0}, "max_p95_us"),
+        ({"max_p95_us": float("nan")}, "max_p95_us"),
+        ({"min_measured": 0}, "min_measured"),
     ],
 )
 def test_a_policy_that_cannot_be_read_is_refused_by_name(document: dict, word: str) -> None:
@@ -90,3 +93,43 @@ def test_a_policy_that_cannot_be_read_is_refused_by_name(document: dict, word: s
 
 def test_an_empty_policy_is_the_default() -> None:
     assert load_policy({}) == GuardPolicy()
+
+
+BOUND = GuardPolicy(max_p95_us=100.0, min_measured=2, evidence="install")
+
+
+def fast(devices: int = 2, p95_us: float = 80.0, hardware: str = "rpi4") -> Latency:
+    return Latency(hardware=hardware, devices=devices, p95_us=p95_us)
+
+
+def test_a_bounded_p95_must_have_been_measured_by_enough_devices() -> None:
+    verdict = judge(BOUND, WHOLE, {}, latencies=(fast(1),))
+    assert verdict.judgement == "not-enough-evidence"
+    assert verdict.reason == "not enough evidence: 1 device measured the release's p95, 2 must"
+    assert judge(BOUND, WHOLE, {}).judgement == "not-enough-evidence"
+    assert judge(BOUND, WHOLE, {}, latencies=(fast(1), fast(1, hardware="x86"))).judgement == "healthy"
+
+
+def test_a_cohort_smaller_than_the_number_asked_for_needs_all_its_devices() -> None:
+    alone = CohortHealth(present=1, committed=1)
+    assert judge(BOUND, alone, {}).judgement == "not-enough-evidence"
+    assert judge(BOUND, alone, {}, latencies=(fast(1),)).judgement == "healthy"
+
+
+def test_a_hardware_class_over_the_limit_is_harmful_whatever_else_is_known() -> None:
+    verdict = judge(BOUND, WHOLE, {}, latencies=(fast(), fast(1, 250.0, "rpi3")))
+    assert verdict.judgement == "harmful"
+    assert verdict.reason == "the measured p95 is 250 µs on rpi3 hardware (median of 1 device), 100 µs is allowed"
+    paired = GuardPolicy(max_p95_us=100.0)
+    assert judge(paired, WHOLE, {"a": Pairs(both=500)}, latencies=(fast(3, 100.5),)).judgement == "harmful"
+    assert judge(paired, WHOLE, {"a": Pairs(both=500)}, latencies=(fast(3, 100.0),)).judgement == "healthy"
+
+
+def test_speed_does_not_replace_the_other_evidence() -> None:
+    paired = GuardPolicy(max_p95_us=100.0)
+    assert judge(paired, WHOLE, {}, latencies=(fast(3),)).judgement == "not-enough-evidence"
+
+
+def test_without_a_limit_figures_change_nothing() -> None:
+    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=100)}, latencies=(fast(3, 1e9),))
+    assert verdict.judgement == "healthy" and verdict.latencies == (fast(3, 1e9),)

@@ -107,6 +107,27 @@ def test_a_device_that_has_not_committed_holds_the_stage_back() -> None:
     assert decide(p, progress, facts(progress, 601, committed=False), 601).progress.state == "holding"
 
 
+def test_a_stage_waits_for_its_measured_p95_then_holds_and_goes_on_once_it_is_there() -> None:
+    p = plan(max_p95_us=100.0)
+    progress = start(p, 0).progress
+    for now in (20.0, 599.0):
+        progress = decide(p, progress, facts(progress, now), now).progress
+        assert (progress.state, progress.stage) == ("running", 0)
+    progress = decide(p, progress, facts(progress, 601), 601).progress
+    assert progress.state == "holding" and "not enough evidence: 0 devices measured" in progress.reason
+    decision = decide(p, progress, facts(progress, 620, p95_us=99.0), 620)
+    assert (decision.progress.state, decision.progress.stage) == ("running", 1)
+    assert "measured p95 at most 99 µs" in decision.events[-1].reason
+
+
+def test_a_release_that_is_too_slow_is_halted() -> None:
+    p = plan(max_p95_us=100.0)
+    progress = start(p, 0).progress
+    decision = decide(p, progress, facts(progress, 5, p95_us=101.0, hardware="rpi4"), 5)
+    assert decision.progress.state == "halted" and decision.actions == (Clear(),)
+    assert "the measured p95 is 101 µs on rpi4 hardware" in decision.progress.reason
+
+
 def test_without_evidence_the_rollout_holds_by_default_and_moves_on_once_there_is_some() -> None:
     p = plan()
     progress = start(p, 0).progress

@@ -1,0 +1,106 @@
+"""What devices measured of releases: kept per device, shown per hardware class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlmodel import Session, col, select
+
+from cloud_hub.store.tables import Device, MeasuredRow
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.messages import Benchmark
+from fleet.protocol.names import check_name
+
+WORD_LIMIT = 64  # characters of a variant, a runtime or a version
+LARGEST = 1 << 62
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """One variant on one runtime over `devices` of a hardware class: medians over the devices, of latencies
+    and load time (µs) and of memory (bytes); `worst_p95_us` is the slowest device's."""
+
+    hardware: str
+    variant: str
+    runtime: str
+    devices: int
+    p50_us: float
+    p95_us: float
+    worst_p95_us: float
+    load_us: float
+    memory_bytes: int
+    process_bytes: int
+
+
+def read(data: Mapping[str, Any]) -> Benchmark:
+    """The figures in a device's report; MalformedError names what cannot be right."""
+    try:
+        figures = msgspec.convert(data, Benchmark)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"a benchmark does not decode: {error}", subject="benchmark") from error
+    check_name(figures.model, "model")
+    for name in ("variant", "runtime", "runtime_version", "agent"):
+        text = getattr(figures, name)
+        if len(text) > WORD_LIMIT or not text.isprintable():
+            raise MalformedError(f"a benchmark's {name} is not a short word", subject="benchmark")
+    numbers = (figures.p50_us, figures.p95_us, figures.load_us, figures.memory_bytes, figures.process_bytes)
+    if not all(math.isfinite(number) and 0 <= number < LARGEST for number in numbers):
+        raise MalformedError("a benchmark holds a number that is negative or not finite", subject="benchmark")
+    if not 1 <= figures.release < 1 << 31 or not 1 <= figures.rounds < 1 << 31 or figures.p95_us < figures.p50_us:
+        raise MalformedError("a benchmark's release, rounds or quantiles cannot be right", subject="benchmark")
+    return figures
+
+
+def keep(session: Session, device_id: str, figures: Benchmark, at: float) -> None:
+    """Write a device's figures over its older ones of the same variant and runtime."""
+    session.merge(MeasuredRow(device_id=device_id, at=at, **msgspec.structs.asdict(figures)))
+
+
+def by_hardware(session: Session, model: str, release: int) -> list[Figures]:
+    """The figures of a release, by hardware class, variant and runtime; revoked devices are left out."""
+    groups: dict[tuple[str, str, str], list[MeasuredRow]] = {}
+    for row, device in _rows(session, model, release):
+        groups.setdefault((hardware_class(device), row.variant, row.runtime), []).append(row)
+    return [_summed(key, rows) for key, rows in sorted(groups.items())]
+
+
+def newest_p95(session: Session, model: str, release: int) -> dict[str, float]:
+    """Each device's latest p95 (µs) of a release, whatever the variant it runs."""
+    rows = sorted((row for row, _ in _rows(session, model, release)), key=lambda row: row.at)
+    return {row.device_id: row.p95_us for row in rows}
+
+
+def hardware_class(device: Device) -> str:
+    """What the label `hw` says, else the machine type that the agent reports."""
+    hardware = device.info.get("hardware")
+    reported = hardware.get("machine", "") if isinstance(hardware, dict) else ""
+    return device.labels.get("hw") or str(reported)
+
+
+def _rows(session: Session, model: str, release: int) -> list[tuple[MeasuredRow, Device]]:
+    statement = (
+        select(MeasuredRow, Device)
+        .join(Device, col(Device.id) == col(MeasuredRow.device_id))
+        .where(MeasuredRow.model == model, MeasuredRow.release == release, col(Device.revoked_at).is_(None))
+    )
+    return list(session.exec(statement))
+
+
+def _summed(key: tuple[str, str, str], rows: list[MeasuredRow]) -> Figures:
+    hardware, variant, runtime = key
+    return Figures(
+        hardware=hardware,
+        variant=variant,
+        runtime=runtime,
+        devices=len(rows),
+        p50_us=median(row.p50_us for row in rows),
+        p95_us=median(row.p95_us for row in rows),
+        worst_p95_us=max(row.p95_us for row in rows),
+        load_us=median(row.load_us for row in rows),
+        memory_bytes=int(median(row.memory_bytes for row in rows)),
+        process_bytes=int(median(row.process_bytes for row in rows)),
+    )
