@@ -62,5 +62,6 @@ class Hub:
         broker = self.config.broker.resolved()
         tls = bool(broker.tls)
         return MqttEndpoint(
-            host=broker.public_host or broker.host, port=broker.port, tls=tls, password="" if tls else password
-        )
+            host=broker.public_host or broker.host, port=broker.port, tls=tls,
+            password="" if tls else password, prefix=broker.prefix,
+        )  # fmt: skip

@@ -12,7 +12,9 @@ from sqlmodel import col, select
 from cloud_hub.broker.link import Address, Arrived, Link
 from cloud_hub.context import Hub
 from cloud_hub.identity.ca import HUB_IDENTITY
-from cloud_hub.store.tables import Device
+from cloud_hub.store.tables import CertificateRow, Device
+
+CLOCKS_DIFFER_S = 86_400.0  # a broker on another machine may still take for valid what has just expired
 
 
 class Open:
@@ -62,10 +64,15 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
 
 
 def revoked_serials(hub: Hub) -> tuple[str, ...]:
-    """Serial numbers of the certificates that no broker may accept."""
+    """Serial numbers of the certificates that no broker may accept: every one of a revoked device,
+    replaced ones too, until it has expired by itself."""
+    statement = (
+        select(CertificateRow.serial)
+        .join(Device, col(Device.id) == col(CertificateRow.device_id))
+        .where(col(Device.revoked_at).is_not(None), col(CertificateRow.expires_at) > hub.clock() - CLOCKS_DIFFER_S)
+    )
     with hub.reading() as session:
-        rows = session.exec(select(Device.certificate_serial).where(col(Device.revoked_at).is_not(None)))
-        return tuple(sorted(rows))
+        return tuple(sorted(session.exec(statement)))
 
 
 def _with_certificate(hub: Hub, address: Address) -> Address:

@@ -33,21 +33,13 @@ class DeviceTokens:
         """A nonce for `device_id`, valid for 60 s."""
         return self._make(_NONCE, device_id, now + NONCE_LIFE_S)
 
-    def exchange(self, device_id: str, nonce: str, signature: bytes, public_key: str, *, now: float) -> str:
-        """A bearer token for a nonce that the device's key (PEM) signed: ECDSA-SHA256, DER.
-
-        Raises:
-            UnauthenticatedError: the nonce is not ours, too old or another device's, or the
-                signature does not fit.
-        """
+    def check_nonce(self, device_id: str, nonce: str, *, now: float) -> None:
+        """Raise UnauthenticatedError unless the nonce is ours, this device's and not too old."""
         if self._check(_NONCE, nonce, now) != device_id:
             raise _refused("the nonce is another device's")
-        key = serialization.load_pem_public_key(public_key.encode())
-        assert isinstance(key, ec.EllipticCurvePublicKey)  # enrolment takes no other kind
-        try:
-            key.verify(signature, SIGNED_PREFIX + nonce.encode(), ec.ECDSA(hashes.SHA256()))
-        except InvalidSignature:
-            raise _refused("the signature does not fit this device's key") from None
+
+    def token(self, device_id: str, *, now: float) -> str:
+        """A bearer token for a device that has proven its key."""
         return self._make(_TOKEN, device_id, now + TOKEN_LIFE_S)
 
     def looks_like(self, text: str) -> bool:
@@ -76,6 +68,16 @@ class DeviceTokens:
     def _mac(self, body: str) -> str:
         digest = hmac.new(self._secret, body.encode(), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def check_signature(public_key: str, signature: bytes, message: bytes) -> None:
+    """Raise UnauthenticatedError unless the key (PEM) signed `message`: ECDSA-SHA256, DER."""
+    key = serialization.load_pem_public_key(public_key.encode())
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # enrolment takes no other kind
+    try:
+        key.verify(signature, message, ec.ECDSA(hashes.SHA256()))
+    except InvalidSignature:
+        raise _refused("the signature does not fit this device's key") from None
 
 
 def _refused(why: str) -> UnauthenticatedError:

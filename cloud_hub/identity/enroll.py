@@ -7,6 +7,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, UnauthenticatedError
 from cloud_hub.identity import ca, tokens
+from cloud_hub.identity.renewal import certify, past_half
 from cloud_hub.store.tables import Device, Token
 from fleet.protocol.messages import EnrollRequest, EnrollResponse
 from fleet.protocol.names import check_name
@@ -42,14 +43,6 @@ def enroll(hub: Hub, request: EnrollRequest) -> EnrollResponse:
         return _answer(hub, device)
 
 
-def certify(hub: Hub, device: Device) -> None:
-    """Give `device` a new certificate for its key."""
-    key = ca.read_public(device.public_key)
-    issued = hub.authority.device(device.id, key, hub.clock(), hub.config.device_certificate_days)
-    device.certificate = issued.certificate
-    device.certificate_serial, device.certificate_expires_at = issued.serial, issued.expires_at
-
-
 def _claim(session: Session, request: EnrollRequest, now: float) -> Token:
     row = session.get(Token, request.token, with_for_update=True)  # one of two that come at once waits here
     if row is not None and row.kind != "claim":
@@ -65,9 +58,8 @@ def _again(hub: Hub, session: Session, token: Token, public_key: str) -> Device:
         raise ConflictError(
             "this device was revoked", subject=token.device_id, hint="enrol it with a new key and token"
         )
-    if _past_half(hub, device):
-        certify(hub, device)
-        session.add(device)
+    if past_half(hub, device):
+        certify(hub, session, device)
     return device
 
 
@@ -96,17 +88,11 @@ def _first(
     )
     device.channel = token.channel
     device.info = {**device.info, "agent": request.agent, "hardware": request.hardware}
-    certify(hub, device)
-    session.add(device)
+    certify(hub, session, device)
     token.device_id, token.key_fingerprint = device_id, fingerprint
     session.add(token)
     hub.audit(session, f"device:{device_id}", "device.enroll", device_id, {"token": token.id, "channel": token.channel})
     return device
-
-
-def _past_half(hub: Hub, device: Device) -> bool:
-    life = hub.config.device_certificate_days * 86_400
-    return device.certificate_expires_at - hub.clock() < life / 2
 
 
 def _answer(hub: Hub, device: Device) -> EnrollResponse:

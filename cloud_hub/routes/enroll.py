@@ -13,6 +13,7 @@ from cloud_hub.errors import UnauthenticatedError
 from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
 from cloud_hub.identity.enroll import enroll
 from cloud_hub.identity.groups import groups_of
+from cloud_hub.identity.renewal import buy_token, is_due, renew
 from cloud_hub.routes.deps import DeviceCaller, HubDep, read_body
 from cloud_hub.store.tables import Device
 from fleet.protocol.codec import decode_json
@@ -21,6 +22,7 @@ from fleet.protocol.messages import (
     DeviceMe,
     EnrollRequest,
     NonceResponse,
+    RenewRequest,
     TokenRequest,
     TokenResponse,
     TrustBundle,
@@ -66,9 +68,15 @@ async def nonce(request: Request, hub: HubDep) -> Response:
 async def token(request: Request, hub: HubDep) -> Response:
     """A bearer token for a signed nonce."""
     wanted = decode_json(await read_body(request, HTTP_LIMIT), TokenRequest, limit=HTTP_LIMIT)
-    device = await run_in_threadpool(_device, hub, wanted.device_id)
-    value = hub.device_tokens.exchange(device.id, wanted.nonce, wanted.signature, device.public_key, now=hub.clock())
+    value = await run_in_threadpool(buy_token, hub, wanted)
     return _answer(TokenResponse(token=value, expires_in_s=TOKEN_LIFE_S))
+
+
+@router.post("/device/renew")
+async def renew_certificate(request: Request, hub: HubDep) -> Response:
+    """A new certificate for a device that proves its enrolled key; see `identity.renewal`."""
+    wanted = decode_json(await read_body(request, HTTP_LIMIT), RenewRequest, limit=HTTP_LIMIT)
+    return _answer(await run_in_threadpool(renew, hub, wanted))
 
 
 @router.get("/device/me")
@@ -82,6 +90,7 @@ def me(hub: HubDep, device_id: DeviceCaller) -> Response:
             groups=groups_of(hub.device_tokens.group_secret, device.labels),
             pins=device.pins,
             mqtt=hub.mqtt_endpoint(device.mqtt_password),
+            renew=is_due(hub, device),
         )
     )
 

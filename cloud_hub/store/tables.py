@@ -88,6 +88,23 @@ class Device(SQLModel, table=True):
     command_counter: int = 0
 
 
+class CertificateRow(SQLModel, table=True):
+    """Every certificate that a device got: revoking the device revokes all of them that have not expired.
+
+    `state`: current, pending (its key has not been used yet) or replaced. `serial` is hexadecimal.
+    """
+
+    __tablename__ = "certificate"
+
+    serial: str = Field(primary_key=True)
+    device_id: str = Field(index=True, foreign_key="device.id")
+    state: str
+    public_key: str = Field(sa_column=Column(Text, nullable=False))
+    certificate: str = Field(sa_column=Column(Text, nullable=False))
+    issued_at: float
+    expires_at: float
+
+
 class OutboxCommand(SQLModel, table=True):
     """A command on its way to a device: written by any process, sent by the one that holds the broker."""
 

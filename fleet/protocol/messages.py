@@ -9,12 +9,14 @@ What must not be lost travels in an `Envelope` and stays in the device's spool u
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 from msgspec import Raw, Struct, field
 
 from fleet.protocol.codec import decode_json, decode_msgpack
 from fleet.protocol.errors import MalformedError, VersionError
+from fleet.protocol.topics import PREFIX
 
 VERSION = 1
 CONTROL_LIMIT = 64 << 10  # bytes of one control message
@@ -258,12 +260,13 @@ class EnrollRequest(Struct, frozen=True, kw_only=True):
 
 class MqttEndpoint(Struct, frozen=True, kw_only=True):
     """Where the broker listens. With `tls` the device shows its certificate; without (embedded
-    broker, loopback only) it logs in with its id and `password`."""
+    broker, loopback only) it logs in with its id and `password`. `prefix` starts every topic."""
 
     host: str
     port: int
     tls: bool
     password: str = ""
+    prefix: str = PREFIX
 
 
 class EnrollResponse(Struct, frozen=True, kw_only=True):
@@ -298,14 +301,38 @@ class TokenResponse(Struct, frozen=True, kw_only=True):
     expires_in_s: int
 
 
+class RenewRequest(Struct, frozen=True, kw_only=True):
+    """`POST /device/renew`: a new certificate for the key of `csr` (PEM), the enrolled one or a fresh one.
+
+    `signature` is ECDSA-SHA256 (DER) by the enrolled key over `renewal_bytes(nonce, csr)`, so that a
+    device whose certificate has expired can still ask. The same key gives the same certificate.
+    """
+
+    device_id: str
+    nonce: str
+    csr: str
+    signature: bytes
+
+
+class RenewResponse(Struct, frozen=True, kw_only=True):
+    """The certificate (PEM). A fresh key is the device's only once it has bought a token with it; until then
+    the old one is good as well, so that nothing is lost however the two are cut off."""
+
+    certificate: str
+    expires_at: float
+
+
 class DeviceMe(Struct, frozen=True, kw_only=True):
-    """`GET /device/me`: this device's own opaque group ids and pins (model -> release)."""
+    """`GET /device/me`: this device's own opaque group ids and pins (model -> release).
+
+    `renew`: by the hub's clock it is time for a new certificate (half of its life, with jitter)."""
 
     device_id: str
     channel: str
     groups: tuple[str, ...] = ()
     pins: dict[str, int] = field(default_factory=dict)
     mqtt: MqttEndpoint | None = None
+    renew: bool = False
 
 
 class Array(Struct, frozen=True, kw_only=True):
@@ -344,6 +371,11 @@ class SampleReceipt(Struct, frozen=True, kw_only=True):
     """The ids that are now in the hub's database, new or known."""
 
     committed: tuple[str, ...]
+
+
+def renewal_bytes(nonce: str, csr: str) -> bytes:
+    """What the enrolled key signs to renew: it binds the request's key to the nonce."""
+    return b"edgeloop-renew:" + nonce.encode() + b":" + hashlib.sha256(csr.encode()).hexdigest().encode()
 
 
 def decode_control(data: bytes, kind: type[Any]) -> Any:

@@ -142,6 +142,8 @@ JSON: dict[str, Struct] = {
     "nonce-response": w.NonceResponse(nonce="n", expires_in_s=60),
     "token-request": w.TokenRequest(device_id="d1", nonce="n", signature=b"sig"),
     "token-response": w.TokenResponse(token="t", expires_in_s=3600),
+    "renew-request": w.RenewRequest(device_id="d1", nonce="n", csr="PEM", signature=b"sig"),
+    "renew-response": w.RenewResponse(certificate="PEM", expires_at=4.5),
     "device-me": w.DeviceMe(device_id="d1", channel="stable", groups=("g1",), pins={"digits": 2}, mqtt=MQTT),
     "sample-receipt": w.SampleReceipt(committed=("01J",)),
     "manifest": MANIFEST,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from cloud_hub.store import migrate
 from cloud_hub.store.engine import make_engine
@@ -33,3 +33,22 @@ def test_a_new_revision_holds_what_changed(tmp_path: Path) -> None:
     text = path.read_text()
     assert 'revision = "9999"' in text or "revision = '9999'" in text
     assert "op." not in text and text.count("pass") == 2
+
+
+def test_certificates_that_devices_had_are_kept_as_their_current_ones(database_url: str) -> None:
+    engine = make_engine(database_url)
+    upgrade(engine, "0002")
+    device = {
+        "id": "cam-1", "public_key": "K", "key_fingerprint": "f", "certificate": "C", "certificate_serial": "a1",
+        "certificate_expires_at": 9.0, "mqtt_password": "", "channel": "stable", "labels": "{}", "pins": "{}",
+        "info": "{}", "enrolled_at": 3.0, "online": False, "session": "", "command_counter": 0,
+    }  # fmt: skip
+    names = ", ".join(device)
+    with engine.begin() as connection:
+        values = ", ".join(f":{name}" for name in device)
+        connection.execute(text(f"INSERT INTO device ({names}) VALUES ({values})"), device)
+    upgrade(engine)
+    with engine.connect() as connection:
+        found = connection.execute(text("SELECT serial, device_id, state, expires_at FROM certificate")).all()
+    assert [tuple(row) for row in found] == [("a1", "cam-1", "current", 9.0)]
+    engine.dispose()
