@@ -25,7 +25,8 @@ from cloud_hub.training.run import RunRequest, deal, onnx_of, sets_of, train_stu
 from fleet.protocol import confidence
 from model_compiler import runners
 from model_compiler.data import make_dataset
-from model_compiler.pipeline import CompileRequest, compile_release
+from model_compiler.pipeline import compile_release
+from model_compiler.request import CompileRequest
 
 COLUMNS = ("teacher", "fp32", "int8", "agreement", "deferred", "combined", "int8_bytes", "fp32_bytes")
 
@@ -53,7 +54,7 @@ def measure(seed: int, folder: Path) -> dict[str, float]:
     variants = {name: made.manifest.variant(f"litert-{name}") for name in ("fp32", "int8")}
     for name, variant in variants.items():
         data = (made.out / "blobs" / variant.blob.sha256).read_bytes()
-        logits = runners.outputs(name, "litert", data, parts.exam.x)
+        logits = runners.run(name, "litert", data, make_dataset(parts.exam.x, None, "exam")).outputs[0]
         found |= {name: float((logits.argmax(axis=1) == parts.exam.y).mean()), f"{name}_bytes": len(data)}
         classes[name] = logits.argmax(axis=1)
     found["agreement"] = float((classes["fp32"] == classes["int8"]).mean())

@@ -94,6 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     test.add_argument("--runtime", default="", help="ai-edge-litert, tflite-runtime or onnxruntime (default: the best)")
     _add_json(test)
 
+    listed = _add(
+        commands, "runtimes", "list the model runtimes of this environment, best first", "edge-agent runtimes"
+    )
+    _add_json(listed)
+
     bench = _add(commands, "bench", "measure a release on this device: latency, load time, memory",
                  "edge-agent bench --dir agent1 --model digits")  # fmt: skip
     what = bench.add_mutually_exclusive_group(required=True)
@@ -218,6 +223,17 @@ def _selftest(arguments: argparse.Namespace) -> int:
     return 0 if outcome.passed else 1
 
 
+def _runtimes(arguments: argparse.Namespace) -> int:
+    from edge_agent.runtimes import RUNTIMES, available
+
+    found = [{"name": name, "kind": RUNTIMES[name][1], "version": version} for name, version in available().items()]
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(f"{entry['name']} {entry['version']} ({entry['kind']})" for entry in found) or "none")
+    return 0
+
+
 def _bench(arguments: argparse.Namespace) -> int:
     from edge_agent import bench
 
@@ -229,5 +245,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "status": _status,
     "infer": _infer,
     "selftest": _selftest,
+    "runtimes": _runtimes,
     "bench": _bench,
 }

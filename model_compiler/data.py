@@ -1,74 +1,124 @@
-"""Calibration and validation sets: `.npz` files with `x` and `y`, never unpickled."""
+"""Calibration and validation sets: `.npz` files of named inputs and `y`, never unpickled.
+
+Every array but `y` is one input of the model, called as in the file, its first axis the samples. `y`
+holds what is right: one integer class per sample, or numbers of any shape for other metrics.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model_compiler.errors import DataError
 
+Array = npt.NDArray[Any]
+NUMBERS = "fiu"  # kinds of dtype that a model can take
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """`x` is float32 or int8 of shape (n, …), `y` int64 of shape (n,) with class numbers."""
+    """`inputs` maps a name to float32 or integers of shape (n, …), all of one n; `y` has shape (n, …).
 
-    x: npt.NDArray[np.float32 | np.int8]
-    y: npt.NDArray[np.int64]
+    `y` is int64 (n,) for classes, float32 or integers else, and None where nobody needs it (calibration).
+    """
+
+    inputs: Mapping[str, Array]
+    y: Array | None = None
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def x(self) -> Array:
+        """The first input: what drift is watched on."""
+        return next(iter(self.inputs.values()))
+
+    @property
+    def labels(self) -> Array:
+        """`y`; raises DataError when the set has none."""
+        if self.y is None:
+            raise DataError("the validation set has no y", hint="np.savez(path, x=x, y=y)")
+        return self.y
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of one sample of each input."""
+        return {name: array.shape[1:] for name, array in self.inputs.items()}
+
+    def take(self, rows: Array | slice) -> Dataset:
+        """Some of the samples."""
+        return Dataset({n: a[rows] for n, a in self.inputs.items()}, None if self.y is None else self.y[rows])
+
+    def cast(self, dtypes: Mapping[str, Any]) -> Dataset:
+        """The same set with other dtypes of its inputs."""
+        return Dataset({n: np.ascontiguousarray(a, dtype=dtypes[n]) for n, a in self.inputs.items()}, self.y)
 
 
-def load_dataset(path: Path) -> Dataset:
-    """Read an `.npz` with `x` and `y`.
+def load_dataset(path: Path, *, labelled: bool = True) -> Dataset:
+    """Read an `.npz` with inputs and `y` (which may be missing when not `labelled`).
 
     Raises:
-        DataError: missing, not an npz, without `x` or `y`, or pickled.
+        DataError: missing, not an npz, without inputs or `y`, or pickled.
     """
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise DataError(f"{path}: holds one array, not x and y", subject=str(path), hint="np.savez(path, x=x, y=y)")
         with loaded as archive:
-            arrays = {name: archive[name] for name in ("x", "y") if name in archive}
+            arrays = {name: archive[name] for name in archive.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as .npz: {error}", subject=str(path)) from error
-    if set(arrays) != {"x", "y"}:
+    y = arrays.pop("y", None)
+    if not arrays or (labelled and y is None):
         raise DataError(f"{path}: needs arrays named x and y", subject=str(path), hint="np.savez(path, x=x, y=y)")
-    return make_dataset(arrays["x"], arrays["y"], str(path))
+    return make_dataset(arrays, y, str(path))
 
 
-def make_dataset(x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], name: str) -> Dataset:
-    """Check and convert; raises DataError naming `name` and what is wrong with it."""
-    if x.ndim < 2:
-        raise DataError(f"{name}: x must have shape (n, …), it is {x.shape}", subject=name)
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise DataError(f"{name}: y must be one integer class per input, it is {y.dtype} {y.shape}", subject=name)
-    if len(x) == 0 or len(x) != len(y):
+def make_dataset(x: Array | Mapping[str, Array], y: Array | None, name: str) -> Dataset:
+    """Check and convert; `x` alone is one input called `x`. Raises DataError naming `name` and what is wrong."""
+    inputs = dict(x) if isinstance(x, Mapping) else {"x": x}
+    for key, array in inputs.items():
+        inputs[key] = _checked(array, f"{name}: {key}", name, rank=2 if len(inputs) == 1 else 1)
+    counts = {len(array) for array in inputs.values()} | (set() if y is None else {len(y)})
+    if counts == {0} or len(counts) != 1:
+        have = ", ".join(f"{len(a)} of {k}" for k, a in inputs.items())
         raise DataError(
-            f"{name}: {len(x)} inputs and {len(y)} labels; equal and more than none are needed", subject=name
+            f"{name}: {have} and {'no' if y is None else len(y)} labels; equal and more than none are needed",
+            subject=name,
         )
-    if x.dtype != np.int8:
-        if not (np.issubdtype(x.dtype, np.floating) or np.issubdtype(x.dtype, np.integer)):
-            raise DataError(f"{name}: x must hold numbers, it is {x.dtype}", subject=name)
-        x = np.ascontiguousarray(x, dtype=np.float32)
-        if not np.isfinite(x).all():
-            raise DataError(f"{name}: x holds NaN or infinite values", subject=name)
-    return Dataset(x, np.ascontiguousarray(y, dtype=np.int64))  # type: ignore[arg-type]
+    if y is not None:
+        y = _checked(y, f"{name}: y", name, rank=1)
+        y = y.astype(np.int64) if y.ndim == 1 and y.dtype.kind in "iu" else y
+    return Dataset(inputs, y)
+
+
+def _checked(array: Array, what: str, subject: str, *, rank: int) -> Array:
+    if array.ndim < rank:
+        raise DataError(f"{what} must have shape (n, …), it is {array.shape}", subject=subject)
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    if array.dtype.kind not in NUMBERS:
+        raise DataError(f"{what} must hold numbers, it is {array.dtype}", subject=subject)
+    if array.dtype.kind == "f":
+        array = np.ascontiguousarray(array, dtype=np.float32)
+        if not np.isfinite(array).all():
+            bad = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).sum())
+            raise DataError(f"{what} holds NaN or infinite values in {bad} of {len(array)} rows", subject=subject)
+    return array
 
 
 def check_pair(calibration: Dataset, validation: Dataset) -> None:
-    """Raise DataError unless both have one shape and share no input: a verdict is measured on unseen data."""
-    if calibration.x.shape[1:] != validation.x.shape[1:]:
-        raise DataError(
-            f"calibration inputs have shape {calibration.x.shape[1:]}, validation inputs {validation.x.shape[1:]}"
-        )
-    seen = {row.tobytes() for row in calibration.x}
-    shared = sum(row.tobytes() in seen for row in validation.x)
+    """Raise DataError unless both have the same inputs and share no sample: a verdict is measured on unseen data."""
+    if calibration.shapes() != validation.shapes():
+        raise DataError(f"calibration inputs are {_words(calibration)}, validation inputs {_words(validation)}")
+    seen = set(_rows(calibration))
+    shared = sum(row in seen for row in _rows(validation))
     if shared:
         raise DataError(
             f"{shared} validation inputs are also calibration inputs",
@@ -76,8 +126,23 @@ def check_pair(calibration: Dataset, validation: Dataset) -> None:
         )
 
 
-def check_labels(validation: Dataset, classes: int) -> None:
+def _words(data: Dataset) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in data.shapes().items())
+
+
+def _rows(data: Dataset) -> list[bytes]:
+    """A digest of every sample over all its inputs."""
+    arrays = [np.ascontiguousarray(array) for array in data.inputs.values()]
+    return [
+        hashlib.blake2b(b"".join(array[row].tobytes() for array in arrays), digest_size=16).digest()
+        for row in range(len(data))
+    ]
+
+
+def check_labels(y: Array, classes: int) -> None:
     """Raise DataError when a label lies outside the model's classes."""
-    low, high = int(validation.y.min()), int(validation.y.max())
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise DataError(f"y must be one integer class per input, it is {y.dtype} {y.shape}")
+    low, high = int(y.min()), int(y.max())
     if low < 0 or high >= classes:
         raise DataError(f"validation labels lie in {low} to {high}; the model has classes 0 to {classes - 1}")

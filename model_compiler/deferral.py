@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fleet.protocol import confidence as protocol
 from fleet.protocol.manifest import Deferral, DeferralPoint
+from model_compiler.metrics import wilson
 
 CURVE_SHARES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -87,11 +88,14 @@ def _point(
     threshold = float(ordered[count]) if count < len(ordered) else 1.0 + 1e-9
     deferred = sure < threshold
     kept = right[~deferred]
+    combined = np.where(deferred, cloud_right, right)
     return DeferralPoint(
         threshold=threshold,
         cloud_share=float(deferred.mean()),
         edge_accuracy=float(kept.mean()) if len(kept) else 1.0,
-        combined_accuracy=float(np.where(deferred, cloud_right, right).mean()),
+        combined_accuracy=float(combined.mean()),
+        edge_interval=wilson(int(kept.sum()), len(kept)) if len(kept) else (0.0, 1.0),
+        combined_interval=wilson(int(combined.sum()), len(combined)),
     )
 
 

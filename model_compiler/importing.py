@@ -3,61 +3,70 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from fleet.protocol.manifest import Lineage, Manifest, Tensor, Variant
-from model_compiler import deferral, pack, precision, preflight, reference, runners, sources, vectors, verdict
-from model_compiler.data import Dataset, check_labels
-from model_compiler.errors import GateError, SourceError
-from model_compiler.pipeline import RUNTIME_NAMES, tool_versions
+from fleet.protocol.manifest import Lineage
+from model_compiler import assembling, judging, metrics, pack, precision, sources
+from model_compiler.building import Artifact
+from model_compiler.errors import SourceError
+from model_compiler.pipeline import report
+from model_compiler.request import CompileReport, CompileRequest
 from model_compiler.variants import Target
 
+REFERENCE = "reference"
 
-def import_release(file: Path, validation: Dataset, labels: tuple[str, ...], out: Path) -> Manifest:
-    """Measure `file` on the validation set and pack it as a release with one edge variant.
+
+def import_release(
+    file: Path, request: CompileRequest, *, reference: Path | None = None, raw: bool = False
+) -> CompileReport:
+    """Measure a model file on the validation set and pack it as a release with one edge variant.
 
     The first half of the validation inputs gives the drift reference, the second half its margin.
 
+    Args:
+        request: its calibration set, targets and source are not used.
+        reference: the float model that the file was made from: what agreement and drop are measured against.
+        raw: integers that the file gives are the outputs; else they are turned into the real values they stand for.
+
     Raises:
         SourceError: not a `.tflite` or `.onnx` file, or damaged.
-        TargetError: the runtime refuses it, or its outputs are not finite (n, classes).
-        GateError: the agent's self-test refuses it.
+        TargetError: the runtime refuses it, or its outputs are not finite.
+        GateError: it misses the gate, or the agent's self-test refuses it.
     """
+    pack.check_replaceable(request.out)
+    data = request.validation
+    metric = request.metric or metrics.default(data.labels)
     target, model = _read(file)
-    name = f"{target.runtime}-{target.precision}"
-    outputs = runners.outputs(name, target.runtime, model, validation.x)
-    check_labels(validation, outputs.shape[1])
-    latency = runners.latencies({name: (target.runtime, model)}, validation.x)[name]
-    softmax = verdict.holds_logits(outputs)
-    variant = Variant(
-        name=name, runtime=target.runtime, precision=target.precision, placement="edge", blob=pack.blob_of(model),
-        verdict=verdict.judge(
-            outputs=outputs, reference=outputs, y=validation.y, size_bytes=len(model), latency=latency,
-            reference_latency=latency,
-        ),
-        apply_softmax=softmax,
-        deferral=deferral.fit(outputs, validation.y, None, deferral.DeferTarget(), apply_softmax=softmax),
-        runtimes=(RUNTIME_NAMES[target.runtime],),
+    artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model)
+    artifacts = [artifact]
+    if reference is not None:
+        artifacts.append(Artifact(REFERENCE, _read(reference)[0], "edge", _read(reference)[1]))
+    names = _output_names(target, model, "logits" if metric.classes else "output")
+    ran, refused = judging.run(artifacts, data, names, metric, raw=raw)
+    if refused:
+        raise SourceError("; ".join(refused.values()), subject=str(file))
+    bases = {artifact.name: REFERENCE} if reference is not None else {}
+    judged = judging.judge(request, metric, ran, data, bases)
+    kept, _ = judging.passing([item for item in judged if item.name == artifact.name])
+    half = len(data) // 2
+    parts = assembling.Parts(
+        metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
+        labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
+        encoder=request.encoder, seed=request.seed,
     )  # fmt: skip
-    selftest, _, vector_data = vectors.build(validation.x, {name: outputs}, input_name="x", output_name="logits")
-    half = len(validation) // 2
-    drift, drift_data = reference.build(validation.x[:half], validation.x[half:], tensor="x", encoder=None, seed=0)
-    datatype: Literal["INT8", "FP32"] = "INT8" if validation.x.dtype == np.int8 else "FP32"
-    manifest = Manifest(
-        inputs=(Tensor(name="x", datatype=datatype, shape=(-1, *validation.x.shape[1:])),),
-        outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, outputs.shape[1])),),
-        labels=labels or tuple(str(i) for i in range(outputs.shape[1])),
-        variants=(variant,), selftest=selftest, sketch=drift,
-        lineage=Lineage(recipe=f"import {file.name}", tools=tool_versions()),
-    )  # fmt: skip
-    blobs = [model, vector_data, *drift_data]
-    why = preflight.refusal(manifest, variant, blobs, variant.runtimes[0])
-    if why:
-        raise GateError(f"{file}: {variant.runtimes[0]} refuses it: {why}", subject=str(file))
-    pack.write_release(out, manifest, blobs, pack.report_json(manifest, {}))
-    return manifest
+    manifest, blobs = assembling.assemble(parts, kept)
+    manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
+    document = report(metric.name, manifest, kept, {}, refusals)
+    pack.write_release(request.out, manifest, assembling.needed(manifest, blobs), document)
+    return CompileReport(request.out, manifest, {}, document)
+
+
+def _output_names(target: Target, model: bytes, lone: str) -> tuple[str, ...]:
+    """The file's own names where it has several outputs."""
+    if target.runtime == "onnx":
+        names = sources.onnx_names(model)[1]
+    else:
+        names = tuple(f"output_{place}" for place in range(precision.litert_outputs(model)))
+    return (lone,) if len(names) == 1 else names
 
 
 def _read(file: Path) -> tuple[Target, bytes]:

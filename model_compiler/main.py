@@ -1,52 +1,57 @@
-"""The `model-compiler` command: compile, import, inspect."""
+"""The `model-compiler` command: compile, import, inspect, delta."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from model_compiler import options as o
 from model_compiler.errors import CompilerError
 
 if TYPE_CHECKING:
-    from fleet.protocol.manifest import Lineage, Manifest
-    from model_compiler.pipeline import CompileRequest
+    from collections.abc import Callable
+
+    from fleet.protocol.manifest import Gate, Lineage, Manifest
+    from model_compiler.metrics import Metric
+    from model_compiler.request import CompileReport, CompileRequest
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="A trained model in; measured, gated, quantized variants out."
 )
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Out = Annotated[Path, typer.Option("--out", help="The release directory to write.")]
-Labels = Annotated[str, typer.Option("--labels", help="Class names in output order, separated by commas.")]
 
 
 @app.command("compile")
 def compile_(
-    source: Annotated[str, typer.Argument(help="A .pt2, an .onnx, or file.py:factory.")],
-    calibration: Annotated[Path, typer.Option("--calibration", help=".npz with x and y; calibrates quantization.")],
-    validation: Annotated[Path, typer.Option("--validation", help=".npz with x and y; disjoint; gives the verdict.")],
-    out: Out,
-    target: Annotated[list[str] | None, typer.Option("--target", help="A variant; repeat. Preferred first.")] = None,
-    weights: Annotated[Path | None, typer.Option("--weights", help="safetensors for file.py:factory.")] = None,
-    cloud: Annotated[Path | None, typer.Option("--cloud", help="The teacher as .onnx: the cloud variant.")] = None,
-    labels: Labels = "",
-    max_drop: Annotated[float | None, typer.Option("--max-drop", help="Gate: percentage points below fp32.")] = None,
-    min_metric: Annotated[float | None, typer.Option("--min-metric", help="Gate: least accuracy, 0 to 1.")] = None,
-    min_agreement: Annotated[float | None, typer.Option("--min-agreement", help="Gate: with fp32, 0 to 1.")] = None,
-    max_class_drop: Annotated[
-        float | None, typer.Option("--max-class-drop", help="Gate: in one class, 0 to 1.")
-    ] = None,
-    max_latency_ratio: Annotated[float | None, typer.Option("--max-latency-ratio", help="Gate: over fp32.")] = None,
-    defer_error: Annotated[float | None, typer.Option("--defer-error", help="Deferral: at most x % error.")] = None,
-    defer_cloud: Annotated[float, typer.Option("--defer-cloud", help="Deferral: at most y % cloud calls.")] = 10.0,
-    encoder_from: Annotated[
-        Path | None, typer.Option("--encoder-from", help="Keep an earlier release's encoder.")
-    ] = None,
-    lineage: Annotated[Path | None, typer.Option("--lineage", help="JSON that training wrote.")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seeds the drift encoder.")] = 0,
-    json: Json = False,
+    source: o.Source,
+    calibration: o.Calibration,
+    validation: o.Validation,
+    out: o.Out,
+    target: o.Targets = None,
+    weights: o.Weights = None,
+    cloud: o.Cloud = None,
+    labels: o.Labels = "",
+    metric: o.MetricName = "",
+    channels_last: o.ChannelsLast = False,
+    max_drop: o.MaxDrop = None,
+    min_metric: o.MinMetric = None,
+    min_agreement: o.MinAgreement = None,
+    max_class_drop: o.MaxClassDrop = None,
+    max_latency_ratio: o.MaxLatencyRatio = None,
+    search: o.Search = False,
+    defer_error: o.DeferError = None,
+    defer_cloud: o.DeferCloud = 10.0,
+    encoder_from: o.EncoderFrom = None,
+    delta_from: o.DeltaFrom = None,
+    lineage: o.LineageFile = None,
+    python: o.Pythons = None,
+    measurements: o.Measurements = None,
+    measure_again: o.Again = False,
+    seed: o.Seed = 0,
+    json: o.Json = False,
 ) -> None:
     """Build variants of a trained model, measure and gate them, and write a release directory.
 
@@ -54,59 +59,57 @@ def compile_(
     --validation out/validation.npz --target litert-int8 --target litert-fp32
     --cloud out/teacher.onnx --max-drop 1 --out out/release
     """
-    from fleet.protocol.manifest import Gate
     from model_compiler.data import load_dataset
     from model_compiler.deferral import DeferTarget
-    from model_compiler.pipeline import CompileRequest
+    from model_compiler.pipeline import compile_release
     from model_compiler.reference import encoder_of
+    from model_compiler.request import CompileRequest
     from model_compiler.sources import load_onnx, load_torch
 
     with _exit_on_error():
         is_onnx = source.endswith(".onnx")
         request = CompileRequest(
-            calibration=load_dataset(calibration),
+            calibration=load_dataset(calibration, labelled=False),
             validation=load_dataset(validation),
             targets=tuple(target or ("litert-int8", "litert-fp32")),
             out=out,
             module=None if is_onnx else load_torch(source, weights),
             onnx=load_onnx(Path(source)) if is_onnx else None,
             cloud=load_onnx(cloud) if cloud else None,
-            labels=tuple(filter(None, labels.split(","))),
-            gate=Gate(
-                max_drop_points=max_drop,
-                min_metric=min_metric,
-                min_agreement=min_agreement,
-                max_class_drop=max_class_drop,
-                max_latency_ratio=max_latency_ratio,
-            ),
+            labels=_names(labels),
+            metric=_metric(metric),
+            channels_last=channels_last,
+            gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
+            search=search,
             defer=DeferTarget(error=None if defer_error is None else defer_error / 100, cloud=defer_cloud / 100),
             encoder=encoder_of(encoder_from) if encoder_from else None,
             lineage=_lineage(lineage),
             seed=seed,
+            measurements=_kept(measurements, again=measure_again),
+            pythons=tuple(python or ()),
+            earlier=tuple(delta_from or ()),
         )
-        _compile(request, json=json)
-
-
-def _compile(request: CompileRequest, *, json: bool) -> None:
-    from dataclasses import replace
-
-    from rich.console import Console
-
-    from model_compiler.pipeline import compile_release
-
-    console = Console(stderr=True)
-    with console.status("starting") as status:
-        report = compile_release(replace(request, progress=lambda step: status.update(step)))
-    _show(report.manifest, report.left_out, json=json)
+        _run(request, compile_release, json=json)
 
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .tflite or .onnx file.")],
-    validation: Annotated[Path, typer.Option("--validation", help=".npz with x and y.")],
-    out: Out,
-    labels: Labels = "",
-    json: Json = False,
+    file: o.ModelFile,
+    validation: o.Validation,
+    out: o.Out,
+    reference: o.Reference = None,
+    labels: o.Labels = "",
+    metric: o.MetricName = "",
+    raw: o.Raw = False,
+    max_drop: o.MaxDrop = None,
+    min_metric: o.MinMetric = None,
+    min_agreement: o.MinAgreement = None,
+    max_class_drop: o.MaxClassDrop = None,
+    max_latency_ratio: o.MaxLatencyRatio = None,
+    python: o.Pythons = None,
+    measurements: o.Measurements = None,
+    measure_again: o.Again = False,
+    json: o.Json = False,
 ) -> None:
     """Wrap an existing model file as a release, measured but unchanged.
 
@@ -114,14 +117,26 @@ def import_(
     """
     from model_compiler.data import load_dataset
     from model_compiler.importing import import_release
+    from model_compiler.request import CompileRequest
 
     with _exit_on_error():
-        names = tuple(filter(None, labels.split(",")))
-        _show(import_release(file, load_dataset(validation), names, out), {}, json=json)
+        data = load_dataset(validation)
+        request = CompileRequest(
+            calibration=data,
+            validation=data,
+            targets=(),
+            out=out,
+            labels=_names(labels),
+            metric=_metric(metric),
+            gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
+            measurements=_kept(measurements, again=measure_again),
+            pythons=tuple(python or ()),
+        )
+        _run(request, lambda asked: import_release(file, asked, reference=reference, raw=raw), json=json)
 
 
 @app.command("inspect")
-def inspect(release: Annotated[Path, typer.Argument(help="A release directory.")], json: Json = False) -> None:
+def inspect(release: o.Release, json: o.Json = False) -> None:
     """Show a release directory, after checking every blob.
 
     Example: model-compiler inspect out/release
@@ -130,6 +145,40 @@ def inspect(release: Annotated[Path, typer.Argument(help="A release directory.")
 
     with _exit_on_error():
         _show(read_release(release), {}, json=json)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def _gate(
+    max_drop: float | None,
+    min_metric: float | None,
+    min_agreement: float | None,
+    max_class_drop: float | None,
+    max_latency_ratio: float | None,
+) -> Gate:
+    from fleet.protocol.manifest import Gate
+
+    return Gate(
+        max_drop_points=max_drop,
+        min_metric=min_metric,
+        min_agreement=min_agreement,
+        max_class_drop=max_class_drop,
+        max_latency_ratio=max_latency_ratio,
+    )
+
+
+def _metric(text: str) -> Metric | None:
+    from model_compiler.metrics import parse
+
+    return parse(text) if text else None
+
+
+def _kept(folder: Path | None, *, again: bool) -> Path | None:
+    """Where measurements are kept: `$XDG_CACHE_HOME/edgeloop/measurements`, under `~/.cache` without that."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return None if again else folder or cache / "edgeloop" / "measurements"
 
 
 def _lineage(path: Path | None) -> Lineage:
@@ -145,27 +194,32 @@ def _lineage(path: Path | None) -> Lineage:
         raise CompilerError(f"{path}: not a lineage file: {error}", subject=str(path)) from error
 
 
+def _run(request: CompileRequest, work: Callable[[CompileRequest], CompileReport], *, json: bool) -> None:
+    """Work under a line that says what is being done, then show what came of it."""
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        report = work(replace(request, progress=lambda step: status.update(step)))
+    _show(report.manifest, report.left_out, json=json)
+
+
 def _show(manifest: Manifest, left_out: dict[str, str], *, json: bool) -> None:
     import msgspec
     from rich.console import Console
-    from rich.table import Table
+
+    from model_compiler.report.terminal import table
 
     if json:
         document = {"manifest": msgspec.to_builtins(manifest), "left_out": left_out}
         sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
         return
-    table = Table("variant", "accuracy", "95 %", "agreement", "bytes", "p50 µs", "× fp32", box=None, pad_edge=False)
     console = Console(soft_wrap=True)
-    for variant in manifest.variants:
-        v = variant.verdict
-        table.add_row(
-            variant.name, f"{v.value:.3f}", f"{v.interval[0]:.2f}–{v.interval[1]:.2f}", f"{v.agreement:.3f}",
-            str(v.size_bytes), f"{v.latency_us_p50:.0f}", f"{v.latency_ratio:.2f}",
-        )  # fmt: skip
-    console.print(table)
+    console.print(table(manifest))
     for variant in manifest.variants:
         for note in variant.verdict.notes:
-            console.print(f"{variant.name} is {note}")
+            console.print(f"{variant.name}: {note}")
     for name, why in left_out.items():
         console.print(f"left out: {name}: {why}")
 

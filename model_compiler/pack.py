@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def check_replaceable(out: Path) -> None:
         )
 
 
-def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], report: bytes) -> None:
+def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], document: Mapping[str, Any]) -> None:
     """Write a release directory beside `out`, then rename it into place; an older release is replaced.
 
     Raises:
@@ -48,7 +48,7 @@ def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], report:
         for data in blobs:
             (draft / "blobs" / blob_of(data).sha256).write_bytes(data)
         (draft / "manifest.json").write_bytes(encode_manifest(manifest))
-        (draft / "report.json").write_bytes(report)
+        (draft / "report.json").write_bytes(report_json(document))
         draft.chmod(0o755)
         _swap(draft, out)
     finally:
@@ -74,12 +74,8 @@ def _swap(draft: Path, out: Path) -> None:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def report_json(manifest: Manifest, left_out: dict[str, str]) -> bytes:
-    """`report.json`: each variant's verdict and deferral, and each target that was left out with its reason."""
-    variants = {
-        v.name: {"verdict": v.verdict, "deferral": v.deferral, "placement": v.placement} for v in manifest.variants
-    }
-    document: dict[str, Any] = {"variants": variants, "left_out": left_out, "gate": manifest.gate}
+def report_json(document: Mapping[str, Any]) -> bytes:
+    """`report.json`: the document with sorted keys, readable."""
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 

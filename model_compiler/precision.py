@@ -35,6 +35,14 @@ def of_litert(data: bytes) -> Precision:
     return "int8-dynamic" if weights & (integers | {schema.TensorType.INT4}) else "fp32"
 
 
+def litert_outputs(data: bytes) -> int:
+    """How many outputs the main graph has; `data` has been through `of_litert`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    count: int = schema.Model.GetRootAs(data, 0).Subgraphs(0).OutputsLength()
+    return count
+
+
 def of_onnx(data: bytes) -> Precision:
     """int8 when activations are quantized by fixed scales, int8-dynamic by scales made at run time, else fp32.
 

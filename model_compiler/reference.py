@@ -11,8 +11,10 @@ import numpy.typing as npt
 from fleet.protocol import sketch
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import SketchRef
-from model_compiler.errors import SourceError
+from model_compiler.errors import DataError, SourceError
 from model_compiler.pack import blob_of, read_release
+
+LEAST_ROWS = 8
 
 
 def encoder_of(release: Path) -> sketch.Encoder:
@@ -24,6 +26,12 @@ def encoder_of(release: Path) -> sketch.Encoder:
         return sketch.decode_encoder((release / "blobs" / manifest.sketch.encoder.sha256).read_bytes())
     except ProtocolError as error:
         raise SourceError(f"{release}: {error}", subject=str(release)) from error
+
+
+def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any]) -> bool:
+    """Whether there is enough to compare: some rows in both sets, and values that are not all the same."""
+    enough = min(len(calibration), len(validation)) >= LEAST_ROWS
+    return enough and bool((calibration != calibration[:1]).any())
 
 
 def build(
@@ -39,6 +47,8 @@ def build(
     The encoder is fitted to the calibration inputs unless one is given; the margin is what inputs
     of the same origin reach: windows of validation inputs against the calibration reference.
     """
+    if not possible(calibration, validation):
+        raise DataError(f"drift needs at least {LEAST_ROWS} calibration and validation inputs that differ")
     fitted = encoder or sketch.fit_encoder(np.asarray(calibration, dtype=np.float32), tensor=tensor, seed=seed)
     reference = sketch.sketch(fitted, calibration)
     margin = sketch.fit_margin(fitted, reference, validation, seed=seed)

@@ -47,9 +47,8 @@ def _load_exported(path: Path) -> torch.nn.Module:
         raise SourceError(f"{path}: not a torch.export program: {error}", subject=str(path)) from error
 
 
-def _load_factory(path: Path, factory: str) -> torch.nn.Module:
-    import torch
-
+def run_file(path: Path) -> Any:
+    """Run a Python file of the user's and return it as a module; raises SourceError when it fails."""
     spec = importlib.util.spec_from_file_location(f"_source_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise SourceError(f"{path}: no such file", subject=str(path))
@@ -57,7 +56,18 @@ def _load_factory(path: Path, factory: str) -> torch.nn.Module:
     # The file is the user's own program and may raise anything; this is the boundary that names it.
     try:
         spec.loader.exec_module(loaded)
-        make = getattr(loaded, factory, None)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise SourceError(f"{path}: cannot be run: {what}", subject=str(path)) from error
+    return loaded
+
+
+def _load_factory(path: Path, factory: str) -> torch.nn.Module:
+    import torch
+
+    make = getattr(run_file(path), factory, None)
+    # As above: the factory is the user's.
+    try:
         module = make() if callable(make) else None
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
@@ -120,3 +130,57 @@ def example_of(x: np.ndarray[Any, Any]) -> torch.Tensor:
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(x[:1]))
+
+
+def onnx_names(data: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of an ONNX model's inputs (initializers left out) and outputs; `data` has been checked."""
+    import onnx
+
+    graph = onnx.load_from_string(data).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return tuple(v.name for v in graph.input if v.name not in constants), tuple(v.name for v in graph.output)
+
+
+def float_inputs(data: bytes, names: tuple[str, ...]) -> frozenset[str]:
+    """Which of the data's inputs an ONNX model takes as real numbers, paired by name, else by order."""
+    import onnx
+
+    graph = onnx.load_from_string(data).graph
+    wanted = onnx_names(data)[0]
+    reals = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    kinds = {value.name: value.type.tensor_type.elem_type in reals for value in graph.input}
+    if len(names) != len(wanted):
+        raise SourceError(f"the model takes {len(wanted)} inputs, the data has {len(names)}: {', '.join(names)}")
+    theirs = names if set(names) == set(wanted) else wanted
+    return frozenset(name for name, their in zip(names, theirs, strict=True) if kinds[their])
+
+
+def channels_first(data: bytes) -> bytes:
+    """An ONNX model whose inputs with four axes are channels last: each gets a transposition in front."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    added = []
+    for value in graph.input:
+        shape = value.type.tensor_type.shape
+        if value.name in constants or len(shape.dim) != 4:
+            continue
+        inner = f"{value.name}_channels_first"
+        for node in graph.node:
+            for place, name in enumerate(node.input):
+                if name == value.name:
+                    node.input[place] = inner
+        added.append(helper.make_node("Transpose", [value.name], [inner], perm=[0, 3, 1, 2]))
+        turned = [shape.dim[axis] for axis in (0, 2, 3, 1)]
+        dims = [onnx.TensorShapeProto.Dimension.FromString(dim.SerializeToString()) for dim in turned]
+        del shape.dim[:]
+        shape.dim.extend(dims)
+    nodes = [*added, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    serialized: bytes = model.SerializeToString()
+    return serialized

@@ -2,58 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fleet.protocol.manifest import Blob, SelfTest
-from fleet.protocol.selftest import Vector, encode_vectors, to_array
+from fleet.protocol.selftest import LIMIT, Vector, encode_vectors, to_array
+from model_compiler.data import Dataset
+from model_compiler.metrics import Outputs, first, table
 from model_compiler.pack import blob_of
 
 COUNT = 12
 TOLERANCE = 0.02  # of an output's spread: rounding on other hardware stays far below, a wrong model far above
 
+Array = npt.NDArray[Any]
 
-def choose(outputs: dict[str, npt.NDArray[np.float32]], count: int = COUNT) -> list[int]:
+
+def choose(outputs: Mapping[str, Outputs], *, classes: bool, count: int = COUNT) -> list[int]:
     """Indices of validation rows: half where the variants differ most, half spread over the classes.
 
-    `outputs` maps a variant to its outputs (n, classes). Rows on which the first two classes almost
-    tie are left out, since another processor's rounding may turn them.
+    `outputs` maps a variant to its outputs (n, …) by name. Where the first output ranks classes, rows
+    on which the best two almost tie are left out, since another processor's rounding may turn them.
     """
-    stack = np.stack(list(outputs.values()))
-    top = np.sort(stack, axis=2)
-    margin = (top[:, :, -1] - top[:, :, -2]).min(axis=0)
-    spread = stack.std() + 1e-9
-    steady = np.flatnonzero(margin > 0.1 * spread)
-    if len(steady) < count:
-        steady = np.argsort(-margin)[: max(count, len(steady))]
+    stack = np.stack([table(first(o)) if classes else first(o).reshape(len(first(o)), -1) for o in outputs.values()])
+    stack = stack.astype(np.float64)
+    steady = np.arange(stack.shape[1])
+    if classes:
+        top = np.sort(stack, axis=2)
+        margin = (top[:, :, -1] - top[:, :, -2]).min(axis=0)
+        steady = np.flatnonzero(margin > 0.1 * (stack.std() + 1e-9))
+        if len(steady) < count:
+            steady = np.argsort(-margin)[: max(count, len(steady))]
     difference = np.abs(stack[:, steady] - stack[:1, steady]).max(axis=(0, 2))
     apart = [int(i) for i in steady[np.argsort(-difference, kind="stable")[: count // 2]]]
-    classes = stack[0].argmax(axis=1)
+    groups = stack[0].argmax(axis=1)
     rest = [int(i) for i in steady if int(i) not in apart]
-    spread_out = sorted(rest, key=lambda i: (rest_rank(classes, rest, i), i))
-    return (apart + spread_out)[:count]
-
-
-def rest_rank(classes: npt.NDArray[Any], rest: list[int], index: int) -> int:
-    """How many earlier rows of `rest` have the same class: taking the lowest ranks first covers all classes."""
-    return sum(1 for other in rest if other < index and classes[other] == classes[index])
+    seen: dict[int, int] = {}
+    rank: dict[int, int] = {}  # how many earlier rows have the same class: the lowest ranks cover all classes
+    for index in sorted(rest):
+        rank[index] = seen.get(int(groups[index]), 0)
+        seen[int(groups[index])] = rank[index] + 1
+    return (apart + sorted(rest, key=lambda i: (rank[i], i)))[:count]
 
 
 def build(
-    x: npt.NDArray[Any], outputs: dict[str, npt.NDArray[np.float32]], *, input_name: str, output_name: str
+    data: Dataset, outputs: Mapping[str, Outputs], *, classes: bool, batched: bool = True
 ) -> tuple[SelfTest, Blob, bytes]:
-    """The self-test section, its blob reference and the blob's bytes."""
-    rows = choose(outputs)
+    """The self-test section, its blob reference and the blob's bytes.
+
+    `batched`: a request's first axis counts samples; else it has exactly one sample's shape.
+    """
+    rows = choose(outputs, classes=classes, count=_affordable(data, outputs))
+
+    def one(array: Array, row: int) -> Array:
+        return array[row : row + 1] if batched else array[row]
+
     vectors = [
         Vector(
-            inputs=(to_array(input_name, x[row : row + 1]),),
-            outputs={name: (to_array(output_name, values[row : row + 1]),) for name, values in outputs.items()},
+            inputs=tuple(to_array(name, one(array, row)) for name, array in data.inputs.items()),
+            outputs={
+                variant: tuple(to_array(name, one(values, row)) for name, values in found.items())
+                for variant, found in outputs.items()
+            },
         )
         for row in rows
     ]
-    data = encode_vectors(vectors)
-    blob = blob_of(data)
-    tolerance = {name: float(TOLERANCE * (values.max() - values.min()) + 1e-5) for name, values in outputs.items()}
-    return SelfTest(blob=blob, vectors=len(vectors), tolerance=tolerance), blob, data
+    encoded = encode_vectors(vectors)
+    blob = blob_of(encoded)
+    selftest = SelfTest(
+        blob=blob, vectors=len(vectors), tolerance=_tolerance(outputs), min_agreement=1.0 if classes else 0.0
+    )
+    return selftest, blob, encoded
+
+
+def _affordable(data: Dataset, outputs: Mapping[str, Outputs]) -> int:
+    """As many vectors as half of the blob's limit holds, at least one."""
+    arrays = [*data.inputs.values(), *(array for found in outputs.values() for array in found.values())]
+    each = sum(array[:1].nbytes for array in arrays)
+    return max(1, min(COUNT, LIMIT // 2 // max(each, 1)))
+
+
+def _tolerance(outputs: Mapping[str, Outputs]) -> dict[str, float]:
+    """By variant, or by variant and output where a model has several: they differ in scale."""
+    found = {}
+    for variant, arrays in outputs.items():
+        for name, values in arrays.items():
+            key = variant if len(arrays) == 1 else f"{variant}:{name}"
+            spread = float(values.max()) - float(values.min())
+            found[key] = TOLERANCE * spread + 1e-5
+    return found

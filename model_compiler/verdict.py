@@ -2,74 +2,108 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fleet.protocol.manifest import Verdict
-from model_compiler.runners import Latency
+from model_compiler.metrics import Metric, Outputs, first, predicted
 
 WORSE_POINTS = 0.5  # a drop below this is not worth a note
+SLOWER, HEAVIER = 1.05, 1.05  # ratios to the reference below this are noise
+
+Array = npt.NDArray[Any]
 
 
-def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (95 % by default).
+@dataclass(frozen=True)
+class Figures:
+    """What a variant costs. Latencies are microseconds at batch 1, `load_ms` milliseconds, the rest bytes."""
 
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    share = hits / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    size_bytes: int
+    latency_us_p50: float
+    latency_us_p95: float
+    load_ms: float = 0.0
+    peak_memory_bytes: int = 0
 
 
-def worst_class_drop(reference: npt.NDArray[Any], predicted: npt.NDArray[Any], y: npt.NDArray[np.int64]) -> float:
+def recalls(outputs: Outputs, y: Array) -> dict[int, float]:
+    """The share of each class's samples that are recognized."""
+    best = predicted(first(outputs))
+    return {int(label): float(np.mean(best[y == label] == label)) for label in np.unique(y)}
+
+
+def worst_class_drop(reference: dict[int, float], recall: dict[int, float]) -> float:
     """The largest loss of recall in one class, as a fraction; 0 when every class gains."""
-    drops = [
-        float(np.mean(reference[y == label] == label) - np.mean(predicted[y == label] == label))
-        for label in np.unique(y)
-    ]
-    return max(0.0, *drops)
+    return max(0.0, *(reference[label] - recall[label] for label in reference))
+
+
+def agreement(outputs: Outputs, reference: Outputs, *, classes: bool) -> float:
+    """How much of the reference is kept, from 0 to 1.
+
+    The share of samples with the same best class; for other outputs the coefficient of determination
+    of the variant's values against the reference's, over all outputs, floored at 0.
+    """
+    if classes:
+        return float(np.mean(predicted(first(outputs)) == predicted(first(reference))))
+    shares = []
+    for mine, theirs in zip(outputs.values(), reference.values(), strict=True):
+        expected = theirs.astype(np.float64)
+        spread = float(((expected - expected.mean()) ** 2).sum())
+        error = float(((mine.astype(np.float64) - expected) ** 2).sum())
+        shares.append(1.0 if error == 0 else max(0.0, 1 - error / spread) if spread else 0.0)
+    return float(min(shares))
 
 
 def judge(
-    *,
-    outputs: npt.NDArray[np.float32],
-    reference: npt.NDArray[np.float32],
-    y: npt.NDArray[np.int64],
-    size_bytes: int,
-    latency: Latency,
-    reference_latency: Latency,
+    metric: Metric, outputs: Outputs, reference: Outputs, y: Array, *, cost: Figures, reference_cost: Figures
 ) -> Verdict:
-    """The verdict on one variant from its outputs and the reference's, both (n, classes), and labels (n,)."""
-    predicted, expected = outputs.argmax(axis=1), reference.argmax(axis=1)
-    hits, total = int(np.sum(predicted == y)), len(y)
-    value, base = hits / total, float(np.mean(expected == y))
-    drop, ratio = 100 * (base - value), latency.p50 / reference_latency.p50
-    notes = []
-    if drop > WORSE_POINTS:
-        notes.append(f"worse: accuracy is {drop:.1f} points below the reference")
-    if ratio > 1.05:
-        notes.append(f"slower: {ratio:.2f} times the reference's latency on this machine")
-    return Verdict(
-        metric="accuracy",
+    """The verdict on one variant from its outputs and the reference's, both by name (n, …), and `y` (n, …).
+
+    Raises:
+        DataError: the metric cannot be computed from these outputs.
+    """
+    value, interval = metric.measure(outputs, y)
+    base = metric.measure(reference, y)[0] if reference is not outputs else value
+    class_drop = worst_class_drop(recalls(reference, y), recalls(outputs, y)) if metric.classes else 0.0
+    ratio = cost.latency_us_p50 / reference_cost.latency_us_p50
+    verdict = Verdict(
+        metric=metric.name,
         value=value,
-        interval=wilson(hits, total),
+        interval=interval,
         reference=base,
-        drop_points=drop,
-        agreement=float(np.mean(predicted == expected)),
-        worst_class_drop=worst_class_drop(expected, predicted, y),
-        samples=total,
-        size_bytes=size_bytes,
-        latency_us_p50=round(latency.p50, 1),
-        latency_us_p95=round(latency.p95, 1),
+        drop_points=metric.points(value, base),
+        agreement=agreement(outputs, reference, classes=metric.classes),
+        worst_class_drop=class_drop,
+        samples=len(y),
+        size_bytes=cost.size_bytes,
+        latency_us_p50=round(cost.latency_us_p50, 1),
+        latency_us_p95=round(cost.latency_us_p95, 1),
         latency_ratio=round(ratio, 3),
-        notes=tuple(notes),
+        notes=tuple(notes(metric, value, base, ratio, cost.size_bytes / reference_cost.size_bytes)),
+        higher_is_better=metric.higher_is_better,
+        load_ms=round(cost.load_ms, 2),
+        peak_memory_bytes=cost.peak_memory_bytes,
     )
+    return verdict
 
 
-def holds_logits(outputs: npt.NDArray[np.float32]) -> bool:
+def notes(metric: Metric, value: float, reference: float, ratio: float, size_ratio: float) -> list[str]:
+    """What a reader must not miss, in words: worse, slower, larger."""
+    found = []
+    drop = metric.points(value, reference)
+    if drop > WORSE_POINTS and metric.higher_is_better:
+        found.append(f"worse: {metric.name} is {drop:.1f} points below the reference")
+    elif drop > WORSE_POINTS:
+        found.append(f"worse: {metric.name} is {drop:.1f} % above the reference")
+    if ratio > SLOWER:
+        found.append(f"slower: {ratio:.2f} times the reference's latency on this machine")
+    if size_ratio > HEAVIER:
+        found.append(f"larger: {size_ratio:.2f} times the reference's bytes")
+    return found
+
+
+def holds_logits(outputs: Array) -> bool:
     """Whether the rows of (n, classes) are logits rather than probabilities already."""
     return bool(outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > 0.05)

@@ -34,7 +34,8 @@ def compile_run(
     """
     from model_compiler.data import make_dataset
     from model_compiler.errors import CompilerError
-    from model_compiler.pipeline import CompileRequest, compile_release
+    from model_compiler.pipeline import compile_release
+    from model_compiler.request import CompileRequest
 
     out = request.out / "release"
     shutil.rmtree(out, ignore_errors=True)

@@ -135,7 +135,7 @@ def onnx_of(network: nn.Module, x: Any) -> bytes:
 
 def lineage_of(request: RunRequest) -> Lineage:
     """Where the run comes from."""
-    from model_compiler.pipeline import tool_versions
+    from model_compiler.assembling import tool_versions
 
     loaded = request.loaded
     return Lineage(

@@ -39,9 +39,11 @@ class Tensor(Struct, frozen=True, kw_only=True):
 class Verdict(Struct, frozen=True, kw_only=True):
     """What the compiler measured of one variant, on data it never calibrated on.
 
-    `value`, `reference`, `agreement` and `worst_class_drop` are fractions in [0, 1];
-    `drop_points` is (reference - value) in percentage points; latencies are microseconds at batch
-    1, and `latency_ratio` is this variant's p50 over the fp32 variant's in the same interleaved run.
+    `value` and `reference` are in the metric's own unit; `agreement` and `worst_class_drop` are
+    fractions in [0, 1]. `drop_points` is (reference - value) in percentage points, or, for a metric
+    where lower is better, the percentage by which the error grew. Latencies are microseconds at
+    batch 1, and `latency_ratio` is this variant's p50 over the fp32 variant's in the same interleaved
+    run. `peak_memory_bytes` is what loading and one answer added to the process at most.
     """
 
     metric: str
@@ -57,10 +59,16 @@ class Verdict(Struct, frozen=True, kw_only=True):
     latency_us_p95: float
     latency_ratio: float
     notes: tuple[str, ...] = ()
+    higher_is_better: bool = True
+    load_ms: float = 0.0
+    peak_memory_bytes: int = 0
 
 
 class Gate(Struct, frozen=True, kw_only=True):
-    """The terms a variant had to meet; None means no term. Hub and agent check them again."""
+    """The terms a variant had to meet; None means no term. Hub and agent check them again.
+
+    `min_metric` is the least value allowed, or the largest where lower is better.
+    """
 
     max_drop_points: float | None = None
     min_metric: float | None = None
@@ -72,7 +80,7 @@ class Gate(Struct, frozen=True, kw_only=True):
         """Each term that `verdict` breaks, in plain words; empty when the gate holds."""
         terms = (
             ("drop in points", verdict.drop_points, self.max_drop_points, True),
-            (verdict.metric, verdict.value, self.min_metric, False),
+            (verdict.metric, verdict.value, self.min_metric, not verdict.higher_is_better),
             ("agreement", verdict.agreement, self.min_agreement, False),
             ("worst class drop", verdict.worst_class_drop, self.max_class_drop, True),
             ("latency ratio", verdict.latency_ratio, self.max_latency_ratio, True),
@@ -85,12 +93,14 @@ class Gate(Struct, frozen=True, kw_only=True):
 
 
 class DeferralPoint(Struct, frozen=True, kw_only=True):
-    """One point of the deferral curve: all four are fractions in [0, 1]."""
+    """One point of the deferral curve: all are fractions in [0, 1], the intervals 95 % ones."""
 
     threshold: float
     cloud_share: float
     edge_accuracy: float
     combined_accuracy: float
+    edge_interval: tuple[float, float] = (0.0, 1.0)
+    combined_interval: tuple[float, float] = (0.0, 1.0)
 
 
 class Deferral(Struct, frozen=True, kw_only=True):
@@ -123,8 +133,9 @@ class Variant(Struct, frozen=True, kw_only=True):
 class SelfTest(Struct, frozen=True, kw_only=True):
     """Golden vectors in a blob (format: `fleet.protocol.selftest`).
 
-    A variant passes when every output lies within `tolerance` (keyed by variant name; absolute, on
-    the outputs as stored) and at least `min_agreement` of the vectors keep their arg-max class.
+    A variant passes when every output lies within `tolerance` (absolute, on the outputs as stored;
+    keyed by `VARIANT:OUTPUT`, by variant, or by output) and at least `min_agreement` of the vectors
+    keep the arg-max class of the first output.
     """
 
     blob: Blob

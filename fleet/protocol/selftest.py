@@ -70,8 +70,8 @@ def check(vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run)
     Args:
         run: named input arrays → named output arrays; what it raises passes through.
 
-    The tolerance is `selftest.tolerance[variant]`, else the one under the output's own name; an
-    output without either fails. A missing output, another shape and NaN fail as well.
+    The tolerance is the one under `VARIANT:OUTPUT`, else under the variant's, else under the output's
+    name; an output without one fails. A missing output, another shape and NaN fail as well.
     """
     if not vectors or len(vectors) != selftest.vectors:
         return _failed(f"the blob holds {len(vectors)} vectors, the manifest says {selftest.vectors}")
@@ -87,7 +87,7 @@ def check(vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run)
                 shape = "none" if have is None else list(have.shape)
                 return _failed(f"vector {number}: output {array.name!r} has shape {shape}, not {list(want.shape)}")
             difference = _difference(want, have)
-            limit = selftest.tolerance.get(variant, selftest.tolerance.get(array.name, -1.0))
+            limit = _limit(selftest, variant, array.name)
             if not difference <= limit and not reason:
                 reason = f"vector {number}: output {array.name!r} is off by {difference:.4g}, {limit:.4g} is allowed"
             worst = max(worst, difference) if difference == difference else float("inf")
@@ -102,6 +102,13 @@ def check(vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run)
 
 def _failed(reason: str) -> Outcome:
     return Outcome(passed=False, vectors=0, worst=float("inf"), agreement=0.0, reason=reason)
+
+
+def _limit(selftest: SelfTest, variant: str, output: str) -> float:
+    for key in (f"{variant}:{output}", variant, output):
+        if key in selftest.tolerance:
+            return selftest.tolerance[key]
+    return -1.0
 
 
 def _difference(want: AnyArray, have: AnyArray) -> float:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fleet.protocol.manifest import Precision
+from model_compiler.calibration import Plan, Tensors, ranges
 from model_compiler.errors import TargetError
 from model_compiler.quiet import quiet
+from model_compiler.variants import Operator, reason
 
 if TYPE_CHECKING:
     import torch
 
+Array = np.ndarray[Any, Any]
 
-def convert(module: torch.nn.Module, example: torch.Tensor) -> bytes:
-    """A float32 flatbuffer with the batch size of `example` (one).
+
+def convert(module: torch.nn.Module, example: torch.Tensor | tuple[torch.Tensor, ...]) -> bytes:
+    """A float32 flatbuffer with the batch size of `example` (one); several inputs come as a tuple.
 
     Raises:
         TargetError: the converter cannot express an operator; its own words name it.
@@ -28,59 +35,125 @@ def convert(module: torch.nn.Module, example: torch.Tensor) -> bytes:
             import litert_torch
 
             path = Path(folder) / "model.tflite"
-            litert_torch.convert(module, (example,)).export(str(path))
+            examples = example if isinstance(example, tuple) else (example,)
+            litert_torch.convert(module, examples).export(str(path))
             return path.read_bytes()
     except Exception as error:
-        raise TargetError(f"litert-fp32: {_first_line(error)}", subject="litert-fp32") from error
+        raise TargetError(f"litert-fp32: {reason(error)}", subject="litert-fp32") from error
 
 
-def quantize(model: bytes, precision: Precision, calibration: np.ndarray[Any, Any]) -> bytes:
+def quantize(
+    model: bytes, precision: Precision, calibration: Mapping[str, Array] | Array, plan: Plan | None = None
+) -> bytes:
     """Quantize a float32 flatbuffer: `int8` (full integer, per channel) or `int8-dynamic` (weights only).
 
-    `calibration` has shape (n, …) and the model's input dtype; each row is shown to the model once.
+    Args:
+        calibration: the model's inputs, each (n, …), in its order; each sample is shown to the model.
+        plan: how the ranges are chosen, and which operators stay in float.
 
     Raises:
         TargetError: the quantizer refuses the model.
     """
+    plan = plan or Plan()
+    arrays = list(calibration.values()) if isinstance(calibration, Mapping) else [calibration]
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
-            from ai_edge_quantizer import quantizer, recipe
+            from ai_edge_quantizer import quantizer
 
             source, result = Path(folder) / "float.tflite", Path(folder) / "int8.tflite"
             source.write_bytes(model)
             tool = quantizer.Quantizer(str(source))
-            if precision == "int8":
-                tool.load_quantization_recipe(recipe.static_wi8_ai8())
-                outcome = tool.quantize(_extremes(tool, model, calibration))
-            else:
-                tool.load_quantization_recipe(recipe.dynamic_wi8_afp32())
-                outcome = tool.quantize()
+            tool.load_quantization_recipe(_recipe(precision, plan))
+            outcome = tool.quantize(_statistics(model, arrays, plan)) if precision == "int8" else tool.quantize()
             outcome.export_model(str(result))
             return result.read_bytes()
     except Exception as error:
-        raise TargetError(f"litert-{precision}: {_first_line(error)}", subject=f"litert-{precision}") from error
+        raise TargetError(f"litert-{precision}: {reason(error)}", subject=f"litert-{precision}") from error
 
 
-def _extremes(tool: Any, model: bytes, x: np.ndarray[Any, Any]) -> dict[str, Any]:
-    """The least and largest value of every tensor over all rows of `x` (min-max calibration).
+def _recipe(precision: Precision, plan: Plan) -> list[Any]:
+    from ai_edge_quantizer import algorithm_manager, recipe
 
-    The quantizer's own calibration follows a moving average of each row's extremes, which clips the
-    rows that reach furthest; on small models that costs whole points of accuracy.
-    """
-    from ai_edge_litert.interpreter import Interpreter
-
-    key, signature = next(iter(Interpreter(model_content=model).get_signature_list().items()))
-    name = signature["inputs"][0]
-    total: dict[str, Any] = {}
-    for row in x:
-        for tensor, found in tool.calibrate({key: [{name: row[None]}]}).items():
-            known = total.setdefault(tensor, dict(found))
-            if "min" in found:
-                known["min"] = np.minimum(known["min"], found["min"])
-                known["max"] = np.maximum(known["max"], found["max"])
-    return total
+    rules = recipe.static_wi8_ai8() if precision == "int8" else recipe.dynamic_wi8_afp32()
+    kept = [
+        {
+            "regex": f"^{re.escape(operator)}$",
+            "operation": rules[0]["operation"],
+            "algorithm_key": algorithm_manager.AlgorithmName.NO_QUANTIZE,
+            "op_config": {},
+        }
+        for operator in sorted(plan.float_operators)
+    ]
+    return [*rules, *kept]
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+def operators(model: bytes) -> tuple[Operator, ...]:
+    """Every operator of a float flatbuffer; its id is what the quantizer calls its scope, the names of its outputs."""
+    interpreter = _interpreter(model)
+    names = {d["index"]: d["name"] for d in interpreter.get_tensor_details()}
+    sizes = {
+        d["index"]: int(np.prod(d["shape"])) * np.dtype(d["dtype"]).itemsize for d in interpreter.get_tensor_details()
+    }
+    produced = set(_activations(interpreter))
+    return tuple(
+        Operator(
+            id="".join(f"{names[index]};" for index in op["outputs"] if index >= 0),
+            kind=op["op_name"],
+            outputs=tuple(names[index] for index in op["outputs"] if index >= 0),
+            weight_bytes=sum(sizes[index] for index in op["inputs"] if index >= 0 and index not in produced),
+        )
+        for op in _operations(interpreter)
+    )
+
+
+def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
+    """The value of every float tensor that depends on the input, sample by sample."""
+    interpreter = _interpreter(model)
+    wanted = interpreter.get_input_details()
+    details = {d["index"]: d for d in interpreter.get_tensor_details()}
+    kept = [i for i in _activations(interpreter) if details[i]["dtype"] == np.float32]
+    for row in range(len(arrays[0])):
+        for detail, array in zip(wanted, arrays, strict=True):
+            interpreter.set_tensor(detail["index"], array[row : row + 1].astype(detail["dtype"], copy=False))
+        interpreter.invoke()
+        yield {details[index]["name"]: interpreter.get_tensor(index) for index in kept}
+
+
+def _statistics(model: bytes, arrays: list[Array], plan: Plan) -> dict[str, Any]:
+    """What the quantizer's own calibration gives, which follows a moving average of each sample's
+    extremes and so clips the samples that reach furthest; on small models that costs whole points."""
+    found = ranges(lambda: activations(model, arrays), plan.calibration)
+    ranks = {d["name"]: len(d["shape"]) for d in _interpreter(model).get_tensor_details()}
+    return {
+        name: {
+            "min": np.full((1,) * ranks[name], low, dtype=np.float32),
+            "max": np.full((1,) * ranks[name], high, dtype=np.float32),
+        }
+        for name, (low, high) in found.items()
+    }
+
+
+def _interpreter(model: bytes) -> Any:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of the memory that keeping all tensors takes
+        interpreter = Interpreter(
+            model_content=model,
+            num_threads=1,
+            experimental_preserve_all_tensors=True,
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def _operations(interpreter: Any) -> list[dict[str, Any]]:
+    return [op for op in interpreter._get_ops_details() if op["op_name"] != "DELEGATE"]
+
+
+def _activations(interpreter: Any) -> list[int]:
+    """Tensors that the input flows through, in order: inputs and operators' outputs."""
+    inputs = [detail["index"] for detail in interpreter.get_input_details()]
+    made = [index for op in _operations(interpreter) for index in op["outputs"] if index >= 0]
+    return [int(index) for index in dict.fromkeys([*inputs, *made])]

@@ -2,73 +2,162 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from model_compiler.calibration import Plan, Ranges, Tensors, ranges
 from model_compiler.errors import TargetError
 from model_compiler.quiet import quiet
+from model_compiler.variants import Operator, reason
 
 if TYPE_CHECKING:
     import torch
 
+Array = np.ndarray[Any, Any]
 
-def export(module: torch.nn.Module, example: torch.Tensor) -> bytes:
-    """An ONNX model with a variable batch, input `x` and output `logits`, as one file.
+
+def export(
+    module: torch.nn.Module,
+    example: torch.Tensor | tuple[torch.Tensor, ...],
+    *,
+    inputs: tuple[str, ...] = ("x",),
+    outputs: tuple[str, ...] = ("logits",),
+) -> bytes:
+    """An ONNX model with a variable batch, as one file; several inputs come as a tuple.
+
+    A module that was exported for a fixed batch stays one with a batch of one.
 
     Raises:
         TargetError: the exporter cannot express an operator; its own words name it.
     """
     import torch
 
+    examples = example if isinstance(example, tuple) else (example,)
     # Two rows: torch.export takes a dimension of one for a constant.
-    two = torch.cat([example, example])
+    two = tuple(torch.cat([one, one]) for one in examples)
+    batch = torch.export.Dim("batch")
+    each = tuple({0: batch} for _ in examples)
+    varargs = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
+    try:
+        return _exported(module, two, inputs, outputs, dynamic_shapes=(each,) if varargs else each)
+    except TargetError as first:
+        try:
+            return _exported(module, examples, inputs, outputs)
+        except TargetError:
+            raise first from None
+
+
+def _exported(module: Any, examples: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> bytes:
+    import torch
+
+    # The exporter reports an unsupported operator by whatever its layers raise.
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             torch.onnx.export(
-                module, (two,), str(path), dynamo=True, external_data=False,
-                dynamic_shapes=({0: torch.export.Dim("batch")},), input_names=["x"], output_names=["logits"],
+                module, examples, str(path), dynamo=True, external_data=False,
+                input_names=list(inputs), output_names=list(outputs), **options,
             )  # fmt: skip
             return path.read_bytes()
     except Exception as error:
-        raise TargetError(f"onnx-fp32: {_first_line(error)}", subject="onnx-fp32") from error
+        raise TargetError(f"onnx-fp32: {reason(error)}", subject="onnx-fp32") from error
 
 
-def quantize(model: bytes, calibration: np.ndarray[Any, Any]) -> bytes:
-    """Full int8 in QDQ form, weights per channel, calibrated by min and max on `calibration` (n, …)."""
+def quantize(model: bytes, calibration: Mapping[str, Array] | Array, plan: Plan | None = None) -> bytes:
+    """Full int8 in QDQ form, weights per channel.
+
+    Args:
+        calibration: the model's inputs, each (n, …), in its order; each sample is shown to the model.
+        plan: how the ranges are chosen, and which operators stay in float.
+
+    Raises:
+        TargetError: the quantizer refuses the model.
+    """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    plan = plan or Plan()
+    arrays = list(calibration.values()) if isinstance(calibration, Mapping) else [calibration]
+    # The quantizer's errors have no common base; this is the boundary that names the target.
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
-            source, result = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-            source.write_bytes(model)
+            source, result, found = (Path(folder) / name for name in ("float.onnx", "int8.onnx", "ranges.json"))
+            named = _named(model)
+            source.write_bytes(named)
+            _save_ranges(found, ranges(lambda: activations(named, arrays), plan.calibration))
             quantize_static(
-                str(source), str(result), _Rows(model, calibration), quant_format=QuantFormat.QDQ, per_channel=True,
+                str(source), str(result), None, quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+                nodes_to_exclude=sorted(plan.float_operators), calibration_cache_path=str(found),
             )  # fmt: skip
             return result.read_bytes()
     except Exception as error:
-        raise TargetError(f"onnx-int8: {_first_line(error)}", subject="onnx-int8") from error
+        raise TargetError(f"onnx-int8: {reason(error)}", subject="onnx-int8") from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def operators(model: bytes) -> tuple[Operator, ...]:
+    """Every node of the main graph; its id is its name, which is made where the file gives none."""
+    import onnx
+
+    graph = onnx.load_from_string(_named(model)).graph
+    sizes = {tensor.name: len(tensor.SerializeToString()) for tensor in graph.initializer}
+    return tuple(
+        Operator(
+            id=node.name, kind=node.op_type, outputs=tuple(node.output),
+            weight_bytes=sum(sizes.get(name, 0) for name in node.input),
+        )
+        for node in graph.node
+    )  # fmt: skip
 
 
-class _Rows:
-    """ONNX Runtime's calibration reader over the rows of an array."""
+def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
+    """The value of every float tensor that depends on the input, sample by sample."""
+    import onnx
+    import onnxruntime
 
-    def __init__(self, model: bytes, x: np.ndarray[Any, Any]) -> None:
-        import onnx
+    known = onnx.shape_inference.infer_shapes(onnx.load_from_string(_named(model)))
+    graph = known.graph
+    outputs = {value.name for value in graph.output}
+    for value in graph.value_info:
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and value.name not in outputs:
+            graph.output.append(value)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # What is fused has no value of its own: the graph is run as it is written.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(known.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    wanted = [value.name for value in session.get_inputs()]
+    names = [value.name for value in session.get_outputs()]
+    for row in range(len(arrays[0])):
+        feed = {name: array[row : row + 1] for name, array in zip(wanted, arrays, strict=True)}
+        values = dict(zip(names, session.run(names, feed), strict=True)) | feed
+        yield {name: value for name, value in values.items() if value.dtype == np.float32 and value.size}
 
-        self._name = onnx.load_from_string(model).graph.input[0].name
-        self._rows: Iterator[Any] = iter(x)
 
-    def get_next(self) -> dict[str, Any] | None:
-        """The next row as a batch of one, or None at the end."""
-        row = next(self._rows, None)
-        return None if row is None else {self._name: row[None]}
+def _named(model: bytes) -> bytes:
+    """The same model in which every node has a name."""
+    import onnx
+
+    loaded = onnx.load_from_string(model)
+    if all(node.name for node in loaded.graph.node):
+        return model
+    for place, node in enumerate(loaded.graph.node):
+        node.name = node.name or f"{node.op_type}_{place}"
+    named: bytes = loaded.SerializeToString()
+    return named
+
+
+def _save_ranges(path: Path, found: Ranges) -> None:
+    """As the quantizer reads them instead of calibrating by itself."""
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+    from onnxruntime.quantization.quantize import save_tensors_data
+
+    tensors = {
+        name: TensorData(lowest=np.float32(low).reshape(()), highest=np.float32(high).reshape(()))
+        for name, (low, high) in found.items()
+    }
+    save_tensors_data(TensorsData(CalibrationMethod.MinMax, tensors), path)

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from fleet.protocol.manifest import Gate
-from model_compiler.data import Dataset
+from model_compiler import runners
+from model_compiler.data import Dataset, make_dataset
 from model_compiler.deferral import DeferTarget
-from model_compiler.pipeline import CompileReport, CompileRequest, compile_release
+from model_compiler.pipeline import compile_release
+from model_compiler.request import CompileReport, CompileRequest
 from model_compiler.variants import onnx
 
 
@@ -40,7 +42,7 @@ def stripes(count: int, seed: int) -> Dataset:
             image[0, :, at] += 0.7
         else:
             image[0, np.arange(8), np.arange(8)] += 0.7
-    return Dataset(x, y.astype(np.int64))
+    return make_dataset(x, y, "stripes")
 
 
 def fitted(channels: int, seed: int = 0, steps: int = 150) -> Net:
@@ -55,6 +57,11 @@ def fitted(channels: int, seed: int = 0, steps: int = 150) -> Net:
         nn.functional.cross_entropy(net(x), y).backward()
         optimizer.step()
     return net.eval()
+
+
+def answers(name: str, runtime: str, model: bytes, x: np.ndarray) -> np.ndarray:
+    """The first output of a model file, (n, classes)."""
+    return runners.run(name, runtime, model, make_dataset(x, None, "x")).outputs[0]
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from fleet.protocol.manifest import Lineage, Manifest, SelfTest, decode_manifest
 from fleet.protocol.selftest import check, decode_vectors
-from model_compiler import deferral, pack, vectors, verdict
+from model_compiler import deferral, metrics, pack, vectors, verdict
 from model_compiler.data import check_labels, check_pair, load_dataset, make_dataset
 from model_compiler.errors import DataError, SourceError
-from model_compiler.runners import Latency
 from model_compiler.sources import load_torch
 from tests.support.manifests import small_release
 
@@ -29,7 +28,6 @@ Y = np.arange(40) % 4
         (X[:0], Y[:0], "more than none"),
         (X, Y[:5], "equal"),
         (np.where(X > 2, np.nan, X), Y, "NaN"),
-        (X, Y.astype(float), "integer class"),
         (X[:, 0], Y, "shape"),
         (np.full((40, 2), "a"), Y, "numbers"),
     ],
@@ -58,26 +56,26 @@ def test_validation_must_be_unseen_and_within_the_classes() -> None:
     with pytest.raises(DataError, match="1 validation inputs are also"):
         check_pair(data, make_dataset(np.concatenate([X[:1], X[1:] + 1]), Y, "set"))
     with pytest.raises(DataError, match="0 to 2"):
-        check_labels(data, 3)
+        check_labels(data.labels, 3)
 
 
 def test_wilson_matches_published_values() -> None:
-    low, high = verdict.wilson(81, 263)  # Newcombe 1998, table I
+    low, high = metrics.wilson(81, 263)  # Newcombe 1998, table I
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert verdict.wilson(0, 20)[0] == pytest.approx(0, abs=1e-12)
+    assert metrics.wilson(0, 20)[0] == pytest.approx(0, abs=1e-12)
 
 
 @given(st.integers(1, 500), st.data())
 def test_wilsons_interval_holds_the_share(total: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, total))
-    low, high = verdict.wilson(hits, total)
+    low, high = metrics.wilson(hits, total)
     assert 0.0 <= low <= hits / total + 1e-9 and hits / total - 1e-9 <= high <= 1.0
 
 
 def test_the_worst_class_counts_not_the_mean() -> None:
     y = np.array([0, 0, 1, 1, 2, 2])
-    reference, predicted = y.copy(), np.array([0, 0, 1, 0, 2, 2])
-    assert verdict.worst_class_drop(reference, predicted, y) == 0.5
+    reference, found = ({"logits": np.eye(3)[best]} for best in (y, [0, 0, 1, 0, 2, 2]))
+    assert verdict.worst_class_drop(verdict.recalls(reference, y), verdict.recalls(found, y)) == 0.5
 
 
 def test_the_verdict_says_worse_and_slower() -> None:
@@ -85,8 +83,8 @@ def test_the_verdict_says_worse_and_slower() -> None:
     outputs = reference.copy()
     outputs[Y == 2] = np.eye(4, dtype=np.float32)[1]
     found = verdict.judge(
-        outputs=outputs, reference=reference, y=Y, size_bytes=9,
-        latency=Latency(p50=30, p95=40), reference_latency=Latency(p50=10, p95=20),
+        metrics.parse("accuracy"), {"logits": outputs}, {"logits": reference}, Y,
+        cost=verdict.Figures(9, 30, 40), reference_cost=verdict.Figures(9, 10, 20),
     )  # fmt: skip
     assert (found.value, found.reference, found.agreement, found.worst_class_drop) == (0.75, 1.0, 0.75, 1.0)
     assert found.drop_points == pytest.approx(25)
@@ -127,7 +125,8 @@ def test_a_sure_student_needs_few_calls_for_an_error_target() -> None:
 def test_vectors_cover_the_classes_and_leave_out_near_ties() -> None:
     outputs = np.random.default_rng(2).normal(size=(300, 4)).astype(np.float32)
     outputs[0] = [1.0, 1.0, 0.0, 0.0]
-    rows = vectors.choose({"a": outputs, "b": outputs + 0.01}, 12)
+    both = {"a": {"logits": outputs}, "b": {"logits": outputs + 0.01}}
+    rows = vectors.choose(both, classes=True, count=12)
     assert len(set(rows)) == 12 and 0 not in rows
     assert set(outputs[rows].argmax(axis=1)) == {0, 1, 2, 3}
 
@@ -135,7 +134,8 @@ def test_vectors_cover_the_classes_and_leave_out_near_ties() -> None:
 def test_vectors_pass_the_right_model_and_fail_a_flipped_one() -> None:
     weights = np.random.default_rng(3).normal(size=(6, 4)).astype(np.float32)
     rounded = np.round(weights * 16) / 16
-    section, _, data = vectors.build(X, {"a": X @ weights, "b": X @ rounded}, input_name="x", output_name="logits")
+    both = {"a": {"logits": X @ weights}, "b": {"logits": X @ rounded}}
+    section, _, data = vectors.build(make_dataset(X, None, "x"), both, classes=True)
     assert 8 <= section.vectors <= 16
 
     def passed(section: SelfTest, weights: np.ndarray) -> bool:

@@ -13,12 +13,12 @@ from torch import nn
 from fleet.protocol import selftest
 from fleet.protocol.manifest import Gate
 from fleet.protocol.sketch import decode_encoder
-from model_compiler import runners
-from model_compiler.data import Dataset
+from model_compiler.building import CLOUD
 from model_compiler.errors import DataError, GateError, TargetError
 from model_compiler.pack import read_release
-from model_compiler.pipeline import CLOUD, CompileReport, CompileRequest, compile_release
-from tests.model_compiler.conftest import stripes
+from model_compiler.pipeline import compile_release
+from model_compiler.request import CompileReport, CompileRequest
+from tests.model_compiler.conftest import answers, stripes
 
 
 def test_every_target_is_built_measured_and_packed(compiled: CompileReport, request_: CompileRequest):
@@ -43,7 +43,7 @@ def test_the_float_variants_agree_with_torch(compiled, request_, student):
     for name in ("litert-fp32", "onnx-fp32"):
         variant = compiled.manifest.variant(name)
         model = (compiled.out / "blobs" / variant.blob.sha256).read_bytes()
-        found = runners.outputs(name, variant.runtime, model, request_.validation.x)
+        found = answers(name, variant.runtime, model, request_.validation.x)
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
@@ -68,7 +68,7 @@ def test_self_test_vectors_pass_the_right_model_and_fail_one_with_flipped_weight
 
     def run_with(content: bytes):
         x = np.concatenate([selftest.from_array(v.inputs[0]) for v in vectors])
-        rows = iter(runners.outputs("litert-int8", "litert", content, x))
+        rows = iter(answers("litert-int8", "litert", content, x))
         return lambda inputs: {"logits": next(rows)[None]}
 
     good = selftest.check(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
@@ -130,14 +130,14 @@ def test_validation_that_calibration_saw_is_refused(request_, tmp_path):
 
 def test_labels_out_of_range_are_refused(request_, tmp_path):
     data = request_.validation
-    wrong = Dataset(data.x, data.y + 7)
+    wrong = replace(data, y=data.y + 7)
     with pytest.raises(DataError, match="classes 0 to 2"):
         compile_release(replace(request_, validation=wrong, targets=("onnx-fp32",), cloud=None, out=tmp_path / "r"))
 
 
 def test_a_crash_of_the_runtime_is_a_refusal(request_):
     with pytest.raises(TargetError, match="litert-fp32"):
-        runners.outputs("litert-fp32", "litert", b"\x1c\0\0\0TFL3" + b"\xff" * 400, request_.validation.x[:2])
+        answers("litert-fp32", "litert", b"\x1c\0\0\0TFL3" + b"\xff" * 400, request_.validation.x[:2])
 
 
 def test_the_same_inputs_give_the_same_release_but_for_latencies(compiled, request_, tmp_path):
@@ -147,7 +147,7 @@ def test_the_same_inputs_give_the_same_release_but_for_latencies(compiled, reque
     def untimed(manifest):
         document = msgspec.to_builtins(manifest)
         for variant in document["variants"]:
-            for timed in ("latency_us_p50", "latency_us_p95", "latency_ratio", "notes"):
+            for timed in ("latency_us_p50", "latency_us_p95", "latency_ratio", "notes", "load_ms", "peak_memory_bytes"):
                 variant["verdict"].pop(timed, None)
         return document
 

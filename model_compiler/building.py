@@ -1,0 +1,131 @@
+"""From a source to model files: one artifact for every target that can be reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fleet.protocol.manifest import Placement
+from model_compiler import sources
+from model_compiler.adapting import Adapted, adapt, check_channels_last
+from model_compiler.data import Dataset
+from model_compiler.errors import TargetError
+from model_compiler.metrics import Metric
+from model_compiler.request import CompileRequest
+from model_compiler.variants import TARGETS, Target
+
+if TYPE_CHECKING:
+    import torch
+
+CLOUD = "cloud-onnx-fp32"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model file. `notes` say how it was made where that is not the ordinary way."""
+
+    name: str
+    target: Target
+    placement: Placement
+    model: bytes
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The source and the data, made to fit each other. `outputs` are the names of the model's outputs."""
+
+    request: CompileRequest
+    metric: Metric
+    calibration: Dataset
+    validation: Dataset
+    outputs: tuple[str, ...]
+    module: torch.nn.Module | None = None
+    onnx: bytes | None = None
+
+
+def prepare(request: CompileRequest, metric: Metric) -> Prepared:
+    """Adapt a torch module to the data, or the data to an ONNX model.
+
+    Raises:
+        DataError, SourceError: they do not fit.
+    """
+    if request.channels_last:
+        check_channels_last(request.validation)
+    lone = "logits" if metric.classes else "output"
+    if request.module is not None:
+        adapted: Adapted = adapt(request.module, request.validation, channels_last=request.channels_last, lone=lone)
+        calibration, validation = (d.cast(adapted.dtypes) for d in (request.calibration, request.validation))
+        return Prepared(request, metric, calibration, validation, adapted.outputs, module=adapted.module)
+    assert request.onnx is not None  # one of the two is given
+    model = sources.channels_first(request.onnx) if request.channels_last else request.onnx
+    floats = sources.float_inputs(model, tuple(request.validation.inputs))
+    dtypes = {n: np.dtype(np.float32) if n in floats else a.dtype for n, a in request.validation.inputs.items()}
+    calibration, validation = (d.cast(dtypes) for d in (request.calibration, request.validation))
+    names = sources.onnx_names(model)[1]
+    return Prepared(request, metric, calibration, validation, (lone,) if len(names) == 1 else names, onnx=model)
+
+
+def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:
+    """Every target that can be built, plus the float models they are judged against, and why others cannot.
+
+    Raises:
+        TargetError: a target is unknown, or not one could be built.
+    """
+    request = prepared.request
+    unknown = [target for target in request.targets if target not in TARGETS]
+    if unknown or not request.targets:
+        raise TargetError(f"unknown target {', '.join(unknown) or '(none)'}", hint=f"known: {', '.join(TARGETS)}")
+    made: dict[str, Artifact] = {}
+    left_out: dict[str, str] = {}
+    # Float variants first: the quantized ones are made from them.
+    wanted = set(request.targets) | {f"{TARGETS[target].runtime}-fp32" for target in request.targets}
+    for name in sorted(wanted, key=lambda n: (TARGETS[n].precision != "fp32", n)):
+        request.progress(f"building {name}")
+        try:
+            made[name] = Artifact(name, TARGETS[name], "edge", _model(prepared, name, made))
+        except TargetError as error:
+            left_out[name] = str(error)
+    if not any(name in made for name in request.targets):
+        raise TargetError("no target could be built: " + "; ".join(left_out.values()))
+    artifacts = list(made.values())
+    if request.cloud is not None:
+        artifacts.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", request.cloud))
+    return artifacts, {name: why for name, why in left_out.items() if name in request.targets}
+
+
+def _model(prepared: Prepared, name: str, made: dict[str, Artifact]) -> bytes:
+    from model_compiler.variants import litert, onnx
+
+    target = TARGETS[name]
+    if target.precision != "fp32":
+        parent = made.get(f"{target.runtime}-fp32")
+        if parent is None:
+            raise TargetError(f"{name}: its float model could not be built", subject=name)
+        if target.runtime == "litert":
+            return litert.quantize(parent.model, target.precision, prepared.calibration.inputs)
+        return onnx.quantize(parent.model, prepared.calibration.inputs)
+    if prepared.module is None:
+        if target.runtime == "onnx" and prepared.onnx is not None:
+            return prepared.onnx
+        raise TargetError(
+            f"{name}: an ONNX source cannot become a LiteRT model", subject=name, hint="give a torch source"
+        )
+    examples = tuple(sources.example_of(array) for array in prepared.validation.inputs.values())
+    if target.runtime == "litert":
+        return litert.convert(prepared.module, examples)
+    return onnx.export(prepared.module, examples, inputs=tuple(prepared.validation.inputs), outputs=prepared.outputs)
+
+
+def order(artifacts: Sequence[Artifact], targets: Sequence[str]) -> list[Artifact]:
+    """Those that were asked for, in that order, the cloud's last."""
+    rank = {name: place for place, name in enumerate([*targets, CLOUD])}
+    return sorted((a for a in artifacts if a.name in rank), key=lambda a: rank[a.name])
+
+
+def float_bases(artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """For every edge artifact the float one on the same runtime: against it, only quantization differs."""
+    return {a.name: f"{a.target.runtime}-fp32" for a in artifacts if a.placement == "edge"}

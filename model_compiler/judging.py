@@ -1,0 +1,164 @@
+"""Running artifacts and judging them: verdict, gate, calibrated deferral."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fleet.protocol.manifest import Deferral, Gate, Variant, Verdict
+from model_compiler import deferral, measurements, pack, runners, verdict
+from model_compiler.building import Artifact
+from model_compiler.data import Array, Dataset, check_labels
+from model_compiler.errors import GateError, TargetError
+from model_compiler.metrics import Metric, Outputs, first, predicted, table
+from model_compiler.request import CompileRequest
+from model_compiler.runners import Profile
+
+
+@dataclass(frozen=True)
+class Ran:
+    """An artifact and its outputs on the validation set, by name (n, …)."""
+
+    artifact: Artifact
+    outputs: Outputs
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An artifact with its verdict; `broken` are the gate's terms that it breaks, in words."""
+
+    ran: Ran
+    verdict: Verdict
+    recalls: dict[int, float]
+    softmax: bool
+    deferral: Deferral | None
+    broken: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.ran.artifact.name
+
+    def variant(self) -> Variant:
+        """As the manifest says it; which runtimes take it is found out later."""
+        artifact = self.ran.artifact
+        return Variant(
+            name=artifact.name,
+            runtime=artifact.target.runtime,
+            precision=artifact.target.precision,
+            placement=artifact.placement,
+            blob=pack.blob_of(artifact.model),
+            verdict=self.verdict,
+            apply_softmax=self.softmax,
+            deferral=self.deferral,
+        )
+
+
+def run(
+    artifacts: Sequence[Artifact], data: Dataset, names: tuple[str, ...], metric: Metric, *, raw: bool = False
+) -> tuple[list[Ran], dict[str, str]]:
+    """Run every artifact over the validation set, each in a child of its own.
+
+    Returns:
+        Those that answered, and why the others did not.
+
+    Raises:
+        TargetError: not one answered, or the cloud's did not.
+        DataError: the labels do not fit the outputs.
+    """
+    ran: list[Ran] = []
+    refused: dict[str, str] = {}
+    for artifact in artifacts:
+        try:
+            found = runners.run(artifact.name, artifact.target.runtime, artifact.model, data, raw=raw)
+            if len(found.outputs) != len(names):
+                raise TargetError(
+                    f"{artifact.name}: has {len(found.outputs)} outputs, {len(names)} are expected: {', '.join(names)}"
+                )
+        except TargetError as error:
+            if artifact.placement == "cloud":
+                raise
+            refused[artifact.name] = str(error)
+            continue
+        ran.append(Ran(artifact, dict(zip(names, found.outputs, strict=True)), found.profile))
+    if not any(item.artifact.placement == "edge" for item in ran):
+        raise TargetError("no variant runs: " + "; ".join(refused.values()))
+    if metric.classes:
+        check_labels(data.labels, table(first(ran[0].outputs)).shape[1])
+    return ran, refused
+
+
+def judge(
+    request: CompileRequest, metric: Metric, ran: Sequence[Ran], data: Dataset, bases: Mapping[str, str]
+) -> list[Judged]:
+    """The verdict on each; `bases` names the one that it is measured against, by default itself."""
+    request.progress("measuring latency")
+    costs = measurements.figures(
+        [r.artifact for r in ran], {r.artifact.name: r.profile for r in ran}, data, request.measurements
+    )
+    by_name = {item.artifact.name: item for item in ran}
+    cloud = next((predicted(first(r.outputs)) for r in ran if r.artifact.placement == "cloud" and metric.classes), None)
+    found = []
+    for item in ran:
+        edge = item.artifact.placement == "edge"
+        base = by_name.get(bases.get(item.artifact.name, ""), item)
+        measured = verdict.judge(
+            metric, item.outputs, base.outputs, data.labels,
+            cost=costs[item.artifact.name], reference_cost=costs[base.artifact.name],
+        )  # fmt: skip
+        measured = _with_notes(measured, item.artifact.notes)
+        found.append(_judged(item, measured, metric, data.labels, request, cloud if edge else None))
+    return found
+
+
+def _judged(
+    item: Ran, measured: Verdict, metric: Metric, y: Array, request: CompileRequest, cloud: Array | None
+) -> Judged:
+    scores = first(item.outputs)
+    classes = metric.classes and scores.ndim == 2 and scores.shape[1] > 1
+    softmax = classes and verdict.holds_logits(scores)
+    edge = item.artifact.placement == "edge"
+    fitted = deferral.fit(scores, y, cloud, request.defer, apply_softmax=softmax) if classes and edge else None
+    return Judged(
+        ran=item,
+        verdict=measured,
+        recalls=verdict.recalls(item.outputs, y) if metric.classes else {},
+        softmax=softmax,
+        deferral=fitted,
+        broken=tuple(request.gate.broken_by(measured)) if edge else (),
+    )
+
+
+def _with_notes(measured: Verdict, notes: tuple[str, ...]) -> Verdict:
+    from msgspec.structs import replace
+
+    return replace(measured, notes=(*measured.notes, *notes)) if notes else measured
+
+
+def passing(judged: Sequence[Judged]) -> tuple[list[Judged], dict[str, str]]:
+    """Those that meet the gate, and why the others do not; raises GateError when no edge variant does."""
+    kept = [item for item in judged if not item.broken]
+    left_out = {item.name: "misses the gate: " + "; ".join(item.broken) for item in judged if item.broken}
+    if not any(item.ran.artifact.placement == "edge" for item in kept):
+        raise GateError("no variant meets the gate: " + "; ".join(f"{n} {why}" for n, why in left_out.items()))
+    return kept, left_out
+
+
+def document(item: Judged) -> dict[str, Any]:
+    """What the report says of one variant."""
+    return {
+        "placement": item.ran.artifact.placement,
+        "verdict": item.verdict,
+        "deferral": item.deferral,
+        "recall": {str(label): value for label, value in item.recalls.items()},
+        "broken": list(item.broken),
+    }
+
+
+def meets(gate: Gate, measured: Verdict) -> tuple[str, ...]:
+    """The terms that a verdict breaks but for latency, which a search does not measure."""
+    from msgspec.structs import replace
+
+    return tuple(replace(gate, max_latency_ratio=None).broken_by(measured))

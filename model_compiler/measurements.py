@@ -1,0 +1,75 @@
+"""What a machine measured, kept by content: the same model files are not measured again.
+
+Latency, load time and memory are part of the signed verdict and differ a little from run to run. Kept
+under a digest of everything they depend on, they come out the same the next time, and with them the
+release (docs/adr/0009).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from model_compiler import runners
+from model_compiler.building import Artifact
+from model_compiler.data import Dataset
+from model_compiler.runners import Profile
+from model_compiler.verdict import Figures
+
+VERSION = 1  # of how it is measured
+RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
+
+
+def figures(
+    artifacts: Sequence[Artifact], profiles: dict[str, Profile], data: Dataset, kept: Path | None
+) -> dict[str, Figures]:
+    """The cost of every artifact by name, measured in turns in one run; from `kept` where it is there already."""
+    path = None if kept is None else kept / f"{_key(artifacts, data)}.json"
+    if path is not None and path.is_file():
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Figures])
+    latency = runners.latencies({a.name: (a.target.runtime, a.model) for a in artifacts}, data)
+    found = {
+        a.name: Figures(
+            len(a.model), latency[a.name].p50, latency[a.name].p95,
+            profiles[a.name].load_ms, profiles[a.name].peak_memory_bytes,
+        )
+        for a in artifacts
+    }  # fmt: skip
+    if path is not None:
+        _write(path, msgspec.json.encode(found))
+    return found
+
+
+def _key(artifacts: Sequence[Artifact], data: Dataset) -> str:
+    rows = data.take(slice(runners.LATENCY_ROWS))
+    content = [
+        VERSION, platform.python_version(), *[f"{name} {metadata.version(name)}" for name in RUNTIMES], _machine(),
+        sorted((a.name, hashlib.sha256(a.model).hexdigest()) for a in artifacts),
+        [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in rows.inputs.items()],
+    ]  # fmt: skip
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
+
+
+def _machine() -> str:
+    """The processor, as far as it says."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return f"{platform.machine()} {model} {os.cpu_count()}"
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, draft = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+    Path(draft).replace(path)

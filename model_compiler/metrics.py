@@ -1,0 +1,214 @@
+"""Task metrics: how good a model's outputs are, with a 95 % confidence interval. Pure.
+
+accuracy, top-K  share of samples whose class is right, or among the K best; Wilson's interval
+auc              area under the ROC curve; binary, or the mean of one-against-rest over the classes
+f1               binary (class 1), or the mean over the classes
+mae, rmse        error of numbers; lower is better
+exact            share of samples whose output equals `y` value by value
+FILE.py:NAME     a function (outputs: dict[str, array], y: array) -> float; `NAME.lower_is_better = True` turns it
+Where no closed form is at hand the interval is the percentile bootstrap's over samples (400 draws, seeded).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_compiler.errors import DataError
+
+Array = npt.NDArray[Any]
+Outputs = Mapping[str, Array]  # by name, each (n, …); the first one is what labels speak about
+DRAWS = 400
+
+
+@dataclass(frozen=True)
+class Metric:
+    """`score(outputs, y)` gives the value; `hits`, where there is one, says right or wrong per sample.
+
+    `classes` says that the first output ranks classes and `y` holds one of them per sample.
+    """
+
+    name: str
+    score: Callable[[Outputs, Array], float]
+    higher_is_better: bool = True
+    classes: bool = False
+    hits: Callable[[Array, Array], Array] | None = None
+
+    def measure(self, outputs: Outputs, y: Array) -> tuple[float, tuple[float, float]]:
+        """The value and its 95 % interval."""
+        if self.hits is not None:
+            right = self.hits(first(outputs), y)
+            return float(right.mean()), wilson(int(right.sum()), len(right))
+        return self.score(outputs, y), self._bootstrap(outputs, y)
+
+    def points(self, value: float, reference: float) -> float:
+        """By how much `value` is worse: percentage points, or for errors the percentage by which they grew."""
+        if self.higher_is_better:
+            return 100 * (reference - value)
+        return 100 * (value - reference) / max(abs(reference), 1e-12)
+
+    def _bootstrap(self, outputs: Outputs, y: Array) -> tuple[float, float]:
+        """Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentile interval)."""
+        random = np.random.default_rng(0)
+        found = []
+        for _ in range(DRAWS):
+            rows = random.integers(0, len(y), len(y))
+            if self.classes and len(np.unique(y[rows])) < 2:
+                continue
+            found.append(self.score({name: array[rows] for name, array in outputs.items()}, y[rows]))
+        if not found:
+            value = self.score(outputs, y)
+            return value, value
+        low, high = np.percentile(found, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def first(outputs: Outputs) -> Array:
+    """The output that labels speak about."""
+    return next(iter(outputs.values()))
+
+
+def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's score interval for a proportion (95 % by default).
+
+    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    share = hits / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def table(scores: Array) -> Array:
+    """Class scores as (n, classes); one column is the score of class 1 against class 0. Raises DataError."""
+    scores = scores.reshape(len(scores), 1) if scores.ndim == 1 else scores
+    if scores.ndim != 2 or scores.shape[1] == 0:
+        raise DataError(
+            f"the first output has shape {[-1, *scores.shape[1:]]}; a class metric needs (n, classes)",
+            hint="choose another --metric, or let the first output be the class scores",
+        )
+    if scores.shape[1] > 1:
+        return scores
+    middle = 0.5 if scores.min() >= 0 and scores.max() <= 1 else 0.0  # probabilities, or logits
+    return np.concatenate([2 * middle - scores, scores], axis=1)
+
+
+def predicted(scores: Array) -> Array:
+    """The best class of every row of (n, classes)."""
+    best: Array = table(scores).argmax(axis=1)
+    return best
+
+
+def auc(scores: Array, positive: Array) -> float:
+    """The share of (positive, negative) pairs in which the positive one scores higher; ties count half.
+
+    Source: Mann and Whitney, 1947. Raises DataError when a class is missing.
+    """
+    count = int(positive.sum())
+    rest = len(positive) - count
+    if not count or not rest:
+        raise DataError("the area under the ROC curve needs both classes in y")
+    _, place, tied = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(tied) - (tied - 1) / 2)[place]
+    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
+
+
+def _auc(outputs: Outputs, y: Array) -> float:
+    scores = table(first(outputs)).astype(np.float64)
+    if scores.shape[1] == 2:
+        return auc(scores[:, 1] - scores[:, 0], y == 1)
+    return float(np.mean([auc(scores[:, label], y == label) for label in np.unique(y)]))
+
+
+def _f1(outputs: Outputs, y: Array) -> float:
+    scores = table(first(outputs))
+    best = scores.argmax(axis=1)
+    labels = [1] if scores.shape[1] == 2 else list(range(scores.shape[1]))
+    found = []
+    for label in labels:
+        right = int(((best == label) & (y == label)).sum())
+        named = int((best == label).sum()) + int((y == label).sum())
+        found.append(2 * right / named if named else 1.0)
+    return float(np.mean(found))
+
+
+def _error(outputs: Outputs, y: Array) -> Array:
+    values = first(outputs).astype(np.float64)
+    if values.shape != y.shape and values.size == y.size:
+        values = values.reshape(y.shape)
+    if values.shape != y.shape:
+        raise DataError(f"the first output has shape {list(values.shape)}, y has {list(y.shape)}")
+    return values - y
+
+
+def _exactly(values: Array, y: Array) -> Array:
+    if values.size != y.size:
+        raise DataError(f"the first output has shape {list(values.shape)}, y has {list(y.shape)}")
+    same: Array = (values.reshape(len(y), -1) == y.reshape(len(y), -1)).all(axis=1)
+    return same
+
+
+def _top(count: int) -> Metric:
+    def hits(scores: Array, y: Array) -> Array:
+        ranked = np.argsort(-table(scores), axis=1, kind="stable")[:, :count]
+        right: Array = (ranked == y[:, None]).any(axis=1)
+        return right
+
+    name = "accuracy" if count == 1 else f"top-{count}"
+    return Metric(name, lambda o, y: float(hits(first(o), y).mean()), classes=True, hits=hits)
+
+
+_KNOWN = {
+    "accuracy": _top(1),
+    "auc": Metric("auc", _auc, classes=True),
+    "f1": Metric("f1", _f1, classes=True),
+    "mae": Metric("mae", lambda o, y: float(np.abs(_error(o, y)).mean()), higher_is_better=False),
+    "rmse": Metric("rmse", lambda o, y: float(np.sqrt((_error(o, y) ** 2).mean())), higher_is_better=False),
+    "exact": Metric("exact", lambda o, y: float(_exactly(first(o), y).mean()), hits=_exactly),
+}
+
+
+def parse(text: str) -> Metric:
+    """A metric by its name; see the module.
+
+    Raises:
+        DataError: unknown, or the user's file cannot be loaded.
+    """
+    if text in _KNOWN:
+        return _KNOWN[text]
+    if text.startswith("top-") and text[4:].isdigit() and int(text[4:]) > 0:
+        return _top(int(text[4:]))
+    path, _, name = text.partition(":")
+    if path.endswith(".py") and name:
+        return _users(Path(path), name)
+    raise DataError(
+        f"unknown metric {text!r}", subject=text, hint=f"one of {', '.join(_KNOWN)}, top-K, or file.py:function"
+    )
+
+
+def default(y: Array) -> Metric:
+    """Accuracy where `y` holds one integer per sample, else the root mean squared error."""
+    return _KNOWN["accuracy" if y.ndim == 1 and y.dtype.kind in "iu" else "rmse"]
+
+
+def _users(path: Path, name: str) -> Metric:
+    from model_compiler.sources import run_file
+
+    function = getattr(run_file(path), name, None)
+    if not callable(function):
+        raise DataError(f"{path}: has no function {name}", subject=str(path))
+
+    def score(outputs: Outputs, y: Array) -> float:
+        # The function is the user's own program and may raise anything; this is the boundary that names it.
+        try:
+            return float(function(dict(outputs), y))
+        except Exception as error:
+            raise DataError(f"{path}: {name}() failed: {type(error).__name__}: {error}", subject=str(path)) from error
+
+    return Metric(name, score, higher_is_better=not getattr(function, "lower_is_better", False))

@@ -1,0 +1,63 @@
+"""What is asked of the compiler, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fleet.protocol.manifest import Gate, Lineage, Manifest
+from fleet.protocol.sketch import Encoder
+from model_compiler.data import Dataset
+from model_compiler.deferral import DeferTarget
+from model_compiler.metrics import Metric
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class CompileRequest:
+    """What to build. Exactly one of `module` and `onnx` (checked bytes) is the source.
+
+    `cloud` is the teacher as ONNX bytes; it becomes the release's cloud variant. `metric` is by default
+    accuracy for integer labels, else the root mean squared error. `channels_last`: the data is
+    (n, height, width, channels), the module takes channels first. `search` looks for a better
+    quantization of a variant that misses the gate. `measurements` is a folder that keeps what was
+    measured, by content: the same model files on the same machine are not measured again, so that the
+    same inputs give the same bytes. `pythons` are interpreters of other environments whose runtimes
+    each variant is tried in, too. `earlier` are release directories that devices may come from.
+    """
+
+    calibration: Dataset
+    validation: Dataset
+    targets: Sequence[str]
+    out: Path
+    module: torch.nn.Module | None = None
+    onnx: bytes | None = None
+    cloud: bytes | None = None
+    labels: Sequence[str] = ()
+    metric: Metric | None = None
+    channels_last: bool = False
+    gate: Gate = field(default_factory=Gate)
+    search: bool = False
+    defer: DeferTarget = field(default_factory=DeferTarget)
+    encoder: Encoder | None = None
+    lineage: Lineage = field(default_factory=Lineage)
+    seed: int = 0
+    measurements: Path | None = None
+    pythons: Sequence[Path] = ()
+    earlier: Sequence[Path] = ()
+    progress: Callable[[str], None] = lambda step: None
+
+
+@dataclass(frozen=True)
+class CompileReport:
+    """What came of it: the manifest as written, each target that was left out with its reason, and the
+    document of `report.json`."""
+
+    out: Path
+    manifest: Manifest
+    left_out: dict[str, str]
+    document: dict[str, Any]
