@@ -24,13 +24,14 @@ import msgspec
 
 from edge_agent import VERSION
 from edge_agent import cli as commands
-from edge_agent.errors import ConflictError, UsageError
+from edge_agent.errors import AgentError, ConflictError, UsageError
 
 if TYPE_CHECKING:
     import uvicorn
 
     from edge_agent.config import AgentConfig
     from edge_agent.reporting.samples import Redact
+    from edge_agent.reporting.uplink import Link
     from edge_agent.update.state import Looked
     from fleet.protocol.messages import AgentReport, CommandKeys
 
@@ -79,7 +80,7 @@ class Agent:
         self.config = config
         self.started = time.time()
         self.enrollment = load_enrollment(config.dir)
-        self.hub = HubHttp(config.dir, connect_timeout_s=config.connect_timeout_s)
+        self.hub = HubHttp(config.dir, connect_timeout_s=config.connect_timeout_s, clock_slack_s=config.clock_slack_s)
         self.database = Database(config.dir / "spool.db")
         self.spool = Spool(self.database)
         self.slots, self.policies, self.metrics = Slots(), Policies(), Metrics()
@@ -156,6 +157,7 @@ class Agent:
             "hub": self.enrollment.hub,
             "address": self.address,
             "online": self.uplink.online,
+            "certificate_expires": self.updater.file.state.looked.certificate_expires,
             "started": self.started,
             "outbox": {"spool": self.spool.id, "waiting": len(self.spool), "lost": self.spool.lost},
             "samples": {"waiting": len(self.samples), "dropped": self.samples.dropped},
@@ -182,16 +184,9 @@ class Agent:
         return models
 
     def _uplink(self) -> Any:
-        from edge_agent.reporting.uplink import Link, Uplink
+        from edge_agent.reporting.uplink import Uplink
 
-        link = Link(
-            device_id=self.enrollment.device_id,
-            channel=self.enrollment.channel,
-            endpoint=self.enrollment.mqtt,
-            context=_tls(self.config) if self.enrollment.mqtt.tls else None,
-            agent=VERSION,
-            heartbeat_s=self.config.heartbeat_s,
-        )
+        self._link_mark, link = self._link()
         return Uplink(
             link,
             self.database,
@@ -203,6 +198,38 @@ class Agent:
             clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
         )
 
+    def _link(self) -> tuple[tuple[Any, ...], Link]:
+        """Whom to connect to and as whom, as the disk says now; and a mark that differs when that does."""
+        from edge_agent.identity.enroll import load_enrollment
+        from edge_agent.identity.pairs import CERTIFICATE, settle
+        from edge_agent.reporting.uplink import Link
+
+        settle(self.config.identity)
+        enrollment = load_enrollment(self.config.dir)
+        looked = self.updater.file.state.looked
+        channel = looked.channel.channel if looked.channel is not None else enrollment.channel
+        certificate = (self.config.identity / CERTIFICATE).read_bytes()
+        link = Link(
+            device_id=enrollment.device_id,
+            channel=channel,
+            endpoint=enrollment.mqtt,
+            context=_tls(self.config) if enrollment.mqtt.tls else None,
+            agent=VERSION,
+            heartbeat_s=self.config.heartbeat_s,
+        )
+        return (channel, enrollment.mqtt, certificate), link
+
+    def _relink(self) -> None:
+        """Connect anew when the hub named another broker or channel, or the certificate is a new one."""
+        try:
+            mark, link = self._link()
+        except (AgentError, OSError) as error:  # ssl.SSLError is an OSError
+            log.warning("the connection to the broker stays as it was: %s", error)
+            return
+        if mark != self._link_mark:
+            self._link_mark = mark
+            self.uplink.follow(link)
+
     def _command_key(self) -> CommandKeys | None:
         from edge_agent.reporting.commands import decode_keys
 
@@ -213,6 +240,7 @@ class Agent:
         """A look at the hub ended, or what the last one gave was read from the disk."""
         self.policies.apply(looked.channel)
         self.measurer.wake()
+        self._relink()
         report = _describe(self.enrollment.channel, looked)
         if report != self._described:
             self._described = report
@@ -303,9 +331,11 @@ def _stop(server: uvicorn.Server) -> None:
 
 
 def _tls(config: AgentConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(config.identity / "ca.pem"))
-    context.load_cert_chain(config.identity / "device.crt", config.identity / "device.key")
-    return context
+    from edge_agent.identity.pairs import CERTIFICATE, KEY
+    from edge_agent.identity.tls import Dates, client_context
+
+    dates, identity = Dates(config.dir, slack_s=config.clock_slack_s), config.identity
+    return client_context(identity / "ca.pem", dates, certificate=identity / CERTIFICATE, key=identity / KEY)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import ssl
+import time
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -155,7 +156,10 @@ def _call(pool: urllib3.PoolManager, method: str, url: str, body: bytes | None) 
         data = answer.read(HTTP_LIMIT + 1)
         answer.release_conn()
     except urllib3.exceptions.HTTPError as error:
-        raise UnreachableError(f"{url} does not answer: {error}", subject=url, hint="is the hub running?") from error
+        hint = "is the hub running?"
+        if "not yet valid" in str(error) or "has expired" in str(error):  # OpenSSL's words
+            hint = f"this device's clock says {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC: set it"
+        raise UnreachableError(f"{url} does not answer: {error}", subject=url, hint=hint) from error
     if answer.status == 200:
         return data
     text = _error_text(data) or f"HTTP {answer.status}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +13,10 @@ import urllib3
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, DeniedError, UnreachableError
+from edge_agent.identity import pairs
 from edge_agent.identity.enroll import load_enrollment
 from edge_agent.identity.keys import load_key, sign_nonce
+from edge_agent.identity.tls import Dates, client_context
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import HTTP_LIMIT, NonceResponse, TokenRequest, TokenResponse
 
@@ -32,15 +34,28 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class HubHttp:
-    """Implements `ports.HubCalls`, for any number of threads. No redirect is ever followed."""
+    """Implements `ports.HubCalls`, for any number of threads. No redirect is ever followed.
 
-    def __init__(self, directory: Path, *, connect_timeout_s: float = 10.0, connections: int = 8) -> None:
+    Keys are read again for every new token, since the child may have renewed them.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        connect_timeout_s: float = 10.0,
+        connections: int = 8,
+        clock: Callable[[], float] = time.time,
+        clock_slack_s: float = 3600.0,
+    ) -> None:
         enrollment = load_enrollment(directory)
         self.base = enrollment.hub
         self.device_id = enrollment.device_id
-        self._key = load_key(directory / "identity" / "device.key")
+        self._identity = directory / "identity"
+        load_key(self._identity / pairs.KEY)  # says at once when there is none
         self._connect_timeout_s = connect_timeout_s
-        context = ssl.create_default_context(cafile=str(directory / "identity" / "ca.pem"))
+        dates = Dates(directory, clock=clock, slack_s=clock_slack_s)
+        context = client_context(self._identity / "ca.pem", dates)
         self._pool = urllib3.PoolManager(maxsize=connections, ssl_context=context, retries=False)
         self._token = ""
         self._lock = threading.Lock()
@@ -110,12 +125,41 @@ class HubHttp:
         with self._lock:
             if self._token != refused:
                 return self._token
-            nonce = self._ask("/device/nonce", encode_json({"device_id": self.device_id}), NonceResponse, timeout).nonce
-            request = TokenRequest(device_id=self.device_id, nonce=nonce, signature=sign_nonce(self._key, nonce))
-            self._token = self._ask("/device/token", encode_json(request), TokenResponse, timeout).token
+            self._token = self._buy_token(timeout)
             return self._token
 
-    def _ask(self, path: str, body: bytes, kind: type[T], timeout: float) -> T:
+    def log_in(self, timeout: float = 30.0) -> None:
+        """Buy a new token, with the next key when there is one.
+
+        Raises:
+            DeniedError, UnreachableError.
+        """
+        with self._lock:
+            self._token = self._buy_token(timeout)
+
+    def _buy_token(self, timeout: float) -> str:
+        """With the next key if the hub has certified one, which makes it the device's; else with the one in use."""
+        refused: DeniedError | None = None
+        for following, key in pairs.keys(self._identity):
+            nonce = self.ask("/device/nonce", encode_json({"device_id": self.device_id}), NonceResponse, timeout).nonce
+            request = TokenRequest(device_id=self.device_id, nonce=nonce, signature=sign_nonce(key, nonce))
+            try:
+                token = self.ask("/device/token", encode_json(request), TokenResponse, timeout).token
+            except DeniedError as error:
+                refused = error
+                continue
+            if following:
+                pairs.promote(self._identity)
+            return token
+        assert refused is not None  # there is always a key to try
+        raise refused
+
+    def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
+        """POST without a token.
+
+        Raises:
+            DeniedError: the hub refuses this device. UnreachableError: no answer, or not this one.
+        """
         answer = self._open("POST", path, body, None, timeout, "")
         try:
             data = answer.read(HTTP_LIMIT + 1)

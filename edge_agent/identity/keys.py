@@ -11,6 +11,7 @@ from cryptography.x509.oid import NameOID
 
 from edge_agent.durable import write_durably
 from edge_agent.errors import IdentityError
+from fleet.protocol.messages import renewal_bytes
 
 TOKEN_PREFIX = b"edgeloop-token:"
 
@@ -51,3 +52,8 @@ def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
 def sign_nonce(key: ec.EllipticCurvePrivateKey, nonce: str) -> bytes:
     """ECDSA-SHA256 (DER) over `"edgeloop-token:" + nonce`."""
     return key.sign(TOKEN_PREFIX + nonce.encode(), ec.ECDSA(hashes.SHA256()))
+
+
+def sign_renewal(key: ec.EllipticCurvePrivateKey, nonce: str, csr: str) -> bytes:
+    """ECDSA-SHA256 (DER) over `messages.renewal_bytes`."""
+    return key.sign(renewal_bytes(nonce, csr), ec.ECDSA(hashes.SHA256()))

@@ -98,6 +98,7 @@ class Uplink:
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: mqtt.Client | None = None
+        self._next: Link | None = None
         self._session = ""
         self._heard = 0.0
         self._beat = 0.0
@@ -112,6 +113,11 @@ class Uplink:
         """There are new records; callable from the event loop."""
         self._wake.set()
 
+    def follow(self, link: Link) -> None:
+        """Connect anew: another broker, channel or certificate. What was not receipted is sent again there."""
+        self._next = link
+        self._wake.set()
+
     async def run(self) -> None:
         """Stay connected and send until cancelled; then say goodbye."""
         self._loop = asyncio.get_running_loop()
@@ -120,6 +126,10 @@ class Uplink:
             while True:
                 await self._pause()
                 now = time.monotonic()
+                if self._next is not None:
+                    self._close(polite=False)
+                    self._link, self._next = self._next, None
+                    self._build()
                 while self._inbox:
                     topic, payload = self._inbox.popleft()
                     await self._receive(topic, payload)
@@ -194,7 +204,8 @@ class Uplink:
         if code.is_failure:
             log.warning("the broker refuses this device: %s", code)
             return
-        client.subscribe([(topics.command(self._link.device_id), 1), (topics.notify(self._link.channel), 1)])
+        link, prefix = self._link, self._link.endpoint.prefix
+        client.subscribe([(topics.command(link.device_id, prefix), 1), (topics.notify(link.channel, prefix), 1)])
         self._post(self._connected)
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
@@ -271,9 +282,10 @@ class Uplink:
 
     async def _receive(self, topic: str, payload: bytes) -> None:
         try:
-            if topic == topics.notify(self._link.channel):
+            link, prefix = self._link, self._link.endpoint.prefix
+            if topic == topics.notify(link.channel, prefix):
                 self._notify(decode_control(payload, Notify))
-            elif topic == topics.command(self._link.device_id):
+            elif topic == topics.command(link.device_id, prefix):
                 await self._command(payload)
         except (DeniedError, ProtocolError) as error:
             log.warning("a message on %s is refused: %s", topic, error)
@@ -310,7 +322,7 @@ class Uplink:
             self._handle(command)
 
     def _topic(self, leaf: topics.Leaf) -> str:
-        return topics.uplink(self._link.device_id, leaf)
+        return topics.uplink(self._link.device_id, leaf, self._link.endpoint.prefix)
 
     def _status(self, state: str) -> bytes:
         return encode_json(Status(state=state, session=self._session, at=self._clock(), agent=self._link.agent))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +27,7 @@ from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import DeviceMe
 
 _PR_SET_PDEATHSIG = 1
 
@@ -98,11 +99,15 @@ def trial(config: AgentConfig, held: Held) -> None:
 class Session:
     """One look and the steps after it."""
 
-    def __init__(self, config: AgentConfig, lines: Iterable[bytes], out: IO[bytes]) -> None:
+    def __init__(
+        self, config: AgentConfig, lines: Iterable[bytes], out: IO[bytes], *, clock: Callable[[], float] = time.time
+    ) -> None:
         from edge_agent.identity.http import HubHttp
 
-        self._config, self._lines, self._out = config, iter(lines), out
-        self._hub = HubHttp(config.dir, connect_timeout_s=config.connect_timeout_s)
+        self._config, self._lines, self._out, self._clock = config, iter(lines), out, clock
+        self._hub = HubHttp(
+            config.dir, connect_timeout_s=config.connect_timeout_s, clock=clock, clock_slack_s=config.clock_slack_s
+        )
         self._store = Store(config.dir, reserve=config.disk_reserve_bytes)
 
     def run(self) -> None:
@@ -129,14 +134,27 @@ class Session:
         fetcher = tuf_client.Fetcher(self._hub, pace, gap_timeout_s=config.gap_timeout_s)
         root = (config.identity / FIRST_ROOT).read_bytes()
         floor = tuf_client.TimeFloor(config.dir / "time-floor", slack_s=config.clock_slack_s)
-        with tuf_client.opened(config.tuf, root, fetcher, floor) as trusted:
-            mine = look.me(self._hub, asked)
-            seen = look.looked(trusted, mine, asked)
+        mine = look.me(self._hub, asked)
+        trouble = self._keep_identity(mine)  # first: whatever is wrong with the metadata, the device stays reachable
+        with tuf_client.opened(config.tuf, root, fetcher, floor, clock=self._clock) as trusted:
+            seen = look.identified(look.looked(trusted, mine, asked), config.identity, trouble)
             emit(Saw(looked=seen), self._out)
             if seen.channel is not None:
                 for message in look.offers(trusted, seen.channel, mine, asked, self._store):
                     emit(message, self._out)
         emit(Ready(), self._out)
+
+    def _keep_identity(self, mine: DeviceMe) -> str:
+        """Follow the broker and renew the certificate as the hub says; what went wrong, in words."""
+        from edge_agent.identity.renew import follow, renew
+
+        try:
+            follow(self._config.dir, mine)
+            if mine.renew:
+                renew(self._hub, self._config.identity)
+        except (AgentError, ProtocolError, OSError) as error:
+            return str(error)
+        return ""
 
     def _fetch(self, step: Step) -> None:
         from edge_agent.update.fetch import fetch_blob

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec.structs import replace
 
 from edge_agent.errors import AgentError, FetchError, RefusedError, TrustError, UnreachableError
 from edge_agent.ports import HubCalls
@@ -50,6 +53,15 @@ def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
         tuf_expires=trusted.expires, clock="untrusted" if trusted.problem == "clock-untrusted" else "trusted",
         problem=trusted.problem or ("" if channel else "no-channel"), hint=trusted.detail,
     )  # fmt: skip
+
+
+def identified(seen: Looked, identity: Path, trouble: str) -> Looked:
+    """`seen` with how long this device's certificate lasts, and why it was not renewed."""
+    from edge_agent.identity.renew import expires_at
+
+    if trouble and not seen.problem:
+        seen = replace(seen, problem="certificate-not-renewed", hint=trouble)
+    return replace(seen, certificate_expires=expires_at(identity))
 
 
 def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, store: Store) -> Iterator[Offer | Refusal]:

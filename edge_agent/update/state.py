@@ -29,6 +29,7 @@ class Looked(Struct, frozen=True, kw_only=True):
     clock: str = "trusted"
     problem: str = ""
     hint: str = ""
+    certificate_expires: float = 0.0  # of this device's own certificate, Unix seconds; 0: not known
 
 
 class AgentState(Struct, frozen=True, kw_only=True):

@@ -23,13 +23,14 @@ from tuf.api import exceptions
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater
 
+from edge_agent.clock import EPOCH
+from edge_agent.clock import TimeFloor as TimeFloor
 from edge_agent.durable import sync_folder, write_durably
 from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError, UnreachableError
 from edge_agent.ports import HubStreams
 from edge_agent.update.pace import Pace, paced
 
 BASE = "http://hub"  # a placeholder: only the path goes to the hub
-EPOCH = 0.0
 
 
 class HardenedUpdater(Updater):
@@ -85,27 +86,6 @@ class Fetcher(FetcherInterface):
             if answer.status != 200:
                 raise exceptions.DownloadHTTPError(f"{path} answers HTTP {answer.status}", answer.status)
             yield from paced(answer.read1, self._pace, subject=path)
-
-
-class TimeFloor:
-    """The latest moment at which fresh metadata was seen; a clock behind it is wrong."""
-
-    def __init__(self, path: Path, *, slack_s: float = 3600.0) -> None:
-        self._path, self._slack_s = path, slack_s
-        try:
-            self.value = float(path.read_text())
-        except (FileNotFoundError, ValueError):
-            self.value = EPOCH
-
-    def trusts(self, now: float) -> bool:
-        """Whether a clock that says `now` can be right."""
-        return now >= self.value - self._slack_s
-
-    def raise_to(self, now: float) -> None:
-        """Remember `now`, when it is later."""
-        if now > self.value:
-            write_durably(self._path, f"{now:.0f}".encode())
-            self.value = now
 
 
 class Trusted:

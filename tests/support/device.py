@@ -73,7 +73,7 @@ class Device:
         self.restart()
 
     def restart(self, **changes: Any) -> Updater:
-        self.activator, self.reporter = FakeActivator(), FakeReporter()
+        self.activator, self.reporter = changes.pop("activator", None) or FakeActivator(), FakeReporter()
         options: dict[str, Any] = {
             "kinds": tuple(runtimes.kinds()),
             "clock": lambda: self.now[0],
@@ -127,7 +127,9 @@ def claim(hub: HubFixture) -> str:
 
 
 @contextlib.contextmanager
-def listening(hub: HubFixture) -> Iterator[str]:
-    """The hub on a real socket; gives its URL."""
-    with serving(create_app(hub.hub)) as (where, _loop):
-        yield f"http://{where}"
+def listening(hub: HubFixture, *, tls: bool = False) -> Iterator[str]:
+    """The hub on a real socket, with its own certificate if asked; gives its URL."""
+    config = hub.hub.config
+    files = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)} if tls else {}
+    with serving(create_app(hub.hub), **files) as (where, _loop):
+        yield f"{'https' if tls else 'http'}://{where}"

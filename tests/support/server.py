@@ -13,10 +13,11 @@ import uvicorn
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
-    """Serve an ASGI app; gives its "host:port" and the loop it runs on."""
+def serving(app: Any, **options: Any) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
+    """Serve an ASGI app; gives its "host:port" and the loop it runs on. `options` are uvicorn's (`ssl_certfile=…`)."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", **options)
+    server = uvicorn.Server(config)
     loops: list[asyncio.AbstractEventLoop] = []
     up = threading.Event()
 

@@ -103,13 +103,15 @@ def broker(port, folder):
 class Hub:
     """A subscriber to everything of the device, and a voice to it."""
 
-    def __init__(self, port):
+    def __init__(self, port, prefix=topics.PREFIX):
         self.messages = queue.Queue()
         ready = queue.Queue()
         self.client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="hub")
-        self.client.on_connect = lambda c, *_: c.subscribe(topics.uplink_filter(), 1)
+        self.client.on_connect = lambda c, *_: c.subscribe(topics.uplink_filter(prefix=prefix), 1)
         self.client.on_subscribe = lambda *_: ready.put(True)
-        self.client.on_message = lambda _c, _d, m: self.messages.put((topics.parse_uplink(m.topic).leaf, m.payload))
+        self.client.on_message = lambda _c, _d, m: self.messages.put(
+            (topics.parse_uplink(m.topic, prefix).leaf, m.payload)
+        )
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
         ready.get(timeout=10)
@@ -254,6 +256,36 @@ def test_a_notify_reaches_the_updater(tmp_path, line):
             assert await device.notified.get() == "connected"
             hub.client.publish(topics.notify("stable"), encode_json(Notify(channel="stable", version=9)), qos=1)
             assert await device.notified.get() == "channel version 9"
+
+    asyncio.run(scenario())
+
+
+def test_it_follows_to_another_broker_prefix_and_channel_and_loses_nothing(tmp_path, line):
+    port, hub = line
+    elsewhere = free_port()
+    (tmp_path / "second").mkdir()
+
+    async def scenario():
+        device = Device(tmp_path, port)
+        with broker(elsewhere, tmp_path / "second"):
+            second = Hub(elsewhere, "acme/fleet")
+            async with device.running():
+                assert await device.notified.get() == "connected"
+                device.report("before")
+                assert await hub.numbers(1) == [1]
+                endpoint = MqttEndpoint(host="127.0.0.1", port=elsewhere, tls=False, password="x", prefix="acme/fleet")
+                device.uplink.follow(Link(device_id=DEVICE, channel="beta", endpoint=endpoint))
+                device.report("after")
+                assert decode_control(await second.next("status"), Status).state == "online"
+                assert await second.numbers(2) == [1, 2]  # the first was never receipted
+                second.client.publish(
+                    topics.notify("beta", "acme/fleet"), encode_json(Notify(channel="beta", version=3)), qos=1
+                )
+                while await device.notified.get() != "channel version 3":
+                    pass
+                second.client.publish(topics.command(DEVICE, "acme/fleet"), signed(4), qos=1)
+                assert (await device.commands.get()).counter == 4
+            second.close()
 
     asyncio.run(scenario())
 

@@ -1,0 +1,31 @@
+"""Whether this device's clock can be right: the latest moment that fresh signed metadata was seen at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge_agent.durable import write_durably
+
+EPOCH = 0.0
+FILE = "time-floor"
+
+
+class TimeFloor:
+    """The latest moment at which fresh metadata was seen; a clock behind it is wrong."""
+
+    def __init__(self, path: Path, *, slack_s: float = 3600.0) -> None:
+        self._path, self._slack_s = path, slack_s
+        try:
+            self.value = float(path.read_text())
+        except (FileNotFoundError, ValueError):
+            self.value = EPOCH
+
+    def trusts(self, now: float) -> bool:
+        """Whether a clock that says `now` can be right."""
+        return now >= self.value - self._slack_s
+
+    def raise_to(self, now: float) -> None:
+        """Remember `now`, when it is later."""
+        if now > self.value:
+            write_durably(self._path, f"{now:.0f}".encode())
+            self.value = now

@@ -1,0 +1,88 @@
+"""A new certificate before the old one ends, or after; and following what the hub says about the broker.
+
+Runs in the short-lived child. The hub says when it is time (`DeviceMe.renew`), since this device's
+clock may be wrong. A fresh key is made each time; see `pairs` for how nothing is lost in between.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from cryptography import x509
+
+from edge_agent.durable import write_durably
+from edge_agent.errors import IdentityError
+from edge_agent.identity import pairs
+from edge_agent.identity.enroll import FILE, load_enrollment
+from edge_agent.identity.keys import load_key, load_or_make_key, sign_renewal, signing_request
+from fleet.protocol.codec import encode_json
+from fleet.protocol.messages import DeviceMe, NonceResponse, RenewRequest, RenewResponse
+
+T = TypeVar("T")
+
+
+class HubDoor(Protocol):
+    """Calls that need no token, and proving the device's key anew; `HubHttp` is one."""
+
+    device_id: str
+
+    def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
+        """POST without a token; raises DeniedError, UnreachableError."""
+
+    def log_in(self, timeout: float = 30.0) -> None:
+        """Buy a new token, with the next key when there is one; raises DeniedError, UnreachableError."""
+
+
+def renew(hub: HubDoor, identity: Path) -> None:
+    """Get a certificate for a fresh key, prove that key, and let the pair replace the old one.
+
+    Raises:
+        DeniedError: the hub refuses the enrolled key: this device was revoked.
+        UnreachableError: no answer; the next look goes on where this one stopped.
+        IdentityError: the hub's answer is no certificate for this key.
+    """
+    if (identity / pairs.NEXT_CERTIFICATE).exists():
+        pairs.discard_next(identity)  # whoever called us has logged in, and not with it: the hub does not take it
+    key = load_or_make_key(identity / pairs.NEXT_KEY)
+    csr = signing_request(key, hub.device_id)
+    nonce = hub.ask("/device/nonce", encode_json({"device_id": hub.device_id}), NonceResponse).nonce
+    signature = sign_renewal(load_key(identity / pairs.KEY), nonce, csr)
+    request = RenewRequest(device_id=hub.device_id, nonce=nonce, csr=csr, signature=signature)
+    answer = hub.ask("/device/renew", encode_json(request), RenewResponse)
+    _check(answer.certificate, key.public_key(), (identity / "ca.pem").read_bytes())
+    write_durably(identity / pairs.NEXT_CERTIFICATE, answer.certificate.encode())
+    hub.log_in()
+
+
+def follow(directory: Path, mine: DeviceMe) -> bool:
+    """Keep the broker that the hub names now; true when it is another one than before."""
+    enrollment = load_enrollment(directory)
+    if mine.mqtt is None or mine.mqtt == enrollment.mqtt:
+        return False
+    found = msgspec.structs.replace(enrollment, mqtt=mine.mqtt)
+    write_durably(directory / "identity" / FILE, encode_json(found))
+    return True
+
+
+def expires_at(identity: Path) -> float:
+    """When the certificate in use ends (Unix seconds); 0 when it cannot be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
+    except (OSError, ValueError):
+        return 0.0
+    return certificate.not_valid_after_utc.timestamp()
+
+
+def _check(pem: str, key: Any, ca: bytes) -> None:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        fits = certificate.public_key() == key
+    except Exception as error:  # cryptography raises ValueError, TypeError and InvalidSignature here
+        raise IdentityError(
+            f"the hub's new certificate cannot be used: {error}", hint="ask the hub's operator"
+        ) from error
+    if not fits:
+        raise IdentityError("the hub's new certificate is for another key", hint="ask the hub's operator")
