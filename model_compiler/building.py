@@ -15,7 +15,7 @@ from model_compiler.data import Dataset
 from model_compiler.errors import TargetError
 from model_compiler.metrics import Metric
 from model_compiler.request import CompileRequest
-from model_compiler.variants import TARGETS, Target
+from model_compiler.variants import TARGETS, Target, quantizer
 
 if TYPE_CHECKING:
     import torch
@@ -105,9 +105,7 @@ def _model(prepared: Prepared, name: str, made: dict[str, Artifact]) -> bytes:
         parent = made.get(f"{target.runtime}-fp32")
         if parent is None:
             raise TargetError(f"{name}: its float model could not be built", subject=name)
-        if target.runtime == "litert":
-            return litert.quantize(parent.model, target.precision, prepared.calibration.inputs)
-        return onnx.quantize(parent.model, prepared.calibration.inputs)
+        return quantizer(target.runtime).quantize(parent.model, target.precision, prepared.calibration.inputs)
     if prepared.module is None:
         if target.runtime == "onnx" and prepared.onnx is not None:
             return prepared.onnx

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fleet.protocol.manifest import Deferral, Gate, Variant, Verdict
+from fleet.protocol.manifest import Deferral, Variant, Verdict
 from model_compiler import deferral, measurements, pack, runners, verdict
 from model_compiler.building import Artifact
 from model_compiler.data import Array, Dataset, check_labels
@@ -155,10 +155,3 @@ def document(item: Judged) -> dict[str, Any]:
         "recall": {str(label): value for label, value in item.recalls.items()},
         "broken": list(item.broken),
     }
-
-
-def meets(gate: Gate, measured: Verdict) -> tuple[str, ...]:
-    """The terms that a verdict breaks but for latency, which a search does not measure."""
-    from msgspec.structs import replace
-
-    return tuple(replace(gate, max_latency_ratio=None).broken_by(measured))

@@ -8,8 +8,9 @@ import msgspec
 
 from fleet.protocol.manifest import Manifest
 from model_compiler import assembling, judging, metrics, pack
-from model_compiler.building import Prepared, build, float_bases, order, prepare
+from model_compiler.building import Artifact, Prepared, build, float_bases, order, prepare
 from model_compiler.data import check_pair
+from model_compiler.improving import improve
 from model_compiler.judging import Judged
 from model_compiler.request import CompileReport, CompileRequest
 
@@ -26,10 +27,12 @@ def compile_release(request: CompileRequest) -> CompileReport:
     pack.check_replaceable(request.out)
     prepared = prepare(request, request.metric or metrics.default(request.validation.labels))
     artifacts, left_out = build(prepared)
-    request.progress("running every variant")
-    ran, refused = judging.run(artifacts, prepared.validation, prepared.outputs, prepared.metric)
+    judged, refused = _judge(prepared, artifacts)
+    searched: dict[str, Any] = {}
+    if request.search and any(item.broken for item in judged):
+        artifacts, searched = improve(prepared, artifacts, judged)
+        judged, refused = _judge(prepared, artifacts)
     left_out |= {name: why for name, why in refused.items() if name in request.targets}
-    judged = judging.judge(request, prepared.metric, ran, prepared.validation, float_bases(artifacts))
     rank = [a.name for a in order(artifacts, request.targets)]
     asked = sorted((item for item in judged if item.name in rank), key=lambda item: rank.index(item.name))
     kept, missed = judging.passing(asked)
@@ -38,9 +41,16 @@ def compile_release(request: CompileRequest) -> CompileReport:
     manifest, blobs = assembling.assemble(_parts(prepared), kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
     left_out |= _dropped(manifest, kept, refusals)
-    document = report(prepared.metric.name, manifest, asked, left_out, refusals)
+    document = report(prepared.metric.name, manifest, asked, left_out, refusals) | {"search": searched}
     pack.write_release(request.out, manifest, assembling.needed(manifest, blobs), document)
     return CompileReport(request.out, manifest, left_out, document)
+
+
+def _judge(prepared: Prepared, artifacts: list[Artifact]) -> tuple[list[Judged], dict[str, str]]:
+    prepared.request.progress("running every variant")
+    ran, refused = judging.run(artifacts, prepared.validation, prepared.outputs, prepared.metric)
+    judged = judging.judge(prepared.request, prepared.metric, ran, prepared.validation, float_bases(artifacts))
+    return judged, refused
 
 
 def _parts(prepared: Prepared) -> assembling.Parts:

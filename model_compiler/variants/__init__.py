@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy.typing as npt
 
 from fleet.protocol.manifest import Precision, Runtime
+from model_compiler.calibration import Method, Plan, Ranges
+
+Array = npt.NDArray[Any]
 
 
 class Target(NamedTuple):
@@ -31,6 +37,34 @@ TARGETS: Final[dict[str, Target]] = {
     "onnx-fp32": Target("onnx", "fp32"),
     "onnx-int8": Target("onnx", "int8"),
 }
+
+
+class Quantizer(Protocol):
+    """What a runtime's module offers beside making float models."""
+
+    def quantize(
+        self,
+        model: bytes,
+        precision: Precision,
+        calibration: Mapping[str, Array] | Array,
+        plan: Plan | None = None,
+        *,
+        known: Ranges | None = None,
+    ) -> bytes:
+        """A quantized model file; raises TargetError."""
+
+    def observed(self, model: bytes, arrays: list[Array], method: Method) -> Ranges:
+        """The range of every activation over the samples."""
+
+    def operators(self, model: bytes) -> tuple[Operator, ...]:
+        """The operators of a float model file."""
+
+
+def quantizer(runtime: Runtime) -> Quantizer:
+    """The module for a runtime; loaded here, since it is heavy."""
+    from model_compiler.variants import litert, onnx
+
+    return litert if runtime == "litert" else onnx
 
 
 def reason(error: BaseException) -> str:

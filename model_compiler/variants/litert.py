@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fleet.protocol.manifest import Precision
-from model_compiler.calibration import Plan, Tensors, ranges
+from model_compiler.calibration import Method, Plan, Ranges, Tensors, ranges
 from model_compiler.errors import TargetError
 from model_compiler.quiet import quiet
 from model_compiler.variants import Operator, reason
@@ -43,13 +43,19 @@ def convert(module: torch.nn.Module, example: torch.Tensor | tuple[torch.Tensor,
 
 
 def quantize(
-    model: bytes, precision: Precision, calibration: Mapping[str, Array] | Array, plan: Plan | None = None
+    model: bytes,
+    precision: Precision,
+    calibration: Mapping[str, Array] | Array,
+    plan: Plan | None = None,
+    *,
+    known: Ranges | None = None,
 ) -> bytes:
     """Quantize a float32 flatbuffer: `int8` (full integer, per channel) or `int8-dynamic` (weights only).
 
     Args:
         calibration: the model's inputs, each (n, …), in its order; each sample is shown to the model.
         plan: how the ranges are chosen, and which operators stay in float.
+        known: the ranges by the plan's method, where `observed` gave them before.
 
     Raises:
         TargetError: the quantizer refuses the model.
@@ -64,7 +70,11 @@ def quantize(
             source.write_bytes(model)
             tool = quantizer.Quantizer(str(source))
             tool.load_quantization_recipe(_recipe(precision, plan))
-            outcome = tool.quantize(_statistics(model, arrays, plan)) if precision == "int8" else tool.quantize()
+            if precision == "int8":
+                found = known or observed(model, arrays, plan.calibration)
+                outcome = tool.quantize(_statistics(model, found))
+            else:
+                outcome = tool.quantize()
             outcome.export_model(str(result))
             return result.read_bytes()
     except Exception as error:
@@ -119,10 +129,17 @@ def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
         yield {details[index]["name"]: interpreter.get_tensor(index) for index in kept}
 
 
-def _statistics(model: bytes, arrays: list[Array], plan: Plan) -> dict[str, Any]:
-    """What the quantizer's own calibration gives, which follows a moving average of each sample's
-    extremes and so clips the samples that reach furthest; on small models that costs whole points."""
-    found = ranges(lambda: activations(model, arrays), plan.calibration)
+def observed(model: bytes, arrays: list[Array], method: Method) -> Ranges:
+    """The range of every activation over the samples.
+
+    The quantizer's own calibration follows a moving average of each sample's extremes and so clips
+    the samples that reach furthest; on small models that costs whole points of accuracy.
+    """
+    return ranges(lambda: activations(model, arrays), method)
+
+
+def _statistics(model: bytes, found: Ranges) -> dict[str, Any]:
+    """Ranges as the quantizer reads them."""
     ranks = {d["name"]: len(d["shape"]) for d in _interpreter(model).get_tensor_details()}
     return {
         name: {

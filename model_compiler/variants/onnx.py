@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_compiler.calibration import Plan, Ranges, Tensors, ranges
+from fleet.protocol.manifest import Precision
+from model_compiler.calibration import Method, Plan, Ranges, Tensors, ranges
 from model_compiler.errors import TargetError
 from model_compiler.quiet import quiet
 from model_compiler.variants import Operator, reason
@@ -68,18 +69,29 @@ def _exported(module: Any, examples: Any, inputs: tuple[str, ...], outputs: tupl
         raise TargetError(f"onnx-fp32: {reason(error)}", subject="onnx-fp32") from error
 
 
-def quantize(model: bytes, calibration: Mapping[str, Array] | Array, plan: Plan | None = None) -> bytes:
+def quantize(
+    model: bytes,
+    precision: Precision,
+    calibration: Mapping[str, Array] | Array,
+    plan: Plan | None = None,
+    *,
+    known: Ranges | None = None,
+) -> bytes:
     """Full int8 in QDQ form, weights per channel.
 
     Args:
+        precision: `int8`; nothing else is built for ONNX Runtime.
         calibration: the model's inputs, each (n, …), in its order; each sample is shown to the model.
         plan: how the ranges are chosen, and which operators stay in float.
+        known: the ranges by the plan's method, where `observed` gave them before.
 
     Raises:
         TargetError: the quantizer refuses the model.
     """
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+    if precision != "int8":
+        raise TargetError(f"onnx-{precision}: ONNX variants are fp32 or int8", subject=f"onnx-{precision}")
     plan = plan or Plan()
     arrays = list(calibration.values()) if isinstance(calibration, Mapping) else [calibration]
     # The quantizer's errors have no common base; this is the boundary that names the target.
@@ -88,7 +100,7 @@ def quantize(model: bytes, calibration: Mapping[str, Array] | Array, plan: Plan 
             source, result, found = (Path(folder) / name for name in ("float.onnx", "int8.onnx", "ranges.json"))
             named = _named(model)
             source.write_bytes(named)
-            _save_ranges(found, ranges(lambda: activations(named, arrays), plan.calibration))
+            _save_ranges(found, known or observed(named, arrays, plan.calibration))
             quantize_static(
                 str(source), str(result), None, quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
@@ -97,6 +109,11 @@ def quantize(model: bytes, calibration: Mapping[str, Array] | Array, plan: Plan 
             return result.read_bytes()
     except Exception as error:
         raise TargetError(f"onnx-int8: {reason(error)}", subject="onnx-int8") from error
+
+
+def observed(model: bytes, arrays: list[Array], method: Method) -> Ranges:
+    """The range of every activation over the samples."""
+    return ranges(lambda: activations(model, arrays), method)
 
 
 def operators(model: bytes) -> tuple[Operator, ...]:
