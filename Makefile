@@ -11,7 +11,7 @@ TESTS ?= tests
 # Keyed by what the environment is made of: a changed pin or dependency makes a new stamp.
 STAMP := $(VENV)/.installed-$(shell cat constraints/dev.txt pyproject.toml | cksum | tr ' ' '-')
 
-.PHONY: help demo test lint format clean constraints system-packages
+.PHONY: help demo test faults lint format clean constraints system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo: $(STAMP) ## run the whole loop on this machine [KEEP=1 leaves it running] 
 
 test: lint system-packages ## ruff, mypy, import-linter, pytest [TESTS=path]
 	$(BIN)/python -m pytest -q $(TESTS)
+
+faults: $(STAMP) system-packages ## the fault tests in full size, about 20 minutes; writes benchmarks/results/faults.json
+	EDGELOOP_FAULTS=full EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -q tests/faults
 
 lint: $(STAMP) ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .
@@ -32,7 +35,7 @@ format: $(STAMP) ## let ruff format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-system-packages: ## Mosquitto, PostgreSQL and Chromium, which some tests use
+system-packages: ## Mosquitto, PostgreSQL, Chromium, strace and faketime, which some tests use
 	@scripts/system-packages
 
 constraints: $(STAMP) ## write constraints/ anew from the installed environment

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -201,8 +202,20 @@ class Recorder:
     # ---- reports ------------------------------------------------------------------------------
 
     def model(self, report: ModelReport) -> None:
-        """Spool a transition durably before the caller goes on."""
-        self._append("model", report)
+        """Spool a transition durably before the caller goes on; what the spool took last is not repeated.
+
+        So an agent may say at every start where each model stands: a kill between a transition and its
+        report, or a disk that refused the report, costs the hub nothing.
+        """
+        mark = f"reported:{report.model}"
+        digest = hashlib.sha256(encode_msgpack(report)).hexdigest()
+        try:
+            known = self._spool.fact(mark) == digest
+        except SpoolError as error:
+            log.warning("model %s is reported once more: %s", report.model, error)
+            known = False
+        if not known:
+            self._append("model", report, {mark: digest})
 
     def agent(self, report: AgentReport) -> None:
         """Spool what the device is."""
@@ -216,9 +229,9 @@ class Recorder:
         """Keep the next `count` requests of a model, as far as the channel's sampling is enabled."""
         self._wanted[model] = min(max(count, 0), 10_000)
 
-    def _append(self, kind: str, body: Struct) -> None:
+    def _append(self, kind: str, body: Struct, facts: dict[str, str] | None = None) -> None:
         try:
-            self._spool.append(kind, encode_msgpack(body), self._clock())
+            self._spool.append(kind, encode_msgpack(body), self._clock(), facts)
         except SpoolError as error:
             log.error("a %s report is lost: %s", kind, error)  # a full disk must not stop an update
             return

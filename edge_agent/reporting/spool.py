@@ -126,8 +126,15 @@ class Spool:
         self.lost = int(database.fact("lost", "0"))
         self._bytes = int(float(str(row[2])))
 
-    def append(self, kind: str, body: bytes, at: float) -> int:
-        """Store one record durably and return its number.
+    def fact(self, name: str) -> str:
+        """A small value that was stored with a record; raises SpoolError when the disk refuses to say."""
+        try:
+            return self._database.fact(name)
+        except sqlite3.Error as error:
+            raise SpoolError(f"spool {self._database.path}: {error}", hint="check the disk") from error
+
+    def append(self, kind: str, body: bytes, at: float, facts: dict[str, str] | None = None) -> int:
+        """Store one record durably, and `facts` with it, and return its number.
 
         Raises:
             SpoolError: the disk refused; nothing was stored.
@@ -138,7 +145,8 @@ class Spool:
                 connection.execute("INSERT INTO records VALUES (?, ?, ?, ?)", (seq, at, kind, body))
                 base, size, lost = self._make_room(connection, seq, self._bytes + len(body))
                 # Survives the deletion of every record, so that a number is never used twice.
-                set_fact(connection, "top", str(seq))
+                for name, value in {**(facts or {}), "top": str(seq)}.items():
+                    set_fact(connection, name, value)
             self.top, self.base, self._bytes, self.lost = seq, base, size, lost
             return seq
 

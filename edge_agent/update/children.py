@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -39,7 +40,7 @@ class Children(Protocol):
         """A child that can look."""
 
     async def trial(self, held: Held) -> None:
-        """Run the self-test; raises TrialError."""
+        """Run the self-test; raises TrialError, with the reason `killed` when somebody else ended it."""
 
 
 class ProcessChildren:
@@ -53,7 +54,7 @@ class ProcessChildren:
         return ProcessChild(await self._spawn("look"))
 
     async def trial(self, held: Held) -> None:
-        """See the port. A child that dies has failed, whatever killed it."""
+        """See the port. A child that dies has failed; `killed` says that somebody else ended it."""
         process = await self._spawn("trial")
         try:
             out, _ = await process.communicate(msgspec.json.encode(held) + b"\n")
@@ -64,7 +65,8 @@ class ProcessChildren:
             return
         if isinstance(message, Failed):
             raise TrialError(message.detail, subject=held.variant, hint=message.hint, reason=_word(message))
-        raise TrialError(f"the self-test died with code {process.returncode}", subject=held.variant)
+        why = f"the self-test died with code {process.returncode}"
+        raise TrialError(why, subject=held.variant, reason="killed" if process.returncode == -signal.SIGKILL else "")
 
     async def _spawn(self, kind: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

@@ -80,6 +80,7 @@ class Updater:
         for model, state in list(self.file.state.models.items()):
             self._enter(model, machine.resumed(state))
             await self._serve(model)
+            self._reporter.model(self.report(model))  # its last report may have been lost with the process
 
     async def run(self) -> None:
         """Look and judge until cancelled; after a failure wait, twice as long each time, for ever."""
@@ -232,6 +233,12 @@ class Updater:
                 self._enter(model, machine.activated(self.file.model(model), self._clock()))
         except (TrialError, ActivationError, CorruptBlobError) as error:
             state = self.file.model(model)
+            if error.reason == "killed":
+                state, again = machine.killed(state, str(error))
+                self._enter(model, state)
+                if again:
+                    raise UpdateError(str(error), subject=model, reason="interrupted", hint=error.hint) from error
+                return
             if error.reason in CUT_SHORT:
                 self._enter(model, machine.interrupted(state, error.reason, str(error), error.hint))
                 raise UpdateError(str(error), subject=model, reason=error.reason, hint=error.hint) from error

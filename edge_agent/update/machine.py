@@ -171,6 +171,17 @@ def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> 
     return replace(_to(state, "idle"), target=None, reason=reason, detail=detail, hint=hint)
 
 
+def killed(state: ModelState, detail: str) -> tuple[ModelState, bool]:
+    """The self-test was killed from outside, by an operator or for want of memory; whether it is tried again.
+
+    Once may be bad luck; a release whose self-test is killed every time is not worth more.
+    """
+    counted = replace(state, starts=state.starts + 1)
+    if counted.starts > 1:
+        return rolled_back(counted, "selftest-failed", detail, "is there memory enough on the device?"), False
+    return interrupted(counted, "interrupted", detail, "it is tried once more"), True
+
+
 def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
     """The target is bad: what served before serves (again), and the target is not tried again."""
     target = state.target

@@ -70,6 +70,14 @@ class Histories(RuleBasedStateMachine):
         self.state = machine.rolled_back(self.state, "selftest-failed", "")
         assert key in self.state.rejected
 
+    @precondition(lambda self: self.state.state == "trying")
+    @rule()
+    def selftest_killed(self) -> None:
+        assert self.state.target is not None
+        key, starts = self.state.target.key, self.state.starts
+        self.state, again = machine.killed(self.state, "code -9")
+        assert again == (starts == 0) and again != (key in self.state.rejected)
+
     @precondition(lambda self: self.state.state == "probation")
     @rule(requests=st.integers(0, 20), failures=st.integers(0, 2), now=st.floats(-10, 200))
     def health(self, requests: int, failures: int, now: float) -> None:

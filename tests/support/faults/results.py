@@ -1,0 +1,75 @@
+"""The table of a run: counts per row, with seeds, printed and (when asked) written to a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tests.support.faults.judge import Verdict
+
+FULL = os.environ.get("EDGELOOP_FAULTS") == "full"
+WORDS = ("bricked", "torn", "stuck", "unsaid", "accepted", "unclean", "unsynced")
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """`struck` of `cases` faults really happened; the counts of `WORDS` are of cases that went wrong."""
+
+    row: str
+    part: str
+    cases: int
+    struck: int
+    wrong: dict[str, int]
+    seed: int
+    to_serving_ms: dict[str, float]
+    notes: dict[str, Any]
+
+
+ROWS: list[Row] = []
+
+
+def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, **notes: Any) -> list[str]:
+    """Count a row's part; returns the faults found, for the test to fail with."""
+    wrong = {word: sum(any(f.startswith(word) for f in v.faults) for v in verdicts) for word in WORDS}
+    times = sorted(v.to_serving_s * 1e3 for v in verdicts if v.to_serving_s)
+    spread = {}
+    if times:
+        p99 = times[min(len(times) - 1, int(0.99 * len(times)))]
+        spread = {"median": round(statistics.median(times), 1), "p99": round(p99, 1), "max": round(times[-1], 1)}
+    ROWS.append(
+        Row(
+            row=row, part=part, cases=len(verdicts), struck=sum(v.struck for v in verdicts), wrong=wrong, seed=seed,
+            to_serving_ms=spread, notes=notes,
+        )
+    )  # fmt: skip
+    return [f"{v.name} [found {v.found}]: {fault}" for v in verdicts for fault in v.faults]
+
+
+def table() -> list[str]:
+    """The rows as text."""
+    lines = [
+        f"{'fault':<14}{'part':<24}{'cases':>6}{'struck':>7}{'bricked':>8}{'torn':>5}{'other':>6}{'seed':>5}"
+        "  to serving, ms (median/p99/max)"
+    ]
+    for row in ROWS:
+        bricked, torn = row.wrong["bricked"], row.wrong["torn"]
+        other = sum(row.wrong.values()) - bricked - torn
+        times = "/".join(f"{value:g}" for value in row.to_serving_ms.values())
+        lines.append(
+            f"{row.row:<14}{row.part:<24}{row.cases:>6}{row.struck:>7}{bricked:>8}{torn:>5}{other:>6}{row.seed:>5}"
+            f"  {times}"
+        )
+    return lines
+
+
+def write(path: Path) -> None:
+    """Write the rows as JSON."""
+    machine = {"machine": platform.machine(), "system": platform.release(), "cpus": os.cpu_count()}
+    rows = [{field: getattr(row, field) for field in Row.__struct_fields__} for row in ROWS]
+    document = {"size": "full" if FULL else "ci", "python": platform.python_version(), **machine, "rows": rows}
+    path.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,0 +1,71 @@
+"""One fault by strace at one point of an update, and the recovery after it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.faults.judge import Verdict, damaged, recover, wrong
+from tests.support.faults.points import TRACE, Point, case
+from tests.support.faults.world import Scenario, copy
+from tests.support.faults.zygote import Case, Ended, Strace
+
+KILLED = -9
+
+
+def strike(
+    run: Callable[[Case], Ended], folder: Path, scenario: Scenario, url: str, point: Point, fault: str
+) -> Verdict:
+    """Let `fault` (strace's words: `signal=KILL`, `error=EIO`) happen at `point`, then start again and judge."""
+    device, log = copy(scenario.image, folder / "device", f"{url}/{scenario.stage}"), folder / "strace.log"
+    log.unlink(missing_ok=True)
+    persistent = "+" if fault == "error=ENOSPC" else ""  # a full disk stays full
+    inject = f"inject={point.call}:{fault}:when={point.when}{persistent}"
+    strace = Strace(role=point.role, options=("-y", "-e", TRACE, "-e", inject), log=str(log))
+    ended = run(case(scenario, folder, strace=strace))
+    text = log.read_text(errors="replace") if log.exists() else ""
+    struck = "(INJECTED)" in text or "killed by SIGKILL" in text
+    name = f"{scenario.name} {fault} at {point}"
+    faults = alive(ended, scenario, killed=fault == "signal=KILL" and point.role == "agent") if struck else []
+    faults += [f"unsynced: {path} got its final name after its fsync failed" for path in unsynced(text)]
+    faults += damaged(device)
+    after = recover(run, folder, scenario, url, name)
+    return Verdict(
+        name=name, faults=(*faults, *after.faults), to_serving_s=after.to_serving_s, struck=struck, found=after.found,
+    )  # fmt: skip
+
+
+def alive(ended: Ended, scenario: Scenario, *, killed: bool) -> list[str]:
+    """What is wrong with the life in which the fault happened."""
+    if killed:
+        return [] if ended.code == KILLED else [f"bricked: ended with {ended.code}, not killed: {ended.trace}"]
+    if ended.seen is None:
+        return [f"bricked: the agent ended with {ended.code}: {ended.trace[-600:]}"]
+    faults = [f"torn: {why}" for probe in (ended.seen.at_start, ended.seen.at_end) for why in wrong(probe, scenario)]
+    if scenario.old and not ended.seen.at_end.release:
+        faults.append(f"bricked: it serves nothing any more: {ended.seen.errors}")
+    return faults
+
+
+_FAILED = re.compile(r"^(?:fsync|fdatasync)\(\d+<([^>]+)>\) += -1 \w+ .*\(INJECTED\)")
+_RENAMED = re.compile(r'^rename(?:at2?)?\((?:AT_FDCWD[^,]*, )?"([^"]+)", (?:AT_FDCWD[^,]*, )?"([^"]+)"\) += 0')
+_MADE = re.compile(r'^openat\([^,]+, "([^"]+)", [^)]*O_(?:TRUNC|EXCL)')
+
+
+def unsynced(log: str) -> list[str]:
+    """Files whose fsync failed and that were renamed all the same, without having been written anew.
+
+    After a failed fsync the kernel takes the pages for clean, so a second fsync proves nothing
+    (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+    """
+    failed: set[str] = set()
+    found = []
+    for line in log.splitlines():
+        if match := _FAILED.match(line):
+            failed.add(match[1])
+        elif (match := _RENAMED.match(line)) and match[1] in failed:
+            found.append(match[2])
+        elif match := _MADE.match(line):
+            failed.discard(match[1])
+    return found

@@ -1,0 +1,308 @@
+"""A process that has imported the agent once and forks one agent per case: `python -m tests.support.faults.zygote`.
+
+Reads one `Case` per line of stdin and answers one `Ended` line when every process of the case is gone.
+The agent in a case is the product's own composition (`edge_agent.main.Agent`) on a real directory: real
+spool, real engine, real LiteRT, real children (forked from here instead of started anew: same code).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import gc
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from edge_agent import main as composition
+from edge_agent.config import AgentConfig
+from edge_agent.errors import AgentError
+from edge_agent.update import child, children
+from fleet.protocol import oip
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import ModelReport
+from tests.support.models import inputs
+
+MODEL = "tiny"
+REQUESTS = 4  # one more than the probation of the faults' releases asks for
+_PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 36, 0x59616D61
+
+
+class Strace(Struct, frozen=True, kw_only=True):
+    """Attach strace to the processes of `role` (`agent`, `look` or `trial`) before they begin.
+
+    `options` go to strace as they are; `follow` traces what the process forks, too.
+    """
+
+    role: str
+    options: tuple[str, ...]
+    log: str = ""
+    follow: bool = False
+
+
+class Case(Struct, frozen=True, kw_only=True):
+    """One life of an agent: start, up to `looks` looks, requests, judgement."""
+
+    directory: str
+    out: str
+    looks: int = 1
+    failing: tuple[int, ...] = ()  # releases whose requests count as failed
+    strace: Strace | None = None
+
+
+class Probe(Struct, frozen=True, kw_only=True):
+    """What the agent answers: the release that says it answered, and its logits; release 0: nobody."""
+
+    release: int = 0
+    logits: list[list[float]] = []
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """What a life of an agent looked like from outside."""
+
+    to_serving_s: float
+    at_start: Probe
+    at_end: Probe
+    state: str
+    active: int
+    reports: list[ModelReport]
+    errors: list[str]  # type, reason and text of what looks raised
+    problem: str
+    clock: str
+    tuf: dict[str, int]
+    clean: bool = True  # False when a background task would have had to be started again
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How the agent's process ended (`os.waitstatus_to_exitcode`), and what it saw when it got that far."""
+
+    code: int
+    seen: Seen | None = None
+    trace: str = ""
+
+
+def attach(strace: Strace) -> None:
+    """Put this very process under strace, and return when it is."""
+    ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
+    follow = ("-f",) if strace.follow else ()
+    command = ["strace", "-q", *follow, "-o", strace.log or "/dev/null", *strace.options, "-p", str(os.getpid())]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while b"TracerPid:\t0\n" in Path("/proc/self/status").read_bytes():
+        if process.poll() is not None:
+            raise RuntimeError(f"strace ended with {process.returncode}: {command}")
+        os.sched_yield()
+
+
+class Forked:
+    """The part of `asyncio.subprocess.Process` that the agent uses, for a fork of this process."""
+
+    def __init__(self, pid: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader) -> None:
+        self.pid, self.stdin, self.stdout, self.returncode = pid, stdin, stdout, None
+        self._ended = asyncio.get_running_loop().create_future()
+        self._watch = os.pidfd_open(pid)
+        asyncio.get_running_loop().add_reader(self._watch, self._reap)
+
+    def _reap(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._watch)
+        os.close(self._watch)
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._ended.set_result(None)
+
+    def kill(self) -> None:
+        os.kill(self.pid, 9)
+
+    async def wait(self) -> int:
+        await asyncio.shield(self._ended)
+        if not self.stdin.is_closing():
+            self.stdin.transport.abort()
+        return self.returncode
+
+    async def communicate(self, data: bytes = b"") -> tuple[bytes, bytes]:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.stdin.write(data)
+            await self.stdin.drain()
+            self.stdin.close()
+        out = await self.stdout.read()
+        await self.wait()
+        return out, b""
+
+
+class ForkedChildren(children.ProcessChildren):
+    """The agent's children, but for the start of the interpreter."""
+
+    def __init__(self, directory: Path, strace: Strace | None) -> None:
+        super().__init__(directory)
+        self._strace = strace
+
+    async def _spawn(self, kind: str, *arguments: Any, **options: Any) -> Any:
+        (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._become(kind, theirs_in, theirs_out)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=children.LINE_LIMIT)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        await loop.connect_read_pipe(lambda: protocol, os.fdopen(ours_out, "rb", 0))
+        transport, flow = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(ours_in, "wb", 0))
+        return Forked(pid, asyncio.StreamWriter(transport, flow, None, loop), reader)
+
+    def _become(self, kind: str, stdin: int, stdout: int) -> None:
+        code = 70
+        try:
+            os.dup2(stdin, 0)
+            os.dup2(stdout, 1)
+            os.closerange(3, 1024)
+            asyncio.events._set_running_loop(None)
+            sys.stdin, sys.stdout = os.fdopen(0, "r"), os.fdopen(1, "w")
+            if self._strace is not None and self._strace.role == kind:
+                attach(self._strace)
+            code = child.main([kind, str(self._directory)])
+        finally:
+            os._exit(code)
+
+
+class Life:
+    """One agent, from its start to its end."""
+
+    def __init__(self, case: Case) -> None:
+        self._case, self._errors, self._clean = case, [], True
+        directory = Path(case.directory)
+        config = AgentConfig(dir=directory, disk_reserve_bytes=0)
+        self._agent = composition.Agent(config)
+        self._agent.updater._children = ForkedChildren(directory, case.strace)
+
+    async def run(self) -> Seen:
+        agent, started = self._agent, time.perf_counter()
+        with self._task():
+            await agent.updater.start()
+        at_start = await self._probe()
+        to_serving = time.perf_counter() - started
+        for _ in range(self._case.looks):
+            with self._task():
+                await self._look()
+            with self._task():
+                await self._settle()
+        state = agent.updater.file.model(MODEL)
+        looked = agent.updater.file.state.looked
+        return Seen(
+            to_serving_s=to_serving, at_start=at_start, at_end=await self._probe(), state=state.state,
+            active=state.active.release if state.active else 0, reports=self._reports(), errors=self._errors,
+            problem=looked.problem, clock=looked.clock, tuf=looked.tuf, clean=self._clean,
+        )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _task(self):
+        """The boundary that `main._guarded` is: what fails there is logged and started again."""
+        try:
+            yield
+        except Exception as error:
+            self._clean = False
+            self._errors.append(_named(error))
+
+    async def _look(self) -> None:
+        """What `Updater.run` does once."""
+        try:
+            while await self._agent.updater.look():
+                pass
+        except (AgentError, ProtocolError, OSError) as error:
+            self._errors.append(_named(error))
+            self._agent.updater._note_problem(error)
+
+    async def _settle(self) -> None:
+        """Requests, and then the judgement that ends a probation."""
+        for _ in range(REQUESTS):
+            await self._probe()
+        slot = self._agent.slots.slot(MODEL)
+        if slot is not None and slot.active.release.number in self._case.failing:
+            slot.active.failures += 1
+        await self._agent.updater.judge(MODEL)
+
+    async def _probe(self) -> Probe:
+        x = oip.TensorValue("input", inputs(1))
+        request = oip.InferRequest(inputs=(x,), parameters={"route": "edge"})
+        try:
+            answer = await self._agent.engine.infer(MODEL, "", request)
+        except AgentError as error:
+            if self._agent.slots.slot(MODEL) is not None:
+                self._errors.append(_named(error))
+            return Probe()
+        logits = np.asarray(answer.outputs[0].array)
+        return Probe(release=int(answer.model_version), logits=logits.tolist())
+
+    def _reports(self) -> list[ModelReport]:
+        rows = self._agent.spool.after(0, 10_000)
+        return [msgspec.msgpack.decode(row.body, type=ModelReport) for row in rows if row.kind == "model"]
+
+
+def _named(error: Exception) -> str:
+    word = getattr(error, "reason", "") or errno.errorcode.get(getattr(error, "errno", 0) or 0, "")
+    return f"{type(error).__name__} {word}: {error}"
+
+
+def live(case: Case) -> None:
+    """Be the agent of a case; never returns."""
+    code = 1
+    try:
+        if case.strace is not None and case.strace.role == "agent":
+            attach(case.strace)
+        seen = asyncio.run(Life(case).run())
+        Path(case.out).write_bytes(msgspec.json.encode(seen))
+        code = 0
+    except BaseException:
+        Path(case.out).write_text(traceback.format_exc())
+    finally:
+        os._exit(code)
+
+
+def run(case: Case) -> Ended:
+    """Fork an agent and wait until it and everything that it started is gone."""
+    out = Path(case.out)
+    out.unlink(missing_ok=True)
+    pid = os.fork()
+    if pid == 0:
+        live(case)
+    code = -1
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            ended, status = os.waitpid(-1, 0)
+            if ended == pid:
+                code = os.waitstatus_to_exitcode(status)
+    text = out.read_bytes() if out.exists() else b""
+    if code == 0:
+        return Ended(code=code, seen=msgspec.json.decode(text, type=Seen))
+    return Ended(code=code, trace=text.decode())
+
+
+def main() -> None:
+    """Serve cases until stdin ends."""
+    import edge_agent.identity.http
+    import edge_agent.runtimes.litert
+    import edge_agent.serving.app
+    import edge_agent.update.look
+    import edge_agent.update.tuf_client  # noqa: F401
+
+    logging.getLogger().addHandler(logging.NullHandler())
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    gc.freeze()
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin.buffer:
+        ended = run(msgspec.json.decode(line, type=Case))
+        print(msgspec.json.encode(ended).decode(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
