@@ -14,8 +14,9 @@ import msgspec
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
 from model_compiler.errors import SourceError
+from model_compiler.report.page import page
 
-RELEASE_FILES = {"manifest.json", "blobs", "report.json"}
+RELEASE_FILES = {"manifest.json", "blobs", "deltas", "report.json", "report.html"}
 
 
 def blob_of(data: bytes) -> Blob:
@@ -49,6 +50,7 @@ def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], documen
             (draft / "blobs" / blob_of(data).sha256).write_bytes(data)
         (draft / "manifest.json").write_bytes(encode_manifest(manifest))
         (draft / "report.json").write_bytes(report_json(document))
+        (draft / "report.html").write_text(page(document), "utf-8")
         draft.chmod(0o755)
         _swap(draft, out)
     finally:
