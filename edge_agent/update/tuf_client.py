@@ -145,10 +145,11 @@ def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor,
             updater = _updater(directory, root, fetcher)
             updater.judge_expiry_at(EPOCH)  # signatures and versions still count; `problem` stops new installs
             updater.refresh()
-            return Trusted(updater, "expired-metadata" if trusted_clock else "clock-untrusted", str(error))
+            if trusted_clock:
+                return Trusted(updater, "expired-metadata", _expiry_advice(error, now))
+            return Trusted(updater, "clock-untrusted", _clock_advice(now, floor))
     if not trusted_clock:
-        detail = f"the clock says {_date(now)}, but {_date(floor.value)} has passed already"
-        return Trusted(updater, "clock-untrusted", detail)
+        return Trusted(updater, "clock-untrusted", _clock_advice(now, floor))
     floor.raise_to(now)
     return Trusted(updater, "", "")
 
@@ -158,6 +159,19 @@ def _updater(directory: Path, root: bytes, fetcher: Fetcher) -> HardenedUpdater:
         str(directory), f"{BASE}/tuf/metadata/", str(directory / "targets"), f"{BASE}/tuf/targets/", fetcher,
         bootstrap=root,
     )  # fmt: skip
+
+
+def _expiry_advice(error: Exception, now: float) -> str:
+    """What an operator must do about metadata that has expired: the year-long roles are signed by hand."""
+    by_hand = any(role in str(error) for role in ("root", "targets"))
+    on_the_hub = (
+        "`cloud-hub keys renew DIR --offline-keys DIR2`" if by_hand else "`cloud-hub serve DIR`, which signs daily"
+    )
+    return f"{error}; this device's clock says {_date(now)} UTC: if that is right, run on the hub: {on_the_hub}"
+
+
+def _clock_advice(now: float, floor: TimeFloor) -> str:
+    return f"the clock says {_date(now)}, but {_date(floor.value)} has passed already: set this device's clock"
 
 
 def _date(moment: float) -> str:
@@ -170,7 +184,10 @@ def _translated(subject: str) -> Iterator[None]:
     try:
         yield
     except exceptions.ExpiredMetadataError as error:
-        raise TrustError(str(error), subject=subject, reason="expired-metadata", hint="is the hub running?") from error
+        detail = _expiry_advice(error, time.time())
+        raise TrustError(
+            detail, subject=subject, reason="expired-metadata", hint="what is installed serves on"
+        ) from error
     except exceptions.RepositoryError as error:
         hint = "the hub or somebody between serves metadata that its keys did not sign, or an old copy"
         raise TrustError(f"{subject}: {error}", subject=subject, hint=hint) from error

@@ -203,7 +203,8 @@ def test_a_channel_many_versions_ahead_is_reached_in_one_step(absent: Absent) ->
     absent.restart()
     assert absent.look() == "" and absent.answers() == number == 26
     assert absent.device.activator.ever == [1, 26]
-    assert absent.device.reporter.states() == ["fetching", "verifying", "trying", "probation"]
+    moves = [report.state for report in absent.device.reporter.models if report.target or report.active == number]
+    assert moves == ["fetching", "verifying", "trying", "probation"]
     assert absent.looked.channel.version >= 26
 
 

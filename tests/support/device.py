@@ -107,7 +107,8 @@ def publish(hub: HubFixture, folder: Path, *, seed: int = 1, **changes: Any) -> 
         if session.get(Model, "tiny") is None:
             session.add(Model(name="tiny", created_at=hub.clock()))
     blobs = folder / f"release-{seed}"
-    made = release(blobs, data=onnx_bytes() + b"\x32\x01%d" % seed, cloud=True, **changes)
+    note = b"%d" % seed  # the model's documentation, field 6
+    made = release(blobs, data=onnx_bytes() + b"\x32%c%s" % (len(note), note), cloud=True, **changes)
     for path in blobs.iterdir():
         hub.hub.objects.put_new(f"blobs/{path.name}", path.read_bytes())
     return hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test").number
