@@ -41,8 +41,9 @@ def adapt(module: torch.nn.Module, data: Dataset, *, channels_last: bool = False
         SourceError: the module does not run on the first sample, in its own words.
     """
     order = _order(module, tuple(data.inputs))
-    wrapped = _module(module, tuple(data.inputs) if order else (), channels_last)
-    dtypes, answer = _first_run(wrapped, data)
+    by_name = tuple(data.inputs) if order else ()
+    wrapped = _module(module, by_name, channels_last)
+    dtypes, answer = _first_run(_module(module, by_name, channels_last, flat=False), data)
     names = _names(answer, lone)
     if order or channels_last or not _plain(answer):
         return Adapted(wrapped, dtypes, names)
@@ -110,7 +111,9 @@ def _flat(answer: Any, prefix: str = "output") -> dict[str, Any]:
     return found
 
 
-def _module(module: torch.nn.Module, names: tuple[str, ...], channels_last: bool) -> torch.nn.Module:
+def _module(
+    module: torch.nn.Module, names: tuple[str, ...], channels_last: bool, *, flat: bool = True
+) -> torch.nn.Module:
     import torch
 
     class Positional(torch.nn.Module):  # type: ignore[misc]
@@ -125,8 +128,8 @@ def _module(module: torch.nn.Module, names: tuple[str, ...], channels_last: bool
             if channels_last:
                 values = tuple(v.permute(0, 3, 1, 2) if v.ndim == 4 else v for v in values)
             answer = self.inner(**dict(zip(names, values, strict=True))) if names else self.inner(*values)
-            flat = tuple(_flat(answer).values())
-            return flat[0] if len(flat) == 1 else flat
+            tensors = tuple(_flat(answer).values()) if flat else ()
+            return answer if not flat else tensors[0] if len(tensors) == 1 else tensors
 
     # An exported program is already in evaluation mode and refuses to be told.
     wrapped = Positional()
