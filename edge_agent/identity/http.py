@@ -23,6 +23,7 @@ from fleet.protocol.messages import HTTP_LIMIT, NonceResponse, TokenRequest, Tok
 T = TypeVar("T")
 
 ANSWER_LIMIT = 64 << 20  # bytes that an answer read whole may have
+PIECE = 64 << 10
 
 
 class Answer(Struct, frozen=True, kw_only=True):
@@ -71,17 +72,27 @@ class HubHttp:
         """Call the hub and read the answer whole.
 
         Raises:
-            UnreachableError: no answer within `timeout` seconds of silence.
+            UnreachableError: `timeout` seconds of silence, or twice as many until the answer was whole.
             DeniedError: the hub gives this device no token.
         """
         with self.stream(method, path, body=body, headers=headers, timeout=timeout) as answer:
-            try:
-                data = answer.read(ANSWER_LIMIT + 1)
-            except urllib3.exceptions.HTTPError as error:
-                raise UnreachableError(f"the answer to {path} broke off: {error}", subject=self.base) from error
+            data = self._whole(answer, path, timeout, ANSWER_LIMIT)
             if len(data) > ANSWER_LIMIT:
                 raise AgentError(f"the answer to {path} is larger than {ANSWER_LIMIT} bytes", subject=self.base)
             return Answer(status=answer.status, headers=dict(answer.headers), data=data)
+
+    def _whole(self, answer: urllib3.BaseHTTPResponse, path: str, timeout: float, limit: int) -> bytes:
+        """The body, at most one byte over `limit`. A server that drips is left: silence alone does not bound it."""
+        pieces, size, until = [], 0, time.monotonic() + 2 * timeout
+        try:
+            while size <= limit and (piece := answer.read1(min(PIECE, limit + 1 - size))):
+                pieces.append(piece)
+                size += len(piece)
+                if time.monotonic() > until:
+                    raise UnreachableError(f"the answer to {path} took over {2 * timeout:g} s", subject=self.base)
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"the answer to {path} broke off: {error}", subject=self.base) from error
+        return b"".join(pieces)
 
     @contextmanager
     def stream(
@@ -162,11 +173,12 @@ class HubHttp:
         """
         answer = self._open("POST", path, body, None, timeout, "")
         try:
-            data = answer.read(HTTP_LIMIT + 1)
-        except urllib3.exceptions.HTTPError as error:
-            raise UnreachableError(f"the answer to {path} broke off: {error}", subject=self.base) from error
+            data = self._whole(answer, path, timeout, HTTP_LIMIT)
         finally:
-            answer.release_conn()
+            if answer.closed:
+                answer.release_conn()
+            else:
+                answer.close()
         if answer.status in (401, 403):
             raise DeniedError("the hub refuses this device", subject=self.device_id, hint="was it revoked? enrol again")
         if answer.status != 200:

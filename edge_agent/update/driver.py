@@ -293,7 +293,8 @@ class Updater:
 
         looked = self.file.state.looked
         problem = getattr(error, "reason", "failed")
-        self.file.put_looked(replace(looked, problem=problem, hint=str(error)))
+        advice = getattr(error, "hint", "")
+        self.file.put_looked(replace(looked, problem=problem, hint=f"{error}; {advice}" if advice else str(error)))
         self._on_look(self.file.state.looked)
 
     def _probation(self, model: str) -> Probation:

@@ -7,6 +7,7 @@ itself or says what an operator must do.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from edge_agent.errors import AgentError
 from edge_agent.identity.renew import expires_at
 from edge_agent.serving.slots import Slots
 from tests.support import models
-from tests.support.device import Device, FakeActivator, claim, follow, listening, publish
+from tests.support.device import LOOP, Device, FakeActivator, claim, follow, listening, publish
 from tests.support.hub import PASSPHRASE, HubFixture, make_hub
 from tests.support.in_process import InProcessChildren
 
@@ -176,9 +177,17 @@ def test_a_device_that_was_revoked_meanwhile_is_told_what_to_do_and_serves_on(ab
     absent.away(200 * DAY)
     answer = absent.hub.client.post("/api/v1/devices/dev-1/revoke", headers=absent.hub.auth())
     assert answer.status_code == 200
-    with pytest.raises(AgentError) as caught:
-        absent.device.look()
-    assert caught.value.reason == "denied" and "enrol again" in caught.value.hint
+
+    async def look_until_something_is_wrong() -> None:
+        running = asyncio.create_task(absent.device.updater.run())
+        async with asyncio.timeout(30):
+            while not absent.looked.problem:
+                await asyncio.sleep(0.01)
+        running.cancel()
+
+    LOOP.run(look_until_something_is_wrong())
+    assert absent.looked.problem == "denied"
+    assert absent.looked.hint == "the hub refuses this device; was it revoked? enrol again"
     assert absent.answers() == 1
     with absent.hub.hub.reading() as session:
         assert len(session.exec(select(CertificateRow)).all()) == 1

@@ -1,0 +1,59 @@
+"""How the agent reads the hub's answers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from edge_agent.errors import UnreachableError
+from edge_agent.identity.enroll import enroll
+from edge_agent.identity.http import HubHttp
+from tests.support.agent_process import enrolled
+from tests.support.device import claim, listening
+from tests.support.hub import make_hub
+
+
+class Drip:
+    """An answer that never ends, byte by byte."""
+
+    def __init__(self, piece: bytes = b"x") -> None:
+        self.piece, self.given = piece, 0
+
+    def read1(self, amount: int) -> bytes:
+        self.given += 1
+        return self.piece[:amount]
+
+
+def test_a_hub_that_drips_is_left(tmp_path: Path) -> None:
+    hub = HubHttp(enrolled(tmp_path / "agent"))
+    with pytest.raises(UnreachableError, match="/device/me took over"):
+        hub._whole(Drip(), "/device/me", 0.005, 1 << 40)  # type: ignore[arg-type]
+
+
+def test_no_more_is_read_than_an_answer_may_have(tmp_path: Path) -> None:
+    hub, endless = HubHttp(enrolled(tmp_path / "agent")), Drip(b"x" * 1000)
+    assert len(hub._whole(endless, "/device/me", 60.0, 2500)) == 2501  # type: ignore[arg-type]
+    assert endless.given == 3
+
+
+def test_an_answer_that_breaks_off_is_no_answer(tmp_path: Path) -> None:
+    class Broken(Drip):
+        def read1(self, amount: int) -> bytes:
+            raise urllib3.exceptions.ProtocolError("gone")
+
+    with pytest.raises(UnreachableError, match="broke off"):
+        HubHttp(enrolled(tmp_path / "agent"))._whole(Broken(), "/x", 1.0, 10)  # type: ignore[arg-type]
+
+
+def test_one_connection_serves_many_calls(tmp_path: Path) -> None:
+    hub = make_hub(tmp_path, start=time.time())
+    with listening(hub, tls=True) as url:
+        enroll(url, claim(hub), tmp_path / "agent", name="cam-1", agent="test", hardware={})
+        http = HubHttp(tmp_path / "agent")
+        for _ in range(5):
+            assert http.request("GET", "/device/me").status == 200
+        pool = http._pool.connection_from_url(url)
+        assert (pool.num_connections, pool.num_requests) == (1, 7)  # nonce, token, five
