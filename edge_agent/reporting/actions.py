@@ -13,6 +13,7 @@ from edge_agent import bench
 from edge_agent.errors import AgentError, NotFoundError, UsageError
 from edge_agent.reporting.recorder import Recorder
 from edge_agent.reporting.uploader import Uploader
+from edge_agent.runtimes import measuring
 from edge_agent.serving.slots import Slots
 from fleet.protocol.messages import Benchmark, Command, CommandResult
 
@@ -30,7 +31,7 @@ class Actions:
         uploader: Uploader | None,
         slots: Slots,
         status: Callable[[], dict[str, Any]],
-        measure: Callable[[bench.Case], Awaitable[Benchmark]] = bench.in_child,
+        measure: Callable[[measuring.Case], Awaitable[Benchmark]] = bench.in_child,
     ) -> None:
         self._recorder = recorder
         self._uploader = uploader
@@ -81,7 +82,7 @@ class Actions:
                 self._uploader.wake()
             return {}
         if command.kind == "benchmark":
-            rounds = int(command.args.get("rounds", bench.ROUNDS))
+            rounds = int(command.args.get("rounds", measuring.ROUNDS))
             return await self._benchmark(str(command.args.get("model", "")), rounds)
         if command.kind == "set-log-level":
             return _set_level(str(command.args.get("level", "")))

@@ -3,6 +3,7 @@
 litert   ai-edge-litert (default) and tflite-runtime: variants with runtime "litert"
 onnx     ONNX Runtime: variants with runtime "onnx"
 selftest the release's golden vectors, run on one of them
+measuring what a variant costs on one of them, in a child process
 """
 
 from __future__ import annotations
