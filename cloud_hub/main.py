@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -153,9 +154,12 @@ def run_server(config: Any, log_level: str) -> None:
 
     from cloud_hub.app import all_services, create_app
     from cloud_hub.bootstrap import open_hub
+    from cloud_hub.identity.own import renew_own
     from cloud_hub.store.engine import make_engine
     from cloud_hub.store.migrate import upgrade
 
+    for name in renew_own(config, time.time()):
+        logging.getLogger(__name__).info("renewed the hub's own certificate %s", name)
     engine = make_engine(config.database_url)
     upgrade(engine)
     engine.dispose()

@@ -57,19 +57,19 @@ class Authority:
         self._certificate = x509.load_pem_x509_certificate(ca.certificate)
         self.ca_pem = ca.certificate
 
-    def server(self, hostnames: tuple[str, ...], now: float) -> KeyAndCertificate:
-        """A server key and certificate for `hostnames`, localhost, 127.0.0.1 and ::1."""
-        key = ec.generate_private_key(ec.SECP256R1())
+    def server(self, hostnames: tuple[str, ...], now: float, *, key: bytes | None = None) -> KeyAndCertificate:
+        """A server key (PEM; a new one by default) and certificate for `hostnames`, localhost, 127.0.0.1 and ::1."""
+        private = _key(key)
         names = tuple(dict.fromkeys((*hostnames, "localhost", "127.0.0.1", "::1")))
-        builder = self._leaf(names[0], key.public_key(), now, SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH)
+        builder = self._leaf(names[0], private.public_key(), now, SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH)
         builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(n) for n in names]), critical=False)
-        return KeyAndCertificate(_key_pem(key), self._sign(builder))
+        return KeyAndCertificate(_key_pem(private), self._sign(builder))
 
-    def hub_client(self, now: float) -> KeyAndCertificate:
-        """The hub's own client key and certificate for its broker."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        builder = self._leaf(HUB_IDENTITY, key.public_key(), now, SERVER_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH)
-        return KeyAndCertificate(_key_pem(key), self._sign(builder))
+    def hub_client(self, now: float, *, key: bytes | None = None) -> KeyAndCertificate:
+        """The hub's own client key (PEM; a new one by default) and certificate for its broker."""
+        private = _key(key)
+        builder = self._leaf(HUB_IDENTITY, private.public_key(), now, SERVER_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH)
+        return KeyAndCertificate(_key_pem(private), self._sign(builder))
 
     def device(self, device_id: str, public_key: ec.EllipticCurvePublicKey, now: float, days: float) -> Issued:
         """A client certificate whose only name is the device id, chosen by the hub and not by the request."""
@@ -186,6 +186,14 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         return x509.DNSName(name)
+
+
+def _key(pem: bytes | None) -> ec.EllipticCurvePrivateKey:
+    if pem is None:
+        return ec.generate_private_key(ec.SECP256R1())
+    key = serialization.load_pem_private_key(pem, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)  # written by this module
+    return key
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

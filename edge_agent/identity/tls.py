@@ -55,11 +55,14 @@ def refusal(starts: float, ends: float, *, now: float, floor: float, trusted: bo
     if not trusted:
         # The true time is at or after the floor, so nothing can be said against a certificate that starts later.
         return (
-            f"expired on {_date(ends)}, and {_date(floor)} has passed: the hub needs a new one" if floor > ends else ""
+            f"expired on {_date(ends)}, and {_date(floor)} has passed: restart the hub, which renews it"
+            if floor > ends
+            else ""
         )
     moment = max(now, floor)
     if moment > ends:
-        return f"expired on {_date(ends)}, and it is {_date(moment)}: set this device's clock, or renew the certificate"
+        advice = "set this device's clock, or restart the hub, which renews it"
+        return f"expired on {_date(ends)}, and it is {_date(moment)}: {advice}"
     if moment < starts:
         return f"is valid from {_date(starts)}, and this device's clock says {_date(moment)}: set the clock"
     return ""

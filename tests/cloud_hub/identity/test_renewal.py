@@ -9,9 +9,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlmodel import select
 
 from cloud_hub.broker.choose import revoked_serials
+from cloud_hub.identity.own import renew_own
 from cloud_hub.identity.renewal import MOST
 from cloud_hub.store.tables import AuditEntry, CertificateRow, Device
 from fleet.protocol.messages import DeviceMe, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse, TokenRequest
@@ -171,3 +173,35 @@ def test_nobody_fills_the_revocation_list(hub):
     assert ask(hub, key, DeviceKey()).status_code == 429
     hub.clock.advance(LIFE + 1)
     renewed(hub, key, DeviceKey())
+
+
+def test_enrolling_again_after_a_renewal_is_still_the_same_device(hub):
+    old, new = DeviceKey(), DeviceKey()
+    _, token, secret, _ = claim(hub).split(".")
+
+    def enroll(key: DeviceKey) -> Any:
+        request = EnrollRequest(token=token, secret=secret, csr=key.csr(), name="cam-1")
+        return hub.client.post("/enroll", content=msgspec.json.encode(request))
+
+    assert enroll(old).status_code == 200
+    certificate = renewed(hub, old, new)
+    assert buys(hub, new)
+    answer = msgspec.json.decode(enroll(new).content, type=EnrollResponse)
+    assert x509.load_pem_x509_certificate(answer.certificate.encode()) == certificate
+    assert enroll(old).status_code == 409
+
+
+def test_the_hub_renews_its_own_certificates_after_half_of_their_life(hub):
+    config, root = hub.hub.config, x509.load_pem_x509_certificate(hub.hub.authority.ca_pem)
+    files = (config.server_certificate, config.client_certificate)
+    before = [x509.load_pem_x509_certificate(path.read_bytes()) for path in files]
+    assert renew_own(config, hub.clock() + 400 * DAY) == ()
+    assert renew_own(config, hub.clock() + 1000 * DAY) == tuple(path.name for path in files)
+    for path, key, old in zip(files, (config.server_key, config.client_key), before, strict=True):
+        found = x509.load_pem_x509_certificate(path.read_bytes())
+        found.verify_directly_issued_by(root)
+        assert found.not_valid_after_utc > old.not_valid_after_utc and found.subject == old.subject
+        private = load_pem_private_key(key.read_bytes(), password=None)
+        assert found.public_key() == old.public_key() == private.public_key()
+        assert [e.value for e in found.extensions] == [e.value for e in old.extensions]
+    assert renew_own(config, hub.clock() + 1001 * DAY) == ()

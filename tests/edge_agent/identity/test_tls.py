@@ -22,12 +22,12 @@ VALID = (NOW - 10 * DAY, NOW + 10 * DAY)
     ("now", "floor", "trusted", "word"),
     [
         (NOW, NOW - DAY, True, ""),
-        (NOW + 11 * DAY, NOW, True, "set this device's clock, or renew"),
+        (NOW + 11 * DAY, NOW, True, "set this device's clock, or restart the hub"),
         (NOW - 11 * DAY, NOW - 12 * DAY, True, "is valid from"),
         (NOW - 3600, NOW, True, ""),  # an hour behind: within the slack, so the floor is what counts
         (0.0, NOW, False, ""),  # 1970
         (0.0, NOW - 30 * DAY, False, ""),  # the hub got a newer certificate since: nothing to be said against it
-        (0.0, NOW + 11 * DAY, False, "has passed: the hub needs a new one"),
+        (0.0, NOW + 11 * DAY, False, "has passed: restart the hub"),
         (0.0, 0.0, True, "set the clock"),  # nothing was ever seen: the clock is all there is
     ],
 )
@@ -102,7 +102,7 @@ def test_a_clock_at_1970_connects_once_a_floor_is_known_and_never_to_what_has_ce
         (tmp_path / "time-floor").write_text(f"{now - 500 * DAY:.0f}")
         assert echo(at_1970, port) == b"hello"
         (tmp_path / "time-floor").write_text(f"{now:.0f}")
-        with pytest.raises(ssl.SSLCertVerificationError, match="the hub needs a new one"):
+        with pytest.raises(ssl.SSLCertVerificationError, match="restart the hub, which renews it"):
             echo(at_1970, port)
 
 
