@@ -17,6 +17,7 @@ import numpy.typing as npt
 Method = Literal["min-max", "percentile", "mse"]
 METHODS: tuple[Method, ...] = ("min-max", "percentile", "mse")
 BINS, TAIL, LEVELS = 2048, 1e-4, 255
+BOUND = 3e38  # beyond lie paddings with minus infinity, before a maximum: no range can hold them
 SHRINKS = np.linspace(1.0, 0.3, 36)
 
 Array = npt.NDArray[Any]
@@ -46,8 +47,11 @@ def ranges(samples: Pass, method: Method) -> Ranges:
     found: Ranges = {}
     for tensors in samples():
         for name, values in tensors.items():
+            if not np.abs(values).max(initial=0) < BOUND:
+                values = values[np.abs(values) < BOUND]
             low, high = found.get(name, (np.inf, -np.inf))
-            found[name] = min(low, float(values.min())), max(high, float(values.max()))
+            found[name] = float(values.min(initial=low)), float(values.max(initial=high))
+    found = {name: (low, high) if low <= high else (0.0, 0.0) for name, (low, high) in found.items()}
     if method == "min-max":
         return found
     counts = {name: np.zeros(BINS) for name in found}
