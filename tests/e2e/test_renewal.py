@@ -22,6 +22,7 @@ LIFE_S = 16
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     require("mosquitto", "mosquitto")  # the embedded broker knows no certificates
     monkeypatch.setitem(pair.ENVIRONMENT, "EDGELOOP_HUB_DEVICE_CERTIFICATE_DAYS", str(LIFE_S / 86_400))
+    monkeypatch.setitem(pair.ENVIRONMENT, "EDGELOOP_HUB_BROKER__PREFIX", "acme/fleet")  # devices are told it, too
     monkeypatch.setenv("EDGELOOP_POLL_S", "1")
     hub = pair.HubProcess(tmp_path)
     hub.start()
