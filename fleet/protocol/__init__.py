@@ -3,7 +3,8 @@
 Everything that both ends must compute alike lives here, and nothing here does I/O:
 
     topics      every MQTT topic, built and parsed
-    messages    what travels on MQTT and on the device's HTTP calls
+    messages    what travels on MQTT
+    calls       the bodies of the device's HTTP calls (in `messages` as well)
     manifest    the release manifest (a TUF target)
     channel     the channel document, a fleet's signed desired state (a TUF target)
     resolve     labels, groups and cohort -> the release a device should run

@@ -1,4 +1,4 @@
-"""Everything that hub and device say to each other, as typed structs.
+"""Everything that hub and device say to each other, as typed structs; the bodies of HTTP are in `calls`.
 
 JSON for control, MessagePack for telemetry and samples. Receivers ignore unknown fields, refuse an
 unknown major version `v`, and bound the size before decoding. Times are Unix seconds (float).
@@ -9,23 +9,36 @@ What must not be lost travels in an `Envelope` and stays in the device's spool u
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, Literal
 
 from msgspec import Raw, Struct, field
 
+from fleet.protocol.calls import HTTP_LIMIT as HTTP_LIMIT
+from fleet.protocol.calls import SAMPLES_LIMIT as SAMPLES_LIMIT
+from fleet.protocol.calls import VERSION as VERSION
+from fleet.protocol.calls import Array as Array
+from fleet.protocol.calls import DeviceMe as DeviceMe
+from fleet.protocol.calls import EnrollRequest as EnrollRequest
+from fleet.protocol.calls import EnrollResponse as EnrollResponse
+from fleet.protocol.calls import MqttEndpoint as MqttEndpoint
+from fleet.protocol.calls import NonceResponse as NonceResponse
+from fleet.protocol.calls import RenewRequest as RenewRequest
+from fleet.protocol.calls import RenewResponse as RenewResponse
+from fleet.protocol.calls import Sample as Sample
+from fleet.protocol.calls import SampleBatch as SampleBatch
+from fleet.protocol.calls import SampleReason as SampleReason
+from fleet.protocol.calls import SampleReceipt as SampleReceipt
+from fleet.protocol.calls import TokenRequest as TokenRequest
+from fleet.protocol.calls import TokenResponse as TokenResponse
+from fleet.protocol.calls import TrustBundle as TrustBundle
+from fleet.protocol.calls import renewal_bytes as renewal_bytes
 from fleet.protocol.codec import decode_json, decode_msgpack
 from fleet.protocol.errors import MalformedError, VersionError
-from fleet.protocol.topics import PREFIX
 
-VERSION = 1
 CONTROL_LIMIT = 64 << 10  # bytes of one control message
 TELEMETRY_LIMIT = 64 << 10  # bytes of one telemetry message
-SAMPLES_LIMIT = 8 << 20  # bytes of one batch of samples
-HTTP_LIMIT = 1 << 20  # bytes of an enrolment or `/device/me` body
 
 UpdateState = Literal["idle", "fetching", "verifying", "trying", "probation", "committed", "rolled_back"]
-SampleReason = Literal["uncertain", "disagreeing", "outlying", "random"]
 
 
 # ---- hub -> device over MQTT -------------------------------------------------------------------
@@ -234,148 +247,6 @@ class Window(Struct, frozen=True, kw_only=True):
     classes: tuple[int, ...] = ()
     pairs: PairCounts | None = None
     sketch: SketchData | None = None
-
-
-# ---- HTTP between device and hub ---------------------------------------------------------------
-
-
-class TrustBundle(Struct, frozen=True, kw_only=True):
-    """`GET /enroll/trust`: public; the claim token's pin is sha256(root ‖ ca), both as given here."""
-
-    root: bytes
-    ca: bytes
-
-
-class EnrollRequest(Struct, frozen=True, kw_only=True):
-    """`POST /enroll`: `token` is the claim token's id, `secret` its secret. `csr` is PEM; the key
-    never leaves the device. `name` asks for a device id; the hub answers 409 when it is taken."""
-
-    token: str
-    secret: str
-    csr: str
-    name: str = ""
-    agent: str = ""
-    hardware: dict[str, str] = field(default_factory=dict)
-
-
-class MqttEndpoint(Struct, frozen=True, kw_only=True):
-    """Where the broker listens. With `tls` the device shows its certificate; without (embedded
-    broker, loopback only) it logs in with its id and `password`. `prefix` starts every topic."""
-
-    host: str
-    port: int
-    tls: bool
-    password: str = ""
-    prefix: str = PREFIX
-
-
-class EnrollResponse(Struct, frozen=True, kw_only=True):
-    """What a device needs to know; equal for a repeated request with the same token and key."""
-
-    device_id: str
-    certificate: str
-    ca: str
-    channel: str
-    mqtt: MqttEndpoint
-
-
-class NonceResponse(Struct, frozen=True, kw_only=True):
-    """`POST /device/nonce` with `{"device_id"}`."""
-
-    nonce: str
-    expires_in_s: int
-
-
-class TokenRequest(Struct, frozen=True, kw_only=True):
-    """`POST /device/token`: ECDSA-SHA256 (DER) by the device key over `"edgeloop-token:" + nonce`."""
-
-    device_id: str
-    nonce: str
-    signature: bytes
-
-
-class TokenResponse(Struct, frozen=True, kw_only=True):
-    """A bearer token for the device's HTTP calls."""
-
-    token: str
-    expires_in_s: int
-
-
-class RenewRequest(Struct, frozen=True, kw_only=True):
-    """`POST /device/renew`: a new certificate for the key of `csr` (PEM), the enrolled one or a fresh one.
-
-    `signature` is ECDSA-SHA256 (DER) by the enrolled key over `renewal_bytes(nonce, csr)`, so that a
-    device whose certificate has expired can still ask. The same key gives the same certificate.
-    """
-
-    device_id: str
-    nonce: str
-    csr: str
-    signature: bytes
-
-
-class RenewResponse(Struct, frozen=True, kw_only=True):
-    """The certificate (PEM). A fresh key is the device's only once it has bought a token with it; until then
-    the old one is good as well, so that nothing is lost however the two are cut off."""
-
-    certificate: str
-    expires_at: float
-
-
-class DeviceMe(Struct, frozen=True, kw_only=True):
-    """`GET /device/me`: this device's own opaque group ids and pins (model -> release).
-
-    `renew`: by the hub's clock it is time for a new certificate (half of its life, with jitter)."""
-
-    device_id: str
-    channel: str
-    groups: tuple[str, ...] = ()
-    pins: dict[str, int] = field(default_factory=dict)
-    mqtt: MqttEndpoint | None = None
-    renew: bool = False
-
-
-class Array(Struct, frozen=True, kw_only=True):
-    """A tensor's bytes: little-endian, row-major; `datatype` is an Open Inference Protocol name."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: bytes
-
-
-class Sample(Struct, frozen=True, kw_only=True):
-    """One recorded input with its outputs. `id` is unique for ever (a ULID-like string)."""
-
-    id: str
-    model: str
-    release: int
-    variant: str
-    at: float
-    reason: SampleReason
-    inputs: tuple[Array, ...]
-    outputs: tuple[Array, ...]
-    confidence: float
-    prediction: int
-    cloud_prediction: int | None = None
-
-
-class SampleBatch(Struct, frozen=True, kw_only=True):
-    """`POST /device/samples` (MessagePack); the hub takes each sample id once."""
-
-    v: int = VERSION
-    samples: tuple[Sample, ...]
-
-
-class SampleReceipt(Struct, frozen=True, kw_only=True):
-    """The ids that are now in the hub's database, new or known."""
-
-    committed: tuple[str, ...]
-
-
-def renewal_bytes(nonce: str, csr: str) -> bytes:
-    """What the enrolled key signs to renew: it binds the request's key to the nonce."""
-    return b"edgeloop-renew:" + nonce.encode() + b":" + hashlib.sha256(csr.encode()).hexdigest().encode()
 
 
 def decode_control(data: bytes, kind: type[Any]) -> Any:
