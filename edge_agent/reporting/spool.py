@@ -28,6 +28,7 @@ CREATE INDEX IF NOT EXISTS samples_at ON samples (at);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 MAX_BYTES = 32 << 20
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Record(NamedTuple):
@@ -40,30 +41,54 @@ class Record(NamedTuple):
 
 
 class Database:
-    """One SQLite file of the agent, shared by spool, samples and budget; calls come from any thread."""
+    """One SQLite file of the agent, shared by spool, samples and budget; calls come from any thread.
+
+    `refusal` is empty, or why the disk would not take the file and memory is used instead.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.lock = threading.RLock()
+        self.refusal = ""
         try:
-            self._connection = self._open()
+            self._connection = self._open(path)
         except sqlite3.DatabaseError as error:
-            aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
-            log.error("spool %s is damaged (%s); set aside as %s, a new one starts", path, error, aside.name)
-            for suffix in ("", "-wal", "-shm"):
-                part = path.with_name(path.name + suffix)
-                if part.exists():
-                    part.replace(aside.with_name(aside.name + suffix))
-            self._connection = self._open()
+            self._connection = self._instead(error)
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=5.0)
+    def _instead(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
+        """A new file for a damaged one; for a disk that refuses (full, broken), memory.
+
+        The agent must serve without its disk, too; what is reported meanwhile has a spool of its own.
+        """
+        cause: Exception = error
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in DAMAGE:
+            try:
+                self._set_aside(error)
+                return self._open(self.path)
+            except (sqlite3.DatabaseError, OSError) as again:
+                cause = again
+        self.refusal = str(cause)
+        log.error("spool %s cannot be used (%s); until the next start, reports are kept in memory", self.path, cause)
+        return self._open(":memory:")
+
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        path = self.path
+        aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(4)}")
+        log.error("spool %s is damaged (%s); set aside as %s, a new one starts", path, error, aside.name)
+        for suffix in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.replace(aside.with_name(aside.name + suffix))
+
+    def _open(self, where: Path | str) -> sqlite3.Connection:
+        connection = sqlite3.connect(where, check_same_thread=False, isolation_level=None, timeout=5.0)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
             connection.executescript(SCHEMA)
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check failed")
+            connection.execute("INSERT OR IGNORE INTO facts VALUES ('spool', ?)", (secrets.token_hex(8),))
         except sqlite3.DatabaseError:
             connection.close()
             raise
@@ -116,10 +141,6 @@ class Spool:
         self._database = database
         self._max_bytes = max_bytes
         self.id = database.fact("spool")
-        if not self.id:
-            self.id = secrets.token_hex(8)
-            with database.transaction() as connection:
-                set_fact(connection, "spool", self.id)
         row = database.rows("SELECT MIN(seq), MAX(seq), TOTAL(LENGTH(body)) FROM records")[0]
         self.top = max(int(str(row[1] or 0)), int(database.fact("top", "0")))
         self.base = int(str(row[0])) if row[0] is not None else self.top + 1

@@ -39,7 +39,11 @@ class Store:
         digest = hashlib.sha256(data).hexdigest()
         path = self.manifests / f"{digest}.json"
         if not path.exists() or path.read_bytes() != data:
-            write_durably(path, data, mode=0o440)
+            try:
+                write_durably(path, data, mode=0o440)
+            except OSError:
+                path.unlink(missing_ok=True)  # its name may not have reached the disk
+                raise
         return digest
 
     def manifest(self, sha256: str) -> Manifest:
@@ -96,21 +100,27 @@ class Store:
 
         Raises:
             CorruptBlobError: another hash; the download is thrown away.
+            OSError: the disk would not sync it; it is thrown away, too, since a second fsync of the same
+                pages proves nothing (Rebello et al., USENIX ATC 2020).
         """
-        part = self.part(blob)
-        with part.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        if digest != blob.sha256:
-            part.unlink()
-            raise CorruptBlobError(
-                f"blob {blob.sha256[:12]} arrived with hash {digest[:12]}",
-                subject=blob.sha256,
-                hint="it is fetched again",
-            )
-        part.chmod(0o440)
-        part.replace(self.blobs / blob.sha256)
-        sync_folder(self.blobs)
+        part, final = self.part(blob), self.blobs / blob.sha256
+        try:
+            with part.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                os.fsync(file.fileno())
+            if digest != blob.sha256:
+                raise CorruptBlobError(
+                    f"blob {blob.sha256[:12]} arrived with hash {digest[:12]}",
+                    subject=blob.sha256,
+                    hint="it is fetched again",
+                )
+            part.chmod(0o440)
+            part.replace(final)
+            sync_folder(self.blobs)
+        except (CorruptBlobError, OSError):
+            part.unlink(missing_ok=True)
+            final.unlink(missing_ok=True)
+            raise
 
     def check_space(self, blobs: Iterable[Blob]) -> None:
         """Raise DiskFullError with the figure when what is still to be fetched does not fit."""

@@ -55,6 +55,18 @@ def test_a_full_spool_gives_up_the_oldest_and_counts_them(tmp_path):
     assert open_spool(tmp_path, max_bytes=100).lost == 3
 
 
+def test_a_disk_that_refuses_the_file_costs_reports_but_not_the_agent(tmp_path):
+    first = Spool(Database(tmp_path / "spool.db"))
+    first.append("model", b"a", 1.0)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "spool.db").mkdir()  # no file can be made here
+    database = Database(tmp_path / "full" / "spool.db")
+    assert "unable to open" in database.refusal
+    other = Spool(database)
+    assert other.append("model", b"b", 1.0) == 1 and other.id != first.id
+    assert not list(tmp_path.glob("full/*.damaged-*"))  # what is refused is not damaged
+
+
 def test_a_damaged_file_is_set_aside_and_a_new_sequence_starts(tmp_path):
     spool = open_spool(tmp_path)
     spool.append("model", b"a", 1.0)

@@ -61,9 +61,7 @@ def census(run: Callable[[Case], Ended], folder: Path, scenario: Scenario, url: 
 
 def case(scenario: Scenario, folder: Path, *, looks: int = 1, strace: Strace | None = None) -> Case:
     """A life of the agent in `folder`/device."""
-    return Case(
-        directory=str(folder / "device"), out=str(folder / "out"), looks=looks, failing=scenario.failing, strace=strace
-    )
+    return Case(directory=str(folder / "device"), looks=looks, failing=scenario.failing, strace=strace)
 
 
 def _points(role: str, log: str, device: str) -> list[Point]:

@@ -19,12 +19,15 @@ def strike(
 ) -> Verdict:
     """Let `fault` (strace's words: `signal=KILL`, `error=EIO`) happen at `point`, then start again and judge."""
     device, log = copy(scenario.image, folder / "device", f"{url}/{scenario.stage}"), folder / "strace.log"
-    log.unlink(missing_ok=True)
-    persistent = "+" if fault == "error=ENOSPC" else ""  # a full disk stays full
-    inject = f"inject={point.call}:{fault}:when={point.when}{persistent}"
-    strace = Strace(role=point.role, options=("-y", "-e", TRACE, "-e", inject), log=str(log))
-    ended = run(case(scenario, folder, strace=strace))
-    text = log.read_text(errors="replace") if log.exists() else ""
+    for old in folder.glob("strace.log*"):
+        old.unlink()
+    # A full disk stays full; but pipes, which `write` also serves, do not fill up with it.
+    persistent = "+" if fault == "error=ENOSPC" and point.call != "write" else ""
+    inject = f"{point.call}:{fault}:when={point.when}{persistent}"
+    strace = Strace(role=point.role, options=("-y", "-e", TRACE), inject=inject, log=str(log))
+    looks = 2 if "error" in fault else 1  # the second must not build on what the first could not sync
+    ended = run(case(scenario, folder, looks=looks, strace=strace))
+    text = "".join(path.read_text(errors="replace") for path in sorted(folder.glob("strace.log*")))
     struck = "(INJECTED)" in text or "killed by SIGKILL" in text
     name = f"{scenario.name} {fault} at {point}"
     faults = alive(ended, scenario, killed=fault == "signal=KILL" and point.role == "agent") if struck else []
@@ -50,7 +53,7 @@ def alive(ended: Ended, scenario: Scenario, *, killed: bool) -> list[str]:
 
 _FAILED = re.compile(r"^(?:fsync|fdatasync)\(\d+<([^>]+)>\) += -1 \w+ .*\(INJECTED\)")
 _RENAMED = re.compile(r'^rename(?:at2?)?\((?:AT_FDCWD[^,]*, )?"([^"]+)", (?:AT_FDCWD[^,]*, )?"([^"]+)"\) += 0')
-_MADE = re.compile(r'^openat\([^,]+, "([^"]+)", [^)]*O_(?:TRUNC|EXCL)')
+_MADE = re.compile(r'^(?:openat\([^,]+, "([^"]+)", [^)]*O_(?:TRUNC|EXCL)|unlink(?:at)?\((?:AT_FDCWD[^,]*, )?"([^"]+)")')
 
 
 def unsynced(log: str) -> list[str]:
@@ -67,5 +70,5 @@ def unsynced(log: str) -> list[str]:
         elif (match := _RENAMED.match(line)) and match[1] in failed:
             found.append(match[2])
         elif match := _MADE.match(line):
-            failed.discard(match[1])
+            failed.discard(match[1] or match[2])
     return found

@@ -139,7 +139,7 @@ class World:
         """The device after an undisturbed update, whose reports have all reached the hub."""
         grown = self._directory / f"after-{stage}"
         copy(image, grown, f"{self._static.url}/{self._name(stage)}")
-        ended: Ended = self._run(Case(directory=str(grown), out=str(self._directory / "out")))
+        ended: Ended = self._run(Case(directory=str(grown)))
         assert ended.seen is not None, ended.trace
         assert (ended.seen.state, ended.seen.active, ended.seen.errors) == ("committed", number, []), ended.seen
         return grown

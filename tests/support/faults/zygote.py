@@ -15,10 +15,12 @@ import gc
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +45,13 @@ _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 36, 0x59616D61
 class Strace(Struct, frozen=True, kw_only=True):
     """Attach strace to the processes of `role` (`agent`, `look` or `trial`) before they begin.
 
-    `options` go to strace as they are; `follow` traces what the process forks, too.
+    `options` go to strace as they are; `follow` traces what the process forks, too. `inject` is a fault
+    for the first process of that role; later ones are only watched, into `log`.2, `log`.3, …
     """
 
     role: str
     options: tuple[str, ...]
+    inject: str = ""
     log: str = ""
     follow: bool = False
 
@@ -56,7 +60,6 @@ class Case(Struct, frozen=True, kw_only=True):
     """One life of an agent: start, up to `looks` looks, requests, judgement."""
 
     directory: str
-    out: str
     looks: int = 1
     failing: tuple[int, ...] = ()  # releases whose requests count as failed
     strace: Strace | None = None
@@ -93,11 +96,13 @@ class Ended(Struct, frozen=True, kw_only=True):
     trace: str = ""
 
 
-def attach(strace: Strace) -> None:
-    """Put this very process under strace, and return when it is."""
+def attach(strace: Strace, nth: int = 1) -> None:
+    """Put this very process, the `nth` of its role, under strace, and return when it is."""
     ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1), 0, 0, 0)
-    follow = ("-f",) if strace.follow else ()
-    command = ["strace", "-q", *follow, "-o", strace.log or "/dev/null", *strace.options, "-p", str(os.getpid())]
+    log = strace.log + (f".{nth}" if nth > 1 else "")
+    options = [*(("-f",) if strace.follow else ()), *strace.options]
+    options += ["-e", f"inject={strace.inject}"] if strace.inject and nth == 1 else []
+    command = ["strace", "-q", "-o", log, *options, "-p", str(os.getpid())]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while b"TracerPid:\t0\n" in Path("/proc/self/status").read_bytes():
         if process.poll() is not None:
@@ -145,8 +150,10 @@ class ForkedChildren(children.ProcessChildren):
     def __init__(self, directory: Path, strace: Strace | None) -> None:
         super().__init__(directory)
         self._strace = strace
+        self._started: Counter[str] = Counter()
 
     async def _spawn(self, kind: str, *arguments: Any, **options: Any) -> Any:
+        self._started[kind] += 1
         (theirs_in, ours_in), (ours_out, theirs_out) = os.pipe(), os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -169,7 +176,7 @@ class ForkedChildren(children.ProcessChildren):
             asyncio.events._set_running_loop(None)
             sys.stdin, sys.stdout = os.fdopen(0, "r"), os.fdopen(1, "w")
             if self._strace is not None and self._strace.role == kind:
-                attach(self._strace)
+                attach(self._strace, self._started[kind])
             code = child.main([kind, str(self._directory)])
         finally:
             os._exit(code)
@@ -253,38 +260,40 @@ def _named(error: Exception) -> str:
     return f"{type(error).__name__} {word}: {error}"
 
 
-def live(case: Case) -> None:
-    """Be the agent of a case; never returns."""
-    code = 1
+def live(case: Case, tell: socket.socket) -> None:
+    """Be the agent of a case; never returns. What it saw goes through a socket: no fault here is aimed at `sendto`."""
+    code, said = 1, b""
     try:
         if case.strace is not None and case.strace.role == "agent":
             attach(case.strace)
-        seen = asyncio.run(Life(case).run())
-        Path(case.out).write_bytes(msgspec.json.encode(seen))
+        said = msgspec.json.encode(asyncio.run(Life(case).run()))
         code = 0
     except BaseException:
-        Path(case.out).write_text(traceback.format_exc())
+        said = traceback.format_exc().encode()
     finally:
+        tell.sendall(said)
         os._exit(code)
 
 
 def run(case: Case) -> Ended:
     """Fork an agent and wait until it and everything that it started is gone."""
-    out = Path(case.out)
-    out.unlink(missing_ok=True)
+    ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        live(case)
+        ours.close()
+        live(case, theirs)
+    theirs.close()
+    with ours, ours.makefile("rb") as stream:
+        said = stream.read()
     code = -1
     with contextlib.suppress(ChildProcessError):
         while True:
             ended, status = os.waitpid(-1, 0)
             if ended == pid:
                 code = os.waitstatus_to_exitcode(status)
-    text = out.read_bytes() if out.exists() else b""
     if code == 0:
-        return Ended(code=code, seen=msgspec.json.decode(text, type=Seen))
-    return Ended(code=code, trace=text.decode())
+        return Ended(code=code, seen=msgspec.json.decode(said, type=Seen))
+    return Ended(code=code, trace=said.decode())
 
 
 def main() -> None:
