@@ -28,6 +28,7 @@ Array = npt.NDArray[Any]
 Tensors = tuple[torch.Tensor, ...]
 
 BATCH: Final = 32
+UNLABELLED: Final = -1
 LEAST_RMS: Final = 1e-3  # a tensor of zeros (a fresh bias) must be able to move, too
 SLOWER: Final = (1.0, 0.1, 0.01)  # shares of the rate, tried in turn until one helps
 WEIGHTED: Final = frozenset({"conv1d", "conv2d", "conv3d", "linear"})
@@ -62,12 +63,13 @@ def finetune(
 
     Args:
         x: the inputs, each (n, …), in the order that the module takes them.
-        y: integer classes (n,), which then count beside the float module's answers; they may be missing.
+        y: integer classes (n,) of the first output, (n, classes), which then count beside the float module's
+            answers; negative where there is no label.
         lr: the most that a step changes a parameter, as a share of the root mean square of its tensor; falls
             to nothing along a cosine.
 
     Raises:
-        DataError: `x` is empty, or its parts or `y` differ in length.
+        DataError: `x` is empty, its parts or `y` differ in length, or a class lies beyond the outputs.
         TargetError: the loss is not finite any more.
     """
     inputs = _tensors(x)
@@ -75,6 +77,7 @@ def finetune(
     _check(inputs, labels)
     student = copy.deepcopy(module).eval()
     lesson = _Lesson(inputs, _answers(student, inputs), labels, Rounding())
+    _check_classes(labels, lesson.goal[0])
     order = torch.Generator().manual_seed(seed)
     first = best = lesson.rounded_error(student)
     kept = copy.deepcopy(student.state_dict())
@@ -173,8 +176,11 @@ class _Lesson:
         total = torch.zeros(())
         for mine, theirs in zip(found, self.goal, strict=True):
             total = total + ((mine - theirs[rows]) ** 2).mean() / theirs.var(correction=0).clamp_min(1e-12)
-        if self.labels is not None and found[0].ndim == 2 and found[0].shape[1] > 1:
-            total = total + torch.nn.functional.cross_entropy(found[0], self.labels[rows])
+        classes = None if self.labels is None else self.labels[rows]
+        if classes is not None and bool((classes >= 0).any()):
+            total = total + torch.nn.functional.cross_entropy(
+                found[0], classes.clamp_min(UNLABELLED), ignore_index=UNLABELLED
+            )
         return total
 
     def rounded_error(self, module: torch.nn.Module) -> float:
@@ -245,6 +251,15 @@ def _check(inputs: Tensors, labels: torch.Tensor | None) -> None:
     counts = {len(tensor) for tensor in inputs} | ({len(labels)} if labels is not None else set())
     if len(counts) != 1 or not min(counts):
         raise DataError(f"fine-tuning needs equal numbers of inputs and labels, more than none; there are {counts}")
+
+
+def _check_classes(labels: torch.Tensor | None, scores: torch.Tensor) -> None:
+    if labels is None:
+        return
+    if scores.ndim != 2:
+        raise DataError(f"classes need outputs of shape (n, classes), they are {tuple(scores.shape)}")
+    if int(labels.max()) >= scores.shape[1]:
+        raise DataError(f"labels reach {int(labels.max())}; the module has classes 0 to {scores.shape[1] - 1}")
 
 
 def _rms(parameter: torch.Tensor) -> float:

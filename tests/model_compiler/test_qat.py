@@ -149,12 +149,23 @@ def test_several_inputs_and_outputs():
     assert min(error for error, _ in said) < said[0][1]
 
 
+def test_inputs_without_labels_count_by_the_answers_alone(residual):
+    data = stripes(60, seed=1)
+    none = qat.finetune(residual, data.x, np.full(60, -1), epochs=1)
+    alone = qat.finetune(residual, data.x, epochs=1)
+    assert all(torch.equal(tensor, none.state_dict()[name]) for name, tensor in alone.state_dict().items())
+    some = qat.finetune(residual, data.x, np.where(np.arange(60) < 30, data.labels, -1), epochs=1)
+    assert not torch.equal(some.head.weight, alone.head.weight)
+
+
 def test_bad_data_is_said():
     module = nn.Linear(4, 2)
     with pytest.raises(DataError, match="more than none"):
         qat.finetune(module, np.zeros((0, 4), np.float32))
     with pytest.raises(DataError, match="equal numbers"):
         qat.finetune(module, np.zeros((3, 4), np.float32), np.zeros(2, np.int64))
+    with pytest.raises(DataError, match="classes 0 to 1"):
+        qat.finetune(module, np.zeros((3, 4), np.float32), np.array([0, 1, 2]))
     broken = nn.Linear(4, 2)
     nn.init.constant_(broken.weight, float("nan"))
     with pytest.raises(TargetError, match="diverged"):
