@@ -1,0 +1,1 @@
+"""MNIST: a small convolutional student distilled from a larger teacher. Needs the data; see `data.py`."""
