@@ -50,7 +50,11 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
     if json:
         print_json(document)
         return
-    print_document({**document, "_models": summary(document)}, [*COLUMNS, ("pins", "pins")], json=False)
+    columns = [*COLUMNS, ("pins", "pins"), ("clock", "info.clock"), ("certificate", "certificate_expires_at")]
+    print_document({**document, "_models": summary(document)}, columns, json=False)
+    info = document.get("info") or {}
+    if info.get("problem"):
+        note(f"{info['problem']}: {info.get('hint', '')}")
     for model in document.get("models", []):
         if model.get("reason"):
             hint = f" (try: {model['hint']})" if model.get("hint") else ""

@@ -8,8 +8,9 @@ from sqlmodel import col, select
 
 from cloud_hub.dashboard import access
 from cloud_hub.drift.detector import Baseline
-from cloud_hub.store.tables import AuditEntry, DriftMonitor, RolloutRow, WindowRow
-from fleet.protocol.messages import SketchData
+from cloud_hub.measured import keep
+from cloud_hub.store.tables import AuditEntry, Device, DriftMonitor, RolloutRow, WindowRow
+from fleet.protocol.messages import Benchmark, SketchData
 from tests.support.hub import HubFixture
 
 ROLLOUT = "r-2"
@@ -88,6 +89,21 @@ def test_the_page_shows_what_is_going_on(busy_hub: HubFixture) -> None:
         "auditor of stable", "86.7 %", "90.0 %", "distance 0.31",
     ):  # fmt: skip
         assert expected in text, expected
+
+
+def test_it_shows_what_is_wrong_with_a_device_and_what_devices_measured(busy_hub: HubFixture) -> None:
+    figures = Benchmark(
+        model="digits", release=2, variant="litert-int8", runtime="r", rounds=9, p50_us=1.0, p95_us=812.0
+    )
+    with busy_hub.hub.session() as session:
+        device = session.get(Device, "kiosk-0")
+        device.info = {"problem": "clock-untrusted", "hint": "set <the> clock", "hardware": {"machine": "aarch64"}}
+        session.add(device)
+        keep(session, "kiosk-0", figures, 1.0)
+    log_in(busy_hub)
+    text = busy_hub.client.get("/dashboard/live").text
+    assert "clock-untrusted" in text and "set &lt;the&gt; clock" in text
+    assert "aarch64: litert-int8 p95 812 µs (1 device)" in text
 
 
 def test_what_devices_say_is_text_and_never_markup(busy_hub: HubFixture) -> None:

@@ -35,6 +35,14 @@ def test_devices_are_listed_with_what_they_run(fleet, hub) -> None:
     assert "digits 1 (fetching) → 2" in outcome.out and "online" in outcome.out
 
 
+def test_a_device_shows_what_is_wrong_with_it_and_what_to_do(fleet, hub) -> None:
+    info = {"clock": "untrusted", "problem": "clock-untrusted", "hint": "set this device's clock"}
+    hub.on("GET", "/devices/d1", {"id": "d1", "info": info, "certificate_expires_at": 1.8e9, "models": []})
+    outcome = fleet("device", "show", "d1")
+    assert "untrusted" in outcome.out and "2027-01-15" in outcome.out
+    assert "clock-untrusted: set this device's clock" in outcome.err
+
+
 def test_labels_are_set_and_removed(fleet, hub) -> None:
     hub.on("PATCH", "/devices/d1")
     assert fleet("device", "label", "d1", "site=berlin", "old-").code == 0
