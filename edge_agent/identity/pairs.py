@@ -12,15 +12,19 @@ process can find out after a crash what was under way and finish it; doing so tw
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.durable import sync_folder
+from edge_agent.errors import IdentityError
 from edge_agent.identity.keys import load_key
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
+
+log = logging.getLogger(__name__)
 
 KEY, CERTIFICATE = "device.key", "device.crt"
 NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
@@ -49,7 +53,12 @@ def keys(folder: Path) -> Iterator[tuple[bool, ec.EllipticCurvePrivateKey]]:
     """The keys to try, the next one first when the hub has certified it: (whether it is the next one, key)."""
     settle(folder)
     if (folder / NEXT_CERTIFICATE).exists() and (folder / NEXT_KEY).exists():
-        yield True, load_key(folder / NEXT_KEY)
+        try:
+            following = load_key(folder / NEXT_KEY)
+        except IdentityError as error:  # a damaged file must not stand before the key in use
+            log.warning("the next key cannot be used: %s", error)
+        else:
+            yield True, following
     yield False, load_key(folder / KEY)
 
 

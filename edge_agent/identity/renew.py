@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent.durable import write_durably
 from edge_agent.errors import IdentityError
@@ -45,7 +46,7 @@ def renew(hub: HubDoor, identity: Path) -> None:
     """
     if (identity / pairs.NEXT_CERTIFICATE).exists():
         pairs.discard_next(identity)  # whoever called us has logged in, and not with it: the hub does not take it
-    key = load_or_make_key(identity / pairs.NEXT_KEY)
+    key = _next_key(identity)
     csr = signing_request(key, hub.device_id)
     nonce = hub.ask("/device/nonce", encode_json({"device_id": hub.device_id}), NonceResponse).nonce
     signature = sign_renewal(load_key(identity / pairs.KEY), nonce, csr)
@@ -54,6 +55,15 @@ def renew(hub: HubDoor, identity: Path) -> None:
     _check(answer.certificate, key.public_key(), (identity / "ca.pem").read_bytes())
     write_durably(identity / pairs.NEXT_CERTIFICATE, answer.certificate.encode())
     hub.log_in()
+
+
+def _next_key(identity: Path) -> ec.EllipticCurvePrivateKey:
+    """The key of a renewal under way, or a fresh one; a file that was damaged since gives way."""
+    try:
+        return load_or_make_key(identity / pairs.NEXT_KEY)
+    except IdentityError:
+        pairs.discard_next(identity)
+        return load_or_make_key(identity / pairs.NEXT_KEY)
 
 
 def follow(directory: Path, mine: DeviceMe) -> bool:

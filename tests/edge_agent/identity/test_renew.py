@@ -122,6 +122,17 @@ def test_a_next_pair_that_the_hub_does_not_take_is_given_up(device):
     assert reaches(device) and pairs.NEXT_KEY not in files(device)
 
 
+@pytest.mark.parametrize("path", ["/device/renew", "/device/token"])
+def test_a_next_key_that_the_disk_damaged_gives_way(device, path):
+    identity = device / "identity"
+    with pytest.raises(UnreachableError):
+        renew(Cut(device, path, before=True), identity)
+    (identity / pairs.NEXT_KEY).write_bytes(b"\0" * 100)
+    assert reaches(device)
+    renew(HubHttp(device), identity)
+    assert reaches(device) and pairs.NEXT_KEY not in files(device)
+
+
 def test_a_revoked_device_is_told_so_and_keeps_what_it_has(device, hub):
     kept = (device / "identity" / pairs.KEY).read_bytes()
     assert hub.client.post("/api/v1/devices/cam-1/revoke", headers=hub.auth()).status_code == 200
