@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from msgspec import Struct, field
@@ -13,6 +14,8 @@ from edge_agent.update.machine import ModelState
 from fleet.protocol.channel import Channel
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
+
+log = logging.getLogger(__name__)
 
 LIMIT = 4 << 20  # bytes
 
@@ -44,7 +47,17 @@ class StateFile:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "state.json"
-        self.state = read_state(directory)
+        try:
+            self.state = read_state(directory)
+        except AgentError as error:
+            self.state = self._anew(error)
+
+    def _anew(self, error: AgentError) -> AgentState:
+        """An empty state instead of a damaged one: the next look finds every file that is still good."""
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        log.error("%s; set aside as %s, everything is looked for anew", error, aside.name)
+        self._path.replace(aside)
+        return AgentState(looked=Looked(problem="state-damaged", hint=f"the damaged file is kept as {aside.name}"))
 
     def model(self, name: str) -> ModelState:
         """The machine of a model; a fresh one when it is new."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
+from edge_agent.errors import AgentError
 from edge_agent.update.state import read_state
 from tests.support.faults.points import case
 from tests.support.faults.world import MODEL, Scenario, expected, point_at
@@ -34,7 +35,10 @@ def recover(run: Callable[[Case], Ended], folder: Path, scenario: Scenario, url:
     device = folder / "device"
     point_at(device, f"{url}/{scenario.stage}")
     faults: list[str] = []
-    before = read_state(device).models.get(MODEL)
+    try:
+        before = read_state(device).models.get(MODEL)
+    except AgentError as error:
+        return Verdict(name=name, faults=(f"torn: {error}",))
     ended = run(case(scenario, folder))
     seen = ended.seen
     if seen is None:
