@@ -79,7 +79,9 @@ def search(judge: Judge, rank: Rank, *, budget: int = BUDGET) -> Found:
     kept = _fewest([name for name, _ in ranked], base, trials)
     if kept is None:
         return Found(None, tuple(trials.tried), ranked)
-    plan = _keep(base, _needed(kept, base, trials))
+    needed = _needed(kept, base, trials)
+    # With every operator in float it is the float model, and no int8 variant.
+    plan = _keep(base, needed) if len(needed) < len(ranked) else None
     return Found(plan, tuple(trials.tried), ranked)
 
 

@@ -14,7 +14,7 @@ from model_compiler.calibration import METHODS, Plan
 from model_compiler.errors import GateError
 from model_compiler.pipeline import compile_release
 from model_compiler.request import CompileRequest
-from model_compiler.search import BUDGET, Candidate, search
+from model_compiler.search import BUDGET, Candidate, Found, search
 from tests.model_compiler.conftest import stripes
 from tests.support import stubborn
 
@@ -62,6 +62,18 @@ def test_a_better_calibration_is_enough_where_it_is(cure):
 def test_nothing_found_is_said():
     judge, _ = judging(frozenset({"nowhere"}))
     assert search(judge, lambda method: [(name, 1.0) for name in NAMES]).plan is None
+
+
+def test_a_model_of_which_nothing_can_be_quantized_is_no_int8_variant():
+    judge, judged = judging(frozenset(NAMES[:3]))
+    found = search(judge, lambda method: [(name, 1.0) for name in NAMES[:3]])
+    assert found.plan is None and judged[-1].float_operators < frozenset(NAMES[:3])
+
+
+def test_the_frontier_holds_what_nothing_beats_smallest_first():
+    sizes = {0: 0.0, 30: 0.8, 20: 0.9, 10: 0.5, 25: 0.9}  # nothing was built where the size is 0
+    tried = tuple(Candidate(Plan(), size, 0.9, 0.0, agreement, ("no",)) for size, agreement in sizes.items())
+    assert [candidate.size_bytes for candidate in Found(None, tried).frontier()] == [10, 20]
 
 
 @pytest.fixture(scope="module")
