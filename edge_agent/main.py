@@ -99,6 +99,7 @@ class Agent:
         self.updater = Updater(
             config, self.enrollment.device_id, self.enrollment.channel, self.slots, self.recorder,
             ProcessChildren(config.dir), kinds=tuple(sorted(runtimes.kinds())),
+            runtimes=tuple(runtimes.available()),
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received),
         )  # fmt: skip
         self.measurer = Measurer(

@@ -69,12 +69,13 @@ def named(name: str) -> Runtime:
 
 
 def for_variant(variant: Variant) -> Runtime:
-    """The best installed runtime for a variant.
+    """The best installed runtime for a variant; one that it was proven on goes before the others.
 
     Raises:
         RuntimeMissingError: none is installed; the hint names the extra.
     """
     fitting = [name for name, entry in RUNTIMES.items() if entry[1] == variant.runtime]
+    fitting.sort(key=lambda name: bool(variant.runtimes) and name not in variant.runtimes)  # stable: best first
     for name in fitting:
         if find_spec(RUNTIMES[name][0]) is not None:
             return named(name)

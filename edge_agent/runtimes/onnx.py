@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent.errors import ModelLoadError, RuntimeMissingError
+from edge_agent.runtimes.tensors import batch_size
 from fleet.protocol.manifest import Manifest, Variant
 
 
@@ -57,6 +58,9 @@ class OnnxModel:
         outputs = _names([t.name for t in manifest.outputs], [v.name for v in session.get_outputs()], "output")
         self._outputs = list(outputs.items())
         self._asked = [theirs for _, theirs in self._outputs]
+        # Exported for a batch of exactly one, while the manifest promises any.
+        promised = all(tensor.shape[:1] == (-1,) for tensor in manifest.inputs)
+        self._one_by_one = promised and all(list(value.shape[:1]) == [1] for value in session.get_inputs())
 
     def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         """Answer one request.
@@ -65,6 +69,13 @@ class OnnxModel:
             ValueError: the runtime refuses the inputs.
             RuntimeError: the runtime failed.
         """
+        rows = batch_size(inputs) if self._one_by_one else 1
+        if rows == 1:
+            return self._once(inputs)
+        answers = [self._once({name: array[i : i + 1] for name, array in inputs.items()}) for i in range(rows)]
+        return {name: np.concatenate([answer[name] for answer in answers]) for name, _ in self._outputs}
+
+    def _once(self, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
         feed = {self._inputs[name]: array for name, array in inputs.items()}
         try:
             values = self._session.run(self._asked, feed)

@@ -44,6 +44,7 @@ class Updater:
         children: Children,
         *,
         kinds: tuple[str, ...],
+        runtimes: tuple[str, ...] = (),
         capabilities: tuple[str, ...] = (),
         on_look: Callable[[Looked], None] = lambda looked: None,
         count_bytes: Callable[[int], None] = lambda received: None,
@@ -53,7 +54,7 @@ class Updater:
     ) -> None:
         self._config, self._device_id, self._channel_name = config, device_id, channel
         self._activator, self._reporter, self._children = activator, reporter, children
-        self._kinds, self._capabilities = kinds, capabilities
+        self._kinds, self._runtimes, self._capabilities = kinds, runtimes, capabilities
         self._on_look, self._count_bytes = on_look, count_bytes
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes)
@@ -306,6 +307,7 @@ class Updater:
         states, looked = self.file.state.models, self.file.state.looked
         return Asked(
             device_id=self._device_id, channel=self._channel_name, kinds=self._kinds,
+            runtimes=self._runtimes,
             variants=self._config.variants, capabilities=self._capabilities,
             committed={name: s.committed for name, s in states.items() if s.committed is not None},
             held={name: tuple(h for h in (s.active, s.previous) if h) for name, s in states.items()},

@@ -16,6 +16,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     device_id: str
     channel: str
     kinds: tuple[str, ...]
+    runtimes: tuple[str, ...] = ()  # installed, by distribution; empty: any
     variants: tuple[str, ...] = ()  # preferred ones by name; others in the publisher's order
     capabilities: tuple[str, ...] = ()
     committed: dict[str, int] = field(default_factory=dict)

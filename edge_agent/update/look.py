@@ -102,7 +102,7 @@ def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: St
         raise TrustError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
     manifest = decode_manifest(data)
     check_requires(manifest.requires, frozenset(asked.capabilities))
-    variant = choose(manifest, asked.kinds, asked.variants)
+    variant = choose(manifest, asked.kinds, asked.variants, asked.runtimes)
     broken = manifest.gate.broken_by(variant.verdict)
     if broken:
         raise RefusedError(
@@ -128,18 +128,23 @@ def _check_floor(trusted: Trusted, model: str, release: int, *, strict: bool) ->
         raise RefusedError(f"{model}: {forbidden}", subject=model, reason=reason, hint="choose another release")
 
 
-def choose(manifest: Manifest, kinds: tuple[str, ...], preferred: tuple[str, ...] = ()) -> Variant:
+def choose(
+    manifest: Manifest, kinds: tuple[str, ...], preferred: tuple[str, ...] = (), runtimes: tuple[str, ...] = ()
+) -> Variant:
     """The first edge variant that a runtime here can run: the device's preference, then the publisher's order.
+
+    A variant that names the runtimes it was proven on is passed over where none of them is installed.
 
     Raises:
         RefusedError: there is none (`no-variant`).
     """
     rank = {name: position for position, name in enumerate(preferred)}
     for variant in sorted(manifest.placed("edge"), key=lambda v: rank.get(v.name, len(rank))):
-        if variant.runtime in kinds:
+        if variant.runtime in kinds and (not runtimes or not variant.runtimes or set(runtimes) & set(variant.runtimes)):
             return variant
-    wanted = sorted({variant.runtime for variant in manifest.placed("edge")})
+    wanted = sorted({name for v in manifest.placed("edge") for name in (v.runtimes if runtimes else (v.runtime,))})
+    here = ", ".join(runtimes or kinds) or "none"
     raise RefusedError(
-        f"the release needs a runtime for {' or '.join(wanted) or 'the edge'}, here is {', '.join(kinds) or 'none'}",
+        f"the release needs a runtime for {' or '.join(wanted) or 'the edge'}, here is {here}",
         reason="no-variant", hint="install a runtime, or publish a variant for this one",
     )  # fmt: skip

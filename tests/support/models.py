@@ -39,8 +39,8 @@ def inputs(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, (n, 4)).astype(np.float32)
 
 
-def onnx_bytes(swap: bool = False) -> bytes:
-    """The classifier as ONNX; `swap` exchanges the first two classes (a bad release)."""
+def onnx_bytes(swap: bool = False, rows: int | str = "n") -> bytes:
+    """The classifier as ONNX; `swap` exchanges the first two classes (a bad release), `rows` is its batch."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -49,8 +49,8 @@ def onnx_bytes(swap: bool = False) -> bytes:
     graph = helper.make_graph(
         [node],
         "tiny",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 4])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [rows, 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [rows, 3])],
         [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(bias, "b")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

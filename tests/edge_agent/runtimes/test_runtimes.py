@@ -9,7 +9,7 @@ from edge_agent.runtimes import selftest
 from tests.support import models
 from tests.support.fake_runtime import FakeRuntime
 
-CASES = ["fake", "ai-edge-litert/fp32", "ai-edge-litert/int8", "onnxruntime"]
+CASES = ["fake", "ai-edge-litert/fp32", "ai-edge-litert/int8", "onnxruntime", "onnxruntime/1"]
 
 
 @pytest.fixture(params=CASES)
@@ -19,7 +19,8 @@ def case(request, tmp_path):
     if name == "fake":
         return FakeRuntime(), models.release(tmp_path, data=b"fake"), 1e-6
     if name == "onnxruntime":
-        return runtimes.named(name), models.release(tmp_path), 1e-5
+        data = models.onnx_bytes(rows=1) if precision else models.onnx_bytes()
+        return runtimes.named(name), models.release(tmp_path, data=data), 1e-5
     data = models.litert_bytes(precision)
     tolerance = 1e-5 if precision == "fp32" else 0.06
     return runtimes.named(name), models.release(tmp_path, data=data, runtime="litert", tolerance=0.06), tolerance

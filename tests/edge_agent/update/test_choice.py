@@ -35,3 +35,17 @@ def test_the_choice(kinds, preferred, expected):
 def test_a_device_without_the_runtime_refuses():
     with pytest.raises(RefusedError, match="here is none"):
         choose(release(), ())
+
+
+def test_a_variant_is_passed_over_where_no_runtime_that_it_was_proven_on_is_installed():
+    manifest = release()
+    proven = {"litert-int8": ("ai-edge-litert",), "litert-fp32": ("tflite-runtime", "ai-edge-litert")}
+    manifest = replace(
+        manifest, variants=tuple(replace(v, runtimes=proven.get(v.name, ("onnxruntime",))) for v in manifest.variants)
+    )
+    old = ("tflite-runtime",)
+    assert choose(manifest, ("litert",), (), old).name == "litert-fp32"
+    assert choose(manifest, ("litert",), ("litert-int8",), old).name == "litert-fp32"
+    assert choose(manifest, ("litert",), ("litert-int8",), ("ai-edge-litert",)).name == "litert-int8"
+    with pytest.raises(RefusedError, match=r"needs a runtime for ai-edge-litert or onnxruntime or tflite-runtime"):
+        choose(manifest, ("litert", "onnx"), (), ("another",))
