@@ -27,5 +27,5 @@ class TimeFloor:
     def raise_to(self, now: float) -> None:
         """Remember `now`, when it is later."""
         if now > self.value:
-            write_durably(self._path, f"{now:.0f}".encode())
+            write_durably(self._path, f"{int(now)}".encode())  # rounded down: it must have passed
             self.value = now
