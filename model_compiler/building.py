@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fleet.protocol.manifest import Placement
+from fleet.protocol.manifest import Placement, Runtime
 from model_compiler import sources
 from model_compiler.adapting import Adapted, adapt, check_channels_last
 from model_compiler.data import Dataset
 from model_compiler.errors import TargetError
 from model_compiler.metrics import Metric
 from model_compiler.request import CompileRequest
-from model_compiler.variants import TARGETS, Target, quantizer
+from model_compiler.variants import TARGETS, Quantizer, Target
 
 if TYPE_CHECKING:
     import torch
@@ -98,14 +98,20 @@ def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:
 
 
 def _model(prepared: Prepared, name: str, made: dict[str, Artifact]) -> bytes:
-    from model_compiler.variants import litert, onnx
-
     target = TARGETS[name]
     if target.precision != "fp32":
         parent = made.get(f"{target.runtime}-fp32")
         if parent is None:
             raise TargetError(f"{name}: its float model could not be built", subject=name)
         return quantizer(target.runtime).quantize(parent.model, target.precision, prepared.calibration.inputs)
+    return float_model(prepared, name)
+
+
+def float_model(prepared: Prepared, name: str) -> bytes:
+    """The float file for a target's runtime; raises TargetError when the source cannot become one."""
+    from model_compiler.variants import litert, onnx
+
+    target = TARGETS[name]
     if prepared.module is None:
         if target.runtime == "onnx" and prepared.onnx is not None:
             return prepared.onnx
@@ -116,6 +122,13 @@ def _model(prepared: Prepared, name: str, made: dict[str, Artifact]) -> bytes:
     if target.runtime == "litert":
         return litert.convert(prepared.module, examples)
     return onnx.export(prepared.module, examples, inputs=tuple(prepared.validation.inputs), outputs=prepared.outputs)
+
+
+def quantizer(runtime: Runtime) -> Quantizer:
+    """The module for a runtime; loaded here, since it is heavy."""
+    from model_compiler.variants import litert, onnx
+
+    return litert if runtime == "litert" else onnx
 
 
 def order(artifacts: Sequence[Artifact], targets: Sequence[str]) -> list[Artifact]:

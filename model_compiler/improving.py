@@ -6,6 +6,7 @@ verdict never sees.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,18 +17,20 @@ import numpy as np
 
 from fleet.protocol.manifest import Gate, Verdict
 from model_compiler import runners, verdict
-from model_compiler.building import Artifact, Prepared
+from model_compiler.building import Artifact, Prepared, float_model, quantizer
 from model_compiler.calibration import Method, Plan, Ranges
 from model_compiler.data import Array, Dataset
-from model_compiler.errors import TargetError
+from model_compiler.errors import DataError, TargetError
 from model_compiler.judging import Judged
 from model_compiler.metrics import Metric, Outputs, first, predicted
 from model_compiler.search import Candidate, Found, search
-from model_compiler.variants import Operator, quantizer
+from model_compiler.variants import Operator, reason
 
 ROWS = 512  # of the calibration set, to judge plans on
 RANKED_ROWS = 64  # to rank operators by
 MOST_OPERATORS = 200
+TUNING_ROWS, EPOCHS = 2000, 20
+ALL, TUNED = "all operators in int8", "fine-tuned with rounding in the loop"
 
 
 @dataclass(frozen=True)
@@ -64,12 +67,39 @@ def improve(
         prepared.request.progress(f"searching a better {artifact.name}")
         task = _task(prepared, artifact, parents[f"{artifact.target.runtime}-fp32"])
         found = search(partial(_judge, task), partial(_rank, task))
-        told[artifact.name] = _document(task, found)
-        if found.plan is None or found.plan == Plan():
-            better.append(artifact)
-        else:
-            better.append(replace(artifact, model=_built(task, found.plan), notes=(found.plan.describe(),)))
+        chosen = artifact
+        if found.plan is not None and found.plan != Plan():
+            chosen = replace(artifact, model=_built(task, found.plan), notes=(found.plan.describe(),))
+        tuned: Candidate | None = None
+        if prepared.module is not None and (found.plan is None or found.plan.float_operators):
+            tuned, model = _tuned(prepared, task)
+            if not tuned.broken and (found.plan is None or len(model) < len(chosen.model)):
+                chosen = replace(artifact, model=model, notes=(TUNED,))
+        told[artifact.name] = _document(task, found, tuned, chosen)
+        better.append(chosen)
     return better, told
+
+
+def _tuned(prepared: Prepared, task: Task) -> tuple[Candidate, bytes]:
+    """All operators in int8, of weights that were fine-tuned with rounding in the loop.
+
+    The recipe's training data where there is some, else the calibration inputs with the float model's answers.
+    """
+    from model_compiler import qat
+
+    prepared.request.progress(f"fine-tuning for {task.artifact.name}")
+    data = (prepared.request.tuning or task.calibration).take(slice(TUNING_ROWS))
+    labelled = data.y is not None and prepared.metric.classes and data.y.ndim == 1
+    assert prepared.module is not None  # checked by the caller
+    try:
+        module = qat.finetune(
+            prepared.module, data.inputs, data.y if labelled else None, epochs=EPOCHS, seed=prepared.request.seed
+        )
+        parent = float_model(replace(prepared, module=module), f"{task.artifact.target.runtime}-fp32")
+        again = replace(task, parent=parent, known={})
+        return _judge(again, Plan()), _built(again, Plan())
+    except (TargetError, DataError) as error:
+        return Candidate(Plan(), 0, 0.0, 0.0, 0.0, (str(error),)), b""
 
 
 def _task(prepared: Prepared, artifact: Artifact, parent: Artifact) -> Task:
@@ -92,7 +122,11 @@ def _built(task: Task, plan: Plan) -> bytes:
     kind = quantizer(task.artifact.target.runtime)
     if plan.calibration not in task.known:
         arrays = list(task.calibration.inputs.values())
-        task.known[plan.calibration] = kind.observed(task.parent, arrays, plan.calibration)
+        # Runtimes and numpy raise what they like; this is the boundary that names the target.
+        try:
+            task.known[plan.calibration] = kind.observed(task.parent, arrays, plan.calibration)
+        except Exception as error:
+            raise TargetError(f"{task.artifact.name}: {reason(error)}", subject=task.artifact.name) from error
     return kind.quantize(task.parent, "int8", task.calibration.inputs, plan, known=task.known[plan.calibration])
 
 
@@ -116,41 +150,43 @@ def _rank(task: Task, method: Method) -> list[tuple[str, float]]:
     everything = frozenset(operator.id for operator in operators)
     models = {}
     for place, operator in enumerate(operators[:MOST_OPERATORS]):
-        models[str(place)] = _built(task, Plan(method, everything - {operator.id}))
+        with contextlib.suppress(TargetError):  # it cannot be quantized alone, so nothing is known of it
+            models[str(place)] = _built(task, Plan(method, everything - {operator.id}))
     data = task.data.take(slice(RANKED_ROWS))
     answers = runners.run_many(task.artifact.target.runtime, models, data)
     expected = first(task.reference)[: len(data)].astype(np.float64)
     spread = float(((expected - expected.mean()) ** 2).sum()) or 1.0
-    return [
-        (operator.id, float(((answers[str(place)].astype(np.float64) - expected) ** 2).sum()) / spread)
-        for place, operator in enumerate(operators[:MOST_OPERATORS])
-        if str(place) in answers
-    ]
+    errors = {place: float(((array.astype(np.float64) - expected) ** 2).sum()) for place, array in answers.items()}
+    return [(operator.id, errors.get(str(place), 0.0) / spread) for place, operator in enumerate(operators)]
 
 
 def _operators(task: Task) -> tuple[Operator, ...]:
     return quantizer(task.artifact.target.runtime).operators(task.parent)
 
 
-def _document(task: Task, found: Found) -> dict[str, Any]:
+def _document(task: Task, found: Found, tuned: Candidate | None, chosen: Artifact) -> dict[str, Any]:
     """For the report: the frontier, and the operators with what they cost."""
     kinds = {operator.id: operator.kind for operator in _operators(task)}
+    best = set(found.frontier())
+    tried = [_told(candidate, on_frontier=candidate in best) for candidate in found.tried]
     return {
-        "chosen": None if found.plan is None else found.plan.describe(),
-        "tried": [
-            {
-                "plan": candidate.plan.describe() or "all operators in int8",
-                "float_operators": sorted(candidate.plan.float_operators),
-                "calibration": candidate.plan.calibration,
-                "size_bytes": candidate.size_bytes,
-                "value": candidate.value,
-                "drop_points": candidate.drop_points,
-                "agreement": candidate.agreement,
-                "broken": list(candidate.broken),
-            }
-            for candidate in found.tried
-        ],
+        "chosen": ", ".join(chosen.notes) or (None if found.plan is None else ALL),
+        "tried": tried if tuned is None else [*tried, _told(tuned, on_frontier=not tuned.broken) | {"plan": TUNED}],
         "sensitivity": [
             {"operator": name, "kind": kinds.get(name, ""), "error": error} for name, error in found.sensitivity
         ],
+    }
+
+
+def _told(candidate: Candidate, *, on_frontier: bool) -> dict[str, Any]:
+    return {
+        "plan": candidate.plan.describe() or ALL,
+        "float_operators": sorted(candidate.plan.float_operators),
+        "calibration": candidate.plan.calibration,
+        "size_bytes": candidate.size_bytes,
+        "value": candidate.value,
+        "drop_points": candidate.drop_points,
+        "agreement": candidate.agreement,
+        "on_frontier": on_frontier,
+        "broken": list(candidate.broken),
     }

@@ -2,7 +2,7 @@
 
 Latency, load time and memory are part of the signed verdict and differ a little from run to run. Kept
 under a digest of everything they depend on, they come out the same the next time, and with them the
-release (docs/adr/0009).
+release (docs/adr/0010).
 """
 
 from __future__ import annotations

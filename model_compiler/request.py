@@ -24,7 +24,8 @@ class CompileRequest:
     `cloud` is the teacher as ONNX bytes; it becomes the release's cloud variant. `metric` is by default
     accuracy for integer labels, else the root mean squared error. `channels_last`: the data is
     (n, height, width, channels), the module takes channels first. `search` looks for a better
-    quantization of a variant that misses the gate. `measurements` is a folder that keeps what was
+    quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
+    fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was
     measured, by content: the same model files on the same machine are not measured again, so that the
     same inputs give the same bytes. `pythons` are interpreters of other environments whose runtimes
     each variant is tried in, too. `earlier` are release directories that devices may come from.
@@ -42,6 +43,7 @@ class CompileRequest:
     channels_last: bool = False
     gate: Gate = field(default_factory=Gate)
     search: bool = False
+    tuning: Dataset | None = None
     defer: DeferTarget = field(default_factory=DeferTarget)
     encoder: Encoder | None = None
     lineage: Lineage = field(default_factory=Lineage)

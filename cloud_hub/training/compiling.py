@@ -58,6 +58,8 @@ def compile_run(
                 cloud=onnx_of(teacher, parts.train.x),
                 labels=recipe.labels,
                 gate=manifest.gate if manifest is not None else Gate(),
+                search=True,
+                tuning=make_dataset(parts.train.x, parts.train.y, "training"),
                 encoder=encoder,
                 lineage=lineage,
                 seed=request.seed,

@@ -157,13 +157,12 @@ def _deferral_plots(edge: Document) -> list[str]:
 
 
 def _search(name: str, found: Document) -> str:
-    tried = [
-        [
-            escape(c["plan"]), f"{c['size_bytes']:,}", f"{c['value']:.4g}", f"{c['agreement']:.4f}",
-            "meets the gate" if not c["broken"] else f'<span class="bad">{escape("; ".join(c["broken"]))}</span>',
-        ]
-        for c in found["tried"]
-    ]  # fmt: skip
+    tried = []
+    for c in found["tried"]:
+        held = "meets the gate" + (", on the frontier" if c["on_frontier"] else "")
+        said = f'<span class="bad">{escape("; ".join(c["broken"]))}</span>' if c["broken"] else held
+        cells = [f"{c['size_bytes']:,}", f"{c['value']:.4g}", f"{c['agreement']:.4f}", said]
+        tried.append([escape(c["plan"]), *cells])
     ranked = [
         [escape(entry["operator"][-90:]), escape(entry["kind"]), f"{entry['error']:.3g}"]
         for entry in found["sensitivity"][:20]

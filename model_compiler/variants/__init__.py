@@ -60,13 +60,6 @@ class Quantizer(Protocol):
         """The operators of a float model file."""
 
 
-def quantizer(runtime: Runtime) -> Quantizer:
-    """The module for a runtime; loaded here, since it is heavy."""
-    from model_compiler.variants import litert, onnx
-
-    return litert if runtime == "litert" else onnx
-
-
 def reason(error: BaseException) -> str:
     """What a converter said, in one line: of a chain of errors the innermost, whose words name the operator."""
     while error.__cause__ is not None:

@@ -29,17 +29,40 @@ def convert(module: torch.nn.Module, example: torch.Tensor | tuple[torch.Tensor,
     Raises:
         TargetError: the converter cannot express an operator; its own words name it.
     """
+    examples = example if isinstance(example, tuple) else (example,)
     # The converter reports an unsupported operator by whatever its layers raise.
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
             import litert_torch
 
             path = Path(folder) / "model.tflite"
-            examples = example if isinstance(example, tuple) else (example,)
             litert_torch.convert(module, examples).export(str(path))
             return path.read_bytes()
     except Exception as error:
-        raise TargetError(f"litert-fp32: {reason(error)}", subject="litert-fp32") from error
+        words = reason(error)
+        suspects = "" if "aten" in words else _suspects(module, examples)
+        raise TargetError(f"litert-fp32: {words}{suspects}", subject="litert-fp32") from error
+
+
+def _suspects(module: torch.nn.Module, examples: tuple[torch.Tensor, ...]) -> str:
+    """The operators for which the converter has neither a lowering nor a decomposition, where it names none."""
+    import torch
+
+    # It only helps an error on its way, so whatever goes wrong here leaves that error as it is.
+    try:
+        with quiet():
+            from litert_torch.backend import lowerings
+
+            known = torch.export.default_decompositions()
+            nodes = torch.export.export(module, examples).graph.nodes
+            names = {
+                str(node.target)
+                for node in nodes
+                if node.op == "call_function" and node.target not in known and lowerings.lookup(node.target) is None
+            }
+    except Exception:  # noqa: BLE001
+        return ""
+    return f" (no lowering of its own for: {', '.join(sorted(names)[:5])})" if names else ""
 
 
 def quantize(

@@ -155,7 +155,7 @@ def test_calibration_needs_no_labels_and_validation_does(tmp_path):
 
 
 def test_the_same_inputs_give_the_same_bytes(request_, tmp_path):
-    """Measured figures come from where they were kept: docs/adr/0009."""
+    """Measured figures come from where they were kept: docs/adr/0010."""
     kept = replace(request_, measurements=tmp_path / "kept")
     first, second = (compile_release(replace(kept, out=tmp_path / name)).out for name in ("one", "two"))
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
