@@ -11,7 +11,7 @@ FILE = "time-floor"
 
 
 class TimeFloor:
-    """The latest moment at which fresh metadata was seen; a clock behind it is wrong."""
+    """The latest moment that fresh signed metadata proves to have passed; a clock behind it is wrong."""
 
     def __init__(self, path: Path, *, slack_s: float = 3600.0) -> None:
         self._path, self._slack_s = path, slack_s

@@ -30,6 +30,7 @@ from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError,
 from edge_agent.ports import HubStreams
 from edge_agent.update.pace import Pace, paced
 
+TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts by default
 BASE = "http://hub"  # a placeholder: only the path goes to the hub
 
 
@@ -150,7 +151,9 @@ def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor,
             return Trusted(updater, "clock-untrusted", _clock_advice(now, floor))
     if not trusted_clock:
         return Trusted(updater, "clock-untrusted", _clock_advice(now, floor))
-    floor.raise_to(now)
+    # A clock that runs ahead must not become the floor, or the right time would be refused afterwards: only
+    # what is signed counts. A timestamp lasts `TIMESTAMP_S` at most, so it was signed no earlier than that.
+    floor.raise_to(min(now, updater.seen()[1]["timestamp"] - TIMESTAMP_S))
     return Trusted(updater, "", "")
 
 

@@ -206,6 +206,14 @@ def test_a_clock_behind_the_time_floor_installs_nothing_new(world, now):
         assert trusted.problem == ""
 
 
+def test_a_clock_that_ran_ahead_does_not_make_the_right_time_wrong(world):
+    world.now = START + 3 * DAY
+    assert world.read() is not None
+    world.now = START + 120
+    with world.look() as trusted:
+        assert trusted.problem == ""
+
+
 def test_a_second_instance_is_refused(world):
     with world.look(), pytest.raises(ConflictError, match="another updater"), world.look():
         pass

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -24,11 +23,10 @@ R = TypeVar("R")
 class Zygote:
     """A process that forks agents; `run` answers when the agent and all its children are gone."""
 
-    def __init__(self, *, prefix: tuple[str, ...] = (), environ: dict[str, str] | None = None) -> None:
+    def __init__(self, *, module: str = "tests.support.faults.zygote", arguments: tuple[str, ...] = ()) -> None:
         self._process = subprocess.Popen(
-            [*prefix, sys.executable, "-m", "tests.support.faults.zygote"], cwd=ROOT,
+            [sys.executable, "-m", module, *arguments], cwd=ROOT,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            env={**os.environ, **(environ or {})},
         )  # fmt: skip
         assert self._process.stdout is not None and self._process.stdout.readline() == b'"ready"\n'
 
@@ -48,10 +46,10 @@ class Zygote:
 class Bench:
     """`workers` zygotes, each with a folder of its own."""
 
-    def __init__(self, directory: Path, *, workers: int = 2, **options: Any) -> None:
+    def __init__(self, directory: Path, *, workers: int = 2) -> None:
         self._free: queue.SimpleQueue[tuple[Zygote, Path]] = queue.SimpleQueue()
         self._workers = workers
-        self._all = [Zygote(**options) for _ in range(workers)]
+        self._all = [Zygote() for _ in range(workers)]
         for number, zygote in enumerate(self._all):
             folder = directory / f"worker-{number}"
             folder.mkdir(parents=True)
