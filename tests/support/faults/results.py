@@ -33,8 +33,8 @@ class Row(Struct, frozen=True, kw_only=True):
 ROWS: list[Row] = []
 
 
-def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, **notes: Any) -> list[str]:
-    """Count a row's part; returns the faults found, for the test to fail with."""
+def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, each: int = 1, **notes: Any) -> list[str]:
+    """Count a row's part; returns the faults found, for the test to fail with. A verdict is over `each` cases."""
     wrong = {word: sum(any(f.startswith(word) for f in v.faults) for v in verdicts) for word in WORDS}
     times = sorted(v.to_serving_s * 1e3 for v in verdicts if v.to_serving_s)
     spread = {}
@@ -43,8 +43,8 @@ def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, **notes
         spread = {"median": round(statistics.median(times), 1), "p99": round(p99, 1), "max": round(times[-1], 1)}
     ROWS.append(
         Row(
-            row=row, part=part, cases=len(verdicts), struck=sum(v.struck for v in verdicts), wrong=wrong, seed=seed,
-            to_serving_ms=spread, notes=notes,
+            row=row, part=part, cases=each * len(verdicts), struck=each * sum(v.struck for v in verdicts),
+            wrong=wrong, seed=seed, to_serving_ms=spread, notes=notes,
         )
     )  # fmt: skip
     return [f"{v.name} [found {v.found}]: {fault}" for v in verdicts for fault in v.faults]

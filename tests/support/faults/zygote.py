@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import errno
 import gc
+import importlib
 import json
 import logging
 import os
@@ -38,6 +39,10 @@ from fleet.protocol.messages import ModelReport
 from tests.support.models import inputs
 
 MODEL = "tiny"
+PRELOADED = (
+    "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "edge_agent.runtimes.litert",
+    "edge_agent.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.look", "edge_agent.update.tuf_client",
+)  # fmt: skip
 REQUESTS = 4  # one more than the probation of the faults' releases asks for
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 36, 0x59616D61
 
@@ -56,6 +61,14 @@ class Strace(Struct, frozen=True, kw_only=True):
     follow: bool = False
 
 
+class Mutants(Struct, frozen=True, kw_only=True):
+    """Seeds of hostile files, made from `folder`/model for the release of `folder`/manifest.json."""
+
+    folder: str
+    first: int
+    count: int
+
+
 class Case(Struct, frozen=True, kw_only=True):
     """One life of an agent: start, up to `looks` looks, requests, judgement."""
 
@@ -63,6 +76,7 @@ class Case(Struct, frozen=True, kw_only=True):
     looks: int = 1
     failing: tuple[int, ...] = ()  # releases whose requests count as failed
     strace: Strace | None = None
+    mutants: Mutants | None = None
 
 
 class Probe(Struct, frozen=True, kw_only=True):
@@ -85,6 +99,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     problem: str
     clock: str
     tuf: dict[str, int]
+    outcomes: dict[str, int] = {}  # of hostile files
     clean: bool = True  # False when a background task would have had to be started again
 
 
@@ -266,13 +281,21 @@ def live(case: Case, tell: socket.socket) -> None:
     try:
         if case.strace is not None and case.strace.role == "agent":
             attach(case.strace)
-        said = msgspec.json.encode(asyncio.run(Life(case).run()))
+        said = msgspec.json.encode(asyncio.run(_kind_of_life(case)(case).run()))
         code = 0
     except BaseException:
         said = traceback.format_exc().encode()
     finally:
         tell.sendall(said)
         os._exit(code)
+
+
+def _kind_of_life(case: Case) -> type[Life]:
+    if case.mutants is None:
+        return Life
+    from tests.support.faults.hostile import HostileLife
+
+    return HostileLife
 
 
 def run(case: Case) -> Ended:
@@ -298,12 +321,8 @@ def run(case: Case) -> Ended:
 
 def main() -> None:
     """Serve cases until stdin ends."""
-    import edge_agent.identity.http
-    import edge_agent.runtimes.litert
-    import edge_agent.serving.app
-    import edge_agent.update.look
-    import edge_agent.update.tuf_client  # noqa: F401
-
+    for name in PRELOADED:
+        importlib.import_module(name)
     logging.getLogger().addHandler(logging.NullHandler())
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     gc.freeze()
@@ -314,4 +333,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from tests.support.faults.zygote import main as start  # one module, not two: others import it by its name
+
+    start()
