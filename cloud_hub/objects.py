@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -26,6 +27,20 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError, UnreachableError
 from cloud_hub.ports import ObjectInfo, Objects, Stored
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def blob_key(sha256: str) -> str:
+    """Where a blob lies; NotFoundError when this is not a hash."""
+    if _SHA256.fullmatch(sha256) is None:
+        raise NotFoundError(f"{sha256!r} is not a SHA-256 in lower-case hex", subject="blob")
+    return f"blobs/{sha256}"
+
+
+def delta_key(new: str, old: str) -> str:
+    """Where a patch lies: beside the blobs, since a blob's name is a file's. NotFoundError as for `blob_key`."""
+    return f"deltas/{blob_key(new).removeprefix('blobs/')}/{blob_key(old).removeprefix('blobs/')}"
 
 
 def open_objects(url: str) -> Objects:

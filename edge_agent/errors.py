@@ -19,6 +19,7 @@ AgentError                   exit 1
       ├── TrustError         signatures, versions or dates do not hold  untrusted-metadata, expired-…, clock-…, unsigned
       ├── RefusedError       a signed release that may not run here     below-floor, withdrawn, gate-broken, no-variant
       ├── FetchError         a download broke off or lied                   fetch-failed, too-slow, too-large, not-found
+      ├── DeltaError         a patch is of no use; never reported, the whole file is fetched instead
       ├── DiskFullError      it does not fit                                disk-full
       └── TrialError         the self-test failed or died                   selftest-failed
 
@@ -150,6 +151,12 @@ class RefusedError(UpdateError):
 
 class FetchError(UpdateError):
     """A download broke off, was too slow, or was not what was signed."""
+
+    reason = "fetch-failed"
+
+
+class DeltaError(UpdateError):
+    """A patch is missing or of no use; the whole file is fetched instead."""
 
     reason = "fetch-failed"
 

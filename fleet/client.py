@@ -104,6 +104,19 @@ class Client:
             )
         self._check(answer, f"blob {sha256}")
 
+    def put_delta(self, sha256: str, old: str, file: Path) -> None:
+        """Upload the patch that makes blob `sha256` of blob `old`; the hub checks that it says so."""
+        headers = {"content-type": "application/octet-stream", "content-length": str(file.stat().st_size)}
+        with file.open("rb") as body:
+            answer = self._transport.send(
+                "PUT",
+                API + _path("blobs", sha256, "from", old),
+                body=body,
+                headers={**self._headers(), **headers},
+                timeout=UPLOAD_TIMEOUT_S,
+            )
+        self._check(answer, f"delta to {sha256}")
+
     def publish_release(self, model: str, manifest: bytes, *, note: str = "") -> Document:
         """Publish a manifest whose blobs are there: `{model, number, status}`."""
         headers = {"content-type": "application/json"} | ({"x-note": note} if note else {})

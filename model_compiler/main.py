@@ -147,6 +147,31 @@ def inspect(release: o.Release, json: o.Json = False) -> None:
         _show(read_release(release), {}, json=json)
 
 
+@app.command("delta")
+def delta_(old: o.Old, new: o.New, out: o.Patch = None, model: o.Name = "", json: o.Json = False) -> None:
+    """Build the smallest patch from one model file to another, check it, and compare the methods.
+
+    OLD and NEW are model files, or release directories: then the first edge variant, or --variant.
+
+    Example: model-compiler delta out/release1 out/release2 --out patch
+    """
+    from model_compiler import delta
+
+    with _exit_on_error():
+        before, after = delta.model_of(old, model), delta.model_of(new, model)
+        built = delta.build(before, after)
+        if delta.apply(before, built.patch) != after:
+            raise CompilerError("the patch does not make the new file; this is a bug")
+        if out is not None:
+            out.write_bytes(built.patch)
+        if json:
+            sizes = {"method": built.method, "patch_bytes": len(built.patch), "file_bytes": len(after)}
+            _print({**sizes, "methods": built.sizes})
+            return
+        for method, size in sorted(built.sizes.items(), key=lambda item: item[1]):
+            typer.echo(f"{method:9} {size:>12,} bytes, {size / max(len(after), 1):.1%} of the file")
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
@@ -205,15 +230,19 @@ def _run(request: CompileRequest, work: Callable[[CompileRequest], CompileReport
     _show(report.manifest, report.left_out, json=json)
 
 
-def _show(manifest: Manifest, left_out: dict[str, str], *, json: bool) -> None:
+def _print(document: dict[str, object]) -> None:
     import msgspec
+
+    sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+
+
+def _show(manifest: Manifest, left_out: dict[str, str], *, json: bool) -> None:
     from rich.console import Console
 
     from model_compiler.report.terminal import table
 
     if json:
-        document = {"manifest": msgspec.to_builtins(manifest), "left_out": left_out}
-        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        _print({"manifest": manifest, "left_out": left_out})
         return
     console = Console(soft_wrap=True)
     console.print(table(manifest))

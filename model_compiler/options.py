@@ -50,3 +50,8 @@ Measurements = Annotated[
 ]
 Again = Annotated[bool, Option("--measure-again", help="Measure anew, whatever was kept.")]
 Seed = Annotated[int, Option("--seed", help="Seeds the drift encoder.")]
+
+Old = Annotated[Path, Argument(help="What devices have: a model file or a release directory.")]
+New = Annotated[Path, Argument(help="What they shall have.")]
+Patch = Annotated[Path | None, Option("--out", help="The patch to write.")]
+Name = Annotated[str, Option("--variant", help="Which variant of release directories.")]

@@ -1,4 +1,4 @@
-"""The release directory: `manifest.json`, `blobs/<sha256>` and `report.json`, written all or nothing."""
+"""The release directory: manifest, `blobs/<sha256>`, `deltas/<to>/<from>` and the reports, written all or nothing."""
 
 from __future__ import annotations
 
@@ -35,8 +35,16 @@ def check_replaceable(out: Path) -> None:
         )
 
 
-def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], document: Mapping[str, Any]) -> None:
+def write_release(
+    out: Path,
+    manifest: Manifest,
+    blobs: Iterable[bytes],
+    document: Mapping[str, Any],
+    patches: Mapping[tuple[str, str], bytes] | None = None,
+) -> None:
     """Write a release directory beside `out`, then rename it into place; an older release is replaced.
+
+    `patches` maps (to, from), both hashes of blobs, to a patch; they lie at `deltas/<to>/<from>`.
 
     Raises:
         SourceError: `out` holds something that is not a release; it is left as it is.
@@ -48,6 +56,9 @@ def write_release(out: Path, manifest: Manifest, blobs: Iterable[bytes], documen
         (draft / "blobs").mkdir()
         for data in blobs:
             (draft / "blobs" / blob_of(data).sha256).write_bytes(data)
+        for (new, old), patch in (patches or {}).items():
+            (draft / "deltas" / new).mkdir(parents=True, exist_ok=True)
+            (draft / "deltas" / new / old).write_bytes(patch)
         (draft / "manifest.json").write_bytes(encode_manifest(manifest))
         (draft / "report.json").write_bytes(report_json(document))
         (draft / "report.html").write_text(page(document), "utf-8")

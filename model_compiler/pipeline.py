@@ -10,6 +10,7 @@ from fleet.protocol.manifest import Manifest
 from model_compiler import assembling, judging, metrics, pack
 from model_compiler.building import Artifact, Prepared, build, float_bases, order, prepare
 from model_compiler.data import check_pair
+from model_compiler.delta import patches
 from model_compiler.improving import improve
 from model_compiler.judging import Judged
 from model_compiler.request import CompileReport, CompileRequest
@@ -42,7 +43,9 @@ def compile_release(request: CompileRequest) -> CompileReport:
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
     left_out |= _dropped(manifest, kept, refusals)
     document = report(prepared.metric.name, manifest, asked, left_out, refusals) | {"search": searched}
-    pack.write_release(request.out, manifest, assembling.needed(manifest, blobs), document)
+    request.progress("building patches")
+    blobs = assembling.needed(manifest, blobs)
+    pack.write_release(request.out, manifest, blobs, document, patches(manifest, blobs, request.earlier))
     return CompileReport(request.out, manifest, left_out, document)
 
 

@@ -15,20 +15,15 @@ from starlette.responses import StreamingResponse
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError, TooLargeError
+from cloud_hub.objects import blob_key, delta_key
 from cloud_hub.routes.deps import Fetcher, HubDep, OperatorUser, Viewer
 from cloud_hub.routes.tuf import IMMUTABLE
+from fleet.protocol import delta
+from fleet.protocol.errors import ProtocolError
 
 router = APIRouter(tags=["blobs"])
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-
-
-def blob_key(sha256: str) -> str:
-    """Where a blob lies; NotFoundError when this is not a hash."""
-    if _SHA256.fullmatch(sha256) is None:
-        raise NotFoundError(f"{sha256!r} is not a SHA-256 in lower-case hex", subject="blob")
-    return f"blobs/{sha256}"
 
 
 @router.get("/blobs/{sha256}")
@@ -41,10 +36,30 @@ def download(
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The bytes, whole or one range (RFC 9110); the ETag is the hash in quotes."""
-    found = hub.objects.info(blob_key(sha256))
+    return _served(hub, blob_key(sha256), sha256, range_header, if_range, if_none_match)
+
+
+@router.get("/blobs/{sha256}/from/{old}")
+def download_delta(
+    sha256: str,
+    old: str,
+    hub: HubDep,
+    caller: Fetcher,
+    range_header: Annotated[str | None, Header(alias="Range")] = None,
+    if_range: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """The patch that makes blob `sha256` of blob `old`: an unsigned hint that devices check by the full hash."""
+    return _served(hub, delta_key(sha256, old), f"{sha256}-{old}", range_header, if_range, if_none_match)
+
+
+def _served(
+    hub: Hub, key: str, name: str, range_header: str | None, if_range: str | None, if_none_match: str | None
+) -> Response:
+    found = hub.objects.info(key)
     if found is None:
-        raise NotFoundError(f"no blob {sha256}", subject=sha256)
-    tag = f'"{sha256}"'
+        raise NotFoundError(f"no blob {name}", subject=name)
+    tag = f'"{name}"'
     headers = {"ETag": tag, "Accept-Ranges": "bytes", "Cache-Control": IMMUTABLE}
     if if_none_match == tag:
         return Response(status_code=304, headers=headers)
@@ -102,6 +117,31 @@ def look(sha256: str, hub: HubDep, caller: Viewer) -> Response:
     if found is None:
         return Response(status_code=404)
     return Response(headers={"X-Blob-Size": str(found.size), "ETag": f'"{sha256}"'})
+
+
+@router.put("/api/v1/blobs/{sha256}/from/{old}", status_code=201)
+async def upload_delta(sha256: str, old: str, request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, object]:
+    """Store a patch between two blobs; it may not be larger than what it makes, and says what it is for."""
+    key = delta_key(sha256, old)
+    whole = await run_in_threadpool(hub.objects.info, blob_key(sha256))
+    if whole is None:
+        raise NotFoundError(f"no blob {sha256}", subject=sha256, hint="upload the blob before its patches")
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > whole.size:
+            raise TooLargeError(f"the patch is larger than the {whole.size} bytes that it makes", subject=sha256)
+    try:
+        header = delta.decode_header(bytes(body[: delta.HEADER_SIZE]), total=len(body))
+    except ProtocolError as error:
+        raise InvalidError(f"not a patch: {error}", subject=sha256) from error
+    if (header.new, header.old, header.new_size) != (sha256, old, whole.size):
+        raise InvalidError("the patch is for other blobs", subject=sha256, hint=f"it makes {header.new}")
+    created = await run_in_threadpool(hub.objects.put_new, key, bytes(body))
+    if created:
+        with hub.session() as session:
+            hub.audit(session, caller.actor, "delta.upload", sha256, {"from": old, "size": len(body)})
+    return {"sha256": sha256, "from": old, "size": len(body), "created": created}
 
 
 def _store(hub: Hub, key: str, path: Path, actor: str, size: int) -> bool:

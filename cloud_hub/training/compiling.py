@@ -10,8 +10,9 @@ import msgspec
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError
+from cloud_hub.objects import blob_key, delta_key
 from cloud_hub.training.run import Parts, RunRequest, lineage_of, onnx_of
-from fleet.protocol.manifest import Gate, Manifest
+from fleet.protocol.manifest import Gate, Manifest, decode_manifest
 from fleet.protocol.sketch import decode_encoder
 
 if TYPE_CHECKING:
@@ -70,4 +71,22 @@ def compile_run(
         raise InvalidError(f"the compiler refuses it: {error}", subject="compile", hint=error.hint) from error
     for blob in (out / "blobs").iterdir():
         hub.objects.put_file(f"blobs/{blob.name}", blob)
-    return (out / "manifest.json").read_bytes()
+    data = (out / "manifest.json").read_bytes()
+    if manifest is not None:
+        _put_patches(hub, manifest, decode_manifest(data))
+    return data
+
+
+def _put_patches(hub: Hub, old: Manifest, new: Manifest) -> None:
+    """So that devices with the current release need not fetch whole files."""
+    from model_compiler.delta import build
+
+    known = {variant.name: variant.blob for variant in old.placed("edge")}
+    for variant in new.placed("edge"):
+        before = known.get(variant.name)
+        if before is None or before == variant.blob:
+            continue
+        files = [hub.objects.get(blob_key(blob.sha256)).data for blob in (before, variant.blob)]
+        patch = build(*files).patch
+        if len(patch) < variant.blob.size:
+            hub.objects.put_new(delta_key(variant.blob.sha256, before.sha256), patch)

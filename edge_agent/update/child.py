@@ -8,7 +8,9 @@ state to the disk before it asks for a step. `trial` runs the self-test of one r
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import logging
 import resource
 import signal
 import sys
@@ -21,7 +23,7 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.config import AgentConfig, load
-from edge_agent.errors import AgentError, UsageError
+from edge_agent.errors import AgentError, CorruptBlobError, DeltaError, UnreachableError, UsageError
 from edge_agent.update.lines import Asked, Done, Failed, Moved, Ready, Saw, Step
 from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
@@ -30,6 +32,9 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import DeviceMe
 
 _PR_SET_PDEATHSIG = 1
+MOST_PATCHES = 4  # held files for which the hub is asked for a patch
+
+log = logging.getLogger(__name__)
 
 
 def main(argv: list[str]) -> int:
@@ -127,7 +132,7 @@ class Session:
         from edge_agent.update import look, tuf_client
 
         config = self._config
-        asked = msgspec.json.decode(next(self._lines), type=Asked)
+        asked = self._asked = msgspec.json.decode(next(self._lines), type=Asked)
         pace = Pace(
             deadline_s=config.metadata_deadline_s, min_bytes_per_s=config.min_bytes_per_s, grace_s=config.grace_s
         )
@@ -176,11 +181,39 @@ class Session:
                 shown = time.monotonic()
                 emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
 
+        self._try_delta(step.held, pace, progress)
         for blob in blobs:
             fetch_blob(
                 self._hub, self._store, blob, pace=pace, progress=progress, gap_timeout_s=self._config.gap_timeout_s
             )
         emit(Moved(share=1.0, received=received), self._out)
+
+    def _try_delta(self, held: Held, pace: Pace, progress: Callable[[int], None]) -> None:
+        """Make the model file from one that is here, where the hub offers a patch that saves bytes."""
+        from edge_agent.update.delta import fetch_delta
+
+        blob = self._store.manifest(held.manifest).variant(held.variant).blob
+        for old in self._held_files(held):
+            if self._store.has(blob) or old == blob.sha256:
+                return
+            try:
+                fetch_delta(
+                    self._hub, self._store, blob, old, pace=pace, progress=progress,
+                    gap_timeout_s=self._config.gap_timeout_s,
+                )  # fmt: skip
+                return
+            except (DeltaError, UnreachableError) as error:
+                log.info("%s", error)
+
+    def _held_files(self, wanted: Held) -> list[str]:
+        """Model files of the releases that are here, those of the same variant first."""
+        here = [held for found in self._asked.held.values() for held in found]
+        here.sort(key=lambda held: held.variant != wanted.variant)
+        found = []
+        for held in here[:MOST_PATCHES]:
+            with contextlib.suppress(CorruptBlobError, ProtocolError):
+                found.append(self._store.manifest(held.manifest).variant(held.variant).blob.sha256)
+        return found
 
     def _verify(self, step: Step) -> None:
         for blob in self._blobs(step.held):

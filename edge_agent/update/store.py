@@ -125,7 +125,11 @@ class Store:
     def check_space(self, blobs: Iterable[Blob]) -> None:
         """Raise DiskFullError with the figure when what is still to be fetched does not fit."""
         missing = (blob for blob in blobs if not self.has(blob))
-        needed = sum(blob.size - self._partial(blob) for blob in missing) + self._reserve
+        self.check_room(sum(blob.size - self._partial(blob) for blob in missing))
+
+    def check_room(self, count: int) -> None:
+        """Raise DiskFullError unless `count` more bytes fit beside the reserve."""
+        needed = count + self._reserve
         free = self._free(self.blobs)
         if free < needed:
             raise DiskFullError(

@@ -51,7 +51,7 @@ def publish(
     key: KeyOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Upload the blobs that the hub lacks, then publish the manifest; with --key, sign it too.
+    """Upload the blobs that the hub lacks and the patches, then publish the manifest; with --key, sign it too.
 
     Example: fleet release publish out/digits --model digits
     """
@@ -62,6 +62,10 @@ def publish(
         if not client.has_blob(sha256):
             say(f"uploading {sha256[:12]}… ({file.stat().st_size} bytes)")
             client.put_blob(sha256, file)
+    for file in sorted((release_dir / "deltas").glob("*/*")):
+        if file.parent.name in files:
+            say(f"uploading the patch {file.name[:12]}… → {file.parent.name[:12]}… ({file.stat().st_size} bytes)")
+            client.put_delta(file.parent.name, file.name, file)
     document = client.publish_release(model, data, note=note)
     if document.get("status") == "awaiting-signature" and key is not None:
         document = sign_release(session_of(context), model, int(document["number"]), key)

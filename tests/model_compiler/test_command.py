@@ -123,3 +123,32 @@ def test_keyword_spotting_as_mlperf_tiny_publishes_it(file, accuracy, tmp_path):
     )
     (variant,) = json.loads(done.stdout)["manifest"]["variants"]
     assert variant["verdict"]["value"] == pytest.approx(accuracy, abs=5e-4)
+
+
+def test_a_later_release_carries_patches_from_an_earlier_one(compiled, request_, student, tmp_path):
+    import copy
+    from dataclasses import replace
+
+    import torch
+
+    from model_compiler import delta
+    from model_compiler.pipeline import compile_release
+
+    nudged = copy.deepcopy(student)
+    with torch.no_grad():
+        nudged.dense.bias += 0.05
+    later = compile_release(
+        replace(request_, module=nudged, cloud=None, targets=("litert-int8", "litert-fp32"), earlier=(compiled.out,),
+                out=tmp_path / "later")
+    )  # fmt: skip
+    patches = sorted((later.out / "deltas").glob("*/*"))
+    assert patches
+    for patch in patches:
+        old = (compiled.out / "blobs" / patch.name).read_bytes()
+        new = (later.out / "blobs" / patch.parent.name).read_bytes()
+        assert delta.apply(old, patch.read_bytes()) == new and patch.stat().st_size < len(new)
+    shown = json.loads(run("delta", compiled.out, later.out, "--out", tmp_path / "patch", "--json").stdout)
+    assert shown["patch_bytes"] == (tmp_path / "patch").stat().st_size == min(shown["methods"].values())
+    assert "bsdiff" in run("delta", compiled.out, later.out, "--variant", "litert-fp32").stdout
+    assert "no edge variant" in run("delta", compiled.out, later.out, "--variant", "none", expect=1).stderr
+    assert "No such file" in run("delta", tmp_path / "missing", later.out, expect=1).stderr

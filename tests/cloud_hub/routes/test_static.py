@@ -110,3 +110,25 @@ def test_limits_hold_with_and_without_a_declared_length(tmp_path) -> None:  # ty
     assert list(hub.hub.config.temporary_dir.iterdir()) == []
     for content in (b" " * 3000, iter([b" " * 1500, b" " * 1500])):
         assert hub.client.post("/api/v1/models", content=content, headers=hub.auth()).status_code == 413
+
+
+def test_patches_between_blobs(hub: HubFixture, mirror: dict[str, str]) -> None:
+    from model_compiler.delta import build
+
+    old = bytes(reversed(DATA))
+    before, patch = hashlib.sha256(old).hexdigest(), build(old, DATA).patch
+    operator = hub.auth(hub.token("operator", role="operator"))
+    url = f"/blobs/{SHA256}/from/{before}"
+    assert hub.client.get(url, headers=mirror).status_code == 404
+    assert hub.client.put(f"/api/v1{url}", content=patch, headers=mirror).status_code == 403
+    made = hub.client.put(f"/api/v1{url}", content=patch, headers=operator)
+    assert made.status_code == 201 and made.json()["created"] is True
+    answer = hub.client.get(url, headers=mirror)
+    assert answer.content == patch and answer.headers["content-length"] == str(len(patch))
+    assert hub.client.get(url, headers={**mirror, "Range": "bytes=4-"}).content == patch[4:]
+    for body, words in ((b"x" * 200, "not a delta"), (patch + b"x", "do not fill"), (b"x" * 6000, "larger than")):
+        refused = hub.client.put(f"/api/v1{url}", content=body, headers=operator)
+        assert refused.status_code in (413, 422, 400) and words in refused.text
+    other = hub.client.put(f"/api/v1/blobs/{SHA256}/from/{SHA256}", content=patch, headers=operator)
+    assert "for other blobs" in other.text
+    assert hub.client.put(f"/api/v1/blobs/{before}/from/{SHA256}", content=patch, headers=operator).status_code == 404

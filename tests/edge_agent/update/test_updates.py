@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cloud_hub.store.tables import Model
 from edge_agent.errors import AgentError, UpdateError
 from edge_agent.ports import Health
 from edge_agent.update.lines import Asked, Refusal
@@ -14,10 +17,12 @@ from edge_agent.update.look import offers
 from edge_agent.update.store import Store
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.codec import encode_json
-from fleet.protocol.manifest import Floor
+from fleet.protocol.manifest import Floor, encode_manifest
 from fleet.protocol.messages import DeviceMe
+from model_compiler.delta import build
 from tests.support.device import LOOP, Device, claim, follow, listening, publish
 from tests.support.hub import HubFixture, make_hub
+from tests.support.models import onnx_bytes, release
 
 
 @pytest.fixture
@@ -141,3 +146,49 @@ def test_a_damaged_release_gives_way_to_the_previous_one_and_comes_back(device: 
     assert device.activator.serving == {"tiny": 1} and device.state().reason == "hash-mismatch"
     device.look()
     assert device.activator.serving == {"tiny": 2}
+
+
+def publish_large(hub: HubFixture, folder: Path, change: int) -> tuple[int, bytes]:
+    """A release whose model file carries 60,000 bytes of documentation, a few of them changed; its number and file."""
+    text = np.random.default_rng(0).integers(32, 127, 60_000, dtype=np.uint8)
+    text[:change] = ord("x")
+    length = len(text)
+    field = b"\x32" + bytes([length & 127 | 128, length >> 7 & 127 | 128, length >> 14]) + text.tobytes()
+    with hub.hub.session() as session:
+        if session.get(Model, "tiny") is None:
+            session.add(Model(name="tiny", created_at=hub.clock()))
+    data = onnx_bytes() + field
+    made = release(folder / f"large-{change}", data=data)
+    for path in (folder / f"large-{change}").iterdir():
+        hub.hub.objects.put_new(f"blobs/{path.name}", path.read_bytes())
+    return hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test").number, data
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_an_update_comes_as_a_patch_and_as_a_whole_file_where_the_patch_is_damaged(
+    damage: bool, hub: HubFixture, tmp_path: Path
+) -> None:
+    first, old = publish_large(hub, tmp_path, 0)
+    follow(hub, first)
+    with listening(hub) as url:
+        counted: list[int] = []
+        device = Device(url, claim(hub), tmp_path / "agent")
+        device.restart(count_bytes=counted.append)
+        device.look()
+        device.commit()
+        whole = sum(counted)
+        second, new = publish_large(hub, tmp_path, 40)
+        patch = build(old, new).patch
+        if damage:
+            patch = patch[:-30] + bytes(30)
+        names = [hashlib.sha256(data).hexdigest() for data in (new, old)]
+        hub.hub.objects.put_new(f"deltas/{names[0]}/{names[1]}", patch)
+        follow(hub, second)
+        counted.clear()
+        device.look()
+        device.commit()
+        assert device.activator.serving == {"tiny": second} and device.state().state == "committed"
+        assert device.updater.store.blobs.joinpath(names[0]).read_bytes() == new
+        assert whole > 60_000
+        assert sum(counted) > 60_000 if damage else sum(counted) < 2_000
+        assert not [path for path in device.updater.store.blobs.iterdir() if "." in path.name]

@@ -1,0 +1,139 @@
+"""A model file made from a patch and the file that is here; with any trouble the whole file is fetched."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from edge_agent.errors import DeltaError
+from edge_agent.update.delta import fetch_delta
+from edge_agent.update.fetch import fetch_blob
+from edge_agent.update.pace import Pace
+from edge_agent.update.store import Store
+from fleet.protocol.manifest import Blob
+from model_compiler.delta import build
+from tests.edge_agent.update.test_fetch import Answer
+
+RANDOM = np.random.default_rng(0)
+OLD = RANDOM.integers(0, 256, 300_000, dtype=np.uint8)
+NEW = OLD.copy()
+NEW[::100] += 1
+
+
+def blob_of(data: bytes) -> Blob:
+    return Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+HELD, WANTED = blob_of(OLD.tobytes()), blob_of(NEW.tobytes())
+
+
+class Hub:
+    """Serves one patch and the whole file, and counts what was asked for. Implements `HubStreams`."""
+
+    def __init__(self, patch: bytes | None, *, announced: int | None = None) -> None:
+        self.patch, self.announced = patch, announced
+        self.asked: list[str] = []
+
+    @contextlib.contextmanager
+    def stream(self, method, path, *, headers=None, timeout=30.0):
+        self.asked.append(path)
+        if "/from/" not in path:
+            yield Answer(200, NEW.tobytes(), {}, None)
+        elif self.patch is None:
+            yield Answer(404, b"", {}, None)
+        else:
+            length = len(self.patch) if self.announced is None else self.announced
+            yield Answer(200, self.patch, {"Content-Length": str(length)}, None)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store(tmp_path, reserve=0)
+    (store.blobs / HELD.sha256).write_bytes(OLD.tobytes())
+    return store
+
+
+def patched(hub: Hub, store: Store) -> int:
+    counted: list[int] = []
+    fetch_delta(hub, store, WANTED, HELD.sha256, pace=Pace(), progress=counted.append)
+    return sum(counted)
+
+
+def leftovers(store: Store) -> set[str]:
+    return {path.name for path in store.blobs.iterdir()} - {HELD.sha256}
+
+
+def test_a_patch_makes_the_file_for_a_fraction_of_its_bytes(store):
+    patch = build(OLD.tobytes(), NEW.tobytes()).patch
+    assert patched(Hub(patch), store) == len(patch) < 0.1 * WANTED.size
+    assert leftovers(store) == {f"{WANTED.sha256}.part"}
+    store.accept(WANTED)
+    assert (store.blobs / WANTED.sha256).read_bytes() == NEW.tobytes()
+
+
+def damaged(patch: bytes, place: int) -> bytes:
+    return patch[:place] + bytes([patch[place] ^ 1]) + patch[place + 1 :]
+
+
+PATCH = build(OLD.tobytes(), NEW.tobytes()).patch
+OTHER = build(OLD.tobytes(), NEW[::-1].tobytes()).patch
+
+
+@pytest.mark.parametrize(
+    ("hub", "words"),
+    [
+        (Hub(None), "HTTP 404"),
+        (Hub(PATCH, announced=len(PATCH) - 9), "longer than was announced"),
+        (Hub(PATCH, announced=WANTED.size), "are missing"),
+        (Hub(PATCH, announced=0), "0 bytes"),
+        (Hub(PATCH[:-20]), "of no use"),
+        (Hub(OTHER), "missing|other files"),
+        (Hub(damaged(PATCH, 3)), "not a delta"),
+        (Hub(damaged(PATCH, len(PATCH) - 30)), "of no use|other bytes"),
+        (Hub(b"ELD1 and then nothing that makes sense"), "of no use"),
+    ],
+)
+def test_a_patch_that_is_of_no_use_leaves_nothing_and_the_whole_file_comes(store, hub, words):
+    with pytest.raises(DeltaError, match=words):
+        patched(hub, store)
+    assert leftovers(store) == set()
+    fetch_blob(hub, store, WANTED, pace=Pace(), progress=lambda count: None)
+    store.accept(WANTED)
+    assert (store.blobs / WANTED.sha256).read_bytes() == NEW.tobytes()
+
+
+def test_what_was_downloaded_before_is_kept_where_the_patch_saves_nothing(store):
+    part = store.part(WANTED)
+    part.write_bytes(NEW.tobytes()[: WANTED.size - 100])
+    with pytest.raises(DeltaError, match="100 are missing"):
+        patched(Hub(PATCH), store)
+    assert part.stat().st_size == WANTED.size - 100
+
+
+def test_a_changed_held_file_gives_no_file(store):
+    (store.blobs / HELD.sha256).write_bytes(OLD[::-1].tobytes())
+    with pytest.raises(DeltaError, match="other bytes"):
+        patched(Hub(PATCH), store)
+    assert leftovers(store) == set()
+
+
+def test_applying_takes_little_memory(tmp_path):
+    big = RANDOM.integers(0, 256, 24 << 20, dtype=np.uint8)
+    changed = big.copy()
+    changed[::5000] += 1
+    held, wanted = blob_of(big.tobytes()), blob_of(changed.tobytes())
+    store = Store(tmp_path, reserve=0)
+    (store.blobs / held.sha256).write_bytes(big.tobytes())
+    from model_compiler.delta import _patch
+
+    hub = Hub(_patch("subtract", big.tobytes(), changed.tobytes(), diff=(changed - big).tobytes()))
+    tracemalloc.start()
+    fetch_delta(hub, store, wanted, held.sha256, pace=Pace(), progress=lambda count: None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < wanted.size / 8
+    store.accept(wanted)
