@@ -160,7 +160,12 @@ class Agent:
             "online": self.uplink.online,
             "certificate_expires": self.updater.file.state.looked.certificate_expires,
             "started": self.started,
-            "outbox": {"spool": self.spool.id, "waiting": len(self.spool), "lost": self.spool.lost},
+            "outbox": {
+                "spool": self.spool.id,
+                "waiting": len(self.spool),
+                "lost": self.spool.lost,
+                "problem": self.database.refusal,
+            },
             "samples": {"waiting": len(self.samples), "dropped": self.samples.dropped},
             "audits_dropped": self.auditor.dropped,
             "bytes": {"up": self.budget.up, "down": self.budget.down},

@@ -16,6 +16,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,7 @@ from fleet.protocol.messages import ModelReport
 from tests.support.models import inputs
 
 MODEL = "tiny"
+HANGS_S = 120.0  # a case takes a second, fifty hostile files a few
 PRELOADED = (
     "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "edge_agent.runtimes.litert",
     "edge_agent.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.look", "edge_agent.update.tuf_client",
@@ -141,7 +143,7 @@ class Forked:
         self._ended.set_result(None)
 
     def kill(self) -> None:
-        os.kill(self.pid, 9)
+        os.kill(self.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
         await asyncio.shield(self._ended)
@@ -290,6 +292,20 @@ def live(case: Case, tell: socket.socket) -> None:
         os._exit(code)
 
 
+def _said(stream: socket.socket, pid: int) -> bytes:
+    """What the agent says at its end; one that hangs is killed, and has said so."""
+    said = b""
+    stream.settimeout(HANGS_S)
+    with stream:
+        try:
+            while piece := stream.recv(1 << 16):
+                said += piece
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)
+            said = b"it hangs"
+    return said
+
+
 def _kind_of_life(case: Case) -> type[Life]:
     if case.mutants is None:
         return Life
@@ -306,8 +322,7 @@ def run(case: Case) -> Ended:
         ours.close()
         live(case, theirs)
     theirs.close()
-    with ours, ours.makefile("rb") as stream:
-        said = stream.read()
+    said = _said(ours, pid)
     code = -1
     with contextlib.suppress(ChildProcessError):
         while True:
