@@ -220,13 +220,17 @@ def _lineage(path: Path | None) -> Lineage:
 
 
 def _run(request: CompileRequest, work: Callable[[CompileRequest], CompileReport], *, json: bool) -> None:
-    """Work under a line that says what is being done, then show what came of it."""
+    """Work under a bar that says what is being done, then show what came of it."""
     from dataclasses import replace
 
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status("starting") as status:
-        report = work(replace(request, progress=lambda step: status.update(step)))
+    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    # Every target is built, run and tried; six steps are taken once. A search adds steps and so runs over.
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=2 * len(request.targets) + 6)
+        report = work(replace(request, progress=lambda step: bar.update(task, advance=1, description=step)))
     _show(report.manifest, report.left_out, json=json)
 
 

@@ -72,3 +72,24 @@ def test_release_1_is_served_by_tflite_runtime(python: str, device: Path):
     assert answer.parameters["served_by"] == "edge" and answer.parameters["release"] == 1
     np.testing.assert_allclose(answer.outputs[0].array, models.answer(x), atol=1e-3)
     assert document["models"]["tiny"]["runtime"] == "tflite-runtime"
+
+
+def test_the_compiler_claims_it_for_the_variants_that_it_takes(python: str, tmp_path: Path, monkeypatch):
+    import torch
+
+    from model_compiler.pipeline import compile_release
+    from model_compiler.request import CompileRequest
+    from tests.model_compiler.conftest import fitted, stripes
+
+    torch.manual_seed(0)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the agent's code, which is not installed there
+    made = compile_release(
+        CompileRequest(
+            module=fitted(channels=4, steps=60), calibration=stripes(60, seed=2), validation=stripes(80, seed=3),
+            targets=("litert-int8", "litert-int8-dynamic", "litert-fp32"), pythons=(Path(python),), out=tmp_path / "release",
+        )
+    )  # fmt: skip
+    assert made.manifest.variant("litert-fp32").runtimes == ("ai-edge-litert", "tflite-runtime")
+    for variant in made.manifest.variants:  # each was tried: taken, or refused in words
+        refused = made.document["variants"][variant.name]["refused"]
+        assert ("tflite-runtime" in variant.runtimes) != bool(refused.get("tflite-runtime"))
