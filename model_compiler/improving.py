@@ -30,6 +30,7 @@ ROWS = 512  # of the calibration set, to judge plans on
 RANKED_ROWS = 64  # to rank operators by
 MOST_OPERATORS = 200
 TUNING_ROWS, EPOCHS = 2000, 20
+MOST_TIMED = 8
 ALL, TUNED = "all operators in int8", "fine-tuned with rounding in the loop"
 
 
@@ -75,7 +76,7 @@ def improve(
             tuned, model = _tuned(prepared, task)
             if not tuned.broken and (found.plan is None or len(model) < len(chosen.model)):
                 chosen = replace(artifact, model=model, notes=(TUNED,))
-        told[artifact.name] = _document(task, found, tuned, chosen)
+        told[artifact.name] = _document(task, found, tuned, chosen, _latencies(task, found))
         better.append(chosen)
     return better, told
 
@@ -164,14 +165,30 @@ def _operators(task: Task) -> tuple[Operator, ...]:
     return quantizer(task.artifact.target.runtime).operators(task.parent)
 
 
-def _document(task: Task, found: Found, tuned: Candidate | None, chosen: Artifact) -> dict[str, Any]:
+def _latencies(task: Task, found: Found) -> dict[Plan, float]:
+    """p50 at batch 1 in µs of the plans on the frontier, measured in turns."""
+    plans = [candidate.plan for candidate in found.frontier()[:MOST_TIMED]]
+    models = {str(place): _built(task, plan) for place, plan in enumerate(plans)}
+    runtime = task.artifact.target.runtime
+    timed = runners.latencies({name: (runtime, model) for name, model in models.items()}, task.data)
+    return {plan: timed[str(place)].p50 for place, plan in enumerate(plans)}
+
+
+def _document(
+    task: Task, found: Found, tuned: Candidate | None, chosen: Artifact, timed: dict[Plan, float]
+) -> dict[str, Any]:
     """For the report: the frontier, and the operators with what they cost."""
     kinds = {operator.id: operator.kind for operator in _operators(task)}
     best = set(found.frontier())
-    tried = [_told(candidate, on_frontier=candidate in best) for candidate in found.tried]
+    tried = [
+        _told(candidate, on_frontier=candidate in best) | {"latency_us_p50": timed.get(candidate.plan)}
+        for candidate in found.tried
+    ]
+    if tuned is not None:
+        tried.append(_told(tuned, on_frontier=not tuned.broken) | {"plan": TUNED, "latency_us_p50": None})
     return {
         "chosen": ", ".join(chosen.notes) or (None if found.plan is None else ALL),
-        "tried": tried if tuned is None else [*tried, _told(tuned, on_frontier=not tuned.broken) | {"plan": TUNED}],
+        "tried": tried,
         "sensitivity": [
             {"operator": name, "kind": kinds.get(name, ""), "error": error} for name, error in found.sensitivity
         ],

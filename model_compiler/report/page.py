@@ -161,7 +161,8 @@ def _search(name: str, found: Document) -> str:
     for c in found["tried"]:
         held = "meets the gate" + (", on the frontier" if c["on_frontier"] else "")
         said = f'<span class="bad">{escape("; ".join(c["broken"]))}</span>' if c["broken"] else held
-        cells = [f"{c['size_bytes']:,}", f"{c['value']:.4g}", f"{c['agreement']:.4f}", said]
+        latency = "" if c["latency_us_p50"] is None else f"{c['latency_us_p50']:.1f}"
+        cells = [f"{c['size_bytes']:,}", latency, f"{c['value']:.4g}", f"{c['agreement']:.4f}", said]
         tried.append([escape(c["plan"]), *cells])
     ranked = [
         [escape(entry["operator"][-90:]), escape(entry["kind"]), f"{entry['error']:.3g}"]
@@ -171,7 +172,7 @@ def _search(name: str, found: Document) -> str:
         f"<h2>Search for {escape(name)}</h2>",
         f"<p>Chosen: {escape(found['chosen'] or 'nothing met the gate')}.</p>",
     ]
-    parts.append(_table(("plan", "bytes", "metric", "agreement", ""), tried))
+    parts.append(_table(("plan", "bytes", "p50 µs", "metric", "agreement", ""), tried))
     if ranked:
         parts.append("<p>What each operator costs: the output's relative squared error when it alone is in int8.</p>")
         parts.append(_table(("operator", "kind", "error"), ranked))

@@ -152,3 +152,45 @@ def test_a_later_release_carries_patches_from_an_earlier_one(compiled, request_,
     assert "bsdiff" in run("delta", compiled.out, later.out, "--variant", "litert-fp32").stdout
     assert "no edge variant" in run("delta", compiled.out, later.out, "--variant", "none", expect=1).stderr
     assert "No such file" in run("delta", tmp_path / "missing", later.out, expect=1).stderr
+
+
+def test_a_model_that_needs_a_custom_operator_is_refused_by_its_name(compiled, request_, tmp_path):
+    from ai_edge_litert import schema_py_generated as schema
+    from flatbuffers import Builder
+    from onnx import TensorProto, helper
+
+    np.savez(tmp_path / "v.npz", x=request_.validation.x, y=request_.validation.y)
+    blob = compiled.manifest.variant("litert-fp32").blob.sha256
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs((compiled.out / "blobs" / blob).read_bytes(), 0))
+    model.operatorCodes[0].builtinCode = model.operatorCodes[0].deprecatedBuiltinCode = schema.BuiltinOperator.CUSTOM
+    model.operatorCodes[0].customCode = "Whiten"
+    builder = Builder(1 << 16)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    (tmp_path / "custom.tflite").write_bytes(bytes(builder.Output()))
+    node = helper.make_node("Whiten", ["x"], ["y"], domain="house.operators")
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 1, 8, 8]) for name in "xy"]
+    graph = helper.make_graph([node], "g", values[:1], values[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("house.operators", 1)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    (tmp_path / "custom.onnx").write_bytes(made.SerializeToString())
+    for name in ("custom.tflite", "custom.onnx"):
+        done = run("import", tmp_path / name, "--validation", tmp_path / "v.npz", "--out", tmp_path / "r", expect=1)
+        assert "Whiten" in done.stderr and "Traceback" not in done.stderr, done.stderr
+        assert len([line for line in done.stderr.splitlines() if line.strip()]) <= 2
+    assert not (tmp_path / "r").exists()
+
+
+def test_data_that_does_not_fit_the_model_is_named(compiled, request_, tmp_path):
+    blob = compiled.manifest.variant("onnx-fp32").blob.sha256
+    (tmp_path / "m.onnx").write_bytes((compiled.out / "blobs" / blob).read_bytes())
+    x, y = request_.validation.x, request_.validation.y
+    for arrays, words in (
+        ({"x": x[:, :, :7], "y": y}, "has shape [1, 7, 8] per sample, the model takes [1, 8, 8]"),
+        ({"x": x, "z": x, "y": y}, "takes 1 inputs, the data has 2"),
+        ({"x": x, "y": y + 9}, "labels lie in 9 to 11"),
+        ({"x": x[:0], "y": y[:0]}, "more than none"),
+    ):
+        np.savez(tmp_path / "v.npz", **arrays)
+        done = run("import", tmp_path / "m.onnx", "--validation", tmp_path / "v.npz", "--out", tmp_path / "r", expect=1)
+        assert words in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "r").exists()
