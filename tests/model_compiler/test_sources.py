@@ -206,3 +206,14 @@ def test_an_onnx_source_answers_as_it_did(teacher, request_, tmp_path: Path):
     blob = made.manifest.variant("onnx-fp32").blob.sha256
     again = answers("onnx-fp32", "onnx", (made.out / "blobs" / blob).read_bytes(), stripes(20, 8).x)
     np.testing.assert_array_equal(found, again)
+
+
+def test_the_memory_of_the_data_is_not_counted_as_the_models(compiled, request_):
+    from model_compiler import runners
+
+    variant = compiled.manifest.variant("litert-int8")
+    model = (compiled.out / "blobs" / variant.blob.sha256).read_bytes()
+    few, many = request_.validation.take(slice(4)), np.repeat(request_.validation.x, 200, axis=0)
+    small = runners.run("litert-int8", "litert", model, few).profile.peak_memory_bytes
+    large = runners.run("litert-int8", "litert", model, make_dataset(many, None, "many")).profile.peak_memory_bytes
+    assert many.nbytes > 10e6 and large < small + many.nbytes / 4
