@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("edge-agent", "cloud-hub", "model-compiler", "fleet")
-PAGES = [p for p in (ROOT / "README.md", ROOT / "docs" / "tutorial.md") if p.exists()]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^ *```(?:console|bash|sh|shell)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
