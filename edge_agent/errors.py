@@ -24,7 +24,8 @@ AgentError                   exit 1
       └── TrialError         the self-test failed or died                   selftest-failed
 
 `recoverable` says whether trying again by itself can help. Further words that the update machine gives
-without an error: `crash-loop`, `failures` (in probation), `interrupted`, `unsupported:<name>`, `bad-manifest`.
+without an error: `crash-loop`, `too-many-tries`, `failures` and `latency` (in probation), `interrupted`,
+`unsupported:<name>`, `bad-manifest`.
 """
 
 from __future__ import annotations

@@ -49,10 +49,15 @@ def read_blob(folder: Path, sha256: str) -> bytes:
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """Requests and failures of the active release since its activation."""
+    """Requests and failures of the active release since its activation.
+
+    `p95_us` is the 95th percentile of its latest `timed` run times, in microseconds, without any cloud call.
+    """
 
     requests: int
     failures: int
+    timed: int = 0
+    p95_us: float = 0.0
 
 
 class LoadedModel(Protocol):

@@ -12,10 +12,10 @@ from typing import TypeVar
 import urllib3
 from msgspec import Struct
 
-from edge_agent.errors import AgentError, DeniedError, UnreachableError
+from edge_agent.errors import AgentError, DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
 from edge_agent.identity.enroll import load_enrollment
-from edge_agent.identity.keys import load_key, sign_nonce
+from edge_agent.identity.keys import sign_nonce
 from edge_agent.identity.tls import Dates, client_context
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import HTTP_LIMIT, NonceResponse, TokenRequest, TokenResponse
@@ -53,7 +53,8 @@ class HubHttp:
         self.base = enrollment.hub
         self.device_id = enrollment.device_id
         self._identity = directory / "identity"
-        load_key(self._identity / pairs.KEY)  # says at once when there is none
+        if not (self._identity / pairs.KEY).exists():  # says so at once; it is read for the first token
+            raise IdentityError(f"{self._identity / pairs.KEY}: no device key", subject=pairs.KEY, hint="enrol again")
         self._connect_timeout_s = connect_timeout_s
         dates = Dates(directory, clock=clock, slack_s=clock_slack_s)
         context = client_context(self._identity / "ca.pem", dates)

@@ -1,17 +1,19 @@
-"""The device's own key: ECDSA P-256, made here, never sent anywhere."""
+"""The device's own key: ECDSA P-256, made here, never sent anywhere.
+
+`cryptography` is imported by the functions that use it: the serving process has it only once a token was bought.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from typing import TYPE_CHECKING
 
 from edge_agent.durable import write_durably
 from edge_agent.errors import IdentityError
 from fleet.protocol.messages import renewal_bytes
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
 
 TOKEN_PREFIX = b"edgeloop-token:"
 
@@ -22,6 +24,9 @@ def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
     Raises:
         IdentityError: the file is there but holds no P-256 key.
     """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     if not path.exists():
         key = ec.generate_private_key(ec.SECP256R1())
         pem = key.private_bytes(
@@ -33,6 +38,9 @@ def load_or_make_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """The key in `path`; raises IdentityError when it is missing or no P-256 key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError) as error:
@@ -44,6 +52,10 @@ def load_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
     """A PEM certificate request; the hub alone decides which name the certificate gets."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.x509.oid import NameOID
+
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name or "device")])
     csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
     return csr.public_bytes(serialization.Encoding.PEM).decode()
@@ -51,9 +63,15 @@ def signing_request(key: ec.EllipticCurvePrivateKey, name: str) -> str:
 
 def sign_nonce(key: ec.EllipticCurvePrivateKey, nonce: str) -> bytes:
     """ECDSA-SHA256 (DER) over `"edgeloop-token:" + nonce`."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     return key.sign(TOKEN_PREFIX + nonce.encode(), ec.ECDSA(hashes.SHA256()))
 
 
 def sign_renewal(key: ec.EllipticCurvePrivateKey, nonce: str, csr: str) -> bytes:
     """ECDSA-SHA256 (DER) over `messages.renewal_bytes`."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     return key.sign(renewal_bytes(nonce, csr), ec.ECDSA(hashes.SHA256()))

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from edge_agent.errors import DeniedError
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError
@@ -34,6 +31,10 @@ def accept(
     Raises:
         DeniedError: no key, a wrong signature, another device, an old counter, or expired.
     """
+    # At use: an agent that has heard nothing from its hub serves without it.
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     if keys is None:
         raise DeniedError("the hub's command key is not here yet", subject="command")
     try:

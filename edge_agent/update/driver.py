@@ -150,7 +150,7 @@ class Updater:
     async def judge(self, model: str) -> None:
         """End a probation that is decided."""
         health = self._activator.health(model)
-        new = machine.judged(self.file.model(model), health.requests, health.failures, self._clock())
+        new = machine.judged(self.file.model(model), health, self._clock())
         if new is None:
             return
         self._enter(model, new)
@@ -206,7 +206,8 @@ class Updater:
         self._enter(model, machine.verifying(self.file.model(model)))
         await self._step(child, model, "verify", target)
         self._enter(model, machine.trying(self.file.model(model)))
-        await self._try(model, target)
+        if self.file.model(model).state == "trying":
+            await self._try(model, target)
 
     async def _step(self, child: LookChild, model: str, step: Any, target: Target) -> None:
         limit = self.current_channel.fetching.max_bytes_per_s if self.current_channel else 0
@@ -230,8 +231,9 @@ class Updater:
         try:
             await self._children.trial(target.held)
             async with self._changes:
+                baseline = self._activator.health(model)
                 await self._activate(model, target.held, self.file.model(model).active, target.rollout)
-                self._enter(model, machine.activated(self.file.model(model), self._clock()))
+                self._enter(model, machine.activated(self.file.model(model), self._clock(), baseline))
         except (TrialError, ActivationError, CorruptBlobError) as error:
             state = self.file.model(model)
             if error.reason == "killed":

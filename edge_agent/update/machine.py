@@ -13,11 +13,14 @@ from __future__ import annotations
 from msgspec import Struct
 from msgspec.structs import replace
 
+from edge_agent.ports import Health
 from fleet.protocol.channel import Probation, RolloutRef
 from fleet.protocol.messages import UpdateState
 
 MAX_TRIES = 28  # transitions into trying and probation spent on one target: ends any loop nobody foresaw
+MIN_TIMED = 20  # run times below which a 95th percentile says little
 REMEMBERED = 16  # rolled back targets
+NO_HEALTH = Health(requests=0, failures=0)
 
 ALLOWED: dict[UpdateState, frozenset[UpdateState]] = {
     "idle": frozenset({"fetching", "committed"}),
@@ -55,7 +58,8 @@ class Target(Struct, frozen=True, kw_only=True):
 
 class ModelState(Struct, frozen=True, kw_only=True):
     """One model's machine. `starts` counts agent starts while trying or in probation; `spent` the
-    transitions that `last` (a target's key) has cost; `pairing` is the rollout that `active` belongs to."""
+    transitions that `last` (a target's key) has cost since it was last committed; `pairing` is the rollout
+    that `active` belongs to; `baseline_us` what the release before the one on probation took, 0 if unknown."""
 
     state: UpdateState = "idle"
     active: Held | None = None
@@ -69,6 +73,7 @@ class ModelState(Struct, frozen=True, kw_only=True):
     spent: int = 0
     since: float = 0.0
     probation: Probation = Probation()
+    baseline_us: float = 0.0
     reason: str = ""
     detail: str = ""
     hint: str = ""
@@ -137,33 +142,68 @@ def verifying(state: ModelState) -> ModelState:
 
 
 def trying(state: ModelState) -> ModelState:
-    """Every hash is right; the self-test and the first load are about to run."""
-    return replace(_to(state, "trying"), spent=state.spent + 1)
+    """Every hash is right; the self-test and the first load are about to run.
+
+    Not for the MAX_TRIES-th time: then the target is given up, so the caller looks at the state it gets.
+    """
+    tried = replace(_to(state, "trying"), spent=state.spent + 1)
+    if tried.spent < MAX_TRIES:
+        return tried
+    detail = f"{state.spent} steps into trying and probation did not commit it; last: {state.detail or 'not known'}"
+    return rolled_back(tried, "too-many-tries", detail, "look at the agent's log; the release is not tried again")
 
 
-def activated(state: ModelState, now: float) -> ModelState:
-    """The target serves from here on; what served before becomes `previous`."""
+def activated(state: ModelState, now: float, baseline: Health = NO_HEALTH) -> ModelState:
+    """The target serves from here on; what served before becomes `previous`.
+
+    `baseline` is how the release before it did, for `max_p95_ratio`.
+    """
     assert state.target is not None
     return replace(
         _to(state, "probation"), active=state.target.held, previous=state.active, older=state.previous,
         pairing=state.target.rollout, since=now, spent=state.spent + 1,
+        baseline_us=baseline.p95_us if baseline.timed >= MIN_TIMED else 0.0,
     )  # fmt: skip
 
 
-def judged(state: ModelState, requests: int, failures: int, now: float) -> ModelState | None:
+def judged(state: ModelState, health: Health, now: float) -> ModelState | None:
     """Probation's end, one way or the other; None while it goes on.
 
-    `requests` and `failures` count since activation. A clock that ran backwards only makes the
-    probation longer by requests, never shorter.
+    A clock that ran backwards only makes the probation longer by requests, never shorter.
     """
     if state.state != "probation":
         return None
+    requests, failures = health.requests, health.failures
     if failures > state.probation.max_failures:
         detail = f"{failures} of {requests} requests failed, at most {state.probation.max_failures} are allowed"
         return rolled_back(state, "failures", detail, "look at the agent's log; the release is not tried again")
+    too_slow = _too_slow(state, health)
+    if too_slow:
+        return rolled_back(
+            state, "latency", too_slow, "the channel's probation limits it; the release is not tried again"
+        )
     if requests - failures >= state.probation.requests or now - state.since >= state.probation.seconds:
-        return replace(_to(state, "committed"), target=None, older=None, starts=0, reason="", detail="", hint="")
+        return replace(
+            _to(state, "committed"), target=None, older=None, starts=0, last=None, spent=0,
+            reason="", detail="", hint="",
+        )  # fmt: skip
     return None
+
+
+def _too_slow(state: ModelState, health: Health) -> str:
+    """In words, by how much the release on probation is slower than the policy allows."""
+    policy = state.probation
+    if health.timed < min(MIN_TIMED, policy.requests):
+        return ""
+    if 0 < policy.max_p95_us < health.p95_us:
+        return f"95 of 100 runs take up to {health.p95_us:.0f} us, at most {policy.max_p95_us:g} us are allowed"
+    limit = policy.max_p95_ratio * state.baseline_us
+    if 0 < limit < health.p95_us:
+        return (
+            f"95 of 100 runs take up to {health.p95_us:.0f} us, the previous release took {state.baseline_us:.0f} us "
+            f"and {policy.max_p95_ratio:g} times that is allowed"
+        )
+    return ""
 
 
 def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
@@ -218,7 +258,7 @@ def resumed(state: ModelState) -> ModelState:
     if state.state not in ("trying", "probation"):
         return state
     counted = replace(state, starts=state.starts + 1)
-    if counted.starts > state.probation.max_starts or counted.spent >= MAX_TRIES:
+    if counted.starts > state.probation.max_starts or counted.spent + counted.starts >= MAX_TRIES:
         detail = f"the agent started {counted.starts} times while {state.state}"
         return rolled_back(counted, "crash-loop", detail, "look at the agent's log on the device")
     if state.state == "trying":

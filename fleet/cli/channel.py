@@ -71,6 +71,14 @@ def set_(
         int | None, typer.Option("--probation-requests", help="Good answers before a release is committed.")
     ] = None,
     probation: Annotated[str, typer.Option("--probation", help="Longest probation, such as 60s.")] = "",
+    probation_p95_us: Annotated[
+        float | None,
+        typer.Option("--probation-p95-us", min=0, help="Roll back when the p95 run time is longer; 0: no limit."),
+    ] = None,
+    probation_p95_ratio: Annotated[
+        float | None,
+        typer.Option("--probation-p95-ratio", min=0, help="The same, times that of the release before; 0: no limit."),
+    ] = None,
     bench: Annotated[
         bool | None, typer.Option("--bench/--no-bench", help="Devices measure each release once after committing it.")
     ] = None,
@@ -92,7 +100,12 @@ def set_(
         audit=_given(auditor=auditor, share_ppm=_ppm(audit_share)),
         routing=_given(cloud=cloud, deadline_ms=_ms(deadline), threshold=threshold),
         sampling=_given(enabled=sampling, random_ppm=_ppm(random_share), uncertain_ppm=_ppm(uncertain_share)),
-        probation=_given(requests=probation_requests, seconds=_seconds(probation)),
+        probation=_given(
+            requests=probation_requests,
+            seconds=_seconds(probation),
+            max_p95_us=probation_p95_us,
+            max_p95_ratio=probation_p95_ratio,
+        ),
         bench=_given(on_commit=bench),
     )
     whole = _given(

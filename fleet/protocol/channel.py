@@ -5,6 +5,8 @@ It is the TUF target `channels/<channel>.json`, at most 64 rules and 64 KiB.
 
 from __future__ import annotations
 
+from math import inf
+
 from msgspec import Struct, field
 
 from fleet.protocol.codec import decode_json, encode_json
@@ -80,13 +82,17 @@ class Probation(Struct, frozen=True, kw_only=True):
     """A new release is committed after `requests` good answers or `seconds`, whichever is first.
 
     More than `max_failures` failed inferences, or `max_starts` agent starts during probation
-    (a crash loop), roll it back.
+    (a crash loop), roll it back. So does a 95th percentile of the model's own run time above
+    `max_p95_us` (microseconds), or above `max_p95_ratio` times what the release before it took on this
+    device; 0 leaves that limit off.
     """
 
     seconds: float = 60.0
     requests: int = 50
     max_failures: int = 0
     max_starts: int = 3
+    max_p95_us: float = 0.0
+    max_p95_ratio: float = 0.0
 
 
 class Bench(Struct, frozen=True, kw_only=True):
@@ -164,6 +170,8 @@ def check_channel(channel: Channel) -> None:
             shares.append(entry.rollout.share_ppm)
         if any(not 0 <= share <= MILLION for share in shares):
             raise MalformedError(f"model {model!r}: a share lies outside 0 to {MILLION} ppm", subject="channel")
+        if not (0 <= entry.probation.max_p95_us < inf and 0 <= entry.probation.max_p95_ratio < inf):
+            raise MalformedError(f"model {model!r}: a latency limit of probation is negative", subject="channel")
         if not 1 <= entry.bench.rounds <= MAX_BENCH_ROUNDS:
             raise MalformedError(
                 f"model {model!r}: bench.rounds lies outside 1 to {MAX_BENCH_ROUNDS}", subject="channel"

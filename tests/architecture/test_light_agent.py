@@ -6,9 +6,12 @@ import json
 import pkgutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests.support.agent_process import enrolled, running
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -46,6 +49,21 @@ def test_no_room_of_the_agent_pulls_in_anything_heavy(room: str) -> None:
 def test_serving_needs_neither_tuf_nor_cryptography() -> None:
     """The serving process stays small: metadata and signatures are the update child's business."""
     assert pulled_in(*modules_of("edge_agent.serving")) & {"tuf", "securesystemslib", "cryptography"} == set()
+
+
+def test_a_started_agent_has_neither_tuf_nor_cryptography(tmp_path: Path) -> None:
+    """Of the real process, idle with a broker that does not answer: what is mapped into it."""
+    with running(enrolled(tmp_path), "--port", "0") as (process, address):
+        urllib.request.urlopen(f"{address}/status", timeout=30).read()
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "/msgspec/" in maps  # the check sees extension modules
+    assert not [line for line in maps.splitlines() if "/cryptography/" in line or "/_cffi" in line]
+
+
+def test_what_an_agent_is_made_of_needs_neither_tuf_nor_cryptography() -> None:
+    found = pulled_in("edge_agent.main", "edge_agent.identity.http", "edge_agent.update.driver",
+                      *modules_of("edge_agent.reporting"))  # fmt: skip
+    assert found & {"tuf", "securesystemslib", "cryptography"} == set()
 
 
 def test_the_protocol_pulls_in_only_msgspec_and_numpy() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
+from edge_agent.ports import Health
 from edge_agent.update import machine
 from edge_agent.update.machine import Held, ModelState, Target
 from fleet.protocol.channel import Probation, RolloutRef
@@ -82,7 +84,7 @@ class Histories(RuleBasedStateMachine):
     @rule(requests=st.integers(0, 20), failures=st.integers(0, 2), now=st.floats(-10, 200))
     def health(self, requests: int, failures: int, now: float) -> None:
         before = self.state
-        new = machine.judged(before, max(requests, failures), failures, now)
+        new = machine.judged(before, Health(requests=max(requests, failures), failures=failures), now)
         if new is None:
             assert failures == 0 and requests < 10 and now < 100
             return
@@ -169,6 +171,73 @@ def test_an_abort_in_probation_returns_to_the_default_at_once() -> None:
     state = on_probation(2, ModelState(state="committed", active=held(1)))
     back = machine.wanted(state, Target(held=held(1)), POLICY)
     assert back is not None and (back.state, back.active, back.rejected) == ("committed", held(1), ())
+
+
+def test_a_release_that_is_slower_than_the_policy_allows_rolls_back() -> None:
+    policy = replace(POLICY, requests=100, max_p95_us=500.0)
+    state = replace(on_probation(2, ModelState(state="committed", active=held(1))), probation=policy)
+    assert machine.judged(state, Health(requests=30, failures=0, timed=30, p95_us=500.0), 1.0) is None
+    assert machine.judged(state, Health(requests=5, failures=0, timed=5, p95_us=9e9), 1.0) is None  # too few to say
+    slow = machine.judged(state, Health(requests=100, failures=0, timed=100, p95_us=501.0), 1.0)
+    assert slow is not None
+    assert (slow.state, slow.reason, slow.active) == ("rolled_back", "latency", held(1))
+    assert "501 us" in slow.detail and machine.wanted(slow, Target(held=held(2)), POLICY) is None
+
+
+@pytest.mark.parametrize(("timed", "reason"), [(100, "latency"), (3, "")])
+def test_a_release_that_is_slower_than_the_one_before_rolls_back_where_that_was_measured(timed, reason) -> None:
+    begun = machine.wanted(ModelState(state="committed", active=held(1)), Target(held=held(2)), POLICY)
+    assert begun is not None
+    before = Health(requests=timed, failures=0, timed=timed, p95_us=100.0)
+    state = machine.activated(machine.trying(machine.verifying(begun)), 0.0, before)
+    state = replace(state, probation=replace(POLICY, max_p95_ratio=2.0))
+    fine = machine.judged(state, Health(requests=50, failures=0, timed=50, p95_us=200.0), 1.0)
+    assert fine is not None and fine.state == "committed"
+    end = machine.judged(state, Health(requests=50, failures=0, timed=50, p95_us=201.0), 1.0)
+    assert end is not None and end.reason == reason
+
+
+EVENTS = st.lists(st.sampled_from(["step", "step", "break", "crash", "kill-trial"]), max_size=400)
+
+
+@settings(max_examples=200, deadline=None)
+@given(EVENTS)
+def test_any_sequence_of_crashes_ends_in_a_stable_state_within_the_cap(events) -> None:
+    """A target that is wanted for ever: after MAX_TRIES steps into trying and probation nothing more begins."""
+    good, wish = held(1), Target(held=held(2))
+    policy = replace(POLICY, max_starts=10_000)  # only the cap is left to end it
+    state, entered = ModelState(state="committed", active=good), 0
+    for event in [*events, *["step", "step", "step", "crash"] * (2 * machine.MAX_TRIES)]:
+        before = state
+        state = after(state, event, wish, policy)
+        entered += state.state != before.state and state.state in ("trying", "probation")
+    assert entered <= machine.MAX_TRIES
+    assert (state.state, state.active, state.target) == ("rolled_back", good, None)
+    assert state.reason in ("too-many-tries", "crash-loop", "selftest-failed")
+    assert machine.wanted(state, wish, policy) is None and machine.resumed(state) == state
+
+
+def after(state: ModelState, event: str, wish: Target, policy: Probation) -> ModelState:
+    """What one event makes of a state; an agent that has nothing under way looks, and is offered `wish`."""
+    if event == "crash":
+        return machine.resumed(decode_json(encode_json(state), ModelState, limit=1 << 20))
+    if state.state in ("idle", "committed", "rolled_back"):
+        return machine.wanted(state, wish, policy) or state
+    if state.state == "probation":  # nobody asks it anything
+        return machine.judged(state, Health(requests=0, failures=0), 0.0) or state
+    if event == "break":
+        return machine.interrupted(state, "hash-mismatch", "the disk lies")
+    if event == "kill-trial" and state.state == "trying" and not state.starts:
+        return machine.killed(state, "code -9")[0]
+    steps = {"fetching": machine.verifying, "verifying": machine.trying}
+    step = steps.get(state.state)
+    return step(state) if step is not None else machine.activated(state, 0.0)
+
+
+def test_a_commit_forgets_what_the_way_there_cost() -> None:
+    state = replace(on_probation(2, ModelState(state="committed", active=held(1))), spent=27)
+    done = machine.judged(state, Health(requests=50, failures=0), 1.0)
+    assert done is not None and (done.state, done.spent, done.last) == ("committed", 0, None)
 
 
 def test_a_step_out_of_order_is_a_bug() -> None:

@@ -1,0 +1,65 @@
+"""What a slot says about the health of what it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edge_agent.serving.slots import Slots
+from tests.support.fake_runtime import FakeRuntime
+from tests.support.models import inputs, release
+
+
+class Timed(FakeRuntime):
+    """A runtime whose runs take what the test says, on the clock that the slots read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.now, self.takes = 0.0, 0.001
+        monkeypatch.setattr("edge_agent.serving.slots.time.perf_counter", lambda: self.now)
+
+    def load(self, model, manifest, variant):
+        loaded = super().load(model, manifest, variant)
+        run = loaded.run
+
+        def timed(arrays):
+            self.now += self.takes
+            return run(arrays)
+
+        loaded.run = timed
+        return loaded
+
+
+def test_health_is_the_nearest_rank_p95_of_runs_since_the_activation(tmp_path: Path, monkeypatch) -> None:
+    runtime = Timed(monkeypatch)
+    slots = Slots(lambda variant: runtime)
+    one, two = release(tmp_path, number=1), release(tmp_path, number=2, data=b"another")
+    asyncio.run(slots.activate(one, None, None))
+    served = slots.slot("tiny").active
+    assert slots.health("tiny").timed == 0  # the warm-up is no request
+    for count in range(1, 101):
+        runtime.takes = count / 1000
+        served.run({"input": inputs(1)})
+    health = slots.health("tiny")
+    assert health.timed == 100 and health.p95_us == pytest.approx(95_000)
+    asyncio.run(slots.activate(two, one, None))
+    assert (slots.health("tiny").timed, slots.health("tiny").p95_us) == (0, 0.0)
+    asyncio.run(slots.activate(one, None, None))  # back: the old runs are not counted again
+    assert slots.health("tiny").timed == 0
+
+
+def test_a_release_is_warm_before_it_serves(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    slots = Slots(lambda variant: runtime)
+    asyncio.run(slots.activate(release(tmp_path), None, None))
+    assert [model.runs for model in runtime.loaded] == [1]
+
+
+@pytest.mark.parametrize("data", [b"failing"])
+def test_a_release_that_cannot_be_warmed_up_serves_and_leaves_the_verdict_to_probation(tmp_path: Path, data) -> None:
+    runtime = FakeRuntime()
+    slots = Slots(lambda variant: runtime)
+    asyncio.run(slots.activate(release(tmp_path, data=data), None, None))
+    assert slots.names() == ["tiny"] and slots.health("tiny").requests == 0
