@@ -22,7 +22,7 @@ demo: $(STAMP) ## run the whole loop on this machine [KEEP=1 leaves it running] 
 test: lint system-packages ## ruff, mypy, import-linter, pytest [TESTS=path]
 	$(BIN)/python -m pytest -q $(TESTS)
 
-faults: $(STAMP) system-packages ## the fault tests in full size, about 20 minutes; writes benchmarks/results/faults.json
+faults: $(STAMP) system-packages ## the fault tests in full size, about 15 minutes; writes benchmarks/results/faults.json
 	EDGELOOP_FAULTS=full EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -q tests/faults
 
 lint: $(STAMP) ## ruff, mypy (strict), import-linter
