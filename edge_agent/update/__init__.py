@@ -9,6 +9,8 @@ fetch       in the child: blobs by range
 look        in the child: refresh, channel, resolve, manifests
 lines       what parent and child say to each other
 child       the short-lived child process that runs both
+sandbox     what the self-test's child gives up before it parses a model (Landlock, seccomp)
+syscall_filter  pure: the system calls that it may still make
 children    the parent's side of it, and the self-test's child
 driver      in the serving process: runs the machines, serves whatever happens
 """

@@ -79,13 +79,18 @@ def emit(message: Struct, out: IO[bytes]) -> None:
 
 
 def trial(config: AgentConfig, held: Held) -> None:
-    """The self-test under limits on memory, processor time, open files and written bytes.
+    """The self-test under limits on memory, processor time, open files and written bytes, in a sandbox.
+
+    The runtime is imported between the sandbox's two parts: its own threads are confined like any other,
+    and what only its import needs (looking at the system, say) is not refused.
 
     Raises:
         AgentError: it did not pass; TrialError's word is `selftest-failed`.
     """
+    from edge_agent import runtimes
     from edge_agent.errors import TrialError
     from edge_agent.runtimes import selftest
+    from edge_agent.update import sandbox
 
     for limit, value in (
         (resource.RLIMIT_AS, config.selftest_memory_bytes),
@@ -95,10 +100,16 @@ def trial(config: AgentConfig, held: Held) -> None:
     ):
         resource.setrlimit(limit, (value, value))
     store = Store(config.dir)
-    outcome = selftest.run(store.manifest(held.manifest), held.variant, store.blobs)
+    manifest = store.manifest(held.manifest)
+    variant = manifest.variant(held.variant)
+    files = [store.blobs / blob.sha256 for blob in manifest.blobs((variant,))]
+    in_force = ("rlimits", *sandbox.confine_files(files, never=config.dir))
+    runtimes.for_variant(variant)
+    in_force += sandbox.confine_calls()
+    outcome = selftest.run(manifest, held.variant, store.blobs)
     if not outcome.passed:
         raise TrialError(outcome.reason or "the self-test failed", subject=held.variant)
-    emit(Done(), sys.stdout.buffer)
+    emit(Done(sandbox=in_force), sys.stdout.buffer)
 
 
 class Session:

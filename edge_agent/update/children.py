@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -39,8 +40,12 @@ class Children(Protocol):
     async def start(self) -> LookChild:
         """A child that can look."""
 
-    async def trial(self, held: Held) -> None:
-        """Run the self-test; raises TrialError, with the reason `killed` when somebody else ended it."""
+    async def trial(self, held: Held) -> tuple[str, ...]:
+        """Run the self-test and say what confined it (`Done.sandbox`).
+
+        Raises:
+            TrialError: it failed; the reason is `killed` when somebody else ended it.
+        """
 
 
 class ProcessChildren:
@@ -53,7 +58,7 @@ class ProcessChildren:
         """See the port."""
         return ProcessChild(await self._spawn("look"))
 
-    async def trial(self, held: Held) -> None:
+    async def trial(self, held: Held) -> tuple[str, ...]:
         """See the port. A child that dies has failed; `killed` says that somebody else ended it."""
         process = await self._spawn("trial")
         try:
@@ -62,7 +67,7 @@ class ProcessChildren:
             await _end(process)
         message = _last(out)
         if process.returncode == 0 and isinstance(message, Done):
-            return
+            return message.sandbox
         if isinstance(message, Failed):
             raise TrialError(message.detail, subject=held.variant, hint=message.hint, reason=_word(message))
         why = f"the self-test died with code {process.returncode}"
@@ -72,6 +77,8 @@ class ProcessChildren:
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "edge_agent.update.child", kind, str(self._directory),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE_LIMIT,
+            # numpy's threads would start before the child confines itself, and it has no use for them
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
 
 

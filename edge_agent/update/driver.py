@@ -100,6 +100,7 @@ class Updater:
             "hint": looked.hint,
             "tuf": looked.tuf,
             "tuf_expires": looked.tuf_expires,
+            "sandbox": self.file.state.sandbox,
             "models": {name: self.report(name) for name in self.file.state.models},
         }
 
@@ -229,7 +230,7 @@ class Updater:
 
     async def _try(self, model: str, target: Target) -> None:
         try:
-            await self._children.trial(target.held)
+            self.file.put_sandbox(await self._children.trial(target.held))
             async with self._changes:
                 baseline = self._activator.health(model)
                 await self._activate(model, target.held, self.file.model(model).active, target.rollout)

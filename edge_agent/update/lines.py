@@ -68,7 +68,9 @@ class Moved(Struct, frozen=True, kw_only=True, tag="progress"):
 
 
 class Done(Struct, frozen=True, kw_only=True, tag="done"):
-    """The step succeeded."""
+    """The step succeeded. `sandbox`: what confined a trial, such as `rlimits`, `landlock-abi-7`, `seccomp`."""
+
+    sandbox: tuple[str, ...] = ()
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed"):

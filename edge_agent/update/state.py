@@ -40,6 +40,7 @@ class AgentState(Struct, frozen=True, kw_only=True):
 
     models: dict[str, ModelState] = field(default_factory=dict)
     looked: Looked = Looked()
+    sandbox: tuple[str, ...] = ()  # what confined the latest self-test
 
 
 class StateFile:
@@ -71,6 +72,11 @@ class StateFile:
         """Write what the last look gave."""
         if looked != self.state.looked:
             self._put(replace(self.state, looked=looked))
+
+    def put_sandbox(self, sandbox: tuple[str, ...]) -> None:
+        """Write what confined the latest self-test; it changes with the kernel, not with the release."""
+        if sandbox != self.state.sandbox:
+            self._put(replace(self.state, sandbox=sandbox))
 
     def _put(self, state: AgentState) -> None:
         write_durably(self._path, encode_json(state))

@@ -28,7 +28,7 @@ class InProcessChildren:
     async def start(self) -> InProcessChild:
         return InProcessChild(self._config, self._clock)
 
-    async def trial(self, held) -> None:
+    async def trial(self, held) -> tuple[str, ...]:
         store = Store(self._config.dir)
         try:
             outcome = await asyncio.to_thread(selftest.run, store.manifest(held.manifest), held.variant, store.blobs)
@@ -36,6 +36,7 @@ class InProcessChildren:
             raise TrialError(str(error), subject=held.variant) from error
         if not outcome.passed:
             raise TrialError(outcome.reason, subject=held.variant)
+        return ()
 
 
 class InProcessChild:
