@@ -14,13 +14,16 @@ import tomllib
 import venv
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from edge_agent import client
 from edge_agent.errors import NotFoundError
+from edge_agent.update import sandbox
+from edge_agent.update.lines import Done
 from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import StateFile
+from edge_agent.update.state import StateFile, read_state
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
@@ -93,3 +96,15 @@ def test_the_compiler_claims_it_for_the_variants_that_it_takes(python: str, tmp_
     for variant in made.manifest.variants:  # each was tried: taken, or refused in words
         refused = made.document["variants"][variant.name]["refused"]
         assert ("tflite-runtime" in variant.runtimes) != bool(refused.get("tflite-runtime"))
+
+
+def test_its_self_test_passes_in_the_sandbox(python: str, device: Path):
+    held = read_state(device).models["tiny"].active
+    command = [python, "-m", "edge_agent.update.child", "trial", str(device)]
+    environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    line = msgspec.json.encode(held) + b"\n"
+    done = subprocess.run(command, input=line, cwd=ROOT, env=environ, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    in_force = msgspec.json.decode(done.stdout.splitlines()[-1], type=Done).sandbox
+    assert ("seccomp" in in_force) == (sandbox.machine() is not None)
+    assert any(part.startswith("landlock") for part in in_force) == (sandbox.landlock_abi() > 0)

@@ -6,10 +6,12 @@ import asyncio
 import errno
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import msgspec
@@ -43,6 +45,8 @@ from edge_agent.update.syscall_filter import (
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled
+from tests.support.device import Device, claim, follow, listening, publish
+from tests.support.hub import make_hub
 
 PID = 4321
 HEADERS = {
@@ -209,8 +213,6 @@ def probed(tmp_path: Path, parts: str, where: str = "main") -> tuple[list[str], 
     for name in ("blobs/mine", "blobs/other", "identity/device.key"):
         (device / name).parent.mkdir(parents=True, exist_ok=True)
         (device / name).write_bytes(b"bytes")
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         command = [
             sys.executable,
@@ -291,3 +293,14 @@ def test_self_tests_pass_inside_on_every_runtime(name, tmp_path):
     digest = Store(directory).put_manifest(encode_manifest(made.manifest))
     held = Held(release=1, variant=made.variant.name, manifest=digest)
     assert asyncio.run(ProcessChildren(directory).trial(held)) == ("rlimits", *IN_FORCE)
+
+
+def test_status_shows_what_was_in_force_also_after_a_restart(tmp_path):
+    hub = make_hub(tmp_path, start=time.time())
+    follow(hub, publish(hub, tmp_path))
+    with listening(hub) as url:
+        device = Device(url, claim(hub), tmp_path / "agent")
+        assert device.updater.status()["sandbox"] == ()  # nothing was tried yet
+        device.look()
+    assert device.updater.status()["sandbox"] == ("rlimits", *IN_FORCE)
+    assert device.restart().status()["sandbox"] == ("rlimits", *IN_FORCE)
