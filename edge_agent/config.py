@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -28,6 +29,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     port: int = 8200
     uds: str = ""
     variants: tuple[str, ...] = ()  # preferred variants by name, such as ["litert-fp32"]; else the publisher's order
+    mirrors: tuple[str, ...] = ()  # asked for blobs in this order, the hub last: https://…, file:///media/usb/…
     poll_s: float = 900.0  # between two looks at the channel, when nobody says "look now"
     poll_jitter: float = 0.2  # share of poll_s by which a look moves, both ways
     retry_first_s: float = 2.0
@@ -86,10 +88,30 @@ def load(
         raise UsageError(
             f"unknown setting {', '.join(sorted(unknown))}", subject=str(path), hint="see edge-agent --help"
         )
+    if isinstance(values.get("mirrors"), str):  # from the environment, in one line
+        values["mirrors"] = values["mirrors"].split()
     try:
-        return msgspec.convert({**values, "dir": str(directory)}, AgentConfig, strict=False, dec_hook=_decode)
+        config = msgspec.convert({**values, "dir": str(directory)}, AgentConfig, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise UsageError(f"configuration of {directory}: {error}", subject=str(path)) from error
+    for url in config.mirrors:
+        check_mirror(url)
+    return config
+
+
+def check_mirror(url: str) -> None:
+    """Raise UsageError unless `url` can be a mirror."""
+    hint = 'such as "https://cdn.example/edgeloop/" or "file:///media/usb/edgeloop"'
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UsageError(f"mirror {url!r}: {error}", subject="mirrors", hint=hint) from error
+    folder = parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/")
+    server = parts.scheme in ("https", "http") and bool(parts.hostname)
+    if not (folder or server) or "@" in parts.netloc or parts.query or parts.fragment:
+        why = "it must be an https, http or file address, without user, query and fragment"
+        raise UsageError(f"mirror {url!r}: {why}", subject="mirrors", hint=hint)
 
 
 def _decode(kind: type, value: Any) -> Any:

@@ -101,6 +101,7 @@ class Agent:
             ProcessChildren(config.dir), kinds=tuple(sorted(runtimes.kinds())),
             runtimes=tuple(runtimes.available()),
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received),
+            budget=self.budget,
         )  # fmt: skip
         self.measurer = Measurer(
             self.database, lambda: self.updater.file.state.models, lambda: self.updater.current_channel,

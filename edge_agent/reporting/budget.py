@@ -46,6 +46,18 @@ class Budget:
             ceiling = self.limit if reserved else self.limit * (1 - RESERVE)
             return self._spent + size <= ceiling
 
+    def left(self) -> int | None:
+        """Bytes that a fetch may still receive today, beside the reserve; None when there is no budget."""
+        with self._lock:
+            self._turn()
+            return max(0, int(self.limit * (1 - RESERVE)) - self._spent) if self.limit else None
+
+    def renews_at(self) -> float:
+        """When the next day's budget begins, in seconds since 1970."""
+        with self._lock:
+            self._turn()
+            return float((self._day + 1) * DAY_S)
+
     def save(self) -> None:
         """Write the counters when they changed; raises SpoolError when the disk refuses."""
         with self._lock:

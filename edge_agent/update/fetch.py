@@ -39,6 +39,7 @@ def fetch_blob(
 def _start(answer: Stream, blob: Blob, offset: int) -> int:
     """Where the answer's first byte belongs."""
     if answer.status == 200:
+        _check_whole(answer, blob)
         return 0
     if answer.status == 206 and offset:
         if answer.headers.get("Content-Range", "") == f"bytes {offset}-{blob.size - 1}/{blob.size}":
@@ -46,6 +47,22 @@ def _start(answer: Stream, blob: Blob, offset: int) -> int:
         raise FetchError(f"blob {blob.sha256[:12]}: another range than was asked for", subject=blob.sha256)
     reason = "not-found" if answer.status == 404 else "fetch-failed"
     raise FetchError(f"blob {blob.sha256[:12]}: HTTP {answer.status}", subject=blob.sha256, reason=reason)
+
+
+def _check_whole(answer: Stream, blob: Blob) -> None:
+    """Refuse what is plainly another file, such as a network's login page, before it replaces what is here."""
+    announced = answer.headers.get("Content-Length", "")
+    if answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise FetchError(
+            f"blob {blob.sha256[:12]}: a web page came instead", subject=blob.sha256,
+            hint="does the network ask for a login?",
+        )  # fmt: skip
+    if answer.headers.get("Content-Encoding") or not announced.isdecimal() or int(announced) == blob.size:
+        return
+    raise FetchError(
+        f"blob {blob.sha256[:12]}: {announced} bytes are announced, {blob.size} were signed", subject=blob.sha256,
+        reason="too-large" if int(announced) > blob.size else "", hint="does the network ask for a login?",
+    )  # fmt: skip
 
 
 def _write(answer: Stream, store: Store, blob: Blob, offset: int, pace: Pace, progress: Progress) -> None:

@@ -37,6 +37,8 @@ def paced(
         UnreachableError: the connection broke off.
     """
     started, total = now(), 0
+    # A limit of our own must not look like a slow server, nor excuse one.
+    floor = min(pace.min_bytes_per_s, pace.max_bytes_per_s / 2) if pace.max_bytes_per_s else pace.min_bytes_per_s
     size = min(PIECE, max(1024, pace.max_bytes_per_s // 10)) if pace.max_bytes_per_s else PIECE
     while True:
         try:
@@ -49,9 +51,9 @@ def paced(
         spent = now() - started
         if pace.deadline_s is not None and spent > pace.deadline_s:
             raise FetchError(f"{subject} took over {pace.deadline_s:g} s", subject=subject, reason="too-slow")
-        if spent > pace.grace_s and total / spent < pace.min_bytes_per_s and not pace.max_bytes_per_s:
+        if spent > pace.grace_s and total / spent < floor:
             raise FetchError(
-                f"{subject} came at {total / spent:.0f} B/s, at least {pace.min_bytes_per_s:g} are expected",
+                f"{subject} came at {total / spent:.0f} B/s, at least {floor:g} are expected",
                 subject=subject, reason="too-slow", hint="it is resumed later",
             )  # fmt: skip
         yield piece

@@ -11,6 +11,28 @@ from fleet.cli.session import JsonFlag, client_of, parse_seconds
 
 app = typer.Typer(name="channel", help="Channels: the signed desired state that devices follow.", no_args_is_help=True)
 ChannelArgument = Annotated[str, typer.Argument(help="Name of the channel.")]
+UncertainShare = Annotated[
+    float | None, typer.Option("--uncertain-share", help="Per cent of uncertain answers sampled.")
+]
+ProbationRequests = Annotated[
+    int | None, typer.Option("--probation-requests", help="Good answers before a release is committed.")
+]
+ProbationP95 = Annotated[
+    float | None,
+    typer.Option("--probation-p95-us", min=0, help="Roll back when the p95 run time is longer; 0: no limit."),
+]
+ProbationRatio = Annotated[
+    float | None,
+    typer.Option("--probation-p95-ratio", min=0, help="The same, times that of the release before; 0: no limit."),
+]
+BenchFlag = Annotated[
+    bool | None, typer.Option("--bench/--no-bench", help="Devices measure each release once after committing it.")
+]
+MaxRate = Annotated[int | None, typer.Option("--max-rate", help="Bytes per second of a fetch; 0: no limit.")]
+FetchWindow = Annotated[
+    str | None,
+    typer.Option("--fetch-window", help='When installs may begin, UTC, such as 22:30-05:00; "" for always.'),
+]
 COLUMNS = [
     ("channel", "channel"),
     ("version", "version"),
@@ -64,28 +86,15 @@ def set_(
     threshold: Annotated[float | None, typer.Option("--threshold", help="Deferral threshold, 0 to 1.")] = None,
     sampling: Annotated[bool | None, typer.Option("--sampling/--no-sampling", help="Record samples.")] = None,
     random_share: Annotated[float | None, typer.Option("--random-share", help="Per cent sampled at random.")] = None,
-    uncertain_share: Annotated[
-        float | None, typer.Option("--uncertain-share", help="Per cent of uncertain answers sampled.")
-    ] = None,
-    probation_requests: Annotated[
-        int | None, typer.Option("--probation-requests", help="Good answers before a release is committed.")
-    ] = None,
+    uncertain_share: UncertainShare = None,
+    probation_requests: ProbationRequests = None,
     probation: Annotated[str, typer.Option("--probation", help="Longest probation, such as 60s.")] = "",
-    probation_p95_us: Annotated[
-        float | None,
-        typer.Option("--probation-p95-us", min=0, help="Roll back when the p95 run time is longer; 0: no limit."),
-    ] = None,
-    probation_p95_ratio: Annotated[
-        float | None,
-        typer.Option("--probation-p95-ratio", min=0, help="The same, times that of the release before; 0: no limit."),
-    ] = None,
-    bench: Annotated[
-        bool | None, typer.Option("--bench/--no-bench", help="Devices measure each release once after committing it.")
-    ] = None,
-    max_rate: Annotated[
-        int | None, typer.Option("--max-rate", help="Bytes per second of a fetch; 0: no limit.")
-    ] = None,
+    probation_p95_us: ProbationP95 = None,
+    probation_p95_ratio: ProbationRatio = None,
+    bench: BenchFlag = None,
+    max_rate: MaxRate = None,
     daily_bytes: Annotated[int | None, typer.Option("--daily-bytes", help="Byte budget per day; 0: none.")] = None,
+    fetch_window: FetchWindow = None,
     window_requests: Annotated[int | None, typer.Option("--window-requests", help="Requests per window.")] = None,
     window: Annotated[str, typer.Option("--window", help="Longest window, such as 60s.")] = "",
     json: JsonFlag = False,
@@ -109,7 +118,7 @@ def set_(
         bench=_given(on_commit=bench),
     )
     whole = _given(
-        fetching=_given(max_bytes_per_s=max_rate, bytes_per_day=daily_bytes),
+        fetching=_given(max_bytes_per_s=max_rate, bytes_per_day=daily_bytes, window=fetch_window),
         telemetry=_given(window_requests=window_requests, window_s=_seconds(window)),
     )
     if entry and not model:

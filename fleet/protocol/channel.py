@@ -12,6 +12,7 @@ from msgspec import Struct, field
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import MalformedError, VersionError
 from fleet.protocol.names import check_name
+from fleet.protocol.window import parse_window
 
 CHANNEL_LIMIT = 64 << 10  # bytes
 MAX_RULES = 64
@@ -117,10 +118,14 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
 
 
 class Fetching(Struct, frozen=True, kw_only=True):
-    """How devices download; `max_bytes_per_s` 0 means no limit. The daily budget is in bytes."""
+    """How devices download; `max_bytes_per_s` 0 means no limit. The daily budget is in bytes.
+
+    `window`, such as "22:30-05:00" in UTC: installs begin only then; see `fleet.protocol.window`.
+    """
 
     max_bytes_per_s: int = 0
     bytes_per_day: int = 0  # 0: no budget
+    window: str = ""
 
 
 class Channel(Struct, frozen=True, kw_only=True):
@@ -161,6 +166,7 @@ def check_channel(channel: Channel) -> None:
     if channel.schema != SCHEMA:
         raise VersionError(f"channel schema {channel.schema} is unknown here", subject="channel")
     check_name(channel.channel, "channel")
+    parse_window(channel.fetching.window)
     if sum(len(entry.rules) for entry in channel.models.values()) > MAX_RULES:
         raise MalformedError(f"a channel holds at most {MAX_RULES} rules", subject="channel")
     for model, entry in channel.models.items():

@@ -1,0 +1,72 @@
+"""What makes a new install wait though the network is there: the channel's window, and the day's byte budget."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from fleet.protocol.channel import Fetching
+from fleet.protocol.window import opens_at
+
+WORDS = ("outside-window", "budget-spent")
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """Why an install waits, and until when (seconds since 1970)."""
+
+    reason: str
+    detail: str
+    hint: str
+    until: float
+
+
+class DayBudget(Protocol):
+    """The day's byte budget, as `edge_agent.reporting.budget.Budget` keeps it."""
+
+    def left(self) -> int | None:
+        """Bytes that a fetch may still receive today; None when there is no budget."""
+
+    def renews_at(self) -> float:
+        """When the next budget begins, in seconds since 1970."""
+
+
+class _Unlimited:
+    def left(self) -> int | None:
+        return None
+
+    def renews_at(self) -> float:
+        return 0.0
+
+
+UNLIMITED: DayBudget = _Unlimited()
+
+
+def has_folder(mirrors: Sequence[str]) -> bool:
+    """Whether one of the mirrors costs no bytes of the budget."""
+    return any(url.startswith("file:") for url in mirrors)
+
+
+def hold(fetching: Fetching, now: float, budget: DayBudget) -> Hold | None:
+    """Whether a new install waits at `now`, in seconds since 1970."""
+    opens = opens_at(fetching.window, now)
+    if opens > now:
+        detail = f"installs begin in the window {fetching.window} UTC, which opens at {moment(opens)}"
+        hint = "the channel's fetching.window says so; a return to a release that is here does not wait"
+        return Hold(reason="outside-window", detail=detail, hint=hint, until=opens)
+    left = budget.left()
+    return spent(budget.renews_at()) if left is not None and left <= 0 else None
+
+
+def spent(renews_at: float) -> Hold:
+    """The byte budget is used up."""
+    detail = f"today's byte budget is spent; the fetch goes on at {moment(renews_at)}"
+    hint = "the channel's fetching.bytes_per_day limits it; metadata and reports have a reserve"
+    return Hold(reason="budget-spent", detail=detail, hint=hint, until=renews_at)
+
+
+def moment(seconds: float) -> str:
+    """A time in UTC, to the minute."""
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%MZ")

@@ -1,0 +1,235 @@
+"""Where blobs come from: the operator's mirrors in their order, then the hub.
+
+A mirror is trusted with nothing: its bytes count by their hash alone, it is told no token, and it is named by
+the device's own configuration, never by the network. A mirror that is away, lacks the file or has another one
+costs a look at the next source; what arrived whole pieces of is resumed there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import ssl
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import urllib3
+from msgspec import Struct
+
+from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError
+from edge_agent.ports import HubStreams, Stream
+from edge_agent.update.fetch import Progress, fetch_blob
+from edge_agent.update.pace import Pace
+from edge_agent.update.store import Store
+from fleet.protocol.manifest import Blob
+
+_BLOB = re.compile(r"/blobs/([0-9a-f]{64})")
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-")
+
+log = logging.getLogger(__name__)
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """A place to fetch from. `metered`: its bytes count against the day's budget, as a folder's do not."""
+
+    name: str
+    streams: HubStreams
+    metered: bool = True
+
+
+class Budgeted:
+    """What one fetch may still receive over the network; None is no limit."""
+
+    def __init__(self, allowance: int | None) -> None:
+        self._left = allowance
+
+    def check(self) -> None:
+        """Raise FetchError with the word `budget-spent` when nothing is left."""
+        if self._left is not None and self._left <= 0:
+            raise FetchError("today's byte budget is spent", reason="budget-spent", hint="the fetch goes on tomorrow")
+
+    def spend(self, count: int) -> None:
+        """Count bytes that are here; raises like `check`, so that at most one piece is received too much."""
+        if self._left is not None:
+            self._left -= count
+            self.check()
+
+
+class Sources:
+    """An ordered list of sources for one cycle; remembers which one had a wrong file."""
+
+    def __init__(self, mirrors: Sequence[Source], hub: HubStreams) -> None:
+        self._mirrors, self._hub = tuple(mirrors), Source(name="the hub", streams=hub)
+        self._wrong: set[tuple[str, str]] = set()
+
+    def fetch(
+        self, store: Store, blob: Blob, *, pace: Pace, progress: Progress, budget: Budgeted, gap_timeout_s: float = 30.0
+    ) -> None:
+        """Fetch a blob into the store's download, or, where a mirror had a part in it, into the store itself.
+
+        Raises:
+            FetchError, UnreachableError, DeniedError: what the last source said; what arrived is kept.
+            CorruptBlobError: the last source has another file.
+            OSError: this device's own disk.
+        """
+        if store.has(blob):
+            return
+        if not self._mirrors:
+            _fetch(self._hub, store, blob, pace, progress, budget, gap_timeout_s)
+            return
+        trouble: AgentError | None = None
+        for source in (*self._mirrors, self._hub):
+            if (source.name, blob.sha256) in self._wrong:
+                continue
+            try:
+                self._whole(source, store, blob, pace, progress, budget, gap_timeout_s)
+                return
+            except (FetchError, UnreachableError, CorruptBlobError) as error:
+                log.info("%s: blob %s: %s", source.name, blob.sha256[:12], error)
+                trouble = error
+        assert trouble is not None  # the hub is asked in every cycle unless its file was wrong
+        raise trouble
+
+    def _whole(
+        self, source: Source, store: Store, blob: Blob, pace: Pace, progress: Progress, budget: Budgeted, gap: float
+    ) -> None:
+        """Fetch and hash. Bytes of several origins that do not fit are thrown away, and this source asked for
+        all of them: else one that sends half a wrong file would block every other."""
+        while True:
+            part = store.part(blob)
+            alone = not part.exists() or part.stat().st_size == 0
+            _fetch(source, store, blob, pace, progress, budget, gap)
+            try:
+                store.accept(blob)
+                return
+            except CorruptBlobError:
+                if alone:
+                    if source is not self._hub:
+                        self._wrong.add((source.name, blob.sha256))
+                    raise
+                log.info("blob %s: the parts do not fit, %s is asked for all of it", blob.sha256[:12], source.name)
+
+
+def _fetch(
+    source: Source, store: Store, blob: Blob, pace: Pace, progress: Progress, budget: Budgeted, gap: float
+) -> None:
+    def count(received: int) -> None:
+        progress(received)
+        budget.spend(received)
+
+    if not source.metered:
+        fetch_blob(source.streams, store, blob, pace=pace, progress=lambda received: None, gap_timeout_s=gap)
+        return
+    part = store.part(blob)
+    if not part.exists() or part.stat().st_size < blob.size:
+        budget.check()
+    try:
+        fetch_blob(source.streams, store, blob, pace=pace, progress=count, gap_timeout_s=gap)
+    except FetchError as error:
+        # The last piece may have been the one too many: then all is here.
+        if error.reason != "budget-spent" or part.stat().st_size != blob.size:
+            raise
+
+
+def mirrors(urls: Sequence[str], *, connect_timeout_s: float = 10.0) -> tuple[Source, ...]:
+    """The mirrors as sources, which the configuration has checked."""
+    found = []
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            found.append(Source(name=url, streams=Folder(Path(unquote(parts.path))), metered=False))
+        else:
+            found.append(Source(name=url, streams=HttpMirror(url, connect_timeout_s=connect_timeout_s)))
+    return tuple(found)
+
+
+class HttpMirror:
+    """Implements `ports.HubStreams` for a web server: no token, no redirect, the system's certificate authorities."""
+
+    def __init__(self, url: str, *, connect_timeout_s: float = 10.0, context: ssl.SSLContext | None = None) -> None:
+        self._base, self._connect_timeout_s = url.rstrip("/"), connect_timeout_s
+        self._pool = urllib3.PoolManager(
+            maxsize=1, retries=False, ssl_context=context or ssl.create_default_context(), cert_reqs=ssl.CERT_REQUIRED
+        )
+
+    @contextlib.contextmanager
+    def stream(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
+    ) -> Iterator[Stream]:
+        """See the port."""
+        try:
+            answer = self._pool.request(
+                method, self._base + path, headers=headers, redirect=False, preload_content=False,
+                decode_content=False,
+                timeout=urllib3.Timeout(connect=min(self._connect_timeout_s, timeout), read=timeout),
+            )  # fmt: skip
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"{self._base} does not answer: {error}", subject=self._base) from error
+        try:
+            yield answer
+        finally:
+            answer.close()
+
+
+class Folder:
+    """Implements `ports.HubStreams` for a folder that holds `blobs/<sha256>`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @contextlib.contextmanager
+    def stream(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
+    ) -> Iterator[Stream]:
+        """See the port; only blobs by GET are here."""
+        named = _BLOB.fullmatch(path)
+        if method != "GET" or named is None:
+            yield FileAnswer(status=404, headers={})
+            return
+        try:
+            # Not blocking: a pipe of that name must not hold up the update.
+            descriptor = os.open(self._path / "blobs" / named[1], os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield FileAnswer(status=404, headers={})
+            return
+        except OSError as error:
+            raise UnreachableError(f"{self._path} cannot be read: {error}", subject=str(self._path)) from error
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                yield FileAnswer(status=404, headers={})
+                return
+            yield _from_file(descriptor, status.st_size, (headers or {}).get("Range", ""))
+        finally:
+            os.close(descriptor)
+
+
+class FileAnswer(Struct, frozen=True, kw_only=True):
+    """A file as an HTTP answer; implements `ports.Stream`."""
+
+    status: int
+    headers: dict[str, str]
+    read: Callable[[int], bytes] = lambda count: b""
+
+    def read1(self, amt: int) -> bytes:
+        """See the port; raises UnreachableError when the medium fails."""
+        try:
+            return self.read(amt)
+        except OSError as error:
+            raise UnreachableError(f"a mirror's folder cannot be read: {error}") from error
+
+
+def _from_file(descriptor: int, size: int, wanted: str) -> FileAnswer:
+    asked = _RANGE.fullmatch(wanted)
+    start = int(asked[1]) if asked else 0
+    if start and start >= size:
+        return FileAnswer(status=416, headers={})
+    os.lseek(descriptor, start, os.SEEK_SET)
+    headers = {"Content-Length": str(size - start)}
+    if start:
+        headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
+    return FileAnswer(status=206 if start else 200, headers=headers, read=lambda count: os.read(descriptor, count))

@@ -1,0 +1,138 @@
+"""Installs that wait for the window or for tomorrow's budget, on a device with a real hub."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import UpdateError
+from edge_agent.reporting.budget import Budget
+from edge_agent.reporting.spool import Database
+from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
+from fleet.protocol.manifest import encode_manifest
+from fleet.protocol.window import DAY_S
+from tests.support.device import Device, claim, listening, publish
+from tests.support.hub import HubFixture, make_hub
+from tests.support.models import onnx_bytes, release
+
+NIGHT = "02:00-05:00"
+DAY = 20_000 * DAY_S  # the device's own clock, which only judges windows and budgets here
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> HubFixture:
+    return make_hub(tmp_path, start=time.time())
+
+
+@pytest.fixture
+def device(hub: HubFixture, tmp_path: Path):
+    follow(hub, publish(hub, tmp_path))
+    with listening(hub) as url:
+        device = Device(url, claim(hub), tmp_path / "agent")
+        device.now[0] = DAY + 12 * 3600.0
+        device.look()
+        device.commit()
+        yield device
+
+
+def follow(hub: HubFixture, number: int, **fetching) -> None:
+    entry = ModelEntry(release=number, probation=Probation(seconds=1e9, requests=50))
+    hub.hub.publisher.change_channel(
+        "stable",
+        lambda c: Channel(channel="stable", version=c.version, models={"tiny": entry}, fetching=Fetching(**fetching)),
+        actor="test",
+    )
+
+
+def test_an_install_waits_for_the_window_and_says_when_it_opens(device: Device, hub, tmp_path: Path) -> None:
+    follow(hub, publish(hub, tmp_path, seed=2), window=NIGHT)
+    reports = len(device.reporter.models)
+    assert device.look() is False and device.look() is False
+    assert device.activator.serving == {"tiny": 1}
+    last = device.reporter.models[-1]
+    assert (last.state, last.active, last.reason) == ("committed", 1, "outside-window")
+    assert "opens at 2024-10-05T02:00Z" in last.detail
+    assert len(device.reporter.models) == reports + 1  # said once, not at every look
+    assert not list((tmp_path / "agent" / "blobs").glob("*.part"))
+    assert device.updater._until_next_look(1e9) == pytest.approx(14 * 3600, abs=61)
+    device.now[0] = DAY + 26 * 3600.0
+    device.look()
+    assert device.activator.serving == {"tiny": 2} and device.state().reason == ""
+
+
+def test_a_way_back_never_waits(device: Device, hub, tmp_path: Path) -> None:
+    follow(hub, publish(hub, tmp_path, seed=2))
+    device.look()
+    device.commit()
+    follow(hub, 1, window=NIGHT)
+    device.look()
+    assert device.activator.serving == {"tiny": 1} and device.state().state == "committed"
+
+
+def test_a_target_that_is_withdrawn_while_it_waits_leaves_no_reason(device: Device, hub, tmp_path: Path) -> None:
+    follow(hub, publish(hub, tmp_path, seed=2), window=NIGHT)
+    device.look()
+    assert device.state().reason == "outside-window"
+    follow(hub, 1, window=NIGHT)
+    device.look()
+    assert device.state().reason == "" and device.reporter.models[-1].reason == ""
+
+
+def test_a_spent_budget_waits_for_the_next_day_and_metadata_does_not(device: Device, hub, tmp_path: Path) -> None:
+    budget = Budget(Database(tmp_path / "budget.db"), lambda: device.now[0])
+    device.restart(budget=budget, count_bytes=lambda count: budget.count(down=count))
+    device.start()
+    budget.limit = 1000
+    budget.count(down=950)
+    assert budget.left() == 0 and budget.allows(50, reserved=True)
+    follow(hub, publish(hub, tmp_path, seed=2), bytes_per_day=1000)
+    device.look()
+    state = device.state()
+    assert (state.state, state.reason) == ("committed", "budget-spent") and "2024-10-05T00:00Z" in state.detail
+    follow(hub, 1, bytes_per_day=1000)
+    device.look()  # the channel is read all the same
+    assert device.updater.current_channel.version > 2 and device.state().reason == ""
+    follow(hub, 2, bytes_per_day=1_000_000)
+    budget.limit = 1_000_000
+    device.look()
+    assert device.activator.serving == {"tiny": 2}
+    assert budget.left() == 950_000 - 950 - sum(
+        blob.size for blob in _blobs(device, 2) if blob.sha256 not in {b.sha256 for b in _blobs(device, 1)}
+    )
+
+
+def test_a_budget_that_ends_in_the_middle_keeps_what_came(device: Device, hub, tmp_path: Path) -> None:
+    budget = Budget(Database(tmp_path / "budget.db"), lambda: device.now[0])
+    device.restart(budget=budget, count_bytes=lambda count: budget.count(down=count))
+    device.start()
+    budget.limit = 100
+    follow(hub, large(hub, tmp_path / "large"), bytes_per_day=100)
+    with pytest.raises(UpdateError) as caught:
+        device.look()
+    assert caught.value.reason == "budget-spent"
+    assert (device.state().state, device.state().reason) == ("idle", "budget-spent")
+    (part,) = (tmp_path / "agent" / "blobs").glob("*.part")
+    assert part.stat().st_size == budget.down <= 64 << 10
+    assert budget.left() == 0 and device.activator.serving == {"tiny": 1}
+    device.look()
+    assert device.state().reason == "budget-spent"
+    budget.limit = 1_000_000
+    device.look()
+    assert device.activator.serving == {"tiny": 2}
+    assert budget.down == next(blob.size for blob in _blobs(device, 2) if blob.size > 200_000)
+
+
+def large(hub: HubFixture, folder: Path) -> int:
+    """Publish a release whose model's documentation (field 6) has 200,000 bytes."""
+    made = release(folder, data=onnx_bytes() + b"\x32\xc0\x9a\x0c" + bytes(200_000), cloud=True)
+    for path in folder.iterdir():
+        hub.hub.objects.put_new(f"blobs/{path.name}", path.read_bytes())
+    return hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test").number
+
+
+def _blobs(device: Device, number: int):
+    held = next(h for h in device.state().in_use if h.release == number)
+    manifest = device.updater.store.manifest(held.manifest)
+    return manifest.blobs((manifest.variant(held.variant),))
