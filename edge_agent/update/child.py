@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import os
 import resource
 import signal
 import sys
@@ -32,6 +33,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import DeviceMe
 
 _PR_SET_PDEATHSIG = 1
+NICE = 10  # requests go first: an update may take longer, an answer may not
 MOST_PATCHES = 4  # held files for which the hub is asked for a patch
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ def main(argv: list[str]) -> int:
     kind, directory = argv[0], Path(argv[1])
     # The parent's death ends this process: nobody else may drive an update.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.nice(NICE)
     config = load(directory)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if kind == "look":
@@ -119,14 +122,12 @@ class Session:
         self, config: AgentConfig, lines: Iterable[bytes], out: IO[bytes], *, clock: Callable[[], float] = time.time
     ) -> None:
         from edge_agent.identity.http import HubHttp
-        from edge_agent.update.sources import Sources, mirrors
 
         self._config, self._lines, self._out, self._clock = config, iter(lines), out, clock
         self._hub = HubHttp(
             config.dir, connect_timeout_s=config.connect_timeout_s, clock=clock, clock_slack_s=config.clock_slack_s
         )
         self._store = Store(config.dir, reserve=config.disk_reserve_bytes)
-        self._from = Sources(mirrors(config.mirrors, connect_timeout_s=config.connect_timeout_s), self._hub)
 
     def run(self) -> None:
         """Look, offer, then take steps until stdin ends."""
@@ -146,6 +147,9 @@ class Session:
 
         config = self._config
         asked = self._asked = msgspec.json.decode(next(self._lines), type=Asked)
+        if asked.steps_only:
+            emit(Ready(), self._out)
+            return
         pace = Pace(
             deadline_s=config.metadata_deadline_s, min_bytes_per_s=config.min_bytes_per_s, grace_s=config.grace_s
         )
@@ -175,7 +179,7 @@ class Session:
         return ""
 
     def _fetch(self, step: Step) -> None:
-        from edge_agent.update.sources import Budgeted
+        from edge_agent.update.fetch import fetch_blob
 
         blobs = self._blobs(step.held)
         self._store.check_space(blobs)
@@ -194,21 +198,11 @@ class Session:
                 shown = time.monotonic()
                 emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
 
-        budget = Budgeted(step.allowance)
-
-        def counted(count: int) -> None:
-            progress(count)
-            budget.spend(count)
-
-        try:
-            self._try_delta(step.held, pace, counted)
-            for blob in blobs:
-                self._from.fetch(
-                    self._store, blob, pace=pace, progress=progress, budget=budget,
-                    gap_timeout_s=self._config.gap_timeout_s,
-                )  # fmt: skip
-        finally:  # what came counts, whatever became of it
-            emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
+        self._try_delta(step.held, pace, progress)
+        for blob in blobs:
+            fetch_blob(
+                self._hub, self._store, blob, pace=pace, progress=progress, gap_timeout_s=self._config.gap_timeout_s
+            )
         emit(Moved(share=1.0, received=received), self._out)
 
     def _try_delta(self, held: Held, pace: Pace, progress: Callable[[int], None]) -> None:

@@ -9,15 +9,17 @@ import asyncio
 import logging
 import random
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ActivationError, AgentError, CorruptBlobError, TrialError, UpdateError
 from edge_agent.ports import Activator, InstalledRelease, Reporter
-from edge_agent.update import holds, machine
+from edge_agent.update import machine
 from edge_agent.update.children import Children, LookChild
-from edge_agent.update.lines import Asked, Done, Failed, Message, Moved, Offer, Refusal, Saw, Step
+from edge_agent.update.crew import AT_ONCE, Crew, messages_until
+from edge_agent.update.lines import Asked, Done, Failed, Moved, Offer, Refusal, Saw, Step
 from edge_agent.update.machine import Held, ModelState, Target
 from edge_agent.update.state import Looked, StateFile
 from edge_agent.update.store import Store
@@ -28,6 +30,7 @@ from fleet.protocol.messages import ModelReport
 log = logging.getLogger(__name__)
 
 CUT_SHORT = ("hash-mismatch", "disk-full")  # a child's words that say nothing bad about the release
+MIN_RELOOK_S = 60.0  # between two looks while something is fetched
 Sleep = Callable[[float], Awaitable[Any]]
 
 
@@ -48,7 +51,6 @@ class Updater:
         capabilities: tuple[str, ...] = (),
         on_look: Callable[[Looked], None] = lambda looked: None,
         count_bytes: Callable[[int], None] = lambda received: None,
-        budget: holds.DayBudget = holds.UNLIMITED,
         clock: Callable[[], float] = time.time,
         rng: Callable[[], float] = random.random,
         sleep: Sleep = asyncio.sleep,
@@ -60,12 +62,12 @@ class Updater:
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes)
         self.file = StateFile(config.dir)
-        self._budget = budget
-        self._held_until: dict[str, float] = {}
         self._progress: dict[str, float] = {}
         self._refused: dict[str, str] = {}
         self._wake = asyncio.Event()
-        self._changes = asyncio.Lock()
+        self._changes: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
+        self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
+        self._sharing = 1
         self._pause = config.retry_first_s
 
     @property
@@ -127,7 +129,7 @@ class Updater:
                 again = await self.look()
                 self._pause = self._config.retry_first_s
                 jitter = 1 + self._config.poll_jitter * (2 * self._rng() - 1)
-                delay = 0.0 if again else self._until_next_look(self._config.poll_s * jitter)
+                delay = 0.0 if again else self._config.poll_s * jitter
             except (AgentError, ProtocolError, OSError) as error:
                 log.warning("look: %s", error)
                 self._note_problem(error)
@@ -147,9 +149,10 @@ class Updater:
     async def _keep_judging(self) -> None:
         while True:
             await self._sleep(self._config.health_tick_s)
-            async with self._changes:
-                for model in list(self.file.state.models):
-                    await self.judge(model)
+            for model, state in list(self.file.state.models.items()):
+                if state.state == "probation":  # one that loads must not hold up the others
+                    async with self._changes[model]:
+                        await self.judge(model)
 
     async def judge(self, model: str) -> None:
         """End a probation that is decided."""
@@ -171,72 +174,74 @@ class Updater:
             AgentError: the look or a step failed for a reason that may pass.
         """
         self._wake.clear()  # notices from here on end a fetch under way
-        child = await self._children.start()
-        trouble: UpdateError | None = None
+        child, asked = await self._children.start(), self._asked()
+        crew = Crew(self._children, child, asked)
         try:
-            messages = await child.look(self._asked())
+            messages = await child.look(asked)
             for message in messages:
                 if isinstance(message, Saw):
                     self.file.put_looked(message.looked)
                     self._on_look(message.looked)
                 elif isinstance(message, Refusal):
                     self._refuse(message)
-            for message in messages:
-                if isinstance(message, Offer):
-                    try:
-                        await self._follow(child, message)
-                    except UpdateError as error:
-                        trouble = error
-                        if error.reason == "overtaken":
-                            return True
+            return await self._follow_all(crew, [message for message in messages if isinstance(message, Offer)])
         finally:
-            await child.close()
-        if trouble is not None:
-            raise trouble
+            await crew.close()
+
+    async def _follow_all(self, crew: Crew, offers: list[Offer]) -> bool:
+        """Every model for itself: one that hangs or fails neither holds up nor disturbs another."""
+        moving = sum(offer.target.held != self.file.model(offer.model).active for offer in offers)
+        self._sharing = max(1, min(moving, AT_ONCE))
+        # A slow fetch must not keep a new state of the channel from being seen; it is resumed after the look.
+        timer = asyncio.get_running_loop().call_later(max(self._config.poll_s, MIN_RELOOK_S), self.wake, "it is time")
+        try:
+            found = await asyncio.gather(*(self._follow(crew, offer) for offer in offers), return_exceptions=True)
+        finally:
+            timer.cancel()
+        failures = [outcome for outcome in found if isinstance(outcome, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, UpdateError):
+                raise failure
+            if failure.reason != "overtaken":
+                log.warning("model %s: %s", failure.subject, failure)
+        if any(getattr(failure, "reason", "") == "overtaken" for failure in failures):
+            return True
+        if failures:
+            raise failures[-1]
         return False
 
-    async def _follow(self, child: LookChild, offer: Offer) -> None:
+    async def _follow(self, crew: Crew, offer: Offer) -> None:
         model, target = offer.model, offer.target
-        async with self._changes:
+        async with self._changes[model]:
             self._refused.pop(model, None)
-            self._held_until.pop(model, None)
             new = machine.wanted(self.file.model(model), target, self._probation(model))
             if new is None:
-                if self.file.model(model).reason in holds.WORDS:  # nothing waits any more
-                    self._enter(model, machine.noted(self.file.model(model), "", ""))
-                return
-            if new.state == "fetching" and (hold := self._hold()) is not None:
-                self._held_until[model] = hold.until
-                self._enter(model, machine.noted(self.file.model(model), hold.reason, hold.detail, hold.hint))
                 return
             self._enter(model, new)
             if new.state != "fetching":  # returned to what is held, or a rollout began or ended around it
                 await self._serve(model)
                 return
-        await self._step(child, model, "fetch", target)
-        self._enter(model, machine.verifying(self.file.model(model)))
-        await self._step(child, model, "verify", target)
+        try:
+            async with crew.lent() as child:
+                await self._step(child, model, "fetch", target)
+                self._enter(model, machine.verifying(self.file.model(model)))
+                await self._step(child, model, "verify", target)
+        except (UpdateError, OSError) as error:
+            state = self.file.model(model)
+            if state.state == "fetching":  # there was no child to begin with
+                self._enter(model, machine.interrupted(state, "interrupted", str(error), getattr(error, "hint", "")))
+            raise
         self._enter(model, machine.trying(self.file.model(model)))
         if self.file.model(model).state == "trying":
             await self._try(model, target)
 
-    def _hold(self) -> holds.Hold | None:
-        assert self.current_channel is not None  # an offer comes from a channel
-        budget = holds.UNLIMITED if holds.has_folder(self._config.mirrors) else self._budget
-        return holds.hold(self.current_channel.fetching, self._clock(), budget)
-
-    def _until_next_look(self, pause: float) -> float:
-        """Earlier when an install that waits may begin then; spread over a minute, for the hub's sake."""
-        waits = (until - self._clock() + 60 * self._rng() for until in self._held_until.values())
-        return max(1.0, min((pause, *waits)))
-
     async def _step(self, child: LookChild, model: str, step: Any, target: Target) -> None:
         limit = self.current_channel.fetching.max_bytes_per_s if self.current_channel else 0
-        wanted = Step(step=step, held=target.held, max_bytes_per_s=limit, allowance=self._budget.left())
-        steps = child.step(wanted)
+        # The limit is the device's, not the model's.
+        wanted = Step(step=step, held=target.held, max_bytes_per_s=-(-limit // self._sharing))
         failure: Failed | None = None
         received = 0
-        async for message in _until(steps, self._wake):
+        async for message in messages_until(child, wanted, self._wake):
             if isinstance(message, Moved):
                 self._progress[model] = message.share
                 self._count_bytes(message.received - received)
@@ -246,16 +251,14 @@ class Updater:
             elif isinstance(message, Done):
                 return
         failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
-        if failure.reason == "budget-spent":
-            hold = holds.spent(self._budget.renews_at())
-            failure = Failed(reason=hold.reason, detail=hold.detail, hint=hold.hint)
         self._enter(model, machine.interrupted(self.file.model(model), failure.reason, failure.detail, failure.hint))
         raise UpdateError(failure.detail, subject=model, reason=failure.reason, hint=failure.hint)
 
     async def _try(self, model: str, target: Target) -> None:
         try:
-            self.file.put_sandbox(await self._children.trial(target.held))
-            async with self._changes:
+            async with self._trial:
+                self.file.put_sandbox(await self._children.trial(target.held))
+            async with self._changes[model]:
                 baseline = self._activator.health(model)
                 await self._activate(model, target.held, self.file.model(model).active, target.rollout)
                 self._enter(model, machine.activated(self.file.model(model), self._clock(), baseline))
@@ -345,23 +348,3 @@ class Updater:
         in_use = [held for state in self.file.state.models.values() for held in state.in_use]
         freed = self.store.collect(in_use)
         log.info("removed %d bytes that no release needs", freed)
-
-
-async def _until(steps: Any, stop: asyncio.Event) -> Any:
-    """The messages of `steps`, until `stop` is set."""
-    stopping = asyncio.ensure_future(stop.wait())
-    iterator = aiter(steps)
-    try:
-        while True:
-            coming: asyncio.Future[Message] = asyncio.ensure_future(anext(iterator))
-            both: set[asyncio.Future[Any]] = {coming, stopping}
-            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if coming not in done:
-                coming.cancel()
-                return
-            try:
-                yield coming.result()
-            except StopAsyncIteration:
-                return
-    finally:
-        stopping.cancel()

@@ -23,6 +23,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     held: dict[str, tuple[Held, ...]] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
     pins: dict[str, int] = field(default_factory=dict)
+    steps_only: bool = False  # another child has looked; this one only takes steps
 
 
 class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
@@ -48,7 +49,6 @@ class Step(Struct, frozen=True, kw_only=True):
     step: Literal["fetch", "verify"]
     held: Held
     max_bytes_per_s: int = 0
-    allowance: int | None = None  # bytes that this fetch may still receive today; None: no budget
 
 
 class Saw(Struct, frozen=True, kw_only=True, tag="looked"):

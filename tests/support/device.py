@@ -101,17 +101,17 @@ class Device:
         return self.updater.file.model(model)
 
 
-def publish(hub: HubFixture, folder: Path, *, seed: int = 1, **changes: Any) -> int:
+def publish(hub: HubFixture, folder: Path, *, seed: int = 1, model: str = "tiny", **changes: Any) -> int:
     """Publish a tiny ONNX release; another `seed` gives other bytes with the same answers."""
     with hub.hub.session() as session:
-        if session.get(Model, "tiny") is None:
-            session.add(Model(name="tiny", created_at=hub.clock()))
+        if session.get(Model, model) is None:
+            session.add(Model(name=model, created_at=hub.clock()))
     blobs = folder / f"release-{seed}"
     note = b"%d" % seed  # the model's documentation, field 6
     made = release(blobs, data=onnx_bytes() + b"\x32%c%s" % (len(note), note), cloud=True, **changes)
     for path in blobs.iterdir():
         hub.hub.objects.put_new(f"blobs/{path.name}", path.read_bytes())
-    return hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test").number
+    return hub.hub.publisher.publish_release(model, encode_manifest(made.manifest), actor="test").number
 
 
 def follow(hub: HubFixture, number: int, change: Callable[[ModelEntry], ModelEntry] = lambda e: e) -> None:
