@@ -122,12 +122,14 @@ class Session:
         self, config: AgentConfig, lines: Iterable[bytes], out: IO[bytes], *, clock: Callable[[], float] = time.time
     ) -> None:
         from edge_agent.identity.http import HubHttp
+        from edge_agent.update.sources import Sources, mirrors
 
         self._config, self._lines, self._out, self._clock = config, iter(lines), out, clock
         self._hub = HubHttp(
             config.dir, connect_timeout_s=config.connect_timeout_s, clock=clock, clock_slack_s=config.clock_slack_s
         )
         self._store = Store(config.dir, reserve=config.disk_reserve_bytes)
+        self._from = Sources(mirrors(config.mirrors, connect_timeout_s=config.connect_timeout_s), self._hub)
 
     def run(self) -> None:
         """Look, offer, then take steps until stdin ends."""
@@ -179,7 +181,7 @@ class Session:
         return ""
 
     def _fetch(self, step: Step) -> None:
-        from edge_agent.update.fetch import fetch_blob
+        from edge_agent.update.sources import Budgeted
 
         blobs = self._blobs(step.held)
         self._store.check_space(blobs)
@@ -198,11 +200,21 @@ class Session:
                 shown = time.monotonic()
                 emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
 
-        self._try_delta(step.held, pace, progress)
-        for blob in blobs:
-            fetch_blob(
-                self._hub, self._store, blob, pace=pace, progress=progress, gap_timeout_s=self._config.gap_timeout_s
-            )
+        budget = Budgeted(step.allowance)
+
+        def counted(count: int) -> None:
+            progress(count)
+            budget.spend(count)
+
+        try:
+            self._try_delta(step.held, pace, counted)
+            for blob in blobs:
+                self._from.fetch(
+                    self._store, blob, pace=pace, progress=progress, budget=budget,
+                    gap_timeout_s=self._config.gap_timeout_s,
+                )  # fmt: skip
+        finally:  # what came counts, whatever became of it
+            emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
         emit(Moved(share=1.0, received=received), self._out)
 
     def _try_delta(self, held: Held, pace: Pace, progress: Callable[[int], None]) -> None:

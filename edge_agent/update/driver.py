@@ -16,7 +16,7 @@ from typing import Any
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ActivationError, AgentError, CorruptBlobError, TrialError, UpdateError
 from edge_agent.ports import Activator, InstalledRelease, Reporter
-from edge_agent.update import machine
+from edge_agent.update import holds, machine
 from edge_agent.update.children import Children, LookChild
 from edge_agent.update.crew import AT_ONCE, Crew, messages_until
 from edge_agent.update.lines import Asked, Done, Failed, Moved, Offer, Refusal, Saw, Step
@@ -51,6 +51,7 @@ class Updater:
         capabilities: tuple[str, ...] = (),
         on_look: Callable[[Looked], None] = lambda looked: None,
         count_bytes: Callable[[int], None] = lambda received: None,
+        budget: holds.DayBudget = holds.UNLIMITED,
         clock: Callable[[], float] = time.time,
         rng: Callable[[], float] = random.random,
         sleep: Sleep = asyncio.sleep,
@@ -62,6 +63,8 @@ class Updater:
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes)
         self.file = StateFile(config.dir)
+        self._budget = budget
+        self._held_until: dict[str, float] = {}
         self._progress: dict[str, float] = {}
         self._refused: dict[str, str] = {}
         self._wake = asyncio.Event()
@@ -129,7 +132,7 @@ class Updater:
                 again = await self.look()
                 self._pause = self._config.retry_first_s
                 jitter = 1 + self._config.poll_jitter * (2 * self._rng() - 1)
-                delay = 0.0 if again else self._config.poll_s * jitter
+                delay = 0.0 if again else self._until_next_look(self._config.poll_s * jitter)
             except (AgentError, ProtocolError, OSError) as error:
                 log.warning("look: %s", error)
                 self._note_problem(error)
@@ -214,8 +217,15 @@ class Updater:
         model, target = offer.model, offer.target
         async with self._changes[model]:
             self._refused.pop(model, None)
+            self._held_until.pop(model, None)
             new = machine.wanted(self.file.model(model), target, self._probation(model))
             if new is None:
+                if self.file.model(model).reason in holds.WORDS:  # nothing waits any more
+                    self._enter(model, machine.noted(self.file.model(model), "", ""))
+                return
+            if new.state == "fetching" and (hold := self._hold()) is not None:
+                self._held_until[model] = hold.until
+                self._enter(model, machine.noted(self.file.model(model), hold.reason, hold.detail, hold.hint))
                 return
             self._enter(model, new)
             if new.state != "fetching":  # returned to what is held, or a rollout began or ended around it
@@ -235,10 +245,23 @@ class Updater:
         if self.file.model(model).state == "trying":
             await self._try(model, target)
 
+    def _hold(self) -> holds.Hold | None:
+        assert self.current_channel is not None  # an offer comes from a channel
+        budget = holds.UNLIMITED if holds.has_folder(self._config.mirrors) else self._budget
+        return holds.hold(self.current_channel.fetching, self._clock(), budget)
+
+    def _until_next_look(self, pause: float) -> float:
+        """Earlier when an install that waits may begin then; spread over a minute, for the hub's sake."""
+        waits = (until - self._clock() + 60 * self._rng() for until in self._held_until.values())
+        return max(1.0, min((pause, *waits)))
+
     async def _step(self, child: LookChild, model: str, step: Any, target: Target) -> None:
         limit = self.current_channel.fetching.max_bytes_per_s if self.current_channel else 0
-        # The limit is the device's, not the model's.
-        wanted = Step(step=step, held=target.held, max_bytes_per_s=-(-limit // self._sharing))
+        left = self._budget.left()  # both figures are the device's, not the model's
+        wanted = Step(
+            step=step, held=target.held, max_bytes_per_s=-(-limit // self._sharing),
+            allowance=None if left is None else left // self._sharing,
+        )  # fmt: skip
         failure: Failed | None = None
         received = 0
         async for message in messages_until(child, wanted, self._wake):
@@ -251,6 +274,9 @@ class Updater:
             elif isinstance(message, Done):
                 return
         failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
+        if failure.reason == "budget-spent":
+            hold = holds.spent(self._budget.renews_at())
+            failure = Failed(reason=hold.reason, detail=hold.detail, hint=hold.hint)
         self._enter(model, machine.interrupted(self.file.model(model), failure.reason, failure.detail, failure.hint))
         raise UpdateError(failure.detail, subject=model, reason=failure.reason, hint=failure.hint)
 

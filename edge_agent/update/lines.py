@@ -49,6 +49,7 @@ class Step(Struct, frozen=True, kw_only=True):
     step: Literal["fetch", "verify"]
     held: Held
     max_bytes_per_s: int = 0
+    allowance: int | None = None  # bytes that this fetch may still receive today; None: no budget
 
 
 class Saw(Struct, frozen=True, kw_only=True, tag="looked"):
