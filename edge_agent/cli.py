@@ -17,11 +17,13 @@ from edge_agent.errors import AgentError, UsageError
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
+    from edge_agent.update.install import Outcome
 
 RunAgent = Callable[["AgentConfig", str], int]
+InstallBundle = Callable[["AgentConfig", Path], "Outcome"]
 
 
-def main(argv: list[str] | None, run_agent: RunAgent) -> int:
+def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBundle) -> int:
     """Parse and execute; errors go to stderr with a hint."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["tuf-client"]:  # hidden: the public conformance suite's own command line
@@ -36,6 +38,8 @@ def main(argv: list[str] | None, run_agent: RunAgent) -> int:
     try:
         if arguments.command == "run":
             return _run(arguments, run_agent)
+        if arguments.command == "install":
+            return _install(arguments, install_bundle)
         code: int = COMMANDS[arguments.command](arguments)
         return code
     except (AgentError, ProtocolError) as error:
@@ -71,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--port", type=int, help="loopback port of the local API (0: any free one)")
     run.add_argument("--uds", help="listen on this Unix socket (mode 0660) instead")
     run.add_argument("--redact", default="", metavar="MODULE:FUNCTION", help="hook that sees samples first")
+
+    install = _add(commands, "install", "install from a folder that `fleet release bundle` wrote, without any network",
+                   "edge-agent install /media/usb/bundle --dir agent1")  # fmt: skip
+    install.add_argument("folder", type=Path, help="the bundle")
+    _add_dir(install)
+    _add_json(install)
 
     status = _add(commands, "status", "what runs here, and why not more", "edge-agent status --dir agent1 --json")
     _add_dir(status)
@@ -146,6 +156,32 @@ def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
     config = load(arguments.dir, overrides={"port": arguments.port, "uds": arguments.uds})
     logging.getLogger().setLevel(config.log_level)
     return run_agent(config, arguments.redact)
+
+
+def _install(arguments: argparse.Namespace, install_bundle: InstallBundle) -> int:
+    import msgspec
+
+    from edge_agent.config import load
+
+    outcome = install_bundle(load(arguments.dir), arguments.folder)
+    if arguments.json:
+        print(msgspec.json.encode(outcome).decode())
+        return 0 if outcome.done else 1
+    for model in outcome.models:
+        what = f"model {model.model} release {model.wanted}"
+        if model.reason:
+            _complain(f"{what}: {model.reason}: {model.detail}", model.hint)
+        else:
+            print(f"{what} is installed ({model.state})")
+    if outcome.reason:
+        _complain(f"{arguments.folder}: {outcome.reason}: {outcome.detail}", outcome.hint)
+    return 0 if outcome.done else 1
+
+
+def _complain(text: str, hint: str) -> None:
+    print(f"error: {text}", file=sys.stderr)
+    if hint:
+        print(f"try: {hint}", file=sys.stderr)
 
 
 def _status(arguments: argparse.Namespace) -> int:

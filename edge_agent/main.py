@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.reporting.samples import Redact
     from edge_agent.reporting.uplink import Link
+    from edge_agent.update.install import Outcome
     from edge_agent.update.state import Looked
     from fleet.protocol.messages import AgentReport, CommandKeys
 
@@ -42,7 +43,7 @@ RESTART_S = 5.0
 
 def main(argv: list[str] | None = None) -> int:
     """The `edge-agent` command."""
-    return commands.main(argv, run_agent)
+    return commands.main(argv, run_agent, install_bundle)
 
 
 def run_agent(config: AgentConfig, redact: str) -> int:
@@ -50,6 +51,16 @@ def run_agent(config: AgentConfig, redact: str) -> int:
     with _only_one(config.dir):
         asyncio.run(Agent(config, load_redaction(redact)).run())
     return 0
+
+
+def install_bundle(config: AgentConfig, folder: Path) -> Outcome:
+    """Install from a bundle: in this process, or by the agent that runs already. ConflictError: one just started."""
+    from edge_agent.update.install import ask
+
+    if is_running(config.dir):
+        return ask(config.dir, folder)
+    with _only_one(config.dir):
+        return asyncio.run(Agent(config).install(folder))
 
 
 class Agent:
@@ -74,8 +85,8 @@ class Agent:
         from edge_agent.serving.metrics import Metrics
         from edge_agent.serving.policy import Policies
         from edge_agent.serving.slots import Slots
-        from edge_agent.update.children import ProcessChildren
         from edge_agent.update.driver import Updater
+        from edge_agent.update.install import Installer
 
         self.config = config
         self.started = time.time()
@@ -96,9 +107,10 @@ class Agent:
         self.uploader = Uploader(self.hub, self.samples, self.budget)
         self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
         self.locals = LocalRecords(config.dir, self.recorder.local)
+        self.installer = Installer(config.dir)
         self.updater = Updater(
             config, self.enrollment.device_id, self.enrollment.channel, self.slots, self.recorder,
-            ProcessChildren(config.dir), kinds=tuple(sorted(runtimes.kinds())),
+            self.installer, kinds=tuple(sorted(runtimes.kinds())),
             runtimes=tuple(runtimes.available()),
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received),
             budget=self.budget,
@@ -130,6 +142,7 @@ class Agent:
             loop.create_task(_guarded(name, run))
             for name, run in (
                 ("updater", self.updater.run),
+                ("bundles", lambda: self.installer.run(self.updater)),
                 ("recorder", self.recorder.run),
                 ("auditor", self.auditor.run),
                 ("uplink", self.uplink.run),
@@ -149,6 +162,15 @@ class Agent:
             self.database.close()
             (self.config.dir / "run.json").unlink(missing_ok=True)
             log.info("agent stopped")
+
+    async def install(self, folder: Path) -> Outcome:
+        """Serve what is installed, take one look at the bundle, and end; the running agent decides the probation."""
+        try:
+            await self.updater.start()
+            return await self.installer.install(self.updater, folder)
+        finally:
+            self.cloud.close()
+            self.database.close()
 
     def status(self) -> dict[str, Any]:
         """The `/status` document: who, what serves, what is under way, and why not."""
@@ -297,6 +319,15 @@ def load_redaction(name: str) -> Redact | None:
             f"the redaction hook {name!r} cannot be loaded: {error}", hint="--redact MODULE:FUNCTION"
         ) from error
     return found
+
+
+def is_running(directory: Path) -> bool:
+    """Whether an agent holds the lock of `directory`."""
+    try:
+        with _only_one(directory):
+            return False
+    except ConflictError:
+        return True
 
 
 @contextlib.contextmanager

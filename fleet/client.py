@@ -147,6 +147,23 @@ class Client:
         body = {"key_id": key_id, "signature": signature.hex(), "version": version}
         return self._json("POST", _path("models", model, "releases", number, "signature"), body)
 
+    def static(self, path: str) -> bytes | None:
+        """A file of the signed repository (`/tuf/metadata/…`, `/tuf/targets/…`); None when there is none."""
+        answer = self._transport.send("GET", path, body=None, headers=self._headers(), timeout=TIMEOUT_S)
+        if answer.status == 404:
+            return None
+        self._check(answer, path)
+        return answer.body
+
+    def static_piece(self, path: str, start: int, count: int) -> bytes:
+        """`count` bytes of a blob (`/blobs/<sha256>`) from `start` on."""
+        span = {"range": f"bytes={start}-{start + count - 1}"}
+        answer = self._transport.send(
+            "GET", path, body=None, headers={**self._headers(), **span}, timeout=UPLOAD_TIMEOUT_S
+        )
+        self._check(answer, path)
+        return answer.body if answer.status == 206 else answer.body[start : start + count]
+
     # ---- channels and rollouts ---------------------------------------------------------------
 
     def channels(self) -> list[Document]:

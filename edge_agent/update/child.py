@@ -1,4 +1,4 @@
-"""The short-lived child process: `python -m edge_agent.update.child look|trial DIR`.
+"""The short-lived child process: `python -m edge_agent.update.child look|trial DIR [BUNDLE]`.
 
 `look` reads an `Asked` from the first line of stdin and writes JSON lines: one `looked`, one `offer`
 or `refusal` per model, then `ready`. After that it does what lines on stdin say, `{"step":
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> int:
     config = load(directory)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if kind == "look":
-        return _guarded(lambda: Session(config, sys.stdin.buffer, sys.stdout.buffer).run())
+        bundle = Path(argv[2]) if len(argv) > 2 else None
+        return _guarded(lambda: Session(config, sys.stdin.buffer, sys.stdout.buffer, bundle=bundle).run())
     if kind == "trial":
         return _guarded(lambda: trial(config, msgspec.json.decode(sys.stdin.buffer.readline(), type=Held)))
     raise UsageError(f"unknown kind of child {kind!r}")
@@ -116,20 +117,29 @@ def trial(config: AgentConfig, held: Held) -> None:
 
 
 class Session:
-    """One look and the steps after it."""
+    """One look and the steps after it: at the hub, or at the folder `bundle` and nowhere else."""
 
     def __init__(
-        self, config: AgentConfig, lines: Iterable[bytes], out: IO[bytes], *, clock: Callable[[], float] = time.time
+        self,
+        config: AgentConfig,
+        lines: Iterable[bytes],
+        out: IO[bytes],
+        *,
+        clock: Callable[[], float] = time.time,
+        bundle: Path | None = None,
     ) -> None:
         from edge_agent.identity.http import HubHttp
+        from edge_agent.update.folder import FolderHub
         from edge_agent.update.sources import Sources, mirrors
 
         self._config, self._lines, self._out, self._clock = config, iter(lines), out, clock
-        self._hub = HubHttp(
+        self._bundle = bundle
+        self._hub: HubHttp | FolderHub = FolderHub(bundle) if bundle is not None else HubHttp(
             config.dir, connect_timeout_s=config.connect_timeout_s, clock=clock, clock_slack_s=config.clock_slack_s
-        )
+        )  # fmt: skip
         self._store = Store(config.dir, reserve=config.disk_reserve_bytes)
-        self._from = Sources(mirrors(config.mirrors, connect_timeout_s=config.connect_timeout_s), self._hub)
+        asked = config.mirrors if bundle is None else ()
+        self._from = Sources(mirrors(asked, connect_timeout_s=config.connect_timeout_s), self._hub)
 
     def run(self) -> None:
         """Look, offer, then take steps until stdin ends."""
@@ -200,7 +210,7 @@ class Session:
                 shown = time.monotonic()
                 emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
 
-        budget = Budgeted(step.allowance)
+        budget = Budgeted(None if self._bundle is not None else step.allowance)
 
         def counted(count: int) -> None:
             progress(count)

@@ -49,14 +49,14 @@ class Children(Protocol):
 
 
 class ProcessChildren:
-    """Implements `Children` by processes of this interpreter."""
+    """Implements `Children` by processes of this interpreter; they look at the hub, or at the folder `bundle`."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, bundle: Path | None = None) -> None:
+        self._directory, self._bundle = directory, bundle
 
     async def start(self) -> ProcessChild:
         """See the port."""
-        return ProcessChild(await self._spawn("look"))
+        return ProcessChild(await self._spawn("look", *([str(self._bundle)] if self._bundle is not None else [])))
 
     async def trial(self, held: Held) -> tuple[str, ...]:
         """See the port. A child that dies has failed; `killed` says that somebody else ended it."""
@@ -73,9 +73,9 @@ class ProcessChildren:
         why = f"the self-test died with code {process.returncode}"
         raise TrialError(why, subject=held.variant, reason="killed" if process.returncode == -signal.SIGKILL else "")
 
-    async def _spawn(self, kind: str) -> asyncio.subprocess.Process:
+    async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "edge_agent.update.child", kind, str(self._directory),
+            sys.executable, "-m", "edge_agent.update.child", kind, str(self._directory), *more,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE_LIMIT,
             # numpy's threads would start before the child confines itself, and it has no use for them
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},

@@ -68,6 +68,7 @@ class Updater:
         self._progress: dict[str, float] = {}
         self._refused: dict[str, str] = {}
         self._wake = asyncio.Event()
+        self.looking = asyncio.Lock()  # held for the length of a look
         self._changes: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
         self._sharing = 1
@@ -171,7 +172,12 @@ class Updater:
         self.wake("probation ended")  # a committed default may enter a rollout
 
     async def look(self) -> bool:
-        """One look and what follows from it; true when another one should follow at once.
+        """Look when nobody else does; as `look_now`."""
+        async with self.looking:
+            return await self.look_now()
+
+    async def look_now(self) -> bool:
+        """One look and what follows from it, for who holds `looking`; true when another one should follow at once.
 
         Raises:
             AgentError: the look or a step failed for a reason that may pass.

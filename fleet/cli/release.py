@@ -1,4 +1,4 @@
-"""`fleet release`: publish, look, forbid."""
+"""`fleet release`: publish, look, forbid, carry."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import to_builtins
 
 from fleet.cli.output import note as say
 from fleet.cli.output import print_document, print_items, print_json
@@ -34,6 +35,15 @@ MEASURED = [
     ("worst p95", "worst_p95_us"),
     ("load µs", "load_us"),
     ("memory bytes", "memory_bytes"),
+]
+BUNDLED = [
+    ("folder", "folder"),
+    ("channel", "channel"),
+    ("version", "channel_version"),
+    ("releases", "releases"),
+    ("files", "files"),
+    ("bytes", "bytes"),
+    ("expires", "valid_until"),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="Name of the model.")]
 NumberArgument = Annotated[int, typer.Argument(help="Number of the release.")]
@@ -138,6 +148,26 @@ def withdraw(
     Example: fleet release withdraw digits 3 --reason "labels swapped"
     """
     print_document(client_of(context).withdraw_release(model, number, reason), COLUMNS[:3], json=json)
+
+
+@app.command("bundle")
+def bundle(
+    context: typer.Context,
+    channel: Annotated[str, typer.Option("--channel", help="The channel that the devices follow.")],
+    out: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet, or an empty one.")],
+    model: Annotated[list[str] | None, typer.Option("--model", help="Only this model; may be repeated.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Write a channel's signed state, releases and files into a folder for devices without a network.
+
+    Example: fleet release bundle --channel stable --out /media/usb/bundle
+    """
+    from fleet.bundle import Bundler
+
+    client = client_of(context)
+    made = Bundler(client.static, client.static_piece, out).write(channel, tuple(model or ()))
+    print_document(to_builtins(made), BUNDLED, json=json)
+    say(f"on the device, before it expires: edge-agent install {out} --dir AGENTDIR")
 
 
 def sign_release(session: Session, model: str, number: int, key: Path) -> dict[str, Any]:

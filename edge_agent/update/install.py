@@ -1,0 +1,198 @@
+"""Installing from a bundle: one look at a folder in the place of the hub, by whichever process holds the agent's lock.
+
+A running agent is asked by a file, `install.json` in its directory: whoever may write there may steer the agent
+anyway, while its local API is open to every user of the machine. The answer lies beside it in `installed.json`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from edge_agent.durable import write_durably
+from edge_agent.errors import AgentError, LateError
+from edge_agent.update.children import LookChild, ProcessChildren
+from edge_agent.update.folder import check_bundle
+from edge_agent.update.lines import Asked, Message, Offer, Refusal, Step
+from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.messages import ModelReport
+
+if TYPE_CHECKING:
+    from edge_agent.update.driver import Updater
+
+log = logging.getLogger(__name__)
+
+REQUEST, ANSWER = "install.json", "installed.json"
+LIMIT = 1 << 20  # bytes of either file
+TICK_S = 0.5  # between two looks for a request, which cost one stat each
+PATIENCE_S = 600.0
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What `edge-agent install` asks of a running agent."""
+
+    id: str
+    folder: str
+
+
+class Installed(Struct, frozen=True, kw_only=True):
+    """What became of one model; `reason` is empty when the release that the bundle names is in service."""
+
+    model: str
+    wanted: int
+    active: int | None
+    state: str
+    reason: str = ""
+    detail: str = ""
+    hint: str = ""
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What an install did. `reason` says why the bundle as a whole was refused; then nothing changed."""
+
+    id: str = ""
+    models: tuple[Installed, ...] = ()
+    reason: str = ""
+    detail: str = ""
+    hint: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Everything that the bundle's channel names is in service."""
+        return not self.reason and all(not model.reason for model in self.models)
+
+
+class Installer:
+    """Implements `Children`: starts the updater's children, at the bundle while one is being installed."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._ordinary = ProcessChildren(directory)
+        self.trial = self._ordinary.trial
+        self._folder: Path | None = None
+        self._said: list[Message] = []
+
+    async def start(self) -> LookChild:
+        """See `Children`."""
+        if self._folder is None:
+            return await self._ordinary.start()
+        return _Listening(await ProcessChildren(self._directory, self._folder).start(), self._said)
+
+    async def install(self, updater: Updater, folder: Path, name: str = "") -> Outcome:
+        """One update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later."""
+        trouble: Exception | None = None
+        updater.wake("a bundle is installed")
+        async with updater.looking:
+            self._folder, self._said = folder, []
+            try:
+                check_bundle(folder)
+                await updater.look_now()
+            except (AgentError, ProtocolError, OSError) as error:
+                log.warning("install from %s: %s", folder, error)
+                trouble = error
+            finally:
+                self._folder = None
+        return _outcome(name, self._said, updater, trouble)
+
+    async def run(self, updater: Updater) -> None:
+        """Do what request files ask for, for ever."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            path = self._directory / REQUEST
+            if not path.exists():
+                continue
+            try:
+                request = decode_json(path.read_bytes(), Request, limit=LIMIT, subject=REQUEST)
+            except (ProtocolError, OSError) as error:
+                log.warning("a request to install is not understood: %s", error)
+                path.unlink(missing_ok=True)
+                continue
+            outcome = await self.install(updater, Path(request.folder), request.id)
+            write_durably(self._directory / ANSWER, encode_json(outcome))
+            path.unlink(missing_ok=True)  # last: a request that a power loss interrupts is taken up again
+
+
+class _Listening:
+    """A `LookChild` whose offers and refusals are kept for the outcome."""
+
+    def __init__(self, child: LookChild, said: list[Message]) -> None:
+        self._child, self._said = child, said
+
+    async def look(self, asked: Asked) -> list[Message]:
+        messages = await self._child.look(asked)
+        self._said.extend(messages)
+        return messages
+
+    def step(self, step: Step) -> AsyncIterator[Message]:
+        return self._child.step(step)
+
+    async def close(self) -> None:
+        await self._child.close()
+
+
+def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2) -> Outcome:
+    """Have the running agent install from `folder`.
+
+    Raises:
+        NotFoundError: no bundle there. LateError: no answer in `patience_s`; the agent may still be at it.
+    """
+    check_bundle(folder)
+    request = Request(id=uuid.uuid4().hex, folder=str(folder.resolve()))
+    write_durably(directory / REQUEST, encode_json(request))
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        time.sleep(pause)
+        outcome = _answered(directory / ANSWER)
+        if outcome is not None and outcome.id == request.id:
+            return outcome
+    raise LateError(
+        f"the running agent has not answered after {patience_s:g} s", subject=str(directory),
+        hint=f"it may still be at it: edge-agent status --dir {directory}",
+    )  # fmt: skip
+
+
+def _answered(path: Path) -> Outcome | None:
+    try:
+        return decode_json(path.read_bytes(), Outcome, limit=LIMIT, subject=path.name)
+    except FileNotFoundError:
+        return None
+
+
+def _outcome(name: str, said: list[Message], updater: Updater, trouble: Exception | None) -> Outcome:
+    last = {m.model: m for m in said if isinstance(m, Offer | Refusal)}
+    models = [_installed(updater.report(model), m) for model, m in last.items()]
+    looked = updater.file.state.looked
+    if trouble is not None and not any(model.reason for model in models):
+        reason, hint = getattr(trouble, "reason", "failed"), getattr(trouble, "hint", "")
+        return Outcome(id=name, models=tuple(models), reason=reason, detail=str(trouble), hint=hint)
+    if not models:
+        return Outcome(
+            id=name, reason=looked.problem or "no-channel", detail="the bundle lacks this device's channel",
+            hint=looked.hint or "bundle the channel that the device follows: edge-agent status names it",
+        )  # fmt: skip
+    return Outcome(id=name, models=tuple(models))
+
+
+def _installed(report: ModelReport, said: Offer | Refusal) -> Installed:
+    """What the look asked for beside where the model stands now."""
+    if isinstance(said, Refusal):
+        return Installed(
+            model=said.model, wanted=said.release, active=report.active, state=report.state, reason=said.reason,
+            detail=said.detail, hint=said.hint,
+        )  # fmt: skip
+    wanted = said.target.held.release
+    if report.active == wanted:
+        return Installed(model=said.model, wanted=wanted, active=wanted, state=report.state)
+    return Installed(
+        model=said.model, wanted=wanted, active=report.active, state=report.state, reason=report.reason or "not-now",
+        detail=report.detail or f"release {report.active} is still in {report.state}",
+        hint=report.hint or "install again when that has ended",
+    )  # fmt: skip

@@ -1,0 +1,206 @@
+"""A channel's signed state and files as a plain folder, for devices that no network reaches.
+
+The folder holds what the hub serves, under the same names: `metadata/`, `targets/` (hash-prefixed) and `blobs/`.
+Nothing in it is trusted by a device: it runs the checks that it runs against a hub. What is wrong is still found
+here, where it can be put right: every target and blob is hashed while it is written.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from fleet.errors import ConflictError, FailedError, NotFoundError
+from fleet.protocol.channel import Channel, decode_channel
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import decode_manifest
+
+PIECE = 8 << 20  # bytes of a blob per request, so that a large one never lies in memory whole
+MAX_ROOTS = 10_000
+_ROLE = re.compile(r"[a-z0-9-]{1,63}\.json")
+_TARGET = re.compile(r"(models/[a-z0-9-]{1,63}|channels|hub)/[a-z0-9-]{1,63}\.json")
+
+Get = Callable[[str], bytes | None]  # a static path; None when there is no such file
+GetPiece = Callable[[str, int, int], bytes]  # path, first byte, count
+
+
+class Bundled(Struct, frozen=True, kw_only=True):
+    """What lies in a bundle: releases by model, bytes in all, and until when a device takes it (Unix seconds)."""
+
+    folder: str
+    channel: str
+    channel_version: int
+    releases: dict[str, tuple[int, ...]]
+    files: int
+    bytes: int
+    valid_until: float
+
+
+class Bundler:
+    """Writes one bundle. `get` and `piece` are the hub's static files."""
+
+    def __init__(self, get: Get, piece: GetPiece, out: Path) -> None:
+        self._get, self._piece, self._out = get, piece, out
+        self._files = self._bytes = 0
+        self._targets: dict[str, dict[str, Any]] = {}
+
+    def write(self, channel: str, models: tuple[str, ...] = ()) -> Bundled:
+        """Fetch `channel` with its models (or those of `models`) into a new folder.
+
+        Raises:
+            NotFoundError: no such channel or model on it. FailedError: the hub's files do not fit together.
+            ConflictError: the folder exists and holds something.
+        """
+        draft = self._out.with_name(f".{self._out.name}.{os.getpid()}.part")
+        if self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
+            raise ConflictError(
+                f"{self._out} is not an empty folder", subject=str(self._out), hint="give a folder that does not exist"
+            )
+        draft.mkdir(parents=True)
+        try:
+            bundled = self._fill(draft, channel, models)
+            if self._out.exists():
+                self._out.rmdir()
+            draft.replace(self._out)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return bundled
+
+    def _fill(self, draft: Path, name: str, models: tuple[str, ...]) -> Bundled:
+        expires = self._metadata(draft)
+        data = self._target(draft, f"channels/{name}.json")
+        if data is None:
+            raise NotFoundError(f"the hub has signed no channel {name!r}", subject=name, hint="fleet channel list")
+        channel = decode_channel(data)
+        missing = set(models) - set(channel.models)
+        if missing:
+            text = f"channel {name!r} names no model {', '.join(sorted(missing))}"
+            raise NotFoundError(text, subject=name, hint=f"fleet channel show {name}")
+        for path in sorted(self._targets):
+            if path.startswith("hub/"):
+                self._target(draft, path)
+        releases = {model: self._model(draft, channel, model) for model in models or tuple(sorted(channel.models))}
+        return Bundled(
+            folder=str(self._out), channel=name, channel_version=channel.version, releases=releases, files=self._files,
+            bytes=self._bytes, valid_until=expires,
+        )  # fmt: skip
+
+    def _metadata(self, draft: Path) -> float:
+        """Every root, and one consistent set of the other roles: what the timestamp names never changes."""
+        for version in range(1, MAX_ROOTS):
+            root = self._get(f"/tuf/metadata/{version}.root.json")
+            if root is None:
+                break
+            self._put(draft / "metadata" / f"{version}.root.json", root)
+        timestamp = self._role(draft, "timestamp.json")
+        version = _number(timestamp["meta"]["snapshot.json"])
+        snapshot = self._role(draft, f"{version}.snapshot.json")
+        ends = [timestamp["expires"], snapshot["expires"]]
+        for role, about in sorted(snapshot["meta"].items()):
+            if _ROLE.fullmatch(role) is None:
+                raise FailedError(f"the snapshot names a role {role!r}", subject="snapshot", hint=_BROKEN)
+            signed = self._role(draft, f"{_number(about)}.{role}")
+            ends.append(signed["expires"])
+            self._targets.update(signed.get("targets", {}))
+        return min(datetime.datetime.fromisoformat(str(end)).timestamp() for end in ends)
+
+    def _role(self, draft: Path, name: str) -> dict[str, Any]:
+        data = self._needed(f"/tuf/metadata/{name}")
+        self._put(draft / "metadata" / name, data)
+        try:
+            signed: dict[str, Any] = msgspec.json.decode(data)["signed"]
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise FailedError(f"metadata {name} cannot be read: {error}", subject=name, hint=_BROKEN) from error
+        return signed
+
+    def _target(self, draft: Path, path: str) -> bytes | None:
+        about = self._targets.get(path)
+        if about is None:
+            return None
+        if _TARGET.fullmatch(path) is None:
+            raise FailedError(f"the metadata names a target {path!r}", subject=path, hint=_BROKEN)
+        digest = str(about["hashes"]["sha256"])
+        folder, _, name = path.rpartition("/")
+        data = self._needed(f"/tuf/targets/{folder}/{digest}.{name}")
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise FailedError(f"target {path} does not have its signed hash", subject=path, hint=_BROKEN)
+        self._put(draft / "targets" / folder / f"{digest}.{name}", data)
+        return data
+
+    def _model(self, draft: Path, channel: Channel, model: str) -> tuple[int, ...]:
+        self._target(draft, f"models/{model}/floor.json")
+        wanted = tuple(sorted(set(_releases(channel, model))))
+        for number in wanted:
+            data = self._target(draft, f"models/{model}/{number}.json")
+            if data is None:
+                text = f"the hub has not signed release {number} of {model!r}"
+                raise NotFoundError(text, subject=model, hint=f"fleet release show {model} {number}")
+            try:
+                manifest = decode_manifest(data)
+            except ProtocolError as error:
+                raise FailedError(f"{model} release {number}: {error}", subject=model, hint=_BROKEN) from error
+            for blob in manifest.blobs(manifest.placed("edge")):
+                self._blob(draft / "blobs", blob.sha256, blob.size)
+        return wanted
+
+    def _blob(self, folder: Path, sha256: str, size: int) -> None:
+        path = folder / sha256
+        if path.exists():
+            return
+        folder.mkdir(exist_ok=True)
+        digest, written = hashlib.sha256(), 0
+        with path.open("wb") as file:
+            while written < size:
+                piece = self._piece(f"/blobs/{sha256}", written, min(PIECE, size - written))
+                if not piece or written + len(piece) > size:
+                    raise FailedError(f"blob {sha256} does not have {size} bytes", subject=sha256, hint=_BROKEN)
+                digest.update(piece)
+                written += file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest.hexdigest() != sha256:
+            raise FailedError(f"blob {sha256} came with another hash", subject=sha256, hint=_BROKEN)
+        self._count(size)
+
+    def _needed(self, path: str) -> bytes:
+        data = self._get(path)
+        if data is None:
+            raise FailedError(f"the hub lacks {path}", subject=path, hint=_BROKEN)
+        return data
+
+    def _put(self, path: Path, data: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self._count(len(data))
+
+    def _count(self, size: int) -> None:
+        self._files += 1
+        self._bytes += size
+
+
+def _releases(channel: Channel, model: str) -> Iterator[int]:
+    """Every release that a device of the channel may be told to run."""
+    entry = channel.models[model]
+    yield entry.release
+    yield from (rule.release for rule in entry.rules)
+    if entry.rollout is not None:
+        yield from (entry.rollout.release, entry.rollout.from_release)
+
+
+def _number(about: dict[str, Any]) -> int:
+    return int(about["version"])
+
+
+_BROKEN = "try again; if it stays, the hub's store or the mirror between is damaged: bundle from the hub itself"

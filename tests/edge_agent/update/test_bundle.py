@@ -1,0 +1,219 @@
+"""A bundle from a real hub, carried to a device that has no network: installed, or refused while the old one serves."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cloud_hub.trust import checks
+from edge_agent import client
+from edge_agent.main import main
+from edge_agent.update.folder import FolderHub
+from edge_agent.update.state import read_state
+from fleet.bundle import Bundler
+from fleet.client import Client
+from fleet.errors import ConflictError, FailedError, NotFoundError
+from fleet.transport import HttpTransport
+from tests.support.agent_process import running
+from tests.support.device import Device, claim, follow, listening, publish
+from tests.support.hub import HubFixture, make_hub
+
+Bundle = Callable[[str], Path]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> HubFixture:
+    made = make_hub(tmp_path, start=time.time())
+    follow(made, publish(made, tmp_path))
+    return made
+
+
+@pytest.fixture
+def directory(hub: HubFixture, tmp_path: Path) -> Path:
+    """An enrolled device; the hub that it knows is gone."""
+    with listening(hub) as url:
+        directory = Device(url, claim(hub), tmp_path / "agent").config.dir
+    (directory / "agent.toml").write_text("disk_reserve_bytes = 0\n")
+    return directory
+
+
+@pytest.fixture
+def bundle(hub: HubFixture, tmp_path: Path) -> Bundle:
+    """Makes a bundle of the hub's state of now, with a mirror's credential."""
+
+    def make(name: str, **options) -> Path:
+        with listening(hub) as url:
+            reader = Client(HttpTransport(url), hub.token("mirror"))
+            Bundler(reader.static, reader.static_piece, tmp_path / name).write("stable", **options)
+        return tmp_path / name
+
+    return make
+
+
+def install(folder: Path, directory: Path, capsys) -> tuple[int, dict]:
+    code = main(["install", str(folder), "--dir", str(directory), "--json"])
+    captured = capsys.readouterr()
+    return code, json.loads(captured.out) if captured.out else {"error": captured.err}
+
+
+def active(directory: Path) -> int | None:
+    held = read_state(directory).models["tiny"].active
+    return held.release if held else None
+
+
+def test_a_bundle_is_installed_without_network_and_serves(directory, bundle, capsys) -> None:
+    code, outcome = install(bundle("one"), directory, capsys)
+    assert code == 0, outcome
+    assert [(m["model"], m["active"], m["state"]) for m in outcome["models"]] == [("tiny", 1, "probation")]
+    assert (directory / "time-floor").exists()  # the same clock rules as from the network
+    with running(directory, "--port", "0") as (_, address):
+        answer = client.infer("tiny", np.array([[9, 0, 0, 0]], np.float32), url=address)
+    assert (answer.parameters["served_by"], answer.model_version) == ("edge", "1")
+
+
+def test_a_running_agent_installs_when_it_is_asked(directory, hub, bundle, tmp_path, capsys) -> None:
+    with running(directory, "--port", "0") as (_, address):
+        code, outcome = install(bundle("one"), directory, capsys)
+        assert code == 0, outcome
+        answer = client.infer("tiny", np.array([[9, 0, 0, 0]], np.float32), url=address)
+        assert (answer.parameters["served_by"], answer.model_version) == ("edge", "1")
+        (tmp_path / "one" / "metadata" / "timestamp.json").write_bytes(b"{}")
+        code, outcome = install(tmp_path / "one", directory, capsys)
+        assert (code, outcome["reason"]) == (1, "untrusted-metadata") and outcome["hint"]
+        assert client.status(directory)["models"]["tiny"]["serving"] == 1
+    assert not (directory / "install.json").exists()
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _tamper_blobs(folder: Path) -> None:
+    for path in (folder / "blobs").iterdir():
+        _flip(path)
+
+
+def _tamper_targets(folder: Path) -> None:
+    for path in (folder / "metadata").glob("*.models.json"):
+        _flip(path)
+
+
+def _lose_blobs(folder: Path) -> None:
+    for path in (folder / "blobs").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "reasons"),
+    [
+        (_tamper_blobs, {"hash-mismatch"}),
+        (_tamper_targets, {"untrusted-metadata", "fetch-failed", "too-large"}),
+        (_lose_blobs, {"not-found"}),
+    ],
+)
+def test_a_bundle_that_was_changed_is_refused(directory, hub, bundle, tmp_path, capsys, harm, reasons) -> None:
+    install(bundle("one"), directory, capsys)
+    commit(directory)
+    follow(hub, publish(hub, tmp_path, seed=2))
+    folder = bundle("two")
+    harm(folder)
+    code, outcome = install(folder, directory, capsys)
+    said = [m for m in (*outcome["models"], outcome) if m["reason"]]
+    assert code == 1 and said and {m["reason"] for m in said} <= reasons, outcome
+    assert all(m["detail"] and m["hint"] for m in said), said
+    assert active(directory) == 1
+    code, outcome = install(bundle("whole"), directory, capsys)
+    assert code == 0 and active(directory) == 2, outcome
+
+
+def commit(directory: Path) -> None:
+    """End the probation, as time does."""
+    from msgspec.structs import replace
+
+    from edge_agent.update.state import StateFile
+
+    file = StateFile(directory)
+    state = file.model("tiny")
+    file.put_model("tiny", replace(state, state="committed"))
+
+
+def test_an_older_bundle_is_a_rollback_and_refused(directory, hub, bundle, tmp_path, capsys) -> None:
+    old = bundle("old")
+    follow(hub, publish(hub, tmp_path, seed=2))
+    assert install(bundle("new"), directory, capsys)[0] == 0 and active(directory) == 2
+    code, outcome = install(old, directory, capsys)
+    assert (code, outcome["reason"]) == (1, "untrusted-metadata")
+    assert "old copy" in outcome["hint"] and active(directory) == 2
+
+
+def test_a_withdrawn_release_is_refused(directory, hub, bundle, tmp_path, capsys, monkeypatch) -> None:
+    install(bundle("one"), directory, capsys)
+    commit(directory)
+    number = publish(hub, tmp_path, seed=2)
+    follow(hub, number)
+    monkeypatch.setattr(checks, "named_releases", lambda channel: set())  # a hub that forgets its own rule
+    hub.hub.publisher.withdraw("tiny", number, "wrong labels", actor="test")
+    code, outcome = install(bundle("two"), directory, capsys)
+    assert (code, outcome["models"][0]["reason"]) == (1, "withdrawn") and outcome["models"][0]["hint"]
+    assert active(directory) == 1
+
+
+def test_what_is_no_bundle_and_what_is_no_agent_is_said(directory, bundle, tmp_path, capsys) -> None:
+    code, outcome = install(tmp_path, directory, capsys)
+    assert (code, "fleet release bundle" in outcome["hint"]) == (1, True)
+    assert main(["install", str(bundle("one")), "--dir", str(tmp_path / "nobody")]) == 2
+    assert "edge-agent enroll" in capsys.readouterr().err
+
+
+def test_a_bundle_is_written_once_and_whole(bundle, hub, tmp_path) -> None:
+    folder = bundle("one")
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(ConflictError):
+        bundle("one")
+    assert sorted(folder.rglob("*")) == before
+    with pytest.raises(NotFoundError, match="no model cats"):
+        bundle("cats", models=("cats",))
+    for path in (hub.hub.config.directory / "objects" / "blobs").rglob("*"):
+        if path.is_file():
+            path.chmod(0o600)
+            _flip(path)
+    with pytest.raises(FailedError, match="another hash"):
+        bundle("damaged")
+    assert not (tmp_path / "damaged").exists() and not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.parametrize(
+    "path", ["/blobs/../../secret", "/tuf/metadata/../secret.json", "/tuf/targets/../../secret.json", "/device/me", ""]
+)
+def test_only_static_names_are_opened(tmp_path, path) -> None:
+    (tmp_path / "secret.json").write_text("x")
+    with FolderHub(tmp_path / "bundle").stream("GET", path) as answer:
+        assert (answer.status, answer.read1(10)) == (404, b"")
+
+
+def test_a_link_or_a_pipe_in_a_bundle_is_not_followed(tmp_path) -> None:
+    import os
+
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "blobs" / ("a" * 64)).symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "blobs" / ("b" * 64))
+    hub = FolderHub(tmp_path)
+    with pytest.raises(Exception, match="cannot be read"), hub.stream("GET", "/blobs/" + "a" * 64):
+        pass
+    with hub.stream("GET", "/blobs/" + "b" * 64) as answer:
+        assert answer.status == 404
+
+
+def test_a_range_is_answered(tmp_path) -> None:
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / ("a" * 64)).write_bytes(b"0123456789")
+    with FolderHub(tmp_path).stream("GET", "/blobs/" + "a" * 64, headers={"Range": "bytes=4-"}) as answer:
+        assert (answer.status, answer.headers["Content-Range"], answer.read1(99)) == (206, "bytes 4-9/10", b"456789")
