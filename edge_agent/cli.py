@@ -185,32 +185,15 @@ def _complain(text: str, hint: str) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
+    from edge_agent import standing
     from edge_agent.client import status
 
     document = status(arguments.dir)
     if arguments.json:
         print(json.dumps(document))
         return 0
-    print(f"agent {'running' if document.get('running') else 'stopped'} in {arguments.dir}")
-    for key in ("device", "hub", "channel", "channel_version", "address", "online", "clock", "problem", "hint"):
-        if document.get(key) not in (None, ""):
-            print(f"  {key}: {document[key]}")
-    for name, model in document.get("models", {}).items():
-        print(f"model {name}: {_one_line(model)}")
+    print("\n".join(standing.lines(document, arguments.dir)))
     return 0
-
-
-def _one_line(model: dict[str, Any]) -> str:
-    words = [str(model.get("state", ""))]
-    if model.get("serving") is not None:
-        words.append(f"serves release {model['serving']} ({model['variant']} on {model['runtime']})")
-        words.append(f"{model['requests']} requests, {model['failures']} failed")
-    if model.get("target") is not None:
-        words.append(f"moving to release {model['target']}")
-    if model.get("progress"):
-        words.append(f"{model['progress']:.0%} fetched")
-    words += [str(model[key]) for key in ("reason", "detail", "hint") if model.get(key)]
-    return ", ".join(words)
 
 
 def _infer(arguments: argparse.Namespace) -> int:

@@ -96,15 +96,18 @@ def status(directory: Path) -> dict[str, Any]:
     try:
         code, _, data = call(address_of(directory), "GET", "/status")
         _check(code, data)
-        return {"running": True, **msgspec.json.decode(data)}
+        return {"running": True, "source": "agent", **msgspec.json.decode(data)}
     except UnreachableError as error:
-        path = directory / "state.json"
-        if not (directory / "identity").is_dir() and not path.exists():
+        if not (directory / "identity").is_dir() and not (directory / "state.json").exists():
             raise NotFoundError(
                 f"{directory} holds no agent", subject=str(directory), hint="edge-agent enroll URL --token T --dir DIR"
             ) from error
-        state = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
-        return {"running": False, **(state if isinstance(state, dict) else {})}
+        from edge_agent import standing
+        from edge_agent.config import load
+        from edge_agent.update.state import read_state
+
+        document = standing.from_files(load(directory), read_state(directory))
+        return {key: msgspec.to_builtins(value) for key, value in document.items()}
 
 
 def _check(status_code: int, data: bytes) -> None:

@@ -237,6 +237,12 @@ def tuf_client_main(argv: list[str]) -> int:
     commands.add_parser("refresh")
     commands.add_parser("download")
     given = parser.parse_args(argv)
+    needed = ["metadata_dir"] + ([] if given.command == "init" else ["metadata_url"])
+    needed += ["target_dir", "target_base_url"] if given.command == "download" else []
+    missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(given, name) is None]
+    if missing:
+        print(f"error: edge-agent tuf-client {given.command} needs {', '.join(missing)}", file=sys.stderr)
+        return 2
     metadata = Path(given.metadata_dir)
     try:
         if given.command == "init":

@@ -62,7 +62,7 @@ def test_infer_and_status_of_a_running_agent(running, capsys):
     assert document["parameters"]["served_by"] == "edge"
     np.testing.assert_allclose(document["outputs"]["logits"], models.answer(np.array([[9, 0, 0, 0]], np.float32)))
     assert main(["status", "--dir", str(running), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"running": True, "models": ["tiny"]}
+    assert json.loads(capsys.readouterr().out) == {"running": True, "source": "agent", "models": ["tiny"]}
     assert main(["infer", "other", "--input", str(running / "x.npy"), "--dir", str(running)]) == 3
 
 

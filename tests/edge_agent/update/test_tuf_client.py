@@ -65,3 +65,10 @@ def test_init_refresh_and_download(hub, url, tmp_path):
     assert b'"schema":1' in file.read_bytes()
     gone = client(*words, "--target-dir", targets, "--target-name", "models/digits/9.json", "download")
     assert gone.returncode == 1 and "nobody signed" in gone.stderr
+
+
+def test_a_missing_option_is_a_usage_error_in_one_line():
+    for command in (["refresh"], ["init", "root.json"]):
+        done = client(*command)
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "--metadata-dir" in done.stderr

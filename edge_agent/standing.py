@@ -1,0 +1,134 @@
+"""How a device stands, from its files alone: what `edge-agent status` shows when no agent answers.
+
+A running agent gives the same fields and adds what only it knows (requests, connection, outbox).
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+from pathlib import Path
+from typing import Any
+
+from edge_agent.config import AgentConfig
+from edge_agent.update.machine import ModelState
+from edge_agent.update.state import AgentState
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import decode_manifest
+
+
+def disk(config: AgentConfig) -> dict[str, int]:
+    """Bytes: what releases and downloads occupy, what is free beside them, and what updates must leave free."""
+    used = sum(_size(path) for folder in ("blobs", "releases") for path in _files(config.dir / folder))
+    return {
+        "store_bytes": used,
+        "free_bytes": shutil.disk_usage(config.dir).free,
+        "reserve_bytes": config.disk_reserve_bytes,
+    }
+
+
+def from_files(config: AgentConfig, state: AgentState) -> dict[str, Any]:
+    """The status document of an agent that does not run."""
+    looked = state.looked
+    return {
+        "running": False,
+        "source": "files",
+        "channel": looked.channel.channel if looked.channel else "",
+        "channel_version": looked.channel.version if looked.channel else 0,
+        "clock": looked.clock,
+        "problem": looked.problem,
+        "hint": looked.hint,
+        "tuf": looked.tuf,
+        "tuf_expires": looked.tuf_expires,
+        "sandbox": state.sandbox,
+        "certificate_expires": looked.certificate_expires,
+        "disk": disk(config),
+        "models": {name: _model(config.dir, model) for name, model in state.models.items()},
+    }
+
+
+def _model(directory: Path, state: ModelState) -> dict[str, Any]:
+    """The fields of `messages.ModelReport` that the disk knows."""
+    rollout = state.target.rollout if state.target else state.pairing
+    return {
+        "state": state.state,
+        "target": state.target.held.release if state.target else None,
+        "active": state.active.release if state.active else None,
+        "active_variant": state.active.variant if state.active else "",
+        "previous": state.previous.release if state.previous else None,
+        "rollout": rollout.id if rollout else "",
+        "progress": _progress(directory, state),
+        "reason": state.reason,
+        "detail": state.detail,
+        "hint": state.hint,
+    }
+
+
+def _progress(directory: Path, state: ModelState) -> float:
+    """The share in [0, 1] of the wanted release's bytes that are here; 0 without a target."""
+    if state.target is None:
+        return 0.0
+    held = state.target.held
+    try:
+        manifest = decode_manifest((directory / "releases" / f"{held.manifest}.json").read_bytes())
+        blobs = manifest.blobs((manifest.variant(held.variant),))
+    except (OSError, ProtocolError):
+        return 0.0  # the manifest is fetched again with the rest
+    paths = [(directory / "blobs" / blob.sha256, blob.size) for blob in blobs]
+    here = sum(min(size, max(_size(path), _size(path.with_name(path.name + ".part")))) for path, size in paths)
+    return here / (sum(size for _, size in paths) or 1)
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # collected, or not there yet
+        return 0
+
+
+def lines(document: dict[str, Any], directory: Path) -> list[str]:
+    """A status document for people."""
+    running = bool(document.get("running"))
+    said = [f"agent {'running' if running else 'stopped; this is what its files say'} in {directory}"]
+    for key in ("device", "hub", "channel", "channel_version", "address", "online", "clock", "problem", "hint"):
+        if document.get(key) not in (None, ""):
+            said.append(f"  {key}: {document[key]}")
+    if document.get("certificate_expires"):
+        said.append(f"  certificate: until {_date(document['certificate_expires'])}")
+    expires = document.get("tuf_expires") or {}
+    for role, version in sorted((document.get("tuf") or {}).items()):
+        until = f", until {_date(expires[role])}" if role in expires else ""
+        said.append(f"  metadata {role}: version {version}{until}")
+    if document.get("disk"):
+        found = document["disk"]
+        said.append(
+            f"  disk: {found['store_bytes']} bytes of releases, {found['free_bytes']} free,"
+            f" {found['reserve_bytes']} kept free"
+        )
+    models = document.get("models") or {}
+    return said + [f"model {name}: {_one_line(model)}" for name, model in models.items()]
+
+
+def _one_line(model: dict[str, Any]) -> str:
+    words = [str(model.get("state", ""))]
+    if model.get("serving") is not None:
+        words.append(f"serves release {model['serving']} ({model['variant']} on {model['runtime']})")
+        words.append(f"{model['requests']} requests, {model['failures']} failed")
+    elif model.get("active") is not None:
+        words.append(f"release {model['active']} ({model.get('active_variant', '')})")
+    if model.get("previous") is not None:
+        words.append(f"release {model['previous']} to go back to")
+    if model.get("target") is not None:
+        words.append(f"moving to release {model['target']}")
+    if model.get("progress"):
+        words.append(f"{model['progress']:.0%} fetched")
+    words += [str(model[key]) for key in ("reason", "detail", "hint") if model.get(key)]
+    return ", ".join(words)
+
+
+def _date(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
