@@ -96,6 +96,12 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--dir", type=Path, help="the agent's directory")
     _add_json(infer)
 
+    _add_measuring(commands)
+    return parser
+
+
+def _add_measuring(commands: Any) -> None:
+    """The commands that try and measure releases without the agent."""
     test = _add(commands, "selftest", "run a release's golden vectors on a runtime of this machine",
                 "edge-agent selftest --manifest manifest.json --variant litert-int8 --blobs blobs")  # fmt: skip
     test.add_argument("--manifest", required=True, type=Path)
@@ -118,7 +124,6 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--variant", default="", help="only this variant (default: all for the edge)")
     bench.add_argument("--rounds", type=int, default=200, help="calls that are timed, at batch 1 (200)")
     _add_json(bench)
-    return parser
 
 
 def _add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
