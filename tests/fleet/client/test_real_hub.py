@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 
@@ -100,6 +102,33 @@ def test_a_release_goes_from_a_directory_into_the_registry(hub: HubFixture, rele
     assert run(["channel", "show"], session) == 0
     assert run(["release", "withdraw", "digits", "2", "--reason", "twice the same"], session) == 0
     assert run(["release", "publish", str(release_dir), "--model", "none"], session) == 3
+
+
+def test_a_channel_is_bundled_with_a_viewers_token(hub: HubFixture, release_dir: Path, tmp_path: Path, capsys) -> None:
+    hub.model("digits")
+    environment = {"EDGELOOP_HUB": "http://hub", "EDGELOOP_TOKEN": hub.admin_token}
+    session = Session(environment, connect=lambda login: AppTransport(hub.client))
+    assert run(["release", "publish", str(release_dir), "--model", "digits"], session) == 0
+    assert run(["channel", "set", "stable", "--model", "digits", "--release", "1"], session) == 0
+    viewer = Session(
+        {**environment, "EDGELOOP_TOKEN": hub.token("operator", role="viewer")},
+        connect=lambda login: AppTransport(hub.client),
+    )
+    capsys.readouterr()
+    out = tmp_path / "usb" / "bundle"
+    command = ["release", "bundle", "--channel", "stable", "--model", "digits", "--out", str(out), "--json"]
+    assert run(command, viewer) == 0
+    made = msgspec.json.decode(capsys.readouterr().out)
+    assert (made["channel"], made["releases"]) == ("stable", {"digits": [1]})
+    files = [path for path in out.rglob("*") if path.is_file()]
+    assert (made["files"], made["bytes"]) == (len(files), sum(path.stat().st_size for path in files))
+    assert made["valid_until"] > hub.clock()
+    assert (out / "metadata" / "1.root.json").read_bytes() == hub.hub.objects.get("tuf/metadata/1.root.json").data
+    for path in (out / "blobs").iterdir():
+        assert path.name == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert run(command, viewer) == 5, "what is there stays"
+    assert run(["release", "bundle", "--channel", "none", "--out", str(tmp_path / "other")], viewer) == 3
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_publisher_signs_with_a_key_that_the_hub_never_had(tmp_path: Path, release_dir: Path, monkeypatch) -> None:
