@@ -60,7 +60,10 @@ def test_pins_are_set_and_removed(fleet, hub) -> None:
 def test_channel_set_sends_only_what_was_given_in_the_channels_units(fleet, hub) -> None:
     hub.on("PUT", "/channels/stable/models/digits").on("PATCH", "/channels/stable")
     hub.on("GET", "/channels/stable", {"channel": "stable", "version": 2, "models": {"digits": {"release": 1}}})
-    arguments = "--model digits --release 1 --auditor 1 --audit-share 5 --deadline 0.2s --sampling --max-rate 5000 --fetch-window 22:30-05:00 --probation-p95-us 5000"
+    arguments = (
+        "--model digits --release 1 --auditor 1 --audit-share 5 --deadline 0.2s --sampling --max-rate 5000 "
+        "--fetch-window 22:30-05:00 --probation-p95-us 5000"
+    )
     outcome = fleet("channel", "set", "stable", *arguments.split(), "--window-requests", "50")
     assert outcome.code == 0
     assert hub.sent("PUT", "/channels/stable/models/digits") == [
