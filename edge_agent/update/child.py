@@ -96,20 +96,23 @@ def trial(config: AgentConfig, held: Held) -> None:
     from edge_agent.runtimes import selftest
     from edge_agent.update import sandbox
 
-    for limit, value in (
-        (resource.RLIMIT_AS, config.selftest_memory_bytes),
-        (resource.RLIMIT_CPU, config.selftest_cpu_s),
-        (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_FSIZE, 1 << 20),
+    for limit, value, beyond in (
+        (resource.RLIMIT_AS, config.selftest_memory_bytes, 0),
+        (resource.RLIMIT_CPU, config.selftest_cpu_s, 5),  # SIGXCPU comes first: SIGKILL might be anybody's
+        (resource.RLIMIT_NOFILE, 256, 0),
+        (resource.RLIMIT_FSIZE, 1 << 20, 0),
     ):
-        resource.setrlimit(limit, (value, value))
+        resource.setrlimit(limit, (value, value + beyond))
     store = Store(config.dir)
     manifest = store.manifest(held.manifest)
     variant = manifest.variant(held.variant)
     files = [store.blobs / blob.sha256 for blob in manifest.blobs((variant,))]
-    in_force = ("rlimits", *sandbox.confine_files(files, never=config.dir))
+    in_force: tuple[str, ...] = ("rlimits",)
+    if config.selftest_sandbox:
+        in_force += sandbox.confine_files(files, never=config.dir)
     runtimes.for_variant(variant)
-    in_force += sandbox.confine_calls()
+    if config.selftest_sandbox:
+        in_force += sandbox.confine_calls()
     outcome = selftest.run(manifest, held.variant, store.blobs)
     if not outcome.passed:
         raise TrialError(outcome.reason or "the self-test failed", subject=held.variant)
@@ -198,6 +201,7 @@ class Session:
         total = sum(blob.size for blob in blobs) or 1
         here = total - sum(blob.size for blob in blobs if not self._store.has(blob))
         received, shown = 0, time.monotonic()
+        network = int(self._bundle is None)  # a folder's bytes cost the day's budget nothing
         pace = Pace(
             min_bytes_per_s=self._config.min_bytes_per_s, grace_s=self._config.grace_s,
             max_bytes_per_s=step.max_bytes_per_s,
@@ -208,7 +212,7 @@ class Session:
             received += count
             if time.monotonic() - shown >= 0.5:
                 shown = time.monotonic()
-                emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
+                emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
 
         budget = Budgeted(None if self._bundle is not None else step.allowance)
 
@@ -224,8 +228,8 @@ class Session:
                     gap_timeout_s=self._config.gap_timeout_s,
                 )  # fmt: skip
         finally:  # what came counts, whatever became of it
-            emit(Moved(share=min(1.0, (here + received) / total), received=received), self._out)
-        emit(Moved(share=1.0, received=received), self._out)
+            emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
+        emit(Moved(share=1.0, received=network * received), self._out)
 
     def _try_delta(self, held: Held, pace: Pace, progress: Callable[[int], None]) -> None:
         """Make the model file from one that is here, where the hub offers a patch that saves bytes."""

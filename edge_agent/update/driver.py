@@ -69,6 +69,7 @@ class Updater:
         self._refused: dict[str, str] = {}
         self._wake = asyncio.Event()
         self.looking = asyncio.Lock()  # held for the length of a look
+        self.by_hand = False  # somebody asked for this look: neither the window nor the budget holds it
         self._changes: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
         self._sharing = 1
@@ -252,6 +253,8 @@ class Updater:
             await self._try(model, target)
 
     def _hold(self) -> holds.Hold | None:
+        if self.by_hand:
+            return None
         assert self.current_channel is not None  # an offer comes from a channel
         budget = holds.UNLIMITED if holds.has_folder(self._config.mirrors) else self._budget
         return holds.hold(self.current_channel.fetching, self._clock(), budget)

@@ -91,7 +91,7 @@ class Installer:
         trouble: Exception | None = None
         updater.wake("a bundle is installed")
         async with updater.looking:
-            self._folder, self._said = folder, []
+            self._folder, self._said, updater.by_hand = folder, [], True
             try:
                 check_bundle(folder)
                 await updater.look_now()
@@ -99,7 +99,7 @@ class Installer:
                 log.warning("install from %s: %s", folder, error)
                 trouble = error
             finally:
-                self._folder = None
+                self._folder, updater.by_hand = None, False
         return _outcome(name, self._said, updater, trouble)
 
     async def run(self, updater: Updater) -> None:

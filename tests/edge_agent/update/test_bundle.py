@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from cloud_hub.trust import checks
 from edge_agent import client
@@ -18,6 +19,7 @@ from edge_agent.update.state import read_state
 from fleet.bundle import Bundler
 from fleet.client import Client
 from fleet.errors import ConflictError, FailedError, NotFoundError
+from fleet.protocol.channel import Fetching
 from fleet.transport import HttpTransport
 from tests.support.agent_process import running
 from tests.support.device import Device, claim, follow, listening, publish
@@ -135,13 +137,22 @@ def test_a_bundle_that_was_changed_is_refused(directory, hub, bundle, tmp_path, 
 
 def commit(directory: Path) -> None:
     """End the probation, as time does."""
-    from msgspec.structs import replace
-
     from edge_agent.update.state import StateFile
 
     file = StateFile(directory)
     state = file.model("tiny")
     file.put_model("tiny", replace(state, state="committed"))
+
+
+def test_neither_window_nor_budget_holds_up_what_somebody_asks_for(directory, hub, bundle, capsys) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    later = datetime.now(UTC) + timedelta(hours=6)
+    window = f"{later:%H:%M}-{later + timedelta(hours=1):%H:%M}"
+    changed = lambda c: replace(c, fetching=Fetching(window=window, bytes_per_day=1))  # noqa: E731
+    hub.hub.publisher.change_channel("stable", changed, actor="test")
+    code, outcome = install(bundle("one"), directory, capsys)
+    assert code == 0 and active(directory) == 1, outcome
 
 
 def test_an_older_bundle_is_a_rollback_and_refused(directory, hub, bundle, tmp_path, capsys) -> None:
