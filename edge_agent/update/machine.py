@@ -120,8 +120,8 @@ def wanted(state: ModelState, target: Target, probation: Probation) -> ModelStat
 def _adopted(state: ModelState, target: Target) -> ModelState | None:
     if state.state == "idle":  # an update that was cut short is no longer wanted
         return replace(_to(state, "committed"), pairing=target.rollout, target=None, reason="", detail="", hint="")
-    if _same(state.pairing, target.rollout):
-        return None
+    if _same(state.pairing, target.rollout) or state.state in ("fetching", "verifying", "trying"):
+        return None  # a step under way ends first
     return replace(state, pairing=target.rollout)
 
 
