@@ -282,16 +282,21 @@ def test_the_devices_folder_is_never_among_the_readable_ones(tmp_path):
     assert site not in inside and not any((site / "device").is_relative_to(path) for path in inside)
 
 
-@pytest.mark.parametrize("name", list(runtimes.RUNTIMES))
-def test_self_tests_pass_inside_on_every_runtime(name, tmp_path):
-    if name not in runtimes.available():
-        pytest.skip(f"{name} is not installed here")
+def installed(tmp_path, name):
+    """A device that holds a release for a runtime."""
     kind = runtimes.RUNTIMES[name][1]
     data = models.onnx_bytes() if kind == "onnx" else models.litert_bytes("fp32")
     directory = enrolled(tmp_path / "device")
     made = models.release(directory / "blobs", data=data, runtime=kind)
     digest = Store(directory).put_manifest(encode_manifest(made.manifest))
-    held = Held(release=1, variant=made.variant.name, manifest=digest)
+    return directory, Held(release=1, variant=made.variant.name, manifest=digest)
+
+
+@pytest.mark.parametrize("name", list(runtimes.RUNTIMES))
+def test_self_tests_pass_inside_on_every_runtime(name, tmp_path):
+    if name not in runtimes.available():
+        pytest.skip(f"{name} is not installed here")
+    directory, held = installed(tmp_path, name)
     assert asyncio.run(ProcessChildren(directory).trial(held)) == ("rlimits", *IN_FORCE)
 
 
@@ -304,3 +309,9 @@ def test_status_shows_what_was_in_force_also_after_a_restart(tmp_path):
         device.look()
     assert device.updater.status()["sandbox"] == ("rlimits", *IN_FORCE)
     assert device.restart().status()["sandbox"] == ("rlimits", *IN_FORCE)
+
+
+def test_it_can_be_switched_off_where_a_runtime_needs_what_it_refuses(tmp_path):
+    directory, held = installed(tmp_path, "onnxruntime")
+    (directory / "agent.toml").write_text("selftest_sandbox = false\n")
+    assert asyncio.run(ProcessChildren(directory).trial(held)) == ("rlimits",)
