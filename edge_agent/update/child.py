@@ -221,7 +221,7 @@ class Session:
             budget.spend(count)
 
         try:
-            self._try_delta(step.held, pace, counted)
+            self._try_delta(step.held, pace, counted, budget.left)
             for blob in blobs:
                 self._from.fetch(
                     self._store, blob, pace=pace, progress=progress, budget=budget,
@@ -231,7 +231,7 @@ class Session:
             emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
         emit(Moved(share=1.0, received=network * received), self._out)
 
-    def _try_delta(self, held: Held, pace: Pace, progress: Callable[[int], None]) -> None:
+    def _try_delta(self, held: Held, pace: Pace, progress: Callable[[int], None], most: int | None) -> None:
         """Make the model file from one that is here, where the hub offers a patch that saves bytes."""
         from edge_agent.update.delta import fetch_delta
 
@@ -241,7 +241,7 @@ class Session:
                 return
             try:
                 fetch_delta(
-                    self._hub, self._store, blob, old, pace=pace, progress=progress,
+                    self._hub, self._store, blob, old, pace=pace, progress=progress, most=most,
                     gap_timeout_s=self._config.gap_timeout_s,
                 )  # fmt: skip
                 return

@@ -24,9 +24,19 @@ from fleet.protocol.manifest import Blob
 
 
 def fetch_delta(
-    hub: HubStreams, store: Store, blob: Blob, held: str, *, pace: Pace, progress: Progress, gap_timeout_s: float = 30.0
+    hub: HubStreams,
+    store: Store,
+    blob: Blob,
+    held: str,
+    *,
+    pace: Pace,
+    progress: Progress,
+    most: int | None = None,
+    gap_timeout_s: float = 30.0,
 ) -> None:
     """Fetch the patch from the blob `held` to `blob` and apply it; `Store.accept` then finds a finished download.
+
+    `most` bounds the patch's bytes; None does not.
 
     Raises:
         DeltaError: there is no patch, it saves nothing, or it does not make the blob; nothing is left of it.
@@ -40,6 +50,8 @@ def fetch_delta(
             if answer.status != 200:
                 raise DeltaError(f"no delta from {held[:12]}: HTTP {answer.status}", subject=blob.sha256)
             announced = int(answer.headers.get("Content-Length") or -1)
+            if most is not None and announced > most:  # a patch cannot be resumed tomorrow, a file can
+                raise DeltaError(f"the delta has {announced} bytes, today's budget has {most}", subject=blob.sha256)
             if not 0 < announced < missing:
                 raise DeltaError(f"the delta has {announced} bytes, {missing} are missing", subject=blob.sha256)
             received = 0

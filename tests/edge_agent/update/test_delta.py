@@ -57,9 +57,9 @@ def store(tmp_path):
     return store
 
 
-def patched(hub: Hub, store: Store) -> int:
+def patched(hub: Hub, store: Store, most: int | None = None) -> int:
     counted: list[int] = []
-    fetch_delta(hub, store, WANTED, HELD.sha256, pace=Pace(), progress=counted.append)
+    fetch_delta(hub, store, WANTED, HELD.sha256, pace=Pace(), progress=counted.append, most=most)
     return sum(counted)
 
 
@@ -112,6 +112,13 @@ def test_what_was_downloaded_before_is_kept_where_the_patch_saves_nothing(store)
     with pytest.raises(DeltaError, match="100 are missing"):
         patched(Hub(PATCH), store)
     assert part.stat().st_size == WANTED.size - 100
+
+
+def test_a_patch_that_todays_budget_does_not_hold_is_not_begun(store):
+    with pytest.raises(DeltaError, match="today's budget has 100"):
+        patched(Hub(PATCH), store, most=100)
+    assert leftovers(store) == set()
+    assert patched(Hub(PATCH), store, most=len(PATCH)) == len(PATCH)
 
 
 def test_a_changed_held_file_gives_no_file(store):
