@@ -101,6 +101,8 @@ def _figure(svg: str, caption: str) -> str:
 def _plots(document: Document) -> list[str]:
     edge = {name: entry for name, entry in document["variants"].items() if entry["placement"] == "edge"}
     metric = document["metric"]
+    if not edge:
+        return []
 
     def against(field: str, label: str) -> str:
         series = [

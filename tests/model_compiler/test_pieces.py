@@ -161,9 +161,12 @@ def release(note: str) -> Manifest:
     return msgspec.structs.replace(decode_manifest(small_release()[0]), lineage=Lineage(recipe=note))
 
 
+DOCUMENT = {"metric": "accuracy", "labels": [], "gate": {}, "variants": {}, "left_out": {}, "lineage": {"tools": {}}}
+
+
 def test_a_replaced_release_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "release"
-    pack.write_release(out, release("old"), [], b"{}")
+    pack.write_release(out, release("old"), [], DOCUMENT)
     rename, calls = Path.replace, list[Path]()
 
     def fail_second(self: Path, target: Path) -> Path:
@@ -174,11 +177,11 @@ def test_a_replaced_release_is_never_lost(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "replace", fail_second)
     with pytest.raises(OSError, match="full"):
-        pack.write_release(out, release("new"), [], b"{}")
+        pack.write_release(out, release("new"), [], DOCUMENT)
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
     assert decode_manifest((out / "manifest.json").read_bytes()).lineage.recipe == "old"
     monkeypatch.undo()
-    pack.write_release(out, release("new"), [], b"{}")
+    pack.write_release(out, release("new"), [], DOCUMENT)
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
     assert decode_manifest((out / "manifest.json").read_bytes()).lineage.recipe == "new"
 
