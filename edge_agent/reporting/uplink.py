@@ -127,17 +127,17 @@ class Uplink:
                 await self._pause()
                 now = time.monotonic()
                 if self._next is not None:
-                    self._close(polite=False)
+                    await self._close(polite=False)
                     self._link, self._next = self._next, None
                     self._build()
                 while self._inbox:
                     topic, payload = self._inbox.popleft()
                     await self._receive(topic, payload)
                 self._sender = gobackn.tick(self._sender, now)
-                self._watch(now)
+                await self._watch(now)
                 self._pump(now)
         finally:
-            self._close(polite=True)
+            await self._close(polite=True)
 
     async def _pause(self) -> None:
         waiting = self._sender.sent > self._sender.committed
@@ -176,28 +176,23 @@ class Uplink:
         self._client = client
         self._heard = self._beat = time.monotonic()
 
-    def _close(self, *, polite: bool) -> None:
+    async def _close(self, *, polite: bool) -> None:
+        """Give the client up. Its thread ends in a second or so, which the requests of applications do not wait for."""
         client, self._client = self._client, None
         if client is None:
             return
         self._sender = gobackn.disconnected(self._sender)
         for name in ("on_connect", "on_disconnect", "on_message", "on_publish"):
             setattr(client, name, None)
-        if polite and client.is_connected():
-            info = client.publish(self._topic("status"), self._status("lost"), qos=1)
-            try:
-                info.wait_for_publish(1.0)
-            except (RuntimeError, ValueError) as error:
-                log.debug("the goodbye did not leave: %s", error)
-        client.disconnect()
-        client.loop_stop()
+        goodbye = self._status("lost") if polite else None
+        await asyncio.to_thread(_end, client, self._topic("status"), goodbye)
 
-    def _watch(self, now: float) -> None:
+    async def _watch(self, now: float) -> None:
         if now - self._heard < SILENCE * self._link.heartbeat_s + 60.0 * (not self._sender.connected):
             return
         log.warning("nothing heard from the broker for %.0f s; connecting anew", now - self._heard)
         self.rebuilt += 1
-        self._close(polite=False)
+        await self._close(polite=False)
         self._build()
 
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
@@ -326,3 +321,15 @@ class Uplink:
 
     def _status(self, state: str) -> bytes:
         return encode_json(Status(state=state, session=self._session, at=self._clock(), agent=self._link.agent))  # type: ignore[arg-type]
+
+
+def _end(client: mqtt.Client, topic: str, goodbye: bytes | None) -> None:
+    """Say goodbye where that is wanted and possible, and wait for the client's thread."""
+    if goodbye is not None and client.is_connected():
+        info = client.publish(topic, goodbye, qos=1)
+        try:
+            info.wait_for_publish(1.0)
+        except (RuntimeError, ValueError) as error:
+            log.debug("the goodbye did not leave: %s", error)
+    client.disconnect()
+    client.loop_stop()

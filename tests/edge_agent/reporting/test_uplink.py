@@ -7,6 +7,7 @@ import contextlib
 import queue
 import socket
 import subprocess
+import threading
 import time
 
 import paho.mqtt.client as mqtt
@@ -304,5 +305,34 @@ def test_a_broker_that_dies_loses_nothing(tmp_path):
             async with device.running():
                 assert await hub.numbers(1) == [1]
             hub.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_client_that_is_given_up_slowly_does_not_hold_up_the_serving_loop(tmp_path):
+    """A broker that is away makes the watchdog build a new client; the old one's thread takes its time."""
+
+    async def scenario():
+        device = Device(tmp_path, free_port())
+        let_go = threading.Event()
+        async with device.running():
+            await device.until(lambda: device.uplink._client is not None)
+            first = device.uplink._client
+            stop, entered = first.loop_stop, asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def slowly():
+                loop.call_soon_threadsafe(entered.set)
+                let_go.wait(10)
+                return stop()
+
+            first.loop_stop = slowly
+            device.uplink._heard = -1e9
+            device.uplink.wake()
+            async with asyncio.timeout(5):
+                await entered.wait()  # reached only by a loop that runs while the client is being stopped
+            assert device.uplink.rebuilt == 1 and device.uplink._client is None
+            let_go.set()
+            await device.until(lambda: device.uplink._client not in (None, first))
 
     asyncio.run(scenario())
