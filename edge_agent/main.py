@@ -6,7 +6,6 @@ Serving starts first and needs no network; the hub may be away for as long as it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import logging
 import os
@@ -24,7 +23,8 @@ import msgspec
 
 from edge_agent import VERSION
 from edge_agent import cli as commands
-from edge_agent.errors import AgentError, ConflictError, UsageError
+from edge_agent.errors import AgentError, UsageError
+from edge_agent.lock import is_running, only_one
 
 if TYPE_CHECKING:
     import uvicorn
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_agent(config: AgentConfig, redact: str) -> int:
     """Run until SIGTERM or SIGINT."""
-    with _only_one(config.dir):
+    with only_one(config.dir):
         asyncio.run(Agent(config, load_redaction(redact)).run())
     return 0
 
@@ -59,7 +59,7 @@ def install_bundle(config: AgentConfig, folder: Path) -> Outcome:
 
     if is_running(config.dir):
         return ask(config.dir, folder)
-    with _only_one(config.dir):
+    with only_one(config.dir):
         return asyncio.run(Agent(config).install(folder))
 
 
@@ -322,31 +322,6 @@ def load_redaction(name: str) -> Redact | None:
             f"the redaction hook {name!r} cannot be loaded: {error}", hint="--redact MODULE:FUNCTION"
         ) from error
     return found
-
-
-def is_running(directory: Path) -> bool:
-    """Whether an agent holds the lock of `directory`."""
-    try:
-        with _only_one(directory):
-            return False
-    except ConflictError:
-        return True
-
-
-@contextlib.contextmanager
-def _only_one(directory: Path) -> Any:
-    import fcntl
-
-    if not directory.is_dir():
-        raise UsageError(
-            f"{directory} is not an agent's directory", hint=f"edge-agent enroll URL --token T --dir {directory}"
-        )
-    with (directory / "run.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConflictError(f"another agent runs in {directory}", subject=str(directory)) from error
-        yield
 
 
 async def _guarded(name: str, run: Callable[[], Awaitable[None]]) -> None:
