@@ -14,6 +14,7 @@ AgentError                   exit 1
  ├── InferenceError          nobody could answer a request
  ├── SpoolError              the disk refuses the spool
  ├── IdentityError           this device has no identity, or a broken one
+ ├── SignerError             the process that signs and verifies does not answer
  ├── PinError         exit 4 the hub is not the one that the claim token names    wrong-pin
  └── UpdateError             an update stops; `reason` says why
       ├── TrustError         signatures, versions or dates do not hold  untrusted-metadata, expired-…, clock-…, unsigned
@@ -121,6 +122,12 @@ class IdentityError(AgentError):
     """This device has no identity, or one that cannot be read."""
 
     reason = "not-enrolled"
+
+
+class SignerError(AgentError):
+    """The process that signs and verifies does not answer."""
+
+    recoverable = True
 
 
 class PinError(AgentError):

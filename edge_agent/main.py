@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import uvicorn
 
     from edge_agent.config import AgentConfig
+    from edge_agent.identity.http import HubHttp
+    from edge_agent.ports import Signer
     from edge_agent.reporting.samples import Redact
     from edge_agent.reporting.uplink import Link
     from edge_agent.update.install import Outcome
@@ -69,7 +71,7 @@ class Agent:
     def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
         from edge_agent import runtimes
         from edge_agent.identity.enroll import load_enrollment
-        from edge_agent.identity.http import HubHttp
+        from edge_agent.identity.signer import SignerProcess
         from edge_agent.reporting.actions import Actions
         from edge_agent.reporting.budget import Budget
         from edge_agent.reporting.locals import LocalRecords
@@ -91,7 +93,8 @@ class Agent:
         self.config = config
         self.started = time.time()
         self.enrollment = load_enrollment(config.dir)
-        self.hub = HubHttp(config.dir, connect_timeout_s=config.connect_timeout_s, clock_slack_s=config.clock_slack_s)
+        self.signer = SignerProcess(config.identity)
+        self.hub = _hub(config, self.signer)
         self.database = Database(config.dir / "spool.db")
         self.spool = Spool(self.database)
         self.slots, self.policies, self.metrics = Slots(), Policies(), Metrics()
@@ -159,6 +162,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.cloud.close()
+            self.signer.close()
             self.database.close()
             (self.config.dir / "run.json").unlink(missing_ok=True)
             log.info("agent stopped")
@@ -170,6 +174,7 @@ class Agent:
             return await self.installer.install(self.updater, folder)
         finally:
             self.cloud.close()
+            self.signer.close()
             self.database.close()
 
     def status(self) -> dict[str, Any]:
@@ -225,6 +230,7 @@ class Agent:
             self.spool,
             self.budget,
             key=self._command_key,
+            verify=self.signer.verify,
             handle=self.actions.handle,
             notified=self._notified,
             clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
@@ -344,6 +350,13 @@ def _announce(directory: Path, address: str) -> None:
 
 def _stop(server: uvicorn.Server) -> None:
     server.should_exit = True
+
+
+def _hub(config: AgentConfig, signer: Signer) -> HubHttp:
+    from edge_agent.identity.http import HubHttp
+
+    timeout_s, slack_s = config.connect_timeout_s, config.clock_slack_s
+    return HubHttp(config.dir, connect_timeout_s=timeout_s, clock_slack_s=slack_s, signer=signer)
 
 
 def _tls(config: AgentConfig) -> ssl.SSLContext:

@@ -105,6 +105,20 @@ class Reporter(Protocol):
         """What the device is."""
 
 
+class Signer(Protocol):
+    """Signs with the device's key, and checks others' signatures; blocking, from any thread."""
+
+    def sign(self, key: str, nonce: str) -> bytes:
+        """Sign a token's nonce with the key in the identity's file `key` (`pairs.KEY`, `pairs.NEXT_KEY`).
+
+        Raises:
+            IdentityError: the file is no key. SignerError: nobody answers.
+        """
+
+    def verify(self, public: bytes, signature: bytes, payload: bytes) -> bool:
+        """Whether `public` (Ed25519, raw) signed `payload`; raises SignerError when nobody answers."""
+
+
 class HubResponse(Protocol):
     """An HTTP answer, read whole."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +16,15 @@ from msgspec import Struct
 from edge_agent.errors import AgentError, DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
 from edge_agent.identity.enroll import load_enrollment
-from edge_agent.identity.keys import sign_nonce
+from edge_agent.identity.signer import LocalSigner
 from edge_agent.identity.tls import Dates, client_context
+from edge_agent.ports import Signer
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import HTTP_LIMIT, NonceResponse, TokenRequest, TokenResponse
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 ANSWER_LIMIT = 64 << 20  # bytes that an answer read whole may have
 PIECE = 64 << 10
@@ -48,6 +52,7 @@ class HubHttp:
         connections: int = 8,
         clock: Callable[[], float] = time.time,
         clock_slack_s: float = 3600.0,
+        signer: Signer | None = None,
     ) -> None:
         enrollment = load_enrollment(directory)
         self.base = enrollment.hub
@@ -55,6 +60,7 @@ class HubHttp:
         self._identity = directory / "identity"
         if not (self._identity / pairs.KEY).exists():  # says so at once; it is read for the first token
             raise IdentityError(f"{self._identity / pairs.KEY}: no device key", subject=pairs.KEY, hint="enrol again")
+        self._signer = signer or LocalSigner(self._identity)
         self._connect_timeout_s = connect_timeout_s
         dates = Dates(directory, clock=clock, slack_s=clock_slack_s)
         context = client_context(self._identity / "ca.pem", dates)
@@ -151,20 +157,20 @@ class HubHttp:
 
     def _buy_token(self, timeout: float) -> str:
         """With the next key if the hub has certified one, which makes it the device's; else with the one in use."""
-        refused: DeniedError | None = None
-        for following, key in pairs.keys(self._identity):
-            nonce = self.ask("/device/nonce", encode_json({"device_id": self.device_id}), NonceResponse, timeout).nonce
-            request = TokenRequest(device_id=self.device_id, nonce=nonce, signature=sign_nonce(key, nonce))
+        if pairs.NEXT_KEY in pairs.candidates(self._identity):
             try:
-                token = self.ask("/device/token", encode_json(request), TokenResponse, timeout).token
-            except DeniedError as error:
-                refused = error
-                continue
-            if following:
+                token = self._token_for(pairs.NEXT_KEY, timeout)
                 pairs.promote(self._identity)
-            return token
-        assert refused is not None  # there is always a key to try
-        raise refused
+                return token
+            except (DeniedError, IdentityError) as error:  # refused or damaged, it must not stand before the key in use
+                log.warning("the next key cannot be used: %s", error)
+        return self._token_for(pairs.KEY, timeout)
+
+    def _token_for(self, key: str, timeout: float) -> str:
+        nonce = self.ask("/device/nonce", encode_json({"device_id": self.device_id}), NonceResponse, timeout).nonce
+        signature = self._signer.sign(key, nonce)
+        request = TokenRequest(device_id=self.device_id, nonce=nonce, signature=signature)
+        return self.ask("/device/token", encode_json(request), TokenResponse, timeout).token
 
     def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
         """POST without a token.

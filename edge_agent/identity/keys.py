@@ -1,6 +1,6 @@
 """The device's own key: ECDSA P-256, made here, never sent anywhere.
 
-`cryptography` is imported by the functions that use it: the serving process has it only once a token was bought.
+`cryptography` is imported by the functions that use it, which the serving process never calls: see `signer`.
 """
 
 from __future__ import annotations
@@ -75,3 +75,15 @@ def sign_renewal(key: ec.EllipticCurvePrivateKey, nonce: str, csr: str) -> bytes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     return key.sign(renewal_bytes(nonce, csr), ec.ECDSA(hashes.SHA256()))
+
+
+def signed_by(public: bytes, signature: bytes, payload: bytes) -> bool:
+    """Whether `signature` is one of `public` (Ed25519, 32 bytes) over `payload`; false for what is no key, too."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, payload)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

@@ -12,19 +12,9 @@ process can find out after a crash what was under way and finish it; doing so tw
 from __future__ import annotations
 
 import contextlib
-import logging
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge_agent.durable import sync_folder
-from edge_agent.errors import IdentityError
-from edge_agent.identity.keys import load_key
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-log = logging.getLogger(__name__)
 
 KEY, CERTIFICATE = "device.key", "device.crt"
 NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"
@@ -49,17 +39,11 @@ def discard_next(folder: Path) -> None:
     sync_folder(folder)
 
 
-def keys(folder: Path) -> Iterator[tuple[bool, ec.EllipticCurvePrivateKey]]:
-    """The keys to try, the next one first when the hub has certified it: (whether it is the next one, key)."""
+def candidates(folder: Path) -> tuple[str, ...]:
+    """The files of the keys to log in with, the next one first when the hub has certified it."""
     settle(folder)
-    if (folder / NEXT_CERTIFICATE).exists() and (folder / NEXT_KEY).exists():
-        try:
-            following = load_key(folder / NEXT_KEY)
-        except IdentityError as error:  # a damaged file must not stand before the key in use
-            log.warning("the next key cannot be used: %s", error)
-        else:
-            yield True, following
-    yield False, load_key(folder / KEY)
+    certified = (folder / NEXT_CERTIFICATE).exists() and (folder / NEXT_KEY).exists()
+    return (NEXT_KEY, KEY) if certified else (KEY,)
 
 
 def _rename(folder: Path, old: str, new: str) -> None:

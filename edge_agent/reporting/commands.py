@@ -5,6 +5,7 @@ The command key is a TUF target (`hub/command-key.json`), so neither the broker 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from edge_agent.errors import DeniedError
@@ -19,33 +20,35 @@ def decode_keys(data: bytes) -> CommandKeys:
 
 
 def accept(
-    data: bytes, keys: CommandKeys | None, *, device: str, counter: int, now: float, clock_trusted: bool = True
+    data: bytes,
+    keys: CommandKeys | None,
+    *,
+    verify: Callable[[bytes, bytes, bytes], bool],
+    device: str,
+    counter: int,
+    now: float,
+    clock_trusted: bool = True,
 ) -> Command:
     """The command in `data` when every check holds.
 
     Args:
         data: a `messages.Signed` as JSON.
         keys: None while the device has not fetched it yet.
+        verify: `ports.Signer.verify`.
         counter: the last counter that was accepted.
 
     Raises:
         DeniedError: no key, a wrong signature, another device, an old counter, or expired.
     """
-    # At use: an agent that has heard nothing from its hub serves without it.
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     if keys is None:
         raise DeniedError("the hub's command key is not here yet", subject="command")
     try:
         signed: Signed = decode_control(data, Signed)
         if signed.key_id not in keys.keys:
             raise DeniedError(f"command signed by unknown key {signed.key_id[:16]!r}", subject="command")
-        public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(keys.keys[signed.key_id]))
-        public.verify(signed.signature, signed.payload)
+        if not verify(bytes.fromhex(keys.keys[signed.key_id]), signed.signature, signed.payload):
+            raise DeniedError("a command's signature is wrong", subject="command")
         command: Any = decode_control(signed.payload, Command)
-    except InvalidSignature as error:
-        raise DeniedError("a command's signature is wrong", subject="command") from error
     except (ProtocolError, ValueError) as error:
         raise DeniedError(f"a command does not decode: {error}", subject="command") from error
     assert isinstance(command, Command)

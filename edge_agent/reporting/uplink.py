@@ -75,6 +75,7 @@ class Uplink:
         budget: Budget,
         *,
         key: Callable[[], CommandKeys | None],
+        verify: Callable[[bytes, bytes, bytes], bool],
         handle: Callable[[Command], None],
         notified: Callable[[str], None],
         clock: Callable[[], float] = time.time,
@@ -86,6 +87,7 @@ class Uplink:
         self._spool = spool
         self._budget = budget
         self._key = key
+        self._verify = verify
         self._handle = handle
         self._notified = notified
         self._clock = clock
@@ -293,9 +295,11 @@ class Uplink:
         self._loop.call_later(delay, self._notified, f"channel version {notify.version}")
 
     async def _command(self, payload: bytes) -> None:
-        command = accept(
+        command = await asyncio.to_thread(
+            accept,
             payload,
             self._key(),
+            verify=self._verify,
             device=self._link.device_id,
             counter=self._counter,
             now=self._clock(),

@@ -159,7 +159,7 @@ def test_what_a_device_does_arrives_once(hub: HubProcess, tmp_path: Path) -> Non
     token = hub.call("POST", "/api/v1/tokens", {"kind": "claim", "channel": "stable"})["token"]
     directory = tmp_path / "device"
     command("edge_agent.main", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", str(directory))
-    with running(directory, "--port", "0") as (_, address):
+    with running(directory, "--port", "0") as (process, address):
         until(lambda: ask(address), "the agent serves")
         until(
             lambda: ask(address) and any(m["state"] == "committed" for m in hub.device()["models"]),
@@ -182,6 +182,8 @@ def test_what_a_device_does_arrives_once(hub: HubProcess, tmp_path: Path) -> Non
         answer = until(answered, "the command is answered")
         assert answer["ok"] and answer["data"]["models"]["tiny"]["serving"] == 1
         until(lambda: waiting(directory) == 0, "receipts empty the spool")
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        assert "/msgspec/" in maps and "/cryptography/" not in maps, "receipts are checked outside the serving process"
 
         hub.stop(signal.SIGKILL)
         before = len(hub.rows("SELECT 1 FROM window"))

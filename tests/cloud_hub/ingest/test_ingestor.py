@@ -11,6 +11,7 @@ from sqlmodel import select
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message, step
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, SpoolCursor, WindowRow
+from edge_agent.identity.keys import signed_by
 from edge_agent.reporting import gobackn
 from edge_agent.reporting.commands import accept, decode_keys
 from fleet.protocol import topics
@@ -67,7 +68,7 @@ def upto(fleet: HubFixture, out) -> list[tuple[str, int]]:
     keys, found = decode_keys(fleet.hub.command_key.target()), []
     for topic, payload in out:
         device = topic.split("/")[-2]
-        command = accept(payload, keys, device=device, counter=0, now=fleet.clock())
+        command = accept(payload, keys, verify=signed_by, device=device, counter=0, now=fleet.clock())
         assert command.kind == "receipt"
         receipt = msgspec.convert(command.args, Receipt)
         found.append((device, receipt.committed))
@@ -190,7 +191,12 @@ def test_commands_are_signed_with_rising_counters(fleet):
     keys = decode_keys(fleet.hub.command_key.target())
     for _ in range(2):
         send_command(fleet.hub, "cam-1", "diagnose", {})
-    found = [accept(p, keys, device="cam-1", counter=0, now=fleet.clock()).counter for _, _, p in waiting(fleet.hub)]
+    now = fleet.clock()
+    commands = [
+        accept(payload, keys, verify=signed_by, device="cam-1", counter=0, now=now)
+        for _, _, payload in waiting(fleet.hub)
+    ]
+    found = [command.counter for command in commands]
     assert found == [1, 2]
 
 

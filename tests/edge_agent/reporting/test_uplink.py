@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.errors import DeniedError
+from edge_agent.identity.keys import signed_by
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.commands import accept
 from edge_agent.reporting.spool import Database, Spool
@@ -50,7 +51,7 @@ def signed(counter, kind="diagnose", *, device=DEVICE, expires_at=2e9, args=None
 
 
 def check(data, counter=0, key=KEY, **more):
-    return accept(data, key, device=DEVICE, counter=counter, now=1e9, **more)
+    return accept(data, key, verify=signed_by, device=DEVICE, counter=counter, now=1e9, **more)
 
 
 def test_a_good_command_is_accepted():
@@ -150,6 +151,7 @@ class Device:
             self.spool,
             Budget(self.database, time.time),
             key=lambda: KEY,
+            verify=signed_by,
             handle=self.commands.put_nowait,
             notified=self.notified.put_nowait,
             clock=lambda: 1e9,
