@@ -131,8 +131,10 @@ class Agent:
 
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
+        from edge_agent import memory
         from edge_agent.serving.server import address, listen, make_server
 
+        memory.bound()
         server, listener = make_server(self.app), listen(self.config)
         self.address = address(self.config, listener)
         loop = asyncio.get_running_loop()

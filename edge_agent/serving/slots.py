@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent import runtimes
+from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
 from fleet.protocol.channel import RolloutRef
@@ -131,6 +131,7 @@ class Slots:
         for served in old:
             if served is not None:
                 served.release_reference()
+        await asyncio.to_thread(memory.give_back)
         log.info("model %s serves release %d (%s)", release.model, release.number, release.variant.name)
 
     async def deactivate(self, model: str) -> None:

@@ -1,0 +1,58 @@
+"""What keeps the serving process small, where the C library is glibc."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are glibc's own calls")
+ROOT = Path(__file__).parents[2]
+
+HEAPS = """
+import ctypes, threading
+from edge_agent import memory
+if {bound}: memory.bound()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(4)
+def fill():
+    together.wait()
+    for _ in range(2000): libc.malloc(4096)
+    together.wait()
+threads = [threading.Thread(target=fill) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+out = ctypes.c_void_p(libc.fopen(b"/dev/stdout", b"w"))
+libc.malloc_info(0, out); libc.fclose(out)
+"""
+
+TRIM = """
+from edge_agent import memory
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
+pieces = [bytes(4000) for _ in range(8000)]
+last = bytes(4000)  # above the others, so that the heap does not shrink by itself
+del pieces
+before = resident()
+memory.give_back()
+print(before - resident())
+"""
+
+
+def said(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+def test_all_threads_share_one_arena() -> None:
+    assert said(HEAPS.format(bound=False)).count("<heap nr=") > 1  # the check sees arenas
+    assert said(HEAPS.format(bound=True)).count("<heap nr=") == 1
+
+
+def test_freed_pages_go_back_to_the_system() -> None:
+    assert int(said(TRIM)) > 16 << 20  # of 32 MB
