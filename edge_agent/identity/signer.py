@@ -1,7 +1,7 @@
 """Signatures are made and checked in a process of its own: `python -m edge_agent.identity.signer FOLDER`.
 
-The device's key and the library that uses it (some 10 MiB) thereby stay out of the process that loads models and
-serves. The signer starts when it is needed, and ends LINGER_S after the last question or with its parent.
+The library for it (some 10 MiB of memory) thereby stays out of the process that serves for months. The signer
+starts when it is needed, and ends LINGER_S after the last question or with its parent.
 """
 
 from __future__ import annotations
