@@ -20,7 +20,7 @@ demo: $(STAMP) ## run the whole loop on this machine [KEEP=1 leaves it running] 
 	$(BIN)/fleet demo --seed $(SEED) $(if $(KEEP),--keep)
 
 test: lint system-packages ## ruff, mypy, import-linter, pytest [TESTS=path]
-	$(BIN)/python -m pytest -q $(TESTS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests $(TESTS)
 
 faults: $(STAMP) system-packages ## the fault tests in full size, about 15 minutes; writes benchmarks/results/faults.json
 	EDGELOOP_FAULTS=full EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -q tests/faults

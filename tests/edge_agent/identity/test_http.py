@@ -57,3 +57,4 @@ def test_one_connection_serves_many_calls(tmp_path: Path) -> None:
             assert http.request("GET", "/device/me").status == 200
         pool = http._pool.connection_from_url(url)
         assert (pool.num_connections, pool.num_requests) == (1, 7)  # nonce, token, five
+        pool.close()  # a hub waits for its connections before it ends

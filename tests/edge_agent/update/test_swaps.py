@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import median
 
+import pytest
+
 from tests.support import swaps
+
+pytestmark = pytest.mark.alone
 
 
 def test_no_request_fails_and_none_waits_long_through_five_swaps(tmp_path: Path) -> None:
