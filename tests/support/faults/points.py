@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -59,9 +59,9 @@ def census(run: Callable[[Case], Ended], folder: Path, scenario: Scenario, url: 
     return points
 
 
-def case(scenario: Scenario, folder: Path, *, looks: int = 1, strace: Strace | None = None) -> Case:
-    """A life of the agent in `folder`/device."""
-    return Case(directory=str(folder / "device"), looks=looks, failing=scenario.failing, strace=strace)
+def case(scenario: Scenario, folder: Path, *, strace: Strace | None = None, **options: Any) -> Case:
+    """A life of the agent in `folder`/device; `options` are fields of `Case`."""
+    return Case(directory=str(folder / "device"), failing=scenario.failing, strace=strace, **options)
 
 
 def _points(role: str, log: str, device: str) -> list[Point]:

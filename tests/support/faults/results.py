@@ -53,7 +53,7 @@ def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, each: i
 def table() -> list[str]:
     """The rows as text."""
     lines = [
-        f"{'fault':<14}{'part':<24}{'cases':>6}{'struck':>7}{'bricked':>8}{'torn':>5}{'other':>6}{'seed':>5}"
+        f"{'fault':<14}{'part':<30}{'cases':>6}{'struck':>7}{'bricked':>8}{'torn':>5}{'other':>6}{'seed':>5}"
         "  to serving, ms (median/p99/max)"
     ]
     for row in ROWS:
@@ -61,10 +61,15 @@ def table() -> list[str]:
         other = sum(row.wrong.values()) - bricked - torn
         times = "/".join(f"{value:g}" for value in row.to_serving_ms.values())
         lines.append(
-            f"{row.row:<14}{row.part:<24}{row.cases:>6}{row.struck:>7}{bricked:>8}{torn:>5}{other:>6}{row.seed:>5}"
-            f"  {times}"
+            f"{row.row:<14}{row.part:<30}{row.cases:>6}{row.struck:>7}{bricked:>8}{torn:>5}{other:>6}{row.seed:>5}"
+            f"  {times:<16}{_shares(row.notes)}".rstrip()
         )
     return lines
+
+
+def _shares(notes: dict[str, Any]) -> str:
+    """The notes that are shares, such as bytes sent twice over the file's size."""
+    return ", ".join(f"{word} {value:.1%}" for word, value in notes.items() if isinstance(value, float))
 
 
 def write(path: Path) -> None:

@@ -6,6 +6,7 @@ Each stage is one state of the same repository, below its own prefix: `http://12
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,8 +39,10 @@ class StaticHub:
 
 
 @contextlib.contextmanager
-def serving(hub: StaticHub) -> Iterator[StaticHub]:
-    """Serve on a free loopback port in threads."""
+def serving(
+    hub: StaticHub, *, address: tuple[str, int] = ("127.0.0.1", 0), congestion: str = ""
+) -> Iterator[StaticHub]:
+    """Serve in threads, on a free loopback port if not told; `congestion`: TCP's control, else the system's."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -74,11 +77,13 @@ def serving(hub: StaticHub) -> Iterator[StaticHub]:
             with contextlib.suppress(ConnectionError):
                 super().handle()
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(address, Handler) as server:
         server.daemon_threads = True
+        if congestion:
+            server.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
-        hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+        hub.url = f"http://{address[0]}:{server.server_address[1]}"
         try:
             yield hub
         finally:

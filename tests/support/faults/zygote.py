@@ -40,7 +40,6 @@ from fleet.protocol.messages import ModelReport
 from tests.support.models import inputs
 
 MODEL = "tiny"
-HANGS_S = 120.0  # a case takes a second, fifty hostile files a few
 PRELOADED = (
     "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "edge_agent.runtimes.litert",
     "edge_agent.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.look", "edge_agent.update.tuf_client",
@@ -72,10 +71,12 @@ class Mutants(Struct, frozen=True, kw_only=True):
 
 
 class Case(Struct, frozen=True, kw_only=True):
-    """One life of an agent: start, up to `looks` looks, requests, judgement."""
+    """One life of an agent: start, up to `looks` looks, requests, judgement; `enough`, when committed, ends it."""
 
     directory: str
     looks: int = 1
+    enough: int = 0  # a release
+    hangs_s: float = 120.0  # a life takes a second, fifty hostile files a few, a bad network more
     failing: tuple[int, ...] = ()  # releases whose requests count as failed
     strace: Strace | None = None
     mutants: Mutants | None = None
@@ -220,6 +221,8 @@ class Life:
                 await self._look()
             with self._task():
                 await self._settle()
+            if agent.updater.file.model(MODEL).committed == self._case.enough:
+                break
         state = agent.updater.file.model(MODEL)
         looked = agent.updater.file.state.looked
         return Seen(
@@ -292,10 +295,10 @@ def live(case: Case, tell: socket.socket) -> None:
         os._exit(code)
 
 
-def _said(stream: socket.socket, pid: int) -> bytes:
+def _said(stream: socket.socket, pid: int, hangs_s: float) -> bytes:
     """What the agent says at its end; one that hangs is killed, and has said so."""
     said = b""
-    stream.settimeout(HANGS_S)
+    stream.settimeout(hangs_s)
     with stream:
         try:
             while piece := stream.recv(1 << 16):
@@ -322,7 +325,7 @@ def run(case: Case) -> Ended:
         ours.close()
         live(case, theirs)
     theirs.close()
-    said = _said(ours, pid)
+    said = _said(ours, pid, case.hangs_s)
     code = -1
     with contextlib.suppress(ChildProcessError):
         while True:

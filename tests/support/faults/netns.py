@@ -1,0 +1,258 @@
+"""A network that loses packets below TCP: two network namespaces whose TUN devices one thread joins.
+
+Linux's own emulator, netem, is a kernel module that many machines lack; this needs only /dev/net/tun. Each
+end is a process of its own, `python -m tests.support.faults.netns SOCKET ROLE …`: it enters a namespace,
+makes a TUN device there and hands its descriptor to the test, which reads every packet of one end and writes
+it to the other, unless a seeded draw loses it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+HUB, DEVICE = "10.97.0.1", "10.97.0.2"
+PORT = 8080
+ROOT = Path(__file__).resolve().parents[3]
+_CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x10000000, 0x40000000, 1
+_TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
+_SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _IFF_UP = 0x8914, 0x8916, 0x891C, 0x1
+HANGS_S = 240.0  # over four times what the slowest transfer takes
+ADVICE = (
+    "run it as root with /dev/net/tun (in a container: --device /dev/net/tun --cap-add NET_ADMIN,SYS_ADMIN), "
+    "or permit user namespaces (sysctl kernel.apparmor_restrict_unprivileged_userns=0)"
+)
+_MOST = 2048  # bytes of a packet; the devices' MTU is 1500
+_TCP, _SYN = 6, 0x02
+_FORBIDDEN = {
+    errno.EPERM, errno.EACCES, errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.ENOSYS, errno.ENOSPC, errno.EUSERS,
+}  # fmt: skip
+
+
+class NotPermittedError(Exception):
+    """This machine or container lets nobody make a network namespace or a TUN device; says what to do."""
+
+
+def enter(address: str) -> int:
+    """Move this process into a network namespace of its own with a TUN device at `address`/24; its descriptor.
+
+    Raises:
+        OSError: namespaces or /dev/net/tun are not there or not permitted.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    uid, gid = os.getuid(), os.getgid()
+    if libc.unshare(_CLONE_NEWNET) != 0:
+        if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:  # what root need not, anybody else must
+            raise OSError(ctypes.get_errno(), "unshare")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+    name = b"tun0"
+    tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", name, _IFF_TUN | _IFF_NO_PI))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        for request, value in ((_SIOCSIFADDR, address), (_SIOCSIFNETMASK, "255.255.255.0")):
+            sockaddr = struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(value))
+            fcntl.ioctl(control, request, struct.pack("16s16s8x", name, sockaddr))
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", name, _IFF_UP))
+    return tun
+
+
+class Traffic(Struct):
+    """One direction. Bytes are those that TCP carries: `stream` counts each once, `sent` each time that it was
+    sent, `arrived` each time that it came out at the other end."""
+
+    packets: int = 0
+    lost: int = 0
+    stream: int = 0
+    sent: int = 0
+    arrived: int = 0
+
+
+class Link:
+    """Passes packets between two TUN devices until it is closed; each is lost with probability `loss`."""
+
+    def __init__(self, hub: int, device: int, loss: float, seed: int) -> None:
+        """Begin, with the descriptors of the TUN devices of both ends."""
+        self._loss, self._rng = loss, random.Random(seed)
+        self.down, self.up = Traffic(), Traffic()
+        self._next: dict[tuple[bytes, bytes], int] = {}  # of each flow: the sequence number after the last new byte
+        self._woken, self._wake = os.pipe()
+        self._thread = threading.Thread(target=self._run, args=(hub, device), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        os.close(self._wake)
+        self._thread.join(10)
+        os.close(self._woken)
+
+    def _run(self, hub: int, device: int) -> None:
+        ways = {hub: (device, self.down), device: (hub, self.up)}
+        while True:
+            ready, _, _ = select.select([*ways, self._woken], [], [])
+            if self._woken in ready:
+                return
+            for descriptor in ready:
+                to, traffic = ways[descriptor]
+                self._pass_on(os.read(descriptor, _MOST), to, traffic)
+
+    def _pass_on(self, packet: bytes, to: int, traffic: Traffic) -> None:
+        if packet[0] >> 4 != 4 or packet[9] != _TCP:
+            return  # the kernel's own IPv6 chatter
+        size = self._count(packet, traffic)
+        if self._rng.random() < self._loss:
+            traffic.lost += 1
+            return
+        traffic.arrived += size
+        with contextlib.suppress(OSError):  # the other end is gone
+            os.write(to, packet)
+
+    def _count(self, packet: bytes, traffic: Traffic) -> int:
+        """The bytes that a segment carries."""
+        header = (packet[0] & 15) * 4
+        seq, flags = struct.unpack_from("!I", packet, header + 4)[0], packet[header + 13]
+        size = int.from_bytes(packet[2:4], "big") - header - (packet[header + 12] >> 4) * 4
+        flow = (packet[12:20], packet[header : header + 4])
+        if flags & _SYN:
+            self._next[flow] = (seq + 1) & 0xFFFFFFFF
+        ahead = (seq + size - self._next.get(flow, seq)) & 0xFFFFFFFF
+        if size and ahead < 1 << 31:  # else it was sent before
+            traffic.stream += ahead
+            self._next[flow] = (seq + size) & 0xFFFFFFFF
+        traffic.packets += 1
+        traffic.sent += size
+        return size
+
+
+class End:
+    """A process at one end of a link, and the descriptor of its TUN device.
+
+    Raises:
+        NotPermittedError: this machine does not let it.
+    """
+
+    def __init__(self, address: str, role: str, *arguments: str) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.faults.netns", str(theirs.fileno()), address, role, *arguments],
+                cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            )  # fmt: skip
+            theirs.close()
+            said, descriptors, _, _ = socket.recv_fds(ours, 4096, 1)
+        self.tun = descriptors[0] if descriptors else -1
+        if said != b"tun":
+            self.close()
+            assert said, f"the process of the {role} died"
+            raise NotPermittedError(f"{said.decode()}; {ADVICE}")
+
+    def heard(self) -> Any:
+        """The next line that the process says, as JSON; None when it died, or was killed because it hangs."""
+        assert self._process.stdout is not None
+        watchdog = threading.Timer(HANGS_S, self._process.kill)
+        watchdog.start()
+        try:
+            return json.loads(self._process.stdout.readline() or b"null")
+        finally:
+            watchdog.cancel()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self._process.kill()
+        self._process.wait()
+        self._process.stdout.close()
+        if self.tun >= 0:
+            os.close(self.tun)
+
+
+@contextlib.contextmanager
+def joined(loss: float, seed: int, hub: tuple[str, ...], device: tuple[str, ...]) -> Iterator[tuple[Link, End, End]]:
+    """A hub and a device, each a role and its arguments, with a link between them that loses packets both ways.
+
+    Raises:
+        NotPermittedError: this machine does not let it.
+    """
+    if sys.platform != "linux":
+        raise NotPermittedError("network namespaces are Linux's; run it there")
+    with (
+        contextlib.closing(End(HUB, *hub)) as at_hub,
+        contextlib.closing(End(DEVICE, *device)) as at_device,
+        contextlib.closing(Link(at_hub.tun, at_device.tun, loss, seed)) as link,
+    ):
+        yield link, at_hub, at_device
+
+
+def serve(directory: str, control: str) -> None:
+    """The hub: the blobs of a folder, by the TCP congestion control of that name, until stdin ends."""
+    from tests.support.faults.static_hub import StaticHub, serving
+
+    static = StaticHub()
+    static.stages["one"] = {f"blobs/{path.name}": path.read_bytes() for path in Path(directory).iterdir()}
+    with serving(static, address=(HUB, PORT), congestion=control):
+        print(json.dumps("ready"), flush=True)
+        sys.stdin.read()
+
+
+def fetch(directory: str, sha256: str, size: str, gap_timeout_s: str) -> None:
+    """The device: the product's own fetch, again and again until the blob is here; says what came and what broke."""
+    from edge_agent.errors import FetchError, UnreachableError
+    from edge_agent.update.fetch import fetch_blob
+    from edge_agent.update.pace import Pace
+    from edge_agent.update.sources import HttpMirror
+    from edge_agent.update.store import Store
+    from fleet.protocol.manifest import Blob
+
+    blob, store = Blob(sha256=sha256, size=int(size)), Store(Path(directory), reserve=0)
+    source = HttpMirror(f"http://{HUB}:{PORT}/one")
+    received: list[int] = []
+    broken: list[str] = []
+    while not store.has(blob):
+        try:
+            fetch_blob(source, store, blob, pace=Pace(), progress=received.append, gap_timeout_s=float(gap_timeout_s))
+            store.accept(blob)
+        except (FetchError, UnreachableError) as error:
+            broken.append(str(error))
+    print(json.dumps({"received": sum(received), "broken": broken}), flush=True)
+
+
+ROLES: dict[str, Callable[..., None]] = {"hub": serve, "device": fetch}
+
+
+def main() -> None:
+    """`SOCKET ADDRESS ROLE …`: tell the test the TUN device or why there is none, then be the hub or the device."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    with socket.socket(fileno=int(sys.argv[1])) as test:
+        try:
+            tun = enter(sys.argv[2])
+        except OSError as error:
+            if error.errno not in _FORBIDDEN:
+                raise
+            test.sendall(f"no network namespace with a TUN device: {error}".encode())
+            return
+        socket.send_fds(test, [b"tun"], [tun])
+    os.close(tun)
+    ROLES[sys.argv[3]](*sys.argv[4:])
+
+
+if __name__ == "__main__":
+    main()
