@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from edge_agent.identity.pairs import KEY
 from edge_agent.identity.signer import LocalSigner, SignerProcess
 from edge_agent.ports import Signer
 
+ROOT = Path(__file__).parents[3]
 HUB = Ed25519PrivateKey.generate()
 PUBLIC = HUB.public_key().public_bytes_raw()
 
@@ -77,6 +81,21 @@ def test_the_process_answers_many_questions_and_ends_when_nobody_asks(tmp_path: 
     assert signer._process.wait(30) == 0
     assert running(signer) != first
     signer.close()
+
+
+def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib; from edge_agent.identity.signer import SignerProcess\n"
+        "signer = SignerProcess(pathlib.Path(sys.argv[1])); signer.verify(b'', b'', b'')\n"
+        "print(signer._process.pid, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as parent:
+        assert parent.stdout is not None
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    assert select.select([child], [], [], 30)[0]  # readable: it has ended
+    os.close(child)
 
 
 def test_a_process_that_died_is_replaced(process: SignerProcess) -> None:
