@@ -16,6 +16,7 @@ from msgspec import Struct
 from edge_agent.errors import AgentError, DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
 from edge_agent.identity.enroll import load_enrollment
+from edge_agent.identity.pool import pool_manager
 from edge_agent.identity.signer import LocalSigner
 from edge_agent.identity.tls import Dates, client_context
 from edge_agent.ports import Signer
@@ -64,7 +65,7 @@ class HubHttp:
         self._connect_timeout_s = connect_timeout_s
         dates = Dates(directory, clock=clock, slack_s=clock_slack_s)
         context = client_context(self._identity / "ca.pem", dates)
-        self._pool = urllib3.PoolManager(maxsize=connections, ssl_context=context, retries=False)
+        self._pool = pool_manager(maxsize=connections, ssl_context=context, retries=False)
         self._token = ""
         self._lock = threading.Lock()
 

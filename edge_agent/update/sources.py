@@ -21,6 +21,7 @@ import urllib3
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError
+from edge_agent.identity.pool import pool_manager
 from edge_agent.ports import HubStreams, Stream
 from edge_agent.update.fetch import Progress, fetch_blob
 from edge_agent.update.pace import Pace
@@ -157,7 +158,7 @@ class HttpMirror:
 
     def __init__(self, url: str, *, connect_timeout_s: float = 10.0, context: ssl.SSLContext | None = None) -> None:
         self._base, self._connect_timeout_s = url.rstrip("/"), connect_timeout_s
-        self._pool = urllib3.PoolManager(
+        self._pool = pool_manager(
             maxsize=1, retries=False, ssl_context=context or ssl.create_default_context(), cert_reqs=ssl.CERT_REQUIRED
         )
 

@@ -27,6 +27,7 @@ from edge_agent.clock import EPOCH
 from edge_agent.clock import TimeFloor as TimeFloor
 from edge_agent.durable import sync_folder, write_durably
 from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError, UnreachableError
+from edge_agent.identity.pool import pool_manager
 from edge_agent.ports import HubStreams
 from edge_agent.update.pace import Pace, paced
 
@@ -207,7 +208,7 @@ class PlainHttp:
     """Unauthenticated downloads by whole URL; implements `ports.HubStreams` for `tuf_client_main`."""
 
     def __init__(self) -> None:
-        self._pool = urllib3.PoolManager(retries=False)
+        self._pool = pool_manager(retries=False)
 
     @contextlib.contextmanager
     def stream(
