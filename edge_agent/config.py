@@ -45,6 +45,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     disk_reserve_bytes: int = 16 << 20
     selftest_memory_bytes: int = 4 << 30  # address space, of which runtimes reserve far more than they use
     selftest_cpu_s: int = 120
+    selftest_wall_s: float = 600.0  # by the clock: a busy device gives a self-test little of its processor
     selftest_sandbox: bool = True  # Landlock and seccomp; off only where a runtime needs what they refuse
     log_level: str = "INFO"
 

@@ -22,7 +22,7 @@ AgentError                   exit 1
       ├── FetchError         a download broke off or lied                   fetch-failed, too-slow, too-large, not-found
       ├── DeltaError         a patch is of no use; never reported, the whole file is fetched instead
       ├── DiskFullError      it does not fit                                disk-full
-      └── TrialError         the self-test failed or died                   selftest-failed
+      └── TrialError         the self-test failed, died or took too long    selftest-failed, selftest-timeout
 
 `recoverable` says whether trying again by itself can help. Further words that the update machine gives
 without an error: `crash-loop`, `too-many-tries`, `failures` and `latency` (in probation), `interrupted`,

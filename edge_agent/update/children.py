@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.update.lines import Asked, Done, Failed, Message, Ready, Step
 from edge_agent.update.machine import Held
@@ -44,7 +45,8 @@ class Children(Protocol):
         """Run the self-test and say what confined it (`Done.sandbox`).
 
         Raises:
-            TrialError: it failed; the reason is `killed` when somebody else ended it.
+            TrialError: it failed; the reason is `killed` when somebody else ended it, and `selftest-timeout`
+                when it was ended here.
         """
 
 
@@ -53,16 +55,24 @@ class ProcessChildren:
 
     def __init__(self, directory: Path, bundle: Path | None = None) -> None:
         self._directory, self._bundle = directory, bundle
+        self._config = load(directory)
 
     async def start(self) -> ProcessChild:
         """See the port."""
         return ProcessChild(await self._spawn("look", *([str(self._bundle)] if self._bundle is not None else [])))
 
     async def trial(self, held: Held) -> tuple[str, ...]:
-        """See the port. A child that dies has failed; `killed` says that somebody else ended it."""
+        """See the port. A child that dies has failed. One that only waits uses no processor time, and self-tests
+        run one at a time: a limit by the clock keeps it from holding up the other models."""
         process = await self._spawn("trial")
+        limit = self._config.selftest_wall_s
         try:
-            out, _ = await process.communicate(msgspec.json.encode(held) + b"\n")
+            async with asyncio.timeout(limit):
+                out, _ = await process.communicate(msgspec.json.encode(held) + b"\n")
+        except TimeoutError:
+            why = f"the self-test had not ended after {limit:g} s, and was ended"
+            hint = "it waits for something, or the device is too slow for it: selftest_wall_s in agent.toml"
+            raise TrialError(why, subject=held.variant, hint=hint, reason="selftest-timeout") from None
         finally:
             await _end(process)
         message = _last(out)
@@ -70,6 +80,9 @@ class ProcessChildren:
             return message.sandbox
         if isinstance(message, Failed):
             raise TrialError(message.detail, subject=held.variant, hint=message.hint, reason=_word(message))
+        if process.returncode == -signal.SIGXCPU:
+            why = f"the self-test used more than {self._config.selftest_cpu_s} s of processor time"
+            raise TrialError(why, subject=held.variant, hint="selftest_cpu_s in agent.toml is the limit")
         why = f"the self-test died with code {process.returncode}"
         raise TrialError(why, subject=held.variant, reason="killed" if process.returncode == -signal.SIGKILL else "")
 

@@ -1,0 +1,89 @@
+"""Self-tests that do not end well, in real children: what is blamed, and what goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge_agent.errors import TrialError
+from edge_agent.update.children import ProcessChildren
+from edge_agent.update.machine import Held
+from edge_agent.update.store import Store
+from tests.support.device import Device, claim, follow, listening, publish
+from tests.support.hub import HubFixture, make_hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> HubFixture:
+    return make_hub(tmp_path, start=time.time())
+
+
+@pytest.fixture
+def device(hub: HubFixture, tmp_path: Path):
+    """A device that serves release 1, and has release 2 before it."""
+    follow(hub, publish(hub, tmp_path))
+    with listening(hub) as url:
+        device = Device(url, claim(hub), tmp_path / "agent")
+        device.look()
+        device.commit()
+        follow(hub, publish(hub, tmp_path, seed=2))
+        yield device
+
+
+class Harmed(ProcessChildren):
+    """Real children; `harm` is done to the model file before a self-test reads it."""
+
+    def __init__(self, directory: Path, harm) -> None:
+        super().__init__(directory)
+        self._harm, self.tried = harm, 0
+
+    async def trial(self, held: Held) -> tuple[str, ...]:
+        self.tried += 1
+        store = Store(self._directory)
+        self._harm(store.blobs / store.manifest(held.manifest).variant(held.variant).blob.sha256)
+        return await super().trial(held)
+
+
+def never_ends(path: Path) -> None:
+    """A pipe without a writer: the child that opens it waits for ever, and uses no processor time."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+def test_a_self_test_that_only_waits_is_ended_and_its_release_refused(device: Device, hub, tmp_path: Path) -> None:
+    (device.config.dir / "agent.toml").write_text("selftest_wall_s = 0.2\n")  # it would never end: any limit will do
+    children = Harmed(device.config.dir, never_ends)
+    device.restart(children=children)
+    device.start()
+    device.look()
+    state = device.state()
+    assert (state.state, state.reason) == ("rolled_back", "selftest-timeout")
+    assert "0.2 s" in state.detail and "selftest_wall_s" in state.hint
+    assert device.activator.serving == {"tiny": 1}
+    device.look()
+    assert children.tried == 1  # it is not a child that was killed from outside, which is tried once more
+    (device.config.dir / "agent.toml").unlink()
+    device.restart()
+    follow(hub, publish(hub, tmp_path, seed=3))
+    device.look()
+    assert device.activator.serving == {"tiny": 3}
+
+
+class Dying(ProcessChildren):
+    """Children that end as the kernel ends one that used up its processor time."""
+
+    async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:
+        code = "import os, signal; os.kill(os.getpid(), signal.SIGXCPU)"
+        pipe = asyncio.subprocess.PIPE
+        return await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=pipe, stdout=pipe)
+
+
+def test_processor_time_is_named_as_what_was_used_up(tmp_path: Path) -> None:
+    with pytest.raises(TrialError, match="more than 120 s of processor time") as caught:
+        asyncio.run(Dying(tmp_path).trial(Held(release=1, variant="tiny", manifest="0" * 64)))
+    assert caught.value.reason == "selftest-failed" and "selftest_cpu_s" in caught.value.hint
