@@ -86,7 +86,7 @@ def endure(run, folder: Path, world, static, cell: Cell) -> tuple[Verdict, float
     faults += [f"bricked: {error}" for error in seen.errors if error.startswith("InferenceError")]
     if cell.passes != (seen.active == scenario.wanted):
         faults.append(f"stuck: {seen.active} is active after {cell.looks} looks: {seen.errors[-3:]}")
-    said = {report.reason for report in seen.reports if report.reason} | ({seen.problem} - {""})
+    said = ({report.reason for report in seen.reports} | {seen.problem}) - {"", "failed"}  # which names nothing
     if seen.errors and not said:
         faults.append(f"unsaid: {seen.errors}")
     if not cell.passes and not said:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,31 @@ def test_one_connection_serves_many_calls(tmp_path: Path) -> None:
         pool = http._pool.connection_from_url(url)
         assert (pool.num_connections, pool.num_requests) == (1, 7)  # nonce, token, five
         pool.close()  # a hub waits for its connections before it ends
+
+
+def test_a_login_page_is_no_answer_and_says_what_may_be_wrong(tmp_path: Path) -> None:
+    page = b"<html>Welcome, please log in</html>"
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Portal) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            device = enrolled(tmp_path / "agent", hub=f"http://127.0.0.1:{server.server_port}")
+            with pytest.raises(UnreachableError, match="a web page came") as caught:
+                HubHttp(device).request("GET", "/device/me")
+            assert "login" in caught.value.hint
+        finally:
+            server.shutdown()
+            thread.join()

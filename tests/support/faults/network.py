@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 CHUNK = 16 << 10
+HEAD = 250  # more than the headers of an answer have
 _BLOB = re.compile(rb"GET \S*/blobs/([0-9a-f]{64}) ")
 
 
@@ -21,7 +22,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     `cut`, `stall` and `reset` are probabilities for pieces of blobs; other answers are hit a quarter as often.
     `slow` bytes of each connection's blobs come at 64 kbit/s. `instead` is sent in place of every answer to
-    a request for a blob (to every request with `everywhere`), again and again with `endless`.
+    a request for a blob (to every request with `everywhere`), again and again with `endless`. With `drip_s` every
+    byte comes alone; of every other blob the first `HEAD` bytes come at once.
     """
 
     cut: float = 0.0
@@ -43,7 +45,7 @@ class Proxy:
         self._upstream, self._plan, self._rng = upstream, plan, random.Random(seed)
         self._lock = threading.Lock()
         self.over = threading.Event()
-        self.blob_bytes = self.struck = 0
+        self.blob_bytes = self.struck = self.asked = 0
         self.blobs: set[str] = set()
 
     def strike(self, probability: float, blob: bool) -> bool:
@@ -68,7 +70,7 @@ class _Connection:
     def __init__(self, proxy: Proxy, plan: Plan, client: socket.socket, hub: socket.socket, upstream) -> None:
         self._proxy, self._plan, self._client, self._hub, self._upstream = proxy, plan, client, hub, upstream
         self._blob = False
-        self._slow_left = plan.slow
+        self._slow_left, self._head_left = plan.slow, 0
 
     def run(self) -> None:
         threading.Thread(target=self._down, daemon=True).start()
@@ -78,6 +80,8 @@ class _Connection:
                 self._blob = named is not None
                 if named:
                     self._proxy.blobs.add(named[1].decode())
+                    self._head_left = HEAD * (self._proxy.asked % 2)
+                    self._proxy.asked += 1
             if self._plan.instead and (self._blob or self._plan.everywhere):
                 self._lie()
                 return
@@ -124,6 +128,11 @@ class _Connection:
         if plan.delay_s:
             proxy.strike(1.0, True)
             proxy.over.wait(plan.delay_s)
+        if plan.drip_s and blob:
+            head, piece = piece[: self._head_left], piece[self._head_left :]
+            self._head_left -= len(head)
+            self._client.sendall(head)
+            proxy.count(len(head))
         step = 1 if plan.drip_s and blob else 800 if self._slow_left > 0 and blob else CHUNK
         for start in range(0, len(piece), step):
             self._client.sendall(piece[start : start + step])
