@@ -172,6 +172,8 @@ def _install(arguments: argparse.Namespace, install_bundle: InstallBundle) -> in
     if arguments.json:
         print(msgspec.json.encode(outcome).decode())
         return 0 if outcome.done else 1
+    if outcome.by == "agent":
+        print(f"handed over to the agent that runs in {arguments.dir}")
     for model in outcome.models:
         what = f"model {model.model} release {model.wanted}"
         if model.reason:

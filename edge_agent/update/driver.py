@@ -85,11 +85,14 @@ class Updater:
         log.debug("look: %s", reason)
         self._wake.set()
 
-    async def start(self) -> None:
-        """Serve what is installed, before any network. A damaged release gives way to the previous one."""
+    async def start(self, *, to_serve: bool = True) -> None:
+        """Serve what is installed, before any network. A damaged release gives way to the previous one.
+
+        `to_serve` is false in a process that ends after one look: no start that a probation counts.
+        """
         self._on_look(self.file.state.looked)
         for model, state in list(self.file.state.models.items()):
-            self._enter(model, machine.resumed(state))
+            self._enter(model, machine.resumed(state, to_serve=to_serve))
             await self._serve(model)
             self._reporter.model(self.report(model))  # its last report may have been lost with the process
 

@@ -12,9 +12,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from edge_agent.durable import write_durably
 from edge_agent.errors import AgentError, LateError
@@ -56,9 +57,13 @@ class Installed(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What an install did. `reason` says why the bundle as a whole was refused; then nothing changed."""
+    """What an install did. `reason` says why the bundle as a whole was refused; then nothing changed.
+
+    `by` says which process installed: the command's own, or the agent that ran already.
+    """
 
     id: str = ""
+    by: Literal["command", "agent"] = "command"
     models: tuple[Installed, ...] = ()
     reason: str = ""
     detail: str = ""
@@ -147,12 +152,13 @@ def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause:
     check_bundle(folder)
     request = Request(id=uuid.uuid4().hex, folder=str(folder.resolve()))
     write_durably(directory / REQUEST, encode_json(request))
+    log.info("an agent runs in %s: it is asked to install %s", directory, folder)
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
         time.sleep(pause)
         outcome = _answered(directory / ANSWER)
         if outcome is not None and outcome.id == request.id:
-            return outcome
+            return replace(outcome, by="agent")
     raise LateError(
         f"the running agent has not answered after {patience_s:g} s", subject=str(directory),
         hint=f"it may still be at it: edge-agent status --dir {directory}",

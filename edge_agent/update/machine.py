@@ -247,15 +247,16 @@ def damaged(state: ModelState, detail: str) -> ModelState:
     )  # fmt: skip
 
 
-def resumed(state: ModelState) -> ModelState:
+def resumed(state: ModelState, *, to_serve: bool = True) -> ModelState:
     """The agent has started and found this state on disk.
 
     Fetching and verifying begin anew (what was downloaded is still here). Trying and probation count
-    the start: more than `probation.max_starts` of them are a crash loop, which rolls back.
+    the start: more than `probation.max_starts` of them are a crash loop, which rolls back. A process that
+    does not serve (`to_serve`) says nothing about the release on probation, which waits for one that does.
     """
     if state.state in ("fetching", "verifying"):
         return interrupted(state, "interrupted", f"the agent stopped while {state.state}")
-    if state.state not in ("trying", "probation"):
+    if state.state not in ("trying", "probation") or (state.state == "probation" and not to_serve):
         return state
     counted = replace(state, starts=state.starts + 1)
     if counted.starts > state.probation.max_starts or counted.spent + counted.starts >= MAX_TRIES:

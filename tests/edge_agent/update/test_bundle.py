@@ -70,7 +70,7 @@ def active(directory: Path) -> int | None:
 
 def test_a_bundle_is_installed_without_network_and_serves(directory, bundle, capsys) -> None:
     code, outcome = install(bundle("one"), directory, capsys)
-    assert code == 0, outcome
+    assert (code, outcome["by"]) == (0, "command"), outcome
     assert [(m["model"], m["active"], m["state"]) for m in outcome["models"]] == [("tiny", 1, "probation")]
     assert (directory / "time-floor").exists()  # the same clock rules as from the network
     with running(directory, "--port", "0") as (_, address):
@@ -81,9 +81,12 @@ def test_a_bundle_is_installed_without_network_and_serves(directory, bundle, cap
 def test_a_running_agent_installs_when_it_is_asked(directory, hub, bundle, tmp_path, capsys) -> None:
     with running(directory, "--port", "0") as (_, address):
         code, outcome = install(bundle("one"), directory, capsys)
-        assert code == 0, outcome
+        assert (code, outcome["by"]) == (0, "agent"), outcome
         answer = client.infer("tiny", np.array([[9, 0, 0, 0]], np.float32), url=address)
         assert (answer.parameters["served_by"], answer.model_version) == ("edge", "1")
+        assert main(["install", str(tmp_path / "one"), "--dir", str(directory)]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith(f"handed over to the agent that runs in {directory}\n") and "is installed" in said
         (tmp_path / "one" / "metadata" / "timestamp.json").write_bytes(b"{}")
         code, outcome = install(tmp_path / "one", directory, capsys)
         assert (code, outcome["reason"]) == (1, "untrusted-metadata") and outcome["hint"]

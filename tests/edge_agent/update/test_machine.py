@@ -134,6 +134,14 @@ TestHistories = Histories.TestCase
 TestHistories.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 
 
+def test_a_process_that_does_not_serve_is_no_start_of_a_release_on_probation() -> None:
+    begun = machine.trying(machine.verifying(machine.wanted(ModelState(), Target(held=held(2)), POLICY)))
+    trial = machine.activated(begun, 0.0)
+    assert machine.resumed(trial, to_serve=False) == trial and machine.resumed(trial).starts == 1
+    cut = machine.resumed(begun, to_serve=False)  # an agent did stop while it tried this one
+    assert (cut.state, cut.reason, cut.starts) == ("idle", "interrupted", 1)
+
+
 def test_a_crash_loop_in_probation_rolls_back() -> None:
     state = on_probation(2, ModelState(state="committed", active=held(1)))
     for _ in range(POLICY.max_starts):

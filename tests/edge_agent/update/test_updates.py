@@ -104,6 +104,17 @@ def test_a_tampered_blob_is_never_tried(device: Device, hub: HubFixture, tmp_pat
     assert "trying" not in device.reporter.states() and device.activator.serving == {}
 
 
+def test_a_start_that_is_not_to_serve_does_not_count_against_a_probation(device: Device) -> None:
+    device.look()
+    before = device.state()
+    for _ in range(before.probation.max_starts + 1):
+        LOOP.run(device.restart().start(to_serve=False))
+        assert device.state() == before and device.activator.serving == {"tiny": 1}
+    device.restart()
+    device.start()
+    assert (device.state().state, device.state().starts) == ("probation", 1)
+
+
 def test_a_failed_selftest_rolls_back(device: Device, hub: HubFixture, tmp_path: Path) -> None:
     follow(hub, publish(hub, tmp_path, seed=5, tolerance=-1.0))
     device.look()
