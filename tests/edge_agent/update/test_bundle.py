@@ -167,16 +167,26 @@ def test_an_older_bundle_is_a_rollback_and_refused(directory, hub, bundle, tmp_p
     assert "old copy" in outcome["hint"] and active(directory) == 2
 
 
-def test_a_withdrawn_release_is_refused(directory, hub, bundle, tmp_path, capsys, monkeypatch) -> None:
+def _raise_floor(hub: HubFixture, number: int) -> None:
+    hub.hub.publisher.set_floor("tiny", number + 1, actor="test")
+
+
+def _withdraw(hub: HubFixture, number: int) -> None:
+    hub.hub.publisher.withdraw("tiny", number, "wrong labels", actor="test")
+
+
+@pytest.mark.parametrize(("forbid", "reason"), [(_raise_floor, "below-floor"), (_withdraw, "withdrawn")])
+def test_a_forbidden_release_is_refused(directory, hub, bundle, tmp_path, capsys, monkeypatch, forbid, reason) -> None:
     install(bundle("one"), directory, capsys)
     commit(directory)
     number = publish(hub, tmp_path, seed=2)
     follow(hub, number)
     monkeypatch.setattr(checks, "named_releases", lambda channel: set())  # a hub that forgets its own rule
-    hub.hub.publisher.withdraw("tiny", number, "wrong labels", actor="test")
+    forbid(hub, number)
     code, outcome = install(bundle("two"), directory, capsys)
-    assert (code, outcome["models"][0]["reason"]) == (1, "withdrawn") and outcome["models"][0]["hint"]
-    assert active(directory) == 1
+    (said,) = outcome["models"]
+    assert (code, said["wanted"], said["active"], said["reason"]) == (1, number, 1, reason) and said["hint"]
+    assert active(directory) == 1 and not list((directory / "blobs").glob("*.part"))
 
 
 def test_what_is_no_bundle_and_what_is_no_agent_is_said(directory, bundle, tmp_path, capsys) -> None:
