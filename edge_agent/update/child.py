@@ -236,6 +236,8 @@ class Session:
         from edge_agent.update.delta import fetch_delta
 
         blob = self._store.manifest(held.manifest).variant(held.variant).blob
+        if self._from.free(blob):
+            return
         for old in self._held_files(held):
             if self._store.has(blob) or old == blob.sha256:
                 return

@@ -75,7 +75,7 @@ class Sources:
     def fetch(
         self, store: Store, blob: Blob, *, pace: Pace, progress: Progress, budget: Budgeted, gap_timeout_s: float = 30.0
     ) -> None:
-        """Fetch a blob into the store's download, or, where a mirror had a part in it, into the store itself.
+        """Fetch a blob into the store's download, or, where another origin had a part in it, into the store itself.
 
         Raises:
             FetchError, UnreachableError, DeniedError: what the last source said; what arrived is kept.
@@ -85,7 +85,11 @@ class Sources:
         if store.has(blob):
             return
         if not self._mirrors:
-            _fetch(self._hub, store, blob, pace, progress, budget, gap_timeout_s)
+            # What an earlier look left may have come from somebody in the hub's place: hashed here, a wrong start
+            # costs this look another fetch, and not the next look.
+            resumed = store.part(blob).exists() and store.part(blob).stat().st_size > 0
+            fetch = self._whole if resumed else _fetch
+            fetch(self._hub, store, blob, pace, progress, budget, gap_timeout_s)
             return
         trouble: AgentError | None = None
         for source in (*self._mirrors, self._hub):
@@ -99,6 +103,17 @@ class Sources:
                 trouble = error
         assert trouble is not None  # the hub is asked in every cycle unless its file was wrong
         raise trouble
+
+    def free(self, blob: Blob) -> bool:
+        """Whether a source that costs nothing has a file of that name, so that no patch need be paid for."""
+        for source in self._mirrors:
+            if source.metered or (source.name, blob.sha256) in self._wrong:
+                continue
+            with contextlib.suppress(UnreachableError):
+                with source.streams.stream("GET", f"/blobs/{blob.sha256}") as answer:
+                    if answer.status == 200:
+                        return True
+        return False
 
     def _whole(
         self, source: Source, store: Store, blob: Blob, pace: Pace, progress: Progress, budget: Budgeted, gap: float

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from edge_agent.errors import UpdateError
 from edge_agent.reporting.budget import Budget
@@ -13,6 +14,7 @@ from edge_agent.reporting.spool import Database
 from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.window import DAY_S
+from model_compiler.delta import build
 from tests.support.device import Device, claim, listening, publish
 from tests.support.hub import HubFixture, make_hub
 from tests.support.models import onnx_bytes, release
@@ -124,9 +126,41 @@ def test_a_budget_that_ends_in_the_middle_keeps_what_came(device: Device, hub, t
     assert budget.down == next(blob.size for blob in _blobs(device, 2) if blob.size > 200_000)
 
 
-def large(hub: HubFixture, folder: Path) -> int:
+def test_a_spent_budget_does_not_stop_what_a_folder_has(device: Device, hub, tmp_path: Path) -> None:
+    mirror = tmp_path / "usb"
+    device.config = replace(device.config, mirrors=(mirror.as_uri(),))
+    (device.config.dir / "agent.toml").write_text(f'mirrors = ["{mirror.as_uri()}"]\n')
+    budget = Budget(Database(tmp_path / "budget.db"), lambda: device.now[0])
+    device.restart(budget=budget, count_bytes=lambda count: budget.count(down=count))
+    device.start()
+    budget.limit = 1000
+    budget.count(down=500)  # enough for the patch below, which would cost what the folder gives for nothing
+    follow(hub, large(hub, mirror / "blobs"), bytes_per_day=1000)
+    offer_patch(device, hub, mirror / "blobs")
+    device.look()
+    assert device.activator.serving == {"tiny": 2} and device.state().reason == ""
+    assert (budget.down, budget.left()) == (500, 450)
+    device.commit()
+    budget.count(down=450)
+    follow(hub, large(hub, mirror / "blobs", b"another"), bytes_per_day=1000)
+    device.look()
+    assert device.activator.serving == {"tiny": 3} and (budget.down, budget.left()) == (950, 0)
+
+
+def offer_patch(device: Device, hub: HubFixture, new: Path) -> None:
+    """A patch on the hub from the model that serves to the one in the folder `new`."""
+    held = device.state().active
+    old = device.updater.store.manifest(held.manifest).variant(held.variant).blob
+    wanted = next(path for path in new.iterdir() if path.stat().st_size > 200_000)
+    patch = build(device.updater.store.blobs.joinpath(old.sha256).read_bytes(), wanted.read_bytes()).patch
+    assert len(patch) < 450
+    hub.hub.objects.put_new(f"deltas/{wanted.name}/{old.sha256}", patch)
+
+
+def large(hub: HubFixture, folder: Path, note: bytes = b"") -> int:
     """Publish a release whose model's documentation (field 6) has 200,000 bytes."""
-    made = release(folder, data=onnx_bytes() + b"\x32\xc0\x9a\x0c" + bytes(200_000), cloud=True)
+    data = onnx_bytes() + b"\x32\xc0\x9a\x0c" + note.ljust(200_000, b"\0")
+    made = release(folder, data=data, cloud=True)
     for path in folder.iterdir():
         hub.hub.objects.put_new(f"blobs/{path.name}", path.read_bytes())
     return hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test").number
