@@ -109,10 +109,9 @@ class Sources:
         for source in self._mirrors:
             if source.metered or (source.name, blob.sha256) in self._wrong:
                 continue
-            with contextlib.suppress(UnreachableError):
-                with source.streams.stream("GET", f"/blobs/{blob.sha256}") as answer:
-                    if answer.status == 200:
-                        return True
+            with contextlib.suppress(UnreachableError), source.streams.stream("GET", f"/blobs/{blob.sha256}") as found:
+                if found.status == 200:
+                    return True
         return False
 
     def _whole(
