@@ -26,7 +26,7 @@ AgentError                   exit 1
 
 `recoverable` says whether trying again by itself can help. Further words that the update machine gives
 without an error: `crash-loop`, `too-many-tries`, `failures` and `latency` (in probation), `interrupted`,
-`unsupported:<name>`, `bad-manifest`.
+`unsupported:<name>`, `bad-manifest`, `bad-channel`.
 """
 
 from __future__ import annotations

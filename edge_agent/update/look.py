@@ -37,12 +37,13 @@ def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
     """Read the channel and the hub's command key.
 
     Raises:
-        TrustError, FetchError, ProtocolError: the channel is missing or not valid.
+        TrustError, FetchError: the channel cannot be read.
+        RefusedError: it is not valid (`bad-channel`).
         UnsupportedError: it requires what this agent lacks.
     """
     name = mine.channel or asked.channel
     data = trusted.read(f"channels/{name}.json", CHANNEL_LIMIT)
-    channel = decode_channel(data) if data is not None else None
+    channel = _decoded(data, name) if data is not None else None
     if channel is not None:
         if channel.channel != name:
             raise TrustError(f"channels/{name}.json holds channel {channel.channel!r}", subject=name)
@@ -53,6 +54,16 @@ def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
         tuf_expires=trusted.expires, clock="untrusted" if trusted.problem == "clock-untrusted" else "trusted",
         problem=trusted.problem or ("" if channel else "no-channel"), hint=trusted.detail,
     )  # fmt: skip
+
+
+def _decoded(data: bytes, name: str) -> Channel:
+    try:
+        return decode_channel(data)
+    except ProtocolError as error:
+        raise RefusedError(
+            f"channels/{name}.json: {error}", subject=name, reason="bad-channel",
+            hint=error.hint or "publish the channel again on the hub: fleet channel set",
+        ) from error  # fmt: skip
 
 
 def identified(seen: Looked, identity: Path, trouble: str) -> Looked:

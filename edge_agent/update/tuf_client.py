@@ -32,6 +32,7 @@ from edge_agent.ports import HubStreams
 from edge_agent.update.pace import Pace, paced
 
 TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts by default
+MAX_VERSION = 2**63 - 1  # what reports and the hub's database hold; a version above it is an attack
 BASE = "http://hub"  # a placeholder: only the path goes to the hub
 
 
@@ -40,6 +41,13 @@ class HardenedUpdater(Updater):
 
     def _persist_file(self, filename: str, data: bytes) -> None:
         write_durably(Path(filename), data)
+
+    def _persist_metadata(self, rolename: str, data: bytes) -> None:
+        """Nothing is kept whose version cannot even be reported: only a stolen key signs such a number."""
+        version = self._trusted_set[rolename].version
+        if version > MAX_VERSION:
+            raise exceptions.BadVersionNumberError(f"{rolename} has a version above {MAX_VERSION}")
+        super()._persist_metadata(rolename, data)
 
     def _update_root_symlink(self) -> None:
         link = Path(self._dir, "root.json")

@@ -9,7 +9,7 @@ from math import inf
 
 from msgspec import Struct, field
 
-from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.codec import check_numbers, decode_json, encode_json
 from fleet.protocol.errors import MalformedError, VersionError
 from fleet.protocol.names import check_name
 from fleet.protocol.window import parse_window
@@ -162,9 +162,10 @@ def encode_channel(channel: Channel) -> bytes:
 
 
 def check_channel(channel: Channel) -> None:
-    """Raise unless names, shares and the number of rules are within their bounds."""
+    """Raise unless names, numbers, shares and the number of rules are within their bounds."""
     if channel.schema != SCHEMA:
         raise VersionError(f"channel schema {channel.schema} is unknown here", subject="channel")
+    check_numbers(channel, "channel")
     check_name(channel.channel, "channel")
     parse_window(channel.fetching.window)
     if sum(len(entry.rules) for entry in channel.models.values()) > MAX_RULES:

@@ -48,6 +48,17 @@ def encode_msgpack(value: object) -> bytes:
     return msgspec.msgpack.encode(value, order="deterministic")
 
 
+def check_numbers(value: object, subject: str) -> None:
+    """Raise MalformedError when a whole number in `value` does not fit into 64 bits.
+
+    JSON has longer ones; what a document says must be sayable in MessagePack, too, as in a device's reports.
+    """
+    try:
+        msgspec.msgpack.encode(value)
+    except OverflowError as error:
+        raise MalformedError(f"{subject}: a number does not fit into 64 bits", subject=subject) from error
+
+
 def _check_size(data: bytes, limit: int, subject: str) -> None:
     if len(data) > limit:
         raise TooLargeError(f"{subject}: {len(data)} bytes, at most {limit} are allowed", subject=subject)

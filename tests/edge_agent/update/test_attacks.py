@@ -5,22 +5,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from cloud_hub.bootstrap import FIRST_ROOT
-from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError
+from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError
 from edge_agent.update.lines import Asked, Refusal
-from edge_agent.update.look import offers
+from edge_agent.update.look import looked, offers
 from edge_agent.update.pace import Pace, paced
 from edge_agent.update.store import Store
 from edge_agent.update.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.messages import DeviceMe
-from tests.support.hub import START, HubFixture, make_hub
+from tests.support.faults.forge import Forge, stolen
+from tests.support.hub import PASSPHRASE, START, HubFixture, make_hub
 
 DAY = 86_400.0
 TIMESTAMP = "tuf/metadata/timestamp.json"
@@ -58,6 +59,11 @@ class Between:
         self.answers.append(answer)
         yield answer
 
+    def show(self, files: Mapping[str, bytes]) -> None:
+        """Answer every path that `files` has with them."""
+        for key, data in files.items():
+            self.lie(key, data)
+
     def lie(self, key: str, data: bytes, status: int = 200) -> None:
         self.lies[key] = lambda: Answer(status, iter([data]))
 
@@ -85,6 +91,12 @@ class World:
     def read(self, path: str = "models/digits/1.json") -> bytes | None:
         with self.look() as trusted:
             return trusted.read(path, 1 << 20)
+
+    def forge(self, *, rotated: bool = False) -> Forge:
+        """The repository as it is, with the hub's keys, or those that a rotation replaced, in a thief's hands."""
+        objects, config = self.hub.hub.objects, self.hub.hub.config
+        files = {info.key: objects.get(info.key).data for info in objects.list("tuf")}
+        return Forge(files, stolen(config.keys_dir, self.hub.offline, PASSPHRASE, before_rotation=rotated))
 
     def data(self, key: str) -> bytes:
         return self.hub.hub.objects.get(key).data
@@ -212,6 +224,28 @@ def test_a_clock_that_ran_ahead_does_not_make_the_right_time_wrong(world):
     world.now = START + 120
     with world.look() as trusted:
         assert trusted.problem == ""
+
+
+@pytest.mark.parametrize("version", [2**63, 2**64, 10**4000])
+def test_a_version_that_no_report_can_hold_is_not_kept(world, version):
+    """A fast-forward by a stolen key; a number that long in the state would keep the agent from starting."""
+    assert world.read() is not None
+    forge = world.forge()
+    forge.seal(version=version)
+    world.between.show(forge.files)
+    refused(world, TrustError, "untrusted-metadata")
+    kept = msgspec.json.decode((world.tuf / "timestamp.json").read_bytes())
+    assert kept["signed"]["version"] == forge.honest["timestamp"]
+
+
+def test_a_channel_that_breaks_its_bounds_is_refused_by_name(world):
+    forge = world.forge()
+    forge.target("channels", "channels/stable.json", b'{"channel":"stable","version":%d}' % 2**64)
+    world.between.show(forge.seal().files)
+    asked = Asked(device_id="d", channel="stable", kinds=("litert", "onnx"))
+    with world.look() as trusted, pytest.raises(RefusedError) as caught:
+        looked(trusted, DeviceMe(device_id="d", channel="stable"), asked)
+    assert caught.value.reason == "bad-channel" and caught.value.hint
 
 
 def test_a_second_instance_is_refused(world):

@@ -70,3 +70,15 @@ def test_deep_nesting_is_refused(name: str, opening: bytes) -> None:
 def test_text_that_is_not_utf8_is_refused(name: str) -> None:
     with pytest.raises(MalformedError):
         DECODERS[name](b'{"channel":"\xff\xfe","payload":"\xff"}')
+
+
+@pytest.mark.parametrize("field", ["version", "attempt"])
+def test_a_channel_with_a_number_that_no_report_can_hold_is_refused(field: str) -> None:
+    rollout = channel.RolloutRef(id="r", attempt=1, release=2, from_release=1, share_ppm=1, salt="s")
+    good = channel.Channel(
+        channel="stable", version=1, models={"digits": channel.ModelEntry(release=1, rollout=rollout)}
+    )
+    data = channel.encode_channel(good)
+    assert channel.decode_channel(data) == good
+    with pytest.raises(MalformedError, match="64 bits"):
+        channel.decode_channel(data.replace(f'"{field}":1'.encode(), f'"{field}":{2**64}'.encode()))
