@@ -172,6 +172,16 @@ def test_the_hubs_own_wrong_file_is_said(store, tmp_path):
     assert not store.has(BLOB) and not store.part(BLOB).exists()
 
 
+def test_a_wrong_start_from_an_earlier_look_costs_no_further_one(store):
+    """Without mirrors, too: somebody in the hub's place sent the first bytes, the hub itself sends the rest."""
+    hub = Site()
+    with served(hub):
+        store.part(BLOB).write_bytes(bytes(1000))
+        get(Sources((), HttpMirror(hub.url)), store)
+    assert [headers.get("Range") for headers in hub.seen] == ["bytes=1000-", None]
+    assert (store.blobs / BLOB.sha256).read_bytes() == DATA
+
+
 def test_a_folder_is_read_resumed_and_costs_no_budget(store, tmp_path):
     url, hub = folder(tmp_path), Site()
     store.part(BLOB).write_bytes(DATA[:100_001])
