@@ -176,7 +176,8 @@ class DiskFullError(UpdateError):
 
 
 class TrialError(UpdateError):
-    """The self-test failed, or the child that ran it died."""
+    """The self-test failed, or the child that ran it died. `sandbox`: what confined it, as far as it came."""
 
     reason = "selftest-failed"
     recoverable = False
+    sandbox: tuple[str, ...] = ()

@@ -103,6 +103,8 @@ def lines(document: dict[str, Any], directory: Path) -> list[str]:
     for role, version in sorted((document.get("tuf") or {}).items()):
         until = f", until {_date(expires[role])}" if role in expires else ""
         said.append(f"  metadata {role}: version {version}{until}")
+    if document.get("sandbox"):
+        said.append(f"  latest self-test: under {', '.join(document['sandbox'])}")
     if document.get("disk"):
         found = document["disk"]
         said.append(

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from edge_agent.config import AgentConfig, load
 from edge_agent.errors import AgentError, CorruptBlobError, DeltaError, UnreachableError, UsageError
-from edge_agent.update.lines import Asked, Done, Failed, Moved, Ready, Saw, Step
+from edge_agent.update.lines import Asked, Confined, Done, Failed, Moved, Ready, Saw, Step
 from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
@@ -113,10 +113,11 @@ def trial(config: AgentConfig, held: Held) -> None:
     runtimes.for_variant(variant)
     if config.selftest_sandbox:
         in_force += sandbox.confine_calls()
+    emit(Confined(sandbox=in_force), sys.stdout.buffer)  # said first, since what comes may be the end of this process
     outcome = selftest.run(manifest, held.variant, store.blobs)
     if not outcome.passed:
         raise TrialError(outcome.reason or "the self-test failed", subject=held.variant)
-    emit(Done(sandbox=in_force), sys.stdout.buffer)
+    emit(Done(), sys.stdout.buffer)
 
 
 class Session:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
-from edge_agent.update.lines import Asked, Done, Failed, Message, Ready, Step
+from edge_agent.update.lines import Asked, Confined, Done, Failed, Message, Ready, Step
 from edge_agent.update.machine import Held
 
 LINE_LIMIT = 4 << 20
@@ -42,7 +42,7 @@ class Children(Protocol):
         """A child that can look."""
 
     async def trial(self, held: Held) -> tuple[str, ...]:
-        """Run the self-test and say what confined it (`Done.sandbox`).
+        """Run the self-test and say what confined it (`lines.Confined`).
 
         Raises:
             TrialError: it failed; the reason is `killed` when somebody else ended it, and `selftest-timeout`
@@ -64,27 +64,35 @@ class ProcessChildren:
     async def trial(self, held: Held) -> tuple[str, ...]:
         """See the port. A child that dies has failed. One that only waits uses no processor time, and self-tests
         run one at a time: a limit by the clock keeps it from holding up the other models."""
-        process = await self._spawn("trial")
-        limit = self._config.selftest_wall_s
+        process, heard = await self._spawn("trial"), _Heard()
         try:
-            async with asyncio.timeout(limit):
-                out, _ = await process.communicate(msgspec.json.encode(held) + b"\n")
+            async with asyncio.timeout(self._config.selftest_wall_s):
+                await heard.listen(process, held)
         except TimeoutError:
-            why = f"the self-test had not ended after {limit:g} s, and was ended"
-            hint = "it waits for something, or the device is too slow for it: selftest_wall_s in agent.toml"
-            raise TrialError(why, subject=held.variant, hint=hint, reason="selftest-timeout") from None
+            heard.last = self._too_long()
         finally:
             await _end(process)
-        message = _last(out)
-        if process.returncode == 0 and isinstance(message, Done):
-            return message.sandbox
-        if isinstance(message, Failed):
-            raise TrialError(message.detail, subject=held.variant, hint=message.hint, reason=_word(message))
-        if process.returncode == -signal.SIGXCPU:
+        if process.returncode == 0 and isinstance(heard.last, Done):
+            return heard.sandbox
+        blamed = heard.last if isinstance(heard.last, Failed) else self._died(process.returncode)
+        under = f"it ran under {', '.join(heard.sandbox)}" if heard.sandbox else "it had not been confined yet"
+        error = TrialError(
+            f"{blamed.detail} ({under})", subject=held.variant, hint=blamed.hint, reason=_word(blamed.reason)
+        )
+        error.sandbox = heard.sandbox
+        raise error
+
+    def _too_long(self) -> Failed:
+        why = f"the self-test had not ended after {self._config.selftest_wall_s:g} s, and was ended"
+        hint = "it waits for something, or the device is too slow for it: selftest_wall_s in agent.toml"
+        return Failed(reason="selftest-timeout", detail=why, hint=hint)
+
+    def _died(self, code: int | None) -> Failed:
+        if code == -signal.SIGXCPU:
             why = f"the self-test used more than {self._config.selftest_cpu_s} s of processor time"
-            raise TrialError(why, subject=held.variant, hint="selftest_cpu_s in agent.toml is the limit")
-        why = f"the self-test died with code {process.returncode}"
-        raise TrialError(why, subject=held.variant, reason="killed" if process.returncode == -signal.SIGKILL else "")
+            return Failed(reason="", detail=why, hint="selftest_cpu_s in agent.toml is the limit")
+        reason = "killed" if code == -signal.SIGKILL else ""
+        return Failed(reason=reason, detail=f"the self-test died with code {code}")
 
     async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -103,7 +111,7 @@ class ProcessChild:
 
     async def look(self, asked: Asked) -> list[Message]:
         """See the port."""
-        await self._say(asked)
+        await _tell(self._process, asked)
         messages: list[Message] = []
         async for message in self._lines():
             messages.append(message)
@@ -115,7 +123,7 @@ class ProcessChild:
 
     async def step(self, step: Step) -> AsyncIterator[Message]:
         """See the port."""
-        await self._say(step)
+        await _tell(self._process, step)
         async for message in self._lines():
             yield message
             if isinstance(message, Done | Failed):
@@ -126,21 +134,44 @@ class ProcessChild:
         """See the port."""
         await _end(self._process)
 
-    async def _say(self, message: Struct) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its last line says why
-            self._process.stdin.write(msgspec.json.encode(message) + b"\n")
-            await self._process.stdin.drain()
-
     async def _lines(self) -> AsyncIterator[Message]:
         assert self._process.stdout is not None
         async for line in self._process.stdout:
             yield msgspec.json.decode(line, type=Message)
 
 
-def _word(failure: Failed) -> str:
-    """A disk that lies or is full says nothing about the release; everything else does."""
-    return failure.reason if failure.reason in ("hash-mismatch", "disk-full") else "selftest-failed"
+class _Heard:
+    """What a self-test's child said: what confined it, and its last word."""
+
+    def __init__(self) -> None:
+        self.sandbox: tuple[str, ...] = ()
+        self.last: Message | None = None
+
+    async def listen(self, process: asyncio.subprocess.Process, held: Held) -> None:
+        """Tell the child what to try, and read until it has ended."""
+        assert process.stdout is not None
+        await _tell(process, held)
+        try:
+            async for line in process.stdout:
+                with contextlib.suppress(msgspec.DecodeError):  # a runtime may print what it likes
+                    self.last = msgspec.json.decode(line, type=Message)
+                    if isinstance(self.last, Confined):
+                        self.sandbox = self.last.sandbox
+            await process.wait()
+        except ValueError:  # of the stream's limit
+            self.last = Failed(reason="", detail="the self-test wrote a line without end")
+
+
+async def _tell(process: asyncio.subprocess.Process, message: Struct) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its last line says why
+        process.stdin.write(msgspec.json.encode(message) + b"\n")
+        await process.stdin.drain()
+
+
+def _word(reason: str) -> str:
+    """A disk that lies or is full says nothing about the release, nor does who killed the child."""
+    return reason if reason in ("hash-mismatch", "disk-full", "killed", "selftest-timeout") else "selftest-failed"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -148,11 +179,3 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
     await process.wait()
-
-
-def _last(out: bytes) -> Message | None:
-    lines = out.strip().splitlines()
-    try:
-        return msgspec.json.decode(lines[-1], type=Message) if lines else None
-    except msgspec.DecodeError:
-        return None

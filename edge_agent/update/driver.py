@@ -301,6 +301,8 @@ class Updater:
                 await self._activate(model, target.held, self.file.model(model).active, target.rollout)
                 self._enter(model, machine.activated(self.file.model(model), self._clock(), baseline))
         except (TrialError, ActivationError, CorruptBlobError) as error:
+            if isinstance(error, TrialError) and error.sandbox:
+                self.file.put_sandbox(error.sandbox)
             state = self.file.model(model)
             if error.reason == "killed":
                 state, again = machine.killed(state, str(error))

@@ -69,10 +69,14 @@ class Moved(Struct, frozen=True, kw_only=True, tag="progress"):
     received: int
 
 
-class Done(Struct, frozen=True, kw_only=True, tag="done"):
-    """The step succeeded. `sandbox`: what confined a trial, such as `rlimits`, `landlock-abi-7`, `seccomp`."""
+class Confined(Struct, frozen=True, kw_only=True, tag="confined"):
+    """A trial begins, under `rlimits` and what this kernel has of `landlock-abi-N` and `seccomp`."""
 
-    sandbox: tuple[str, ...] = ()
+    sandbox: tuple[str, ...]
+
+
+class Done(Struct, frozen=True, kw_only=True, tag="done"):
+    """The step succeeded, or the trial."""
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
@@ -83,4 +87,4 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
     hint: str = ""
 
 
-Message = Saw | Offer | Refusal | Ready | Moved | Done | Failed
+Message = Saw | Offer | Refusal | Ready | Moved | Confined | Done | Failed

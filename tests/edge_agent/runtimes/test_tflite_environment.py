@@ -21,7 +21,7 @@ import pytest
 from edge_agent import client
 from edge_agent.errors import NotFoundError
 from edge_agent.update import sandbox
-from edge_agent.update.lines import Done
+from edge_agent.update.lines import Confined, Done
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile, read_state
 from edge_agent.update.store import Store
@@ -106,6 +106,8 @@ def test_its_self_test_passes_in_the_sandbox(python: str, device: Path):
     line = msgspec.json.encode(held) + b"\n"
     done = subprocess.run(command, input=line, cwd=ROOT, env=environ, capture_output=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
-    in_force = msgspec.json.decode(done.stdout.splitlines()[-1], type=Done).sandbox
+    *_, confined, last = done.stdout.splitlines()
+    assert msgspec.json.decode(last, type=Done) == Done()
+    in_force = msgspec.json.decode(confined, type=Confined).sandbox
     assert ("seccomp" in in_force) == (sandbox.machine() is not None)
     assert any(part.startswith("landlock") for part in in_force) == (sandbox.landlock_abi() > 0)

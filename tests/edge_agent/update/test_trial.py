@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import TrialError
+from edge_agent.main import main
 from edge_agent.update.children import ProcessChildren
 from edge_agent.update.machine import Held
 from edge_agent.update.store import Store
@@ -74,16 +76,45 @@ def test_a_self_test_that_only_waits_is_ended_and_its_release_refused(device: De
     assert device.activator.serving == {"tiny": 3}
 
 
-class Dying(ProcessChildren):
-    """Children that end as the kernel ends one that used up its processor time."""
+class Scripted(ProcessChildren):
+    """Children that say they are confined, and then do what `code` says."""
+
+    def __init__(self, directory: Path, code: str) -> None:
+        super().__init__(directory)
+        said = """print('hello from a runtime\\n{"type":"confined","sandbox":["rlimits","seccomp"]}', flush=True)"""
+        self._code = f"import os, signal; {said}; {code}"
 
     async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:
-        code = "import os, signal; os.kill(os.getpid(), signal.SIGXCPU)"
         pipe = asyncio.subprocess.PIPE
-        return await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=pipe, stdout=pipe)
+        return await asyncio.create_subprocess_exec(sys.executable, "-c", self._code, stdin=pipe, stdout=pipe)
 
 
-def test_processor_time_is_named_as_what_was_used_up(tmp_path: Path) -> None:
-    with pytest.raises(TrialError, match="more than 120 s of processor time") as caught:
-        asyncio.run(Dying(tmp_path).trial(Held(release=1, variant="tiny", manifest="0" * 64)))
-    assert caught.value.reason == "selftest-failed" and "selftest_cpu_s" in caught.value.hint
+@pytest.mark.parametrize(
+    ("code", "reason", "detail", "hint"),
+    [
+        ("os.kill(os.getpid(), signal.SIGXCPU)", "selftest-failed", "more than 120 s of processor", "selftest_cpu_s"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "killed", "died with code -9", ""),
+        ("os.abort()", "selftest-failed", "died with code -6", ""),
+        ("print('x' * (1 << 20)); signal.pause()", "selftest-failed", "a line without end", ""),
+    ],
+)
+def test_what_ended_a_self_test_is_named_with_what_confined_it(tmp_path: Path, code, reason, detail, hint) -> None:
+    with pytest.raises(TrialError, match=detail) as caught:
+        asyncio.run(Scripted(tmp_path, code).trial(Held(release=1, variant="tiny", manifest="0" * 64)))
+    assert caught.value.reason == reason and hint in caught.value.hint
+    assert caught.value.sandbox == ("rlimits", "seccomp") and "it ran under rlimits, seccomp" in str(caught.value)
+
+
+def test_a_failed_self_test_says_under_what_it_ran(device: Device, hub, tmp_path: Path, capsys) -> None:
+    (device.config.dir / "agent.toml").write_text("selftest_sandbox = false\n")  # release 1 was tried with it
+    follow(hub, publish(hub, tmp_path, seed=5, tolerance=-1.0))
+    device.restart()
+    device.look()
+    assert device.state().reason == "selftest-failed" and device.state().detail.endswith("(it ran under rlimits)")
+    assert device.reporter.models[-1].detail == device.state().detail
+    assert main(["status", "--dir", str(device.config.dir), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["sandbox"] == ["rlimits"]
+    assert document["models"]["tiny"]["detail"].endswith("(it ran under rlimits)")
+    assert main(["status", "--dir", str(device.config.dir)]) == 0
+    assert "latest self-test: under rlimits\n" in capsys.readouterr().out
