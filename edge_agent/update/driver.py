@@ -16,6 +16,7 @@ from typing import Any
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ActivationError, AgentError, CorruptBlobError, TrialError, UpdateError
 from edge_agent.ports import Activator, InstalledRelease, Reporter
+from edge_agent.sharing import share
 from edge_agent.update import holds, machine
 from edge_agent.update.children import Children, LookChild
 from edge_agent.update.crew import AT_ONCE, Crew, messages_until
@@ -63,6 +64,7 @@ class Updater:
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes)
         self.file = StateFile(config.dir)
+        share(config.dir)
         self._budget = budget
         self._held_until: dict[str, float] = {}
         self._progress: dict[str, float] = {}
