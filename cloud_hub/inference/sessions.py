@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
-from cloud_hub.inference.external import keeps_weights_elsewhere
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest
+from fleet.protocol.onnx_file import keeps_weights_elsewhere
 
 Values = Mapping[str, npt.NDArray[Any]]
 
@@ -31,12 +32,17 @@ class OnnxModel:
     def __init__(self, data: bytes, manifest: Manifest) -> None:
         import onnxruntime
 
-        if keeps_weights_elsewhere(data):
+        try:
+            elsewhere = keeps_weights_elsewhere(data)
+        except ProtocolError as error:
+            raise InvalidError(f"the cloud variant: {error}", subject="model", hint=error.hint) from error
+        if elsewhere:
             raise InvalidError(
                 "the cloud variant keeps weights in other files", subject="model", hint="save it as one file"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, no other
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime raises many kinds; this boundary names the model

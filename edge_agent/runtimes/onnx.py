@@ -1,7 +1,7 @@
-"""The ONNX Runtime adapter: sessions from bytes only, so a file cannot name other files.
+"""The ONNX Runtime adapter: sessions from verified bytes only, and from no file that these name.
 
-A model with external data is refused by the runtime itself when loaded from memory: there is no
-folder to resolve the names in.
+A model with external data is refused before the runtime sees it: ONNX Runtime 1.32 refuses other folders, absolute
+paths and symbolic links, but loads a file (or hard link) in the working folder even when the model comes from memory.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import numpy as np
 
 from edge_agent.errors import ModelLoadError, RuntimeMissingError
 from edge_agent.runtimes.tensors import batch_size
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest, Variant
+from fleet.protocol.onnx_file import keeps_weights_elsewhere
 
 
 class OnnxRuntime:
@@ -33,14 +35,18 @@ class OnnxRuntime:
         """Load a session from memory.
 
         Raises:
-            ModelLoadError: the runtime refuses the bytes, or its tensors are not the manifest's.
+            ModelLoadError: tensors lie in other files, the runtime refuses the bytes, or its inputs and outputs
+                are not the manifest's.
         """
         if variant.runtime != "onnx":
             raise ModelLoadError(f"{self.name} cannot load variant {variant.name!r} for {variant.runtime}")
+        _check_whole(model, variant)
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # What was checked is what is loaded: not ONNX Runtime's own format, which it would recognise by four bytes.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         # ONNX Runtime's errors share no public base class; this is the boundary that translates them.
         try:
             session = self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -88,6 +94,15 @@ class OnnxModel:
     def close(self) -> None:
         """Give the session's memory back."""
         self._session = None
+
+
+def _check_whole(model: bytes, variant: Variant) -> None:
+    try:
+        elsewhere = keeps_weights_elsewhere(model)
+    except ProtocolError as error:
+        raise ModelLoadError(f"onnxruntime refuses variant {variant.name!r}: {error}", hint=error.hint) from error
+    if elsewhere:
+        raise ModelLoadError(f"variant {variant.name!r} keeps weights in other files", hint="save it as one file")
 
 
 def _names(ours: list[str], theirs: list[str], kind: str) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import pickle
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import AgentError, CorruptBlobError, FetchError
+from edge_agent.errors import AgentError, FetchError
 from edge_agent.identity.http import HubHttp
-from edge_agent.runtimes import selftest
 from edge_agent.update.lines import Asked, Refusal
 from edge_agent.update.look import offers
 from edge_agent.update.pace import Pace
@@ -29,7 +27,6 @@ from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import DeviceMe, NonceResponse, TokenResponse
 from tests.edge_agent.update.test_attacks import TIMESTAMP, Answer, World, refused
 from tests.support.agent_process import enrolled
-from tests.support.models import onnx_bytes, release
 
 SLACK = 64 << 10  # bytes that may be under way when a limit strikes
 
@@ -251,38 +248,7 @@ def test_a_server_that_drips_is_left_long_before_it_is_done(world: World) -> Non
     assert world.read("models/digits/2.json") is not None
 
 
-# ---- A10, A12, A15: what lies in the store ------------------------------------------------------
-
-
-def test_bytes_that_change_after_they_were_verified_are_never_loaded(tmp_path: Path) -> None:
-    """A10: by rename and in place, a thousand times while they are read."""
-    made = release(tmp_path / "blobs", data=onnx_bytes())
-    sha256, good = made.variant.blob.sha256, onnx_bytes()
-    path, stop = tmp_path / "blobs" / sha256, threading.Event()
-
-    def change() -> None:
-        for count in itertools.count():
-            if stop.is_set():
-                return
-            draft = path.with_name("draft")
-            draft.write_bytes(good if count % 2 else good[:-1] + bytes([good[-1] ^ 1]))
-            draft.replace(path)
-            with path.open("r+b") as file:
-                file.write(good[:8])
-
-    thread = threading.Thread(target=change)
-    thread.start()
-    outcomes = {True: 0, False: 0}
-    try:
-        while min(outcomes.values()) < 20 or sum(outcomes.values()) < 1000:
-            try:
-                assert made.open_blob(sha256) == good
-                outcomes[True] += 1
-            except CorruptBlobError:
-                outcomes[False] += 1
-    finally:
-        stop.set()
-        thread.join()
+# ---- A12: names -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -293,22 +259,3 @@ def test_a_target_name_never_leaves_the_devices_folder(world: World, tmp_path: P
     before = {p for p in tmp_path.rglob("*") if world.tuf.parent not in p.parents}
     assert world.read(path) is None
     assert {p for p in tmp_path.rglob("*") if world.tuf.parent not in p.parents} == before
-
-
-class Exploit:
-    """Unpickling it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-@pytest.mark.parametrize("runtime", ["onnx", "litert"])
-def test_a_pickle_that_is_called_a_model_is_not_run(tmp_path: Path, runtime: str) -> None:
-    """A15: even when it is signed."""
-    made = release(tmp_path / "blobs", data=pickle.dumps(Exploit(tmp_path / "owned")), runtime=runtime)
-    with pytest.raises(AgentError):
-        selftest.run(made.manifest, made.variant.name, made.blobs)
-    assert not (tmp_path / "owned").exists()

@@ -1,4 +1,4 @@
-"""A cloud variant with weights in other files is refused, wherever in the model they are named."""
+"""A variant with weights in other files is refused, wherever in the model they are named."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.inference.external import keeps_weights_elsewhere
 from cloud_hub.inference.sessions import OnnxModel
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.onnx_file import keeps_weights_elsewhere
 from tests.support.manifests import small_release
 
 onnx = pytest.importorskip("onnx")
@@ -49,5 +50,7 @@ def test_weights_outside_are_refused_even_when_the_file_is_there(
 def test_damaged_bytes_are_refused() -> None:
     data = model(constant=False).SerializeToString()
     for broken in (data[:-3], b"\xff" * 40):
-        with pytest.raises(InvalidError):
+        with pytest.raises(MalformedError):
             keeps_weights_elsewhere(broken)
+        with pytest.raises(InvalidError):
+            OnnxModel(broken, decode_manifest(small_release()[0]))

@@ -1,37 +1,40 @@
 """Does an ONNX model keep weights in other files? Read from the protobuf wire format; nothing is resolved.
 
-Field numbers are those of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+Hub and agent refuse such a file: ONNX Runtime looks for the others in the process's working folder, even when the
+model comes from memory, and would load what nobody hashed. Only the parts that lead to tensors are walked. Field
+numbers are those of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cloud_hub.errors import InvalidError
+from fleet.protocol.errors import MalformedError
 
 # Where tensors can hide: message -> {field number: message of that field}.
 _INSIDE: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 25: "function"},
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "function": {7: "node"},
+    "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # location 0 is the file itself
 
 
 def keeps_weights_elsewhere(model: bytes) -> bool:
     """Whether any tensor has a location outside the file.
 
-    Raises InvalidError when `model` is not a protobuf message.
+    Raises MalformedError when `model` is not a protobuf message.
     """
     todo = [("model", memoryview(model))]
     while todo:
         kind, message = todo.pop()
         for number, value in _fields(message):
-            if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value == 1)):
+            if kind == "tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0)):
                 return True
             inner = _INSIDE[kind].get(number)
             if inner is not None and isinstance(value, memoryview):
@@ -52,10 +55,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             size, at = _varint(message, at)
         elif wire in (1, 5):
             size = 8 if wire == 1 else 4
-        else:
-            raise InvalidError("the cloud variant is not an ONNX model", subject="model")
-        if at + size > len(message):
-            raise InvalidError("the cloud variant is cut short", subject="model")
+        else:  # groups are of a time before ONNX
+            raise MalformedError("not an ONNX model", subject="model", hint="export it again")
+        if at + size > len(message) or number >= 1 << 29:
+            raise MalformedError("the ONNX model is cut short", subject="model", hint="export it again")
         yield number, message[at : at + size]
         at += size
 
@@ -70,4 +73,4 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
-    raise InvalidError("the cloud variant is not an ONNX model", subject="model")
+    raise MalformedError("not an ONNX model", subject="model", hint="export it again")
