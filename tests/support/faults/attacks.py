@@ -21,6 +21,8 @@ from tuf.api.metadata import DelegatedRole, Targets
 
 from cloud_hub.trust.transaction import METADATA, TARGETS
 from fleet.protocol import selftest
+from fleet.protocol.channel import Rule
+from fleet.protocol.codec import encode_json
 from fleet.protocol.manifest import Blob, Floor, Lineage, Manifest
 from tests.support.faults.forge import Forge, Signers, made_up, stolen
 from tests.support.faults.static_hub import StaticHub
@@ -186,9 +188,9 @@ class Arsenal:
         hub = world.hub
         self._keys = stolen(hub.hub.config.keys_dir, hub.offline, PASSPHRASE, before_rotation=True)
         self._folder, self._elsewhere = folder, elsewhere
-        self._first, self._second = (static.stages[world.scenarios[name].stage] for name in ("rollback", "swap"))
-        self._first = static.stages["first" + world.scenarios["swap"].stage.removeprefix("second")]
-        self._rotated = world.scenarios["rotation"].stage
+        stages = {name: world.scenarios[name].stage for name in ("install", "swap", "rotation")}
+        self._first, self._second = static.stages[stages["install"]], static.stages[stages["swap"]]
+        self._rotated = stages["rotation"]
         self._after = static.stages[self._rotated]
 
     def all(self) -> list[Attack]:
@@ -289,8 +291,6 @@ class Arsenal:
         forge = self._forge()
         entry = forge.channel().models[MODEL]
         data = replace(forge.channel(), models={"../../../evil": entry})
-        from fleet.protocol.codec import encode_json
-
         forge.target("channels", "channels/stable.json", encode_json(data))
         yield Attack(name="A12 model name", files=forge.seal().files, reasons=("bad-channel",), heals=self._rotated)
         forge = self._forge()
@@ -343,7 +343,7 @@ class Arsenal:
         )  # fmt: skip
         forge.release(MODEL, EVIL, manifest, {**blobs, blob.sha256: vectors})
         entry = forge.channel().models[MODEL]
-        entry = replace(entry, release=EVIL, rules=(replace_rule(url),))
+        entry = replace(entry, release=EVIL, rules=(Rule(groups=(url,), release=EVIL),))
         forge.follow(replace(forge.channel(), models={MODEL: entry}))
         for role in ("models", "channels"):
             signed = forge.signed(role)
@@ -363,13 +363,6 @@ class Exploit:
 
     def __reduce__(self):
         return Path.touch, (self.path,)
-
-
-def replace_rule(url: str) -> Any:
-    """A rule for a group that is called like an address."""
-    from fleet.protocol.channel import Rule
-
-    return Rule(groups=(url,), release=EVIL)
 
 
 def external(location: str, offset: int = 0) -> bytes:

@@ -13,6 +13,7 @@ from tuf.api.metadata import DelegatedRole, MetaFile
 from cloud_hub.trust import keys, repository
 from cloud_hub.trust.transaction import METADATA, TARGETS
 from fleet.protocol.channel import Channel, decode_channel, encode_channel
+from fleet.protocol.codec import encode_json
 from fleet.protocol.manifest import Floor, Manifest, decode_manifest, encode_manifest
 
 LEAP = 1000  # a forger's versions lie above what the honest hub signs meanwhile
@@ -98,8 +99,6 @@ class Forge:
 
     def floor(self, model: str, floor: Floor) -> Forge:
         """Set a model's floor."""
-        from fleet.protocol.codec import encode_json
-
         self.target("models", repository.floor_target(model), encode_json(floor))
         return self
 
