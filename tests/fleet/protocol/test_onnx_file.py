@@ -54,3 +54,24 @@ def test_damaged_bytes_are_refused() -> None:
             keeps_weights_elsewhere(broken)
         with pytest.raises(InvalidError):
             OnnxModel(broken, decode_manifest(small_release()[0]))
+
+
+def field(number: int, value: bytes | int) -> bytes:
+    """One field of a protobuf message, of numbers below 16 or with a tag of two bytes."""
+    wire = 0 if isinstance(value, int) else 2
+    tag = number << 3 | wire
+    head = bytes([tag]) if tag < 128 else bytes([tag & 0x7F | 0x80, tag >> 7])
+    return head + (bytes([value]) if isinstance(value, int) else bytes([len(value)]) + value)
+
+
+@pytest.mark.parametrize(
+    "path", [(7, 5), (7, 15, 1), (7, 1, 5, 5), (7, 1, 5, 6, 5), (20, 1, 5), (25, 7, 5, 10), (25, 11, 5)]
+)
+@pytest.mark.parametrize("mark", [field(13, b""), field(14, 1), field(14, 3)], ids=["entry", "location", "unknown"])
+def test_a_tensor_elsewhere_is_found_wherever_it_hides(path: tuple[int, ...], mark: bytes) -> None:
+    """Paths are field numbers: in a graph, an attribute, a subgraph, a training graph, a function."""
+    for inner, found in ((mark, True), (field(14, 0), False)):
+        message = field(1, 4) + inner
+        for number in reversed(path):
+            message = field(number, message)
+        assert keeps_weights_elsewhere(field(1, 8) + message) is found
