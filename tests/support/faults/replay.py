@@ -100,6 +100,10 @@ class Disk:
             old.changes.append(("remove", name, node, ""))
             new.changes.append(("add", other, node, ""))
 
+    def data(self, path: str) -> bytes:
+        """What a file holds as long as the power is there."""
+        return bytes(self._find(path).data)
+
     def after_power_loss(self, rng: random.Random, to: Path, mode: str) -> None:
         """Write a disk as it may be found. `mode`: `nothing` of what is unsynced is there, `names` are but
         no bytes, or `anything`: each write and each name by chance, torn and out of order."""

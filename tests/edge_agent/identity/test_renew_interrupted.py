@@ -1,0 +1,105 @@
+"""A renewal that ends at any of its file calls, by a kill or a power cut: the device is let in, and renews."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from edge_agent.errors import UnreachableError
+from edge_agent.identity import pairs
+from edge_agent.identity.enroll import enroll
+from edge_agent.identity.http import HubHttp
+from edge_agent.identity.keys import load_key, load_or_make_key
+from edge_agent.identity.renew import renew
+from tests.support.device import claim, listening
+from tests.support.faults.calls import Calls, DeadError
+from tests.support.faults.results import FULL
+from tests.support.hub import HubFixture, make_hub
+
+DAY = 86_400
+MODES = ("nothing", "names", *["anything"] * (30 if FULL else 2))  # of what was not synced
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
+    return make_hub(tmp_path_factory.mktemp("renewals"))
+
+
+@pytest.fixture(scope="module")
+def device(hub: HubFixture, tmp_path_factory: pytest.TempPathFactory):
+    """An enrolled device; every case goes on with what the one before left."""
+    folder = tmp_path_factory.mktemp("device")
+    with listening(hub) as url:
+        enroll(url, claim(hub), folder / "agent", name="cam-1", agent="test", hardware={})
+        yield folder / "agent"
+
+
+def log_in_and_renew(device: Path) -> None:
+    """What a look's child does."""
+    hub = HubHttp(device)
+    hub.log_in()
+    renew(hub, device / "identity")
+
+
+def fresh(device: Path) -> None:
+    """The ordinary renewal begins from the pair in use alone."""
+    assert not {pairs.NEXT_KEY, pairs.NEXT_CERTIFICATE} & {path.name for path in (device / "identity").iterdir()}
+
+
+def refused(device: Path) -> None:
+    """A next pair is here that the hub does not take: the renewal has to forget it first."""
+
+    class Away(HubHttp):
+        def log_in(self, timeout: float = 30.0) -> None:
+            raise UnreachableError("cut off")
+
+    with pytest.raises(UnreachableError):
+        renew(Away(device), device / "identity")
+    other = device / "other.key"
+    other.unlink(missing_ok=True)
+    load_or_make_key(other)
+    other.replace(device / "identity" / pairs.NEXT_KEY)
+
+
+def is_let_in(device: Path) -> bytes:
+    """A process that starts now is let in, and its key is its certificate's; gives the key."""
+    assert HubHttp(device).request("GET", "/device/me").status == 200
+    identity = device / "identity"
+    pairs.settle(identity)  # as who connects to the broker does
+    certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
+    assert certificate.public_key() == load_key(identity / pairs.KEY).public_key()
+    return (identity / pairs.KEY).read_bytes()
+
+
+def calls_of(device: Path, before) -> int:
+    """How many file calls an undisturbed renewal makes; none is missed."""
+    before(device)
+    with Calls(device / "identity") as calls:
+        log_in_and_renew(device)
+    assert calls.differences() == [] and calls.count >= 12
+    return calls.count
+
+
+@pytest.mark.parametrize(("before", "power"), [(fresh, False), (refused, False), (fresh, True)])
+def test_ended_at_any_call_the_device_is_let_in_and_the_next_renewal_completes(
+    device: Path, hub: HubFixture, before, power
+) -> None:
+    for last in range(calls_of(device, before)):
+        for seed, mode in enumerate(MODES if power else ["killed"]):
+            hub.clock.advance(46 * DAY)  # past half of a certificate's life
+            old = is_let_in(device)
+            before(device)
+            with Calls(device / "identity", last) as calls, pytest.raises(DeadError):
+                log_in_and_renew(device)
+            assert calls.differences() == []
+            if power:
+                calls.lose_power(mode, seed)
+            try:
+                is_let_in(device)
+                log_in_and_renew(device)
+                assert is_let_in(device) != old
+                fresh(device)
+            except Exception as error:
+                raise AssertionError(f"after call {last}, {mode}, seed {seed}: {error}") from error
