@@ -172,7 +172,7 @@ class Agent:
     async def install(self, folder: Path) -> Outcome:
         """Serve what is installed, take one look at the bundle, and end; the running agent decides the probation."""
         try:
-            await self.updater.start()
+            await self.updater.start(to_serve=False)
             return await self.installer.install(self.updater, folder)
         finally:
             self.cloud.close()

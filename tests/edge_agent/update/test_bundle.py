@@ -68,6 +68,14 @@ def active(directory: Path) -> int | None:
     return held.release if held else None
 
 
+def test_installing_again_and_again_is_no_start_of_the_release_on_probation(directory, bundle, capsys) -> None:
+    folder = bundle("one")
+    for _ in range(5):  # more than the starts that a probation allows
+        assert install(folder, directory, capsys)[0] == 0
+    state = read_state(directory).models["tiny"]
+    assert (state.state, state.starts) == ("probation", 0)
+
+
 def test_a_bundle_is_installed_without_network_and_serves(directory, bundle, capsys) -> None:
     code, outcome = install(bundle("one"), directory, capsys)
     assert (code, outcome["by"]) == (0, "command"), outcome
