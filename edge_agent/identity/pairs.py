@@ -35,6 +35,7 @@ def promote(folder: Path) -> None:
 def discard_next(folder: Path) -> None:
     """Forget a pair that the hub does not take; the certificate first, since alone it would mean something else."""
     (folder / NEXT_CERTIFICATE).unlink(missing_ok=True)
+    sync_folder(folder)  # else a power cut may keep the certificate and lose the key
     (folder / NEXT_KEY).unlink(missing_ok=True)
     sync_folder(folder)
 

@@ -82,7 +82,8 @@ def calls_of(device: Path, before) -> int:
     return calls.count
 
 
-@pytest.mark.parametrize(("before", "power"), [(fresh, False), (refused, False), (fresh, True)])
+@pytest.mark.parametrize("power", [False, True], ids=["killed", "power off"])
+@pytest.mark.parametrize("before", [fresh, refused])
 def test_ended_at_any_call_the_device_is_let_in_and_the_next_renewal_completes(
     device: Path, hub: HubFixture, before, power
 ) -> None:
