@@ -64,7 +64,12 @@ class ProcessChildren:
     async def trial(self, held: Held) -> tuple[str, ...]:
         """See the port. A child that dies has failed. One that only waits uses no processor time, and self-tests
         run one at a time: a limit by the clock keeps it from holding up the other models."""
-        process, heard = await self._spawn("trial"), _Heard()
+        heard = _Heard()
+        try:
+            process = await self._spawn("trial")
+        except OSError as refused:  # no memory or process is left: that says nothing about the release
+            why = f"the self-test cannot be started: {refused}"
+            raise TrialError(why, subject=held.variant, reason="killed") from refused
         try:
             async with asyncio.timeout(self._config.selftest_wall_s):
                 await heard.listen(process, held)

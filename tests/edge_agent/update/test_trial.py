@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import TrialError
+from edge_agent.errors import TrialError, UpdateError
 from edge_agent.main import main
 from edge_agent.update.children import ProcessChildren
 from edge_agent.update.machine import Held
@@ -118,3 +118,21 @@ def test_a_failed_self_test_says_under_what_it_ran(device: Device, hub, tmp_path
     assert document["models"]["tiny"]["detail"].endswith("(it ran under rlimits)")
     assert main(["status", "--dir", str(device.config.dir)]) == 0
     assert "latest self-test: under rlimits\n" in capsys.readouterr().out
+
+
+def test_a_self_test_that_cannot_be_started_is_tried_at_the_next_look(device: Device) -> None:
+    class Full(ProcessChildren):
+        async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:
+            if kind == "trial" and full:
+                raise BlockingIOError(11, "Resource temporarily unavailable")
+            return await super()._spawn(kind, *more)
+
+    full = True
+    device.restart(children=Full(device.config.dir))
+    device.start()
+    with pytest.raises(UpdateError, match=r"cannot be started: \[Errno 11\]"):
+        device.look()
+    assert device.state().reason == "interrupted" and device.activator.serving == {"tiny": 1}
+    full = False
+    device.look()
+    assert device.state().state == "probation" and device.activator.serving == {"tiny": 2}
