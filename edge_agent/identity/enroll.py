@@ -26,6 +26,7 @@ from edge_agent.errors import (
     UsageError,
 )
 from edge_agent.identity.keys import load_or_make_key, signing_request
+from edge_agent.identity.pool import pool_manager
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import HTTP_LIMIT, EnrollRequest, EnrollResponse, MqttEndpoint, TrustBundle
@@ -138,7 +139,7 @@ def _refuse_other_hub(identity: Path, base: str) -> None:
 
 def _trust(base: str) -> TrustBundle:
     # Nothing is known yet, so nothing is verified here: the pin is what makes the answer trusted.
-    pool = urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=10.0)
+    pool = pool_manager(cert_reqs="CERT_NONE", retries=False, timeout=10.0)
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     answer = _call(pool, "GET", f"{base}/enroll/trust", None)
     return _decode(answer, TrustBundle)
@@ -146,7 +147,7 @@ def _trust(base: str) -> TrustBundle:
 
 def _post(base: str, ca: bytes, request: EnrollRequest) -> EnrollResponse:
     context = ssl.create_default_context(cadata=ca.decode())
-    pool = urllib3.PoolManager(ssl_context=context, retries=False, timeout=30.0)
+    pool = pool_manager(ssl_context=context, retries=False, timeout=30.0)
     return _decode(_call(pool, "POST", f"{base}/enroll", encode_json(request)), EnrollResponse)
 
 
