@@ -7,7 +7,8 @@ AgentError                   exit 1
  ├── ConflictError           exit 5
  ├── UnreachableError        exit 6   no answer from hub or broker
  ├── LateError               exit 8   a deadline passed
- ├── CorruptBlobError        a file does not have its hash                  hash-mismatch
+ ├── CorruptBlobError        a file is missing or does not have its hash    hash-mismatch
+ ├── UnreadableError         a file cannot be read now; it may be good      disk-error
  ├── ActivationError         a release cannot be put into service
  ├── ModelLoadError          a runtime refuses a model
  ├── RuntimeMissingError     a runtime is not installed
@@ -26,10 +27,17 @@ AgentError                   exit 1
 
 `recoverable` says whether trying again by itself can help. Further words that the update machine gives
 without an error: `crash-loop`, `too-many-tries`, `failures` and `latency` (in probation), `interrupted`,
-`unsupported:<name>`, `bad-manifest`, `bad-channel`.
+`unsupported:<name>`, `bad-manifest`, `bad-channel`. `said` gives word and hint of any error, the disk's own
+(`disk-full`, `disk-error`) included.
 """
 
 from __future__ import annotations
+
+import errno
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_BROKEN = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.EMFILE)
+_SHORT = (errno.EAGAIN, errno.ENOMEM)
 
 
 class AgentError(Exception):
@@ -93,6 +101,13 @@ class CorruptBlobError(AgentError):
     """A file does not have the hash it is named by."""
 
     reason = "hash-mismatch"
+    recoverable = True
+
+
+class UnreadableError(AgentError):
+    """A file cannot be read now: a disk that fails, or no descriptor left. That says nothing about its bytes."""
+
+    reason = "disk-error"
     recoverable = True
 
 
@@ -181,3 +196,20 @@ class TrialError(UpdateError):
     reason = "selftest-failed"
     recoverable = False
     sandbox: tuple[str, ...] = ()
+
+
+def said(error: BaseException) -> tuple[str, str]:
+    """The stable word and the hint of any error: this room's, the protocol's, or the disk's."""
+    reason, hint = getattr(error, "reason", ""), getattr(error, "hint", "")
+    if reason:
+        return reason, hint
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL:
+        return "disk-full", "free space on the device"
+    if number in _BROKEN:
+        return "disk-error", "is the disk mounted for writing, and healthy? the kernel's log says more (dmesg)"
+    if number in _SHORT or isinstance(error, MemoryError):
+        return "interrupted", "the device has no memory or process to spare; it is tried again"
+    if type(error).__name__ == "UnsupportedError":
+        return f"unsupported:{getattr(error, 'subject', '')}", hint
+    return "failed", hint

@@ -166,7 +166,7 @@ class Agent:
             self.cloud.close()
             self.signer.close()
             self.database.close()
-            (self.config.dir / "run.json").unlink(missing_ok=True)
+            _announce(self.config.dir, "")
             log.info("agent stopped")
 
     async def install(self, folder: Path) -> Outcome:
@@ -294,7 +294,7 @@ class Agent:
         self.measurer.wake()  # a transition may have been spooled
 
     def _notified(self, reason: str) -> None:
-        self.updater.wake(reason)
+        self.updater.notice(reason)
         self.uploader.wake()
 
 
@@ -344,10 +344,18 @@ async def _guarded(name: str, run: Callable[[], Awaitable[None]]) -> None:
 
 
 def _announce(directory: Path, address: str) -> None:
+    """Tell this machine's commands where the agent answers; it serves also when the disk will not have it."""
     from edge_agent.durable import write_durably
     from fleet.protocol.codec import encode_json
 
-    write_durably(directory / "run.json", encode_json({"address": address, "pid": os.getpid()}))
+    path = directory / "run.json"
+    try:
+        if address:
+            write_durably(path, encode_json({"address": address, "pid": os.getpid()}))
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("%s is not written: %s; name the address %s to commands yourself", path, error, address)
 
 
 def _stop(server: uvicorn.Server) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 from msgspec import Struct
 
-from edge_agent.errors import CorruptBlobError
+from edge_agent.errors import CorruptBlobError, UnreadableError
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.manifest import Manifest, Variant
 from fleet.protocol.messages import AgentReport, ModelReport
@@ -32,17 +32,19 @@ class InstalledRelease(Struct, frozen=True, kw_only=True):
         """The bytes of a blob: read once, hashed, and only then handed out.
 
         Raises:
-            CorruptBlobError: the file is missing or does not have that hash.
+            CorruptBlobError: the file is missing or does not have that hash. UnreadableError: it cannot be read now.
         """
         return read_blob(self.blobs, sha256)
 
 
 def read_blob(folder: Path, sha256: str) -> bytes:
-    """Read `folder/<sha256>` once and check those very bytes; raises CorruptBlobError."""
+    """Read `folder/<sha256>` once and check those very bytes; raises CorruptBlobError or UnreadableError."""
     try:
         data = (folder / sha256).read_bytes()
+    except FileNotFoundError as error:
+        raise CorruptBlobError(f"blob {sha256} is missing", subject=sha256, hint="it is fetched again") from error
     except OSError as error:
-        raise CorruptBlobError(f"blob {sha256} cannot be read: {error}", subject=sha256) from error
+        raise UnreadableError(f"blob {sha256} cannot be read: {error}", subject=sha256) from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CorruptBlobError(f"blob {sha256} does not have that hash", subject=sha256, hint="it is fetched again")
     return data

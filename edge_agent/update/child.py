@@ -24,7 +24,15 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.config import AgentConfig, load
-from edge_agent.errors import AgentError, CorruptBlobError, DeltaError, UnreachableError, UsageError
+from edge_agent.errors import (
+    AgentError,
+    CorruptBlobError,
+    DeltaError,
+    UnreachableError,
+    UnreadableError,
+    UsageError,
+    said,
+)
 from edge_agent.update.lines import Asked, Confined, Done, Failed, Moved, Ready, Saw, Step
 from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
@@ -66,14 +74,8 @@ def _guarded(work: Any) -> int:
 
 def failed(error: Exception) -> Failed:
     """An error as a message; `reason` is its stable word."""
-    if isinstance(error, OSError) and error.errno == 28:
-        return Failed(reason="disk-full", detail=str(error), hint="free space on the device")
-    reason = getattr(error, "reason", "")
-    if not reason:
-        reason = (
-            "unsupported:" + getattr(error, "subject", "") if type(error).__name__ == "UnsupportedError" else "failed"
-        )
-    return Failed(reason=reason, detail=str(error), hint=getattr(error, "hint", ""))
+    reason, hint = said(error)
+    return Failed(reason=reason, detail=str(error), hint=hint)
 
 
 def emit(message: Struct, out: IO[bytes]) -> None:
@@ -257,7 +259,7 @@ class Session:
         here.sort(key=lambda held: held.variant != wanted.variant)
         found = []
         for held in here[:MOST_PATCHES]:
-            with contextlib.suppress(CorruptBlobError, ProtocolError):
+            with contextlib.suppress(CorruptBlobError, UnreadableError, ProtocolError):
                 found.append(self._store.manifest(held.manifest).variant(held.variant).blob.sha256)
         return found
 

@@ -43,10 +43,13 @@ class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
     hint: str = ""
 
 
+StepName = Literal["fetch", "verify"]
+
+
 class Step(Struct, frozen=True, kw_only=True):
     """What the serving process asks for next."""
 
-    step: Literal["fetch", "verify"]
+    step: StepName
     held: Held
     max_bytes_per_s: int = 0
     allowance: int | None = None  # bytes that this fetch may still receive today; None: no budget

@@ -43,6 +43,22 @@ class Held(Struct, frozen=True, kw_only=True):
     manifest: str
 
 
+class Rejected(Struct, frozen=True, array_like=True):
+    """A target that was rolled back, and why: its key, then the reason."""
+
+    release: int
+    variant: str
+    rollout: str
+    attempt: int
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def key(self) -> Key:
+        """As `Target.key`."""
+        return self.release, self.variant, self.rollout, self.attempt
+
+
 class Target(Struct, frozen=True, kw_only=True):
     """What the device is moving to. `rollout` is set while it is in that rollout's cohort."""
 
@@ -59,7 +75,8 @@ class Target(Struct, frozen=True, kw_only=True):
 class ModelState(Struct, frozen=True, kw_only=True):
     """One model's machine. `starts` counts agent starts while trying or in probation; `spent` the
     transitions that `last` (a target's key) has cost since it was last committed; `pairing` is the rollout
-    that `active` belongs to; `baseline_us` what the release before the one on probation took, 0 if unknown."""
+    that `active` belongs to; `baseline_us` what the release before the one on probation took, 0 if unknown.
+    """
 
     state: UpdateState = "idle"
     active: Held | None = None
@@ -67,11 +84,10 @@ class ModelState(Struct, frozen=True, kw_only=True):
     older: Held | None = None
     target: Target | None = None
     pairing: RolloutRef | None = None
-    rejected: tuple[Key, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
     last: Key | None = None
     starts: int = 0
     spent: int = 0
-    since: float = 0.0
     probation: Probation = Probation()
     baseline_us: float = 0.0
     reason: str = ""
@@ -90,6 +106,10 @@ class ModelState(Struct, frozen=True, kw_only=True):
         held = (self.active, self.previous, self.older, self.target.held if self.target else None)
         return tuple(h for h in held if h is not None)
 
+    def rejection(self, target: Target) -> Rejected | None:
+        """Why `target` is not tried again; None when it may be."""
+        return next((rejected for rejected in self.rejected if rejected.key == target.key), None)
+
 
 class TransitionError(Exception):
     """A step that the machine does not allow: a bug, never an input."""
@@ -101,14 +121,17 @@ def wanted(state: ModelState, target: Target, probation: Probation) -> ModelStat
     A target that is the kept, proven `previous` is returned to at once, also from probation: this is
     how an abort works. Otherwise a probation under way is finished first, since it is bounded in
     time and only a proven release may become `previous`. A target that was rolled back in the same
-    rollout and attempt is not tried again.
+    rollout and attempt is not tried again; where nothing else is to be said, the state says so.
     """
     if target.held == state.active:
         return _adopted(state, target)
     if target.held == state.previous and state.state in ("probation", "committed", "rolled_back"):
         return _returned(state, target)
-    if state.state not in ("idle", "committed", "rolled_back") or target.key in state.rejected:
+    if state.state not in ("idle", "committed", "rolled_back"):
         return None
+    rejection = state.rejection(target)
+    if rejection is not None:
+        return None if state.reason else _reminded(state, rejection)
     again = state.last == target.key
     fresh = replace(
         state, target=target, last=target.key, probation=probation,
@@ -132,6 +155,13 @@ def _returned(state: ModelState, target: Target) -> ModelState:
     return replace(_to(back, "committed"), reason="", detail="", hint="")
 
 
+def _reminded(state: ModelState, rejection: Rejected) -> ModelState:
+    """The channel names again what was rolled back here, maybe long ago: the reason is said again, too."""
+    detail = f"release {rejection.release} was rolled back here before: {rejection.detail or rejection.reason}"
+    again = f"fleet rollout retry {rejection.rollout}" if rejection.rollout else "publish it as a new release"
+    return noted(state, rejection.reason or "rolled-back", detail, f"it is not tried again; {again}")
+
+
 def _same(one: RolloutRef | None, other: RolloutRef | None) -> bool:
     return (one and (one.id, one.attempt)) == (other and (other.id, other.attempt))
 
@@ -153,7 +183,7 @@ def trying(state: ModelState) -> ModelState:
     return rolled_back(tried, "too-many-tries", detail, "look at the agent's log; the release is not tried again")
 
 
-def activated(state: ModelState, now: float, baseline: Health = NO_HEALTH) -> ModelState:
+def activated(state: ModelState, baseline: Health = NO_HEALTH) -> ModelState:
     """The target serves from here on; what served before becomes `previous`.
 
     `baseline` is how the release before it did, for `max_p95_ratio`.
@@ -161,15 +191,16 @@ def activated(state: ModelState, now: float, baseline: Health = NO_HEALTH) -> Mo
     assert state.target is not None
     return replace(
         _to(state, "probation"), active=state.target.held, previous=state.active, older=state.previous,
-        pairing=state.target.rollout, since=now, spent=state.spent + 1,
+        pairing=state.target.rollout, spent=state.spent + 1,
         baseline_us=baseline.p95_us if baseline.timed >= MIN_TIMED else 0.0,
     )  # fmt: skip
 
 
-def judged(state: ModelState, health: Health, now: float) -> ModelState | None:
+def judged(state: ModelState, health: Health, served_s: float) -> ModelState | None:
     """Probation's end, one way or the other; None while it goes on.
 
-    A clock that ran backwards only makes the probation longer by requests, never shorter.
+    Health and `served_s`, seconds without a break, are of the process that asks: neither the time in which a
+    device was off nor a clock that was set proves a release.
     """
     if state.state != "probation":
         return None
@@ -182,7 +213,7 @@ def judged(state: ModelState, health: Health, now: float) -> ModelState | None:
         return rolled_back(
             state, "latency", too_slow, "the channel's probation limits it; the release is not tried again"
         )
-    if requests - failures >= state.probation.requests or now - state.since >= state.probation.seconds:
+    if requests - failures >= state.probation.requests or served_s >= state.probation.seconds:
         return replace(
             _to(state, "committed"), target=None, older=None, starts=0, last=None, spent=0,
             reason="", detail="", hint="",
@@ -228,8 +259,20 @@ def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> 
     assert target is not None
     if state.state == "probation":
         state = replace(state, active=state.previous, previous=state.older, older=None, pairing=None)
+    rejected = Rejected(*target.key, reason=reason, detail=detail)
     return replace(
-        _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, target.key)[-REMEMBERED:],
+        _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, rejected)[-REMEMBERED:],
+        reason=reason, detail=detail, hint=hint,
+    )  # fmt: skip
+
+
+def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
+    """The release on probation cannot go on, for a reason that says nothing about it: what is proven serves.
+
+    It is tried again when it is offered again, and MAX_TRIES bounds how often.
+    """
+    return replace(
+        _to(state, "rolled_back"), active=state.previous, previous=state.older, older=None, pairing=None, target=None,
         reason=reason, detail=detail, hint=hint,
     )  # fmt: skip
 

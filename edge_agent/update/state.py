@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -44,10 +45,14 @@ class AgentState(Struct, frozen=True, kw_only=True):
 
 
 class StateFile:
-    """The state in memory and on disk; the serving process is its only writer."""
+    """The state in memory and on disk; the serving process is its only writer.
+
+    `refusal` is why the disk does not hold what memory does, None while it does.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "state.json"
+        self.refusal: OSError | None = None
         try:
             self.state = read_state(directory)
         except AgentError as error:
@@ -57,7 +62,10 @@ class StateFile:
         """An empty state instead of a damaged one: the next look finds every file that is still good."""
         aside = self._path.with_name(f"{self._path.name}.damaged")
         log.error("%s; set aside as %s, everything is looked for anew", error, aside.name)
-        self._path.replace(aside)
+        try:
+            self._path.replace(aside)
+        except OSError as refused:
+            log.error("%s cannot be set aside: %s", self._path, refused)
         return AgentState(looked=Looked(problem="state-damaged", hint=f"the damaged file is kept as {aside.name}"))
 
     def model(self, name: str) -> ModelState:
@@ -65,22 +73,42 @@ class StateFile:
         return self.state.models.get(name, ModelState())
 
     def put_model(self, name: str, model: ModelState) -> None:
-        """Write a model's new state; on return it is on the disk."""
-        self._put(replace(self.state, models={**self.state.models, name: model}))
+        """Write a model's new state; on return it is on the disk. Raises OSError, and then nothing has changed."""
+        self._put(self._with(name, model))
 
-    def put_looked(self, looked: Looked) -> None:
-        """Write what the last look gave."""
+    def keep_model(self, name: str, model: ModelState) -> None:
+        """Like `put_model`, but a disk that refuses only makes it wait: memory holds it, `save` tries again."""
+        self._keep(self._with(name, model))
+
+    def keep_looked(self, looked: Looked) -> None:
+        """Keep what the last look gave."""
         if looked != self.state.looked:
-            self._put(replace(self.state, looked=looked))
+            self._keep(replace(self.state, looked=looked))
 
-    def put_sandbox(self, sandbox: tuple[str, ...]) -> None:
-        """Write what confined the latest self-test; it changes with the kernel, not with the release."""
+    def keep_sandbox(self, sandbox: tuple[str, ...]) -> None:
+        """Keep what confined the latest self-test; it changes with the kernel, not with the release."""
         if sandbox != self.state.sandbox:
-            self._put(replace(self.state, sandbox=sandbox))
+            self._keep(replace(self.state, sandbox=sandbox))
+
+    def save(self) -> None:
+        """Write what the disk has refused so far."""
+        if self.refusal is not None:
+            self._keep(self.state)
+
+    def _with(self, name: str, model: ModelState) -> AgentState:
+        return replace(self.state, models={**self.state.models, name: model})
 
     def _put(self, state: AgentState) -> None:
         write_durably(self._path, encode_json(state))
-        self.state = state
+        self.state, self.refusal = state, None
+
+    def _keep(self, state: AgentState) -> None:
+        try:
+            self._put(state)
+        except OSError as error:
+            if self.refusal is None:
+                log.error("%s cannot be written: %s; memory holds what is new", self._path, error)
+            self.state, self.refusal = state, error
 
 
 def read_state(directory: Path) -> AgentState:
@@ -90,7 +118,9 @@ def read_state(directory: Path) -> AgentState:
         return decode_json(path.read_bytes(), AgentState, limit=LIMIT, subject=str(path))
     except FileNotFoundError:
         return AgentState()
-    except ProtocolError as error:
+    except (ProtocolError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EIO:  # permissions, say: the file may be good
+            raise
         raise AgentError(
             f"{path}: {error}", subject=str(path), hint="remove the file to fetch everything again"
         ) from error

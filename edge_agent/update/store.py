@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from edge_agent.durable import sync_folder, write_durably
-from edge_agent.errors import CorruptBlobError, DiskFullError
+from edge_agent.errors import CorruptBlobError, DiskFullError, UnreadableError
 from edge_agent.ports import InstalledRelease, read_blob
 from edge_agent.update.machine import Held
 from fleet.protocol.errors import ProtocolError
@@ -47,21 +47,28 @@ class Store:
         return digest
 
     def manifest(self, sha256: str) -> Manifest:
-        """A kept manifest, hashed again; raises CorruptBlobError when it is missing or has changed."""
+        """A kept manifest, hashed again.
+
+        Raises:
+            CorruptBlobError: it is missing or has changed. UnreadableError: it cannot be read now.
+        """
         path = self.manifests / f"{sha256}.json"
         try:
             data = path.read_bytes()
             if hashlib.sha256(data).hexdigest() != sha256:
                 raise CorruptBlobError(f"manifest {sha256[:12]} does not have that hash", subject=sha256)
             return decode_manifest(data)
-        except (OSError, ProtocolError) as error:
-            raise CorruptBlobError(f"manifest {sha256[:12]} cannot be read: {error}", subject=sha256) from error
+        except (FileNotFoundError, ProtocolError) as error:
+            raise CorruptBlobError(f"manifest {sha256[:12]} is of no use: {error}", subject=sha256) from error
+        except OSError as error:
+            raise UnreadableError(f"manifest {sha256[:12]} cannot be read: {error}", subject=sha256) from error
 
     def open(self, model: str, held: Held) -> InstalledRelease:
         """The release, with every blob that serving needs hashed once more.
 
         Raises:
             CorruptBlobError: something is missing or has changed on the disk.
+            UnreadableError: something cannot be read now.
         """
         manifest = self.manifest(held.manifest)
         try:
@@ -73,7 +80,11 @@ class Store:
         return InstalledRelease(model=model, number=held.release, manifest=manifest, variant=variant, blobs=self.blobs)
 
     def verify(self, blob: Blob) -> None:
-        """Hash a blob; a wrong one is removed, so that it is fetched again. Raises CorruptBlobError."""
+        """Hash a blob; a wrong one is removed, so that it is fetched again.
+
+        Raises:
+            CorruptBlobError: it is missing or wrong. UnreadableError: it cannot be read now; it stays.
+        """
         try:
             data = read_blob(self.blobs, blob.sha256)
         except CorruptBlobError:
@@ -145,7 +156,8 @@ class Store:
     def collect(self, in_use: Iterable[Held]) -> int:
         """Remove everything that nothing in `in_use` needs; returns the bytes that came free.
 
-        Nothing is removed when a manifest in use cannot be read: then nobody knows what it needs.
+        Call it when no child is at work: drafts and patches under way look like what a kill left. Nothing is
+        removed when a manifest in use cannot be read: then nobody knows what it needs.
         """
         held = tuple(in_use)
         keep = {item.manifest for item in held}
@@ -153,11 +165,12 @@ class Store:
             for item in held:
                 manifest = self.manifest(item.manifest)
                 keep |= {blob.sha256 for blob in manifest.blobs((manifest.variant(item.variant),))}
-        except (CorruptBlobError, ProtocolError):
+        except (CorruptBlobError, UnreadableError, ProtocolError):
             return 0
         freed = 0
         for path in (*self.blobs.iterdir(), *self.manifests.iterdir()):
             if path.name.removesuffix(".part").removesuffix(".json") not in keep:
-                freed += path.stat().st_size
+                size = path.stat().st_size
                 path.unlink()
+                freed += size
         return freed

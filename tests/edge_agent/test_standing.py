@@ -26,7 +26,7 @@ def device(tmp_path):
     blob = directory / "blobs" / release.variant.blob.sha256
     blob.with_name(blob.name + ".part").write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     file = StateFile(directory)
-    file.put_looked(Looked(tuf={"root": 3}, tuf_expires={"root": 1.9e9}, problem="unreachable", hint="plug it in"))
+    file.keep_looked(Looked(tuf={"root": 3}, tuf_expires={"root": 1.9e9}, problem="unreachable", hint="plug it in"))
     state = ModelState(
         state="fetching", active=held, target=Target(held=following), reason="interrupted", detail="cut", hint="wait"
     )

@@ -48,7 +48,7 @@ class Histories(RuleBasedStateMachine):
         if new is None:
             return
         if new.state == "fetching":
-            assert wish.key not in before.rejected and wish.held != before.active
+            assert before.rejection(wish) is None and wish.held != before.active
         if new.active != before.active:  # a return: only to what is kept
             assert new.active == before.previous and new.state == "committed"
         self.state, self.starts = new, 0
@@ -62,31 +62,31 @@ class Histories(RuleBasedStateMachine):
         elif step is not None:
             self.state = step(self.state)
         else:
-            self.state = machine.activated(self.state, 0.0)
+            self.state = machine.activated(self.state)
 
     @precondition(lambda self: self.state.state == "trying")
     @rule()
     def failed_selftest(self) -> None:
         assert self.state.target is not None
-        key = self.state.target.key
+        target = self.state.target
         self.state = machine.rolled_back(self.state, "selftest-failed", "")
-        assert key in self.state.rejected
+        assert self.state.rejection(target) is not None
 
     @precondition(lambda self: self.state.state == "trying")
     @rule()
     def selftest_killed(self) -> None:
         assert self.state.target is not None
-        key, starts = self.state.target.key, self.state.starts
+        target, starts = self.state.target, self.state.starts
         self.state, again = machine.killed(self.state, "code -9")
-        assert again == (starts == 0) and again != (key in self.state.rejected)
+        assert again == (starts == 0) and again == (self.state.rejection(target) is None)
 
     @precondition(lambda self: self.state.state == "probation")
-    @rule(requests=st.integers(0, 20), failures=st.integers(0, 2), now=st.floats(-10, 200))
-    def health(self, requests: int, failures: int, now: float) -> None:
+    @rule(requests=st.integers(0, 20), failures=st.integers(0, 2), served_s=st.floats(0, 200))
+    def health(self, requests: int, failures: int, served_s: float) -> None:
         before = self.state
-        new = machine.judged(before, Health(requests=max(requests, failures), failures=failures), now)
+        new = machine.judged(before, Health(requests=max(requests, failures), failures=failures), served_s)
         if new is None:
-            assert failures == 0 and requests < 10 and now < 100
+            assert failures == 0 and requests < 10 and served_s < 100
             return
         if failures:
             assert new.state == "rolled_back" and new.active == before.previous
@@ -105,6 +105,14 @@ class Histories(RuleBasedStateMachine):
         self.starts = self.starts + 1 if unsure else self.starts
         if self.state.state == "probation":
             assert self.state.starts <= POLICY.max_starts
+
+    @precondition(lambda self: self.state.state == "probation")
+    @rule()
+    def cannot_be_loaded_now(self) -> None:
+        assert self.state.target is not None
+        target = self.state.target
+        self.state = machine.withdrawn(self.state, "disk-error", "EIO")
+        assert self.state.rejection(target) is None
 
     @rule()
     def blob_lost(self) -> None:
@@ -136,7 +144,7 @@ TestHistories.settings = settings(max_examples=150, stateful_step_count=30, dead
 
 def test_a_process_that_does_not_serve_is_no_start_of_a_release_on_probation() -> None:
     begun = machine.trying(machine.verifying(machine.wanted(ModelState(), Target(held=held(2)), POLICY)))
-    trial = machine.activated(begun, 0.0)
+    trial = machine.activated(begun)
     assert machine.resumed(trial, to_serve=False) == trial and machine.resumed(trial).starts == 1
     cut = machine.resumed(begun, to_serve=False)  # an agent did stop while it tried this one
     assert (cut.state, cut.reason, cut.starts) == ("idle", "interrupted", 1)
@@ -197,7 +205,7 @@ def test_a_release_that_is_slower_than_the_one_before_rolls_back_where_that_was_
     begun = machine.wanted(ModelState(state="committed", active=held(1)), Target(held=held(2)), POLICY)
     assert begun is not None
     before = Health(requests=timed, failures=0, timed=timed, p95_us=100.0)
-    state = machine.activated(machine.trying(machine.verifying(begun)), 0.0, before)
+    state = machine.activated(machine.trying(machine.verifying(begun)), before)
     state = replace(state, probation=replace(POLICY, max_p95_ratio=2.0))
     fine = machine.judged(state, Health(requests=50, failures=0, timed=50, p95_us=200.0), 1.0)
     assert fine is not None and fine.state == "committed"
@@ -239,13 +247,49 @@ def after(state: ModelState, event: str, wish: Target, policy: Probation) -> Mod
         return machine.killed(state, "code -9")[0]
     steps = {"fetching": machine.verifying, "verifying": machine.trying}
     step = steps.get(state.state)
-    return step(state) if step is not None else machine.activated(state, 0.0)
+    return step(state) if step is not None else machine.activated(state)
 
 
 def test_a_commit_forgets_what_the_way_there_cost() -> None:
     state = replace(on_probation(2, ModelState(state="committed", active=held(1))), spent=27)
     done = machine.judged(state, Health(requests=50, failures=0), 1.0)
     assert done is not None and (done.state, done.spent, done.last) == ("committed", 0, None)
+
+
+def test_a_release_that_rolled_back_is_remembered_with_its_reason() -> None:
+    state = on_probation(2, ModelState(state="committed", active=held(1)))
+    state = machine.judged(state, Health(requests=1, failures=1), 1.0)
+    later = replace(state, state="committed", active=held(3), reason="", detail="", hint="")  # release 3 came since
+    again = machine.wanted(later, Target(held=held(2)), POLICY)
+    assert again == replace(later, reason="failures", detail=again.detail, hint=again.hint)
+    assert again.detail.startswith("release 2 was rolled back here before: 1 of 1 requests failed")
+    assert "publish it as a new release" in again.hint
+    assert machine.wanted(again, Target(held=held(2)), POLICY) is None  # said once is enough
+
+
+def test_a_rollback_that_an_earlier_agent_remembered_without_a_reason_still_counts() -> None:
+    old = b'{"state":"committed","active":{"release":1,"variant":"v","manifest":"m"},"rejected":[[2,"v","r2",1]]}'
+    state = decode_json(old, ModelState, limit=1 << 20)
+    again = machine.wanted(state, Target(held=held(2), rollout=rollout(2, 1)), POLICY)
+    assert again is not None and again.state == "committed" and again.reason == "rolled-back"
+    assert "fleet rollout retry r2" in again.hint
+
+
+def test_neither_downtime_nor_a_clock_that_was_set_proves_a_release() -> None:
+    state = machine.resumed(on_probation(2, ModelState(state="committed", active=held(1))))
+    assert machine.judged(state, Health(requests=0, failures=0), 0.0) is None
+    done = machine.judged(state, Health(requests=0, failures=0), POLICY.seconds)
+    assert done is not None and done.state == "committed"
+
+
+def test_what_is_withdrawn_for_a_passing_reason_is_tried_again_but_not_for_ever() -> None:
+    state, target, tries = ModelState(state="committed", active=held(1)), Target(held=held(2)), 0
+    while (begun := machine.wanted(state, target, POLICY)) is not None and begun.state == "fetching":
+        state, tries = machine.trying(machine.verifying(begun)), tries + 1
+        if state.state == "trying":
+            state = machine.withdrawn(machine.activated(state), "disk-error", "EIO")
+            assert (state.active, state.previous) == (held(1), None)
+    assert tries == machine.MAX_TRIES // 2 + 1 and state.reason == "too-many-tries"
 
 
 def test_a_step_out_of_order_is_a_bug() -> None:
@@ -256,4 +300,4 @@ def test_a_step_out_of_order_is_a_bug() -> None:
 def on_probation(number: int, state: ModelState) -> ModelState:
     begun = machine.wanted(state, Target(held=held(number)), POLICY)
     assert begun is not None
-    return machine.activated(machine.trying(machine.verifying(begun)), 0.0)
+    return machine.activated(machine.trying(machine.verifying(begun)))

@@ -132,6 +132,24 @@ def test_one_model_needs_one_child(device: Device, hub: HubFixture) -> None:
     assert children.started == 1 and device.activator.serving == {"bad": 1, "good": 1, "other": 2}
 
 
+def test_a_download_that_waits_outlives_the_commits_of_other_models(device: Device, hub: HubFixture) -> None:
+    parts = []
+
+    async def break_off(child, step):
+        manifest = device.updater.store.manifest(step.held.manifest)
+        parts[:] = [device.updater.store.part(manifest.variant(step.held.variant).blob)]
+        if not parts[0].exists():
+            parts[0].write_bytes(b"the first bytes")
+        yield Failed(reason="unreachable", detail="the hub is gone")
+
+    troubled(device, hub, break_off)
+    for _ in range(2):  # what the channel does not want is removed at each look
+        with pytest.raises(UpdateError, match="the hub is gone"):
+            device.look()
+        device.commit("good")
+        assert device.state("bad").state == "idle" and parts[0].read_bytes() == b"the first bytes"
+
+
 def test_without_a_further_child_a_model_waits_and_is_not_stuck(device: Device, hub, monkeypatch) -> None:
     children = troubled(device, hub, hang)
     children.trouble = lambda child, step: child.step(step)
@@ -143,8 +161,9 @@ def test_without_a_further_child_a_model_waits_and_is_not_stuck(device: Device, 
         return await start()
 
     monkeypatch.setattr(children, "start", once)
-    with pytest.raises(OSError, match="no more processes"):
+    with pytest.raises(UpdateError, match="no more processes") as caught:
         device.look()
+    assert caught.value.reason == "interrupted" and "memory or process" in caught.value.hint
     assert sorted(device.activator.serving.values()) == [1, 1, 2]
     assert {device.state(model).state for model in MODELS} == {"idle", "probation"}
     monkeypatch.undo()

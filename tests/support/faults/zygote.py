@@ -247,7 +247,7 @@ class Life:
                 pass
         except (AgentError, ProtocolError, OSError) as error:
             self._errors.append(_named(error))
-            self._agent.updater._note_problem(error)
+            self._agent.updater.note_problem(error)
 
     async def _settle(self) -> None:
         """Requests, and then the judgement that ends a probation."""

@@ -1,0 +1,217 @@
+"""What a look's offers become: every model is moved, step by step, to the release that the channel wants.
+
+Each model is on its own: one that hangs, fails or does not fit neither holds up nor disturbs another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+
+from edge_agent.config import AgentConfig
+from edge_agent.errors import ActivationError, CorruptBlobError, TrialError, UnreadableError, UpdateError, said
+from edge_agent.ports import Activator
+from edge_agent.update import holds, machine
+from edge_agent.update.children import Children, LookChild
+from edge_agent.update.crew import AT_ONCE, Crew, messages_until
+from edge_agent.update.ledger import Ledger
+from edge_agent.update.lines import Done, Failed, Moved, Offer, Refusal, Step, StepName
+from edge_agent.update.machine import Target
+from edge_agent.update.service import Service
+from fleet.protocol.channel import Channel, Probation
+
+log = logging.getLogger(__name__)
+
+CUT_SHORT = ("hash-mismatch", "disk-full", "disk-error")  # words that say nothing bad about the release
+UNDER_WAY = ("fetching", "verifying", "trying")
+
+
+class Follower:
+    """One per updater. `changes` are the locks by model that every change of a machine is made under;
+    `held_until` says of the models that wait when they may begin, in seconds since 1970."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        ledger: Ledger,
+        service: Service,
+        activator: Activator,
+        children: Children,
+        *,
+        count_bytes: Callable[[int], None],
+        budget: holds.DayBudget,
+        clock: Callable[[], float],
+    ) -> None:
+        self._config, self._ledger, self._service = config, ledger, service
+        self._activator, self._children = activator, children
+        self._count_bytes, self._budget, self._clock = count_bytes, budget, clock
+        self._file = ledger.file
+        self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
+        self._refused: dict[str, str] = {}
+        self._sharing = 1
+        self._stop = asyncio.Event()
+        self._by_hand = False
+        self.changes: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self.held_until: dict[str, float] = {}
+
+    async def clear_up(self) -> None:
+        """Nothing is under way before a look: what says so was left by a task that ended in the middle."""
+        for model, state in list(self._file.state.models.items()):
+            if state.state in UNDER_WAY:
+                async with self.changes[model]:
+                    detail = f"it was cut short while {state.state}"
+                    self._ledger.settle(model, machine.interrupted(state, "interrupted", detail, "it goes on now"))
+                    await self._service.serve(model)
+
+    async def follow(self, crew: Crew, offers: list[Offer], stop: asyncio.Event, *, by_hand: bool = False) -> bool:
+        """Move every model to its offer; true when `stop` has ended a step, so that a look should follow at once.
+
+        `by_hand`: somebody asked for it; neither the window nor the budget holds it.
+
+        Raises:
+            UpdateError: a model's step failed for a reason that may pass; all others have ended, too.
+        """
+        self._stop, self._by_hand = stop, by_hand
+        moving = sum(offer.target.held != self._file.model(offer.model).active for offer in offers)
+        self._sharing = max(1, min(moving, AT_ONCE))
+        found = await asyncio.gather(*(self._follow(crew, offer) for offer in offers), return_exceptions=True)
+        failures = [outcome for outcome in found if isinstance(outcome, BaseException)]
+        for failure in failures:
+            if not isinstance(failure, UpdateError):
+                raise failure
+            if failure.reason != "overtaken":
+                log.warning("model %s: %s", failure.subject, failure)
+        if any(getattr(failure, "reason", "") == "overtaken" for failure in failures):
+            return True
+        if failures:
+            raise failures[-1]
+        return False
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Note why a model's release may not run here; said once."""
+        if self._refused.get(refusal.model) == refusal.reason + refusal.detail:
+            return
+        self._refused[refusal.model] = refusal.reason + refusal.detail
+        log.warning("model %s release %d is refused: %s", refusal.model, refusal.release, refusal.detail)
+        state = self._file.model(refusal.model)
+        noted = machine.noted(state, refusal.reason, refusal.detail, refusal.hint)
+        self._ledger.settle(refusal.model, noted)
+
+    async def _follow(self, crew: Crew, offer: Offer) -> None:
+        model, target = offer.model, offer.target
+        try:
+            if not await self._begin(model, target):
+                return
+            async with crew.lent() as child:
+                await self._step(child, model, "fetch", target)
+                self._ledger.enter(model, machine.verifying(self._file.model(model)))
+                await self._step(child, model, "verify", target)
+            self._ledger.enter(model, machine.trying(self._file.model(model)))
+            if self._file.model(model).state == "trying":
+                await self._try(model, target)
+        except (UpdateError, OSError) as error:
+            word, hint = said(error)
+            state = self._file.model(model)
+            if state.state in UNDER_WAY:
+                self._ledger.settle(model, machine.interrupted(state, word, str(error), hint))
+            elif isinstance(error, OSError):
+                self._ledger.settle(model, machine.noted(state, word, str(error), hint))
+            raise UpdateError(str(error), subject=model, reason=word, hint=hint) from error
+
+    async def _begin(self, model: str, target: Target) -> bool:
+        """Enter what the offer asks for; whether there is something to fetch now."""
+        async with self.changes[model]:
+            self._refused.pop(model, None)
+            self.held_until.pop(model, None)
+            state = self._file.model(model)
+            new = machine.wanted(state, target, self._probation(model))
+            if new is None:
+                if self._is_stale(model, state, target):
+                    self._ledger.settle(model, machine.noted(state, "", ""))
+                return False
+            if new.state == "fetching":
+                if (hold := self._hold()) is None:
+                    self._ledger.enter(model, new)
+                    return True
+                self.held_until[model] = hold.until
+                new = machine.noted(state, hold.reason, hold.detail, hold.hint)
+            self._ledger.settle(model, new)
+            if (new.active, new.pairing) != (state.active, state.pairing):  # returned to what is held, or a rollout
+                await self._service.serve(model)  # began or ended around it
+            return False
+
+    def _is_stale(self, model: str, state: machine.ModelState, target: Target) -> bool:
+        """Whether a reason stands for something that is over: the device is where the channel wants it."""
+        over = state.state == "committed" and target.held == state.active and not self._service.waits(model)
+        return over or state.reason in holds.WORDS
+
+    def _hold(self) -> holds.Hold | None:
+        if self._by_hand:
+            return None
+        budget = holds.UNLIMITED if holds.has_folder(self._config.mirrors) else self._budget
+        return holds.hold(self._channel.fetching, self._clock(), budget)
+
+    @property
+    def _channel(self) -> Channel:
+        channel = self._file.state.looked.channel
+        assert channel is not None  # an offer comes from a channel
+        return channel
+
+    def _probation(self, model: str) -> Probation:
+        return self._channel.models[model].probation
+
+    async def _step(self, child: LookChild, model: str, step: StepName, target: Target) -> None:
+        limit = self._channel.fetching.max_bytes_per_s
+        left = self._budget.left()  # both figures are the device's, not the model's
+        wanted = Step(
+            step=step, held=target.held, max_bytes_per_s=-(-limit // self._sharing),
+            allowance=None if left is None else left // self._sharing,
+        )  # fmt: skip
+        failure: Failed | None = None
+        received = 0
+        async for message in messages_until(child, wanted, self._stop):
+            if isinstance(message, Moved):
+                self._ledger.progress[model] = message.share
+                self._count_bytes(message.received - received)
+                received = message.received
+            elif isinstance(message, Failed):
+                failure = message
+            elif isinstance(message, Done):
+                return
+        failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
+        if failure.reason == "budget-spent":
+            hold = holds.spent(self._budget.renews_at())
+            failure = Failed(reason=hold.reason, detail=hold.detail, hint=hold.hint)
+        raise UpdateError(failure.detail, subject=model, reason=failure.reason, hint=failure.hint)
+
+    async def _try(self, model: str, target: Target) -> None:
+        try:
+            async with self._trial:
+                self._file.keep_sandbox(await self._children.trial(target.held))
+            await self._activate(model, target)
+        except (TrialError, ActivationError, CorruptBlobError, UnreadableError) as error:
+            if isinstance(error, TrialError) and error.sandbox:
+                self._file.keep_sandbox(error.sandbox)
+            state = self._file.model(model)
+            if error.reason == "killed":
+                state, again = machine.killed(state, str(error))
+                self._ledger.settle(model, state)
+                if again:
+                    raise UpdateError(str(error), subject=model, reason="interrupted", hint=error.hint) from error
+                return
+            if error.reason in CUT_SHORT:
+                raise UpdateError(str(error), subject=model, reason=error.reason, hint=error.hint) from error
+            self._ledger.settle(model, machine.rolled_back(state, error.reason, str(error), error.hint))
+
+    async def _activate(self, model: str, target: Target) -> None:
+        async with self.changes[model]:
+            state = self._file.model(model)
+            baseline = self._activator.health(model)
+            await self._service.activate(model, target.held, state.active, target.rollout)
+            try:
+                self._ledger.enter(model, machine.activated(state, baseline))
+            except OSError:  # a probation that nobody would remember does not begin
+                await self._service.serve(model)
+                raise

@@ -1,0 +1,74 @@
+"""Where every model's machine stands: on the disk first, then in the reports.
+
+What begins something new must be on the disk before it begins (`enter`). What goes back to a proven release,
+or only says what happened, must not depend on a disk that is full or broken (`settle`): memory holds it then,
+and the file is written as soon as the disk takes it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from msgspec.structs import replace
+
+from edge_agent.errors import said
+from edge_agent.ports import Reporter
+from edge_agent.update.machine import ModelState
+from edge_agent.update.state import Looked, StateFile
+from fleet.protocol.messages import ModelReport
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The state file, and the reporter that hears of every change; `progress` is the share fetched, by model."""
+
+    def __init__(self, file: StateFile, reporter: Reporter) -> None:
+        self.file, self._reporter = file, reporter
+        self.progress: dict[str, float] = {}
+
+    def enter(self, model: str, new: ModelState) -> None:
+        """Write, then report; raises OSError, and then nothing has changed."""
+        old = self.file.model(model)
+        if new != old:
+            self.file.put_model(model, new)
+            self._tell(model, old, new)
+
+    def settle(self, model: str, new: ModelState) -> None:
+        """Write when the disk takes it, and report in any case."""
+        old = self.file.model(model)
+        if new != old:
+            self.file.keep_model(model, new)
+            self._tell(model, old, new)
+
+    def tell(self, model: str) -> None:
+        """Report where a model stands; the last report may have been lost with the process."""
+        self._reporter.model(self.report(model))
+
+    def report(self, model: str) -> ModelReport:
+        """Where one model stands."""
+        state, channel = self.file.model(model), self.file.state.looked.channel
+        rollout = state.target.rollout if state.target else state.pairing
+        return ModelReport(
+            model=model, state=state.state, target=state.target.held.release if state.target else None,
+            active=state.active.release if state.active else None,
+            active_variant=state.active.variant if state.active else "",
+            previous=state.previous.release if state.previous else None,
+            rollout=rollout.id if rollout else "", attempt=rollout.attempt if rollout else 0,
+            channel_version=channel.version if channel else 0, progress=self.progress.get(model, 0.0),
+            reason=state.reason, detail=state.detail, hint=state.hint,
+        )  # fmt: skip
+
+    def looked(self) -> Looked:
+        """What the last look gave; where all else is well, with what keeps the state off the disk."""
+        looked, refusal = self.file.state.looked, self.file.refusal
+        if looked.problem or refusal is None:
+            return looked
+        word, hint = said(refusal)
+        return replace(looked, problem=word, hint=f"state.json cannot be written: {refusal}; {hint}")
+
+    def _tell(self, model: str, old: ModelState, new: ModelState) -> None:
+        if new.state != "fetching":
+            self.progress.pop(model, None)
+        log.info("model %s: %s → %s %s", model, old.state, new.state, new.reason)
+        self.tell(model)

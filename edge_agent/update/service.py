@@ -1,0 +1,119 @@
+"""Puts the releases that the machines call active into service, and keeps what can serve serving.
+
+A file that is damaged is fetched again. A release that merely cannot be loaded *now* (no memory, no runtime, no
+descriptor, a disk that fails) is not given up: what it replaced serves meanwhile, and it is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from edge_agent.errors import ActivationError, AgentError, CorruptBlobError, UnreadableError
+from edge_agent.ports import Activator, InstalledRelease
+from edge_agent.update import machine
+from edge_agent.update.ledger import Ledger
+from edge_agent.update.machine import Held
+from edge_agent.update.store import Store
+from fleet.protocol.channel import RolloutRef
+
+log = logging.getLogger(__name__)
+
+FIRST_S, MOST_S = 5.0, 300.0  # before a release that could not be loaded is tried again, doubled each time
+SETTLED = ("idle", "committed", "rolled_back")
+
+
+class _Waiting(Struct):
+    """A release that could not be loaded: when it is tried again, and how long it waits after that."""
+
+    at: float
+    pause_s: float
+
+
+class Service:
+    """Between the machines and the activator; `now` is monotonic, seconds."""
+
+    def __init__(
+        self, store: Store, activator: Activator, ledger: Ledger, *, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store, self._activator, self._ledger, self._now = store, activator, ledger, now
+        self._serving: dict[str, tuple[Held, float]] = {}
+        self._waiting: dict[str, _Waiting] = {}
+
+    def served_s(self, model: str) -> float:
+        """How long this process has served what it serves of `model`, seconds."""
+        return self._now() - self._serving[model][1] if model in self._serving else 0.0
+
+    async def activate(self, model: str, held: Held, previous: Held | None, pairing: RolloutRef | None) -> None:
+        """Load and swap; `previous` is loaded beside it for paired audits while there is a `pairing`.
+
+        The release is read and hashed in a thread, and what is loaded is what was hashed.
+
+        Raises:
+            CorruptBlobError, UnreadableError, ActivationError: what served before still serves.
+        """
+        release = await asyncio.to_thread(self._store.open, model, held)
+        shadow: InstalledRelease | None = None
+        if previous is not None and pairing is not None:
+            try:
+                shadow = await asyncio.to_thread(self._store.open, model, previous)
+            except (CorruptBlobError, UnreadableError) as error:
+                log.warning("model %s: the previous release cannot be paired: %s", model, error)
+        await self._activator.activate(release, shadow, pairing)
+        if model not in self._serving or self._serving[model][0] != held:
+            self._serving[model] = (held, self._now())
+
+    async def serve(self, model: str) -> None:
+        """Put the active release into service, or what is left when it is damaged or cannot be loaded now."""
+        while True:
+            state = self._ledger.file.model(model)
+            if state.active is None:
+                self._waiting.pop(model, None)
+                self._serving.pop(model, None)
+                await self._activator.deactivate(model)
+                return
+            try:
+                await self.activate(model, state.active, state.previous, state.pairing)
+            except CorruptBlobError as error:
+                log.error("model %s: %s", model, error)
+                self._ledger.settle(model, machine.damaged(state, str(error)))
+            except (ActivationError, UnreadableError) as error:
+                log.error("model %s: %s", model, error)
+                if state.state == "probation" and state.previous is not None:
+                    self._ledger.settle(model, machine.withdrawn(state, error.reason, str(error), error.hint))
+                    continue
+                await self._stand_in(model, state, error)
+                return
+            else:
+                if self._waiting.pop(model, None) is not None:
+                    self._ledger.settle(model, machine.noted(self._ledger.file.model(model), "", ""))
+                return
+
+    async def retry(self, model: str) -> None:
+        """Try again what could not be loaded, when it is time."""
+        waiting = self._waiting.get(model)
+        if waiting is not None and self._now() >= waiting.at and self._ledger.file.model(model).state in SETTLED:
+            await self.serve(model)
+
+    def waits(self, model: str) -> bool:
+        """Whether another release stands in for the active one."""
+        return model in self._waiting
+
+    async def _stand_in(self, model: str, state: machine.ModelState, error: AgentError) -> None:
+        """Leave what serves, or serve the previous release, until the active one can be loaded."""
+        before = self._waiting.get(model)
+        pause_s = min(before.pause_s * 2, MOST_S) if before is not None else FIRST_S
+        self._waiting[model] = _Waiting(self._now() + pause_s, pause_s)
+        self._ledger.settle(
+            model,
+            machine.noted(state, error.reason, f"{error}; what can be loaded serves meanwhile", "it is tried again"),
+        )
+        if before is None and model not in self._serving and state.previous is not None:
+            try:
+                await self.activate(model, state.previous, None, None)
+            except AgentError as worse:
+                log.error("model %s: nor can the previous release serve: %s", model, worse)
