@@ -279,6 +279,8 @@ class Agent:
     def _looked(self, looked: Looked) -> None:
         """A look at the hub ended, or what the last one gave was read from the disk."""
         self.policies.apply(looked.channel)
+        if looked.channel is not None:  # here and now: the fetches that this look begins are bound by it
+            self.budget.limit = looked.channel.fetching.bytes_per_day
         self.measurer.wake()
         self._relink()
         report = _describe(self.enrollment.channel, looked)

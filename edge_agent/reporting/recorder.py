@@ -265,7 +265,6 @@ class Recorder:
         if channel is not None:
             telemetry = channel.telemetry
             self._closed += self._windows.due(now, telemetry.window_s, telemetry.window_requests)
-            self._budget.limit = channel.fetching.bytes_per_day
         builders, self._closed = self._closed, []
         drafts, self._drafts = self._drafts, []
         stored, kept = await asyncio.to_thread(self._store, builders, drafts, now)

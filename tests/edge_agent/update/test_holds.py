@@ -9,13 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from edge_agent.errors import UpdateError
+from edge_agent.main import Agent
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.spool import Database
 from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.window import DAY_S
 from model_compiler.delta import build
-from tests.support.device import Device, claim, listening, publish
+from tests.support.device import LOOP, Device, claim, listening, publish
 from tests.support.hub import HubFixture, make_hub
 from tests.support.models import onnx_bytes, release
 
@@ -124,6 +125,18 @@ def test_a_budget_that_ends_in_the_middle_keeps_what_came(device: Device, hub, t
     device.look()
     assert device.activator.serving == {"tiny": 2}
     assert budget.down == next(blob.size for blob in _blobs(device, 2) if blob.size > 200_000)
+
+
+def test_the_look_that_brings_a_budget_heeds_it(device: Device, hub, tmp_path: Path) -> None:
+    """In the agent as it is composed, before anything else of it has run."""
+    follow(hub, large(hub, tmp_path / "large"), bytes_per_day=100)
+    agent = Agent(device.config)
+    with pytest.raises(UpdateError) as caught:
+        LOOP.run(agent.updater.look())
+    assert caught.value.reason == "budget-spent" and agent.budget.left() == 0
+    assert 95 <= agent.budget.down <= 64 << 10
+    agent.signer.close()
+    agent.database.close()
 
 
 def test_a_spent_budget_does_not_stop_what_a_folder_has(device: Device, hub, tmp_path: Path) -> None:
