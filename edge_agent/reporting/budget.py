@@ -1,7 +1,7 @@
 """Bytes sent and received today, kept over restarts; what may still be spent by kind of traffic.
 
 5 % of a day's budget is reserved for metadata, reports and receipts, so that a spent budget cannot
-block a halt. Days are UTC.
+block a halt. Days are UTC, by the device's clock; one that jumps about costs at most the rest of a day.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Budget:
         self.limit = 0  # bytes per day, 0: no budget
         self.up = int(database.fact("bytes-up", "0"))
         self.down = int(database.fact("bytes-down", "0"))
-        day, _, spent = database.fact("budget", "0:0").partition(":")
-        self._day, self._spent = int(day), int(spent)
-        self._saved = (self.up, self.down)
+        # The day of what is spent, the bytes, and the day from which the clock jumped back (0: it did not).
+        self._day, self._spent, self._back_from = map(int, f"{database.fact('budget', '0:0')}:0".split(":")[:3])
+        self._saved = self._state()
 
     def count(self, *, up: int = 0, down: int = 0) -> None:
         """Add bytes that were sent or received."""
@@ -61,18 +61,24 @@ class Budget:
     def save(self) -> None:
         """Write the counters when they changed; raises SpoolError when the disk refuses."""
         with self._lock:
-            state = (self.up, self.down)
-            text = f"{self._day}:{self._spent}"
+            state = self._state()
         if state == self._saved:
             return
         with self._database.transaction() as connection:
-            set_fact(connection, "bytes-up", str(state[0]))
-            set_fact(connection, "bytes-down", str(state[1]))
-            set_fact(connection, "budget", text)
+            for name, value in zip(("bytes-up", "bytes-down", "budget"), state, strict=True):
+                set_fact(connection, name, value)
         self._saved = state
+
+    def _state(self) -> tuple[str, str, str]:
+        return str(self.up), str(self.down), f"{self._day}:{self._spent}:{self._back_from}"
 
     def _turn(self) -> None:
         day = int(self._clock() // DAY_S)
-        # Only forward: a clock that jumps back must not hand out the same day's budget twice.
-        if day > self._day:
-            self._day, self._spent = day, 0
+        if day < self._day:
+            # Nothing is handed out anew, also not when the clock returns to the day that it left. But one that had
+            # run ahead must not lock fetching until that day has really come: the days from here on count.
+            self._back_from, self._day = self._day, day
+        elif day > self._day:
+            if day != self._back_from:
+                self._spent = 0
+            self._back_from, self._day = 0, day

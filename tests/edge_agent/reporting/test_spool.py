@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -159,10 +160,32 @@ def test_budget_survives_a_restart_and_keeps_its_reserve(tmp_path):
     assert budget.up == 900
 
 
-def test_a_clock_that_jumps_back_gives_no_second_budget(tmp_path):
-    times = [10 * 86_400.0]
-    budget = Budget(Database(tmp_path / "spool.db"), lambda: times[0])
+@pytest.mark.parametrize("back", [1, 30, 19_000])
+def test_a_clock_that_jumps_back_gives_no_second_budget(tmp_path, back):
+    """Nor does one that comes back to its day, such as a device's without a clock of its own after every start."""
+    times, database = [20_000 * 86_400.0], Database(tmp_path / "spool.db")
+    budget = Budget(database, lambda: times[0])
     budget.limit = 1000
-    budget.count(up=950)
-    times[0] -= 86_400
+    budget.count(up=900)
+    times[0] -= back * 86_400
+    budget.count(up=50)
     assert not budget.allows(1)
+    budget.save()
+    times[0] += back * 86_400
+    budget = Budget(database, lambda: times[0])
+    budget.limit = 1000
+    assert not budget.allows(1)
+    times[0] += 86_400
+    assert budget.allows(950)
+
+
+def test_a_clock_that_had_run_ahead_gives_its_budget_every_day_again(tmp_path):
+    times, database = [20_060 * 86_400.0], Database(tmp_path / "spool.db")
+    for day in (20_060, 20_000, 20_001, 20_002, 20_060):
+        times[0] = day * 86_400.0
+        budget = Budget(database, lambda: times[0])
+        budget.limit = 1000
+        assert budget.left() == (0 if day == 20_000 else 950)
+        budget.count(down=budget.left())
+        assert budget.renews_at() == (day + 1) * 86_400
+        budget.save()
