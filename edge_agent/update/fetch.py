@@ -30,10 +30,11 @@ def fetch_blob(
         offset = 0
     if store.has(blob) or (offset == blob.size and part.exists()):
         return
-    headers = {"Range": f"bytes={offset}-", "If-Range": f'"{blob.sha256}"'} if offset else {}
+    # No If-Range: the name is the content's hash already, while web servers and CDNs have entity tags of their own
+    # and would send the whole file again (RFC 9110, 13.1.5).
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
     with hub.stream("GET", f"/blobs/{blob.sha256}", headers=headers, timeout=gap_timeout_s) as answer:
-        offset = _start(answer, blob, offset)
-        _write(answer, store, blob, offset, pace, progress)
+        _write(answer, store, blob, _start(answer, blob, offset), offset, pace, progress)
 
 
 def _start(answer: Stream, blob: Blob, offset: int) -> int:
@@ -65,21 +66,27 @@ def _check_whole(answer: Stream, blob: Blob) -> None:
     )  # fmt: skip
 
 
-def _write(answer: Stream, store: Store, blob: Blob, offset: int, pace: Pace, progress: Progress) -> None:
+def _write(answer: Stream, store: Store, blob: Blob, place: int, here: int, pace: Pace, progress: Progress) -> None:
+    """Append what comes after the first `here` bytes; the answer begins at `place`.
+
+    A server that knows no ranges sends the start once more: it is read and passed over, so that an answer that
+    breaks off costs nothing of what is here.
+    """
     descriptor = os.open(store.part(blob), os.O_WRONLY | os.O_CREAT, 0o640)
     with os.fdopen(descriptor, "wb") as file:
-        file.truncate(offset)
-        file.seek(offset)
+        file.truncate(here)
+        file.seek(here)
         for piece in paced(answer.read1, pace, subject=f"blob {blob.sha256[:12]}"):
-            offset += len(piece)
-            if offset > blob.size:
-                file.truncate(0)
+            fresh = piece[max(0, here - place) :]
+            place += len(piece)
+            if place > blob.size:
+                file.truncate(here)
                 raise FetchError(
                     f"blob {blob.sha256[:12]} is larger than the {blob.size} bytes that were signed",
                     subject=blob.sha256, reason="too-large",
                 )  # fmt: skip
-            file.write(piece)
+            file.write(fresh)
             file.flush()  # what arrived counts after a kill
             progress(len(piece))
-    if offset < blob.size:
-        raise FetchError(f"blob {blob.sha256[:12]} ended after {offset} of {blob.size} bytes", subject=blob.sha256)
+    if place < blob.size:
+        raise FetchError(f"blob {blob.sha256[:12]} ended after {place} of {blob.size} bytes", subject=blob.sha256)

@@ -20,10 +20,14 @@ from fleet.protocol.manifest import Blob
 DATA = os.urandom(300_000)
 BLOB = Blob(sha256=hashlib.sha256(DATA).hexdigest(), size=len(DATA))
 PATH = f"/blobs/{BLOB.sha256}"
+ETAG = '"66f0c0de-493e0"'
 
 
 class Site:
-    """What a web server on loopback says; `seen` are the headers of every request."""
+    """What a web server on loopback says; `seen` are the headers of every request.
+
+    Like nginx or S3 it has an entity tag of its own, and sends the whole file where `If-Range` names another one.
+    """
 
     def __init__(self, data: bytes = DATA, *, status: int = 200, cut: int | None = None, headers=()) -> None:
         self.data, self.status, self.cut, self.headers = data, status, cut, dict(headers)
@@ -45,12 +49,14 @@ def _served(site: Site):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             site.seen.append(dict(self.headers))
-            first = int(self.headers.get("Range", "bytes=0-")[6:-1])
+            same = self.headers.get("If-Range") in (None, ETAG)
+            first = int(self.headers.get("Range", "bytes=0-")[6:-1]) if same else 0
             status = 206 if first and site.status == 200 else site.status
             body = site.data[first:] if status in (200, 206) else b""
             self.send_response(status)
             if status == 206:
                 self.send_header("Content-Range", f"bytes {first}-{len(site.data) - 1}/{len(site.data)}")
+            self.send_header("ETag", ETAG)
             self.send_header("Content-Length", str(len(body)))
             for name, value in site.headers.items():
                 self.send_header(name, value)
@@ -141,6 +147,18 @@ def test_what_a_mirror_sent_before_it_broke_off_is_resumed_elsewhere(store):
         assert get(Sources(mirrors([first.url]), HttpMirror(hub.url)), store) == len(DATA)
     store.verify(BLOB)
     assert hub.seen[0]["Range"] == "bytes=200000-" and hub.sent == len(DATA) - 200_000
+
+
+def test_an_ordinary_web_server_on_a_link_that_breaks_off_sends_every_byte_once(store):
+    site = Site(cut=90_000)
+    with served(site):
+        for look in range(1, 4):
+            with pytest.raises(AgentError):
+                get(Sources(mirrors([site.url]), HttpMirror("http://127.0.0.1:9")), store)
+            assert store.part(BLOB).stat().st_size == look * 90_000
+        get(Sources(mirrors([site.url]), HttpMirror("http://127.0.0.1:9")), store)
+    store.verify(BLOB)
+    assert site.sent == len(DATA)
 
 
 def test_half_a_wrong_file_does_not_keep_the_right_one_away(store):
