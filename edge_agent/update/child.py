@@ -2,7 +2,7 @@
 
 `look` reads an `Asked` from the first line of stdin and writes JSON lines: one `looked`, one `offer`
 or `refusal` per model, then `ready`. After that it does what lines on stdin say, `{"step":
-"fetch"|"verify", "held": …}`, one at a time, and ends when stdin does: the serving process writes its
+"fetch"|"verify", "model": …, "held": …}`, one at a time, and ends when stdin does: the serving process writes its
 state to the disk before it asks for a step. `trial` runs the self-test of one release under resource limits.
 """
 
@@ -16,7 +16,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -122,6 +122,13 @@ def trial(config: AgentConfig, held: Held) -> None:
     emit(Done(), sys.stdout.buffer)
 
 
+def nearest(wanted: Step, held: Mapping[str, Iterable[Held]]) -> list[Held]:
+    """The releases that are here: the same model's first, then those of the same variant."""
+    here = [(model, release) for model, releases in held.items() for release in releases]
+    here.sort(key=lambda pair: (pair[0] != wanted.model, pair[1].variant != wanted.held.variant))
+    return [release for _, release in here]
+
+
 class Session:
     """One look and the steps after it: at the hub, or at the folder `bundle` and nowhere else."""
 
@@ -224,7 +231,7 @@ class Session:
             budget.spend(count)
 
         try:
-            self._try_delta(step.held, pace, counted, budget.left)
+            self._try_delta(step, pace, counted, budget.left)
             for blob in blobs:
                 self._from.fetch(
                     self._store, blob, pace=pace, progress=progress, budget=budget,
@@ -234,14 +241,14 @@ class Session:
             emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
         emit(Moved(share=1.0, received=network * received), self._out)
 
-    def _try_delta(self, held: Held, pace: Pace, progress: Callable[[int], None], most: int | None) -> None:
+    def _try_delta(self, step: Step, pace: Pace, progress: Callable[[int], None], most: int | None) -> None:
         """Make the model file from one that is here, where the hub offers a patch that saves bytes."""
         from edge_agent.update.delta import fetch_delta
 
-        blob = self._store.manifest(held.manifest).variant(held.variant).blob
+        blob = self._store.manifest(step.held.manifest).variant(step.held.variant).blob
         if self._from.free(blob):
             return
-        for old in self._held_files(held):
+        for old in self._held_files(step):
             if self._store.has(blob) or old == blob.sha256:
                 return
             try:
@@ -253,12 +260,9 @@ class Session:
             except (DeltaError, UnreachableError) as error:
                 log.info("%s", error)
 
-    def _held_files(self, wanted: Held) -> list[str]:
-        """Model files of the releases that are here, those of the same variant first."""
-        here = [held for found in self._asked.held.values() for held in found]
-        here.sort(key=lambda held: held.variant != wanted.variant)
+    def _held_files(self, wanted: Step) -> list[str]:
         found = []
-        for held in here[:MOST_PATCHES]:
+        for held in nearest(wanted, self._asked.held)[:MOST_PATCHES]:
             with contextlib.suppress(CorruptBlobError, UnreadableError, ProtocolError):
                 found.append(self._store.manifest(held.manifest).variant(held.variant).blob.sha256)
         return found

@@ -166,7 +166,7 @@ class Follower:
         limit = self._channel.fetching.max_bytes_per_s
         left = self._budget.left()  # both figures are the device's, not the model's
         wanted = Step(
-            step=step, held=target.held, max_bytes_per_s=-(-limit // self._sharing),
+            step=step, model=model, held=target.held, max_bytes_per_s=-(-limit // self._sharing),
             allowance=None if left is None else left // self._sharing,
         )  # fmt: skip
         failure: Failed | None = None

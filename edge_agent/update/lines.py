@@ -50,6 +50,7 @@ class Step(Struct, frozen=True, kw_only=True):
     """What the serving process asks for next."""
 
     step: StepName
+    model: str
     held: Held
     max_bytes_per_s: int = 0
     allowance: int | None = None  # bytes that this fetch may still receive today; None: no budget

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import DeltaError
+from edge_agent.update.child import nearest
 from edge_agent.update.delta import fetch_delta
 from edge_agent.update.fetch import fetch_blob
+from edge_agent.update.lines import Step
+from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import Blob
@@ -119,6 +122,16 @@ def test_a_patch_that_todays_budget_does_not_hold_is_not_begun(store):
         patched(Hub(PATCH), store, most=100)
     assert leftovers(store) == set()
     assert patched(Hub(PATCH), store, most=len(PATCH)) == len(PATCH)
+
+
+def test_a_patch_is_looked_for_from_the_models_own_releases_first():
+    """However many other models are here, of the same variant, too."""
+    held = {
+        model: tuple(Held(release=n, variant=name, manifest=f"{model}{n}") for n, name in ((2, "fp32"), (1, "int8")))
+        for model in ("a", "b", "c")
+    }
+    wanted = Step(step="fetch", model="c", held=Held(release=3, variant="int8", manifest="c3"))
+    assert [release.manifest for release in nearest(wanted, held)] == ["c1", "c2", "a1", "b1", "a2", "b2"]
 
 
 def test_a_changed_held_file_gives_no_file(store):
