@@ -38,6 +38,7 @@ from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import Blob
 from fleet.protocol.messages import DeviceMe
 
 _PR_SET_PDEATHSIG = 1
@@ -231,25 +232,26 @@ class Session:
             budget.spend(count)
 
         try:
-            self._try_delta(step, pace, counted, budget.left)
             for blob in blobs:
-                self._from.fetch(
-                    self._store, blob, pace=pace, progress=progress, budget=budget,
-                    gap_timeout_s=self._config.gap_timeout_s,
-                )  # fmt: skip
+                with self._store.alone(blob):
+                    self._try_delta(step, blob, pace, counted, budget.left)
+                    self._from.fetch(
+                        self._store, blob, pace=pace, progress=progress, budget=budget,
+                        gap_timeout_s=self._config.gap_timeout_s,
+                    )  # fmt: skip
         finally:  # what came counts, whatever became of it
             emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
         emit(Moved(share=1.0, received=network * received), self._out)
 
-    def _try_delta(self, step: Step, pace: Pace, progress: Callable[[int], None], most: int | None) -> None:
+    def _try_delta(self, step: Step, blob: Blob, pace: Pace, progress: Callable[[int], None], most: int | None) -> None:
         """Make the model file from one that is here, where the hub offers a patch that saves bytes."""
         from edge_agent.update.delta import fetch_delta
 
-        blob = self._store.manifest(step.held.manifest).variant(step.held.variant).blob
-        if self._from.free(blob):
+        model_file = self._store.manifest(step.held.manifest).variant(step.held.variant).blob
+        if blob != model_file or self._store.has(blob) or self._from.free(blob):
             return
         for old in self._held_files(step):
-            if self._store.has(blob) or old == blob.sha256:
+            if old == blob.sha256:
                 return
             try:
                 fetch_delta(
@@ -269,12 +271,10 @@ class Session:
 
     def _verify(self, step: Step) -> None:
         for blob in self._blobs(step.held):
-            if self._store.has(blob):
-                self._store.verify(blob)
-            else:
-                self._store.accept(blob)
+            with self._store.alone(blob):
+                self._store.verify(blob) if self._store.has(blob) else self._store.accept(blob)
 
-    def _blobs(self, held: Held) -> tuple[Any, ...]:
+    def _blobs(self, held: Held) -> tuple[Blob, ...]:
         manifest = self._store.manifest(held.manifest)
         return manifest.blobs((manifest.variant(held.variant),))
 

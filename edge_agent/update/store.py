@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from edge_agent.durable import sync_folder, write_durably
@@ -30,6 +32,7 @@ class Store:
     ) -> None:
         self.blobs = directory / "blobs"
         self.manifests = directory / "releases"
+        self._lock = directory / "blobs.lock"
         self._reserve, self._free = reserve, free
         for folder in (self.blobs, self.manifests):
             folder.mkdir(parents=True, exist_ok=True, mode=0o750)
@@ -106,15 +109,26 @@ class Store:
         """Where a download of `blob` grows."""
         return self.blobs / f"{blob.sha256}.part"
 
+    @contextlib.contextmanager
+    def alone(self, blob: Blob) -> Iterator[None]:
+        """Be the only process that fetches or accepts `blob`: models may share a file. One at a time, not nested.
+
+        The other one is a child of the same agent, which ends with the look. A byte of one fixed file is locked, so
+        that no lock files gather and none is taken for rubbish; two blobs with one byte only wait for each other.
+        """
+        with self._lock.open("ab") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX, 1, int(blob.sha256[:15], 16))
+            yield
+
     def accept(self, blob: Blob) -> None:
         """Hash a finished download and give it its name; the bytes are synced before the rename.
 
         Raises:
-            CorruptBlobError: another hash; the download is thrown away.
+            CorruptBlobError: another hash; the download is thrown away. Or another process threw it away.
             OSError: the disk would not sync it; it is thrown away, too, since a second fsync of the same
                 pages proves nothing (Rebello et al., USENIX ATC 2020).
         """
-        part, final = self.part(blob), self.blobs / blob.sha256
+        part, final, named = self.part(blob), self.blobs / blob.sha256, False
         try:
             with part.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -127,10 +141,16 @@ class Store:
                 )
             part.chmod(0o440)
             part.replace(final)
+            named = True
             sync_folder(self.blobs)
+        except FileNotFoundError as error:
+            raise CorruptBlobError(
+                f"the download of blob {blob.sha256[:12]} is gone", subject=blob.sha256, hint="it is fetched again"
+            ) from error
         except (CorruptBlobError, OSError):
             part.unlink(missing_ok=True)
-            final.unlink(missing_ok=True)
+            if named:  # what is not of this call's making stays
+                final.unlink(missing_ok=True)
             raise
 
     def check_space(self, blobs: Iterable[Blob]) -> None:

@@ -128,9 +128,9 @@ def claim(hub: HubFixture) -> str:
 
 
 @contextlib.contextmanager
-def listening(hub: HubFixture, *, tls: bool = False) -> Iterator[str]:
-    """The hub on a real socket, with its own certificate if asked; gives its URL."""
+def listening(hub: HubFixture, *, tls: bool = False, around: Callable[[Any], Any] = lambda app: app) -> Iterator[str]:
+    """The hub on a real socket, with its own certificate if asked; gives its URL. `around` may wrap its app."""
     config = hub.hub.config
     files = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)} if tls else {}
-    with serving(create_app(hub.hub), **files) as (where, _loop):
+    with serving(around(create_app(hub.hub)), **files) as (where, _loop):
         yield f"{'https' if tls else 'http'}://{where}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from edge_agent.errors import UpdateError
 from edge_agent.ports import Health
 from edge_agent.update.children import ProcessChildren
 from edge_agent.update.lines import Failed
+from edge_agent.update.store import Store
 from fleet.protocol.channel import Channel, ModelEntry, Probation
 from tests.support.device import LOOP, Device, claim, listening, publish
 from tests.support.hub import HubFixture, make_hub
+from tests.support.locks import Waiting
 
 POLICY = Probation(seconds=1e9, requests=50)
 MODELS = ("bad", "good", "other")
@@ -169,3 +172,36 @@ def test_without_a_further_child_a_model_waits_and_is_not_stuck(device: Device, 
     monkeypatch.undo()
     device.look()
     assert device.activator.serving == dict.fromkeys(MODELS, 2)
+
+
+class OneFile:
+    """A hub in whose first answer to each blob nothing comes until somebody else wants it or waits for it."""
+
+    def __init__(self, app, store: Store) -> None:
+        self._app, self._waiting = app, Waiting(store)
+        self.asked: Counter[str] = Counter()
+
+    async def __call__(self, scope, receive, send) -> None:
+        path = scope.get("path", "")
+        if path.startswith("/blobs/"):
+            self.asked[path] += 1
+            async with asyncio.timeout(60):
+                while self.asked[path] == 1 and not self._waiting.seen():
+                    await asyncio.sleep(0.005)
+        await self._app(scope, receive, send)
+
+
+def test_a_file_that_two_models_share_is_fetched_once_and_serves_both(hub: HubFixture, tmp_path: Path) -> None:
+    follow(hub, {model: publish(hub, tmp_path / model, seed=1, model=model) for model in ("good", "other")})
+    seen: list[OneFile] = []
+
+    def around(app):
+        seen.append(OneFile(app, Store(tmp_path / "agent")))
+        return seen[0]
+
+    with listening(hub, around=around) as url:
+        device = Device(url, claim(hub), tmp_path / "agent")
+        device.look()
+    assert device.activator.serving == {"good": 1, "other": 1}
+    assert len(seen[0].asked) >= 2 and set(seen[0].asked.values()) == {1}
+    assert {path.suffix for path in device.config.blobs.iterdir()} == {""}

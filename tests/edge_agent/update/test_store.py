@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from edge_agent.errors import CorruptBlobError
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import Blob
+from tests.support.locks import Waiting, until
 
 DATA = b"a model" * 100
 
@@ -53,3 +56,42 @@ def test_a_manifest_whose_fsync_failed_is_not_kept(store: Store, monkeypatch, ca
     assert not list(store.manifests.iterdir())
     store.put_manifest(b"{}")
     assert len(list(store.manifests.iterdir())) == 1
+
+
+def test_a_file_that_another_process_accepted_first_stays(store: Store) -> None:
+    blob = Blob(sha256=hashlib.sha256(DATA).hexdigest(), size=len(DATA))
+    store.part(blob).write_bytes(DATA)
+    store.accept(blob)
+    with pytest.raises(CorruptBlobError, match="is gone"):
+        store.accept(blob)
+    store.verify(blob)
+    store.part(blob).write_bytes(DATA[::-1])
+    with pytest.raises(CorruptBlobError, match="arrived with hash"):
+        store.accept(blob)
+    store.verify(blob)
+    assert not store.part(blob).exists()
+
+
+def test_only_one_process_has_a_blob_to_itself_until_it_ends(store: Store) -> None:
+    mine, other = (Blob(sha256=hashlib.sha256(text).hexdigest(), size=1) for text in (b"1", b"2"))
+    told, tell = os.pipe()
+    holder = os.fork()
+    if not holder:
+        with store.alone(mine):
+            os.write(tell, b"x")
+            signal.pause()
+    os.read(told, 1)
+    waiting = Waiting(store)
+    with store.alone(other):  # nobody has that
+        pass
+    assert not waiting.seen()
+    taker = os.fork()
+    if not taker:
+        with store.alone(mine):
+            os._exit(0)
+    until(waiting.seen)
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    assert os.waitpid(taker, 0)[1] == 0
+    store.collect([])
+    assert [path.name for path in store.blobs.parent.iterdir() if path.is_file()] == ["blobs.lock"]
