@@ -250,13 +250,14 @@ class Session:
         model_file = self._store.manifest(step.held.manifest).variant(step.held.variant).blob
         if blob != model_file or self._store.has(blob) or self._from.free(blob):
             return
+        until = time.monotonic() + step.patch_s
         for old in self._held_files(step):
             if old == blob.sha256:
                 return
             try:
                 fetch_delta(
                     self._hub, self._store, blob, old, pace=pace, progress=progress, most=most,
-                    gap_timeout_s=self._config.gap_timeout_s,
+                    until=until, gap_timeout_s=self._config.gap_timeout_s,
                 )  # fmt: skip
                 return
             except (DeltaError, UnreachableError) as error:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
+
+from msgspec.structs import replace
 
 from edge_agent.errors import DeltaError, DiskFullError, FetchError
 from edge_agent.ports import HubStreams
@@ -32,11 +37,14 @@ def fetch_delta(
     pace: Pace,
     progress: Progress,
     most: int | None = None,
+    until: float = math.inf,
+    now: Callable[[], float] = time.monotonic,
     gap_timeout_s: float = 30.0,
 ) -> None:
     """Fetch the patch from the blob `held` to `blob` and apply it; `Store.accept` then finds a finished download.
 
-    `most` bounds the patch's bytes; None does not.
+    `most` bounds the patch's bytes; None does not. `until`, in seconds on the clock `now`, bounds fetching and
+    applying together: neither can be resumed, so what does not end within a look would begin anew in each.
 
     Raises:
         DeltaError: there is no patch, it saves nothing, or it does not make the blob; nothing is left of it.
@@ -54,26 +62,42 @@ def fetch_delta(
                 raise DeltaError(f"the delta has {announced} bytes, today's budget has {most}", subject=blob.sha256)
             if not 0 < announced < missing:
                 raise DeltaError(f"the delta has {announced} bytes, {missing} are missing", subject=blob.sha256)
-            received = 0
+            pace, received = _in_time(pace, announced, until - now(), blob), 0
             with patch.open("wb") as file:
-                for piece in paced(answer.read1, pace, subject=f"delta to {blob.sha256[:12]}"):
+                for piece in paced(answer.read1, pace, subject=f"delta to {blob.sha256[:12]}", now=now):
                     received += len(piece)
                     if received > announced:
                         raise DeltaError("the delta is longer than was announced", subject=blob.sha256)
                     file.write(piece)
                     progress(len(piece))
-        apply(store, blob, held, patch)
+        apply(store, blob, held, patch, until=until, now=now)
     except (FetchError, DiskFullError, ProtocolError, OSError, ValueError, _zstd().ZstdError) as error:
         raise DeltaError(f"the delta from {held[:12]} is of no use: {error}", subject=blob.sha256) from error
     finally:
         patch.unlink(missing_ok=True)
 
 
-def apply(store: Store, blob: Blob, held: str, patch: Path) -> None:
+def _in_time(pace: Pace, announced: int, left_s: float, blob: Blob) -> Pace:
+    """`pace`, no slower than `announced` bytes in `left_s` need. Raises DeltaError where its own limit is slower."""
+    if left_s <= 0 or (pace.max_bytes_per_s and announced > pace.max_bytes_per_s * left_s):
+        raise DeltaError(f"the delta's {announced} bytes do not come within {left_s:.0f} s", subject=blob.sha256)
+    slowest = max(pace.min_bytes_per_s, announced / left_s)
+    return replace(pace, deadline_s=left_s, min_bytes_per_s=slowest)
+
+
+def apply(
+    store: Store,
+    blob: Blob,
+    held: str,
+    patch: Path,
+    *,
+    until: float = math.inf,
+    now: Callable[[], float] = time.monotonic,
+) -> None:
     """Make `blob`'s download from a held blob and a patch file; what was downloaded of it before gives way.
 
     Raises:
-        DeltaError: it is for other files, or does not make the blob.
+        DeltaError: it is for other files, does not make the blob, or not `until` then, in seconds on the clock `now`.
         ProtocolError, ZstdError: it is damaged.
     """
     draft = store.part(blob).with_suffix(".draft")
@@ -92,6 +116,8 @@ def apply(store: Store, blob: Blob, held: str, patch: Path) -> None:
                 for piece in delta.apply(header, lambda at, count: os.pread(old.fileno(), count, at), *readers):
                     digest.update(piece)
                     out.write(piece)
+                    if now() > until:  # a few bytes of a patch may ask for hours of work
+                        raise DeltaError("applying the delta takes too long", subject=blob.sha256)
             if digest.hexdigest() != blob.sha256:
                 raise DeltaError("the delta makes other bytes than were signed", subject=blob.sha256)
             draft.replace(store.part(blob))  # synced when it is accepted

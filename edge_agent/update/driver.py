@@ -21,7 +21,7 @@ from edge_agent.sharing import share
 from edge_agent.update import holds, machine
 from edge_agent.update.children import Children
 from edge_agent.update.crew import Crew
-from edge_agent.update.following import Follower
+from edge_agent.update.following import MIN_RELOOK_S, Follower
 from edge_agent.update.hurry import Hurry
 from edge_agent.update.ledger import Ledger
 from edge_agent.update.lines import Asked, Offer, Refusal, Saw
@@ -34,7 +34,6 @@ from fleet.protocol.messages import ModelReport
 
 log = logging.getLogger(__name__)
 
-MIN_RELOOK_S = 60.0  # between two looks while something is fetched
 Sleep = Callable[[float], Awaitable[Any]]
 
 

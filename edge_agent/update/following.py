@@ -25,6 +25,8 @@ from fleet.protocol.channel import Channel, Probation
 log = logging.getLogger(__name__)
 
 CUT_SHORT = ("hash-mismatch", "disk-full", "disk-error")  # words that say nothing bad about the release
+MIN_RELOOK_S = 60.0  # between two looks while something is fetched
+PATCH_SHARE = 1 / 3  # of that time; the rest is for the whole file, which is resumed in the next look
 UNDER_WAY = ("fetching", "verifying", "trying")
 
 
@@ -168,6 +170,7 @@ class Follower:
         wanted = Step(
             step=step, model=model, held=target.held, max_bytes_per_s=-(-limit // self._sharing),
             allowance=None if left is None else left // self._sharing,
+            patch_s=max(self._config.poll_s, MIN_RELOOK_S) * PATCH_SHARE,
         )  # fmt: skip
         failure: Failed | None = None
         received = 0

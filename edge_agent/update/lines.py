@@ -54,6 +54,7 @@ class Step(Struct, frozen=True, kw_only=True):
     held: Held
     max_bytes_per_s: int = 0
     allowance: int | None = None  # bytes that this fetch may still receive today; None: no budget
+    patch_s: float = 300.0  # seconds that getting and applying patches may take
 
 
 class Saw(Struct, frozen=True, kw_only=True, tag="looked"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import struct
 import tracemalloc
 
 import numpy as np
@@ -18,7 +20,7 @@ from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import Blob
-from model_compiler.delta import build
+from model_compiler.delta import _patch, build
 from tests.edge_agent.update.test_fetch import Answer
 
 RANDOM = np.random.default_rng(0)
@@ -60,10 +62,13 @@ def store(tmp_path):
     return store
 
 
-def patched(hub: Hub, store: Store, most: int | None = None) -> int:
+def patched(hub: Hub, store: Store, most: int | None = None, pace: Pace = Pace(), **times) -> int:  # noqa: B008
     counted: list[int] = []
-    fetch_delta(hub, store, WANTED, HELD.sha256, pace=Pace(), progress=counted.append, most=most)
-    return sum(counted)
+    try:
+        fetch_delta(hub, store, WANTED, HELD.sha256, pace=pace, progress=counted.append, most=most, **times)
+    finally:
+        patched.received = sum(counted)
+    return patched.received
 
 
 def leftovers(store: Store) -> set[str]:
@@ -134,6 +139,36 @@ def test_a_patch_is_looked_for_from_the_models_own_releases_first():
     assert [release.manifest for release in nearest(wanted, held)] == ["c1", "c2", "a1", "b1", "a2", "b2"]
 
 
+def ticking(step_s: float):
+    """A clock that goes on by `step_s` with every look at it."""
+    ticks = itertools.count()
+    return lambda: next(ticks) * step_s
+
+
+def test_a_patch_that_would_take_too_long_is_not_begun_or_soon_left(store):
+    """It could not be resumed in the next look, as the whole file is."""
+    with pytest.raises(DeltaError, match="do not come within 10 s"):
+        patched(Hub(PATCH), store, pace=Pace(max_bytes_per_s=len(PATCH) // 11), until=10.0, now=lambda: 0.0)
+    assert patched.received == 0
+    with pytest.raises(DeltaError, match="do not come within"):
+        patched(Hub(PATCH), store, until=10.0, now=lambda: 10.0)
+    assert patched.received == 0
+    long = Hub(bytes(20 * 4096))
+    with pytest.raises(DeltaError, match=r"came at \d+ B/s"):  # one piece per 20 s: seen long before the end
+        patched(long, store, until=200.0, now=ticking(20.0))
+    assert patched.received <= 4096 and leftovers(store) == set()
+
+
+def test_a_patch_that_takes_long_to_apply_is_left(store):
+    """A few bytes ask for each of 300,000 bytes by itself, that is for minutes; of a large model, for hours."""
+    one_by_one = struct.pack("<3q", 1, 0, 0) * WANTED.size
+    hostile = _patch("bsdiff", OLD.tobytes(), NEW.tobytes(), control=one_by_one, diff=(NEW - OLD).tobytes())
+    clock = ticking(0.1)
+    with pytest.raises(DeltaError, match="takes too long"):
+        patched(Hub(hostile), store, until=100.0, now=clock)
+    assert clock() < 101 and leftovers(store) == set()
+
+
 def test_a_changed_held_file_gives_no_file(store):
     (store.blobs / HELD.sha256).write_bytes(OLD[::-1].tobytes())
     with pytest.raises(DeltaError, match="other bytes"):
@@ -148,8 +183,6 @@ def test_applying_takes_little_memory(tmp_path):
     held, wanted = blob_of(big.tobytes()), blob_of(changed.tobytes())
     store = Store(tmp_path, reserve=0)
     (store.blobs / held.sha256).write_bytes(big.tobytes())
-    from model_compiler.delta import _patch
-
     hub = Hub(_patch("subtract", big.tobytes(), changed.tobytes(), diff=(changed - big).tobytes()))
     tracemalloc.start()
     fetch_delta(hub, store, wanted, held.sha256, pace=Pace(), progress=lambda count: None)
