@@ -257,7 +257,7 @@ class Session:
             try:
                 fetch_delta(
                     self._hub, self._store, blob, old, pace=pace, progress=progress, most=most,
-                    until=until, gap_timeout_s=self._config.gap_timeout_s,
+                    beside=step.beside, until=until, gap_timeout_s=self._config.gap_timeout_s,
                 )  # fmt: skip
                 return
             except (DeltaError, UnreachableError) as error:

@@ -37,14 +37,16 @@ def fetch_delta(
     pace: Pace,
     progress: Progress,
     most: int | None = None,
+    beside: int = 0,
     until: float = math.inf,
     now: Callable[[], float] = time.monotonic,
     gap_timeout_s: float = 30.0,
 ) -> None:
     """Fetch the patch from the blob `held` to `blob` and apply it; `Store.accept` then finds a finished download.
 
-    `most` bounds the patch's bytes; None does not. `until`, in seconds on the clock `now`, bounds fetching and
-    applying together: neither can be resumed, so what does not end within a look would begin anew in each.
+    `most` bounds the patch's bytes; None does not. `beside` are bytes of disk that others will take meanwhile.
+    `until`, in seconds on the clock `now`, bounds fetching and applying together: neither can be resumed, so what
+    does not end within a look would begin anew in each.
 
     Raises:
         DeltaError: there is no patch, it saves nothing, or it does not make the blob; nothing is left of it.
@@ -53,7 +55,7 @@ def fetch_delta(
     part, patch = store.part(blob), store.part(blob).with_suffix(".delta")
     missing = blob.size - (part.stat().st_size if part.exists() else 0)
     try:
-        store.check_room(2 * blob.size)  # at most the patch and what it makes, beside what is here
+        store.check_room(2 * blob.size, beside=beside)  # at most the patch and what it makes, beside what is here
         with hub.stream("GET", f"/blobs/{blob.sha256}/from/{held}", timeout=gap_timeout_s) as answer:
             if answer.status != 200:
                 raise DeltaError(f"no delta from {held[:12]}: HTTP {answer.status}", subject=blob.sha256)
@@ -68,6 +70,7 @@ def fetch_delta(
                     received += len(piece)
                     if received > announced:
                         raise DeltaError("the delta is longer than was announced", subject=blob.sha256)
+                    store.check_room(len(piece))
                     file.write(piece)
                     progress(len(piece))
         apply(store, blob, held, patch, until=until, now=now)
@@ -115,6 +118,7 @@ def apply(
             with draft.open("wb") as out:
                 for piece in delta.apply(header, lambda at, count: os.pread(old.fileno(), count, at), *readers):
                     digest.update(piece)
+                    store.check_room(len(piece))
                     out.write(piece)
                     if now() > until:  # a few bytes of a patch may ask for hours of work
                         raise DeltaError("applying the delta takes too long", subject=blob.sha256)

@@ -85,6 +85,7 @@ def _write(answer: Stream, store: Store, blob: Blob, place: int, here: int, pace
                     f"blob {blob.sha256[:12]} is larger than the {blob.size} bytes that were signed",
                     subject=blob.sha256, reason="too-large",
                 )  # fmt: skip
+            store.check_room(len(fresh), missing=blob.size - place + len(fresh))  # others write, too
             file.write(fresh)
             file.flush()  # what arrived counts after a kill
             progress(len(piece))

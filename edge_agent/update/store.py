@@ -18,6 +18,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest
 
 RESERVE = 16 << 20  # bytes that stay free for the spool and the state
+UNFINISHED = (".part", ".delta", ".draft")  # a download, a patch, and what a patch makes
 
 
 class Store:
@@ -155,23 +156,51 @@ class Store:
 
     def check_space(self, blobs: Iterable[Blob]) -> None:
         """Raise DiskFullError with the figure when what is still to be fetched does not fit."""
-        missing = (blob for blob in blobs if not self.has(blob))
-        self.check_room(sum(blob.size - self._partial(blob) for blob in missing))
+        self.check_room(sum(self._missing(blob) for blob in blobs))
 
-    def check_room(self, count: int) -> None:
-        """Raise DiskFullError unless `count` more bytes fit beside the reserve."""
-        needed = count + self._reserve
+    def check_room(self, count: int, *, beside: int = 0, missing: int = 0) -> None:
+        """Raise DiskFullError unless `count` more bytes fit beside the reserve and `beside`, which others will write.
+
+        `missing` is what the error speaks of where `count` is only the next piece of it.
+        """
         free = self._free(self.blobs)
-        if free < needed:
-            raise DiskFullError(
-                f"the update needs {needed} bytes, {free} are free",
-                subject=str(self.blobs),
-                hint=f"free {needed - free} bytes on the device",
-            )
+        if free >= count + beside + self._reserve:
+            return
+        needed = max(count, missing) + beside + self._reserve
+        under_way = f" with the {beside} of those under way" if beside else ""
+        raise DiskFullError(
+            f"the update needs {needed} bytes{under_way}, {free} are free",
+            subject=str(self.blobs),
+            hint=f"free {needed - free} bytes on the device",
+        )
 
-    def _partial(self, blob: Blob) -> int:
+    def make_room(self, wanted: Iterable[Blob], under_way: Iterable[Blob]) -> int:
+        """Check that `wanted` fits beside what is missing of the blobs `under_way`; returns the bytes of the latter.
+
+        Partial downloads of anything else give way, if that is enough: several models that fit one at a time, but
+        not together, would keep each other out for ever.
+
+        Raises:
+            DiskFullError: it does not fit.
+        """
+        others = set(under_way)
+        mine = set(wanted) - others
+        count, beside = (sum(self._missing(blob) for blob in blobs) for blobs in (mine, others))
+        short = count + beside + self._reserve - self._free(self.blobs)
+        known = {blob.sha256 for blob in mine | others}
+        idle = [path for path in self.blobs.iterdir() if path.suffix in UNFINISHED and path.stem not in known]
+        sizes = {path: path.stat().st_size for path in idle}
+        if short <= sum(sizes.values()):
+            for path in sorted(idle, key=sizes.__getitem__, reverse=True):  # as few as will do
+                if short > 0:
+                    path.unlink()
+                    short -= sizes[path]
+        self.check_room(count, beside=beside)
+        return beside
+
+    def _missing(self, blob: Blob) -> int:
         part = self.part(blob)
-        return min(part.stat().st_size, blob.size) if part.exists() else 0
+        return 0 if self.has(blob) else blob.size - (min(part.stat().st_size, blob.size) if part.exists() else 0)
 
     def collect(self, in_use: Iterable[Held]) -> int:
         """Remove everything that nothing in `in_use` needs; returns the bytes that came free.

@@ -169,6 +169,18 @@ def test_a_patch_that_takes_long_to_apply_is_left(store):
     assert clock() < 101 and leftovers(store) == set()
 
 
+@pytest.mark.parametrize("checks", [1, 2])
+def test_a_patch_takes_nothing_of_the_disks_reserve(store, checks):
+    """Also when others fill the disk while it comes, or while it is applied."""
+    room = iter([10 * WANTED.size] * checks)
+    store = Store(store.blobs.parent, reserve=1000, free=lambda folder: next(room, 1000))
+    with pytest.raises(DeltaError, match="are free"):
+        patched(Hub(PATCH), store)
+    assert leftovers(store) == set()
+    with pytest.raises(DeltaError, match="of those under way"):
+        patched(Hub(PATCH), Store(store.blobs.parent, reserve=0, free=lambda folder: 2 * WANTED.size), beside=1)
+
+
 def test_a_changed_held_file_gives_no_file(store):
     (store.blobs / HELD.sha256).write_bytes(OLD[::-1].tobytes())
     with pytest.raises(DeltaError, match="other bytes"):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge_agent.errors import AgentError, FetchError, UnreachableError
+from edge_agent.errors import AgentError, DiskFullError, FetchError, UnreachableError
 from edge_agent.update.fetch import fetch_blob
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
@@ -115,6 +115,23 @@ def test_other_bytes_of_the_same_length_are_thrown_away(store):
     with pytest.raises(AgentError):
         store.accept(BLOB)
     assert not store.part(BLOB).exists() and not store.has(BLOB)
+
+
+def test_a_disk_that_fills_up_meanwhile_keeps_its_reserve_and_the_error_says_what_is_missing(tmp_path):
+    size, reserve = 80_000, 20_000
+
+    def free(folder):
+        return size - sum(path.stat().st_size for path in folder.iterdir())
+
+    store = Store(tmp_path, reserve=reserve, free=free)
+    with pytest.raises(DiskFullError) as caught:
+        fetch(Server(), store)
+    here = store.part(BLOB).stat().st_size
+    assert size - reserve - 4096 < here <= size - reserve
+    assert f"needs {BLOB.size - here + reserve} bytes, {size - here} are free" in str(caught.value)
+    assert caught.value.hint == f"free {BLOB.size + reserve - size} bytes on the device"
+    size += 100_000
+    assert fetch(Server(), store) == BLOB.size - here
 
 
 def test_what_is_here_is_not_fetched_again(store):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import CorruptBlobError
+from edge_agent.errors import CorruptBlobError, DiskFullError
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import Blob
 from tests.support.locks import Waiting, until
@@ -95,3 +95,22 @@ def test_only_one_process_has_a_blob_to_itself_until_it_ends(store: Store) -> No
     assert os.waitpid(taker, 0)[1] == 0
     store.collect([])
     assert [path.name for path in store.blobs.parent.iterdir() if path.is_file()] == ["blobs.lock"]
+
+
+def test_a_download_gives_way_where_that_makes_room_for_another_and_only_there(tmp_path: Path) -> None:
+    size = 160_000
+    store = Store(tmp_path, reserve=20_000, free=lambda f: size - sum(path.stat().st_size for path in f.iterdir()))
+    first, second, small = (Blob(sha256=digit * 64, size=200_000) for digit in "123")
+    store.part(first).write_bytes(bytes(130_000))
+    store.part(small).write_bytes(bytes(1000))
+    for blob in (first, second):
+        with pytest.raises(DiskFullError, match="are free"):
+            store.make_room([blob], [])
+    assert len(list(store.blobs.iterdir())) == 2
+    size = 220_000
+    assert store.make_room([first], []) == 0  # by what is of no use to it
+    assert list(store.blobs.iterdir()) == [store.part(first)]
+    with pytest.raises(DiskFullError, match="with the 70000 of those under way"):
+        store.make_room([second], [first])
+    assert store.make_room([second], []) == 0
+    assert list(store.blobs.iterdir()) == []
