@@ -15,18 +15,18 @@ from edge_agent.errors import ActivationError, CorruptBlobError, TrialError, Unr
 from edge_agent.ports import Activator
 from edge_agent.update import holds, machine
 from edge_agent.update.children import Children, LookChild
-from edge_agent.update.crew import AT_ONCE, Crew, messages_until
+from edge_agent.update.crew import Crew, messages_until
 from edge_agent.update.ledger import Ledger
-from edge_agent.update.lines import Done, Failed, Moved, Offer, Refusal, Step, StepName
+from edge_agent.update.lines import Done, Failed, Moved, Offer, Refusal, StepName
 from edge_agent.update.machine import Target
 from edge_agent.update.service import Service
+from edge_agent.update.shares import Shares
 from fleet.protocol.channel import Channel, Probation
 
 log = logging.getLogger(__name__)
 
 CUT_SHORT = ("hash-mismatch", "disk-full", "disk-error")  # words that say nothing bad about the release
 MIN_RELOOK_S = 60.0  # between two looks while something is fetched
-PATCH_SHARE = 1 / 3  # of that time; the rest is for the whole file, which is resumed in the next look
 UNDER_WAY = ("fetching", "verifying", "trying")
 
 
@@ -52,7 +52,7 @@ class Follower:
         self._file = ledger.file
         self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
         self._refused: dict[str, str] = {}
-        self._sharing = 1
+        self._shares = Shares(service.store, budget, look_s=max(config.poll_s, MIN_RELOOK_S))
         self._stop = asyncio.Event()
         self._by_hand = False
         self.changes: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -76,8 +76,7 @@ class Follower:
             UpdateError: a model's step failed for a reason that may pass; all others have ended, too.
         """
         self._stop, self._by_hand = stop, by_hand
-        moving = sum(offer.target.held != self._file.model(offer.model).active for offer in offers)
-        self._sharing = max(1, min(moving, AT_ONCE))
+        self._shares.expect(sum(self._is_to_fetch(offer) for offer in offers))
         found = await asyncio.gather(*(self._follow(crew, offer) for offer in offers), return_exceptions=True)
         failures = [outcome for outcome in found if isinstance(outcome, BaseException)]
         for failure in failures:
@@ -100,6 +99,10 @@ class Follower:
         state = self._file.model(refusal.model)
         noted = machine.noted(state, refusal.reason, refusal.detail, refusal.hint)
         self._ledger.settle(refusal.model, noted)
+
+    def _is_to_fetch(self, offer: Offer) -> bool:
+        new = machine.wanted(self._file.model(offer.model), offer.target, self._probation(offer.model))
+        return new is not None and new.state == "fetching"
 
     async def _follow(self, crew: Crew, offer: Offer) -> None:
         model, target = offer.model, offer.target
@@ -165,24 +168,16 @@ class Follower:
         return self._channel.models[model].probation
 
     async def _step(self, child: LookChild, model: str, step: StepName, target: Target) -> None:
-        limit = self._channel.fetching.max_bytes_per_s
-        left = self._budget.left()  # both figures are the device's, not the model's
-        wanted = Step(
-            step=step, model=model, held=target.held, max_bytes_per_s=-(-limit // self._sharing),
-            allowance=None if left is None else left // self._sharing,
-            patch_s=max(self._config.poll_s, MIN_RELOOK_S) * PATCH_SHARE,
-        )  # fmt: skip
         failure: Failed | None = None
-        received = 0
-        async for message in messages_until(child, wanted, self._stop):
-            if isinstance(message, Moved):
-                self._ledger.progress[model] = message.share
-                self._count_bytes(message.received - received)
-                received = message.received
-            elif isinstance(message, Failed):
-                failure = message
-            elif isinstance(message, Done):
-                return
+        with self._shares.of(model, step, target.held, self._channel.fetching.max_bytes_per_s) as mine:
+            async for message in messages_until(child, mine.step, self._stop):
+                if isinstance(message, Moved):
+                    self._ledger.progress[model] = message.share
+                    self._count_bytes(mine.more(message.received))
+                elif isinstance(message, Failed):
+                    failure = message
+                elif isinstance(message, Done):
+                    return
         failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
         if failure.reason == "budget-spent":
             hold = holds.spent(self._budget.renews_at())

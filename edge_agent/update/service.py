@@ -40,7 +40,7 @@ class Service:
     def __init__(
         self, store: Store, activator: Activator, ledger: Ledger, *, now: Callable[[], float] = time.monotonic
     ) -> None:
-        self._store, self._activator, self._ledger, self._now = store, activator, ledger, now
+        self.store, self._activator, self._ledger, self._now = store, activator, ledger, now
         self._serving: dict[str, tuple[Held, float]] = {}
         self._waiting: dict[str, _Waiting] = {}
 
@@ -56,11 +56,11 @@ class Service:
         Raises:
             CorruptBlobError, UnreadableError, ActivationError: what served before still serves.
         """
-        release = await asyncio.to_thread(self._store.open, model, held)
+        release = await asyncio.to_thread(self.store.open, model, held)
         shadow: InstalledRelease | None = None
         if previous is not None and pairing is not None:
             try:
-                shadow = await asyncio.to_thread(self._store.open, model, previous)
+                shadow = await asyncio.to_thread(self.store.open, model, previous)
             except (CorruptBlobError, UnreadableError) as error:
                 log.warning("model %s: the previous release cannot be paired: %s", model, error)
         await self._activator.activate(release, shadow, pairing)
