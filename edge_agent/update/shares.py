@@ -71,8 +71,9 @@ class Shares:
         beside = self._make_room(held)
         rate, left = max_bytes_per_s, self._budget.left()
         if rate:
-            rate -= sum(share.step.max_bytes_per_s for share in running)
-            rate = max(1, rate // max(1, min(AT_ONCE - len(running), waiting)))
+            rest = rate - sum(share.step.max_bytes_per_s for share in running)
+            slots = max(1, min(AT_ONCE - len(running), waiting))
+            rate = max(1, rate // AT_ONCE, rest // slots)  # one that nobody expected must not stand still
         if left is not None:
             left = max(0, left - sum(share.outstanding for share in running)) // min(AT_ONCE, waiting)
         return {"max_bytes_per_s": rate, "allowance": left, "patch_s": self._patch_s, "beside": beside}

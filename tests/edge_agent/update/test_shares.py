@@ -12,8 +12,10 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import UpdateError
 from edge_agent.ports import Health
 from edge_agent.update.driver import Updater
+from edge_agent.update.holds import UNLIMITED
 from edge_agent.update.lines import Done, Failed, Moved, Offer, Ready, Saw
 from edge_agent.update.machine import Held, ModelState, Target
+from edge_agent.update.shares import Shares
 from edge_agent.update.state import Looked
 from edge_agent.update.store import Store
 from fleet.protocol.channel import Channel, Fetching, ModelEntry
@@ -141,6 +143,18 @@ def test_however_many_models_together_they_take_no_more_than_the_budget_and_the_
     assert len(children.steps) == count and 0 <= budget.rest < budget.limit / 2
     assert max(rates) <= 400_000 and children.steps[0].max_bytes_per_s == 400_000 // min(4, count)
     assert all(step.allowance > 0 for step in children.steps)
+
+
+def test_a_model_that_nobody_expected_does_not_stand_still(tmp_path: Path) -> None:
+    shares = Shares(Store(tmp_path), UNLIMITED, look_s=900.0)
+    shares.expect(1)
+    with (
+        shares.of("a", "fetch", held(1, "a"), 400_000) as first,
+        shares.of("b", "fetch", held(1, "b"), 400_000) as more,
+    ):
+        assert (first.step.max_bytes_per_s, more.step.max_bytes_per_s) == (400_000, 100_000)
+    with shares.of("b", "fetch", held(1, "b"), 400_000) as alone, shares.of("a", "verify", held(1, "a"), 400_000):
+        assert alone.step.max_bytes_per_s == 400_000
 
 
 class Disk:

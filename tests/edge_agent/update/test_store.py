@@ -80,18 +80,19 @@ def test_only_one_process_has_a_blob_to_itself_until_it_ends(store: Store) -> No
         with store.alone(mine):
             os.write(tell, b"x")
             signal.pause()
-    os.read(told, 1)
-    waiting = Waiting(store)
-    with store.alone(other):  # nobody has that
-        pass
-    assert not waiting.seen()
-    taker = os.fork()
-    if not taker:
-        with store.alone(mine):
-            os._exit(0)
-    until(waiting.seen)
-    os.kill(holder, signal.SIGKILL)
-    os.waitpid(holder, 0)
+    try:
+        os.read(told, 1)
+        waiting = Waiting(store)
+        with store.alone(other):  # nobody has that
+            assert not waiting.seen()
+        taker = os.fork()
+        if not taker:
+            with store.alone(mine):
+                os._exit(0)
+        until(waiting.seen)
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
     assert os.waitpid(taker, 0)[1] == 0
     store.collect([])
     assert [path.name for path in store.blobs.parent.iterdir() if path.is_file()] == ["blobs.lock"]
