@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import resource
@@ -239,6 +240,10 @@ class Session:
                         self._store, blob, pace=pace, progress=progress, budget=budget,
                         gap_timeout_s=self._config.gap_timeout_s,
                     )  # fmt: skip
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                self._store.check_space(blobs)  # somebody took the reserve, too: this says how much is missing
+            raise
         finally:  # what came counts, whatever became of it
             emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
         emit(Moved(share=1.0, received=network * received), self._out)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from cloud_hub.store.tables import Model
 from edge_agent.errors import AgentError, UpdateError
 from edge_agent.ports import Health
+from edge_agent.update import fetch
 from edge_agent.update.lines import Asked, Refusal
 from edge_agent.update.look import offers
 from edge_agent.update.store import Store
@@ -22,6 +26,7 @@ from fleet.protocol.messages import DeviceMe
 from model_compiler.delta import build
 from tests.support.device import LOOP, Device, claim, follow, listening, publish
 from tests.support.hub import HubFixture, make_hub
+from tests.support.in_process import InProcessChildren
 from tests.support.models import onnx_bytes, release
 
 
@@ -126,6 +131,22 @@ def test_a_full_disk_refuses_with_the_figure(device: Device) -> None:
     with pytest.raises(UpdateError, match=r"needs \d+ bytes") as caught:
         device.look()
     assert caught.value.reason == "disk-full" and device.state().state == "idle"
+
+
+def test_a_disk_that_is_full_all_of_a_sudden_refuses_with_the_figure(device: Device, monkeypatch) -> None:
+    free = [1 << 40]
+
+    def write(*arguments) -> None:
+        free[0] = 0
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(fetch, "_write", write)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
+    device.restart(children=InProcessChildren(device.config, time.time))
+    with pytest.raises(UpdateError, match=r"needs \d+ bytes, 0 are free") as caught:
+        device.look()
+    assert caught.value.reason == device.state().reason == "disk-full"
+    assert device.state().hint.startswith("free ") and device.state().hint.endswith(" bytes on the device")
 
 
 def test_a_start_without_network_serves_what_is_held(hub: HubFixture, tmp_path: Path) -> None:
