@@ -199,8 +199,12 @@ class Store:
         return beside
 
     def _missing(self, blob: Blob) -> int:
-        part = self.part(blob)
-        return 0 if self.has(blob) else blob.size - (min(part.stat().st_size, blob.size) if part.exists() else 0)
+        if self.has(blob):
+            return 0
+        try:
+            return blob.size - min(self.part(blob).stat().st_size, blob.size)
+        except FileNotFoundError:  # never begun, or a child has accepted it just now
+            return 0 if self.has(blob) else blob.size
 
     def collect(self, in_use: Iterable[Held]) -> int:
         """Remove everything that nothing in `in_use` needs; returns the bytes that came free.

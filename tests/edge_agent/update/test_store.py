@@ -115,3 +115,13 @@ def test_a_download_gives_way_where_that_makes_room_for_another_and_only_there(t
         store.make_room([second], [first])
     assert store.make_room([second], []) == 0
     assert list(store.blobs.iterdir()) == []
+
+
+def test_a_download_that_is_accepted_while_its_size_is_asked_for_misses_nothing(tmp_path: Path, monkeypatch) -> None:
+    store = Store(tmp_path, reserve=0, free=lambda folder: 0)
+    blob = Blob(sha256="1" * 64, size=1000)
+    answers = iter([False, True, False, False])
+    monkeypatch.setattr(store, "has", lambda blob: next(answers))
+    store.check_space([blob])
+    with pytest.raises(DiskFullError, match="needs 1000 bytes"):
+        store.check_space([blob])
