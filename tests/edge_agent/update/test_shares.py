@@ -14,7 +14,7 @@ from edge_agent.ports import Health
 from edge_agent.update.driver import Updater
 from edge_agent.update.holds import UNLIMITED
 from edge_agent.update.lines import Done, Failed, Moved, Offer, Ready, Saw
-from edge_agent.update.machine import Held, ModelState, Target
+from edge_agent.update.machine import Held, ModelState, Rejected, Target
 from edge_agent.update.shares import Shares
 from edge_agent.update.state import Looked
 from edge_agent.update.store import Store
@@ -110,7 +110,7 @@ def test_models_that_stay_as_they_are_take_no_share(tmp_path: Path) -> None:
     children = Children({model: held(2, model) for model in "abcd"}, fail, max_bytes_per_s=400_000)
     made = updater(tmp_path, children, budget=DayBudget(8_000_000))
     for model in "abc":  # tried before, and not tried again
-        state = ModelState(state="rolled_back", active=held(1, model), rejected=((2, "v", "", 0),))
+        state = ModelState(state="rolled_back", active=held(1, model), rejected=(Rejected(2, "v", "", 0),))
         made.file.put_model(model, state)
     assert look(made) == "fetch-failed"
     (step,) = children.steps
@@ -169,8 +169,8 @@ class Disk:
         manifests = {model: encode_manifest(release.manifest) for model, release in made.items()}
         self.children = Children({}, self.fetch)
         self.updater = updater(tmp_path, self.children)
-        store = self.updater.store = Store(tmp_path / "agent", reserve=self.RESERVE, free=self.free)
-        self.updater._shares._store = store
+        store = self.updater.store
+        store._reserve, store._free = self.RESERVE, self.free
         self.least = self.size
         self.children.messages = Children(
             {m: Held(release=1, variant=made[m].variant.name, manifest=store.put_manifest(manifests[m])) for m in "ab"},
