@@ -1,10 +1,10 @@
 """The system calls that a process which parses a model file may make, as a classic BPF program for seccomp. Pure.
 
-Refused are the calls that start programs or processes, reach other processes or the network, change a file
-or a file system, administer the kernel, or get around the filter (io_uring). Threads, memory and reading
-stay. Files are ruled by Landlock; that opening one for writing is refused here, too, counts where the
-kernel lacks Landlock and for threads that were there before it. Numbers are those of the kernel's
-`asm/unistd_64.h` (x86_64) and `asm-generic/unistd.h` (aarch64).
+Refused are the calls that start programs or processes, reach other processes (to signal them, or to slow them
+down) or the network, change or lock a file or a file system, administer the kernel, or get around the filter
+(io_uring). Threads, memory and reading stay. Files are ruled by Landlock; that opening one for writing is
+refused here, too, counts where the kernel lacks Landlock and for threads that were there before it. Numbers
+are those of the kernel's `asm/unistd_64.h` (x86_64) and `asm-generic/unistd.h` (aarch64).
 """
 
 from __future__ import annotations
@@ -23,9 +23,15 @@ ABSENT = _ERRNO | errno.ENOSYS  # libraries take this for an older kernel and do
 
 NEWEST = 466  # what later kernels add is absent; with it x86_64's x32 calls, whose numbers begin at 2**30
 CLONE_THREAD = 0x10000
+# Of fcntl and ioctl only what asks about a descriptor, copies it or closes it on exec. Others name a process that
+# the kernel is to signal (F_SETOWN, FIOSETOWN: the parent, with SIGKILL by F_SETSIG), change descriptors that the
+# parent has, too (its standard error), lock files, set flags of files that are open to read only, or type into
+# the terminal that the process was started from.
+FCNTLS = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
+IOCTLS = (0x5401, 0x802C542A, 0x5413, 0x541B, 0x5450, 0x5451)  # TCGETS, TCGETS2, TIOCGWINSZ, FIONREAD, FIO(N)CLEX
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C  # type into the terminal that the process was started from
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_PTRACER = 1, 4, 0x59616D61
+_PR_SCHED_CORE = 62  # keeps the other threads of a core idle while a given process runs
 
 # name: (x86_64, aarch64); -1 where the architecture has no such call
 REFUSED: dict[str, tuple[int, int]] = {
@@ -35,6 +41,8 @@ REFUSED: dict[str, tuple[int, int]] = {
     "process_mrelease": (448, 448), "kcmp": (312, 272), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240), "migrate_pages": (256, 238), "move_pages": (279, 239),
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119), "sched_setattr": (314, 274), "setpgid": (109, 154), "setsid": (112, 157),
     # network and messages
     "socket": (41, 198), "socketpair": (53, 199), "bind": (49, 200), "connect": (42, 203), "listen": (50, 201),
     "accept": (43, 202), "accept4": (288, 242), "sendto": (44, 206), "sendmsg": (46, 211), "sendmmsg": (307, 269),
@@ -55,7 +63,8 @@ REFUSED: dict[str, tuple[int, int]] = {
     "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16), "setxattrat": (463, 463),
     "removexattrat": (466, 466), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
-    "fanotify_init": (300, 262), "fanotify_mark": (301, 263), "lookup_dcookie": (212, 18),
+    "flock": (73, 32), "sync": (162, 81), "syncfs": (306, 267), "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263), "lookup_dcookie": (212, 18),
     # the kernel, identities and limits
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "keyctl": (250, 219),
     "add_key": (248, 217), "request_key": (249, 218), "unshare": (272, 97), "setns": (308, 268),
@@ -75,6 +84,7 @@ ABSENT_CALLS: dict[str, tuple[int, int]] = {
 # Calls that are allowed with some arguments: (x86_64, aarch64).
 CLONE, OPEN, OPENAT = (56, 220), (2, -1), (257, 56)
 KILL_CALL, TGKILL, PRLIMIT, PRCTL, IOCTL = (62, 129), (234, 131), (302, 261), (157, 167), (16, 29)
+FCNTL, SCHED_SETAFFINITY = (72, 25), (203, 122)
 
 _LOAD, _EQUAL, _GREATER, _ANY_BIT, _RETURN = 0x20, 0x15, 0x25, 0x45, 0x06  # BPF_LD|W|ABS, BPF_JMP|…|K, BPF_RET|K
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data
@@ -108,7 +118,7 @@ def program(machine: Machine, pid: int) -> bytes:
 
 
 def _with_arguments(pid: int) -> list[tuple[tuple[int, int], list[bytes]]]:
-    own = [*_argument(0), _line(_EQUAL, pid, 0, 1), *_end(ALLOW), *_end(REFUSE)]
+    own = _chosen(0, (pid,), ALLOW, REFUSE)
     unwritten = [_line(_ANY_BIT, _WRITING, 0, 1), *_end(REFUSE), *_end(ALLOW)]
     threads = [*_argument(0), _line(_ANY_BIT, CLONE_THREAD, 0, 1), *_end(ALLOW), *_end(REFUSE)]
     nothing_new = [  # prlimit64(pid, resource, new, old): `new`, an address of two words, must be zero
@@ -122,17 +132,19 @@ def _with_arguments(pid: int) -> list[tuple[tuple[int, int], list[bytes]]]:
         (KILL_CALL, own),
         (TGKILL, own),
         (PRLIMIT, nothing_new),
-        (PRCTL, _without(0, (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_PTRACER))),
-        (IOCTL, _without(1, (_TIOCSTI, _TIOCLINUX))),
+        (SCHED_SETAFFINITY, _chosen(0, (0, pid), ALLOW, REFUSE)),
+        (PRCTL, _chosen(0, (_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_PTRACER, _PR_SCHED_CORE), REFUSE, ALLOW)),
+        (FCNTL, _chosen(1, FCNTLS, ALLOW, REFUSE)),
+        (IOCTL, _chosen(1, IOCTLS, ALLOW, REFUSE)),
     ]
 
 
-def _without(index: int, values: tuple[int, ...]) -> list[bytes]:
-    """Refuse the call where the low word of an argument is one of `values`."""
+def _chosen(index: int, values: tuple[int, ...], answer: int, otherwise: int) -> list[bytes]:
+    """`answer` where the low word of an argument, all that the kernel reads of it, is one of `values`."""
     body = _argument(index)
     for value in values:
-        body += [_line(_EQUAL, value, 0, 1), *_end(REFUSE)]
-    return [*body, *_end(ALLOW)]
+        body += [_line(_EQUAL, value, 0, 1), *_end(answer)]
+    return [*body, *_end(otherwise)]
 
 
 def _on(number: int, body: list[bytes]) -> list[bytes]:

@@ -28,7 +28,10 @@ from edge_agent.update.syscall_filter import (
     ALLOW,
     CLONE,
     CLONE_THREAD,
+    FCNTL,
+    FCNTLS,
     IOCTL,
+    IOCTLS,
     KILL,
     KILL_CALL,
     MACHINES,
@@ -39,6 +42,7 @@ from edge_agent.update.syscall_filter import (
     PRLIMIT,
     REFUSE,
     REFUSED,
+    SCHED_SETAFFINITY,
     TGKILL,
     program,
 )
@@ -55,6 +59,10 @@ HEADERS = {
 }
 ABI = sandbox.landlock_abi()
 FILTERED = sandbox.machine() is not None and "Seccomp:" in Path("/proc/self/status").read_text()
+WITH_ARGUMENTS = {
+    "clone": CLONE, "open": OPEN, "openat": OPENAT, "kill": KILL_CALL, "tgkill": TGKILL, "prlimit64": PRLIMIT,
+    "prctl": PRCTL, "ioctl": IOCTL, "fcntl": FCNTL, "sched_setaffinity": SCHED_SETAFFINITY,
+}  # fmt: skip
 IN_FORCE = (*([f"landlock-abi-{ABI}"] if ABI else []), *(["seccomp"] if FILTERED else []))
 
 
@@ -88,7 +96,7 @@ def test_every_number_gets_the_answer_of_the_tables(asked):
     ask, column = asked
     refused = {numbers[column] for numbers in REFUSED.values()}
     absent = {numbers[column] for numbers in ABSENT_CALLS.values()}
-    with_arguments = {n[column] for n in (CLONE, OPEN, OPENAT, KILL_CALL, TGKILL, PRLIMIT, PRCTL, IOCTL)}
+    with_arguments = {numbers[column] for numbers in WITH_ARGUMENTS.values()}
     for number in {*range(NEWEST + 200), 1 << 30, (1 << 30) + 59, (1 << 31) + 1, (1 << 32) - 1} - with_arguments:
         expected = REFUSE if number in refused else ABSENT if number in absent or number > NEWEST else ALLOW
         assert ask(number) == expected, number
@@ -104,10 +112,17 @@ def test_arguments_decide_where_a_call_is_harmless_with_some(asked):
         (KILL_CALL, (PID, 9), ALLOW), (KILL_CALL, (1, 9), REFUSE), (KILL_CALL, ((1 << 64) - 1, 9), REFUSE),
         (TGKILL, (PID, PID, 6), ALLOW), (TGKILL, (PID + 1, PID + 1, 6), REFUSE),
         (PRLIMIT, (0, 9, 0, 1 << 40), ALLOW), (PRLIMIT, (0, 9, 0x1000), REFUSE), (PRLIMIT, (0, 9, 1 << 40), REFUSE),
-        (PRCTL, (15,), ALLOW), (PRCTL, (1, 0), REFUSE), (IOCTL, (0, 0x5401), ALLOW), (IOCTL, (0, 0x5412), REFUSE),
+        (PRCTL, (15,), ALLOW), (PRCTL, (1, 0), REFUSE), (PRCTL, (62, 1), REFUSE),
+        (SCHED_SETAFFINITY, (0,), ALLOW), (SCHED_SETAFFINITY, (PID,), ALLOW), (SCHED_SETAFFINITY, (PID - 1,), REFUSE),
     ]  # fmt: skip
     for numbers, arguments, expected in cases:
         assert ask(numbers[column], *arguments) == expected, (numbers, arguments)
+    for numbers, allowed in ((FCNTL, FCNTLS), (IOCTL, IOCTLS)):
+        for command in {*range(1100), *range(0x5400, 0x5500), *range(0x8900, 0x8A00), *allowed}:
+            assert ask(numbers[column], 0, command) == (ALLOW if command in allowed else REFUSE), command
+            assert ask(numbers[column], 0, command | 1 << 32) == ask(
+                numbers[column], 0, command
+            )  # the kernel reads it so
     if OPEN[column] >= 0:
         assert (ask(OPEN[column], 0, os.O_RDONLY), ask(OPEN[column], 0, os.O_RDWR)) == (ALLOW, REFUSE)
 
@@ -126,7 +141,8 @@ def test_numbers_are_the_kernels(name):
         pytest.skip(f"{HEADERS[name]} is missing; run: apt-get install linux-libc-dev")
     found = re.findall(r"#define __NR(?:3264)?_(\w+)\s+(\d+)", HEADERS[name].read_text())
     theirs = {call: int(number) for call, number in found}
-    ours = {call: numbers[MACHINES[name].column] for call, numbers in {**REFUSED, **ABSENT_CALLS}.items()}
+    tables = {**REFUSED, **ABSENT_CALLS, **WITH_ARGUMENTS}
+    ours = {call: numbers[MACHINES[name].column] for call, numbers in tables.items()}
     newest = max(theirs.values())  # the header may be older than the table
     assert {call: n for call, n in ours.items() if n <= newest} == {
         call: theirs.get(call, -1) for call in ours if ours[call] <= newest
@@ -134,9 +150,9 @@ def test_numbers_are_the_kernels(name):
 
 
 PROBES = """
-    import ctypes, json, os, socket, sys, threading
+    import ctypes, fcntl, json, os, signal, socket, sys, threading
     from pathlib import Path
-    from edge_agent.update import sandbox
+    from edge_agent.update import sandbox, syscall_filter
 
     device, parts, outside, port = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     blob, other = device / "blobs" / "mine", device / "blobs" / "other"
@@ -159,6 +175,14 @@ PROBES = """
         with socket.socket() as one:
             one.connect(("127.0.0.1", port))
 
+    def numbered(name, *arguments):  # a call that the C library has no function for
+        called("syscall", syscall_filter.REFUSED[name][sandbox.machine().column], *arguments)
+
+    # What would reach the parent, which is the agent's place. Each step by itself leaves it as it is.
+    parent, (ours, _) = os.getppid(), os.pipe()
+    owner = int.to_bytes(parent, 4, "little")
+    F_SETSIG, F_SETOWN_EX, FIOSETOWN, FIOASYNC, PR_SCHED_CORE = 10, 15, 0x8901, 0x5452, 62
+
     probes = {
         "write outside": lambda: outside.write_text("x"),
         "write into the store": lambda: (device / "blobs" / "new").write_text("x"),
@@ -176,11 +200,31 @@ PROBES = """
         "kill another": lambda: os.kill(os.getppid(), 0),
         "raise a limit": lambda: __import__("resource").setrlimit(7, (64, 64)),
         "a name space": lambda: called("unshare", 0x10000000),
+        "own a pipe": lambda: fcntl.fcntl(ours, fcntl.F_SETOWN, parent),
+        "own a pipe, newer": lambda: fcntl.fcntl(ours, F_SETOWN_EX, int.to_bytes(1, 4, "little") + owner),
+        "own a pipe, otherwise": lambda: fcntl.ioctl(ours, FIOSETOWN, owner),
+        "choose its signal": lambda: fcntl.fcntl(ours, F_SETSIG, signal.SIGCONT),
+        "ask for signals": lambda: fcntl.fcntl(ours, fcntl.F_SETFL, os.O_ASYNC),
+        "ask for signals, otherwise": lambda: fcntl.ioctl(ours, FIOASYNC, int.to_bytes(1, 4, "little")),
+        "lock a file": lambda: fcntl.flock(ours, fcntl.LOCK_SH),
+        "lock a range": lambda: fcntl.lockf(os.open(sys.executable, os.O_RDONLY), fcntl.LOCK_SH),
+        "slow the parent": lambda: os.setpriority(os.PRIO_PROCESS, parent, os.getpriority(os.PRIO_PROCESS, parent)),
+        "move the parent": lambda: os.sched_setaffinity(parent, os.sched_getaffinity(parent)),
+        "idle the parent": lambda: os.sched_setscheduler(parent, os.SCHED_OTHER, os.sched_param(0)),
+        "idle the parent, older": lambda: os.sched_setparam(parent, os.sched_param(0)),
+        "the parent's disk": lambda: numbered("ioprio_set", 1, parent, 0),
+        "the parent's core": lambda: called("prctl", PR_SCHED_CORE, 1, parent, 0, 0),
+        "the disk": lambda: called("syncfs", ours),
+        "a process group": lambda: os.setpgid(0, 0),
+        "a session": os.setsid,
+        "run on a processor": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
+        "look at a descriptor": lambda: (fcntl.fcntl(ours, fcntl.F_GETFL), os.set_inheritable(ours, False)),
         "read its blob": blob.read_bytes,
         "import": lambda: __import__("xml.dom.minidom"),
         "read the processor's features": Path("/proc/cpuinfo").read_bytes,
         "a thread": lambda: ran(lambda: None),
     }
+    harmful = ("exec", "ptrace", "mount", "a name space", "the parent's core", "a session")
     import resource
     force = sandbox.confine_files([blob], never=device) if "files" in parts else ()
     force += sandbox.confine_calls() if "calls" in parts else ()
@@ -197,14 +241,25 @@ PROBES = """
 
     for name in probes:  # in a thread that began after the confinement: it must hold there, too
         # unconfined, some would do what they say: end this process, or change the machine
-        if "calls" in parts or name not in ("exec", "ptrace", "mount", "a name space"):
+        if "calls" in parts or name not in harmful:
             ran(lambda: probe(name)) if sys.argv[5] == "thread" and name not in ("exec", "fork") else probe(name)
     print(json.dumps([force, said]))
 """
-FINE = ("read its blob", "import", "read the processor's features", "a thread")
+FINE = (
+    "read its blob", "import", "read the processor's features", "a thread", "run on a processor",
+    "look at a descriptor",
+)  # fmt: skip
 READING = ("read the identity key", "read another blob", "list the store")
 WRITING = ("write outside", "write into the store", "change a blob", "unlink a blob")
-CALLS = ("connect", "udp", "exec", "fork", "ptrace", "mount", "kill another", "raise a limit", "a name space")
+PARENT = (
+    "own a pipe", "own a pipe, newer", "choose its signal", "ask for signals",
+    "ask for signals, otherwise", "lock a file", "lock a range", "slow the parent", "move the parent",
+    "idle the parent", "idle the parent, older", "the parent's disk", "the disk", "a process group",
+)  # fmt: skip
+CALLS = (
+    "connect", "udp", "exec", "fork", "ptrace", "mount", "kill another", "raise a limit", "a name space", *PARENT,
+    "own a pipe, otherwise", "the parent's core", "a session",
+)  # fmt: skip
 
 
 def probed(tmp_path: Path, parts: str, where: str = "main") -> tuple[list[str], dict[str, int]]:
@@ -265,7 +320,10 @@ def test_landlock_alone_rules_files_programs_and_tcp(tmp_path):
 def test_without_confinement_the_same_probes_succeed(tmp_path):
     force, said = probed(tmp_path, "")
     assert force == []
-    assert {said[name] for name in (*WRITING, *READING, "connect", "udp", "fork", "kill another")} <= {0, errno.ENOENT}
+    assert {said[name] for name in (*WRITING, *READING, *PARENT, "connect", "udp", "fork", "kill another")} <= {
+        0,
+        errno.ENOENT,
+    }
 
 
 def test_a_kernel_without_either_is_named_by_an_empty_list(monkeypatch, caplog, tmp_path):
