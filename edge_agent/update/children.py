@@ -20,6 +20,9 @@ from edge_agent.update.lines import Asked, Confined, Done, Failed, Message, Read
 from edge_agent.update.machine import Held
 
 LINE_LIMIT = 4 << 20
+TALK_LINES, TALK_BYTES = 1000, 1 << 20  # what a self-test may write; more would keep the serving loop busy
+EMPTY_S = 5.0  # for what an ended self-test left in its pipe
+DETAIL_LIMIT = 1000  # characters of what it says of itself: they go to the disk and into reports
 
 
 class LookChild(Protocol):
@@ -76,14 +79,13 @@ class ProcessChildren:
         except TimeoutError:
             heard.last = self._too_long()
         finally:
-            await _end(process)
+            await _end_and_empty(process)
         if process.returncode == 0 and isinstance(heard.last, Done):
             return heard.sandbox
         blamed = heard.last if isinstance(heard.last, Failed) else self._died(process.returncode)
         under = f"it ran under {', '.join(heard.sandbox)}" if heard.sandbox else "it had not been confined yet"
-        error = TrialError(
-            f"{blamed.detail} ({under})", subject=held.variant, hint=blamed.hint, reason=_word(blamed.reason)
-        )
+        detail, hint = blamed.detail[:DETAIL_LIMIT], blamed.hint[:DETAIL_LIMIT]
+        error = TrialError(f"{detail} ({under})", subject=held.variant, hint=hint, reason=_word(blamed.reason))
         error.sandbox = heard.sandbox
         raise error
 
@@ -146,11 +148,15 @@ class ProcessChild:
 
 
 class _Heard:
-    """What a self-test's child said: what confined it, and its last word."""
+    """What a self-test's child said: what confined it, and its last word.
+
+    Once the model runs, all of it may be the model's own doing. What confines it was said before.
+    """
 
     def __init__(self) -> None:
         self.sandbox: tuple[str, ...] = ()
         self.last: Message | None = None
+        self._lines = self._bytes = 0
 
     async def listen(self, process: asyncio.subprocess.Process, held: Held) -> None:
         """Tell the child what to try, and read until it has ended."""
@@ -158,10 +164,14 @@ class _Heard:
         await _tell(process, held)
         try:
             async for line in process.stdout:
-                with contextlib.suppress(msgspec.DecodeError):  # a runtime may print what it likes
+                self._lines, self._bytes = self._lines + 1, self._bytes + len(line)
+                if self._lines > TALK_LINES or self._bytes > TALK_BYTES:
+                    self.last = Failed(reason="", detail="the self-test wrote without end")
+                    return
+                with contextlib.suppress(ValueError, RecursionError):  # a runtime may print what it likes
                     self.last = msgspec.json.decode(line, type=Message)
                     if isinstance(self.last, Confined):
-                        self.sandbox = self.last.sandbox
+                        self.sandbox = self.sandbox or self.last.sandbox
             await process.wait()
         except ValueError:  # of the stream's limit
             self.last = Failed(reason="", detail="the self-test wrote a line without end")
@@ -177,6 +187,20 @@ async def _tell(process: asyncio.subprocess.Process, message: Struct) -> None:
 def _word(reason: str) -> str:
     """A disk that lies or is full says nothing about the release, nor does who killed the child."""
     return reason if reason in ("hash-mismatch", "disk-full", "killed", "selftest-timeout") else "selftest-failed"
+
+
+async def _end_and_empty(process: asyncio.subprocess.Process) -> None:
+    """For asyncio a process has ended once its pipes have, and nobody hears a full one's end without reading it.
+    A process that the model may have left behind keeps the pipe open: it is not waited for."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    assert process.stdout is not None
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(EMPTY_S):
+            while await process.stdout.read(TALK_BYTES):
+                pass
+            await process.wait()
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

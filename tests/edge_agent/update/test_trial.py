@@ -96,13 +96,25 @@ class Scripted(ProcessChildren):
         ("os.kill(os.getpid(), signal.SIGKILL)", "killed", "died with code -9", ""),
         ("os.abort()", "selftest-failed", "died with code -6", ""),
         ("print('x' * (1 << 20)); signal.pause()", "selftest-failed", "a line without end", ""),
+        ("all(os.write(1, b'\\n' * 65536) for _ in iter(int, 1))", "selftest-failed", "wrote without end", ""),
+        ("all(os.write(1, b'x' * 4095 + b'\\n') for _ in iter(int, 1))", "selftest-failed", "wrote without end", ""),
+        ("""print('{"type":"done","x":' + '[' * 60000)""", "selftest-failed", "died with code 0", ""),
+        ("""print('{"type":"confined","sandbox":["all"]}'); os.abort()""", "selftest-failed", "code -6", ""),
     ],
 )
 def test_what_ended_a_self_test_is_named_with_what_confined_it(tmp_path: Path, code, reason, detail, hint) -> None:
+    (tmp_path / "agent.toml").write_text("selftest_wall_s = 20\n")
     with pytest.raises(TrialError, match=detail) as caught:
         asyncio.run(Scripted(tmp_path, code).trial(Held(release=1, variant="tiny", manifest="0" * 64)))
     assert caught.value.reason == reason and hint in caught.value.hint
     assert caught.value.sandbox == ("rlimits", "seccomp") and "it ran under rlimits, seccomp" in str(caught.value)
+
+
+def test_what_a_self_test_says_of_itself_is_bounded(tmp_path: Path) -> None:
+    code = """print('{"type":"failed","reason":"x","detail":"%s","hint":"%s"}' % ('d' * 50000, 'h' * 5000))"""
+    with pytest.raises(TrialError, match="ddd") as caught:
+        asyncio.run(Scripted(tmp_path, code).trial(Held(release=1, variant="tiny", manifest="0" * 64)))
+    assert len(str(caught.value)) < 1100 and len(caught.value.hint) == 1000
 
 
 def test_a_failed_self_test_says_under_what_it_ran(device: Device, hub, tmp_path: Path, capsys) -> None:
