@@ -70,8 +70,9 @@ class Served:
         try:
             vectors = decode_vectors(self.release.open_blob(self.release.manifest.selftest.blob.sha256))
             self._model.run({array.name: from_array(array) for array in vectors[0].inputs})
-        except (AgentError, ProtocolError, ValueError, RuntimeError, KeyError, IndexError) as error:
-            log.warning("model %s release %d is not warmed up: %s", self.release.model, self.release.number, error)
+        except Exception as error:  # whatever a runtime raises, as in `Slots._load`
+            name, number = self.release.model, self.release.number
+            log.warning("model %s release %d is not warmed up: %s", name, number, error, exc_info=unforeseen(error))
 
     def health(self) -> Health:
         """Since this activation; run times of failed runs do not count."""
@@ -197,14 +198,24 @@ class Slots:
             encoder = None
             if release.manifest.sketch is not None:
                 encoder = decode_encoder(release.open_blob(release.manifest.sketch.encoder.sha256))
-        except (AgentError, ProtocolError, OSError) as error:
-            raise ActivationError(
-                f"model {release.model} release {release.number} cannot be loaded: {error}",
-                hint="the previous release keeps serving",
-            ) from error
+        except Exception as error:  # a runtime may raise what it likes; the other models must not miss their start
+            what = f"model {release.model} release {release.number} cannot be loaded"
+            if unforeseen(error):
+                log.exception("%s", what)
+            raise ActivationError(f"{what}: {in_words(error)}", hint="the previous release keeps serving") from error
         served = Served(release, model, runtime.name, encoder)
         served.warm_up()
         return served
+
+
+def unforeseen(error: Exception) -> bool:
+    """Whether nothing that we know of raises this: perhaps a mistake of ours, so its trace belongs into the log."""
+    return not isinstance(error, AgentError | ProtocolError | OSError | ValueError | RuntimeError | MemoryError)
+
+
+def in_words(error: Exception) -> str:
+    """What happened, with the error's type where only that says it (`KeyError: 'logits'`, an empty MemoryError)."""
+    return str(error) if isinstance(error, AgentError | ProtocolError) else f"{type(error).__name__}: {error}"
 
 
 def _same(one: InstalledRelease, other: InstalledRelease) -> bool:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.errors import ActivationError
 from edge_agent.serving.slots import Slots
-from tests.support.fake_runtime import FakeRuntime
+from tests.support.fake_runtime import FakeModel, FakeRuntime
 from tests.support.models import inputs, release
 
 
@@ -63,3 +64,35 @@ def test_a_release_that_cannot_be_warmed_up_serves_and_leaves_the_verdict_to_pro
     slots = Slots(lambda variant: runtime)
     asyncio.run(slots.activate(release(tmp_path, data=data), None, None))
     assert slots.names() == ["tiny"] and slots.health("tiny").requests == 0
+
+
+@pytest.mark.parametrize(
+    "error", [ImportError("no libc"), MemoryError(), RuntimeError("no"), KeyError("logits"), TypeError()]
+)
+@pytest.mark.parametrize("where", ["runtime_for", "load"])
+def test_whatever_a_runtime_raises_stops_one_model_and_is_named(tmp_path: Path, where, error, caplog) -> None:
+    class Breaking(FakeRuntime):
+        def load(self, model, manifest, variant):
+            raise error
+
+    def runtime_for(variant):
+        if where == "runtime_for":
+            raise error
+        return Breaking()
+
+    slots = Slots(runtime_for)
+    with pytest.raises(ActivationError, match=f"cannot be loaded: {type(error).__name__}") as caught:
+        asyncio.run(slots.activate(release(tmp_path), None, None))
+    assert caught.value.__cause__ is error and slots.names() == []
+    traced = any(record.exc_info for record in caplog.records)
+    assert traced == isinstance(error, ImportError | KeyError | TypeError)  # perhaps a mistake of ours
+
+
+def test_a_warm_up_may_fail_in_any_way(tmp_path: Path, monkeypatch) -> None:
+    def unready(model, arrays):
+        raise TypeError("no run")
+
+    monkeypatch.setattr(FakeModel, "run", unready)
+    slots = Slots(lambda variant: FakeRuntime())
+    asyncio.run(slots.activate(release(tmp_path), None, None))
+    assert slots.names() == ["tiny"]
