@@ -25,13 +25,14 @@ from msgspec.structs import replace
 from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel
+from edge_agent.runtimes.tensors import unfair
 from edge_agent.serving.scores import Scores, score
 from edge_agent.update.machine import Held
 from edge_agent.update.state import read_state
 from edge_agent.update.store import Store
 from fleet.protocol import oip
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.errors import ProtocolError
+from fleet.protocol.errors import MalformedError, ProtocolError
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +86,8 @@ class LocalModel:
         """Answer one request.
 
         Raises:
-            MalformedError: inputs that are not what the model takes.
-            ValueError, RuntimeError: the runtime failed.
+            MalformedError: inputs that are not what the model takes, or a batch that it failed on and need not take.
+            ValueError, RuntimeError and whatever else the runtime raises: it failed.
         """
         started = time.perf_counter()
         with self._lock:
@@ -95,10 +96,13 @@ class LocalModel:
             checked = oip.check_inputs([oip.TensorValue(*item) for item in inputs.items()], release.manifest.inputs)
             try:
                 outputs = model.run(checked)
-            except (ValueError, RuntimeError):
+                scores = score(release, outputs)
+            except Exception as error:
+                reason = unfair(checked, release.manifest.inputs)
+                if reason:  # the caller's mistake must not count against the release
+                    raise MalformedError(reason) from error
                 self._tell(release, time.perf_counter() - started, Scores(), failed=True)
                 raise
-        scores = score(release, outputs)
         self._tell(release, time.perf_counter() - started, scores, failed=False)
         return Answer(outputs, release.number, scores.confidence, scores.classes)
 

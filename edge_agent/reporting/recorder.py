@@ -133,7 +133,11 @@ class Recorder:
         builder.audited(result.agree, result.pairs)
 
     def local(self, record: LocalRecord) -> None:
-        """Count a request that an application answered in its own process."""
+        """Count a request that an application answered in its own process, for the window and for probation.
+
+        Who may write to the socket, the group `edgeloop`, is believed: where all inference is in process,
+        nobody else could say that a new release fails.
+        """
         slot = self._slots.slot(record.model)
         active = slot.active.release if slot is not None and slot.active is not None else None
         if slot is None or active is None or (active.number, active.variant.name) != (record.release, record.variant):
@@ -141,6 +145,7 @@ class Recorder:
         auditor = self._policies.entry(record.model).audit.auditor
         key = Key(record.model, record.release, record.variant, auditor, _pair_key(slot.pairing))
         assert slot.active is not None
+        slot.active.count(failed=record.failed)
         builder = self._builder(key, len(active.manifest.labels), slot.active.encoder, current=True)
         builder.request(record.latency_s, ("local", "failed") if record.failed else ("local", "edge"))
         builder.scores(record.confidence, record.classes)

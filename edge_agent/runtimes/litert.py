@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from edge_agent.errors import ModelLoadError, RuntimeMissingError
-from edge_agent.runtimes.tensors import Port, batch_size, dequantize, match, quantize
+from edge_agent.runtimes.tensors import MAX_BATCH, Port, batch_size, dequantize, match, quantize
 from fleet.protocol.manifest import Manifest, Variant
-
-MAX_BATCH = 1024  # rows; bounds the memory that one resize may take
 
 
 class LiteRt:

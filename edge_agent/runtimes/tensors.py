@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from fleet.protocol.manifest import Tensor
 
+MAX_BATCH = 1024  # rows; bounds the memory that one request may take
 FLOATS = {"FP16": np.float16, "FP32": np.float32, "FP64": np.float64}
 
 
@@ -85,6 +86,20 @@ def dequantize(raw: np.ndarray[Any, Any], port: Port) -> np.ndarray[Any, Any]:
     if not port.scale:
         return raw if raw.dtype == port.wire else raw.astype(port.wire)
     return ((raw.astype(np.float32) - port.zero_point) * port.scale).astype(port.wire, copy=False)
+
+
+def unfair(inputs: dict[str, np.ndarray[Any, Any]], specs: tuple[Tensor, ...]) -> str:
+    """Why a run that failed on `inputs` says nothing about the model: what no model needs to take. Else empty.
+
+    Where the manifest leaves the batch open: no rows, more than MAX_BATCH, or inputs that disagree about them.
+    """
+    sizes = {len(inputs[spec.name]) for spec in specs if spec.shape[:1] == (-1,)}
+    if len(sizes) > 1:
+        return f"the inputs disagree about the batch: {sorted(sizes)}"
+    if sizes and not 1 <= max(sizes) <= MAX_BATCH:
+        return f"a batch of {max(sizes)} rows; a model takes 1 to {MAX_BATCH}"
+    empty = sorted(name for name, array in inputs.items() if not array.size)
+    return f"input {empty[0]!r} is empty" if empty else ""
 
 
 def batch_size(inputs: dict[str, np.ndarray[Any, Any]]) -> int:

@@ -17,12 +17,13 @@ import numpy as np
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, InferenceError, LateError, NotFoundError, UnreachableError
+from edge_agent.runtimes.tensors import unfair
 from edge_agent.serving import breaker as breakers
 from edge_agent.serving.cloud import Cloud, CloudError
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
 from edge_agent.serving.scores import Scores, score
-from edge_agent.serving.slots import Arrays, Served, Slots
+from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
 from fleet.protocol.errors import MalformedError, ProtocolError
@@ -85,7 +86,7 @@ class Engine:
 
         Raises:
             NotFoundError: no such model or version here.
-            MalformedError: inputs that are not what the model takes.
+            MalformedError: inputs that are not what the model takes, or a batch that it failed on and need not take.
             InferenceError: nobody could answer; the message says why.
         """
         started = self._now()
@@ -110,6 +111,7 @@ class Engine:
         outputs, scores, failure = await _run_local(served, inputs)
         if drawn and failure is None and scores.classes:
             self._observer.audit(served, inputs, scores.classes)
+        blamed = failure is not None and not isinstance(failure, MalformedError)
         lowest = min(scores.confidence) if scores.confidence else None
         limit = threshold(entry.routing, served.release.variant.deferral)
         local = Local(ok=failure is None, confidence=lowest, wants_cloud=request.parameters.get("route") == "cloud")
@@ -127,12 +129,15 @@ class Engine:
                     inputs=inputs,
                     outputs=outputs,
                     scores=scores,
-                    local_failed=failure is not None,
+                    local_failed=blamed,
                     cloud_classes=classes_of(answer) if answer is not None else (),
                 )
             )
-        if verdict.served_by == "nobody":
-            raise InferenceError(f"model {served.release.model!r} failed: {failure}; cloud: {verdict.fallback_reason}")
+        if verdict.served_by == "nobody" and failure is not None:
+            if not blamed:
+                raise failure
+            why = f"model {served.release.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}"
+            raise InferenceError(why) from failure
         values = answer.outputs if answer is not None else tuple(oip.TensorValue(*item) for item in outputs.items())
         number = str(served.release.number)
         return oip.InferResponse(
@@ -228,15 +233,23 @@ class Engine:
         return answer, None
 
 
-async def _run_local(served: Served, inputs: Arrays) -> tuple[Arrays, Scores, str | None]:
-    served.requests += 1
+async def _run_local(served: Served, inputs: Arrays) -> tuple[Arrays, Scores, Exception | None]:
+    """The model's answer, or why there is none; a MalformedError when that is the caller's doing.
+
+    A run is counted for probation when its end is known: one that is under way is no good answer yet.
+    """
     try:
         outputs = await asyncio.to_thread(served.run, inputs) if served.slow else served.run(inputs)
         scores = score(served.release, outputs)
-    except (ValueError, RuntimeError, MemoryError, MalformedError) as error:
-        served.failures += 1
-        log.warning("model %s release %d failed: %s", served.release.model, served.release.number, error)
-        return {}, Scores(), str(error)
+    except Exception as error:  # whatever a runtime raises is a failed run
+        reason = unfair(inputs, served.release.manifest.inputs)
+        if reason:
+            return {}, Scores(), MalformedError(reason)
+        served.count(failed=True)
+        name, number = served.release.model, served.release.number
+        log.warning("model %s release %d failed: %s", name, number, in_words(error), exc_info=unforeseen(error))
+        return {}, Scores(), error if not isinstance(error, MalformedError) else InferenceError(str(error))
+    served.count(failed=False)
     return outputs, scores, None
 
 

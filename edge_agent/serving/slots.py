@@ -53,7 +53,7 @@ class Served:
         return self._typical_s > SLOW_S
 
     def run(self, inputs: Arrays) -> Arrays:
-        """Run the model; raises ValueError or RuntimeError as the runtime does."""
+        """Run the model; raises what the runtime does. Whoever answers with it counts the end (`count`)."""
         started = time.perf_counter()
         outputs = self._model.run(inputs)
         took = time.perf_counter() - started
@@ -80,6 +80,11 @@ class Served:
         # The nearest-rank percentile.
         p95 = times[math.ceil(0.95 * len(times)) - 1] * 1e6 if times else 0.0
         return Health(requests=self.requests, failures=self.failures, timed=len(times), p95_us=p95)
+
+    def count(self, *, failed: bool) -> None:
+        """A request ended, well or badly; what probation is judged by."""
+        self.requests += 1
+        self.failures += failed
 
     def count_anew(self) -> None:
         """Health counts from here on."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import NotFoundError
-from edge_agent.local import open_model
+from edge_agent.local import LocalRecord, open_model
 from edge_agent.reporting.locals import LocalRecords
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile
@@ -95,3 +95,42 @@ def test_its_requests_count_in_the_agents_window(tmp_path):
     (window,) = asyncio.run(scenario())
     assert (window.counters["requests"], window.counters["local"], window.counters["edge"]) == (1, 1, 1)
     assert window.classes == (1, 0, 0)
+
+
+def test_its_failures_count_for_the_probation_of_the_active_release_only(tmp_path):
+    async def scenario():
+        agent = Agent(tmp_path)
+        agent.follow(ModelEntry(release=2))
+        await agent.slots.activate(models.release(agent.blobs, number=2, data=b"fake"), None, None)
+        for number, failed in ((2, False), (2, True), (1, True), (3, True)):
+            agent.recorder.local(
+                LocalRecord(model="tiny", release=number, variant="onnx-fp32", latency_s=0.001, failed=failed)
+            )
+        return agent.slots.health("tiny")
+
+    health = asyncio.run(scenario())
+    assert (health.requests, health.failures) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("x", "raised", "told"),
+    [
+        (X, KeyError, [True]),
+        (np.zeros((0, 4), np.float32), MalformedError, []),
+        (np.zeros((1025, 4), np.float32), MalformedError, []),
+    ],
+)
+def test_a_failed_run_is_told_unless_the_batch_is_to_blame(tmp_path, monkeypatch, x, raised, told):
+    install(tmp_path, 1)
+    model = open_model(tmp_path, "tiny")
+
+    def run(_inputs):
+        raise KeyError("logits")
+
+    heard = []
+    monkeypatch.setattr(model._current()[1], "run", run)
+    monkeypatch.setattr(model, "_tell", lambda *_, failed: heard.append(failed))
+    with pytest.raises(raised):
+        model.infer({"input": x})
+    assert heard == told
+    model.close()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
@@ -153,6 +154,74 @@ def test_wrong_inputs_are_the_callers_mistake_not_a_failure(agent):
 
     asyncio.run(scenario())
     assert agent.slots.health("tiny") == type(agent.slots.health("tiny"))(requests=0, failures=0)
+
+
+def breaks(agent, error):
+    """The active release's model raises `error` from now on."""
+
+    def run(_inputs):
+        raise error
+
+    agent.slots.slot("tiny").active._model.run = run
+
+
+def test_a_request_under_way_is_no_good_answer_yet(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent), None, None)
+        agent.cloud.cut()
+        served, goes_on, begun = agent.slots.slot("tiny").active, threading.Event(), threading.Event()
+
+        def run(_inputs):
+            begun.set()
+            goes_on.wait(30)
+            raise RuntimeError("device busy")
+
+        served._model.run, served._typical_s = run, 1.0  # known to be slow: runs in a thread
+        waiting = [asyncio.create_task(agent.ask(SURE)) for _ in range(3)]
+        await asyncio.to_thread(begun.wait, 30)
+        early = agent.slots.health("tiny")
+        goes_on.set()
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        return early, answers, agent.slots.health("tiny")
+
+    early, answers, late = asyncio.run(scenario())
+    assert (early.requests, early.failures) == (0, 0)
+    assert {type(answer) for answer in answers} == {InferenceError}
+    assert (late.requests, late.failures) == (3, 3)
+
+
+@pytest.mark.parametrize("error", [KeyError("logits"), TypeError("no"), MalformedError("no table"), OSError("gone")])
+def test_whatever_a_model_raises_is_a_failed_run_that_the_cloud_covers(agent, error, caplog):
+    async def scenario():
+        await agent.slots.activate(release(agent), None, None)
+        breaks(agent, error)
+        covered = await agent.ask(SURE)
+        agent.cloud.cut()
+        with pytest.raises(InferenceError, match="failed: "):
+            await agent.ask(SURE)
+        return covered
+
+    assert asyncio.run(scenario()).parameters["served_by"] == "cloud"
+    health = agent.slots.health("tiny")
+    assert (health.requests, health.failures) == (2, 2)
+    assert any(r.exc_info for r in caplog.records) == isinstance(error, KeyError | TypeError)
+
+
+@pytest.mark.parametrize("rows", [0, 1025])
+def test_a_batch_that_no_model_need_take_counts_against_none(agent, rows, caplog):
+    async def scenario():
+        await agent.slots.activate(release(agent), None, None)
+        breaks(agent, ValueError("too many rows"))
+        covered = await agent.ask(np.zeros((rows, 4), np.float32))
+        agent.cloud.cut()
+        with pytest.raises(MalformedError, match=f"a batch of {rows} rows; a model takes 1 to 1024"):
+            await agent.ask(np.zeros((rows, 4), np.float32))
+        await agent.recorder.flush()
+        return covered
+
+    assert asyncio.run(scenario()).parameters["served_by"] == "cloud"
+    health = agent.slots.health("tiny")
+    assert (health.requests, health.failures) == (0, 0)
 
 
 def test_a_release_that_does_not_load_leaves_the_old_one_serving(agent):
