@@ -1,6 +1,7 @@
 """The `edge-agent` command: arguments in, exit code out. Imports little, so that it starts fast.
 
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out.
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out,
+70 an agent that stood still (`edge_agent.watchdog`).
 """
 
 from __future__ import annotations

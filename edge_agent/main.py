@@ -133,6 +133,7 @@ class Agent:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
         from edge_agent import memory
         from edge_agent.serving.server import address, listen, make_server
+        from edge_agent.watchdog import Watchdog
 
         memory.bound()
         server, listener = make_server(self.app), listen(self.config)
@@ -155,6 +156,7 @@ class Agent:
                 ("actions", self.actions.run),
                 ("measurer", self.measurer.run),
                 ("local records", self.locals.run),
+                ("watchdog", Watchdog(self.config.watchdog_s, self.engine.runs).run),
             )
         ]
         try:

@@ -24,6 +24,7 @@ from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
 from edge_agent.serving.scores import Scores, score
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
+from edge_agent.watchdog import Runs
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
 from fleet.protocol.errors import MalformedError, ProtocolError
@@ -76,6 +77,7 @@ class Engine:
         self._rng = rng
         self._now = now
         self.breaker = breakers.Breaker()
+        self.runs = Runs()
 
     async def infer(self, model: str, version: str, request: oip.InferRequest) -> oip.InferResponse:
         """Answer a request; a version asks for the active release or the previous one, if it is held.
@@ -108,7 +110,7 @@ class Engine:
     async def _with_local(
         self, served: Served, entry: ModelEntry, request: oip.InferRequest, inputs: Arrays, started: float, drawn: bool
     ) -> oip.InferResponse:
-        outputs, scores, failure = await _run_local(served, inputs)
+        outputs, scores, failure = await _run_local(served, inputs, self.runs)
         if drawn and failure is None and scores.classes:
             self._observer.audit(served, inputs, scores.classes)
         blamed = failure is not None and not isinstance(failure, MalformedError)
@@ -233,13 +235,17 @@ class Engine:
         return answer, None
 
 
-async def _run_local(served: Served, inputs: Arrays) -> tuple[Arrays, Scores, Exception | None]:
+async def _run_local(served: Served, inputs: Arrays, runs: Runs) -> tuple[Arrays, Scores, Exception | None]:
     """The model's answer, or why there is none; a MalformedError when that is the caller's doing.
 
     A run is counted for probation when its end is known: one that is under way is no good answer yet.
     """
     try:
-        outputs = await asyncio.to_thread(served.run, inputs) if served.slow else served.run(inputs)
+        if served.slow:
+            with runs.one():
+                outputs = await asyncio.to_thread(served.run, inputs)
+        else:
+            outputs = served.run(inputs)
         scores = score(served.release, outputs)
     except Exception as error:  # whatever a runtime raises is a failed run
         reason = unfair(inputs, served.release.manifest.inputs)
