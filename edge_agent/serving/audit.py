@@ -11,14 +11,13 @@ import asyncio
 import logging
 from typing import NamedTuple, Protocol
 
-from edge_agent.errors import AgentError
 from edge_agent.serving.cloud import Cloud
 from edge_agent.serving.engine import classes_of
 from edge_agent.serving.scores import score
-from edge_agent.serving.slots import Arrays, Served
+from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
 from fleet.protocol import oip
 from fleet.protocol.channel import RolloutRef
-from fleet.protocol.errors import MalformedError, ProtocolError
+from fleet.protocol.errors import MalformedError
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +88,10 @@ class Auditor:
             job = await self._queue.get()
             try:
                 self._sink.audited(await self._judge(job))
-            except (AgentError, ProtocolError, ValueError, RuntimeError) as error:
+            except Exception as error:  # the shadow's runtime may raise anything, and the queue's other audits go on
                 self.dropped += 1
-                log.info("audit of model %s dropped: %s", job.served.release.model, error)
+                model, trace = job.served.release.model, unforeseen(error)
+                log.info("audit of model %s dropped: %s", model, in_words(error), exc_info=trace)
             finally:
                 for served in (job.served, job.shadow):
                     if served is not None:

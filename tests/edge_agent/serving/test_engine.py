@@ -359,6 +359,27 @@ def test_a_dead_auditor_drops_audits_and_touches_no_answer(agent):
     assert windows(agent)[0].counters.get("audited", 0) == 0
 
 
+def test_a_shadow_that_fails_in_any_way_costs_its_own_audits_only(agent):
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))
+        one = release(agent, 1)
+        await agent.slots.activate(one, None, None)
+        await agent.slots.activate(release(agent, 2), one, ROLLOUT)
+
+        def run(inputs):
+            raise KeyError("logits")
+
+        agent.slots.slot("tiny").previous._model.run = run
+        async with asyncio.timeout(30), agent.auditing():
+            for _ in range(5):
+                await agent.ask(SURE)
+
+    asyncio.run(scenario())
+    assert agent.auditor.dropped == 5
+    health = agent.slots.health("tiny")
+    assert (health.requests, health.failures) == (5, 0)  # the shadow answers nobody
+
+
 def test_a_full_audit_queue_drops_instead_of_waiting(agent):
     async def scenario():
         agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))
