@@ -88,7 +88,7 @@ class Activator(Protocol):
     async def activate(
         self, release: InstalledRelease, previous: InstalledRelease | None, pairing: RolloutRef | None
     ) -> None:
-        """Load and swap; requests in flight finish on the old one. Raises ActivationError."""
+        """Load and swap; requests in flight finish on the old one. Raises ActivationError, UnreadableError."""
 
     async def deactivate(self, model: str) -> None:
         """Take a model out of service."""

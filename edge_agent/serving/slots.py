@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent import memory, runtimes
-from edge_agent.errors import ActivationError, AgentError
+from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.errors import ProtocolError
@@ -203,6 +203,8 @@ class Slots:
             encoder = None
             if release.manifest.sketch is not None:
                 encoder = decode_encoder(release.open_blob(release.manifest.sketch.encoder.sha256))
+        except UnreadableError:
+            raise
         except Exception as error:  # a runtime may raise what it likes; the other models must not miss their start
             what = f"model {release.model} release {release.number} cannot be loaded"
             if unforeseen(error):

@@ -7,7 +7,6 @@ import contextlib
 import http.client
 import json
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -76,7 +75,7 @@ def test_a_release_that_hangs_ends_the_agent_until_it_is_rolled_back_as_a_crash_
     StateFile(directory).put_model(
         "tiny",
         ModelState(
-            state="probation", active=bad, previous=good, target=Target(held=bad), since=time.time(),
+            state="probation", active=bad, previous=good, target=Target(held=bad),
             probation=Probation(seconds=3600, requests=1000, max_starts=1),
         ),
     )  # fmt: skip
