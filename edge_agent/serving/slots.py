@@ -130,7 +130,7 @@ class Slots:
         if previous is not None:
             try:
                 shadow = await self._reuse_or_load(slot, previous)
-            except ActivationError as error:
+            except (ActivationError, UnreadableError) as error:
                 log.warning("model %s: previous release %d stays unloaded: %s", release.model, previous.number, error)
         old = (slot.active, slot.previous)
         slot.active, slot.previous, slot.pairing = fresh, shadow, pairing
