@@ -248,8 +248,7 @@ class Agent:
 
         settle(self.config.identity)
         enrollment = load_enrollment(self.config.dir)
-        looked = self.updater.file.state.looked
-        channel = looked.channel.channel if looked.channel is not None else enrollment.channel
+        channel = self.updater.file.state.looked.follows(enrollment.channel)
         certificate = (self.config.identity / CERTIFICATE).read_bytes()
         link = Link(
             device_id=enrollment.device_id,
@@ -285,7 +284,7 @@ class Agent:
             self.budget.limit = looked.channel.fetching.bytes_per_day
         self.measurer.wake()
         self._relink()
-        report = _describe(self.enrollment.channel, looked)
+        report = _describe(looked.follows(self.enrollment.channel), looked)
         if report != self._described:
             self._described = report
             free = shutil.disk_usage(self.config.dir).free

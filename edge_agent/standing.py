@@ -33,7 +33,7 @@ def from_files(config: AgentConfig, state: AgentState) -> dict[str, Any]:
     return {
         "running": False,
         "source": "files",
-        "channel": looked.channel.channel if looked.channel else "",
+        "channel": looked.follows(""),
         "channel_version": looked.channel.version if looked.channel else 0,
         "clock": looked.clock,
         "problem": looked.problem,

@@ -127,7 +127,7 @@ class Updater:
         """What `edge-agent status` shows."""
         looked = self._ledger.looked()
         return {
-            "channel": looked.channel.channel if looked.channel else self._channel_name,
+            "channel": looked.follows(self._channel_name),
             "channel_version": looked.channel.version if looked.channel else 0,
             "clock": looked.clock,
             "problem": looked.problem,
@@ -262,7 +262,7 @@ class Updater:
     def _asked(self) -> Asked:
         states, looked = self.file.state.models, self.file.state.looked
         return Asked(
-            device_id=self._device_id, channel=self._channel_name, kinds=self._kinds,
+            device_id=self._device_id, channel=looked.follows(self._channel_name), kinds=self._kinds,
             runtimes=self._runtimes,
             variants=self._config.variants, capabilities=self._capabilities,
             committed={name: s.committed for name, s in states.items() if s.committed is not None},

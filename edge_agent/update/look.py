@@ -23,7 +23,7 @@ from fleet.protocol.messages import HTTP_LIMIT, DeviceMe
 
 
 def me(hub: HubCalls, asked: Asked) -> DeviceMe:
-    """The device's groups and pins; the ones it knows already when the hub does not answer this."""
+    """The device's channel, groups and pins; the ones it knows already when the hub does not answer this."""
     try:
         answer = hub.request("GET", "/device/me", timeout=30.0)
     except UnreachableError:
@@ -42,7 +42,7 @@ def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
         UnsupportedError: it requires what this agent lacks.
     """
     name = mine.channel or asked.channel
-    data = trusted.read(f"channels/{name}.json", CHANNEL_LIMIT)
+    data = _channel_file(trusted, name)
     channel = _decoded(data, name) if data is not None else None
     if channel is not None:
         if channel.channel != name:
@@ -50,10 +50,20 @@ def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
         check_requires(channel.requires, frozenset(asked.capabilities))
     key = trusted.read("hub/command-key.json", HTTP_LIMIT) or b""
     return Looked(
-        channel=channel, groups=mine.groups, pins=mine.pins, command_key=key, tuf=trusted.versions,
+        channel=channel, channel_name=name, groups=mine.groups, pins=mine.pins, command_key=key, tuf=trusted.versions,
         tuf_expires=trusted.expires, clock="untrusted" if trusted.problem == "clock-untrusted" else "trusted",
         problem=trusted.problem or ("" if channel else "no-channel"), hint=trusted.detail,
     )  # fmt: skip
+
+
+def _channel_file(trusted: Trusted, name: str) -> bytes | None:
+    try:
+        return trusted.read(f"channels/{name}.json", CHANNEL_LIMIT)
+    except FetchError as error:
+        if error.reason != "not-found":
+            raise
+        text = f"channel {name!r}, which this device follows, is signed, but its file is missing"
+        raise FetchError(text, subject=name, reason=error.reason, hint=error.hint) from error
 
 
 def _decoded(data: bytes, name: str) -> Channel:

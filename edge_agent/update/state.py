@@ -25,6 +25,7 @@ class Looked(Struct, frozen=True, kw_only=True):
     """What one look at the hub gave, verified. `command_key` is the TUF target `hub/command-key.json`."""
 
     channel: Channel | None = None
+    channel_name: str = ""  # what the hub last put this device on, also while nobody has signed that channel
     groups: tuple[str, ...] = ()
     pins: dict[str, int] = field(default_factory=dict)
     command_key: bytes = b""
@@ -34,6 +35,10 @@ class Looked(Struct, frozen=True, kw_only=True):
     problem: str = ""
     hint: str = ""
     certificate_expires: float = 0.0  # of this device's own certificate, Unix seconds; 0: not known
+
+    def follows(self, enrolled: str) -> str:
+        """The followed channel's name: `enrolled` holds only until the hub has named another one."""
+        return self.channel_name or (self.channel.channel if self.channel is not None else enrolled)
 
 
 class AgentState(Struct, frozen=True, kw_only=True):
