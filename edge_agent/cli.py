@@ -158,7 +158,9 @@ def _enroll(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
     from edge_agent.config import load
+    from edge_agent.owner import check_owner
 
+    check_owner(arguments.dir, "run")
     config = load(arguments.dir, overrides={"port": arguments.port, "uds": arguments.uds})
     logging.getLogger().setLevel(config.log_level)
     return run_agent(config, arguments.redact)
@@ -168,7 +170,11 @@ def _install(arguments: argparse.Namespace, install_bundle: InstallBundle) -> in
     import msgspec
 
     from edge_agent.config import load
+    from edge_agent.owner import check_owner
+    from edge_agent.update.folder import check_bundle
 
+    check_owner(arguments.dir, "install FOLDER")
+    check_bundle(arguments.folder)  # the same mistake has the same exit code, whether an agent runs or not
     outcome = install_bundle(load(arguments.dir), arguments.folder)
     if arguments.json:
         print(msgspec.json.encode(outcome).decode())

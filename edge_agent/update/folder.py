@@ -15,8 +15,9 @@ from typing import BinaryIO, TypeVar
 
 from msgspec import Struct
 
-from edge_agent.errors import NotFoundError, UnreachableError
+from edge_agent.errors import DeniedError, NotFoundError, UnreachableError
 from edge_agent.identity.http import Answer
+from edge_agent.owner import user
 
 T = TypeVar("T")
 
@@ -109,8 +110,19 @@ class FolderHub:
 
 
 def check_bundle(folder: Path) -> None:
-    """Raise NotFoundError unless `folder` looks like a bundle; whether it is a good one, TUF says."""
-    if not (folder / "metadata" / "timestamp.json").is_file():
+    """Whether `folder` looks like a bundle; whether it is a good one, TUF says.
+
+    Raises:
+        NotFoundError: it does not. DeniedError: this user may not look (`unreadable`).
+    """
+    try:
+        found = (folder / "metadata" / "timestamp.json").is_file()
+    except PermissionError as error:
+        raise DeniedError(
+            f"{error.filename} cannot be read by {user(os.geteuid())}", subject=str(folder), reason="unreadable",
+            hint=f"chmod -R a+rX {folder}, or copy it where that user may read",
+        ) from error  # fmt: skip
+    if not found:
         raise NotFoundError(
             f"{folder} holds no bundle: metadata/timestamp.json is missing", subject=str(folder),
             hint="make one where the hub can be reached: fleet release bundle --channel C --out FOLDER",
