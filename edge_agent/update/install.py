@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -118,11 +119,13 @@ class Installer:
                 request = decode_json(path.read_bytes(), Request, limit=LIMIT, subject=REQUEST)
             except (ProtocolError, OSError) as error:
                 log.warning("a request to install is not understood: %s", error)
+                outcome = _not_understood(error)
+            else:
+                outcome = await self.install(updater, Path(request.folder), request.id)
+            try:
+                write_durably(self._directory / ANSWER, encode_json(outcome))
+            finally:  # last: a request that a power loss interrupts is taken up again
                 path.unlink(missing_ok=True)
-                continue
-            outcome = await self.install(updater, Path(request.folder), request.id)
-            write_durably(self._directory / ANSWER, encode_json(outcome))
-            path.unlink(missing_ok=True)  # last: a request that a power loss interrupts is taken up again
 
 
 class _Listening:
@@ -143,33 +146,69 @@ class _Listening:
         await self._child.close()
 
 
+def _not_understood(error: Exception) -> Outcome:
+    """The answer to a request whose id nobody can read."""
+    return Outcome(
+        reason="bad-request", detail=f"the agent cannot read the request: {error}",
+        hint="run edge-agent install as the agent's user, of the same version",
+    )  # fmt: skip
+
+
 def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2) -> Outcome:
     """Have the running agent install from `folder`.
 
     Raises:
-        NotFoundError: no bundle there. LateError: no answer in `patience_s`; the agent may still be at it.
+        LateError: no answer in `patience_s`; the agent may still be at it.
+        AgentError: it has done with the request, but could not write its answer.
     """
-    check_bundle(folder)
     request = Request(id=uuid.uuid4().hex, folder=str(folder.resolve()))
-    write_durably(directory / REQUEST, encode_json(request))
-    log.info("an agent runs in %s: it is asked to install %s", directory, folder)
     until = time.monotonic() + patience_s
+    while True:
+        before = _mark(directory / ANSWER)
+        if _told(directory, request) or time.monotonic() >= until:
+            break
+        time.sleep(pause)
     while time.monotonic() < until:
         time.sleep(pause)
-        outcome = _answered(directory / ANSWER)
-        if outcome is not None and outcome.id == request.id:
-            return replace(outcome, by="agent")
+        gone = not (directory / REQUEST).exists()  # asked first: the answer is written before
+        if _mark(directory / ANSWER) != before:
+            outcome = decode_json((directory / ANSWER).read_bytes(), Outcome, limit=LIMIT, subject=ANSWER)
+            if outcome.id in (request.id, ""):
+                return replace(outcome, by="agent")
+        if gone:
+            raise AgentError(
+                "the running agent took the request, but its answer is missing", subject=str(directory),
+                hint=f"edge-agent status --dir {directory} says what became of it, the agent's log why",
+            )  # fmt: skip
     raise LateError(
         f"the running agent has not answered after {patience_s:g} s", subject=str(directory),
         hint=f"it may still be at it: edge-agent status --dir {directory}",
     )  # fmt: skip
 
 
-def _answered(path: Path) -> Outcome | None:
+def _told(directory: Path, request: Request) -> bool:
+    """Put the request there, whole; false while the agent is still busy with another one."""
+    if (directory / REQUEST).exists():
+        return False
+    draft = directory / f".{REQUEST}.{request.id}"
+    write_durably(draft, encode_json(request))
     try:
-        return decode_json(path.read_bytes(), Outcome, limit=LIMIT, subject=path.name)
+        os.link(draft, directory / REQUEST)  # never in the place of a request that somebody else waits for
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    log.info("an agent runs in %s: it is asked to install %s", directory, request.folder)
+    return True
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Differs when the file was written anew."""
+    try:
+        found = path.stat()
     except FileNotFoundError:
         return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _outcome(name: str, said: list[Message], updater: Updater, trouble: Exception | None) -> Outcome:
