@@ -1,6 +1,7 @@
 """A client of the agent's local API, for its own commands: over loopback or the Unix socket.
 
-A running agent leaves its address in `DIR/run.json`.
+A running agent leaves its address in `DIR/run.json`. After a kill the file is still there, and any program may
+answer at that address: whether an agent runs says its lock, and whether it is that one, what it answers.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from urllib.parse import urlsplit
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from edge_agent.errors import AgentError, NotFoundError, UnreachableError, UsageError
+from edge_agent.lock import is_running
 from fleet.protocol import oip
 
 RUN_FILE = "run.json"
@@ -33,14 +36,42 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def address_of(directory: Path) -> str:
-    """`http://127.0.0.1:PORT` or `unix:PATH` of the agent in `directory`; raises UnreachableError."""
-    try:
-        return str(msgspec.json.decode((directory / RUN_FILE).read_bytes())["address"])
-    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+class Run(Struct, frozen=True):
+    """`run.json`."""
+
+    address: str
+    pid: int = 0
+
+
+def found(directory: Path) -> tuple[str, dict[str, Any]]:
+    """Address (`http://127.0.0.1:PORT` or `unix:PATH`) and status of the agent that runs in `directory`.
+
+    Raises:
+        UnreachableError: none runs, it does not answer (yet), or what answers there is not this agent.
+        OSError: this user may not look.
+    """
+    if not is_running(directory):
         raise UnreachableError(
             f"no agent runs in {directory}", subject=str(directory), hint=f"edge-agent run --dir {directory}"
-        ) from error
+        )
+    try:
+        run = msgspec.json.decode((directory / RUN_FILE).read_bytes(), type=Run)
+    except (FileNotFoundError, msgspec.DecodeError) as error:
+        raise UnreachableError(
+            f"the agent that runs in {directory} has not said where it listens", subject=str(directory),
+            hint="it may still be starting; otherwise its log says why",
+        ) from error  # fmt: skip
+    code, _, data = call(run.address, "GET", "/status")
+    try:
+        document = msgspec.json.decode(data, type=dict[str, Any])
+    except msgspec.DecodeError:
+        document = {}
+    if code != 200 or document.get("pid") != run.pid:
+        raise UnreachableError(
+            f"what answers at {run.address} is not the agent that runs in {directory} (HTTP {code})",
+            subject=run.address, hint="it may still be starting; otherwise another program has its port: see its log",
+        )  # fmt: skip
+    return run.address, document
 
 
 def call(address: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Any:
@@ -57,7 +88,10 @@ def call(address: str, method: str, path: str, body: bytes = b"", headers: dict[
         answer = connection.getresponse()
         return answer.status, answer.headers, answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"{address} does not answer: {error}", hint="is the agent running?") from error
+        hint = "is the agent running?"
+        if isinstance(error, PermissionError):
+            hint = "its socket is open to the agent's user and the group edgeloop"
+        raise UnreachableError(f"{address} does not answer: {error}", hint=hint) from error
     finally:
         connection.close()
 
@@ -72,10 +106,10 @@ def infer(
     """
     if url is None:
         assert directory is not None
-        url = address_of(directory)
+        url, _ = found(directory)
     status, _, data = call(url, "GET", f"/v2/models/{model}")
     _check(status, data)
-    specs = msgspec.json.decode(data)["inputs"]
+    specs = _inputs(data, url)
     if len(specs) != 1:
         raise UsageError(f"model {model!r} has {len(specs)} inputs; this command gives one")
     dtype = oip.DTYPES[specs[0]["datatype"]]
@@ -88,15 +122,13 @@ def infer(
 
 
 def status(directory: Path) -> dict[str, Any]:
-    """The running agent's status, or what the disk says when none runs.
+    """The running agent's status, or what the disk says when none runs or answers (`source`: `files`).
 
     Raises:
-        NotFoundError: the directory holds no agent.
+        NotFoundError: the directory holds no agent. OSError: this user may not look.
     """
     try:
-        code, _, data = call(address_of(directory), "GET", "/status")
-        _check(code, data)
-        return {"running": True, "source": "agent", **msgspec.json.decode(data)}
+        return {"running": True, "source": "agent", **found(directory)[1]}
     except UnreachableError as error:
         if not (directory / "identity").is_dir() and not (directory / "state.json").exists():
             raise NotFoundError(
@@ -106,8 +138,15 @@ def status(directory: Path) -> dict[str, Any]:
         from edge_agent.config import load
         from edge_agent.update.state import read_state
 
-        document = standing.from_files(load(directory), read_state(directory))
+        document = standing.from_files(load(directory), read_state(directory), running=is_running(directory))
         return {key: msgspec.to_builtins(value) for key, value in document.items()}
+
+
+def _inputs(data: bytes, url: str) -> list[dict[str, Any]]:
+    try:
+        return list(msgspec.json.decode(data, type=dict[str, Any])["inputs"])
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise UnreachableError(f"what answers at {url} is no agent: {error}", hint="check the address") from error
 
 
 def _check(status_code: int, data: bytes) -> None:

@@ -6,11 +6,15 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from edge_agent.errors import ConflictError, UsageError
+
+NAME = "run.lock"
+TRIES, PAUSE_S = 4, 0.05
 
 
 @contextlib.contextmanager
@@ -24,11 +28,14 @@ def only_one(directory: Path) -> Iterator[None]:
         raise UsageError(
             f"{directory} is not an agent's directory", hint=f"edge-agent enroll URL --token T --dir {directory}"
         )
-    with _opened(directory / "run.lock") as lock:
+    with _opened(directory / NAME) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConflictError(f"another agent runs in {directory}", subject=str(directory)) from error
+            _take(lock)
+        except BlockingIOError as error:
+            raise ConflictError(
+                f"another agent runs in {directory}", subject=str(directory),
+                hint=f"edge-agent status --dir {directory} shows it; end it first, or give this one its own --dir",
+            ) from error  # fmt: skip
         yield
 
 
@@ -43,9 +50,28 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def is_running(directory: Path) -> bool:
-    """Whether an agent holds the lock of `directory`."""
+    """Whether an agent holds the lock of `directory`; needs no more than to read there, and writes nothing.
+
+    Raises:
+        OSError: this user may not look.
+    """
     try:
-        with only_one(directory):
-            return False
-    except ConflictError:
+        lock = os.open(directory / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _take(lock: IO[bytes]) -> None:
+    """Raise BlockingIOError when an agent has the lock. Who only looks (`is_running`) has it for a moment, too."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(PAUSE_S)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

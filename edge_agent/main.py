@@ -189,6 +189,7 @@ class Agent:
             **self.updater.status(),
             "device": self.enrollment.device_id,
             "agent": VERSION,
+            "pid": os.getpid(),  # the same as in run.json, by which this agent is told from others
             "hub": self.enrollment.hub,
             "address": self.address,
             "online": self.uplink.online,

@@ -27,11 +27,11 @@ def disk(config: AgentConfig) -> dict[str, int]:
     }
 
 
-def from_files(config: AgentConfig, state: AgentState) -> dict[str, Any]:
-    """The status document of an agent that does not run."""
+def from_files(config: AgentConfig, state: AgentState, *, running: bool = False) -> dict[str, Any]:
+    """The status document of an agent that does not run, or does not answer."""
     looked = state.looked
     return {
-        "running": False,
+        "running": running,
         "source": "files",
         "channel": looked.follows(""),
         "channel_version": looked.channel.version if looked.channel else 0,
@@ -92,8 +92,11 @@ def _size(path: Path) -> int:
 
 def lines(document: dict[str, Any], directory: Path) -> list[str]:
     """A status document for people."""
-    running = bool(document.get("running"))
-    said = [f"agent {'running' if running else 'stopped; this is what its files say'} in {directory}"]
+    stands = "running" if document.get("running") else "stopped"
+    if document.get("source") == "files":
+        stands += " and does not answer (yet)" if stands == "running" else ""
+        stands += "; this is what its files say"
+    said = [f"agent {stands} in {directory}"]
     for key in ("device", "hub", "channel", "channel_version", "address", "online", "clock", "problem", "hint"):
         if document.get(key) not in (None, ""):
             said.append(f"  {key}: {document[key]}")

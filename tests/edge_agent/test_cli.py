@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_agent.lock import only_one
 from edge_agent.main import main
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
@@ -50,8 +52,8 @@ def test_selftest_says_what_is_wrong(tested, capsys):
 def running(tmp_path):
     agent = Agent(tmp_path)
     asyncio.run(agent.slots.activate(models.release(agent.blobs, data=b"fake"), None, None))
-    with serving(agent.app) as (address, _):
-        (tmp_path / "run.json").write_text(json.dumps({"address": f"http://{address}"}))
+    with serving(agent.app) as (address, _), only_one(tmp_path):
+        (tmp_path / "run.json").write_text(json.dumps({"address": f"http://{address}", "pid": os.getpid()}))
         yield tmp_path
 
 
@@ -62,7 +64,9 @@ def test_infer_and_status_of_a_running_agent(running, capsys):
     assert document["parameters"]["served_by"] == "edge"
     np.testing.assert_allclose(document["outputs"]["logits"], models.answer(np.array([[9, 0, 0, 0]], np.float32)))
     assert main(["status", "--dir", str(running), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"running": True, "source": "agent", "models": ["tiny"]}
+    assert json.loads(capsys.readouterr().out) == {
+        "running": True, "source": "agent", "pid": os.getpid(), "models": ["tiny"],
+    }  # fmt: skip
     assert main(["infer", "other", "--input", str(running / "x.npy"), "--dir", str(running)]) == 3
 
 

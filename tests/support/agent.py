@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 from pathlib import Path
 
@@ -79,7 +80,7 @@ class Agent:
         self.auditor = Auditor(self.cloud, self.recorder)
         self.recorder.auditor = self.auditor
         self.engine = Engine(self.slots, self.policies, self.cloud, self.recorder, rng=rng)
-        self.app = App(self.engine, self.metrics, lambda: {"models": self.slots.names()})
+        self.app = App(self.engine, self.metrics, lambda: {"pid": os.getpid(), "models": self.slots.names()})
 
     def follow(self, entry: ModelEntry, **fields) -> None:
         """Apply a channel with one model, `tiny`."""
