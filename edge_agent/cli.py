@@ -1,8 +1,4 @@
-"""The `edge-agent` command: arguments in, exit code out. Imports little, so that it starts fast.
-
-Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out,
-70 an agent that stood still (`edge_agent.watchdog`).
-"""
+"""The `edge-agent` command: arguments in, exit code out. Imports little, so that it starts fast."""
 
 from __future__ import annotations
 
@@ -22,6 +18,10 @@ if TYPE_CHECKING:
 
 RunAgent = Callable[["AgentConfig", str], int]
 InstallBundle = Callable[["AgentConfig", Path], "Outcome"]
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out."
+)
 
 
 def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBundle) -> int:
@@ -43,15 +43,16 @@ def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBun
             return _install(arguments, install_bundle)
         code: int = COMMANDS[arguments.command](arguments)
         return code
-    except (AgentError, ProtocolError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"try: {error.hint}", file=sys.stderr)
-        return error.exit_code if isinstance(error, AgentError) else 1
-    except KeyboardInterrupt:
-        return 130
     except BrokenPipeError:
         return 1
+    except (AgentError, ProtocolError, OSError) as error:
+        from edge_agent.complaint import complaint
+
+        said = complaint(error, arguments.command, getattr(arguments, "dir", None))
+        _complain(said.text, said.hint)
+        return said.exit_code
+    except KeyboardInterrupt:
+        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -59,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent",
         description="Runs models on this device: pulls, verifies, serves, falls back to the cloud, reports.",
-        epilog="example: edge-agent enroll https://hub:8443 --token el1.… --dir /var/lib/edge-agent",
+        epilog="example: edge-agent enroll https://hub:8443 --token el1.… --dir /var/lib/edge-agent. " + EXIT_CODES,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

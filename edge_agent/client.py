@@ -136,9 +136,8 @@ def status(directory: Path) -> dict[str, Any]:
             ) from error
         from edge_agent import standing
         from edge_agent.config import load
-        from edge_agent.update.state import read_state
 
-        document = standing.from_files(load(directory), read_state(directory), running=is_running(directory))
+        document = standing.from_files(load(directory), standing.state_of(directory), running=is_running(directory))
         return {key: msgspec.to_builtins(value) for key, value in document.items()}
 
 

@@ -72,14 +72,14 @@ def load(
     """Read the configuration of the agent in `directory`.
 
     Raises:
-        UsageError: agent.toml or a value cannot be read; the message names it.
+        UsageError: agent.toml or a value is not understood; the message names it. OSError: the file cannot be read.
     """
     values: dict[str, Any] = {}
     path = directory / "agent.toml"
     if path.exists():
         try:
             values.update(tomllib.loads(path.read_text("utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read: {error}", subject=str(path), hint="correct the file") from error
     environ = os.environ if environ is None else environ
     for name in AgentConfig.__struct_fields__:
@@ -88,9 +88,8 @@ def load(
     values.update({key: value for key, value in (overrides or {}).items() if value is not None})
     unknown = set(values) - set(AgentConfig.__struct_fields__)
     if unknown:
-        raise UsageError(
-            f"unknown setting {', '.join(sorted(unknown))}", subject=str(path), hint="see edge-agent --help"
-        )
+        known = ", ".join(sorted(set(AgentConfig.__struct_fields__) - {"dir"}))
+        raise UsageError(f"unknown setting {', '.join(sorted(unknown))}", subject=str(path), hint=f"one of {known}")
     if isinstance(values.get("mirrors"), str):  # from the environment, in one line
         values["mirrors"] = values["mirrors"].split()
     try:

@@ -5,16 +5,21 @@ A running agent gives the same fields and adds what only it knows (requests, con
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.config import AgentConfig
+from edge_agent.errors import AgentError
 from edge_agent.update.machine import ModelState
-from edge_agent.update.state import AgentState
+from edge_agent.update.state import AgentState, Looked, read_state
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import decode_manifest
+
+if TYPE_CHECKING:
+    from edge_agent.identity.enroll import Enrollment
 
 
 def disk(config: AgentConfig) -> dict[str, int]:
@@ -27,13 +32,27 @@ def disk(config: AgentConfig) -> dict[str, int]:
     }
 
 
+def state_of(directory: Path) -> AgentState:
+    """What `state.json` says; where it is damaged, that it is, and what the identity beside it knows."""
+    try:
+        return read_state(directory)
+    except AgentError as error:
+        from edge_agent.identity.renew import expires_at  # cryptography: slow to load, and seldom needed
+
+        hint = f"{error}; the agent sets it aside when it starts, and looks for everything anew"
+        looked = Looked(problem="state-damaged", hint=hint, certificate_expires=expires_at(directory / "identity"))
+        return AgentState(looked=looked)
+
+
 def from_files(config: AgentConfig, state: AgentState, *, running: bool = False) -> dict[str, Any]:
     """The status document of an agent that does not run, or does not answer."""
-    looked = state.looked
+    looked, enrolled = state.looked, _enrollment(config.dir)
     return {
         "running": running,
         "source": "files",
-        "channel": looked.follows(""),
+        "device": enrolled.device_id if enrolled else "",
+        "hub": enrolled.hub if enrolled else "",
+        "channel": looked.follows(enrolled.channel if enrolled else ""),
         "channel_version": looked.channel.version if looked.channel else 0,
         "clock": looked.clock,
         "problem": looked.problem,
@@ -45,6 +64,15 @@ def from_files(config: AgentConfig, state: AgentState, *, running: bool = False)
         "disk": disk(config),
         "models": {name: _model(config.dir, model) for name, model in state.models.items()},
     }
+
+
+def _enrollment(directory: Path) -> Enrollment | None:
+    """Whose it is, where this user may read that."""
+    from edge_agent.identity.enroll import load_enrollment
+
+    with contextlib.suppress(AgentError, OSError):
+        return load_enrollment(directory)
+    return None
 
 
 def _model(directory: Path, state: ModelState) -> dict[str, Any]:

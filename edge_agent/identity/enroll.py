@@ -97,11 +97,15 @@ def enroll(url: str, token: str, directory: Path, *, name: str, agent: str, hard
 
 
 def load_enrollment(directory: Path) -> Enrollment:
-    """What `enroll` kept; raises AgentError with the command to run when there is nothing."""
+    """What `enroll` kept.
+
+    Raises:
+        IdentityError: there is nothing, or nothing that can be understood. OSError: it cannot be read.
+    """
     path = directory / "identity" / FILE
     try:
         return decode_json(path.read_bytes(), Enrollment, limit=HTTP_LIMIT, subject=str(path))
-    except OSError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise IdentityError(
             f"{directory}: this device is not enrolled", subject=str(directory),
             hint=f"edge-agent enroll URL --token T --dir {directory}",

@@ -1,0 +1,53 @@
+"""An error as what the command says: one line, a hint, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from msgspec import Struct
+
+from edge_agent.errors import AgentError
+from edge_agent.owner import sudo, user
+from fleet.protocol.errors import ProtocolError
+
+NOT_ALLOWED = (errno.EACCES, errno.EPERM)
+_HINTS = {
+    errno.ENOSPC: "free space on the device",
+    errno.EDQUOT: "free space on the device",
+    errno.EROFS: "the file system is read-only: mount it writable, or repair it",
+    errno.EIO: "the disk or medium is damaged: dmesg says more",
+}
+
+
+class Complaint(Struct, frozen=True):
+    """What goes to stderr."""
+
+    text: str
+    hint: str
+    exit_code: int
+
+
+def complaint(error: AgentError | ProtocolError | OSError, command: str, directory: Path | None) -> Complaint:
+    """What to say about `error`, which ended `command` on the agent in `directory`."""
+    if isinstance(error, AgentError):
+        return Complaint(str(error), error.hint, error.exit_code)
+    if isinstance(error, ProtocolError):
+        return Complaint(str(error), error.hint, 1)
+    what = error.strerror or str(error) or type(error).__name__
+    text = f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes | Path) else what
+    if error.errno not in NOT_ALLOWED:
+        return Complaint(text, _HINTS.get(error.errno or 0, ""), 1)
+    return Complaint(f"{text} (as user {user(os.geteuid())})", _as_whom(command, directory), 4)
+
+
+def _as_whom(command: str, directory: Path | None) -> str:
+    """The command of the agent's own user, as far as this one may see who that is."""
+    try:
+        owner = directory.stat().st_uid if directory is not None else os.geteuid()
+    except OSError:
+        owner = os.geteuid()
+    if directory is None or owner == os.geteuid():
+        return "give this user the right to it, or run the command as one who has it"
+    return f"{sudo(owner)} edge-agent {command} … --dir {directory}"
