@@ -1,13 +1,16 @@
 """A channel's signed state and files as a plain folder, for devices that no network reaches.
 
-The folder holds what the hub serves, under the same names: `metadata/`, `targets/` (hash-prefixed) and `blobs/`.
+The folder holds what the hub serves, under the same names: `metadata/`, `targets/` (hash-prefixed) and `blobs/`;
+beside them `bundle.json` says what it was made of (`fleet.protocol.bundle`).
 Nothing in it is trusted by a device: it runs the checks that it runs against a hub. What is wrong is still found
 here, where it can be put right: every target and blob is hashed while it is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import errno
 import hashlib
 import os
 import re
@@ -20,12 +23,16 @@ import msgspec
 from msgspec import Struct
 
 from fleet.errors import ConflictError, FailedError, NotFoundError
+from fleet.protocol import bundle
 from fleet.protocol.channel import Channel, decode_channel
+from fleet.protocol.codec import encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import decode_manifest
 
 PIECE = 8 << 20  # bytes of a blob per request, so that a large one never lies in memory whole
 MAX_ROOTS = 10_000
+LAST = "timestamp.json"  # by which a device knows a bundle
+OF_A_MEDIUM = ("lost+found", "System Volume Information")  # what an empty one may hold
 _ROLE = re.compile(r"[a-z0-9-]{1,63}\.json")
 _TARGET = re.compile(r"(models/[a-z0-9-]{1,63}|channels|hub)/[a-z0-9-]{1,63}\.json")
 
@@ -49,28 +56,32 @@ class Bundler:
     """Writes one bundle. `get` and `piece` are the hub's static files."""
 
     def __init__(self, get: Get, piece: GetPiece, out: Path) -> None:
-        self._get, self._piece, self._out = get, piece, out
+        self._get, self._piece, self._out = get, piece, out.resolve()
         self._files = self._bytes = 0
         self._targets: dict[str, dict[str, Any]] = {}
 
     def write(self, channel: str, models: tuple[str, ...] = ()) -> Bundled:
-        """Fetch `channel` with its models (or those of `models`) into a new folder.
+        """Fetch `channel` with its models (or those of `models`) into a new folder, or one that is there and empty.
 
         Raises:
             NotFoundError: no such channel or model on it. FailedError: the hub's files do not fit together.
-            ConflictError: the folder exists and holds something.
+            ConflictError: the folder exists and holds something. OSError: the disk or medium refuses.
         """
-        draft = self._out.with_name(f".{self._out.name}.{os.getpid()}.part")
-        if self._out.exists() and (not self._out.is_dir() or any(self._out.iterdir())):
-            raise ConflictError(
-                f"{self._out} is not an empty folder", subject=str(self._out), hint="give a folder that does not exist"
-            )
+        there = self._out.exists()
+        if there:
+            _check_empty(self._out)
+        # A folder that is there may be where a medium is mounted: only what lies in it is on the same file system.
+        draft = (self._out if there else self._out.parent) / f".{self._out.name}.{os.getpid()}.part"
         draft.mkdir(parents=True)
         try:
             bundled = self._fill(draft, channel, models)
-            if self._out.exists():
-                self._out.rmdir()
-            draft.replace(self._out)
+            for folder, _, _ in os.walk(draft):
+                _sync(Path(folder))
+            if there:
+                _move_in(draft, self._out)
+            else:
+                draft.replace(self._out)
+                _sync(self._out.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return bundled
@@ -89,6 +100,9 @@ class Bundler:
             if path.startswith("hub/"):
                 self._target(draft, path)
         releases = {model: self._model(draft, channel, model) for model in models or tuple(sorted(channel.models))}
+        for model in sorted(set(channel.models) - set(releases)):
+            self._floor(draft, model)  # with it a device follows the channel back to a release that it holds
+        self._put(draft / bundle.NAME, encode_json(bundle.Label(channel=name, models=tuple(releases))))
         return Bundled(
             folder=str(self._out), channel=name, channel_version=channel.version, releases=releases, files=self._files,
             bytes=self._bytes, valid_until=expires,
@@ -96,15 +110,17 @@ class Bundler:
 
     def _metadata(self, draft: Path) -> float:
         """Every root, and one consistent set of the other roles: what the timestamp names never changes."""
+        ends = []
         for version in range(1, MAX_ROOTS):
             root = self._get(f"/tuf/metadata/{version}.root.json")
             if root is None:
                 break
             self._put(draft / "metadata" / f"{version}.root.json", root)
+            ends = [_signed(root, f"{version}.root.json")["expires"]]  # only the newest one's counts
         timestamp = self._role(draft, "timestamp.json")
         version = _number(timestamp["meta"]["snapshot.json"])
         snapshot = self._role(draft, f"{version}.snapshot.json")
-        ends = [timestamp["expires"], snapshot["expires"]]
+        ends += [timestamp["expires"], snapshot["expires"]]
         for role, about in sorted(snapshot["meta"].items()):
             if _ROLE.fullmatch(role) is None:
                 raise FailedError(f"the snapshot names a role {role!r}", subject="snapshot", hint=_BROKEN)
@@ -116,11 +132,7 @@ class Bundler:
     def _role(self, draft: Path, name: str) -> dict[str, Any]:
         data = self._needed(f"/tuf/metadata/{name}")
         self._put(draft / "metadata" / name, data)
-        try:
-            signed: dict[str, Any] = msgspec.json.decode(data)["signed"]
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
-            raise FailedError(f"metadata {name} cannot be read: {error}", subject=name, hint=_BROKEN) from error
-        return signed
+        return _signed(data, name)
 
     def _target(self, draft: Path, path: str) -> bytes | None:
         about = self._targets.get(path)
@@ -137,7 +149,7 @@ class Bundler:
         return data
 
     def _model(self, draft: Path, channel: Channel, model: str) -> tuple[int, ...]:
-        self._target(draft, f"models/{model}/floor.json")
+        self._floor(draft, model)
         wanted = tuple(sorted(set(_releases(channel, model))))
         for number in wanted:
             data = self._target(draft, f"models/{model}/{number}.json")
@@ -151,6 +163,9 @@ class Bundler:
             for blob in manifest.blobs(manifest.placed("edge")):
                 self._blob(draft / "blobs", blob.sha256, blob.size)
         return wanted
+
+    def _floor(self, draft: Path, model: str) -> None:
+        self._target(draft, f"models/{model}/floor.json")
 
     def _blob(self, folder: Path, sha256: str, size: int) -> None:
         path = folder / sha256
@@ -197,6 +212,54 @@ def _releases(channel: Channel, model: str) -> Iterator[int]:
     yield from (rule.release for rule in entry.rules)
     if entry.rollout is not None:
         yield from (entry.rollout.release, entry.rollout.from_release)
+
+
+def _check_empty(folder: Path) -> None:
+    found = [e.name for e in folder.iterdir() if e.name not in OF_A_MEDIUM] if folder.is_dir() else [folder.name]
+    if found:
+        raise ConflictError(
+            f"{folder} is not an empty folder: there is {min(found)}", subject=str(folder),
+            hint="give a folder that does not exist, or empty this one",
+        )  # fmt: skip
+
+
+def _move_in(draft: Path, out: Path) -> None:
+    """Move what is in `draft` to the folder around it. Without `timestamp.json`, which comes last, it is no bundle."""
+    moved = []
+    try:
+        (draft / "metadata" / LAST).replace(draft / LAST)
+        for entry in sorted(set(draft.iterdir()) - {draft / LAST}):
+            moved.append(out / entry.name)
+            entry.replace(out / entry.name)
+        _sync(out)
+        (draft / LAST).replace(out / "metadata" / LAST)
+        _sync(out / "metadata")
+    except BaseException:
+        for path in moved:
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):  # what went wrong first is what is said
+                path.unlink()
+        raise
+
+
+def _sync(folder: Path) -> None:
+    """Make names in `folder` durable: a stick is pulled when the command has ended."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that promises nothing about folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _signed(data: bytes, name: str) -> dict[str, Any]:
+    try:
+        signed: dict[str, Any] = msgspec.json.decode(data)["signed"]
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise FailedError(f"metadata {name} cannot be read: {error}", subject=name, hint=_BROKEN) from error
+    return signed
 
 
 def _number(about: dict[str, Any]) -> int:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -63,12 +64,24 @@ def run(arguments: Sequence[str], session: Session) -> int:
         return _say(str(error), error.hint, 1)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        return _say(*_refused(error))
     return 0
 
 
 def main() -> None:
     """The console script."""
     sys.exit(run(sys.argv[1:], Session(os.environ)))
+
+
+def _refused(error: OSError) -> tuple[str, str, int]:
+    """What to say when a file, folder or medium refuses: message, hint, exit code."""
+    what = error.strerror or str(error) or type(error).__name__
+    text = f"{error.filename}: {what}" if error.filename is not None else what
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return text, "give this user the right to it, or name another place", 4
+    hints = {errno.ENOSPC: "free space there", errno.EROFS: "mount it writable", errno.EIO: "try another medium"}
+    return text, hints.get(error.errno or 0, ""), 1
 
 
 def _say(message: str, hint: str, code: int) -> int:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import to_builtins
 
+from fleet.cli.output import moment, print_document, print_items, print_json
 from fleet.cli.output import note as say
-from fleet.cli.output import print_document, print_items, print_json
 from fleet.cli.session import JsonFlag, ModelOption, Session, client_of, session_of
 from fleet.errors import FailedError, NotFoundError
 
@@ -164,9 +164,14 @@ def bundle(
     """
     from fleet.bundle import Bundler
 
-    client = client_of(context)
+    session = session_of(context)
+    client = session.client
     made = Bundler(client.static, client.static_piece, out).write(channel, tuple(model or ()))
     print_document(to_builtins(made), BUNDLED, json=json)
+    if made.valid_until <= session.now():
+        say(f"warning: the hub's metadata ended on {moment(made.valid_until)}, so no device will install from this")
+        say("try: cloud-hub serve DIR, which signs daily, or cloud-hub keys renew DIR; then bundle again")
+        return
     say(f"on the device, before it expires: edge-agent install {out} --dir AGENTDIR")
 
 
