@@ -188,6 +188,8 @@ def _install(arguments: argparse.Namespace, install_bundle: InstallBundle) -> in
             _complain(f"{what}: {model.reason}: {model.detail}", model.hint)
         else:
             print(f"{what} is installed ({model.state})")
+    for name in outcome.left_out:
+        print(f"model {name} is not in this bundle, and stays as it is")
     if outcome.reason:
         _complain(f"{arguments.folder}: {outcome.reason}: {outcome.detail}", outcome.hint)
     return 0 if outcome.done else 1

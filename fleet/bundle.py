@@ -82,6 +82,10 @@ class Bundler:
             else:
                 draft.replace(self._out)
                 _sync(self._out.parent)
+        except OSError as error:
+            if error.filename is None:  # a medium that is full
+                error.filename = str(self._out)
+            raise
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return bundled

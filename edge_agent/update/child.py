@@ -170,7 +170,7 @@ class Session:
 
     def _look(self) -> None:
         from edge_agent.identity.enroll import FIRST_ROOT
-        from edge_agent.update import look, tuf_client
+        from edge_agent.update import bundled, look, tuf_client
 
         config = self._config
         asked = self._asked = msgspec.json.decode(next(self._lines), type=Asked)
@@ -185,7 +185,8 @@ class Session:
         floor = tuf_client.TimeFloor(config.dir / "time-floor", slack_s=config.clock_slack_s)
         mine = look.me(self._hub, asked)
         trouble = self._keep_identity(mine)  # first: whatever is wrong with the metadata, the device stays reachable
-        with tuf_client.opened(config.tuf, root, fetcher, floor, clock=self._clock) as trusted:
+        remedy = bundled.REMEDY if self._bundle is not None else ""
+        with tuf_client.opened(config.tuf, root, fetcher, floor, clock=self._clock, remedy=remedy) as trusted:
             seen = look.identified(look.looked(trusted, mine, asked), config.identity, trouble)
             emit(Saw(looked=seen), self._out)
             if seen.channel is not None:

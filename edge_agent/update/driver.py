@@ -263,8 +263,7 @@ class Updater:
         states, looked = self.file.state.models, self.file.state.looked
         return Asked(
             device_id=self._device_id, channel=looked.follows(self._channel_name), kinds=self._kinds,
-            runtimes=self._runtimes,
-            variants=self._config.variants, capabilities=self._capabilities,
+            runtimes=self._runtimes, variants=self._config.variants, capabilities=self._capabilities,
             committed={name: s.committed for name, s in states.items() if s.committed is not None},
             held={name: tuple(h for h in (s.active, s.previous) if h) for name, s in states.items()},
             groups=looked.groups, pins=looked.pins,

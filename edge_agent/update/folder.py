@@ -94,19 +94,26 @@ class FolderHub:
         found = _PATHS.fullmatch(path)
         if found is None or ".." in path:
             return None
-        name = self._folder / (found["tuf"] or found["blob"])
-        try:
-            # not blocking: a pipe of that name would otherwise hold the updater for ever
-            file = os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            hint = "the agent's user must be able to read the bundle; copy it again if the medium is damaged"
-            raise UnreachableError(f"{name} cannot be read: {error}", subject=str(name), hint=hint) from error
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            return None
-        return file
+        return open_regular(self._folder / (found["tuf"] or found["blob"]))
+
+
+def open_regular(name: Path) -> BinaryIO | None:
+    """A file of a bundle; None where there is none, or no plain one. UnreachableError (`unreadable`) otherwise."""
+    try:
+        # not blocking: a pipe of that name would otherwise hold the updater for ever
+        file = os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb", buffering=0)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        hint = "the agent's user must be able to read the bundle; copy it again if the medium is damaged"
+        raise UnreachableError(
+            f"{name} cannot be read by {user(os.geteuid())}: {error.strerror}", subject=str(name), hint=hint,
+            reason="unreadable",
+        ) from error  # fmt: skip
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        return None
+    return file
 
 
 def check_bundle(folder: Path) -> None:
@@ -124,6 +131,6 @@ def check_bundle(folder: Path) -> None:
         ) from error  # fmt: skip
     if not found:
         raise NotFoundError(
-            f"{folder} holds no bundle: metadata/timestamp.json is missing", subject=str(folder),
+            f"{folder} holds no bundle: metadata/timestamp.json is missing", subject=str(folder), reason="not-found",
             hint="make one where the hub can be reached: fleet release bundle --channel C --out FOLDER",
         )  # fmt: skip

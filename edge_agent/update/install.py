@@ -19,7 +19,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_agent.durable import write_durably
-from edge_agent.errors import AgentError, LateError
+from edge_agent.errors import AgentError, LateError, UpdateError
+from edge_agent.update.bundled import Bundle
 from edge_agent.update.children import LookChild, ProcessChildren
 from edge_agent.update.folder import check_bundle
 from edge_agent.update.lines import Asked, Message, Offer, Refusal, Step
@@ -66,13 +67,14 @@ class Outcome(Struct, frozen=True, kw_only=True):
     id: str = ""
     by: Literal["command", "agent"] = "command"
     models: tuple[Installed, ...] = ()
+    left_out: tuple[str, ...] = ()  # models of the channel for which the bundle was not made: they stay as they are
     reason: str = ""
     detail: str = ""
     hint: str = ""
 
     @property
     def done(self) -> bool:
-        """Everything that the bundle's channel names is in service."""
+        """Everything for which the bundle was made is in service."""
         return not self.reason and all(not model.reason for model in self.models)
 
 
@@ -83,30 +85,31 @@ class Installer:
         self._directory = directory
         self._ordinary = ProcessChildren(directory)
         self.trial = self._ordinary.trial
-        self._folder: Path | None = None
-        self._said: list[Message] = []
+        self._bundle: Bundle | None = None
 
     async def start(self) -> LookChild:
         """See `Children`."""
-        if self._folder is None:
+        if self._bundle is None:
             return await self._ordinary.start()
-        return _Listening(await ProcessChildren(self._directory, self._folder).start(), self._said)
+        return _Listening(await ProcessChildren(self._directory, self._bundle.folder).start(), self._bundle)
 
     async def install(self, updater: Updater, folder: Path, name: str = "") -> Outcome:
         """One update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later."""
         trouble: Exception | None = None
+        bundle = Bundle(folder)
         updater.wake("a bundle is installed")
         async with updater.looking:
-            self._folder, self._said, updater.by_hand = folder, [], True
+            self._bundle, updater.by_hand = bundle, True
             try:
                 check_bundle(folder)
                 await updater.look_now()
             except (AgentError, ProtocolError, OSError) as error:
                 log.warning("install from %s: %s", folder, error)
                 trouble = error
+                _note(updater, folder, error)
             finally:
-                self._folder, updater.by_hand = None, False
-        return _outcome(name, self._said, updater, trouble)
+                self._bundle, updater.by_hand = None, False
+        return _outcome(name, bundle, updater, trouble)
 
     async def run(self, updater: Updater) -> None:
         """Do what request files ask for, for ever."""
@@ -129,21 +132,36 @@ class Installer:
 
 
 class _Listening:
-    """A `LookChild` whose offers and refusals are kept for the outcome."""
+    """A `LookChild` at a bundle, which hears everything first."""
 
-    def __init__(self, child: LookChild, said: list[Message]) -> None:
-        self._child, self._said = child, said
+    def __init__(self, child: LookChild, bundle: Bundle) -> None:
+        self._child, self._bundle = child, bundle
 
     async def look(self, asked: Asked) -> list[Message]:
-        messages = await self._child.look(asked)
-        self._said.extend(messages)
-        return messages
+        self._bundle.channel = asked.channel
+        try:
+            messages = await self._child.look(asked)
+        except AgentError as error:
+            raise self._bundle.refused(error) from error
+        return self._bundle.heard(asked, messages)
 
-    def step(self, step: Step) -> AsyncIterator[Message]:
-        return self._child.step(step)
+    async def step(self, step: Step) -> AsyncIterator[Message]:
+        async for message in self._child.step(step):
+            yield self._bundle.advised(message)
 
     async def close(self) -> None:
         await self._child.close()
+
+
+def _note(updater: Updater, folder: Path, error: Exception) -> None:
+    """Have `status` and the hub told, as after a look at the hub that failed."""
+    if isinstance(error, AgentError | ProtocolError):
+        reason = getattr(error, "reason", "failed")
+        error = UpdateError(f"bundle {folder}: {error}", subject=str(folder), reason=reason, hint=error.hint)
+    try:
+        updater.note_problem(error)
+    except OSError as refused:
+        log.warning("what became of the bundle cannot be written: %s", refused)
 
 
 def _not_understood(error: Exception) -> Outcome:
@@ -211,19 +229,26 @@ def _mark(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _outcome(name: str, said: list[Message], updater: Updater, trouble: Exception | None) -> Outcome:
-    last = {m.model: m for m in said if isinstance(m, Offer | Refusal)}
-    models = [_installed(updater.report(model), m) for model, m in last.items()]
+def _outcome(name: str, bundle: Bundle, updater: Updater, trouble: Exception | None) -> Outcome:
+    last = {m.model: m for m in bundle.said if isinstance(m, Offer | Refusal)}
+    models = tuple(_installed(updater.report(model), m) for model, m in last.items())
     looked = updater.file.state.looked
+    outcome = Outcome(id=name, models=models, left_out=tuple(bundle.left_out))
     if trouble is not None and not any(model.reason for model in models):
         reason, hint = getattr(trouble, "reason", "failed"), getattr(trouble, "hint", "")
-        return Outcome(id=name, models=tuple(models), reason=reason, detail=str(trouble), hint=hint)
-    if not models:
-        return Outcome(
-            id=name, reason=looked.problem or "no-channel", detail="the bundle lacks this device's channel",
-            hint=looked.hint or "bundle the channel that the device follows: edge-agent status names it",
+        return replace(outcome, reason=reason, detail=str(trouble), hint=hint)
+    if looked.channel is None:
+        return replace(
+            outcome, reason=looked.problem or "no-channel",
+            detail=f"nobody has signed channel {bundle.channel!r}, which this device follows",
+            hint=looked.hint or "fleet channel list names those that there are",
         )  # fmt: skip
-    return Outcome(id=name, models=tuple(models))
+    if not models:
+        return replace(
+            outcome, reason="no-model", detail=f"the bundle was made for no model of channel {bundle.channel!r}",
+            hint=f"fleet channel show {bundle.channel}",
+        )  # fmt: skip
+    return outcome
 
 
 def _installed(report: ModelReport, said: Offer | Refusal) -> Installed:

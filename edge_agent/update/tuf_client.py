@@ -101,8 +101,8 @@ class Fetcher(FetcherInterface):
 class Trusted:
     """A refreshed view of the repository. `problem` is empty, or why nothing new may be installed."""
 
-    def __init__(self, updater: HardenedUpdater, problem: str, detail: str) -> None:
-        self._updater, self.problem, self.detail = updater, problem, detail
+    def __init__(self, updater: HardenedUpdater, problem: str, detail: str, remedy: str) -> None:
+        self._updater, self.problem, self.detail, self._remedy = updater, problem, detail, remedy
         self.versions, self.expires = updater.seen()
 
     def read(self, path: str, limit: int) -> bytes | None:
@@ -111,7 +111,7 @@ class Trusted:
         Raises:
             TrustError, FetchError, UnreachableError.
         """
-        with _translated(path):
+        with _translated(path, self._remedy):
             info = self._updater.get_targetinfo(path)
             self.versions, self.expires = self._updater.seen()
             if info is None:
@@ -124,12 +124,19 @@ class Trusted:
 
 @contextlib.contextmanager
 def opened(
-    directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor, *, clock: Callable[[], float] = time.time
+    directory: Path,
+    root: bytes,
+    fetcher: Fetcher,
+    floor: TimeFloor,
+    *,
+    clock: Callable[[], float] = time.time,
+    remedy: str = "",
 ) -> Iterator[Trusted]:
     """Refresh the metadata in `directory`, alone: a second instance is refused.
 
     Expired metadata and a clock behind the floor still give a view: signatures and versions hold in
-    it, and `problem` (`expired-metadata`, `clock-untrusted`) forbids everything but what is held.
+    it, and `problem` (`expired-metadata`, `clock-untrusted`) forbids everything but what is held. `remedy` is what
+    to do about expired metadata that no hub served.
 
     Raises:
         ConflictError: another instance works here. TrustError, FetchError, UnreachableError.
@@ -141,12 +148,12 @@ def opened(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConflictError(f"another updater works in {directory}", subject=str(directory)) from error
-        yield _refreshed(directory, root, fetcher, floor, clock())
+        yield _refreshed(directory, root, fetcher, floor, clock(), remedy)
 
 
-def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor, now: float) -> Trusted:
+def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor, now: float, remedy: str) -> Trusted:
     trusted_clock = floor.trusts(now)
-    with _translated("metadata"):
+    with _translated("metadata", remedy):
         updater = _updater(directory, root, fetcher)
         updater.judge_expiry_at(max(now, floor.value))
         try:
@@ -156,14 +163,14 @@ def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor,
             updater.judge_expiry_at(EPOCH)  # signatures and versions still count; `problem` stops new installs
             updater.refresh()
             if trusted_clock:
-                return Trusted(updater, "expired-metadata", _expiry_advice(error, now))
-            return Trusted(updater, "clock-untrusted", _clock_advice(now, floor))
+                return Trusted(updater, "expired-metadata", _expiry_advice(error, now, remedy), remedy)
+            return Trusted(updater, "clock-untrusted", _clock_advice(now, floor), remedy)
     if not trusted_clock:
-        return Trusted(updater, "clock-untrusted", _clock_advice(now, floor))
+        return Trusted(updater, "clock-untrusted", _clock_advice(now, floor), remedy)
     # A clock that runs ahead must not become the floor, or the right time would be refused afterwards: only
     # what is signed counts. A timestamp lasts `TIMESTAMP_S` at most, so it was signed no earlier than that.
     floor.raise_to(min(now, updater.seen()[1]["timestamp"] - TIMESTAMP_S))
-    return Trusted(updater, "", "")
+    return Trusted(updater, "", "", remedy)
 
 
 def _updater(directory: Path, root: bytes, fetcher: Fetcher) -> HardenedUpdater:
@@ -173,8 +180,10 @@ def _updater(directory: Path, root: bytes, fetcher: Fetcher) -> HardenedUpdater:
     )  # fmt: skip
 
 
-def _expiry_advice(error: Exception, now: float) -> str:
+def _expiry_advice(error: Exception, now: float, remedy: str) -> str:
     """What an operator must do about metadata that has expired: the year-long roles are signed by hand."""
+    if remedy:
+        return f"{error}; this device's clock says {_date(now)} UTC: if that is right, {remedy}"
     by_hand = any(role in str(error) for role in ("root", "targets"))
     on_the_hub = (
         "`cloud-hub keys renew DIR --offline-keys DIR2`" if by_hand else "`cloud-hub serve DIR`, which signs daily"
@@ -191,12 +200,12 @@ def _date(moment: float) -> str:
 
 
 @contextlib.contextmanager
-def _translated(subject: str) -> Iterator[None]:
+def _translated(subject: str, remedy: str) -> Iterator[None]:
     """python-tuf's errors as this room's."""
     try:
         yield
     except exceptions.ExpiredMetadataError as error:
-        detail = _expiry_advice(error, time.time())
+        detail = _expiry_advice(error, time.time(), remedy)
         raise TrustError(
             detail, subject=subject, reason="expired-metadata", hint="what is installed serves on"
         ) from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -20,7 +22,8 @@ from edge_agent.update.state import read_state
 from fleet.bundle import Bundler
 from fleet.client import Client
 from fleet.errors import ConflictError, FailedError, NotFoundError
-from fleet.protocol.channel import Fetching
+from fleet.protocol.channel import Channel, Fetching, ModelEntry
+from fleet.protocol.messages import AgentReport
 from fleet.transport import HttpTransport
 from tests.support.agent_process import running
 from tests.support.device import Device, claim, follow, listening, publish
@@ -64,8 +67,14 @@ def install(folder: Path, directory: Path, capsys) -> tuple[int, dict]:
     return code, json.loads(captured.out) if captured.out else {"error": captured.err}
 
 
-def active(directory: Path) -> int | None:
-    held = read_state(directory).models["tiny"].active
+def reported(directory: Path) -> list[str]:
+    """The problems that wait for the hub."""
+    records = sqlite3.connect(directory / "spool.db").execute("SELECT body FROM records WHERE kind = 'agent'")
+    return [msgspec.msgpack.decode(body, type=AgentReport).problem for (body,) in records]
+
+
+def active(directory: Path, model: str = "tiny") -> int | None:
+    held = read_state(directory).models[model].active
     return held.release if held else None
 
 
@@ -100,6 +109,7 @@ def test_a_running_agent_installs_when_it_is_asked(directory, hub, bundle, tmp_p
         code, outcome = install(tmp_path / "one", directory, capsys)
         assert (code, outcome["reason"]) == (1, "untrusted-metadata") and outcome["hint"]
         assert client.status(directory)["models"]["tiny"]["serving"] == 1
+    assert "untrusted-metadata" in reported(directory)
     assert not (directory / "install.json").exists()
 
 
@@ -141,19 +151,27 @@ def test_a_bundle_that_was_changed_is_refused(directory, hub, bundle, tmp_path, 
     code, outcome = install(folder, directory, capsys)
     said = [m for m in (*outcome["models"], outcome) if m["reason"]]
     assert code == 1 and said and {m["reason"] for m in said} <= reasons, outcome
-    assert all(m["detail"] and m["hint"] for m in said), said
+    assert all(m["detail"] and "fleet release bundle --channel stable" in m["hint"] for m in said), said
     assert active(directory) == 1
+    seen = client.status(directory)
+    if harm is _tamper_targets:  # the bundle as such is good
+        seen = seen["models"]["tiny"]
+        assert seen["reason"] in reasons and "release bundle" in seen["hint"]
+    else:
+        assert reported(directory)[-1] in reasons
+        assert seen["problem"] in reasons and f"bundle {folder}: " in seen["hint"] and "release bundle" in seen["hint"]
     code, outcome = install(bundle("whole"), directory, capsys)
     assert code == 0 and active(directory) == 2, outcome
+    assert client.status(directory)["problem"] == ""
 
 
-def commit(directory: Path) -> None:
+def commit(directory: Path, model: str = "tiny") -> None:
     """End the probation, as time does."""
     from edge_agent.update.state import StateFile
 
     file = StateFile(directory)
-    state = file.model("tiny")
-    file.put_model("tiny", replace(state, state="committed"))
+    state = file.model(model)
+    file.put_model(model, replace(state, state="committed"))
 
 
 def test_neither_window_nor_budget_holds_up_what_somebody_asks_for(directory, hub, bundle, capsys) -> None:
@@ -165,6 +183,75 @@ def test_neither_window_nor_budget_holds_up_what_somebody_asks_for(directory, hu
     hub.hub.publisher.change_channel("stable", changed, actor="test")
     code, outcome = install(bundle("one"), directory, capsys)
     assert code == 0 and active(directory) == 1, outcome
+
+
+def test_an_expired_bundle_asks_for_a_new_one(tmp_path, capsys) -> None:
+    hub = make_hub(tmp_path, start=time.time() - 8 * 86400)  # a hub's timestamp lasts seven days
+    follow(hub, publish(hub, tmp_path))
+    with listening(hub) as url:
+        directory = Device(url, claim(hub), tmp_path / "agent").config.dir
+        reader = Client(HttpTransport(url), hub.token("mirror"))
+        Bundler(reader.static, reader.static_piece, tmp_path / "old").write("stable")
+    (directory / "agent.toml").write_text("disk_reserve_bytes = 0\n")
+    code, outcome = install(tmp_path / "old", directory, capsys)
+    (said,) = outcome["models"]
+    assert (code, said["reason"]) == (1, "expired-metadata")
+    for text in (said["hint"], said["detail"], client.status(directory)["hint"]):
+        assert "make a new bundle" in text and "cloud-hub" not in text
+
+
+def both(hub: HubFixture, **releases: int) -> None:
+    models = {model: ModelEntry(release=number) for model, number in releases.items()}
+    changed = lambda c: Channel(channel="stable", version=c.version, models=models)  # noqa: E731
+    hub.hub.publisher.change_channel("stable", changed, actor="test")
+
+
+def test_a_bundle_of_one_model_is_done_when_that_is_and_lets_the_others_be(
+    directory, hub, bundle, tmp_path, capsys
+) -> None:
+    both(hub, tiny=1, other=publish(hub, tmp_path / "other", model="other"))
+    code, outcome = install(bundle("tiny", models=("tiny",)), directory, capsys)
+    assert code == 0 and [m["model"] for m in outcome["models"]] == ["tiny"] and outcome["left_out"] == ["other"]
+    assert active(directory) == 1 and "other" not in read_state(directory).models  # no error is laid at its door
+    assert main(["install", str(tmp_path / "tiny"), "--dir", str(directory)]) == 0
+    assert "model other is not in this bundle, and stays as it is" in capsys.readouterr().out
+
+    (tmp_path / "tiny" / "bundle.json").unlink()  # nobody says that it was left out on purpose
+    code, outcome = install(tmp_path / "tiny", directory, capsys)
+    assert (code, {m["model"]: m["reason"] for m in outcome["models"]}) == (1, {"tiny": "", "other": "not-found"})
+
+
+def test_a_label_permits_nothing_and_hides_no_refusal(directory, hub, bundle, tmp_path, capsys) -> None:
+    import os
+
+    folder = bundle("one")
+    label = folder / "bundle.json"
+    label.write_text('{"channel": "stable", "models": []}')
+    code, outcome = install(folder, directory, capsys)
+    assert (code, outcome["reason"]) == (1, "no-model")
+    for path in (folder / "metadata").glob("*.models.json"):
+        _flip(path)
+    assert install(folder, directory, capsys)[0] == 1
+    for harm in (lambda: label.write_text("{"), label.unlink, lambda: os.mkfifo(label)):
+        harm()
+        code, outcome = install(bundle(f"new{time.monotonic_ns()}"), directory, capsys)
+        assert code == 0, outcome
+
+
+def test_a_return_to_what_is_held_is_followed_in_a_bundle_of_another_model(
+    directory, hub, bundle, tmp_path, capsys
+) -> None:
+    first, second = (publish(hub, tmp_path / f"o{seed}", model="other", seed=seed) for seed in (3, 4))
+    for number in (first, second):
+        both(hub, tiny=1, other=number)
+        assert install(bundle(f"all{number}"), directory, capsys)[0] == 0
+        commit(directory, "other")
+        commit(directory)
+    assert active(directory, "other") == second
+    both(hub, tiny=1, other=first)
+    hub.hub.publisher.withdraw("other", second, "wrong labels", actor="test")
+    code, outcome = install(bundle("halt", models=("tiny",)), directory, capsys)
+    assert code == 0 and outcome["left_out"] == [] and active(directory, "other") == first, outcome
 
 
 def test_an_older_bundle_is_a_rollback_and_refused(directory, hub, bundle, tmp_path, capsys) -> None:
