@@ -183,7 +183,7 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """The `/status` document: who, what serves, what is under way, and why not."""
-        from edge_agent.standing import disk
+        from edge_agent.standing import around
 
         return {
             **self.updater.status(),
@@ -193,7 +193,7 @@ class Agent:
             "hub": self.enrollment.hub,
             "address": self.address,
             "online": self.uplink.online,
-            "disk": disk(self.config),
+            **around(self.config),
             "certificate_expires": self.updater.file.state.looked.certificate_expires,
             "started": self.started,
             "outbox": {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
+from edge_agent.update.install import last
 from edge_agent.update.machine import ModelState
 from edge_agent.update.state import AgentState, Looked, read_state
 from fleet.protocol.errors import ProtocolError
@@ -30,6 +31,11 @@ def disk(config: AgentConfig) -> dict[str, int]:
         "free_bytes": shutil.disk_usage(config.dir).free,
         "reserve_bytes": config.disk_reserve_bytes,
     }
+
+
+def around(config: AgentConfig) -> dict[str, Any]:
+    """What the folder tells beside `state.json`: the disk, and what became of the last bundle."""
+    return {"disk": disk(config), "bundle": last(config.dir)}
 
 
 def state_of(directory: Path) -> AgentState:
@@ -61,7 +67,7 @@ def from_files(config: AgentConfig, state: AgentState, *, running: bool = False)
         "tuf_expires": looked.tuf_expires,
         "sandbox": state.sandbox,
         "certificate_expires": looked.certificate_expires,
-        "disk": disk(config),
+        **around(config),
         "models": {name: _model(config.dir, model) for name, model in state.models.items()},
     }
 
@@ -128,6 +134,12 @@ def lines(document: dict[str, Any], directory: Path) -> list[str]:
     for key in ("device", "hub", "channel", "channel_version", "address", "online", "clock", "problem", "hint"):
         if document.get(key) not in (None, ""):
             said.append(f"  {key}: {document[key]}")
+    if document.get("bundle"):
+        found = document["bundle"]
+        became = (
+            "done" if found["done"] else "; ".join(found[key] for key in ("reason", "detail", "hint") if found[key])
+        )
+        said.append(f"  latest bundle: {found['folder']}, {_date(found['at'])}: {became}")
     if document.get("certificate_expires"):
         said.append(f"  certificate: until {_date(document['certificate_expires'])}")
     expires = document.get("tuf_expires") or {}

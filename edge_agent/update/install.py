@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -65,6 +65,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """
 
     id: str = ""
+    folder: str = ""
     by: Literal["command", "agent"] = "command"
     models: tuple[Installed, ...] = ()
     left_out: tuple[str, ...] = ()  # models of the channel for which the bundle was not made: they stay as they are
@@ -76,6 +77,21 @@ class Outcome(Struct, frozen=True, kw_only=True):
     def done(self) -> bool:
         """Everything for which the bundle was made is in service."""
         return not self.reason and all(not model.reason for model in self.models)
+
+
+def last(directory: Path) -> dict[str, Any] | None:
+    """What became of the last bundle, in the words of `edge-agent status`; None where there is nothing to read."""
+    try:
+        with (directory / ANSWER).open("rb") as file:
+            found = decode_json(file.read(LIMIT + 1), Outcome, limit=LIMIT, subject=ANSWER)
+            at = os.fstat(file.fileno()).st_mtime
+    except (OSError, ProtocolError):
+        return None
+    blamed: Outcome | Installed = next((model for model in found.models if model.reason), found)
+    return {
+        "folder": found.folder, "at": at, "done": found.done, "reason": found.reason or blamed.reason,
+        "detail": found.detail or blamed.detail, "hint": found.hint or blamed.hint,
+    }  # fmt: skip
 
 
 class Installer:
@@ -94,7 +110,15 @@ class Installer:
         return _Listening(await ProcessChildren(self._directory, self._bundle.folder).start(), self._bundle)
 
     async def install(self, updater: Updater, folder: Path, name: str = "") -> Outcome:
-        """One update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later."""
+        """One update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later.
+
+        The outcome stays on the disk for who asked, and for `edge-agent status`.
+        """
+        outcome = replace(await self._install(updater, folder, name), folder=str(folder.absolute()))
+        self._answer(outcome)
+        return outcome
+
+    async def _install(self, updater: Updater, folder: Path, name: str) -> Outcome:
         trouble: Exception | None = None
         bundle = Bundle(folder)
         updater.wake("a bundle is installed")
@@ -122,13 +146,16 @@ class Installer:
                 request = decode_json(path.read_bytes(), Request, limit=LIMIT, subject=REQUEST)
             except (ProtocolError, OSError) as error:
                 log.warning("a request to install is not understood: %s", error)
-                outcome = _not_understood(error)
+                self._answer(_not_understood(error))
             else:
-                outcome = await self.install(updater, Path(request.folder), request.id)
-            try:
-                write_durably(self._directory / ANSWER, encode_json(outcome))
-            finally:  # last: a request that a power loss interrupts is taken up again
-                path.unlink(missing_ok=True)
+                await self.install(updater, Path(request.folder), request.id)
+            path.unlink(missing_ok=True)  # last: a request that a power loss interrupts is taken up again
+
+    def _answer(self, outcome: Outcome) -> None:
+        try:
+            write_durably(self._directory / ANSWER, encode_json(outcome))
+        except OSError as error:  # who asked sees that the request has gone, and is told so
+            log.error("what became of the bundle cannot be written: %s", error)
 
 
 class _Listening:

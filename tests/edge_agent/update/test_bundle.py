@@ -108,7 +108,9 @@ def test_a_running_agent_installs_when_it_is_asked(directory, hub, bundle, tmp_p
         (tmp_path / "one" / "metadata" / "timestamp.json").write_bytes(b"{}")
         code, outcome = install(tmp_path / "one", directory, capsys)
         assert (code, outcome["reason"]) == (1, "untrusted-metadata") and outcome["hint"]
-        assert client.status(directory)["models"]["tiny"]["serving"] == 1
+        seen = client.status(directory)
+        assert seen["models"]["tiny"]["serving"] == 1
+        assert (seen["bundle"]["done"], seen["bundle"]["reason"]) == (False, "untrusted-metadata")
     assert "untrusted-metadata" in reported(directory)
     assert not (directory / "install.json").exists()
 
@@ -154,6 +156,9 @@ def test_a_bundle_that_was_changed_is_refused(directory, hub, bundle, tmp_path, 
     assert all(m["detail"] and "fleet release bundle --channel stable" in m["hint"] for m in said), said
     assert active(directory) == 1
     seen = client.status(directory)
+    assert seen["bundle"]["folder"] == str(folder) and seen["bundle"]["reason"] in reasons
+    assert main(["status", "--dir", str(directory)]) == 0
+    assert f"latest bundle: {folder}, 2" in capsys.readouterr().out
     if harm is _tamper_targets:  # the bundle as such is good
         seen = seen["models"]["tiny"]
         assert seen["reason"] in reasons and "release bundle" in seen["hint"]
@@ -162,7 +167,7 @@ def test_a_bundle_that_was_changed_is_refused(directory, hub, bundle, tmp_path, 
         assert seen["problem"] in reasons and f"bundle {folder}: " in seen["hint"] and "release bundle" in seen["hint"]
     code, outcome = install(bundle("whole"), directory, capsys)
     assert code == 0 and active(directory) == 2, outcome
-    assert client.status(directory)["problem"] == ""
+    assert client.status(directory)["problem"] == "" and client.status(directory)["bundle"]["done"] is True
 
 
 def commit(directory: Path, model: str = "tiny") -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.errors import AgentError
 from edge_agent.update import install
-from edge_agent.update.install import ANSWER, REQUEST, Installer, Outcome, ask
+from edge_agent.update.install import ANSWER, REQUEST, Installer, Outcome, Request, ask
 from fleet.protocol.codec import decode_json, encode_json
 
 
@@ -27,7 +27,7 @@ class Noting(Installer):
 
     during = staticmethod(lambda: None)
 
-    async def install(self, updater, folder: Path, name: str = "") -> Outcome:
+    async def _install(self, updater, folder: Path, name: str) -> Outcome:
         await asyncio.to_thread(self.during)
         return Outcome(id=name, detail=folder.name)
 
@@ -80,6 +80,14 @@ def test_a_request_that_cannot_be_read_has_an_answer(tmp_path: Path) -> None:
         until(lambda: not (tmp_path / REQUEST).exists())
     outcome = decode_json((tmp_path / ANSWER).read_bytes(), Outcome, limit=1 << 20)
     assert outcome.reason == "bad-request" and outcome.detail and outcome.hint
+
+
+def test_a_disk_that_takes_no_answer_ends_the_request_all_the_same(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / ANSWER).mkdir()  # nothing can be written in its place
+    (tmp_path / REQUEST).write_bytes(encode_json(Request(id="x", folder="/bundle")))
+    with serving(Noting(tmp_path)):
+        until(lambda: not (tmp_path / REQUEST).exists())
+    assert install.last(tmp_path) is None
 
 
 def test_who_asked_hears_of_it(tmp_path: Path) -> None:
