@@ -89,7 +89,8 @@ def load(
     unknown = set(values) - set(AgentConfig.__struct_fields__)
     if unknown:
         known = ", ".join(sorted(set(AgentConfig.__struct_fields__) - {"dir"}))
-        raise UsageError(f"unknown setting {', '.join(sorted(unknown))}", subject=str(path), hint=f"one of {known}")
+        text = f"unknown setting {', '.join(sorted(unknown))} in {path}"
+        raise UsageError(text, subject=str(path), hint=f"one of {known}")
     if isinstance(values.get("mirrors"), str):  # from the environment, in one line
         values["mirrors"] = values["mirrors"].split()
     try:

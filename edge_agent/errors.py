@@ -27,8 +27,8 @@ AgentError                   exit 1
 
 `recoverable` says whether trying again by itself can help. Further words that the update machine gives
 without an error: `crash-loop`, `too-many-tries`, `failures` and `latency` (in probation), `interrupted`,
-`unsupported:<name>`, `bad-manifest`, `bad-channel`; of a bundle `unreadable`, `no-model`, `bad-request`. `said` gives word and hint of any error, the disk's own
-(`disk-full`, `disk-error`) included.
+`unsupported:<name>`, `bad-manifest`, `bad-channel`; of a bundle `unreadable`, `no-model`, `bad-request`.
+`said` gives word and hint of any error, the disk's own (`disk-full`, `disk-error`) included.
 """
 
 from __future__ import annotations

@@ -126,6 +126,4 @@ def read_state(directory: Path) -> AgentState:
     except (ProtocolError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EIO:  # permissions, say: the file may be good
             raise
-        raise AgentError(
-            f"{path}: {error}", subject=str(path), hint="remove the file to fetch everything again"
-        ) from error
+        raise AgentError(str(error), subject=str(path), hint="remove the file to fetch everything again") from error

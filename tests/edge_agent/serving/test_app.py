@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import os
 import threading
 import zlib
 
@@ -152,7 +153,7 @@ def test_metrics_and_status(served, client):
     assert 'edge_model_info{model="tiny",release="2",variant="onnx-fp32"} 1' in lines
     assert any(line.startswith('edge_inference_requests_total{model="tiny",served_by="edge"') for line in lines)
     assert any('edge_inference_duration_seconds_bucket{model="tiny",served_by="edge",le="+Inf"}' in x for x in lines)
-    assert json.loads(raw(served[1], "GET", "/status")[1]) == {"models": ["tiny"]}
+    assert json.loads(raw(served[1], "GET", "/status")[1]) == {"pid": os.getpid(), "models": ["tiny"]}
 
 
 def test_swaps_under_real_load_fail_no_request(served):
