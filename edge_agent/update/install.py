@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_agent.durable import write_durably
-from edge_agent.errors import AgentError, LateError, UpdateError
+from edge_agent.errors import AgentError, LateError, UpdateError, said
 from edge_agent.update.bundled import Bundle
 from edge_agent.update.children import LookChild, ProcessChildren
 from edge_agent.update.folder import check_bundle
@@ -182,13 +182,8 @@ class _Listening:
 
 def _note(updater: Updater, folder: Path, error: Exception) -> None:
     """Have `status` and the hub told, as after a look at the hub that failed."""
-    if isinstance(error, AgentError | ProtocolError):
-        reason = getattr(error, "reason", "failed")
-        error = UpdateError(f"bundle {folder}: {error}", subject=str(folder), reason=reason, hint=error.hint)
-    try:
-        updater.note_problem(error)
-    except OSError as refused:
-        log.warning("what became of the bundle cannot be written: %s", refused)
+    reason, hint = said(error)
+    updater.note_problem(UpdateError(f"bundle {folder}: {error}", subject=str(folder), reason=reason, hint=hint))
 
 
 def _not_understood(error: Exception) -> Outcome:
@@ -262,7 +257,7 @@ def _outcome(name: str, bundle: Bundle, updater: Updater, trouble: Exception | N
     looked = updater.file.state.looked
     outcome = Outcome(id=name, models=models, left_out=tuple(bundle.left_out))
     if trouble is not None and not any(model.reason for model in models):
-        reason, hint = getattr(trouble, "reason", "failed"), getattr(trouble, "hint", "")
+        reason, hint = said(trouble)
         return replace(outcome, reason=reason, detail=str(trouble), hint=hint)
     if looked.channel is None:
         return replace(

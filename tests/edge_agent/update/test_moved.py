@@ -77,7 +77,7 @@ def test_a_hub_that_does_not_answer_this_moves_nobody_back(device: Device, busy)
 
 def test_nor_does_a_restart_or_a_channel_that_is_not_there(device: Device, hub, busy, monkeypatch) -> None:
     state = device.updater.file
-    state.put_looked(type(state.state.looked)(channel_name="beta"))  # as after a look that found no such channel
+    state.keep_looked(type(state.state.looked)(channel_name="beta"))  # as after a look that found no such channel
     device.restart()
     busy[0].silent = True
     device.look()
