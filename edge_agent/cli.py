@@ -20,7 +20,8 @@ RunAgent = Callable[["AgentConfig", str], int]
 InstallBundle = Callable[["AgentConfig", Path], "Outcome"]
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out."
+    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out, "
+    "70 an agent that stood still (watchdog_s)."
 )
 
 
