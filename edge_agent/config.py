@@ -39,6 +39,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 10.0
     gap_timeout_s: float = 30.0  # between two pieces of a body
     metadata_deadline_s: float = 60.0  # for one metadata file
+    look_wall_s: float = 900.0  # by the clock, for a whole look; what came of it is kept for the next one
     min_bytes_per_s: float = 100.0  # slower, after grace_s, is given up and resumed later
     grace_s: float = 15.0
     clock_slack_s: float = 3600.0  # how far the clock may lie behind the latest trusted time

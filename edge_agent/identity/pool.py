@@ -1,7 +1,8 @@
 """Connections that no drip holds up: an answer's head must come whole within the timeout, and so must each piece.
 
 A socket's timeout bounds the silence between two bytes. A server that sends a byte now and then, in the headers or
-in what frames a chunk, would hold a caller for ever: nobody above sees a piece whose speed could be judged.
+in what frames a chunk, would hold a caller for ever: nobody above sees a piece whose speed could be judged. Nor does
+anybody see one while urllib3 unpacks an answer that is packed to nothing: none is asked for, and none is read.
 """
 
 from __future__ import annotations
@@ -11,13 +12,19 @@ import io
 import socket
 from time import monotonic
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from edge_agent.errors import UnreachableError
+
 
 def pool_manager(**options: Any) -> urllib3.PoolManager:
-    """A `urllib3.PoolManager` with such connections; a head or piece that is not whole in time is its read timeout."""
+    """A `urllib3.PoolManager` with such connections; a head or piece that is not whole in time is its read timeout.
+
+    Its requests also raise UnreachableError, for a packed answer.
+    """
     made = urllib3.PoolManager(**options)
     made.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
     return made
@@ -65,9 +72,22 @@ class _Https(HTTPSConnection):
     response_class = _Answer
 
 
-class _HttpPool(urllib3.HTTPConnectionPool):
+class _Unpacked(urllib3.HTTPConnectionPool):
+    def urlopen(self, method: str, url: str, *arguments: Any, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
+        answer = super().urlopen(method, url, *arguments, **{**options, "decode_content": False})
+        packed = answer.headers.get("Content-Encoding", "identity")
+        if packed.strip().lower() in ("", "identity"):
+            return answer
+        answer.close()
+        raise UnreachableError(
+            f"the answer of {self.host} to {urlsplit(url).path} comes packed ({packed[:40]!r}), as nobody asked for",
+            subject=self.host, hint="does a proxy before the server pack its answers? it must leave them as they are",
+        )  # fmt: skip
+
+
+class _HttpPool(_Unpacked):
     ConnectionCls = _Http
 
 
-class _HttpsPool(urllib3.HTTPSConnectionPool):
+class _HttpsPool(_Unpacked, urllib3.HTTPSConnectionPool):
     ConnectionCls = _Https

@@ -62,7 +62,8 @@ class ProcessChildren:
 
     async def start(self) -> ProcessChild:
         """See the port."""
-        return ProcessChild(await self._spawn("look", *([str(self._bundle)] if self._bundle is not None else [])))
+        process = await self._spawn("look", *([str(self._bundle)] if self._bundle is not None else []))
+        return ProcessChild(process, self._config.look_wall_s)
 
     async def trial(self, held: Held) -> tuple[str, ...]:
         """See the port. A child that dies has failed. One that only waits uses no processor time, and self-tests
@@ -111,13 +112,22 @@ class ProcessChildren:
 
 
 class ProcessChild:
-    """Implements `LookChild`."""
+    """Implements `LookChild`; a look that has not ended after `look_wall_s` seconds is given up."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, process: asyncio.subprocess.Process, look_wall_s: float) -> None:
+        self._process, self._look_wall_s = process, look_wall_s
 
     async def look(self, asked: Asked) -> list[Message]:
-        """See the port."""
+        """See the port. The child bounds every answer that it reads; should one get around that, this ends it."""
+        try:
+            async with asyncio.timeout(self._look_wall_s):
+                return await self._looked(asked)
+        except TimeoutError as error:
+            why = f"the look had not ended after {self._look_wall_s:g} s, and was ended"
+            hint = "the hub or the network holds it up, or the device is too slow for it: look_wall_s in agent.toml"
+            raise UpdateError(why, reason="too-slow", hint=hint) from error
+
+    async def _looked(self, asked: Asked) -> list[Message]:
         await _tell(self._process, asked)
         messages: list[Message] = []
         async for message in self._lines():

@@ -58,7 +58,7 @@ def _check_whole(answer: Stream, blob: Blob) -> None:
             f"blob {blob.sha256[:12]}: a web page came instead", subject=blob.sha256,
             hint="does the network ask for a login?",
         )  # fmt: skip
-    if answer.headers.get("Content-Encoding") or not announced.isdecimal() or int(announced) == blob.size:
+    if not announced.isdecimal() or int(announced) == blob.size:
         return
     raise FetchError(
         f"blob {blob.sha256[:12]}: {announced} bytes are announced, {blob.size} were signed", subject=blob.sha256,

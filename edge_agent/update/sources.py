@@ -184,7 +184,6 @@ class HttpMirror:
         try:
             answer = self._pool.request(
                 method, self._base + path, headers=headers, redirect=False, preload_content=False,
-                decode_content=False,
                 timeout=urllib3.Timeout(connect=min(self._connect_timeout_s, timeout), read=timeout),
             )  # fmt: skip
         except urllib3.exceptions.HTTPError as error:

@@ -18,15 +18,18 @@ import pytest
 
 from edge_agent.errors import AgentError, FetchError
 from edge_agent.identity.http import HubHttp
+from edge_agent.update.fetch import fetch_blob
 from edge_agent.update.lines import Asked, Refusal
 from edge_agent.update.look import offers
 from edge_agent.update.pace import Pace
 from edge_agent.update.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule
 from fleet.protocol.codec import encode_json
+from fleet.protocol.manifest import Blob
 from fleet.protocol.messages import DeviceMe, NonceResponse, TokenResponse
 from tests.edge_agent.update.test_attacks import TIMESTAMP, Answer, World, refused
 from tests.support.agent_process import enrolled
+from tests.support.faults.attacks import packed, quickly, slowly
 
 SLACK = 64 << 10  # bytes that may be under way when a limit strikes
 
@@ -246,6 +249,26 @@ def test_a_server_that_drips_is_left_long_before_it_is_done(world: World) -> Non
     assert error.reason == "too-slow"
     assert time.monotonic() - start < whole_s / 4
     assert world.read("models/digits/2.json") is not None
+
+
+@pytest.mark.parametrize("asked", ["metadata", "device/me", "blob"])
+@pytest.mark.parametrize("pieces", [lambda: itertools.islice(quickly(), 64), lambda: slowly(0.5)], ids=["A5", "A6"])
+def test_an_answer_that_unpacks_to_nothing_is_refused_by_name(world: World, pieces, asked: str) -> None:
+    """A5 and A6: no limit, no deadline and no speed would bind it, since nothing whole ever comes."""
+    with hostile(packed(pieces())) as server:
+        if asked == "metadata":
+            error = looked_at(server, world, Pace())
+        else:
+            device = HubHttp(enrolled(world.tuf.parent / "agent", hub=f"http://127.0.0.1:{server.server_port}"))
+            with pytest.raises(AgentError) as caught:
+                if asked == "device/me":
+                    device.request("GET", "/device/me")
+                else:
+                    blob = Blob(sha256="0" * 64, size=1 << 20)
+                    fetch_blob(device, world.store, blob, pace=Pace(), progress=lambda count: None)
+            error = caught.value
+    assert (error.reason, "packed ('gzip')" in str(error)) == ("unreachable", True)
+    assert "proxy" in error.hint
 
 
 # ---- A12: names -----------------------------------------------------------------------------------

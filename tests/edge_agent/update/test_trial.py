@@ -148,3 +148,27 @@ def test_a_self_test_that_cannot_be_started_is_tried_at_the_next_look(device: De
     full = False
     device.look()
     assert device.state().state == "probation" and device.activator.serving == {"tiny": 2}
+
+
+def test_a_look_that_only_waits_is_ended_and_what_serves_goes_on(device: Device) -> None:
+    """Whatever holds it up: the limits of single answers are tried elsewhere."""
+
+    class Waiting(ProcessChildren):
+        async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:
+            pipe = asyncio.subprocess.PIPE
+            waits = "import signal; signal.pause()"
+            started.append(await asyncio.create_subprocess_exec(sys.executable, "-c", waits, stdin=pipe, stdout=pipe))
+            return started[-1]
+
+    started: list[asyncio.subprocess.Process] = []
+    (device.config.dir / "agent.toml").write_text("look_wall_s = 0.2\n")  # it would never end: any limit will do
+    device.restart(children=Waiting(device.config.dir))
+    device.start()
+    with pytest.raises(UpdateError, match=r"had not ended after 0\.2 s") as caught:
+        device.look()
+    assert caught.value.reason == "too-slow" and "look_wall_s" in caught.value.hint
+    assert started[0].returncode is not None and device.activator.serving == {"tiny": 1}
+    (device.config.dir / "agent.toml").unlink()
+    device.restart()
+    device.look()
+    assert device.activator.serving == {"tiny": 2}

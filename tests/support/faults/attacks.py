@@ -6,10 +6,11 @@ Each is what a device is shown instead of its update: files of a forged reposito
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from tests.support.models import answer, inputs, onnx_bytes, put
 EVIL = 3  # the number of a release that the hub's operator never made
 FAST = (2**31 - 1, 2**64, 10**4000)  # versions of a fast-forward
 IMPATIENT = "gap_timeout_s = 0.5\ngrace_s = 0.2\n"
+EMPTY_BLOCK = b"\x00\x00\x00\xff\xff"  # of deflate: five bytes that unpack to none
 Lie = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -152,6 +154,33 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.05)  # the attack itself
 
 
+def packed(pieces: Iterable[bytes]) -> Lie:
+    """An answer in gzip that unpacks to nothing, however much comes: empty blocks of five bytes each."""
+
+    def send(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        handler.wfile.write(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff")
+        for piece in pieces:
+            handler.wfile.write(piece)
+
+    return send
+
+
+def quickly() -> Iterator[bytes]:
+    """Empty blocks without a pause, 64 MiB."""
+    return itertools.repeat(EMPTY_BLOCK * 13_107, 1 << 10)
+
+
+def slowly(seconds: float = 200.0, *, every_s: float = 0.05) -> Iterator[bytes]:
+    """An empty block now and then."""
+    for _ in range(int(seconds / every_s)):
+        yield EMPTY_BLOCK
+        time.sleep(every_s)  # the attack itself
+
+
 def instead(data: bytes) -> Lie:
     """Another file."""
     return lambda handler: whole(handler, data)
@@ -252,6 +281,11 @@ class Arsenal:
             yield Attack(
                 name=f"A6 dripping {kind}", files=self._second, lies={keys[kind]: drip}, reasons=("too-slow",),
                 settings=IMPATIENT,
+            )  # fmt: skip
+        for name, pieces in (("A5 endless nothing, packed", quickly), ("A6 dripping nothing, packed", slowly)):
+            lies = {keys["timestamp"]: lambda handler, pieces=pieces: packed(pieces())(handler)}
+            yield Attack(
+                name=name, files=self._second, lies=lies, reasons=("unreachable",), settings=IMPATIENT,
             )  # fmt: skip
         yield Attack(name="login page", files=self._second, lies={"": login}, reasons=("unreachable",))
         lies = {"": redirect(self._elsewhere)}
