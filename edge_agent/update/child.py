@@ -187,11 +187,11 @@ class Session:
         trouble = self._keep_identity(mine)  # first: whatever is wrong with the metadata, the device stays reachable
         remedy = bundled.REMEDY if self._bundle is not None else ""
         with tuf_client.opened(config.tuf, root, fetcher, floor, clock=self._clock, remedy=remedy) as trusted:
-            seen = look.identified(look.looked(trusted, mine, asked), config.identity, trouble)
-            emit(Saw(looked=seen), self._out)
-            if seen.channel is not None:
-                for message in look.offers(trusted, seen.channel, mine, asked, self._store):
-                    emit(message, self._out)
+            seen = look.looked(trusted, mine, asked)
+            said = [] if seen.channel is None else list(look.offers(trusted, seen.channel, mine, asked, self._store))
+            seen = look.identified(look.concluded(seen, trusted), config.identity, trouble)
+        for message in (Saw(looked=seen), *said):
+            emit(message, self._out)
         emit(Ready(), self._out)
 
     def _keep_identity(self, mine: DeviceMe) -> str:

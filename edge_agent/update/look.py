@@ -76,6 +76,14 @@ def _decoded(data: bytes, name: str) -> Channel:
         ) from error  # fmt: skip
 
 
+def concluded(seen: Looked, trusted: Trusted) -> Looked:
+    """`seen` with what only reading the releases brought to light: the role that signs them may have expired."""
+    return replace(
+        seen, tuf=trusted.versions, tuf_expires=trusted.expires,
+        problem=trusted.problem or seen.problem, hint=trusted.detail or seen.hint,
+    )  # fmt: skip
+
+
 def identified(seen: Looked, identity: Path, trouble: str) -> Looked:
     """`seen` with how long this device's certificate lasts, and why it was not renewed."""
     from edge_agent.identity.renew import expires_at
@@ -111,14 +119,12 @@ def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, sto
 def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: Store) -> Held:
     for held in asked.held.get(model, ()):
         if held.release == release:
-            _check_floor(trusted, model, release, strict=not trusted.problem)
+            _check_floor(trusted, model, release, held=True)
             return held
-    if trusted.problem:
-        raise TrustError(
-            trusted.detail, subject=model, reason=trusted.problem, hint="what is installed goes on serving"
-        )
-    _check_floor(trusted, model, release, strict=True)
+    _check_fresh(trusted, model)
+    _check_floor(trusted, model, release, held=False)
     data = trusted.read(f"models/{model}/{release}.json", MANIFEST_LIMIT)
+    _check_fresh(trusted, model)  # once more: the role that signs releases was only read now
     if data is None:
         raise TrustError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
     manifest = decode_manifest(data)
@@ -132,12 +138,25 @@ def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: St
     return Held(release=release, variant=variant.name, manifest=store.put_manifest(data))
 
 
-def _check_floor(trusted: Trusted, model: str, release: int, *, strict: bool) -> None:
-    """A release that is held is not held back by a floor that cannot be read; a new one is."""
+def _check_fresh(trusted: Trusted, model: str) -> None:
+    """Under an untrusted clock or expired metadata nothing new begins."""
+    if trusted.problem:
+        raise TrustError(
+            trusted.detail, subject=model, reason=trusted.problem, hint="what is installed goes on serving"
+        )
+
+
+def _check_floor(trusted: Trusted, model: str, release: int, *, held: bool) -> None:
+    """A release that is held is not held back by a floor that cannot be fetched, or a halt would wait for the network;
+    nor by one that is wrong where the metadata is no good anyway."""
     try:
         data = trusted.read(f"models/{model}/floor.json", MANIFEST_LIMIT)
-    except (TrustError, FetchError, UnreachableError):
-        if strict:
+    except (FetchError, UnreachableError):
+        if not held:
+            raise
+        return
+    except TrustError:
+        if not (held and trusted.problem):
             raise
         return
     if data is None:

@@ -6,19 +6,15 @@ a rollback. The overridden methods are private: `tuf` is pinned below 7.1, and t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import fcntl
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-import urllib3
 from tuf.api import exceptions
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater
@@ -26,9 +22,9 @@ from tuf.ngclient import FetcherInterface, Updater
 from edge_agent.clock import EPOCH
 from edge_agent.clock import TimeFloor as TimeFloor
 from edge_agent.durable import sync_folder, write_durably
-from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError, UnreachableError
-from edge_agent.identity.pool import pool_manager
+from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError
 from edge_agent.ports import HubStreams
+from edge_agent.update import advice
 from edge_agent.update.pace import Pace, paced
 
 TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts by default
@@ -101,18 +97,23 @@ class Fetcher(FetcherInterface):
 class Trusted:
     """A refreshed view of the repository. `problem` is empty, or why nothing new may be installed."""
 
-    def __init__(self, updater: HardenedUpdater, problem: str, detail: str, remedy: str) -> None:
-        self._updater, self.problem, self.detail, self._remedy = updater, problem, detail, remedy
+    def __init__(
+        self, updater: HardenedUpdater, now: float, problem: str = "", detail: str = "", *, remedy: str = ""
+    ) -> None:
+        self._updater, self._now, self._remedy = updater, now, remedy
+        self.problem, self.detail = problem, detail
         self.versions, self.expires = updater.seen()
 
     def read(self, path: str, limit: int) -> bytes | None:
         """The verified bytes of a target; None when nobody signed it.
 
+        A delegated role is read when it is first needed. That it has expired becomes the `problem` now.
+
         Raises:
             TrustError, FetchError, UnreachableError.
         """
-        with _translated(path, self._remedy):
-            info = self._updater.get_targetinfo(path)
+        with _translated(path):
+            info = self._info(path)
             self.versions, self.expires = self._updater.seen()
             if info is None:
                 return None
@@ -120,6 +121,15 @@ class Trusted:
                 raise FetchError(f"{path} has {info.length} bytes, at most {limit} are allowed", reason="too-large")
             cached = self._updater.find_cached_target(info)
             return Path(cached or self._updater.download_target(info)).read_bytes()
+
+    def _info(self, path: str) -> TargetFile | None:
+        try:
+            return self._updater.get_targetinfo(path)
+        except exceptions.ExpiredMetadataError as error:
+            if not self.problem:
+                self.problem, self.detail = "expired-metadata", advice.expired(str(error), self._now, self._remedy)
+            self._updater.judge_expiry_at(EPOCH)  # signatures and versions still count, as after an expired refresh
+            return self._updater.get_targetinfo(path)
 
 
 @contextlib.contextmanager
@@ -153,7 +163,7 @@ def opened(
 
 def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor, now: float, remedy: str) -> Trusted:
     trusted_clock = floor.trusts(now)
-    with _translated("metadata", remedy):
+    with _translated("metadata"):
         updater = _updater(directory, root, fetcher)
         updater.judge_expiry_at(max(now, floor.value))
         try:
@@ -163,14 +173,14 @@ def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor,
             updater.judge_expiry_at(EPOCH)  # signatures and versions still count; `problem` stops new installs
             updater.refresh()
             if trusted_clock:
-                return Trusted(updater, "expired-metadata", _expiry_advice(error, now, remedy), remedy)
-            return Trusted(updater, "clock-untrusted", _clock_advice(now, floor), remedy)
+                return Trusted(updater, now, "expired-metadata", advice.expired(str(error), now, remedy), remedy=remedy)
+            return Trusted(updater, now, "clock-untrusted", advice.clock_behind(now, floor.value), remedy=remedy)
     if not trusted_clock:
-        return Trusted(updater, "clock-untrusted", _clock_advice(now, floor), remedy)
+        return Trusted(updater, now, "clock-untrusted", advice.clock_behind(now, floor.value), remedy=remedy)
     # A clock that runs ahead must not become the floor, or the right time would be refused afterwards: only
     # what is signed counts. A timestamp lasts `TIMESTAMP_S` at most, so it was signed no earlier than that.
     floor.raise_to(min(now, updater.seen()[1]["timestamp"] - TIMESTAMP_S))
-    return Trusted(updater, "", "", remedy)
+    return Trusted(updater, now, remedy=remedy)
 
 
 def _updater(directory: Path, root: bytes, fetcher: Fetcher) -> HardenedUpdater:
@@ -180,35 +190,11 @@ def _updater(directory: Path, root: bytes, fetcher: Fetcher) -> HardenedUpdater:
     )  # fmt: skip
 
 
-def _expiry_advice(error: Exception, now: float, remedy: str) -> str:
-    """What an operator must do about metadata that has expired: the year-long roles are signed by hand."""
-    if remedy:
-        return f"{error}; this device's clock says {_date(now)} UTC: if that is right, {remedy}"
-    by_hand = any(role in str(error) for role in ("root", "targets"))
-    on_the_hub = (
-        "`cloud-hub keys renew DIR --offline-keys DIR2`" if by_hand else "`cloud-hub serve DIR`, which signs daily"
-    )
-    return f"{error}; this device's clock says {_date(now)} UTC: if that is right, run on the hub: {on_the_hub}"
-
-
-def _clock_advice(now: float, floor: TimeFloor) -> str:
-    return f"the clock says {_date(now)}, but {_date(floor.value)} has passed already: set this device's clock"
-
-
-def _date(moment: float) -> str:
-    return datetime.datetime.fromtimestamp(moment, datetime.UTC).strftime("%Y-%m-%d %H:%M")
-
-
 @contextlib.contextmanager
-def _translated(subject: str, remedy: str) -> Iterator[None]:
+def _translated(subject: str) -> Iterator[None]:
     """python-tuf's errors as this room's."""
     try:
         yield
-    except exceptions.ExpiredMetadataError as error:
-        detail = _expiry_advice(error, time.time(), remedy)
-        raise TrustError(
-            detail, subject=subject, reason="expired-metadata", hint="what is installed serves on"
-        ) from error
     except exceptions.RepositoryError as error:
         hint = "the hub or somebody between serves metadata that its keys did not sign, or an old copy"
         raise TrustError(f"{subject}: {error}", subject=subject, hint=hint) from error
@@ -219,68 +205,3 @@ def _translated(subject: str, remedy: str) -> Iterator[None]:
     except exceptions.DownloadError as error:
         cause = error.__cause__
         raise cause if isinstance(cause, AgentError) else FetchError(str(error), subject=subject) from error
-
-
-class PlainHttp:
-    """Unauthenticated downloads by whole URL; implements `ports.HubStreams` for `tuf_client_main`."""
-
-    def __init__(self) -> None:
-        self._pool = pool_manager(retries=False)
-
-    @contextlib.contextmanager
-    def stream(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, timeout: float = 30.0
-    ) -> Iterator[Any]:
-        """See the port."""
-        try:
-            answer = self._pool.request(
-                method, path, headers=headers, redirect=False, preload_content=False, timeout=timeout
-            )
-        except urllib3.exceptions.HTTPError as error:
-            raise UnreachableError(f"{path} does not answer: {error}", subject=path) from error
-        try:
-            yield answer
-        finally:
-            answer.close()
-
-
-def tuf_client_main(argv: list[str]) -> int:
-    """The command line of the public TUF client conformance suite, around the same updater; 0 or 1."""
-    parser = argparse.ArgumentParser(prog="edge-agent tuf-client")
-    for option in ("metadata-dir", "metadata-url", "target-base-url", "target-dir"):
-        parser.add_argument(f"--{option}")
-    parser.add_argument("--target-name", action="append", default=[])
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("init").add_argument("root", type=Path)
-    commands.add_parser("refresh")
-    commands.add_parser("download")
-    given = parser.parse_args(argv)
-    needed = ["metadata_dir"] + ([] if given.command == "init" else ["metadata_url"])
-    needed += ["target_dir", "target_base_url"] if given.command == "download" else []
-    missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(given, name) is None]
-    if missing:
-        print(f"error: edge-agent tuf-client {given.command} needs {', '.join(missing)}", file=sys.stderr)
-        return 2
-    metadata = Path(given.metadata_dir)
-    try:
-        if given.command == "init":
-            (metadata / "root_history").mkdir(parents=True, exist_ok=True)
-            HardenedUpdater(
-                str(metadata), BASE, fetcher=Fetcher(PlainHttp(), Pace()), bootstrap=given.root.read_bytes()
-            )
-            return 0
-        fetcher = Fetcher(PlainHttp(), Pace(deadline_s=60.0), whole_urls=True)
-        updater = HardenedUpdater(
-            given.metadata_dir, given.metadata_url, given.target_dir, given.target_base_url, fetcher, bootstrap=None
-        )
-        updater.refresh()
-        for name in given.target_name if given.command == "download" else ():
-            info = updater.get_targetinfo(name)
-            if info is None:
-                raise exceptions.RepositoryError(f"nobody signed {name}")
-            if updater.find_cached_target(info) is None:
-                updater.download_target(info)
-    except (exceptions.RepositoryError, exceptions.DownloadError, AgentError, OSError) as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    return 0

@@ -1,0 +1,32 @@
+"""What somebody must do about metadata that cannot be used: pure words, for the status and the reports."""
+
+from __future__ import annotations
+
+import re
+import time
+
+_RENEW = "`cloud-hub keys renew DIR --offline-keys DIR2`"
+_SERVE = "`cloud-hub serve DIR`, which signs daily"
+_MODELS = (
+    f"`cloud-hub serve DIR` if it holds the release key, {_RENEW} if that key lies in DIR2; else publish a release"
+    " with it: `fleet release publish --key KEY`"
+)
+_ON_THE_HUB = {"root": _RENEW, "targets": _RENEW, "models": _MODELS}  # signed by hand, or where the hub lacks the key
+_ROLE = re.compile(r"(?:New |Final )?(\S+?)(?:\.json)? is expired")  # python-tuf's words
+
+
+def expired(error: str, now: float, remedy: str = "") -> str:
+    """What an operator must do about a role that has expired, by what python-tuf says of it; `remedy` in its place."""
+    named = _ROLE.search(error)
+    remedy = remedy or f"run on the hub: {_ON_THE_HUB.get(named[1] if named else "", _SERVE)}"
+    return f"{error}; this device's clock says {date(now)} UTC: if that is right, {remedy}"
+
+
+def clock_behind(now: float, floor: float) -> str:
+    """What to do about a clock that says a moment before one that has passed."""
+    return f"the clock says {date(now)}, but {date(floor)} has passed already: set this device's clock"
+
+
+def date(moment: float) -> str:
+    """A Unix time for people, in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(moment))
