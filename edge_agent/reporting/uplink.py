@@ -153,7 +153,16 @@ class Uplink:
     # ---- the client ---------------------------------------------------------------------------
 
     def _build(self) -> None:
+        """A new client; none for a link that cannot be one's: the hub names the broker, and may soon name another."""
+        self._heard = self._beat = time.monotonic()
         link = self._link
+        try:
+            self._client = self._made(link)
+        except (AgentError, ProtocolError, ValueError) as error:  # ValueError: paho's, of a host, port or topic
+            where = f"{link.endpoint.host[:80]!r}, port {link.endpoint.port}"
+            log.warning("no connection to the broker at %s: %s", where, error)
+
+    def _made(self, link: Link) -> mqtt.Client:
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False
         )
@@ -175,8 +184,7 @@ class Uplink:
         client.on_publish = self._on_publish
         client.connect_async(link.endpoint.host, link.endpoint.port, keepalive=max(5, int(link.heartbeat_s)))
         client.loop_start()
-        self._client = client
-        self._heard = self._beat = time.monotonic()
+        return client
 
     async def _close(self, *, polite: bool) -> None:
         """Give the client up. Its thread ends in a second or so, which the requests of applications do not wait for."""

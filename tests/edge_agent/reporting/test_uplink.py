@@ -293,6 +293,30 @@ def test_it_follows_to_another_broker_prefix_and_channel_and_loses_nothing(tmp_p
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "tls", "device"),
+    [("", 8883, False, DEVICE), ("broker", 0, False, DEVICE), ("broker", 8883, True, DEVICE), ("", 0, False, "")],
+    ids=["no host", "no port", "no certificate", "no identity"],
+)
+def test_after_a_link_that_cannot_be_one_a_better_one_is_followed(tmp_path, line, host, port, tls, device):
+    good, hub = line
+
+    async def scenario():
+        ours = Device(tmp_path, good)
+        bad = Link(device_id=device, channel="stable", endpoint=MqttEndpoint(host=host, port=port, tls=tls))
+        ours.uplink._link, link = bad, ours.uplink._link
+        ours.report("kept")
+        async with ours.running():
+            ours.uplink.follow(bad)
+            await ours.until(lambda: ours.uplink._next is None)
+            assert not ours.uplink.online
+            ours.uplink.follow(link)
+            assert await ours.notified.get() == "connected"
+            assert await hub.numbers(1) == [1]
+
+    asyncio.run(scenario())
+
+
 def test_a_broker_that_dies_loses_nothing(tmp_path):
     port = free_port()
 
