@@ -14,7 +14,7 @@ AgentError                   exit 1
  ├── RuntimeMissingError     a runtime is not installed
  ├── InferenceError          nobody could answer a request
  ├── SpoolError              the disk refuses the spool
- ├── IdentityError           this device has no identity, or a broken one
+ ├── IdentityError           this device has no identity, or a broken one   not-enrolled, bad-certificate
  ├── SignerError             the process that signs and verifies does not answer
  ├── PinError         exit 4 the hub is not the one that the claim token names    wrong-pin
  └── UpdateError             an update stops; `reason` says why

@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import signal
-import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -23,17 +22,14 @@ import msgspec
 
 from edge_agent import VERSION
 from edge_agent import cli as commands
-from edge_agent.errors import AgentError, UsageError
+from edge_agent.errors import UsageError
 from edge_agent.lock import is_running, only_one
 
 if TYPE_CHECKING:
     import uvicorn
 
     from edge_agent.config import AgentConfig
-    from edge_agent.identity.http import HubHttp
-    from edge_agent.ports import Signer
     from edge_agent.reporting.samples import Redact
-    from edge_agent.reporting.uplink import Link
     from edge_agent.update.install import Outcome
     from edge_agent.update.state import Looked
     from fleet.protocol.messages import AgentReport, CommandKeys
@@ -70,8 +66,8 @@ class Agent:
 
     def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
         from edge_agent import runtimes
-        from edge_agent.identity.enroll import load_enrollment
         from edge_agent.identity.signer import SignerProcess
+        from edge_agent.links import Links
         from edge_agent.reporting.actions import Actions
         from edge_agent.reporting.budget import Budget
         from edge_agent.reporting.locals import LocalRecords
@@ -92,9 +88,8 @@ class Agent:
 
         self.config = config
         self.started = time.time()
-        self.enrollment = load_enrollment(config.dir)
         self.signer = SignerProcess(config.identity)
-        self.hub = _hub(config, self.signer)
+        self.links = Links(config, self.signer)
         self.database = Database(config.dir / "spool.db")
         self.spool = Spool(self.database)
         self.slots, self.policies, self.metrics = Slots(), Policies(), Metrics()
@@ -104,15 +99,15 @@ class Agent:
             self.slots, self.policies, self.spool, self.samples, self.budget, self.metrics,
             clock=time.time, rng=random.random,
         )  # fmt: skip
-        self.cloud = HubCloud(self.hub)
+        self.cloud = HubCloud(self.links.hub)
         self.auditor = self.recorder.auditor = Auditor(self.cloud, self.recorder)
         self.engine = Engine(self.slots, self.policies, self.cloud, self.recorder)
-        self.uploader = Uploader(self.hub, self.samples, self.budget)
+        self.uploader = Uploader(self.links.hub, self.samples, self.budget)
         self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
         self.locals = LocalRecords(config.dir, self.recorder.local)
         self.installer = Installer(config.dir)
         self.updater = Updater(
-            config, self.enrollment.device_id, self.enrollment.channel, self.slots, self.recorder,
+            config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
             self.installer, kinds=tuple(sorted(runtimes.kinds())),
             runtimes=tuple(runtimes.available()),
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received),
@@ -143,7 +138,7 @@ class Agent:
             loop.add_signal_handler(number, _stop, server)
         await self.updater.start()
         _announce(self.config.dir, self.address)
-        log.info("agent %s serves on %s", self.enrollment.device_id, self.address)
+        log.info("agent %s serves on %s", self.links.enrollment.device_id, self.address)
         tasks = [
             loop.create_task(_guarded(name, run))
             for name, run in (
@@ -187,10 +182,11 @@ class Agent:
 
         return {
             **self.updater.status(),
-            "device": self.enrollment.device_id,
+            **self.links.problem(),
+            "device": self.links.enrollment.device_id,
             "agent": VERSION,
             "pid": os.getpid(),  # the same as in run.json, by which this agent is told from others
-            "hub": self.enrollment.hub,
+            "hub": self.links.enrollment.hub,
             "address": self.address,
             "online": self.uplink.online,
             **around(self.config),
@@ -228,9 +224,8 @@ class Agent:
     def _uplink(self) -> Any:
         from edge_agent.reporting.uplink import Uplink
 
-        self._link_mark, link = self._link()
         return Uplink(
-            link,
+            self.links.first(self.updater.file.state.looked),
             self.database,
             self.spool,
             self.budget,
@@ -241,35 +236,10 @@ class Agent:
             clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
         )
 
-    def _link(self) -> tuple[tuple[Any, ...], Link]:
-        """Whom to connect to and as whom, as the disk says now; and a mark that differs when that does."""
-        from edge_agent.identity.enroll import load_enrollment
-        from edge_agent.identity.pairs import CERTIFICATE, settle
-        from edge_agent.reporting.uplink import Link
-
-        settle(self.config.identity)
-        enrollment = load_enrollment(self.config.dir)
-        channel = self.updater.file.state.looked.follows(enrollment.channel)
-        certificate = (self.config.identity / CERTIFICATE).read_bytes()
-        link = Link(
-            device_id=enrollment.device_id,
-            channel=channel,
-            endpoint=enrollment.mqtt,
-            context=_tls(self.config) if enrollment.mqtt.tls else None,
-            agent=VERSION,
-            heartbeat_s=self.config.heartbeat_s,
-        )
-        return (channel, enrollment.mqtt, certificate), link
-
     def _relink(self) -> None:
         """Connect anew when the hub named another broker or channel, or the certificate is a new one."""
-        try:
-            mark, link = self._link()
-        except (AgentError, OSError) as error:  # ssl.SSLError is an OSError
-            log.warning("the connection to the broker stays as it was: %s", error)
-            return
-        if mark != self._link_mark:
-            self._link_mark = mark
+        link = self.links.changed(self.updater.file.state.looked)
+        if link is not None:
             self.uplink.follow(link)
 
     def _command_key(self) -> CommandKeys | None:
@@ -285,7 +255,7 @@ class Agent:
             self.budget.limit = looked.channel.fetching.bytes_per_day
         self.measurer.wake()
         self._relink()
-        report = _describe(looked.follows(self.enrollment.channel), looked)
+        report = _describe(looked.follows(self.links.enrollment.channel), looked)
         if report != self._described:
             self._described = report
             free = shutil.disk_usage(self.config.dir).free
@@ -364,21 +334,6 @@ def _announce(directory: Path, address: str) -> None:
 
 def _stop(server: uvicorn.Server) -> None:
     server.should_exit = True
-
-
-def _hub(config: AgentConfig, signer: Signer) -> HubHttp:
-    from edge_agent.identity.http import HubHttp
-
-    timeout_s, slack_s = config.connect_timeout_s, config.clock_slack_s
-    return HubHttp(config.dir, connect_timeout_s=timeout_s, clock_slack_s=slack_s, signer=signer)
-
-
-def _tls(config: AgentConfig) -> ssl.SSLContext:
-    from edge_agent.identity.pairs import CERTIFICATE, KEY
-    from edge_agent.identity.tls import Dates, client_context
-
-    dates, identity = Dates(config.dir, slack_s=config.clock_slack_s), config.identity
-    return client_context(identity / "ca.pem", dates, certificate=identity / CERTIFICATE, key=identity / KEY)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import logging
 import ssl
 import time
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -25,16 +26,23 @@ from edge_agent.errors import (
     UnreachableError,
     UsageError,
 )
+from edge_agent.identity import pairs
 from edge_agent.identity.keys import load_or_make_key, signing_request
 from edge_agent.identity.pool import pool_manager
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import HTTP_LIMIT, EnrollRequest, EnrollResponse, MqttEndpoint, TrustBundle
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 FILE = "enrollment.json"
 FIRST_ROOT = "first-root.json"
+ENDPOINT_LIMITS = {"host": 253, "prefix": 255, "password": 1024}  # characters; a DNS name has 253 at most
 
 
 class ClaimToken(NamedTuple):
@@ -83,7 +91,7 @@ def enroll(url: str, token: str, directory: Path, *, name: str, agent: str, hard
             "the hub at this address is not the one that made the token: the pin differs",
             subject=base, hint="check the address, or make a new token on that hub",
         )  # fmt: skip
-    key = load_or_make_key(identity / "device.key")
+    key = _key(identity / pairs.KEY)
     request = EnrollRequest(
         token=claim.id, secret=claim.secret, csr=signing_request(key, name), name=name, agent=agent, hardware=hardware
     )
@@ -92,8 +100,25 @@ def enroll(url: str, token: str, directory: Path, *, name: str, agent: str, hard
     write_durably(identity / "ca.pem", bundle.ca)
     write_durably(identity / "device.crt", answer.certificate.encode())
     found = Enrollment(hub=base, device_id=answer.device_id, channel=answer.channel, mqtt=answer.mqtt)
-    write_durably(identity / FILE, encode_json(found))  # last: its presence says that enrolment is complete
+    keep(identity, found)  # last: its presence says that enrolment is complete
     return found
+
+
+def keep(identity: Path, enrollment: Enrollment) -> None:
+    """Write what `load_enrollment` reads.
+
+    Raises:
+        IdentityError: it is larger than what is read again, or names what can be no broker's address.
+    """
+    mqtt, data = enrollment.mqtt, encode_json(enrollment)
+    lengths = {"host": len(mqtt.host), "prefix": len(mqtt.prefix), "password": len(mqtt.password)}
+    long = [name for name, length in lengths.items() if length > ENDPOINT_LIMITS[name]]
+    if long or len(data) > HTTP_LIMIT:
+        raise IdentityError(
+            f"the hub names a broker whose {' and '.join(long) or 'device'} cannot be one: {len(data)} bytes",
+            subject=enrollment.hub, hint="is this the hub? its operator sets the broker in hub.toml",
+        )  # fmt: skip
+    write_durably(identity / FILE, data)
 
 
 def load_enrollment(directory: Path) -> Enrollment:
@@ -111,7 +136,22 @@ def load_enrollment(directory: Path) -> Enrollment:
             hint=f"edge-agent enroll URL --token T --dir {directory}",
         ) from error  # fmt: skip
     except ProtocolError as error:
-        raise IdentityError(f"{path}: {error}", subject=str(path), hint="enrol again") from error
+        raise IdentityError(f"{path}: {error}", subject=str(path), hint=enrol_again(directory)) from error
+
+
+def first_root(directory: Path) -> bytes:
+    """The hub's first root, whose keys began every trust; raises IdentityError when it is missing."""
+    path = directory / "identity" / FIRST_ROOT
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        why = f"{path}: no first root of the hub: {error}"
+        raise IdentityError(why, subject=str(path), hint=enrol_again(directory)) from error
+
+
+def enrol_again(directory: Path) -> str:
+    """What to do about a file of the identity that is missing or damaged."""
+    return f"stop the agent, and enrol it again: edge-agent enroll URL --token T --dir {directory}"
 
 
 def _checked(url: str) -> str:
@@ -131,9 +171,23 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """The device's key; a fresh one in the place of a file that the disk damaged, which is kept beside it."""
+    try:
+        return load_or_make_key(path)
+    except IdentityError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        log.warning("%s; set aside as %s", error, aside.name)
+        path.replace(aside)
+        return load_or_make_key(path)
+
+
 def _refuse_other_hub(identity: Path, base: str) -> None:
-    path = identity / FILE
-    if path.exists() and load_enrollment(identity.parent).hub != base:
+    try:
+        other = load_enrollment(identity.parent).hub != base
+    except IdentityError:
+        return  # never enrolled, or what said with whom is damaged: the pin alone decides
+    if other:
         raise ConflictError(
             f"{identity.parent} is enrolled with another hub",
             subject=base,

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from edge_agent.errors import AgentError, DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
-from edge_agent.identity.enroll import load_enrollment
+from edge_agent.identity.enroll import enrol_again, load_enrollment
 from edge_agent.identity.pool import pool_manager
 from edge_agent.identity.signer import LocalSigner
 from edge_agent.identity.tls import Dates, client_context
@@ -60,11 +60,16 @@ class HubHttp:
         self.device_id = enrollment.device_id
         self._identity = directory / "identity"
         if not (self._identity / pairs.KEY).exists():  # says so at once; it is read for the first token
-            raise IdentityError(f"{self._identity / pairs.KEY}: no device key", subject=pairs.KEY, hint="enrol again")
+            why = f"{self._identity / pairs.KEY}: no device key"
+            raise IdentityError(why, subject=pairs.KEY, hint=enrol_again(directory))
         self._signer = signer or LocalSigner(self._identity)
         self._connect_timeout_s = connect_timeout_s
         dates = Dates(directory, clock=clock, slack_s=clock_slack_s)
-        context = client_context(self._identity / "ca.pem", dates)
+        try:
+            context = client_context(self._identity / "ca.pem", dates)
+        except OSError as error:  # ssl.SSLError is one
+            why = f"{self._identity / 'ca.pem'}: not the hub's certificate authority: {error}"
+            raise IdentityError(why, subject="ca.pem", hint=enrol_again(directory)) from error
         self._pool = pool_manager(maxsize=connections, ssl_context=context, retries=False)
         self._token = ""
         self._lock = threading.Lock()

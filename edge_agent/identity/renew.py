@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from edge_agent.durable import write_durably
 from edge_agent.errors import IdentityError
 from edge_agent.identity import pairs
-from edge_agent.identity.enroll import FILE, load_enrollment
+from edge_agent.identity.enroll import keep, load_enrollment
 from edge_agent.identity.keys import load_key, load_or_make_key, sign_renewal, signing_request
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import DeviceMe, NonceResponse, RenewRequest, RenewResponse
@@ -67,13 +67,31 @@ def _next_key(identity: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def follow(directory: Path, mine: DeviceMe) -> bool:
-    """Keep the broker that the hub names now; true when it is another one than before."""
+    """Keep the broker that the hub names now; true when it is another one than before.
+
+    Raises:
+        IdentityError: it names none that a device could connect to. The one before stays.
+    """
     enrollment = load_enrollment(directory)
     if mine.mqtt is None or mine.mqtt == enrollment.mqtt:
         return False
-    found = msgspec.structs.replace(enrollment, mqtt=mine.mqtt)
-    write_durably(directory / "identity" / FILE, encode_json(found))
+    if not mine.mqtt.host or not 0 < mine.mqtt.port < 1 << 16:
+        raise IdentityError(
+            f"the hub names a broker at {mine.mqtt.host[:80]!r}, port {mine.mqtt.port}",
+            subject=enrollment.hub, hint="set [broker] host and port in the hub's hub.toml",
+        )  # fmt: skip
+    keep(directory / "identity", msgspec.structs.replace(enrollment, mqtt=mine.mqtt))
     return True
+
+
+def fits(identity: Path) -> bool:
+    """Whether the certificate in use can be read and is the key's own."""
+    try:
+        pairs.settle(identity)
+        certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
+        return certificate.public_key() == load_key(identity / pairs.KEY).public_key()
+    except (OSError, ValueError, IdentityError):
+        return False
 
 
 def expires_at(identity: Path) -> float:

@@ -169,7 +169,7 @@ class Session:
                 emit(Done(), self._out)
 
     def _look(self) -> None:
-        from edge_agent.identity.enroll import FIRST_ROOT
+        from edge_agent.identity.enroll import first_root, load_enrollment
         from edge_agent.update import bundled, look, tuf_client
 
         config = self._config
@@ -177,11 +177,14 @@ class Session:
         if asked.steps_only:
             emit(Ready(), self._out)
             return
+        if not asked.device_id:  # the agent began to serve without its enrolment: who it is decides what it may run
+            known = load_enrollment(config.dir)
+            asked = msgspec.structs.replace(asked, device_id=known.device_id, channel=asked.channel or known.channel)
         pace = Pace(
             deadline_s=config.metadata_deadline_s, min_bytes_per_s=config.min_bytes_per_s, grace_s=config.grace_s
         )
         fetcher = tuf_client.Fetcher(self._hub, pace, gap_timeout_s=config.gap_timeout_s)
-        root = (config.identity / FIRST_ROOT).read_bytes()
+        root = first_root(config.dir)
         floor = tuf_client.TimeFloor(config.dir / "time-floor", slack_s=config.clock_slack_s)
         mine = look.me(self._hub, asked)
         trouble = self._keep_identity(mine)  # first: whatever is wrong with the metadata, the device stays reachable
@@ -194,17 +197,27 @@ class Session:
             emit(message, self._out)
         emit(Ready(), self._out)
 
-    def _keep_identity(self, mine: DeviceMe) -> str:
-        """Follow the broker and renew the certificate as the hub says; what went wrong, in words."""
-        from edge_agent.identity.renew import follow, renew
+    def _keep_identity(self, mine: DeviceMe) -> tuple[str, str]:
+        """Follow the broker and renew the certificate as the hub says; the first problem in a word and in detail."""
+        from edge_agent.identity.renew import follow
 
-        try:
-            follow(self._config.dir, mine)
-            if mine.renew:
-                renew(self._hub, self._config.identity)
-        except (AgentError, ProtocolError, OSError) as error:
-            return str(error)
-        return ""
+        trouble = ("", "")
+        for word, work in (
+            ("broker-not-followed", lambda: follow(self._config.dir, mine)),
+            ("certificate-not-renewed", lambda: self._renew(mine)),
+        ):
+            try:
+                work()
+            except (AgentError, ProtocolError, OSError) as error:
+                trouble = trouble if trouble[0] else (word, str(error))
+        return trouble
+
+    def _renew(self, mine: DeviceMe) -> None:
+        """Also without being told to where the disk damaged the certificate: the key proves who this is."""
+        from edge_agent.identity.renew import fits, renew
+
+        if mine.renew or (self._bundle is None and not fits(self._config.identity)):
+            renew(self._hub, self._config.identity)
 
     def _fetch(self, step: Step) -> None:
         from edge_agent.update.sources import Budgeted

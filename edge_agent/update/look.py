@@ -84,12 +84,12 @@ def concluded(seen: Looked, trusted: Trusted) -> Looked:
     )  # fmt: skip
 
 
-def identified(seen: Looked, identity: Path, trouble: str) -> Looked:
-    """`seen` with how long this device's certificate lasts, and why it was not renewed."""
+def identified(seen: Looked, identity: Path, trouble: tuple[str, str]) -> Looked:
+    """`seen` with how long this device's certificate lasts, and what is wrong with the identity: a word, the detail."""
     from edge_agent.identity.renew import expires_at
 
-    if trouble and not seen.problem:
-        seen = replace(seen, problem="certificate-not-renewed", hint=trouble)
+    if trouble[0] and not seen.problem:
+        seen = replace(seen, problem=trouble[0], hint=trouble[1])
     return replace(seen, certificate_expires=expires_at(identity))
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 
+from edge_agent.config import load
 from edge_agent.errors import DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
 from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key
 from edge_agent.identity.renew import expires_at, follow, renew
+from edge_agent.update import look
+from edge_agent.update.child import Session
+from edge_agent.update.lines import Asked, Message, Ready, Saw
+from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import DeviceMe, MqttEndpoint, RenewResponse
-from tests.support.device import claim, listening
-from tests.support.hub import HubFixture, make_hub
+from tests.support.device import claim, listening, publish
+from tests.support.device import follow as follow_channel
+from tests.support.hub import START, HubFixture, make_hub
 
 DAY = 86_400
 
@@ -165,3 +173,33 @@ def test_the_broker_that_the_hub_names_is_kept(device):
     assert follow(device, DeviceMe(device_id="cam-1", channel="stable", mqtt=elsewhere)) is True
     assert load_enrollment(device).mqtt == elsewhere
     assert load_enrollment(device).device_id == "cam-1"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"host": "x" * ((1 << 20) - 200)}, {"host": ""}, {"port": 0}, {"port": 1 << 16}, {"prefix": "p" * 256}],
+    ids=["long host", "no host", "no port", "high port", "long prefix"],
+)
+def test_a_broker_that_can_be_none_is_not_followed_and_the_one_before_stays(device, changes):
+    before = load_enrollment(device)
+    wrong = msgspec.structs.replace(MqttEndpoint(host="broker.example", port=8883, tls=True), **changes)
+    mine = decode_json(encode_json(DeviceMe(device_id="cam-1", channel="stable", mqtt=wrong)), DeviceMe, limit=1 << 20)
+    with pytest.raises(IdentityError, match="names a broker") as caught:
+        follow(device, mine)
+    assert "hub.toml" in caught.value.hint and len(str(caught.value)) < 300
+    assert load_enrollment(device) == before
+
+
+def test_the_look_goes_on_after_a_broker_that_can_be_none(device, hub, tmp_path, monkeypatch):
+    """The signed metadata counts, whatever the hub says beside it."""
+    hub.hub.publisher.refresh(force=True)
+    follow_channel(hub, publish(hub, tmp_path))
+    said = io.BytesIO()
+    asked = msgspec.json.encode(Asked(device_id="cam-1", channel="stable", kinds=("onnx",)))
+    session = Session(load(device), [asked], said, clock=lambda: START + 46 * DAY)
+    wrong = MqttEndpoint(host="", port=0, tls=False)
+    monkeypatch.setattr(look, "me", lambda *_: DeviceMe(device_id="cam-1", channel="stable", mqtt=wrong))
+    session.run()
+    first, *_, last = [msgspec.json.decode(line, type=Message) for line in said.getvalue().splitlines()]
+    assert isinstance(first, Saw) and isinstance(last, Ready)
+    assert first.looked.problem == "broker-not-followed" and "port 0" in first.looked.hint
