@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cloud_hub.errors import InvalidError, NotFoundError
@@ -72,7 +72,10 @@ class LimitsConfig(Section):
 
 
 class ExpiryConfig(Section):
-    """How long signed metadata holds, in days, and how often the timestamp is signed anew."""
+    """How long signed metadata holds, in days, and how often the timestamp is signed anew.
+
+    A timestamp lasts seven days at most: from its end devices know the time that must have passed.
+    """
 
     timestamp: float = 7
     snapshot: float = 30
@@ -82,6 +85,15 @@ class ExpiryConfig(Section):
     root: float = 365
     refresh_s: float = DAY
     warn_days: float = 60
+
+    @field_validator("timestamp")
+    @classmethod
+    def _at_most_a_week(cls, days: float) -> float:
+        if not 0 < days <= 7:
+            raise ValueError(
+                "more than 0 and at most 7 days: devices take it for signed 7 days before its end or later"
+            )
+        return days
 
 
 class EnginesConfig(Section):

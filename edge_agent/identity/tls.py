@@ -55,7 +55,8 @@ def refusal(starts: float, ends: float, *, now: float, floor: float, trusted: bo
     if not trusted:
         # The true time is at or after the floor, so nothing can be said against a certificate that starts later.
         return (
-            f"expired on {_date(ends)}, and {_date(floor)} has passed: restart the hub, which renews it"
+            f"expired on {_date(ends)}, and {_date(floor)} has passed: restart the hub, which renews it; if that moment"
+            f" is wrong, and this device's clock ({_date(now)}) right, remove the file {FILE} in the agent's directory"
             if floor > ends
             else ""
         )

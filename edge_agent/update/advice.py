@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 _RENEW = "`cloud-hub keys renew DIR --offline-keys DIR2`"
 _SERVE = "`cloud-hub serve DIR`, which signs daily"
@@ -25,6 +26,18 @@ def expired(error: str, now: float, remedy: str = "") -> str:
 def clock_behind(now: float, floor: float) -> str:
     """What to do about a clock that says a moment before one that has passed."""
     return f"the clock says {date(now)}, but {date(floor)} has passed already: set this device's clock"
+
+
+def floor_ahead(now: float, floor: float, path: Path) -> str:
+    """What to do where the hub's metadata bears the clock out, and not the moment that has passed.
+
+    Either may be wrong: the metadata is an old copy and the clock was set back to it; or the moment comes from a clock
+    that ran ahead while a stolen key, or a hub whose own clock did, signed. Only a person can tell.
+    """
+    return (
+        f"the clock says {date(now)}, and the hub's metadata was signed about then; but {path} says that {date(floor)}"
+        f" has passed already: if the clock is right, remove {path}; if not, set this device's clock"
+    )
 
 
 def date(moment: float) -> str:

@@ -27,7 +27,7 @@ from edge_agent.ports import HubStreams
 from edge_agent.update import advice
 from edge_agent.update.pace import Pace, paced
 
-TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts by default
+TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts at most; the hub refuses to be told more
 MAX_VERSION = 2**63 - 1  # what reports and the hub's database hold; a version above it is an attack
 BASE = "http://hub"  # a placeholder: only the path goes to the hub
 
@@ -174,12 +174,16 @@ def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor,
             updater.refresh()
             if trusted_clock:
                 return Trusted(updater, now, "expired-metadata", advice.expired(str(error), now, remedy), remedy=remedy)
-            return Trusted(updater, now, "clock-untrusted", advice.clock_behind(now, floor.value), remedy=remedy)
+    signed = updater.seen()[1]["timestamp"] - TIMESTAMP_S
     if not trusted_clock:
-        return Trusted(updater, now, "clock-untrusted", advice.clock_behind(now, floor.value), remedy=remedy)
+        borne_out = signed - floor.slack_s <= now < signed + TIMESTAMP_S  # by this clock the metadata is fresh
+        detail = (
+            advice.floor_ahead(now, floor.value, floor.path) if borne_out else advice.clock_behind(now, floor.value)
+        )
+        return Trusted(updater, now, "clock-untrusted", detail, remedy=remedy)
     # A clock that runs ahead must not become the floor, or the right time would be refused afterwards: only
     # what is signed counts. A timestamp lasts `TIMESTAMP_S` at most, so it was signed no earlier than that.
-    floor.raise_to(min(now, updater.seen()[1]["timestamp"] - TIMESTAMP_S))
+    floor.raise_to(min(now, signed))
     return Trusted(updater, now, remedy=remedy)
 
 
