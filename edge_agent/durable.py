@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
@@ -21,6 +22,16 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
         draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_folder(path: Path, *, mode: int = 0o750) -> None:
+    """Make `path` and what is missing above it; on return all of it is on the disk, also what an earlier try made."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(new):
+        folder.mkdir(mode=mode, exist_ok=True)
+    for folder in dict.fromkeys((path.parent, path.parent.parent, *(folder.parent for folder in new))):
+        with contextlib.suppress(PermissionError):  # one that others made, and keep for themselves
+            sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +17,9 @@ import msgspec
 import urllib3
 from msgspec import Struct
 
-from edge_agent.durable import write_durably
+from edge_agent.clock import FILE as FLOOR
+from edge_agent.clock import TimeFloor
+from edge_agent.durable import make_folder, write_durably
 from edge_agent.errors import (
     AgentError,
     ConflictError,
@@ -29,6 +32,7 @@ from edge_agent.errors import (
 from edge_agent.identity import pairs
 from edge_agent.identity.keys import load_or_make_key, signing_request
 from edge_agent.identity.pool import pool_manager
+from edge_agent.lock import only_one
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import HTTP_LIMIT, EnrollRequest, EnrollResponse, MqttEndpoint, TrustBundle
@@ -70,37 +74,62 @@ def parse_claim(text: str) -> ClaimToken:
     return ClaimToken(parts[1], parts[2], parts[3])
 
 
-def enroll(url: str, token: str, directory: Path, *, name: str, agent: str, hardware: dict[str, str]) -> Enrollment:
+def enroll(
+    url: str,
+    token: str,
+    directory: Path,
+    *,
+    name: str,
+    agent: str,
+    hardware: dict[str, str],
+    clock: Callable[[], float] = time.time,
+) -> Enrollment:
     """Enrol this device with the hub at `url`; safe to repeat with the same token after any crash.
 
     Raises:
         UsageError: not a claim token, or plain http beyond loopback.
         PinError: the hub is not the one the token was made for; nothing secret was sent.
         DeniedError: it refuses the token.
-        ConflictError: the token was used by another key, the name is taken, or this directory
-            belongs to another hub.
+        ConflictError: the token was used by another key, the name is taken, this directory belongs to
+            another hub, or an agent or another enrolment works in it.
+        IdentityError: what the hub answers is no certificate for this device's key.
         UnreachableError: no answer.
-    """
+    """  # fmt: skip
     claim, base = parse_claim(token), _checked(url)
     identity = directory / "identity"
-    identity.mkdir(parents=True, exist_ok=True, mode=0o750)
-    _refuse_other_hub(identity, base)
-    bundle = _trust(base)
-    if not hmac.compare_digest(hashlib.sha256(bundle.root + bundle.ca).hexdigest(), claim.pin):
-        raise PinError(
-            "the hub at this address is not the one that made the token: the pin differs",
-            subject=base, hint="check the address, or make a new token on that hub",
+    make_folder(identity)
+    with only_one(directory):  # of two at once, one would keep the certificate of the other's key
+        _refuse_other_hub(identity, base)
+        bundle = _trust(base)
+        if not hmac.compare_digest(hashlib.sha256(bundle.root + bundle.ca).hexdigest(), claim.pin):
+            raise PinError(
+                "the hub at this address is not the one that made the token: the pin differs",
+                subject=base, hint="check the address, or make a new token on that hub",
+            )  # fmt: skip
+        key = _key(identity / pairs.KEY)
+        request = EnrollRequest(
+            token=claim.id, secret=claim.secret, csr=signing_request(key, name), name=name, agent=agent,
+            hardware=hardware,
         )  # fmt: skip
-    key = _key(identity / pairs.KEY)
-    request = EnrollRequest(
-        token=claim.id, secret=claim.secret, csr=signing_request(key, name), name=name, agent=agent, hardware=hardware
-    )
-    answer = _post(base, bundle.ca, request)
+        answer = _post(base, bundle.ca, request)
+        return _kept(directory, base, bundle, answer, key, clock())
+
+
+def _kept(
+    directory: Path, base: str, bundle: TrustBundle, answer: EnrollResponse, key: ec.EllipticCurvePrivateKey, now: float
+) -> Enrollment:
+    """Write what the hub answered, `FILE` last: its presence says that enrolment is complete."""
+    from edge_agent.identity.certificates import check
+
+    identity = directory / "identity"
+    since = check(answer.certificate, key.public_key(), bundle.ca)
     write_durably(identity / FIRST_ROOT, bundle.root)
     write_durably(identity / "ca.pem", bundle.ca)
-    write_durably(identity / "device.crt", answer.certificate.encode())
+    write_durably(identity / pairs.CERTIFICATE, answer.certificate.encode())
+    # The first moment that is signed: a clock that is lost before the first look must not make any old metadata good.
+    TimeFloor(directory / FLOOR).raise_to(min(now, since))
     found = Enrollment(hub=base, device_id=answer.device_id, channel=answer.channel, mqtt=answer.mqtt)
-    keep(identity, found)  # last: its presence says that enrolment is complete
+    keep(identity, found)
     return found
 
 

@@ -7,15 +7,15 @@ clock may be wrong. A fresh key is made each time; see `pairs` for how nothing i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent.durable import write_durably
 from edge_agent.errors import IdentityError
 from edge_agent.identity import pairs
+from edge_agent.identity.certificates import check
 from edge_agent.identity.enroll import keep, load_enrollment
 from edge_agent.identity.keys import load_key, load_or_make_key, sign_renewal, signing_request
 from fleet.protocol.codec import encode_json
@@ -52,7 +52,7 @@ def renew(hub: HubDoor, identity: Path) -> None:
     signature = sign_renewal(load_key(identity / pairs.KEY), nonce, csr)
     request = RenewRequest(device_id=hub.device_id, nonce=nonce, csr=csr, signature=signature)
     answer = hub.ask("/device/renew", encode_json(request), RenewResponse)
-    _check(answer.certificate, key.public_key(), (identity / "ca.pem").read_bytes())
+    check(answer.certificate, key.public_key(), (identity / "ca.pem").read_bytes())
     write_durably(identity / pairs.NEXT_CERTIFICATE, answer.certificate.encode())
     hub.log_in()
 
@@ -82,35 +82,3 @@ def follow(directory: Path, mine: DeviceMe) -> bool:
         )  # fmt: skip
     keep(directory / "identity", msgspec.structs.replace(enrollment, mqtt=mine.mqtt))
     return True
-
-
-def fits(identity: Path) -> bool:
-    """Whether the certificate in use can be read and is the key's own."""
-    try:
-        pairs.settle(identity)
-        certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
-        return certificate.public_key() == load_key(identity / pairs.KEY).public_key()
-    except (OSError, ValueError, IdentityError):
-        return False
-
-
-def expires_at(identity: Path) -> float:
-    """When the certificate in use ends (Unix seconds); 0 when it cannot be read."""
-    try:
-        certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
-    except (OSError, ValueError):
-        return 0.0
-    return certificate.not_valid_after_utc.timestamp()
-
-
-def _check(pem: str, key: Any, ca: bytes) -> None:
-    try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
-        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
-        fits = certificate.public_key() == key
-    except Exception as error:  # cryptography raises ValueError, TypeError and InvalidSignature here
-        raise IdentityError(
-            f"the hub's new certificate cannot be used: {error}", hint="ask the hub's operator"
-        ) from error
-    if not fits:
-        raise IdentityError("the hub's new certificate is for another key", hint="ask the hub's operator")

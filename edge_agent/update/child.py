@@ -214,7 +214,8 @@ class Session:
 
     def _renew(self, mine: DeviceMe) -> None:
         """Also without being told to where the disk damaged the certificate: the key proves who this is."""
-        from edge_agent.identity.renew import fits, renew
+        from edge_agent.identity.certificates import fits
+        from edge_agent.identity.renew import renew
 
         if mine.renew or (self._bundle is None and not fits(self._config.identity)):
             renew(self._hub, self._config.identity)

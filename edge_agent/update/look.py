@@ -86,7 +86,7 @@ def concluded(seen: Looked, trusted: Trusted) -> Looked:
 
 def identified(seen: Looked, identity: Path, trouble: tuple[str, str]) -> Looked:
     """`seen` with how long this device's certificate lasts, and what is wrong with the identity: a word, the detail."""
-    from edge_agent.identity.renew import expires_at
+    from edge_agent.identity.certificates import expires_at
 
     if trouble[0] and not seen.problem:
         seen = replace(seen, problem=trouble[0], hint=trouble[1])

@@ -14,9 +14,9 @@ import pytest
 from edge_agent import client
 from edge_agent.config import load
 from edge_agent.errors import IdentityError, UnreachableError
+from edge_agent.identity.certificates import fits
 from edge_agent.identity.enroll import FILE, enroll, load_enrollment
 from edge_agent.identity.keys import load_or_make_key
-from edge_agent.identity.renew import fits
 from edge_agent.main import Agent, main
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile

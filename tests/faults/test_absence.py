@@ -21,7 +21,7 @@ from cloud_hub.bootstrap import open_publisher
 from cloud_hub.store.tables import AuditEntry, CertificateRow
 from cloud_hub.trust import ceremony
 from edge_agent.errors import AgentError
-from edge_agent.identity.renew import expires_at
+from edge_agent.identity.certificates import expires_at
 from edge_agent.serving.slots import Slots
 from tests.support import models
 from tests.support.device import LOOP, Device, FakeActivator, claim, follow, listening, publish

@@ -12,10 +12,11 @@ from cryptography import x509
 from edge_agent.config import load
 from edge_agent.errors import DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
+from edge_agent.identity.certificates import expires_at
 from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key
-from edge_agent.identity.renew import expires_at, follow, renew
+from edge_agent.identity.renew import follow, renew
 from edge_agent.update import look
 from edge_agent.update.child import Session
 from edge_agent.update.lines import Asked, Message, Ready, Saw

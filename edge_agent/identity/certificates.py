@@ -1,0 +1,46 @@
+"""What this device's certificate says. The serving process imports no such thing, for `cryptography`'s sake."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from edge_agent.errors import IdentityError
+from edge_agent.identity import pairs
+from edge_agent.identity.keys import load_key
+
+
+def fits(identity: Path) -> bool:
+    """Whether the certificate in use can be read and is the key's own."""
+    try:
+        pairs.settle(identity)
+        certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
+        return certificate.public_key() == load_key(identity / pairs.KEY).public_key()
+    except (OSError, ValueError, IdentityError):
+        return False
+
+
+def expires_at(identity: Path) -> float:
+    """When the certificate in use ends (Unix seconds); 0 when it cannot be read."""
+    try:
+        certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
+    except (OSError, ValueError):
+        return 0.0
+    return certificate.not_valid_after_utc.timestamp()
+
+
+def check(pem: str, key: Any, ca: bytes) -> float:
+    """Since when (Unix seconds) a certificate holds; raises IdentityError unless `ca` signed it, for `key`."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(ca))
+        belongs = certificate.public_key() == key
+    except Exception as error:  # cryptography raises ValueError, TypeError and InvalidSignature here
+        raise IdentityError(
+            f"the hub's new certificate cannot be used: {error}", hint="ask the hub's operator"
+        ) from error
+    if not belongs:
+        raise IdentityError("the hub's new certificate is for another key", hint="ask the hub's operator")
+    return certificate.not_valid_before_utc.timestamp()
