@@ -1,10 +1,12 @@
-"""What somebody must do about metadata that cannot be used: pure words, for the status and the reports."""
+"""What somebody must do about metadata that does not come or cannot be used, in words. No I/O."""
 
 from __future__ import annotations
 
 import re
 import time
 from pathlib import Path
+
+from edge_agent.errors import AgentError, FetchError, UnreachableError
 
 _RENEW = "`cloud-hub keys renew DIR --offline-keys DIR2`"
 _SERVE = "`cloud-hub serve DIR`, which signs daily"
@@ -13,6 +15,7 @@ _MODELS = (
     " with it: `fleet release publish --key KEY`"
 )
 _ON_THE_HUB = {"root": _RENEW, "targets": _RENEW, "models": _MODELS}  # signed by hand, or where the hub lacks the key
+_BUSY = (408, 425, 429)  # HTTP: ask again later
 _ROLE = re.compile(r"(?:New |Final )?(\S+?)(?:\.json)? is expired")  # python-tuf's words
 
 
@@ -26,6 +29,19 @@ def expired(error: str, now: float, remedy: str = "") -> str:
 def clock_behind(now: float, floor: float) -> str:
     """What to do about a clock that says a moment before one that has passed."""
     return f"the clock says {date(now)}, but {date(floor)} has passed already: set this device's clock"
+
+
+def answered(status: int, said: str, subject: str) -> AgentError:
+    """The error for an HTTP answer that is not the file which was asked for."""
+    if status in _BUSY or status >= 500:
+        hint = "the hub, or a proxy before it, is busy or down; the device asks again by itself"
+        return UnreachableError(said, subject=subject, hint=hint)
+    if 300 <= status < 400:
+        return FetchError(said, subject=subject, hint="no redirect is followed; does the network ask for a login?")
+    if status in (404, 410):
+        hint = "is this a hub or a bundle, and is it whole? one that is still copied or restored lacks files"
+        return FetchError(said, subject=subject, reason="not-found", hint=hint)
+    return FetchError(said, subject=subject, hint="is this the hub's address, and was the device revoked there?")
 
 
 def floor_ahead(now: float, floor: float, path: Path) -> str:

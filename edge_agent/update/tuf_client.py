@@ -203,7 +203,7 @@ def _translated(subject: str) -> Iterator[None]:
         hint = "the hub or somebody between serves metadata that its keys did not sign, or an old copy"
         raise TrustError(f"{subject}: {error}", subject=subject, hint=hint) from error
     except exceptions.DownloadHTTPError as error:
-        raise FetchError(str(error), subject=subject, reason="not-found") from error
+        raise advice.answered(error.status_code, str(error), subject) from error
     except exceptions.DownloadLengthMismatchError as error:
         raise FetchError(f"{subject}: {error}", subject=subject, reason="too-large") from error
     except exceptions.DownloadError as error:

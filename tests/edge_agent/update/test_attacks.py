@@ -15,7 +15,7 @@ import pytest
 
 from cloud_hub.bootstrap import FIRST_ROOT, open_publisher
 from cloud_hub.trust import ceremony
-from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError
+from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError, UnreachableError
 from edge_agent.update.lines import Asked, Refusal
 from edge_agent.update.look import looked, offers
 from edge_agent.update.pace import Pace, paced
@@ -160,9 +160,20 @@ def test_a_login_page_is_no_metadata(world):
     refused(world, TrustError)
 
 
-def test_a_redirect_is_not_followed(world):
-    world.between.lie(TIMESTAMP, b"", status=302)
-    refused(world, FetchError)
+@pytest.mark.parametrize(
+    ("status", "kind", "reason", "hint"),
+    [
+        (302, FetchError, "fetch-failed", "login"),
+        (404, FetchError, "not-found", "whole"),
+        (403, FetchError, "fetch-failed", "revoked"),
+        (429, UnreachableError, "unreachable", "busy or down"),
+        (503, UnreachableError, "unreachable", "busy or down"),
+    ],
+)
+def test_an_answer_that_is_not_the_file_says_what_may_be_wrong(world, status, kind, reason, hint):
+    world.between.lie(TIMESTAMP, b"", status=status)
+    error = refused(world, kind, reason)
+    assert hint in error.hint and f"HTTP {status}" in str(error)
 
 
 def test_endless_data_is_cut_at_the_limit(world):
@@ -297,7 +308,7 @@ def test_old_metadata_survives_a_look_that_failed_half_way(world):
     world.hub.release(seed=1)
     (newest,) = sorted(i.key for i in world.hub.hub.objects.list("tuf/metadata") if "snapshot" in i.key)[-1:]
     world.between.lie(newest, b"", status=503)
-    with pytest.raises(FetchError):
+    with pytest.raises(UnreachableError):
         world.read()
     world.between.lies.clear()
     assert world.read("models/digits/2.json") is not None

@@ -289,7 +289,7 @@ class Arsenal:
             )  # fmt: skip
         yield Attack(name="login page", files=self._second, lies={"": login}, reasons=("unreachable",))
         lies = {"": redirect(self._elsewhere)}
-        yield Attack(name="redirect", files=self._second, lies=lies, reasons=("fetch-failed", "not-found"))
+        yield Attack(name="redirect", files=self._second, lies=lies, reasons=("fetch-failed",))
 
     def _mixed(self) -> Iterator[Attack]:
         """A7: honest files of one version in the place of another's."""
