@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from pathlib import Path
+
+_DRAFT = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
@@ -22,6 +25,19 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o640) -> None:
         draft.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def sweep_drafts(*folders: Path, spare: str = "") -> None:
+    """Remove what kills inside `write_durably` left in `folders`, but no draft of a file `spare`.
+
+    Only for who alone writes there. It never fails: a disk that refuses keeps its drafts.
+    """
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                named = _DRAFT.fullmatch(path.name)
+                if named is not None and named[1] != spare:
+                    path.unlink(missing_ok=True)
 
 
 def make_folder(path: Path, *, mode: int = 0o750) -> None:

@@ -66,6 +66,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
         from edge_agent import runtimes
+        from edge_agent.durable import sweep_drafts
         from edge_agent.identity.signer import SignerProcess
         from edge_agent.links import Links
         from edge_agent.reporting.actions import Actions
@@ -84,10 +85,11 @@ class Agent:
         from edge_agent.serving.policy import Policies
         from edge_agent.serving.slots import Slots
         from edge_agent.update.driver import Updater
-        from edge_agent.update.install import Installer
+        from edge_agent.update.install import REQUEST, Installer
 
         self.config = config
         self.started = time.time()
+        sweep_drafts(config.dir, config.identity, spare=REQUEST)  # which another process writes
         self.signer = SignerProcess(config.identity)
         self.links = Links(config, self.signer)
         self.database = Database(config.dir / "spool.db")
@@ -108,10 +110,8 @@ class Agent:
         self.installer = Installer(config.dir)
         self.updater = Updater(
             config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
-            self.installer, kinds=tuple(sorted(runtimes.kinds())),
-            runtimes=tuple(runtimes.available()),
-            on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received),
-            budget=self.budget,
+            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=tuple(runtimes.available()),
+            on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received), budget=self.budget,
         )  # fmt: skip
         self.measurer = Measurer(
             self.database, lambda: self.updater.file.state.models, lambda: self.updater.current_channel,

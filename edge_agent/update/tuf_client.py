@@ -21,7 +21,7 @@ from tuf.ngclient import FetcherInterface, Updater
 
 from edge_agent.clock import EPOCH
 from edge_agent.clock import TimeFloor as TimeFloor
-from edge_agent.durable import sync_folder, write_durably
+from edge_agent.durable import sweep_drafts, sync_folder, write_durably
 from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError
 from edge_agent.ports import HubStreams
 from edge_agent.update import advice
@@ -103,6 +103,8 @@ class Trusted:
         self._updater, self._now, self._remedy = updater, now, remedy
         self.problem, self.detail = problem, detail
         self.versions, self.expires = updater.seen()
+        self._read: set[str] = set()
+        self._failed = False
 
     def read(self, path: str, limit: int) -> bytes | None:
         """The verified bytes of a target; None when nobody signed it.
@@ -112,15 +114,30 @@ class Trusted:
         Raises:
             TrustError, FetchError, UnreachableError.
         """
+        failed, self._failed = self._failed, True
         with _translated(path):
             info = self._info(path)
             self.versions, self.expires = self._updater.seen()
-            if info is None:
-                return None
-            if info.length > limit:
+            if info is not None and info.length > limit:
                 raise FetchError(f"{path} has {info.length} bytes, at most {limit} are allowed", reason="too-large")
-            cached = self._updater.find_cached_target(info)
-            return Path(cached or self._updater.download_target(info)).read_bytes()
+            data = None if info is None else self._bytes(info)
+        self._failed = failed
+        return data
+
+    def forget_unread(self, targets: Path) -> None:
+        """Remove the files in `targets` that this view did not need, unless it could not tell: a release is read once,
+        and would stay for ever."""
+        if self._failed or self.problem:
+            return
+        with contextlib.suppress(OSError):  # a disk that refuses keeps them
+            for path in targets.iterdir():
+                if path.name not in self._read:
+                    path.unlink()
+
+    def _bytes(self, info: TargetFile) -> bytes:
+        path = Path(self._updater.find_cached_target(info) or self._updater.download_target(info))
+        self._read.add(path.name)
+        return path.read_bytes()
 
     def _info(self, path: str) -> TargetFile | None:
         try:
@@ -158,7 +175,12 @@ def opened(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConflictError(f"another updater works in {directory}", subject=str(directory)) from error
-        yield _refreshed(directory, root, fetcher, floor, clock(), remedy)
+        try:
+            trusted = _refreshed(directory, root, fetcher, floor, clock(), remedy)
+            yield trusted
+            trusted.forget_unread(directory / "targets")
+        finally:
+            sweep_drafts(directory, directory / "root_history")
 
 
 def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor, now: float, remedy: str) -> Trusted:
