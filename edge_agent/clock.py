@@ -1,7 +1,9 @@
-"""Whether this device's clock can be right: the latest moment that fresh signed metadata was seen at."""
+"""Whether this device's clock can be right: the kernel's word, and the latest moment that is known to have passed."""
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Callable
 from pathlib import Path
 
 from edge_agent.durable import write_durably
@@ -9,6 +11,20 @@ from edge_agent.durable import write_durably
 EPOCH = 0.0
 LAST = 253_402_300_800.0  # the year 10000, which no date of metadata reaches
 FILE = "time-floor"
+_TIME_ERROR = 5  # linux/timex.h: STA_UNSYNC among others
+_TIMEX_BYTES = 512  # more than a struct timex has on any machine (208 on 64 bits)
+
+
+def synchronised(adjtimex: Callable[[ctypes.Array[ctypes.c_char]], int] | None = None) -> bool:
+    """Whether the kernel's clock follows a time server; true as well where the kernel does not say.
+
+    `adjtimex(2)` with a request of zeros changes nothing; it gives TIME_ERROR for a clock that is set by nobody.
+    """
+    try:
+        call = adjtimex or ctypes.CDLL(None).adjtimex
+        return call(ctypes.create_string_buffer(_TIMEX_BYTES)) != _TIME_ERROR
+    except (OSError, AttributeError):
+        return True
 
 
 class TimeFloor:

@@ -3,7 +3,8 @@
 OpenSSL checks chain, names and purposes; the dates are judged here, after the handshake and before a
 byte of ours is sent, against the latest moment that is known to have passed. A clock behind that
 moment (1970 after a flat battery) must not cut a device off from the hub that could help it: then
-only what has certainly expired is refused. With a clock that can be right the rules are the usual ones.
+only what has certainly expired is refused. A clock that no time server sets may as well run ahead: then, too, what
+looks expired is judged by that moment. With a clock that can be right the rules are the usual ones.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.clock import FILE, TimeFloor
+from edge_agent.clock import synchronised as kernel_synchronised
 
 # X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h), which the ssl module has no name for
 NO_CHECK_TIME = 0x200000
@@ -23,10 +25,21 @@ Clock = Callable[[], float]
 
 
 class Dates:
-    """Judges certificates' dates for the agent in `directory`."""
+    """Judges certificates' dates for the agent in `directory`.
 
-    def __init__(self, directory: Path, *, clock: Clock = time.time, slack_s: float = 3600.0) -> None:
+    `synchronised` says whether `clock` is set by a time server; the kernel is asked about its own clock and no other.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        clock: Clock = time.time,
+        slack_s: float = 3600.0,
+        synchronised: Callable[[], bool] | None = None,
+    ) -> None:
         self._path, self._clock, self._slack_s = directory / FILE, clock, slack_s
+        self._synchronised = synchronised or (kernel_synchronised if clock is time.time else lambda: True)
 
     def check(self, chain: Iterable[Mapping[str, Any]]) -> None:
         """Raise ssl.SSLCertVerificationError, with what to do, for dates that do not hold.
@@ -39,20 +52,20 @@ class Dates:
         for certificate in chain:
             why = refusal(
                 ssl.cert_time_to_seconds(certificate["notBefore"]), ssl.cert_time_to_seconds(certificate["notAfter"]),
-                now=now, floor=floor.value, trusted=floor.trusts(now),
+                now=now, floor=floor.value, trusted=floor.trusts(now), synchronised=self._synchronised(),
             )  # fmt: skip
             if why:
                 raise ssl.SSLCertVerificationError(f"the certificate of {_name(certificate)} {why}")
 
 
-def refusal(starts: float, ends: float, *, now: float, floor: float, trusted: bool) -> str:
+def refusal(starts: float, ends: float, *, now: float, floor: float, trusted: bool, synchronised: bool = True) -> str:
     """Why a certificate valid from `starts` to `ends` (Unix seconds) is refused, or an empty string.
 
     Args:
-        now: what the clock says; counts only when it is `trusted`.
+        now: what the clock says; counts only when it is `trusted`, and against an end only when it is `synchronised`.
         floor: a moment that is known to have passed.
     """
-    if not trusted:
+    if not trusted or (now > ends and not synchronised):
         # The true time is at or after the floor, so nothing can be said against a certificate that starts later.
         return (
             f"expired on {_date(ends)}, and {_date(floor)} has passed: restart the hub, which renews it; if that moment"

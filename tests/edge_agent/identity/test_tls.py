@@ -11,6 +11,7 @@ import time
 import pytest
 
 from cloud_hub.identity.ca import Authority, create_authority
+from edge_agent.clock import synchronised
 from edge_agent.identity.tls import Dates, client_context, refusal
 
 DAY = 86_400.0
@@ -34,6 +35,32 @@ VALID = (NOW - 10 * DAY, NOW + 10 * DAY)
 def test_dates(now, floor, trusted, word):
     why = refusal(*VALID, now=now, floor=floor, trusted=trusted)
     assert word in why if word else why == ""
+
+
+@pytest.mark.parametrize(
+    ("now", "floor", "word"),
+    [
+        (NOW + 1000 * DAY, NOW - DAY, ""),  # far ahead: what has certainly passed is all there is
+        (NOW + 1000 * DAY, NOW + 11 * DAY, "has passed: restart the hub"),
+        (NOW, NOW - DAY, ""),
+        (NOW - 11 * DAY, NOW - 12 * DAY, "is valid from"),  # behind: nothing is known that would bear it out
+    ],
+)
+def test_dates_by_a_clock_that_nobody_sets(now, floor, word):
+    why = refusal(*VALID, now=now, floor=floor, trusted=True, synchronised=False)
+    assert word in why if word else why == ""
+
+
+def test_the_kernel_says_whether_a_time_server_sets_its_clock():
+    def fails(request) -> int:
+        raise OSError(1, "Operation not permitted")
+
+    assert synchronised() in (True, False)
+    assert synchronised(lambda request: 0) and not synchronised(lambda request: 5)
+    assert synchronised(lambda request: -1) and synchronised(fails)  # a sandbox may forbid the question
+    asked = []
+    synchronised(lambda request: asked.append(bytes(request)) or 0)
+    assert len(asked[0]) >= 208 and not any(asked[0])  # a request that changes nothing
 
 
 @contextlib.contextmanager
@@ -91,6 +118,8 @@ def test_a_certificate_is_judged_by_the_agents_time_and_not_by_openssls(tmp_path
         late = client_context(ca, Dates(tmp_path, clock=lambda: soon + 900 * DAY))
         with pytest.raises(ssl.SSLCertVerificationError, match="expired on"):
             echo(late, port, later=later)
+        ahead = Dates(tmp_path, clock=lambda: soon + 900 * DAY, synchronised=lambda: False)
+        assert echo(client_context(ca, ahead), port, later=later) == b"hello"
 
 
 def test_a_clock_at_1970_connects_once_a_floor_is_known_and_never_to_what_has_certainly_expired(tmp_path):
