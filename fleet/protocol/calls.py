@@ -6,9 +6,9 @@ JSON, but for samples (MessagePack). `fleet.protocol.messages` has what travels 
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from fleet.protocol.topics import PREFIX
 
@@ -110,7 +110,7 @@ class DeviceMe(Struct, frozen=True, kw_only=True):
     device_id: str
     channel: str
     groups: tuple[str, ...] = ()
-    pins: dict[str, int] = field(default_factory=dict)
+    pins: dict[str, Annotated[int, Meta(ge=1, le=2**63 - 1)]] = field(default_factory=dict)  # what JSON takes both ways
     mqtt: MqttEndpoint | None = None
     renew: bool = False
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.protocol import channel, manifest, messages, oip, selftest, sketch
+from fleet.protocol import channel, codec, manifest, messages, oip, selftest, sketch
 from fleet.protocol.errors import MalformedError, ProtocolError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "v1"
@@ -82,3 +82,12 @@ def test_a_channel_with_a_number_that_no_report_can_hold_is_refused(field: str) 
     assert channel.decode_channel(data) == good
     with pytest.raises(MalformedError, match="64 bits"):
         channel.decode_channel(data.replace(f'"{field}":1'.encode(), f'"{field}":{2**64}'.encode()))
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, 2**65])
+def test_a_pin_to_a_number_that_no_look_could_pass_on_is_refused(number: int) -> None:
+    """JSON is read with integers of any size, and written with 64 bits."""
+    told = b'{"device_id":"d","channel":"stable","pins":{"digits":%d}}'
+    assert codec.decode_json(told % 1, messages.DeviceMe, limit=messages.HTTP_LIMIT).pins == {"digits": 1}
+    with pytest.raises(MalformedError, match="pins"):
+        codec.decode_json(told % number, messages.DeviceMe, limit=messages.HTTP_LIMIT)
