@@ -43,7 +43,7 @@ def state_of(directory: Path) -> AgentState:
     try:
         return read_state(directory)
     except AgentError as error:
-        from edge_agent.identity.renew import expires_at  # cryptography: slow to load, and seldom needed
+        from edge_agent.identity.certificates import expires_at  # cryptography: slow to load, and seldom needed
 
         hint = f"{error}; the agent sets it aside when it starts, and looks for everything anew"
         looked = Looked(problem="state-damaged", hint=hint, certificate_expires=expires_at(directory / "identity"))

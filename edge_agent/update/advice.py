@@ -22,7 +22,7 @@ _ROLE = re.compile(r"(?:New |Final )?(\S+?)(?:\.json)? is expired")  # python-tu
 def expired(error: str, now: float, remedy: str = "") -> str:
     """What an operator must do about a role that has expired, by what python-tuf says of it; `remedy` in its place."""
     named = _ROLE.search(error)
-    remedy = remedy or f"run on the hub: {_ON_THE_HUB.get(named[1] if named else "", _SERVE)}"
+    remedy = remedy or f"run on the hub: {_ON_THE_HUB.get(named[1] if named else '', _SERVE)}"
     return f"{error}; this device's clock says {date(now)} UTC: if that is right, {remedy}"
 
 
