@@ -15,9 +15,19 @@ Progress = Callable[[int], None]  # bytes that came just now
 
 
 def fetch_blob(
-    hub: HubStreams, store: Store, blob: Blob, *, pace: Pace, progress: Progress, gap_timeout_s: float = 30.0
+    hub: HubStreams,
+    store: Store,
+    blob: Blob,
+    *,
+    pace: Pace,
+    progress: Progress,
+    gap_timeout_s: float = 30.0,
+    tagged: bool = True,
 ) -> None:
     """Fetch what is missing of a blob into its `.part` file; `Store.accept` then hashes it.
+
+    `tagged`: the server's entity tag is the blob's hash, as a hub's is, so that `If-Range` asks for the rest of this
+    very file. Web servers and CDNs have tags of their own, and would send the whole file again (RFC 9110, 13.1.5).
 
     Raises:
         FetchError: the server answers something else, too slowly, or more than was signed.
@@ -30,9 +40,9 @@ def fetch_blob(
         offset = 0
     if store.has(blob) or (offset == blob.size and part.exists()):
         return
-    # No If-Range: the name is the content's hash already, while web servers and CDNs have entity tags of their own
-    # and would send the whole file again (RFC 9110, 13.1.5).
     headers = {"Range": f"bytes={offset}-"} if offset else {}
+    if offset and tagged:
+        headers["If-Range"] = f'"{blob.sha256}"'
     with hub.stream("GET", f"/blobs/{blob.sha256}", headers=headers, timeout=gap_timeout_s) as answer:
         _write(answer, store, blob, _start(answer, blob, offset), offset, pace, progress)
 

@@ -35,11 +35,15 @@ log = logging.getLogger(__name__)
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """A place to fetch from. `metered`: its bytes count against the day's budget, as a folder's do not."""
+    """A place to fetch from. `metered`: its bytes count against the day's budget, as a folder's do not.
+
+    `tagged`: its entity tags are the blobs' hashes.
+    """
 
     name: str
     streams: HubStreams
     metered: bool = True
+    tagged: bool = False
 
 
 class Budgeted:
@@ -69,7 +73,7 @@ class Sources:
     """An ordered list of sources for one cycle; remembers which one had a wrong file."""
 
     def __init__(self, mirrors: Sequence[Source], hub: HubStreams) -> None:
-        self._mirrors, self._hub = tuple(mirrors), Source(name="the hub", streams=hub)
+        self._mirrors, self._hub = tuple(mirrors), Source(name="the hub", streams=hub, tagged=True)
         self._wrong: set[tuple[str, str]] = set()
 
     def fetch(
@@ -141,14 +145,19 @@ def _fetch(
         progress(received)
         budget.spend(received)
 
+    def fetch(counting: Progress) -> None:
+        fetch_blob(
+            source.streams, store, blob, pace=pace, progress=counting, gap_timeout_s=gap, tagged=source.tagged
+        )  # fmt: skip
+
     if not source.metered:
-        fetch_blob(source.streams, store, blob, pace=pace, progress=lambda received: None, gap_timeout_s=gap)
+        fetch(lambda received: None)
         return
     part = store.part(blob)
     if not part.exists() or part.stat().st_size < blob.size:
         budget.check()
     try:
-        fetch_blob(source.streams, store, blob, pace=pace, progress=count, gap_timeout_s=gap)
+        fetch(count)
     except FetchError as error:
         # The last piece may have been the one too many: then all is here.
         if error.reason != "budget-spent" or part.stat().st_size != blob.size:

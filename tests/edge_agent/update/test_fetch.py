@@ -71,7 +71,7 @@ def test_a_cut_download_resumes_and_no_byte_comes_twice(store):
     assert 0 < first <= 40_960 == store.part(BLOB).stat().st_size
     server.cut = None
     assert first + fetch(server, store) == len(DATA)
-    assert server.asked[1] == {"Range": "bytes=40960-"}
+    assert server.asked[1] == {"Range": "bytes=40960-", "If-Range": f'"{BLOB.sha256}"'}
     store.accept(BLOB)
     assert store.has(BLOB)
 

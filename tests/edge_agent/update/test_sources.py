@@ -20,7 +20,6 @@ from fleet.protocol.manifest import Blob
 DATA = os.urandom(300_000)
 BLOB = Blob(sha256=hashlib.sha256(DATA).hexdigest(), size=len(DATA))
 PATH = f"/blobs/{BLOB.sha256}"
-ETAG = '"66f0c0de-493e0"'
 
 
 class Site:
@@ -29,11 +28,19 @@ class Site:
     Like nginx or S3 it has an entity tag of its own, and sends the whole file where `If-Range` names another one.
     """
 
+    etag = '"66f0c0de-493e0"'
+
     def __init__(self, data: bytes = DATA, *, status: int = 200, cut: int | None = None, headers=()) -> None:
         self.data, self.status, self.cut, self.headers = data, status, cut, dict(headers)
         self.seen: list[dict[str, str]] = []
         self.sent = 0
         self.url = ""
+
+
+class HubSite(Site):
+    """What a hub says: its entity tag is the blob's hash."""
+
+    etag = f'"{BLOB.sha256}"'
 
 
 @contextlib.contextmanager
@@ -49,14 +56,14 @@ def _served(site: Site):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             site.seen.append(dict(self.headers))
-            same = self.headers.get("If-Range") in (None, ETAG)
+            same = self.headers.get("If-Range") in (None, site.etag)
             first = int(self.headers.get("Range", "bytes=0-")[6:-1]) if same else 0
             status = 206 if first and site.status == 200 else site.status
             body = site.data[first:] if status in (200, 206) else b""
             self.send_response(status)
             if status == 206:
                 self.send_header("Content-Range", f"bytes {first}-{len(site.data) - 1}/{len(site.data)}")
-            self.send_header("ETag", ETAG)
+            self.send_header("ETag", site.etag)
             self.send_header("Content-Length", str(len(body)))
             for name, value in site.headers.items():
                 self.send_header(name, value)
@@ -105,7 +112,7 @@ def folder(tmp_path, data: bytes | None = DATA) -> str:
 
 
 def test_the_first_mirror_that_has_it_is_enough_and_gets_no_token(store):
-    first, hub = Site(), Site()
+    first, hub = Site(), HubSite()
     with served(first, hub):
         assert get(Sources(mirrors([first.url + "/"]), HttpMirror(hub.url)), store) == len(DATA)
     assert store.has(BLOB) and hub.seen == []
@@ -127,7 +134,7 @@ def test_the_first_mirror_that_has_it_is_enough_and_gets_no_token(store):
     ids=["404", "503", "redirect", "short", "long", "login page", "wrong bytes"],
 )
 def test_a_mirror_that_cannot_serve_it_gives_way_to_the_next(store, bad):
-    second, hub = Site(), Site()
+    second, hub = Site(), HubSite()
     with served(bad, second, hub):
         get(Sources(mirrors([bad.url, second.url]), HttpMirror(hub.url)), store)
     store.verify(BLOB)
@@ -135,14 +142,14 @@ def test_a_mirror_that_cannot_serve_it_gives_way_to_the_next(store, bad):
 
 
 def test_nobody_at_the_mirror(store):
-    hub = Site()
+    hub = HubSite()
     with served(hub):
         get(Sources(mirrors(["http://127.0.0.1:9/"]), HttpMirror(hub.url)), store)
     store.verify(BLOB)
 
 
 def test_what_a_mirror_sent_before_it_broke_off_is_resumed_elsewhere(store):
-    first, hub = Site(cut=200_000), Site()
+    first, hub = Site(cut=200_000), HubSite()
     with served(first, hub):
         assert get(Sources(mirrors([first.url]), HttpMirror(hub.url)), store) == len(DATA)
     store.verify(BLOB)
@@ -162,7 +169,7 @@ def test_an_ordinary_web_server_on_a_link_that_breaks_off_sends_every_byte_once(
 
 
 def test_half_a_wrong_file_does_not_keep_the_right_one_away(store):
-    liar, hub = Site(bytes(len(DATA)), cut=200_000), Site()
+    liar, hub = Site(bytes(len(DATA)), cut=200_000), HubSite()
     with served(liar, hub):
         get(Sources(mirrors([liar.url]), HttpMirror(hub.url)), store)
     store.verify(BLOB)
@@ -170,7 +177,7 @@ def test_half_a_wrong_file_does_not_keep_the_right_one_away(store):
 
 
 def test_a_mirror_with_a_wrong_file_is_not_asked_again_in_this_cycle(store):
-    liar, hub = Site(DATA[::-1]), Site(status=503)
+    liar, hub = Site(DATA[::-1]), HubSite(status=503)
     with served(liar, hub):
         sources = Sources(mirrors([liar.url]), HttpMirror(hub.url))
         for _ in range(3):
@@ -184,7 +191,7 @@ def test_a_mirror_with_a_wrong_file_is_not_asked_again_in_this_cycle(store):
 
 
 def test_the_hubs_own_wrong_file_is_said(store, tmp_path):
-    hub = Site(DATA[::-1])
+    hub = HubSite(DATA[::-1])
     with served(hub), pytest.raises(CorruptBlobError):
         get(Sources(mirrors([folder(tmp_path, None)]), HttpMirror(hub.url)), store)
     assert not store.has(BLOB) and not store.part(BLOB).exists()
@@ -192,7 +199,7 @@ def test_the_hubs_own_wrong_file_is_said(store, tmp_path):
 
 def test_a_wrong_start_from_an_earlier_look_costs_no_further_one(store):
     """Without mirrors, too: somebody in the hub's place sent the first bytes, the hub itself sends the rest."""
-    hub = Site()
+    hub = HubSite()
     with served(hub):
         store.part(BLOB).write_bytes(bytes(1000))
         get(Sources((), HttpMirror(hub.url)), store)
@@ -201,7 +208,7 @@ def test_a_wrong_start_from_an_earlier_look_costs_no_further_one(store):
 
 
 def test_a_folder_is_read_resumed_and_costs_no_budget(store, tmp_path):
-    url, hub = folder(tmp_path), Site()
+    url, hub = folder(tmp_path), HubSite()
     store.part(BLOB).write_bytes(DATA[:100_001])
     with served(hub):
         assert get(Sources(mirrors([url]), HttpMirror(hub.url)), store, allowance=0) == 0
@@ -210,7 +217,7 @@ def test_a_folder_is_read_resumed_and_costs_no_budget(store, tmp_path):
 
 
 def test_a_pipe_or_a_folder_of_that_name_in_a_folder_mirror_blocks_nothing(store, tmp_path):
-    url, hub = folder(tmp_path, None), Site()
+    url, hub = folder(tmp_path, None), HubSite()
     named = tmp_path / "usb stick" / "blobs" / BLOB.sha256
     with served(hub):
         sources = Sources(mirrors([url]), HttpMirror(hub.url))
@@ -232,7 +239,7 @@ def test_a_folder_mirror_opens_nothing_but_blobs(tmp_path, path):
 
 
 def test_a_login_page_does_not_replace_what_is_here(store):
-    hub = Site(b"<html>", headers={"Content-Type": "text/html; charset=utf-8"})
+    hub = HubSite(b"<html>", headers={"Content-Type": "text/html; charset=utf-8"})
     store.part(BLOB).write_bytes(DATA[:1000])
     hub.status = 200
 
@@ -246,7 +253,7 @@ def test_a_login_page_does_not_replace_what_is_here(store):
 
 
 def test_a_spent_budget_stops_after_a_piece_and_goes_on_another_day(store):
-    hub = Site()
+    hub = HubSite()
     with served(hub):
         sources = Sources((), HttpMirror(hub.url))
         with pytest.raises(FetchError) as caught:
