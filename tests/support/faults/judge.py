@@ -44,12 +44,17 @@ def recover(run: Callable[[Case], Ended], folder: Path, scenario: Scenario, url:
     if seen is None:
         return Verdict(name=name, faults=(f"bricked: the agent ended with {ended.code}: {ended.trace[-600:]}",))
     faults += [f"torn: {why}" for probe in (seen.at_start, seen.at_end) for why in wrong(probe, scenario)]
-    if scenario.old and not seen.at_start.release:
+    if (scenario.old or (before and before.active)) and not seen.at_start.release:
         faults.append("bricked: nothing serves after the start")
     cycles = 1
     if (seen.active, seen.at_end.release) != (scenario.wanted, scenario.wanted):
         cycles = 2
         faults.append(f"stuck: {seen.active} is active, {scenario.wanted} is wanted; {seen.errors} {seen.problem}")
+    elif scenario.failing and seen.state != "rolled_back":
+        # What was active before is wanted, too: only the state tells that the failing release was tried at all. One
+        # look gets there from wherever the fault left it, since fewer starts than a crash loop has have been spent.
+        cycles = 2
+        faults.append(f"stuck: {seen.state}, the failing release was not tried; {seen.errors} {seen.problem}")
     if not seen.clean or seen.errors:
         faults.append(f"unclean recovery: {seen.errors}")
     faults += _unsaid(before, seen, scenario) + damaged(device)
@@ -74,7 +79,7 @@ def _unsaid(before, seen, scenario: Scenario) -> list[str]:
     reasons = {report.reason for report in seen.reports if report.reason}
     if before is not None and before.state in ("fetching", "verifying", "trying") and "interrupted" not in reasons:
         faults.append(f"unsaid: the update was cut short while {before.state}, no report says so")
-    if scenario.failing and "failures" not in reasons and seen.state == "rolled_back":
+    if scenario.failing and "failures" not in reasons:
         faults.append("unsaid: no report names the reason of the rollback")
     last = seen.reports[-1] if seen.reports else None
     if last is None or (last.state, last.active) != (seen.state, seen.active):
