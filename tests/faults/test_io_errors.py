@@ -1,7 +1,7 @@
-"""EIO once, and ENOSPC from then on, at each write, fsync and rename of an update.
+"""EIO once, and ENOSPC from then on, at each fsync and rename of an update, and either once at each write.
 
-The life with the error must go on serving what it served, the next one must get where it should, and a
-file whose fsync failed must never get its final name.
+The life with the error must go on serving what it served and say what failed, the next one must get where it
+should, and a file whose fsync failed must never get its final name.
 """
 
 from __future__ import annotations

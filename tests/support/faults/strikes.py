@@ -9,9 +9,10 @@ from pathlib import Path
 from tests.support.faults.judge import Verdict, damaged, recover, wrong
 from tests.support.faults.points import TRACE, Point, case
 from tests.support.faults.world import Scenario, copy
-from tests.support.faults.zygote import Case, Ended, Strace
+from tests.support.faults.zygote import Case, Ended, Seen, Strace
 
 KILLED = -9
+REASONS = {"error=EIO": "disk-error", "error=ENOSPC": "disk-full"}
 
 
 def strike(
@@ -21,7 +22,8 @@ def strike(
     device, log = copy(scenario.image, folder / "device", f"{url}/{scenario.stage}"), folder / "strace.log"
     for old in folder.glob("strace.log*"):
         old.unlink()
-    # A full disk stays full; but pipes, which `write` also serves, do not fill up with it.
+    # A full disk stays full; but pipes, which `write` also serves, do not fill up with it, so there it happens once:
+    # the row `full disk` has a disk that takes no write any more.
     persistent = "+" if fault == "error=ENOSPC" and point.call != "write" else ""
     inject = f"{point.call}:{fault}:when={point.when}{persistent}"
     strace = Strace(role=point.role, options=("-y", "-e", TRACE), inject=inject, log=str(log))
@@ -31,6 +33,8 @@ def strike(
     struck = "(INJECTED)" in text or "killed by SIGKILL" in text
     name = f"{scenario.name} {fault} at {point}"
     faults = alive(ended, scenario, killed=fault == "signal=KILL" and point.role == "agent") if struck else []
+    if struck and fault in REASONS and ended.seen is not None:
+        faults += said(ended.seen, scenario, REASONS[fault])
     faults += [f"unsynced: {path} got its final name after its fsync failed" for path in unsynced(text)]
     faults += damaged(device)
     after = recover(run, folder, scenario, url, name)
@@ -48,6 +52,21 @@ def alive(ended: Ended, scenario: Scenario, *, killed: bool) -> list[str]:
     faults = [f"torn: {why}" for probe in (ended.seen.at_start, ended.seen.at_end) for why in wrong(probe, scenario)]
     if scenario.old and not ended.seen.at_end.release:
         faults.append(f"bricked: it serves nothing any more: {ended.seen.errors}")
+    return faults
+
+
+def said(seen: Seen, scenario: Scenario, reason: str) -> list[str]:
+    """What is wrong when a disk's error passed without its reason in a report or in the agent's problem.
+
+    It may, in one case only: when it was overcome on the spot, so that no look failed and the first got where it
+    should. That is also how it must be when the reports' own file is what failed and cannot take a report of it.
+    """
+    faults = [] if seen.clean else [f"unclean: a task of the agent failed: {seen.errors}"]
+    ends = "rolled_back" if scenario.failing else "committed"
+    overcome = not seen.errors and seen.steps[0] == (ends, scenario.wanted)
+    named = {*(report.reason for report in seen.reports), *seen.problems, seen.problem}
+    if reason not in named and not overcome:
+        faults.append(f"unsaid: {reason} is not among {sorted(named - {''})}; {seen.steps} {seen.errors}")
     return faults
 
 

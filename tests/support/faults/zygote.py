@@ -24,7 +24,7 @@ import time
 import traceback
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -36,10 +36,11 @@ from edge_agent.errors import AgentError
 from edge_agent.update import child, children
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.messages import ModelReport
+from fleet.protocol.messages import AgentReport, ModelReport
 from tests.support.models import inputs
 
 MODEL = "tiny"
+T = TypeVar("T")
 PRELOADED = (
     "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "edge_agent.runtimes.litert",
     "edge_agent.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.look", "edge_agent.update.tuf_client",
@@ -90,7 +91,7 @@ class Probe(Struct, frozen=True, kw_only=True):
 
 
 class Seen(Struct, frozen=True, kw_only=True):
-    """What a life of an agent looked like from outside."""
+    """What a life of an agent looked like from outside; `steps` are state and active release after each look."""
 
     to_serving_s: float
     at_start: Probe
@@ -102,6 +103,8 @@ class Seen(Struct, frozen=True, kw_only=True):
     problem: str
     clock: str
     tuf: dict[str, int]
+    steps: list[tuple[str, int]] = []
+    problems: list[str] = []  # that were reported of the agent
     outcomes: dict[str, int] = {}  # of hostile files
     clean: bool = True  # False when a background task would have had to be started again
 
@@ -216,19 +219,22 @@ class Life:
             await agent.updater.start()
         at_start = await self._probe()
         to_serving = time.perf_counter() - started
+        steps = []
         for _ in range(self._case.looks):
             with self._task():
                 await self._look()
             with self._task():
                 await self._settle()
+            steps.append(self._stands())
             if agent.updater.file.model(MODEL).committed == self._case.enough:
                 break
-        state = agent.updater.file.model(MODEL)
+        state, active = self._stands()
         looked = agent.updater.file.state.looked
         return Seen(
-            to_serving_s=to_serving, at_start=at_start, at_end=await self._probe(), state=state.state,
-            active=state.active.release if state.active else 0, reports=self._reports(), errors=self._errors,
-            problem=looked.problem, clock=looked.clock, tuf=looked.tuf, clean=self._clean,
+            to_serving_s=to_serving, at_start=at_start, at_end=await self._probe(), state=state, active=active,
+            reports=self._spooled("model", ModelReport), errors=self._errors,
+            problem=looked.problem, clock=looked.clock, tuf=looked.tuf, clean=self._clean, steps=steps,
+            problems=[report.problem for report in self._spooled("agent", AgentReport) if report.problem],
         )  # fmt: skip
 
     @contextlib.contextmanager
@@ -270,9 +276,13 @@ class Life:
         logits = np.asarray(answer.outputs[0].array)
         return Probe(release=int(answer.model_version), logits=logits.tolist())
 
-    def _reports(self) -> list[ModelReport]:
+    def _stands(self) -> tuple[str, int]:
+        state = self._agent.updater.file.model(MODEL)
+        return state.state, state.active.release if state.active else 0
+
+    def _spooled(self, kind: str, of: type[T]) -> list[T]:
         rows = self._agent.spool.after(0, 10_000)
-        return [msgspec.msgpack.decode(row.body, type=ModelReport) for row in rows if row.kind == "model"]
+        return [msgspec.msgpack.decode(row.body, type=of) for row in rows if row.kind == kind]
 
 
 def _named(error: Exception) -> str:
