@@ -1,6 +1,7 @@
 """The bench that fault tests share, and the table after the last one.
 
-EDGELOOP_FAULTS=full chooses the full size, EDGELOOP_FAULTS_RESULTS=FILE writes the table as JSON.
+EDGELOOP_FAULTS=full chooses the full size, EDGELOOP_FAULTS_RESULTS=FILE writes the table as JSON; a run that was
+not whole is written to FILE with `.incomplete` in its name.
 """
 
 from __future__ import annotations
@@ -28,14 +29,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.fault)
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
+def pytest_terminal_summary(terminalreporter, exitstatus: int) -> None:
     if not results.ROWS:
         return
     terminalreporter.section("fault tests")
     for line in results.table():
         terminalreporter.write_line(line)
     if os.environ.get("EDGELOOP_FAULTS_RESULTS"):
-        results.write(Path(os.environ["EDGELOOP_FAULTS_RESULTS"]))
+        stats = terminalreporter.stats
+        skipped = [f"{report.nodeid}: {report.longrepr[2]}" for report in stats.get("skipped", [])]
+        to = results.write(
+            Path(os.environ["EDGELOOP_FAULTS_RESULTS"]), status=int(exitstatus), skipped=skipped,
+            deselected=len(stats.get("deselected", [])),
+        )  # fmt: skip
+        terminalreporter.write_line(f"written to {to}")
 
 
 @pytest.fixture(scope="session")

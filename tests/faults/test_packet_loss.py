@@ -32,7 +32,7 @@ class Transfer(Struct, frozen=True, kw_only=True):
     seed: int = 1
 
     def __str__(self) -> str:
-        return f"packet loss {LOSS * 100:.0f} %, {self.control}{', hasty' if self.patience_s == HASTY_S else ''}"
+        return f"{LOSS * 100:.0f} % lost, {self.control}{', hasty' if self.patience_s == HASTY_S else ''}"
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -94,7 +94,7 @@ def kept(transfer: Transfer, outcome: Outcome) -> list[str]:
     down, size = outcome.down, transfer.size
     stuck = () if outcome.arrived else ("stuck: the blob did not arrive",)
     return results.keep(
-        "network", str(transfer), [Verdict(name=str(transfer), faults=stuck, struck=down.lost > 0)],
+        "packet loss", str(transfer), [Verdict(name=str(transfer), faults=stuck, struck=down.lost > 0)],
         seed=transfer.seed, size=size, broken=outcome.broken, waste=round(outcome.waste, 4),
         hub_waste=round(down.stream / size - 1, 4), wire_waste=round(down.sent / size - 1, 4),
         lost=round(down.lost / down.packets, 3),

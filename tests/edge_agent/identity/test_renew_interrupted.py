@@ -14,12 +14,13 @@ from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key, load_or_make_key
 from edge_agent.identity.renew import renew
 from tests.support.device import claim, listening
+from tests.support.faults import results
 from tests.support.faults.calls import Calls, DeadError
-from tests.support.faults.results import FULL
+from tests.support.faults.judge import Verdict
 from tests.support.hub import HubFixture, make_hub
 
 DAY = 86_400
-MODES = ("nothing", "names", *["anything"] * (30 if FULL else 2))  # of what was not synced
+MODES = ("nothing", "names", *["anything"] * (30 if results.FULL else 2))  # of what was not synced
 
 
 @pytest.fixture(scope="module")
@@ -82,25 +83,38 @@ def calls_of(device: Path, before) -> int:
     return calls.count
 
 
+def ended(device: Path, hub: HubFixture, before, last: int, power: str, seed: int) -> Verdict:
+    """A renewal that ends at its `last` call, by a kill or with what a power cut leaves, and the one after it."""
+    name, faults = f"after call {last}, {power or 'killed'}, seed {seed}", []
+    try:
+        hub.clock.advance(46 * DAY)  # past half of a certificate's life
+        old = is_let_in(device)
+        before(device)
+        with Calls(device / "identity", last) as calls, pytest.raises(DeadError):
+            log_in_and_renew(device)
+        assert calls.differences() == []
+        if power:
+            calls.lose_power(power, seed)
+        is_let_in(device)
+        log_in_and_renew(device)
+        assert is_let_in(device) != old
+        fresh(device)
+    except Exception as error:
+        faults.append(f"stuck: {error}")
+    return Verdict(name=name, faults=tuple(faults))
+
+
+@pytest.mark.fault
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("power", [False, True], ids=["killed", "power off"])
 @pytest.mark.parametrize("before", [fresh, refused])
 def test_ended_at_any_call_the_device_is_let_in_and_the_next_renewal_completes(
     device: Path, hub: HubFixture, before, power
 ) -> None:
-    for last in range(calls_of(device, before)):
-        for seed, mode in enumerate(MODES if power else ["killed"]):
-            hub.clock.advance(46 * DAY)  # past half of a certificate's life
-            old = is_let_in(device)
-            before(device)
-            with Calls(device / "identity", last) as calls, pytest.raises(DeadError):
-                log_in_and_renew(device)
-            assert calls.differences() == []
-            if power:
-                calls.lose_power(mode, seed)
-            try:
-                is_let_in(device)
-                log_in_and_renew(device)
-                assert is_let_in(device) != old
-                fresh(device)
-            except Exception as error:
-                raise AssertionError(f"after call {last}, {mode}, seed {seed}: {error}") from error
+    modes = list(enumerate(MODES if power else [""]))
+    verdicts = [
+        ended(device, hub, before, last, mode, seed) for last in range(calls_of(device, before)) for seed, mode in modes
+    ]
+    part = f"{before.__name__}, {'power off' if power else 'killed'}"
+    faults = results.keep("renewal", part, verdicts, seed=[seed for seed, _ in modes])
+    assert not faults, "\n".join(faults)

@@ -1,4 +1,7 @@
-"""The table of a run: counts per row, with seeds, printed and (when asked) written to a file."""
+"""The table of a run: counts per row, with seeds, printed and (when asked) written to a file.
+
+Only a whole run of the full size, without a failure, takes the file's name; any other is written beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import platform
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,10 @@ from msgspec import Struct
 from tests.support.faults.judge import Verdict
 
 FULL = os.environ.get("EDGELOOP_FAULTS") == "full"
+ROWS_OF_ALL = (
+    "kill", "EIO", "ENOSPC", "full disk", "read-only disk", "power loss", "renewal", "clock", "hostile model",
+    "network", "packet loss", "cold start", "attack", "attack, power",
+)  # fmt: skip
 WORDS = ("bricked", "torn", "stuck", "unsaid", "accepted", "unclean", "unsynced")
 
 
@@ -25,7 +33,7 @@ class Row(Struct, frozen=True, kw_only=True):
     cases: int
     struck: int
     wrong: dict[str, int]
-    seed: int
+    seeds: list[int]
     to_serving_ms: dict[str, float]
     notes: dict[str, Any]
 
@@ -33,8 +41,12 @@ class Row(Struct, frozen=True, kw_only=True):
 ROWS: list[Row] = []
 
 
-def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, each: int = 1, **notes: Any) -> list[str]:
+def keep(
+    row: str, part: str, verdicts: list[Verdict], *, seed: int | Iterable[int] = 0, each: int = 1, **notes: Any
+) -> list[str]:
     """Count a row's part; returns the faults found, for the test to fail with. A verdict is over `each` cases."""
+    assert row in ROWS_OF_ALL, f"{row} is not in ROWS_OF_ALL: nobody would miss it"
+    seeds = [seed] if isinstance(seed, int) else sorted(set(seed))
     wrong = {word: sum(any(f.startswith(word) for f in v.faults) for v in verdicts) for word in WORDS}
     times = sorted(v.to_serving_s * 1e3 for v in verdicts if v.to_serving_s)
     spread = {}
@@ -44,7 +56,7 @@ def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, each: i
     ROWS.append(
         Row(
             row=row, part=part, cases=each * len(verdicts), struck=each * sum(v.struck for v in verdicts),
-            wrong=wrong, seed=seed, to_serving_ms=spread, notes=notes,
+            wrong=wrong, seeds=seeds, to_serving_ms=spread, notes=notes,
         )
     )  # fmt: skip
     return [f"{v.name} [found {v.found}]: {fault}" for v in verdicts for fault in v.faults]
@@ -53,7 +65,7 @@ def keep(row: str, part: str, verdicts: list[Verdict], *, seed: int = 0, each: i
 def table() -> list[str]:
     """The rows as text."""
     lines = [
-        f"{'fault':<14}{'part':<30}{'cases':>6}{'struck':>7}{'bricked':>8}{'torn':>5}{'other':>6}{'seed':>5}"
+        f"{'fault':<14}{'part':<30}{'cases':>6}{'struck':>7}{'bricked':>8}{'torn':>5}{'other':>6}{'seeds':>7}"
         "  to serving, ms (median/p99/max)"
     ]
     for row in ROWS:
@@ -61,10 +73,14 @@ def table() -> list[str]:
         other = sum(row.wrong.values()) - bricked - torn
         times = "/".join(f"{value:g}" for value in row.to_serving_ms.values())
         lines.append(
-            f"{row.row:<14}{row.part:<30}{row.cases:>6}{row.struck:>7}{bricked:>8}{torn:>5}{other:>6}{row.seed:>5}"
+            f"{row.row:<14}{row.part:<30}{row.cases:>6}{row.struck:>7}{bricked:>8}{torn:>5}{other:>6}{_range(row.seeds):>7}"
             f"  {times:<16}{_shares(row.notes)}".rstrip()
         )
     return lines
+
+
+def _range(seeds: list[int]) -> str:
+    return str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
 
 
 def _shares(notes: dict[str, Any]) -> str:
@@ -72,9 +88,20 @@ def _shares(notes: dict[str, Any]) -> str:
     return ", ".join(f"{word} {value:.1%}" for word, value in notes.items() if isinstance(value, float))
 
 
-def write(path: Path) -> None:
-    """Write the rows as JSON."""
+def write(path: Path, *, status: int, skipped: list[str], deselected: int) -> Path:
+    """Write the rows as JSON, and what is missing; gives the file, which is `path` only for a whole run.
+
+    `status` is pytest's, `skipped` says which tests were and why, `deselected` how many nobody asked for.
+    """
+    kept = {row.row for row in ROWS}
+    missing = [row for row in ROWS_OF_ALL if row not in kept]
+    whole = FULL and status == 0 and not (missing or skipped or deselected)
     machine = {"machine": platform.machine(), "system": platform.release(), "cpus": os.cpu_count()}
     rows = [{field: getattr(row, field) for field in Row.__struct_fields__} for row in ROWS]
-    document = {"size": "full" if FULL else "ci", "python": platform.python_version(), **machine, "rows": rows}
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    document = {
+        "size": "full" if FULL else "ci", "whole": whole, "status": status, "missing": missing, "skipped": skipped,
+        "deselected": deselected, "python": platform.python_version(), **machine, "rows": rows,
+    }  # fmt: skip
+    to = path if whole else path.with_suffix(".incomplete.json")
+    to.write_text(json.dumps(document, indent=1) + "\n")
+    return to
