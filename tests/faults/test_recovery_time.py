@@ -6,36 +6,20 @@ reported, not judged: a busy test machine is no device.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.support.agent_process import running
 from tests.support.faults import results
+from tests.support.faults.disk import answer
 from tests.support.faults.judge import Verdict, wrong
 from tests.support.faults.world import copy
-from tests.support.faults.zygote import MODEL, Probe
-from tests.support.models import inputs
+from tests.support.faults.zygote import Probe
 
 KILLS = 20 if results.FULL else 3
-
-
-def answer(address: str) -> Probe | None:
-    """One request over HTTP; None while nobody listens or nothing serves."""
-    body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 4], "data": inputs(1).ravel().tolist()}]}
-    url = f"{address}/v2/models/{MODEL}/infer"
-    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=5) as response:
-            said = json.load(response)
-    except (urllib.error.URLError, ConnectionError):
-        return None
-    return Probe(release=int(said["model_version"]), logits=[said["outputs"][0]["data"]])
 
 
 def first_answer(device: Path, deadline_s: float = 60.0) -> tuple[float, Probe]:
