@@ -2,7 +2,7 @@
 
 The disk is a small tmpfs (`tests/support/faults/disk.py`). *States*: the agent starts on such a disk in each state
 that it may have been left in. *Updates*: it has some bytes left, which the update uses up. Where a container forbids
-mount namespaces these rows are skipped, as packet loss is: it says what is refused and what to do.
+mount namespaces these rows are skipped, as that of packets is: it says what is refused and what to do.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ CELLS = [
     Cell(name="loss", plan=Plan(cut=0.1, stall=0.1), looks=40),
     Cell(name="resets", plan=Plan(reset=0.2), looks=40),
     Cell(name="delay", plan=Plan(delay_s=0.03)),
-    Cell(name="duplicates", plan=Plan(twice=True)),
+    Cell(name="damage", plan=Plan(flip=0.05), looks=40),
     Cell(name="64 kbit/s", plan=Plan(slow=16_000)),
     Cell(name="drip", plan=Plan(drip_s=0.1), passes=False),
     Cell(name="endless", plan=Plan(instead=ENDLESS, endless=True), passes=False),
@@ -60,13 +60,20 @@ CELLS = [
 
 
 def cells() -> list[Cell]:
-    """8, or 36: two updates and two sizes, and four more seeds of loss."""
+    """8, or 37: two updates and two sizes, four more seeds of loss, and one that is slow from its first byte on."""
     if not results.FULL:
         return CELLS
     every = [replace(cell, update=update) for cell in CELLS for update in ("install", "swap")]
-    # Sixteen times the pieces break about sixteen times as often.
-    every += [replace(c, size="4 MiB", looks=c.looks * (16 if c.looks > 2 else 1)) for c in every]
-    return every + [replace(CELLS[index % 2], seed=2 + index) for index in range(4)]
+    every += [_large(cell) for cell in every]
+    whole = Cell(name="64 kbit/s throughout", plan=Plan(slow=1 << 40, everywhere=True))
+    return [*every, *(replace(CELLS[index % 2], seed=2 + index) for index in range(4)), whole]
+
+
+def _large(cell: Cell) -> Cell:
+    """The same with sixteen times the pieces: it breaks about sixteen times as often, but no whole blob may be spoiled
+    as often, since a damaged one is thrown away."""
+    looks = cell.looks * (16 if cell.looks > 2 else 1)
+    return replace(cell, size="4 MiB", looks=looks, plan=replace(cell.plan, flip=cell.plan.flip / 16))
 
 
 def endure(run, folder: Path, world, static, cell: Cell) -> tuple[Verdict, float]:

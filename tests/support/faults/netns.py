@@ -1,9 +1,9 @@
-"""A network that loses packets below TCP: two network namespaces whose TUN devices one thread joins.
+"""A network that spoils packets below TCP: two network namespaces whose TUN devices one thread joins.
 
 Linux's own emulator, netem, is a kernel module that many machines lack; this needs only /dev/net/tun. Each
 end is a process of its own, `python -m tests.support.faults.netns SOCKET ROLE …`: it enters a namespace,
 makes a TUN device there and hands its descriptor to the test, which reads every packet of one end and writes
-it to the other, unless a seeded draw loses it.
+it to the other: once, twice, late, damaged or not at all, by seeded draws.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import heapq
+import itertools
 import json
 import os
 import random
@@ -22,9 +24,10 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -75,28 +78,62 @@ def enter(address: str) -> int:
     return tun
 
 
+class Weather(Struct, frozen=True, kw_only=True):
+    """What becomes of packets. `loss`, `twice` and `flip` (of one bit) are probabilities; each copy is under way for
+    `delay_s` and up to `jitter_s` more, by which one overtakes another."""
+
+    loss: float = 0.0
+    twice: float = 0.0
+    flip: float = 0.0
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+
+
 class Traffic(Struct):
     """One direction. Bytes are those that TCP carries: `stream` counts each once, `sent` each time that it was
-    sent, `arrived` each time that it came out at the other end."""
+    sent, `arrived` each time that it came out at the other end. `late` packets were overtaken."""
 
     packets: int = 0
     lost: int = 0
+    twice: int = 0
+    flipped: int = 0
+    late: int = 0
     stream: int = 0
     sent: int = 0
     arrived: int = 0
 
 
-class Link:
-    """Passes packets between two TUN devices until it is closed; each is lost with probability `loss`."""
+class Packet(NamedTuple):
+    """One that is under way, in order of `due`."""
 
-    def __init__(self, hub: int, device: int, loss: float, seed: int) -> None:
+    due: float
+    number: int  # in order of arrival at the link
+    to: int
+    size: int
+    data: bytes
+    traffic: Traffic
+
+
+class Link:
+    """Passes packets between two TUN devices until it is closed; to each happens what `weather` says."""
+
+    def __init__(self, hub: int, device: int, weather: Weather, seed: int) -> None:
         """Begin, with the descriptors of the TUN devices of both ends."""
-        self._loss, self._rng = loss, random.Random(seed)
+        self._weather, self._rng = weather, random.Random(seed)
         self.down, self.up = Traffic(), Traffic()
         self._next: dict[tuple[bytes, bytes], int] = {}  # of each flow: the sequence number after the last new byte
+        self._under_way: list[Packet] = []
+        self._numbers = itertools.count(1)
+        self._newest: dict[int, int] = {}  # of each way: the highest number that came out
         self._woken, self._wake = os.pipe()
         self._thread = threading.Thread(target=self._run, args=(hub, device), daemon=True)
         self._thread.start()
+
+    def struck(self) -> bool:
+        """Whether everything that the weather brings came, one way or the other."""
+        weather, both = self._weather, (self.down, self.up)
+        shares = {"lost": weather.loss, "twice": weather.twice, "flipped": weather.flip, "late": weather.jitter_s}
+        return all(sum(getattr(way, word) for way in both) for word, share in shares.items() if share)
 
     def close(self) -> None:
         os.close(self._wake)
@@ -106,23 +143,45 @@ class Link:
     def _run(self, hub: int, device: int) -> None:
         ways = {hub: (device, self.down), device: (hub, self.up)}
         while True:
-            ready, _, _ = select.select([*ways, self._woken], [], [])
+            rest = max(0.0, self._under_way[0].due - time.monotonic()) if self._under_way else None
+            ready, _, _ = select.select([*ways, self._woken], [], [], rest)
             if self._woken in ready:
                 return
             for descriptor in ready:
                 to, traffic = ways[descriptor]
-                self._pass_on(os.read(descriptor, _MOST), to, traffic)
+                self._take(os.read(descriptor, _MOST), to, traffic)
+            while self._under_way and self._under_way[0].due <= time.monotonic():
+                self._give(heapq.heappop(self._under_way))
 
-    def _pass_on(self, packet: bytes, to: int, traffic: Traffic) -> None:
-        if packet[0] >> 4 != 4 or packet[9] != _TCP:
+    def _take(self, data: bytes, to: int, traffic: Traffic) -> None:
+        if data[0] >> 4 != 4 or data[9] != _TCP:
             return  # the kernel's own IPv6 chatter
-        size = self._count(packet, traffic)
-        if self._rng.random() < self._loss:
+        weather, draw = self._weather, self._rng.random
+        size = self._count(data, traffic)
+        if draw() < weather.loss:
             traffic.lost += 1
             return
-        traffic.arrived += size
+        again = draw() < weather.twice
+        traffic.twice += again
+        for _ in range(1 + again):
+            due = time.monotonic() + weather.delay_s + weather.jitter_s * draw()
+            spoiled = self._flipped(data, traffic) if draw() < weather.flip else data
+            heapq.heappush(self._under_way, Packet(due, next(self._numbers), to, size, spoiled, traffic))
+
+    def _flipped(self, data: bytes, traffic: Traffic) -> bytes:
+        """One bit behind IP's header is another: TCP's checksum must see it."""
+        traffic.flipped += 1
+        spoiled = bytearray(data)
+        spoiled[self._rng.randrange((data[0] & 15) * 4, len(data))] ^= 1 << self._rng.randrange(8)
+        return bytes(spoiled)
+
+    def _give(self, packet: Packet) -> None:
+        traffic = packet.traffic
+        traffic.arrived += packet.size
+        traffic.late += packet.number < self._newest.get(packet.to, 0)
+        self._newest[packet.to] = max(packet.number, self._newest.get(packet.to, 0))
         with contextlib.suppress(OSError):  # the other end is gone
-            os.write(to, packet)
+            os.write(packet.to, packet.data)
 
     def _count(self, packet: bytes, traffic: Traffic) -> int:
         """The bytes that a segment carries."""
@@ -186,8 +245,10 @@ class End:
 
 
 @contextlib.contextmanager
-def joined(loss: float, seed: int, hub: tuple[str, ...], device: tuple[str, ...]) -> Iterator[tuple[Link, End, End]]:
-    """A hub and a device, each a role and its arguments, with a link between them that loses packets both ways.
+def joined(
+    weather: Weather, seed: int, hub: tuple[str, ...], device: tuple[str, ...]
+) -> Iterator[tuple[Link, End, End]]:
+    """A hub and a device, each a role and its arguments, with a link between them that spoils packets both ways.
 
     Raises:
         NotPermittedError: this machine does not let it.
@@ -197,7 +258,7 @@ def joined(loss: float, seed: int, hub: tuple[str, ...], device: tuple[str, ...]
     with (
         contextlib.closing(End(HUB, *hub)) as at_hub,
         contextlib.closing(End(DEVICE, *device)) as at_device,
-        contextlib.closing(Link(at_hub.tun, at_device.tun, loss, seed)) as link,
+        contextlib.closing(Link(at_hub.tun, at_device.tun, weather, seed)) as link,
     ):
         yield link, at_hub, at_device
 

@@ -20,19 +20,19 @@ _BLOB = re.compile(rb"GET \S*/blobs/([0-9a-f]{64}) ")
 class Plan(Struct, frozen=True, kw_only=True):
     """What happens to each piece of at most 16 KiB of an answer.
 
-    `cut`, `stall` and `reset` are probabilities for pieces of blobs; other answers are hit a quarter as often.
-    `slow` bytes of each connection's blobs come at 64 kbit/s. `instead` is sent in place of every answer to
-    a request for a blob (to every request with `everywhere`), again and again with `endless`. With `drip_s` every
-    byte comes alone; of every other blob the first `HEAD` bytes come at once.
+    `cut`, `stall`, `reset` and `flip` (of one bit) are probabilities for pieces of blobs; other answers are hit a
+    quarter as often. `slow` bytes of each connection's blobs come at 64 kbit/s. `instead` is sent in place of every
+    answer to a request for a blob, again and again with `endless`. With `everywhere` those two are not for blobs
+    alone. With `drip_s` every byte comes alone; of every other blob the first `HEAD` bytes come at once.
     """
 
     cut: float = 0.0
     stall: float = 0.0
     reset: float = 0.0
+    flip: float = 0.0
     delay_s: float = 0.0
     slow: int = 0
     drip_s: float = 0.0
-    twice: bool = False
     instead: bytes = b""
     endless: bool = False
     everywhere: bool = False
@@ -59,16 +59,22 @@ class Proxy:
         with self._lock:
             self.blob_bytes += size
 
+    def flipped(self, piece: bytes) -> bytes:
+        """The piece with one bit turned."""
+        with self._lock:
+            at, bit = self._rng.randrange(len(piece)), self._rng.randrange(8)
+        return piece[:at] + bytes([piece[at] ^ 1 << bit]) + piece[at + 1 :]
+
     def serve(self, client: socket.socket) -> None:
         """One connection of the device, to its end."""
         with client, contextlib.suppress(OSError), socket.create_connection(self._upstream, timeout=30) as hub:
             hub.settimeout(None)
-            _Connection(self, self._plan, client, hub, self._upstream).run()
+            _Connection(self, self._plan, client, hub).run()
 
 
 class _Connection:
-    def __init__(self, proxy: Proxy, plan: Plan, client: socket.socket, hub: socket.socket, upstream) -> None:
-        self._proxy, self._plan, self._client, self._hub, self._upstream = proxy, plan, client, hub, upstream
+    def __init__(self, proxy: Proxy, plan: Plan, client: socket.socket, hub: socket.socket) -> None:
+        self._proxy, self._plan, self._client, self._hub = proxy, plan, client, hub
         self._blob = False
         self._slow_left, self._head_left = plan.slow, 0
 
@@ -85,8 +91,6 @@ class _Connection:
             if self._plan.instead and (self._blob or self._plan.everywhere):
                 self._lie()
                 return
-            if self._plan.twice and asked.startswith(b"GET "):
-                self._again(asked)
             self._hub.sendall(asked)
 
     def _lie(self) -> None:
@@ -94,14 +98,6 @@ class _Connection:
         self._client.sendall(self._plan.instead)
         while self._plan.endless and not self._proxy.over.is_set():
             self._client.sendall(bytes(CHUNK))
-
-    def _again(self, asked: bytes) -> None:
-        """The same request once more, on a connection of its own, as a retrying middlebox does."""
-        self._proxy.strike(1.0, True)
-        with socket.create_connection(self._upstream, timeout=5) as other:
-            other.sendall(asked.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
-            while other.recv(1 << 16):
-                pass
 
     def _down(self) -> None:
         with contextlib.suppress(OSError):
@@ -128,12 +124,14 @@ class _Connection:
         if plan.delay_s:
             proxy.strike(1.0, True)
             proxy.over.wait(plan.delay_s)
+        if plan.flip and proxy.strike(plan.flip, blob):
+            piece = proxy.flipped(piece)
         if plan.drip_s and blob:
             head, piece = piece[: self._head_left], piece[self._head_left :]
             self._head_left -= len(head)
             self._client.sendall(head)
             proxy.count(len(head))
-        step = 1 if plan.drip_s and blob else 800 if self._slow_left > 0 and blob else CHUNK
+        step = 1 if plan.drip_s and blob else 800 if self._slow_left > 0 and (blob or plan.everywhere) else CHUNK
         for start in range(0, len(piece), step):
             self._client.sendall(piece[start : start + step])
             if blob:

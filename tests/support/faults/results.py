@@ -20,7 +20,7 @@ from tests.support.faults.judge import Verdict
 FULL = os.environ.get("EDGELOOP_FAULTS") == "full"
 ROWS_OF_ALL = (
     "kill", "EIO", "ENOSPC", "full disk", "read-only disk", "power loss", "renewal", "clock", "hostile model",
-    "network", "packet loss", "cold start", "attack", "attack, power",
+    "network", "packets", "cold start", "attack", "attack, power",
 )  # fmt: skip
 WORDS = ("bricked", "torn", "stuck", "unsaid", "accepted", "unclean", "unsynced")
 

@@ -1,4 +1,6 @@
-"""A blob over a network that loses one packet in five, below TCP and both ways: it arrives, and little is sent twice.
+"""A blob over a network that loses, repeats, delays, disorders or damages packets, below TCP and both ways.
+
+It arrives, and little is sent twice.
 
 Two network namespaces are joined by the link of `tests/support/faults/netns.py`. Containers may forbid namespaces and
 TUN devices, so this is the one skip here that is no failure with CI=true: it says what is refused and what to do.
@@ -17,9 +19,18 @@ from msgspec.structs import replace
 
 from tests.support.faults import results
 from tests.support.faults.judge import Verdict
-from tests.support.faults.netns import NotPermittedError, Traffic, joined
+from tests.support.faults.netns import NotPermittedError, Traffic, Weather, joined
 
-LOSS, MOST_WASTE = 0.2, 0.10
+MOST_WASTE = 0.10
+LOSS = "20 % lost"
+WEATHER = {
+    LOSS: Weather(loss=0.2),
+    "10 % twice": Weather(twice=0.1),
+    "300 ms late": Weather(delay_s=0.15),  # there and back
+    "out of order": Weather(delay_s=0.02, jitter_s=0.04),
+    "5 % damaged": Weather(flip=0.05),
+    "all of it": Weather(loss=0.1, twice=0.1, flip=0.1, delay_s=0.01, jitter_s=0.02),
+}
 PATIENT_S, HASTY_S = 30.0, 0.3  # without a byte; the first is the product's default, the second breaks off soon
 
 
@@ -27,12 +38,13 @@ class Transfer(Struct, frozen=True, kw_only=True):
     """`control`: the congestion control of the hub's TCP, which decides how fast it goes."""
 
     size: int
+    weather: str = LOSS
     control: str = "reno"  # every kernel has it
     patience_s: float = PATIENT_S
     seed: int = 1
 
     def __str__(self) -> str:
-        return f"{LOSS * 100:.0f} % lost, {self.control}{', hasty' if self.patience_s == HASTY_S else ''}"
+        return f"{self.weather}, {self.control}{', hasty' if self.patience_s == HASTY_S else ''}"
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -42,19 +54,22 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """
 
     arrived: bool
+    struck: bool
     waste: float
     broken: int
     down: Traffic
 
 
 def transfers() -> list[Transfer]:
-    """Two small files; or each congestion control of this kernel, patiently and hastily."""
+    """Three small files; or loss with each congestion control of this kernel, patiently and hastily, and the rest."""
     if not results.FULL:
-        return [Transfer(size=64 << 10), Transfer(size=64 << 10, patience_s=HASTY_S, seed=14)]
+        small = Transfer(size=64 << 10)
+        return [small, replace(small, patience_s=HASTY_S, seed=14), replace(small, weather="all of it")]
     controls = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     # At this loss bbr brings some MiB per second, cubic and reno some 10 KiB.
     patient = [Transfer(size=(4096 if control == "bbr" else 256) << 10, control=control) for control in controls]
-    return patient + [replace(each, patience_s=HASTY_S, seed=14) for each in patient]
+    other = [Transfer(size=256 << 10, weather=name) for name in WEATHER if name != LOSS]
+    return [*patient, *(replace(each, patience_s=HASTY_S, seed=14) for each in patient), *other]
 
 
 def run(transfer: Transfer, folder: Path) -> Outcome:
@@ -65,14 +80,16 @@ def run(transfer: Transfer, folder: Path) -> Outcome:
     (folder / "hub" / sha256).write_bytes(data)
     hub = ("hub", str(folder / "hub"), transfer.control)
     device = ("device", str(folder / "device"), sha256, str(transfer.size), str(transfer.patience_s))
-    with joined(LOSS, transfer.seed, hub, device) as (link, at_hub, at_device):
+    with joined(WEATHER[transfer.weather], transfer.seed, hub, device) as (link, at_hub, at_device):
         assert at_hub.heard() == "ready"
         said = at_device.heard() or {"received": 0, "broken": []}
         waste = said["received"] / transfer.size - 1
-        return Outcome(arrived=waste >= 0, waste=waste, broken=len(said["broken"]), down=link.down)
+        return Outcome(
+            arrived=waste >= 0, struck=link.struck(), waste=waste, broken=len(said["broken"]), down=link.down
+        )
 
 
-def test_a_blob_arrives_through_packet_loss_and_little_is_sent_twice(tmp_path):
+def test_a_blob_arrives_through_bad_weather_and_little_is_sent_twice(tmp_path):
     chosen = transfers()
     try:
         with ThreadPoolExecutor(len(chosen)) as pool:  # they mostly wait for TCP's timers
@@ -82,7 +99,7 @@ def test_a_blob_arrives_through_packet_loss_and_little_is_sent_twice(tmp_path):
     faults = []
     for transfer, outcome in zip(chosen, outcomes, strict=True):
         faults += kept(transfer, outcome)
-        assert outcome.down.lost and outcome.waste <= MOST_WASTE, (transfer, outcome)
+        assert outcome.struck and outcome.waste <= MOST_WASTE, (transfer, outcome)
         if not outcome.broken:  # what was under way when a connection broke is sent again
             assert outcome.down.stream <= (1 + MOST_WASTE) * transfer.size, (transfer, outcome)
     assert not faults, "\n".join(faults)
@@ -94,8 +111,9 @@ def kept(transfer: Transfer, outcome: Outcome) -> list[str]:
     down, size = outcome.down, transfer.size
     stuck = () if outcome.arrived else ("stuck: the blob did not arrive",)
     return results.keep(
-        "packet loss", str(transfer), [Verdict(name=str(transfer), faults=stuck, struck=down.lost > 0)],
+        "packets", str(transfer),
+        [Verdict(name=str(transfer), faults=stuck, struck=outcome.struck)],
         seed=transfer.seed, size=size, broken=outcome.broken, waste=round(outcome.waste, 4),
         hub_waste=round(down.stream / size - 1, 4), wire_waste=round(down.sent / size - 1, 4),
-        lost=round(down.lost / down.packets, 3),
+        **{word: round(getattr(down, word) / down.packets, 3) for word in ("lost", "twice", "late", "flipped")},
     )  # fmt: skip
