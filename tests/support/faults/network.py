@@ -21,9 +21,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What happens to each piece of at most 16 KiB of an answer.
 
     `cut`, `stall`, `reset` and `flip` (of one bit) are probabilities for pieces of blobs; other answers are hit a
-    quarter as often. `slow` bytes of each connection's blobs come at 64 kbit/s. `instead` is sent in place of every
-    answer to a request for a blob, again and again with `endless`. With `everywhere` those two are not for blobs
-    alone. With `drip_s` every byte comes alone; of every other blob the first `HEAD` bytes come at once.
+    quarter as often, and the first bit is turned for certain. `slow` bytes of each connection's blobs come at
+    64 kbit/s. `instead` is sent in place of every answer to a request for a blob, again and again with `endless`. With
+    `everywhere` those two are not for blobs alone. With `drip_s` every byte comes alone; of every other blob the
+    first `HEAD` bytes come at once.
     """
 
     cut: float = 0.0
@@ -124,7 +125,7 @@ class _Connection:
         if plan.delay_s:
             proxy.strike(1.0, True)
             proxy.over.wait(plan.delay_s)
-        if plan.flip and proxy.strike(plan.flip, blob):
+        if plan.flip and proxy.strike(1.0 if blob and not proxy.struck else plan.flip, blob):
             piece = proxy.flipped(piece)
         if plan.drip_s and blob:
             head, piece = piece[: self._head_left], piece[self._head_left :]
