@@ -92,7 +92,7 @@ class HostileLife(Life):
             self._agent.slots.slot(MODEL).active.failures += 1
             await updater.judge(MODEL)
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
-        (Path(self._case.directory) / "blobs" / hashlib.sha256(data).hexdigest()).unlink()
+        (Path(self._case.directory) / "blobs" / hashlib.sha256(data).hexdigest()).unlink(missing_ok=True)
 
     async def _look_quietly(self) -> None:
         with contextlib.suppress(AgentError):
@@ -101,6 +101,10 @@ class HostileLife(Life):
     def _put(self, data: bytes, number: int) -> Held:
         digest = hashlib.sha256(data).hexdigest()
         (Path(self._case.directory) / "blobs" / digest).write_bytes(data)
+        for blob in (Path(self._mutants.folder) / "blobs").glob("*"):  # the look after a refusal has removed them
+            here = Path(self._case.directory) / "blobs" / blob.name
+            if not here.exists():
+                here.write_bytes(blob.read_bytes())
         variant = replace(self._manifest.variants[0], blob=Blob(sha256=digest, size=len(data)))
         manifest: Manifest = replace(self._manifest, variants=(variant,))
         name = self._agent.updater.store.put_manifest(encode_manifest(manifest))
