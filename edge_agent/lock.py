@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from edge_agent.errors import ConflictError, UsageError
 
@@ -28,25 +27,23 @@ def only_one(directory: Path) -> Iterator[None]:
         raise UsageError(
             f"{directory} is not an agent's directory", hint=f"edge-agent enroll URL --token T --dir {directory}"
         )
-    with _opened(directory / NAME) as lock:
-        try:
-            _take(lock)
-        except BlockingIOError as error:
-            raise ConflictError(
-                f"another agent runs in {directory}", subject=str(directory),
-                hint=f"edge-agent status --dir {directory} shows it; end it first, or give this one its own --dir",
-            ) from error  # fmt: skip
-        yield
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """Writing is what some network file systems want of who locks; a disk that is mounted read-only has none of it."""
+    lock = _opened(directory / NAME)
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640), "r+b", 0)
+        _take(lock, directory)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _opened(path: Path) -> int:
+    """A descriptor to lock. Writing is what some network file systems want of who locks; a disk that is mounted
+    read-only has none of it, and no file either where no agent ever ran: then the folder itself will do."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         if error.errno != errno.EROFS:
             raise
-        return path.open("rb")
+        return os.open(path if path.exists() else path.parent, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def is_running(directory: Path) -> bool:
@@ -68,10 +65,15 @@ def is_running(directory: Path) -> bool:
     return False
 
 
-def _take(lock: IO[bytes]) -> None:
-    """Raise BlockingIOError when an agent has the lock. Who only looks (`is_running`) has it for a moment, too."""
-    for _ in range(TRIES - 1):
-        with contextlib.suppress(BlockingIOError):
+def _take(lock: int, directory: Path) -> None:
+    """Raise ConflictError when an agent has the lock. Who only looks (`is_running`) has it for a moment, too."""
+    for left in reversed(range(TRIES)):
+        try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        time.sleep(PAUSE_S)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if not left:
+                raise ConflictError(
+                    f"another agent runs in {directory}", subject=str(directory),
+                    hint=f"edge-agent status --dir {directory} shows it; end it first, or give this one its own --dir",
+                ) from error  # fmt: skip
+            time.sleep(PAUSE_S)

@@ -137,11 +137,12 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, server)
         await self.updater.start()
-        _announce(self.config.dir, self.address)
+        announced = _announce(self.config.dir, self.address)
         log.info("agent %s serves on %s", self.links.enrollment.device_id, self.address)
         tasks = [
             loop.create_task(_guarded(name, run))
             for name, run in (
+                ("address", lambda: self._announce_later(announced)),
                 ("updater", self.updater.run),
                 ("bundles", lambda: self.installer.run(self.updater)),
                 ("recorder", self.recorder.run),
@@ -165,6 +166,12 @@ class Agent:
             self.database.close()
             _announce(self.config.dir, "")
             log.info("agent stopped")
+
+    async def _announce_later(self, announced: bool) -> None:
+        """Try again on a disk that refused to say where the agent answers."""
+        while not announced:
+            await asyncio.sleep(RESTART_S)
+            announced = _announce(self.config.dir, self.address)
 
     async def install(self, folder: Path) -> Outcome:
         """Serve what is installed, take one look at the bundle, and end; the running agent decides the probation."""
@@ -317,7 +324,7 @@ async def _guarded(name: str, run: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(RESTART_S)
 
 
-def _announce(directory: Path, address: str) -> None:
+def _announce(directory: Path, address: str) -> bool:
     """Tell this machine's commands where the agent answers; it serves also when the disk will not have it."""
     from edge_agent.durable import write_durably
     from fleet.protocol.codec import encode_json
@@ -330,6 +337,8 @@ def _announce(directory: Path, address: str) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         log.warning("%s is not written: %s; name the address %s to commands yourself", path, error, address)
+        return False
+    return True
 
 
 def _stop(server: uvicorn.Server) -> None:

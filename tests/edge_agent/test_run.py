@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import json
+import os
 import signal
 import stat
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edge_agent import client
-from edge_agent.errors import NotFoundError
+from edge_agent import main as composition
+from edge_agent.errors import ConflictError, NotFoundError
+from edge_agent.lock import only_one
 from edge_agent.main import main
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile
@@ -80,3 +88,34 @@ def test_a_unix_socket_is_for_the_group_only(device):
 def test_an_agent_that_is_not_enrolled_says_what_to_do(tmp_path, capsys):
     assert main(["run", "--dir", str(tmp_path)]) != 0
     assert "edge-agent enroll" in capsys.readouterr().err
+
+
+def test_an_address_that_the_disk_refuses_is_told_when_it_takes_it(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(composition, "RESTART_S", 0.01)
+    there = tmp_path / "run.json"
+    there.mkdir()  # nothing can be renamed to it
+    assert not composition._announce(tmp_path, "http://127.0.0.1:1")
+    agent = SimpleNamespace(config=SimpleNamespace(dir=tmp_path), address="http://127.0.0.1:1")
+
+    async def heal() -> None:
+        later = asyncio.ensure_future(composition.Agent._announce_later(agent, announced=False))
+        await asyncio.sleep(0.03)
+        assert not later.done()
+        there.rmdir()
+        await asyncio.wait_for(later, 10)
+
+    asyncio.run(heal())
+    assert json.loads(there.read_bytes())["address"] == agent.address
+
+
+def test_a_folder_in_which_no_agent_ever_ran_is_locked_also_where_nothing_can_be_written(tmp_path: Path, monkeypatch):
+    opened = os.open
+
+    def read_only(path, flags, *more):
+        if flags & os.O_CREAT:
+            raise OSError(errno.EROFS, "read-only file system", str(path))
+        return opened(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with only_one(tmp_path), pytest.raises(ConflictError), only_one(tmp_path):
+        pass

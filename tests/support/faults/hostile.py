@@ -60,7 +60,7 @@ class HostileLife(Life):
         assert case.mutants is not None
         self._mutants = case.mutants
         self._children = OfferingChildren(Path(case.directory), None)
-        self._agent.updater._children = self._children
+        self._start_by(self._children)
         folder = Path(self._mutants.folder)
         self._manifest = decode_manifest((folder / "manifest.json").read_bytes())
         self._good = (folder / "model").read_bytes()

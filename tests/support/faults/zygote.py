@@ -211,7 +211,11 @@ class Life:
         directory = Path(case.directory)
         config = AgentConfig(dir=directory, disk_reserve_bytes=0)
         self._agent = composition.Agent(config)
-        self._agent.updater._children = ForkedChildren(directory, case.strace)
+        self._start_by(ForkedChildren(directory, case.strace))
+
+    def _start_by(self, made: ForkedChildren) -> None:
+        """Let looks and self-tests be forks of this process."""
+        self._agent.updater._children = self._agent.updater._follower._children = made
 
     async def run(self) -> Seen:
         agent, started = self._agent, time.perf_counter()
