@@ -191,9 +191,9 @@ class Session:
         remedy = bundled.REMEDY if self._bundle is not None else ""
         with tuf_client.opened(config.tuf, root, fetcher, floor, clock=self._clock, remedy=remedy) as trusted:
             seen = look.looked(trusted, mine, asked)
-            said = [] if seen.channel is None else list(look.offers(trusted, seen.channel, mine, asked, self._store))
+            found = [] if seen.channel is None else list(look.offers(trusted, seen.channel, mine, asked, self._store))
             seen = look.identified(look.concluded(seen, trusted), config.identity, trouble)
-        for message in (Saw(looked=seen), *said):
+        for message in (Saw(looked=seen), *found):
             emit(message, self._out)
         emit(Ready(), self._out)
 

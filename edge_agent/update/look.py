@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from edge_agent.errors import AgentError, FetchError, RefusedError, TrustError, UnreachableError
+from edge_agent.errors import AgentError, FetchError, RefusedError, TrustError, UnreachableError, said
 from edge_agent.ports import HubCalls
 from edge_agent.update.lines import Asked, Offer, Refusal
 from edge_agent.update.machine import Held, Target
@@ -110,8 +110,9 @@ def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, sto
             yield Refusal(
                 model=model, release=target.release, reason="bad-manifest", detail=str(error), hint=error.hint
             )
-        except AgentError as error:
-            yield Refusal(model=model, release=target.release, reason=error.reason, detail=str(error), hint=error.hint)
+        except (AgentError, OSError) as error:  # OSError: this disk takes no new manifest; other models may go back
+            word, hint = said(error)
+            yield Refusal(model=model, release=target.release, reason=word, detail=str(error), hint=hint)
         else:
             yield Offer(model=model, target=Target(held=held, rollout=target.rollout))
 

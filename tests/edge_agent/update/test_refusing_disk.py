@@ -12,8 +12,16 @@ from edge_agent import ports
 from edge_agent.errors import ActivationError, UpdateError
 from edge_agent.ports import Health
 from edge_agent.update import state as states
+from edge_agent.update.lines import Asked
+from edge_agent.update.look import offers
+from edge_agent.update.machine import Held
+from edge_agent.update.store import Store
+from fleet.protocol.channel import Channel, ModelEntry
+from fleet.protocol.manifest import encode_manifest
+from fleet.protocol.messages import DeviceMe
 from tests.support.device import LOOP, Device, FakeActivator, claim, follow, listening, publish
 from tests.support.hub import HubFixture, make_hub
+from tests.support.models import release
 
 
 class Disk:
@@ -217,3 +225,24 @@ def test_a_reason_that_is_over_does_not_stay(both: Device) -> None:
     both.updater.file.put_model("tiny", states.replace(both.state(), reason="unreachable", detail="the hub was away"))
     both.look()
     assert both.state().reason == ""
+
+
+def test_a_disk_that_takes_no_manifest_refuses_that_release_alone(tmp_path: Path, monkeypatch) -> None:
+    class View:
+        problem = detail = ""
+
+        def read(self, path: str, limit: int) -> bytes | None:
+            return None if path.endswith("floor.json") else encode_manifest(made.manifest)
+
+    def refuse(self, data: bytes) -> str:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    made = release(tmp_path / "blobs")
+    monkeypatch.setattr(Store, "put_manifest", refuse)
+    back = Held(release=1, variant="v", manifest="m")
+    models = {"held": ModelEntry(release=1), "new": ModelEntry(release=2)}
+    channel = Channel(channel="stable", version=2, models=models)
+    asked = Asked(device_id="d", channel="stable", kinds=("onnx",), held={"held": (back,)})
+    mine = DeviceMe(device_id="d", channel="stable")
+    found = {answer.model: answer for answer in offers(View(), channel, mine, asked, Store(tmp_path))}
+    assert found["held"].target.held == back and found["new"].reason == "disk-full"

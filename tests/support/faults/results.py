@@ -65,7 +65,7 @@ def keep(
 def table() -> list[str]:
     """The rows as text."""
     lines = [
-        f"{'fault':<14}{'part':<30}{'cases':>6}{'struck':>7}{'bricked':>8}{'torn':>5}{'other':>6}{'seeds':>7}"
+        f"{'fault':<15}{'part':<30}{'cases':>6}{'struck':>7}{'bricked':>8}{'torn':>5}{'other':>6}{'seeds':>7}"
         "  to serving, ms (median/p99/max)"
     ]
     for row in ROWS:
@@ -73,7 +73,7 @@ def table() -> list[str]:
         other = sum(row.wrong.values()) - bricked - torn
         times = "/".join(f"{value:g}" for value in row.to_serving_ms.values())
         lines.append(
-            f"{row.row:<14}{row.part:<30}{row.cases:>6}{row.struck:>7}{bricked:>8}{torn:>5}{other:>6}{_range(row.seeds):>7}"
+            f"{row.row:<15}{row.part:<30}{row.cases:>6}{row.struck:>7}{bricked:>8}{torn:>5}{other:>6}{_range(row.seeds):>7}"
             f"  {times:<16}{_shares(row.notes)}".rstrip()
         )
     return lines
