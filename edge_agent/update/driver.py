@@ -65,7 +65,7 @@ class Updater:
         self._kinds, self._runtimes, self._capabilities = kinds, runtimes, capabilities
         self._on_look = on_look
         self._clock, self._rng, self._sleep = clock, rng, sleep
-        self.store = Store(config.dir, reserve=config.disk_reserve_bytes)
+        self.store = Store(config.dir, reserve=config.disk_reserve_bytes, to_write=False)
         self.file = StateFile(config.dir)
         self._ledger = Ledger(self.file, reporter)
         self._service = Service(self.store, activator, self._ledger, now=now)

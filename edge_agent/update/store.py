@@ -30,13 +30,16 @@ class Store:
         *,
         reserve: int = RESERVE,
         free: Callable[[Path], int] = lambda p: shutil.disk_usage(p).free,
+        to_write: bool = True,
     ) -> None:
+        """`to_write` false: whoever only reads, such as an agent that starts on a read-only disk, needs no folder."""
         self.blobs = directory / "blobs"
         self.manifests = directory / "releases"
         self._lock = directory / "blobs.lock"
         self._reserve, self._free = reserve, free
         for folder in (self.blobs, self.manifests):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+            with contextlib.nullcontext() if to_write else contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o750)
 
     def put_manifest(self, data: bytes) -> str:
         """Keep a manifest that TUF has verified; returns its SHA-256."""
