@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import errno
-import time
 from pathlib import Path
 
 import pytest
 
 from edge_agent.update.store import Store
-from tests.support.device import Device, claim, follow, listening, publish
-from tests.support.hub import HubFixture, make_hub
+from tests.support.device import Device, follow, publish
+from tests.support.hub import HubFixture
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> HubFixture:
-    return make_hub(tmp_path, start=time.time())
-
-
-@pytest.fixture
-def device(hub: HubFixture, tmp_path: Path):
-    follow(hub, publish(hub, tmp_path))
-    with listening(hub) as url:
-        device = Device(url, claim(hub), tmp_path / "agent")
-        device.look()
-        device.commit()
-        yield device
+def device(committed: Device) -> Device:
+    return committed
 
 
 def models_on_disk(device: Device, seeds: range) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,11 @@ from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.window import DAY_S
 from model_compiler.delta import build
 from tests.support.device import LOOP, Device, claim, listening, publish
-from tests.support.hub import HubFixture, make_hub
+from tests.support.hub import HubFixture
 from tests.support.models import onnx_bytes, release
 
 NIGHT = "02:00-05:00"
 DAY = 20_000 * DAY_S  # the device's own clock, which only judges windows and budgets here
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> HubFixture:
-    return make_hub(tmp_path, start=time.time())
 
 
 @pytest.fixture

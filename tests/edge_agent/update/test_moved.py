@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from fleet.client import Client
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.transport import HttpTransport
 from tests.support.device import Device, claim, follow, publish
-from tests.support.hub import HubFixture, make_hub
+from tests.support.hub import HubFixture
 from tests.support.server import serving
 
 
@@ -41,11 +40,6 @@ def move(hub: HubFixture, number: int) -> None:
         device = session.get(tables.Device, "dev-1")
         assert device is not None
         device.channel = "beta"
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> HubFixture:
-    return make_hub(tmp_path, start=time.time())
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from edge_agent.update.lines import Failed
 from edge_agent.update.store import Store
 from fleet.protocol.channel import Channel, ModelEntry, Probation
 from tests.support.device import LOOP, Device, claim, listening, publish
-from tests.support.hub import HubFixture, make_hub
+from tests.support.hub import HubFixture
 from tests.support.locks import Waiting
 
 POLICY = Probation(seconds=1e9, requests=50)
@@ -65,11 +64,6 @@ def follow(hub: HubFixture, releases: dict[str, int]) -> None:
     models = {model: ModelEntry(release=number, probation=POLICY) for model, number in releases.items()}
     change = lambda c: Channel(channel="stable", version=c.version, models=models)  # noqa: E731
     hub.hub.publisher.change_channel("stable", change, actor="test")
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> HubFixture:
-    return make_hub(tmp_path, start=time.time())
 
 
 @pytest.fixture

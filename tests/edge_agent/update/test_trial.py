@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,25 +15,12 @@ from edge_agent.main import main
 from edge_agent.update.children import ProcessChildren
 from edge_agent.update.machine import Held
 from edge_agent.update.store import Store
-from tests.support.device import Device, claim, follow, listening, publish
-from tests.support.hub import HubFixture, make_hub
+from tests.support.device import Device, follow, publish
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> HubFixture:
-    return make_hub(tmp_path, start=time.time())
-
-
-@pytest.fixture
-def device(hub: HubFixture, tmp_path: Path):
-    """A device that serves release 1, and has release 2 before it."""
-    follow(hub, publish(hub, tmp_path))
-    with listening(hub) as url:
-        device = Device(url, claim(hub), tmp_path / "agent")
-        device.look()
-        device.commit()
-        follow(hub, publish(hub, tmp_path, seed=2))
-        yield device
+def device(offered: Device) -> Device:
+    return offered
 
 
 class Harmed(ProcessChildren):

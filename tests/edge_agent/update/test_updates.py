@@ -25,14 +25,9 @@ from fleet.protocol.manifest import Floor, encode_manifest
 from fleet.protocol.messages import DeviceMe
 from model_compiler.delta import build
 from tests.support.device import LOOP, Device, claim, follow, listening, publish
-from tests.support.hub import HubFixture, make_hub
+from tests.support.hub import HubFixture
 from tests.support.in_process import InProcessChildren
 from tests.support.models import onnx_bytes, release
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> HubFixture:
-    return make_hub(tmp_path, start=time.time())  # its children judge dates by this machine's clock
 
 
 @pytest.fixture
