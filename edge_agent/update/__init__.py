@@ -1,16 +1,30 @@
 """Pulling releases: what is wanted, fetching, verifying, trying, and rolling back.
 
-machine     pure: the update machine of one model
-state       its persisted form, `state.json`
-store       content-addressed blobs and verified manifests
-pace        deadline, minimum and maximum speed of a download
-tuf_client  the hardened TUF updater
-fetch       in the child: blobs by range
-look        in the child: refresh, channel, resolve, manifests
-lines       what parent and child say to each other
-child       the short-lived child process that runs both
-sandbox     what the self-test's child gives up before it parses a model (Landlock, seccomp)
-syscall_filter  pure: the system calls that it may still make
-children    the parent's side of it, and the self-test's child
-driver      in the serving process: runs the machines, serves whatever happens
+Pure
+    machine         the update machine of one model
+    holds           what makes a new install wait: window and budget
+    hurry           how soon a notice may end what is under way
+    advice          what somebody must do about metadata that does not come or cannot be used
+    lines           what parent and child say to each other
+    syscall_filter  the system calls that the self-test's child may still make
+On the disk
+    state           the machines' persisted form, `state.json`
+    store           content-addressed blobs and verified manifests
+In the child
+    child           the short-lived process: one look and its steps, or one self-test
+    look            refresh, channel, resolve, manifests
+    tuf_client      the hardened TUF updater
+    sources, fetch  blobs from mirrors and hub, by range
+    delta           blobs from patches
+    pace            deadline, minimum and maximum speed of a download
+    folder          a bundle in the place of the hub
+    sandbox         what the self-test gives up before it parses a model (Landlock, seccomp)
+In the serving process
+    driver          looks when it is told or time comes, and judges probations
+    following       moves every model to what a look offers
+    shares, crew    what each model that is fetched may take of the device, and the children it is lent
+    service         serves what is proven, and keeps what can serve serving
+    ledger          where each model stands: on the disk, then in the reports
+    children        the parent's side of the children
+    install, bundled  installing from a bundle, and what its look says
 """
