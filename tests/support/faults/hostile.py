@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,6 @@ class HostileLife(Life):
 
 
 def _kind(reason: str, detail: str) -> str:
-    if "died with code" in detail:
-        return "child died, " + detail.rpartition(" ")[2]
+    if died := re.search(r"died with code (-?\d+)", detail):
+        return f"child died, {died[1]}"
     return "not loaded" if "refuses" in detail or "cannot" in detail else reason or "nothing"
