@@ -6,9 +6,9 @@ import contextlib
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from time import sleep
 
 from edge_agent.errors import ConflictError, UsageError
 
@@ -76,4 +76,4 @@ def _take(lock: int, directory: Path) -> None:
                     f"another agent runs in {directory}", subject=str(directory),
                     hint=f"edge-agent status --dir {directory} shows it; end it first, or give this one its own --dir",
                 ) from error  # fmt: skip
-            time.sleep(PAUSE_S)
+            sleep(PAUSE_S)

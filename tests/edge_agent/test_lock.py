@@ -36,6 +36,6 @@ def test_who_looks_in_that_moment_keeps_no_agent_from_starting(tmp_path: Path, m
     (tmp_path / lock.NAME).touch()
     looker = os.open(tmp_path / lock.NAME, os.O_RDONLY)
     fcntl.flock(looker, fcntl.LOCK_SH)
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: os.close(looker))
+    monkeypatch.setattr(lock, "sleep", lambda seconds: os.close(looker))
     with only_one(tmp_path):
         pass
