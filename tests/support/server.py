@@ -19,7 +19,9 @@ def serving(app: Any, **options: Any) -> Iterator[tuple[str, asyncio.AbstractEve
     # Inherited by every connection, since asyncio sets it only on sockets that it made itself: without it the second
     # piece of every answer waits 40 ms for the client's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", **options)
+    # log_config: uvicorn's own would close every handler of this process, and absl's (with the compiler's converters)
+    # closes the stream that was sys.stderr when it was made: pytest's, which then captures nothing any more.
+    config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, lifespan="off", **options)
     server = uvicorn.Server(config)
     loops: list[asyncio.AbstractEventLoop] = []
     up = threading.Event()

@@ -34,7 +34,7 @@ ARGUMENTS = [
 def address(busy_hub: HubFixture) -> Iterator[str]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(busy_hub.hub), log_level="warning", lifespan="off")
+        config = uvicorn.Config(create_app(busy_hub.hub), log_config=None, log_level="warning", lifespan="off")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
