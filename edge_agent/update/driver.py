@@ -217,6 +217,8 @@ class Updater:
             offers = [message for message in messages if isinstance(message, Offer)]
             for message in messages:
                 if isinstance(message, Saw):
+                    if message.looked.channel != self.current_channel:
+                        self._hurry.worthwhile()
                     self.file.keep_looked(message.looked)
                     self._on_look(self._ledger.looked())
                     if not message.looked.problem:

@@ -43,6 +43,16 @@ def test_notices_that_come_now_and_then_never_wait() -> None:
     assert set(waits([70.0 * n for n in range(20)])) == {0.0}
 
 
+def test_notices_of_something_new_never_wait() -> None:
+    now = [0.0]
+    hurry = Hurry(lambda: now[0])
+    for second in range(30):
+        now[0] = float(second)
+        hurry.noticed()
+        assert hurry.patience_s == 0.0
+        hurry.worthwhile()
+
+
 class Flood:
     """Implements `Children` and `LookChild` in a world in which a notice comes with every second that passes.
 
