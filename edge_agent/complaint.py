@@ -8,17 +8,11 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from edge_agent.errors import AgentError
+from edge_agent.errors import AgentError, said
 from edge_agent.owner import sudo, user
 from fleet.protocol.errors import ProtocolError
 
 NOT_ALLOWED = (errno.EACCES, errno.EPERM)
-_HINTS = {
-    errno.ENOSPC: "free space on the device",
-    errno.EDQUOT: "free space on the device",
-    errno.EROFS: "the file system is read-only: mount it writable, or repair it",
-    errno.EIO: "the disk or medium is damaged: dmesg says more",
-}
 
 
 class Complaint(Struct, frozen=True):
@@ -38,7 +32,7 @@ def complaint(error: AgentError | ProtocolError | OSError, command: str, directo
     what = error.strerror or str(error) or type(error).__name__
     text = f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes | Path) else what
     if error.errno not in NOT_ALLOWED:
-        return Complaint(text, _HINTS.get(error.errno or 0, ""), 1)
+        return Complaint(text, said(error)[1], 1)
     return Complaint(f"{text} (as user {user(os.geteuid())})", _as_whom(command, directory), 4)
 
 

@@ -14,6 +14,7 @@ In the child
     child           the short-lived process: one look and its steps, or one self-test
     look            refresh, channel, resolve, manifests
     tuf_client      the hardened TUF updater
+    tuf_command     the same updater behind the public conformance suite's command line
     sources, fetch  blobs from mirrors and hub, by range
     delta           blobs from patches
     pace            deadline, minimum and maximum speed of a download
