@@ -7,9 +7,10 @@ from serving. It is a problem that is shown, and looked at again at every call a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,9 @@ class Links:
         """A link, when the hub named another broker or channel since the last call, or the certificate is a new one."""
         self.hub.try_again()
         try:
-            mark, link = self._now(looked)
+            mark = self._now(looked)
+            if mark != self._mark:
+                link = self._link(looked)
         except AgentError as error:
             log.warning("the connection to the broker stays as it was: %s", error)
             self._trouble = error
@@ -83,26 +86,28 @@ class Links:
             return {}
         return {"problem": trouble.reason, "hint": f"{trouble}; {trouble.hint}" if trouble.hint else str(trouble)}
 
-    def _now(self, looked: Looked) -> tuple[tuple[Any, ...], Link]:
-        """Whom to connect to and as whom; and a mark that differs when that does."""
+    def _now(self, looked: Looked) -> tuple[Any, ...]:
+        """Whom to connect to and as whom: what differs when a new connection is due."""
         config = self._config
         enrollment = self.enrollment = load_enrollment(config.dir)
-        mqtt = enrollment.mqtt
-        channel = looked.follows(enrollment.channel)
-        try:
-            settle(config.identity)
-            certificate = (config.identity / CERTIFICATE).read_bytes() if mqtt.tls else b""
-            context = _tls(config) if mqtt.tls else None
-        except OSError as error:  # ssl.SSLError is one
-            raise IdentityError(
-                f"the broker wants a certificate, and the one of this device cannot be used: {error}",
-                reason="bad-certificate", hint="the next look at the hub renews it; if it does not, enrol again",
-            ) from error  # fmt: skip
-        link = Link(
-            device_id=enrollment.device_id, channel=channel, endpoint=mqtt, context=context, agent=VERSION,
-            heartbeat_s=config.heartbeat_s,
+        digest = hashlib.sha256()
+        if enrollment.mqtt.tls:
+            with _usable():
+                settle(config.identity)
+                for name in ("ca.pem", CERTIFICATE, KEY):
+                    digest.update((config.identity / name).read_bytes())
+        return enrollment.device_id, looked.follows(enrollment.channel), enrollment.mqtt, digest.digest()
+
+    def _link(self, looked: Looked) -> Link:
+        config, enrollment = self._config, self.enrollment
+        context = None
+        if enrollment.mqtt.tls:
+            with _usable():
+                context = _tls(config)
+        return Link(
+            device_id=enrollment.device_id, channel=looked.follows(enrollment.channel), endpoint=enrollment.mqtt,
+            context=context, agent=VERSION, heartbeat_s=config.heartbeat_s,
         )  # fmt: skip
-        return (enrollment.device_id, channel, mqtt, certificate), link
 
 
 class LateHub:
@@ -149,6 +154,17 @@ def _serves(directory: Path) -> bool:
         return any(model.active is not None for model in read_state(directory).models.values())
     except AgentError:
         return False
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        raise IdentityError(
+            f"the broker wants a certificate, and the one of this device cannot be used: {error}",
+            reason="bad-certificate", hint="the next look at the hub renews it; if it does not, enrol again",
+        ) from error  # fmt: skip
 
 
 def _tls(config: AgentConfig) -> Any:

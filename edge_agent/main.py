@@ -89,6 +89,7 @@ class Agent:
 
         self.config = config
         self.started = time.time()
+        self.runtimes = runtimes.available()
         sweep_drafts(config.dir, config.identity, spare=REQUEST)  # which another process writes
         self.signer = SignerProcess(config.identity)
         self.links = Links(config, self.signer)
@@ -110,7 +111,7 @@ class Agent:
         self.installer = Installer(config.dir)
         self.updater = Updater(
             config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
-            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=tuple(runtimes.available()),
+            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=tuple(self.runtimes),
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received), budget=self.budget,
         )  # fmt: skip
         self.measurer = Measurer(
@@ -137,6 +138,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, server)
         await self.updater.start()
+        memory.freeze()
         announced = _announce(self.config.dir, self.address)
         log.info("agent %s serves on %s", self.links.enrollment.device_id, self.address)
         tasks = [
@@ -262,7 +264,7 @@ class Agent:
             self.budget.limit = looked.channel.fetching.bytes_per_day
         self.measurer.wake()
         self._relink()
-        report = _describe(looked.follows(self.links.enrollment.channel), looked)
+        report = _describe(looked.follows(self.links.enrollment.channel), looked, self.runtimes)
         if report != self._described:
             self._described = report
             free = shutil.disk_usage(self.config.dir).free
@@ -279,17 +281,16 @@ class Agent:
         self.uploader.wake()
 
 
-def _describe(channel: str, looked: Looked) -> AgentReport:
+def _describe(channel: str, looked: Looked, runtimes: dict[str, str]) -> AgentReport:
     import platform
 
-    from edge_agent import runtimes
     from fleet.protocol.messages import AgentReport
 
     return AgentReport(
         agent=VERSION,
         channel=channel,
         hardware={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
-        runtimes=runtimes.available(),
+        runtimes=runtimes,
         channel_version=looked.channel.version if looked.channel is not None else 0,
         tuf=looked.tuf,
         tuf_expires=looked.tuf_expires,

@@ -85,7 +85,7 @@ class Database:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("PRAGMA cache_size=-256")  # KiB: records pass through once, and memory must not creep
+            connection.execute("PRAGMA cache_size=-64")  # KiB; records pass through once, and it fills while they wait
             connection.executescript(SCHEMA)
             if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
                 raise sqlite3.DatabaseError("quick_check failed")

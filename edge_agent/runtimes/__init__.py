@@ -1,4 +1,4 @@
-"""Model runtimes behind one port (`edge_agent.ports.Runtime`); each is imported when first asked for.
+"""Model runtimes behind one port (`edge_agent.ports.Runtime`); each is imported and made when first asked for.
 
 litert   ai-edge-litert (default) and tflite-runtime: variants with runtime "litert"
 onnx     ONNX Runtime: variants with runtime "onnx"
@@ -9,6 +9,7 @@ measuring what a variant costs on one of them, in a child process
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 
@@ -17,18 +18,21 @@ from edge_agent.ports import Runtime
 from fleet.protocol.manifest import Variant
 
 
+@cache
 def _litert() -> Runtime:
     from edge_agent.runtimes.litert import LiteRt
 
     return LiteRt()
 
 
+@cache
 def _tflite() -> Runtime:
     from edge_agent.runtimes.litert import TfLite
 
     return TfLite()
 
 
+@cache
 def _onnx() -> Runtime:
     from edge_agent.runtimes.onnx import OnnxRuntime
 

@@ -1,4 +1,4 @@
-"""What keeps the serving process small, where the C library is glibc."""
+"""What keeps the serving process small."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are glibc's own calls")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are glibc's own calls")
 ROOT = Path(__file__).parents[2]
 
 HEAPS = """
@@ -42,6 +42,29 @@ print(before - resident())
 """
 
 
+FREEZE = """
+import gc, weakref
+class Node: pass
+def knot():
+    node = Node()
+    node.itself = node
+    return weakref.ref(node)
+gc.disable()
+import json, asyncio
+from edge_agent import memory
+early = knot()
+kept = Node()
+kept.itself = kept
+last = weakref.ref(kept)
+memory.freeze()
+late, visited = knot(), len(gc.get_objects())
+memory.give_back()
+del kept
+gc.collect()
+print(early() is None, late() is None, last() is not None, visited)
+"""
+
+
 def said(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
@@ -49,10 +72,18 @@ def said(code: str) -> str:
     return done.stdout
 
 
+@glibc
 def test_all_threads_share_one_arena() -> None:
     assert said(HEAPS.format(bound=False)).count("<heap nr=") > 1  # the check sees arenas
     assert said(HEAPS.format(bound=True)).count("<heap nr=") == 1
 
 
+@glibc
 def test_freed_pages_go_back_to_the_system() -> None:
     assert int(said(TRIM)) > 16 << 20  # of 32 MB
+
+
+def test_what_refers_to_itself_goes_at_once_and_what_the_process_is_made_of_is_not_visited() -> None:
+    early, late, frozen, visited = said(FREEZE).split()
+    assert (early, late) == ("True", "True")
+    assert frozen == "True" and int(visited) < 1000  # modules and classes would be tens of thousands

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -67,6 +70,23 @@ def test_a_wrong_shape_is_an_error_and_the_model_lives_on(case):
     np.testing.assert_allclose(model.run({"input": x})["logits"], models.answer(x), atol=case[2])
 
 
+@pytest.mark.parametrize("case", CASES[1:], indirect=True)  # the fake remembers what it has loaded
+def test_a_closed_model_goes_without_a_collection(case):
+    """The agent leaves what it has loaded at its start out of collections."""
+    model = load(case)
+    model.run({"input": models.inputs(2)})
+    session = model._session if case[0].name == "onnxruntime" else model._interpreter
+    whole = [weakref.ref(model), weakref.ref(session)]
+    gc.collect()
+    gc.disable()
+    try:
+        model.close()
+        del model, session
+        assert [ref() for ref in whole] == [None, None]
+    finally:
+        gc.enable()
+
+
 def test_saturates_where_int8_ends(tmp_path):
     case = (
         runtimes.named("ai-edge-litert"),
@@ -114,6 +134,11 @@ def test_available_names_versions_without_importing():
     found = runtimes.available()
     assert {"ai-edge-litert", "onnxruntime"} <= set(found)
     assert runtimes.kinds() == {"litert", "onnx"}
+
+
+def test_a_runtime_is_made_once(tmp_path):
+    variant = models.release(tmp_path).variant
+    assert runtimes.for_variant(variant) is runtimes.for_variant(variant)
 
 
 def test_a_missing_runtime_names_the_extra():
