@@ -169,11 +169,13 @@ def load_enrollment(directory: Path) -> Enrollment:
 
 
 def first_root(directory: Path) -> bytes:
-    """The hub's first root, whose keys began every trust; raises IdentityError when it is missing."""
+    """The hub's first root, whose keys began every trust; raises IdentityError when it is missing or torn."""
     path = directory / "identity" / FIRST_ROOT
     try:
-        return path.read_bytes()
-    except OSError as error:
+        data = path.read_bytes()
+        msgspec.json.decode(data)  # what it says, its signatures must bear out
+        return data
+    except (OSError, ValueError) as error:
         why = f"{path}: no first root of the hub: {error}"
         raise IdentityError(why, subject=str(path), hint=enrol_again(directory)) from error
 

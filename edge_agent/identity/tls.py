@@ -94,7 +94,7 @@ def client_context(
     context.verify_flags |= ssl.VerifyFlags(NO_CHECK_TIME)
     context.sslsocket_class = _judged_by(dates)
     if certificate is not None:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, password=b"")  # an encrypted key is an error, and asks no terminal
     return context
 
 

@@ -9,11 +9,12 @@ repaired: a new spool with a new id starts, so numbers never repeat within one i
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,8 @@ class Database:
                 part.replace(aside.with_name(aside.name + suffix))
 
     def _open(self, where: Path | str) -> sqlite3.Connection:
+        if isinstance(where, Path):
+            _keep_private(where)
         connection = sqlite3.connect(where, check_same_thread=False, isolation_level=None, timeout=5.0)
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -133,6 +136,16 @@ class Database:
 def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
     """Write a small value inside a transaction."""
     connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+def _keep_private(path: Path) -> None:
+    """Samples are what applications asked about: nobody else reads them. SQLite's other files follow this one."""
+    with suppress(OSError):  # SQLite says why a disk refuses
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:  # not opened: closing it would give up the locks of this process
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
 
 
 class Spool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from edge_agent.errors import FetchError
 from edge_agent.ports import HubStreams, Stream
+from edge_agent.update.advice import answered
 from edge_agent.update.pace import Pace, paced
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import Blob
@@ -31,7 +32,7 @@ def fetch_blob(
 
     Raises:
         FetchError: the server answers something else, too slowly, or more than was signed.
-        UnreachableError: the connection broke off; what arrived is kept and resumed.
+        UnreachableError: the connection broke off or the server is busy; what arrived is kept and resumed.
     """
     part = store.part(blob)
     offset = part.stat().st_size if part.exists() else 0
@@ -56,8 +57,7 @@ def _start(answer: Stream, blob: Blob, offset: int) -> int:
         if answer.headers.get("Content-Range", "") == f"bytes {offset}-{blob.size - 1}/{blob.size}":
             return offset
         raise FetchError(f"blob {blob.sha256[:12]}: another range than was asked for", subject=blob.sha256)
-    reason = "not-found" if answer.status == 404 else "fetch-failed"
-    raise FetchError(f"blob {blob.sha256[:12]}: HTTP {answer.status}", subject=blob.sha256, reason=reason)
+    raise answered(answer.status, f"blob {blob.sha256[:12]}: HTTP {answer.status}", blob.sha256)
 
 
 def _check_whole(answer: Stream, blob: Blob) -> None:

@@ -180,7 +180,7 @@ class Follower:
                     return
         failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
         if failure.reason == "budget-spent":
-            hold = holds.spent(self._budget.renews_at())
+            hold = holds.spent(self._budget)
             failure = Failed(reason=hold.reason, detail=hold.detail, hint=hold.hint)
         raise UpdateError(failure.detail, subject=model, reason=failure.reason, hint=failure.hint)
 

@@ -57,14 +57,17 @@ def hold(fetching: Fetching, now: float, budget: DayBudget) -> Hold | None:
         hint = "the channel's fetching.window says so; a return to a release that is here does not wait"
         return Hold(reason="outside-window", detail=detail, hint=hint, until=opens)
     left = budget.left()
-    return spent(budget.renews_at()) if left is not None and left <= 0 else None
+    return spent(budget) if left is not None and left <= 0 else None
 
 
-def spent(renews_at: float) -> Hold:
-    """The byte budget is used up."""
-    detail = f"today's byte budget is spent; the fetch goes on at {moment(renews_at)}"
+def spent(budget: DayBudget) -> Hold:
+    """The byte budget is used up, or what this one model was given of it."""
+    until = budget.renews_at()
+    detail = f"today's byte budget is spent; the fetch goes on at {moment(until)}"
+    if budget.left():
+        detail = "this model's share of today's byte budget is used up; the next look shares out what is left"
     hint = "the channel's fetching.bytes_per_day limits it; metadata and reports have a reserve"
-    return Hold(reason="budget-spent", detail=detail, hint=hint, until=renews_at)
+    return Hold(reason="budget-spent", detail=detail, hint=hint, until=until)
 
 
 def moment(seconds: float) -> str:

@@ -13,9 +13,9 @@ import pytest
 
 from edge_agent import client
 from edge_agent.config import load
-from edge_agent.errors import IdentityError, UnreachableError
+from edge_agent.errors import IdentityError, UnreachableError, UpdateError
 from edge_agent.identity.certificates import fits
-from edge_agent.identity.enroll import FILE, enroll, load_enrollment
+from edge_agent.identity.enroll import FILE, FIRST_ROOT, enroll, load_enrollment
 from edge_agent.identity.keys import load_or_make_key
 from edge_agent.main import Agent, main
 from edge_agent.update.machine import Held, ModelState
@@ -170,6 +170,16 @@ def test_a_look_that_was_begun_without_an_enrolment_knows_it_once_it_is_back(hub
         (device.config.identity / FILE).write_bytes(kept)
         device.look()
         assert device.activator.serving == {"tiny": 1}
+
+
+@pytest.mark.parametrize("harm", [gone(FIRST_ROOT), cut(FIRST_ROOT)], ids=["gone", "torn"])
+def test_a_damaged_first_root_is_not_the_hubs_doing(hub: HubFixture, tmp_path: Path, harm) -> None:
+    with listening(hub) as url:
+        device = Device(url, claim(hub), tmp_path / "agent")
+        harm(device.config.identity)
+        with pytest.raises(UpdateError, match="no first root") as caught:
+            device.look()
+        assert (caught.value.reason, "enrol it again" in caught.value.hint) == ("not-enrolled", True)
 
 
 @pytest.mark.parametrize("name", [FILE, "device.key", "ca.pem", "device.crt"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from edge_agent import links as subject
 from edge_agent.config import load
@@ -55,6 +56,16 @@ def test_another_broker_or_identity_is_another_link(links: Links, device: Path, 
     link = links.changed(Looked())
     assert link is not None and link.context is not None
     assert links.changed(Looked()) is None
+
+
+def test_a_key_with_a_passphrase_is_said_and_no_terminal_asked(links: Links, device: Path) -> None:
+    path = device / "identity" / "device.key"
+    key = serialization.load_pem_private_key(path.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)  # as an operator may
+    )
+    assert links.changed(Looked()) is None and links.problem()["problem"] == "bad-certificate"
 
 
 def test_a_damage_is_said_and_one_that_passes_costs_no_connection(links: Links, device: Path) -> None:

@@ -68,6 +68,18 @@ def test_a_disk_that_refuses_the_file_costs_reports_but_not_the_agent(tmp_path):
     assert not list(tmp_path.glob("full/*.damaged-*"))  # what is refused is not damaged
 
 
+@pytest.mark.parametrize("old", [False, True], ids=["new", "made before"])
+def test_nobody_else_reads_what_was_asked(tmp_path, old):
+    path = tmp_path / "spool.db"
+    if old:
+        path.touch(mode=0o644)
+    spool = Spool(Database(path))
+    spool.append("window", b"x", 0.0)
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == dict.fromkeys(
+        ["spool.db", "spool.db-wal", "spool.db-shm"], 0o600
+    )
+
+
 def test_a_damaged_file_is_set_aside_and_a_new_sequence_starts(tmp_path):
     spool = open_spool(tmp_path)
     spool.append("model", b"a", 1.0)

@@ -37,7 +37,7 @@ class Server:
     """Serves DATA by range; `cut` breaks an answer off after that many bytes. Implements `HubStreams`."""
 
     def __init__(self, data: bytes = DATA) -> None:
-        self.data, self.cut, self.ranges = data, None, True
+        self.data, self.cut, self.ranges, self.status = data, None, True, 0
         self.asked: list[dict[str, str]] = []
 
     @contextlib.contextmanager
@@ -45,7 +45,7 @@ class Server:
         self.asked.append(dict(headers or {}))
         start = int((headers or {}).get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
         extra = {"Content-Range": f"bytes {start}-{len(self.data) - 1}/{len(self.data)}"} if start else {}
-        yield Answer(206 if start else 200, self.data[start:], extra, self.cut)
+        yield Answer(self.status or (206 if start else 200), self.data[start:], extra, self.cut)
 
 
 @pytest.fixture
@@ -74,6 +74,23 @@ def test_a_cut_download_resumes_and_no_byte_comes_twice(store):
     assert server.asked[1] == {"Range": "bytes=40960-", "If-Range": f'"{BLOB.sha256}"'}
     store.accept(BLOB)
     assert store.has(BLOB)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "reason"),
+    [
+        (404, FetchError, "not-found"),
+        (302, FetchError, "fetch-failed"),
+        (416, FetchError, "fetch-failed"),
+        (503, UnreachableError, "unreachable"),
+    ],
+)
+def test_an_answer_that_is_no_file_says_what_may_be_wrong(store, status, kind, reason):
+    server = Server()
+    server.status = status
+    with pytest.raises(kind, match=f"HTTP {status}") as caught:
+        fetch(server, store)
+    assert caught.value.reason == reason and caught.value.hint
 
 
 def test_a_server_that_ignores_ranges_sends_the_whole_and_it_is_right(store):

@@ -11,6 +11,7 @@ from edge_agent.errors import UpdateError
 from edge_agent.main import Agent
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.spool import Database
+from edge_agent.update import holds
 from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.window import DAY_S
@@ -119,6 +120,19 @@ def test_a_budget_that_ends_in_the_middle_keeps_what_came(device: Device, hub, t
     device.look()
     assert device.activator.serving == {"tiny": 2}
     assert budget.down == next(blob.size for blob in _blobs(device, 2) if blob.size > 200_000)
+
+
+@pytest.mark.parametrize(("left", "words"), [(0, "goes on at 1970-01-02T00:00Z"), (7, "this model's share")])
+def test_a_share_that_is_used_up_is_not_the_whole_budget(left: int, words: str) -> None:
+    class Rest:
+        def left(self) -> int:
+            return left
+
+        def renews_at(self) -> float:
+            return 86_400.0
+
+    hold = holds.spent(Rest())
+    assert hold.reason == "budget-spent" and words in hold.detail
 
 
 def test_the_look_that_brings_a_budget_heeds_it(device: Device, hub, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from edge_agent.config import check_mirror, load
-from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UsageError
+from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError, UsageError
 from edge_agent.update.pace import Pace, paced
 from edge_agent.update.sources import Budgeted, Folder, HttpMirror, Sources, mirrors
 from edge_agent.update.store import Store
@@ -181,11 +181,11 @@ def test_a_mirror_with_a_wrong_file_is_not_asked_again_in_this_cycle(store):
     with served(liar, hub):
         sources = Sources(mirrors([liar.url]), HttpMirror(hub.url))
         for _ in range(3):
-            with pytest.raises(FetchError, match="503"):
+            with pytest.raises(UnreachableError, match="503"):
                 get(sources, store)
         assert (len(liar.seen), len(hub.seen)) == (1, 3)
         assert not store.part(BLOB).exists()
-        with pytest.raises(FetchError, match="503"):
+        with pytest.raises(UnreachableError, match="503"):
             get(Sources(mirrors([liar.url]), HttpMirror(hub.url)), store)
         assert len(liar.seen) == 2
 
