@@ -13,9 +13,9 @@ from fleet.cli.demo.driver import Tally, percentile
 
 
 def requests_section(tallies: list[Tally]) -> dict[str, int]:
-    """Requests over all applications, by who answered."""
+    """Requests over all applications that have ended, by who answered: those under way are on neither side."""
     return {
-        "total": sum(t.total for t in tallies),
+        "total": sum(t.served_by.total() + t.failed for t in tallies),
         "edge": sum(t.served_by["edge"] for t in tallies),
         "cloud": sum(t.served_by["cloud"] for t in tallies),
         "degraded": sum(t.degraded for t in tallies),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from fleet.cli.demo.acts import drift, rollouts, train
-from fleet.cli.demo.driver import image_key
-from fleet.cli.demo.report import byte_totals
+from fleet.cli.demo.driver import Tally, image_key
+from fleet.cli.demo.report import byte_totals, requests_section
 from fleet.cli.demo.workshop import MODEL, Workshop
 from fleet.cli.rollout import parse_stages
 from fleet.rollouts.guard import GuardPolicy
@@ -51,6 +52,12 @@ def test_a_device_serves_what_it_has_committed(shop: Workshop) -> None:
 def test_bytes_are_a_mean_over_devices() -> None:
     devices = [{"info": {"bytes_down": 10, "bytes_up": 3}}, {"info": {"bytes_down": 20}}]
     assert byte_totals(devices) == {"down_per_device": 15, "up_per_device": 2}
+
+
+def test_requests_under_way_are_not_counted() -> None:
+    tallies = [Tally(total=4, failed=1, served_by=Counter(edge=2)), Tally(total=3, served_by=Counter(edge=2, cloud=1))]
+    counted = requests_section(tallies)
+    assert (counted["total"], counted["edge"], counted["cloud"], counted["failed"]) == (6, 4, 1, 1)
 
 
 def test_the_examples_lie_beside_the_packages() -> None:
