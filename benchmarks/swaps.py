@@ -1,9 +1,9 @@
 """Updates of an agent that is busy, and of one that runs for long, against a real hub on this machine.
 
-`python benchmarks/swaps.py` (about ten minutes on two cores) asks a serving agent 200 times per second
-through 50 updates, then updates an idle one 200 times, and writes `benchmarks/results/swaps.json`:
+`python benchmarks/swaps.py` (about a quarter of an hour on two cores) asks a serving agent 200 times per
+second through 50 updates, then updates an idle one 600 times, and writes `benchmarks/results/swaps.json`:
 failed requests, the p99 of requests within a second of a swap over the p99 between swaps, the
-growth of the serving process's memory per update, and whether TUF or cryptography were mapped into it.
+growth of the serving process's memory in bytes per update, and whether TUF or cryptography were mapped into it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=50)
-    parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "swaps.json")
     options = parser.parse_args()

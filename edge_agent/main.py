@@ -95,7 +95,7 @@ class Agent:
         self.links = Links(config, self.signer)
         self.database = Database(config.dir / "spool.db")
         self.spool = Spool(self.database)
-        self.slots, self.policies, self.metrics = Slots(), Policies(), Metrics()
+        self.slots, self.policies, self.metrics = Slots(load_wall_s=config.load_wall_s), Policies(), Metrics()
         self.samples = SampleStore(self.database, redact)
         self.budget = Budget(self.database, time.time)
         self.recorder = Recorder(

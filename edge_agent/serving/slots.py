@@ -7,6 +7,7 @@ replaced is closed with its last reference. All methods but the loading itself r
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -20,6 +21,7 @@ import numpy as np
 from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
+from edge_agent.serving.loading import WALL_S, Loads
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Variant
@@ -111,8 +113,11 @@ class Slot:
 class Slots:
     """Implements `edge_agent.ports.Activator`."""
 
-    def __init__(self, runtime_for: Callable[[Variant], Runtime] = runtimes.for_variant) -> None:
+    def __init__(
+        self, runtime_for: Callable[[Variant], Runtime] = runtimes.for_variant, *, load_wall_s: float = WALL_S
+    ) -> None:
         self._runtime_for = runtime_for
+        self._loads = Loads(load_wall_s, Served.release_reference)
         self._slots: dict[str, Slot] = {}
 
     async def activate(
@@ -121,7 +126,7 @@ class Slots:
         """Load `release` (and `previous`, as the shadow of paired audits), then swap.
 
         Raises:
-            ActivationError: `release` cannot be loaded; what served before still serves. A `previous`
+            ActivationError: `release` cannot be loaded, or not in time; what served before still serves. A `previous`
                 that cannot be loaded is logged and left out, since the new release works without it.
         """
         slot = self._slots.setdefault(release.model, Slot())
@@ -194,7 +199,8 @@ class Slots:
                 if served is not slot.active:
                     served.count_anew()
                 return served
-        return await asyncio.to_thread(self._load, release)
+        what = f"model {release.model} release {release.number}"
+        return await self._loads.one(what, functools.partial(self._load, release))
 
     def _load(self, release: InstalledRelease) -> Served:
         try:
