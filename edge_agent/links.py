@@ -63,20 +63,16 @@ class Links:
         return self.changed(looked) or nowhere
 
     def changed(self, looked: Looked) -> Link | None:
-        """A link, when the hub named another broker or channel since the last call, or the certificate is a new one."""
+        """A link, when whom to connect to or as whom is another than at the last call: broker, channel or identity."""
         self.hub.try_again()
         try:
             mark = self._now(looked)
-            if mark != self._mark:
-                link = self._link(looked)
+            link = self._link(looked) if mark != self._mark else None
         except AgentError as error:
             log.warning("the connection to the broker stays as it was: %s", error)
             self._trouble = error
             return None
-        self._trouble = None
-        if mark == self._mark:
-            return None
-        self._mark = mark
+        self._trouble, self._mark = None, mark
         return link
 
     def problem(self) -> dict[str, str]:

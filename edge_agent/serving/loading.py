@@ -20,6 +20,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 WALL_S = 300.0
+_HINT = "is the device too slow for it? load_wall_s in agent.toml; what hangs ends with the agent"
 
 
 class Loads(Generic[T]):
@@ -61,14 +62,13 @@ class Loads(Generic[T]):
             self._late(future.result())
 
 
-_HINT = "is the device too slow for it? load_wall_s in agent.toml; what hangs ends with the agent"
-
-
 def _run(load: Callable[[], T], ended: asyncio.Future[T]) -> None:
     try:
         result = load()
-    except BaseException as error:  # noqa: BLE001 (handed to whoever waits, who raises it)
+    except Exception as error:  # noqa: BLE001 (handed to whoever waits, who raises it)
         _post(ended, ended.set_exception, error)
+    except BaseException as error:  # noqa: BLE001 (a runtime that wants to end the process ends its load only)
+        _post(ended, ended.set_exception, ActivationError(f"the load ended with {error!r}"))
     else:
         _post(ended, ended.set_result, result)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from tests.support.models import release
 PATIENT_S, HASTY_S = 60.0, 0.02
 
 
-async def until(seen: threading.Event) -> None:
-    """Wait for a thread, and for what it posted to the loop."""
-    assert await asyncio.to_thread(seen.wait, 30)
-    await asyncio.sleep(0)
+async def ended(thread: threading.Thread) -> None:
+    """Wait for a thread, and for what it posted to the loop and what that called."""
+    await asyncio.to_thread(thread.join, 30)
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def test_a_load_gives_what_it_returns_or_raises() -> None:
@@ -32,13 +34,15 @@ def test_a_load_gives_what_it_returns_or_raises() -> None:
         assert await loads.one("a", lambda: threading.current_thread().name) == "load a"
         with pytest.raises(KeyError):
             await loads.one("a", fails)
+        with pytest.raises(ActivationError, match=r"SystemExit\(3\)"):
+            await loads.one("a", lambda: sys.exit(3))
 
     asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_load_that_hangs_is_given_up_and_not_begun_twice(fails: bool) -> None:
-    goes_on, ended, begun, late = threading.Event(), threading.Event(), [], []
+    goes_on, begun, late = threading.Event(), [], []
 
     def hangs() -> str:
         begun.append(1)
@@ -60,9 +64,7 @@ def test_a_load_that_hangs_is_given_up_and_not_begun_twice(fails: bool) -> None:
         assert await loads.one("other", lambda: "served") == "served" and begun == [1]
         (thread,) = [one for one in threading.enumerate() if one.name == "load m"]
         goes_on.set()
-        await asyncio.to_thread(thread.join, 30)
-        ended.set()
-        await until(ended)
+        await ended(thread)
         assert late == ([] if fails else ["late"])
         assert await loads.one("m", lambda: "again") == "again"
 

@@ -111,6 +111,7 @@ def test_a_budget_that_ends_in_the_middle_keeps_what_came(device: Device, hub, t
         device.look()
     assert caught.value.reason == "budget-spent"
     assert (device.state().state, device.state().reason) == ("idle", "budget-spent")
+    assert "today's byte budget is spent" in device.state().detail  # not a share of it
     (part,) = (tmp_path / "agent" / "blobs").glob("*.part")
     assert part.stat().st_size == budget.down <= 64 << 10
     assert budget.left() == 0 and device.activator.serving == {"tiny": 1}
