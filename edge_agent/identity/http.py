@@ -21,6 +21,7 @@ from edge_agent.identity.signer import LocalSigner
 from edge_agent.identity.tls import Dates, client_context
 from edge_agent.ports import Signer
 from fleet.protocol.codec import decode_json, encode_json
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import HTTP_LIMIT, NonceResponse, TokenRequest, TokenResponse
 
 T = TypeVar("T")
@@ -203,4 +204,13 @@ class HubHttp:
             raise DeniedError("the hub refuses this device", subject=self.device_id, hint="was it revoked? enrol again")
         if answer.status != 200:
             raise UnreachableError(f"{path} answers HTTP {answer.status}", subject=self.base)
-        return decode_json(data, kind, limit=HTTP_LIMIT, subject=path)
+        return read_answer(data, kind, path)
+
+
+def read_answer(data: bytes, kind: type[T], path: str) -> T:
+    """What the hub answered to `path`; raises UnreachableError when a hub would not have answered this."""
+    try:
+        return decode_json(data, kind, limit=HTTP_LIMIT, subject=f"the answer to {path}")
+    except ProtocolError as error:
+        hint = "it is asked again; if this lasts, something between rewrites its answers, or the hub is another version"
+        raise UnreachableError(str(error), subject=path, hint=hint) from error

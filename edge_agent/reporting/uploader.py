@@ -7,12 +7,12 @@ import contextlib
 import logging
 
 from edge_agent.errors import AgentError
+from edge_agent.identity.http import read_answer
 from edge_agent.ports import HubCalls
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.samples import SampleStore
-from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.messages import HTTP_LIMIT, SampleReceipt
+from fleet.protocol.messages import SampleReceipt
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Uploader:
         """Send one batch; true when there may be more to send now.
 
         Raises:
-            AgentError: the hub does not answer or refuses. ProtocolError: its receipt does not decode.
+            AgentError: the hub does not answer, or no receipt, or refuses.
         """
         ids, body = self._store.batch()
         if not ids or not self._budget.allows(len(body)):
@@ -68,7 +68,7 @@ class Uploader:
         if answer.status != 200:
             text = answer.data[:200].decode("utf-8", "replace")
             raise AgentError(f"the hub answered {answer.status} to a batch of {len(ids)} samples: {text}")
-        receipt = decode_json(answer.data, SampleReceipt, limit=HTTP_LIMIT)
+        receipt = read_answer(answer.data, SampleReceipt, "/device/samples")
         known = tuple(set(receipt.committed) & set(ids))
         if not known:
             raise AgentError(f"the hub took none of {len(ids)} samples")

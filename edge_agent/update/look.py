@@ -23,14 +23,20 @@ from fleet.protocol.messages import HTTP_LIMIT, DeviceMe
 
 
 def me(hub: HubCalls, asked: Asked) -> DeviceMe:
-    """The device's channel, groups and pins; the ones it knows already when the hub does not answer this."""
+    """The device's channel, groups and pins; the ones it knows already when the hub does not answer this.
+
+    Raises:
+        UnreachableError: what came is no hub's answer.
+    """
+    from edge_agent.identity.http import read_answer
+
     try:
         answer = hub.request("GET", "/device/me", timeout=30.0)
     except UnreachableError:
         answer = None
     if answer is None or answer.status != 200:
         return DeviceMe(device_id=asked.device_id, channel=asked.channel, groups=asked.groups, pins=asked.pins)
-    return decode_json(answer.data, DeviceMe, limit=HTTP_LIMIT)
+    return read_answer(answer.data, DeviceMe, "/device/me")
 
 
 def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:

@@ -154,9 +154,8 @@ def judged(ended: Ended, scenario: Scenario, attack: Attack, before: ModelState,
         faults.append(f"accepted: release {seen.active} instead of {held}")
     if attack.new and seen.active != attack.new:
         faults.append(f"stuck: release {attack.new} was signed by the release key, and {seen.active} is active")
-    said = {seen.problem, *(report.reason for report in seen.reports)}
-    if attack.reasons and told and not said & set(attack.reasons):
-        faults.append(f"unsaid: none of {attack.reasons}, but {said}; {seen.errors}")
+    if attack.reasons and told and not seen.told & set(attack.reasons):
+        faults.append(f"unsaid: none of {attack.reasons}, but {seen.told}; {seen.errors}")
     return faults
 
 

@@ -93,7 +93,7 @@ def endure(run, folder: Path, world, static, cell: Cell) -> tuple[Verdict, float
     faults += [f"bricked: {error}" for error in seen.errors if error.startswith("InferenceError")]
     if cell.passes != (seen.active == scenario.wanted):
         faults.append(f"stuck: {seen.active} is active after {cell.looks} looks: {seen.errors[-3:]}")
-    said = ({report.reason for report in seen.reports} | {seen.problem}) - {"", "failed"}  # which names nothing
+    said = seen.told - {"failed"}  # which names nothing
     if seen.errors and not said:
         faults.append(f"unsaid: {seen.errors}")
     if not cell.passes and not said:
@@ -128,6 +128,12 @@ def test_a_bad_network_delays_an_update_and_does_nothing_else(bench, static, wor
     assert all(verdict.struck for verdict, _ in found)
     # After a reset, what the hub sent may never have been received: that cell's figure is only in the table.
     assert wasted["loss"] <= MOST_WASTE, wasted
+
+
+def test_a_look_that_broke_off_is_told_of_though_the_next_one_succeeds(bench, static, world):
+    cell = Cell(name="halved", plan=Plan(halved=True))
+    ((verdict, _),) = bench.map(lambda run, folder, cell: endure(run, folder, world("small"), static, cell), [cell])
+    assert verdict.struck and not verdict.faults
 
 
 @pytest.mark.parametrize("plan", [Plan(cut=0.1, stall=0.1), Plan(reset=0.2)], ids=["loss", "resets"])

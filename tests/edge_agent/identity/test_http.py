@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import urllib3
 
 from edge_agent.errors import UnreachableError
 from edge_agent.identity.enroll import enroll
-from edge_agent.identity.http import HubHttp
+from edge_agent.identity.http import Answer, HubHttp
+from edge_agent.update.lines import Asked
+from edge_agent.update.look import me
 from tests.support.agent_process import enrolled
 from tests.support.device import claim, listening
 from tests.support.hub import make_hub
@@ -62,17 +66,18 @@ def test_one_connection_serves_many_calls(tmp_path: Path) -> None:
         pool.close()  # a hub waits for its connections before it ends
 
 
-def test_a_login_page_is_no_answer_and_says_what_may_be_wrong(tmp_path: Path) -> None:
-    page = b"<html>Welcome, please log in</html>"
+@contextmanager
+def answering(content_type: str, body: bytes) -> Iterator[str]:
+    """Somebody at a hub's place who answers every POST alike; gives the address."""
 
     class Portal(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(200)
-            self.send_header("Content-Type", "text/html; charset=utf-8")
-            self.send_header("Content-Length", str(len(page)))
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(page)
+            self.wfile.write(body)
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -81,10 +86,31 @@ def test_a_login_page_is_no_answer_and_says_what_may_be_wrong(tmp_path: Path) ->
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            device = enrolled(tmp_path / "agent", hub=f"http://127.0.0.1:{server.server_port}")
-            with pytest.raises(UnreachableError, match="a web page came") as caught:
-                HubHttp(device).request("GET", "/device/me")
-            assert "login" in caught.value.hint
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_a_login_page_is_no_answer_and_says_what_may_be_wrong(tmp_path: Path) -> None:
+    with answering("text/html; charset=utf-8", b"<html>Welcome, please log in</html>") as url:
+        with pytest.raises(UnreachableError, match="a web page came") as caught:
+            HubHttp(enrolled(tmp_path / "agent", hub=url)).request("GET", "/device/me")
+        assert "login" in caught.value.hint
+
+
+@pytest.mark.parametrize("body", [b"", b'{"nonce": "ab', b"{}", b"null", b"\xff\xfe"])
+def test_an_answer_that_no_hub_gives_is_no_answer(tmp_path: Path, body: bytes) -> None:
+    with answering("application/json", body) as url:
+        with pytest.raises(UnreachableError, match="the answer to /device/nonce: ") as caught:
+            HubHttp(enrolled(tmp_path / "agent", hub=url)).request("GET", "/device/me")
+        assert "asked again" in caught.value.hint
+
+
+def test_what_the_hub_says_of_a_device_is_read_or_no_answer() -> None:
+    class Hub:
+        def request(self, *_: object, **__: object) -> Answer:
+            return Answer(status=200, headers={}, data=b'{"device_id": ')
+
+    with pytest.raises(UnreachableError, match="the answer to /device/me: "):
+        me(Hub(), Asked(device_id="d", channel="stable", kinds=("onnx",)))

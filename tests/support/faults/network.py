@@ -24,7 +24,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     quarter as often, and the first bit is turned for certain. `slow` bytes of each connection's blobs come at
     64 kbit/s. `instead` is sent in place of every answer to a request for a blob, again and again with `endless`. With
     `everywhere` those two are not for blobs alone. With `drip_s` every byte comes alone; of every other blob the
-    first `HEAD` bytes come at once.
+    first `HEAD` bytes come at once. The first answer that is for no blob ends at its middle with `halved`.
     """
 
     cut: float = 0.0
@@ -37,6 +37,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     instead: bytes = b""
     endless: bool = False
     everywhere: bool = False
+    halved: bool = False
 
 
 class Proxy:
@@ -121,6 +122,10 @@ class _Connection:
             self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._client.shutdown(socket.SHUT_RD)  # else the thread that reads would keep it open
             self._client.close()
+            return False
+        if plan.halved and not blob and not proxy.struck:
+            proxy.strike(1.0, True)
+            self._client.sendall(piece[: len(piece) // 2])
             return False
         if plan.delay_s:
             proxy.strike(1.0, True)

@@ -64,9 +64,8 @@ def said(seen: Seen, scenario: Scenario, reason: str) -> list[str]:
     faults = [] if seen.clean else [f"unclean: a task of the agent failed: {seen.errors}"]
     ends = "rolled_back" if scenario.failing else "committed"
     overcome = not seen.errors and seen.steps[0] == (ends, scenario.wanted)
-    named = {*(report.reason for report in seen.reports), *seen.problems, seen.problem}
-    if reason not in named and not overcome:
-        faults.append(f"unsaid: {reason} is not among {sorted(named - {''})}; {seen.steps} {seen.errors}")
+    if reason not in seen.told and not overcome:
+        faults.append(f"unsaid: {reason} is not among {sorted(seen.told)}; {seen.steps} {seen.errors}")
     return faults
 
 

@@ -108,6 +108,14 @@ class Seen(Struct, frozen=True, kw_only=True):
     outcomes: dict[str, int] = {}  # of hostile files
     clean: bool = True  # False when a background task would have had to be started again
 
+    @property
+    def told(self) -> set[str]:
+        """The reasons that the hub or an operator learned: of reports of the model and the agent, and of the status.
+
+        A look that failed and was followed by a good one is in the reports of the agent alone.
+        """
+        return {*(report.reason for report in self.reports), *self.problems, self.problem} - {""}
+
 
 class Ended(Struct, frozen=True, kw_only=True):
     """How the agent's process ended (`os.waitstatus_to_exitcode`), and what it saw when it got that far."""
