@@ -48,6 +48,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     selftest_cpu_s: int = 120
     selftest_wall_s: float = 600.0  # by the clock: a busy device gives a self-test little of its processor
     selftest_sandbox: bool = True  # Landlock and seccomp; off only where a runtime needs what they refuse
+    start_wait_s: float = 10.0  # for each model to be loaded, before the agent starts without it
     load_wall_s: float = 300.0  # for a model to be loaded; then what it was to replace serves
     watchdog_s: float = 60.0  # the agent ends when nothing has moved for as long: a model's run that hangs; 0: never
     log_level: str = "INFO"

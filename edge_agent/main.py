@@ -228,6 +228,8 @@ class Agent:
                 failures=served.failures,
                 shadow=slot.previous.release.number if slot.previous is not None else None,
             )
+        for name in self.updater.loading:
+            models.setdefault(name, {})["loading"] = True
         return models
 
     def _uplink(self) -> Any:

@@ -165,6 +165,8 @@ def _one_line(model: dict[str, Any]) -> str:
         words.append(f"{model['requests']} requests, {model['failures']} failed")
     elif model.get("active") is not None:
         words.append(f"release {model['active']} ({model.get('active_variant', '')})")
+    if model.get("loading"):
+        words.append("is still being loaded")
     if model.get("previous") is not None:
         words.append(f"release {model['previous']} to go back to")
     if model.get("target") is not None:

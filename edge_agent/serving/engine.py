@@ -104,7 +104,7 @@ class Engine:
     def _check_known(self, model: str, version: str) -> None:
         if version:
             raise NotFoundError(f"model {model!r} has no version {version!r} here", subject=model)
-        if not self._policies.knows(model):
+        if not (self._policies.knows(model) or self.slots.expects(model)):
             raise NotFoundError(f"model {model!r} is not served here", subject=model, hint="see GET /status")
 
     async def _with_local(
@@ -170,8 +170,9 @@ class Engine:
         )
         if answer is None:
             raise InferenceError(
-                f"model {model!r} is not installed yet and the cloud did not answer: {verdict.fallback_reason}",
+                f"model {model!r} is not in service yet and the cloud did not answer: {verdict.fallback_reason}",
                 subject=model,
+                hint="see GET /status",
             )
         return oip.InferResponse(
             model_name=model,

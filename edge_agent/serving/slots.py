@@ -168,6 +168,10 @@ class Slots:
         slot = self._slots.get(model)
         return slot if slot is not None and slot.active is not None else None
 
+    def expects(self, model: str) -> bool:
+        """Whether a release of the model serves, or is to as soon as it can be loaded."""
+        return model in self._slots
+
     @contextmanager
     def lease(self, model: str, version: str = "") -> Iterator[Served | None]:
         """The release to answer with, held for the length of the block; None when it is not here."""

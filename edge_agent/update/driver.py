@@ -6,6 +6,7 @@ What serves goes on serving whatever happens here. Every new state is on the dis
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -74,6 +75,7 @@ class Updater:
             config, self._ledger, self._service, activator, children,
             count_bytes=count_bytes, budget=budget, clock=clock,
         )  # fmt: skip
+        self._loading: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._hurry, self._patience_s, self._noticed = Hurry(now), 0.0, False
         self.looking = asyncio.Lock()  # held for the length of a look
@@ -84,6 +86,11 @@ class Updater:
     def current_channel(self) -> Channel | None:
         """The followed channel, also after a start without network."""
         return self.file.state.looked.channel
+
+    @property
+    def loading(self) -> list[str]:
+        """The models whose release is still being loaded since the start."""
+        return sorted(self._loading)
 
     def wake(self, reason: str = "") -> None:
         """Look now. A fetch under way ends where it is and is resumed, so that a halt need not wait for it."""
@@ -97,15 +104,31 @@ class Updater:
 
     async def start(self, *, to_serve: bool = True) -> None:
         """Serve what is installed, before any network, and whatever the disk takes. A damaged release gives way
-        to the previous one.
+        to the previous one. A load that hangs or takes long goes on beside the rest after `start_wait_s`.
 
         `to_serve` is false in a process that ends after one look: no start that a probation counts.
         """
         self._on_look(self._ledger.looked())
         for model, state in list(self.file.state.models.items()):
             self._resume(model, machine.resumed(state, to_serve=to_serve))
+            first = asyncio.ensure_future(self._serve_first(model))
+            await asyncio.wait({first}, timeout=self._config.start_wait_s)
+            if first.done():
+                first.result()
+                continue
+            log.warning("model %s is still being loaded; the agent starts without it", model)
+            self._loading[model] = first
+            first.add_done_callback(functools.partial(self._came_late, model))
+
+    async def _serve_first(self, model: str) -> None:
+        async with self._follower.changes[model]:
             await self._service.serve(model)
-            self._ledger.tell(model)
+        self._ledger.tell(model)
+
+    def _came_late(self, model: str, first: asyncio.Task[None]) -> None:
+        del self._loading[model]
+        if not first.cancelled() and (error := first.exception()) is not None:
+            log.error("model %s is not served", model, exc_info=error)
 
     def _resume(self, model: str, state: machine.ModelState) -> None:
         try:
@@ -121,7 +144,7 @@ class Updater:
         """Look and judge until cancelled; after a failure wait, twice as long each time, for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_looking())
-            group.create_task(self._keep_judging())
+            group.create_task(self._keep_judging(group))
 
     def status(self) -> dict[str, Any]:
         """What `edge-agent status` shows."""
@@ -172,17 +195,21 @@ class Updater:
         if self._patience_s:
             await self._sleep(self._patience_s)
 
-    async def _keep_judging(self) -> None:
+    async def _keep_judging(self, group: asyncio.TaskGroup) -> None:
         while True:
             await self._sleep(self._config.health_tick_s)
             self.file.save()
             for model in list(self.file.state.models):
-                try:
-                    async with self._follower.changes[model]:  # one that loads must not hold up the others
-                        await self.judge(model)
-                        await self._service.retry(model)
-                except (AgentError, OSError) as error:
-                    log.error("model %s is not judged: %s", model, error)
+                if not self._follower.changes[model].locked():  # a model that loads has its turn after it
+                    group.create_task(self._tend(model))  # and holds up no other
+
+    async def _tend(self, model: str) -> None:
+        try:
+            async with self._follower.changes[model]:
+                await self.judge(model)
+                await self._service.retry(model)
+        except (AgentError, OSError) as error:
+            log.error("model %s is not judged: %s", model, error)
 
     async def judge(self, model: str) -> None:
         """End a probation that is decided; a full disk holds no rollback up."""

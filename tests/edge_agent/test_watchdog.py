@@ -15,15 +15,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent import watchdog
-from edge_agent.config import load
-from edge_agent.main import Agent
-from edge_agent.runtimes.onnx import OnnxRuntime
-from edge_agent.update.machine import Held, ModelState, Target
+from edge_agent.update.machine import ModelState, Target
 from edge_agent.update.state import StateFile, read_state
-from edge_agent.update.store import Store
 from edge_agent.watchdog import EXIT, Patience, Runs, Watchdog
 from fleet.protocol.channel import Probation
-from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import enrolled, running
 
@@ -58,12 +53,6 @@ def hanging_onnx() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 
-def put(directory: Path, number: int, data: bytes) -> Held:
-    release = models.release(directory / "blobs", number=number, data=data)
-    digest = Store(directory).put_manifest(encode_manifest(release.manifest))
-    return Held(release=number, variant=release.variant.name, manifest=digest)
-
-
 def ask(address: str, value: float) -> dict:
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [value, 0, 0, 0]}
     body = json.dumps({"inputs": [tensor]}).encode()
@@ -74,7 +63,7 @@ def ask(address: str, value: float) -> dict:
 def test_a_release_that_hangs_ends_the_agent_until_it_is_rolled_back_as_a_crash_loop(tmp_path: Path) -> None:
     directory = enrolled(tmp_path / "device")
     (directory / "agent.toml").write_text("watchdog_s = 3.0\nport = 0\n")
-    good, bad = put(directory, 1, models.onnx_bytes()), put(directory, 2, hanging_onnx())
+    good, bad = models.installed(directory), models.installed(directory, number=2, data=hanging_onnx())
     StateFile(directory).put_model(
         "tiny",
         ModelState(
@@ -93,36 +82,6 @@ def test_a_release_that_hangs_ends_the_agent_until_it_is_rolled_back_as_a_crash_
         assert ask(address, HANGS)["model_version"] == "1"
     state = read_state(directory).models["tiny"]
     assert (state.state, state.reason, state.active) == ("rolled_back", "crash-loop", good)
-
-
-def test_a_start_with_a_release_whose_load_hangs_serves_the_one_before_it(tmp_path: Path, monkeypatch) -> None:
-    directory = enrolled(tmp_path / "device")
-    (directory / "agent.toml").write_text("load_wall_s = 2.0\n")
-    good, bad = put(directory, 1, models.onnx_bytes()), put(directory, 2, models.onnx_bytes(swap=True))
-    StateFile(directory).put_model("tiny", ModelState(state="committed", active=bad, previous=good))
-    goes_on, load_model = threading.Event(), OnnxRuntime.load
-
-    def hangs(self, model, manifest, variant):
-        if model == models.onnx_bytes(swap=True):
-            goes_on.wait(60)
-        return load_model(self, model, manifest, variant)
-
-    monkeypatch.setattr(OnnxRuntime, "load", hangs)
-
-    async def scenario() -> None:
-        agent = Agent(load(directory))
-        try:
-            await agent.updater.start()
-            document = agent.status()["models"]["tiny"]
-            assert (document["serving"], document["reason"]) == (1, "activation-failed")
-            assert "was not loaded within 2 s" in document["detail"]
-        finally:
-            goes_on.set()
-            agent.cloud.close()
-            agent.signer.close()
-            agent.database.close()
-
-    asyncio.run(scenario())
 
 
 async def watched(limit_s: float, runs: Runs, meanwhile) -> None:

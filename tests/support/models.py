@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from edge_agent.ports import InstalledRelease
+from edge_agent.update.machine import Held
+from edge_agent.update.store import Store
 from fleet.protocol import selftest, sketch
 from fleet.protocol.manifest import (
     Blob,
@@ -21,6 +24,7 @@ from fleet.protocol.manifest import (
     Tensor,
     Variant,
     Verdict,
+    encode_manifest,
 )
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -138,3 +142,10 @@ def release(
         ),
     )
     return InstalledRelease(model=model, number=number, manifest=manifest, variant=edge, blobs=blobs)
+
+
+def installed(directory: Path, *, number: int = 1, **options: Any) -> Held:
+    """A whole release in an agent's directory; `options` as of `release`."""
+    made = release(directory / "blobs", number=number, **options)
+    digest = Store(directory).put_manifest(encode_manifest(made.manifest))
+    return Held(release=number, variant=made.variant.name, manifest=digest)

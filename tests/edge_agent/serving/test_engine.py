@@ -125,7 +125,7 @@ def test_no_local_model_yet(agent):
         agent.follow(ModelEntry(release=1))
         response = await agent.ask(SURE)
         agent.cloud.cut()
-        with pytest.raises(InferenceError, match="not installed yet"):
+        with pytest.raises(InferenceError, match="not in service yet"):
             await agent.ask(SURE)
         return response
 
