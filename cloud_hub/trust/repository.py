@@ -83,15 +83,21 @@ def metadata_name(role: str, version: int) -> str:
     return "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
 
 
-def new_snapshot(versions: Mapping[str, int], expires: datetime.datetime) -> Snapshot:
-    """A snapshot naming the version of each targets role."""
-    return Snapshot(expires=expires, meta={f"{role}.json": MetaFile(versions[role]) for role in TARGET_ROLES})
+def new_snapshot(bodies: Mapping[str, bytes], expires: datetime.datetime) -> Snapshot:
+    """A snapshot naming each targets role by version, length and hash.
+
+    The hash lets go of what a stolen key signed at the same version: a device that holds it fetches the role anew.
+    """
+    return Snapshot(expires=expires, meta={f"{role}.json": _meta(bodies[role]) for role in TARGET_ROLES})
 
 
-def new_timestamp(snapshot_version: int, snapshot: bytes, expires: datetime.datetime) -> Timestamp:
+def new_timestamp(snapshot: bytes, expires: datetime.datetime) -> Timestamp:
     """A timestamp naming the snapshot by version, length and hash."""
-    meta = MetaFile(snapshot_version, len(snapshot), {"sha256": hashlib.sha256(snapshot).hexdigest()})
-    return Timestamp(expires=expires, snapshot_meta=meta)
+    return Timestamp(expires=expires, snapshot_meta=_meta(snapshot))
+
+
+def _meta(body: bytes) -> MetaFile:
+    return MetaFile(version_of(body), len(body), {"sha256": hashlib.sha256(body).hexdigest()})
 
 
 def sign(signed: Any, version: int, signers: list[CryptoSigner]) -> bytes:

@@ -222,13 +222,12 @@ class Transactions:
                 self._keep_presigned(draft, role)
             elif role in draft.signed:
                 self._sign(draft, role, draft.signed[role], signers)
-        versions = {role: repository.version_of(draft.bodies[role]) for role in repository.TARGET_ROLES}
-        snapshot = repository.new_snapshot(versions, self._expires(draft, "snapshot"))
-        number, body = self._sign(draft, "snapshot", snapshot, signers)
-        stamp = repository.new_timestamp(number, body, self._expires(draft, "timestamp"))
-        return self._sign(draft, "timestamp", stamp, signers)[1]
+        snapshot = repository.new_snapshot(draft.bodies, self._expires(draft, "snapshot"))
+        body = self._sign(draft, "snapshot", snapshot, signers)
+        stamp = repository.new_timestamp(body, self._expires(draft, "timestamp"))
+        return self._sign(draft, "timestamp", stamp, signers)
 
-    def _sign(self, draft: Draft, role: str, signed: Any, signers: Signers) -> tuple[int, bytes]:
+    def _sign(self, draft: Draft, role: str, signed: Any, signers: Signers) -> bytes:
         if role not in signers:
             raise ForbiddenError(
                 f"the key of role {role!r} is not held here",
@@ -244,7 +243,7 @@ class Transactions:
                 break
             version += 1
         self._keep(draft, role, version, body)
-        return version, body
+        return body
 
     def _check_signers(self, draft: Draft, role: str, signers: list[CryptoSigner]) -> None:
         """Refuse a key that the repository has replaced; devices would refuse what it signs."""

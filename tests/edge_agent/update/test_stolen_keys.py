@@ -10,7 +10,7 @@ import pytest
 
 from cloud_hub.trust import repository
 from edge_agent.errors import TrustError
-from tests.edge_agent.update.test_attacks import World, refused
+from tests.edge_agent.update.test_attacks import World, _manifest, refused
 from tests.support.faults.forge import Forge, made_up
 
 FAST = 2**31 - 1
@@ -36,6 +36,24 @@ def test_a_fast_forward_ends_when_the_keys_are_replaced(world):
         assert trusted.read("models/digits/1.json", 1 << 20) is not None
     world.between.show(world.forge(rotated=True).seal(version=FAST).files)  # the new root, the old keys
     refused(world, TrustError, "untrusted-metadata")
+
+
+def test_what_a_thief_signed_gives_way_to_the_hubs_own_of_the_same_version(world):
+    """A release key was stolen with the online ones, and only those were replaced: no device keeps the thief's list."""
+    assert world.read() is not None
+    forge = world.forge()
+    listed, evil = forge.signed("models"), b"{}"
+    listed.targets["models/digits/2.json"] = repository.target_file("models/digits/2.json", evil)
+    forge.files["tuf/targets/" + repository.target_name("models/digits/2.json", evil)] = evil
+    forge.sign("models", listed, version=forge.honest["models"] + 1)
+    world.between.show(forge.seal().files)
+    assert world.read("models/digits/2.json") == evil
+    world.between.lies.clear()
+    world.hub.release(seed=1)
+    world.rotate("snapshot", "timestamp")
+    with world.look() as trusted:
+        assert trusted.read("models/digits/2.json", 1 << 20) == world.data(_manifest(world, 2))
+        assert trusted.versions["models"] == forge.versions["models"]
 
 
 def test_a_version_beyond_the_last_one_cannot_lock_out_a_new_root(world):

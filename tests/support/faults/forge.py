@@ -64,12 +64,12 @@ class Forge:
 
     def seal(self, *, version: int = 0, listed: Mapping[str, int] | None = None, **unknown: Any) -> Forge:
         """A new snapshot and timestamp, at `version` or well above the last; `unknown` fields go into both."""
-        meta = {role: self.versions[role] for role in repository.TARGET_ROLES}
-        snapshot = repository.new_snapshot(meta, self.expires)
+        bodies = {role: self.files[self.key(role)] for role in repository.TARGET_ROLES}
+        snapshot = repository.new_snapshot(bodies, self.expires)
         snapshot.meta |= {f"{role}.json": MetaFile(number) for role, number in (listed or {}).items()}
         snapshot.unrecognized_fields.update(unknown)
         body = self.sign("snapshot", snapshot, version=version)
-        timestamp = repository.new_timestamp(self.versions["snapshot"], body, self.expires)
+        timestamp = repository.new_timestamp(body, self.expires)
         timestamp.unrecognized_fields.update(unknown)
         self.sign("timestamp", timestamp, version=version)
         return self
