@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -29,7 +29,6 @@ from edge_agent.errors import (
     AgentError,
     CorruptBlobError,
     DeltaError,
-    UnreachableError,
     UnreadableError,
     UsageError,
     said,
@@ -41,6 +40,9 @@ from edge_agent.update.store import Store
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
 from fleet.protocol.messages import DeviceMe
+
+if TYPE_CHECKING:
+    from edge_agent.update.sources import Budgeted
 
 _PR_SET_PDEATHSIG = 1
 NICE = 10  # requests go first: an update may take longer, an answer may not
@@ -242,15 +244,10 @@ class Session:
                 emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
 
         budget = Budgeted(None if self._bundle is not None else step.allowance)
-
-        def counted(count: int) -> None:
-            progress(count)
-            budget.spend(count)
-
         try:
             for blob in blobs:
                 with self._store.alone(blob):
-                    self._try_delta(step, blob, pace, counted, budget.left)
+                    self._try_delta(step, blob, pace, progress, budget)
                     self._from.fetch(
                         self._store, blob, pace=pace, progress=progress, budget=budget,
                         gap_timeout_s=self._config.gap_timeout_s,
@@ -263,25 +260,31 @@ class Session:
             emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
         emit(Moved(share=1.0, received=network * received), self._out)
 
-    def _try_delta(self, step: Step, blob: Blob, pace: Pace, progress: Callable[[int], None], most: int | None) -> None:
-        """Make the model file from one that is here, where the hub offers a patch that saves bytes."""
+    def _try_delta(self, step: Step, blob: Blob, pace: Pace, progress: Callable[[int], None], budget: Budgeted) -> None:
+        """Make the model file from one that is here, where the hub offers a patch that saves bytes.
+
+        Raises:
+            UnreachableError, FetchError: the patch broke off; the rest of it is less than the whole file.
+        """
         from edge_agent.update.delta import fetch_delta
 
         model_file = self._store.manifest(step.held.manifest).variant(step.held.variant).blob
         if blob != model_file or self._store.has(blob) or self._from.free(blob):
             return
-        until = time.monotonic() + step.patch_s
+        left_s = step.patch_s
         for old in self._held_files(step):
-            if old == blob.sha256:
+            if old == blob.sha256 or left_s <= 0:
                 return
+            begun = time.monotonic()
             try:
                 fetch_delta(
-                    self._hub, self._store, blob, old, pace=pace, progress=progress, most=most,
-                    beside=step.beside, until=until, gap_timeout_s=self._config.gap_timeout_s,
+                    self._hub, self._store, blob, old, pace=pace, progress=progress, budget=budget,
+                    beside=step.beside, apply_s=left_s, gap_timeout_s=self._config.gap_timeout_s,
                 )  # fmt: skip
                 return
-            except (DeltaError, UnreachableError) as error:
+            except DeltaError as error:
                 log.info("%s", error)
+                left_s -= time.monotonic() - begun
 
     def _held_files(self, wanted: Step) -> list[str]:
         found = []

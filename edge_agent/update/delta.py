@@ -1,7 +1,8 @@
 """A blob from a patch and a held blob, in bounded memory; see `fleet.protocol.delta`.
 
-A patch is a hint that nobody signed: the file that it makes is hashed while it is written, and with any
-other hash, or any trouble at all, it is thrown away and the whole file is fetched instead.
+A patch is a hint that nobody signed: the file that it makes is hashed while it is written, and with any other hash,
+or any other trouble with the patch itself, it is thrown away and the whole file is fetched instead. One that merely
+breaks off is resumed by range, as a file is.
 """
 
 from __future__ import annotations
@@ -12,16 +13,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from msgspec.structs import replace
-
-from edge_agent.errors import DeltaError, DiskFullError, FetchError
-from edge_agent.ports import HubStreams
+from edge_agent.errors import DeltaError, DiskFullError, FetchError, UnreachableError
+from edge_agent.ports import HubStreams, Stream
 from edge_agent.update.fetch import Progress
 from edge_agent.update.pace import Pace, paced
+from edge_agent.update.sources import Budgeted
 from edge_agent.update.store import Store
 from fleet.protocol import delta
 from fleet.protocol.errors import ProtocolError
@@ -36,56 +36,115 @@ def fetch_delta(
     *,
     pace: Pace,
     progress: Progress,
-    most: int | None = None,
+    budget: Budgeted,
     beside: int = 0,
-    until: float = math.inf,
+    apply_s: float = math.inf,
     now: Callable[[], float] = time.monotonic,
     gap_timeout_s: float = 30.0,
 ) -> None:
     """Fetch the patch from the blob `held` to `blob` and apply it; `Store.accept` then finds a finished download.
 
-    `most` bounds the patch's bytes; None does not. `beside` are bytes of disk that others will take meanwhile.
-    `until`, in seconds on the clock `now`, bounds fetching and applying together: neither can be resumed, so what
-    does not end within a look would begin anew in each.
+    `beside` are bytes of disk that others will take meanwhile. `apply_s`, in seconds on the clock `now`, bounds the
+    applying: it cannot be resumed, so what does not end within a look would begin anew in each.
 
     Raises:
-        DeltaError: there is no patch, it saves nothing, or it does not make the blob; nothing is left of it.
-        UnreachableError: the connection broke off.
+        DeltaError: there is no patch, it saves nothing, or it does not make the blob, and nothing is left of it; or
+            nothing came.
+        UnreachableError, FetchError: it broke off, or the budget is spent. What came is kept and resumed.
     """
-    part, patch = store.part(blob), store.part(blob).with_suffix(".delta")
-    missing = blob.size - (part.stat().st_size if part.exists() else 0)
+    patch = _Patch(store, blob, held)
     try:
         store.check_room(2 * blob.size, beside=beside)  # at most the patch and what it makes, beside what is here
-        with hub.stream("GET", f"/blobs/{blob.sha256}/from/{held}", timeout=gap_timeout_s) as answer:
-            if answer.status != 200:
-                raise DeltaError(f"no delta from {held[:12]}: HTTP {answer.status}", subject=blob.sha256)
-            announced = int(answer.headers.get("Content-Length") or -1)
-            if most is not None and announced > most:  # a patch cannot be resumed tomorrow, a file can
-                raise DeltaError(f"the delta has {announced} bytes, today's budget has {most}", subject=blob.sha256)
-            if not 0 < announced < missing:
-                raise DeltaError(f"the delta has {announced} bytes, {missing} are missing", subject=blob.sha256)
-            pace, received = _in_time(pace, announced, until - now(), blob), 0
-            with patch.open("wb") as file:
-                for piece in paced(answer.read1, pace, subject=f"delta to {blob.sha256[:12]}", now=now):
-                    received += len(piece)
-                    if received > announced:
-                        raise DeltaError("the delta is longer than was announced", subject=blob.sha256)
-                    store.check_room(len(piece))
-                    file.write(piece)
-                    progress(len(piece))
-        apply(store, blob, held, patch, until=until, now=now)
-    except (FetchError, DiskFullError, ProtocolError, OSError, ValueError, _zstd().ZstdError) as error:
+        if not patch.whole:
+            budget.check()
+            with hub.stream("GET", patch.path, headers=patch.rest, timeout=gap_timeout_s) as answer:
+                patch.begin(answer)
+                patch.grow(paced(answer.read1, pace, subject=f"delta to {blob.sha256[:12]}", now=now), progress, budget)
+        apply(store, blob, held, patch.file, until=now() + apply_s, now=now)
+    except (UnreachableError, FetchError) as error:
+        if patch.came or error.reason == "budget-spent":
+            raise
+        raise DeltaError(f"nothing comes of the delta from {held[:12]}: {error}", subject=blob.sha256) from error
+    except DeltaError:
+        patch.remove()
+        raise
+    except (DiskFullError, ProtocolError, OSError, ValueError, _zstd().ZstdError) as error:
+        patch.remove()
         raise DeltaError(f"the delta from {held[:12]} is of no use: {error}", subject=blob.sha256) from error
-    finally:
-        patch.unlink(missing_ok=True)
+    patch.remove()
 
 
-def _in_time(pace: Pace, announced: int, left_s: float, blob: Blob) -> Pace:
-    """`pace`, no slower than `announced` bytes in `left_s` need. Raises DeltaError where its own limit is slower."""
-    if left_s <= 0 or (pace.max_bytes_per_s and announced > pace.max_bytes_per_s * left_s):
-        raise DeltaError(f"the delta's {announced} bytes do not come within {left_s:.0f} s", subject=blob.sha256)
-    slowest = max(pace.min_bytes_per_s, announced / left_s)
-    return replace(pace, deadline_s=left_s, min_bytes_per_s=slowest)
+class _Patch:
+    """A patch as it comes: `here` of `total` bytes are in `file`, `came` of them now.
+
+    One file per blob: it may hold the beginning of a patch from another held file, which stays until this one comes.
+    """
+
+    def __init__(self, store: Store, blob: Blob, held: str) -> None:
+        self._store, self._blob, self._held = store, blob, held
+        self.file = store.part(blob).with_suffix(".delta")
+        self.path = f"/blobs/{blob.sha256}/from/{held}"
+        self.here, self.total = self._begun()
+        self.came, self._ours = 0, self.here > 0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing, as when the process ended while the patch was applied."""
+        return 0 < self.here == self.total
+
+    @property
+    def rest(self) -> dict[str, str]:
+        """The headers that ask for what is missing, of this very patch: the hub tags it by both hashes."""
+        if not self.here:
+            return {}
+        return {"Range": f"bytes={self.here}-", "If-Range": f'"{self._blob.sha256}-{self._held}"'}
+
+    def begin(self, answer: Stream) -> None:
+        """Find where the answer's bytes belong; raises DeltaError when they are of no use."""
+        span = f"bytes {self.here}-{self.total - 1}/{self.total}"
+        if answer.status == 200:
+            self.here, self.total = 0, int(answer.headers.get("Content-Length") or -1)
+        elif answer.status != 206 or not self.here or answer.headers.get("Content-Range") != span:
+            raise DeltaError(f"no delta from {self._held[:12]}: HTTP {answer.status}", subject=self._blob.sha256)
+        part = self._store.part(self._blob)
+        missing = self._blob.size - (part.stat().st_size if part.exists() else 0)
+        if not 0 < self.total - self.here < missing:
+            raise DeltaError(f"the delta has {self.total} bytes, {missing} are missing", subject=self._blob.sha256)
+
+    def grow(self, pieces: Iterator[bytes], progress: Progress, budget: Budgeted) -> None:
+        """Write the answer's bytes; raises FetchError when there are too few, DeltaError when there are too many."""
+        with self.file.open("r+b" if self.here else "wb") as file:
+            self._ours = True
+            file.seek(self.here)
+            for piece in pieces:
+                self.here += len(piece)
+                if self.here > self.total:
+                    raise DeltaError("the delta is longer than was announced", subject=self._blob.sha256)
+                self._store.check_room(len(piece))
+                file.write(piece)
+                file.flush()  # what arrived counts after a kill
+                self.came += len(piece)
+                progress(len(piece))
+                with contextlib.suppress(FetchError) if self.here == self.total else contextlib.nullcontext():
+                    budget.spend(len(piece))
+        if self.here < self.total:
+            raise FetchError(f"the delta ended after {self.here} of {self.total} bytes", subject=self._blob.sha256)
+
+    def remove(self) -> None:
+        """Leave nothing of it."""
+        if self._ours:
+            self.file.unlink(missing_ok=True)
+
+    def _begun(self) -> tuple[int, int]:
+        """How many bytes of this patch are here, and how many it has; (0, 0) when it cannot be resumed."""
+        try:
+            with self.file.open("rb") as file:
+                header = delta.decode_header(file.read(delta.HEADER_SIZE))
+                size = os.fstat(file.fileno()).st_size
+        except (OSError, ProtocolError):
+            return 0, 0
+        fits = (header.old, header.new) == (self._held, self._blob.sha256) and size <= header.total
+        return (size, header.total) if fits else (0, 0)
 
 
 def apply(

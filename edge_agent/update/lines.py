@@ -55,7 +55,7 @@ class Step(Struct, frozen=True, kw_only=True):
     max_bytes_per_s: int = 0
     allowance: int | None = None  # bytes that this fetch may still receive today; None: no budget
     beside: int = 0  # bytes of disk that other models under way will still take
-    patch_s: float = 300.0  # seconds that getting and applying patches may take
+    patch_s: float = 300.0  # seconds that patches which are of no use, and applying one, may take
 
 
 class Saw(Struct, frozen=True, kw_only=True, tag="looked"):

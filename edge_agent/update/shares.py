@@ -15,7 +15,7 @@ from edge_agent.update.store import Store
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
 
-PATCH_SHARE = 1 / 3  # of a look; the rest is for the whole file, which is resumed in the next one
+PATCH_SHARE = 1 / 3  # of a look, for applying a patch, which is not resumed in the next one as a fetch is
 
 
 class Share:

@@ -52,11 +52,6 @@ class Budgeted:
     def __init__(self, allowance: int | None) -> None:
         self._left = allowance
 
-    @property
-    def left(self) -> int | None:
-        """Bytes that may still come; None is no limit."""
-        return self._left
-
     def check(self) -> None:
         """Raise FetchError with the word `budget-spent` when nothing is left."""
         if self._left is not None and self._left <= 0:

@@ -212,7 +212,7 @@ class Store:
     def collect(self, in_use: Iterable[Held]) -> int:
         """Remove everything that nothing in `in_use` needs; returns the bytes that came free.
 
-        Call it when no child is at work: drafts and patches under way look like what a kill left. Nothing is
+        Call it when no child is at work: a draft under way looks like what a kill left. Nothing is
         removed when a manifest in use cannot be read: then nobody knows what it needs.
         """
         held = tuple(in_use)
@@ -225,7 +225,8 @@ class Store:
             return 0
         freed = 0
         for path in (*self.blobs.iterdir(), *self.manifests.iterdir()):
-            if path.name.removesuffix(".part").removesuffix(".json") not in keep:
+            whole = path.suffix == ".delta" and path.with_suffix("").exists()  # a patch that nobody needs any more
+            if whole or path.name.removesuffix(".part").removesuffix(".delta").removesuffix(".json") not in keep:
                 size = path.stat().st_size
                 path.unlink()
                 freed += size

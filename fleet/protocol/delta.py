@@ -50,6 +50,11 @@ class Header(Struct, frozen=True, kw_only=True):
     new_size: int
     sections: tuple[int, int, int]
 
+    @property
+    def total(self) -> int:
+        """Bytes of the whole patch."""
+        return HEADER_SIZE + sum(self.sections)
+
 
 def encode_header(header: Header) -> bytes:
     """The first `HEADER_SIZE` bytes of a patch."""
@@ -59,8 +64,8 @@ def encode_header(header: Header) -> bytes:
     )  # fmt: skip
 
 
-def decode_header(data: bytes, *, total: int) -> Header:
-    """The header of a patch of `total` bytes.
+def decode_header(data: bytes, *, total: int | None = None) -> Header:
+    """The header of a patch of `total` bytes; None where it is not all here.
 
     Raises:
         MalformedError: not a patch, an unknown method, or sections that do not fill it.
@@ -73,12 +78,12 @@ def decode_header(data: bytes, *, total: int) -> Header:
         raise MalformedError(f"delta method {method} is unknown here", subject="delta")
     if max(old_size, new_size) > MAX_SIZE:
         raise TooLargeError(f"a delta between files of more than {MAX_SIZE} bytes", subject="delta")
-    if HEADER_SIZE + control + diff + extra != total:
-        raise MalformedError(f"the delta's sections do not fill its {total} bytes", subject="delta")
     header = Header(
         method=METHODS[method], old=old.hex(), new=new.hex(), old_size=old_size, new_size=new_size,
         sections=(control, diff, extra),
     )  # fmt: skip
+    if total not in (None, header.total):
+        raise MalformedError(f"the delta's sections do not fill its {total} bytes", subject="delta")
     if header.method == "subtract" and old_size != new_size:
         raise MalformedError("a delta by subtraction needs files of one length", subject="delta")
     return header

@@ -48,6 +48,18 @@ def test_what_an_abandoned_release_left_makes_room_for_the_next(device: Device, 
     assert device.activator.serving == {"tiny": 2}
 
 
+def test_a_patch_that_was_begun_stays_until_its_file_is_whole(device: Device) -> None:
+    """Both of what serves: one whose file was damaged since, one that came as a whole after all."""
+    held = device.updater.store.open("tiny", device.state().active)
+    damaged, whole = held.manifest.selftest.blob.sha256, held.variant.blob.sha256
+    blobs = device.config.dir / "blobs"
+    for name in (damaged, whole):
+        (blobs / f"{name}.delta").write_bytes(b"ELD1")
+    (blobs / damaged).unlink()
+    device.updater.store.collect([device.state().active])
+    assert [path.name for path in blobs.glob("*.delta")] == [f"{damaged}.delta"]
+
+
 def test_nothing_is_removed_on_the_word_of_a_look_that_failed(device: Device) -> None:
     stray = device.config.dir / "blobs" / ("e" * 64 + ".part")
     stray.write_bytes(b"half")

@@ -11,13 +11,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from edge_agent.errors import DeltaError
+from edge_agent.errors import DeltaError, FetchError, UnreachableError
 from edge_agent.update.child import nearest
 from edge_agent.update.delta import fetch_delta
 from edge_agent.update.fetch import fetch_blob
 from edge_agent.update.lines import Step
 from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
+from edge_agent.update.sources import Budgeted
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import Blob
 from model_compiler.delta import _patch, build
@@ -26,7 +27,7 @@ from tests.edge_agent.update.test_fetch import Answer
 RANDOM = np.random.default_rng(0)
 OLD = RANDOM.integers(0, 256, 300_000, dtype=np.uint8)
 NEW = OLD.copy()
-NEW[::100] += 1
+NEW[RANDOM.choice(len(NEW), 6000, replace=False)] += RANDOM.integers(1, 256, 6000, dtype=np.uint8)
 
 
 def blob_of(data: bytes) -> Blob:
@@ -37,22 +38,28 @@ HELD, WANTED = blob_of(OLD.tobytes()), blob_of(NEW.tobytes())
 
 
 class Hub:
-    """Serves one patch and the whole file, and counts what was asked for. Implements `HubStreams`."""
+    """Serves one patch by range and the whole file, and keeps what was asked for. Implements `HubStreams`.
 
-    def __init__(self, patch: bytes | None, *, announced: int | None = None) -> None:
-        self.patch, self.announced = patch, announced
-        self.asked: list[str] = []
+    `announced` is the length that it gives, if not the patch's; `cut` breaks an answer off after that many bytes.
+    """
+
+    def __init__(self, patch: bytes | None, *, announced: int | None = None, cut: int | None = None) -> None:
+        self.patch, self.announced, self.cut, self.ranges = patch, announced, cut, True
+        self.asked: list[dict[str, str]] = []
 
     @contextlib.contextmanager
     def stream(self, method, path, *, headers=None, timeout=30.0):
-        self.asked.append(path)
+        self.asked.append(dict(headers or {}))
         if "/from/" not in path:
             yield Answer(200, NEW.tobytes(), {}, None)
         elif self.patch is None:
             yield Answer(404, b"", {}, None)
         else:
+            start = int((headers or {}).get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
             length = len(self.patch) if self.announced is None else self.announced
-            yield Answer(200, self.patch, {"Content-Length": str(length)}, None)
+            extra = {"Content-Range": f"bytes {start}-{length - 1}/{length}"} if start else {}
+            extra["Content-Length"] = str(length - start)
+            yield Answer(206 if start else 200, self.patch[start:], extra, self.cut)
 
 
 @pytest.fixture
@@ -62,10 +69,11 @@ def store(tmp_path):
     return store
 
 
-def patched(hub: Hub, store: Store, most: int | None = None, pace: Pace = Pace(), **times) -> int:  # noqa: B008
+def patched(hub: Hub, store: Store, most: int | None = None, pace: Pace = Pace(), **options) -> int:  # noqa: B008
     counted: list[int] = []
+    options = {"progress": counted.append, "budget": Budgeted(most), **options}
     try:
-        fetch_delta(hub, store, WANTED, HELD.sha256, pace=pace, progress=counted.append, most=most, **times)
+        fetch_delta(hub, store, WANTED, HELD.sha256, pace=pace, **options)
     finally:
         patched.received = sum(counted)
     return patched.received
@@ -89,6 +97,7 @@ def damaged(patch: bytes, place: int) -> bytes:
 
 PATCH = build(OLD.tobytes(), NEW.tobytes()).patch
 OTHER = build(OLD.tobytes(), NEW[::-1].tobytes()).patch
+FROM_ANOTHER = build(NEW[::-1].tobytes(), NEW.tobytes()).patch
 
 
 @pytest.mark.parametrize(
@@ -122,11 +131,83 @@ def test_what_was_downloaded_before_is_kept_where_the_patch_saves_nothing(store)
     assert part.stat().st_size == WANTED.size - 100
 
 
-def test_a_patch_that_todays_budget_does_not_hold_is_not_begun(store):
-    with pytest.raises(DeltaError, match="today's budget has 100"):
-        patched(Hub(PATCH), store, most=100)
+def test_a_patch_that_breaks_off_is_resumed_where_it_stopped(store):
+    hub = Hub(PATCH, cut=4096)
+    assert len(PATCH) > 2 * 4096
+    received = 0
+    while hub.cut:
+        with pytest.raises(UnreachableError, match="broke off"):
+            patched(hub, store)
+        received += patched.received
+        assert leftovers(store) == {f"{WANTED.sha256}.delta"}
+        hub.cut = 4096 if received < 2 * 4096 else None
+    assert received + patched(hub, store) == len(PATCH)
+    rest = {"Range": "bytes=8192-", "If-Range": f'"{WANTED.sha256}-{HELD.sha256}"'}
+    assert (hub.asked[0], hub.asked[-1]) == ({}, rest)
+    assert leftovers(store) == {f"{WANTED.sha256}.part"}
+    store.accept(WANTED)
+
+
+def test_a_patch_of_which_nothing_comes_gives_way_to_the_whole_file(store):
+    with pytest.raises(DeltaError, match="nothing comes"):
+        patched(Hub(PATCH, cut=0), store)
+    store.part(WANTED).with_suffix(".delta").write_bytes(PATCH[:500])
+    with pytest.raises(DeltaError, match="nothing comes"):
+        patched(Hub(PATCH, cut=0), store)
+    assert patched(Hub(PATCH), store) == len(PATCH) - 500  # what was here was kept all the same
+
+
+@pytest.mark.parametrize("begun", [b"", bytes(4096), PATCH[:50], OTHER[:4096], FROM_ANOTHER[:4096], PATCH + b"more"])
+def test_what_is_no_beginning_of_this_patch_is_not_resumed(store, begun):
+    """Nothing of it, unsynced before a power loss, too little to tell, of other files, too much."""
+    store.part(WANTED).with_suffix(".delta").write_bytes(begun)
+    assert patched(Hub(PATCH), store) == len(PATCH)
+    store.accept(WANTED)
+
+
+def test_a_beginning_whose_middle_a_power_loss_took_costs_the_patch(store):
+    torn = PATCH[:2000] + bytes(2000)
+    store.part(WANTED).with_suffix(".delta").write_bytes(torn)
+    with pytest.raises(DeltaError, match=r"of no use|other bytes"):
+        patched(Hub(PATCH), store)
     assert leftovers(store) == set()
-    assert patched(Hub(PATCH), store, most=len(PATCH)) == len(PATCH)
+
+
+def test_another_patch_that_was_begun_stays_while_there_is_none_from_this_file(store):
+    begun = store.part(WANTED).with_suffix(".delta")
+    begun.write_bytes(FROM_ANOTHER[:4096])
+    with pytest.raises(DeltaError, match="HTTP 404"):
+        patched(Hub(None), store)
+    assert begun.read_bytes() == FROM_ANOTHER[:4096]
+
+
+def test_a_hub_that_has_another_patch_by_now_or_knows_no_ranges_sends_it_from_its_start(store):
+    begun = store.part(WANTED).with_suffix(".delta")
+    begun.write_bytes(PATCH[:4096])
+    with pytest.raises(DeltaError, match="HTTP 206"):
+        patched(Hub(PATCH, announced=len(PATCH) + 1), store)
+    assert leftovers(store) == set()
+    begun.write_bytes(PATCH[:4096])
+    hub = Hub(PATCH)
+    hub.ranges = False
+    assert patched(hub, store) == len(PATCH)
+
+
+def test_a_patch_that_was_here_before_the_process_ended_is_not_asked_for(store):
+    store.part(WANTED).with_suffix(".delta").write_bytes(PATCH)
+    hub = Hub(PATCH)
+    assert (patched(hub, store), hub.asked) == (0, [])
+    store.accept(WANTED)
+
+
+def test_a_patch_goes_on_with_the_next_days_budget(store):
+    with pytest.raises(FetchError) as caught:
+        patched(Hub(PATCH), store, most=100)
+    assert caught.value.reason == "budget-spent" and patched.received == 4096
+    with pytest.raises(FetchError, match="budget"):
+        patched(Hub(PATCH), store, most=0)
+    assert patched.received == 0
+    assert patched(Hub(PATCH), store, most=len(PATCH) - 4096) == len(PATCH) - 4096  # just enough
 
 
 def test_a_patch_is_looked_for_from_the_models_own_releases_first():
@@ -145,18 +226,11 @@ def ticking(step_s: float):
     return lambda: next(ticks) * step_s
 
 
-def test_a_patch_that_would_take_too_long_is_not_begun_or_soon_left(store):
-    """It could not be resumed in the next look, as the whole file is."""
-    with pytest.raises(DeltaError, match="do not come within 10 s"):
-        patched(Hub(PATCH), store, pace=Pace(max_bytes_per_s=len(PATCH) // 11), until=10.0, now=lambda: 0.0)
-    assert patched.received == 0
-    with pytest.raises(DeltaError, match="do not come within"):
-        patched(Hub(PATCH), store, until=10.0, now=lambda: 10.0)
-    assert patched.received == 0
-    long = Hub(bytes(20 * 4096))
-    with pytest.raises(DeltaError, match=r"came at \d+ B/s"):  # one piece per 20 s: seen long before the end
-        patched(long, store, until=200.0, now=ticking(20.0))
-    assert patched.received <= 4096 and leftovers(store) == set()
+def test_a_patch_that_comes_too_slowly_is_left_and_resumed(store):
+    with pytest.raises(FetchError, match=r"came at \d+ B/s") as caught:
+        patched(Hub(PATCH), store, pace=Pace(grace_s=150.0), now=ticking(100.0))
+    assert caught.value.reason == "too-slow" and leftovers(store) == {f"{WANTED.sha256}.delta"}
+    assert patched(Hub(PATCH), store) < len(PATCH)
 
 
 def test_a_patch_that_takes_long_to_apply_is_left(store):
@@ -165,7 +239,7 @@ def test_a_patch_that_takes_long_to_apply_is_left(store):
     hostile = _patch("bsdiff", OLD.tobytes(), NEW.tobytes(), control=one_by_one, diff=(NEW - OLD).tobytes())
     clock = ticking(0.1)
     with pytest.raises(DeltaError, match="takes too long"):
-        patched(Hub(hostile), store, until=100.0, now=clock)
+        patched(Hub(hostile), store, apply_s=100.0, now=clock)
     assert clock() < 101 and leftovers(store) == set()
 
 
@@ -197,7 +271,9 @@ def test_applying_takes_little_memory(tmp_path):
     (store.blobs / held.sha256).write_bytes(big.tobytes())
     hub = Hub(_patch("subtract", big.tobytes(), changed.tobytes(), diff=(changed - big).tobytes()))
     tracemalloc.start()
-    fetch_delta(hub, store, wanted, held.sha256, pace=Pace(), progress=lambda count: None)
+    fetch_delta(
+        hub, store, wanted, held.sha256, pace=Pace(), progress=lambda count: None, budget=Budgeted(None)
+    )  # fmt: skip
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < wanted.size / 8

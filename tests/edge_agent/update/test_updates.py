@@ -219,3 +219,39 @@ def test_an_update_comes_as_a_patch_and_as_a_whole_file_where_the_patch_is_damag
         assert whole > 60_000
         assert sum(counted) > 60_000 if damage else sum(counted) < 2_000
         assert not [path for path in device.updater.store.blobs.iterdir() if "." in path.name]
+
+
+def test_a_patch_that_broke_off_goes_on_in_the_next_look(hub: HubFixture, tmp_path: Path, monkeypatch) -> None:
+    first, old = publish_large(hub, tmp_path, 0)
+    follow(hub, first)
+    with listening(hub) as url:
+        device = Device(url, claim(hub), tmp_path / "agent")
+        device.look()
+        device.commit()
+        second, new = publish_large(hub, tmp_path, 4000)
+        patch, names = build(old, new).patch, [hashlib.sha256(data).hexdigest() for data in (new, old)]
+        hub.hub.objects.put_new(f"deltas/{names[0]}/{names[1]}", patch)
+        follow(hub, second)
+        asked, whole = [], type(hub.hub.objects).stream
+
+        def breaks_off(self, key, start=0, length=None):
+            asked.append((key.partition("/")[0], start))
+            pieces = whole(self, key, start, length)
+            if len(asked) > 1 or not key.startswith("deltas/"):
+                yield from pieces
+            else:
+                yield next(pieces)[: len(patch) // 2]
+                raise OSError("the connection is gone")
+
+        monkeypatch.setattr(type(hub.hub.objects), "stream", breaks_off)
+        with pytest.raises(AgentError, match="broke off"):
+            device.look()
+        blobs = device.updater.store.blobs
+        assert device.activator.serving == {"tiny": first} and device.state().reason == "unreachable"
+        assert (blobs / f"{names[0]}.delta").stat().st_size == len(patch) // 2
+        device.restart()  # a download outlives its process
+        device.start()
+        device.look()
+        assert device.activator.serving == {"tiny": second} and blobs.joinpath(names[0]).read_bytes() == new
+        assert ("deltas", len(patch) // 2) in asked and asked.count(("deltas", 0)) == 1
+        assert not [path for path in blobs.iterdir() if "." in path.name]
