@@ -111,7 +111,7 @@ class Agent:
         self.installer = Installer(config.dir)
         self.updater = Updater(
             config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
-            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=tuple(self.runtimes),
+            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=self.runtimes,
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received), budget=self.budget,
         )  # fmt: skip
         self.measurer = Measurer(

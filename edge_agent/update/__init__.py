@@ -25,6 +25,7 @@ In the serving process
     following       moves every model to what a look offers
     shares, crew    what each model that is fetched may take of the device, and the children it is lent
     service         serves what is proven, and keeps what can serve serving
+    suspects        what ended the agent while it was being loaded, and is left alone
     ledger          where each model stands: on the disk, then in the reports
     children        the parent's side of the children
     install, bundled  installing from a bundle, and what its look says

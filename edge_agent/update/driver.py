@@ -10,7 +10,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -29,6 +29,7 @@ from edge_agent.update.lines import Asked, Offer, Refusal, Saw
 from edge_agent.update.service import Service
 from edge_agent.update.state import Looked, StateFile
 from edge_agent.update.store import Store
+from edge_agent.update.suspects import Suspects, loader
 from fleet.protocol.channel import Channel
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import ModelReport
@@ -51,7 +52,7 @@ class Updater:
         children: Children,
         *,
         kinds: tuple[str, ...],
-        runtimes: tuple[str, ...] = (),
+        runtimes: Mapping[str, str] | None = None,
         capabilities: tuple[str, ...] = (),
         on_look: Callable[[Looked], None] = lambda looked: None,
         count_bytes: Callable[[int], None] = lambda received: None,
@@ -63,13 +64,14 @@ class Updater:
     ) -> None:
         self._config, self._device_id, self._channel_name = config, device_id, channel
         self._activator, self._children = activator, children
-        self._kinds, self._runtimes, self._capabilities = kinds, runtimes, capabilities
+        self._kinds, self._runtimes, self._capabilities = kinds, tuple(runtimes or ()), capabilities
         self._on_look = on_look
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes, to_write=False)
         self.file = StateFile(config.dir)
         self._ledger = Ledger(self.file, reporter)
-        self._service = Service(self.store, activator, self._ledger, now=now)
+        self._suspects = Suspects(config.dir, loader(runtimes or {}))
+        self._service = Service(self.store, activator, self._ledger, self._suspects, now=now)
         share(config.dir)
         self._follower = Follower(
             config, self._ledger, self._service, activator, children,
@@ -109,9 +111,11 @@ class Updater:
         `to_serve` is false in a process that ends after one look: no start that a probation counts.
         """
         self._on_look(self._ledger.looked())
-        for model, state in list(self.file.state.models.items()):
-            self._resume(model, machine.resumed(state, to_serve=to_serve))
-            first = asyncio.ensure_future(self._serve_first(model))
+        # What may have ended the agent comes last, so that it takes no other model's load with it, and is alone.
+        for model in sorted(self.file.state.models, key=self._suspects.suspected):
+            self._resume(model, machine.resumed(self.file.model(model), to_serve=to_serve))
+            alone = [*self._loading.values()] if self._suspects.suspected(model) else []
+            first = asyncio.ensure_future(self._serve_first(model, alone))
             await asyncio.wait({first}, timeout=self._config.start_wait_s)
             if first.done():
                 first.result()
@@ -120,8 +124,10 @@ class Updater:
             self._loading[model] = first
             first.add_done_callback(functools.partial(self._came_late, model))
 
-    async def _serve_first(self, model: str) -> None:
+    async def _serve_first(self, model: str, after: list[asyncio.Task[None]]) -> None:
         async with self._follower.changes[model]:
+            if after:
+                await asyncio.wait(after)
             await self._service.serve(model)
         self._ledger.tell(model)
 

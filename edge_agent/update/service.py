@@ -1,7 +1,8 @@
 """Puts the releases that the machines call active into service, and keeps what can serve serving.
 
 A file that is damaged is fetched again. A release that merely cannot be loaded *now* (no memory, no runtime, no
-descriptor, a disk that fails) is not given up: what it replaced serves meanwhile, and it is tried again.
+descriptor, a disk that fails) is not given up: what it replaced serves meanwhile, and it is tried again. One whose load
+ends the agent is left alone after a few times.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edge_agent.update import machine
 from edge_agent.update.ledger import Ledger
 from edge_agent.update.machine import Held
 from edge_agent.update.store import Store
+from edge_agent.update.suspects import Suspects
 from fleet.protocol.channel import RolloutRef
 
 log = logging.getLogger(__name__)
@@ -38,9 +40,16 @@ class Service:
     """Between the machines and the activator; `now` is monotonic, seconds."""
 
     def __init__(
-        self, store: Store, activator: Activator, ledger: Ledger, *, now: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        activator: Activator,
+        ledger: Ledger,
+        suspects: Suspects,
+        *,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store, self._activator, self._ledger, self._now = store, activator, ledger, now
+        self._suspects = suspects
         self._serving: dict[str, tuple[Held, float]] = {}
         self._waiting: dict[str, _Waiting] = {}
 
@@ -56,16 +65,35 @@ class Service:
         Raises:
             CorruptBlobError, UnreadableError, ActivationError: what served before still serves.
         """
+        self._suspects.check(model, held)
         release = await asyncio.to_thread(self.store.open, model, held)
         shadow: InstalledRelease | None = None
         if previous is not None and pairing is not None:
             try:
+                self._suspects.check(model, previous)
                 shadow = await asyncio.to_thread(self.store.open, model, previous)
-            except (CorruptBlobError, UnreadableError) as error:
+            except (CorruptBlobError, UnreadableError, ActivationError) as error:
                 log.warning("model %s: the previous release cannot be paired: %s", model, error)
-        await self._activator.activate(release, shadow, pairing)
+        await self._load(model, held, release, previous if shadow is not None else None, shadow, pairing)
         if model not in self._serving or self._serving[model][0] != held:
             self._serving[model] = (held, self._now())
+
+    async def _load(
+        self,
+        model: str,
+        held: Held,
+        release: InstalledRelease,
+        beside: Held | None,
+        shadow: InstalledRelease | None,
+        pairing: RolloutRef | None,
+    ) -> None:
+        """Load `release`, and `shadow` of the release `beside`; one by one if one of them has ended the agent."""
+        one_by_one = beside is not None and self._suspects.suspected(model)
+        with self._suspects.loading(model, held):
+            await self._activator.activate(release, None if one_by_one else shadow, pairing)
+        if beside is not None and one_by_one:
+            with self._suspects.loading(model, beside):
+                await self._activator.activate(release, shadow, pairing)
 
     async def serve(self, model: str) -> None:
         """Put the active release into service, or what is left when it is damaged or cannot be loaded now."""
@@ -108,10 +136,9 @@ class Service:
         before = self._waiting.get(model)
         pause_s = min(before.pause_s * 2, MOST_S) if before is not None else FIRST_S
         self._waiting[model] = _Waiting(self._now() + pause_s, pause_s)
-        self._ledger.settle(
-            model,
-            machine.noted(state, error.reason, f"{error}; what can be loaded serves meanwhile", "it is tried again"),
-        )
+        hint = error.hint if error.reason == "crash-loop" else "it is tried again"
+        detail = f"{error}; what can be loaded serves meanwhile"
+        self._ledger.settle(model, machine.noted(state, error.reason, detail, hint))
         if before is None and model not in self._serving and state.previous is not None:
             try:
                 await self.activate(model, state.previous, None, None)

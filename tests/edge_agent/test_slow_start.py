@@ -86,6 +86,7 @@ def test_a_model_that_loads_long_holds_up_no_other_and_serves_when_it_is_loaded(
 
     async def scenario() -> None:
         async with started(directory, goes_on, "start_wait_s = 0.1\n") as agent:
+            await until(lambda: agent.updater.loading == ["large"])
             assert (await ask(agent, "tiny")).model_version == "1"
             document = agent.status()
             assert document["models"]["large"]["loading"] and "loading" not in document["models"]["tiny"]
@@ -117,6 +118,7 @@ def test_a_model_that_loads_long_keeps_no_probation_of_another_from_its_end(tmp_
     async def scenario() -> None:
         settings = "start_wait_s = 0.1\nhealth_tick_s = 0.01\nretry_first_s = 60.0\n"
         async with started(directory, goes_on, settings) as agent:
+            await until(lambda: agent.updater.loading == ["large"])
             running = asyncio.ensure_future(agent.updater.run())
             agent.slots.slot("tiny").active.count(failed=True)
             await until(lambda: agent.updater.file.model("tiny").state == "rolled_back")
