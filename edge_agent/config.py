@@ -52,6 +52,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     load_wall_s: float = 300.0  # for a model to be loaded; then what it was to replace serves
     watchdog_s: float = 60.0  # the agent ends when nothing has moved for as long: a model's run that hangs; 0: never
     log_level: str = "INFO"
+    notify_socket: str = ""  # where a service manager listens; systemd sets NOTIFY_SOCKET (`Type=notify`)
 
     @property
     def identity(self) -> Path:
@@ -89,6 +90,7 @@ def load(
         if name != "dir" and PREFIX + name.upper() in environ:
             values[name] = environ[PREFIX + name.upper()]
     values.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    values.setdefault("notify_socket", environ.get("NOTIFY_SOCKET", ""))
     unknown = set(values) - set(AgentConfig.__struct_fields__)
     if unknown:
         known = ", ".join(sorted(set(AgentConfig.__struct_fields__) - {"dir"}))

@@ -6,6 +6,7 @@ Serving starts first and needs no network; the hub may be away for as long as it
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import importlib
 import logging
 import os
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_agent(config: AgentConfig, redact: str) -> int:
     """Run until SIGTERM or SIGINT."""
+    faulthandler.enable(2)  # a model may end the process by a signal: the log then says where
     with only_one(config.dir):
         asyncio.run(Agent(config, load_redaction(redact)).run())
     return 0
@@ -128,20 +130,26 @@ class Agent:
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
         from edge_agent import memory
+        from edge_agent.notify import ServiceManager
         from edge_agent.serving.server import address, listen, make_server
         from edge_agent.watchdog import Watchdog
 
         memory.bound()
+        manager = ServiceManager(self.config.notify_socket)
         server, listener = make_server(self.app), listen(self.config)
         self.address = address(self.config, listener)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, server)
+        watchdog = loop.create_task(
+            _guarded("watchdog", Watchdog(self.config.watchdog_s, self.engine.runs, manager).run)
+        )
         await self.updater.start()
         memory.freeze()
         announced = _announce(self.config.dir, self.address)
         log.info("agent %s serves on %s", self.links.enrollment.device_id, self.address)
-        tasks = [
+        manager.ready()
+        tasks = [watchdog] + [
             loop.create_task(_guarded(name, run))
             for name, run in (
                 ("address", lambda: self._announce_later(announced)),
@@ -154,12 +162,12 @@ class Agent:
                 ("actions", self.actions.run),
                 ("measurer", self.measurer.run),
                 ("local records", self.locals.run),
-                ("watchdog", Watchdog(self.config.watchdog_s, self.engine.runs).run),
             )
         ]
         try:
             await server.serve([listener])
         finally:
+            manager.stopping()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

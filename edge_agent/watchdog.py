@@ -15,6 +15,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 
+from edge_agent.notify import ServiceManager
+
 EXIT = 70  # sysexits.h: EX_SOFTWARE; no command of the agent ends with it
 TICK_S = 1.0
 DUMP_S = 5.0  # for the traces: who reads the log may be what stands still
@@ -55,23 +57,27 @@ class Patience:
 
 
 class Watchdog:
-    """Watches the event loop and the runs in threads; `limit_s` 0 watches nothing."""
+    """Watches the event loop and the runs in threads; `limit_s` 0 leaves that to the service manager, if any."""
 
-    def __init__(self, limit_s: float, runs: Runs, end: Callable[[float], None] | None = None) -> None:
-        self._limit_s, self._runs = limit_s, runs
+    def __init__(
+        self, limit_s: float, runs: Runs, manager: ServiceManager, end: Callable[[float], None] | None = None
+    ) -> None:
+        self._limit_s, self._runs, self._manager = limit_s, runs, manager
         self._end = end or end_process
-        self._tick_s = min(TICK_S, limit_s / 4)
+        self._tick_s = min(TICK_S, limit_s / 4) if limit_s > 0 else TICK_S
         self._beats = self._ended = 0
 
     async def run(self) -> None:
-        """Show a sign of life every tick, and have a thread watch for it, until cancelled."""
-        if self._limit_s <= 0:
+        """Show a sign of life every tick, and have a thread and the service manager watch for it, until cancelled."""
+        if self._limit_s <= 0 and not self._manager.there:
             return
         done = threading.Event()
-        threading.Thread(target=self._watch, args=(done,), name="watchdog", daemon=True).start()
+        if self._limit_s > 0:
+            threading.Thread(target=self._watch, args=(done,), name="watchdog", daemon=True).start()
         try:
             while True:
                 self._beat()
+                self._manager.alive()
                 await asyncio.sleep(self._tick_s)
         finally:
             done.set()

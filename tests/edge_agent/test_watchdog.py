@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edge_agent import watchdog
+from edge_agent.notify import ServiceManager
 from edge_agent.update.machine import ModelState, Target
 from edge_agent.update.state import StateFile, read_state
 from edge_agent.watchdog import EXIT, Patience, Runs, Watchdog
@@ -22,6 +23,7 @@ from fleet.protocol.channel import Probation
 from tests.support import models
 from tests.support.agent_process import enrolled, running
 
+NOBODY = ServiceManager("")
 HANGS = 1000.0  # an input above 100 does
 
 
@@ -87,7 +89,7 @@ def test_a_release_that_hangs_ends_the_agent_until_it_is_rolled_back_as_a_crash_
 async def watched(limit_s: float, runs: Runs, meanwhile) -> None:
     """A watchdog beside `meanwhile(ended)`, whose event is set when the process would end."""
     ended = threading.Event()
-    task = asyncio.create_task(Watchdog(limit_s, runs, end=lambda _: ended.set()).run())
+    task = asyncio.create_task(Watchdog(limit_s, runs, NOBODY, end=lambda _: ended.set()).run())
     await asyncio.sleep(0)
     await meanwhile(ended)
     task.cancel()
@@ -113,7 +115,7 @@ def test_runs_in_threads_that_never_end_are_noticed_while_the_loop_goes_on() -> 
 
 def test_long_runs_that_end_now_and_then_are_no_standstill() -> None:
     runs = Runs()
-    dog = Watchdog(60, runs)
+    dog = Watchdog(60, runs, NOBODY)
     dog._beat()
     first = dog._beats
     with runs.one():
@@ -136,4 +138,4 @@ def test_patience_counts_looks_without_a_move_in_a_row() -> None:
 
 def test_it_can_be_switched_off(monkeypatch) -> None:
     monkeypatch.setattr(watchdog.threading, "Thread", None)
-    asyncio.run(Watchdog(0, Runs()).run())
+    asyncio.run(Watchdog(0, Runs(), NOBODY).run())

@@ -1,6 +1,6 @@
-"""A hook for `edge-agent run --redact`, which makes a runtime end the process on models that say so.
+"""A hook for `edge-agent run --redact`, which makes a runtime fail as native code does, on models that say so.
 
-A real crash of native code: a null pointer is read. A model of this kind is `crashing(data)`.
+A null pointer is read (`crashing(data)`), or the interpreter's lock is kept for ever (`stuck(data)`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import ctypes
 from edge_agent.runtimes.onnx import OnnxRuntime
 
 HOOK = f"{__name__}:keep"
-MARK = b"a model that ends the process"
+CRASH, STICK = b"a model that ends the process", b"a model that keeps the lock"
 _load = OnnxRuntime.load
 
 
 def crashing(data: bytes) -> bytes:
     """The model with the mark in its documentation (field 6)."""
-    return data + b"\x32" + bytes([len(MARK)]) + MARK
+    return data + b"\x32" + bytes([len(CRASH)]) + CRASH
+
+
+def stuck(data: bytes) -> bytes:
+    """As `crashing`."""
+    return data + b"\x32" + bytes([len(STICK)]) + STICK
 
 
 def keep(sample):
@@ -25,8 +30,10 @@ def keep(sample):
 
 
 def _crash(self, model, manifest, variant):
-    if MARK in model:
+    if CRASH in model:
         ctypes.string_at(0)
+    if STICK in model:
+        ctypes.PyDLL(None).pause()  # PyDLL keeps the lock, and no signal's handler returns here
     return _load(self, model, manifest, variant)
 
 
