@@ -74,26 +74,14 @@ class Service:
                 shadow = await asyncio.to_thread(self.store.open, model, previous)
             except (CorruptBlobError, UnreadableError, ActivationError) as error:
                 log.warning("model %s: the previous release cannot be paired: %s", model, error)
-        await self._load(model, held, release, previous if shadow is not None else None, shadow, pairing)
+        apart = shadow is not None and self._suspects.suspected(model)  # to tell which of the two ended the agent
+        with self._suspects.loading(model, held):
+            await self._activator.activate(release, None if apart else shadow, pairing)
+        if apart and previous is not None:
+            with self._suspects.loading(model, previous):
+                await self._activator.activate(release, shadow, pairing)
         if model not in self._serving or self._serving[model][0] != held:
             self._serving[model] = (held, self._now())
-
-    async def _load(
-        self,
-        model: str,
-        held: Held,
-        release: InstalledRelease,
-        beside: Held | None,
-        shadow: InstalledRelease | None,
-        pairing: RolloutRef | None,
-    ) -> None:
-        """Load `release`, and `shadow` of the release `beside`; one by one if one of them has ended the agent."""
-        one_by_one = beside is not None and self._suspects.suspected(model)
-        with self._suspects.loading(model, held):
-            await self._activator.activate(release, None if one_by_one else shadow, pairing)
-        if beside is not None and one_by_one:
-            with self._suspects.loading(model, beside):
-                await self._activator.activate(release, shadow, pairing)
 
     async def serve(self, model: str) -> None:
         """Put the active release into service, or what is left when it is damaged or cannot be loaded now."""

@@ -18,11 +18,9 @@ from edge_agent.identity.certificates import fits
 from edge_agent.identity.enroll import FILE, FIRST_ROOT, enroll, load_enrollment
 from edge_agent.identity.keys import load_or_make_key
 from edge_agent.main import Agent, main
-from edge_agent.update.machine import Held, ModelState
+from edge_agent.update.machine import ModelState
 from edge_agent.update.state import StateFile
-from edge_agent.update.store import Store
 from fleet.protocol.codec import encode_json
-from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import enrolled, running
 from tests.support.device import Device, claim, follow, listening, publish
@@ -33,9 +31,7 @@ X = np.array([[9, 0, 0, 0]], np.float32)
 
 def install(directory: Path) -> None:
     """Release 1, committed."""
-    release = models.release(directory / "blobs", data=models.litert_bytes("int8"), runtime="litert", threshold=0.9)
-    digest = Store(directory).put_manifest(encode_manifest(release.manifest))
-    held = Held(release=1, variant=release.variant.name, manifest=digest)
+    held = models.installed(directory, data=models.litert_bytes("int8"), runtime="litert", threshold=0.9)
     StateFile(directory).put_model("tiny", ModelState(state="committed", active=held))
 
 

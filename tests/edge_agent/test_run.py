@@ -20,10 +20,8 @@ from edge_agent import main as composition
 from edge_agent.errors import ConflictError, NotFoundError
 from edge_agent.lock import only_one
 from edge_agent.main import main
-from edge_agent.update.machine import Held, ModelState
+from edge_agent.update.machine import ModelState
 from edge_agent.update.state import StateFile
-from edge_agent.update.store import Store
-from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import enrolled, running
 
@@ -34,9 +32,7 @@ X = np.array([[9, 0, 0, 0]], np.float32)
 def device(tmp_path):
     """A device that has committed release 1."""
     directory = enrolled(tmp_path / "device")
-    release = models.release(directory / "blobs", data=models.litert_bytes("int8"), runtime="litert", threshold=0.9)
-    digest = Store(directory).put_manifest(encode_manifest(release.manifest))
-    held = Held(release=1, variant=release.variant.name, manifest=digest)
+    held = models.installed(directory, data=models.litert_bytes("int8"), runtime="litert", threshold=0.9)
     StateFile(directory).put_model("tiny", ModelState(state="committed", active=held))
     return directory
 

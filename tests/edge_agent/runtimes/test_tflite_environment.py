@@ -22,10 +22,8 @@ from edge_agent import client
 from edge_agent.errors import NotFoundError
 from edge_agent.update import sandbox
 from edge_agent.update.lines import Confined, Done
-from edge_agent.update.machine import Held, ModelState
+from edge_agent.update.machine import ModelState
 from edge_agent.update.state import StateFile, read_state
-from edge_agent.update.store import Store
-from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled, running
 
@@ -54,9 +52,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 def device(tmp_path: Path) -> Path:
     """A device that has committed release 1, as float32: 2.14 refuses the newer int8 files."""
     directory = enrolled(tmp_path / "device")
-    release = models.release(directory / "blobs", data=models.litert_bytes("fp32"), runtime="litert")
-    digest = Store(directory).put_manifest(encode_manifest(release.manifest))
-    held = Held(release=1, variant=release.variant.name, manifest=digest)
+    held = models.installed(directory, data=models.litert_bytes("fp32"), runtime="litert")
     StateFile(directory).put_model("tiny", ModelState(state="committed", active=held))
     return directory
 
