@@ -7,4 +7,4 @@ reporting  spool, windows, samples, MQTT
 update     pulling releases; identity: key, enrolment, calls to the hub
 """
 
-VERSION = "0.1.0"
+VERSION = "0.2.0.dev0"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from edge_agent import VERSION
 
 ROOT = Path(__file__).parents[2]
 UNREACHABLE = ("Could not fetch URL", "Could not find a version", "connection", "Connection", "timed out", "resolve")
@@ -72,3 +75,8 @@ def test_the_other_commands_say_which_extra_they_need(fresh: Path, tmp_path: Pat
     assert started.returncode != 0
     assert "edgeloop[" in started.stderr, started.stderr
     assert "Traceback" not in started.stderr
+
+
+def test_the_agent_says_the_version_of_the_distribution() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == VERSION
