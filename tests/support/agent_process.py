@@ -55,15 +55,16 @@ def enrolled(directory: Path, *, hub: str = "http://127.0.0.1:9", mqtt_port: int
 
 @contextlib.contextmanager
 def running(
-    directory: Path, *arguments: str, python: str = sys.executable
+    directory: Path, *arguments: str, python: str = sys.executable, code: Path = ROOT
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`edge-agent run` as a process of `python`; gives it and its address once it listens."""
+    """`edge-agent run` as a process of `python`, of the packages in the folder `code`; gives it and its
+    address once it listens."""
     (directory / "run.json").unlink(missing_ok=True)
     process = subprocess.Popen(
         [python, "-m", "edge_agent.main", "run", "--dir", str(directory), *arguments],
-        cwd=ROOT,
+        cwd=ROOT if code == ROOT else directory,  # -m finds packages in the working directory first
         stderr=(directory / "log").open("ab"),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(code)},
     )
     try:
         deadline = time.monotonic() + 30
