@@ -7,6 +7,7 @@ HubError
  ├── NotFoundError       no such thing                                  404   exit 3
  ├── ConflictError       it exists, changed meanwhile, or is in use     409   exit 5
  ├── TooLargeError       over a size limit                              413   exit 1
+ ├── NoAnswerError       the model failed on this request               422   exit 1
  ├── BusyError           a queue is full; come back later               429   exit 1
  ├── UnreachableError    broker, database or store does not answer      503   exit 6
  └── DeadlineError       not done in time                               504   exit 8
@@ -62,6 +63,12 @@ class TooLargeError(HubError):
     """Over a size limit."""
 
     status, exit_code, code = 413, 1, "too-large"
+
+
+class NoAnswerError(HubError):
+    """The model took the request and failed on it, or answered NaN; others it may answer well."""
+
+    status, exit_code, code = 422, 1, "no-answer"
 
 
 class BusyError(HubError):

@@ -86,7 +86,9 @@ class LocalModel:
         """Answer one request.
 
         Raises:
-            MalformedError: inputs that are not what the model takes, or a batch that it failed on and need not take.
+            MalformedError: inputs that are not what the model takes (NaN and infinity are not, unless its manifest
+                says so), or a batch that it failed on and need not take.
+            InferenceError: it answered NaN or infinity.
             ValueError, RuntimeError and whatever else the runtime raises: it failed.
         """
         started = time.perf_counter()

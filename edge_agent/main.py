@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_agent import VERSION
+from edge_agent import CAPABILITIES, VERSION
 from edge_agent import cli as commands
 from edge_agent.errors import UsageError
 from edge_agent.lock import is_running, only_one
@@ -113,7 +113,7 @@ class Agent:
         self.installer = Installer(config.dir)
         self.updater = Updater(
             config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
-            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=self.runtimes,
+            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=self.runtimes, capabilities=CAPABILITIES,
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received), budget=self.budget,
         )  # fmt: skip
         self.measurer = Measurer(
@@ -299,6 +299,7 @@ def _describe(channel: str, looked: Looked, runtimes: dict[str, str]) -> AgentRe
     return AgentReport(
         agent=VERSION,
         channel=channel,
+        capabilities=CAPABILITIES,
         hardware={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
         runtimes=runtimes,
         channel_version=looked.channel.version if looked.channel is not None else 0,

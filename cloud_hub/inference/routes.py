@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from cloud_hub.errors import InvalidError
+from cloud_hub.errors import InvalidError, NoAnswerError
 from cloud_hub.inference.loaded import Loaded, published
 from cloud_hub.routes.deps import HubDep, authorize_inference, read_body
 from fleet.protocol import oip
-from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.finite import not_finite
+from fleet.protocol.manifest import Manifest, decode_manifest
 
 router = APIRouter(prefix="/v2", tags=["inference"])
 
@@ -62,14 +63,24 @@ async def infer(model: str, request: Request, hub: HubDep, version: str = "") ->
     if len({len(array) for array in inputs.values()}) != 1 or not len(next(iter(inputs.values()))):
         raise InvalidError("every input needs the same number of rows, at least one", subject="inputs")
     outputs = await batcher.infer(inputs, timeout_s=_deadline(asked.parameters, hub.config.inference.deadline_s))
+    broken = not_finite("output", outputs, manifest.outputs)
+    if broken:
+        raise NoAnswerError(f"release {number} of {model}: {broken}", subject=model, hint="see its cloud variant")
     answer = oip.InferResponse(
         model_name=model,
         model_version=str(number),
         id=asked.id,
-        parameters={"served_by": "cloud", "release": number},
+        parameters=_parameters(number, manifest),
         outputs=tuple(oip.TensorValue(name, array) for name, array in outputs.items()),
     )
     return _respond(*oip.encode_response(answer, asked), request)
+
+
+def _parameters(number: int, manifest: Manifest) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"served_by": "cloud", "release": number}
+    if not all(spec.finite for spec in manifest.outputs):
+        parameters["non_finite"] = True  # for a device that has no manifest yet: it would take NaN for a failure
+    return parameters
 
 
 def _deadline(parameters: dict[str, Any], most: float) -> float:

@@ -109,7 +109,7 @@ def measure(case: Case) -> Benchmark:
     load_us = (time.perf_counter() - started) * 1e6
     try:
         if any(case.variant in vector.outputs for vector in vectors):
-            outcome = check(vectors, case.manifest.selftest, case.variant, model.run)
+            outcome = check(vectors, case.manifest.selftest, case.variant, model.run, case.manifest.outputs)
             if not outcome.passed:
                 raise TrialError(outcome.reason, subject=case.variant)
         p50_us, p95_us = quantiles(_timed(model, rows_of(vectors, case.manifest), case.rounds))

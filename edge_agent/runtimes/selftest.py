@@ -29,7 +29,7 @@ def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = 
     vectors = decode_vectors(read_blob(blobs, manifest.selftest.blob.sha256))
     model = runtime.load(read_blob(blobs, variant.blob.sha256), manifest, variant)
     try:
-        return check(vectors, manifest.selftest, variant_name, model.run)
+        return check(vectors, manifest.selftest, variant_name, model.run, manifest.outputs)
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelLoadError(f"{runtime.name} {runtime.version} failed on variant {variant_name!r}: {error}") from error
     finally:

@@ -11,8 +11,8 @@ import asyncio
 import logging
 from typing import NamedTuple, Protocol
 
+from edge_agent.serving.answers import checked, classes_of
 from edge_agent.serving.cloud import Cloud
-from edge_agent.serving.engine import classes_of
 from edge_agent.serving.scores import score
 from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
 from fleet.protocol import oip
@@ -104,7 +104,9 @@ class Auditor:
             inputs=tuple(oip.TensorValue(*item) for item in job.inputs.items()), binary_outputs=oip.ALL
         )
         answer = await self._cloud.infer(job.served.release.model, job.auditor, request, self._timeout_s)
-        truth = classes_of(answer)
+        # NaN has no class: an auditor that answers it has failed, and says nothing for or against anybody.
+        manifest = job.served.release.manifest
+        truth = classes_of(checked(answer, manifest), manifest)
         if len(truth) != len(job.classes):
             raise MalformedError(f"the auditor answered {len(truth)} rows for {len(job.classes)}")
         agree = tuple(mine == right for mine, right in zip(job.classes, truth, strict=True))

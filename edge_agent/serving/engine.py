@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, InferenceError, LateError, NotFoundError, UnreachableError
 from edge_agent.runtimes.tensors import unfair
 from edge_agent.serving import breaker as breakers
+from edge_agent.serving.answers import checked, classes_of
 from edge_agent.serving.cloud import Cloud, CloudError
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
@@ -132,7 +132,7 @@ class Engine:
                     outputs=outputs,
                     scores=scores,
                     local_failed=blamed,
-                    cloud_classes=classes_of(answer) if answer is not None else (),
+                    cloud_classes=classes_of(answer, served.release.manifest) if answer is not None else (),
                 )
             )
         if verdict.served_by == "nobody" and failure is not None:
@@ -223,7 +223,8 @@ class Engine:
         version = _cloud_version(served, entry)
         name = served.release.model if served is not None else model
         try:
-            answer = await self._cloud.infer(name, version, forwarded, max(left, 0.001))
+            said = await self._cloud.infer(name, version, forwarded, max(left, 0.001))
+            answer = checked(said, served.release.manifest if served is not None else None, request.outputs)
         except (AgentError, ProtocolError) as error:
             word = _word(error)
             if isinstance(error, CloudError) and 400 <= error.status < 500 and error.status != 429:
@@ -300,14 +301,6 @@ def _word(error: AgentError | ProtocolError) -> str:
     if isinstance(error, CloudError):
         return f"cloud-{error.status}"
     return "cloud-failed"
-
-
-def classes_of(answer: oip.InferResponse) -> tuple[int, ...]:
-    """The class of every row of the first output; empty when it is not a (rows, classes) table."""
-    first = answer.outputs[0].array if answer.outputs else np.empty(0)
-    if first.ndim != 2 or first.dtype.kind not in "iuf":
-        return ()
-    return tuple(int(row) for row in first.argmax(axis=1))
 
 
 def _parameters(verdict: Verdict, release: int, lowest: float | None) -> dict[str, Any]:

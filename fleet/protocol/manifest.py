@@ -28,12 +28,17 @@ class Blob(Struct, frozen=True, kw_only=True):
     size: int
 
 
-class Tensor(Struct, frozen=True, kw_only=True):
-    """An input or output as the Open Inference Protocol names it; -1 is a variable dimension."""
+class Tensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An input or output as the Open Inference Protocol names it; -1 is a variable dimension.
+
+    `finite`: NaN and infinity are refused in the input, and are a failure in the output. False for a model that
+    means them; agents of 0.1 do not know the field and let both pass.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    finite: bool = True
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from fleet.protocol.codec import DECODE_ERRORS
 from fleet.protocol.errors import MalformedError, TooLargeError
+from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
@@ -214,10 +215,20 @@ def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> di
     A raw body (one value without a name) takes name, datatype and shape from the single input.
 
     Raises:
-        MalformedError: an input is missing, unknown, doubled, or of another datatype or shape.
+        MalformedError: an input is missing, unknown, doubled, of another datatype or shape, or holds NaN or
+            infinity where the manifest wants finite numbers; the message names the first such value's place.
     """
     if len(values) == 1 and not values[0].name:
-        return _raw_input(values[0].array, specs)
+        found = _raw_input(values[0].array, specs)
+    else:
+        found = _named_inputs(values, specs)
+    broken = not_finite("input", found, specs)
+    if broken:
+        _bad(broken, hint="this model takes finite numbers only")
+    return found
+
+
+def _named_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
     found = {value.name: value.array for value in values}
     if len(found) != len(values):
         _bad("two inputs have the same name")

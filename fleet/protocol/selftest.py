@@ -14,9 +14,10 @@ from msgspec import Struct
 
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.errors import TooLargeError
-from fleet.protocol.manifest import SelfTest
+from fleet.protocol.finite import is_finite, where_not
+from fleet.protocol.manifest import SelfTest, Tensor
 from fleet.protocol.messages import Array
-from fleet.protocol.tensors import AnyArray
+from fleet.protocol.tensors import AnyArray, to_bytes
 from fleet.protocol.tensors import from_array as from_array
 from fleet.protocol.tensors import to_array as to_array
 
@@ -64,15 +65,20 @@ def decode_vectors(data: bytes) -> tuple[Vector, ...]:
     return decode_msgpack(data, _Vectors, limit=LIMIT, subject="self-test vectors").vectors
 
 
-def check(vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run) -> Outcome:
+def check(
+    vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run, outputs: Sequence[Tensor] = ()
+) -> Outcome:
     """Run every vector through `run` and compare with what `variant` must answer.
 
     Args:
         run: named input arrays → named output arrays; what it raises passes through.
+        outputs: the manifest's; NaN and infinity, in the golden answer or in the model's, fail unless they are
+            allowed here. Where they are, they must be where the golden answer has them.
 
     The tolerance is the one under `VARIANT:OUTPUT`, else under the variant's, else under the output's
-    name; an output without one fails. A missing output, another shape and NaN fail as well.
+    name; an output without one fails. A missing output and another shape or kind of datatype fail as well.
     """
+    free = {spec.name for spec in outputs if not spec.finite}
     if not vectors or len(vectors) != selftest.vectors:
         return _failed(f"the blob holds {len(vectors)} vectors, the manifest says {selftest.vectors}")
     worst, kept, rows, reason = 0.0, 0, 0, ""
@@ -83,9 +89,9 @@ def check(vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run)
         actual = run({a.name: from_array(a) for a in vector.inputs})
         for position, array in enumerate(expected):
             want, have = from_array(array), actual.get(array.name)
-            if have is None or have.shape != want.shape:
-                shape = "none" if have is None else list(have.shape)
-                return _failed(f"vector {number}: output {array.name!r} has shape {shape}, not {list(want.shape)}")
+            broken = _incomparable(want, have, finite=array.name not in free)
+            if have is None or broken:
+                return _failed(f"vector {number}: output {array.name!r} {broken}")
             difference = _difference(want, have)
             limit = _limit(selftest, variant, array.name)
             if not difference <= limit and not reason:
@@ -100,6 +106,15 @@ def check(vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run)
     return Outcome(passed=not reason, vectors=len(vectors), worst=worst, agreement=agreement, reason=reason)
 
 
+def _incomparable(want: AnyArray, have: AnyArray | None, *, finite: bool) -> str:
+    """Why the two need no comparison: what is wrong with one of them, or nothing."""
+    if have is None or have.shape != want.shape:
+        return f"has shape {'none' if have is None else list(have.shape)}, not {list(want.shape)}"
+    if finite and not is_finite(want):
+        return f"is {where_not(want)} in the golden answer"
+    return f"is {where_not(have)}" if finite and not is_finite(have) else ""
+
+
 def _failed(reason: str) -> Outcome:
     return Outcome(passed=False, vectors=0, worst=float("inf"), agreement=0.0, reason=reason)
 
@@ -112,13 +127,20 @@ def _limit(selftest: SelfTest, variant: str, output: str) -> float:
 
 
 def _difference(want: AnyArray, have: AnyArray) -> float:
+    """The largest absolute difference: infinite where only one side is text, NaN or an infinity."""
     if want.size == 0:
         return 0.0
-    return float(np.abs(want.astype(np.float64) - have.astype(np.float64)).max())
+    if want.dtype.kind == "O" or have.dtype.kind == "O":
+        return 0.0 if have.dtype == want.dtype and to_bytes(want) == to_bytes(have) else float("inf")
+    one, other = want.astype(np.float64), have.astype(np.float64)
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(one - other))
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max())
 
 
 def _agreement(want: AnyArray, have: AnyArray) -> tuple[int, int]:
-    if want.ndim == 0 or want.size == 0:
-        return 1, 1
+    if want.ndim == 0 or want.size == 0 or want.dtype.kind == "O":
+        return 1, 1  # nothing ranks classes here; the difference has judged it
     same: Any = want.argmax(axis=-1) == have.argmax(axis=-1)
     return int(np.sum(same)), int(np.size(same))

@@ -33,6 +33,8 @@ class FakeCloud:
         self.asked: list[tuple[str, int | None]] = []
         self.error: Exception | None = None
         self.version = 7
+        self.outputs = lambda x: {"logits": answer(x)}
+        self.parameters: dict[str, bool] = {}
 
     async def infer(self, model, version, request, timeout_s):
         self.asked.append((model, version))
@@ -43,7 +45,8 @@ class FakeCloud:
         return oip.InferResponse(
             model_name=model,
             model_version=str(version or self.version),
-            outputs=(oip.TensorValue("logits", answer(x)),),
+            parameters=self.parameters,
+            outputs=tuple(oip.TensorValue(*item) for item in self.outputs(x).items()),
         )
 
     def cut(self) -> None:

@@ -11,7 +11,7 @@ from tests.support.models import answer
 
 class FakeRuntime:
     """Answers like `tests.support.models`. Model bytes steer it: `broken` does not load, `failing`
-    loads and fails every run, `swapped` exchanges the first two classes."""
+    loads and fails every run, `swapped` exchanges the first two classes, `nan` answers NaN."""
 
     name = "fake"
     version = "1"
@@ -39,6 +39,8 @@ class FakeModel:
         if self.model.startswith(b"failing"):
             raise RuntimeError("failing on purpose")
         logits = answer(inputs["input"])
+        if self.model.startswith(b"nan"):
+            logits[-1, -1] = np.nan
         return {"logits": logits[:, [1, 0, 2]] if self.model.startswith(b"swapped") else logits}
 
     def close(self) -> None:

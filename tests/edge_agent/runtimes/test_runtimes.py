@@ -9,7 +9,7 @@ import pytest
 from edge_agent import runtimes
 from edge_agent.errors import CorruptBlobError, ModelLoadError, RuntimeMissingError
 from edge_agent.runtimes import selftest
-from tests.support import models
+from tests.support import any_model, models
 from tests.support.fake_runtime import FakeRuntime
 
 CASES = ["fake", "ai-edge-litert/fp32", "ai-edge-litert/int8", "onnxruntime", "onnxruntime/1"]
@@ -164,3 +164,15 @@ def test_selftest_refuses_a_tampered_blob_before_loading_it(tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(CorruptBlobError):
         selftest.run(release.manifest, "onnx-fp32", tmp_path)
+
+
+@pytest.mark.parametrize("x", [np.float32([[1, 0]]), np.float32([[1, -1]])], ids=["infinite", "NaN"])
+def test_a_release_that_answers_no_numbers_fails_its_self_test_unless_it_means_them(tmp_path, x):
+    data = any_model.logarithm()
+    inputs, outputs = (any_model.tensors({name: ("FP32", ["n", 2])}) for name in ("x", "y"))
+    with np.errstate(all="ignore"):
+        golden = [({"x": x}, {"y": np.log(x)})]
+    release = any_model.release(tmp_path, inputs, outputs, edge=data, golden=golden)
+    outcome = selftest.run(release.manifest, "onnx-fp32", tmp_path)
+    assert not outcome.passed and "output 'y' is" in outcome.reason
+    assert selftest.run(any_model.relaxed(release).manifest, "onnx-fp32", tmp_path).passed

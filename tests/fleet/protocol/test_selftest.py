@@ -7,7 +7,7 @@ import pytest
 
 from fleet.protocol import selftest
 from fleet.protocol.errors import MalformedError, TooLargeError
-from fleet.protocol.manifest import Blob, SelfTest
+from fleet.protocol.manifest import Blob, SelfTest, Tensor
 from fleet.protocol.selftest import Vector, check, from_array, to_array
 
 INPUTS = [np.eye(3, dtype="f4") * k for k in (1, 2)]
@@ -33,7 +33,8 @@ def test_a_variant_that_answers_as_it_did_passes() -> None:
     ("run", "changes", "reason"),
     [
         (model(2.1), {}, "vector 0: output 'y' is off by 0.1, 0.01 is allowed"),
-        (model(np.nan), {}, "off by nan"),
+        (model(np.nan), {}, "vector 0: output 'y' is NaN at [0, 0]"),
+        (model(np.nan), {"tolerance": {"y": float("inf")}, "min_agreement": 0.0}, "output 'y' is NaN at [0, 0]"),
         (model(name="z"), {}, "output 'y' has shape none"),
         (lambda i: {"y": i["x"][:, :2]}, {}, "has shape [3, 2], not [3, 3]"),
         (model(roll=1), {"tolerance": {"y": 9.0}}, "0 of the rows keep their class, at least 1 must"),
@@ -44,6 +45,34 @@ def test_a_variant_that_answers_as_it_did_passes() -> None:
 def test_what_differs_fails_with_a_reason(run, changes: dict, reason: str) -> None:
     outcome = check(VECTORS, terms(**changes), "litert-fp32", run)
     assert not outcome.passed and reason in outcome.reason
+
+
+def log(inputs):
+    with np.errstate(divide="ignore"):
+        return {"y": np.log(inputs["x"])}
+
+
+def test_golden_answers_that_are_no_numbers_prove_nothing_unless_the_model_means_them() -> None:
+    answers = [to_array("y", log({"x": x})["y"]) for x in INPUTS]
+    golden = tuple(
+        Vector(inputs=v.inputs, outputs={"litert-fp32": (y,)}) for v, y in zip(VECTORS, answers, strict=True)
+    )
+    outcome = check(golden, terms(min_agreement=0.0), "litert-fp32", log)
+    assert not outcome.passed and "output 'y' is infinite at [0, 1] in the golden answer" in outcome.reason
+    means_it = (Tensor(name="y", datatype="FP32", shape=(-1, 3), finite=False),)
+    assert check(golden, terms(min_agreement=0.0), "litert-fp32", log, means_it).passed
+    for other in (lambda i: {"y": np.abs(log(i)["y"])}, lambda i: {"y": log(i)["y"] * np.nan}, model()):
+        outcome = check(golden, terms(min_agreement=0.0), "litert-fp32", other, means_it)
+        assert not outcome.passed and "off by inf" in outcome.reason
+
+
+def test_text_is_compared_as_it_is() -> None:
+    words = np.array([b"one", b"two"], object)
+    golden = tuple(Vector(inputs=(to_array("x", x),), outputs={"litert-fp32": (to_array("y", words),)}) for x in INPUTS)
+    assert check(golden, terms(), "litert-fp32", lambda _: {"y": words}).passed
+    assert check(golden, terms(), "litert-fp32", lambda _: {"y": words.astype(str).astype(object)}).passed
+    for other in (words[::-1], np.zeros(2)):
+        assert "off by inf" in check(golden, terms(), "litert-fp32", lambda _, other=other: {"y": other}).reason
 
 
 def test_an_unknown_variant_and_an_empty_blob_fail() -> None:

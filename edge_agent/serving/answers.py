@@ -1,0 +1,72 @@
+"""Whether an answer from elsewhere is one: the outputs of the model that was asked, by name, with values that count.
+
+What goes out as the cloud's answer must be what the device's own would be: the manifest's names, datatypes and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from edge_agent.serving.cloud import CloudError
+from fleet.protocol import oip
+from fleet.protocol.finite import not_finite
+from fleet.protocol.manifest import Manifest, Tensor
+from fleet.protocol.tensors import AnyArray, datatype_of
+
+NON_FINITE = "non_finite"  # parameter of an answer whose model may give NaN and infinity
+
+MISMATCH, NO_NUMBER = 502, 422  # as the hub would say it: a wrong gateway, and a request that the model cannot answer
+
+
+def checked(answer: oip.InferResponse, manifest: Manifest | None, asked: Sequence[str] = ()) -> oip.InferResponse:
+    """The answer with the outputs that were asked for (by default all), in the manifest's order.
+
+    Args:
+        manifest: None when no release is held here; then only the values are looked at.
+        asked: names of outputs; one that the model does not have is left to whoever encodes the answer.
+
+    Raises:
+        CloudError: an output is missing or of another datatype or shape than the manifest says (status 502), or
+            holds NaN or infinity where the model does not mean them (422).
+    """
+    found = {value.name: value.array for value in answer.outputs}
+    if manifest is None:
+        specs = [Tensor(name=name, datatype="", shape=()) for name in found]
+        if answer.parameters.get(NON_FINITE) is not True:
+            _check_values(found, specs)
+        return answer
+    specs = [spec for spec in manifest.outputs if not asked or spec.name in asked]
+    for spec in specs:
+        _check(spec, found)
+    _check_values(found, specs)
+    return replace(answer, outputs=tuple(oip.TensorValue(spec.name, found[spec.name]) for spec in specs))
+
+
+def classes_of(answer: oip.InferResponse, manifest: Manifest) -> tuple[int, ...]:
+    """The class of every row by the model's first output; empty without classes, or when it was not asked for."""
+    first = next((value.array for value in answer.outputs if value.name == manifest.outputs[0].name), None)
+    if first is None or not manifest.labels or first.ndim != 2 or first.dtype.kind not in "iuf":
+        return ()
+    return tuple(int(row) for row in first.argmax(axis=1))
+
+
+def _check(spec: Tensor, found: Mapping[str, AnyArray]) -> None:
+    array = found.get(spec.name)
+    if array is None:
+        raise CloudError(
+            f"the cloud answered {', '.join(map(repr, found)) or 'nothing'}, not {spec.name!r}", status=MISMATCH
+        )
+    fits = len(array.shape) == len(spec.shape) and all(
+        want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits or datatype_of(array) != spec.datatype:
+        what = f"{datatype_of(array)} {list(array.shape)}, the model's is {spec.datatype} {list(spec.shape)}"
+        raise CloudError(f"the cloud's output {spec.name!r} is {what}", status=MISMATCH)
+
+
+def _check_values(found: Mapping[str, AnyArray], specs: Sequence[Tensor]) -> None:
+    broken = not_finite("output", found, specs)
+    if broken:
+        raise CloudError(f"the cloud's {broken}", status=NO_NUMBER)
