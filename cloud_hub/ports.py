@@ -118,10 +118,12 @@ class Publisher(Protocol):
         actor: str,
         note: str = "",
         number: int | None = None,
+        ends_monitoring: bool = False,
         also: Also | None = None,
     ) -> Release:
-        """Check `manifest` (gate, blobs, sketch) and publish it under `number` (None: a new one).
+        """Check `manifest` (gate, blobs, interface) and publish it under `number` (None: a new one).
 
+        `ends_monitoring` says that a release without a drift sketch is meant, where the model had one.
         The status is `published`, or `awaiting-signature` when the release key is not held here.
         """
         ...

@@ -117,12 +117,14 @@ class Client:
             )
         self._check(answer, f"delta to {sha256}")
 
-    def publish_release(self, model: str, manifest: bytes, *, note: str = "") -> Document:
-        """Publish a manifest whose blobs are there: `{model, number, status}`."""
+    def publish_release(self, model: str, manifest: bytes, *, note: str = "", end_monitoring: bool = False) -> Document:
+        """Publish a manifest whose blobs are there: `{model, number, status}`.
+
+        `end_monitoring` says that the release has no drift sketch on purpose, where the model had one.
+        """
         headers = {"content-type": "application/json"} | ({"x-note": note} if note else {})
-        answer = self._send(
-            "POST", _path("models", model, "releases"), manifest, headers=headers, timeout=UPLOAD_TIMEOUT_S
-        )
+        path = _path("models", model, "releases") + ("?end_monitoring=true" if end_monitoring else "")
+        answer = self._send("POST", path, manifest, headers=headers, timeout=UPLOAD_TIMEOUT_S)
         return self._document(answer, f"model {model}")
 
     def releases(self, model: str) -> list[Document]:

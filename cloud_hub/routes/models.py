@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from msgspec import UNSET, Struct, UnsetType, field
 from sqlmodel import Session, col, select
@@ -14,7 +15,8 @@ from cloud_hub.errors import ConflictError, ForbiddenError
 from cloud_hub.identity.tokens import role_allows
 from cloud_hub.routes.deps import Caller, HubDep, OperatorUser, Viewer, decode, page
 from cloud_hub.store.tables import Model, Release
-from cloud_hub.trust.rows import get_model
+from cloud_hub.trust.rows import get_model, interface_release
+from fleet.protocol.interface import interface_of
 from fleet.protocol.names import check_name
 
 router = APIRouter(prefix="/api/v1/models", tags=["models"])
@@ -66,9 +68,14 @@ def _create(hub: Hub, wanted: NewModel, caller: Caller) -> dict[str, Any]:
 
 @router.get("/{name}")
 def show(name: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
-    """One model."""
+    """One model with its interface: what every release of it keeps, and the release that fixes it."""
     with hub.reading() as session:
-        return describe(session, get_model(session, name))
+        document = describe(session, get_model(session, name))
+        current = interface_release(session, name)
+    if current is not None:
+        fixed = msgspec.to_builtins(interface_of(current.manifest))
+        document["interface"] = {"release": current.number, **fixed}
+    return document
 
 
 @router.patch("/{name}")

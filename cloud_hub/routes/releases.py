@@ -37,11 +37,27 @@ class OutsideSignature(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 @router.post("", status_code=201)
 async def publish(
-    model: str, request: Request, hub: HubDep, caller: OperatorUser, x_note: Annotated[str, Header()] = ""
+    model: str,
+    request: Request,
+    hub: HubDep,
+    caller: OperatorUser,
+    x_note: Annotated[str, Header()] = "",
+    end_monitoring: bool = False,
 ) -> dict[str, Any]:
-    """Publish the manifest in the body as the model's next release; its blobs are uploaded before."""
+    """Publish the manifest in the body as the model's next release; its blobs are uploaded before.
+
+    Inputs, outputs, classes and sketch encoder must be the model's. `end_monitoring` allows a release without
+    a drift sketch where the model had one.
+    """
     manifest = await read_body(request, MANIFEST_LIMIT)
-    row = await run_in_threadpool(hub.publisher.publish_release, model, manifest, actor=caller.actor, note=x_note)
+    row = await run_in_threadpool(
+        hub.publisher.publish_release,
+        model,
+        manifest,
+        actor=caller.actor,
+        note=x_note,
+        ends_monitoring=end_monitoring,
+    )
     return {"model": row.model, "number": row.number, "status": row.status}
 
 

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from cloud_hub.errors import ConflictError, InvalidError
 from fleet.protocol.channel import Channel
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.interface import Interface, check_names, differences, interface_of, lost_sketch
 from fleet.protocol.manifest import Manifest
+from fleet.protocol.onnx_file import port_names
 
 Sizes = Callable[[str], int | None]
 Status = Callable[[str, int], str]
+
+
+class Current(NamedTuple):
+    """The release that fixes a model's interface."""
+
+    number: int
+    manifest: Manifest
 
 
 def check_gate(manifest: Manifest) -> None:
@@ -41,17 +52,68 @@ def check_blobs(manifest: Manifest, size_of: Sizes) -> None:
             )
 
 
-def check_sketch(manifest: Manifest, model: str, sketch_id: str) -> str:
-    """The model's sketch id after this release; ConflictError when the release would change it."""
-    if manifest.sketch is None:
-        return sketch_id
-    if sketch_id and manifest.sketch.sketch_id != sketch_id:
+def check_interface(current: Current | None, manifest: Manifest, model: str, *, ends_monitoring: bool = False) -> None:
+    """Raise ConflictError when a release changes what applications of the model rely on.
+
+    Args:
+        current: the release that fixes the interface now (`rows.interface_release`); None when none does.
+        ends_monitoring: the publisher says that the release has no drift sketch on purpose.
+
+    Raises:
+        MalformedError: a name that no request can carry, or two that are alike.
+        ConflictError: the interface differs; both sides are in the message.
+    """
+    check_names([tensor.name for tensor in manifest.inputs], "input")
+    check_names([tensor.name for tensor in manifest.outputs], "output")
+    if current is not None:
+        refuse_changes(model, current, interface_of(manifest), ends_monitoring=ends_monitoring)
+
+
+def refuse_changes(model: str, current: Current, new: Interface, *, ends_monitoring: bool = False) -> None:
+    """Raise ConflictError that shows both sides, unless `new` keeps the interface of release `current.number`."""
+    fixed = interface_of(current.manifest)
+    changed = differences(fixed, new)
+    if changed:
         raise ConflictError(
-            f"model {model!r} has sketch {sketch_id}, the release brings {manifest.sketch.sketch_id}",
+            f"model {model!r} has an interface, fixed by release {current.number}: {'; '.join(changed)}",
             subject=model,
-            hint="compile with the model's own encoder, so that drift stays comparable",
+            hint="keep it: model-compiler compile --like RELEASE_DIR; "
+            "a changed interface is a new model name: fleet model create NAME",
         )
-    return manifest.sketch.sketch_id
+    lost = lost_sketch(fixed, new)
+    if lost and not ends_monitoring:
+        raise ConflictError(
+            f"model {model!r} has an interface, fixed by release {current.number}: {lost}",
+            subject=model,
+            hint="compile with the model's own encoder: --like RELEASE_DIR; "
+            "or say that monitoring ends: fleet release publish --end-monitoring",
+        )
+
+
+def check_cloud_ports(manifest: Manifest, read: Callable[[str], bytes]) -> None:
+    """Raise InvalidError unless every ONNX cloud variant calls its inputs and outputs as the manifest does.
+
+    Args:
+        read: the bytes of a blob by its hash.
+    """
+    ours = {tensor.name for tensor in manifest.inputs}, {tensor.name for tensor in manifest.outputs}
+    for variant in manifest.placed("cloud"):
+        if variant.runtime != "onnx":
+            continue
+        try:
+            found = port_names(read(variant.blob.sha256))
+        except ProtocolError as error:
+            raise InvalidError(
+                f"cloud variant {variant.name!r}: {error}", subject=variant.name, hint=error.hint
+            ) from error
+        for kind, mine, theirs in zip(("inputs", "outputs"), ours, found, strict=True):
+            if mine != set(theirs):
+                raise InvalidError(
+                    f"cloud variant {variant.name!r} calls its {kind} {', '.join(sorted(theirs))}; "
+                    f"the release calls them {', '.join(sorted(mine))}",
+                    subject=variant.name,
+                    hint="export the teacher with the release's names (torch.onnx.export: input_names, output_names)",
+                )
 
 
 def named_releases(channel: Channel) -> set[tuple[str, int]]:

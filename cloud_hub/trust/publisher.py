@@ -14,7 +14,14 @@ from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.ports import Also, Clock, Objects, SigningRequest
 from cloud_hub.store.tables import AuditEntry, ChannelRow, Release, Setting
 from cloud_hub.trust import checks, recovery, repository
-from cloud_hub.trust.rows import floor_document, get_model, get_release, latest_metadata, status_in_words
+from cloud_hub.trust.rows import (
+    floor_document,
+    get_model,
+    get_release,
+    interface_release,
+    latest_metadata,
+    status_in_words,
+)
 from cloud_hub.trust.transaction import Draft, Signers, Transactions, targets_from_payload
 from fleet.protocol.channel import Channel, decode_channel, encode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
@@ -56,20 +63,25 @@ class TufPublisher:
         actor: str,
         note: str = "",
         number: int | None = None,
+        ends_monitoring: bool = False,
         also: Also | None = None,
     ) -> Release:
         """See `Publisher.publish_release`.
 
         Raises:
-            MalformedError, InvalidError: the manifest, its gate, or a blob that is missing.
+            MalformedError, InvalidError: the manifest, its gate, a blob that is missing, or a cloud variant
+                whose inputs and outputs are not called as the release's.
             NotFoundError: no such model, or no such reserved number.
-            ConflictError: the number is taken, or the sketch differs from the model's.
+            ConflictError: the number is taken, or the interface is not the model's.
         """
         document = decode_manifest(manifest)
         checks.check_gate(document)
         checks.check_blobs(document, self._blob_size)
+        checks.check_cloud_ports(document, lambda sha256: self._objects.get(f"blobs/{sha256}").data)
 
         def change(draft: Draft) -> Release:
+            current = interface_release(draft.session, model)
+            checks.check_interface(current, document, model, ends_monitoring=ends_monitoring)
             row = self._reserve(draft, model, actor) if number is None else _reserved(draft, model, number)
             self._fill(draft, row, document, manifest, note)
             if self.holds_release_key:
@@ -78,7 +90,10 @@ class TufPublisher:
             else:
                 row.status = "awaiting-signature"
             draft.session.add(row)
-            _audit(draft, actor, "release.publish", f"{model}/{row.number}", {"status": row.status, "note": note})
+            detail: dict[str, object] = {"status": row.status, "note": note}
+            if ends_monitoring:
+                detail["monitoring"] = "ended"
+            _audit(draft, actor, "release.publish", f"{model}/{row.number}", detail)
             if also is not None:
                 also(draft.session)
             return row
@@ -173,11 +188,14 @@ class TufPublisher:
 
         Raises:
             InvalidError: the signature does not fit.
-            ConflictError: nothing waits for it, or the repository has moved on.
+            ConflictError: nothing waits for it, the repository has moved on, or the interface is not the model's.
         """
 
         def change(draft: Draft) -> Release:
             row = get_release(draft.session, model, number)
+            if row.status == "awaiting-signature":  # another release may have fixed the interface meanwhile
+                current, document = interface_release(draft.session, model), decode_manifest(row.manifest)
+                checks.check_interface(current, document, model, ends_monitoring=True)
             kept = draft.session.get(Setting, f"signing:{model}:{number}")
             if kept is None or version != draft.version("models") + 1:
                 raise ConflictError(
@@ -296,7 +314,7 @@ class TufPublisher:
 
     def _fill(self, draft: Draft, row: Release, document: Manifest, manifest: bytes, note: str) -> None:
         model = get_model(draft.session, row.model)
-        model.sketch_id = checks.check_sketch(document, row.model, model.sketch_id)
+        model.sketch_id = document.sketch.sketch_id if document.sketch is not None else ""
         draft.session.add(model)
         row.manifest, row.note = manifest, note
 

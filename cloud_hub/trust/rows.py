@@ -8,8 +8,10 @@ from sqlmodel import Session, col, select
 from cloud_hub.errors import NotFoundError
 from cloud_hub.store.tables import ChannelRow, Metadata, Model, Release, Setting
 from cloud_hub.trust import repository
+from cloud_hub.trust.checks import Current
+from fleet.protocol.channel import decode_channel
 from fleet.protocol.codec import encode_json
-from fleet.protocol.manifest import Floor
+from fleet.protocol.manifest import Floor, decode_manifest
 
 COMMAND_SETTING = "command-target"
 
@@ -49,6 +51,23 @@ def status_in_words(session: Session, model: str, number: int) -> str:
     if owner is not None and number < owner.min_release:
         return "below the floor"
     return row.status
+
+
+def interface_release(session: Session, model: str) -> Current | None:
+    """The release that fixes the model's interface: its first live one does, and all that follow keep it.
+
+    A hub of 0.1 may hold releases that disagree. So it is the newest release that a channel has as its default,
+    else the newest published one. What was withdrawn, or lies below the floor, fixes nothing.
+    """
+    floor = get_model(session, model).min_release
+    live = select(Release).where(
+        Release.model == model, Release.status == "published", col(Release.number) >= floor
+    )  # fmt: skip
+    entries = (decode_channel(row.document).models.get(model) for row in session.exec(select(ChannelRow)))
+    served = {entry.release for entry in entries if entry is not None}
+    newest = live.order_by(col(Release.number).desc()).limit(1)
+    found = session.exec(newest.where(col(Release.number).in_(served))).first() or session.exec(newest).first()
+    return None if found is None else Current(found.number, decode_manifest(found.manifest))
 
 
 def floor_document(session: Session, model: str) -> bytes:

@@ -11,6 +11,13 @@ from fleet.cli.session import JsonFlag, client_of
 
 app = typer.Typer(name="model", help="Models: the names that applications ask for.", no_args_is_help=True)
 COLUMNS = [("model", "name"), ("recipe", "recipe"), ("next release", "next_release"), ("created", "created_at")]
+INTERFACE = [
+    ("inputs", "interface.inputs"),
+    ("outputs", "interface.outputs"),
+    ("classes", "interface.labels"),
+    ("sketch", "interface.sketch_id"),
+    ("fixed by release", "interface.release"),
+]
 NameArgument = Annotated[str, typer.Argument(help="Name of the model.")]
 
 
@@ -46,8 +53,8 @@ def list_(context: typer.Context, json: JsonFlag = False) -> None:
 
 @app.command("show")
 def show(context: typer.Context, name: NameArgument, json: JsonFlag = False) -> None:
-    """Show one model.
+    """Show one model, and the interface that every release of it keeps.
 
     Example: fleet model show digits
     """
-    print_document(client_of(context).model(name), [*COLUMNS, ("policy", "policy")], json=json)
+    print_document(client_of(context).model(name), [*COLUMNS, ("policy", "policy"), *INTERFACE], json=json)

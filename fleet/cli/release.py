@@ -58,10 +58,15 @@ def publish(
     release_dir: Annotated[Path, typer.Argument(help="What `model-compiler compile --out` wrote.")],
     model: ModelOption,
     note: Annotated[str, typer.Option("--note", help="What is new.")] = "",
+    end_monitoring: Annotated[
+        bool, typer.Option("--end-monitoring", help="It has no drift sketch on purpose, where the model had one.")
+    ] = False,
     key: KeyOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Upload the blobs that the hub lacks and the patches, then publish the manifest; with --key, sign it too.
+
+    The hub refuses inputs, outputs, classes or a sketch encoder that are not the model's.
 
     Example: fleet release publish out/digits --model digits
     """
@@ -76,7 +81,7 @@ def publish(
         if file.parent.name in files:
             say(f"uploading the patch {file.name[:12]}… → {file.parent.name[:12]}… ({file.stat().st_size} bytes)")
             client.put_delta(file.parent.name, file.name, file)
-    document = client.publish_release(model, data, note=note)
+    document = client.publish_release(model, data, note=note, end_monitoring=end_monitoring)
     if document.get("status") == "awaiting-signature" and key is not None:
         document = sign_release(session_of(context), model, int(document["number"]), key)
     print_document(document, COLUMNS[:3], json=json)

@@ -1,7 +1,8 @@
-"""Does an ONNX model keep weights in other files? Read from the protobuf wire format; nothing is resolved.
+"""What an ONNX file says of itself, read from the protobuf wire format; nothing is resolved.
 
-Hub and agent refuse such a file: ONNX Runtime looks for the others in the process's working folder, even when the
-model comes from memory, and would load what nobody hashed. Only the parts that lead to tensors are walked. Field
+Does it keep weights in other files? Hub and agent refuse such a file: ONNX Runtime looks for the others in the
+process's working folder, even when the model comes from memory, and would load what nobody hashed. And how are its
+inputs and outputs called? The hub compares them with the manifest's. Only the parts that lead there are walked. Field
 numbers are those of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
@@ -40,6 +41,39 @@ def keeps_weights_elsewhere(model: bytes) -> bool:
             if inner is not None and isinstance(value, memoryview):
                 todo.append((inner, value))
     return False
+
+
+_GRAPH, _INITIALIZER, _INPUT, _OUTPUT = 7, 5, 11, 12
+_TENSOR_NAME, _SPARSE_VALUES, _SPARSE, _VALUE_NAME = 8, 1, 15, 1
+
+
+def port_names(model: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of a model's inputs (without those that have a value in the file) and of its outputs, in its order.
+
+    Raises MalformedError when `model` is not a protobuf message, or holds no graph.
+    """
+    graphs = [value for number, value in _fields(memoryview(model)) if number == _GRAPH]
+    graph = graphs[-1] if graphs else None  # as protobuf reads a field that comes twice
+    if not isinstance(graph, memoryview):
+        raise MalformedError("not an ONNX model: it has no graph", subject="model", hint="export it again")
+    found: dict[int, list[str]] = {_INITIALIZER: [], _INPUT: [], _OUTPUT: []}
+    for number, value in _fields(graph):
+        if number in found and isinstance(value, memoryview):
+            found[number].append(_text(value, _TENSOR_NAME if number == _INITIALIZER else _VALUE_NAME))
+        elif number == _SPARSE and isinstance(value, memoryview):
+            inner = next((v for n, v in _fields(value) if n == _SPARSE_VALUES), None)
+            found[_INITIALIZER].append(_text(inner, _TENSOR_NAME) if isinstance(inner, memoryview) else "")
+    constants = set(found[_INITIALIZER])
+    return tuple(name for name in found[_INPUT] if name not in constants), tuple(found[_OUTPUT])
+
+
+def _text(message: memoryview, wanted: int) -> str:
+    """The last text of a field, as protobuf reads it; empty when there is none."""
+    name = ""
+    for number, value in _fields(message):
+        if number == wanted and isinstance(value, memoryview):
+            name = bytes(value).decode("utf-8", "replace")
+    return name
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:

@@ -1,8 +1,12 @@
-"""Small valid releases for tests: the blobs are short byte strings, the verdicts are made up."""
+"""Small valid releases for tests: the blobs are short byte strings, the verdicts are made up.
+
+The cloud variant is an ONNX file with the release's inputs and outputs and nothing between them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from fleet.protocol.manifest import (
@@ -37,10 +41,37 @@ def verdict(**changes: Any) -> Verdict:
     return Verdict(**{**fields, **changes})
 
 
+INPUTS = (Tensor(name="x", datatype="FP32", shape=(-1, 64)),)
+OUTPUTS = (Tensor(name="logits", datatype="FP32", shape=(-1, 10)),)
+DIGITS = tuple("0123456789")
+
+
+def hollow_onnx(inputs: Sequence[str], outputs: Sequence[str], note: str = "") -> bytes:
+    """An ONNX file (protobuf) with named inputs and outputs and no nodes; `note` makes it another file."""
+
+    def field(number: int, value: bytes) -> bytes:
+        size, length = len(value), b""
+        while size >= 0x80:
+            size, length = size >> 7, length + bytes([size & 0x7F | 0x80])
+        return bytes([number << 3 | 2]) + length + bytes([size]) + value
+
+    ports = [(11, name) for name in inputs] + [(12, name) for name in outputs]
+    graph = field(2, b"hollow") + b"".join(field(number, field(1, name.encode())) for number, name in ports)
+    return field(2, note.encode()) + field(7, graph)
+
+
 def small_release(
-    *, seed: int = 0, gate: Gate | None = None, sketch_id: str = "", verdict_changes: dict[str, Any] | None = None
+    *,
+    seed: int = 0,
+    gate: Gate | None = None,
+    sketch_id: str = "",
+    verdict_changes: dict[str, Any] | None = None,
+    inputs: tuple[Tensor, ...] = INPUTS,
+    outputs: tuple[Tensor, ...] = OUTPUTS,
+    labels: tuple[str, ...] = DIGITS,
+    cloud: bytes = b"",
 ) -> tuple[bytes, dict[str, bytes]]:
-    """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant."""
+    """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file)."""
     blobs: dict[str, bytes] = {}
 
     def blob(data: bytes) -> Blob:
@@ -51,11 +82,12 @@ def small_release(
     sketch = None
     if sketch_id:
         sketch = SketchRef(sketch_id=sketch_id, encoder=blob(b"encoder"), reference=blob(b"reference"), margin=0.1)
+    theirs = cloud or hollow_onnx([t.name for t in inputs], [t.name for t in outputs], f"cloud model {seed}" * 50)
     measured = verdict(**(verdict_changes or {}))
     manifest = Manifest(
-        inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 64)),),
-        outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, 10)),),
-        labels=tuple("0123456789"),
+        inputs=inputs,
+        outputs=outputs,
+        labels=labels,
         variants=(
             Variant(
                 name="litert-int8", runtime="litert", precision="int8", placement="edge",
@@ -63,7 +95,7 @@ def small_release(
             ),
             Variant(
                 name="onnx-fp32", runtime="onnx", precision="fp32", placement="cloud",
-                blob=blob(b"cloud model %d" % seed * 50), verdict=verdict(latency_ratio=20.0),
+                blob=blob(theirs), verdict=verdict(latency_ratio=20.0),
             ),
         ),
         selftest=SelfTest(blob=blob(b"vectors"), vectors=8, tolerance={"litert-int8": 0.05}),

@@ -125,8 +125,9 @@ def release(
     )
     variants = [edge]
     if cloud:
+        theirs = blob if runtime == "onnx" else put(blobs, onnx_bytes())
         variants.append(
-            Variant(name="cloud", runtime="onnx", precision="fp32", placement="cloud", blob=blob, verdict=verdict)
+            Variant(name="cloud", runtime="onnx", precision="fp32", placement="cloud", blob=theirs, verdict=verdict)
         )
     manifest = Manifest(
         inputs=(Tensor(name="input", datatype="FP32", shape=(-1, 4)),),

@@ -11,7 +11,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.inference.sessions import OnnxModel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import decode_manifest
-from fleet.protocol.onnx_file import keeps_weights_elsewhere
+from fleet.protocol.onnx_file import keeps_weights_elsewhere, port_names
 from tests.support.manifests import small_release
 
 onnx = pytest.importorskip("onnx")
@@ -75,3 +75,19 @@ def test_a_tensor_elsewhere_is_found_wherever_it_hides(path: tuple[int, ...], ma
         for number in reversed(path):
             message = field(number, message)
         assert keeps_weights_elsewhere(field(1, 8) + message) is found
+
+
+def test_ports_are_called_as_the_runtime_calls_them() -> None:
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    made = model(constant=False)
+    # Files of older exporters list weights among the inputs.
+    made.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [1, 2]))
+    data = made.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    assert port_names(data) == (("x",), ("y",))
+    assert port_names(data)[0] == tuple(value.name for value in session.get_inputs())
+    for broken in (data[:-3], b"", b"\xff" * 40):
+        with pytest.raises(MalformedError):
+            port_names(broken)

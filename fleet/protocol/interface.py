@@ -1,0 +1,114 @@
+"""The interface of a model: what applications may rely on from one release to the next.
+
+Names, datatypes and shapes of inputs and outputs, class names, and the encoder of the drift sketch. An
+application sends and reads tensors by name, so a release that changes any of this is another model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from msgspec import Struct
+
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.manifest import Manifest, Tensor
+from fleet.protocol.sketch import Encoder
+
+NAME_LIMIT = 255  # characters of an input's or output's name
+SHOWN_CLASSES = 12
+
+
+class Interface(Struct, frozen=True, kw_only=True):
+    """`labels` are the class names in output order; `sketch_id` is empty where no drift is watched.
+
+    The order of inputs means nothing, since requests name them; the first output is the one that is scored.
+    """
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    labels: tuple[str, ...] = ()
+    sketch_id: str = ""
+
+
+def interface_of(manifest: Manifest) -> Interface:
+    """The interface that a release has."""
+    return Interface(
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        labels=manifest.labels,
+        sketch_id=manifest.sketch.sketch_id if manifest.sketch is not None else "",
+    )
+
+
+def differences(current: Interface, new: Interface) -> list[str]:
+    """Each way in which `new` breaks what applications of `current` rely on, both sides in words.
+
+    A sketch that is new breaks nothing; see `lost_sketch` for one that is missing.
+    """
+    found = []
+    if _sorted(current.inputs) != _sorted(new.inputs):
+        found.append(f"the model's inputs are {tensors(current.inputs)}; this has {tensors(new.inputs)}")
+    if current.outputs != new.outputs:
+        found.append(f"the model's outputs are {tensors(current.outputs)}; this has {tensors(new.outputs)}")
+    if current.labels != new.labels:
+        found.append(f"the model's classes are {_classes(current.labels)}; this has {_classes(new.labels)}")
+    if current.sketch_id and new.sketch_id and current.sketch_id != new.sketch_id:
+        found.append(
+            f"the model's sketch encoder is {current.sketch_id[:12]}; this has {new.sketch_id[:12]}, "
+            "so drift could not be compared"
+        )
+    return found
+
+
+def lost_sketch(current: Interface, new: Interface) -> str:
+    """That `new` has no drift sketch where `current` has one, in words; else empty."""
+    if not current.sketch_id or new.sketch_id:
+        return ""
+    return f"the model's drift is watched by sketch {current.sketch_id[:12]}; this has no sketch"
+
+
+def unfit(encoder: Encoder, inputs: Sequence[Tensor]) -> str:
+    """Why an encoder cannot watch any of these inputs, in words; empty where it can."""
+    watched = next((tensor for tensor in inputs if tensor.name == encoder.tensor or not encoder.tensor), None)
+    if watched is None:
+        return f"the sketch encoder watches input {encoder.tensor!r}; this has {tensors(inputs)}"
+    sample = watched.shape[1:] if watched.shape[:1] == (-1,) else watched.shape
+    if min(sample, default=1) >= 0 and prod(sample) != encoder.inputs:
+        return f"the sketch encoder takes {encoder.inputs} values of input {watched.name!r}; this has {prod(sample)}"
+    return ""
+
+
+def check_names(names: Sequence[str], kind: str) -> None:
+    """Raise MalformedError unless every name is one that a request can carry, and no two are alike.
+
+    Args:
+        kind: "input" or "output", for the message.
+    """
+    for name in names:
+        if not 0 < len(name) <= NAME_LIMIT or not name.isprintable():
+            raise MalformedError(
+                f"{kind} name {name[:60]!r} is not valid",
+                subject=kind,
+                hint=f"use 1 to {NAME_LIMIT} printable characters",
+            )
+    if len(set(names)) != len(names):
+        raise MalformedError(f"two {kind}s have the same name: {', '.join(names)}", subject=kind)
+
+
+def tensors(found: Sequence[Tensor]) -> str:
+    """Tensors as messages show them: `sensors FP32 [-1, 8]`."""
+    return ", ".join(map(_shown, found)) or "none"
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"{tensor.name} {tensor.datatype} {list(tensor.shape)}{'' if tensor.finite else ' or NaN'}"
+
+
+def _sorted(found: Sequence[Tensor]) -> list[Tensor]:
+    return sorted(found, key=lambda tensor: tensor.name)
+
+
+def _classes(labels: Sequence[str]) -> str:
+    shown = ", ".join(labels[:SHOWN_CLASSES])
+    return f"{shown}, … ({len(labels)})" if len(labels) > SHOWN_CLASSES else shown or "none"

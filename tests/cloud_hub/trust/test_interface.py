@@ -1,0 +1,192 @@
+"""A model's first live release fixes its interface; the hub publishes nothing that applications would break on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from cloud_hub.errors import ConflictError, InvalidError
+from cloud_hub.store.tables import Model, Release
+from fleet.protocol.channel import Channel, ModelEntry
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.manifest import Tensor
+from tests.support.hub import PASSPHRASE, HubFixture, make_hub
+from tests.support.manifests import hollow_onnx, small_release
+
+SENSORS = (Tensor(name="sensors", datatype="FP32", shape=(-1, 8)),)
+SCORES = (Tensor(name="scores", datatype="FP32", shape=(-1, 2)),)
+CLASSES = ("fine", "failing")
+MACHINES = {"inputs": SENSORS, "outputs": SCORES, "labels": CLASSES, "sketch_id": "a" * 64}
+
+
+def tensor(name: str, datatype: str = "FP32", shape: tuple[int, ...] = (-1, 8)) -> tuple[Tensor, ...]:
+    return (Tensor(name=name, datatype=datatype, shape=shape),)
+
+
+@pytest.fixture
+def machines(hub: HubFixture) -> HubFixture:
+    hub.model("machines")
+    hub.release("machines", **MACHINES)
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("change", "ours", "theirs"),
+    [
+        ({"inputs": tensor("x")}, "sensors FP32 [-1, 8]", "x FP32 [-1, 8]"),
+        ({"inputs": tensor("sensors", "INT8")}, "sensors FP32 [-1, 8]", "sensors INT8 [-1, 8]"),
+        ({"inputs": tensor("sensors", shape=(-1, 9))}, "sensors FP32 [-1, 8]", "sensors FP32 [-1, 9]"),
+        ({"inputs": tensor("sensors", shape=(1, 8))}, "sensors FP32 [-1, 8]", "sensors FP32 [1, 8]"),
+        ({"inputs": (*SENSORS, *tensor("age"))}, "sensors FP32 [-1, 8]", "sensors FP32 [-1, 8], age FP32 [-1, 8]"),
+        ({"outputs": tensor("logits", shape=(-1, 2))}, "scores FP32 [-1, 2]", "logits FP32 [-1, 2]"),
+        ({"outputs": (*tensor("more"), *SCORES)}, "scores FP32 [-1, 2]", "more FP32 [-1, 8], scores FP32 [-1, 2]"),
+        ({"labels": ("failing", "fine")}, "fine, failing", "failing, fine"),
+        ({"labels": ()}, "fine, failing", "none"),
+        ({"sketch_id": "b" * 64}, "aaaaaaaaaaaa", "bbbbbbbbbbbb"),
+        ({"sketch_id": ""}, "sketch aaaaaaaaaaaa", "no sketch"),
+    ],
+)
+def test_a_release_that_changes_the_interface_is_refused(
+    machines: HubFixture, change: dict[str, object], ours: str, theirs: str
+) -> None:
+    with pytest.raises(ConflictError) as refused:
+        machines.release("machines", seed=1, **{**MACHINES, **change})
+    assert ours in str(refused.value) and f"; this has {theirs}" in str(refused.value)
+    assert "fixed by release 1" in str(refused.value)
+    assert "fleet model create" in refused.value.hint or "--end-monitoring" in refused.value.hint
+    with machines.hub.reading() as session:
+        assert session.get(Release, ("machines", 2)) is None
+        assert session.get(Model, "machines").next_release == 2  # type: ignore[union-attr]
+
+
+def test_the_same_interface_is_published_whatever_the_order_of_inputs(hub: HubFixture) -> None:
+    hub.model("pair")
+    both = (*tensor("temperature"), *tensor("pressure"))
+    hub.release("pair", inputs=both)
+    assert hub.release("pair", seed=1, inputs=both[::-1]) == 2
+
+
+def test_all_differences_are_in_one_message(machines: HubFixture) -> None:
+    with pytest.raises(ConflictError, match=r"inputs are .*; the model's outputs are .*; the model's classes are"):
+        machines.release("machines", seed=1, inputs=tensor("x"), outputs=tensor("y"), labels=())
+
+
+def test_monitoring_ends_only_when_it_is_said(machines: HubFixture) -> None:
+    manifest, blobs = small_release(seed=1, **{**MACHINES, "sketch_id": ""})
+    for sha256, data in blobs.items():
+        machines.hub.objects.put_new(f"blobs/{sha256}", data)
+    http, auth, url = machines.client, machines.auth(), "/api/v1/models/machines/releases"
+    refused = http.post(url, content=manifest, headers=auth)
+    assert refused.status_code == 409 and "no sketch" in refused.json()["error"]
+    assert http.post(f"{url}?end_monitoring=true", content=manifest, headers=auth).json()["number"] == 2
+    entries = http.get("/api/v1/audit", headers=auth).json()["items"]
+    assert [e["subject"] for e in entries if e["detail"].get("monitoring") == "ended"] == ["machines/2"]
+    # Release 2 is the newest and has no sketch: another encoder may begin anew.
+    assert machines.release("machines", seed=2, **{**MACHINES, "sketch_id": "c" * 64}) == 3
+
+
+def test_what_was_withdrawn_fixes_nothing(machines: HubFixture) -> None:
+    machines.hub.publisher.withdraw("machines", 1, "wrong names", actor="t")
+    assert machines.release("machines", seed=1, inputs=tensor("x"), sketch_id="b" * 64) == 2
+
+
+def test_what_lies_below_the_floor_fixes_nothing(machines: HubFixture) -> None:
+    machines.hub.publisher.set_floor("machines", 2, actor="t")
+    assert machines.release("machines", seed=1, inputs=tensor("x")) == 2
+
+
+def disagreeing(hub: HubFixture) -> None:
+    """A model of a hub of 0.1: release 1 has `sensors`, release 2 came back from a retrain with `x`."""
+    hub.model("machines")
+    hub.release("machines", **MACHINES)
+    manifest, blobs = small_release(seed=1, inputs=tensor("x"), outputs=SCORES, labels=CLASSES)
+    for sha256, data in blobs.items():
+        hub.hub.objects.put_new(f"blobs/{sha256}", data)
+    with hub.hub.session() as session:
+        model = session.get(Model, "machines")
+        assert model is not None
+        model.next_release = 3
+        session.add(model)
+        session.add(
+            Release(model="machines", number=2, status="published", manifest=manifest, created_at=0.0, published_at=1.0)
+        )
+
+
+def serve(hub: HubFixture, channel: str, release: int) -> None:
+    def change(document: Channel) -> Channel:
+        return msgspec.structs.replace(document, models={"machines": ModelEntry(release=release)})
+
+    hub.hub.publisher.change_channel(channel, change, actor="t")
+
+
+def test_where_releases_disagree_what_a_channel_serves_counts(hub: HubFixture) -> None:
+    disagreeing(hub)
+    serve(hub, "stable", 1)
+    with pytest.raises(ConflictError, match=r"fixed by release 1: .*inputs are sensors.*this has x"):
+        hub.release("machines", seed=2, inputs=tensor("x"), outputs=SCORES, labels=CLASSES)
+    assert hub.release("machines", seed=2, **MACHINES) == 3
+    serve(hub, "beta", 2)  # the newest that any channel serves
+    with pytest.raises(ConflictError, match="fixed by release 2"):
+        hub.release("machines", seed=3, **MACHINES)
+
+
+def test_where_no_channel_serves_it_the_newest_release_counts(hub: HubFixture) -> None:
+    disagreeing(hub)
+    with pytest.raises(ConflictError, match="fixed by release 2"):
+        hub.release("machines", seed=2, **MACHINES)
+    shown = hub.client.get("/api/v1/models/machines", headers=hub.auth()).json()["interface"]
+    assert shown["release"] == 2 and shown["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8]}]
+    assert "interface" not in hub.client.get("/api/v1/models", headers=hub.auth()).json()["items"][0]
+
+
+@pytest.mark.parametrize(
+    ("cloud", "message"),
+    [
+        (hollow_onnx(["x"], ["scores"]), "calls its inputs x; the release calls them sensors"),
+        (hollow_onnx(["sensors"], ["logits"]), "calls its outputs logits; the release calls them scores"),
+        (hollow_onnx(["sensors", "more"], ["scores"]), "calls its inputs more, sensors"),
+        (b"no protobuf at all", "not an ONNX model"),
+    ],
+)
+def test_the_teacher_is_called_by_the_same_names(hub: HubFixture, cloud: bytes, message: str) -> None:
+    hub.model("machines")
+    with pytest.raises(InvalidError, match=message):
+        hub.release("machines", **MACHINES, cloud=cloud)
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "line\nbreak", "n" * 256])
+def test_a_name_that_no_request_can_carry_is_refused(hub: HubFixture, name: str) -> None:
+    hub.model("machines")
+    with pytest.raises(MalformedError, match="input name"):
+        hub.release("machines", inputs=tensor(name))
+    with pytest.raises(MalformedError, match="same name"):
+        hub.release("machines", outputs=tensor("twice") * 2)
+
+
+@pytest.mark.parametrize("name", ["x", "y", "label", "labels", "file", "ids", "a/b:0", "Größe", "self"])
+def test_any_other_name_is_an_input_s(hub: HubFixture, name: str) -> None:
+    hub.model("machines")
+    assert hub.release("machines", inputs=tensor(name)) == 1
+
+
+def test_a_signature_made_elsewhere_does_not_pass_the_interface(tmp_path: Path) -> None:
+    """Two releases wait for their signature; the first one signed fixes the interface."""
+    hub = make_hub(tmp_path, release_key="external")
+    hub.model("machines")
+    hub.release("machines", **MACHINES)
+    hub.release("machines", seed=1, inputs=tensor("x"))
+    key = load_pem_private_key((hub.offline / "release.pem").read_bytes(), PASSPHRASE)
+
+    def sign(number: int) -> Release:
+        wanted = hub.hub.publisher.signing("machines", number)
+        return hub.hub.publisher.accept_signature(
+            "machines", number, key_id=wanted.key_id, version=wanted.version, actor="t",
+            signature=key.sign(wanted.payload).hex(),  # type: ignore[union-attr, call-arg]
+        )  # fmt: skip
+
+    assert sign(1).status == "published"
+    with pytest.raises(ConflictError, match="fixed by release 1"):
+        sign(2)
