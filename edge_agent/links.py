@@ -28,6 +28,7 @@ from fleet.protocol.messages import MqttEndpoint
 
 log = logging.getLogger(__name__)
 
+CONNECTIONS = 20  # kept: the calls for answers and for audits at once (`serving.cloud`), and the uploader's
 NOBODY = Enrollment(hub="", device_id="", channel="", mqtt=MqttEndpoint(host="", port=0, tls=False))
 
 
@@ -52,6 +53,7 @@ class Links:
             lambda: HubHttp(
                 config.dir,
                 connect_timeout_s=config.connect_timeout_s,
+                connections=CONNECTIONS,
                 clock_slack_s=config.clock_slack_s,
                 signer=signer,
             )

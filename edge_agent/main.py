@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from edge_agent.config import AgentConfig
     from edge_agent.reporting.samples import Redact
+    from edge_agent.serving.engine import Engine
     from edge_agent.update.install import Outcome
     from edge_agent.update.state import Looked
     from fleet.protocol.messages import AgentReport, CommandKeys
@@ -80,9 +81,6 @@ class Agent:
         from edge_agent.reporting.spool import Database, Spool
         from edge_agent.reporting.uploader import Uploader
         from edge_agent.serving.app import App
-        from edge_agent.serving.audit import Auditor
-        from edge_agent.serving.cloud import HubCloud
-        from edge_agent.serving.engine import Engine
         from edge_agent.serving.metrics import Metrics
         from edge_agent.serving.policy import Policies
         from edge_agent.serving.slots import Slots
@@ -104,9 +102,7 @@ class Agent:
             self.slots, self.policies, self.spool, self.samples, self.budget, self.metrics,
             clock=time.time, rng=random.random,
         )  # fmt: skip
-        self.cloud = HubCloud(self.links.hub)
-        self.auditor = self.recorder.auditor = Auditor(self.cloud, self.recorder)
-        self.engine = Engine(self.slots, self.policies, self.cloud, self.recorder)
+        self.engine = self._engine()
         self.uploader = Uploader(self.links.hub, self.samples, self.budget)
         self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
         self.locals = LocalRecords(config.dir, self.recorder.local)
@@ -172,6 +168,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.cloud.close()
+            self.audits.close()
             self.signer.close()
             self.database.close()
             _announce(self.config.dir, "")
@@ -190,6 +187,7 @@ class Agent:
             return await self.installer.install(self.updater, folder)
         finally:
             self.cloud.close()
+            self.audits.close()
             self.signer.close()
             self.database.close()
 
@@ -239,6 +237,17 @@ class Agent:
         for name in self.updater.loading:
             models.setdefault(name, {})["loading"] = True
         return models
+
+    def _engine(self) -> Engine:
+        """What answers requests, and the auditor beside it: each has calls of its own to the cloud."""
+        from edge_agent.serving.audit import WORKERS, Auditor
+        from edge_agent.serving.cloud import HubCloud
+        from edge_agent.serving.endpoint import Endpoint
+        from edge_agent.serving.engine import Engine
+
+        self.cloud, self.audits = HubCloud(self.links.hub), HubCloud(self.links.hub, calls=WORKERS)
+        self.auditor = self.recorder.auditor = Auditor(self.audits, self.recorder)
+        return Engine(self.slots, self.policies, Endpoint(self.cloud), self.recorder)
 
     def _uplink(self) -> Any:
         from edge_agent.reporting.uplink import Uplink

@@ -8,6 +8,7 @@ Starlette's router is asked: that path is the one whose microseconds count.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -101,7 +102,7 @@ class App:
         except NotFoundError as error:
             await _answer(send, 404, _error(str(error), error.hint))
         except InferenceError as error:
-            await _answer(send, 503, _error(str(error), error.hint))
+            await _answer(send, 503, _error(str(error), error.hint), retry_after_s=error.retry_after_s)
         except _GoneError:
             log.debug("a client went away before its request was complete")
         else:
@@ -183,11 +184,15 @@ async def _read_rest(first: bytes, receive: Receive) -> bytes:
             return b"".join(parts)
 
 
-async def _answer(send: Send, status: int, body: bytes, head: int | None = None) -> None:
+async def _answer(
+    send: Send, status: int, body: bytes, head: int | None = None, *, retry_after_s: float | None = None
+) -> None:
     kind = b"application/json" if head is None else b"application/octet-stream"
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     if head is not None:
         headers.append((b"inference-header-content-length", b"%d" % head))
+    if retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after_s))))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -3,16 +3,20 @@
 In a rollout's cohort the old release answers too (in a thread, from its shadow slot), and the pair
 says which of both agrees with the auditor. The queue is bounded; what does not fit is counted and
 dropped, which is random with respect to the answers.
+
+Audits have calls of their own, so that they take no place of a deferred request, and say nothing to its breaker.
+A cloud that is too busy for them is left alone as long as it asks.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, Protocol
 
 from edge_agent.serving.answers import checked, classes_of
-from edge_agent.serving.cloud import Cloud
+from edge_agent.serving.cloud import Cloud, CloudError
 from edge_agent.serving.scores import score
 from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
 from fleet.protocol import oip
@@ -56,10 +60,18 @@ class AuditSink(Protocol):
 class Auditor:
     """A bounded queue and its workers. `dropped` counts audits without an outcome."""
 
-    def __init__(self, cloud: Cloud | None, sink: AuditSink, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        cloud: Cloud | None,
+        sink: AuditSink,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
+    ) -> None:
         self._cloud = cloud
         self._sink = sink
         self._timeout_s = timeout_s
+        self._sleep = sleep
         self._queue: asyncio.Queue[Job] = asyncio.Queue(WAITING)
         self.dropped = 0
 
@@ -86,10 +98,12 @@ class Auditor:
     async def _work(self) -> None:
         while True:
             job = await self._queue.get()
+            pause_s = 0.0
             try:
                 self._sink.audited(await self._judge(job))
             except Exception as error:  # the shadow's runtime may raise anything, and the queue's other audits go on
                 self.dropped += 1
+                pause_s = (error.retry_after_s or 0.0) if isinstance(error, CloudError) else 0.0
                 model, trace = job.served.release.model, unforeseen(error)
                 log.info("audit of model %s dropped: %s", model, in_words(error), exc_info=trace)
             finally:
@@ -97,6 +111,8 @@ class Auditor:
                     if served is not None:
                         served.release_reference()
                 self._queue.task_done()
+            if pause_s:
+                await self._sleep(pause_s)
 
     async def _judge(self, job: Job) -> Audited:
         assert self._cloud is not None

@@ -1,7 +1,7 @@
-"""The cloud endpoint: Open Inference Protocol calls with a deadline, off the event loop.
+"""The cloud endpoint: Open Inference Protocol calls off the event loop.
 
-Calls run in a small pool of threads that sleep in the socket, so the local path never meets them.
-When all are busy with slow calls, new ones are refused at once instead of queueing past their deadline.
+Calls run in a small pool of threads that sleep in the socket, so the local path never meets them. Who may call,
+and how long a request waits for that, is `endpoint`'s business.
 """
 
 from __future__ import annotations
@@ -11,21 +11,29 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from edge_agent.errors import AgentError, LateError, UnreachableError
+from edge_agent.errors import AgentError
 from edge_agent.ports import HubCalls
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 
-CALLS = 8  # at a time
-MARGIN_S = 0.5  # the socket gives up this much later than the request did
+CALLS = 16  # at a time: with 20 ms each, 800 a second
+BUSY = (429, 503)  # with Retry-After these say "not now", not "never"
+RETRY_S, MOST_RETRY_S = (
+    1.0,
+    60.0,
+)  # how long a busy endpoint is left alone that names no time; that names too long a one
 
 
 class CloudError(AgentError):
-    """The cloud answered with an error; `status` is the HTTP status."""
+    """The cloud answered with an error; `status` is the HTTP status.
 
-    def __init__(self, message: str, *, status: int) -> None:
+    `retry_after_s`: it is too busy and says when to come back, in seconds; None for every other error.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float | None = None) -> None:
         super().__init__(message, subject="cloud")
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class Cloud(Protocol):
@@ -34,16 +42,19 @@ class Cloud(Protocol):
     async def infer(
         self, model: str, version: int | None, request: oip.InferRequest, timeout_s: float
     ) -> oip.InferResponse:
-        """Answer within `timeout_s`; raises LateError, UnreachableError or CloudError."""
+        """Answer; returns or raises when nothing of the call is left, even where that is after `timeout_s`.
+
+        Raises:
+            UnreachableError: no answer within about `timeout_s`. CloudError: an answer that is an error.
+        """
 
 
 class HubCloud:
-    """The hub's `/v2` endpoint with the device's token."""
+    """The hub's `/v2` endpoint with the device's token; at most `calls` at a time, further ones wait for a thread."""
 
-    def __init__(self, hub: HubCalls) -> None:
+    def __init__(self, hub: HubCalls, calls: int = CALLS) -> None:
         self._hub = hub
-        self._pool = ThreadPoolExecutor(CALLS, thread_name_prefix="cloud")
-        self._busy = 0
+        self._pool = ThreadPoolExecutor(calls, thread_name_prefix="cloud")
 
     async def infer(
         self, model: str, version: int | None, request: oip.InferRequest, timeout_s: float
@@ -51,31 +62,15 @@ class HubCloud:
         """Send binary tensors and read binary tensors.
 
         Raises:
-            LateError: no answer in time. UnreachableError: no connection, or all calls are busy.
-            CloudError: an error answer, or one that does not decode.
+            UnreachableError: `timeout_s` of silence. CloudError: an error answer, or one that does not decode.
         """
-        if self._busy >= CALLS:
-            raise UnreachableError(f"{CALLS} calls to the cloud are waiting already", subject="cloud")
         path = f"/v2/models/{model}" + (f"/versions/{version}" if version is not None else "") + "/infer"
         loop = asyncio.get_running_loop()
-        self._busy += 1
-        future = loop.run_in_executor(self._pool, self._call, path, request, timeout_s + MARGIN_S)
-        future.add_done_callback(self._done)
-        try:
-            # Shielded: a late call keeps its thread and its place until the socket gives up.
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(future)
-        except TimeoutError as error:
-            raise LateError(f"the cloud did not answer in {timeout_s:.3f} s", subject=model) from error
+        return await loop.run_in_executor(self._pool, self._call, path, request, timeout_s)
 
     def close(self) -> None:
         """Let running calls end without waiting for them."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _done(self, future: asyncio.Future[oip.InferResponse]) -> None:
-        self._busy -= 1
-        if not future.cancelled():
-            future.exception()  # a late failure has nobody left to hear it
 
     def _call(self, path: str, request: oip.InferRequest, timeout_s: float) -> oip.InferResponse:
         body, length = oip.encode_request(request, binary=True)
@@ -85,11 +80,27 @@ class HubCloud:
         answer = self._hub.request("POST", path, body, headers, timeout=timeout_s)
         if answer.status != 200:
             text = answer.data[:300].decode("utf-8", "replace")
-            raise CloudError(f"the cloud answered {answer.status}: {text}", status=answer.status)
+            raise CloudError(
+                f"the cloud answered {answer.status}: {text}",
+                status=answer.status,
+                retry_after_s=_retry_after(answer.status, _header(answer.headers, "retry-after")),
+            )
         try:
             return oip.decode_response(answer.data, oip.parse_header(_header(answer.headers, oip.HEADER)))
         except ProtocolError as error:
             raise CloudError(f"the cloud's answer does not decode: {error}", status=502) from error
+
+
+def _retry_after(status: int, value: str | None) -> float | None:
+    """Seconds to leave a busy endpoint alone; None for an error that says no such thing.
+
+    A date is not read, since it would be held against this device's clock.
+    """
+    if status not in BUSY or (status == 503 and value is None):
+        return None
+    value = (value or "").strip()
+    named = value.isascii() and value.isdigit() and len(value) < 10
+    return min(max(float(value), 0.0), MOST_RETRY_S) if named else RETRY_S
 
 
 def _header(headers: Mapping[str, Any], name: str) -> str | None:

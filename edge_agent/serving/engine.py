@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from edge_agent.errors import AgentError, InferenceError, LateError, NotFoundError, UnreachableError
+from edge_agent.errors import InferenceError, LateError, NotFoundError, UnreachableError
 from edge_agent.runtimes.tensors import unfair
-from edge_agent.serving import breaker as breakers
 from edge_agent.serving.answers import checked, classes_of
-from edge_agent.serving.cloud import Cloud, CloudError
+from edge_agent.serving.cloud import CloudError
+from edge_agent.serving.endpoint import Endpoint, NotAskedError, Question
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
 from edge_agent.serving.scores import Scores, score
@@ -27,7 +27,7 @@ from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
 from edge_agent.watchdog import Runs
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
-from fleet.protocol.errors import MalformedError, ProtocolError
+from fleet.protocol.errors import MalformedError
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Engine:
         self,
         slots: Slots,
         policies: Policies,
-        cloud: Cloud | None,
+        cloud: Endpoint | None,
         observer: Observer,
         *,
         rng: Callable[[], float] = random.random,
@@ -76,7 +76,6 @@ class Engine:
         self._observer = observer
         self._rng = rng
         self._now = now
-        self.breaker = breakers.Breaker()
         self.runs = Runs()
 
     async def infer(self, model: str, version: str, request: oip.InferRequest) -> oip.InferResponse:
@@ -117,7 +116,7 @@ class Engine:
         lowest = min(scores.confidence) if scores.confidence else None
         limit = threshold(entry.routing, served.release.variant.deferral)
         local = Local(ok=failure is None, confidence=lowest, wants_cloud=request.parameters.get("route") == "cloud")
-        plan = self._plan(served, local, limit, entry, request, started)
+        plan = self._plan(served.release.model, served, local, limit, entry, request, started)
         answer, error = await self._ask(plan, served, request, entry, started)
         verdict = settle(plan, local_ok=failure is None, cloud_error=error)
         if _observed(request):
@@ -139,7 +138,9 @@ class Engine:
             if not blamed:
                 raise failure
             why = f"model {served.release.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}"
-            raise InferenceError(why) from failure
+            raise InferenceError(
+                why, retry_after_s=self._retry_after_s(served.release.model, entry, verdict)
+            ) from failure
         values = answer.outputs if answer is not None else tuple(oip.TensorValue(*item) for item in outputs.items())
         number = str(served.release.number)
         return oip.InferResponse(
@@ -153,7 +154,7 @@ class Engine:
     async def _without_local(
         self, model: str, entry: ModelEntry, request: oip.InferRequest, started: float
     ) -> oip.InferResponse:
-        plan = self._plan(None, None, None, entry, request, started)
+        plan = self._plan(model, None, None, None, entry, request, started)
         answer, error = await self._ask(plan, None, request, entry, started, model=model)
         verdict = settle(plan, local_ok=False, cloud_error=error)
         self._observer.finished(
@@ -173,6 +174,7 @@ class Engine:
                 f"model {model!r} is not in service yet and the cloud did not answer: {verdict.fallback_reason}",
                 subject=model,
                 hint="see GET /status",
+                retry_after_s=self._retry_after_s(model, entry, verdict),
             )
         return oip.InferResponse(
             model_name=model,
@@ -184,6 +186,7 @@ class Engine:
 
     def _plan(
         self,
+        model: str,
         served: Served | None,
         local: Local | None,
         limit: float | None,
@@ -193,14 +196,19 @@ class Engine:
     ) -> Route:
         # A release without a cloud variant, on a channel without an auditor, has nobody to ask.
         somebody = served is None or _cloud_version(served, entry) is not None
-        now = self._now()
         return route(
             local,
             limit,
             cloud=entry.routing.cloud and self._cloud is not None and somebody and not _edge_only(request),
-            breaker=breakers.allows(self.breaker, now, entry.routing.breaker_reset_s),
-            budget_s=_deadline_s(entry, request) - (now - started),
+            blocked=self._cloud.blocked(model, entry.routing) if self._cloud is not None else "",
+            budget_s=_deadline_s(entry, request) - (self._now() - started),
         )
+
+    def _retry_after_s(self, model: str, entry: ModelEntry, verdict: Verdict) -> float | None:
+        """When to come back, for a request that nobody answered because the cloud was not to be asked."""
+        if self._cloud is None or verdict.fallback_reason not in ("cloud-busy", "breaker-open"):
+            return None
+        return self._cloud.wait_s(model, entry.routing)
 
     async def _ask(
         self,
@@ -215,26 +223,25 @@ class Engine:
         """The cloud's answer, or the word for why there is none."""
         if not plan.ask or self._cloud is None:
             return None, None
-        self.breaker = breakers.started(self.breaker)
         left = _deadline_s(entry, request) - (self._now() - started)
         forwarded = oip.InferRequest(
             id=request.id, inputs=_named(request, served), outputs=request.outputs, binary_outputs=oip.ALL
         )
-        version = _cloud_version(served, entry)
         name = served.release.model if served is not None else model
+        manifest = served.release.manifest if served is not None else None
+        question = Question(
+            name, _cloud_version(served, entry), forwarded, lambda said: checked(said, manifest, request.outputs)
+        )
         try:
-            said = await self._cloud.infer(name, version, forwarded, max(left, 0.001))
-            answer = checked(said, served.release.manifest if served is not None else None, request.outputs)
-        except (AgentError, ProtocolError) as error:
-            word = _word(error)
-            if isinstance(error, CloudError) and 400 <= error.status < 500 and error.status != 429:
-                self.breaker = breakers.succeeded(self.breaker)  # it is there; it refuses this request
-            else:
-                self.breaker = breakers.failed(self.breaker, self._now(), entry.routing.breaker_failures)
-            log.debug("cloud: %s", error)
-            return None, word
-        self.breaker = breakers.succeeded(self.breaker)
-        return answer, None
+            return await self._cloud.ask(question, entry.routing, max(left, 0.001)), None
+        except Exception as error:  # whatever the cloud's side raises must not cost the local answer
+            log.log(
+                logging.ERROR if unforeseen(error) else logging.DEBUG,
+                "cloud: %s",
+                in_words(error),
+                exc_info=unforeseen(error),
+            )
+            return None, _word(error)
 
 
 async def _run_local(served: Served, inputs: Arrays, runs: Runs) -> tuple[Arrays, Scores, Exception | None]:
@@ -293,7 +300,9 @@ def _deadline_s(entry: ModelEntry, request: oip.InferRequest) -> float:
     return allowed / 1000.0
 
 
-def _word(error: AgentError | ProtocolError) -> str:
+def _word(error: Exception) -> str:
+    if isinstance(error, NotAskedError):
+        return error.reason
     if isinstance(error, LateError):
         return "deadline"
     if isinstance(error, UnreachableError):

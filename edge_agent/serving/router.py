@@ -58,14 +58,14 @@ def threshold(routing: Routing, deferral: Deferral | None) -> float | None:
     return deferral.threshold if deferral is not None else None
 
 
-def route(local: Local | None, limit: float | None, *, cloud: bool, breaker: bool, budget_s: float) -> Route:
+def route(local: Local | None, limit: float | None, *, cloud: bool, blocked: str, budget_s: float) -> Route:
     """Decide once the local model has answered, failed, or is missing.
 
     Args:
         local: None when no local model is held.
         limit: the threshold in force, None to never defer.
         cloud: the channel allows the cloud and the device has a hub.
-        breaker: whether the circuit breaker lets a call through.
+        blocked: why the cloud is not to be asked now (`breaker-open`, `cloud-busy`); empty when it may be.
         budget_s: seconds left until the request's deadline.
     """
     reason: Reason = ""
@@ -83,8 +83,8 @@ def route(local: Local | None, limit: float | None, *, cloud: bool, breaker: boo
         return Route(ask=False, reason=reason, refused="cloud-off")
     if budget_s < MIN_BUDGET_S:
         return Route(ask=False, reason=reason, refused="deadline")
-    if not breaker:
-        return Route(ask=False, reason=reason, refused="breaker-open")
+    if blocked:
+        return Route(ask=False, reason=reason, refused=blocked)
     return Route(ask=True, reason=reason)
 
 

@@ -16,6 +16,7 @@ from edge_agent.reporting.samples import SampleStore
 from edge_agent.reporting.spool import Database, Spool
 from edge_agent.serving.app import App
 from edge_agent.serving.audit import Auditor
+from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.policy import Policies
@@ -82,7 +83,8 @@ class Agent:
         )
         self.auditor = Auditor(self.cloud, self.recorder)
         self.recorder.auditor = self.auditor
-        self.engine = Engine(self.slots, self.policies, self.cloud, self.recorder, rng=rng)
+        self.endpoint = Endpoint(self.cloud)
+        self.engine = Engine(self.slots, self.policies, self.endpoint, self.recorder, rng=rng)
         self.app = App(self.engine, self.metrics, lambda: {"pid": os.getpid(), "models": self.slots.names()})
 
     def follow(self, entry: ModelEntry, **fields) -> None:

@@ -97,7 +97,7 @@ def test_a_cloud_answer_that_is_no_number_does_not_go_out(agent, bad):
     assert (response.parameters["served_by"], response.parameters["degraded"]) == ("edge", True)
     assert response.parameters["fallback_reason"] == "cloud-422"
     np.testing.assert_allclose(response.outputs[0].array, answer(UNSURE))
-    assert agent.engine.breaker.failures == 0  # the cloud is there; the next request may fare better
+    assert agent.endpoint.breaker("tiny").failures == 0  # the cloud is there; the next request may fare better
 
 
 def test_nobody_answers_where_local_model_and_cloud_both_give_nan(agent):
@@ -133,7 +133,7 @@ def test_an_answer_of_another_model_does_not_go_out(agent, caplog, outputs, word
     with caplog.at_level("DEBUG", "edge_agent.serving.engine"):
         response = asks(agent, UNSURE, release(agent))
     assert (response.parameters["served_by"], response.parameters["fallback_reason"]) == ("edge", "cloud-502")
-    assert agent.engine.breaker.failures == 1
+    assert agent.endpoint.breaker("tiny").failures == 1
     with pytest.raises(CloudError, match=words):
         said = oip.InferResponse(
             model_name="tiny", outputs=tuple(oip.TensorValue(*item) for item in outputs(UNSURE).items())

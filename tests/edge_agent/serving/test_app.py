@@ -15,6 +15,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from edge_agent.serving.app import BODY_LIMIT
+from edge_agent.serving.endpoint import Endpoint
 from fleet.protocol.channel import ModelEntry
 from tests.support import models
 from tests.support.agent import Agent
@@ -183,3 +184,17 @@ def test_swaps_under_real_load_fail_no_request(served):
         thread.join(10)
     assert failures == []
     assert "12" in versions
+
+
+def test_what_nobody_has_time_to_answer_says_when_to_come_back(tmp_path):
+    agent = Agent(tmp_path)
+    agent.follow(ModelEntry(release=1))  # no local model yet, and
+    agent.engine._cloud = Endpoint(agent.cloud, calls=0, waiting=0)  # no place at the cloud
+    body = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]})
+    with serving(agent.app) as (address, _):
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert "cloud-busy" in json.loads(answer.read())["error"]
+        connection.close()

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from edge_agent.errors import LateError, UnreachableError
-from edge_agent.serving.cloud import CALLS, CloudError, HubCloud
+from edge_agent.serving.cloud import CloudError, HubCloud
 from fleet.protocol import oip
 from tests.support import models
 
@@ -61,40 +60,10 @@ def test_asks_the_hub_in_binary(hub, version, path):
     assert hub.paths == [("POST", path)]
 
 
-def test_a_deadline_is_kept_while_the_hub_thinks(hub):
-    hub.gate.clear()
-
-    async def scenario():
-        with pytest.raises(LateError):
-            await HubCloud(hub).infer("tiny", 1, REQUEST, 0.02)
-        hub.gate.set()
-
-    asyncio.run(scenario())
-
-
-def test_calls_that_hang_do_not_pile_up(hub):
-    hub.gate.clear()
-    cloud = HubCloud(hub)
-
-    async def scenario():
-        late = await asyncio.gather(
-            *(cloud.infer("tiny", 1, REQUEST, 0.02) for _ in range(CALLS)), return_exceptions=True
-        )
-        assert [type(error) for error in late] == [LateError] * CALLS
-        with pytest.raises(UnreachableError, match="waiting already"):
-            await cloud.infer("tiny", 1, REQUEST, 0.02)
-        hub.gate.set()
-        while cloud._busy:
-            await asyncio.sleep(0)
-        await cloud.infer("tiny", 1, REQUEST, 5.0)
-
-    asyncio.run(scenario())
-
-
 @pytest.mark.parametrize(
     ("answer", "status"),
     [
-        (Answer(429, {}, b'{"error": "busy"}'), 429),
+        (Answer(500, {}, b'{"error": "broken"}'), 500),
         (Answer(200, {}, b"not json"), 502),
         (Answer(200, {oip.HEADER: "9999"}, b"{}"), 502),
     ],
@@ -104,3 +73,25 @@ def test_a_bad_answer_says_so(hub, answer, status):
     with pytest.raises(CloudError) as caught:
         asyncio.run(HubCloud(hub).infer("tiny", 1, REQUEST, 5.0))
     assert caught.value.status == status
+    assert caught.value.retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (429, {"Retry-After": "7"}, 7.0),
+        (503, {"retry-after": "7"}, 7.0),
+        (429, {}, 1.0),
+        (503, {}, None),  # a proxy with nobody behind it says this
+        (429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, 1.0),
+        (429, {"Retry-After": "999999999"}, 60.0),
+        (429, {"Retry-After": "9" * 400}, 1.0),
+        (429, {"Retry-After": "-1"}, 1.0),
+        (500, {"Retry-After": "7"}, None),
+    ],
+)
+def test_a_busy_cloud_says_when_to_come_back(hub, status, headers, expected):
+    hub.answer = Answer(status, headers, b"{}")
+    with pytest.raises(CloudError) as caught:
+        asyncio.run(HubCloud(hub).infer("tiny", 1, REQUEST, 5.0))
+    assert caught.value.retry_after_s == expected

@@ -64,7 +64,8 @@ def test_an_unsure_answer_is_deferred_to_the_releases_cloud_variant_else_the_aud
     ("error", "word"),
     [
         (LateError("late"), "deadline"),
-        (CloudError("busy", status=429), "cloud-429"),
+        (CloudError("broken", status=500), "cloud-500"),
+        (RuntimeError("what nobody foresaw"), "cloud-failed"),
         (MalformedError("odd"), "cloud-failed"),
         (None, "unreachable"),
     ],

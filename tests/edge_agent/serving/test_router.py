@@ -9,7 +9,7 @@ from fleet.protocol.channel import Routing
 from fleet.protocol.manifest import Deferral
 
 SURE, UNSURE, BROKEN = Local(ok=True, confidence=0.9), Local(ok=True, confidence=0.3), Local(ok=False)
-ABLE = {"cloud": True, "breaker": True, "budget_s": 1.0}
+ABLE = {"cloud": True, "blocked": "", "budget_s": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,18 @@ ABLE = {"cloud": True, "breaker": True, "budget_s": 1.0}
         (BROKEN, 0.5, ABLE, Route(ask=True, reason="local-failed")),
         (None, None, ABLE, Route(ask=True, reason="no-local-model")),
         (UNSURE, 0.5, {**ABLE, "cloud": False}, Route(ask=False, reason="low-confidence", refused="cloud-off")),
-        (UNSURE, 0.5, {**ABLE, "breaker": False}, Route(ask=False, reason="low-confidence", refused="breaker-open")),
+        (
+            UNSURE,
+            0.5,
+            {**ABLE, "blocked": "breaker-open"},
+            Route(ask=False, reason="low-confidence", refused="breaker-open"),
+        ),
+        (
+            UNSURE,
+            0.5,
+            {**ABLE, "blocked": "cloud-busy"},
+            Route(ask=False, reason="low-confidence", refused="cloud-busy"),
+        ),
         (UNSURE, 0.5, {**ABLE, "budget_s": 0.001}, Route(ask=False, reason="low-confidence", refused="deadline")),
     ],
 )
@@ -48,7 +59,7 @@ def test_route(local, limit, able, expected):
         (UNSURE, {**ABLE, "cloud": False}, None, Verdict(served_by="edge", fallback_reason="cloud-off")),
         (
             UNSURE,
-            {**ABLE, "breaker": False},
+            {**ABLE, "blocked": "breaker-open"},
             None,
             Verdict(served_by="edge", degraded=True, fallback_reason="breaker-open"),
         ),
@@ -70,28 +81,43 @@ def test_breaker_opens_after_failures_in_a_row_and_probes_once():
     state = Breaker()
     for _ in range(2):
         state = breakers.failed(state, 10.0, 3)
-        assert breakers.allows(state, 10.0, 5.0)
+        assert breakers.blocked(state, 10.0, 5.0) == ""
     state = breakers.failed(state, 10.0, 3)
-    assert not breakers.allows(state, 14.9, 5.0)
-    assert breakers.allows(state, 15.0, 5.0)
-    probing = breakers.started(state)
-    assert not breakers.allows(probing, 16.0, 5.0)
-    assert breakers.allows(breakers.succeeded(probing), 16.0, 5.0)
-    reopened = breakers.failed(probing, 16.0, 3)
-    assert not breakers.allows(reopened, 20.0, 5.0)
-    assert breakers.allows(reopened, 21.0, 5.0)
+    assert breakers.blocked(state, 14.9, 5.0) == "breaker-open"
+    assert breakers.wait_s(state, 14.0, 5.0) == 1.0
+    assert breakers.blocked(state, 15.0, 5.0) == ""
+    probing, probe = breakers.started(state)
+    assert probe and breakers.blocked(probing, 16.0, 5.0) == "breaker-open"
+    assert breakers.blocked(breakers.answered(probing), 16.0, 5.0) == ""
+    reopened = breakers.failed(probing, 16.0, 3, probe=True)
+    assert breakers.blocked(reopened, 20.0, 5.0) == "breaker-open"
+    assert breakers.blocked(reopened, 21.0, 5.0) == ""
+
+
+def test_a_call_from_before_the_breaker_opened_neither_ends_a_probe_nor_prolongs_the_pause():
+    opened = breakers.failed(Breaker(), 10.0, 1)
+    assert breakers.failed(opened, 12.0, 1) == opened
+    probing, _ = breakers.started(opened)
+    assert breakers.failed(probing, 15.0, 1) == probing
 
 
 def test_a_success_between_failures_keeps_the_breaker_closed():
     state = Breaker()
     for _ in range(10):
-        state = breakers.succeeded(breakers.failed(breakers.failed(state, 0.0, 3), 0.0, 3))
-    assert breakers.allows(state, 0.0, 5.0)
+        state = breakers.answered(breakers.failed(breakers.failed(state, 0.0, 3), 0.0, 3))
+    assert breakers.blocked(state, 0.0, 5.0) == ""
+
+
+def test_a_busy_endpoint_is_left_alone_as_long_as_it_asks_and_is_not_dead():
+    state = breakers.answered(breakers.failed(Breaker(), 10.0, 1), busy_until=13.0)
+    assert [breakers.blocked(state, now, 5.0) for now in (10.0, 12.9, 13.0)] == ["cloud-busy", "cloud-busy", ""]
+    assert breakers.wait_s(state, 11.0, 5.0) == 2.0
+    assert breakers.blocked(breakers.answered(state), 12.0, 5.0) == "cloud-busy"  # an answer of before it asked
 
 
 def test_a_caller_may_ask_for_the_cloud_and_still_gets_the_local_answer_when_it_is_away():
     sure = Local(ok=True, confidence=0.999, wants_cloud=True)
-    asked = route(sure, 0.5, cloud=True, breaker=True, budget_s=1.0)
+    asked = route(sure, 0.5, cloud=True, blocked="", budget_s=1.0)
     assert asked.ask and asked.reason == "asked-for" and not asked.deferred
     assert settle(asked, local_ok=True, cloud_error=None).served_by == "cloud"
     away = settle(asked, local_ok=True, cloud_error="unreachable")
