@@ -87,7 +87,8 @@ def _first(
         enrolled_at=now,
     )
     device.channel = token.channel
-    device.info = {**device.info, "agent": request.agent, "hardware": request.hardware}
+    said = {"agent": request.agent, "hardware": request.hardware, "capabilities": list(request.capabilities)}
+    device.info = {**device.info, **said}
     certify(hub, session, device)
     token.device_id, token.key_fingerprint = device_id, fingerprint
     session.add(token)

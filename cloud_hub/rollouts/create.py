@@ -12,12 +12,12 @@ from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
+from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.rollouts.engine import carry_out, store
 from cloud_hub.rollouts.facts import scope
 from cloud_hub.store.tables import ChannelRow, RolloutRow, UsedSalt
 from cloud_hub.trust.rows import get_model, get_release
 from fleet.protocol.channel import Channel, decode_channel
-from fleet.protocol.manifest import decode_manifest
 from fleet.rollouts import cohorts, machine
 from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.stages import plan_stages
@@ -75,9 +75,8 @@ def create_rollout(
 
 def cannot_follow(session: Session, model: str, release: int, channel: str) -> int:
     """How many devices of the channel lack a capability that the release requires."""
-    needed = set(decode_manifest(get_release(session, model, release).manifest).requires)
-    known = (device.info.get("capabilities", ()) for device in scope(session, channel))
-    return sum(not needed <= set(capabilities) for capabilities in known) if needed else 0
+    needed = required(session, model, release)
+    return sum(bool(lacking(device, needed)) for device in scope(session, channel)) if needed else 0
 
 
 def _channel(session: Session, channel: str, model: str) -> Channel:
@@ -115,7 +114,9 @@ def _plan(
     groups: tuple[str, ...],
 ) -> machine.Plan:
     planned = plan_stages(stages, soak_s=soak_s)
-    devices = [device.id for device in scope(session, channel) if model not in device.pins]
+    needed = required(session, model, release)
+    follow = (device for device in scope(session, channel) if not lacking(device, needed))
+    devices = [device.id for device in follow if model not in device.pins]
     used = set(session.exec(select(UsedSalt.salt)))
     salt = cohorts.draw_salt(SystemRandom(), devices, [stage.share_ppm for stage in planned], used)
     return machine.make_plan(

@@ -9,6 +9,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.measured import hardware_class, newest_p95
+from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
@@ -50,7 +51,10 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
     measured = newest_p95(session, plan.model, plan.release)
     cohort: list[DeviceFact] = []
     control: list[DeviceFact] = []
+    needed = required(session, plan.model, plan.release)
     for device in scope(session, plan.channel):
+        if lacking(device, needed):
+            continue  # it is held back, and keeps what it has: neither cohort nor control
         target = resolve(
             assigned, plan.model, device.id, groups=frozenset(groups_of(group_secret, device.labels)),
             pin=device.pins.get(plan.model), committed=plan.from_release,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Query, Request
 from msgspec import UNSET, Struct, UnsetType
 from sqlmodel import Session, col, select
@@ -12,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.identity.groups import groups_of
+from cloud_hub.rollouts import capabilities
 from cloud_hub.routes.deps import Admin, Caller, HubDep, OperatorUser, Viewer, decode, page
 from cloud_hub.store.tables import ChannelRow, Device, DeviceEvent, DeviceModel
 from cloud_hub.trust.rows import status_in_words
@@ -58,7 +60,9 @@ def show(device_id: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
         row = find_device(session, device_id)
         newest = col(DeviceEvent.id).desc()
         events = session.exec(select(DeviceEvent).where(DeviceEvent.device_id == device_id).order_by(newest).limit(50))
-        return {**describe(hub, session, row), "events": [event.model_dump() for event in events]}
+        shown = describe(hub, session, row)
+        held = msgspec.to_builtins(capabilities.held_back(session, row, shown["groups"]))
+        return {**shown, "held_back": held, "events": [event.model_dump() for event in events]}
 
 
 @router.patch("/{device_id}")

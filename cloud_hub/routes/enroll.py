@@ -14,6 +14,7 @@ from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
 from cloud_hub.identity.enroll import enroll
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.identity.renewal import buy_token, is_due, renew
+from cloud_hub.rollouts import capabilities
 from cloud_hub.routes.deps import DeviceCaller, HubDep, read_body
 from cloud_hub.store.tables import Device
 from fleet.protocol.codec import decode_json
@@ -81,14 +82,17 @@ async def renew_certificate(request: Request, hub: HubDep) -> Response:
 
 @router.get("/device/me")
 def me(hub: HubDep, device_id: DeviceCaller) -> Response:
-    """The device's channel, groups, pins and broker."""
+    """The device's channel, groups, pins and broker. A release that its agent does not understand is pinned away."""
     device = _device(hub, device_id)
+    groups = groups_of(hub.device_tokens.group_secret, device.labels)
+    with hub.reading() as session:
+        held = capabilities.held_back(session, device, groups)
     return _answer(
         DeviceMe(
             device_id=device.id,
             channel=device.channel,
-            groups=groups_of(hub.device_tokens.group_secret, device.labels),
-            pins=device.pins,
+            groups=groups,
+            pins=capabilities.pins(device, held),
             mqtt=hub.mqtt_endpoint(device.mqtt_password),
             renew=is_due(hub, device),
         )

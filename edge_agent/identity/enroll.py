@@ -17,6 +17,7 @@ import msgspec
 import urllib3
 from msgspec import Struct
 
+from edge_agent import CAPABILITIES
 from edge_agent.clock import FILE as FLOOR
 from edge_agent.clock import TimeFloor
 from edge_agent.durable import make_folder, write_durably
@@ -109,7 +110,7 @@ def enroll(
         key = _key(identity / pairs.KEY)
         request = EnrollRequest(
             token=claim.id, secret=claim.secret, csr=signing_request(key, name), name=name, agent=agent,
-            hardware=hardware,
+            hardware=hardware, capabilities=CAPABILITIES,
         )  # fmt: skip
         answer = _post(base, bundle.ca, request)
         return _kept(directory, base, bundle, answer, key, clock())

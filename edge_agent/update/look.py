@@ -18,7 +18,7 @@ from fleet.protocol import resolve
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError, UnsupportedError
-from fleet.protocol.manifest import MANIFEST_LIMIT, Floor, Manifest, Variant, check_requires, decode_manifest
+from fleet.protocol.manifest import MANIFEST_LIMIT, Floor, Manifest, Variant, decode_manifest
 from fleet.protocol.messages import HTTP_LIMIT, DeviceMe
 
 
@@ -49,11 +49,9 @@ def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
     """
     name = mine.channel or asked.channel
     data = _channel_file(trusted, name)
-    channel = _decoded(data, name) if data is not None else None
-    if channel is not None:
-        if channel.channel != name:
-            raise TrustError(f"channels/{name}.json holds channel {channel.channel!r}", subject=name)
-        check_requires(channel.requires, frozenset(asked.capabilities))
+    channel = _decoded(data, name, frozenset(asked.capabilities)) if data is not None else None
+    if channel is not None and channel.channel != name:
+        raise TrustError(f"channels/{name}.json holds channel {channel.channel!r}", subject=name)
     key = trusted.read("hub/command-key.json", HTTP_LIMIT) or b""
     return Looked(
         channel=channel, channel_name=name, groups=mine.groups, pins=mine.pins, command_key=key, tuf=trusted.versions,
@@ -72,9 +70,11 @@ def _channel_file(trusted: Trusted, name: str) -> bytes | None:
         raise FetchError(text, subject=name, reason=error.reason, hint=error.hint) from error
 
 
-def _decoded(data: bytes, name: str) -> Channel:
+def _decoded(data: bytes, name: str, capabilities: frozenset[str]) -> Channel:
     try:
-        return decode_channel(data)
+        return decode_channel(data, capabilities)
+    except UnsupportedError:
+        raise
     except ProtocolError as error:
         raise RefusedError(
             f"channels/{name}.json: {error}", subject=name, reason="bad-channel",
@@ -134,8 +134,7 @@ def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: St
     _check_fresh(trusted, model)  # once more: the role that signs releases was only read now
     if data is None:
         raise TrustError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
-    manifest = decode_manifest(data)
-    check_requires(manifest.requires, frozenset(asked.capabilities))
+    manifest = decode_manifest(data, frozenset(asked.capabilities))
     variant = choose(manifest, asked.kinds, asked.variants, asked.runtimes)
     broken = manifest.gate.broken_by(variant.verdict)
     if broken:

@@ -55,6 +55,11 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
     info = document.get("info") or {}
     if info.get("problem"):
         note(f"{info['problem']}: {info.get('hint', '')}")
+    for model, held in document.get("held_back", {}).items():
+        keeps = f"release {held['release']}" if held["release"] else "what it has"
+        lacks = ", ".join(held["lacks"])
+        needs = f"release {held['offered']} needs {lacks}, which this agent lacks"
+        note(f"{model}: {needs}; it keeps {keeps} (try: update the agent)")
     for model in document.get("models", []):
         if model.get("reason"):
             hint = f" (try: {model['hint']})" if model.get("hint") else ""

@@ -28,7 +28,8 @@ class TrustBundle(Struct, frozen=True, kw_only=True):
 
 class EnrollRequest(Struct, frozen=True, kw_only=True):
     """`POST /enroll`: `token` is the claim token's id, `secret` its secret. `csr` is PEM; the key
-    never leaves the device. `name` asks for a device id; the hub answers 409 when it is taken."""
+    never leaves the device. `name` asks for a device id; the hub answers 409 when it is taken.
+    `capabilities` are what the agent understands beyond 0.1, so that its first look is offered nothing else."""
 
     token: str
     secret: str
@@ -36,6 +37,7 @@ class EnrollRequest(Struct, frozen=True, kw_only=True):
     name: str = ""
     agent: str = ""
     hardware: dict[str, str] = field(default_factory=dict)
+    capabilities: tuple[str, ...] = ()
 
 
 class MqttEndpoint(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from fleet.protocol.codec import check_numbers, decode_json, encode_json
 from fleet.protocol.errors import MalformedError, VersionError
+from fleet.protocol.manifest import check_required
 from fleet.protocol.names import check_name
 from fleet.protocol.window import parse_window
 
@@ -140,13 +141,20 @@ class Channel(Struct, frozen=True, kw_only=True):
     telemetry: Telemetry = Telemetry()
 
 
-def decode_channel(data: bytes) -> Channel:
+def decode_channel(data: bytes, capabilities: frozenset[str] | None = None) -> Channel:
     """Decode and check a channel document.
+
+    Args:
+        data: JSON.
+        capabilities: what the reader understands; None reads a document whatever it requires.
 
     Raises:
         TooLargeError, MalformedError: not valid, or over the bounds.
+        UnsupportedError: it requires what is missing here.
         VersionError: an unknown schema.
     """
+    if capabilities is not None:
+        check_required(data, capabilities, limit=CHANNEL_LIMIT, subject="channel")
     channel = decode_json(data, Channel, limit=CHANNEL_LIMIT, subject="channel")
     check_channel(channel)
     return channel

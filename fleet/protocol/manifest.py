@@ -219,13 +219,35 @@ class Floor(Struct, frozen=True, kw_only=True):
         return ""
 
 
-def decode_manifest(data: bytes) -> Manifest:
+class _Requirements(Struct, frozen=True, kw_only=True):
+    """What is read of a document before its meaning."""
+
+    requires: tuple[str, ...] = ()
+
+
+def check_required(data: bytes, capabilities: frozenset[str], *, limit: int, subject: str) -> None:
+    """Raise UnsupportedError when the JSON document in `data` requires what is missing here.
+
+    It is asked before the document is decoded as a whole: what a later version says in it, such as a precision of
+    its own, is then `unsupported:<name>` and not malformed.
+    """
+    check_requires(decode_json(data, _Requirements, limit=limit, subject=subject).requires, capabilities)
+
+
+def decode_manifest(data: bytes, capabilities: frozenset[str] | None = None) -> Manifest:
     """Decode and check a manifest (at most 1 MiB).
+
+    Args:
+        data: JSON.
+        capabilities: what the reader understands; None reads a manifest whatever it requires.
 
     Raises:
         TooLargeError, MalformedError: not a valid manifest.
+        UnsupportedError: it requires what is missing here.
         VersionError: an unknown schema.
     """
+    if capabilities is not None:
+        check_required(data, capabilities, limit=MANIFEST_LIMIT, subject="manifest")
     manifest = decode_json(data, Manifest, limit=MANIFEST_LIMIT, subject="manifest")
     if manifest.schema != SCHEMA:
         raise VersionError(f"manifest schema {manifest.schema} is unknown here", subject="manifest")

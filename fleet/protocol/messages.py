@@ -75,7 +75,8 @@ class Command(Struct, frozen=True, kw_only=True):
     Refused unless `device` is the receiver and `counter` is above the last one it accepted; an
     expired command is refused while the device's clock is trusted. Kinds: `receipt` (args
     `Receipt`), `diagnose`, `send-samples` (args `{"model", "count"}`), `benchmark` (args
-    `{"model", "rounds"}`, answered with a `Benchmark`), `set-log-level` (args `{"level"}`).
+    `{"model", "rounds"}`, answered with a `Benchmark`), `set-log-level` (args `{"level"}`). A kind
+    that the receiver does not know is answered with a result that says so.
     """
 
     v: int = VERSION
@@ -83,7 +84,7 @@ class Command(Struct, frozen=True, kw_only=True):
     device: str
     counter: int
     expires_at: float
-    kind: Literal["receipt", "diagnose", "send-samples", "benchmark", "set-log-level"]
+    kind: str
     args: dict[str, Any] = field(default_factory=dict)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fleet.protocol.manifest import encode_manifest
 from tests.e2e import test_hub_and_agent as pair
@@ -17,10 +18,11 @@ hub = pair.hub
 
 
 def publish(hub: Any, folder: Path, **changes: Any) -> int:
-    made = models.release(folder, runtime="litert", **changes)
+    requires = changes.pop("requires", ())
+    manifest = replace(models.release(folder, runtime="litert", **changes).manifest, requires=requires)
     for path in folder.iterdir():
         hub.call("PUT", f"/api/v1/blobs/{path.name}", path.read_bytes())
-    return int(hub.call("POST", "/api/v1/models/tiny/releases", encode_manifest(made.manifest))["number"])
+    return int(hub.call("POST", "/api/v1/models/tiny/releases", encode_manifest(manifest))["number"])
 
 
 def roll_out(hub: Any, release: int, max_p95_us: float) -> str:

@@ -70,6 +70,7 @@ def small_release(
     outputs: tuple[Tensor, ...] = OUTPUTS,
     labels: tuple[str, ...] = DIGITS,
     cloud: bytes = b"",
+    requires: tuple[str, ...] = (),
 ) -> tuple[bytes, dict[str, bytes]]:
     """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file)."""
     blobs: dict[str, bytes] = {}
@@ -85,6 +86,7 @@ def small_release(
     theirs = cloud or hollow_onnx([t.name for t in inputs], [t.name for t in outputs], f"cloud model {seed}" * 50)
     measured = verdict(**(verdict_changes or {}))
     manifest = Manifest(
+        requires=requires,
         inputs=inputs,
         outputs=outputs,
         labels=labels,

@@ -55,4 +55,12 @@ def test_an_old_agent_serves_reports_and_follows_a_rollout_and_its_halt(agent: P
         pair.until(lambda: at(second), "the rollout's release is committed")
         hub.call("POST", f"/api/v1/rollouts/{rollout}/abort", {})
         pair.until(lambda: at(1), "the halt is followed")
+        third = publish(hub, tmp_path / "three", requires=("something-new",), threshold=0.5)
+        hub.call("PUT", "/api/v1/channels/stable/models/tiny", {"release": third})
+        held = pair.until(lambda: hub.device()["held_back"].get("tiny"), "the new release is held back")
+        assert held == {"offered": third, "lacks": ["something-new"], "release": 1}
+        hub.call("PUT", "/api/v1/channels/stable/models/tiny", {"release": second})
+        pair.until(lambda: at(second), "the next release that it understands is installed")
         pair.until(lambda: pair.waiting(directory) == 0, "receipts empty the spool")
+    told = [event["body"] for event in hub.device()["events"] if event["kind"] == "model"]
+    assert {body["target"] for body in told} <= {None, 1, second}, "what it does not understand was never offered"

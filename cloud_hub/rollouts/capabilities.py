@@ -1,0 +1,89 @@
+"""Which devices understand a release, and what those that do not are held back to.
+
+A release names in `requires` what an agent must understand. A device whose agent lacks some of it is never offered
+the release: `/device/me` pins it to what it has, so it goes on serving, reporting and following halts. Older agents
+would read such a release as malformed, or not know a word of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+from sqlmodel import Session, col, select
+
+from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Release
+from cloud_hub.trust.rows import status_in_words
+from fleet.protocol.channel import Channel, decode_channel
+from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.resolve import resolve
+
+
+class HeldBack(Struct, frozen=True, kw_only=True):
+    """A model for which the channel offers a release that a device does not understand.
+
+    `release` is what the device keeps; None when there is no release that it understands.
+    """
+
+    offered: int
+    lacks: tuple[str, ...]
+    release: int | None
+
+
+def lacking(device: Device, requires: Iterable[str]) -> tuple[str, ...]:
+    """What of `requires` the device's agent has not said that it understands, sorted."""
+    return tuple(sorted(set(requires) - set(device.info.get("capabilities", ()))))
+
+
+def required(session: Session, model: str, release: int) -> tuple[str, ...]:
+    """What a release requires; nothing when there is no such release."""
+    row = session.get(Release, (model, release))
+    return decode_manifest(row.manifest).requires if row is not None else ()
+
+
+def held_back(session: Session, device: Device, groups: Iterable[str]) -> dict[str, HeldBack]:
+    """The models of the device's channel whose offered release it lacks something for.
+
+    Args:
+        session: an open session.
+        device: the device, with what its agent reported.
+        groups: its opaque group ids.
+    """
+    row = session.get(ChannelRow, device.channel)
+    if row is None:
+        return {}
+    channel = decode_channel(row.document)
+    found: dict[str, HeldBack] = {}
+    for model in channel.models:
+        offered = _offered(channel, model, device, frozenset(groups))
+        lacks = lacking(device, required(session, model, offered))
+        if lacks:
+            kept = _kept(session, device, model, offered, channel.models[model].release)
+            found[model] = HeldBack(offered=offered, lacks=lacks, release=kept)
+    return found
+
+
+def pins(device: Device, held: Mapping[str, HeldBack]) -> dict[str, int]:
+    """What `/device/me` pins: what holds the device back comes before an operator's pin that it cannot follow."""
+    return {**device.pins, **{model: one.release for model, one in held.items() if one.release is not None}}
+
+
+def _offered(channel: Channel, model: str, device: Device, groups: frozenset[str]) -> int:
+    rollout = channel.models[model].rollout
+    start = rollout.from_release if rollout is not None else None
+    target = resolve(channel, model, device.id, groups=groups, pin=device.pins.get(model), committed=start)
+    assert target is not None  # the model is on the channel
+    return target.release
+
+
+def _kept(session: Session, device: Device, model: str, offered: int, default: int) -> int | None:
+    """The first that the device understands of: the channel's default, what it has committed, the ones before."""
+    report = session.get(DeviceModel, (device.id, model))
+    earlier = select(Release.number).where(Release.model == model, Release.number < offered)
+    newest_first = session.exec(earlier.order_by(col(Release.number).desc())).all()
+    active = [report.active] if report is not None and report.active is not None else []
+    for number in (default, *active, *newest_first):
+        published = number != offered and status_in_words(session, model, number) == "published"
+        if published and not lacking(device, required(session, model, number)):
+            return number
+    return None
