@@ -83,7 +83,7 @@ def _enrollment(directory: Path) -> Enrollment | None:
 
 def _model(directory: Path, state: ModelState) -> dict[str, Any]:
     """The fields of `messages.ModelReport` that the disk knows."""
-    rollout = state.target.rollout if state.target else state.pairing
+    rollout = state.target.rollout if state.target else state.about or state.pairing
     return {
         "state": state.state,
         "target": state.target.held.release if state.target else None,

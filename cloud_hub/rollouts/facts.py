@@ -111,7 +111,7 @@ def _failed(plan: Plan, progress: Progress, report: DeviceModel) -> bool:
     """Whether the device rolled this attempt back, or refuses the release as such."""
     if report.rollout != plan.id or report.attempt != progress.attempt:
         return False
-    return report.state == "rolled_back" or (report.target == plan.release and report.reason.startswith(REFUSALS))
+    return report.state == "rolled_back" or (report.active != plan.release and report.reason.startswith(REFUSALS))
 
 
 def _control_fact(plan: Plan, progress: Progress, device: Device, report: DeviceModel | None) -> DeviceFact:

@@ -51,7 +51,7 @@ class Follower:
         self._count_bytes, self._budget, self._clock = count_bytes, budget, clock
         self._file = ledger.file
         self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, Refusal] = {}
         self._shares = Shares(service.store, budget, look_s=max(config.poll_s, MIN_RELOOK_S))
         self._stop = asyncio.Event()
         self._by_hand = False
@@ -92,12 +92,12 @@ class Follower:
 
     def refuse(self, refusal: Refusal) -> None:
         """Note why a model's release may not run here; said once."""
-        if self._refused.get(refusal.model) == refusal.reason + refusal.detail:
+        if self._refused.get(refusal.model) == refusal:
             return
-        self._refused[refusal.model] = refusal.reason + refusal.detail
+        self._refused[refusal.model] = refusal
         log.warning("model %s release %d is refused: %s", refusal.model, refusal.release, refusal.detail)
         state = self._file.model(refusal.model)
-        noted = machine.noted(state, refusal.reason, refusal.detail, refusal.hint)
+        noted = machine.noted(state, refusal.reason, refusal.detail, refusal.hint, about=refusal.rollout)
         self._ledger.settle(refusal.model, noted)
 
     def _is_to_fetch(self, offer: Offer) -> bool:

@@ -48,7 +48,7 @@ class Ledger:
     def report(self, model: str) -> ModelReport:
         """Where one model stands."""
         state, channel = self.file.model(model), self.file.state.looked.channel
-        rollout = state.target.rollout if state.target else state.pairing
+        rollout = state.target.rollout if state.target else state.about or state.pairing
         return ModelReport(
             model=model, state=state.state, target=state.target.held.release if state.target else None,
             active=state.active.release if state.active else None,

@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 from edge_agent.update.machine import Held, Target
 from edge_agent.update.state import Looked
+from fleet.protocol.channel import RolloutRef
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -34,13 +35,14 @@ class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
 
 
 class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
-    """Why a model's target may not be installed."""
+    """Why a model's target may not be installed; `rollout` is set while the device is in that rollout's cohort."""
 
     model: str
     release: int
     reason: str
     detail: str
     hint: str = ""
+    rollout: RolloutRef | None = None
 
 
 StepName = Literal["fetch", "verify"]

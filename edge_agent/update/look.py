@@ -109,18 +109,19 @@ def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, sto
         assert target is not None  # the model is on the channel
         try:
             held = _checked(trusted, model, target.release, asked, store)
-        except UnsupportedError as error:
-            word = f"unsupported:{error.subject}"
-            yield Refusal(model=model, release=target.release, reason=word, detail=str(error), hint=error.hint)
-        except ProtocolError as error:
+        except (AgentError, ProtocolError, OSError) as error:  # OSError: this disk takes no new manifest; other models
+            word, hint = _said(error)  # may go back
             yield Refusal(
-                model=model, release=target.release, reason="bad-manifest", detail=str(error), hint=error.hint
+                model=model, release=target.release, reason=word, detail=str(error), hint=hint, rollout=target.rollout
             )
-        except (AgentError, OSError) as error:  # OSError: this disk takes no new manifest; other models may go back
-            word, hint = said(error)
-            yield Refusal(model=model, release=target.release, reason=word, detail=str(error), hint=hint)
         else:
             yield Offer(model=model, target=Target(held=held, rollout=target.rollout))
+
+
+def _said(error: Exception) -> tuple[str, str]:
+    if isinstance(error, ProtocolError) and not isinstance(error, UnsupportedError):
+        return "bad-manifest", error.hint
+    return said(error)
 
 
 def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: Store) -> Held:

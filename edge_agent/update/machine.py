@@ -10,6 +10,8 @@ before (`previous`) is kept until the update after it.
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -21,6 +23,7 @@ MAX_TRIES = 28  # transitions into trying and probation spent on one target: end
 MIN_TIMED = 20  # run times below which a 95th percentile says little
 REMEMBERED = 16  # rolled back targets
 NO_HEALTH = Health(requests=0, failures=0)
+NO_REASON: dict[str, Any] = {"reason": "", "detail": "", "hint": "", "about": None}
 
 ALLOWED: dict[UpdateState, frozenset[UpdateState]] = {
     "idle": frozenset({"fetching", "committed"}),
@@ -75,7 +78,8 @@ class Target(Struct, frozen=True, kw_only=True):
 class ModelState(Struct, frozen=True, kw_only=True):
     """One model's machine. `starts` counts agent starts while trying or in probation; `spent` the
     transitions that `last` (a target's key) has cost since it was last committed; `pairing` is the rollout
-    that `active` belongs to; `baseline_us` what the release before the one on probation took, 0 if unknown.
+    that `active` belongs to; `baseline_us` what the release before the one on probation took, 0 if unknown;
+    `about` the rollout whose release `reason` speaks of, where it speaks of one that is not active.
     """
 
     state: UpdateState = "idle"
@@ -93,6 +97,7 @@ class ModelState(Struct, frozen=True, kw_only=True):
     reason: str = ""
     detail: str = ""
     hint: str = ""
+    about: RolloutRef | None = None
 
     @property
     def committed(self) -> int | None:
@@ -131,18 +136,18 @@ def wanted(state: ModelState, target: Target, probation: Probation) -> ModelStat
         return None
     rejection = state.rejection(target)
     if rejection is not None:
-        return None if state.reason else _reminded(state, rejection)
+        return None if state.reason else _reminded(state, rejection, target.rollout)
     again = state.last == target.key
     fresh = replace(
         state, target=target, last=target.key, probation=probation,
         starts=state.starts if again else 0, spent=state.spent if again else 0,
     )  # fmt: skip
-    return replace(_to(fresh, "fetching"), reason="", detail="", hint="")
+    return replace(_to(fresh, "fetching"), **NO_REASON)
 
 
 def _adopted(state: ModelState, target: Target) -> ModelState | None:
     if state.state == "idle":  # an update that was cut short is no longer wanted
-        return replace(_to(state, "committed"), pairing=target.rollout, target=None, reason="", detail="", hint="")
+        return replace(_to(state, "committed"), pairing=target.rollout, target=None, **NO_REASON)
     if _same(state.pairing, target.rollout) or state.state in ("fetching", "verifying", "trying"):
         return None  # a step under way ends first
     return replace(state, pairing=target.rollout)
@@ -152,14 +157,14 @@ def _returned(state: ModelState, target: Target) -> ModelState:
     back = replace(state, active=state.previous, previous=state.active, pairing=target.rollout, target=None, starts=0)
     if state.state == "probation":  # what never proved itself is not kept as the way back
         back = replace(back, previous=state.older, older=None)
-    return replace(_to(back, "committed"), reason="", detail="", hint="")
+    return replace(_to(back, "committed"), **NO_REASON)
 
 
-def _reminded(state: ModelState, rejection: Rejected) -> ModelState:
+def _reminded(state: ModelState, rejection: Rejected, rollout: RolloutRef | None) -> ModelState:
     """The channel names again what was rolled back here, maybe long ago: the reason is said again, too."""
     detail = f"release {rejection.release} was rolled back here before: {rejection.detail or rejection.reason}"
     again = f"fleet rollout retry {rejection.rollout}" if rejection.rollout else "publish it as a new release"
-    return noted(state, rejection.reason or "rolled-back", detail, f"it is not tried again; {again}")
+    return noted(state, rejection.reason or "rolled-back", detail, f"it is not tried again; {again}", about=rollout)
 
 
 def _same(one: RolloutRef | None, other: RolloutRef | None) -> bool:
@@ -215,8 +220,7 @@ def judged(state: ModelState, health: Health, served_s: float) -> ModelState | N
         )
     if requests - failures >= state.probation.requests or served_s >= state.probation.seconds:
         return replace(
-            _to(state, "committed"), target=None, older=None, starts=0, last=None, spent=0,
-            reason="", detail="", hint="",
+            _to(state, "committed"), target=None, older=None, starts=0, last=None, spent=0, **NO_REASON,
         )  # fmt: skip
     return None
 
@@ -239,7 +243,7 @@ def _too_slow(state: ModelState, health: Health) -> str:
 
 def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
     """Fetching, verifying or trying was cut short by something that may pass; it is tried again later."""
-    return replace(_to(state, "idle"), target=None, reason=reason, detail=detail, hint=hint)
+    return replace(_to(state, "idle"), target=None, reason=reason, detail=detail, hint=hint, about=None)
 
 
 def killed(state: ModelState, detail: str) -> tuple[ModelState, bool]:
@@ -262,7 +266,7 @@ def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> 
     rejected = Rejected(*target.key, reason=reason, detail=detail)
     return replace(
         _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, rejected)[-REMEMBERED:],
-        reason=reason, detail=detail, hint=hint,
+        reason=reason, detail=detail, hint=hint, about=target.rollout,
     )  # fmt: skip
 
 
@@ -273,20 +277,22 @@ def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> Mo
     """
     return replace(
         _to(state, "rolled_back"), active=state.previous, previous=state.older, older=None, pairing=None, target=None,
-        reason=reason, detail=detail, hint=hint,
+        reason=reason, detail=detail, hint=hint, about=None,
     )  # fmt: skip
 
 
-def noted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
-    """A target was refused before anything began; the state stays."""
-    return replace(state, reason=reason, detail=detail, hint=hint)
+def noted(
+    state: ModelState, reason: str, detail: str, hint: str = "", *, about: RolloutRef | None = None
+) -> ModelState:
+    """A target was refused before anything began; the state stays. `about`: the rollout whose release that was."""
+    return replace(state, reason=reason, detail=detail, hint=hint, about=about)
 
 
 def damaged(state: ModelState, detail: str) -> ModelState:
     """The active release cannot be served from the disk: back to the previous one, and fetch it anew."""
     return replace(
         state, state="rolled_back", active=state.previous, previous=state.older, older=None, pairing=None, target=None,
-        starts=0, reason="hash-mismatch", detail=detail, hint="it is fetched again",
+        starts=0, reason="hash-mismatch", detail=detail, hint="it is fetched again", about=None,
     )  # fmt: skip
 
 
