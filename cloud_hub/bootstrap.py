@@ -10,22 +10,28 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from cloud_hub.addresses import check_hostname
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
-from cloud_hub.errors import ConflictError, ForbiddenError, NotFoundError
-from cloud_hub.identity.ca import Authority, KeyAndCertificate, create_authority, pin
+from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from cloud_hub.identity.ca import Authority, create_authority, pin
 from cloud_hub.identity.device_tokens import DeviceTokens
+from cloud_hub.identity.own import read_authority
 from cloud_hub.identity.tokens import create_token
+from cloud_hub.lock import only_one
 from cloud_hub.objects import open_objects
-from cloud_hub.ports import Clock
+from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import upgrade
+from cloud_hub.store.words import check_is_there, spoken
 from cloud_hub.trust import ceremony, keys
 from cloud_hub.trust.publisher import TufPublisher
 from cloud_hub.trust.rows import latest_metadata
 from cloud_hub.trust.transaction import METADATA, Signers
+from cloud_hub.whole import all_or_nothing, emptied_again
 
 FIRST_ROOT = METADATA + "1.root.json"
+REPOSITORY = "tuf"  # where METADATA and TARGETS lie in the object store
 
 
 @dataclass(frozen=True)
@@ -37,53 +43,75 @@ class Initialised:
 
 
 def initialise(config: HubConfig, offline: Path, passphrase: bytes, *, clock: Clock = time.time) -> Initialised:
-    """Make a hub in `config.directory` with its offline keys in `offline`.
+    """Make a hub in `config.directory` with its offline keys in `offline`; when it fails, nothing stays behind.
 
     Raises:
-        ConflictError: there is a hub in the directory already.
+        UsageError: a name in `config.hostnames` cannot be one.
+        ConflictError: there is a hub in the directory, the database or the object store already.
         ForbiddenError: the offline keys would lie inside the hub's directory.
+        UnreachableError: database or object store does not answer.
+        OSError: a directory cannot be written.
     """
+    for name in config.hostnames:
+        check_hostname(name)
     check_offline(config.directory, offline)
-    if (config.directory / "hub.toml").exists() or config.keys_dir.exists():
+    _check_unused(config, offline)
+    with all_or_nothing(config.directory, offline), only_one(config.directory, "init"):
+        return _make(config, offline, passphrase, clock)
+
+
+def _check_unused(config: HubConfig, offline: Path) -> None:
+    directory = config.directory
+    if (directory / "hub.toml").exists():
+        raise ConflictError(f"{directory} holds a hub already", subject=str(directory), hint="choose another directory")
+    if config.keys_dir.exists():  # hub.toml is written last
         raise ConflictError(
-            f"{config.directory} holds a hub already", subject=str(config.directory), hint="choose another directory"
-        )
+            f"{directory} holds half a hub: an `init` was broken off there", subject=str(directory),
+            hint=f"remove {config.keys_dir} and the offline keys that it made, or choose another directory",
+        )  # fmt: skip
     if any((offline / f"{name}.pem").exists() for name in keys.OFFLINE):
         raise ConflictError(f"{offline} holds keys already", subject=str(offline), hint="choose an empty directory")
-    config.directory.mkdir(parents=True, exist_ok=True)
+
+
+def _make(config: HubConfig, offline: Path, passphrase: bytes, clock: Clock) -> Initialised:
     config.directory.chmod(0o750)
     engine = _empty_database(config)  # first, since it fails most often; keys are made when it is there
-    config.keys_dir.mkdir(mode=0o700)
-    made = ceremony.make_keys(config.keys_dir, offline, passphrase, release_held=config.release_key == "held")
-    _write_identity(config, clock())
-    objects = open_objects(config.objects_url)
-    publisher = TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry)
-    ceremony.create_repository(publisher.transactions, made)
-    engine.dispose()
-    hub = open_hub(config, clock=clock)
-    with hub.session() as session:
-        token = create_token(session, "operator", role="admin", note="first admin", now=clock())
-        hub.audit(session, "init", "hub.init", "hub")
-    keys.write_private(config.directory / "hub.toml", _toml(config).encode())
+    objects = _empty_objects(config)
+    with emptied_again(objects, REPOSITORY):
+        config.keys_dir.mkdir(mode=0o700)
+        made = ceremony.make_keys(config.keys_dir, offline, passphrase, release_held=config.release_key == "held")
+        _write_identity(config, clock())
+        publisher = TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry)
+        ceremony.create_repository(publisher.transactions, made)
+        engine.dispose()
+        hub = open_hub(config, clock=clock)
+        with hub.session() as session:
+            token = create_token(session, "operator", role="admin", note="first admin", now=clock())
+            hub.audit(session, "init", "hub.init", "hub")
+        keys.write_private(config.directory / "hub.toml", _toml(config).encode())
     return Initialised(hub, token.text)
 
 
 def open_hub(config: HubConfig, *, clock: Clock = time.time) -> Hub:
-    """The hub of an initialised directory. The database must be at the newest migration."""
+    """The hub of an initialised directory. The database must be at the newest migration.
+
+    Raises:
+        NotFoundError: a file of the hub's keys is missing.
+        InvalidError: one is damaged.
+    """
     if not config.keys_dir.is_dir():
         raise NotFoundError(f"no hub in {config.directory}", subject=str(config.directory), hint="run: cloud-hub init")
     config.temporary_dir.mkdir(exist_ok=True, mode=0o700)
     engine = make_engine(config.database_url)
     objects = open_objects(config.objects_url)
-    ca = KeyAndCertificate((config.keys_dir / "ca.key").read_bytes(), config.ca_file.read_bytes())
     return Hub(
         config=config,
         engine=engine,
         objects=objects,
         publisher=TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry),
-        authority=Authority(ca),
-        device_tokens=DeviceTokens((config.keys_dir / "token-secret").read_bytes()),
-        command_key=keys.CommandKey(keys.load_key(config.keys_dir / "command.pem")),
+        authority=read_authority(config),
+        device_tokens=DeviceTokens(keys.read_secret(config.keys_dir)),
+        command_key=keys.CommandKey(keys.load_held(config.keys_dir, "command")),
         clock=clock,
     )
 
@@ -92,6 +120,27 @@ def open_publisher(config: HubConfig, *, clock: Clock = time.time) -> TufPublish
     """The publisher alone, for ceremonies."""
     engine = make_engine(config.database_url)
     return TufPublisher(engine, open_objects(config.objects_url), _signers(config), clock=clock, expiry=config.expiry)
+
+
+def open_database(config: HubConfig) -> None:
+    """Bring the hub's database to the newest migration, and see that a hub was made in it.
+
+    Raises:
+        NotFoundError: its file is missing or empty. InvalidError: it is damaged, of a newer version, or no hub's.
+        UnreachableError: it does not answer.
+    """
+    check_is_there(config.database_url)
+    engine = make_engine(config.database_url)
+    try:
+        with spoken():
+            upgrade(engine)
+            with Session(engine) as session:
+                roles = latest_metadata(session)
+    finally:
+        engine.dispose()
+    if "root" not in roles:
+        hint = "does `database` in hub.toml name the right one? otherwise restore it from a backup"
+        raise InvalidError("the database has no hub in it", subject="database", hint=hint)
 
 
 def check_offline(directory: Path, offline: Path) -> None:
@@ -124,15 +173,26 @@ def claim_pin(hub: Hub) -> str:
 
 def _empty_database(config: HubConfig) -> Engine:
     engine = make_engine(config.database_url)
-    upgrade(engine)
+    with spoken():
+        upgrade(engine)
+        with Session(engine) as session:
+            roles = latest_metadata(session)
     if not config.database:
         (config.directory / "hub.db").chmod(0o600)
-    with Session(engine) as session:
-        if latest_metadata(session):
-            raise ConflictError(
-                "the database belongs to another hub", subject="database", hint="give an empty one: --database URL"
-            )
+    if roles:
+        hint = "give an empty one: --database URL"
+        raise ConflictError("the database belongs to another hub", subject="database", hint=hint)
     return engine
+
+
+def _empty_objects(config: HubConfig) -> Objects:
+    objects = open_objects(config.objects_url)
+    if next(iter(objects.list(REPOSITORY)), None) is not None:
+        raise ConflictError(
+            f"the object store {config.objects_url} holds another hub's repository", subject="objects",
+            hint="give an unused place: --objects s3://bucket/prefix",
+        )  # fmt: skip
+    return objects
 
 
 def _signers(config: HubConfig) -> Signers:
@@ -142,7 +202,7 @@ def _signers(config: HubConfig) -> Signers:
 def _write_identity(config: HubConfig, now: float) -> None:
     ca = create_authority(now)
     authority = Authority(ca)
-    server, client = authority.server(config.hostnames, now), authority.hub_client(now)
+    server, client = authority.server(config.addresses.names, now), authority.hub_client(now)
     files = {
         "ca.key": ca.key,
         "ca.pem": ca.certificate,
@@ -150,7 +210,7 @@ def _write_identity(config: HubConfig, now: float) -> None:
         config.server_certificate.name: server.certificate,
         config.client_key.name: client.key,
         config.client_certificate.name: client.certificate,
-        "token-secret": secrets.token_bytes(32),
+        keys.TOKEN_SECRET: secrets.token_bytes(keys.SECRET_BYTES),
     }
     for name, data in files.items():
         keys.write_private(config.keys_dir / name, data)

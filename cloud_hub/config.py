@@ -9,15 +9,18 @@ import os
 import shutil
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.addresses import Addresses, check_hostname, resolve
+from cloud_hub.addresses import is_loopback as is_loopback
+from cloud_hub.errors import InvalidError, NotFoundError, UsageError
 
 DAY = 86_400.0
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 class Section(BaseModel):
@@ -30,14 +33,20 @@ class BrokerConfig(Section):
     """The MQTT broker. `auto` is Mosquitto when it is installed, else the embedded broker.
 
     `tls` None means: on for Mosquitto, off for the embedded broker (which is for loopback only).
-    `public_host` is what devices are told (empty: `host`). The files and the login are for an
-    external broker; a broker that the hub starts uses the hub's own certificates.
+    `host` and `port` are where it listens (empty: Mosquitto beside HTTP, the embedded broker on loopback) or where
+    an external one is; `connect_…` where the hub connects, `advertise_…` what devices are told. What is empty
+    follows from the others as `addresses` says. The files and the login are for an external broker; a broker that
+    the hub starts uses the hub's own certificates.
     """
 
     kind: Literal["auto", "mosquitto", "embedded", "external"] = "auto"
-    host: str = "127.0.0.1"
-    port: int = 8883
-    public_host: str = ""
+    host: str = ""
+    port: Port = 8883
+    connect_host: str = ""
+    connect_port: Port | None = None
+    advertise_host: str = ""
+    advertise_port: Port | None = None
+    public_host: str = ""  # the name that 0.1 had for `advertise_host`
     tls: bool | None = None
     prefix: str = "edgeloop/v1"
     mosquitto: str = ""  # path of the binary; empty: looked up
@@ -46,6 +55,11 @@ class BrokerConfig(Section):
     key_file: str = ""
     username: str = ""
     password: str = ""
+
+    @field_validator("connect_host", "advertise_host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        return _host(host)
 
     def binary(self) -> str | None:
         """Mosquitto's path, or None when it is not installed."""
@@ -129,11 +143,13 @@ class HubConfig(BaseSettings):
     directory: Path
     database: str = ""
     objects: str = ""
-    host: str = "127.0.0.1"
-    port: int = 8080
+    host: str = "127.0.0.1"  # HTTP listens here
+    port: Port = 8080
+    connect_url: str = ""  # how programs on this machine reach the hub
+    advertise_url: str = ""  # how everybody else does
+    public_url: str = ""  # the name that 0.1 had for `advertise_url`
     tls: bool = True
-    hostnames: tuple[str, ...] = ()
-    public_url: str = ""
+    hostnames: tuple[str, ...] = ()  # names and addresses of this hub; the first is told to devices
     release_key: Literal["held", "external"] = "held"
     device_certificate_days: float = 90
     offline_after_s: float = 150.0  # 2.5 heartbeats
@@ -143,6 +159,18 @@ class HubConfig(BaseSettings):
     engines: EnginesConfig = EnginesConfig()
     inference: InferenceConfig = InferenceConfig()
     worker: WorkerConfig = WorkerConfig()
+
+    @field_validator("connect_url", "advertise_url")
+    @classmethod
+    def _is_an_address(cls, url: str) -> str:
+        if not url:
+            return url
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("an address such as https://hub.example:8080")
+        _host(parts.hostname)
+        _ = parts.port  # ValueError: none, or out of range
+        return url.rstrip("/")
 
     @classmethod
     def settings_customise_sources(
@@ -209,11 +237,9 @@ class HubConfig(BaseSettings):
         return self.keys_dir / "hub-client.key"
 
     @property
-    def url(self) -> str:
-        """Where callers reach the hub."""
-        scheme = "https" if self.tls else "http"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.public_url or f"{scheme}://{host}:{self.port}"
+    def addresses(self) -> Addresses:
+        """Where HTTP and the broker listen, where the hub connects, and what devices are told."""
+        return resolve(self)
 
     @classmethod
     def load(cls, directory: Path, **overrides: Any) -> HubConfig:
@@ -248,18 +274,28 @@ class HubConfig(BaseSettings):
         return config
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host` can only be reached from this machine."""
-    return host in LOOPBACK
+def _host(host: str) -> str:
+    """An empty text, or the name of a host as certificates have it; ValueError with the reason."""
+    try:
+        return check_hostname(host) if host else ""
+    except UsageError as error:
+        raise ValueError(f"{error}; {error.hint}") from error
 
 
 def read_passphrase(file: Path | None) -> bytes | None:
-    """The offline keys' passphrase: first line of `file`, else EDGELOOP_PASSPHRASE, else None."""
+    """The offline keys' passphrase: first line of `file`, else EDGELOOP_PASSPHRASE, else None.
+
+    Raises:
+        InvalidError: the file cannot be read, is not text in UTF-8, or its first line is empty.
+    """
     if file is not None:
         try:
-            text = file.read_text().splitlines()
+            text = file.read_bytes().decode().splitlines()
         except OSError as error:
             raise InvalidError(f"cannot read the passphrase: {error}", subject=str(file)) from error
+        except UnicodeDecodeError as error:
+            hint = "write the passphrase into its first line, in UTF-8; a key file is no passphrase"
+            raise InvalidError(f"the passphrase file {file} is not text", subject=str(file), hint=hint) from error
         if not text or not text[0]:
             raise InvalidError("the passphrase file is empty", subject=str(file))
         return text[0].encode()

@@ -59,9 +59,8 @@ class Hub:
 
     def mqtt_endpoint(self, password: str = "") -> MqttEndpoint:
         """Where a device finds the broker; `password` is used without TLS only."""
-        broker = self.config.broker.resolved()
+        broker, told = self.config.broker.resolved(), self.config.addresses.broker_advertise
         tls = bool(broker.tls)
         return MqttEndpoint(
-            host=broker.public_host or broker.host, port=broker.port, tls=tls,
-            password="" if tls else password, prefix=broker.prefix,
-        )  # fmt: skip
+            host=told.host, port=told.port, tls=tls, password="" if tls else password, prefix=broker.prefix
+        )

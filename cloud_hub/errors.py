@@ -2,6 +2,7 @@
 
 HubError
  ├── InvalidError        the request or file is not acceptable          400   exit 1
+ ├── UsageError          the command line cannot mean anything          400   exit 2
  ├── UnauthenticatedError no or a wrong credential                      401   exit 4
  ├── ForbiddenError      the credential does not allow this             403   exit 4
  ├── NotFoundError       no such thing                                  404   exit 3
@@ -33,6 +34,12 @@ class InvalidError(HubError):
     """The request or file is not acceptable."""
 
     status, exit_code, code = 400, 1, "invalid"
+
+
+class UsageError(HubError):
+    """The command line cannot mean anything."""
+
+    status, exit_code, code = 400, 2, "invalid"
 
 
 class UnauthenticatedError(HubError):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +20,9 @@ OfflineKeys = Annotated[Path, typer.Option(help="Directory of the offline keys, 
 PassphraseFile = Annotated[
     Path | None, typer.Option(help="File with the offline keys' passphrase (or set EDGELOOP_PASSPHRASE).")
 ]
+HOST_HELP = "Address that HTTP and Mosquitto listen on; 0.0.0.0: every one."
+HOSTNAME_HELP = "Name or address of this hub, for its certificate; devices are told the first. Repeatable."
+BrokerPort = Annotated[int | None, typer.Option(help="Port that the broker listens on (8883).", min=1, max=65_535)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -31,52 +32,70 @@ def init(
     offline_keys: OfflineKeys,
     database: Annotated[str, typer.Option(help="postgresql+psycopg://… (default: SQLite in DIR)")] = "",
     objects: Annotated[str, typer.Option(help="s3://bucket/prefix (default: DIR/objects)")] = "",
-    hostname: Annotated[list[str] | None, typer.Option(help="Name or address in the certificate.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port that `serve` listens on (8080).")] = None,
+    hostname: Annotated[list[str] | None, typer.Option(help=HOSTNAME_HELP)] = None,
+    host: Annotated[str | None, typer.Option(help=f"{HOST_HELP} (127.0.0.1)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that HTTP listens on (8080).", min=1, max=65_535)] = None,
+    broker_port: BrokerPort = None,
     release_key: Annotated[str, typer.Option(help="held (in DIR) or external (goes to the publisher).")] = "held",
     passphrase_file: PassphraseFile = None,
     token_file: Annotated[Path | None, typer.Option(help="Also write the admin token here (0600).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make keys, database and configuration; prints the first admin token once."""
+    """Make keys, database and configuration; prints the first admin token once. Nothing stays when it fails."""
+    from cloud_hub.addresses import check_bind, check_hostname
     from cloud_hub.bootstrap import initialise
     from cloud_hub.config import HubConfig
+    from cloud_hub.start import warnings
 
     chosen: dict[str, Any] = {
         "database": database,
         "objects": objects,
-        "hostnames": tuple(hostname or ()),
+        "hostnames": tuple(dict.fromkeys(check_hostname(name) for name in hostname or ())),
+        "host": check_bind(host) if host else None,
         "port": port,
+        "broker": {"port": broker_port} if broker_port else None,
         "release_key": release_key,
     }
     config = HubConfig.build(directory, {}, **{key: value for key, value in chosen.items() if value})
     made = initialise(config, offline_keys, _passphrase(passphrase_file, ask=True))
-    if token_file is not None:
+    for line in warnings(config.addresses):
+        typer.echo(line, err=True)
+    _show_made(made.admin_token, config, directory, offline_keys, as_json=as_json)
+    if token_file is not None:  # last: a token that cannot be written was shown
         _write_token(token_file, made.admin_token)
+
+
+def _show_made(token: str, config: Any, directory: Path, offline_keys: Path, *, as_json: bool) -> None:
+    url = config.addresses.http_advertise
     if as_json:
-        _print_json({"directory": str(config.directory), "url": config.url, "admin_token": made.admin_token})
+        remarks = list(config.addresses.remarks)
+        _print_json({"directory": str(config.directory), "url": url, "admin_token": token, "warnings": remarks})
         return
     typer.echo(f"hub made in {config.directory}; offline keys in {offline_keys.resolve()} (take them away)")
-    typer.echo(f"first admin token, shown this once:\n\n    {made.admin_token}\n")
+    typer.echo(f"first admin token, shown this once:\n\n    {token}\n")
     typer.echo(f"next: cloud-hub serve {directory}")
 
 
 @app.command(epilog="Example: cloud-hub serve hub --host 0.0.0.0 --port 8443")
 def serve(
     directory: Dir,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    host: Annotated[str | None, typer.Option(help=HOST_HELP)] = None,
+    port: Annotated[int | None, typer.Option(help="Port that HTTP listens on.", min=1, max=65_535)] = None,
+    broker_port: BrokerPort = None,
     tls: Annotated[bool | None, typer.Option("--tls/--no-tls", help="Off is for loopback only.")] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run the hub until SIGTERM."""
+    """Run the hub until SIGTERM. One process owns DIR: a second one is refused (exit code 5)."""
     from cloud_hub.config import HubConfig
+    from cloud_hub.lock import only_one
+    from cloud_hub.start import check_safe, run_server
 
-    given = {"host": host, "port": port, "tls": tls}
+    given = {"host": host, "port": port, "tls": tls, "broker": {"port": broker_port} if broker_port else None}
     config = HubConfig.load(directory, **{key: value for key, value in given.items() if value is not None})
     _log(log_level)
     check_safe(config)
-    run_server(config, log_level)
+    with only_one(config.directory, "serve"):
+        run_server(config, log_level, typer.echo)
 
 
 @app.command(epilog="Example: cloud-hub worker hub")
@@ -89,20 +108,26 @@ def worker(
     from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
     from cloud_hub.jobs.worker import run_worker
+    from cloud_hub.store.words import spoken
 
     _log(log_level)
-    run_worker(open_hub(HubConfig.load(directory)), once=once)
+    with spoken():
+        run_worker(open_hub(HubConfig.load(directory)), once=once)
 
 
 @keys_app.command(epilog="Example: cloud-hub keys renew hub --offline-keys /media/usb/keys")
 def renew(
     directory: Dir, offline_keys: OfflineKeys, passphrase_file: PassphraseFile = None, as_json: Json = False
 ) -> None:
-    """Sign root and targets for another year."""
+    """Sign root and targets for another year; the hub may run meanwhile."""
+    from cloud_hub.bootstrap import open_publisher
+    from cloud_hub.config import HubConfig
+    from cloud_hub.store.words import spoken
     from cloud_hub.trust import ceremony
 
-    publisher, _ = _publisher(directory)
-    roles = ceremony.renew(publisher.transactions, offline_keys, _passphrase(passphrase_file))
+    with spoken():
+        transactions = open_publisher(HubConfig.load(directory)).transactions
+        roles = ceremony.renew(transactions, offline_keys, _passphrase(passphrase_file))
     _tell({"renewed": list(roles)}, f"signed anew: {', '.join(roles)}", as_json)
 
 
@@ -114,81 +139,19 @@ def rotate(
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
-    """Replace one key; restart the hub and its workers afterwards."""
-    from cloud_hub.trust import ceremony
-
-    publisher, config = _publisher(directory)
-    key_id = ceremony.rotate(publisher.transactions, key, config.keys_dir, offline_keys, _passphrase(passphrase_file))
-    text = f"key {key} is now {key_id}; restart `cloud-hub serve` and every worker"
-    _tell({"key": key, "key_id": key_id}, text, as_json)
-
-
-def check_safe(config: Any) -> None:
-    """Raise ForbiddenError when offline keys lie in the hub's directory, or the network is not loopback without TLS."""
-    from cloud_hub.bootstrap import offline_keys_inside
-    from cloud_hub.config import is_loopback
-
-    found = offline_keys_inside(config.directory)
-    if found is not None:
-        raise ForbiddenError(
-            f"an offline key lies in the hub's directory: {found}", subject=str(found), hint="move it to another disk"
-        )
-    if not config.tls and not is_loopback(config.host):
-        raise ForbiddenError(
-            f"{config.host} is not loopback, and TLS is off",
-            subject=config.host,
-            hint="drop --no-tls, or use 127.0.0.1",
-        )
-    broker = config.broker.resolved()
-    if broker.kind != "external" and not broker.tls and not is_loopback(broker.host):
-        raise ForbiddenError(
-            f"the broker's address {broker.host} is not loopback, and its TLS is off",
-            subject=broker.host,
-            hint="install Mosquitto (apt-get install mosquitto), or set broker.tls",
-        )
-
-
-def run_server(config: Any, log_level: str) -> None:
-    """Migrate, open the hub and serve until SIGTERM or SIGINT."""
-    import uvicorn
-
-    from cloud_hub.app import all_services, create_app
-    from cloud_hub.bootstrap import open_hub
-    from cloud_hub.identity.own import renew_own
-    from cloud_hub.store.engine import make_engine
-    from cloud_hub.store.migrate import upgrade
-
-    for name in renew_own(config, time.time()):
-        logging.getLogger(__name__).info("renewed the hub's own certificate %s", name)
-    engine = make_engine(config.database_url)
-    upgrade(engine)
-    engine.dispose()
-    hub = open_hub(config)
-    certificates: dict[str, Any] = {}
-    if config.tls:
-        certificates = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)}
-    typer.echo(f"hub at {config.url} (dashboard: {config.url}/)")
-    # uvicorn stops gracefully and then raises the signal again, which would end us with its number, not 0
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
-    uvicorn.run(
-        create_app(hub, all_services(hub)),
-        host=config.host,
-        port=config.port,
-        log_level=log_level,
-        access_log=log_level == "debug",
-        timeout_graceful_shutdown=10,
-        server_header=False,
-        **certificates,
-    )
-    hub.engine.dispose()
-
-
-def _publisher(directory: Path) -> tuple[Any, Any]:
+    """Replace one key of a hub that is stopped: one that runs would go on signing with the old one, in vain."""
     from cloud_hub.bootstrap import open_publisher
     from cloud_hub.config import HubConfig
+    from cloud_hub.lock import only_one
+    from cloud_hub.store.words import spoken
+    from cloud_hub.trust import ceremony
 
     config = HubConfig.load(directory)
-    return open_publisher(config), config
+    with only_one(config.directory, "keys rotate"), spoken():
+        transactions = open_publisher(config).transactions
+        key_id = ceremony.rotate(transactions, key, config.keys_dir, offline_keys, _passphrase(passphrase_file))
+    text = f"key {key} is now {key_id}; start `cloud-hub serve` again, and every worker"
+    _tell({"key": key, "key_id": key_id}, text, as_json)
 
 
 def _passphrase(file: Path | None, *, ask: bool = False) -> bytes:
@@ -256,10 +219,23 @@ def main() -> None:
     try:
         app()
     except (HubError, ProtocolError) as error:
-        typer.echo(f"error: {error}", err=True)
-        if error.hint:
-            typer.echo(f"try: {error.hint}", err=True)
+        _complain(str(error), error.hint)
         sys.exit(error.exit_code if isinstance(error, HubError) else 1)
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        what = error.strerror or str(error) or type(error).__name__
+        hint = "is the disk there, mounted for writing, and not full? choose another place if not"
+        _complain(
+            f"{error.filename}: {what}" if error.filename else what,
+            "run the command as a user who may write there, or choose another place" if denied else hint,
+        )
+        sys.exit(ForbiddenError.exit_code if denied else HubError.exit_code)
+
+
+def _complain(text: str, hint: str) -> None:
+    typer.echo(f"error: {text}", err=True)
+    if hint:
+        typer.echo(f"try: {hint}", err=True)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
     broker = hub.config.broker.resolved()
     with contextlib.ExitStack() as stack:
         check: Callable[[], None] = _nothing
-        address = Address(host=broker.host, port=broker.port, client_id=HUB_IDENTITY)
+        listener, (host, port) = hub.config.addresses.broker, hub.config.addresses.broker_connect
+        address = Address(host=host, port=port, client_id=HUB_IDENTITY)
         if broker.kind == "mosquitto":
             from cloud_hub.broker.mosquitto import Mosquitto
 
@@ -53,10 +54,9 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
             from cloud_hub.broker.embedded import Embedded
 
             password = secrets.token_urlsafe(24)
-            stack.enter_context(Embedded(broker.host, broker.port, broker.prefix, _login(hub, password)))
-            address = Address(
-                host=broker.host, port=broker.port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password
-            )
+            assert listener is not None  # the embedded broker is ours
+            stack.enter_context(Embedded(listener.host, listener.port, broker.prefix, _login(hub, password)))
+            address = Address(host=host, port=port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password)
         else:
             address = _external(hub, address)
         link = stack.enter_context(Link(address, broker.prefix, arrived))

@@ -23,7 +23,7 @@ from amqtt.mqtt.connect import ConnectPacket
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
-from cloud_hub.config import LOOPBACK
+from cloud_hub.addresses import is_loopback
 from cloud_hub.errors import ForbiddenError, UnreachableError
 from cloud_hub.identity.ca import HUB_IDENTITY
 from fleet.protocol import topics
@@ -125,7 +125,7 @@ class Embedded:
     """A context manager that runs the broker in a thread with an event loop of its own."""
 
     def __init__(self, host: str, port: int, prefix: str, check: Check) -> None:
-        if host not in LOOPBACK:
+        if not is_loopback(host):
             raise ForbiddenError(
                 "the embedded broker is for loopback only",
                 subject=host,

@@ -9,25 +9,22 @@ within seconds, because a changed list restarts the broker: devices reconnect an
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
+from cloud_hub.addresses import reachable
+from cloud_hub.broker.leftover import CONFIGURATION, STOP_S, end_leftover, remember
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import UnreachableError
 from cloud_hub.identity.ca import HUB_IDENTITY, Authority
 
 log = logging.getLogger(__name__)
 START_S = 10.0
-STOP_S = 5.0
-PID_FILE = "mosquitto.pid"
 RENEW_S = 15 * 86_400.0  # a revocation list holds for 30 days
 MESSAGE_LIMIT = 128 << 10  # bytes; the protocol's own limits are half of it
 
@@ -38,6 +35,9 @@ class Mosquitto:
     def __init__(self, config: HubConfig, authority: Authority, revoked: Sequence[str], now: float) -> None:
         self._config = config
         self._broker = config.broker.resolved()
+        listener = config.addresses.broker
+        assert listener is not None  # whoever starts a broker listens
+        self._listener, self._local = listener, (reachable(listener.host), listener.port)
         self._authority = authority
         self._folder = config.directory / "broker"
         self._child: subprocess.Popen[bytes] | None = None
@@ -81,38 +81,14 @@ class Mosquitto:
         (self._folder / "revoked.pem").write_bytes(listed)
         (self._folder / "acl").write_text(access_list(self._broker.prefix))
         (self._folder / "acl").chmod(0o600)
-        (self._folder / "mosquitto.conf").write_text(self._configuration())
-        self._end_orphan()
+        (self._folder / CONFIGURATION).write_text(self._configuration())
+        end_leftover(self._folder)
         with (self._folder / "mosquitto.log").open("ab") as output:
             self._child = subprocess.Popen(
-                [binary, "-c", str(self._folder / "mosquitto.conf")], stdout=output, stderr=output
+                [binary, "-c", str(self._folder / CONFIGURATION)], stdout=output, stderr=output
             )
-        (self._folder / PID_FILE).write_text(str(self._child.pid))
+        remember(self._folder, self._child.pid)
         self._wait()
-
-    def _end_orphan(self) -> None:
-        """End the Mosquitto of a hub that was killed: it still listens, with an old revocation list."""
-        try:
-            pid = int((self._folder / PID_FILE).read_text())
-        except (OSError, ValueError):
-            return
-        until = time.monotonic() + STOP_S
-        with contextlib.suppress(ProcessLookupError):
-            if self._is_ours(pid):
-                log.warning("ending the mosquitto that an earlier hub left behind (process %d)", pid)
-                os.kill(pid, signal.SIGTERM)
-            while self._is_ours(pid):
-                if time.monotonic() > until:
-                    os.kill(pid, signal.SIGKILL)
-                time.sleep(0.05)
-
-    def _is_ours(self, pid: int) -> bool:
-        """Whether that process runs our configuration; the number may belong to somebody else by now."""
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return False
-        return os.fsencode(self._folder / "mosquitto.conf") in words
 
     def _stop(self) -> None:
         child, self._child = self._child, None
@@ -130,7 +106,7 @@ class Mosquitto:
         while time.monotonic() < until:
             self.check()
             try:
-                socket.create_connection((self._broker.host, self._broker.port), 0.2).close()
+                socket.create_connection(self._local, 0.2).close()
                 return
             except OSError:
                 time.sleep(0.05)
@@ -145,7 +121,7 @@ class Mosquitto:
         config, folder = self._config, self._folder
         return "\n".join(
             [
-                f"listener {self._broker.port} {self._broker.host}",
+                f"listener {self._listener.port} {self._listener.host}".rstrip(),
                 f"cafile {config.ca_file}",
                 f"certfile {config.server_certificate}",
                 f"keyfile {config.server_key}",

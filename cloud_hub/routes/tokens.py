@@ -66,7 +66,11 @@ def _create(hub: Hub, wanted: NewToken, caller: Caller) -> dict[str, Any]:
             pin=pin,
         )
         hub.audit(session, caller.actor, "token.create", row.id, {"kind": row.kind, "note": row.note})
-        return {**shown(row), "token": text}
+    answer = {**shown(row), "token": text}
+    if wanted.kind == "claim":  # what its receiver needs, and what may keep a device from coming online
+        addresses = hub.config.addresses
+        answer |= {"hub": addresses.http_advertise, "warnings": list(addresses.remarks)}
+    return answer
 
 
 @router.delete("/{token_id}")

@@ -23,6 +23,8 @@ from fleet.protocol.messages import CommandKeys, Signed
 
 OFFLINE = ("root", "targets")
 ONLINE = ("release", "rollout", "snapshot", "timestamp")
+TOKEN_SECRET, SECRET_BYTES = "token-secret", 32
+_RESTORE = "restore {} from a backup of the hub's directory"
 KEY_OF_ROLE = {
     "root": "root",
     "targets": "targets",
@@ -125,9 +127,42 @@ def load_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
     return key
 
 
+def read_secret(directory: Path) -> bytes:
+    """What devices' tokens are signed with and their group names are made of.
+
+    Raises:
+        NotFoundError: it is missing. InvalidError: it is cut short: tokens under it could be forged.
+    """
+    secret = read_held(directory, TOKEN_SECRET)
+    if len(secret) != SECRET_BYTES:
+        why = f"{directory / TOKEN_SECRET} has {len(secret)} bytes and should have {SECRET_BYTES}"
+        raise InvalidError(why, subject=TOKEN_SECRET, hint=_RESTORE.format(directory))
+    return secret
+
+
+def read_held(directory: Path, name: str) -> bytes:
+    """A file that lies in DIR/keys of every hub; NotFoundError when it is missing."""
+    try:
+        return (directory / name).read_bytes()
+    except FileNotFoundError:
+        why = f"{directory / name} is missing; without it this is not the hub that devices and operators know"
+        raise NotFoundError(why, subject=name, hint=_RESTORE.format(directory)) from None
+
+
+def load_held(directory: Path, name: str) -> Ed25519PrivateKey:
+    """A key that lies in DIR/keys of every hub.
+
+    Raises:
+        NotFoundError: it is missing. ForbiddenError, InvalidError: it is damaged.
+    """
+    read_held(directory, f"{name}.pem")
+    return load_key(directory / f"{name}.pem")
+
+
 def load_online(directory: Path) -> dict[str, Ed25519PrivateKey]:
-    """The keys in DIR/keys by name; `release` is absent when it is held elsewhere."""
-    return {name: load_key(directory / f"{name}.pem") for name in ONLINE if (directory / f"{name}.pem").exists()}
+    """The keys in DIR/keys by name; `release` is absent when it is held elsewhere. NotFoundError: another is."""
+    elsewhere = "release" if not (directory / "release.pem").exists() else ""
+    return {name: load_held(directory, name) for name in ONLINE if name != elsewhere}
 
 
 def signers_by_role(keys: Mapping[str, Ed25519PrivateKey]) -> dict[str, CryptoSigner]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fleet.cli import output
 from fleet.cli.output import print_document, print_items
 from fleet.cli.session import JsonFlag, client_of, parse_pairs, parse_seconds
 
@@ -66,6 +67,10 @@ def create(
         expires_in_s=parse_seconds(expires) if expires else None,
     )
     print_document(document, [("id", "id"), ("token", "token"), ("expires", "expires_at")], json=json)
+    for warning in document.get("warnings") or ():
+        output.note(f"warning: {warning}")
+    if document.get("hub"):
+        output.note(f"next, on the device: edge-agent enroll {document['hub']} --token TOKEN --dir DIR")
 
 
 @app.command("list")

@@ -18,7 +18,7 @@ def write(directory: Path, text: str) -> Path:
 def test_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, 'port = 1\nhost = "::1"\n[broker]\nport = 2\nhost = "localhost"\n')
     config = HubConfig.load(tmp_path)
-    assert (config.port, config.broker.port, config.url) == (1, 2, "https://[::1]:1")
+    assert (config.port, config.broker.port, config.addresses.http_connect) == (1, 2, "https://[::1]:1")
     monkeypatch.setenv("EDGELOOP_HUB_PORT", "3")
     monkeypatch.setenv("EDGELOOP_HUB_BROKER__PORT", "4")
     config = HubConfig.load(tmp_path)
@@ -70,3 +70,6 @@ def test_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for wrong in (file, tmp_path / "none"):
         with pytest.raises(InvalidError):
             read_passphrase(wrong)
+    file.write_bytes(b"\xff\xfes\x00e\x00")
+    with pytest.raises(InvalidError, match="is not text"):
+        read_passphrase(file)

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlmodel import select
 
 from cloud_hub.broker.choose import revoked_serials
-from cloud_hub.identity.own import renew_own
+from cloud_hub.config import HubConfig
+from cloud_hub.identity.own import renew_own, valid_for
 from cloud_hub.identity.renewal import MOST
 from cloud_hub.store.tables import AuditEntry, CertificateRow, Device
 from fleet.protocol.messages import DeviceMe, EnrollRequest, EnrollResponse, RenewRequest, RenewResponse, TokenRequest
@@ -205,3 +206,15 @@ def test_the_hub_renews_its_own_certificates_after_half_of_their_life(hub):
         assert found.public_key() == old.public_key() == private.public_key()
         assert [e.value for e in found.extensions] == [e.value for e in old.extensions]
     assert renew_own(config, hub.clock() + 1001 * DAY) == ()
+
+
+def test_the_hub_renews_its_certificate_for_an_address_that_it_gets(hub):
+    config = hub.hub.config
+    named = HubConfig.load(config.directory, host="0.0.0.0", hostnames=("hub.example", "192.0.2.7"))
+    assert renew_own(named, hub.clock()) == (config.server_certificate.name,)
+    certificate = x509.load_pem_x509_certificate(config.server_certificate.read_bytes())
+    assert valid_for(certificate) == {"hub.example", "192.0.2.7", "localhost", "127.0.0.1", "::1"}
+    assert renew_own(named, hub.clock()) == ()
+    assert renew_own(config, hub.clock()) == ()  # more names than are needed do no harm
+    elsewhere = HubConfig.load(config.directory, host="192.0.2.8")
+    assert renew_own(elsewhere, hub.clock()) == (config.server_certificate.name,)

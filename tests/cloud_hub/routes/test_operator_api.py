@@ -136,6 +136,18 @@ def test_changing_a_device(hub: HubFixture) -> None:
     assert http.patch(url, json={"channel": "beta"}, headers=auth).json()["channel"] == "beta"
 
 
+def test_a_claim_token_says_where_it_leads_and_who_cannot_get_there(hub: HubFixture, tmp_path: Path) -> None:
+    made = hub.client.post("/api/v1/tokens", json={"kind": "claim", "channel": "stable"}, headers=hub.auth()).json()
+    assert made["hub"] == "https://127.0.0.1:8080"
+    assert any("devices on other machines cannot reach 127.0.0.1" in warning for warning in made["warnings"])
+    viewer = hub.client.post("/api/v1/tokens", json={"kind": "operator", "role": "viewer"}, headers=hub.auth()).json()
+    assert "warnings" not in viewer
+    named = make_hub(tmp_path / "named", host="0.0.0.0", hostnames=["hub.example"], broker={"kind": "mosquitto"})
+    claim = {"kind": "claim", "channel": "stable"}
+    made = named.client.post("/api/v1/tokens", json=claim, headers=named.auth()).json()
+    assert (made["hub"], made["warnings"]) == ("https://hub.example:8080", [])
+
+
 def test_tokens_are_shown_once_and_end_at_once(hub: HubFixture) -> None:
     http, auth = hub.client, hub.auth()
     made = http.post("/api/v1/tokens", json={"kind": "operator", "role": "viewer"}, headers=auth).json()

@@ -14,6 +14,15 @@ def test_a_claim_token_names_its_channel_and_labels(fleet, hub) -> None:
     ]
 
 
+def test_a_claim_token_says_where_it_leads_and_who_cannot_get_there(hub, fleet):
+    reason = "devices on other machines cannot reach 127.0.0.1 (HTTP); listen on the network (--host 0.0.0.0)"
+    made = {"id": "t1", "token": "el1.t1.s.p", "hub": "https://127.0.0.1:8080", "warnings": [reason]}
+    hub.on("POST", "/tokens", made, status=201)
+    outcome = fleet("token", "create", "--channel", "stable")
+    assert f"warning: {reason}" in outcome.err and "edge-agent enroll https://127.0.0.1:8080" in outcome.err
+    assert fleet("token", "create", "--channel", "stable", "--json").document["warnings"] == [reason]
+
+
 def test_an_application_token_has_scope_and_rate(fleet, hub) -> None:
     hub.on("POST", "/tokens", {"id": "1", "token": "el1.1.s"})
     assert fleet("token", "create", "--scope", "infer:digits", "--rate", "50/s").code == 0

@@ -1,0 +1,122 @@
+"""How `serve` begins: it looks before it touches anything, owns its directory, and takes its ports."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from cloud_hub.addresses import Addresses, is_loopback
+from cloud_hub.config import HubConfig
+from cloud_hub.errors import ForbiddenError, HubError
+
+log = logging.getLogger(__name__)
+
+
+def check_safe(config: HubConfig) -> None:
+    """Raise ForbiddenError when offline keys lie in the hub's directory, or the network is not loopback without TLS."""
+    from cloud_hub.bootstrap import offline_keys_inside
+
+    found = offline_keys_inside(config.directory)
+    if found is not None:
+        raise ForbiddenError(
+            f"an offline key lies in the hub's directory: {found}", subject=str(found), hint="move it to another disk"
+        )
+    if not config.tls and not is_loopback(config.host):
+        raise ForbiddenError(
+            f"{config.host} is not loopback, and TLS is off",
+            subject=config.host,
+            hint="drop --no-tls, or use 127.0.0.1",
+        )
+    listener, broker = config.addresses.broker, config.broker.resolved()
+    if listener is not None and not broker.tls and not is_loopback(listener.host):
+        raise ForbiddenError(
+            f"the broker's address {listener.host} is not loopback, and its TLS is off",
+            subject=listener.host,
+            hint="install Mosquitto (apt-get install mosquitto), or set broker.tls",
+        )
+
+
+@contextlib.contextmanager
+def ports(config: HubConfig) -> Iterator[list[socket.socket]]:
+    """Take the port of HTTP, and see that the broker's is free but for a leftover of our own, which is ended.
+
+    Raises:
+        ConflictError: one of them is taken; the message says by whom, as far as can be seen.
+    """
+    from cloud_hub.broker.leftover import end_leftover
+    from cloud_hub.listening import check_free, listen
+
+    addresses = config.addresses
+    end_leftover(config.directory / "broker")
+    found = listen(addresses.http, "HTTP", "--port, or `port` in hub.toml")
+    try:
+        if addresses.broker is not None:
+            check_free(addresses.broker, "the broker", "--broker-port, or `port` under [broker] in hub.toml")
+        yield found
+    finally:
+        for one in found:
+            one.close()
+
+
+def introduction(config: HubConfig) -> list[str]:
+    """What is said at the start: every address, which broker was chosen, and who cannot reach them."""
+    addresses, broker = config.addresses, config.broker.resolved()
+    what = {"mosquitto": f"mosquitto ({broker.binary()})", "embedded": "the embedded one", "external": "external"}
+    where = f"on {addresses.broker}" if addresses.broker else f"at {addresses.broker_connect}"
+    return [
+        f"hub at {addresses.http_connect} (dashboard: {addresses.http_connect}/)",
+        f"HTTP listens on {addresses.http}; devices reach it at {addresses.http_advertise}",
+        f"broker: {what[broker.kind]} {where}; devices are told {addresses.broker_advertise}",
+        *warnings(addresses),
+    ]
+
+
+def warnings(addresses: Addresses) -> list[str]:
+    """The remarks as lines for a terminal."""
+    return [f"warning: {remark}" for remark in addresses.remarks]
+
+
+def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) -> None:
+    """Migrate, open the hub and serve until SIGTERM or SIGINT. Whoever calls owns the directory (`lock.only_one`).
+
+    Raises:
+        HubError: it cannot start; the message says why.
+    """
+    import uvicorn
+
+    from cloud_hub.app import all_services, create_app
+    from cloud_hub.bootstrap import open_database, open_hub
+    from cloud_hub.identity.own import renew_own
+
+    with ports(config) as listening:
+        open_database(config)
+        for name in renew_own(config, time.time()):
+            log.info("renewed the hub's own certificate %s", name)
+        hub = open_hub(config)
+        certificates: dict[str, Any] = {}
+        if config.tls:
+            certificates = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)}
+        for line in introduction(config):
+            say(line)
+        # uvicorn stops gracefully and then raises the signal again, which would end us with its number, not 0
+        signal.signal(signal.SIGTERM, lambda number, frame: None)
+        server = uvicorn.Server(
+            uvicorn.Config(
+                create_app(hub, all_services(hub)),
+                log_level=log_level,
+                access_log=log_level == "debug",
+                timeout_graceful_shutdown=10,
+                server_header=False,
+                **certificates,
+            )
+        )
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=listening)
+        hub.engine.dispose()
+    if not server.started:
+        raise HubError("the hub did not start", hint="its log says why")
