@@ -34,6 +34,8 @@ from fleet.protocol import oip
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import MalformedError, ProtocolError
 
+__all__ = ["Answer", "LocalModel", "LocalRecord", "open_model"]
+
 log = logging.getLogger(__name__)
 
 SOCKET = "local.sock"

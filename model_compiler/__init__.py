@@ -13,5 +13,42 @@
     pack         the release directory
     errors       the exception tree
 
-Heavy packages (torch, litert_torch, ai_edge_quantizer, onnx) are imported where they are used.
+Heavy packages (torch, litert_torch, ai_edge_quantizer, onnx) are imported where they are used. From Python:
+
+    from model_compiler import CompileRequest, compile_release, make_dataset
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from model_compiler.data import Dataset, make_dataset
+    from model_compiler.errors import CompilerError
+    from model_compiler.pipeline import compile_release
+    from model_compiler.qat import finetune
+    from model_compiler.request import CompileReport, CompileRequest
+
+__all__ = ["CompileReport", "CompileRequest", "CompilerError", "Dataset", "compile_release", "finetune", "make_dataset"]
+
+_HOMES = {
+    "CompileReport": "request",
+    "CompileRequest": "request",
+    "CompilerError": "errors",
+    "Dataset": "data",
+    "compile_release": "pipeline",
+    "finetune": "qat",
+    "make_dataset": "data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of `__all__` from its home, so that a child process which needs one module loads only that one."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -116,7 +116,7 @@ def _module(
 ) -> torch.nn.Module:
     import torch
 
-    class Positional(torch.nn.Module):  # type: ignore[misc]
+    class Positional(torch.nn.Module):
         """Defined here because torch loads only when it is needed."""
 
         def __init__(self) -> None:

@@ -92,7 +92,7 @@ def finetune(
     return student.requires_grad_(False)
 
 
-class Rounding(TorchFunctionMode):  # type: ignore[misc]  # torch does not type it
+class Rounding(TorchFunctionMode):  # torch does not type it
     """While it is entered, whatever an int8 runtime would hold in 8 bits is rounded as it would be.
 
     With `watching` set nothing is rounded; the ranges are learned instead, by the place of each call in the
@@ -108,7 +108,7 @@ class Rounding(TorchFunctionMode):  # type: ignore[misc]  # torch does not type 
     def __enter__(self) -> Rounding:
         """Begin a forward pass."""
         self._call = 0
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def forget(self) -> None:
@@ -217,7 +217,7 @@ def _epochs(
     for epoch in range(1, epochs + 1):
         for rows in torch.randperm(count, generator=order).split(BATCH):
             optimizer.zero_grad()
-            lesson.step(student, rows).backward()  # type: ignore[no-untyped-call]
+            lesson.step(student, rows).backward()
             optimizer.step()
             schedule.step()
         yield epoch, lesson.rounded_error(student)

@@ -42,7 +42,7 @@ def _load_exported(path: Path) -> torch.nn.Module:
         raise SourceError(f"{path}: no such file", subject=str(path))
     # torch.export raises many kinds for a damaged file; this is the boundary that names the file.
     try:
-        return torch.export.load(path).module()  # type: ignore[no-any-return]
+        return torch.export.load(path).module()
     except Exception as error:
         raise SourceError(f"{path}: not a torch.export program: {error}", subject=str(path)) from error
 

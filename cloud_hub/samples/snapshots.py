@@ -64,6 +64,6 @@ def load(hub: Hub, snapshot: str) -> Dataset:
     return dataset
 
 
-def _stack(inputs: list[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+def _stack(inputs: list[np.ndarray]) -> np.ndarray:
     """Samples as (n, …): a leading batch dimension of one is dropped."""
     return np.concatenate(inputs) if inputs[0].ndim > 1 and inputs[0].shape[0] == 1 else np.stack(inputs)

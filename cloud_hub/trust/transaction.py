@@ -127,7 +127,7 @@ class Transactions:
             try:
                 current, tag = self.objects.get(key)
             except NotFoundError:
-                current, tag = b"", None  # type: ignore[assignment]
+                current, tag = b"", None
             if current and (published := _version_or_zero(current)) >= version:
                 return current == body or self._body("timestamp", published) == current
             try:

@@ -73,7 +73,7 @@ class _Https(HTTPSConnection):
 
 
 class _Unpacked(urllib3.HTTPConnectionPool):
-    def urlopen(self, method: str, url: str, *arguments: Any, **options: Any) -> urllib3.BaseHTTPResponse:  # type: ignore[override]
+    def urlopen(self, method: str, url: str, *arguments: Any, **options: Any) -> urllib3.BaseHTTPResponse:
         answer = super().urlopen(method, url, *arguments, **{**options, "decode_content": False})
         packed = answer.headers.get("Content-Encoding", "identity")
         if packed.strip().lower() in ("", "identity"):

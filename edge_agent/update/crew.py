@@ -56,7 +56,7 @@ async def messages_until(child: LookChild, step: Step, stop: asyncio.Event) -> A
     iterator = aiter(child.step(step))
     try:
         while True:
-            coming: asyncio.Future[Message] = asyncio.ensure_future(anext(iterator))  # type: ignore[arg-type]
+            coming: asyncio.Future[Message] = asyncio.ensure_future(anext(iterator))
             both: set[asyncio.Future[Any]] = {coming, stopping}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():

@@ -53,9 +53,7 @@ class Application:
     def ask(self, image: np.ndarray, parameters: dict[str, object] | None = None) -> oip.InferResponse | None:
         """One request with the image as a batch of one; None when it failed."""
         tensor = oip.TensorValue(self._input, image[None].astype(np.float32))
-        body, header_length = oip.encode_request(
-            oip.InferRequest(inputs=(tensor,), parameters=dict(parameters or {}))  # type: ignore[arg-type]
-        )
+        body, header_length = oip.encode_request(oip.InferRequest(inputs=(tensor,), parameters=dict(parameters or {})))
         headers = {"Content-Type": "application/octet-stream", oip.HEADER: str(header_length)}
         self.tally.total += 1
         give_up = time.monotonic() + PATIENCE_S
