@@ -25,7 +25,6 @@ from msgspec.structs import replace
 from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel
-from edge_agent.runtimes.tensors import unfair
 from edge_agent.serving.scores import Scores, score
 from edge_agent.update.machine import Held
 from edge_agent.update.state import read_state
@@ -33,6 +32,8 @@ from edge_agent.update.store import Store
 from fleet.protocol import oip
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import MalformedError, ProtocolError
+from fleet.runtimes import InputError
+from fleet.runtimes.models import unfair
 
 __all__ = ["Answer", "LocalModel", "LocalRecord", "open_model"]
 
@@ -101,6 +102,8 @@ class LocalModel:
             try:
                 outputs = model.run(checked)
                 scores = score(release, outputs)
+            except InputError:
+                raise
             except Exception as error:
                 reason = unfair(checked, release.manifest.inputs)
                 if reason:  # the caller's mistake must not count against the release

@@ -60,8 +60,6 @@ async def infer(model: str, request: Request, hub: HubDep, version: str = "") ->
     asked = oip.decode_request(body, oip.parse_header(request.headers.get(oip.HEADER)), limit=limit)
     number, manifest, batcher = await _loaded(request).get(model, version)
     inputs = oip.check_inputs(asked.inputs, manifest.inputs)
-    if len({len(array) for array in inputs.values()}) != 1 or not len(next(iter(inputs.values()))):
-        raise InvalidError("every input needs the same number of rows, at least one", subject="inputs")
     outputs = await batcher.infer(inputs, timeout_s=_deadline(asked.parameters, hub.config.inference.deadline_s))
     broken = not_finite("output", outputs, manifest.outputs)
     if broken:

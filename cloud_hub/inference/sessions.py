@@ -1,73 +1,133 @@
-"""Loaded cloud variants: ONNX Runtime sessions made from verified bytes."""
+"""Loaded cloud variants: made from verified bytes, with tensors that are the manifest's by name."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.errors import InvalidError, NoAnswerError, NotFoundError
+from fleet import runtimes
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.manifest import Manifest
-from fleet.protocol.onnx_file import keeps_weights_elsewhere
+from fleet.protocol.manifest import Manifest, Variant
+from fleet.protocol.selftest import decode_vectors, from_array
+from fleet.runtimes.models import LoadedModel, cut, joined, shapes_of, unfair
 
-Values = Mapping[str, npt.NDArray[Any]]
+log = logging.getLogger(__name__)
+
+Values = dict[str, npt.NDArray[Any]]
 
 
 class CloudModel(Protocol):
-    """A model that answers a batch: every array is (n, …)."""
+    """A model that answers requests, each as the manifest describes it."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether requests of the same shapes, after the first dimension, may be joined by their rows."""
+        ...
 
     def run(self, inputs: Values) -> dict[str, npt.NDArray[Any]]:
-        """Answer; blocks."""
+        """Answer; blocks.
+
+        Raises:
+            ProtocolError, InvalidError: the request's fault. NoAnswerError: the model's.
+        """
         ...
 
 
-class OnnxModel:
-    """A model on ONNX Runtime; outputs carry the manifest's names, in its order."""
+class CloudVariant:
+    """A model of `fleet.runtimes`, with the hub's errors."""
 
-    def __init__(self, data: bytes, manifest: Manifest) -> None:
-        import onnxruntime
+    def __init__(self, model: LoadedModel, manifest: Manifest, *, joins: bool) -> None:
+        self._model, self._manifest, self._joins = model, manifest, joins
 
-        try:
-            elsewhere = keeps_weights_elsewhere(data)
-        except ProtocolError as error:
-            raise InvalidError(f"the cloud variant: {error}", subject="model", hint=error.hint) from error
-        if elsewhere:
-            raise InvalidError(
-                "the cloud variant keeps weights in other files", subject="model", hint="save it as one file"
-            )
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, no other
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime raises many kinds; this boundary names the model
-            raise InvalidError(f"the cloud variant does not load: {error}", subject="model") from error
-        self._inputs = [item.name for item in self._session.get_inputs()]
-        self._names = [tensor.name for tensor in manifest.inputs]
-        self._outputs = [tensor.name for tensor in manifest.outputs]
+    @property
+    def joins(self) -> bool:
+        """See CloudModel."""
+        return self._joins
 
     def run(self, inputs: Values) -> dict[str, npt.NDArray[Any]]:
         """See CloudModel."""
-        fed = {have: inputs[name] for have, name in zip(self._inputs, self._names, strict=True)}
-        found = self._session.run(None, fed)
-        return {name: np.asarray(value) for name, value in zip(self._outputs, found, strict=False)}
+        try:
+            return self._model.run(inputs)
+        except ProtocolError:
+            raise
+        except Exception as error:  # a runtime raises what it likes; this boundary says whose fault it is
+            reason = unfair(inputs, self._manifest.inputs)
+            if reason:
+                raise InvalidError(reason, subject="inputs") from error
+            raise NoAnswerError(f"the cloud variant failed: {error}", subject="model") from error
 
 
 def load_cloud(hub: Hub, manifest: Manifest) -> CloudModel:
     """The first ONNX cloud variant of a release, its bytes checked against the signed hash.
 
-    Raises NotFoundError (no such variant, or its blob is gone), InvalidError (damaged, does not load, or keeps
-    weights in other files).
+    Raises NotFoundError (no such variant, or its blob is gone), InvalidError (damaged, does not load, keeps
+    weights in other files, or has other inputs and outputs than the manifest).
     """
     variant = next((v for v in manifest.placed("cloud") if v.runtime == "onnx"), None)
     if variant is None:
         raise NotFoundError("the release has no cloud variant", subject="model", hint="compile it with --cloud")
-    data = hub.objects.get(f"blobs/{variant.blob.sha256}").data
-    if hashlib.sha256(data).hexdigest() != variant.blob.sha256:
-        raise InvalidError(f"blob {variant.blob.sha256} is damaged in the store", subject=variant.blob.sha256)
-    return OnnxModel(data, manifest)
+    data = _blob(hub, variant.blob.sha256)
+    try:
+        model = runtimes.load(runtimes.named("onnxruntime"), data, manifest.inputs, manifest.outputs, strict=True)
+    except runtimes.ModelLoadError as error:
+        raise InvalidError(f"the cloud variant does not load: {error}", subject="model", hint=error.hint) from error
+    return CloudVariant(model, manifest, joins=model.joins and _joins(hub, manifest, variant, model))
+
+
+def _blob(hub: Hub, sha256: str) -> bytes:
+    data = hub.objects.get(f"blobs/{sha256}").data
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InvalidError(f"blob {sha256} is damaged in the store", subject=sha256)
+    return data
+
+
+def _joins(hub: Hub, manifest: Manifest, variant: Variant, model: LoadedModel) -> bool:
+    """Whether two golden requests, asked together, get the answers that they get alone.
+
+    A file with a variable first dimension need not count samples there: it may be a sequence whose elements are
+    weighed against each other. Then joined requests would change each other's answers. A release whose vectors do
+    not say is taken at its word.
+    """
+    try:
+        vectors = decode_vectors(_blob(hub, manifest.selftest.blob.sha256))
+    except ProtocolError:
+        return True
+    requests = [{array.name: from_array(array) for array in vector.inputs} for vector in vectors]
+    pair = [request for request in requests if shapes_of(request) == shapes_of(requests[0])][:2]
+    if len(pair) < 2:
+        return True
+    found = same_joined(model, pair, _tolerances(manifest, variant))
+    if not found:
+        log.info("cloud variant %s: requests are not joined, they would change each other's answers", variant.name)
+    return found
+
+
+def _tolerances(manifest: Manifest, variant: Variant) -> Mapping[str, float]:
+    known = manifest.selftest.tolerance
+    keys = {out.name: (f"{variant.name}:{out.name}", variant.name, out.name) for out in manifest.outputs}
+    return {name: next((known[key] for key in tried if key in known), 1e-3) for name, tried in keys.items()}
+
+
+def same_joined(model: LoadedModel, requests: Sequence[Values], tolerance: Mapping[str, float]) -> bool:
+    """Whether requests asked as one get the answers they get alone, each output within its tolerance (absolute)."""
+    try:
+        alone = [model.run(request) for request in requests]
+        together = cut(model.run(joined(requests)), [len(next(iter(request.values()))) for request in requests])
+    except Exception as error:  # noqa: BLE001 (a runtime raises what it likes; then they are asked one by one)
+        log.info("joined requests fail: %s", error)
+        return False
+    return all(_near(one[name], other[name], limit) for one, other in zip(alone, together, strict=True)
+               for name, limit in tolerance.items())  # fmt: skip
+
+
+def _near(one: npt.NDArray[Any], other: npt.NDArray[Any], limit: float) -> bool:
+    if one.shape != other.shape or one.dtype.kind == "O":
+        return one.shape == other.shape and bool((one == other).all())
+    return bool(np.allclose(one.astype(np.float64), other.astype(np.float64), rtol=0.0, atol=limit, equal_nan=True))

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError, UnreachableError
-from edge_agent.runtimes.tensors import unfair
 from edge_agent.serving.answers import checked, classes_of
 from edge_agent.serving.cloud import CloudError
 from edge_agent.serving.endpoint import Endpoint, NotAskedError, Question
@@ -28,6 +27,8 @@ from edge_agent.watchdog import Runs
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
 from fleet.protocol.errors import MalformedError
+from fleet.runtimes import InputError
+from fleet.runtimes.models import unfair
 
 log = logging.getLogger(__name__)
 
@@ -256,6 +257,8 @@ async def _run_local(served: Served, inputs: Arrays, runs: Runs) -> tuple[Arrays
         else:
             outputs = served.run(inputs)
         scores = score(served.release, outputs)
+    except InputError as error:
+        return {}, Scores(), error
     except Exception as error:  # whatever a runtime raises is a failed run
         reason = unfair(inputs, served.release.manifest.inputs)
         if reason:

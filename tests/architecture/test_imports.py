@@ -16,10 +16,11 @@ PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
 # into any room's file formats; nothing may import the demo.
 ALLOWED = {
     "fleet.protocol": set(),
+    "fleet.runtimes": {"fleet.protocol"},
     "fleet.rollouts": {"fleet.protocol"},
-    "edge_agent": {"fleet.protocol"},
-    "model_compiler": {"fleet.protocol"},
-    "cloud_hub": {"fleet.protocol", "fleet.rollouts", "model_compiler"},
+    "edge_agent": {"fleet.protocol", "fleet.runtimes"},
+    "model_compiler": {"fleet.protocol", "fleet.runtimes"},
+    "cloud_hub": {"fleet.protocol", "fleet.runtimes", "fleet.rollouts", "model_compiler"},
     "fleet.simulator": {"fleet.protocol", "edge_agent"},
     "fleet": {"fleet.protocol", "fleet.rollouts"},
 }

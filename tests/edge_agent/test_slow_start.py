@@ -13,7 +13,7 @@ import pytest
 from edge_agent.config import load
 from edge_agent.errors import InferenceError
 from edge_agent.main import Agent
-from edge_agent.runtimes.onnx import OnnxRuntime
+from edge_agent.runtimes import Installed
 from edge_agent.standing import lines
 from edge_agent.update.machine import ModelState, Target
 from edge_agent.update.state import StateFile
@@ -27,14 +27,14 @@ SLOW = models.onnx_bytes(swap=True)  # the model whose load waits for `goes_on`
 
 @pytest.fixture
 def goes_on(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    event, load_model = threading.Event(), OnnxRuntime.load
+    event, load_model = threading.Event(), Installed.load
 
     def hangs(self, model, manifest, variant):
         if model == SLOW:
             event.wait(60)
         return load_model(self, model, manifest, variant)
 
-    monkeypatch.setattr(OnnxRuntime, "load", hangs)
+    monkeypatch.setattr(Installed, "load", hangs)
     return event
 
 

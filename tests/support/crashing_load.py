@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ctypes
 
-from edge_agent.runtimes.onnx import OnnxRuntime
+from edge_agent.runtimes import Installed
 
 HOOK = f"{__name__}:keep"
 CRASH, STICK = b"a model that ends the process", b"a model that keeps the lock"
-_load = OnnxRuntime.load
+_load = Installed.load
 
 
 def crashing(data: bytes) -> bytes:
@@ -37,4 +37,4 @@ def _crash(self, model, manifest, variant):
     return _load(self, model, manifest, variant)
 
 
-OnnxRuntime.load = _crash  # type: ignore[method-assign]
+Installed.load = _crash  # type: ignore[method-assign]

@@ -15,7 +15,8 @@ from cloud_hub.inference.batching import Batcher
 class Gated:
     """Doubles its input once `open` is set; remembers the batch sizes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, joins: bool = True) -> None:
+        self.joins = joins
         self.open, self.entered = threading.Event(), threading.Event()
         self.batches: list[int] = []
 

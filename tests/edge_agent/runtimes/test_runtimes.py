@@ -75,7 +75,7 @@ def test_a_closed_model_goes_without_a_collection(case):
     """The agent leaves what it has loaded at its start out of collections."""
     model = load(case)
     model.run({"input": models.inputs(2)})
-    session = model._session if case[0].name == "onnxruntime" else model._interpreter
+    session = model._file._session if case[0].name == "onnxruntime" else model._interpreter
     whole = [weakref.ref(model), weakref.ref(session)]
     gc.collect()
     gc.disable()

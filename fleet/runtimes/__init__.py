@@ -1,0 +1,115 @@
+"""Model files behind one port; the only code that runs a model file, for agent, hub and compiler alike.
+
+models   the port, and requests of any number of rows      tensors  names, datatypes, quantization, text
+litert   ai-edge-litert and tflite-runtime                 onnx     ONNX Runtime
+errors   what can be wrong with a file
+
+A runtime is imported and made when it is first asked for. Scheduling and batching stay with who uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+
+from fleet.protocol.manifest import Tensor
+from fleet.runtimes.errors import InputError as InputError
+from fleet.runtimes.errors import ModelLoadError as ModelLoadError
+from fleet.runtimes.errors import RuntimeMissingError as RuntimeMissingError
+from fleet.runtimes.models import LoadedModel, Options
+from fleet.runtimes.models import Runtime as Runtime
+
+
+@cache
+def _litert() -> Runtime:
+    from fleet.runtimes.litert import LiteRt
+
+    return LiteRt()
+
+
+@cache
+def _tflite() -> Runtime:
+    from fleet.runtimes.litert import TfLite
+
+    return TfLite()
+
+
+@cache
+def _onnx() -> Runtime:
+    from fleet.runtimes.onnx import OnnxRuntime
+
+    return OnnxRuntime()
+
+
+# distribution -> (importable module, kind of variant, extra that installs it, factory); best first
+RUNTIMES: dict[str, tuple[str, str, str, Callable[[], Runtime]]] = {
+    "ai-edge-litert": ("ai_edge_litert", "litert", "", _litert),
+    "tflite-runtime": ("tflite_runtime", "litert", "tflite", _tflite),
+    "onnxruntime": ("onnxruntime", "onnx", "onnx", _onnx),
+}
+
+
+def available() -> dict[str, str]:
+    """Installed runtimes and their versions, without importing any."""
+    return {name: metadata.version(name) for name, (module, *_) in RUNTIMES.items() if find_spec(module) is not None}
+
+
+def kinds() -> frozenset[str]:
+    """The kinds of variant that can be run here (`litert`, `onnx`)."""
+    return frozenset(RUNTIMES[name][1] for name in available())
+
+
+def named(name: str) -> Runtime:
+    """The runtime called `name`.
+
+    Raises:
+        RuntimeMissingError: unknown or not installed; the hint names the extra.
+    """
+    if name not in RUNTIMES:
+        raise RuntimeMissingError(f"unknown runtime {name!r}", hint=f"one of {', '.join(RUNTIMES)}")
+    module, _, extra, factory = RUNTIMES[name]
+    if find_spec(module) is None:
+        wanted = f"pip install 'edgeloop[{extra}]'" if extra else f"pip install {name}"
+        raise RuntimeMissingError(f"runtime {name} is not installed", hint=wanted)
+    return factory()
+
+
+def best(kind: str, proven: Sequence[str] = ()) -> Runtime:
+    """The best installed runtime for a kind of variant; one that the variant was proven on goes before the others.
+
+    Raises:
+        RuntimeMissingError: none is installed; the hint names the extra.
+    """
+    fitting = [name for name, entry in RUNTIMES.items() if entry[1] == kind]
+    fitting.sort(key=lambda name: bool(proven) and name not in proven)  # stable: best first
+    for name in fitting:
+        if find_spec(RUNTIMES[name][0]) is not None:
+            return named(name)
+    return named(fitting[0])
+
+
+def load(
+    runtime: Runtime,
+    data: bytes,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    *,
+    strict: bool = False,
+    options: Options = Options(),  # noqa: B008 (frozen)
+) -> LoadedModel:
+    """A model from a file's bytes.
+
+    Args:
+        inputs, outputs: the manifest's.
+        strict: the names of several inputs or outputs must be the file's; see `tensors.pair`.
+
+    Raises:
+        ModelLoadError: the runtime refuses the file, or its tensors are not the manifest's; without a runtime's name.
+    """
+    file = runtime.open(data, options)
+    try:
+        return file.model(inputs, outputs, strict=strict)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ModelLoadError(str(error)) from error

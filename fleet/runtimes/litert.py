@@ -1,0 +1,159 @@
+"""LiteRT, shared by `ai-edge-litert` and the older `tflite-runtime`.
+
+Both have the same `Interpreter`. Tensors are written through views of the interpreter's own memory
+(no copy in between); a view is dropped before `invoke`, which refuses to run while one is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import Tensor
+from fleet.protocol.tensors import datatype_of
+from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
+from fleet.runtimes.models import Arrays, Batches, Options, batch_size, check_rows
+from fleet.runtimes.tensors import FileTensor, into_file, out_of_file, pair, quantize
+
+Shape = tuple[int, ...]
+
+
+class LiteRt:
+    """`ai-edge-litert`, the default runtime."""
+
+    name = "ai-edge-litert"
+    kind = "litert"
+
+    def __init__(self) -> None:
+        self.version = metadata.version(self.name)
+        self._interpreter = self._load_class()
+
+    def _load_class(self) -> Any:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter
+
+    def open(self, data: bytes, options: Options = Options()) -> LiteRtFile:  # noqa: B008 (frozen)
+        """An interpreter of a flatbuffer in memory; raises ModelLoadError when the runtime refuses it."""
+        try:
+            return LiteRtFile(self._interpreter(model_content=data, num_threads=options.threads))
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ModelLoadError(str(error)) from error
+
+
+class TfLite(LiteRt):
+    """`tflite-runtime` 2.14, for systems that LiteRT has no wheel for; slower on int8."""
+
+    name = "tflite-runtime"
+
+    def _load_class(self) -> Any:
+        try:
+            from tflite_runtime.interpreter import Interpreter
+        except ImportError as error:
+            raise RuntimeMissingError(
+                "tflite-runtime cannot be imported", hint="pip install 'edgeloop[tflite]' (Python 3.11 only)"
+            ) from error
+        return Interpreter
+
+
+class LiteRtFile:
+    """An interpreter and its tensors."""
+
+    def __init__(self, interpreter: Any) -> None:
+        interpreter.allocate_tensors()
+        self.interpreter = interpreter
+        self.inputs = tuple(_tensor(detail) for detail in interpreter.get_input_details())
+        self.outputs = tuple(_tensor(detail) for detail in interpreter.get_output_details())
+        self.allocated = {int(d["index"]): _shape(d["shape"]) for d in interpreter.get_input_details()}
+
+    def model(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False) -> LiteRtModel:
+        """See `ModelFile`."""
+        return LiteRtModel(self, inputs, outputs, strict=strict)
+
+
+class LiteRtModel(Batches):
+    """One loaded model; calls are serialized by a lock, since an interpreter is one set of tensors."""
+
+    def __init__(self, file: LiteRtFile, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool) -> None:
+        super().__init__(
+            pair(inputs, file.inputs, kind="input", strict=strict),
+            pair(outputs, file.outputs, kind="output", strict=strict),
+        )
+        for port in (*self._inputs, *self._outputs):
+            if port.dtype.kind == "O":
+                raise ValueError(f"tensor {port.name!r} holds text, which LiteRT files cannot be asked here")
+        self._interpreter = file.interpreter
+        self._allocated = {port.name: file.allocated[port.file.index] for port in self._inputs}
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """See `LoadedModel`."""
+        with self._lock:
+            return self._answer(inputs)
+
+    def close(self) -> None:
+        """See `LoadedModel`."""
+        with self._lock:
+            self._interpreter = None
+
+    def _once(self, inputs: Arrays) -> Arrays:
+        for name, shape in self._allocated.items():
+            if inputs[name].shape != shape:
+                self._resize(inputs)
+                break
+        interpreter = self._interpreter
+        for port in self._inputs:
+            values = inputs[port.name]
+            if port.scale:
+                quantize(values, port, interpreter.tensor(port.file.index)())
+            else:
+                interpreter.tensor(port.file.index)()[...] = into_file(values, port)
+        interpreter.invoke()
+        return {port.name: out_of_file(interpreter.get_tensor(port.file.index), port) for port in self._outputs}
+
+    def _resize(self, inputs: Arrays) -> None:
+        """Make room for these shapes, where the file leaves them open; what was there before stays after a refusal."""
+        for port in self._inputs:
+            have, open_ = inputs[port.name].shape, port.file.shape or ()
+            if len(have) != len(open_) or any(size not in (-1, new) for size, new in zip(open_, have, strict=True)):
+                raise ValueError(f"input {port.name!r} has shape {list(have)}, this model file takes {list(open_)}")
+        if self._batched:
+            check_rows(batch_size(inputs, self._batched))
+        before = self._allocated
+        try:
+            self._allocate({port.name: inputs[port.name].shape for port in self._inputs})
+        except (ValueError, RuntimeError):
+            self._allocate(before)
+            raise
+
+    def _allocate(self, shapes: dict[str, Shape]) -> None:
+        for port in self._inputs:
+            self._interpreter.resize_tensor_input(port.file.index, shapes[port.name], strict=True)
+        self._interpreter.allocate_tensors()
+        self._allocated = shapes
+
+
+def _tensor(detail: dict[str, Any]) -> FileTensor:
+    signature = detail.get("shape_signature", ())
+    scale, zero = detail["quantization"]
+    try:
+        datatype = datatype_of(np.empty(0, detail["dtype"]))
+    except (ProtocolError, TypeError):
+        datatype = ""
+    return FileTensor(
+        name=str(detail["name"]),
+        datatype=datatype,
+        shape=_shape(signature if len(signature) else detail["shape"]),
+        index=int(detail["index"]),
+        scale=float(scale),
+        zero_point=int(zero),
+    )
+
+
+def _shape(values: Any) -> Shape:
+    return tuple(int(size) for size in values)

@@ -1,0 +1,167 @@
+"""What can be done with a model file once its tensors are paired: requests of any number of rows, on any file.
+
+A file takes a variable batch, or exactly so many rows. One that takes a single row is asked row by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from msgspec import Struct
+
+from fleet.protocol.manifest import Tensor
+from fleet.protocol.tensors import AnyArray
+from fleet.runtimes.tensors import FileTensor, Port
+
+MAX_BATCH = 1024  # rows; bounds the memory and the time that one request may take
+
+Arrays = dict[str, AnyArray]
+
+
+class Options(Struct, frozen=True, kw_only=True):
+    """How a model runs. `threads`: of one call; an edge device's cores belong to its applications."""
+
+    threads: int = 1
+
+
+class LoadedModel(Protocol):
+    """A model in memory. Arrays are as the manifest says, outputs are the caller's own."""
+
+    @property
+    def joins(self) -> bool:
+        """Whether requests may be joined into one by their rows, and the answer cut apart again."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Answer one request.
+
+        Raises:
+            InputError: values that the model's datatypes cannot hold.
+            ValueError: a shape that the model cannot take. RuntimeError: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Give the memory back; the model must not be used afterwards."""
+
+
+class ModelFile(Protocol):
+    """A file that a runtime has taken, with its tensors as the runtime gives them."""
+
+    inputs: tuple[FileTensor, ...]
+    outputs: tuple[FileTensor, ...]
+
+    def model(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False) -> LoadedModel:
+        """The file as a model with these inputs and outputs, once; raises ValueError when they are not the file's."""
+
+
+class Runtime(Protocol):
+    """A model runtime, named by its distribution; `kind` is what variants call it."""
+
+    name: str
+    kind: str
+    version: str
+
+    def open(self, data: bytes, options: Options = ...) -> ModelFile:
+        """Take a file from memory; raises ModelLoadError."""
+
+
+class Batches:
+    """How many rows a request has, and what the file makes of them; `_once` of a subclass is one call of the file."""
+
+    def __init__(self, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._batched = tuple(port.name for port in inputs if _leads(port))
+        fixed = {port.file.shape[0] for port in inputs if _leads(port) and port.file.shape and port.file.shape[0] != -1}
+        if len(fixed) > 1:
+            raise ValueError(f"its inputs take different numbers of rows: {sorted(fixed)}")
+        self._fixed = fixed.pop() if fixed else None
+
+    @property
+    def joins(self) -> bool:
+        """Every input and output counts the same rows first, and the file takes any number of them."""
+        ports = (*self._inputs, *self._outputs)
+        variable = all(_leads(port) and port.file.shape is not None and port.file.shape[:1] == (-1,) for port in ports)
+        return variable and len({port.file.axis for port in self._inputs}) == 1
+
+    def _answer(self, inputs: Arrays) -> Arrays:
+        if self._fixed is None:
+            return self._once(inputs)
+        rows = batch_size(inputs, self._batched)
+        return self._once(inputs) if rows == self._fixed else self._row_by_row(inputs, rows)
+
+    def _once(self, inputs: Arrays) -> Arrays:
+        raise AssertionError("a subclass answers")
+
+    def _row_by_row(self, inputs: Arrays, rows: int) -> Arrays:
+        if self._fixed != 1:
+            raise ValueError(f"a batch of {rows} rows; this model file takes exactly {self._fixed}")
+        check_rows(rows)
+        whole = [port.name for port in self._outputs if not _leads(port)]
+        if whole:
+            raise ValueError(f"a batch of {rows} rows; output {whole[0]!r} has no batch, so this model takes one row")
+        one = dict(inputs)
+        answers = []
+        for row in range(rows):
+            one.update({name: inputs[name][row : row + 1] for name in self._batched})
+            answers.append(self._once(one))
+        return {port.name: np.concatenate([answer[port.name] for answer in answers]) for port in self._outputs}
+
+
+def _leads(port: Port) -> bool:
+    return port.spec.shape[:1] == (-1,)
+
+
+def check_rows(rows: int) -> None:
+    """Raise ValueError unless a model must take a batch of so many rows."""
+    if not 1 <= rows <= MAX_BATCH:
+        raise ValueError(f"a batch of {rows} rows; a model takes 1 to {MAX_BATCH}")
+
+
+def batch_size(inputs: Arrays, names: Sequence[str]) -> int:
+    """The rows of a request, which all of these inputs share (1 without any); ValueError when they differ."""
+    sizes = {inputs[name].shape[0] for name in names}
+    if len(sizes) > 1:
+        raise ValueError(f"the inputs disagree about the batch: {sorted(sizes)}")
+    return sizes.pop() if sizes else 1
+
+
+def unfair(inputs: Arrays, specs: Sequence[Tensor]) -> str:
+    """Why a run that failed on `inputs` says nothing about the model: what no model needs to take. Else empty.
+
+    Where the manifest leaves the batch open: no rows, more than MAX_BATCH, or inputs that disagree about them.
+    """
+    try:
+        names = [spec.name for spec in specs if spec.shape[:1] == (-1,)]
+        if names:
+            check_rows(batch_size(inputs, names))
+    except ValueError as error:
+        return str(error)
+    empty = sorted(name for name, array in inputs.items() if not array.size)
+    return f"input {empty[0]!r} is empty" if empty else ""
+
+
+def joined(requests: Sequence[Arrays]) -> Arrays:
+    """Several requests as one, row after row; they must have the same shapes after the first dimension."""
+    return {name: np.concatenate([request[name] for request in requests]) for name in requests[0]}
+
+
+def cut(outputs: Arrays, rows: Sequence[int]) -> list[Arrays]:
+    """The answer to joined requests of so many rows each, cut apart.
+
+    Raises:
+        ValueError: an output does not have as many rows as the requests together: the model cannot be joined.
+    """
+    wrong = [name for name, array in outputs.items() if array.ndim == 0 or len(array) != sum(rows)]
+    if wrong:
+        raise ValueError(f"output {wrong[0]!r} has shape {list(outputs[wrong[0]].shape)} for {sum(rows)} rows")
+    ends = np.cumsum(rows)
+    return [
+        {name: array[end - count : end] for name, array in outputs.items()}
+        for end, count in zip(ends.tolist(), rows, strict=True)
+    ]
+
+
+def shapes_of(inputs: Arrays) -> dict[str, tuple[Any, ...]]:
+    """What requests must share to be joined."""
+    return {name: array.shape[1:] for name, array in inputs.items()}

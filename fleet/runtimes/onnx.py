@@ -1,0 +1,125 @@
+"""ONNX Runtime: sessions from bytes only, and from no file that these name.
+
+A model with external data is refused before the runtime sees it: ONNX Runtime 1.32 refuses other folders, absolute
+paths and symbolic links, but loads a file (or hard link) in the working folder even when the model comes from memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import Tensor
+from fleet.protocol.onnx_file import keeps_weights_elsewhere
+from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
+from fleet.runtimes.models import Arrays, Batches, Options
+from fleet.runtimes.tensors import FileTensor, into_file, out_of_file, pair
+
+_DATATYPES = {
+    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
+    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float": "FP32", "double": "FP64",
+    "string": "BYTES",
+}  # fmt: skip
+
+
+class OnnxRuntime:
+    """`onnxruntime` on the CPU."""
+
+    name = "onnxruntime"
+    kind = "onnx"
+
+    def __init__(self) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RuntimeMissingError("onnxruntime cannot be imported", hint="pip install 'edgeloop[onnx]'") from error
+        self._ort: Any = onnxruntime
+        self.version = str(onnxruntime.__version__)
+
+    def open(self, data: bytes, options: Options = Options()) -> OnnxFile:  # noqa: B008 (frozen)
+        """A session from memory.
+
+        Raises:
+            ModelLoadError: the runtime refuses the bytes, or tensors lie in other files.
+        """
+        try:
+            elsewhere = keeps_weights_elsewhere(data)
+        except ProtocolError as error:
+            raise ModelLoadError(str(error), hint=error.hint) from error
+        if elsewhere:
+            raise ModelLoadError("it keeps weights in other files", hint="save it as one file")
+        settings = self._ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 3
+        # What was checked is what is loaded: not ONNX Runtime's own format, which it would recognise by four bytes.
+        settings.add_session_config_entry("session.load_model_format", "ONNX")
+        # ONNX Runtime's errors share no public base class; this is the boundary that translates them.
+        try:
+            return OnnxFile(self._ort.InferenceSession(data, settings, providers=["CPUExecutionProvider"]))
+        except Exception as error:
+            raise ModelLoadError(str(error)) from error
+
+
+class OnnxFile:
+    """A session and its tensors."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs = tuple(_tensor(value, place) for place, value in enumerate(session.get_inputs()))
+        self.outputs = tuple(_tensor(value, place) for place, value in enumerate(session.get_outputs()))
+
+    def model(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False) -> OnnxModel:
+        """See `ModelFile`."""
+        return OnnxModel(self, inputs, outputs, strict=strict)
+
+    def run(self, names: list[str], feed: Arrays) -> list[Any]:
+        """One call of the session; raises ValueError or RuntimeError."""
+        try:
+            found: list[Any] = self._session.run(names, feed)
+        except (ValueError, RuntimeError):
+            raise
+        except Exception as error:  # no common base class, see `open`
+            raise RuntimeError(f"onnxruntime failed: {error}") from error
+        return found
+
+    def close(self) -> None:
+        """Give the session's memory back."""
+        self._session = None
+
+
+class OnnxModel(Batches):
+    """One session; `run` may be called from several threads."""
+
+    def __init__(self, file: OnnxFile, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool) -> None:
+        super().__init__(
+            pair(inputs, file.inputs, kind="input", strict=strict),
+            pair(outputs, file.outputs, kind="output", strict=strict),
+        )
+        self._file = file
+        self._asked = [port.file.name for port in self._outputs]
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """See `LoadedModel`."""
+        return self._answer(inputs)
+
+    def close(self) -> None:
+        """See `LoadedModel`."""
+        self._file.close()
+
+    def _once(self, inputs: Arrays) -> Arrays:
+        feed = {port.file.name: into_file(inputs[port.name], port) for port in self._inputs}
+        values = self._file.run(self._asked, feed)
+        found = zip(self._outputs, values, strict=True)
+        return {port.name: out_of_file(np.asarray(value), port) for port, value in found}
+
+
+def _tensor(value: Any, place: int) -> FileTensor:
+    kind = str(value.type)
+    datatype = _DATATYPES.get(kind.removeprefix("tensor(").removesuffix(")"), "") if kind.startswith("tensor(") else ""
+    shape = None if value.shape is None else tuple(size if isinstance(size, int) else -1 for size in value.shape)
+    axis = value.shape[0] if value.shape and isinstance(value.shape[0], str) else ""
+    return FileTensor(name=str(value.name), datatype=datatype, shape=shape, index=place, axis=axis)
