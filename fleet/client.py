@@ -57,6 +57,10 @@ class Client:
         """One device with its models."""
         return self._json("GET", _path("devices", device))
 
+    def set_aside(self, device: str) -> list[Document]:
+        """The messages of a device that the hub could not take, with their reasons, newest first."""
+        return list(self._items(_path("devices", device, "set-aside")))
+
     def change_device(self, device: str, **changes: Any) -> Document:
         """Change labels, pins (null removes an entry, others stay) or the channel."""
         return self._json("PATCH", _path("devices", device), _given(changes))

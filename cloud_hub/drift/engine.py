@@ -11,6 +11,7 @@ model's; a retrained one makes a new baseline from the windows that began after 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from cloud_hub.engines import Engine
 from cloud_hub.services import Service
 from cloud_hub.store.tables import Alarm, ChannelRow, DriftMonitor, Model, Release, WindowRow
 from fleet.protocol.channel import decode_channel
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.messages import SketchData
 
@@ -89,7 +91,7 @@ class DriftEngine(Engine):
                     _collect(monitor, row)
                 if len(monitor.document["rows"]) >= policy.baseline_windows:
                     assert manifest.sketch is not None
-                    _freeze(session, monitor, manifest.sketch.margin)
+                    _freeze(session, monitor, manifest.sketch.margin, policy.baseline_windows)
             elif monitor.state == "watching" and (alarm := self._watch(session, monitor, row, policy)) is not None:
                 monitor.last_window = row.id or 0
                 return alarm
@@ -98,7 +100,11 @@ class DriftEngine(Engine):
 
     def _watch(self, session: Session, monitor: DriftMonitor, row: WindowRow, policy: DriftPolicy) -> Alarm | None:
         watch = msgspec.convert(monitor.document["watch"], Watch)
-        after, result = detector.bet(watch.baseline, watch.detector, _window(row))
+        try:
+            after, result = detector.bet(watch.baseline, watch.detector, _window(row))
+        except MalformedError as error:  # one device's window must not end the watch over the others
+            log.warning("a window of %s on %s is left out: %s", row.model, row.device_id, error)
+            return None
         watch = msgspec.structs.replace(
             watch, detector=after, recent=(*watch.recent, result)[-20:], seen=(*watch.seen, summarize([row]))[-20:]
         )
@@ -168,9 +174,18 @@ def _collect(monitor: DriftMonitor, row: WindowRow) -> None:
     monitor.document = {**monitor.document, "rows": [*monitor.document["rows"], row.id]}
 
 
-def _freeze(session: Session, monitor: DriftMonitor, margin: float) -> None:
-    """Make the baseline from the collected windows and begin to watch."""
+def _freeze(session: Session, monitor: DriftMonitor, margin: float, enough: int) -> None:
+    """Make the baseline from the collected windows and begin to watch.
+
+    Sketches of one encoder have one size: windows whose sketch has another than most are let go, and others awaited.
+    """
     rows = list(session.exec(select(WindowRow).where(col(WindowRow.id).in_(monitor.document["rows"]))))
+    size, _ = Counter(len(row.sketch) for row in rows).most_common(1)[0]
+    if any(len(row.sketch) != size for row in rows):
+        rows = [row for row in rows if len(row.sketch) == size]
+        monitor.document = {**monitor.document, "rows": [row.id for row in rows]}
+        if len(rows) < enough:
+            return
     span = max(row.ended_at for row in rows) - min(row.started_at for row in rows)
     watch = Watch(
         baseline=detector.make_baseline([_window(row) for row in rows], margin),

@@ -1,6 +1,8 @@
 """What devices report, into the database; receipts, commands and notices back to them.
 
-records   one decoded record into rows
+reading   bytes to checked values: every field of every message is bounded
+records   one checked record into rows
+aside     what could not be taken, with its reason
 ingestor  batches of messages: order, one transaction, receipts
 commands  signed commands to devices
 service   the loop between the broker and the database

@@ -2,6 +2,10 @@
 
 Envelopes are accepted strictly in order (see `fleet.protocol.messages.Envelope`); a record and the
 cursor that says it is here are committed together, and only then is the receipt sent.
+
+A message that cannot be taken never costs another one: it is undone by itself, set aside with its
+reason, and numbered off, so that its device's spool goes on. What may be the database's fault and
+not the message's fails the batch, which is then tried again, and in the end message by message.
 """
 
 from __future__ import annotations
@@ -13,18 +17,23 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.ingest import records
+from cloud_hub.ingest import aside, records
 from cloud_hub.ingest.commands import signed_receipt
-from cloud_hub.store.tables import Device, SpoolCursor
+from cloud_hub.ingest.reading import Numbered, read_number, read_record, read_status
+from cloud_hub.store.engine import is_outage
+from cloud_hub.store.tables import Device, Setting, SpoolCursor
 from fleet.protocol import topics
 from fleet.protocol.errors import MalformedError, ProtocolError
-from fleet.protocol.messages import Envelope, Receipt, Status, decode_control, decode_envelope
+from fleet.protocol.messages import Receipt, Status
 
 log = logging.getLogger(__name__)
+SPOOLS = 32  # cursors per device: a device begins a new spool only when its file was damaged
+SAY_S = 60.0  # between two log lines about messages of one device that were set aside
+
+Touched = dict[tuple[str, str], int]  # (device, spool) -> the number up to which a receipt is due
 
 
 class Message(NamedTuple):
@@ -69,40 +78,77 @@ class Ingestor:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._said: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
 
     def take(self, batch: Sequence[Message]) -> list[Outgoing]:
         """Write a batch in one transaction; returns the receipts to send now that it is committed."""
-        touched: dict[tuple[str, str], int] = {}
+        touched: Touched = {}
         with self._hub.session() as session:
-            devices: dict[str, Device | None] = {}
-            for message in batch:
-                try:
-                    self._one(session, devices, message, touched)
-                except ProtocolError as error:
-                    self.counts["refused"] += 1
-                    log.warning("a message on %s is refused: %s", message.topic[:200], error)
-            session.flush()
-            return [self._receipt(session, device_id, spool, upto) for (device_id, spool), upto in touched.items()]
+            addressed = [(uplink, message) for message in batch if (uplink := self._uplink(message)) is not None]
+            devices = _locked(session, {uplink.device_id for uplink, _ in addressed})
+            for uplink, message in addressed:
+                device = devices.get(uplink.device_id)
+                if device is None or device.revoked_at is not None:
+                    self.counts["unknown"] += 1
+                else:
+                    self._one(session, device, uplink.leaf, message.payload, touched)
+            return self._receipts(session, touched)
 
-    def _one(
-        self, session: Session, devices: dict[str, Device | None], message: Message, touched: dict[tuple[str, str], int]
-    ) -> None:
-        uplink = topics.parse_uplink(message.topic, self._hub.config.broker.prefix)
-        if uplink.device_id not in devices:
-            devices[uplink.device_id] = session.get(Device, uplink.device_id, with_for_update=True)
-        device = devices[uplink.device_id]
-        if device is None or device.revoked_at is not None:
-            self.counts["unknown"] += 1
-            return
-        if uplink.leaf == "status":
-            self._status(device, decode_control(message.payload, Status))
-        else:
-            envelope = decode_envelope(message.payload)
-            if envelope.device != device.id:
-                raise MalformedError(f"an envelope of {envelope.device!r} came from {device.id!r}", subject=device.id)
-            touched[device.id, envelope.spool] = self._envelope(session, device, envelope)
-        session.add(device)
+    def take_apart(self, batch: Sequence[Message]) -> list[Outgoing]:
+        """Write a batch that failed as a whole, each message in a transaction of its own.
+
+        One that fails by itself, while the database takes others, is set aside.
+
+        Raises:
+            Exception: the database takes nothing at all; what was written so far stays.
+        """
+        receipts: list[Outgoing] = []
+        for message in batch:
+            try:
+                receipts += self.take([message])
+            except Exception as error:
+                log.exception("a message on %s fails again and again", message.topic[:200])
+                receipts += self._give_up(message, error)
+        return receipts
+
+    def _give_up(self, message: Message, error: Exception) -> list[Outgoing]:
+        try:
+            return self._alone(message, error)
+        except Exception:
+            with self._hub.session() as session:  # raises when it is the database after all, or its disk
+                session.merge(Setting(key="ingest-probe", value=repr(self._hub.clock())))
+            log.exception("a message on %s is dropped; without a receipt it will come again", message.topic[:200])
+            self.counts["dropped"] += 1
+            return []
+
+    def _alone(self, message: Message, error: Exception) -> list[Outgoing]:
+        uplink, touched = topics.parse_uplink(message.topic, self._hub.config.broker.prefix), Touched()
+        with self._hub.session() as session:
+            device = _locked(session, {uplink.device_id})[uplink.device_id]
+            self._set_aside(session, device, uplink.leaf, message.payload, error, touched)
+            return self._receipts(session, touched)
+
+    def _uplink(self, message: Message) -> topics.Uplink | None:
+        try:
+            return topics.parse_uplink(message.topic, self._hub.config.broker.prefix)
+        except ProtocolError as error:  # no device to hold it against: a broker of ours lets none through
+            self.counts["refused"] += 1
+            log.debug("a message is refused: %s", error)
+            return None
+
+    def _one(self, session: Session, device: Device, leaf: str, payload: bytes, touched: Touched) -> None:
+        try:
+            with session.begin_nested():
+                if leaf == "status":
+                    self._status(device, read_status(payload))
+                else:
+                    self._envelope(session, device, payload, touched)
+                session.add(device)
+        except Exception as error:  # whatever is wrong with one message must not reach the others
+            if is_outage(error):
+                raise
+            self._set_aside(session, device, leaf, payload, error, touched)
 
     def _status(self, device: Device, status: Status) -> None:
         """An `online` starts a session; a `lost` counts only for the session it belongs to."""
@@ -112,31 +158,49 @@ class Ingestor:
             device.online = False
         self.counts["status"] += 1
 
-    def _envelope(self, session: Session, device: Device, envelope: Envelope) -> int:
-        cursor = session.get(SpoolCursor, (device.id, envelope.spool))
-        if cursor is None:
-            cursor = SpoolCursor(device_id=device.id, spool=envelope.spool)
-        result = step(cursor.committed, envelope.seq, envelope.base)
+    def _envelope(self, session: Session, device: Device, payload: bytes, touched: Touched) -> None:
+        number = _number_of(device, payload)
+        result = self._advance(session, device, number)
+        kind = "repeated" if number.seq <= result.committed else "early"
         if result.accept:
-            self.counts[self._write(session, device, envelope)] += 1
-        else:
-            self.counts["repeated" if envelope.seq <= cursor.committed else "early"] += 1
-        cursor.committed, cursor.lost = result.committed, cursor.lost + result.lost
-        device.last_seen_at = self._hub.clock()
-        session.add(cursor)
+            kind = records.write(session, device, read_record(payload), self._hub.clock())
         session.flush()
-        return cursor.committed
+        self.counts[kind] += 1
+        touched[device.id, number.spool] = result.committed
 
-    def _write(self, session: Session, device: Device, envelope: Envelope) -> str:
-        """Write one record; one that the database refuses must not take its batch, or the fleet, with it."""
+    def _advance(self, session: Session, device: Device, number: Numbered) -> Step:
+        """Move the spool's cursor over this number, if it is its turn."""
+        cursor = session.get(SpoolCursor, (device.id, number.spool))
+        if cursor is None:
+            _make_room(session, device.id)
+            cursor = SpoolCursor(device_id=device.id, spool=number.spool)
+        result = step(cursor.committed, number.seq, number.base)
+        cursor.committed, cursor.lost = result.committed, cursor.lost + result.lost
+        cursor.used_at = device.last_seen_at = self._hub.clock()
+        session.add(cursor)
+        return result
+
+    def _set_aside(
+        self, session: Session, device: Device, leaf: str, payload: bytes, error: Exception, touched: Touched
+    ) -> None:
+        number = None
+        if leaf != "status":
+            try:
+                number = _number_of(device, payload)
+            except ProtocolError:
+                log.debug("a message of %s has no number", device.id)
+        if number is not None:
+            touched[device.id, number.spool] = self._advance(session, device, number).committed
         now = self._hub.clock()
-        try:
-            with session.begin_nested():
-                return records.write(session, device, envelope, now)
-        except (SQLAlchemyError, OverflowError) as error:
-            log.warning("a %s record of %s is refused by the database: %s", envelope.kind, device.id, error)
-            records.refuse(session, envelope, now, f"the database refuses it: {type(error).__name__}")
-            return records.MALFORMED
+        reason = aside.keep(session, device, leaf, payload, error, number, now)
+        self.counts[reason] += 1
+        if abs(now - self._said.get(device.id, -SAY_S)) >= SAY_S:
+            self._said[device.id] = now
+            log.warning("a %s message of %s is set aside (%s): %s", leaf, device.id, reason, str(error)[:500])
+
+    def _receipts(self, session: Session, touched: Touched) -> list[Outgoing]:
+        session.flush()
+        return [self._receipt(session, device_id, spool, upto) for (device_id, spool), upto in touched.items()]
 
     def _receipt(self, session: Session, device_id: str, spool: str, upto: int) -> Outgoing:
         device = session.get(Device, device_id)
@@ -144,3 +208,26 @@ class Ingestor:
         signed = signed_receipt(self._hub, device, Receipt(spool=spool, committed=upto))
         session.add(device)
         return Outgoing(topics.command(device_id, self._hub.config.broker.prefix), msgspec.json.encode(signed))
+
+
+def _locked(session: Session, ids: set[str]) -> dict[str, Device]:
+    """The devices, locked in the order of their ids, so that two replicas never wait for each other in a circle."""
+    rows = select(Device).where(col(Device.id).in_(ids)).order_by(col(Device.id)).with_for_update()
+    return {device.id: device for device in session.exec(rows)}
+
+
+def _number_of(device: Device, payload: bytes) -> Numbered:
+    """The record's number, of an envelope that is this device's own; MalformedError, VersionError."""
+    number = read_number(payload)
+    if number.device != device.id:
+        raise MalformedError(f"an envelope of {number.device[:64]!r} came from {device.id!r}", subject=device.id)
+    return number
+
+
+def _make_room(session: Session, device_id: str) -> None:
+    """Forget the device's longest unused spool when it has too many."""
+    by_use = col(SpoolCursor.used_at).desc(), col(SpoolCursor.spool)
+    held = session.exec(select(SpoolCursor).where(SpoolCursor.device_id == device_id).order_by(*by_use)).all()
+    for cursor in held[SPOOLS - 1 :]:
+        session.delete(cursor)
+    session.flush()

@@ -1,97 +1,81 @@
-"""One decoded record into rows, in the caller's transaction. Each record comes here once, in order."""
+"""A record that was read and checked, into rows, in the caller's transaction. Each comes here once, in order."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-from sqlmodel import Session
+from sqlmodel import Session, func, select
 
 from cloud_hub import measured
-from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, WindowRow
-from fleet.protocol.errors import ProtocolError
-from fleet.protocol.messages import (
-    AgentReport,
-    Benchmark,
-    CommandResult,
-    Envelope,
-    ModelReport,
-    PairCounts,
-    Window,
-    decode_body,
-)
-from fleet.protocol.names import check_name
+from cloud_hub.ingest.reading import Record
+from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, WindowRow
+from fleet.protocol.bounds import LARGEST
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.messages import AgentReport, Envelope, ModelReport, PairCounts, Window
 
-MALFORMED = "malformed"
+MODELS = 256  # per device; each is a line wherever the device is shown
+MEASURED = 4096  # figures per device
 
 
-def write(session: Session, device: Device, envelope: Envelope, now: float) -> str:
-    """Write one record; returns its kind, `malformed` for a body that does not decode.
+def write(session: Session, device: Device, record: Record, now: float) -> str:
+    """Write one record; returns its kind.
 
-    Such a record is kept as an event and numbered off: it would never decode, and must not keep the
-    ones behind it waiting.
+    Raises:
+        MalformedError: the device reports more models or figures than one device can have.
     """
-    try:
-        body = decode_body(envelope)
-        if isinstance(body, ModelReport | Window):
-            check_name(body.model, "model")
-        figures = _figures(body)
-    except ProtocolError as error:
-        refuse(session, envelope, now, str(error)[:500])
-        return MALFORMED
+    envelope, body = record.envelope, record.body
     if isinstance(body, Window):
-        _window(session, device.id, envelope, body)
+        _window(session, device.id, record, body)
     else:
-        _event(session, envelope, now, envelope.kind, msgspec.to_builtins(body))
+        _event(session, device.id, record, now)
     if isinstance(body, ModelReport):
-        _model(session, device.id, envelope, body)
+        _model(session, device.id, envelope, body.model, record.document)
     elif isinstance(body, AgentReport):
-        device.info = msgspec.to_builtins(body)
-    elif figures is not None:
-        measured.keep(session, device.id, figures, envelope.at)
+        device.info = record.document
+    elif record.figures is not None:
+        measured.keep(session, device.id, record.figures, envelope.at)
+        _at_most(session, MeasuredRow, device.id, MEASURED)
     session.flush()
     return envelope.kind
 
 
-def _figures(body: Any) -> Benchmark | None:
-    """The figures in a result, if it has any; raises MalformedError for ones that cannot be right."""
-    if not isinstance(body, CommandResult) or not body.ok or body.kind != "benchmark":
-        return None
-    return measured.read(body.data)
-
-
-def refuse(session: Session, envelope: Envelope, now: float, why: str) -> None:
-    """Keep a record that cannot be taken as an event of kind `malformed`."""
-    _event(session, envelope, now, MALFORMED, {"kind": envelope.kind, "error": why})
-
-
-def _event(session: Session, envelope: Envelope, now: float, kind: str, body: dict[str, Any]) -> None:
+def _event(session: Session, device_id: str, record: Record, now: float) -> None:
+    envelope = record.envelope
     session.add(
         DeviceEvent(
-            device_id=envelope.device, spool=envelope.spool, seq=envelope.seq, at=envelope.at,
-            received_at=now, kind=kind, body=body,
+            device_id=device_id, spool=envelope.spool, seq=envelope.seq, at=envelope.at,
+            received_at=now, kind=envelope.kind, body=record.document,
         )
     )  # fmt: skip
 
 
-def _model(session: Session, device_id: str, envelope: Envelope, report: ModelReport) -> None:
-    row = session.get(DeviceModel, (device_id, report.model))
+def _model(session: Session, device_id: str, envelope: Envelope, model: str, report: dict[str, Any]) -> None:
+    row = session.get(DeviceModel, (device_id, model))
+    new = row is None
     if row is None:
-        row = DeviceModel(device_id=device_id, model=report.model, state=report.state)
+        row = DeviceModel(device_id=device_id, model=model, state=report["state"])
     for name in ModelReport.__struct_fields__:
-        setattr(row, name, getattr(report, name))
+        setattr(row, name, report[name])
     row.seq, row.at = envelope.seq, envelope.at
     session.add(row)
     session.flush()
+    if new:
+        _at_most(session, DeviceModel, device_id, MODELS)
 
 
-def _window(session: Session, device_id: str, envelope: Envelope, window: Window) -> None:
-    body = msgspec.to_builtins(msgspec.structs.replace(window, sketch=None))
-    sketch = window.sketch
+def _at_most(session: Session, table: type[DeviceModel] | type[MeasuredRow], device_id: str, most: int) -> None:
+    """Raise MalformedError, and with it undo the record, when the device has more than `most` rows."""
+    session.flush()
+    if session.exec(select(func.count()).where(table.device_id == device_id)).one() > most:
+        raise MalformedError(f"more than {most} rows of {table.__tablename__} for one device", subject=device_id)
+
+
+def _window(session: Session, device_id: str, record: Record, window: Window) -> None:
+    envelope, sketch = record.envelope, window.sketch
     session.add(
         WindowRow(
             device_id=device_id, spool=envelope.spool, seq=envelope.seq, model=window.model, release=window.release,
-            started_at=window.started_at, ended_at=window.ended_at, body=body,
+            started_at=window.started_at, ended_at=window.ended_at, body=record.document,
             sketch_id=sketch.sketch_id if sketch else "", sketch_count=sketch.count if sketch else 0,
             sketch=sketch.sums if sketch else b"",
         )
@@ -104,9 +88,7 @@ def _pairs(session: Session, device_id: str, pairs: PairCounts) -> None:
     row = session.get(PairEvidence, (pairs.rollout, pairs.attempt, device_id))
     if row is None:
         row = PairEvidence(rollout=pairs.rollout, attempt=pairs.attempt, device_id=device_id)
-    row.both += pairs.both
-    row.only_old += pairs.only_old
-    row.only_new += pairs.only_new
-    row.neither += pairs.neither
+    for name in ("both", "only_old", "only_new", "neither"):
+        setattr(row, name, min(getattr(row, name) + getattr(pairs, name), LARGEST))
     session.add(row)
     session.flush()

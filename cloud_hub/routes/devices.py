@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.identity.groups import groups_of
+from cloud_hub.ingest.aside import newest
 from cloud_hub.rollouts import capabilities
 from cloud_hub.routes.deps import Admin, Caller, HubDep, OperatorUser, Viewer, decode, page
 from cloud_hub.store.tables import ChannelRow, Device, DeviceEvent, DeviceModel
@@ -58,11 +59,19 @@ def show(device_id: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
     """One device with its last events."""
     with hub.reading() as session:
         row = find_device(session, device_id)
-        newest = col(DeviceEvent.id).desc()
-        events = session.exec(select(DeviceEvent).where(DeviceEvent.device_id == device_id).order_by(newest).limit(50))
+        last = col(DeviceEvent.id).desc()
+        events = session.exec(select(DeviceEvent).where(DeviceEvent.device_id == device_id).order_by(last).limit(50))
         shown = describe(hub, session, row)
         held = msgspec.to_builtins(capabilities.held_back(session, row, shown["groups"]))
         return {**shown, "held_back": held, "events": [event.model_dump() for event in events]}
+
+
+@router.get("/{device_id}/set-aside")
+def set_aside(device_id: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
+    """The messages of a device that could not be taken, with their reasons, newest first."""
+    with hub.reading() as session:
+        find_device(session, device_id)
+        return page(newest(session, device_id))
 
 
 @router.patch("/{device_id}")
@@ -115,7 +124,7 @@ def find_device(session: Session, device_id: str, *, lock: bool = False) -> Devi
 
 def describe(hub: Hub, session: Session, row: Device) -> dict[str, Any]:
     """A device as the API shows it, with its models and its state (`online`, `offline`, `revoked`)."""
-    hidden = {"public_key", "certificate", "mqtt_password"}
+    hidden = {"public_key", "certificate", "mqtt_password", "sessions"}
     models = session.exec(select(DeviceModel).where(DeviceModel.device_id == row.id).order_by(col(DeviceModel.model)))
     return {
         **row.model_dump(exclude=hidden),

@@ -1,20 +1,25 @@
 """Every table of the hub. Times are Unix seconds (float, UTC); JSON columns hold plain documents.
 
 Rows are validated by the code that writes them, not by these classes: SQLModel tables do not check.
+What devices report has its tables in `reported`; whole numbers have 64 bits in every table.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import Column, LargeBinary, Text
 from sqlmodel import Field, SQLModel
 
-from cloud_hub.store.types import Json
-
-
-def _json(default: Any) -> Any:
-    return Field(default_factory=default, sa_column=Column(Json, nullable=False))
+from cloud_hub.store.reported import DeviceEvent as DeviceEvent
+from cloud_hub.store.reported import DeviceModel as DeviceModel
+from cloud_hub.store.reported import MeasuredRow as MeasuredRow
+from cloud_hub.store.reported import PairEvidence as PairEvidence
+from cloud_hub.store.reported import SetAside as SetAside
+from cloud_hub.store.reported import SpoolCursor as SpoolCursor
+from cloud_hub.store.reported import WindowRow as WindowRow
+from cloud_hub.store.types import json_field as _json
+from cloud_hub.store.types import widen
 
 
 class Setting(SQLModel, table=True):
@@ -67,7 +72,8 @@ class AuditEntry(SQLModel, table=True):
 
 
 class Device(SQLModel, table=True):
-    """One agent installation. `pins` maps model to release."""
+    """One agent installation. `pins` maps model to release; `set_aside` counts the messages of it that were;
+    `sessions` is what `ingest.clones` remembers of its connections."""
 
     id: str = Field(primary_key=True)
     public_key: str = Field(sa_column=Column(Text, nullable=False))
@@ -86,6 +92,8 @@ class Device(SQLModel, table=True):
     session: str = ""
     last_seen_at: float | None = None
     command_counter: int = 0
+    set_aside: int = 0
+    sessions: dict[str, Any] = _json(dict)
 
 
 class CertificateRow(SQLModel, table=True):
@@ -116,74 +124,6 @@ class OutboxCommand(SQLModel, table=True):
     created_by: str = ""
     expires_at: float
     sent_at: float | None = Field(default=None, index=True)
-
-
-class DeviceModel(SQLModel, table=True):
-    """The latest report of one model on one device (fields of `messages.ModelReport`)."""
-
-    device_id: str = Field(primary_key=True, foreign_key="device.id")
-    model: str = Field(primary_key=True)
-    state: str
-    target: int | None = None
-    active: int | None = None
-    active_variant: str = ""
-    previous: int | None = None
-    rollout: str = ""
-    attempt: int = 0
-    channel_version: int = 0
-    progress: float = 0.0
-    reason: str = ""
-    detail: str = ""
-    hint: str = ""
-    seq: int = 0
-    at: float = 0.0
-
-
-class MeasuredRow(SQLModel, table=True):
-    """The latest figures that a device measured of a variant (fields of `messages.Benchmark`); `at` is the device's."""
-
-    __tablename__ = "measured"
-    __table_args__ = (Index("ix_measured_model_release", "model", "release"),)
-
-    device_id: str = Field(primary_key=True, foreign_key="device.id")
-    model: str = Field(primary_key=True)
-    release: int = Field(primary_key=True)
-    variant: str = Field(primary_key=True)
-    runtime: str = Field(primary_key=True)
-    runtime_version: str = ""
-    agent: str = ""
-    rounds: int
-    p50_us: float
-    p95_us: float
-    load_us: float
-    memory_bytes: int = Field(sa_type=BigInteger)
-    process_bytes: int = Field(sa_type=BigInteger)
-    at: float
-
-
-class DeviceEvent(SQLModel, table=True):
-    """Every report that a device sent, in its order; (device, spool, seq) comes once."""
-
-    __table_args__ = (UniqueConstraint("device_id", "spool", "seq"),)
-
-    id: int | None = Field(default=None, primary_key=True)
-    device_id: str = Field(index=True)
-    spool: str
-    seq: int
-    at: float
-    received_at: float
-    kind: str
-    body: dict[str, Any] = _json(dict)
-
-
-class SpoolCursor(SQLModel, table=True):
-    """How far a device's spool is in the database; `lost` counts numbers its full spool gave up."""
-
-    device_id: str = Field(primary_key=True)
-    spool: str = Field(primary_key=True)
-    committed: int = 0
-    lost: int = 0
-    receipted: int = 0
 
 
 class Model(SQLModel, table=True):
@@ -274,41 +214,6 @@ class RolloutEvent(SQLModel, table=True):
     detail: dict[str, Any] = _json(dict)
 
 
-class PairEvidence(SQLModel, table=True):
-    """Summed paired counts per rollout attempt and device (`messages.PairCounts`)."""
-
-    rollout: str = Field(primary_key=True)
-    attempt: int = Field(primary_key=True)
-    device_id: str = Field(primary_key=True)
-    both: int = 0
-    only_old: int = 0
-    only_new: int = 0
-    neither: int = 0
-
-
-class WindowRow(SQLModel, table=True):
-    """One telemetry window; `body` is the window without its sketch."""
-
-    __tablename__ = "window"
-    __table_args__ = (
-        UniqueConstraint("device_id", "spool", "seq"),
-        Index("ix_window_model_ended", "model", "ended_at"),
-    )
-
-    id: int | None = Field(default=None, primary_key=True)
-    device_id: str = Field(index=True)
-    spool: str
-    seq: int
-    model: str
-    release: int
-    started_at: float
-    ended_at: float
-    body: dict[str, Any] = _json(dict)
-    sketch_id: str = ""
-    sketch_count: int = 0
-    sketch: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
-
-
 class DriftMonitor(SQLModel, table=True):
     """One drift test per model: the frozen baseline and the test's running state.
 
@@ -396,3 +301,6 @@ class Job(SQLModel, table=True):
     created_by: str = ""
     started_at: float | None = None
     ended_at: float | None = None
+
+
+widen(SQLModel.metadata)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Text
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field
 
 
 class Json(TypeDecorator[Any]):
@@ -23,3 +24,21 @@ class Json(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Text to Python value."""
         return None if value is None else msgspec.json.decode(value)
+
+
+# SQLite's INTEGER has 64 bits, and only a column of that very name numbers its rows by itself.
+Whole = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def json_field(default: Any) -> Any:
+    """A field of a table that holds a document; `default` makes an empty one."""
+    return Field(default_factory=default, sa_column=Column(Json, nullable=False))
+
+
+def widen(metadata: MetaData) -> None:
+    """Give every whole number of every table 64 bits: PostgreSQL's `integer` ends at 2,147,483,647, which counters,
+    record numbers of devices and the windows of a large fleet reach."""
+    for table in metadata.tables.values():
+        for column in table.columns:
+            if type(column.type) is Integer:
+                column.type = Whole

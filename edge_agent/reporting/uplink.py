@@ -280,7 +280,7 @@ class Uplink:
                 seq=record.seq,
                 base=min(self._spool.base, record.seq),
                 at=record.at,
-                kind=record.kind,  # type: ignore[arg-type]  # written by this agent
+                kind=record.kind,
                 body=msgspec.Raw(record.body),
             )
         )

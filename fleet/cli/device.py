@@ -60,10 +60,22 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
         lacks = ", ".join(held["lacks"])
         needs = f"release {held['offered']} needs {lacks}, which this agent lacks"
         note(f"{model}: {needs}; it keeps {keeps} (try: update the agent)")
+    if document.get("set_aside"):
+        note(f"{document['set_aside']} messages could not be taken (try: fleet device set-aside {device})")
     for model in document.get("models", []):
         if model.get("reason"):
             hint = f" (try: {model['hint']})" if model.get("hint") else ""
             note(f"{model['model']}: {model['reason']} at {moment(model['at'])}: {model.get('detail', '')}{hint}")
+
+
+@app.command("set-aside")
+def set_aside(context: typer.Context, device: DeviceArgument, json: JsonFlag = False) -> None:
+    """List the messages of a device that the hub could not take, with their reasons; the newest ones are kept.
+
+    Example: fleet device set-aside kiosk-7
+    """
+    columns = [("at", "received_at"), ("topic", "leaf"), ("record", "seq"), ("reason", "reason"), ("detail", "detail")]
+    print_items(client_of(context).set_aside(device), columns, json=json, empty="nothing was set aside")
 
 
 @app.command("label")

@@ -33,7 +33,7 @@ from fleet.protocol.calls import TokenResponse as TokenResponse
 from fleet.protocol.calls import TrustBundle as TrustBundle
 from fleet.protocol.calls import renewal_bytes as renewal_bytes
 from fleet.protocol.codec import decode_json, decode_msgpack
-from fleet.protocol.errors import MalformedError, VersionError
+from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
 
 CONTROL_LIMIT = 64 << 10  # bytes of one control message
 TELEMETRY_LIMIT = 64 << 10  # bytes of one telemetry message
@@ -113,7 +113,8 @@ class Envelope(Struct, frozen=True, kw_only=True):
     tell a record that will come again from one that a full spool gave up.
 
     The hub accepts number `committed + 1`, answers a lower one with a receipt, and drops a higher
-    one (the device sends it again) unless `base` shows that the numbers between are gone.
+    one (the device sends it again) unless `base` shows that the numbers between are gone. A `kind` that a
+    receiver does not know (all it knows are in `BODIES`) is numbered off like any other.
     """
 
     v: int = VERSION
@@ -122,7 +123,7 @@ class Envelope(Struct, frozen=True, kw_only=True):
     seq: int
     base: int
     at: float
-    kind: Literal["model", "agent", "result", "window"]
+    kind: str
     body: Raw
 
 
@@ -279,7 +280,14 @@ BODIES: dict[str, type[Struct]] = {
 
 
 def decode_body(envelope: Envelope) -> ModelReport | AgentReport | CommandResult | Window:
-    """The typed body of an envelope."""
+    """The typed body of an envelope.
+
+    Raises:
+        MalformedError: it does not decode.
+        UnsupportedError: a kind that is not in `BODIES`.
+    """
+    if envelope.kind not in BODIES:
+        raise UnsupportedError(f"records of kind {envelope.kind[:64]!r} are unknown here", subject="kind")
     return decode_msgpack(bytes(envelope.body), BODIES[envelope.kind], limit=TELEMETRY_LIMIT)  # type: ignore[return-value]
 
 

@@ -186,8 +186,13 @@ def encode_sketch(data: SketchData) -> bytes:
 def decode_sketch(data: bytes) -> SketchData:
     """Decode and check a reference blob; raises TooLargeError or MalformedError."""
     decoded = decode_msgpack(data, SketchData, limit=SKETCH_LIMIT, subject="sketch")
-    _sums(decoded)
+    check_sketch(decoded)
     return decoded
+
+
+def check_sketch(data: SketchData) -> None:
+    """Raise MalformedError for sums that no encoder can have made of `count` inputs."""
+    _sums(data)
 
 
 def merge(a: SketchData, b: SketchData) -> SketchData:

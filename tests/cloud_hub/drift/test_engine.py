@@ -98,6 +98,27 @@ def test_no_alarm_on_the_traffic_of_the_baseline(watched):
     assert alarms(watched) == []
 
 
+@pytest.mark.parametrize("begin", [0, 30], ids=["in the baseline", "while it is watched"])
+def test_sketches_of_another_size_from_one_device_end_no_watch(watched, begin):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, begin, shifted=False)
+    engine.step()
+    with watched.hub.session() as session:
+        for number in range(4):
+            session.add(
+                WindowRow(
+                    device_id="d-0", spool="odd", seq=number + 1, model="digits", release=1, started_at=watched.clock(),
+                    ended_at=watched.clock(), body={}, sketch_id=SKETCH, sketch_count=N, sketch=b"\0" * 8,
+                )
+            )  # fmt: skip
+    add_windows(watched, 30, shifted=False, seed=1)
+    engine.step()
+    assert monitor(watched).state == "watching"
+    add_windows(watched, 60, shifted=True)
+    engine.step()
+    assert len(alarms(watched)) == 1
+
+
 def test_a_shift_raises_one_alarm_that_explains_itself_and_asks_for_samples_and_a_retrain(watched):
     engine = DriftEngine(watched.hub)
     add_windows(watched, 30, shifted=False)

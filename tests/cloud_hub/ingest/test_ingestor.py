@@ -10,7 +10,7 @@ from sqlmodel import select
 
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message, step
-from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, SpoolCursor, WindowRow
+from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, SetAside, SpoolCursor, WindowRow
 from edge_agent.identity.keys import signed_by
 from edge_agent.reporting import gobackn
 from edge_agent.reporting.commands import accept, decode_keys
@@ -118,7 +118,8 @@ def test_numbers_that_a_full_spool_gave_up_are_counted_as_lost(fleet):
 def test_a_body_that_cannot_be_read_is_numbered_off_and_kept(fleet):
     out = Ingestor(fleet.hub).take([envelope(1, b"\x93\x01\x02\x03"), envelope(2, report())])
     assert upto(fleet, out) == [("cam-1", 2)]
-    assert [row.kind for row in rows(fleet, DeviceEvent)] == ["malformed", "model"]
+    assert [row.kind for row in rows(fleet, DeviceEvent)] == ["model"]
+    assert [(row.reason, row.spool, row.seq) for row in rows(fleet, SetAside)] == [("malformed", "s1", 1)]
 
 
 def test_a_record_that_the_database_refuses_does_not_hold_up_the_others(fleet):
@@ -126,7 +127,8 @@ def test_a_record_that_the_database_refuses_does_not_hold_up_the_others(fleet):
         [envelope(1, report()), envelope(2, report("trying", target=1 << 63)), envelope(3, report("committed"))]
     )
     assert upto(fleet, out) == [("cam-1", 3)]
-    assert [row.kind for row in rows(fleet, DeviceEvent)] == ["model", "malformed", "model"]
+    assert [(row.kind, row.seq) for row in rows(fleet, DeviceEvent)] == [("model", 1), ("model", 3)]
+    assert [(row.reason, row.seq) for row in rows(fleet, SetAside)] == [("malformed", 2)]
     assert [row.state for row in rows(fleet, DeviceModel)] == ["committed"]
 
 
@@ -134,14 +136,14 @@ def test_nobody_speaks_for_another_device(fleet):
     ingestor = Ingestor(fleet.hub)
     out = ingestor.take([envelope(1, report(), device="cam-1", topic_of="cam-2")])
     assert out == [] and rows(fleet, DeviceEvent) == []
-    assert ingestor.counts["refused"] == 1
+    assert [(row.device_id, row.reason, row.seq) for row in rows(fleet, SetAside)] == [("cam-2", "malformed", None)]
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff" * 10, b"x" * 70_000, b"{}"])
 def test_bytes_that_are_no_envelope_are_refused_and_the_rest_of_the_batch_lands(fleet, payload):
     ingestor = Ingestor(fleet.hub)
     out = ingestor.take([Message(topics.uplink("cam-1", "report"), payload), envelope(1, report())])
-    assert upto(fleet, out) == [("cam-1", 1)] and ingestor.counts["refused"] == 1
+    assert upto(fleet, out) == [("cam-1", 1)] and ingestor.counts["malformed"] == 1
 
 
 def test_revoked_and_unknown_devices_are_not_heard(fleet):
@@ -177,10 +179,13 @@ def test_a_late_last_will_of_an_older_session_is_ignored(fleet):
 def test_a_crash_before_the_commit_gives_no_receipt_and_the_record_comes_again(fleet, monkeypatch):
     from cloud_hub.ingest import records
 
-    def dies(*_):
-        raise RuntimeError("power loss")
+    class PowerLoss(BaseException):
+        """What no code catches."""
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+    def dies(*_):
+        raise PowerLoss
+
+    with monkeypatch.context() as patch, pytest.raises(PowerLoss):
         patch.setattr(records, "write", dies)
         Ingestor(fleet.hub).take([envelope(1, report())])
     assert rows(fleet, SpoolCursor) == []

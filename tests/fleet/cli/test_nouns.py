@@ -44,6 +44,22 @@ def test_devices_are_listed_with_what_they_run(fleet, hub) -> None:
     assert "digits 1 (fetching) → 2" in outcome.out and "online" in outcome.out
 
 
+def test_a_device_shows_what_of_it_could_not_be_taken(fleet, hub) -> None:
+    hub.on("GET", "/devices/d1", {"id": "d1", "set_aside": 3, "models": []})
+    assert "3 messages could not be taken (try: fleet device set-aside d1)" in fleet("device", "show", "d1").err
+    aside = {
+        "received_at": 1.8e9,
+        "leaf": "report",
+        "spool": "s1",
+        "seq": 7,
+        "reason": "malformed",
+        "detail": "at: nan",
+    }
+    hub.on("GET", "/devices/d1/set-aside", {"items": [aside], **PAGE_END})
+    assert fleet("device", "set-aside", "d1", "--json").document == {"items": [aside]}
+    assert "malformed" in fleet("device", "set-aside", "d1").out
+
+
 def test_a_device_shows_what_is_wrong_with_it_and_what_to_do(fleet, hub) -> None:
     info = {"clock": "untrusted", "problem": "clock-untrusted", "hint": "set this device's clock"}
     hub.on("GET", "/devices/d1", {"id": "d1", "info": info, "certificate_expires_at": 1.8e9, "models": []})

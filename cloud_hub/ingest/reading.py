@@ -1,0 +1,155 @@
+"""What a device sent, from bytes to values that the database takes: every field of every message is bounded here. Pure.
+
+An envelope is read in two steps. Its number says where the device's spool stands, and must be known even where
+the rest cannot be read, so that the record is numbered off and does not keep the ones behind it waiting.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from cloud_hub import measured
+from fleet.protocol.bounds import LARGEST, check_count, check_time, check_word, plain
+from fleet.protocol.codec import decode_msgpack
+from fleet.protocol.errors import MalformedError, VersionError
+from fleet.protocol.messages import (
+    TELEMETRY_LIMIT,
+    VERSION,
+    AgentReport,
+    Benchmark,
+    CommandResult,
+    Envelope,
+    ModelReport,
+    PairCounts,
+    Status,
+    Window,
+    decode_body,
+    decode_control,
+    decode_envelope,
+)
+from fleet.protocol.names import check_name
+from fleet.protocol.sketch import check_sketch
+
+MOST_NUMBER = 1 << 62  # of a spool's record: far above what a device can write, far below what overflows
+MOST_COUNT = 1 << 50  # requests, or microseconds of them, that one window may count
+MOST_PAIRS = 1 << 31  # audited requests in one window
+MOST_SKETCHED = 1 << 20  # inputs in one window's sketch; agents draw 256
+COUNTERS, BUCKETS, BINS = 64, 64, 256  # entries of a window's lists
+
+
+class Numbered(Struct, frozen=True, kw_only=True):
+    """Which record an envelope holds; see `messages.Envelope`."""
+
+    v: int = VERSION
+    device: str
+    spool: str
+    seq: int
+    base: int
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """A record that may be kept: `body` is typed, `document` the same as plain values; `figures` are a benchmark's."""
+
+    envelope: Envelope
+    body: ModelReport | AgentReport | CommandResult | Window
+    document: dict[str, Any]
+    figures: Benchmark | None = None
+
+
+def read_number(data: bytes) -> Numbered:
+    """The number of the record in an envelope.
+
+    Raises:
+        MalformedError: not an envelope, or a number that no spool reaches.
+        VersionError: of a version whose numbers may mean something else.
+    """
+    number = decode_msgpack(data, Numbered, limit=TELEMETRY_LIMIT, subject="envelope")
+    if number.v != VERSION:
+        raise VersionError(f"an envelope of version {number.v}, this hub speaks {VERSION}", subject="envelope")
+    check_word(number.spool, "spool")
+    if not 1 <= number.base <= number.seq <= MOST_NUMBER:
+        raise MalformedError(f"envelope number {number.seq} with base {number.base}", subject="envelope")
+    return number
+
+
+def read_record(data: bytes) -> Record:
+    """The whole record of an envelope whose number was read.
+
+    Raises:
+        MalformedError: a field is missing, of the wrong type or out of its bounds.
+        UnsupportedError: a kind of record that this hub does not know.
+    """
+    envelope = decode_envelope(data)
+    check_time(envelope.at, "at")
+    body = decode_body(envelope)
+    if isinstance(body, Window):
+        _check_window(body)
+    elif isinstance(body, ModelReport):
+        _check_report(body)
+    whole = msgspec.structs.replace(body, sketch=None) if isinstance(body, Window) else body
+    document = _document(whole, envelope.kind)
+    return Record(envelope=envelope, body=body, document=document, figures=_figures(body))
+
+
+def read_status(data: bytes) -> Status:
+    """A status; MalformedError, VersionError."""
+    status: Status = decode_control(data, Status)
+    check_word(status.session, "session")
+    check_time(status.at, "at")
+    return status
+
+
+def _document(body: Struct, kind: str) -> dict[str, Any]:
+    try:
+        built = msgspec.to_builtins(body, str_keys=True)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise MalformedError(f"{kind}: {error}", subject=kind) from error
+    document: dict[str, Any] = plain(built, kind)
+    return document
+
+
+def _check_report(report: ModelReport) -> None:
+    check_name(report.model, "model")
+    for name in ("target", "active", "previous", "attempt", "channel_version"):
+        check_count(getattr(report, name) or 0, name)
+    if not 0.0 <= report.progress <= 1.0:
+        raise MalformedError(f"progress: {report.progress} is not from 0 to 1", subject="progress")
+
+
+def _check_window(window: Window) -> None:
+    check_name(window.model, "model")
+    for name in ("release", "auditor"):
+        check_count(getattr(window, name) or 0, name)
+    for name in ("started_at", "ended_at"):
+        check_time(getattr(window, name), name)
+    for name, most in (("counters", COUNTERS), ("latency_us", BUCKETS), ("confidence", BINS)):
+        check_count(len(getattr(window, name)), f"entries of {name}", most)
+    for name, count in window.counters.items():
+        check_count(count, check_word(name, "counter"), MOST_COUNT)
+    for counts in (window.latency_us, window.confidence, window.classes):
+        for count in counts:
+            check_count(count, "a window's count", MOST_COUNT)
+    if window.pairs is not None:
+        _check_pairs(window.pairs)
+    if window.sketch is not None:
+        check_word(window.sketch.sketch_id, "sketch_id")
+        check_count(window.sketch.count, "sketched inputs", MOST_SKETCHED)
+        check_sketch(window.sketch)
+
+
+def _check_pairs(pairs: PairCounts) -> None:
+    check_word(pairs.rollout, "rollout")
+    for name in ("attempt", "old", "new"):
+        check_count(getattr(pairs, name), name, LARGEST)
+    for name in ("both", "only_old", "only_new", "neither"):
+        check_count(getattr(pairs, name), name, MOST_PAIRS)
+
+
+def _figures(body: Any) -> Benchmark | None:
+    """The figures in a result, if it has any; MalformedError for ones that cannot be right."""
+    if not isinstance(body, CommandResult) or not body.ok or body.kind != "benchmark":
+        return None
+    return measured.read(body.data)

@@ -1,0 +1,138 @@
+"""The tables that devices' reports fill. See `tables`, which has the others and is where to import these from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from cloud_hub.store.types import json_field as _json
+
+
+class DeviceModel(SQLModel, table=True):
+    """The latest report of one model on one device (fields of `messages.ModelReport`)."""
+
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    model: str = Field(primary_key=True)
+    state: str
+    target: int | None = None
+    active: int | None = None
+    active_variant: str = ""
+    previous: int | None = None
+    rollout: str = ""
+    attempt: int = 0
+    channel_version: int = 0
+    progress: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    hint: str = ""
+    seq: int = 0
+    at: float = 0.0
+
+
+class MeasuredRow(SQLModel, table=True):
+    """The latest figures that a device measured of a variant (fields of `messages.Benchmark`); `at` is the device's."""
+
+    __tablename__ = "measured"
+    __table_args__ = (Index("ix_measured_model_release", "model", "release"),)
+
+    device_id: str = Field(primary_key=True, foreign_key="device.id")
+    model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
+    variant: str = Field(primary_key=True)
+    runtime: str = Field(primary_key=True)
+    runtime_version: str = ""
+    agent: str = ""
+    rounds: int
+    p50_us: float
+    p95_us: float
+    load_us: float
+    memory_bytes: int = Field(sa_type=BigInteger)
+    process_bytes: int = Field(sa_type=BigInteger)
+    at: float
+
+
+class DeviceEvent(SQLModel, table=True):
+    """Every report that a device sent, in its order; (device, spool, seq) comes once."""
+
+    __table_args__ = (UniqueConstraint("device_id", "spool", "seq"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str = Field(index=True)
+    spool: str
+    seq: int
+    at: float
+    received_at: float
+    kind: str
+    body: dict[str, Any] = _json(dict)
+
+
+class SpoolCursor(SQLModel, table=True):
+    """How far a device's spool is in the database; `lost` counts numbers its full spool gave up.
+
+    `used_at` is the hub's time of the last record: of a device with too many spools, the longest unused goes.
+    """
+
+    device_id: str = Field(primary_key=True)
+    spool: str = Field(primary_key=True)
+    committed: int = 0
+    lost: int = 0
+    receipted: int = 0
+    used_at: float = 0.0
+
+
+class SetAside(SQLModel, table=True):
+    """A message of a device that could not be taken: why, and its first bytes.
+
+    `reason` is a word of `ingest.aside.Reason`, `detail` a sentence. `leaf` is the topic's, `spool` and `seq` the
+    record's number where it could be read. Each device keeps its newest ones only.
+    """
+
+    __tablename__ = "set_aside"
+    __table_args__ = (Index("ix_set_aside_device_reason", "device_id", "reason"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str
+    received_at: float
+    leaf: str
+    spool: str = ""
+    seq: int | None = None
+    reason: str
+    detail: str = Field(sa_column=Column(Text, nullable=False))
+    payload: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+
+
+class PairEvidence(SQLModel, table=True):
+    """Summed paired counts per rollout attempt and device (`messages.PairCounts`)."""
+
+    rollout: str = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    both: int = 0
+    only_old: int = 0
+    only_new: int = 0
+    neither: int = 0
+
+
+class WindowRow(SQLModel, table=True):
+    """One telemetry window; `body` is the window without its sketch."""
+
+    __tablename__ = "window"
+    __table_args__ = (
+        UniqueConstraint("device_id", "spool", "seq"),
+        Index("ix_window_model_ended", "model", "ended_at"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str = Field(index=True)
+    spool: str
+    seq: int
+    model: str
+    release: int
+    started_at: float
+    ended_at: float
+    body: dict[str, Any] = _json(dict)
+    sketch_id: str = ""
+    sketch_count: int = 0
+    sketch: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
