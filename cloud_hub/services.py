@@ -4,12 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 log = logging.getLogger(__name__)
 
 RESTART_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_S = 60.0  # a service that ran for so long did start: its next failure is a first one again
+
+
+class Backoff:
+    """Pauses after failures (`RESTART_S`): longer each time, and from the first one again after a success."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def failed(self) -> float:
+        """Count a failure; returns how many seconds to wait."""
+        pause = RESTART_S[min(self.failures, len(RESTART_S) - 1)]
+        self.failures += 1
+        return pause
+
+    def worked(self) -> None:
+        """Forget the failures."""
+        self.failures = 0
 
 
 class Service(Protocol):
@@ -22,21 +41,23 @@ class Service(Protocol):
         ...
 
 
-async def run_services(services: Sequence[Service]) -> None:
+async def run_services(services: Sequence[Service], now: Callable[[], float] = time.monotonic) -> None:
     """Run all services until this task is cancelled; one that fails is logged and started again."""
     async with asyncio.TaskGroup() as group:
         for service in services:
-            group.create_task(_supervise(service), name=service.name)
+            group.create_task(_supervise(service, now), name=service.name)
 
 
-async def _supervise(service: Service) -> None:
-    failures = 0
+async def _supervise(service: Service, now: Callable[[], float]) -> None:
+    backoff = Backoff()
     while True:
+        began = now()
         try:
             await service.run()
             return
         except Exception:  # the boundary of a named task: logged, then started again
-            pause = RESTART_S[min(failures, len(RESTART_S) - 1)]
-            failures += 1
+            if now() - began >= STEADY_S:
+                backoff.worked()
+            pause = backoff.failed()
             log.exception("service %s failed; it starts again in %.1f s", service.name, pause)
             await asyncio.sleep(pause)

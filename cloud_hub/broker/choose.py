@@ -18,25 +18,28 @@ CLOCKS_DIFFER_S = 86_400.0  # a broker on another machine may still take for val
 
 
 class Open:
-    """A broker that is up and the hub's connection to it."""
+    """A broker that is up and the hub's connection to it.
 
-    def __init__(self, link: Link, check: Callable[[], None]) -> None:
+    `check()` raises when a broker of ours has ended; `revoke()` carries revocations to it, and closes the
+    connections of devices that were revoked.
+    """
+
+    def __init__(self, link: Link, check: Callable[[], None], revoke: Callable[[], None]) -> None:
         self.publish = link.publish
         self.check = check
+        self.revoke = revoke
 
 
 @contextlib.contextmanager
 def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
     """Start (or join) the broker and connect to it; `arrived` gets every device's messages.
 
-    `check()` of what it yields raises when a broker of ours has ended, and carries revocations to it.
-
     Raises:
         UnreachableError: it does not start, does not answer, or refuses the hub.
     """
     broker = hub.config.broker.resolved()
     with contextlib.ExitStack() as stack:
-        check: Callable[[], None] = _nothing
+        check = revoke = _nothing
         listener, (host, port) = hub.config.addresses.broker, hub.config.addresses.broker_connect
         address = Address(host=host, port=port, client_id=HUB_IDENTITY)
         if broker.kind == "mosquitto":
@@ -45,11 +48,10 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
             child = Mosquitto(hub.config, hub.authority, revoked_serials(hub), hub.clock())
             stack.enter_context(child)
 
-            def watch() -> None:
-                child.check()
+            def carry() -> None:
                 child.revoke(revoked_serials(hub), hub.clock())
 
-            check, address = watch, _with_certificate(hub, address)
+            check, revoke, address = child.check, carry, _with_certificate(hub, address)
         elif broker.kind == "embedded":
             from cloud_hub.broker.embedded import Embedded
 
@@ -60,7 +62,7 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
         else:
             address = _external(hub, address)
         link = stack.enter_context(Link(address, broker.prefix, arrived))
-        yield Open(link, check)
+        yield Open(link, check, revoke)
 
 
 def revoked_serials(hub: Hub) -> tuple[str, ...]:

@@ -69,8 +69,8 @@ class Mosquitto:
         self._start()
 
     def check(self) -> None:
-        """Raise UnreachableError when the child has ended by itself."""
-        if self._child is not None and self._child.poll() is not None:
+        """Raise UnreachableError when the child has ended by itself, or could not be started again."""
+        if self._child is None or self._child.poll() is not None:
             raise UnreachableError(f"mosquitto ended: {self._last_words()}", subject="broker")
 
     def _start(self) -> None:

@@ -1,4 +1,8 @@
-"""The loop between the broker and the database, in one thread: take, commit, answer, notify."""
+"""The loop between the broker and the database, in one thread: take, commit, answer, notify.
+
+Each step fails by itself and is tried again after a pause of its own. The broker goes on meanwhile, and devices
+stay connected: only its own end closes the link, and starts both anew.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections import Counter as Tally
+from collections.abc import Callable, Sequence
 
 import msgspec
 from prometheus_client import Counter
@@ -18,19 +23,49 @@ from cloud_hub.broker.choose import Open
 from cloud_hub.context import Hub
 from cloud_hub.ingest.commands import mark_sent, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message
-from cloud_hub.services import Service
+from cloud_hub.services import Backoff, Service
 from cloud_hub.store.tables import ChannelRow, Device, OutboxCommand
 from fleet.protocol import topics
 from fleet.protocol.messages import Notify
 
 log = logging.getLogger(__name__)
-GATHER_S = 0.1  # how long a first message waits for company: one commit and one receipt for all
+GATHER_S = 0.1  # how long messages gather: one commit and one receipt for all of a spool
 BATCH = 500
 QUEUE = 20_000  # messages; beyond that the oldest protection holds: devices send again what has no receipt
-CHECK_S = 1.0  # between two looks at the broker's health and at revoked devices
+SHARE = 200  # messages of one device in the queue; an agent has 20 in flight, so that no flood crowds others out
+PATIENCE = 3  # failures of a batch before its messages are tried one by one
+REVOKE_S = 1.0  # between two looks for revoked devices
 SWEEP_S = 10.0
 # In no registry of its own: `routes.monitoring.install` adds it to the application's.
 MESSAGES = Counter("edgeloop_hub_messages_total", "Messages taken from devices", ["kind"], registry=None)
+
+
+class Step:
+    """A piece of the loop: one that fails is logged, and comes again after a pause that grows until it works."""
+
+    def __init__(self, name: str, work: Callable[[], None], every_s: float = 0.0) -> None:
+        self._name, self._work, self._every_s = name, work, every_s
+        self._due = 0.0
+        self._backoff = Backoff()
+
+    @property
+    def failures(self) -> int:
+        """How often it failed since it last worked."""
+        return self._backoff.failures
+
+    def run(self, now: float) -> None:
+        """Do the work if it is time; `now` is monotonic, in seconds."""
+        if now < self._due:
+            return
+        try:
+            self._work()
+        except Exception:  # the boundary of a named piece of work: logged, then done again
+            pause = self._backoff.failed()
+            self._due = now + pause
+            log.exception("ingest: %s failed; again in %.1f s", self._name, pause)
+        else:
+            self._backoff.worked()
+            self._due = now + self._every_s
 
 
 class Ingest:
@@ -38,13 +73,17 @@ class Ingest:
 
     name = "ingest"
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
+        self._hub, self._now = hub, now
         self._inbox: queue.Queue[Message] = queue.Queue(QUEUE)
+        self._waiting: Tally[str] = Tally()  # topic -> how many of its messages are in the inbox
+        self._counting = threading.Lock()
+        self._batch: Sequence[Message] = ()
+        self._ingestor = Ingestor(hub)
         self._stop = threading.Event()
 
     async def run(self) -> None:
-        """Until cancelled; a failure closes the connection and raises, and the supervisor starts anew."""
+        """Until cancelled; the end of the broker raises, and the supervisor starts anew."""
         self._stop.clear()
         try:
             await asyncio.to_thread(self._work)
@@ -52,43 +91,65 @@ class Ingest:
             self._stop.set()
 
     def arrived(self, topic: str, payload: bytes) -> None:
-        """Called by the broker's thread; a full inbox drops, since nothing is lost without a receipt."""
-        try:
-            self._inbox.put_nowait(Message(topic, payload))
-        except queue.Full:
+        """Called by the broker's thread; what is too much is dropped, since nothing is lost without a receipt."""
+        with self._counting:
+            fits = self._waiting[topic] < SHARE and not self._inbox.full()
+            if fits:
+                self._inbox.put_nowait(Message(topic, payload))  # nobody else puts
+                self._waiting[topic] += 1
+        if not fits:
             MESSAGES.labels("dropped").inc()
 
     def _work(self) -> None:
-        ingestor, checked, swept = Ingestor(self._hub), 0.0, 0.0
         with open_link(self._hub, self.arrived) as link:
+            taking = Step("writing what devices sent", lambda: self._take(link, taking.failures >= PATIENCE))
+            steps = (
+                taking,
+                Step("carrying revocations to the broker", link.revoke, REVOKE_S),
+                Step("sending commands", lambda: self._send_commands(link)),
+                Step("announcing channels", lambda: self._notify(link)),
+                Step("looking for silent devices", self._sweep, SWEEP_S),
+            )
             while not self._stop.is_set():
-                batch = self._gather()
-                if batch:
-                    for topic, payload in ingestor.take(batch):
-                        link.publish(topic, payload)
-                    _count(ingestor)
-                if time.monotonic() - checked > CHECK_S:
-                    link.check()
-                    checked = time.monotonic()
-                self._send_commands(link)
-                self._notify(link)
-                if time.monotonic() - swept > SWEEP_S:
-                    self._sweep()
-                    swept = time.monotonic()
+                self._gather()
+                for step in steps:
+                    step.run(self._now())
+                link.check()
 
-    def _gather(self) -> Sequence[Message]:
-        """The next batch; empty when nothing came within a moment."""
+    def _take(self, link: Open, apart: bool) -> None:
+        """Write the batch and answer it; it stays until that worked."""
+        if not self._batch:
+            return
+        take = self._ingestor.take_apart if apart else self._ingestor.take
         try:
-            batch = [self._inbox.get(timeout=GATHER_S)]
-        except queue.Empty:
-            return ()
-        until = time.monotonic() + GATHER_S
-        while len(batch) < BATCH and (left := until - time.monotonic()) > 0:
+            receipts = take(self._batch)
+        finally:
+            _count(self._ingestor)
+        self._batch = ()
+        for topic, payload in receipts:
+            link.publish(topic, payload)
+
+    def _gather(self) -> None:
+        """Fill the batch, unless one waits that could not be written; at least a moment passes."""
+        if self._batch:
+            self._stop.wait(GATHER_S)
+            return
+        batch: list[Message] = []
+        until = self._now() + GATHER_S
+        while len(batch) < BATCH and (left := until - self._now()) > 0:
             try:
                 batch.append(self._inbox.get(timeout=left))
             except queue.Empty:
                 break
-        return batch
+        for message in batch:
+            self._gone(message.topic)
+        self._batch = batch
+
+    def _gone(self, topic: str) -> None:
+        with self._counting:
+            self._waiting[topic] -= 1
+            if self._waiting[topic] <= 0:
+                del self._waiting[topic]
 
     def _send_commands(self, link: Open) -> None:
         for command, topic, payload in waiting(self._hub) if self._pending() else ():

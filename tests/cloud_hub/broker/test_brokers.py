@@ -337,7 +337,7 @@ def test_a_revoked_device_is_cut_off_and_the_others_go_on(own: Site) -> None:
             row.revoked_at = own.fixture.clock()
             session.add(row)
         began, before = time.monotonic(), len(bad.events)
-        link.check()
+        link.revoke()
         bad.wait(lambda events: "ended" in events[before:], 5)
         assert time.monotonic() - began < 5
         good.wait(lambda events: events.count("subscribed") >= 2)

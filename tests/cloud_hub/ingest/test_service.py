@@ -1,0 +1,194 @@
+"""The loop between broker and database: what fails in it fails by itself, and only the broker's end closes the link."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from types import SimpleNamespace
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from sqlmodel import select
+
+from cloud_hub import services
+from cloud_hub.errors import UnreachableError
+from cloud_hub.ingest import service
+from cloud_hub.ingest.service import SHARE, Ingest, Step
+from cloud_hub.store.tables import DeviceEvent, SetAside
+from fleet.protocol import topics
+from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # a hub with two devices, on each database
+from tests.support import bad_messages as bad
+
+REPORT = topics.uplink("cam-1", "report")
+
+
+class Broker:
+    """A link that is opened, and a broker that ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.opened, self.closed, self.alive, self.calls = 0, 0, True, []
+        self.receipt = threading.Event()
+
+    @contextlib.contextmanager
+    def open(self, _hub, arrived):
+        self.opened += 1
+        self.arrived = arrived
+        try:
+            yield SimpleNamespace(publish=self._publish, check=self._check, revoke=lambda: self.calls.append("revoke"))
+        finally:
+            self.closed += 1
+
+    def _publish(self, topic, _payload):
+        if topic == topics.command("cam-1"):
+            self.receipt.set()
+
+    def _check(self):
+        if not self.alive:
+            raise UnreachableError("mosquitto ended: of old age", subject="broker")
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    monkeypatch.setattr(services, "RESTART_S", (0.0,))
+    made = Broker()
+    monkeypatch.setattr(service, "open_link", made.open)
+    return made
+
+
+@contextlib.contextmanager
+def running(ingest):
+    """The ingest's loop in a thread; yields its failure, once it has ended."""
+    ended: list[Exception] = []
+
+    def work():
+        try:
+            ingest._work()
+        except UnreachableError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield ended
+    finally:
+        ingest._stop.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def failing(ingest, monkeypatch, name, times):
+    """Let a method of the ingestor fail a few times; says when it works again."""
+    real, left = getattr(ingest._ingestor, name), [times]
+
+    def call(batch):
+        if left[0]:
+            left[0] -= 1
+            raise OperationalError("INSERT", {}, Exception("server closed the connection"))
+        return real(batch)
+
+    monkeypatch.setattr(ingest._ingestor, name, call)
+    return left
+
+
+def rows(fleet, kind):
+    with fleet.hub.reading() as session:
+        return list(session.exec(select(kind)))
+
+
+def test_a_database_that_is_away_for_a_while_costs_neither_the_record_nor_the_broker(fleet, broker, monkeypatch):
+    ingest = Ingest(fleet.hub)
+    left = failing(ingest, monkeypatch, "take", 3)
+    with running(ingest):
+        ingest.arrived(REPORT, bad.envelope("cam-1", 1))
+        assert broker.receipt.wait(20)
+        assert left == [0] and (broker.opened, broker.closed) == (1, 0)
+    assert len(rows(fleet, DeviceEvent)) == 1 and rows(fleet, SetAside) == []
+
+
+def test_a_batch_that_fails_again_and_again_is_written_message_by_message(fleet, broker, monkeypatch):
+    ingest = Ingest(fleet.hub)
+    real = ingest._ingestor.take
+    monkeypatch.setattr(ingest._ingestor, "take", lambda batch: real(batch) if len(batch) == 1 else 1 // 0)
+    for device, seq in (("cam-2", 1), ("cam-2", 2), ("cam-1", 1)):
+        ingest.arrived(topics.uplink(device, "report"), bad.envelope(device, seq))
+    with running(ingest):
+        assert broker.receipt.wait(20)
+    assert len(rows(fleet, DeviceEvent)) == 3
+
+
+@pytest.mark.parametrize("name", ["_send_commands", "_notify", "_sweep"])
+def test_one_piece_that_fails_holds_up_no_other(fleet, broker, monkeypatch, name):
+    ingest = Ingest(fleet.hub)
+    monkeypatch.setattr(ingest, name, lambda *_: 1 // 0)
+    with running(ingest):
+        ingest.arrived(REPORT, bad.envelope("cam-1", 1))
+        assert broker.receipt.wait(20)
+        assert (broker.opened, broker.closed) == (1, 0)
+
+
+def test_the_end_of_the_broker_ends_the_loop_so_that_both_start_anew(fleet, broker):
+    ingest = Ingest(fleet.hub)
+    with running(ingest) as ended:
+        broker.alive = False
+    assert [str(error) for error in ended] == ["mosquitto ended: of old age"] and broker.closed == 1
+
+
+def test_no_device_takes_more_than_its_share_of_the_queue(fleet):
+    ingest = Ingest(fleet.hub)
+    for _ in range(3 * SHARE):
+        ingest.arrived(REPORT, b"x")
+    ingest.arrived(topics.uplink("cam-2", "report"), b"y")
+    assert ingest._inbox.qsize() == SHARE + 1
+    ingest._gather()
+    assert [message.payload for message in ingest._batch][-1] == b"y"
+    ingest.arrived(REPORT, b"z")
+    assert ingest._inbox.qsize() == 1 and ingest._waiting == {REPORT: 1}
+
+
+def test_a_piece_of_work_waits_longer_after_each_failure_and_starts_afresh_when_it_worked():
+    broken, runs = [True], []
+
+    def work():
+        runs.append(now)
+        if broken[0]:
+            raise ValueError("no")
+
+    step = Step("work", work, every_s=7.0)
+    for tick in range(100):
+        now = tick / 10
+        step.run(now)
+    assert runs == [0.0, 0.5, 1.5, 3.5, 8.5] and step.failures == 5
+    broken[0] = False
+    now = 18.5
+    step.run(now)
+    assert step.failures == 0
+    now = 25.0
+    step.run(now)  # not yet
+    now = 25.5
+    broken[0] = True
+    step.run(now)
+    now = 26.0
+    step.run(now)
+    assert runs[5:] == [18.5, 25.5, 26.0]
+
+
+def test_a_service_that_ran_for_a_while_is_started_again_soon(monkeypatch):
+    """Its pauses grow only while it does not get going."""
+    clock, pauses, runs = [0.0], [], iter([0.0, 0.0, 0.0, 3600.0, 0.0])
+
+    class Flaky:
+        name = "flaky"
+
+        async def run(self):
+            clock[0] += next(runs, 0.0)
+            if len(pauses) == 5:
+                return
+            raise ValueError("again")
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr(services.asyncio, "sleep", sleep)
+    asyncio.run(services.run_services([Flaky()], lambda: clock[0]))
+    assert pauses == [0.5, 1.0, 2.0, 0.5, 1.0]
