@@ -204,6 +204,7 @@ class Agent:
             "hub": self.links.enrollment.hub,
             "address": self.address,
             "online": self.uplink.online,
+            "broker": self.uplink.connection.document(),
             **around(self.config),
             "certificate_expires": self.updater.file.state.looked.certificate_expires,
             "started": self.started,

@@ -60,6 +60,7 @@ def from_files(config: AgentConfig, state: AgentState, *, running: bool = False)
         "hub": enrolled.hub if enrolled else "",
         "channel": looked.follows(enrolled.channel if enrolled else ""),
         "channel_version": looked.channel.version if looked.channel else 0,
+        "broker": {"address": f"{enrolled.mqtt.host}:{enrolled.mqtt.port}"} if enrolled else {},
         "clock": looked.clock,
         "problem": looked.problem,
         "hint": looked.hint,
@@ -134,6 +135,7 @@ def lines(document: dict[str, Any], directory: Path) -> list[str]:
     for key in ("device", "hub", "channel", "channel_version", "address", "online", "clock", "problem", "hint"):
         if document.get(key) not in (None, ""):
             said.append(f"  {key}: {document[key]}")
+    said += _broker(document.get("broker") or {})
     if document.get("bundle"):
         found = document["bundle"]
         became = (
@@ -156,6 +158,18 @@ def lines(document: dict[str, Any], directory: Path) -> list[str]:
         )
     models = document.get("models") or {}
     return said + [f"model {name}: {_one_line(model)}" for name, model in models.items()]
+
+
+def _broker(found: dict[str, Any]) -> list[str]:
+    """How the connection to the broker stands, and what to do where it does not."""
+    if not found.get("state"):
+        return [f"  broker: {found['address']}"] if found.get("address") else []
+    since = f"since {_date(found['since'])}"
+    if found["state"] != "failed":
+        return [f"  broker: {found['address']}, {found['state']} {since}"]
+    tries = f"{found['failures']} times {since}" if found["failures"] > 1 else since
+    said = [f"  broker: {found['address']}, {found['reason']} ({tries}): {found['detail']}"]
+    return said + ([f"    try: {found['hint']}"] if found["hint"] else [])
 
 
 def _one_line(model: dict[str, Any]) -> str:

@@ -23,9 +23,11 @@ from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.errors import AgentError, DeniedError
-from edge_agent.reporting import gobackn
+from edge_agent.reporting import connecting, gobackn
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.commands import accept
+from edge_agent.reporting.connecting import Trouble
+from edge_agent.reporting.connection import Client, Connection
 from edge_agent.reporting.spool import Database, Record, Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
@@ -45,6 +47,7 @@ from fleet.protocol.resolve import spread_delay
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 30.0
+ANSWER_S = 10.0  # for the broker to answer a login, then what is wrong is said
 SILENCE = 2.5  # heartbeats without a sign from the broker, then the client is rebuilt
 COUNTER = "command-counter"
 
@@ -99,9 +102,11 @@ class Uplink:
         self._inbox: deque[tuple[str, bytes]] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._client: mqtt.Client | None = None
+        self._client: Client | None = None
         self._next: Link | None = None
         self._session = ""
+        self.connection = Connection(clock)
+        self._opened = 0.0  # since when a connection stands whose login has no answer; 0: none does
         self._heard = 0.0
         self._beat = 0.0
         self.rebuilt = 0
@@ -156,14 +161,14 @@ class Uplink:
         """A new client; none for a link that cannot be one's: the hub names the broker, and may soon name another."""
         self._heard = self._beat = time.monotonic()
         link = self._link
+        self.connection.begin(link.endpoint)
         try:
             self._client = self._made(link)
         except (AgentError, ProtocolError, ValueError) as error:  # ValueError: paho's, of a host, port or topic
-            where = f"{link.endpoint.host[:80]!r}, port {link.endpoint.port}"
-            log.warning("no connection to the broker at %s: %s", where, error)
+            self.connection.failed(connecting.of_error(error, link.endpoint))
 
-    def _made(self, link: Link) -> mqtt.Client:
-        client = mqtt.Client(
+    def _made(self, link: Link) -> Client:
+        client = Client(
             CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False
         )
         if link.endpoint.tls:
@@ -182,6 +187,8 @@ class Uplink:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
+        client.on_failure = self._on_failure
+        client.on_socket_open = self._on_open
         client.connect_async(link.endpoint.host, link.endpoint.port, keepalive=max(5, int(link.heartbeat_s)))
         client.loop_start()
         return client
@@ -192,12 +199,14 @@ class Uplink:
         if client is None:
             return
         self._sender = gobackn.disconnected(self._sender)
-        for name in ("on_connect", "on_disconnect", "on_message", "on_publish"):
+        for name in ("on_connect", "on_disconnect", "on_message", "on_publish", "on_failure", "on_socket_open"):
             setattr(client, name, None)
         goodbye = self._status("lost") if polite else None
         await asyncio.to_thread(_end, client, self._topic("status"), goodbye)
 
     async def _watch(self, now: float) -> None:
+        if self._opened and now - self._opened > ANSWER_S:
+            self._failed(connecting.silent(self._link.endpoint, ANSWER_S))
         if now - self._heard < SILENCE * self._link.heartbeat_s + 60.0 * (not self._sender.connected):
             return
         log.warning("nothing heard from the broker for %.0f s; connecting anew", now - self._heard)
@@ -207,11 +216,17 @@ class Uplink:
 
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
-            log.warning("the broker refuses this device: %s", code)
+            self._post(self._failed, connecting.of_refusal(str(code)))
             return
         link, prefix = self._link, self._link.endpoint.prefix
         client.subscribe([(topics.command(link.device_id, prefix), 1), (topics.notify(link.channel, prefix), 1)])
         self._post(self._connected)
+
+    def _on_failure(self, error: Exception) -> None:
+        self._post(self._failed, connecting.of_error(error, self._link.endpoint))
+
+    def _on_open(self, _client: mqtt.Client, _data: Any, _socket: Any) -> None:
+        self._post(self._open)
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         self._post(self._disconnected, str(code))
@@ -231,14 +246,23 @@ class Uplink:
     def _connected(self) -> None:
         self._heard = time.monotonic()
         self._sender = gobackn.connected(self._sender, self._heard)
-        log.info("connected to the broker at %s:%d", self._link.endpoint.host, self._link.endpoint.port)
+        self._opened = 0.0
+        self.connection.made()
         self._say_online()
         self._notified("connected")
         self._wake.set()
 
+    def _open(self) -> None:
+        self._opened = time.monotonic()
+
+    def _failed(self, trouble: Trouble) -> None:
+        """An attempt failed: the first word about it counts, not what follows from it."""
+        self._opened = 0.0
+        self.connection.failed(trouble)
+
     def _disconnected(self, code: str) -> None:
-        if self._sender.connected:
-            log.warning("the connection to the broker is gone: %s", code)
+        if self._sender.connected or self._opened:
+            self._failed(connecting.closed(code))
         self._sender = gobackn.disconnected(self._sender)
 
     def _arrived(self, topic: str, payload: bytes) -> None:
