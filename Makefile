@@ -12,7 +12,9 @@ FAULTS := tests/faults tests/edge_agent/identity/test_renew_interrupted.py
 # Keyed by what the environment is made of: a changed pin or dependency makes a new stamp.
 STAMP := $(VENV)/.installed-$(shell cat constraints/dev.txt pyproject.toml | cksum | tr ' ' '-')
 
-.PHONY: help demo test faults lint format clean constraints system-packages
+COUNTS := benchmarks/results/tests.json
+
+.PHONY: help demo test test-full faults lint format clean constraints system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,8 +25,13 @@ demo: $(STAMP) ## run the whole loop on this machine [KEEP=1 leaves it running] 
 test: lint system-packages ## ruff, mypy, import-linter, pytest [TESTS=path]
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests $(TESTS)
 
+test-full: lint system-packages ## the same in full size, hours: faults, state machines, fuzzing; writes benchmarks/results/tests.json
+	rm -f $(COUNTS)
+	EDGELOOP_SIZE=full EDGELOOP_COUNTS=$(COUNTS) EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json \
+		PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests --timeout 7200 $(TESTS)
+
 faults: $(STAMP) system-packages ## the fault tests in full size, about half an hour; writes benchmarks/results/faults.json
-	EDGELOOP_FAULTS=full EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -q $(FAULTS)
+	EDGELOOP_SIZE=full EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -q $(FAULTS)
 
 lint: $(STAMP) ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .

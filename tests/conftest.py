@@ -7,11 +7,27 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.support import counts
+from tests.support.size import examples
+
 # The same examples on every run of the test command; a developer's own run explores.
-settings.register_profile("edgeloop", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.register_profile(
+    "edgeloop", deadline=None, derandomize=os.environ.get("CI") == "true", max_examples=examples(100)
+)
 settings.load_profile("edgeloop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-goldens` writes golden files that are missing; review the difference before committing."""
     parser.addoption("--update-goldens", action="store_true", help="write the golden files of tests/golden")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count what runs, when somebody asked for it."""
+    counts.install(config)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A property says how many examples it tries."""
+    for item in items:
+        counts.note_examples(item)

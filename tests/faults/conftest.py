@@ -1,6 +1,6 @@
 """The bench that fault tests share, and the table after the last one.
 
-EDGELOOP_FAULTS=full chooses the full size, EDGELOOP_FAULTS_RESULTS=FILE writes the table as JSON; a run that was
+EDGELOOP_SIZE=full chooses the full size, EDGELOOP_FAULTS_RESULTS=FILE writes the table as JSON; a run that was
 not whole is written to FILE with `.incomplete` in its name.
 """
 

@@ -94,7 +94,7 @@ def test_a_signed_size_that_is_not_the_files_is_refused(tmp_path: Path, more: in
 def test_the_last_byte_beyond_two_gibibytes_is_covered(tmp_path: Path, full: bool) -> None:
     """A11: a file whose size no signed 32-bit number holds; sparse, and hashed in pieces."""
     if not full:
-        pytest.skip("two files of 2 GiB are hashed in the full size only: EDGELOOP_FAULTS=full")
+        pytest.skip("two files of 2 GiB are hashed in the full size only: EDGELOOP_SIZE=full")
     store, size = Store(tmp_path, reserve=0), (1 << 31) + 1
 
     def sparse(last: bytes) -> Path:

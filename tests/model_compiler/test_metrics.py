@@ -12,6 +12,7 @@ from sklearn import metrics as theirs
 
 from model_compiler import metrics
 from model_compiler.errors import DataError
+from tests.support.size import examples
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -23,7 +24,7 @@ def scores(seed: int, classes: int, rows: int = 80) -> tuple[dict[str, np.ndarra
     return {"logits": table}, y
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(SEEDS, st.integers(2, 6))
 def test_class_metrics_are_the_usual_ones(seed: int, classes: int) -> None:
     outputs, y = scores(seed, classes)
@@ -41,7 +42,7 @@ def test_class_metrics_are_the_usual_ones(seed: int, classes: int) -> None:
     assert metrics.parse("auc").score(outputs, y) == pytest.approx(auc)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(SEEDS, st.sampled_from(["accuracy", "auc", "f1", "top-2", "mae", "rmse"]))
 def test_the_interval_holds_the_value_and_narrows_with_more_samples(seed: int, name: str) -> None:
     metric = metrics.parse(name)

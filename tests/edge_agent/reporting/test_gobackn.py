@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from edge_agent.reporting import gobackn
 from edge_agent.reporting.gobackn import FIRST_TIMEOUT_S, WINDOW, Sender
+from tests.support.size import examples
 
 
 def test_nothing_is_sent_before_the_connection():
@@ -31,7 +32,7 @@ def test_records_that_a_full_spool_gave_up_are_not_waited_for():
     assert (sender.committed, sender.sent, gobackn.room(sender)) == (30, 30, WINDOW)
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.lists(st.sampled_from(["send", "lose", "receive", "receipt", "reconnect", "tick"]), max_size=80), st.data())
 def test_a_hub_that_takes_records_in_order_gets_all_of_them(events, data):
     """Whatever is lost, once the network is good for a while everything arrives, in order."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.spool import Database, Spool
+from tests.support.size import examples
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -126,7 +127,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(STEPS)
 def test_the_spool_against_a_model(tmp_path_factory, steps):
     path = tmp_path_factory.mktemp("spool")

@@ -13,6 +13,7 @@ from edge_agent.update import machine
 from edge_agent.update.machine import Held, ModelState, Target
 from fleet.protocol.channel import Probation, RolloutRef
 from fleet.protocol.codec import decode_json, encode_json
+from tests.support.size import examples
 
 POLICY = Probation(seconds=100.0, requests=10, max_failures=0, max_starts=3)
 
@@ -139,7 +140,7 @@ class Histories(RuleBasedStateMachine):
 
 
 TestHistories = Histories.TestCase
-TestHistories.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestHistories.settings = settings(max_examples=examples(150), stateful_step_count=30, deadline=None)
 
 
 def test_a_process_that_does_not_serve_is_no_start_of_a_release_on_probation() -> None:
@@ -216,7 +217,7 @@ def test_a_release_that_is_slower_than_the_one_before_rolls_back_where_that_was_
 EVENTS = st.lists(st.sampled_from(["step", "step", "break", "crash", "kill-trial"]), max_size=400)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(EVENTS)
 def test_any_sequence_of_crashes_ends_in_a_stable_state_within_the_cap(events) -> None:
     """A target that is wanted for ever: after MAX_TRIES steps into trying and probation nothing more begins."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fleet.protocol import channel, codec, manifest, messages, oip, selftest, sketch
 from fleet.protocol.errors import MalformedError, ProtocolError
+from tests.support.size import examples
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "v1"
 
@@ -43,7 +44,7 @@ def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
 
 
 @given(damaged())
-@settings(max_examples=600)
+@settings(max_examples=examples(600))
 def test_damaged_messages_are_refused_or_read(case: tuple[str, bytes]) -> None:
     name, data = case
     try:
@@ -53,7 +54,7 @@ def test_damaged_messages_are_refused_or_read(case: tuple[str, bytes]) -> None:
 
 
 @given(st.sampled_from(sorted(DECODERS)), st.binary(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_noise_is_refused(name: str, data: bytes) -> None:
     with pytest.raises(ProtocolError):
         DECODERS[name](data)

@@ -16,6 +16,7 @@ from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError, TooLargeError
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.oip import ALL, DTYPES, InferRequest, InferResponse, TensorValue
+from tests.support.size import examples
 
 NUMERIC = [dtype for name, dtype in DTYPES.items() if name != "BYTES"]
 ARRAYS = st.sampled_from(NUMERIC).flatmap(
@@ -36,7 +37,7 @@ def body(**changes: object) -> bytes:
 
 
 @given(st.lists(st.one_of(ARRAYS, TEXTS), min_size=1, max_size=3), st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_requests_come_back_equal(arrays: list[np.ndarray], binary: bool) -> None:
     values = tuple(TensorValue(f"t{i}", a) for i, a in enumerate(arrays))
     request = InferRequest(id="7", parameters={"priority": 1}, inputs=values, outputs=("y",))
@@ -48,7 +49,7 @@ def test_requests_come_back_equal(arrays: list[np.ndarray], binary: bool) -> Non
 
 
 @given(ARRAYS, st.sampled_from([ALL, frozenset(), frozenset(("y",))]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_responses_come_back_equal(array: np.ndarray, binary: frozenset[str]) -> None:
     outputs = (TensorValue("y", array), TensorValue("z", np.arange(3)))
     response = InferResponse(model_name="m", model_version="4", parameters={"served_by": "edge"}, outputs=outputs)
@@ -60,7 +61,7 @@ def test_responses_come_back_equal(array: np.ndarray, binary: frozenset[str]) ->
 
 
 @given(st.binary(max_size=200), st.one_of(st.none(), st.integers(0, 250)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_noise_is_refused_and_never_crashes(data: bytes, header: int | None) -> None:
     if header == 0:
         assert oip.decode_request(data, 0).inputs[0].name == ""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fleet.protocol import sketch
 from fleet.protocol.errors import MalformedError, TooLargeError
 from fleet.protocol.messages import SketchData
+from tests.support.size import examples
 
 
 def data(seed: int, n: int = 400, shift: float = 0.0) -> np.ndarray:
@@ -51,7 +52,7 @@ def test_features_have_length_one() -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 60))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_merging_windows_is_one_large_window(first: int, second: int) -> None:
     x = data(2, 120)[: first + second]
     whole = sketch.sketch(ENCODER, x)

@@ -12,6 +12,7 @@ from fleet.protocol.resolve import in_cohort
 from fleet.rollouts.cohorts import counts, draw_salt, stage_of
 from fleet.rollouts.errors import PlanError
 from fleet.rollouts.stages import plan_stages
+from tests.support.size import examples
 
 
 def ids(n: int) -> list[str]:
@@ -56,7 +57,7 @@ def test_a_share_too_small_for_the_fleet_is_refused_with_a_hint() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 30))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_stage_of_agrees_with_what_devices_compute(seed: int, devices: int) -> None:
     shares = (250_000, 600_000, 1_000_000)
     salt = draw_salt(Random(seed), ids(devices), shares, used=set())

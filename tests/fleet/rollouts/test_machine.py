@@ -30,6 +30,7 @@ from fleet.rollouts.machine import (
     wanted,
 )
 from fleet.rollouts.stages import plan_stages
+from tests.support.size import examples
 
 DEVICES = tuple(f"device-{i}" for i in range(6))
 SHARES = (200_000, 500_000, 1_000_000)
@@ -306,5 +307,5 @@ class Rollout(RuleBasedStateMachine):
         assert self.published <= allowed
 
 
-Rollout.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+Rollout.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=25, deadline=None)
 TestRollout = Rollout.TestCase

@@ -16,8 +16,8 @@ from typing import Any
 from msgspec import Struct
 
 from tests.support.faults.judge import Verdict
+from tests.support.size import FULL as FULL
 
-FULL = os.environ.get("EDGELOOP_FAULTS") == "full"
 ROWS_OF_ALL = (
     "kill", "EIO", "ENOSPC", "full disk", "read-only disk", "power loss", "renewal", "clock", "hostile model",
     "network", "packets", "cold start", "attack", "attack, power",
