@@ -18,9 +18,12 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from fleet.protocol.finite import is_finite
 from fleet.protocol.manifest import Runtime
+from fleet.runtimes.tensors import FileTensor
 from model_compiler.data import Dataset
 from model_compiler.errors import TargetError
+from model_compiler.exchange import load_arrays, save_inputs
 
 TIMEOUT_S = 600.0
 LATENCY_ROWS = 64
@@ -39,14 +42,6 @@ class RunJob(Struct, frozen=True, kw_only=True):
     raw: bool = False
 
 
-class Port(Struct, frozen=True, kw_only=True):
-    """One tensor of a model file as the runtime names it; -1 is a variable dimension."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
 class Profile(Struct, frozen=True, kw_only=True):
     """What the child saw of one variant. `batched`: the first axis of every tensor counts samples.
 
@@ -54,8 +49,8 @@ class Profile(Struct, frozen=True, kw_only=True):
     added to the process at most.
     """
 
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    inputs: tuple[FileTensor, ...]
+    outputs: tuple[FileTensor, ...]
     batched: bool
     load_ms: float
     peak_memory_bytes: int
@@ -76,8 +71,10 @@ class Run:
     profile: Profile
 
 
-def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, raw: bool = False) -> Run:
+def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, raw: bool = False, finite: bool = True) -> Run:
     """Every output for every sample; real values are float32, unless `raw` keeps a quantized file's integers.
+
+    With `finite` false the answers are taken as they are, NaN and infinity included.
 
     Raises:
         TargetError: the runtime refuses the file or dies of it, the data does not fit, or an answer is not finite.
@@ -86,13 +83,24 @@ def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, raw: bool =
         result = Path(folder) / "outputs.npz"
         _spawn(Path(folder), "outputs", {name: (runtime, model)}, data, result, raw=raw)
         profile = msgspec.json.decode(result.with_suffix(".json").read_bytes(), type=Profile)
-        with np.load(result, allow_pickle=False) as archive:
-            outputs = tuple(archive[f"output_{place}"] for place in range(len(profile.outputs)))
-    for values in outputs:
-        broken = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
-        if broken:
-            raise TargetError(f"{name}: {broken} of {len(values)} outputs hold NaN or infinity", subject=name)
+        arrays = load_arrays(result)
+    outputs = tuple(arrays[f"output_{place}"] for place in range(len(profile.outputs)))
+    if finite:
+        for values in outputs:
+            check_finite(name, values)
     return Run(outputs, profile)
+
+
+def check_finite(name: str, values: Array) -> None:
+    """Raise TargetError when an output (n, …) of the variant `name` holds NaN or infinity."""
+    if values.dtype.kind != "f" or is_finite(values):
+        return
+    broken = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
+    raise TargetError(
+        f"{name}: {broken} of {len(values)} outputs hold NaN or infinity",
+        subject=name,
+        hint="a model that means them: --non-finite OUTPUT",
+    )
 
 
 def run_many(runtime: Runtime, models: dict[str, bytes], data: Dataset) -> dict[str, Array]:
@@ -101,8 +109,7 @@ def run_many(runtime: Runtime, models: dict[str, bytes], data: Dataset) -> dict[
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "firsts.npz"
             _spawn(Path(folder), "firsts", {name: (runtime, model) for name, model in models.items()}, data, result)
-            with np.load(result, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
+            return load_arrays(result)
     except TargetError:
         if len(models) == 1:
             return {}
@@ -134,9 +141,7 @@ def _spawn(
         files[name] = (runtime, str(file))
     inputs = folder / "inputs"
     inputs.mkdir()
-    for place, (name, array) in enumerate(data.inputs.items()):  # a name is the user's and never a path
-        np.save(inputs / f"{place}.npy", array, allow_pickle=False)
-        (inputs / f"{place}.name").write_text(name, "utf-8")
+    save_inputs(inputs, data.inputs)
     job = folder / "job.json"
     job.write_bytes(
         msgspec.json.encode(RunJob(mode=mode, models=files, inputs=str(inputs), result=str(result), raw=raw))

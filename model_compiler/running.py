@@ -3,170 +3,100 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fleet.protocol.manifest import Runtime
-from model_compiler.runners import Latency, Port, Profile, RunJob
+from fleet import runtimes
+from fleet.protocol.manifest import Runtime, Tensor
+from fleet.protocol.tensors import DTYPES, datatype_of
+from fleet.runtimes.models import ModelFile
+from fleet.runtimes.tensors import FileTensor
+from model_compiler.exchange import load_inputs, save_arrays
+from model_compiler.runners import Latency, Profile, RunJob
 
 ROUNDS, WARM_UP, LEAST_ROUNDS = 200, 10, 20  # interleaved rounds of a latency measurement
 BUDGET_S = 20.0  # slow models get fewer rounds
 
 Array = npt.NDArray[Any]
-_ONNX_DTYPES = {"float": "float32", "double": "float64"}
+NAMES: dict[Runtime, str] = {"litert": "ai-edge-litert", "onnx": "onnxruntime"}
 
 
-class Runner(Protocol):
-    """A loaded model."""
-
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-
-    def run(self, values: Sequence[Array]) -> list[Array]:
-        """One call, arrays in the order of `inputs` and with their shapes; answers in the order of `outputs`."""
-        ...
-
-    def feed(self, array: Array, place: int) -> Array:
-        """A whole input (n, …) as the file wants it."""
-        ...
-
-
-class LiteRtRunner:
-    """ai-edge-litert; quantizes inputs and dequantizes outputs where the file's own are integers."""
-
-    def __init__(self, model: bytes, *, raw: bool) -> None:
-        from ai_edge_litert.interpreter import Interpreter
-
-        self._interpreter = Interpreter(model_content=model, num_threads=1)
-        self._interpreter.allocate_tensors()
-        self._wanted = self._interpreter.get_input_details()
-        self._given = self._interpreter.get_output_details()
-        self._raw = raw
-        self.inputs = tuple(_tensor(detail) for detail in self._wanted)
-        self.outputs = tuple(_tensor(detail) for detail in self._given)
-
-    def feed(self, array: Array, place: int) -> Array:
-        """See `Runner`."""
-        detail = self._wanted[place]
-        scale, zero = detail["quantization"]
-        if array.dtype == detail["dtype"] or not scale:
-            return _cast(array, np.dtype(detail["dtype"]), self.inputs[place].name)
-        limits = np.iinfo(detail["dtype"])
-        quantized: Array = np.clip(np.round(array / scale) + zero, limits.min, limits.max).astype(detail["dtype"])
-        return quantized
-
-    def run(self, values: Sequence[Array]) -> list[Array]:
-        """See `Runner`."""
-        for detail, value in zip(self._wanted, values, strict=True):
-            self._interpreter.set_tensor(detail["index"], value)
-        self._interpreter.invoke()
-        return [self._read(detail) for detail in self._given]
-
-    def _read(self, detail: dict[str, Any]) -> Array:
-        values: Array = self._interpreter.get_tensor(detail["index"])
-        scale, zero = detail["quantization"]
-        if self._raw or not np.issubdtype(values.dtype, np.integer) or not scale:
-            return values if values.dtype.kind in "iub" else values.astype(np.float32)
-        real: Array = ((values.astype(np.float32) - zero) * scale).astype(np.float32)
-        return real
-
-
-class OnnxRunner:
-    """onnxruntime, one thread, from bytes only."""
-
-    def __init__(self, model: bytes, *, raw: bool) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.inputs = tuple(_value(value) for value in self._session.get_inputs())
-        self.outputs = tuple(_value(value) for value in self._session.get_outputs())
-
-    def feed(self, array: Array, place: int) -> Array:
-        """See `Runner`."""
-        return _cast(array, np.dtype(self.inputs[place].dtype), self.inputs[place].name)
-
-    def run(self, values: Sequence[Array]) -> list[Array]:
-        """See `Runner`."""
-        feed = {port.name: value for port, value in zip(self.inputs, values, strict=True)}
-        found = [np.asarray(value) for value in self._session.run(None, feed)]
-        return [value if value.dtype.kind in "iub" else value.astype(np.float32) for value in found]
-
-
-def _tensor(detail: dict[str, Any]) -> Port:
-    signature = detail.get("shape_signature", ())
-    shape = signature if len(signature) else detail["shape"]
-    return Port(
-        name=str(detail["name"]), dtype=np.dtype(detail["dtype"]).name, shape=tuple(int(size) for size in shape)
-    )
-
-
-def _value(value: Any) -> Port:
-    kind = str(value.type).removeprefix("tensor(").removesuffix(")")
-    shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-    return Port(name=value.name, dtype=_ONNX_DTYPES.get(kind, kind), shape=shape)
-
-
-def _cast(array: Array, dtype: Any, name: str) -> Array:
-    if array.dtype == dtype:
-        return array
-    cast = array.astype(dtype)
-    if dtype.kind in "iu" and not (cast == array).all():
-        raise ValueError(f"input {name!r} takes {dtype}; the data's {array.dtype} values do not fit into it")
-    return cast
-
-
-def batched(ports: Sequence[Port]) -> bool:
+def batched(tensors: Sequence[FileTensor]) -> bool:
     """Whether the first axis of every tensor counts samples: it is one, or variable."""
-    return all(port.shape and port.shape[0] in (1, -1) for port in ports)
-
-
-def paired(names: Sequence[str], ports: Sequence[Port]) -> list[int]:
-    """For each port the place of the data's input that goes there: by name where all agree, else by order.
-
-    Raises ValueError when the counts differ.
-    """
-    if len(names) != len(ports):
-        raise ValueError(f"the model takes {len(ports)} inputs, the data has {len(names)}: {', '.join(names)}")
-    theirs = [port.name.removeprefix("serving_default_").removesuffix(":0") for port in ports]
-    return [names.index(name) for name in theirs] if set(theirs) == set(names) else list(range(len(names)))
+    return all(tensor.shape and tensor.shape[0] in (1, -1) for tensor in tensors)
 
 
 class Loaded:
-    """A runner and the data set as it wants it."""
+    """A model file as the release will have it, and the data set that it is asked.
 
-    def __init__(self, runner: Runner, names: Sequence[str], arrays: Sequence[Array]) -> None:
-        self.runner = runner
-        self.batched = batched([*runner.inputs, *runner.outputs])
-        order = paired(names, runner.inputs)
-        for port, place in zip(runner.inputs, order, strict=True):
-            self._check(port, names[place], arrays[place])
-        self._arrays = [runner.feed(arrays[place], at) for at, place in enumerate(order)]
+    The inputs are called as in the data, with its datatypes and shapes, as in the manifest. The outputs are the
+    file's: real values in single precision, and likewise what a quantized file's integers stand for, unless `raw`.
 
-    def _check(self, port: Port, name: str, array: Array) -> None:
-        wanted = port.shape[1:] if self.batched else port.shape
-        given = array.shape[1:]
+    Raises ValueError where the data is not what the file takes.
+    """
+
+    def __init__(self, file: ModelFile, names: Sequence[str], arrays: Sequence[Array], *, raw: bool) -> None:
+        self.batched = batched([*file.inputs, *file.outputs])
+        self._arrays = dict(zip(names, arrays, strict=True))
+        own = {tensor.plain_name: tensor for tensor in file.inputs}
+        if len(names) != len(file.inputs):
+            raise ValueError(f"the model takes {len(own)} inputs, the data has {len(names)}: {', '.join(names)}")
+        for place, (name, array) in enumerate(self._arrays.items()):
+            self._check(own.get(name, file.inputs[place]), name, array)
+        inputs = [
+            Tensor(name=name, datatype=datatype_of(array), shape=self._shape(array.shape[1:]))
+            for name, array in self._arrays.items()
+        ]
+        self._outputs = tuple(_output(tensor, raw=raw) for tensor in file.outputs)
+        # A file that names none of its inputs as the data does was converted from a source that did, in its order.
+        strict = bool(own.keys() & set(names)) or file.keeps_names
+        self._model = file.model(inputs, self._outputs, strict=strict)
+
+    def _shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
+        return (-1, *sample) if self.batched else sample
+
+    def _check(self, tensor: FileTensor, name: str, array: Array) -> None:
+        wanted, given = tensor.shape, array.shape[1:]
+        if wanted is None:
+            return
+        wanted = wanted[1:] if self.batched else wanted
         if len(wanted) != len(given) or any(w not in (-1, g) for w, g in zip(wanted, given, strict=False)):
             raise ValueError(f"input {name!r} has shape {list(given)} per sample, the model takes {list(wanted)}")
 
     def __len__(self) -> int:
-        return len(self._arrays[0])
+        return len(next(iter(self._arrays.values())))
 
     def answer(self, row: int) -> list[Array]:
-        """The outputs for one sample, each without the axis that counts samples."""
-        if self.batched:
-            return [value[0] for value in self.runner.run([array[row : row + 1] for array in self._arrays])]
-        return self.runner.run([np.ascontiguousarray(array[row]) for array in self._arrays])
+        """The outputs for one sample, in the file's order, each (1, …)."""
+        if not self.batched:
+            found = self._model.run({name: array[row, ...] for name, array in self._arrays.items()})
+            return [found[spec.name][None] for spec in self._outputs]
+        found = self._model.run({name: array[row : row + 1] for name, array in self._arrays.items()})
+        for name, value in found.items():
+            if len(value) != 1:
+                raise ValueError(f"output {name!r} has {len(value)} rows for one sample")
+        return [found[spec.name] for spec in self._outputs]
+
+    def answers(self, places: Sequence[int]) -> list[Array]:
+        """These outputs for every sample, each (n, …)."""
+        rows = [self.answer(row) for row in range(len(self))]
+        return [np.concatenate([answer[place] for answer in rows]) for place in places]
+
+
+def _output(tensor: FileTensor, *, raw: bool) -> Tensor:
+    if tensor.datatype not in DTYPES:
+        raise ValueError(f"output {tensor.name!r} is no tensor of numbers or text; export the model without it")
+    real = tensor.dtype.kind == "f" or (tensor.dtype.kind in "iu" and tensor.scale != 0.0 and not raw)
+    # What is no number is looked for where it is known whether the model means it.
+    datatype = "FP32" if real else tensor.datatype
+    return Tensor(name=tensor.name, datatype=datatype, shape=tensor.shape or (), finite=False)
 
 
 def _measure(models: dict[str, Loaded]) -> dict[str, Latency]:
@@ -192,59 +122,46 @@ def _resident(field: str) -> int:
     return 0
 
 
-def _import_runtime(runtime: Runtime) -> None:
-    importlib.import_module("ai_edge_litert.interpreter" if runtime == "litert" else "onnxruntime")
+def _open(runtime: Runtime, model: bytes) -> ModelFile:
+    return runtimes.named(NAMES[runtime]).open(model)
 
 
 def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None:
-    ((runtime, file),) = job.models.values()
-    model = Path(file).read_bytes()
-    _import_runtime(runtime)
+    ((runtime, path),) = job.models.values()
+    model = Path(path).read_bytes()
+    runtimes.named(NAMES[runtime])  # imported now, so that its own memory is not the model's
     with contextlib.suppress(OSError):  # without it the peak counts what the imports needed, too
         Path("/proc/self/clear_refs").write_text("5", "ascii")
     before, start = _resident("VmRSS"), time.perf_counter()
-    runner: Runner = KINDS[runtime](model, raw=job.raw)
+    file = _open(runtime, model)
     load_ms = (time.perf_counter() - start) * 1e3
-    Loaded(runner, names, [array[:1] for array in arrays]).answer(0)  # the whole set would count as the model's memory
+    loaded = Loaded(file, names, arrays, raw=job.raw)
+    loaded.answer(0)
     peak = max(0, _resident("VmHWM") - before)
-    loaded = Loaded(runner, names, arrays)
-    answers = [loaded.answer(row) for row in range(len(loaded))]
-    stacked = {f"output_{place}": np.stack([a[place] for a in answers]) for place in range(len(runner.outputs))}
-    np.savez(job.result, **stacked)  # type: ignore[arg-type]
+    found = loaded.answers(range(len(file.outputs)))
+    save_arrays(Path(job.result), {f"output_{place}": array for place, array in enumerate(found)})
     profile = Profile(
-        inputs=runner.inputs, outputs=runner.outputs, batched=loaded.batched, load_ms=load_ms, peak_memory_bytes=peak
+        inputs=file.inputs, outputs=file.outputs, batched=loaded.batched, load_ms=load_ms, peak_memory_bytes=peak
     )
     Path(job.result).with_suffix(".json").write_bytes(msgspec.json.encode(profile))
-
-
-def _firsts(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None:
-    found = {}
-    for name, (runtime, file) in job.models.items():
-        loaded = Loaded(KINDS[runtime](Path(file).read_bytes(), raw=job.raw), names, arrays)
-        found[name] = np.stack([loaded.answer(row)[0] for row in range(len(loaded))])
-    np.savez(job.result, **found)  # type: ignore[arg-type]
 
 
 def main(job_file: Path) -> None:
     """Do one job; whatever goes wrong ends the process with its reason as the last line of stderr."""
     job = msgspec.json.decode(job_file.read_bytes(), type=RunJob)
-    files = sorted(Path(job.inputs).glob("*.npy"), key=lambda path: int(path.stem))
-    names = [path.with_suffix(".name").read_text("utf-8") for path in files]
-    arrays = [np.load(path, allow_pickle=False) for path in files]
+    names, arrays = load_inputs(Path(job.inputs))
     if job.mode == "outputs":
         _outputs(job, names, arrays)
         return
-    if job.mode == "firsts":
-        _firsts(job, names, arrays)
-        return
     loaded = {
-        name: Loaded(KINDS[runtime](Path(file).read_bytes(), raw=job.raw), names, arrays)
-        for name, (runtime, file) in job.models.items()
+        name: Loaded(_open(runtime, Path(path).read_bytes()), names, arrays, raw=job.raw)
+        for name, (runtime, path) in job.models.items()
     }
+    if job.mode == "firsts":
+        save_arrays(Path(job.result), {name: model.answers([0])[0] for name, model in loaded.items()})
+        return
     Path(job.result).write_bytes(msgspec.json.encode(_measure(loaded)))
 
-
-KINDS: dict[Runtime, Any] = {"litert": LiteRtRunner, "onnx": OnnxRunner}
 
 if __name__ == "__main__":
     # Runtimes raise what they like, often over many lines; the parent shows one.

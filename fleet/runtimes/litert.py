@@ -64,6 +64,8 @@ class TfLite(LiteRt):
 class LiteRtFile:
     """An interpreter and its tensors."""
 
+    keeps_names = False
+
     def __init__(self, interpreter: Any) -> None:
         interpreter.allocate_tensors()
         self.interpreter = interpreter

@@ -51,6 +51,10 @@ class ModelFile(Protocol):
     inputs: tuple[FileTensor, ...]
     outputs: tuple[FileTensor, ...]
 
+    @property
+    def keeps_names(self) -> bool:
+        """Whether converters to this format keep the source's names; else they may number its inputs."""
+
     def model(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False) -> LoadedModel:
         """The file as a model with these inputs and outputs, once; raises ValueError when they are not the file's."""
 

@@ -67,6 +67,8 @@ class OnnxRuntime:
 class OnnxFile:
     """A session and its tensors."""
 
+    keeps_names = True
+
     def __init__(self, session: Any) -> None:
         self._session = session
         self.inputs = tuple(_tensor(value, place) for place, value in enumerate(session.get_inputs()))
