@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_compiler.data import Dataset
+from model_compiler import naming
+from model_compiler.data import Array, Dataset
 from model_compiler.errors import DataError, SourceError
 
 if TYPE_CHECKING:
@@ -22,39 +23,75 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Adapted:
-    """`dtypes` are what the module takes of each input; `outputs` the names of what it gives, in order."""
+    """`module` takes tensors in the order of `data` and gives a tensor or a tuple of them.
+
+    `data` is one sample, its inputs called as in the release and in the dtypes that the module takes; `names` maps the
+    data's names to these. `outputs` are the answers to it, by the release's names, each (1, …) as a rule.
+    """
 
     module: torch.nn.Module
-    dtypes: Mapping[str, Any]
-    outputs: tuple[str, ...]
+    data: Dataset
+    names: Mapping[str, str]
+    outputs: Mapping[str, Array]
+
+    def fit(self, data: Dataset) -> Dataset:
+        """A data set with the release's names and in the module's dtypes."""
+        return data.renamed(self.names).cast({name: array.dtype for name, array in self.data.inputs.items()})
 
 
-def adapt(module: torch.nn.Module, data: Dataset, *, channels_last: bool = False, lone: str = "logits") -> Adapted:
+def adapt(
+    module: torch.nn.Module,
+    data: Dataset,
+    *,
+    channels_last: bool = False,
+    classes: bool = True,
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+) -> Adapted:
     """Find out by one run how `module` takes the inputs of `data`, and wrap it where that is not by position.
 
     Args:
         channels_last: inputs with four axes are (n, height, width, channels) in the data; the module
             takes (n, channels, height, width).
-        lone: the name of a single output that has none.
+        classes: whether a single output without a name is called `logits`, else `output`.
+        inputs: the names that were asked for; empty for the data's and the module's own.
+        outputs: likewise, of the outputs.
 
     Raises:
-        SourceError: the module does not run on the first sample, in its own words.
+        DataError: the inputs of the data and of the module cannot be paired.
+        SourceError: the module does not run on the first sample, in its own words, or gives other outputs.
     """
-    order = _order(module, tuple(data.inputs))
-    by_name = tuple(data.inputs) if order else ()
-    wrapped = _module(module, by_name, channels_last)
-    dtypes, answer = _first_run(_module(module, by_name, channels_last, flat=False), data)
-    names = _names(answer, lone)
-    if order or channels_last or not _plain(answer):
-        return Adapted(wrapped, dtypes, names)
-    return Adapted(module, dtypes, names)
+    own = naming.parameters(module)
+    names = naming.input_names(tuple(data.inputs), own, inputs)
+    sample = data.take(slice(1)).renamed(names)
+    passed = _passed(module, tuple(names.values()))
+    dtypes, answer = _first_run(_module(module, passed, channels_last), sample)
+    named = isinstance(answer, Mapping)
+    found = _flat(answer)
+    if not found:
+        raise SourceError(f"the model answers with {type(answer).__name__}, not with tensors")
+    lone = naming.lone_output(classes, tuple(names.values()))
+    results = naming.output_names(found, outputs, named=named, lone=lone)
+    wrapped = module
+    if passed or channels_last or list(results) != list(found) or not _plain(answer):
+        wrapped = _module(module, passed, channels_last, results=tuple(results))
+    answers = naming.numbers_of({new: found[old] for old, new in results.items()})
+    return Adapted(wrapped, sample.cast(dtypes), names, answers)
 
 
-def _order(module: torch.nn.Module, names: tuple[str, ...]) -> bool:
-    """Whether inputs must be passed by name: the module knows all the names, in another order."""
-    known = inspect.signature(module.forward).parameters.items()
-    parameters = [name for name, kind in known if kind.kind is kind.POSITIONAL_OR_KEYWORD]
-    return set(names) <= set(parameters) and parameters[: len(names)] != list(names)
+def _passed(module: torch.nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The keywords under which `forward` gets its inputs, in the order of `names`; empty where places do."""
+    known = inspect.signature(module.forward).parameters
+    kinds = {item.kind for item in known.values()}
+    placed = [n for n, item in known.items() if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
+    if len(names) == 1:
+        keywords = [name for name, item in known.items() if item.kind is item.KEYWORD_ONLY]
+        if placed or inspect.Parameter.VAR_POSITIONAL in kinds:
+            return ()
+        return (keywords[0],) if keywords else names
+    if set(names) <= set(known) or inspect.Parameter.VAR_KEYWORD in kinds:
+        return () if placed[: len(names)] == list(names) else names
+    return ()
 
 
 def _first_run(module: torch.nn.Module, data: Dataset) -> tuple[dict[str, Any], Any]:
@@ -64,7 +101,7 @@ def _first_run(module: torch.nn.Module, data: Dataset) -> tuple[dict[str, Any], 
     tries = [kinds, {name: np.dtype(np.float32) for name in kinds}]
     words = ""
     for dtypes in tries:
-        sample = data.take(slice(1)).cast(dtypes)
+        sample = data.cast(dtypes)
         # The module is the user's and may raise anything; this is the boundary that says so.
         try:
             with torch.no_grad():
@@ -86,15 +123,6 @@ def _plain(answer: Any) -> bool:
     )
 
 
-def _names(answer: Any, lone: str) -> tuple[str, ...]:
-    found = _flat(answer)
-    if not found:
-        raise SourceError(f"the model answers with {type(answer).__name__}, not with tensors")
-    if len(found) == 1:
-        return (next(iter(found)) if isinstance(answer, Mapping) else lone,)
-    return tuple(found)
-
-
 def _flat(answer: Any, prefix: str = "output") -> dict[str, Any]:
     """The tensors of a nested answer, named by dict keys or by place."""
     import torch
@@ -112,8 +140,9 @@ def _flat(answer: Any, prefix: str = "output") -> dict[str, Any]:
 
 
 def _module(
-    module: torch.nn.Module, names: tuple[str, ...], channels_last: bool, *, flat: bool = True
+    module: torch.nn.Module, keywords: tuple[str, ...], channels_last: bool, *, results: tuple[str, ...] = ()
 ) -> torch.nn.Module:
+    """Tensors by place in; with `results` these tensors of the answer out, in that order, else the answer as it is."""
     import torch
 
     class Positional(torch.nn.Module):
@@ -127,9 +156,12 @@ def _module(
             """Inputs in the data's order."""
             if channels_last:
                 values = tuple(v.permute(0, 3, 1, 2) if v.ndim == 4 else v for v in values)
-            answer = self.inner(**dict(zip(names, values, strict=True))) if names else self.inner(*values)
-            tensors = tuple(_flat(answer).values()) if flat else ()
-            return answer if not flat else tensors[0] if len(tensors) == 1 else tensors
+            answer = self.inner(**dict(zip(keywords, values, strict=True))) if keywords else self.inner(*values)
+            if not results:
+                return answer
+            found = _flat(answer)
+            tensors = tuple(found[name] for name in results)
+            return tensors[0] if len(tensors) == 1 else tensors
 
     # An exported program is already in evaluation mode and refuses to be told.
     wrapped = Positional()

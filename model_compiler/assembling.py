@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,21 +11,25 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Gate, Lineage, Manifest, SketchRef, Tensor, Variant
 from fleet.protocol.sketch import Encoder
-from fleet.protocol.tensors import DTYPES
 from model_compiler import preflight, reference, vectors
 from model_compiler.data import Array, Dataset
 from model_compiler.errors import CompilerError, GateError
 from model_compiler.judging import Judged
 from model_compiler.metrics import Metric, first
+from model_compiler.naming import check_encoder, check_kept, tensor_of
 
 TOOLS = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "numpy", "onnx", "onnxruntime", "torch")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What every release is made from. `background` is what drift is compared with, `held_out` gives its margin."""
+    """What every release is made from. `background` is what drift is compared with, `held_out` gives its margin.
+
+    `interface` is what an existing model's applications rely on.
+    """
 
     metric: Metric
     background: Dataset
@@ -36,6 +40,7 @@ class Parts:
     lineage: Lineage
     encoder: Encoder | None
     seed: int
+    interface: Interface | None = None
 
 
 def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes]]:
@@ -43,6 +48,8 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
 
     Raises:
         CompilerError: the labels do not fit the classes.
+        DataError: the model's own encoder cannot be used with so little data.
+        InterfaceError: the release differs from the model's interface.
     """
     profile = kept[0].ran.profile
     outputs = kept[0].ran.outputs
@@ -52,8 +59,8 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     )  # fmt: skip
     drift, drift_data = _drift(parts)
     manifest = Manifest(
-        inputs=tuple(_tensor(name, array, profile.batched) for name, array in parts.validation.inputs.items()),
-        outputs=tuple(_tensor(name, array, profile.batched) for name, array in outputs.items()),
+        inputs=_tensors(parts, parts.validation.inputs, profile.batched, "input"),
+        outputs=_tensors(parts, outputs, profile.batched, "output"),
         labels=_labels(parts, first(outputs)),
         variants=tuple(item.variant() for item in kept),
         selftest=selftest,
@@ -63,36 +70,46 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
             parts.lineage, tools={**parts.lineage.tools, **tool_versions()}, seed=parts.seed
         ),
     )
+    if parts.interface is not None:
+        check_kept(parts.interface, interface_of(manifest))
     return manifest, [*(item.ran.artifact.model for item in kept), data, *drift_data]
 
 
-def _tensor(name: str, array: Array, batched: bool) -> Tensor:
-    datatypes = {dtype: datatype for datatype, dtype in DTYPES.items()}
-    shape = (-1, *array.shape[1:]) if batched else array.shape[1:]
-    return Tensor(name=name, datatype=datatypes[np.dtype(array.dtype)], shape=shape)
+def _tensors(parts: Parts, arrays: Mapping[str, Array], batched: bool, kind: str) -> tuple[Tensor, ...]:
+    return tuple(
+        tensor_of(name, array, batched=batched, current=parts.interface, kind=kind) for name, array in arrays.items()
+    )
 
 
 def _labels(parts: Parts, scores: Array) -> tuple[str, ...]:
-    """The class names; numbers where none were given. A single score column has no classes to name."""
+    """The class names: those given, else the model's, else numbers. A single score column has no classes to name."""
     if not parts.metric.classes or scores.ndim != 2 or scores.shape[1] < 2:
         if parts.labels:
             raise CompilerError("--labels needs a metric of classes and an output of shape (n, classes)")
         return ()
-    labels = tuple(parts.labels) or tuple(str(number) for number in range(scores.shape[1]))
+    known = parts.interface.labels if parts.interface is not None else ()
+    labels = tuple(parts.labels) or known or tuple(str(number) for number in range(scores.shape[1]))
     if len(labels) != scores.shape[1]:
-        raise CompilerError(f"{len(labels)} labels were given, the model has {scores.shape[1]} classes")
+        raise CompilerError(f"there are {len(labels)} labels, the model has {scores.shape[1]} classes")
     return labels
 
 
 def _drift(parts: Parts) -> tuple[SketchRef | None, list[bytes]]:
-    """The drift section on the first input of real numbers; none where there is too little to compare."""
-    wanted = parts.encoder.tensor if parts.encoder is not None else ""
+    """The drift section: by the model's own encoder, else by a new one of the first input of real numbers.
+
+    A new model gets none where there is too little to compare; one that is watched already never loses it silently.
+    """
+    if parts.encoder is not None:
+        check_encoder(parts.encoder, parts.background.inputs)
+        name = parts.encoder.tensor or next(iter(parts.background.inputs))
+        background, held_out = (part.inputs[name] for part in (parts.background, parts.held_out))
+        return reference.build(background, held_out, tensor=name, encoder=parts.encoder, seed=parts.seed)
     for name, background in parts.background.inputs.items():
         held_out = parts.held_out.inputs[name]
-        if name not in (wanted or name) or not reference.possible(background, held_out):
+        if not reference.possible(background, held_out):
             continue
-        if background.dtype.kind == "f" or background.dtype == np.int8 or wanted:
-            return reference.build(background, held_out, tensor=name, encoder=parts.encoder, seed=parts.seed)
+        if background.dtype.kind == "f" or background.dtype == np.int8:
+            return reference.build(background, held_out, tensor=name, encoder=None, seed=parts.seed)
     return None, []
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fleet.protocol.manifest import Placement, Runtime
-from model_compiler import sources
-from model_compiler.adapting import Adapted, adapt, check_channels_last
+from model_compiler import naming, sources
+from model_compiler.adapting import adapt, check_channels_last
 from model_compiler.data import Dataset
-from model_compiler.errors import TargetError
+from model_compiler.errors import SourceError, TargetError
 from model_compiler.metrics import Metric
 from model_compiler.request import CompileRequest
 from model_compiler.variants import TARGETS, Quantizer, Target
@@ -36,37 +36,74 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The source and the data, made to fit each other. `outputs` are the names of the model's outputs."""
+    """The source and the data, made to fit each other and called as in the release. `outputs` are the outputs' names.
+
+    `tuning` is the request's training data, likewise. `cloud` is the teacher with the release's names.
+    """
 
     request: CompileRequest
     metric: Metric
     calibration: Dataset
     validation: Dataset
     outputs: tuple[str, ...]
+    tuning: Dataset | None = None
     module: torch.nn.Module | None = None
     onnx: bytes | None = None
+    cloud: bytes | None = None
 
 
 def prepare(request: CompileRequest, metric: Metric) -> Prepared:
-    """Adapt a torch module to the data, or the data to an ONNX model.
+    """Adapt a torch module to the data, or the data to an ONNX model, and settle all names.
 
     Raises:
         DataError, SourceError: they do not fit.
+        InterfaceError: they fit, but not the interface of the model.
     """
     if request.channels_last:
         check_channels_last(request.validation)
-    lone = "logits" if metric.classes else "output"
-    if request.module is not None:
-        adapted: Adapted = adapt(request.module, request.validation, channels_last=request.channels_last, lone=lone)
-        calibration, validation = (d.cast(adapted.dtypes) for d in (request.calibration, request.validation))
-        return Prepared(request, metric, calibration, validation, adapted.outputs, module=adapted.module)
+    prepared = _of_torch(request, metric) if request.module is not None else _of_onnx(request, metric)
+    inputs = tuple(prepared.validation.inputs)
+    naming.check_release_names(inputs, prepared.outputs)
+    if request.encoder is not None:
+        naming.check_encoder(request.encoder, prepared.validation.inputs)
+    if request.cloud is None:
+        return prepared
+    try:
+        return replace(prepared, cloud=sources.named(request.cloud, inputs, prepared.outputs))
+    except SourceError as error:
+        raise SourceError(f"the cloud variant: {error}", subject=CLOUD, hint=error.hint) from error
+
+
+def _of_torch(request: CompileRequest, metric: Metric) -> Prepared:
+    assert request.module is not None  # checked by the caller
+    inputs, outputs = request.names()
+    adapted = adapt(
+        request.module, request.validation, channels_last=request.channels_last, classes=metric.classes,
+        inputs=inputs, outputs=outputs,
+    )  # fmt: skip
+    if request.interface is not None:
+        naming.check_early(request.interface, adapted.data.inputs, adapted.outputs, request.labels)
+    tuning = adapted.fit(request.tuning) if request.tuning is not None else None
+    calibration, validation = adapted.fit(request.calibration), adapted.fit(request.validation)
+    names = tuple(adapted.outputs)
+    return Prepared(request, metric, calibration, validation, names, tuning, module=adapted.module)
+
+
+def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
     assert request.onnx is not None  # one of the two is given
     model = sources.channels_first(request.onnx) if request.channels_last else request.onnx
-    floats = sources.float_inputs(model, tuple(request.validation.inputs))
-    dtypes = {n: np.dtype(np.float32) if n in floats else a.dtype for n, a in request.validation.inputs.items()}
-    calibration, validation = (d.cast(dtypes) for d in (request.calibration, request.validation))
-    names = sources.onnx_names(model)[1]
-    return Prepared(request, metric, calibration, validation, (lone,) if len(names) == 1 else names, onnx=model)
+    wanted = request.names()
+    own_in, own_out = sources.onnx_names(model)
+    inputs = naming.input_names(
+        tuple(request.validation.inputs), own_in, wanted[0] or (own_in if len(own_in) == 1 else ())
+    )
+    outputs = naming.output_names(dict.fromkeys(own_out), wanted[1], named=True, lone="")
+    model = sources.named(model, tuple(inputs.values()), tuple(outputs.values()))
+    floats = sources.float_inputs(model)
+    data = [d.renamed(inputs) for d in (request.calibration, request.validation)]
+    dtypes = {n: np.dtype(np.float32) if n in floats else a.dtype for n, a in data[1].inputs.items()}
+    calibration, validation = (d.cast(dtypes) for d in data)
+    return Prepared(request, metric, calibration, validation, tuple(outputs.values()), onnx=model)
 
 
 def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:
@@ -92,8 +129,8 @@ def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:
     if not any(name in made for name in request.targets):
         raise TargetError("no target could be built: " + "; ".join(left_out.values()))
     artifacts = list(made.values())
-    if request.cloud is not None:
-        artifacts.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", request.cloud))
+    if prepared.cloud is not None:
+        artifacts.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", prepared.cloud))
     return artifacts, {name: why for name, why in left_out.items() if name in request.targets}
 
 

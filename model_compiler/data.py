@@ -1,12 +1,14 @@
 """Calibration and validation sets: `.npz` files of named inputs and `y`, never unpickled.
 
 Every array but `y` is one input of the model, called as in the file, its first axis the samples. `y`
-holds what is right: one integer class per sample, or numbers of any shape for other metrics.
+holds what is right: one integer class per sample, or numbers of any shape for other metrics. Where an
+input is itself called `y`, what is right is the array `@y`. A lone input called `x` takes the model's own name.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from model_compiler.errors import DataError
 
 Array = npt.NDArray[Any]
 NUMBERS = "fiu"  # kinds of dtype that a model can take
+UNNAMED = "x"  # a lone input that was given no name of its own
+RIGHT, RIGHT_BESIDE_Y = "y", "@y"
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,16 @@ class Dataset:
     def labels(self) -> Array:
         """`y`; raises DataError when the set has none."""
         if self.y is None:
-            raise DataError("the validation set has no y", hint="np.savez(path, x=x, y=y)")
+            raise DataError("the validation set has no y", hint="np.savez(path, NAME=…, y=…)")
         return self.y
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of one sample of each input."""
         return {name: array.shape[1:] for name, array in self.inputs.items()}
+
+    def renamed(self, names: Mapping[str, str]) -> Dataset:
+        """The same set with its inputs called by `names` (old to new), in that order."""
+        return Dataset({new: self.inputs[old] for old, new in names.items()}, self.y)
 
     def take(self, rows: Array | slice) -> Dataset:
         """Some of the samples."""
@@ -69,20 +77,51 @@ def load_dataset(path: Path, *, labelled: bool = True) -> Dataset:
     try:
         loaded = np.load(path, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise DataError(f"{path}: holds one array, not x and y", subject=str(path), hint="np.savez(path, x=x, y=y)")
+            hint = "np.savez(path, NAME=…, y=…)"
+            raise DataError(f"{path}: holds one array, not the inputs and y", subject=str(path), hint=hint)
         with loaded as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: cannot be read as .npz: {error}", subject=str(path)) from error
-    y = arrays.pop("y", None)
+    y = arrays.pop(RIGHT_BESIDE_Y if RIGHT_BESIDE_Y in arrays else RIGHT, None)
     if not arrays or (labelled and y is None):
-        raise DataError(f"{path}: needs arrays named x and y", subject=str(path), hint="np.savez(path, x=x, y=y)")
+        have = ", ".join(arrays) or "none"
+        raise DataError(
+            f"{path}: needs the inputs' arrays and y, it has {have}",
+            subject=str(path),
+            hint="np.savez(path, NAME=…, y=…); where an input is called y, the labels are @y",
+        )
     return make_dataset(arrays, y, str(path))
 
 
+def save_dataset(path: Path, data: Dataset) -> None:
+    """Write what `load_dataset` reads, whatever the inputs are called (`np.savez` has keywords of its own).
+
+    Raises DataError for an input called `@y`, which the file could not tell from the labels.
+    """
+    if RIGHT_BESIDE_Y in data.inputs:
+        raise DataError(f"an input called {RIGHT_BESIDE_Y!r} cannot be kept in a file", subject=str(path))
+    arrays = dict(data.inputs)
+    if data.y is not None:
+        arrays[RIGHT_BESIDE_Y if RIGHT in arrays else RIGHT] = data.y
+    path.write_bytes(npz_of(arrays))
+
+
+def npz_of(arrays: Mapping[str, Array]) -> bytes:
+    """Arrays as the bytes of an `.npz` file, under any names; the same arrays give the same bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as out:
+                np.lib.format.write_array(out, np.asanyarray(array), allow_pickle=False)
+    return file.getvalue()
+
+
 def make_dataset(x: Array | Mapping[str, Array], y: Array | None, name: str) -> Dataset:
-    """Check and convert; `x` alone is one input called `x`. Raises DataError naming `name` and what is wrong."""
-    inputs = dict(x) if isinstance(x, Mapping) else {"x": x}
+    """Check and convert; an array alone is one unnamed input. Raises DataError naming `name` and what is wrong."""
+    inputs = dict(x) if isinstance(x, Mapping) else {UNNAMED: x}
     for key, array in inputs.items():
         inputs[key] = _checked(array, f"{name}: {key}", name, rank=2 if len(inputs) == 1 else 1)
     counts = {len(array) for array in inputs.values()} | (set() if y is None else {len(y)})

@@ -3,6 +3,7 @@
 CompilerError
  ├── DataError      a calibration or validation set is not usable
  ├── SourceError    the model cannot be loaded
+ ├── InterfaceError the result would not be what applications of the model rely on
  ├── TargetError    one variant cannot be built or run; the other targets still are
  └── GateError      no variant met the gate; nothing was written
 """
@@ -27,6 +28,10 @@ class DataError(CompilerError):
 
 class SourceError(CompilerError):
     """The model cannot be loaded."""
+
+
+class InterfaceError(CompilerError):
+    """Inputs, outputs, classes or sketch encoder are not the model's."""
 
 
 class TargetError(CompilerError):

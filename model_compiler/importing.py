@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from fleet.protocol.manifest import Lineage
-from model_compiler import assembling, judging, metrics, pack, precision, sources
+from model_compiler import assembling, judging, metrics, naming, pack, precision, sources
 from model_compiler.building import Artifact
-from model_compiler.errors import SourceError
+from model_compiler.data import Dataset
+from model_compiler.errors import InterfaceError, SourceError
+from model_compiler.metrics import Metric
 from model_compiler.pipeline import report
 from model_compiler.request import CompileReport, CompileRequest
 from model_compiler.variants import Target
@@ -20,7 +22,8 @@ def import_release(
 ) -> CompileReport:
     """Measure a model file on the validation set and pack it as a release with one edge variant.
 
-    The first half of the validation inputs gives the drift reference, the second half its margin.
+    Inputs and outputs are called as the request says, else as in the file; the data's arrays are paired by name. The
+    first half of the validation inputs gives the drift reference, the second half its margin.
 
     Args:
         request: its calibration set, targets and source are not used.
@@ -29,18 +32,18 @@ def import_release(
 
     Raises:
         SourceError: not a `.tflite` or `.onnx` file, or damaged.
+        DataError, InterfaceError: the data, or the model's interface, has other inputs or outputs than the file.
         TargetError: the runtime refuses it, or its outputs are not finite.
         GateError: it misses the gate, or the agent's self-test refuses it.
     """
     pack.check_replaceable(request.out)
-    data = request.validation
-    metric = request.metric or metrics.default(data.labels)
+    metric = request.metric or metrics.default(request.validation.labels)
     target, model = _read(file)
+    data, names = _named(request, target, model, metric)
     artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model)
     artifacts = [artifact]
     if reference is not None:
         artifacts.append(Artifact(REFERENCE, _read(reference)[0], "edge", _read(reference)[1]))
-    names = _output_names(target, model, "logits" if metric.classes else "output")
     ran, refused = judging.run(artifacts, data, names, metric, raw=raw)
     if refused:
         raise SourceError("; ".join(refused.values()), subject=str(file))
@@ -51,7 +54,7 @@ def import_release(
     parts = assembling.Parts(
         metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
         labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
-        encoder=request.encoder, seed=request.seed,
+        encoder=request.encoder, seed=request.seed, interface=request.interface,
     )  # fmt: skip
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
@@ -60,13 +63,34 @@ def import_release(
     return CompileReport(request.out, manifest, {}, document)
 
 
-def _output_names(target: Target, model: bytes, lone: str) -> tuple[str, ...]:
-    """The file's own names where it has several outputs."""
+def _named(request: CompileRequest, target: Target, model: bytes, metric: Metric) -> tuple[Dataset, tuple[str, ...]]:
+    """The data with its inputs called and ordered as in the release, and the outputs' names."""
+    asked_in, asked_out = request.names()
+    arrays = tuple(request.validation.inputs)
     if target.runtime == "onnx":
-        names = sources.onnx_names(model)[1]
+        own_in, own_out = sources.onnx_names(model)
+        inputs = naming.input_names(arrays, own_in, asked_in or (own_in if len(own_in) == 1 else ()))
+        outputs = naming.output_names(dict.fromkeys(own_out), asked_out, named=True, lone="")
+        if len(own_out) > 1 and tuple(outputs.values()) != own_out:
+            raise InterfaceError(
+                f"the model's outputs are {', '.join(outputs.values())}; the file gives {', '.join(own_out)}",
+                hint="an imported file stays as it is: compile it, or give it a model name of its own",
+            )
     else:
-        names = tuple(f"output_{place}" for place in range(precision.litert_outputs(model)))
-    return (lone,) if len(names) == 1 else names
+        own_in, count = precision.litert_ports(model)
+        known = own_in if len(own_in) == 1 or set(arrays) == set(own_in) else ()
+        inputs = naming.input_names(arrays, known, asked_in)
+        if len(known) > 1:  # devices pair a LiteRT file's tensors by place: the release has them in the file's order
+            inputs = {name: inputs[name] for name in known}
+        lone = naming.lone_output(metric.classes, tuple(inputs.values()))
+        places = {f"output_{place}": None for place in range(count)}
+        outputs = naming.output_names(places, asked_out, named=False, lone=lone)
+    names = tuple(outputs.values())
+    naming.check_release_names(tuple(inputs.values()), names)
+    data = request.validation.renamed(inputs)
+    if request.encoder is not None:
+        naming.check_encoder(request.encoder, data.inputs)
+    return data, names
 
 
 def _read(file: Path) -> tuple[Target, bytes]:

@@ -89,7 +89,7 @@ def _tuned(prepared: Prepared, task: Task) -> tuple[Candidate, bytes]:
     from model_compiler import qat
 
     prepared.request.progress(f"fine-tuning for {task.artifact.name}")
-    data = (prepared.request.tuning or task.calibration).take(slice(TUNING_ROWS))
+    data = (prepared.tuning or task.calibration).take(slice(TUNING_ROWS))
     labelled = data.y is not None and prepared.metric.classes and data.y.ndim == 1
     assert prepared.module is not None  # checked by the caller
     try:

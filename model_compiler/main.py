@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -34,6 +34,9 @@ def compile_(
     weights: o.Weights = None,
     cloud: o.Cloud = None,
     labels: o.Labels = "",
+    input_: o.Inputs = None,
+    output: o.Outputs = None,
+    like: o.Like = None,
     metric: o.MetricName = "",
     channels_last: o.ChannelsLast = False,
     max_drop: o.MaxDrop = None,
@@ -56,33 +59,29 @@ def compile_(
     """Build variants of a trained model, measure and gate them, and write a release directory.
 
     Example: model-compiler compile out/student.pt2 --calibration out/calibration.npz
-    --validation out/validation.npz --target litert-int8 --target litert-fp32
-    --cloud out/teacher.onnx --max-drop 1 --out out/release
+    --validation out/validation.npz --target litert-int8 --cloud out/teacher.onnx --max-drop 1 --out out/release
     """
     from model_compiler.data import load_dataset
     from model_compiler.deferral import DeferTarget
     from model_compiler.pipeline import compile_release
-    from model_compiler.reference import encoder_of
     from model_compiler.request import CompileRequest
     from model_compiler.sources import load_onnx, load_torch
 
     with _exit_on_error():
-        is_onnx = source.endswith(".onnx")
         request = CompileRequest(
             calibration=load_dataset(calibration, labelled=False),
             validation=load_dataset(validation),
             targets=tuple(target or ("litert-int8", "litert-fp32")),
             out=out,
-            module=None if is_onnx else load_torch(source, weights),
-            onnx=load_onnx(Path(source)) if is_onnx else None,
+            module=None if source.endswith(".onnx") else load_torch(source, weights),
+            onnx=load_onnx(Path(source)) if source.endswith(".onnx") else None,
             cloud=load_onnx(cloud) if cloud else None,
-            labels=_names(labels),
+            **_contract(labels, input_, output, like, encoder_from),
             metric=_metric(metric),
             channels_last=channels_last,
             gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             search=search,
             defer=DeferTarget(error=None if defer_error is None else defer_error / 100, cloud=defer_cloud / 100),
-            encoder=encoder_of(encoder_from) if encoder_from else None,
             lineage=_lineage(lineage),
             seed=seed,
             measurements=_kept(measurements, again=measure_again),
@@ -99,6 +98,9 @@ def import_(
     out: o.Out,
     reference: o.Reference = None,
     labels: o.Labels = "",
+    input_: o.Inputs = None,
+    output: o.Outputs = None,
+    like: o.Like = None,
     metric: o.MetricName = "",
     raw: o.Raw = False,
     max_drop: o.MaxDrop = None,
@@ -106,6 +108,7 @@ def import_(
     min_agreement: o.MinAgreement = None,
     max_class_drop: o.MaxClassDrop = None,
     max_latency_ratio: o.MaxLatencyRatio = None,
+    encoder_from: o.EncoderFrom = None,
     python: o.Pythons = None,
     measurements: o.Measurements = None,
     measure_again: o.Again = False,
@@ -126,7 +129,7 @@ def import_(
             validation=data,
             targets=(),
             out=out,
-            labels=_names(labels),
+            **_contract(labels, input_, output, like, encoder_from),
             metric=_metric(metric),
             gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             measurements=_kept(measurements, again=measure_again),
@@ -174,6 +177,25 @@ def delta_(old: o.Old, new: o.New, out: o.Patch = None, model: o.Name = "", json
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
+
+
+def _contract(
+    labels: str, inputs: list[str] | None, outputs: list[str] | None, like: Path | None, encoder_from: Path | None
+) -> dict[str, Any]:
+    """The fields of a request that say what applications rely on: `--like` gives all that was not said otherwise."""
+    from fleet.protocol.interface import interface_of
+    from model_compiler.pack import read_release
+    from model_compiler.reference import encoder_of
+
+    earlier = read_release(like) if like is not None else None
+    watched = encoder_from or (like if earlier is not None and earlier.sketch is not None else None)
+    return {
+        "labels": _names(labels),
+        "inputs": tuple(inputs or ()),
+        "outputs": tuple(outputs or ()),
+        "interface": interface_of(earlier) if earlier is not None else None,
+        "encoder": encoder_of(watched) if watched is not None else None,
+    }
 
 
 def _gate(

@@ -37,6 +37,14 @@ Search = Annotated[bool, Option("--search", help="Where int8 misses the gate, lo
 
 DeferError = Annotated[float | None, Option("--defer-error", help="Deferral: at most x % error.")]
 DeferCloud = Annotated[float, Option("--defer-cloud", help="Deferral: at most y % cloud calls.")]
+Inputs = Annotated[
+    list[str] | None, Option("--input", help="How applications call an input; repeat. Else the model's and the data's.")
+]
+Outputs = Annotated[list[str] | None, Option("--output", help="How applications call an output; repeat, in order.")]
+Like = Annotated[
+    Path | None,
+    Option("--like", help="An earlier release directory of the same model: keep its names, classes and encoder."),
+]
 EncoderFrom = Annotated[Path | None, Option("--encoder-from", help="Keep an earlier release's encoder.")]
 DeltaFrom = Annotated[
     list[Path] | None, Option("--delta-from", help="An earlier release directory; carry patches from it; repeat.")

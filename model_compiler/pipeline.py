@@ -68,6 +68,7 @@ def _parts(prepared: Prepared) -> assembling.Parts:
         lineage=request.lineage,
         encoder=request.encoder,
         seed=request.seed,
+        interface=request.interface,
     )
 
 

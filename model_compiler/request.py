@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Gate, Lineage, Manifest
 from fleet.protocol.sketch import Encoder
 from model_compiler.data import Dataset
 from model_compiler.deferral import DeferTarget
+from model_compiler.errors import InterfaceError
 from model_compiler.metrics import Metric
 
 if TYPE_CHECKING:
@@ -21,14 +23,16 @@ if TYPE_CHECKING:
 class CompileRequest:
     """What to build. Exactly one of `module` and `onnx` (checked bytes) is the source.
 
-    `cloud` is the teacher as ONNX bytes; it becomes the release's cloud variant. `metric` is by default
-    accuracy for integer labels, else the root mean squared error. `channels_last`: the data is
-    (n, height, width, channels), the module takes channels first. `search` looks for a better
-    quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
-    fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was
-    measured, by content: the same model files on the same machine are not measured again, so that the
-    same inputs give the same bytes. `pythons` are interpreters of other environments whose runtimes
-    each variant is tried in, too. `earlier` are release directories that devices may come from.
+    `cloud` is the teacher as ONNX bytes; it becomes the release's cloud variant. `inputs` and `outputs` are the names
+    that the release shall have, in order; empty for the model's own and the data's. `interface` is what the
+    applications of an existing model rely on: its names and classes outrank all others, and nothing is built that
+    differs. `metric` is by default accuracy for integer labels, else the root mean squared error. `channels_last`: the
+    data is (n, height, width, channels), the module takes channels first. `search` looks for a better quantization of
+    a variant that misses the gate; `tuning` is training data for quantization-aware fine-tuning, which else has the
+    calibration inputs. `measurements` is a folder that keeps what was measured, by content: the same model files on
+    the same machine are not measured again, so that the same inputs give the same bytes. `pythons` are interpreters
+    of other environments whose runtimes each variant is tried in, too. `earlier` are release directories that devices
+    may come from.
     """
 
     calibration: Dataset
@@ -39,6 +43,9 @@ class CompileRequest:
     onnx: bytes | None = None
     cloud: bytes | None = None
     labels: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    outputs: Sequence[str] = ()
+    interface: Interface | None = None
     metric: Metric | None = None
     channels_last: bool = False
     gate: Gate = field(default_factory=Gate)
@@ -52,6 +59,22 @@ class CompileRequest:
     pythons: Sequence[Path] = ()
     earlier: Sequence[Path] = ()
     progress: Callable[[str], None] = lambda step: None
+
+    def names(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The names of the inputs and of the outputs that were asked for; empty where none were.
+
+        Raises InterfaceError when other names were asked for than the model has.
+        """
+        if self.interface is None:
+            return self.inputs, self.outputs
+        ours = [t.name for t in self.interface.inputs], [t.name for t in self.interface.outputs]
+        for kind, asked, have in (("inputs", self.inputs, ours[0]), ("outputs", self.outputs, ours[1])):
+            if asked and set(asked) != set(have):
+                raise InterfaceError(
+                    f"the model's {kind} are {', '.join(have)}; these names were asked for: {', '.join(asked)}",
+                    hint="a changed interface is a new model name: fleet model create NAME",
+                )
+        return ours
 
 
 @dataclass(frozen=True)

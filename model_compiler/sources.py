@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,18 +143,95 @@ def onnx_names(data: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(v.name for v in graph.input if v.name not in constants), tuple(v.name for v in graph.output)
 
 
-def float_inputs(data: bytes, names: tuple[str, ...]) -> frozenset[str]:
-    """Which of the data's inputs an ONNX model takes as real numbers, paired by name, else by order."""
+def float_inputs(data: bytes) -> frozenset[str]:
+    """Which inputs an ONNX model takes as real numbers."""
     import onnx
 
-    graph = onnx.load_from_string(data).graph
-    wanted = onnx_names(data)[0]
     reals = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-    kinds = {value.name: value.type.tensor_type.elem_type in reals for value in graph.input}
-    if len(names) != len(wanted):
-        raise SourceError(f"the model takes {len(wanted)} inputs, the data has {len(names)}: {', '.join(names)}")
-    theirs = names if set(names) == set(wanted) else wanted
-    return frozenset(name for name, their in zip(names, theirs, strict=True) if kinds[their])
+    graph = onnx.load_from_string(data).graph
+    return frozenset(value.name for value in graph.input if value.type.tensor_type.elem_type in reals)
+
+
+def named(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """An ONNX model with these names of inputs and outputs, in this order.
+
+    A single one is renamed; several are paired by name, never by place.
+
+    Raises:
+        SourceError: the model has others; both sides are in the message.
+    """
+    import onnx
+
+    own = onnx_names(data)
+    if own == (tuple(inputs), tuple(outputs)):
+        return data
+    names: dict[str, str] = {}
+    for kind, mine, wanted in (("inputs", own[0], inputs), ("outputs", own[1], outputs)):
+        if len(mine) != len(wanted) or (len(mine) > 1 and set(mine) != set(wanted)):
+            raise SourceError(
+                f"the {kind} are {', '.join(wanted)}; the ONNX model has {', '.join(mine)}",
+                hint="export it with these names (torch.onnx.export: input_names, output_names)",
+            )
+        names |= zip(mine, wanted, strict=True) if len(mine) == 1 else zip(mine, mine, strict=True)
+    if set(inputs) & set(outputs):
+        raise SourceError(f"an input and an output have the same name: {', '.join(set(inputs) & set(outputs))}")
+    model = onnx.load_from_string(renamed(data, names))
+    for values, wanted in ((model.graph.input, inputs), (model.graph.output, outputs)):
+        kept = sorted(values, key=lambda value: wanted.index(value.name) if value.name in wanted else len(wanted))
+        del values[:]
+        values.extend(kept)
+    onnx.checker.check_model(model)
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def renamed(data: bytes, names: Mapping[str, str]) -> bytes:
+    """An ONNX model with values renamed (old to new); another value that has one of the new names gives way."""
+    import onnx
+
+    if all(old == new for old, new in names.items()):
+        return data
+    model = onnx.load_from_string(data)
+    _rename_values(model.graph, names)
+    onnx.checker.check_model(model)
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def _rename_values(graph: Any, names: Mapping[str, str]) -> None:
+    taken = _value_names(graph)
+    names = dict(names)
+    for new in list(names.values()):
+        if new in taken and new not in names:
+            names[new] = next(free for n in count() if (free := f"{new}_{n}") not in taken | set(names.values()))
+
+    pending = [graph]
+    while pending:
+        inner = pending.pop()
+        for value in (*inner.input, *inner.output, *inner.value_info, *inner.initializer):
+            value.name = names.get(value.name, value.name)
+        for sparse in inner.sparse_initializer:
+            sparse.values.name = names.get(sparse.values.name, sparse.values.name)
+        for node in inner.node:
+            node.input[:] = [names.get(value, value) for value in node.input]
+            node.output[:] = [names.get(value, value) for value in node.output]
+            for attribute in node.attribute:
+                pending += [g for g in (attribute.g, *attribute.graphs) if g.node or g.output]
+
+
+def _value_names(graph: Any) -> set[str]:
+    """The names of all values of a graph and of its subgraphs."""
+    found: set[str] = set()
+    pending = [graph]
+    while pending:
+        inner = pending.pop()
+        found |= {value.name for value in (*inner.input, *inner.output, *inner.value_info, *inner.initializer)}
+        found |= {sparse.values.name for sparse in inner.sparse_initializer}
+        for node in inner.node:
+            found |= {*node.input, *node.output}
+            for attribute in node.attribute:
+                pending += [g for g in (attribute.g, *attribute.graphs) if g.node or g.output]
+    return found
 
 
 def channels_first(data: bytes) -> bytes:

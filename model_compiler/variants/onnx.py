@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +26,23 @@ def export(
     module: torch.nn.Module,
     example: torch.Tensor | tuple[torch.Tensor, ...],
     *,
-    inputs: tuple[str, ...] = ("x",),
-    outputs: tuple[str, ...] = ("logits",),
+    inputs: Sequence[str] = (),
+    outputs: Sequence[str] = (),
 ) -> bytes:
     """An ONNX model with a variable batch, as one file; several inputs come as a tuple.
 
     A module that was exported for a fixed batch stays one with a batch of one.
 
+    Args:
+        inputs: names for the inputs, in the order of `example`; empty for those of `forward`'s parameters.
+        outputs: names for the outputs, in the module's order; empty for the exporter's.
+
     Raises:
         TargetError: the exporter cannot express an operator; its own words name it.
     """
     import torch
+
+    from model_compiler.sources import onnx_names, renamed
 
     examples = example if isinstance(example, tuple) else (example,)
     # Two rows: torch.export takes a dimension of one for a constant.
@@ -45,15 +51,19 @@ def export(
     each = tuple({0: batch} for _ in examples)
     varargs = any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
     try:
-        return _exported(module, two, inputs, outputs, dynamic_shapes=(each,) if varargs else each)
+        data = _exported(module, two, dynamic_shapes=(each,) if varargs else each)
     except TargetError as first:
         try:
-            return _exported(module, examples, inputs, outputs)
+            data = _exported(module, examples)
         except TargetError:
             raise first from None
+    # Named afterwards: the exporter would give an input a name that another value has already.
+    own = onnx_names(data)
+    pairs = [*zip(own[0], inputs, strict=bool(inputs)), *zip(own[1], outputs, strict=bool(outputs))]
+    return renamed(data, dict(pairs))
 
 
-def _exported(module: Any, examples: Any, inputs: tuple[str, ...], outputs: tuple[str, ...], **options: Any) -> bytes:
+def _exported(module: Any, examples: Any, **options: Any) -> bytes:
     import torch
 
     # The exporter reports an unsupported operator by whatever its layers raise.
@@ -61,8 +71,7 @@ def _exported(module: Any, examples: Any, inputs: tuple[str, ...], outputs: tupl
         with quiet(), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             torch.onnx.export(
-                module, examples, str(path), dynamo=True, external_data=False,
-                input_names=list(inputs), output_names=list(outputs), **options,
+                module, examples, str(path), dynamo=True, external_data=False, **options
             )  # fmt: skip
             return path.read_bytes()
     except Exception as error:
