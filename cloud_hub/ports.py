@@ -102,8 +102,9 @@ class Publisher(Protocol):
     """Signs and publishes releases and channels; each call is one locked transaction.
 
     Usable from any process (server, worker). Never call it while a session of your own is open: it
-    opens one itself, and SQLite has a single writer. `also(session)` runs inside the transaction,
-    before the commit, so that your rows change together with what is published.
+    opens one itself, and SQLite has a single writer. `first(session)` runs inside the transaction, under
+    the publishing lock and before anything is read: what your change rests on is checked there.
+    `also(session)` runs before the commit, so that your rows change together with what is published.
     """
 
     def reserve(self, model: str, *, actor: str) -> int:
@@ -154,6 +155,7 @@ class Publisher(Protocol):
         actor: str,
         spread_s: int = 0,
         create: bool = True,
+        first: Also | None = None,
         also: Also | None = None,
     ) -> Channel:
         """Apply `change` to the current document and publish it as the next version."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from functools import partial
 from random import SystemRandom
 from typing import Any
 
@@ -13,11 +14,11 @@ from sqlmodel import Session, select
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.rollouts.capabilities import lacking, required
-from cloud_hub.rollouts.engine import carry_out, store
+from cloud_hub.rollouts.engine import store, with_progress
 from cloud_hub.rollouts.facts import scope
 from cloud_hub.store.tables import ChannelRow, RolloutRow, UsedSalt
-from cloud_hub.trust.rows import get_model, get_release
-from fleet.protocol.channel import Channel, decode_channel
+from cloud_hub.trust.rows import get_model, get_release, status_in_words
+from fleet.protocol.channel import ModelEntry, decode_channel
 from fleet.rollouts import cohorts, machine
 from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.stages import plan_stages
@@ -37,40 +38,42 @@ def create_rollout(
 ) -> RolloutRow:
     """Start moving `channel` from its default release of `model` to `release`, in stages (per cent).
 
+    The salt is drawn first, since that takes seconds with many devices. Then one publishing transaction checks
+    everything again, writes the rows and publishes the first stage: among rollouts, channel changes and withdrawals
+    that come at the same moment, this one is before or after each of them, never in between.
+
     Raises:
         NotFoundError: no such model, release or channel entry.
-        ConflictError: the release is not published, or a rollout of the model is live on the channel.
+        ConflictError: the release is not published, a rollout of the model is live on the channel, or the channel's
+            default changed meanwhile.
         InvalidError: stages or guard that make no plan.
     """
-    with hub.session() as session:
-        document = _channel(session, channel, model)
-        entry = document.models[model]
-        _check_release(session, model, release)
-        if entry.rollout is not None or _live(session, model, channel):
-            raise ConflictError(
-                f"a rollout of {model!r} is live on channel {channel!r}", subject=channel,
-                hint="wait for its end, or abort it: fleet rollout status",
-            )  # fmt: skip
-        try:
+    try:
+        with hub.reading() as session:
+            entry = _startable(session, model, release, channel)
             plan = _plan(session, entry.release, model, release, channel, stages, guard, soak_s, tuple(groups))
-            decision = machine.start(plan, hub.clock())
-        except RolloutError as error:
-            raise InvalidError(str(error), subject=error.subject, hint=error.hint) from error
         now = hub.clock()
-        row = RolloutRow(
-            id=plan.id, model=model, channel=channel, release=release, from_release=entry.release, state="running",
-            salt=plan.salt, plan=msgspec.to_builtins(plan), created_at=now, created_by=actor, updated_at=now,
-        )  # fmt: skip
+        decision = machine.start(plan, now)
+    except RolloutError as error:
+        raise InvalidError(str(error), subject=error.subject, hint=error.hint) from error
+    row = RolloutRow(
+        id=plan.id, model=model, channel=channel, release=release, from_release=plan.from_release, state="running",
+        salt=plan.salt, plan=msgspec.to_builtins(plan), created_at=now, created_by=actor, updated_at=now,
+    )  # fmt: skip
+
+    def check(session: Session) -> None:
+        if _startable(session, model, release, channel).release != plan.from_release:
+            raise ConflictError(f"channel {channel!r} was changed meanwhile", subject=channel, hint="try again")
+
+    def keep(session: Session) -> None:
         session.add(UsedSalt(salt=plan.salt))
-        session.add(row)
         store(session, row, decision, now)
         detail = {"release": release, "channel": channel, "stages": list(stages)}
         hub.audit(session, actor, "rollout.create", plan.id, detail)
-    carry_out(hub, row.id, actor=actor)
-    with hub.reading() as session:
-        found = session.get(RolloutRow, row.id)
-        assert found is not None
-        return found
+
+    change = partial(with_progress, plan=plan, progress=decision.progress)
+    hub.publisher.change_channel(channel, change, actor=actor, create=False, first=check, also=keep)
+    return row
 
 
 def cannot_follow(session: Session, model: str, release: int, channel: str) -> int:
@@ -79,22 +82,33 @@ def cannot_follow(session: Session, model: str, release: int, channel: str) -> i
     return sum(bool(lacking(device, needed)) for device in scope(session, channel)) if needed else 0
 
 
-def _channel(session: Session, channel: str, model: str) -> Channel:
+def _startable(session: Session, model: str, release: int, channel: str) -> ModelEntry:
+    """The channel's entry of the model, when a rollout to `release` may start there."""
+    entry = _entry(session, channel, model)
+    get_release(session, model, release)
+    status = status_in_words(session, model, release)
+    if status != "published":
+        raise ConflictError(f"release {release} of {model!r} is {status}", subject=f"{model}/{release}")
+    if entry.rollout is not None or _live(session, model, channel):
+        raise ConflictError(
+            f"a rollout of {model!r} is live on channel {channel!r}",
+            subject=channel,
+            hint="wait for its end, or abort it: fleet rollout status",
+        )
+    return entry
+
+
+def _entry(session: Session, channel: str, model: str) -> ModelEntry:
     get_model(session, model)
     row = session.get(ChannelRow, channel)
     document = decode_channel(row.document) if row is not None else None
     if document is None or model not in document.models:
         raise NotFoundError(
-            f"channel {channel!r} does not hold model {model!r}", subject=channel,
+            f"channel {channel!r} does not hold model {model!r}",
+            subject=channel,
             hint=f"set its first release: fleet channel set {channel} --model {model} --release N",
-        )  # fmt: skip
-    return document
-
-
-def _check_release(session: Session, model: str, release: int) -> None:
-    row = get_release(session, model, release)
-    if row.status != "published":
-        raise ConflictError(f"release {release} of {model!r} is {row.status}", subject=f"{model}/{release}")
+        )
+    return document.models[model]
 
 
 def _live(session: Session, model: str, channel: str) -> bool:

@@ -2,7 +2,9 @@
 
 Progress is stored before anything is published. After a crash in between, the next step finds that
 the channel does not hold what the stored progress wants, and publishes it; doing so twice changes
-nothing. Several replicas may run the engine: a lease lets one of them act.
+nothing. Several replicas may run the engine: a lease lets one of them act. Where two act all the same
+(a lease that ran out in the middle of a step, an operator's order), the rollout's row is locked from
+its reading to its writing, so that each decides on what the other has left.
 """
 
 from __future__ import annotations
@@ -15,11 +17,14 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.engines import Engine
+from cloud_hub.errors import HubError, NotFoundError
 from cloud_hub.rollouts.facts import gather, reference
 from cloud_hub.services import Service
 from cloud_hub.store.tables import ChannelRow, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
+from fleet.protocol.errors import ProtocolError
 from fleet.rollouts import machine
+from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.machine import Decision, Plan, Progress
 
 log = logging.getLogger(__name__)
@@ -40,12 +45,19 @@ class RolloutEngine(Engine):
             live = select(RolloutRow.id).where(col(RolloutRow.state).not_in(machine.ENDED))
             ids = [*session.exec(live), *_unfinished(session)]
         for rollout in dict.fromkeys(ids):
-            self._step_one(rollout)
+            try:
+                self._step_one(rollout)
+            except (
+                HubError,
+                ProtocolError,
+                RolloutError,
+                msgspec.MsgspecError,
+            ):  # the others go on; this one is looked at again
+                log.exception("rollout %s: its step failed", rollout)
 
     def _step_one(self, rollout: str) -> None:
         with self._hub.session() as session:
-            row = session.get(RolloutRow, rollout)
-            assert row is not None
+            row = locked(session, rollout)
             plan, progress = read(row)
             channel = session.get(ChannelRow, row.channel)
             if channel is not None and row.state not in machine.ENDED:
@@ -57,6 +69,17 @@ class RolloutEngine(Engine):
                 for event in decision.events:
                     self._hub.audit(session, GUARD, f"rollout.{event.name}", rollout, {"reason": event.reason})
         carry_out(self._hub, rollout, actor=GUARD)
+
+
+def locked(session: Session, rollout: str) -> RolloutRow:
+    """The rollout's row, locked until the transaction ends: a decision rests on what nobody changes meanwhile.
+
+    Raises NotFoundError.
+    """
+    row = session.get(RolloutRow, rollout, with_for_update=True)
+    if row is None:
+        raise NotFoundError(f"no rollout {rollout!r}", subject=rollout, hint="see: fleet rollout status")
+    return row
 
 
 def read(row: RolloutRow) -> tuple[Plan, Progress]:
@@ -77,27 +100,38 @@ def store(session: Session, row: RolloutRow, decision: Decision, now: float) -> 
 
 
 def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
-    """Make the channel hold what the stored progress wants; nothing happens when it does already."""
+    """Make the channel hold what the stored progress wants; nothing happens when it does already.
+
+    The progress is read again under the publishing lock, with its row locked: an order that was given since then is
+    what is published, or is carried out after this.
+    """
     with hub.reading() as session:
         row = session.get(RolloutRow, rollout)
         assert row is not None
         plan, progress = read(row)
         channel = session.get(ChannelRow, row.channel)
         document = None if channel is None else decode_channel(channel.document)
-    if document is None or plan.model not in document.models:
+    if document is None or with_progress(document, plan, progress) == document:
         return
-    if changed(document.models[plan.model], plan, progress) == document.models[plan.model]:
-        return
+
+    def look_again(session: Session) -> None:
+        nonlocal progress
+        progress = read(locked(session, rollout))[1]
 
     def change(current: Channel) -> Channel:
-        entry = current.models.get(plan.model)
-        if entry is None:
-            return current
-        return replace(current, models={**current.models, plan.model: changed(entry, plan, progress)})
+        return with_progress(current, plan, progress)
 
     # A halt must not wait for stragglers: it is told to all at once.
-    hub.publisher.change_channel(plan.channel, change, actor=actor, spread_s=0, create=False)
+    hub.publisher.change_channel(plan.channel, change, actor=actor, spread_s=0, create=False, first=look_again)
     log.info("rollout %s: channel %s now says %s", rollout, plan.channel, progress.state)
+
+
+def with_progress(document: Channel, plan: Plan, progress: Progress) -> Channel:
+    """The channel's document as the progress wants it."""
+    entry = document.models.get(plan.model)
+    if entry is None:
+        return document
+    return replace(document, models={**document.models, plan.model: changed(entry, plan, progress)})
 
 
 def changed(entry: ModelEntry, plan: Plan, progress: Progress) -> ModelEntry:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.rollouts.create import cannot_follow, create_rollout
-from cloud_hub.rollouts.engine import carry_out, read, store
+from cloud_hub.rollouts.engine import carry_out, locked, read, store
 from cloud_hub.routes.deps import HubDep, OperatorUser, Viewer, decode, page
 from cloud_hub.store.tables import RolloutEvent, RolloutRow
 from fleet.rollouts import machine
@@ -89,7 +89,7 @@ async def give_order(rollout: str, order: str, request: Request, hub: HubDep, ca
 def apply_order(hub: Hub, rollout: str, order: Any, reason: str, actor: str) -> dict[str, Any]:
     """Carry out an operator's order; ConflictError when the rollout's state does not allow it."""
     with hub.session() as session:
-        row = _get(session.get(RolloutRow, rollout), rollout)
+        row = locked(session, rollout)
         plan, progress = read(row)
         try:
             decision = machine.apply(plan, progress, order, hub.clock(), reason=reason)

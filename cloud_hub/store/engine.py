@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event, text
@@ -36,6 +37,18 @@ def lock_publishing(session: Session) -> None:
     """
     if session.get_bind().dialect.name == "postgresql":
         session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PUBLISHING_LOCK})
+    else:
+        session.connection()
+
+
+def lock_name(session: Session, name: str) -> None:
+    """Hold the lock called `name` until the session's transaction ends: for what has no row yet to be locked.
+
+    A row that exists is locked by `session.get(…, with_for_update=True)`. SQLite's BEGIN IMMEDIATE is every lock.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
     else:
         session.connection()
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from sqlmodel import Session
 
+from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Lease
 
 
 def hold(session: Session, name: str, owner: str, now: float, seconds: float) -> bool:
     """Take or keep the lease `name` until `now + seconds`; False while somebody else holds it.
 
-    The caller's transaction must be a writing one. The row is locked on PostgreSQL; SQLite has one
-    writer anyway.
+    The caller's transaction must be a writing one. Two that ask at once wait for each other, also the first time.
     """
-    row = session.get(Lease, name, with_for_update=True)
+    lock_name(session, f"lease:{name}")
+    row = session.get(Lease, name)
     if row is None:
         row = Lease(name=name, owner=owner, until=0.0)
     elif row.owner != owner and row.until > now:

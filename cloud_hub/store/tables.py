@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, LargeBinary, Text
+from sqlalchemy import Column, Index, LargeBinary, Text, text
 from sqlmodel import Field, SQLModel
 
 from cloud_hub.store.reported import DeviceEvent as DeviceEvent
@@ -174,12 +174,24 @@ class ChannelRow(SQLModel, table=True):
 
 
 class RolloutRow(SQLModel, table=True):
-    """A staged rollout: the plan, where it stands, and (once it ended) why.
+    """A staged rollout: the plan, where it stands, and (once it ended) why; `ended_at` is set when it has.
 
     `plan` and `progress` are documents of `fleet.rollouts`; `state` is its machine's state.
     """
 
     __tablename__ = "rollout"
+    __table_args__ = (
+        # The database's own word on it, whatever process or release of the hub writes: one live rollout per channel
+        # and model.
+        Index(
+            "ux_rollout_live",
+            "channel",
+            "model",
+            unique=True,
+            sqlite_where=text("ended_at IS NULL"),
+            postgresql_where=text("ended_at IS NULL"),
+        ),
+    )
 
     id: str = Field(primary_key=True)
     model: str = Field(index=True)

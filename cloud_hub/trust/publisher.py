@@ -230,6 +230,7 @@ class TufPublisher:
         actor: str,
         spread_s: int = 0,
         create: bool = True,
+        first: Also | None = None,
         also: Also | None = None,
     ) -> Channel:
         """See `Publisher.change_channel`.
@@ -242,6 +243,8 @@ class TufPublisher:
         check_name(name, "channel")
 
         def publish(draft: Draft) -> Channel:
+            if first is not None:
+                first(draft.session)
             row = draft.session.get(ChannelRow, name)
             if row is None and not create:
                 raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")

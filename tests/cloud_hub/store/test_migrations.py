@@ -52,3 +52,35 @@ def test_certificates_that_devices_had_are_kept_as_their_current_ones(database_u
         found = connection.execute(text("SELECT serial, device_id, state, expires_at FROM certificate")).all()
     assert [tuple(row) for row in found] == [("a1", "cam-1", "current", 9.0)]
     engine.dispose()
+
+
+def test_of_two_live_rollouts_the_one_in_the_channel_stays(database_url: str) -> None:
+    engine = make_engine(database_url)
+    upgrade(engine, "0004")
+    rollout = {
+        "model": "digits", "channel": "stable", "release": 2, "from_release": 1, "state": "running", "attempt": 1,
+        "salt": "s", "plan": "{}", "progress": '{"state":"running"}', "reason": "", "created_by": "x",
+        "updated_at": 5.0,
+    }  # fmt: skip
+    names = ", ".join(["id", "created_at", *rollout])
+    values = ", ".join(f":{name}" for name in ["id", "created_at", *rollout])
+    document = b'{"models":{"digits":{"release":1,"rollout":{"id":"r-1"}},"faces":{"release":1}}}'
+    with engine.begin() as connection:
+        for number in (1, 2):
+            row = {**rollout, "id": f"r-{number}", "created_at": float(number)}
+            connection.execute(text(f"INSERT INTO rollout ({names}) VALUES ({values})"), row)
+        connection.execute(
+            text(
+                "INSERT INTO channel (name, version, document, spread_s, notified_version, updated_at) "
+                "VALUES ('stable', 1, :document, 0, 0, 1.0)"
+            ),
+            {"document": document},
+        )
+    upgrade(engine)
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT id, state, ended_at, progress FROM rollout ORDER BY id")).all()
+        events = connection.execute(text("SELECT rollout, event FROM rolloutevent")).all()
+    assert [tuple(row)[:3] for row in rows] == [("r-1", "running", None), ("r-2", "aborted", 5.0)]
+    assert '"state": "aborted"' in rows[1].progress
+    assert [tuple(row) for row in events] == [("r-2", "aborted")]
+    engine.dispose()

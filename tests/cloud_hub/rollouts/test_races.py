@@ -1,0 +1,274 @@
+"""Orders, steps, new rollouts, channel changes and withdrawals that meet: each is before or after the other.
+
+Each test lets the second call come in between the reading and the writing of the first, on both databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy.exc import IntegrityError
+
+from cloud_hub.errors import HubError
+from cloud_hub.rollouts import create, engine, routes
+from cloud_hub.rollouts.engine import RolloutEngine
+from cloud_hub.routes.channels import EntryChanges, changed_entry
+from cloud_hub.store.tables import ChannelRow, RolloutRow
+from fleet.protocol.channel import Channel, encode_channel
+from tests.support.hub import HubFixture, make_hub
+from tests.support.races import Meanwhile, between
+from tests.support.rollouts import entry, evidence, history, live, make_fleet, row_of, start
+
+ENDED = ("finished", "halted", "aborted")
+# What a step decides, by what is known of the cohort.
+STEPS = {"advances": ["good"], "halts": ["bad"], "finishes": ["good", "good"], "waits": []}
+ORDERS = ("pause", "abort", "retry", "resume")
+# SQLite has one writer, so one pair of each kind says it all there; PostgreSQL gets every pair.
+PAIRS = [("postgresql", name, step) for name in ORDERS for step in STEPS] + [("sqlite", "abort", "advances")]
+every_pair = pytest.mark.parametrize(("database_url", "name", "step"), PAIRS, indirect=["database_url"])
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, database_url: str) -> Iterator[HubFixture]:
+    hub = make_fleet(make_hub(tmp_path, database=database_url))
+    yield hub
+    hub.hub.engine.dispose()
+
+
+@pytest.fixture
+def meanwhile(fleet: HubFixture) -> Iterator[Meanwhile]:
+    found = Meanwhile(fleet.hub.engine)
+    yield found
+    found.close()
+
+
+def order(fleet: HubFixture, rollout: str, name: str) -> str:
+    return said_by(lambda: routes.apply_order(fleet.hub, rollout, name, "", "operator:x"))
+
+
+def ready(fleet: HubFixture, name: str, steps: list[str]) -> str:
+    """A rollout whose next step decides what the case wants; paused when the order is to resume."""
+    rollout = start(fleet, 3 if "bad" in steps else 2)
+    for step in steps[:-1]:
+        evidence(fleet, rollout, good=step == "good")
+        RolloutEngine(fleet.hub).look()
+    if steps:
+        evidence(fleet, rollout, good=steps[-1] == "good")
+    if name == "resume":
+        assert order(fleet, rollout, "pause") == "done"
+    return rollout
+
+
+def check_whole(fleet: HubFixture, rollout: str) -> None:
+    """The channel holds the rollout exactly while it is live, at its share and attempt; its history ends once."""
+    row, held = row_of(fleet, rollout), entry(fleet).rollout
+    assert (row.ended_at is None) == (row.state not in ENDED)
+    if row.state in ENDED:
+        assert held is None
+        assert [name for name in history(fleet, rollout) if name in ENDED] == [row.state]
+    else:
+        assert held is not None and held.id == rollout
+        stage = row.plan["stages"][row.progress["stage"]]
+        assert (held.share_ppm, held.attempt) == (stage["share_ppm"], row.attempt)
+    assert entry(fleet).release == (row.release if row.state == "finished" else row.from_release)
+
+
+def check_order(fleet: HubFixture, rollout: str, name: str, said: str) -> None:
+    """An order that was taken shows, one that was refused came after the end."""
+    row = row_of(fleet, rollout)
+    if said == "conflict":
+        assert row.state in ENDED or name == "resume"
+    elif name == "retry":
+        assert row.attempt == 2 and "retried" in history(fleet, rollout)
+    else:
+        assert {"pause": "paused", "abort": "aborted", "resume": "resumed"}[name] in history(fleet, rollout)
+
+
+@every_pair
+def test_an_order_between_a_steps_reading_and_writing(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch, name: str, step: str
+) -> None:
+    rollout = ready(fleet, name, STEPS[step])
+    said: list[Any] = []
+    between(monkeypatch, engine, "gather", lambda: said.append(meanwhile.call(order, fleet, rollout, name)))
+    RolloutEngine(fleet.hub).look()
+    answer = said[0].result(60)
+    check_whole(fleet, rollout)
+    check_order(fleet, rollout, name, answer)
+    if name == "abort" and answer == "done":
+        assert row_of(fleet, rollout).state == "aborted"
+    if name == "pause" and answer == "done":
+        assert row_of(fleet, rollout).state == "paused"
+    RolloutEngine(fleet.hub).look()
+    check_whole(fleet, rollout)
+
+
+@every_pair
+def test_a_step_between_an_orders_reading_and_writing(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch, name: str, step: str
+) -> None:
+    rollout = ready(fleet, name, STEPS[step])
+    steps: list[Any] = []
+    between(monkeypatch, routes, "read", lambda: steps.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
+    answer = order(fleet, rollout, name)
+    steps[0].result(60)
+    check_whole(fleet, rollout)
+    check_order(fleet, rollout, name, answer)
+    if name == "abort":
+        assert row_of(fleet, rollout).state == "aborted"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("second", ["pause", "abort", "retry"])
+@pytest.mark.parametrize("first", ["pause", "abort", "retry"])
+def test_two_orders_at_once(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch, first: str, second: str
+) -> None:
+    rollout = ready(fleet, first, [])
+    said: list[Any] = []
+    between(monkeypatch, routes, "read", lambda: said.append(meanwhile.call(order, fleet, rollout, second)))
+    answers = {(0, first): order(fleet, rollout, first), (1, second): said[0].result(60)}
+    check_whole(fleet, rollout)
+    taken = [name for (_, name), answer in answers.items() if answer == "done"]
+    words = {"pause": "paused", "abort": "aborted", "retry": "retried"}
+    assert history(fleet, rollout) == ["started", *(words[name] for name in taken)]
+    assert ("abort" in taken) == (row_of(fleet, rollout).state == "aborted")
+    assert row_of(fleet, rollout).attempt == 1 + taken.count("retry")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("step", STEPS)
+def test_two_replicas_step_the_same_rollout(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    rollout = ready(fleet, "", STEPS[step])
+    other: list[Any] = []
+    between(monkeypatch, engine, "gather", lambda: other.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
+    RolloutEngine(fleet.hub).look()
+    other[0].result(60)
+    check_whole(fleet, rollout)
+    names = history(fleet, rollout)
+    assert len(names) == len(set(names))
+
+
+def test_an_abort_before_the_publication_is_what_is_published(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine has stored its next stage and is about to publish it."""
+    rollout = ready(fleet, "abort", ["good"])
+    publish, said = fleet.hub.publisher.change_channel, []
+
+    def late(*arguments: Any, **named: Any) -> Channel:
+        if not said:
+            said.append("…")
+            said.append(order(fleet, rollout, "abort"))
+        return publish(*arguments, **named)
+
+    monkeypatch.setattr(fleet.hub.publisher, "change_channel", late)
+    RolloutEngine(fleet.hub).look()
+    assert said[1] == "done" and row_of(fleet, rollout).state == "aborted"
+    check_whole(fleet, rollout)
+
+
+def begin(fleet: HubFixture, release: int = 2) -> str:
+    return said_by(lambda: start(fleet, release))
+
+
+def test_two_rollouts_created_at_once(fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+    between(monkeypatch, create.machine, "start", lambda: said.append(meanwhile.call(begin, fleet, 3)))
+    first = begin(fleet, 2)
+    assert sorted([first, said[0].result(60)]) == ["conflict", "done"]
+    (rollout,) = live(fleet)
+    check_whole(fleet, rollout)
+
+
+def test_a_second_rollout_while_the_first_is_written(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Any] = []
+    between(monkeypatch, create, "store", lambda: said.append(meanwhile.call(begin, fleet, 3)))
+    assert begin(fleet, 2) == "done" and said[0].result(60) == "conflict"
+    (rollout,) = live(fleet)
+    check_whole(fleet, rollout)
+
+
+def said_by(call: Any) -> str:
+    """`done`, or the error's kind."""
+    try:
+        call()
+    except HubError as error:
+        return error.code
+    return "done"
+
+
+def set_default(fleet: HubFixture) -> str:
+    def change(channel: Channel) -> Channel:
+        new = changed_entry(channel.models["digits"], EntryChanges(release=3), "stable/digits")
+        return replace(channel, models={"digits": new})
+
+    return said_by(lambda: fleet.hub.publisher.change_channel("stable", change, actor="test"))
+
+
+def withdraw(fleet: HubFixture) -> str:
+    return said_by(lambda: fleet.hub.publisher.withdraw("digits", 2, "bad", actor="test"))
+
+
+def lift_floor(fleet: HubFixture) -> str:
+    return said_by(lambda: fleet.hub.publisher.set_floor("digits", 3, actor="test"))
+
+
+@pytest.mark.parametrize("hook", ["start", "store"])
+@pytest.mark.parametrize("other", [set_default, withdraw, lift_floor])
+def test_a_rollout_and_what_forbids_it(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch, other: Any, hook: str
+) -> None:
+    """A default that changes, a release that is withdrawn or sinks below the floor: one of the two is refused."""
+    if other is lift_floor:
+        assert set_default(fleet) == "done"  # else the floor is refused for the default's sake
+    said: list[Any] = []
+    owner = create.machine if hook == "start" else create
+    between(monkeypatch, owner, hook, lambda: said.append(meanwhile.call(other, fleet)))
+    first = begin(fleet, 2)
+    second = said[0].result(60)
+    assert sorted([first, second]) == ["conflict", "done"]
+    assert len(live(fleet)) == (first == "done")
+    if first == "done":
+        check_whole(fleet, live(fleet)[0])
+    else:
+        assert entry(fleet).rollout is None
+
+
+def test_the_database_itself_refuses_a_second_live_rollout(fleet: HubFixture) -> None:
+    rollout = start(fleet)
+    row = row_of(fleet, rollout)
+
+    def copy(name: str, **changes: Any) -> None:
+        with fleet.hub.session() as session:
+            session.add(RolloutRow(**{**row.model_dump(), "id": name, **changes}))
+
+    with pytest.raises(IntegrityError):
+        copy("r-second")
+    copy("r-ended", ended_at=1.0, state="aborted")
+    copy("r-other-channel", channel="beta")
+    copy("r-other-model", model="faces")
+
+
+def test_one_broken_rollout_does_not_hold_up_the_others(fleet: HubFixture) -> None:
+    rollout = ready(fleet, "", ["bad"])
+    row = row_of(fleet, rollout)
+    with fleet.hub.session() as session:
+        for name, channel in (("r-0", "beta"), ("r-zzzzzzzz", "gamma")):  # before and after, in any order
+            session.add(ChannelRow(name=channel, version=1, document=empty(channel), updated_at=0.0))
+            session.add(RolloutRow(**{**row.model_dump(), "id": name, "channel": channel, "plan": {}}))
+    RolloutEngine(fleet.hub).look()
+    assert row_of(fleet, rollout).state == "halted"
+    check_whole(fleet, rollout)
+
+
+def empty(channel: str) -> bytes:
+    return encode_channel(Channel(channel=channel, version=1))

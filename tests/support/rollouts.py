@@ -1,0 +1,110 @@
+"""A small fleet with releases to roll out, and what a test asks about its rollouts."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+from sqlmodel import col, select
+
+from cloud_hub.rollouts import create_rollout
+from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
+from fleet.protocol.channel import Channel, ModelEntry, decode_channel
+from fleet.protocol.resolve import resolve
+from tests.support.hub import HubFixture
+
+DEVICES = ("d-0", "d-1", "d-2")
+GUARD = {"margin": 0.1, "min_pairs": 30}
+
+
+def make_fleet(hub: HubFixture, releases: int = 3) -> HubFixture:
+    """Three devices on release 1 of `digits` on the channel `stable`; more releases are published."""
+    hub.model()
+    for seed in range(releases):
+        hub.release(seed=seed)
+
+    def first(channel: Channel) -> Channel:
+        return replace(channel, models={"digits": ModelEntry(release=1)})
+
+    hub.hub.publisher.change_channel("stable", first, actor="test")
+    with hub.hub.session() as session:
+        for device_id in DEVICES:
+            session.add(
+                Device(
+                    id=device_id,
+                    public_key="-",
+                    key_fingerprint=device_id,
+                    certificate="-",
+                    certificate_serial="-",
+                    certificate_expires_at=0.0,
+                    channel="stable",
+                    enrolled_at=0.0,
+                    last_seen_at=hub.clock(),
+                )
+            )
+    return hub
+
+
+def start(hub: HubFixture, release: int = 2) -> str:
+    """A rollout in two stages; its id."""
+    row = create_rollout(
+        hub.hub, model="digits", release=release, channel="stable", stages=[34, 100], guard=GUARD, actor="test"
+    )
+    return row.id
+
+
+def entry(hub: HubFixture) -> ModelEntry:
+    """What the channel says of `digits`."""
+    with hub.hub.reading() as session:
+        row = session.get(ChannelRow, "stable")
+        assert row is not None
+        return decode_channel(row.document).models["digits"]
+
+
+def cohort(hub: HubFixture) -> list[str]:
+    """The devices that the channel's rollout holds now."""
+    with hub.hub.reading() as session:
+        row = session.get(ChannelRow, "stable")
+        assert row is not None
+        channel = decode_channel(row.document)
+    found = {device: resolve(channel, "digits", device, committed=1) for device in DEVICES}
+    return [device for device, target in found.items() if target is not None and target.rollout is not None]
+
+
+def evidence(hub: HubFixture, rollout: str, *, good: bool = True, attempt: int = 1) -> None:
+    """The cohort has committed the release, with paired answers that speak for or against it."""
+    counts = {"both": 200} if good else {"both": 80, "only_old": 20}
+    release = entry(hub).rollout
+    for device in cohort(hub):
+        with hub.hub.session() as session:
+            session.merge(
+                DeviceModel(
+                    device_id=device,
+                    model="digits",
+                    state="committed",
+                    active=release.release if release is not None else None,
+                    rollout=rollout,
+                    attempt=attempt,
+                    at=hub.clock(),
+                )
+            )
+            session.merge(PairEvidence(rollout=rollout, attempt=attempt, device_id=device, **counts))
+
+
+def row_of(hub: HubFixture, rollout: str) -> RolloutRow:
+    """The rollout's row."""
+    with hub.hub.reading() as session:
+        row = session.get(RolloutRow, rollout)
+        assert row is not None
+        return row
+
+
+def live(hub: HubFixture) -> list[str]:
+    """Ids of the rollouts that have not ended."""
+    with hub.hub.reading() as session:
+        return list(session.exec(select(RolloutRow.id).where(col(RolloutRow.ended_at).is_(None))))
+
+
+def history(hub: HubFixture, rollout: str) -> list[str]:
+    """The events' names, in order."""
+    with hub.hub.reading() as session:
+        rows = select(RolloutEvent.event).where(RolloutEvent.rollout == rollout).order_by(col(RolloutEvent.id))
+        return list(session.exec(rows))
