@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
 from cloud_hub import drift, ingest, jobs, rollouts, samples
+from cloud_hub.api import docs
+from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
+from cloud_hub.identity.callers import RateLimiter
 from cloud_hub.inference.loaded import Loaded, WarmUp
 from cloud_hub.inference.routes import router as inference_router
 from cloud_hub.jobs.routes import router as jobs_router
 from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
-from cloud_hub.routes.deps import RateLimiter
 from cloud_hub.routes.errors import install_error_handlers
 from cloud_hub.routes.limits import BodyLimit
 from cloud_hub.samples.routes import router as samples_router
@@ -44,6 +47,7 @@ def routers() -> list[APIRouter]:
         jobs_router,
         inference_router,
         audit.router,
+        docs.router,
         dashboard.router,
     ]
 
@@ -62,6 +66,16 @@ def all_services(hub: Hub) -> list[Service]:
     ]
 
 
+class HubApp(FastAPI):
+    """The application, with its own way to the OpenAPI document."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        if self.openapi_schema is None:
+            self.openapi_schema = document(routers(), title="Edgeloop hub", version="1")
+        return self.openapi_schema
+
+
 def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
     """The application around `hub`; `services` run as long as it does."""
 
@@ -78,7 +92,7 @@ def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    app = FastAPI(title="Edgeloop hub", version="1", lifespan=lifespan, docs_url="/api/v1/docs", redoc_url=None)
+    app = HubApp(lifespan=lifespan, openapi_url=None)
     app.state.hub = hub
     app.state.loaded_models = loaded
     app.state.rate_limiter = RateLimiter()

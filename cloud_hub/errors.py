@@ -9,7 +9,8 @@ HubError
  ├── ConflictError       it exists, changed meanwhile, or is in use     409   exit 5
  ├── TooLargeError       over a size limit                              413   exit 1
  ├── NoAnswerError       the model failed on this request               422   exit 1
- ├── BusyError           a queue is full; come back later               429   exit 1
+ ├── RateError           more requests than this token may make         429   exit 1
+ ├── BusyError           a queue is full; come back later               503   exit 1
  ├── UnreachableError    broker, database or store does not answer      503   exit 6
  └── DeadlineError       not done in time                               504   exit 8
 """
@@ -78,10 +79,16 @@ class NoAnswerError(HubError):
     status, exit_code, code = 422, 1, "no-answer"
 
 
+class RateError(HubError):
+    """More requests than the caller's token may make; the answer carries Retry-After."""
+
+    status, exit_code, code = 429, 1, "busy"
+
+
 class BusyError(HubError):
     """A queue is full; the answer carries Retry-After."""
 
-    status, exit_code, code = 429, 1, "busy"
+    status, exit_code, code = 503, 1, "busy"
 
 
 class UnreachableError(HubError):

@@ -13,7 +13,7 @@ import hashlib
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import BusyError, UnauthenticatedError
+from cloud_hub.errors import RateError, UnauthenticatedError
 from cloud_hub.identity import ca
 from cloud_hub.identity.device_tokens import SIGNED_PREFIX, check_signature
 from cloud_hub.store.tables import CertificateRow, Device, Token
@@ -51,7 +51,7 @@ def renew(hub: Hub, request: RenewRequest) -> RenewResponse:
     Raises:
         UnauthenticatedError: not enrolled, revoked, or not signed by the enrolled key.
         InvalidError: a certificate request that is not one.
-        BusyError: it has asked for too many.
+        RateError: it has asked for too many.
     """
     hub.device_tokens.check_nonce(request.device_id, request.nonce, now=hub.clock())
     key = ca.public_pem(ca.read_request(request.csr))
@@ -156,7 +156,7 @@ def _refuse_too_many(hub: Hub, session: Session, device: Device) -> None:
         CertificateRow.device_id == device.id, col(CertificateRow.expires_at) > hub.clock()
     )
     if len(session.exec(rows).all()) >= MOST:
-        raise BusyError(
+        raise RateError(
             f"device {device.id!r} has {MOST} certificates that have not expired",
             subject=device.id,
             hint="revoke the device and enrol it anew when it asks again and again",

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
 from cloud_hub.errors import InvalidError, NotFoundError, UnauthenticatedError
 from cloud_hub.store.tables import Token
@@ -103,6 +104,11 @@ def check_secret(row: Token | None, secret: str, *, now: float) -> Token:
     if row.expires_at is not None and now >= row.expires_at:
         raise _refused()
     return row
+
+
+def all_tokens(session: Session) -> Sequence[Token]:
+    """Every token, oldest first."""
+    return session.exec(select(Token).order_by(col(Token.created_at))).all()
 
 
 def revoke_token(session: Session, token_id: str, *, now: float) -> Token:

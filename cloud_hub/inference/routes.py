@@ -6,11 +6,15 @@ import gzip
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
+from cloud_hub.api.access import HubDep, ModelCaller
+from cloud_hub.api.bodies import read_body
+from cloud_hub.api.openapi import errors, gives, takes
+from cloud_hub.api.params import KeyPath
 from cloud_hub.errors import InvalidError, NoAnswerError
 from cloud_hub.inference.loaded import Loaded, published
-from cloud_hub.routes.deps import HubDep, authorize_inference, read_body
+from fleet.api.inference import ModelMetadata, ServerMetadata
+from fleet.api.types import Key
 from fleet.protocol import oip
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, decode_manifest
@@ -19,9 +23,9 @@ router = APIRouter(prefix="/v2", tags=["inference"])
 
 
 @router.get("")
-def server() -> dict[str, Any]:
+def server() -> ServerMetadata:
     """Who answers."""
-    return {"name": "edgeloop-hub", "version": "1", "extensions": list(oip.EXTENSIONS)}
+    return ServerMetadata(name="edgeloop-hub", version="1", extensions=list(oip.EXTENSIONS))
 
 
 @router.get("/health/live")
@@ -31,30 +35,34 @@ def healthy() -> Response:
     return Response(status_code=200)
 
 
-@router.get("/models/{model}")
-@router.get("/models/{model}/versions/{version}")
-async def metadata(model: str, request: Request, hub: HubDep, version: str = "") -> dict[str, Any]:
+@router.get("/models/{model}", responses=errors(404))
+@router.get("/models/{model}/versions/{version}", responses=errors(404))
+def metadata(model: KeyPath, hub: HubDep, caller: ModelCaller, version: Key = "") -> ModelMetadata:
     """Inputs and outputs."""
-    await run_in_threadpool(authorize_inference, hub, request, model)
-    number, data = await run_in_threadpool(published, hub, model, version)
+    number, data = published(hub, model, version)
     manifest = decode_manifest(data)
-    return oip.model_metadata(model, [str(number)], "onnx_onnxv1", manifest.inputs, manifest.outputs)
+    document = oip.model_metadata(model, [str(number)], "onnx_onnxv1", manifest.inputs, manifest.outputs)
+    return ModelMetadata.model_validate(document)
 
 
-@router.get("/models/{model}/ready")
-@router.get("/models/{model}/versions/{version}/ready")
-async def ready(model: str, request: Request, hub: HubDep, version: str = "") -> Response:
+@router.get("/models/{model}/ready", responses=errors(404))
+@router.get("/models/{model}/versions/{version}/ready", responses=errors(404))
+async def ready(model: KeyPath, request: Request, caller: ModelCaller, version: Key = "") -> Response:
     """200 once the model is loaded."""
-    await run_in_threadpool(authorize_inference, hub, request, model)
     await _loaded(request).get(model, version)
     return Response(status_code=200)
 
 
-@router.post("/models/{model}/infer")
-@router.post("/models/{model}/versions/{version}/infer")
-async def infer(model: str, request: Request, hub: HubDep, version: str = "") -> Response:
+_INFER: dict[str, Any] = {
+    "responses": errors(404, 422, 429, 504) | gives(oip.OipResponse),
+    "openapi_extra": takes(oip.OipRequest),
+}
+
+
+@router.post("/models/{model}/infer", **_INFER)
+@router.post("/models/{model}/versions/{version}/infer", **_INFER)
+async def infer(model: KeyPath, request: Request, hub: HubDep, caller: ModelCaller, version: Key = "") -> Response:
     """Answer a batch."""
-    await run_in_threadpool(authorize_inference, hub, request, model)
     limit = hub.config.limits.infer_body
     body = oip.decompress(await read_body(request, limit), request.headers.get("content-encoding", ""), limit=limit)
     asked = oip.decode_request(body, oip.parse_header(request.headers.get(oip.HEADER)), limit=limit)

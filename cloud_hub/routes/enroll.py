@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 from fastapi import APIRouter, Request, Response
-from msgspec import Struct
 from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.bootstrap import FIRST_ROOT
@@ -22,6 +21,7 @@ from fleet.protocol.messages import (
     HTTP_LIMIT,
     DeviceMe,
     EnrollRequest,
+    NonceRequest,
     NonceResponse,
     RenewRequest,
     TokenRequest,
@@ -31,12 +31,6 @@ from fleet.protocol.messages import (
 from fleet.protocol.names import check_name
 
 router = APIRouter(tags=["devices"])
-
-
-class NonceRequest(Struct, frozen=True, kw_only=True):
-    """The body of `POST /device/nonce`."""
-
-    device_id: str
 
 
 def _answer(value: object) -> Response:

@@ -10,10 +10,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from cloud_hub.errors import BusyError, HubError
+from cloud_hub.api.bodies import in_words
+from cloud_hub.errors import HubError
 from fleet.protocol.errors import ProtocolError, TooLargeError
 
 log = logging.getLogger(__name__)
+RETRY_AFTER_S = "1"
 _CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
@@ -22,8 +24,10 @@ def error_response(
 ) -> JSONResponse:
     """The body of an error; inference paths (`/v2`) have the form of their own protocol."""
     if request.url.path.startswith("/v2"):
-        return JSONResponse({"error": message}, status)
-    return JSONResponse({"error": message, "code": code, "subject": subject, "hint": hint}, status)
+        body = {"error": message}
+    else:
+        body = {"error": message, "code": code, "subject": subject, "hint": hint}
+    return JSONResponse(body, status, headers={"Retry-After": RETRY_AFTER_S} if status in (429, 503) else None)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -42,8 +46,6 @@ async def _hub_error(request: Request, error: Exception) -> JSONResponse:
     response = error_response(
         request, error.status, str(error), code=error.code, subject=error.subject, hint=error.hint
     )
-    if isinstance(error, BusyError):
-        response.headers["Retry-After"] = "1"
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -68,9 +70,8 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return error_response(request, 400, f"{where}: {first['msg']}", code="invalid", subject=where)
+    where, what, hint = in_words(error.errors()[0])
+    return error_response(request, 400, f"{where}: {what}", code="invalid", subject=where, hint=hint)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:

@@ -2,86 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from msgspec import Struct, field
-from sqlmodel import col, select
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter
 
+from cloud_hub.api.access import Admin, HubDep, OperatorUser
+from cloud_hub.api.bodies import JsonBody
+from cloud_hub.api.openapi import errors
+from cloud_hub.api.params import KeyPath
 from cloud_hub.bootstrap import claim_pin
-from cloud_hub.context import Hub
 from cloud_hub.errors import ForbiddenError
 from cloud_hub.identity import tokens
-from cloud_hub.routes.deps import Admin, Caller, HubDep, OperatorUser, decode, page
-from cloud_hub.store.tables import Token
+from fleet.api.tokens import CreatedToken, NewToken, TokenInfo, TokenPage
 
 router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"])
 
 
-class NewToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`kind` claim (with `channel`, `labels`), operator (`role`), application (`scope`, `rate_per_s`), mirror."""
-
-    kind: str
-    note: str = ""
-    role: str = ""
-    scope: str = ""
-    rate_per_s: float = 0.0
-    channel: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    expires_in_s: float | None = None
-
-
 @router.get("")
-def list_tokens(hub: HubDep, caller: Admin) -> dict[str, Any]:
+def list_tokens(hub: HubDep, caller: Admin) -> TokenPage:
     """All tokens, without their secrets."""
     with hub.reading() as session:
-        rows = session.exec(select(Token).order_by(col(Token.created_at))).all()
-    return page([shown(row) for row in rows])
+        return TokenPage(items=[TokenInfo.model_validate(row) for row in tokens.all_tokens(session)])
 
 
 @router.post("", status_code=201)
-async def create(request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
+def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewToken, JsonBody(NewToken)]) -> CreatedToken:
     """Make a token; `token` in the answer is shown this once. Operator tokens need the role admin."""
-    wanted = decode(await request.body(), NewToken)
     if wanted.kind in ("operator", "mirror") and caller.role != "admin":
         raise ForbiddenError(f"{wanted.kind} tokens are made by an admin", subject=caller.actor)
-    return await run_in_threadpool(_create, hub, wanted, caller)
-
-
-def _create(hub: Hub, wanted: NewToken, caller: Caller) -> dict[str, Any]:
     pin = claim_pin(hub) if wanted.kind == "claim" else ""
     with hub.session() as session:
-        row, text = tokens.create_token(
-            session,
-            wanted.kind,
-            now=hub.clock(),
-            note=wanted.note,
-            role=wanted.role,
-            scope=wanted.scope,
-            rate_per_s=wanted.rate_per_s,
-            channel=wanted.channel,
-            labels=wanted.labels,
-            expires_in_s=wanted.expires_in_s,
-            pin=pin,
-        )
+        row, text = tokens.create_token(session, now=hub.clock(), pin=pin, **wanted.model_dump())
         hub.audit(session, caller.actor, "token.create", row.id, {"kind": row.kind, "note": row.note})
-    answer = {**shown(row), "token": text}
-    if wanted.kind == "claim":  # what its receiver needs, and what may keep a device from coming online
-        addresses = hub.config.addresses
-        answer |= {"hub": addresses.http_advertise, "warnings": list(addresses.remarks)}
-    return answer
+    known = TokenInfo.model_validate(row).model_dump()
+    if wanted.kind != "claim":
+        return CreatedToken(**known, token=text)
+    addresses = hub.config.addresses  # what its receiver needs, and what may keep a device from coming online
+    return CreatedToken(**known, token=text, hub=addresses.http_advertise, warnings=list(addresses.remarks))
 
 
-@router.delete("/{token_id}")
-def revoke(token_id: str, hub: HubDep, caller: Admin) -> dict[str, Any]:
+@router.delete("/{token_id}", responses=errors(404))
+def revoke(token_id: KeyPath, hub: HubDep, caller: Admin) -> TokenInfo:
     """End a token at once."""
     with hub.session() as session:
         row = tokens.revoke_token(session, token_id, now=hub.clock())
         hub.audit(session, caller.actor, "token.revoke", token_id)
-        return shown(row)
-
-
-def shown(row: Token) -> dict[str, Any]:
-    """A token as the API shows it."""
-    return row.model_dump(exclude={"secret_hash", "key_fingerprint"})
+        return TokenInfo.model_validate(row)

@@ -61,8 +61,14 @@ class EnrollResponse(Struct, frozen=True, kw_only=True):
     mqtt: MqttEndpoint
 
 
+class NonceRequest(Struct, frozen=True, kw_only=True):
+    """`POST /device/nonce`."""
+
+    device_id: str
+
+
 class NonceResponse(Struct, frozen=True, kw_only=True):
-    """`POST /device/nonce` with `{"device_id"}`."""
+    """Answer to `NonceRequest`."""
 
     nonce: str
     expires_in_s: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -46,6 +46,23 @@ def encode_json(value: object) -> bytes:
 def encode_msgpack(value: object) -> bytes:
     """MessagePack with sorted keys."""
     return msgspec.msgpack.encode(value, order="deterministic")
+
+
+def from_document(document: object, kind: type[T], *, subject: str = "") -> T:
+    """A struct from plain dictionaries, lists and values; unknown fields are ignored.
+
+    Raises:
+        MalformedError: a field is missing or of the wrong type; the message has its path.
+    """
+    try:
+        return msgspec.convert(document, kind)
+    except msgspec.ValidationError as error:
+        raise MalformedError(f"{subject or kind.__name__}: {error}", subject=subject) from error
+
+
+def to_document(value: object) -> Any:
+    """Plain dictionaries, lists and values of a struct, as they are written in JSON."""
+    return msgspec.to_builtins(value)
 
 
 def check_numbers(value: object, subject: str) -> None:

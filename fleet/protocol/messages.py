@@ -21,6 +21,7 @@ from fleet.protocol.calls import DeviceMe as DeviceMe
 from fleet.protocol.calls import EnrollRequest as EnrollRequest
 from fleet.protocol.calls import EnrollResponse as EnrollResponse
 from fleet.protocol.calls import MqttEndpoint as MqttEndpoint
+from fleet.protocol.calls import NonceRequest as NonceRequest
 from fleet.protocol.calls import NonceResponse as NonceResponse
 from fleet.protocol.calls import RenewRequest as RenewRequest
 from fleet.protocol.calls import RenewResponse as RenewResponse

@@ -62,7 +62,10 @@ class InferResponse(Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorValue, ...]
 
 
-class _Tensor(Struct, omit_defaults=True):
+class OipTensor(Struct, omit_defaults=True):
+    """A tensor in JSON; with the binary extension its values follow the JSON, as many bytes as
+    `parameters.binary_data_size` says."""
+
     name: str
     shape: tuple[int, ...]
     datatype: str
@@ -70,28 +73,34 @@ class _Tensor(Struct, omit_defaults=True):
     data: list[Any] | UnsetType = UNSET
 
 
-class _Output(Struct, omit_defaults=True):
+class OipOutput(Struct, omit_defaults=True):
+    """An output that the caller wants."""
+
     name: str
     parameters: dict[str, Any] = {}
 
 
-class _Request(Struct, omit_defaults=True):
-    inputs: list[_Tensor]
+class OipRequest(Struct, omit_defaults=True):
+    """The JSON of a request; `parameters.timeout` is a deadline in microseconds."""
+
+    inputs: list[OipTensor]
     id: str = ""
     parameters: dict[str, Any] = {}
-    outputs: list[_Output] = []
+    outputs: list[OipOutput] = []
 
 
-class _Response(Struct, omit_defaults=True):
+class OipResponse(Struct, omit_defaults=True):
+    """The JSON of an answer; `parameters` say who gave it."""
+
     model_name: str
-    outputs: list[_Tensor]
+    outputs: list[OipTensor]
     model_version: str = ""
     id: str = ""
     parameters: dict[str, Any] = {}
 
 
-_REQUEST = msgspec.json.Decoder(_Request)
-_RESPONSE = msgspec.json.Decoder(_Response)
+_REQUEST = msgspec.json.Decoder(OipRequest)
+_RESPONSE = msgspec.json.Decoder(OipResponse)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -143,7 +152,7 @@ def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT
         raw = TensorValue("", np.frombuffer(body, np.uint8))
         return InferRequest(inputs=(raw,), binary_outputs=ALL)
     head, tail = _split(body, header_length)
-    request: _Request = _parse(_REQUEST, head)
+    request: OipRequest = _parse(_REQUEST, head)
     if not request.inputs:
         _bad("the request has no inputs")
     names, binary = _asked_outputs(request)
@@ -167,8 +176,8 @@ def encode_request(request: InferRequest, *, binary: bool = True) -> tuple[bytes
     parameters = dict(request.parameters)
     if "*" in request.binary_outputs:
         parameters["binary_data_output"] = True
-    outputs = [_Output(name, _binary_mark(request, name)) for name in request.outputs]
-    head = _ENCODER.encode(_Request(tensors, request.id, parameters, outputs))
+    outputs = [OipOutput(name, _binary_mark(request, name)) for name in request.outputs]
+    head = _ENCODER.encode(OipRequest(tensors, request.id, parameters, outputs))
     return _join(head, tails)
 
 
@@ -189,7 +198,7 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
         outputs = [known[name] for name in request.outputs]
     tensors, tails = _write_tensors(outputs, request.binary_outputs)
     head = _ENCODER.encode(
-        _Response(response.model_name, tensors, response.model_version, response.id, response.parameters)
+        OipResponse(response.model_name, tensors, response.model_version, response.id, response.parameters)
     )
     return _join(head, tails)
 
@@ -199,7 +208,7 @@ def decode_response(body: bytes, header_length: int | None, *, limit: int = LIMI
     if len(body) > limit:
         raise TooLargeError(f"the response has {len(body)} bytes, at most {limit} are allowed", subject="body")
     head, tail = _split(body, header_length)
-    response: _Response = _parse(_RESPONSE, head)
+    response: OipResponse = _parse(_RESPONSE, head)
     return InferResponse(
         model_name=response.model_name,
         model_version=response.model_version,
@@ -278,7 +287,7 @@ def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
         raise MalformedError(f"not an inference message: {error}", subject="body") from error
 
 
-def _asked_outputs(request: _Request) -> tuple[tuple[str, ...], frozenset[str]]:
+def _asked_outputs(request: OipRequest) -> tuple[tuple[str, ...], frozenset[str]]:
     default = request.parameters.pop("binary_data_output", False) is True
     if not request.outputs:
         return (), ALL if default else frozenset()
@@ -292,7 +301,7 @@ def _asked_outputs(request: _Request) -> tuple[tuple[str, ...], frozenset[str]]:
     return names, binary
 
 
-def _read_tensors(tensors: list[_Tensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:
+def _read_tensors(tensors: list[OipTensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:
     values, at = [], 0
     for tensor in tensors:
         size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
@@ -313,10 +322,10 @@ def _read_tensors(tensors: list[_Tensor], tail: memoryview, *, nulls: bool) -> t
     return tuple(values)
 
 
-def _write_tensors(values: Sequence[TensorValue], binary: frozenset[str]) -> tuple[list[_Tensor], list[bytes]]:
+def _write_tensors(values: Sequence[TensorValue], binary: frozenset[str]) -> tuple[list[OipTensor], list[bytes]]:
     tensors, tails = [], []
     for name, array in values:
-        tensor = _Tensor(name, array.shape, datatype_of(array))
+        tensor = OipTensor(name, array.shape, datatype_of(array))
         if "*" in binary or name in binary:
             tails.append(to_bytes(array))
             tensor.parameters = {"binary_data_size": len(tails[-1])}

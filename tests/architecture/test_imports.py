@@ -20,9 +20,10 @@ ALLOWED = {
     "fleet.rollouts": {"fleet.protocol"},
     "edge_agent": {"fleet.protocol", "fleet.runtimes"},
     "model_compiler": {"fleet.protocol", "fleet.runtimes"},
-    "cloud_hub": {"fleet.protocol", "fleet.runtimes", "fleet.rollouts", "model_compiler"},
+    "fleet.api": {"fleet.protocol"},
+    "cloud_hub": {"fleet.api", "fleet.protocol", "fleet.runtimes", "fleet.rollouts", "model_compiler"},
     "fleet.simulator": {"fleet.protocol", "edge_agent"},
-    "fleet": {"fleet.protocol", "fleet.rollouts"},
+    "fleet": {"fleet.api", "fleet.protocol", "fleet.rollouts"},
 }
 
 

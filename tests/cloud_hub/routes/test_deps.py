@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloud_hub.errors import BusyError, ForbiddenError, UnauthenticatedError
+from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
 from cloud_hub.routes.deps import RateLimiter, authorize_inference
 from tests.support.hub import HubFixture
 
@@ -40,18 +40,18 @@ def test_the_rate_of_a_token(hub: HubFixture) -> None:
     asked = request(hub.token("application", scope="infer:*", rate_per_s=3.0))
     for _ in range(3):
         authorize_inference(hub.hub, asked, "m")
-    with pytest.raises(BusyError, match="3 requests per second"):
+    with pytest.raises(RateError, match="3 requests per second"):
         authorize_inference(hub.hub, asked, "m")
     hub.clock.advance(0.4)
     authorize_inference(hub.hub, asked, "m")
-    with pytest.raises(BusyError):
+    with pytest.raises(RateError):
         authorize_inference(hub.hub, asked, "m")
 
 
 def test_slow_rates_let_one_through() -> None:
     limiter = RateLimiter()
     limiter.take("a", 0.1, 0.0)
-    with pytest.raises(BusyError):
+    with pytest.raises(RateError):
         limiter.take("a", 0.1, 9.0)
     limiter.take("a", 0.1, 19.0)
     limiter.take("b", 0.1, 19.0)

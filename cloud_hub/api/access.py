@@ -1,0 +1,130 @@
+"""What routes ask for in their signature: the hub, and a caller who may do this.
+
+    def route(hub: HubDep, caller: OperatorUser) -> …
+
+`Viewer`, `OperatorUser`, `Admin`: operators by role. `DeviceCaller`: the id of an enrolled device, not revoked.
+`Fetcher`: a device, mirror or operator, for what is public to the fleet. `ModelCaller`: who may ask the model in the
+path for an answer. Each says in `security` which credential it wants; the OpenAPI document repeats that.
+"""
+
+# Annotations stay values here: FastAPI cannot resolve text in the methods of objects.
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import ForbiddenError, UnauthenticatedError
+from cloud_hub.identity.callers import Caller, RateLimiter, caller_of, check_may_infer
+from cloud_hub.identity.tokens import role_allows
+
+Security = list[dict[str, list[str]]]
+
+SCHEMES = {
+    "operator": "An operator's token (`fleet token create --role`), with the role viewer, operator or admin.",
+    "device": "A device's own short-lived token (`POST /device/token`).",
+    "application": "An application's token (`fleet token create --scope infer:NAME`).",
+    "mirror": "A mirror's token (`fleet token create --mirror`), for signed files and blobs.",
+}
+
+
+def get_hub(request: Request) -> Hub:
+    """The hub of this application."""
+    hub: Hub = request.app.state.hub
+    return hub
+
+
+HubDep = Annotated[Hub, Depends(get_hub)]
+
+
+def bearer(request: Request) -> str:
+    """The token of the Authorization header."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not text:
+        raise UnauthenticatedError("no token was sent", subject="authorization", hint="send `Authorization: Bearer …`")
+    return text.strip()
+
+
+def get_caller(request: Request, hub: HubDep) -> Caller:
+    """Whoever calls, with any valid credential."""
+    return caller_of(hub, bearer(request))
+
+
+AnyCaller = Annotated[Caller, Depends(get_caller)]
+
+
+class Access:
+    """A dependency that lets some callers pass; `security` is what OpenAPI says of it."""
+
+    security: Security
+
+
+class RequireRole(Access):
+    """Lets operators of at least `role` pass."""
+
+    def __init__(self, role: str) -> None:
+        self.role = role
+        self.security = [{"operator": [role]}]
+
+    def __call__(self, caller: AnyCaller) -> Caller:
+        """The caller."""
+        if caller.kind != "operator" or not role_allows(caller.role, self.role):
+            raise ForbiddenError(
+                f"this needs the role {self.role}", subject=caller.actor, hint=f"use a token of role {self.role}"
+            )
+        return caller
+
+
+class RequireDevice(Access):
+    """Lets devices pass."""
+
+    security: Security = [{"device": []}]  # noqa: RUF012 (never changed)
+
+    def __call__(self, caller: AnyCaller) -> str:
+        """The device's id."""
+        if caller.kind != "device":
+            raise ForbiddenError("only a device may call this", subject=caller.actor)
+        return caller.id
+
+
+class RequireFetcher(Access):
+    """Lets devices, mirrors and operators pass."""
+
+    security: Security = [{"device": []}, {"mirror": []}, {"operator": ["viewer"]}]  # noqa: RUF012 (never changed)
+
+    def __call__(self, caller: AnyCaller) -> Caller:
+        """The caller."""
+        if caller.kind not in ("device", "mirror", "operator"):
+            raise ForbiddenError("an application token does not read releases", subject=caller.actor)
+        return caller
+
+
+class RequireModel(Access):
+    """Lets pass who may ask the model in the path for an answer, within the token's rate."""
+
+    security: Security = [{"application": []}, {"device": []}, {"operator": ["operator"]}]  # noqa: RUF012
+
+    def __call__(self, request: Request, hub: HubDep, model: str) -> Caller:
+        """The caller."""
+        return authorize_inference(hub, request, model)
+
+
+def authorize_inference(hub: Hub, request: Request, model: str) -> Caller:
+    """Who asks `model` for an answer: a device, an operator, or an application whose scope covers it.
+
+    Raises UnauthenticatedError, ForbiddenError, or RateError over the token's rate.
+    """
+    caller = caller_of(hub, bearer(request))
+    check_may_infer(caller, model)
+    if caller.rate_per_s > 0:
+        limiter: RateLimiter = request.app.state.rate_limiter
+        limiter.take(caller.actor, caller.rate_per_s, hub.clock())
+    return caller
+
+
+Viewer = Annotated[Caller, Depends(RequireRole("viewer"))]
+OperatorUser = Annotated[Caller, Depends(RequireRole("operator"))]
+Admin = Annotated[Caller, Depends(RequireRole("admin"))]
+DeviceCaller = Annotated[str, Depends(RequireDevice())]
+Fetcher = Annotated[Caller, Depends(RequireFetcher())]
+ModelCaller = Annotated[Caller, Depends(RequireModel())]

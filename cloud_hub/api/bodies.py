@@ -1,0 +1,82 @@
+"""Request bodies: JSON into the models of `fleet.api`, with refusals that say which field, what is wrong, what to do.
+
+    def route(caller: Admin, wanted: Annotated[NewToken, JsonBody(NewToken)]) -> …
+
+The caller stands before the body, so that nobody's body is read before it is known who sends it. `BodyLimit` has
+bounded its size before a byte comes here.
+"""
+
+# Annotations stay values here: FastAPI cannot resolve text in the methods of objects.
+
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+from fastapi import Request
+from fastapi.params import Depends
+from pydantic import ValidationError
+
+from cloud_hub.errors import InvalidError, TooLargeError
+from fleet.api.base import Request as RequestModel
+from fleet.api.types import PATTERNS
+
+T = TypeVar("T", bound=RequestModel)
+
+
+class BodyReader(Generic[T]):
+    """A dependency that reads the body as `kind`. An empty body is `{}`; the content type is not looked at."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self.kind = kind
+
+    async def __call__(self, request: Request) -> T:
+        """The body; InvalidError names the first field that is wrong."""
+        try:
+            return self.kind.model_validate_json(await request.body() or b"{}")
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where, what, hint = in_words(first, tuple(self.kind.model_fields))
+            text = f"request body: {where}: {what}" if where else f"request body: {what}"
+            raise InvalidError(text, subject=where or "body", hint=hint) from error
+
+
+def JsonBody(kind: type[RequestModel]) -> Depends:
+    """The marker of a parameter that is the request's JSON body."""
+    return Depends(BodyReader(kind))
+
+
+def in_words(error: Mapping[str, Any], fields: tuple[str, ...] = ()) -> tuple[str, str, str]:
+    """Which field, what is wrong with it, and what to do, of one of pydantic's errors.
+
+    Args:
+        error: an entry of `ValidationError.errors()`.
+        fields: the fields that the outermost document has, for the hint on an unknown one.
+    """
+    kind, path = error["type"], [str(part) for part in error["loc"]]
+    context = error.get("ctx") or {}
+    where = ".".join(path)
+    if kind == "json_invalid":
+        return where, f"this is not JSON: {context.get('error', '')}", ""
+    if kind == "missing":
+        return where, f"the field {path[-1]!r} is missing", ""
+    if kind == "extra_forbidden":
+        hint = f"one of: {', '.join(sorted(fields))}" if len(path) == 1 else ""
+        return ".".join(path[:-1]), f"there is no field {path[-1]!r}", hint
+    if kind == "string_pattern_mismatch":
+        return where, PATTERNS.get(context.get("pattern", ""), str(error["msg"])), ""
+    if kind == "value_error":
+        return where, str(context.get("error", error["msg"])), ""
+    text = str(error["msg"])
+    return where, text.replace("Input should", "it should", 1) if text.startswith("Input should") else text, ""
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The request's body, refused above `limit` bytes before it is gathered whole."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLargeError(f"the body has {declared} bytes, at most {limit} are allowed", subject="body")
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > limit:
+            raise TooLargeError(f"the body has more than {limit} bytes", subject="body")
+    return bytes(body)

@@ -1,0 +1,177 @@
+"""The OpenAPI document of the hub: what FastAPI knows of the routes, completed by what the routes' parts say.
+
+Added to each operation: the JSON body that a `JsonBody` reads, the credential that an `Access` wants, and the errors
+that may come of these. A field or body with the mark `x-wire` (see `fleet.api.wire`) becomes a reference to the
+schema that msgspec makes of the struct: what devices speak is defined in `fleet.protocol` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from fastapi.dependencies.models import Dependant
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from cloud_hub.api.access import SCHEMES, Access
+from cloud_hub.api.bodies import BodyReader
+from fleet.api.errors import ErrorDocument, OipError
+from fleet.api.wire import MARK
+from fleet.protocol import calls, channel, manifest, oip
+from fleet.rollouts import guard, machine
+
+Schema = dict[str, Any]
+
+REF = "#/components/schemas/"
+JSON = "application/json"
+BINARY = "application/octet-stream"
+
+# Structs that bodies and fields name, by the name that they have in the document.
+STRUCTS: dict[str, type] = {
+    **{kind.__name__: kind for kind in (
+        calls.TrustBundle, calls.EnrollRequest, calls.EnrollResponse, calls.NonceRequest, calls.NonceResponse,
+        calls.TokenRequest, calls.TokenResponse, calls.RenewRequest, calls.RenewResponse, calls.DeviceMe,
+        calls.SampleReceipt, channel.Channel, channel.Routing, channel.Audit, channel.Sampling, channel.Probation,
+        channel.Bench, channel.Telemetry, channel.Fetching, manifest.Manifest, manifest.Tensor,
+        oip.OipRequest, oip.OipResponse, machine.Plan, machine.Progress, guard.GuardPolicy,
+    )},
+    "Judgement": guard.Verdict,
+}  # fmt: skip
+
+_DESCRIPTIONS = {
+    400: "The request is not acceptable; the document says which field, and what to do.",
+    401: "No credential, or one that is unknown, expired or revoked.",
+    403: "The credential does not allow this.",
+    404: "No such thing.",
+    409: "It exists already, changed meanwhile, or is in use.",
+    413: "The body is over its limit.",
+    422: "The model took the request and failed on it.",
+    429: "More requests than the token may make.",
+    503: "A queue is full, or the database or the object store does not answer.",
+    504: "Not done in time.",
+}
+_LATER = {
+    "Retry-After": {
+        "description": "Seconds to wait before asking again.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 0},
+    }
+}
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may refuse with these statuses, besides those that its parts bring along."""
+    return {status: {} for status in statuses}
+
+
+def takes(struct: type | None = None, *, media_type: str = JSON, required: bool = True) -> Schema:
+    """The `openapi_extra` of a route that reads its body itself: JSON of `struct`, or bytes without one."""
+    schema: Schema = {MARK: _name(struct)} if struct is not None else {"type": "string", "format": "binary"}
+    return {"requestBody": {"required": required, "content": {media_type: {"schema": schema}}}}
+
+
+def gives(struct: type | None = None, *, media_type: str = JSON, status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that writes its answer itself: JSON of `struct`, or bytes without one."""
+    schema: Schema = {MARK: _name(struct)} if struct is not None else {"type": "string", "format": "binary"}
+    return {status: {"content": {media_type: {"schema": schema}}}}
+
+
+def document(routers: Sequence[APIRouter], *, title: str, version: str) -> Schema:
+    """The whole document of these routers' routes."""
+    routes = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
+    routes = [route for route in routes if route.include_in_schema]
+    found = get_openapi(title=title, version=version, routes=routes)
+    for route in routes:
+        for method in sorted(route.methods or ()):
+            _complete(found["paths"][route.path_format][method.lower()], route)
+    components = found.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for gone in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(gone, None)
+    schemas |= _body_schemas(routes)
+    schemas |= _struct_schemas()
+    components["securitySchemes"] = {
+        name: {"type": "http", "scheme": "bearer", "description": text} for name, text in SCHEMES.items()
+    }
+    resolved: Schema = _resolved(found)
+    return resolved
+
+
+def _complete(operation: Schema, route: APIRoute) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None) if 422 not in route.responses else None
+    statuses = {int(status) for status in route.responses if int(status) >= 400} | {503}
+    if operation.get("parameters") or "requestBody" in operation:
+        statuses.add(400)
+    for part in _parts(route.dependant):
+        if isinstance(part, BodyReader):
+            optional = not any(field.is_required() for field in part.kind.model_fields.values())
+            schema = {"$ref": REF + part.kind.__name__}
+            operation["requestBody"] = {"required": not optional, "content": {JSON: {"schema": schema}}}
+            statuses.add(400)
+        if isinstance(part, Access):
+            operation["security"] = part.security
+            statuses |= {401, 403}
+    if "requestBody" in operation:
+        statuses.add(413)
+    operation.setdefault("security", [])
+    kind = OipError if route.path_format.startswith("/v2") else ErrorDocument
+    for status in sorted(statuses):
+        responses[str(status)] = _refusal(status, kind)
+    for status, response in responses.items():
+        response.setdefault("description", HTTPStatus(int(status)).phrase)
+        if "content" in response and not response["content"]:
+            del response["content"]
+
+
+def _refusal(status: int, kind: type[BaseModel]) -> Schema:
+    content = {JSON: {"schema": {"$ref": REF + kind.__name__}}}
+    return {"description": _DESCRIPTIONS[status], "content": content} | (
+        {"headers": _LATER} if status in (429, 503) else {}
+    )
+
+
+def _parts(dependant: Dependant) -> Iterator[object]:
+    yield dependant.call
+    for inner in dependant.dependencies:
+        yield from _parts(inner)
+
+
+def _body_schemas(routes: Iterable[APIRoute]) -> Schema:
+    kinds = {part.kind for route in routes for part in _parts(route.dependant) if isinstance(part, BodyReader)}
+    wanted = sorted(kinds, key=lambda kind: str(kind.__name__))
+    bodies = models_json_schema([(kind, "validation") for kind in wanted], ref_template=REF + "{model}")[1]
+    answers = models_json_schema(
+        [(kind, "serialization") for kind in (ErrorDocument, OipError)], ref_template=REF + "{model}"
+    )[1]
+    return {**bodies.get("$defs", {}), **answers["$defs"]}
+
+
+def _struct_schemas() -> Schema:
+    kinds = list(STRUCTS.values())
+    references, components = msgspec.json.schema_components(kinds, ref_template=REF + "{name}")
+    # A struct may be called otherwise here than in msgspec's components, where two share a name.
+    aliases = {name: ref for name, ref in zip(STRUCTS, references, strict=True) if ref["$ref"] != REF + name}
+    return {**components, **aliases}
+
+
+def _name(struct: type) -> str:
+    return next(name for name, kind in STRUCTS.items() if kind is struct)
+
+
+def _resolved(node: Any) -> Any:
+    """The document with a reference in place of each mark."""
+    if isinstance(node, list):
+        return [_resolved(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if MARK in node:
+        kept = {key: value for key, value in node.items() if key in ("description", "default")}
+        return {"$ref": REF + node[MARK], **kept}
+    return {key: _resolved(value) for key, value in node.items()}

@@ -1,0 +1,72 @@
+"""Who calls the hub, and what this caller may do."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
+from cloud_hub.identity import tokens
+from cloud_hub.store.tables import Device
+
+
+class Caller(Struct, frozen=True, kw_only=True):
+    """Who calls. `kind` is device, operator, application or mirror; `actor` goes into the audit log."""
+
+    kind: str
+    id: str
+    role: str = ""
+    scope: str = ""
+    rate_per_s: float = 0.0
+
+    @property
+    def actor(self) -> str:
+        """`operator:<token id>`, `device:<id>`, …"""
+        return f"{self.kind}:{self.id}"
+
+
+def caller_of(hub: Hub, text: str) -> Caller:
+    """The caller behind a bearer token (a device's short token, or `el1.…`).
+
+    Raises UnauthenticatedError; a revoked device is refused here, at once.
+    """
+    now = hub.clock()
+    if hub.device_tokens.looks_like(text):
+        device_id = hub.device_tokens.verify_token(text, now=now)
+        with hub.reading() as session:
+            device = session.get(Device, device_id)
+        if device is None or device.revoked_at is not None:
+            raise UnauthenticatedError("this device is not enrolled any more", subject=device_id, hint="enrol it again")
+        return Caller(kind="device", id=device_id)
+    with hub.reading() as session:
+        row = tokens.verify_token(session, text, now=now)
+        if row.kind == "claim":
+            raise UnauthenticatedError("a claim token only enrols a device", subject="token")
+        return Caller(kind=row.kind, id=row.id, role=row.role, scope=row.scope, rate_per_s=row.rate_per_s)
+
+
+def check_may_infer(caller: Caller, model: str) -> None:
+    """Raise ForbiddenError unless `caller` may ask `model`: a device, an operator, or an application in its scope."""
+    if caller.kind == "mirror" or (caller.kind == "application" and not tokens.scope_allows(caller.scope, model)):
+        raise ForbiddenError(f"this token does not allow inference on {model!r}", subject=caller.actor)
+    if caller.kind == "operator" and not tokens.role_allows(caller.role, "operator"):
+        raise ForbiddenError("inference needs the role operator", subject=caller.actor)
+
+
+class RateLimiter:
+    """A token bucket per caller, holding one second's worth; time comes in as seconds."""
+
+    def __init__(self) -> None:
+        self._levels: dict[str, tuple[float, float]] = {}
+
+    def take(self, key: str, rate_per_s: float, now: float) -> None:
+        """Count one call; RateError when `key` is over its rate."""
+        burst = max(1.0, rate_per_s)
+        level, at = self._levels.get(key, (burst, now))
+        level = min(burst, level + (now - at) * rate_per_s)
+        if level < 1.0:
+            self._levels[key] = (level, now)
+            raise RateError(
+                f"more than {rate_per_s:g} requests per second", subject=key, hint="slow down, or ask for a higher rate"
+            )
+        self._levels[key] = (level - 1.0, now)

@@ -1,0 +1,28 @@
+"""What every request and every answer has in common."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class Request(BaseModel):
+    """A body that a caller sends. A field that is not known is refused: it may be a misspelt one that matters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Answer(BaseModel):
+    """A body that the hub sends. Readers ignore fields that a newer hub has added."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True)
+
+
+class Page(Answer, Generic[T]):
+    """A part of a list. `next` is the `after` of the next part; null at the end."""
+
+    items: list[T]
+    next: int | str | None = None

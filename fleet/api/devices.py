@@ -1,0 +1,112 @@
+"""Devices: who they are, what they run, and what an operator may change about them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fleet.api.base import Answer, Page, Request
+from fleet.api.types import Document, Key, ReleaseNumber, Settings
+
+MAX_ENTRIES = 256  # labels or pins of one request
+
+DeviceState = Literal["online", "offline", "revoked"]
+
+
+class DeviceChanges(Request):
+    """What `PATCH` may change. In `labels` and `pins`, null removes an entry; others stay. An empty `channel` is the
+    one that the device follows."""
+
+    labels: Annotated[dict[Key, Key | None], Field(max_length=MAX_ENTRIES)] = {}
+    pins: Annotated[dict[Key, ReleaseNumber | None], Field(max_length=MAX_ENTRIES)] = {}
+    channel: Key | None = None
+
+
+class NewCommand(Request):
+    """What a device shall do: `diagnose`, `send-samples`, `benchmark` or `set-log-level`, with its arguments."""
+
+    kind: Key
+    args: Settings = {}
+
+
+class DeviceModelInfo(Answer):
+    """Where one model stands on a device, by its latest report."""
+
+    model: str
+    state: str
+    target: int | None = None
+    active: int | None = None
+    active_variant: str = ""
+    previous: int | None = None
+    rollout: str = ""
+    attempt: int = 0
+    channel_version: int = 0
+    progress: float = 0.0
+    reason: str = ""
+    detail: str = ""
+    hint: str = ""
+    seq: int = 0
+    at: float = 0.0
+
+
+class DeviceEventInfo(Answer):
+    """A report that a device sent; `body` is its content."""
+
+    id: int
+    device_id: str
+    spool: str
+    seq: int
+    at: float
+    received_at: float
+    kind: str
+    body: Document = {}
+
+
+class HeldBackRelease(Answer):
+    """The channel offers `offered`, for which the device's agent lacks something; it keeps `release`, if it has one."""
+
+    offered: int
+    lacks: list[str]
+    release: int | None = None
+
+
+class DeviceInfo(Answer):
+    """A device with what it runs. `info` is what its agent says of itself, `groups` are its opaque group ids."""
+
+    id: str
+    key_fingerprint: str = ""
+    certificate_serial: str = ""
+    certificate_expires_at: float = 0.0
+    channel: str
+    labels: dict[str, str] = {}
+    pins: dict[str, int] = {}
+    info: Document = {}
+    enrolled_at: float = 0.0
+    revoked_at: float | None = None
+    online: bool = False
+    session: str = ""
+    last_seen_at: float | None = None
+    command_counter: int = 0
+    state: DeviceState
+    groups: list[str] = []
+    models: list[DeviceModelInfo] = []
+
+
+class DeviceDetail(DeviceInfo):
+    """A device with its last events, newest first, and the releases that are held back from it by model."""
+
+    held_back: dict[str, HeldBackRelease] = {}
+    events: list[DeviceEventInfo] = []
+
+
+class DevicePage(Page[DeviceInfo]):
+    """Devices by id."""
+
+
+class QueuedCommand(Answer):
+    """A command on its way; its answer shows among the device's events."""
+
+    id: str
+    device: str
+    kind: str

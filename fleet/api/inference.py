@@ -1,0 +1,34 @@
+"""What the Open Inference Protocol, version 2, says of a server and its models.
+
+Its requests and answers are structs of `fleet.protocol.oip`, which reads and writes them.
+"""
+
+from __future__ import annotations
+
+from fleet.api.base import Answer
+
+
+class ServerMetadata(Answer):
+    """Who answers."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(Answer):
+    """An input or output; -1 in `shape` is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(Answer):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str] = []
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]

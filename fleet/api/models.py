@@ -1,0 +1,60 @@
+"""Models: the names that applications ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fleet.api.base import Answer, Page, Request
+from fleet.api.types import Document, Key, Name, ReleaseNumber, Settings
+from fleet.api.wire import Wire
+from fleet.protocol.manifest import Tensor
+
+
+class NewModel(Request):
+    """A model; `recipe` trains it, `policy` holds retrain, gate and drift settings."""
+
+    name: Name
+    recipe: Key = ""
+    policy: Settings = {}
+
+
+class ModelChanges(Request):
+    """What `PATCH` may change; what is null or left out stays. `min_release` raises the floor, `policy` is merged by
+    its first level."""
+
+    recipe: Key | None = None
+    policy: Settings = {}
+    min_release: ReleaseNumber | None = None
+
+
+class ModelInfo(Answer):
+    """A model. `releases` maps a status to the numbers of the releases that have it."""
+
+    name: str
+    recipe: str = ""
+    next_release: int = 1
+    min_release: int = 1
+    sketch_id: str = ""
+    policy: Document = {}
+    created_at: float
+    releases: dict[str, list[int]] = {}
+
+
+class ModelInterface(Answer):
+    """What every release of a model keeps, and the release that fixes it."""
+
+    release: int
+    inputs: list[Annotated[Tensor, Wire(Tensor)]]
+    outputs: list[Annotated[Tensor, Wire(Tensor)]]
+    labels: list[str] = []
+    sketch_id: str = ""
+
+
+class ModelDetail(ModelInfo):
+    """A model with its interface; null until a release fixes it."""
+
+    interface: ModelInterface | None = None
+
+
+class ModelPage(Page[ModelInfo]):
+    """All models by name."""

@@ -1,0 +1,80 @@
+"""Releases: signed, numbered versions of a model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fleet.api.base import Answer, Page, Request
+from fleet.api.types import INT32, Key, Text
+from fleet.api.wire import Wire
+from fleet.protocol.manifest import Manifest
+
+ReleaseStatus = Literal["reserved", "awaiting-signature", "published", "withdrawn"]
+
+
+class Withdrawal(Request):
+    """Why a release is withdrawn."""
+
+    reason: Text
+
+
+class OutsideSignature(Request):
+    """Hex Ed25519 signature over the payload of `GET …/signing`, and the version it was for."""
+
+    key_id: Key
+    signature: Key
+    version: Annotated[int, Field(ge=0, le=INT32)]
+
+
+class PublishedRelease(Answer):
+    """A release that was just published, or waits for its signature."""
+
+    model: str
+    number: int
+    status: ReleaseStatus
+
+
+class ReleaseInfo(PublishedRelease):
+    """A release without its manifest."""
+
+    note: str = ""
+    created_at: float
+    published_at: float | None = None
+    created_by: str = ""
+
+
+class MeasuredFigures(Answer):
+    """What devices of one hardware class measured of a variant: medians over the devices, of latencies and load time
+    (µs) and of memory (bytes); `worst_p95_us` is the slowest device's."""
+
+    hardware: str
+    variant: str
+    runtime: str
+    devices: int
+    p50_us: float
+    p95_us: float
+    worst_p95_us: float
+    load_us: float
+    memory_bytes: int
+    process_bytes: int
+
+
+class ReleaseDetail(ReleaseInfo):
+    """A release with its manifest (null while it is only reserved) and what devices measured of it."""
+
+    manifest: Annotated[Manifest, Wire(Manifest)] | None = None
+    measured: list[MeasuredFigures] = []
+
+
+class SigningPayload(Answer):
+    """What the holder of the release key has to sign: Ed25519 over the decoded (base64) `payload`."""
+
+    payload: str
+    version: int
+    key_id: str = ""
+
+
+class ReleasePage(Page[ReleaseInfo]):
+    """A model's releases, newest first."""

@@ -1,0 +1,85 @@
+"""Rollouts: staged, guarded updates of a channel."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from fleet.api.base import Answer, Page, Request
+from fleet.api.types import Document, Key, ReleaseNumber, Seconds, Settings, Text
+from fleet.api.wire import Described
+
+MAX_STAGES = 100
+MAX_GROUPS = 64
+
+RolloutState = Literal["running", "paused", "holding", "finished", "halted", "aborted"]
+Order = Literal["pause", "resume", "abort", "retry"]
+Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+
+
+class NewRollout(Request):
+    """Stages in per cent, rising to 100. `guard` holds settings of the guard, `soak_s` how long each stage must stay
+    healthy; with `groups`, only devices in one of them can belong to the cohort."""
+
+    model: Key
+    release: ReleaseNumber
+    channel: Key
+    stages: Annotated[list[Percent], Field(max_length=MAX_STAGES)] = [10.0, 50.0, 100.0]
+    guard: Annotated[Settings, Described("GuardPolicy")] = {}
+    soak_s: Seconds = 0.0
+    groups: Annotated[list[Key], Field(max_length=MAX_GROUPS)] = []
+
+
+class RolloutOrder(Request):
+    """The body of an order; the reason goes into the rollout's history."""
+
+    reason: Text = ""
+
+
+class RolloutInfo(Answer):
+    """A rollout with its progress and evidence. `stage` counts from 1, `stages` are per cent."""
+
+    id: str
+    model: str
+    channel: str
+    release: int
+    from_release: int
+    state: RolloutState
+    attempt: int = 1
+    salt: str = ""
+    plan: Annotated[Document, Described("Plan")] = {}
+    progress: Annotated[Document, Described("Progress")] = {}
+    reason: str = ""
+    created_at: float = 0.0
+    created_by: str = ""
+    updated_at: float = 0.0
+    ended_at: float | None = None
+    stage: int = 1
+    stages: list[float] = []
+    exposed_devices: int = 0
+    verdict: Annotated[Document, Described("Verdict")] | None = None
+
+
+class CreatedRollout(RolloutInfo):
+    """A new rollout, and how many devices cannot follow it."""
+
+    cannot_follow: int = 0
+
+
+class RolloutPage(Page[RolloutInfo]):
+    """All rollouts, newest first."""
+
+
+class RolloutEventInfo(Answer):
+    """One step in a rollout's life, in words."""
+
+    id: int
+    rollout: str
+    at: float
+    event: str
+    detail: Document = {}
+
+
+class RolloutEventPage(Page[RolloutEventInfo]):
+    """What happened, in order."""

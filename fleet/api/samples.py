@@ -1,0 +1,102 @@
+"""Samples, their labels, and the snapshots made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, JsonValue
+
+from fleet.api.base import Answer, Page, Request
+from fleet.api.types import INT32, Key, Name, Text
+
+MAX_LABELS = 100_000  # of one request
+
+
+class SampleLabel(Request):
+    """One sample's true class: a number from 0."""
+
+    id: Key
+    label: Annotated[int, Field(ge=-INT32 - 1, le=INT32)]
+
+
+class Labels(Request):
+    """Who says what; `by` is a person or a tool."""
+
+    labels: Annotated[list[SampleLabel], Field(max_length=MAX_LABELS)]
+    by: Text = "operator"
+
+
+class WrittenLabels(Answer):
+    """How many labels were written down."""
+
+    labelled: int
+    by: str = ""
+
+
+class SampleInfo(Answer):
+    """One recorded input, without its arrays."""
+
+    id: str
+    model: str
+    device_id: str = ""
+    release: int = 0
+    variant: str = ""
+    reason: str = ""
+    at: float = 0.0
+    received_at: float = 0.0
+    confidence: float = 0.0
+    prediction: int = 0
+    cloud_prediction: int | None = None
+    label: int | None = None
+    labelled_by: str = ""
+    labelled_at: float | None = None
+
+
+class SampleArray(Answer):
+    """A tensor; `data` holds its values row by row, `datatype` is an Open Inference Protocol name."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: list[JsonValue]
+
+
+class SampleDetail(SampleInfo):
+    """A sample with its arrays."""
+
+    inputs: list[SampleArray] = []
+    outputs: list[SampleArray] = []
+
+
+class SamplePage(Page[SampleInfo]):
+    """Samples in the order of their ids."""
+
+
+class DeletedSample(Answer):
+    """A sample whose data is gone."""
+
+    id: str
+    deleted: bool = True
+
+
+class NewSnapshot(Request):
+    """Of which model."""
+
+    model: Name
+
+
+class SnapshotInfo(Answer):
+    """An immutable dataset, named by the hash of its content."""
+
+    id: str
+    model: str
+    path: str = ""
+    samples: int = 0
+    labelled: int = 0
+    size_bytes: int = 0
+    created_at: float = 0.0
+    created_by: str = ""
+
+
+class SnapshotPage(Page[SnapshotInfo]):
+    """Every snapshot, newest first."""

@@ -1,0 +1,73 @@
+"""Numbers, text and names within bounds: whatever passes here fits into every database, message and signed document."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, JsonValue
+
+INT64 = 2**63 - 1
+INT32 = 2**31 - 1
+LONGEST_S = 10 * 365 * 86_400.0  # ten years; no duration that an operator gives is longer
+TEXT_LIMIT = 1000  # characters of a note, a reason, a name of a person
+KEY_LIMIT = 255  # characters of an id
+JSON_VALUES = 10_000  # values of a free document, counted at every depth
+JSON_DEPTH = 32
+
+NO_NUL = r"^[^\x00]*$"
+NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
+SHA256 = r"^[0-9a-f]{64}$"
+# What a pattern means, for the one who broke it.
+PATTERNS = {
+    NO_NUL: "it holds a NUL character",
+    NAME: "use 1 to 63 lower-case letters, digits and dashes, starting with a letter or digit",
+    SHA256: "it is not a SHA-256 in lower-case hexadecimal",
+}
+
+Int64 = Annotated[int, Field(ge=-INT64 - 1, le=INT64)]
+Count = Annotated[int, Field(ge=0, le=INT64)]
+ReleaseNumber = Annotated[int, Field(ge=1, le=INT32)]
+Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+Text = Annotated[str, Field(max_length=TEXT_LIMIT, pattern=NO_NUL)]
+Key = Annotated[str, Field(max_length=KEY_LIMIT, pattern=NO_NUL)]  # an id that somebody else made up
+Name = Annotated[str, Field(max_length=63, pattern=NAME)]
+
+Document = dict[str, JsonValue]
+
+
+def check_document(document: Document) -> Document:
+    """Return a free JSON document whose numbers, text, size and depth are within bounds.
+
+    Raises:
+        ValueError: a number that does not fit into 64 bits, NaN or infinity, a NUL character, or too much of it.
+    """
+    waiting: list[tuple[JsonValue, int]] = [(document, 0)]
+    seen = 0
+    while waiting:
+        value, depth = waiting.pop()
+        seen += 1
+        if seen > JSON_VALUES or depth > JSON_DEPTH:
+            raise ValueError(f"it holds more than {JSON_VALUES} values, or is nested deeper than {JSON_DEPTH}")
+        if isinstance(value, dict):
+            waiting += [(part, depth + 1) for pair in value.items() for part in pair]
+        elif isinstance(value, list):
+            waiting += [(part, depth + 1) for part in value]
+        else:
+            _check_scalar(value)
+    return document
+
+
+def _check_scalar(value: str | bool | int | float | None) -> None:
+    if isinstance(value, str) and "\x00" in value:
+        raise ValueError("a text in it holds a NUL character")
+    if isinstance(value, int) and not -INT64 - 1 <= value <= INT64:
+        raise ValueError("a number in it does not fit into 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number in it is not finite")
+
+
+# A document that a caller gives.
+Settings = Annotated[Document, AfterValidator(check_document), Field(json_schema_extra={"x-free": True})]

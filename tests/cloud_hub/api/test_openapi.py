@@ -1,0 +1,74 @@
+"""The OpenAPI document is whole: schemas, answers, refusals and credentials of every operation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cloud_hub.api.openapi import STRUCTS, document
+from cloud_hub.app import routers
+from tests.support.hub import HubFixture
+
+PUBLIC = {"/healthz", "/enroll", "/enroll/trust", "/device/nonce", "/device/token", "/device/renew", "/v2"}
+
+
+@pytest.fixture(scope="module")
+def whole() -> dict[str, Any]:
+    return document(routers(), title="Edgeloop hub", version="1")
+
+
+def operations(whole: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in whole["paths"].items():
+        for method, operation in methods.items():
+            yield f"{method} {path}", operation
+
+
+def references(whole: dict[str, Any]) -> set[str]:
+    return set(re.findall(r"'#/components/schemas/([^']+)'", str(whole)))
+
+
+def test_every_reference_leads_somewhere_and_no_mark_is_left(whole: dict[str, Any]) -> None:
+    schemas = whole["components"]["schemas"]
+    assert references(whole) - schemas.keys() == set()
+    assert "x-wire" not in str(whole) and "HTTPValidationError" not in str(whole)
+
+
+def test_what_devices_speak_is_defined_by_its_structs(whole: dict[str, Any]) -> None:
+    channel = whole["components"]["schemas"]["Channel"]
+    assert set(channel["properties"]) == set(STRUCTS["Channel"].__struct_encode_fields__)  # type: ignore[attr-defined]
+
+
+def test_every_operation_says_which_credential_it_wants(whole: dict[str, Any]) -> None:
+    schemes = whole["components"]["securitySchemes"]
+    for name, operation in operations(whole):
+        wanted = {scheme for choice in operation["security"] for scheme in choice}
+        assert wanted <= schemes.keys(), name
+        path = name.split(" ")[1]
+        assert bool(wanted) != (path in PUBLIC or path.startswith("/v2/health/")), name
+
+
+def test_refusals_have_the_error_document_and_later_says_when(whole: dict[str, Any]) -> None:
+    for name, operation in operations(whole):
+        for status, answer in operation["responses"].items():
+            if status in ("404", "416") and name.startswith(("head", "get /blobs")):
+                continue
+            if int(status) >= 400:
+                schema = answer["content"]["application/json"]["schema"]["$ref"]
+                assert schema.endswith(("ErrorDocument", "OipError")), name
+            if status in ("429", "503"):
+                assert answer["headers"]["Retry-After"]["required"], name
+
+
+def test_the_page_needs_nothing_from_elsewhere(hub: HubFixture) -> None:
+    page = hub.client.get("/docs")
+    assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(links) == 4
+    for link in links:
+        assert link.startswith("/static/") and hub.client.get(link).status_code == 200
+    assert hub.client.get("/api/v1/docs", follow_redirects=False).headers["location"] == "/docs"
+    assert hub.client.get("/openapi.json").json()["paths"].keys() >= {"/api/v1/audit"}
+    assert hub.client.get("/static/vendor/swagger-ui/LICENSE").status_code == 200
