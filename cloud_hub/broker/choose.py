@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from sqlmodel import col, select
 
@@ -57,7 +57,13 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
 
             password = secrets.token_urlsafe(24)
             assert listener is not None  # the embedded broker is ours
-            stack.enter_context(Embedded(listener.host, listener.port, broker.prefix, _login(hub, password)))
+            ours = Embedded(listener.host, listener.port, broker.prefix, _login(hub, password))
+            stack.enter_context(ours)
+
+            def disconnect() -> None:
+                ours.revoke(lambda names: enrolled_among(hub, names))
+
+            check, revoke = ours.check, disconnect
             address = Address(host=host, port=port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password)
         else:
             address = _external(hub, address)
@@ -75,6 +81,13 @@ def revoked_serials(hub: Hub) -> tuple[str, ...]:
     )
     with hub.reading() as session:
         return tuple(sorted(session.exec(statement)))
+
+
+def enrolled_among(hub: Hub, names: Collection[str]) -> frozenset[str]:
+    """Those of the named devices that the hub knows and has not revoked."""
+    enrolled = select(Device.id).where(col(Device.id).in_(names), col(Device.revoked_at).is_(None))
+    with hub.reading() as session:
+        return frozenset(session.exec(enrolled))
 
 
 def _with_certificate(hub: Hub, address: Address) -> Address:

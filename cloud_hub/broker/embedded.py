@@ -1,7 +1,7 @@
 """amqtt in a thread of this process: a broker for one machine, when Mosquitto is not installed.
 
-Loopback only. Every device logs in with the password it got at enrolment; topics are default-deny;
-nothing is retained (amqtt 0.12 hands retained messages to clients that may not read them).
+Loopback only. Every device logs in with the password it got at enrolment; topics are default-deny, for
+last wills as for everything else; a device that was revoked is disconnected; nothing is retained.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from amqtt.adapters import BufferReader, ReaderAdapter, WriterAdapter
 from amqtt.broker import Broker
@@ -20,6 +20,7 @@ from amqtt.contexts import Action
 from amqtt.errors import MQTTError
 from amqtt.mqtt.connack import NOT_AUTHORIZED, ConnackPacket
 from amqtt.mqtt.connect import ConnectPacket
+from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
@@ -31,6 +32,7 @@ from fleet.protocol.errors import ProtocolError
 
 log = logging.getLogger(__name__)
 START_S = 10.0
+EVICT_S = 5.0  # for the end of a connection that was closed from here
 Check = Callable[[str, str], bool]
 
 # amqtt builds its plugins itself, by name; this is how they find the broker that they belong to.
@@ -85,9 +87,45 @@ class _Recorded(ReaderAdapter):  # type: ignore[misc]
         self._reader.feed_eof()
 
 
-class _LoginFirst(Broker):  # type: ignore[misc]
-    """amqtt 0.12 takes a client id's session over (its name, its will, its connection) before it
-    asks who is there. Here whoever has no right to a client id is sent away before that."""
+class _Connection(NamedTuple):
+    """A client that is being served; `ended` is set when nothing of it is left."""
+
+    handler: BrokerProtocolHandler
+    writer: WriterAdapter
+    ended: asyncio.Event
+
+
+class _Guarded(Broker):  # type: ignore[misc]
+    """amqtt 0.12 with what it lacks.
+
+    It takes a client id's session over (its name, its will, its connection) before it asks who is there: here a
+    client without a right to the id, or to its will's topic, is sent away before that. It asks nobody about wills:
+    here everything that is published is asked about. It hands retained messages to clients that may not read them:
+    here nothing is retained. A client that takes its own session over stays deaf, since the old connection's end
+    marks the session as disconnected: here the old one is ended first.
+    """
+
+    def __init__(self, configuration: dict[str, Any], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(configuration, loop)
+        self.connections: dict[str, _Connection] = {}
+
+    async def cut(self, names: Collection[str]) -> None:
+        """Close these clients' connections and forget their sessions; no last will of theirs is published."""
+        for name in names:
+            session, _ = self._sessions.get(name, (None, None))
+            if session is not None:
+                session.will_flag = False
+            await self._evict(name)
+            await self._cleanup_session(name)
+
+    async def _evict(self, name: str) -> None:
+        found = self.connections.get(name)
+        if found is None:
+            return
+        await found.handler.handle_connection_closed()
+        await found.writer.close()  # also ends one that is only beginning to be served
+        async with asyncio.timeout(EVICT_S):
+            await found.ended.wait()
 
     async def _initialize_client_session(
         self, reader: ReaderAdapter, writer: WriterAdapter, remote_address: str, remote_port: int
@@ -97,15 +135,54 @@ class _LoginFirst(Broker):  # type: ignore[misc]
             connect = await ConnectPacket.from_stream(recorded)
             asking = Session()
             asking.client_id, asking.username, asking.password = connect.client_id, connect.username, connect.password
-            if not await self._authenticate(asking, {}):
+            welcome = await self._authenticate(asking, {}) and await self._may_will(asking, connect)
+            if not welcome:
                 await ConnackPacket.build(0, NOT_AUTHORIZED).to_stream(writer)
-                raise MQTTError(f"no right to client id {asking.client_id!r}")
-        except BaseException:
+                raise MQTTError(f"no right to client id {asking.client_id!r}, or to its last will's topic")
+            await self._evict(asking.client_id)
+        except asyncio.CancelledError:
             await writer.close()
             raise
+        except Exception as error:  # any other than its own would cost amqtt one of its connections, for ever
+            await writer.close()
+            raise MQTTError(f"no client: {error}") from error
         return await super()._initialize_client_session(
             BufferReader(recorded.data), writer, remote_address, remote_port
         )
+
+    async def _may_will(self, asking: Session, connect: ConnectPacket) -> bool:
+        if not connect.will_flag:
+            return True
+        return bool(await self._topic_filtering(asking, connect.will_topic, Action.PUBLISH))
+
+    async def _handle_client_session(
+        self,
+        reader: ReaderAdapter,
+        writer: WriterAdapter,
+        client_session: Session,
+        handler: BrokerProtocolHandler,
+        *rest: Any,
+    ) -> None:
+        name = str(client_session.client_id)
+        await self._evict(name)  # two that came at once
+        connection = self.connections[name] = _Connection(handler, writer, asyncio.Event())
+        try:
+            await super()._handle_client_session(reader, writer, client_session, handler, *rest)
+        finally:
+            if self.connections.get(name) is connection:
+                del self.connections[name]
+            connection.ended.set()
+
+    async def _broadcast_message(
+        self, session: Session | None, topic: str | None, data: bytes | None, force_qos: int | None = None
+    ) -> None:
+        if session is not None and not await self._topic_filtering(session, topic, Action.PUBLISH):
+            log.warning("%s may not publish to %s", session.client_id, str(topic)[:200])
+            return
+        await super()._broadcast_message(session, topic, data, force_qos)
+
+    async def retain_message(self, *_: Any, **__: Any) -> None:
+        """Nothing is retained."""
 
 
 def allowed(device: str, topic: str, *, publish: bool, prefix: str) -> bool:
@@ -136,6 +213,7 @@ class Embedded:
         self._check = check
         self._ready = threading.Event()
         self._failure = ""
+        self._broker: _Guarded | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="embedded-broker", daemon=True)
@@ -158,6 +236,20 @@ class Embedded:
         self._thread.join(START_S)
         _CHECKS.pop(self._bind, None)
 
+    def check(self) -> None:
+        """Raise UnreachableError when the broker has ended by itself."""
+        if not self._thread.is_alive():
+            raise UnreachableError(f"the embedded broker ended: {self._failure or 'no words'}", subject="broker")
+
+    def revoke(self, enrolled: Callable[[Collection[str]], Collection[str]]) -> None:
+        """Disconnect the devices that are connected and, of those, not among the `enrolled` ones any more."""
+        assert self._broker is not None and self._loop is not None
+        names = set(self._broker.connections) - {HUB_IDENTITY}
+        gone = names - set(enrolled(names)) if names else set()
+        if gone:
+            log.warning("revoked, and disconnected: %s", ", ".join(sorted(gone)))
+            asyncio.run_coroutine_threadsafe(self._broker.cut(gone), self._loop).result(2 * EVICT_S * len(gone))
+
     def _run(self) -> None:
         # The boundary of the thread: whatever stops the broker is told to whoever waits for it.
         try:
@@ -171,7 +263,7 @@ class Embedded:
         logging.getLogger("amqtt").setLevel(logging.WARNING)
         logging.getLogger("transitions").setLevel(logging.WARNING)
         self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
-        broker = _LoginFirst(self._configuration(), self._loop)
+        broker = self._broker = _Guarded(self._configuration(), self._loop)
         await broker.start()
         self._ready.set()
         await self._ending.wait()

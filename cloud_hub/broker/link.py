@@ -109,6 +109,8 @@ class Link:
         self._ready.set()
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
+        if message.retain:
+            return  # kept by the broker from who knows when: no news of a device, and no sign of its life
         self._arrived(message.topic, bytes(message.payload))
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
