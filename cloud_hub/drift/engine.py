@@ -26,6 +26,7 @@ from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import respond
 from cloud_hub.engines import Engine
 from cloud_hub.services import Service
+from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Alarm, ChannelRow, DriftMonitor, Model, Release, WindowRow
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.errors import MalformedError
@@ -135,6 +136,7 @@ def _current(session: Session, model: str, release: int, manifest: Manifest, now
     """The model's monitor, begun anew when its epoch or its sketch has changed."""
     assert manifest.sketch is not None
     epoch, sketch_id = manifest.lineage.snapshot, manifest.sketch.sketch_id
+    lock_name(session, f"drift:{model}")  # also the operator who closes its alarm, and a monitor that has no row yet
     monitor = session.get(DriftMonitor, model)
     if monitor is not None and monitor.document.get("epoch") == epoch and monitor.sketch_id == sketch_id:
         monitor.release = release

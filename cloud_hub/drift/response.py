@@ -10,7 +10,7 @@ from cloud_hub.context import Hub
 from cloud_hub.drift.policy import policy_of
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import send_command
-from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Job, Model
+from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Model
 from cloud_hub.training.options import RetrainOptions, check_retrain
 from fleet.protocol.channel import decode_channel
 
@@ -30,7 +30,10 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
             )
         )
     for device in devices:
-        send_command(hub, device, "send-samples", {"model": model, "count": policy.samples})
+        try:
+            send_command(hub, device, "send-samples", {"model": model, "count": policy.samples})
+        except HubError as error:  # revoked in this moment; the others are asked all the same
+            log.info("device %s is not asked for samples: %s", device, error)
     if policy.retrain == "on-alarm":
         _queue_retrain(hub, model, alarm)
 
@@ -38,19 +41,13 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
 def _queue_retrain(hub: Hub, model: str, alarm: int) -> None:
     """Queue a retrain for the first channel that holds the model; why it cannot be is written down, not raised."""
     with hub.reading() as session:
-        waiting = select(Job).where(
-            Job.kind == "retrain", Job.model == model, col(Job.state).in_(("queued", "running"))
-        )
-        if session.exec(waiting).first() is not None:
-            log.info("a retrain job of %s is under way already", model)
-            return
         channels = [
             row.name for row in session.exec(select(ChannelRow)) if model in decode_channel(row.document).models
         ]
     # An empty rollout is one with the usual stages: an alarm closes the loop up to the guarded rollout.
     options = RetrainOptions(channel=min(channels), rollout={}) if channels else RetrainOptions()
     try:
-        check_retrain(hub, model, options, actor=f"alarm:{alarm}")
+        check_retrain(hub, model, options, actor=f"alarm:{alarm}", alone=True)
     except HubError as error:
         log.warning("alarm %d starts no retrain of %s: %s", alarm, model, error)
         with hub.session() as session:

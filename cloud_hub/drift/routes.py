@@ -9,6 +9,7 @@ from sqlmodel import col, select
 
 from cloud_hub.errors import NotFoundError
 from cloud_hub.routes.deps import HubDep, OperatorUser, Viewer, page
+from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Alarm, DriftMonitor
 
 router = APIRouter(prefix="/api/v1", tags=["drift"])
@@ -34,9 +35,11 @@ def alarms(hub: HubDep, caller: Viewer) -> dict[str, Any]:
 def close(alarm: int, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
     """Close an alarm. The monitor goes on watching against the same baseline, from nothing."""
     with hub.session() as session:
-        row = session.get(Alarm, alarm)
-        if row is None:
+        model = session.exec(select(Alarm.model).where(Alarm.id == alarm)).first()
+        if model is None:
             raise NotFoundError(f"no alarm {alarm}", subject=str(alarm), hint="see: fleet drift status")
+        lock_name(session, f"drift:{model}")  # the engine, which counts windows into the same monitor, waits
+        row = session.get_one(Alarm, alarm)
         if row.status != "closed":
             row.status = "closed"
             _watch_again(session.get(DriftMonitor, row.model))

@@ -8,6 +8,7 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, UnauthenticatedError
 from cloud_hub.identity import ca, tokens
 from cloud_hub.identity.renewal import certify, past_half
+from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Device, Token
 from fleet.protocol.messages import EnrollRequest, EnrollResponse
 from fleet.protocol.names import check_name
@@ -32,6 +33,7 @@ def enroll(hub: Hub, request: EnrollRequest) -> EnrollResponse:
     with hub.session() as session:
         token = _claim(session, request, hub.clock())
         fingerprint = ca.fingerprint(key)
+        lock_name(session, f"key:{fingerprint}")  # one key is one device, whatever tokens and names it comes with
         if token.key_fingerprint and token.key_fingerprint != fingerprint:
             raise ConflictError(
                 "this claim token was used by another key", subject=token.id, hint="make one token per device"
@@ -53,7 +55,7 @@ def _claim(session: Session, request: EnrollRequest, now: float) -> Token:
 
 
 def _again(hub: Hub, session: Session, token: Token, public_key: str) -> Device:
-    device = session.get(Device, token.device_id)
+    device = session.get(Device, token.device_id, with_for_update=True)
     if device is None or device.revoked_at is not None or device.public_key != public_key:
         raise ConflictError(
             "this device was revoked", subject=token.device_id, hint="enrol it with a new key and token"
@@ -67,7 +69,7 @@ def _first(
     hub: Hub, session: Session, token: Token, request: EnrollRequest, public_key: str, fingerprint: str
 ) -> Device:
     now = hub.clock()
-    known = session.exec(select(Device).where(col(Device.key_fingerprint) == fingerprint)).first()
+    known = session.exec(select(Device).where(col(Device.key_fingerprint) == fingerprint).with_for_update()).first()
     device_id = request.name or (known.id if known else f"d-{fingerprint[:16]}")
     holder = session.get(Device, device_id)
     if (known is not None and known.id != device_id) or (holder is not None and holder.key_fingerprint != fingerprint):

@@ -99,16 +99,15 @@ def buy_token(hub: Hub, request: TokenRequest) -> str:
         if waiting is None:
             raise
         check_signature(waiting.public_key, request.signature, message)
-        _promote(hub, waiting.serial)
+        _promote(hub, waiting.device_id, waiting.serial)
     return hub.device_tokens.token(request.device_id, now=now)
 
 
-def _promote(hub: Hub, serial: str) -> None:
+def _promote(hub: Hub, device_id: str, serial: str) -> None:
     """Make a pending key and certificate the device's own; doing so twice changes nothing."""
     with hub.session() as session:
-        row = session.get(CertificateRow, serial)
-        assert row is not None  # certificates are never removed
-        device = _locked(session, row.device_id)
+        device = _locked(session, device_id)
+        row = session.get_one(CertificateRow, serial)  # read under the lock; certificates are never removed
         if row.state != "pending":
             return
         _replace(session, device.id, "current")

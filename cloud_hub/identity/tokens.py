@@ -113,7 +113,7 @@ def all_tokens(session: Session) -> Sequence[Token]:
 
 def revoke_token(session: Session, token_id: str, *, now: float) -> Token:
     """End a token; revoking twice changes nothing."""
-    row = session.get(Token, token_id)
+    row = session.get(Token, token_id, with_for_update=True)  # an enrolment with it comes before or after
     if row is None:
         raise NotFoundError(f"no token {token_id}", subject=token_id, hint="list tokens: fleet token list")
     if row.revoked_at is None:

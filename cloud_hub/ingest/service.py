@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 from prometheus_client import Counter
+from sqlalchemy import update
 from sqlmodel import col, select
 
 from cloud_hub.broker import open_link
@@ -171,23 +172,19 @@ class Ingest:
         for row in rows:
             notice = Notify(channel=row.name, version=row.version, spread_s=row.spread_s)
             link.publish(topics.notify(row.name, self._hub.config.broker.prefix), msgspec.json.encode(notice))
-            with self._hub.session() as session:
-                current = session.get(ChannelRow, row.name)
-                if current is not None and current.notified_version < row.version:
-                    current.notified_version = row.version
-                    session.add(current)
+            older = (col(ChannelRow.name) == row.name, col(ChannelRow.notified_version) < row.version)
+            with self._hub.session() as session:  # another replica may have announced a later one
+                session.connection().execute(update(ChannelRow).where(*older).values(notified_version=row.version))
 
     def _sweep(self) -> None:
         """Devices that were silent for too long are offline, whatever their last word was."""
         limit = self._hub.clock() - self._hub.config.offline_after_s
-        silent = select(Device).where(col(Device.online).is_(True), col(Device.last_seen_at) < limit)
+        silent = (col(Device.online).is_(True), col(Device.last_seen_at) < limit)
         with self._hub.reading() as session:
-            if session.exec(silent).first() is None:
+            if session.exec(select(Device.id).where(*silent)).first() is None:
                 return
-        with self._hub.session() as session:
-            for device in session.exec(silent):
-                device.online = False
-                session.add(device)
+        with self._hub.session() as session:  # one statement: a device that is heard in this moment stays online
+            session.connection().execute(update(Device).where(*silent).values(online=False))
 
 
 def _count(ingestor: Ingestor) -> None:

@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, NotFoundError
+from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Job
 
 LEASE_S = 30.0
@@ -24,13 +25,18 @@ class LeaseLostError(ConflictError):
     """Another worker has the job now, because this one was silent for too long."""
 
 
-def submit(hub: Hub, kind: str, *, model: str = "", payload: dict[str, Any] | None = None, actor: str) -> Job:
-    """Queue a job."""
+def submit(
+    hub: Hub, kind: str, *, model: str = "", payload: dict[str, Any] | None = None, actor: str, alone: bool = False
+) -> Job:
+    """Queue a job; with `alone` only when none of its kind and model waits or runs (else ConflictError)."""
     job = Job(
         id=f"{int(hub.clock() * 1000):012x}{secrets.token_hex(5)}", kind=kind, model=model, payload=payload or {},
         state="queued", created_at=hub.clock(), created_by=actor,
     )  # fmt: skip
     with hub.session() as session:
+        if alone:
+            lock_name(session, f"job:{kind}:{model}")
+            _refuse_second(session, kind, model)
         session.add(job)
         hub.audit(session, actor, "job.create", job.id, {"kind": kind, "model": model})
     return job
@@ -94,7 +100,7 @@ def finish(
 def cancel(hub: Hub, job: str, *, actor: str) -> Job:
     """End a waiting job at once, a running one at its next step; ConflictError when it has ended."""
     with hub.session() as session:
-        row = session.get(Job, job)
+        row = session.get(Job, job, with_for_update=True)  # a worker that just claims or ends it comes before or after
         if row is None:
             raise NotFoundError(f"no job {job}", subject=job, hint="see: fleet job list")
         if row.state in ENDED:
@@ -116,6 +122,13 @@ def get(hub: Hub, job: str) -> Job:
     return row
 
 
+def _refuse_second(session: Session, kind: str, model: str) -> None:
+    waiting = select(Job.id).where(Job.kind == kind, Job.model == model, col(Job.state).in_(("queued", "running")))
+    found = session.exec(waiting).first()
+    if found is not None:
+        raise ConflictError(f"a {kind} job of {model} is under way already: {found}", subject=model)
+
+
 def _give_up(session: Session, now: float) -> None:
     dead = (col(Job.state) == "running", col(Job.lease_until) < now, col(Job.attempt) >= col(Job.max_attempts))
     values = {"state": "failed", "ended_at": now, "error": "its worker died each time it was tried"}
@@ -123,7 +136,7 @@ def _give_up(session: Session, now: float) -> None:
 
 
 def _owned(session: Session, job: str, owner: str) -> Job:
-    row = session.get(Job, job)
+    row = session.get(Job, job, with_for_update=True)
     if row is None or row.owner != owner or row.state != "running":
         raise LeaseLostError(f"job {job} belongs to another worker now", subject=job)
     return row

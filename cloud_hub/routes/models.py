@@ -91,7 +91,7 @@ def _change(hub: Hub, name: str, wanted: Changes, caller: Caller) -> dict[str, A
     if wanted.min_release is not UNSET:
         hub.publisher.set_floor(name, wanted.min_release, actor=caller.actor)
     with hub.session() as session:
-        row = get_model(session, name)
+        row = get_model(session, name, lock=True)  # a policy is merged into what another change has left
         if wanted.recipe is not UNSET:
             row.recipe = wanted.recipe
         if wanted.policy is not UNSET:

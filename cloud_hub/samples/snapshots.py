@@ -8,6 +8,7 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.samples import parquet, store
 from cloud_hub.samples.dataset import Dataset, decode_dataset, encode_dataset
+from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Snapshot
 from fleet.protocol.tensors import from_array
 
@@ -41,6 +42,7 @@ def save(hub: Hub, model: str, dataset: Dataset, *, actor: str) -> Snapshot:
     path = f"snapshots/{name}.npz"
     hub.objects.put_new(path, data)
     with hub.session() as session:
+        lock_name(session, f"snapshot:{name}")  # two that freeze the same content get the same row
         row = session.get(Snapshot, name)
         if row is None:
             row = Snapshot(

@@ -15,6 +15,7 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.samples import parquet
 from cloud_hub.store.tables import ChannelRow, Device, Model, SampleRow
+from cloud_hub.trust.rows import class_count
 from fleet.protocol.channel import Sampling, decode_channel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Sample
@@ -23,6 +24,7 @@ from fleet.protocol.tensors import from_array
 
 DAY = 86_400.0
 TRIES = 8
+MOST_CLASSES = 1 << 31  # where no release says how many there are
 
 
 def commit(hub: Hub, device_id: str, samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -75,15 +77,21 @@ def of_model(hub: Hub, model: str) -> list[SampleRow]:
 
 
 def label(hub: Hub, labels: dict[str, int], *, by: str, actor: str) -> int:
-    """Write down true classes; all or nothing. Returns how many. Raises NotFoundError, InvalidError."""
-    wrong = next((key for key, value in labels.items() if value < 0), None)
-    if wrong is not None:
-        raise InvalidError(f"sample {wrong}: a class is a number from 0", subject=wrong)
+    """Write down true classes; all or nothing. Returns how many.
+
+    Raises:
+        NotFoundError: no such sample.
+        InvalidError: a class that the sample's model does not have, as far as its releases say.
+    """
+    classes: dict[str, int | None] = {}
     with hub.session() as session:
-        for key, value in labels.items():
-            row = session.get(SampleRow, key)
+        for key, value in sorted(labels.items()):  # in one order, so that two who label the same wait for each other
+            row = session.get(SampleRow, key, with_for_update=True)
             if row is None or row.deleted_at is not None:
                 raise NotFoundError(f"no sample {key}; nothing was labelled", subject=key)
+            if row.model not in classes:
+                classes[row.model] = class_count(session, row.model)
+            _check_class(key, value, row.model, classes[row.model])
             row.label, row.labelled_by, row.labelled_at = value, by, hub.clock()
             session.add(row)
         hub.audit(session, actor, "sample.label", by, {"labels": len(labels)})
@@ -161,6 +169,16 @@ def _check(sample: Sample, models: set[str]) -> None:
             from_array(array)
         except MalformedError as error:
             raise InvalidError(f"sample {sample.id}: {error}", subject=sample.id) from error
+
+
+def _check_class(sample: str, value: int, model: str, classes: int | None) -> None:
+    last = MOST_CLASSES - 1 if classes is None else classes - 1
+    if not 0 <= value <= last:
+        raise InvalidError(
+            f"sample {sample}: {value} is no class of {model!r}; nothing was labelled",
+            subject=sample,
+            hint=f"a class is a number from 0 to {last}",
+        )
 
 
 def _insert(hub: Hub, rows: list[dict[str, Any]]) -> None:

@@ -24,10 +24,11 @@ class RetrainOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: int = 0
 
 
-def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str) -> Job:
-    """Queue a retrain job, after checking what can be checked now.
+def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, alone: bool = False) -> Job:
+    """Queue a retrain job, after checking what can be checked now; with `alone` only beside no other of the model.
 
-    Raises NotFoundError (model, snapshot, channel), InvalidError (no recipe; a snapshot of another model).
+    Raises NotFoundError (model, snapshot, channel), InvalidError (no recipe; a snapshot of another model),
+    ConflictError (`alone`, and another is under way).
     """
     with hub.reading() as session:
         if not get_model(session, model).recipe:
@@ -40,4 +41,4 @@ def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str) 
                 raise InvalidError(f"snapshot {row.id} is of {row.model!r}", subject=row.id)
         if options.channel and session.get(ChannelRow, options.channel) is None:
             raise NotFoundError(f"no channel {options.channel!r}", subject=options.channel)
-    return queue.submit(hub, "retrain", model=model, payload=msgspec.to_builtins(options), actor=actor)
+    return queue.submit(hub, "retrain", model=model, payload=msgspec.to_builtins(options), actor=actor, alone=alone)

@@ -25,9 +25,9 @@ def latest_metadata(session: Session) -> dict[str, bytes]:
     return {row.role: row.body for row in session.exec(select(Metadata).join(newest, same))}
 
 
-def get_model(session: Session, name: str) -> Model:
-    """The model, or NotFoundError."""
-    row = session.get(Model, name)
+def get_model(session: Session, name: str, *, lock: bool = False) -> Model:
+    """The model (its row locked until the transaction ends, if asked), or NotFoundError."""
+    row = session.get(Model, name, with_for_update=lock)
     if row is None:
         raise NotFoundError(f"no model {name!r}", subject=name, hint=f"make it: fleet model create {name}")
     return row
@@ -40,6 +40,20 @@ def get_release(session: Session, model: str, number: int) -> Release:
         hint = f"see: fleet release list --model {model}"
         raise NotFoundError(f"no release {number} of {model!r}", subject=f"{model}/{number}", hint=hint)
     return row
+
+
+def class_count(session: Session, model: str) -> int | None:
+    """How many classes the model's answers tell apart; None when no release says.
+
+    The names of the classes say it, else the width of the only output.
+    """
+    current = interface_release(session, model)
+    if current is None:
+        return None
+    manifest = current.manifest
+    shapes = [output.shape for output in manifest.outputs]
+    width = shapes[0][-1] if len(shapes) == 1 and 1 <= len(shapes[0]) <= 2 else 0
+    return len(manifest.labels) or (width if width > 1 else None)
 
 
 def status_in_words(session: Session, model: str, number: int) -> str:

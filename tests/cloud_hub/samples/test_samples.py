@@ -52,6 +52,20 @@ def test_a_device_uploads_over_http(hub: HubFixture) -> None:
     assert shown["device_id"] == "kiosk-1"
 
 
+@pytest.mark.parametrize("label", [10, -1, 99_999_999_999_999_999_999, 2**31, 2**63])
+def test_a_class_that_the_model_does_not_have_is_refused(filled: HubFixture, label: int) -> None:
+    filled.release()  # of ten classes
+    body = {"labels": [{"id": "s1", "label": 9}, {"id": "s2", "label": label}]}
+    answer = filled.client.post("/api/v1/samples/labels", json=body, headers=filled.auth())
+    assert answer.status_code == 400, answer.text
+    assert "s2" in answer.json()["error"] or "label" in answer.json()["error"]
+    assert store.get(filled.hub, "s1").label is None  # all or nothing
+
+
+def test_without_a_release_any_class_may_be_right(filled: HubFixture) -> None:
+    assert store.label(filled.hub, {"s1": 41}, by="ada", actor="t") == 1
+
+
 def test_labels_are_all_or_nothing_and_name_who_said_so(filled: HubFixture) -> None:
     def send(*ids: str) -> int:
         labels = [{"id": key, "label": 5} for key in ids]
