@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ import typer
 from fleet.cli.output import print_document, print_items
 from fleet.cli.session import JsonFlag, ModelOption, client_of, parse_pairs
 from fleet.errors import NotFoundError
+
+CLASS = re.compile(r"[0-9]{1,9}")  # ² and ٣ are digits, too, but no numbers that int() or the hub would take
 
 app = typer.Typer(name="sample", help="Samples: recorded inputs, their answers and labels.", no_args_is_help=True)
 COLUMNS = [
@@ -74,14 +77,21 @@ def label(
     if file is not None:
         if not file.is_file():
             raise NotFoundError(f"no file {file}", subject=str(file))
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in _text_of(file).splitlines()]
         pairs |= parse_pairs([line.replace(",", "=", 1) for line in lines if line])
     if not pairs:
         raise typer.BadParameter("give SAMPLE=CLASS pairs or --file")
-    if wrong := [value for value in pairs.values() if not value.isdigit()]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not a class number")
+    if wrong := [value for value in pairs.values() if CLASS.fullmatch(value) is None]:
+        raise typer.BadParameter(f"{wrong[0]!r} is not a class number: write a whole number from 0, such as 7")
     document = client_of(context).label_samples({key: int(value) for key, value in pairs.items()}, by=by)
     print_document(document, [(key, key) for key in document], json=json)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{file} is not text in UTF-8; save it as UTF-8") from None
 
 
 @app.command("delete")

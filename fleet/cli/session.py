@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -121,6 +122,6 @@ def parse_seconds(text: str) -> float:
         seconds = float(number) * (unit or 1)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a duration; for example 90s, 15m, 12h, 30d") from None
-    if seconds <= 0:
-        raise typer.BadParameter("a duration is positive")
+    if not 0 < seconds < math.inf:
+        raise typer.BadParameter("a duration is positive, and ends")
     return seconds

@@ -207,7 +207,11 @@ def test_labels_come_from_arguments_and_files(fleet, hub, tmp_path) -> None:
     assert sent["by"] == "ada"
     assert {item["id"]: item["label"] for item in sent["labels"]} == {"s1": 7, "s2": 3, "s3": 1}
     assert fleet("sample", "label").code == 2
-    assert fleet("sample", "label", "s=x").code == 2
+    for wrong in ("x", "²", "٣", "-1", "1.5", "", "99999999999999999999"):
+        assert fleet("sample", "label", f"s={wrong}").code == 2, wrong
+    file.write_bytes("s1,3\n".encode("utf-16"))
+    refused = fleet("sample", "label", "--file", str(file))
+    assert refused.code == 2 and "UTF-8" in refused.err
 
 
 def test_export_writes_the_file(fleet, hub, tmp_path) -> None:
