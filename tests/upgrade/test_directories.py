@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import sqlite3
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from msgspec import structs
+from sqlalchemy import Boolean, Connection, MetaData, Table, func, select
 
 from cloud_hub.app import create_app
 from cloud_hub.bootstrap import open_hub
@@ -38,6 +41,7 @@ from tests.support import models
 from tests.support.agent_process import running
 from tests.support.device import LOOP, FakeActivator, FakeReporter
 from tests.support.in_process import InProcessChildren
+from tests.support.postgres import cluster, create_database
 from tests.support.server import serving
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -45,24 +49,34 @@ VERSIONS = sorted(path.parent.name for path in FIXTURES.glob("*/tokens.json"))
 LATER_S = 30.0
 
 
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL cluster of this module."""
+    with cluster() as connection:
+        yield connection
+
+
 class Left:
     """Copies of what one version left, and the time at which it did so."""
 
-    def __init__(self, version: str, base: Path) -> None:
+    def __init__(self, version: str, base: Path, database: str = "") -> None:
         source = FIXTURES / version
         self.hub, self.device, self.offline = (
             Path(shutil.copytree(source / name, base / name)) for name in ("hub", "device", "offline")
         )
         self.tokens = json.loads((source / "tokens.json").read_text())
         (self.device / "identity" / "device.key").chmod(0o600)  # git keeps no such modes
-        with sqlite3.connect(self.hub / "hub.db") as database:
-            self.at = float(database.execute("SELECT max(at) FROM auditentry").fetchone()[0])
+        with sqlite3.connect(self.hub / "hub.db") as file:
+            self.at = float(file.execute("SELECT max(at) FROM auditentry").fetchone()[0])
         self.now = self.at + LATER_S
+        self.database = database
+        if database:
+            move(self.hub / "hub.db", database)
         self.opened: Any = None
 
     def open(self) -> Any:
         """The hub, its database brought to this version."""
-        config = HubConfig.load(self.hub)
+        config = HubConfig.load(self.hub, **({"database": self.database} if self.database else {}))
         engine = make_engine(config.database_url)
         upgrade(engine)
         assert differences(engine) == []
@@ -80,9 +94,55 @@ class Left:
         return answer.json()
 
 
+def move(source: Path, url: str) -> None:
+    """Copy every row of a hub's SQLite file into an empty PostgreSQL database of the same revision."""
+    old, new = make_engine(f"sqlite:///{source}"), make_engine(url)
+    with old.connect() as reading:
+        revision = reading.exec_driver_sql("SELECT version_num FROM alembic_version").scalar_one()
+        upgrade(new, revision)
+        tables = MetaData()
+        tables.reflect(new)
+        with new.begin() as writing:
+            for table in tables.sorted_tables:
+                rows = reading.exec_driver_sql(f'SELECT * FROM "{table.name}"').mappings().all()
+                if rows and table.name != "alembic_version":
+                    writing.execute(table.insert(), [converted(table, row) for row in rows])
+                    go_on_counting(writing, table)
+    old.dispose()
+    new.dispose()
+
+
+def go_on_counting(connection: Connection, table: Table) -> None:
+    """The sequence behind a numbered table goes on after the copied rows."""
+    serial = "SELECT pg_get_serial_sequence(%s, 'id')"
+    if "id" in table.columns and (name := connection.exec_driver_sql(serial, (f'"{table.name}"',)).scalar_one()):
+        connection.execute(select(func.setval(name, select(func.max(table.c.id)).scalar_subquery())))
+
+
+def converted(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """SQLite keeps truth values as numbers."""
+    truths = {column.name for column in table.columns if isinstance(column.type, Boolean)}
+    return {name: bool(value) if name in truths and value is not None else value for name, value in row.items()}
+
+
 @pytest.fixture(params=VERSIONS)
-def left(request: pytest.FixtureRequest, tmp_path: Path) -> Left:
-    return Left(request.param, tmp_path)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def left(request: pytest.FixtureRequest, version: str, tmp_path: Path) -> Left:
+    """What a version left, its database where it was or moved to PostgreSQL before the upgrade."""
+    if request.param == "sqlite":
+        return Left(version, tmp_path)
+    return Left(
+        version, tmp_path, create_database(request.getfixturevalue("postgres"), f"upgrade_{secrets.token_hex(4)}")
+    )
+
+
+@pytest.fixture
+def device_left(version: str, tmp_path: Path) -> Left:
+    return Left(version, tmp_path)
 
 
 def live_rollout(left: Left) -> str:
@@ -141,7 +201,7 @@ def test_a_hub_takes_what_a_device_of_that_version_still_holds(left: Left) -> No
     waiting = spool.after(0, 1000)
     assert waiting, "the device's spool holds records that nobody has received"
     with hub.reading() as session:
-        before = session.connection().exec_driver_sql("SELECT count(*) FROM window").scalar_one()
+        before = session.connection().exec_driver_sql('SELECT count(*) FROM "window"').scalar_one()
     batch = [
         Message(
             topics.uplink("cam-1", "telemetry" if record.kind == "window" else "report"),
@@ -156,7 +216,7 @@ def test_a_hub_takes_what_a_device_of_that_version_still_holds(left: Left) -> No
     ]  # fmt: skip
     assert Ingestor(hub).take(batch), "a receipt goes out"
     with hub.reading() as session:
-        after = session.connection().exec_driver_sql("SELECT count(*) FROM window").scalar_one()
+        after = session.connection().exec_driver_sql('SELECT count(*) FROM "window"').scalar_one()
         committed = session.connection().exec_driver_sql("SELECT max(committed) FROM spoolcursor").scalar_one()
     assert after > before and committed == waiting[-1].seq
     database.close()
@@ -178,9 +238,9 @@ def test_keys_are_renewed_with_the_offline_keys_of_that_version(left: Left) -> N
     assert set(ceremony.renew(hub.publisher.transactions, left.offline, b"secret")) == {"root", "targets", "models"}
 
 
-def test_a_device_serves_what_it_had_committed(left: Left) -> None:
+def test_a_device_serves_what_it_had_committed(device_left: Left) -> None:
     """A real agent process, without its hub, at today's date: certificates and metadata may have ended long ago."""
-    with running(left.device, "--port", "0") as (_, address):
+    with running(device_left.device, "--port", "0") as (_, address):
         until(lambda: ask(address), "the agent serves")
         answer = client.infer("tiny", np.array([[9, 0, 0, 0]], np.float32), url=address)
         assert str(answer.parameters["release"]) == "2"
