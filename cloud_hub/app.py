@@ -15,11 +15,12 @@ from cloud_hub.api import docs
 from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
+from cloud_hub.health import Health
 from cloud_hub.identity.callers import RateLimiter
 from cloud_hub.inference.loaded import Loaded, WarmUp
 from cloud_hub.inference.routes import router as inference_router
 from cloud_hub.jobs.routes import router as jobs_router
-from cloud_hub.routes import audit, blobs, channels, devices, enroll, models, monitoring, releases, tokens, tuf
+from cloud_hub.routes import audit, blobs, channels, devices, enroll, health, models, monitoring, releases, tokens, tuf
 from cloud_hub.routes.errors import install_error_handlers
 from cloud_hub.routes.limits import BodyLimit
 from cloud_hub.samples.routes import router as samples_router
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 def routers() -> list[APIRouter]:
     """Every router of the hub, in order of matching; add yours here."""
     return [
+        health.router,
         monitoring.router,
         enroll.router,
         tuf.router,
@@ -91,10 +93,12 @@ def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+            app.state.health.close()
 
     app = HubApp(lifespan=lifespan, openapi_url=None)
     app.state.hub = hub
     app.state.loaded_models = loaded
+    app.state.health = Health(hub)
     app.state.rate_limiter = RateLimiter()
     app.add_middleware(BodyLimit, limits=hub.config.limits)
     install_error_handlers(app)

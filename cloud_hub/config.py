@@ -256,8 +256,9 @@ class HubConfig(BaseSettings):
             raise NotFoundError(
                 f"no hub in {directory}", subject=str(path), hint=f"run: cloud-hub init {directory} --offline-keys DIR2"
             ) from None
-        except tomllib.TOMLDecodeError as error:
-            raise InvalidError(f"{path} is not valid TOML: {error}", subject=str(path)) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            why = f"{path} is not valid TOML: {error}"
+            raise InvalidError(why, subject=str(path), hint="correct the file, or restore it from a backup") from error
         return cls.build(directory, document, **overrides)
 
     @classmethod

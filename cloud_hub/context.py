@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -12,6 +12,7 @@ from sqlmodel import Session
 
 from cloud_hub.config import HubConfig
 from cloud_hub.ports import Clock, Objects, Publisher
+from cloud_hub.status import Board
 from cloud_hub.store.tables import AuditEntry
 from fleet.protocol.messages import MqttEndpoint
 
@@ -37,6 +38,7 @@ class Hub:
     device_tokens: DeviceTokens
     command_key: CommandKey
     clock: Clock
+    board: Board = field(default_factory=Board)
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -106,6 +106,7 @@ def document(routers: Sequence[APIRouter], *, title: str, version: str) -> Schem
 def _complete(operation: Schema, route: APIRoute) -> None:
     responses = operation["responses"]
     responses.pop("422", None) if 422 not in route.responses else None
+    own = {int(status) for status, response in route.responses.items() if "model" in response}  # no refusals
     statuses = {int(status) for status in route.responses if int(status) >= 400} | {503}
     if operation.get("parameters") or "requestBody" in operation:
         statuses.add(400)
@@ -122,7 +123,7 @@ def _complete(operation: Schema, route: APIRoute) -> None:
         statuses.add(413)
     operation.setdefault("security", [])
     kind = OipError if route.path_format.startswith("/v2") else ErrorDocument
-    for status in sorted(statuses):
+    for status in sorted(statuses - own):
         responses[str(status)] = _refusal(status, kind)
     for status, response in responses.items():
         response.setdefault("description", HTTPStatus(int(status)).phrase)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hmac
 import secrets
 from collections.abc import Callable, Collection, Iterator
@@ -67,7 +68,8 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
             address = Address(host=host, port=port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password)
         else:
             address = _external(hub, address)
-        link = stack.enter_context(Link(address, broker.prefix, arrived))
+        stands = functools.partial(hub.board.say, "broker")
+        link = stack.enter_context(Link(address, broker.prefix, arrived, stands))
         yield Open(link, check, revoke)
 
 

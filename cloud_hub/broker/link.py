@@ -40,8 +40,11 @@ class Address(Struct, frozen=True, kw_only=True):
 class Link:
     """A context manager; inside it messages of all devices come to `arrived`, on the client's thread."""
 
-    def __init__(self, address: Address, prefix: str, arrived: Arrived) -> None:
-        self._address = address
+    def __init__(
+        self, address: Address, prefix: str, arrived: Arrived, stands: Callable[[str], None] = lambda wrong: None
+    ) -> None:
+        """`stands` hears, on the client's thread, what is wrong with the connection; an empty text: nothing."""
+        self._address, self._stands = address, stands
         self._filter = topics.uplink_filter(prefix=prefix)
         self._arrived = arrived
         self._ready = threading.Event()
@@ -72,6 +75,7 @@ class Link:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._stands("the connection was closed")
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Hand a message to the broker; while it is away the client keeps it until it is back."""
@@ -99,13 +103,16 @@ class Link:
     def _on_connect(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
             self._refusal = str(code)
+            self._stands(f"the broker refuses the hub: {code}")
             self._ready.set()
             return
+        self._refusal = ""
         client.subscribe(self._filter, qos=1)
 
     def _on_subscribe(self, _client: mqtt.Client, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
         if any(code.is_failure for code in codes):
             self._refusal = f"no subscription to {self._filter}"
+        self._stands(self._refusal)
         self._ready.set()
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
@@ -116,3 +123,4 @@ class Link:
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         if code.is_failure:
             log.warning("the connection to the broker is gone: %s", code)
+            self._stands(f"the connection is gone: {code}")

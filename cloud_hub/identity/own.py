@@ -22,20 +22,29 @@ def renew_own(config: HubConfig, now: float) -> tuple[str, ...]:
     """Renew what has lived for half of its life, the server's and the hub's own client certificate.
 
     The server's is renewed, too, when the hub has an address that it is not valid for: devices trust the authority,
-    so a new name costs them nothing. The keys stay, so that each renewal is one file that is replaced. Returns the
-    files' names.
+    so a new name costs them nothing. The keys stay, so that each renewal is one file that is replaced; a pair of
+    which a file is missing is made anew. Returns the certificates' files' names.
+
+    Raises:
+        NotFoundError: a file of the authority is missing.
     """
     authority = read_authority(config)
     names = config.addresses.names
-    pairs: tuple[tuple[Path, Path, tuple[str, ...], Callable[[bytes], KeyAndCertificate]], ...] = (
+    pairs: tuple[tuple[Path, Path, tuple[str, ...], Callable[[bytes | None], KeyAndCertificate]], ...] = (
         (config.server_certificate, config.server_key, names, lambda key: authority.server(names, now, key=key)),
         (config.client_certificate, config.client_key, (), lambda key: authority.hub_client(now, key=key)),
     )
     renewed = []
     for certificate, key, wanted, make in pairs:
-        if certificate.exists() and _is_due(certificate.read_bytes(), wanted, now):
-            write_private(certificate, make(key.read_bytes()).certificate, replace=True)
-            renewed.append(certificate.name)
+        if not (certificate.exists() and key.exists()):
+            made = make(None)
+            write_private(key, made.key, replace=True)
+        elif _is_due(certificate.read_bytes(), wanted, now):
+            made = make(key.read_bytes())
+        else:
+            continue
+        write_private(certificate, made.certificate, replace=True)
+        renewed.append(certificate.name)
     return tuple(renewed)
 
 

@@ -22,6 +22,7 @@ from sqlmodel import col, select
 from cloud_hub.broker import open_link
 from cloud_hub.broker.choose import Open
 from cloud_hub.context import Hub
+from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import mark_sent, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message
 from cloud_hub.services import Backoff, Service
@@ -48,6 +49,7 @@ class Step:
         self._name, self._work, self._every_s = name, work, every_s
         self._due = 0.0
         self._backoff = Backoff()
+        self.problem = ""  # why it failed last, until it works again
 
     @property
     def failures(self) -> int:
@@ -60,11 +62,13 @@ class Step:
             return
         try:
             self._work()
-        except Exception:  # the boundary of a named piece of work: logged, then done again
+        except Exception as error:  # the boundary of a named piece of work: logged, then done again
+            self.problem = f"{self._name} fails: {type(error).__name__}"
             pause = self._backoff.failed()
             self._due = now + pause
             log.exception("ingest: %s failed; again in %.1f s", self._name, pause)
         else:
+            self.problem = ""
             self._backoff.worked()
             self._due = now + self._every_s
 
@@ -88,7 +92,11 @@ class Ingest:
         self._stop.clear()
         try:
             await asyncio.to_thread(self._work)
+        except (HubError, OSError) as error:
+            self._hub.board.say("broker", str(error))
+            raise
         finally:
+            self._hub.board.say("ingest", "it does not run")
             self._stop.set()
 
     def arrived(self, topic: str, payload: bytes) -> None:
@@ -115,6 +123,7 @@ class Ingest:
                 self._gather()
                 for step in steps:
                     step.run(self._now())
+                self._hub.board.say("ingest", next(filter(None, (step.problem for step in steps)), ""))
                 link.check()
 
     def _take(self, link: Open, apart: bool) -> None:

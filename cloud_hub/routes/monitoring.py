@@ -1,4 +1,4 @@
-"""`/healthz` for load balancers and `/metrics` for Prometheus."""
+"""`/metrics` for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_hub.context import Hub
 from cloud_hub.ingest.service import MESSAGES
-from cloud_hub.routes.deps import HubDep, Viewer
+from cloud_hub.routes.deps import Viewer
 from cloud_hub.store.tables import Alarm, ChannelRow, Device, DeviceModel, Job, Release, RolloutRow
 from cloud_hub.trust.repository import expires_at
 from cloud_hub.trust.rows import latest_metadata
@@ -114,15 +114,6 @@ class CountRequests:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
             self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
-
-
-@router.get("/healthz")
-def health(hub: HubDep) -> dict[str, Any]:
-    """Whether database and object store answer; public, and says nothing else."""
-    with hub.reading() as session:
-        session.exec(select(func.count()).select_from(ChannelRow)).one()
-    hub.objects.exists("tuf/metadata/timestamp.json")
-    return {"status": "ok"}
 
 
 @router.get("/metrics")

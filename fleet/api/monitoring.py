@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fleet.api.base import Answer
 
 
-class Health(Answer):
-    """`status` is `ok`."""
+class PartHealth(Answer):
+    """How one part stands; `reason` says why it is not `ok`. `unknown`: what it is judged by does not answer."""
 
-    status: str
+    state: Literal["ok", "starting", "failed", "unknown"]
+    reason: str = ""
+
+
+class Health(Answer):
+    """Every part by its name: `database`, `objects`, `broker`, `ingest`, `clock`; `status` is one word for them."""
+
+    status: Literal["ok", "starting", "failing"]
+    parts: dict[str, PartHealth] = {}

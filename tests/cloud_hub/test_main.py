@@ -101,8 +101,8 @@ def test_serve_answers_over_tls_and_ends_on_sigterm(made: Path, tmp_path: Path) 
     try:
         while True:
             try:
-                with urllib.request.urlopen(f"https://127.0.0.1:{port}/healthz", context=context, timeout=5) as answer:
-                    assert json.load(answer) == {"status": "ok"}
+                with urllib.request.urlopen(f"https://127.0.0.1:{port}/readyz", context=context, timeout=5) as answer:
+                    assert json.load(answer)["status"] == "ok"
                 break
             except OSError:
                 assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()

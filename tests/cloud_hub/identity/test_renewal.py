@@ -218,3 +218,17 @@ def test_the_hub_renews_its_certificate_for_an_address_that_it_gets(hub):
     assert renew_own(config, hub.clock()) == ()  # more names than are needed do no harm
     elsewhere = HubConfig.load(config.directory, host="192.0.2.8")
     assert renew_own(elsewhere, hub.clock()) == (config.server_certificate.name,)
+
+
+@pytest.mark.parametrize("lost", ["server.pem", "server.key", "hub-client.pem", "hub-client.key"])
+def test_a_certificate_or_key_of_the_hub_that_is_lost_is_made_anew(hub, lost):
+    config = hub.hub.config
+    (config.keys_dir / lost).unlink()
+    assert renew_own(config, hub.clock()) == (lost.partition(".")[0] + ".pem",)
+    for certificate, key in (
+        (config.server_certificate, config.server_key),
+        (config.client_certificate, config.client_key),
+    ):
+        private = load_pem_private_key(key.read_bytes(), password=None)
+        assert x509.load_pem_x509_certificate(certificate.read_bytes()).public_key() == private.public_key()
+    assert renew_own(config, hub.clock()) == ()

@@ -266,7 +266,7 @@ def test_metrics_and_health(hub: HubFixture) -> None:
     hub.model()
     hub.release()
     add_device(hub, "k")
-    assert hub.client.get("/healthz").json() == {"status": "ok"}
+    assert hub.client.get("/healthz").json()["parts"]["database"] == {"state": "ok", "reason": ""}
     assert hub.client.get("/metrics").status_code == 401
     text = hub.client.get("/metrics", headers=hub.auth()).text
     assert 'edgeloop_hub_devices{state="online"} 1.0' in text

@@ -1,0 +1,36 @@
+"""`/healthz` (this process lives) and `/readyz` (it can do its work): public, and quick whatever hangs.
+
+Both run on the event loop alone: the threads of the other routes may all be waiting for what hangs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from cloud_hub import health
+from cloud_hub.status import Part
+from fleet.api.monitoring import Health
+
+router = APIRouter(tags=["monitoring"])
+Exclude = Annotated[list[str], Query(description="A part that shall not count; repeatable.", max_length=16)]
+
+
+@router.get("/healthz")
+async def healthz(request: Request, response: Response) -> Health:
+    """Whether the process lives: 200 as long as it answers a restart mends no database. The body has the rest."""
+    return _answer(response, await request.app.state.health.look())
+
+
+@router.get("/readyz", responses={503: {"model": Health, "description": "A part does not work: the same document."}})
+async def readyz(request: Request, response: Response, exclude: Exclude = []) -> Health:  # noqa: B006  # FastAPI copies it
+    """Whether every part works: 200, else 503."""
+    answer = _answer(response, health.without(await request.app.state.health.look(), exclude))
+    response.status_code = 200 if answer.status == "ok" else 503
+    return answer
+
+
+def _answer(response: Response, parts: dict[str, Part]) -> Health:
+    response.headers["Cache-Control"] = "no-store"
+    return Health.model_validate({"status": health.status_of(parts), "parts": parts})

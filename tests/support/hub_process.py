@@ -1,0 +1,96 @@
+"""`cloud-hub serve` as an operator starts it: a process on free ports, its log, and what it answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("EDGELOOP_")}
+START_S = 60.0
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def cloud_hub(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `cloud-hub …` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "cloud_hub", *map(str, arguments)],
+        env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret", **environment},
+        capture_output=True, text=True, timeout=START_S, check=False, stdin=subprocess.DEVNULL, cwd=ROOT,
+    )  # fmt: skip
+
+
+class HubProcess:
+    """One start of the hub in `directory`."""
+
+    def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
+        self.directory, self.port, self.broker_port = directory, free_port(), free_port()
+        self.url = f"https://127.0.0.1:{self.port}"
+        self._context = ssl.create_default_context(cafile=str(directory / "keys" / "ca.pem"))
+        self._log = directory.parent / f"{directory.name}.{self.port}.log"
+        ports = ("--port", str(self.port), "--broker-port", str(self.broker_port))
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cloud_hub", "serve", str(directory), *ports, *arguments],
+                env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1", **environment}, stdout=log, stderr=log, cwd=ROOT,
+            )  # fmt: skip
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Status and JSON of one answer; OSError when there is none."""
+        try:
+            with urllib.request.urlopen(self.url + path, context=self._context, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    def mosquitto(self) -> int:
+        """The process id of the hub's broker, as its file says."""
+        return int((self.directory / "broker" / "mosquitto.pid").read_text().split()[0])
+
+    def until(self, path: str, status: int, seconds: float = START_S) -> Any:
+        """Ask again and again until `path` answers with `status`; the document."""
+        deadline, last = time.monotonic() + seconds, None
+        while True:
+            with contextlib.suppress(OSError):
+                last = self.get(path)
+                if last[0] == status:
+                    return last[1]
+            assert self.process.poll() is None and time.monotonic() < deadline, f"{last}\n{self.log()}"
+            time.sleep(0.02)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *arguments: str, **environment: str) -> Iterator[HubProcess]:
+    """A hub that is ready; stopped at the end of the block."""
+    hub = HubProcess(directory, *arguments, **environment)
+    try:
+        hub.until("/readyz", 200)
+        yield hub
+    finally:
+        hub.stop()
