@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from fleet.protocol.finite import CAPABILITY, is_finite, not_finite
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Gate, Lineage, Manifest, SketchRef, Tensor, Variant
 from fleet.protocol.sketch import Encoder
@@ -20,6 +21,7 @@ from model_compiler.errors import CompilerError, GateError
 from model_compiler.judging import Judged
 from model_compiler.metrics import Metric, first
 from model_compiler.naming import check_encoder, check_kept, tensor_of
+from model_compiler.request import non_finite_of
 
 TOOLS = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "numpy", "onnx", "onnxruntime", "torch")
 
@@ -41,6 +43,7 @@ class Parts:
     encoder: Encoder | None
     seed: int
     interface: Interface | None = None
+    non_finite: Collection[str] = ()
 
 
 def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes]]:
@@ -70,9 +73,34 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
             parts.lineage, tools={**parts.lineage.tools, **tool_versions()}, seed=parts.seed
         ),
     )
+    manifest = _allowing(manifest, parts, kept)
     if parts.interface is not None:
         check_kept(parts.interface, interface_of(manifest))
     return manifest, [*(item.ran.artifact.model for item in kept), data, *drift_data]
+
+
+def _allowing(manifest: Manifest, parts: Parts, kept: Sequence[Judged]) -> Manifest:
+    """The manifest with those tensors that may hold NaN and infinity.
+
+    Agents that cannot compare golden answers with such values are not offered a release that may have them.
+    """
+    names = parts.non_finite
+    known = {tensor.name for tensor in (*manifest.inputs, *manifest.outputs)}
+    unknown = sorted(set(names) - known - non_finite_of(parts.interface))  # what an interface lost is said below
+    if unknown:
+        raise CompilerError(
+            f"there is no input or output {unknown[0]!r} that may be non-finite; there are {', '.join(sorted(known))}"
+        )
+    inputs, outputs = (
+        tuple(msgspec.structs.replace(t, finite=t.finite and t.name not in names) for t in tensors)
+        for tensors in (manifest.inputs, manifest.outputs)
+    )
+    broken = not_finite("input", parts.validation.inputs, inputs)
+    if broken:
+        raise CompilerError(f"the validation set's {broken}", hint="a model that means it: --non-finite NAME")
+    answers = [array for item in kept for array in item.ran.outputs.values()]
+    needs = () if all(map(is_finite, answers)) else (CAPABILITY,)
+    return msgspec.structs.replace(manifest, inputs=inputs, outputs=outputs, requires=(*manifest.requires, *needs))
 
 
 def _tensors(parts: Parts, arrays: Mapping[str, Array], batched: bool, kind: str) -> tuple[Tensor, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fleet.protocol.finite import is_finite
+from fleet.protocol.tensors import to_bytes
 from model_compiler.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -28,9 +30,10 @@ RIGHT, RIGHT_BESIDE_Y = "y", "@y"
 
 @dataclass(frozen=True)
 class Dataset:
-    """`inputs` maps a name to float32 or integers of shape (n, …), all of one n; `y` has shape (n, …).
+    """`inputs` maps a name to float32, integers or text of shape (n, …), all of one n; `y` has shape (n, …).
 
-    `y` is int64 (n,) for classes, float32 or integers else, and None where nobody needs it (calibration).
+    `y` is int64 (n,) for classes, float32, integers or text else, and None where nobody needs it (calibration).
+    Text is an object array of UTF-8 bytes.
     """
 
     inputs: Mapping[str, Array]
@@ -68,8 +71,11 @@ class Dataset:
         return Dataset({n: np.ascontiguousarray(a, dtype=dtypes[n]) for n, a in self.inputs.items()}, self.y)
 
 
-def load_dataset(path: Path, *, labelled: bool = True) -> Dataset:
+def load_dataset(path: Path, *, labelled: bool = True, non_finite: Collection[str] = ()) -> Dataset:
     """Read an `.npz` with inputs and `y` (which may be missing when not `labelled`).
+
+    Args:
+        non_finite: inputs and outputs that may hold NaN and infinity; with any, `y` may.
 
     Raises:
         DataError: missing, not an npz, without inputs or `y`, or pickled.
@@ -91,7 +97,7 @@ def load_dataset(path: Path, *, labelled: bool = True) -> Dataset:
             subject=str(path),
             hint="np.savez(path, NAME=…, y=…); where an input is called y, the labels are @y",
         )
-    return make_dataset(arrays, y, str(path))
+    return make_dataset(arrays, y, str(path), non_finite=non_finite)
 
 
 def save_dataset(path: Path, data: Dataset) -> None:
@@ -119,11 +125,16 @@ def npz_of(arrays: Mapping[str, Array]) -> bytes:
     return file.getvalue()
 
 
-def make_dataset(x: Array | Mapping[str, Array], y: Array | None, name: str) -> Dataset:
+def make_dataset(
+    x: Array | Mapping[str, Array], y: Array | None, name: str, *, non_finite: Collection[str] = ()
+) -> Dataset:
     """Check and convert; an array alone is one unnamed input. Raises DataError naming `name` and what is wrong."""
     inputs = dict(x) if isinstance(x, Mapping) else {UNNAMED: x}
     for key, array in inputs.items():
-        inputs[key] = _checked(array, f"{name}: {key}", name, rank=2 if len(inputs) == 1 else 1)
+        rank = 2 if len(inputs) == 1 and array.dtype.kind not in "USO" else 1
+        # A lone unnamed input gets its name later; the release is looked through for it.
+        loose = key in non_finite or (bool(non_finite) and list(inputs) == [UNNAMED])
+        inputs[key] = _checked(array, f"{name}: {key}", name, rank=rank, finite=not loose)
     counts = {len(array) for array in inputs.values()} | (set() if y is None else {len(y)})
     if counts == {0} or len(counts) != 1:
         have = ", ".join(f"{len(a)} of {k}" for k, a in inputs.items())
@@ -132,24 +143,37 @@ def make_dataset(x: Array | Mapping[str, Array], y: Array | None, name: str) -> 
             subject=name,
         )
     if y is not None:
-        y = _checked(y, f"{name}: y", name, rank=1)
+        y = _checked(y, f"{name}: y", name, rank=1, finite=not non_finite)
         y = y.astype(np.int64) if y.ndim == 1 and y.dtype.kind in "iu" else y
     return Dataset(inputs, y)
 
 
-def _checked(array: Array, what: str, subject: str, *, rank: int) -> Array:
+def _checked(array: Array, what: str, subject: str, *, rank: int, finite: bool) -> Array:
     if array.ndim < rank:
         raise DataError(f"{what} must have shape (n, …), it is {array.shape}", subject=subject)
+    if array.dtype.kind in "USO":
+        return _text(array, what, subject)
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if array.dtype.kind not in NUMBERS:
-        raise DataError(f"{what} must hold numbers, it is {array.dtype}", subject=subject)
+        raise DataError(f"{what} must hold numbers or text, it is {array.dtype}", subject=subject)
     if array.dtype.kind == "f":
         array = np.ascontiguousarray(array, dtype=np.float32)
-        if not np.isfinite(array).all():
+        if finite and not is_finite(array):
             bad = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).sum())
             raise DataError(f"{what} holds NaN or infinite values in {bad} of {len(array)} rows", subject=subject)
     return array
+
+
+def _text(array: Array, what: str, subject: str) -> Array:
+    """Text as the protocol's BYTES are: an object array of UTF-8 bytes."""
+    try:
+        items = [item.encode() if isinstance(item, str) else bytes(memoryview(item)) for item in array.ravel().tolist()]
+    except TypeError as error:
+        raise DataError(f"{what} must hold numbers or text: {error}", subject=subject) from error
+    found = np.empty(len(items), dtype=object)
+    found[:] = items
+    return found.reshape(array.shape)
 
 
 def check_pair(calibration: Dataset, validation: Dataset) -> None:
@@ -173,7 +197,7 @@ def _rows(data: Dataset) -> list[bytes]:
     """A digest of every sample over all its inputs."""
     arrays = [np.ascontiguousarray(array) for array in data.inputs.values()]
     return [
-        hashlib.blake2b(b"".join(array[row].tobytes() for array in arrays), digest_size=16).digest()
+        hashlib.blake2b(b"".join(to_bytes(array[row, ...]) for array in arrays), digest_size=16).digest()
         for row in range(len(data))
     ]
 

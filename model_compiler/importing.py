@@ -44,7 +44,7 @@ def import_release(
     artifacts = [artifact]
     if reference is not None:
         artifacts.append(Artifact(REFERENCE, _read(reference)[0], "edge", _read(reference)[1]))
-    ran, refused = judging.run(artifacts, data, names, metric, raw=raw)
+    ran, refused = judging.run(artifacts, data, names, metric, raw=raw, non_finite=request.loose())
     if refused:
         raise SourceError("; ".join(refused.values()), subject=str(file))
     bases = {artifact.name: REFERENCE} if reference is not None else {}
@@ -54,7 +54,7 @@ def import_release(
     parts = assembling.Parts(
         metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
         labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
-        encoder=request.encoder, seed=request.seed, interface=request.interface,
+        encoder=request.encoder, seed=request.seed, interface=request.interface, non_finite=request.loose(),
     )  # fmt: skip
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,9 +57,19 @@ class Judged:
 
 
 def run(
-    artifacts: Sequence[Artifact], data: Dataset, names: tuple[str, ...], metric: Metric, *, raw: bool = False
+    artifacts: Sequence[Artifact],
+    data: Dataset,
+    names: tuple[str, ...],
+    metric: Metric,
+    *,
+    raw: bool = False,
+    non_finite: Collection[str] = (),
 ) -> tuple[list[Ran], dict[str, str]]:
     """Run every artifact over the validation set, each in a child of its own.
+
+    Args:
+        names: the outputs'; a file with the same names is read by them, another in its own order.
+        non_finite: outputs that may hold NaN and infinity; every other one is refused with them.
 
     Returns:
         Those that answered, and why the others did not.
@@ -70,24 +80,40 @@ def run(
     """
     ran: list[Ran] = []
     refused: dict[str, str] = {}
+    hint = ""
     for artifact in artifacts:
         try:
-            found = runners.run(artifact.name, artifact.target.runtime, artifact.model, data, raw=raw)
-            if len(found.outputs) != len(names):
-                raise TargetError(
-                    f"{artifact.name}: has {len(found.outputs)} outputs, {len(names)} are expected: {', '.join(names)}"
-                )
+            found = runners.run(artifact.name, artifact.target.runtime, artifact.model, data, raw=raw, finite=False)
+            outputs = _named(artifact, found, names)
+            for name, values in outputs.items():
+                if name not in non_finite:
+                    runners.check_finite(artifact.name, name, values)
         except TargetError as error:
             if artifact.placement == "cloud":
                 raise
-            refused[artifact.name] = str(error)
+            refused[artifact.name], hint = str(error), error.hint
             continue
-        ran.append(Ran(artifact, dict(zip(names, found.outputs, strict=True)), found.profile))
+        ran.append(Ran(artifact, outputs, found.profile))
     if not any(item.artifact.placement == "edge" for item in ran):
-        raise TargetError("no variant runs: " + "; ".join(refused.values()))
+        raise TargetError("no variant runs: " + "; ".join(refused.values()), hint=hint)
     if metric.classes:
         check_labels(data.labels, table(first(ran[0].outputs)).shape[1])
     return ran, refused
+
+
+def _named(artifact: Artifact, found: runners.Run, names: tuple[str, ...]) -> dict[str, Array]:
+    """The outputs by name; a cloud variant's several are called as the release's, or it is not the same model."""
+    theirs = [tensor.name for tensor in found.profile.outputs]
+    if set(theirs) == set(names):
+        by_name = dict(zip(theirs, found.outputs, strict=True))
+        return {name: by_name[name] for name in names}
+    if len(theirs) != len(names) or (artifact.placement == "cloud" and len(names) > 1):
+        raise TargetError(
+            f"{artifact.name}: its outputs are {', '.join(theirs)}; the release's are {', '.join(names)}",
+            subject=artifact.name,
+            hint="export it with these names (torch.onnx.export: output_names)",
+        )
+    return dict(zip(names, found.outputs, strict=True))
 
 
 def judge(

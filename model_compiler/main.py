@@ -13,9 +13,10 @@ from model_compiler import options as o
 from model_compiler.errors import CompilerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fleet.protocol.manifest import Gate, Lineage, Manifest
+    from model_compiler.data import Dataset
     from model_compiler.metrics import Metric
     from model_compiler.request import CompileReport, CompileRequest
 
@@ -38,6 +39,7 @@ def compile_(
     output: o.Outputs = None,
     like: o.Like = None,
     metric: o.MetricName = "",
+    non_finite: o.NonFinite = None,
     channels_last: o.ChannelsLast = False,
     max_drop: o.MaxDrop = None,
     min_metric: o.MinMetric = None,
@@ -61,22 +63,21 @@ def compile_(
     Example: model-compiler compile out/student.pt2 --calibration out/calibration.npz
     --validation out/validation.npz --target litert-int8 --cloud out/teacher.onnx --max-drop 1 --out out/release
     """
-    from model_compiler.data import load_dataset
     from model_compiler.deferral import DeferTarget
     from model_compiler.pipeline import compile_release
     from model_compiler.request import CompileRequest
     from model_compiler.sources import load_onnx, load_torch
 
     with _exit_on_error():
+        fixed = _contract(labels, input_, output, like, encoder_from, non_finite)
         request = CompileRequest(
-            calibration=load_dataset(calibration, labelled=False),
-            validation=load_dataset(validation),
+            **_sets(calibration, validation, fixed["non_finite"]),
             targets=tuple(target or ("litert-int8", "litert-fp32")),
             out=out,
             module=None if source.endswith(".onnx") else load_torch(source, weights),
             onnx=load_onnx(Path(source)) if source.endswith(".onnx") else None,
             cloud=load_onnx(cloud) if cloud else None,
-            **_contract(labels, input_, output, like, encoder_from),
+            **fixed,
             metric=_metric(metric),
             channels_last=channels_last,
             gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
@@ -102,6 +103,7 @@ def import_(
     output: o.Outputs = None,
     like: o.Like = None,
     metric: o.MetricName = "",
+    non_finite: o.NonFinite = None,
     raw: o.Raw = False,
     max_drop: o.MaxDrop = None,
     min_metric: o.MinMetric = None,
@@ -123,13 +125,14 @@ def import_(
     from model_compiler.request import CompileRequest
 
     with _exit_on_error():
-        data = load_dataset(validation)
+        fixed = _contract(labels, input_, output, like, encoder_from, non_finite)
+        data = load_dataset(validation, non_finite=fixed["non_finite"])
         request = CompileRequest(
             calibration=data,
             validation=data,
             targets=(),
             out=out,
-            **_contract(labels, input_, output, like, encoder_from),
+            **fixed,
             metric=_metric(metric),
             gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             measurements=_kept(measurements, again=measure_again),
@@ -179,21 +182,39 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
+def _sets(calibration: Path, validation: Path, non_finite: Sequence[str]) -> dict[str, Dataset]:
+    """The fields of a request that are its data."""
+    from model_compiler.data import load_dataset
+
+    return {
+        "calibration": load_dataset(calibration, labelled=False, non_finite=non_finite),
+        "validation": load_dataset(validation, non_finite=non_finite),
+    }
+
+
 def _contract(
-    labels: str, inputs: list[str] | None, outputs: list[str] | None, like: Path | None, encoder_from: Path | None
+    labels: str,
+    inputs: list[str] | None,
+    outputs: list[str] | None,
+    like: Path | None,
+    encoder_from: Path | None,
+    non_finite: list[str] | None,
 ) -> dict[str, Any]:
     """The fields of a request that say what applications rely on: `--like` gives all that was not said otherwise."""
     from fleet.protocol.interface import interface_of
     from model_compiler.pack import read_release
     from model_compiler.reference import encoder_of
+    from model_compiler.request import non_finite_of
 
     earlier = read_release(like) if like is not None else None
     watched = encoder_from or (like if earlier is not None and earlier.sketch is not None else None)
+    interface = interface_of(earlier) if earlier is not None else None
     return {
         "labels": _names(labels),
         "inputs": tuple(inputs or ()),
         "outputs": tuple(outputs or ()),
-        "interface": interface_of(earlier) if earlier is not None else None,
+        "interface": interface,
+        "non_finite": tuple(sorted({*(non_finite or ()), *non_finite_of(interface)})),
         "encoder": encoder_of(watched) if watched is not None else None,
     }
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from fleet.protocol.tensors import to_bytes
 from model_compiler import runners
 from model_compiler.building import Artifact
 from model_compiler.data import Dataset
@@ -52,7 +53,7 @@ def _key(artifacts: Sequence[Artifact], data: Dataset) -> str:
     content = [
         VERSION, platform.python_version(), *[f"{name} {metadata.version(name)}" for name in RUNTIMES], _machine(),
         sorted((a.name, hashlib.sha256(a.model).hexdigest()) for a in artifacts),
-        [(name, hashlib.sha256(array.tobytes()).hexdigest()) for name, array in rows.inputs.items()],
+        [(name, hashlib.sha256(to_bytes(array)).hexdigest()) for name, array in rows.inputs.items()],
     ]  # fmt: skip
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
 

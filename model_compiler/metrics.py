@@ -88,6 +88,8 @@ def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
 def table(scores: Array) -> Array:
     """Class scores as (n, classes); one column is the score of class 1 against class 0. Raises DataError."""
     scores = scores.reshape(len(scores), 1) if scores.ndim == 1 else scores
+    if scores.dtype.kind == "O":
+        raise DataError("the first output is text; a class metric needs scores", hint="--metric exact compares text")
     if scores.ndim != 2 or scores.shape[1] == 0:
         raise DataError(
             f"the first output has shape {[-1, *scores.shape[1:]]}; a class metric needs (n, classes)",
@@ -139,19 +141,29 @@ def _f1(outputs: Outputs, y: Array) -> float:
 
 
 def _error(outputs: Outputs, y: Array) -> Array:
+    """Differences (n, …); where both are NaN, or the same infinity, there is none."""
+    if "O" in (first(outputs).dtype.kind, y.dtype.kind):
+        raise DataError("text has no error in numbers", hint="--metric exact compares text")
     values = first(outputs).astype(np.float64)
     if values.shape != y.shape and values.size == y.size:
         values = values.reshape(y.shape)
     if values.shape != y.shape:
         raise DataError(f"the first output has shape {list(values.shape)}, y has {list(y.shape)}")
-    return values - y
+    same = (values == y) | (np.isnan(values) & np.isnan(y))
+    with np.errstate(invalid="ignore"):
+        difference: Array = np.where(same, 0.0, values - y)
+    return difference
 
 
 def _exactly(values: Array, y: Array) -> Array:
     if values.size != y.size:
         raise DataError(f"the first output has shape {list(values.shape)}, y has {list(y.shape)}")
-    same: Array = (values.reshape(len(y), -1) == y.reshape(len(y), -1)).all(axis=1)
-    return same
+    mine, right = values.reshape(len(y), -1), y.reshape(len(y), -1)
+    same = np.asarray(mine == right, dtype=bool)
+    if mine.dtype.kind == right.dtype.kind == "f":
+        same |= np.isnan(mine) & np.isnan(right)
+    hits: Array = np.all(same, axis=1)
+    return hits
 
 
 def _top(count: int) -> Metric:
@@ -193,7 +205,9 @@ def parse(text: str) -> Metric:
 
 
 def default(y: Array) -> Metric:
-    """Accuracy where `y` holds one integer per sample, else the root mean squared error."""
+    """Accuracy where `y` holds one integer per sample, equality for text, else the root mean squared error."""
+    if y.dtype.kind == "O":
+        return _KNOWN["exact"]
     return _KNOWN["accuracy" if y.ndim == 1 and y.dtype.kind in "iu" else "rmse"]
 
 

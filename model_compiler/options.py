@@ -28,6 +28,10 @@ Reference = Annotated[
 ]
 Raw = Annotated[bool, Option("--raw-outputs", help="Leave a quantized file's integer outputs as they are.")]
 
+NonFinite = Annotated[
+    list[str] | None, Option("--non-finite", help="An input or output that may hold NaN and infinity; repeat.")
+]
+
 MaxDrop = Annotated[float | None, Option("--max-drop", help="Gate: percentage points below fp32.")]
 MinMetric = Annotated[float | None, Option("--min-metric", help="Gate: least value (largest, of an error).")]
 MinAgreement = Annotated[float | None, Option("--min-agreement", help="Gate: with fp32, 0 to 1.")]

@@ -51,7 +51,9 @@ def compile_release(request: CompileRequest) -> CompileReport:
 
 def _judge(prepared: Prepared, artifacts: list[Artifact]) -> tuple[list[Judged], dict[str, str]]:
     prepared.request.progress("running every variant")
-    ran, refused = judging.run(artifacts, prepared.validation, prepared.outputs, prepared.metric)
+    ran, refused = judging.run(
+        artifacts, prepared.validation, prepared.outputs, prepared.metric, non_finite=prepared.request.loose()
+    )
     judged = judging.judge(prepared.request, prepared.metric, ran, prepared.validation, float_bases(artifacts))
     return judged, refused
 
@@ -69,6 +71,7 @@ def _parts(prepared: Prepared) -> assembling.Parts:
         encoder=request.encoder,
         seed=request.seed,
         interface=request.interface,
+        non_finite=request.loose(),
     )
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fleet.protocol import sketch
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.finite import is_finite
 from fleet.protocol.manifest import SketchRef
 from model_compiler.errors import DataError, SourceError
 from model_compiler.pack import blob_of, read_release
@@ -29,8 +30,9 @@ def encoder_of(release: Path) -> sketch.Encoder:
 
 
 def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any]) -> bool:
-    """Whether there is enough to compare: some rows in both sets, and values that are not all the same."""
-    enough = min(len(calibration), len(validation)) >= LEAST_ROWS
+    """Whether there is enough to compare: some rows in both sets, numbers, and values that are not all the same."""
+    enough = min(len(calibration), len(validation)) >= LEAST_ROWS and calibration.dtype.kind != "O"
+    enough = enough and is_finite(calibration) and is_finite(validation)
     return enough and bool((calibration != calibration[:1]).any())
 
 

@@ -26,13 +26,14 @@ class CompileRequest:
     `cloud` is the teacher as ONNX bytes; it becomes the release's cloud variant. `inputs` and `outputs` are the names
     that the release shall have, in order; empty for the model's own and the data's. `interface` is what the
     applications of an existing model rely on: its names and classes outrank all others, and nothing is built that
-    differs. `metric` is by default accuracy for integer labels, else the root mean squared error. `channels_last`: the
-    data is (n, height, width, channels), the module takes channels first. `search` looks for a better quantization of
-    a variant that misses the gate; `tuning` is training data for quantization-aware fine-tuning, which else has the
-    calibration inputs. `measurements` is a folder that keeps what was measured, by content: the same model files on
-    the same machine are not measured again, so that the same inputs give the same bytes. `pythons` are interpreters
-    of other environments whose runtimes each variant is tried in, too. `earlier` are release directories that devices
-    may come from.
+    differs. `metric` is by default accuracy for integer labels, equality for text, else the root mean squared error.
+    `non_finite` names the inputs and outputs that may hold NaN and infinity, of a model that means them.
+    `channels_last`: the data is (n, height, width, channels), the module takes channels first. `search` looks for a
+    better quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
+    fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was measured, by
+    content: the same model files on the same machine are not measured again, so that the same inputs give the same
+    bytes. `pythons` are interpreters of other environments whose runtimes each variant is tried in, too. `earlier` are
+    release directories that devices may come from.
     """
 
     calibration: Dataset
@@ -47,6 +48,7 @@ class CompileRequest:
     outputs: Sequence[str] = ()
     interface: Interface | None = None
     metric: Metric | None = None
+    non_finite: Sequence[str] = ()
     channels_last: bool = False
     gate: Gate = field(default_factory=Gate)
     search: bool = False
@@ -59,6 +61,10 @@ class CompileRequest:
     pythons: Sequence[Path] = ()
     earlier: Sequence[Path] = ()
     progress: Callable[[str], None] = lambda step: None
+
+    def loose(self) -> frozenset[str]:
+        """Inputs and outputs that may hold NaN and infinity, by what was asked for or by the model's interface."""
+        return frozenset(self.non_finite) | non_finite_of(self.interface)
 
     def names(self) -> tuple[Sequence[str], Sequence[str]]:
         """The names of the inputs and of the outputs that were asked for; empty where none were.
@@ -75,6 +81,13 @@ class CompileRequest:
                     hint="a changed interface is a new model name: fleet model create NAME",
                 )
         return ours
+
+
+def non_finite_of(interface: Interface | None) -> frozenset[str]:
+    """The inputs and outputs of an interface that may hold NaN and infinity."""
+    if interface is None:
+        return frozenset()
+    return frozenset(tensor.name for tensor in (*interface.inputs, *interface.outputs) if not tensor.finite)
 
 
 @dataclass(frozen=True)

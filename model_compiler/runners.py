@@ -86,20 +86,20 @@ def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, raw: bool =
         arrays = load_arrays(result)
     outputs = tuple(arrays[f"output_{place}"] for place in range(len(profile.outputs)))
     if finite:
-        for values in outputs:
-            check_finite(name, values)
+        for tensor, values in zip(profile.outputs, outputs, strict=True):
+            check_finite(name, tensor.name, values)
     return Run(outputs, profile)
 
 
-def check_finite(name: str, values: Array) -> None:
+def check_finite(name: str, output: str, values: Array) -> None:
     """Raise TargetError when an output (n, …) of the variant `name` holds NaN or infinity."""
     if values.dtype.kind != "f" or is_finite(values):
         return
     broken = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
     raise TargetError(
-        f"{name}: {broken} of {len(values)} outputs hold NaN or infinity",
+        f"{name}: {broken} of {len(values)} outputs hold NaN or infinity in {output!r}",
         subject=name,
-        hint="a model that means them: --non-finite OUTPUT",
+        hint=f"a model that means them: --non-finite {output}",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,8 @@ def choose(outputs: Mapping[str, Outputs], *, classes: bool, count: int = COUNT)
     `outputs` maps a variant to its outputs (n, …) by name. Where the first output ranks classes, rows
     on which the best two almost tie are left out, since another processor's rounding may turn them.
     """
-    stack = np.stack([table(first(o)) if classes else first(o).reshape(len(first(o)), -1) for o in outputs.values()])
-    stack = stack.astype(np.float64)
+    stack = np.stack([table(first(o)) if classes else _numbers(first(o)) for o in outputs.values()])
+    stack = np.nan_to_num(stack.astype(np.float64))
     steady = np.arange(stack.shape[1])
     if classes:
         top = np.sort(stack, axis=2)
@@ -77,11 +78,26 @@ def build(
     return selftest, blob, encoded
 
 
+def _numbers(values: Array) -> Array:
+    """An output (n, …) as a table of numbers; equal texts get equal ones."""
+    flat = values.reshape(len(values), -1)
+    if flat.dtype.kind != "O":
+        return flat
+    codes: Array = np.array([zlib.crc32(item) for item in flat.ravel()], np.float64).reshape(flat.shape)
+    return codes
+
+
 def _affordable(data: Dataset, outputs: Mapping[str, Outputs]) -> int:
     """As many vectors as half of the blob's limit holds, at least one."""
     arrays = [*data.inputs.values(), *(array for found in outputs.values() for array in found.values())]
     each = sum(array[:1].nbytes for array in arrays)
     return max(1, min(COUNT, LIMIT // 2 // max(each, 1)))
+
+
+def _spread(values: Array) -> float:
+    """Largest minus smallest of the numbers among an output's values; 0 without any."""
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    return float(known.max()) - float(known.min()) if known.size and known.dtype.kind != "O" else 0.0
 
 
 def _tolerance(outputs: Mapping[str, Outputs]) -> dict[str, float]:
@@ -90,6 +106,5 @@ def _tolerance(outputs: Mapping[str, Outputs]) -> dict[str, float]:
     for variant, arrays in outputs.items():
         for name, values in arrays.items():
             key = variant if len(arrays) == 1 else f"{variant}:{name}"
-            spread = float(values.max()) - float(values.min())
-            found[key] = TOLERANCE * spread + 1e-5
+            found[key] = TOLERANCE * _spread(values) + 1e-5
     return found

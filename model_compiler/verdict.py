@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.protocol.manifest import Verdict
+from model_compiler.errors import DataError
 from model_compiler.metrics import Metric, Outputs, first, predicted
 
 WORSE_POINTS = 0.5  # a drop below this is not worth a note
@@ -49,11 +50,27 @@ def agreement(outputs: Outputs, reference: Outputs, *, classes: bool) -> float:
         return float(np.mean(predicted(first(outputs)) == predicted(first(reference))))
     shares = []
     for mine, theirs in zip(outputs.values(), reference.values(), strict=True):
-        expected = theirs.astype(np.float64)
-        spread = float(((expected - expected.mean()) ** 2).sum())
-        error = float(((mine.astype(np.float64) - expected) ** 2).sum())
-        shares.append(1.0 if error == 0 else max(0.0, 1 - error / spread) if spread else 0.0)
+        shares.append(_equal(mine, theirs) if "O" in (mine.dtype.kind, theirs.dtype.kind) else _kept(mine, theirs))
     return float(min(shares))
+
+
+def _equal(mine: Array, theirs: Array) -> float:
+    same = np.asarray(mine == theirs, dtype=bool) if mine.shape == theirs.shape else np.zeros(1)
+    return float(same.mean()) if same.size else 1.0
+
+
+def _kept(mine: Array, theirs: Array) -> float:
+    """The coefficient of determination over the numbers; 0 where NaN and infinities are not in the same places."""
+    values, expected = mine.astype(np.float64), theirs.astype(np.float64)
+    known = np.isfinite(expected)
+    if not np.array_equal(values[~known], expected[~known], equal_nan=True) or not np.isfinite(values[known]).all():
+        return 0.0
+    values, expected = values[known], expected[known]
+    error = float(((values - expected) ** 2).sum())
+    if error == 0:
+        return 1.0
+    spread = float(((expected - expected.mean()) ** 2).sum())
+    return max(0.0, 1 - error / spread) if spread else 0.0
 
 
 def judge(
@@ -66,6 +83,9 @@ def judge(
     """
     value, interval = metric.measure(outputs, y)
     base = metric.measure(reference, y)[0] if reference is not outputs else value
+    if not np.isfinite([value, base, *interval]).all():
+        hint = "--metric exact compares such values"
+        raise DataError(f"the {metric.name} is {value}, which is no verdict", hint=hint)
     class_drop = worst_class_drop(recalls(reference, y), recalls(outputs, y)) if metric.classes else 0.0
     ratio = cost.latency_us_p50 / reference_cost.latency_us_p50
     verdict = Verdict(

@@ -29,7 +29,8 @@ Y = np.arange(40) % 4
         (X, Y[:5], "equal"),
         (np.where(X > 2, np.nan, X), Y, "NaN"),
         (X[:, 0], Y, "shape"),
-        (np.full((40, 2), "a"), Y, "numbers"),
+        (np.full((40, 2), 1j), Y, "numbers"),
+        (np.full((40, 2), None), Y, "text"),
     ],
 )
 def test_bad_data_is_named(x: np.ndarray, y: np.ndarray, words: str) -> None:
