@@ -42,7 +42,6 @@ def routers() -> list[APIRouter]:
         models.router,
         releases.router,
         channels.router,
-        ingest.router,
         rollouts.router,
         drift.router,
         samples_router,

@@ -56,7 +56,7 @@ _DESCRIPTIONS = {
     503: "A queue is full, or the database or the object store does not answer.",
     504: "Not done in time.",
 }
-_LATER = {
+LATER = {
     "Retry-After": {
         "description": "Seconds to wait before asking again.",
         "required": True,
@@ -80,6 +80,10 @@ def gives(struct: type | None = None, *, media_type: str = JSON, status: int = 2
     """The `responses` of a route that writes its answer itself: JSON of `struct`, or bytes without one."""
     schema: Schema = {MARK: _name(struct)} if struct is not None else {"type": "string", "format": "binary"}
     return {status: {"content": {media_type: {"schema": schema}}}}
+
+
+# A file of the signed repository: JSON whose form is TUF's, a manifest's or a channel's.
+SIGNED: dict[int | str, dict[str, Any]] = {200: {"content": {JSON: {"schema": {"type": "object", "minProperties": 1}}}}}
 
 
 def document(routers: Sequence[APIRouter], *, title: str, version: str) -> Schema:
@@ -106,7 +110,7 @@ def document(routers: Sequence[APIRouter], *, title: str, version: str) -> Schem
 def _complete(operation: Schema, route: APIRoute) -> None:
     responses = operation["responses"]
     responses.pop("422", None) if 422 not in route.responses else None
-    own = {int(status) for status, response in route.responses.items() if "model" in response}  # no refusals
+    own = {int(status) for status, response in route.responses.items() if "description" in response}  # no refusals
     statuses = {int(status) for status in route.responses if int(status) >= 400} | {503}
     if operation.get("parameters") or "requestBody" in operation:
         statuses.add(400)
@@ -134,7 +138,7 @@ def _complete(operation: Schema, route: APIRoute) -> None:
 def _refusal(status: int, kind: type[BaseModel]) -> Schema:
     content = {JSON: {"schema": {"$ref": REF + kind.__name__}}}
     return {"description": _DESCRIPTIONS[status], "content": content} | (
-        {"headers": _LATER} if status in (429, 503) else {}
+        {"headers": LATER} if status in (429, 503) else {}
     )
 
 

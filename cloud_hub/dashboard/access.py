@@ -9,10 +9,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.responses import Response
 
+from cloud_hub.api.access import HubDep
 from cloud_hub.context import Hub
 from cloud_hub.errors import ForbiddenError, HubError, UnauthenticatedError
+from cloud_hub.identity.callers import Caller, caller_of
 from cloud_hub.identity.tokens import role_allows
-from cloud_hub.routes.deps import Caller, HubDep, caller_of
 
 COOKIE = "edgeloop"
 COOKIE_LIFE_S = 12 * 3600

@@ -11,15 +11,17 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
+from cloud_hub.api.access import HubDep
 from cloud_hub.dashboard import access, plots, views
 from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
 from cloud_hub.errors import HubError, InvalidError
+from cloud_hub.identity.callers import Caller
 from cloud_hub.identity.tokens import role_allows
-from cloud_hub.rollouts.routes import apply_order
-from cloud_hub.routes.deps import Caller, HubDep
+from cloud_hub.rollouts.orders import apply_order
+from fleet.api.rollouts import Order
 
 HERE = Path(__file__).parent
-ORDERS = ("pause", "resume", "abort")
+ORDERS: dict[str, Order] = {"pause": "pause", "resume": "resume", "abort": "abort"}
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -140,5 +142,5 @@ async def order(
     access.check_change(request, caller, csrf)
     if action not in ORDERS:
         raise InvalidError(f"no order {action!r}", subject="action", hint=", ".join(ORDERS))
-    await run_in_threadpool(apply_order, hub, rollout, action, "from the dashboard", caller.actor)
+    await run_in_threadpool(apply_order, hub, rollout, ORDERS[action], "from the dashboard", caller.actor)
     return RedirectResponse("/", status_code=303, headers=HEADERS)

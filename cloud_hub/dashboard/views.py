@@ -10,8 +10,8 @@ from msgspec import Struct
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
+from cloud_hub.devices.status import state_of
 from cloud_hub.measured import Figures, by_hardware
-from cloud_hub.routes.devices import state_of
 from cloud_hub.store.tables import (
     Alarm,
     AuditEntry,

@@ -12,6 +12,7 @@ from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import send_command
 from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Model
 from cloud_hub.training.options import RetrainOptions, check_retrain
+from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import decode_channel
 
 log = logging.getLogger(__name__)
@@ -44,8 +45,8 @@ def _queue_retrain(hub: Hub, model: str, alarm: int) -> None:
         channels = [
             row.name for row in session.exec(select(ChannelRow)) if model in decode_channel(row.document).models
         ]
-    # An empty rollout is one with the usual stages: an alarm closes the loop up to the guarded rollout.
-    options = RetrainOptions(channel=min(channels), rollout={}) if channels else RetrainOptions()
+    # A rollout with the usual stages: an alarm closes the loop up to the guarded rollout.
+    options = RetrainOptions(channel=min(channels), rollout=RolloutOptions()) if channels else RetrainOptions()
     try:
         check_retrain(hub, model, options, actor=f"alarm:{alarm}", alone=True)
     except HubError as error:

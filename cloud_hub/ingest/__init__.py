@@ -6,12 +6,10 @@ aside     what could not be taken, with its reason
 ingestor  batches of messages: order, one transaction, receipts
 commands  signed commands to devices
 service   the loop between the broker and the database
-routes    the operator's API
 """
 
 from __future__ import annotations
 
-from cloud_hub.ingest.routes import router
 from cloud_hub.ingest.service import services
 
-__all__ = ["router", "services"]
+__all__ = ["services"]

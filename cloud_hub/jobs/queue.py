@@ -122,6 +122,15 @@ def get(hub: Hub, job: str) -> Job:
     return row
 
 
+def newest(hub: Hub, *, after: str, limit: int) -> list[Job]:
+    """At most `limit` jobs, newest first, from those older than the id `after` on (empty: from the newest)."""
+    query = select(Job).order_by(col(Job.id).desc()).limit(limit)
+    if after:
+        query = query.where(col(Job.id) < after)
+    with hub.reading() as session:
+        return list(session.exec(query))
+
+
 def _refuse_second(session: Session, kind: str, model: str) -> None:
     waiting = select(Job.id).where(Job.kind == kind, Job.model == model, col(Job.state).in_(("queued", "running")))
     found = session.exec(waiting).first()

@@ -2,70 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter, Request
-from msgspec import Struct, field
-from sqlmodel import col, select
-from starlette.concurrency import run_in_threadpool
+from fastapi import APIRouter
 
+from cloud_hub.api.access import HubDep, OperatorUser, Viewer
+from cloud_hub.api.bodies import JsonBody
+from cloud_hub.api.openapi import errors
+from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.errors import InvalidError
 from cloud_hub.jobs import queue
-from cloud_hub.routes.deps import HubDep, OperatorUser, Viewer, decode, page
-from cloud_hub.store.tables import Job
-from cloud_hub.training.options import RetrainOptions, check_retrain
+from cloud_hub.training.options import check_retrain
+from fleet.api.jobs import JobInfo, JobPage, NewJob, RetrainOptions
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
 PAGE = 200
 
 
-class NewJob(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A job; `payload` are the options of its kind."""
-
-    kind: str
-    model: str
-    payload: RetrainOptions = field(default_factory=RetrainOptions)
-
-
 @router.get("/jobs")
-def list_jobs(hub: HubDep, caller: Viewer, after: str = "") -> dict[str, Any]:
+def list_jobs(hub: HubDep, caller: Viewer, after: KeyQuery = "") -> JobPage:
     """Jobs, newest first; `after` is the id of the last one seen."""
-    query = select(Job).order_by(col(Job.id).desc()).limit(PAGE + 1)
-    if after:
-        query = query.where(col(Job.id) < after)
-    with hub.reading() as session:
-        rows = session.exec(query).all()
-    return page([_show(row) for row in rows[:PAGE]], rows[PAGE - 1].id if len(rows) > PAGE else None)
+    rows = queue.newest(hub, after=after, limit=PAGE + 1)
+    shown = [JobInfo.model_validate(row) for row in rows[:PAGE]]
+    return JobPage(items=shown, next=shown[-1].id if len(rows) > PAGE else None)
 
 
-@router.post("/jobs", status_code=201)
-async def create(request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
+@router.post("/jobs", status_code=201, responses=errors(404))
+def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewJob, JsonBody(NewJob)]) -> JobInfo:
     """Queue a job."""
-    wanted = decode(await request.body(), NewJob)
     if wanted.kind != "retrain":
         raise InvalidError(f"no kind of job {wanted.kind!r}", subject=wanted.kind, hint="known: retrain")
-    job = await run_in_threadpool(check_retrain, hub, wanted.model, wanted.payload, actor=caller.actor)
-    return _show(job)
+    return JobInfo.model_validate(check_retrain(hub, wanted.model, wanted.payload, actor=caller.actor))
 
 
-@router.get("/jobs/{job}")
-def show(job: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
+@router.get("/jobs/{job}", responses=errors(404))
+def show(job: KeyPath, hub: HubDep, caller: Viewer) -> JobInfo:
     """One job."""
-    return _show(queue.get(hub, job))
+    return JobInfo.model_validate(queue.get(hub, job))
 
 
-@router.post("/jobs/{job}/cancel")
-def cancel(job: str, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
+@router.post("/jobs/{job}/cancel", responses=errors(404, 409))
+def cancel(job: KeyPath, hub: HubDep, caller: OperatorUser) -> JobInfo:
     """Ask a job to stop."""
-    return _show(queue.cancel(hub, job, actor=caller.actor))
+    return JobInfo.model_validate(queue.cancel(hub, job, actor=caller.actor))
 
 
-@router.post("/models/{model}/retrain", status_code=201)
-async def retrain(model: str, request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
+@router.post("/models/{model}/retrain", status_code=201, responses=errors(404))
+def retrain(
+    model: KeyPath, hub: HubDep, caller: OperatorUser, options: Annotated[RetrainOptions, JsonBody(RetrainOptions)]
+) -> JobInfo:
     """Queue a retrain job."""
-    options = decode(await request.body(), RetrainOptions)
-    return _show(await run_in_threadpool(check_retrain, hub, model, options, actor=caller.actor))
-
-
-def _show(job: Job) -> dict[str, Any]:
-    return job.model_dump(exclude={"owner", "lease_until"})
+    return JobInfo.model_validate(check_retrain(hub, model, options, actor=caller.actor))

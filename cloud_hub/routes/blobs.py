@@ -7,17 +7,20 @@ import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from cloud_hub.api.access import Fetcher, HubDep, OperatorUser, Viewer
+from cloud_hub.api.openapi import BINARY, errors, gives, takes
+from cloud_hub.api.params import KeyPath
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError, TooLargeError
 from cloud_hub.objects import blob_key, delta_key
-from cloud_hub.routes.deps import Fetcher, HubDep, OperatorUser, Viewer
 from cloud_hub.routes.tuf import IMMUTABLE
+from fleet.api.blobs import StoredBlob, StoredDelta
 from fleet.protocol import delta
 from fleet.protocol.errors import ProtocolError
 
@@ -26,9 +29,18 @@ router = APIRouter(tags=["blobs"])
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-@router.get("/blobs/{sha256}")
+_PIECES: dict[int | str, dict[str, Any]] = {
+    **gives(media_type=BINARY),
+    **gives(media_type=BINARY, status=206),
+    **errors(404),
+    304: {"description": "The caller has it already."},
+    416: {"description": "The range begins after the end."},
+}
+
+
+@router.get("/blobs/{sha256}", response_class=Response, responses=_PIECES)
 def download(
-    sha256: str,
+    sha256: KeyPath,
     hub: HubDep,
     caller: Fetcher,
     range_header: Annotated[str | None, Header(alias="Range")] = None,
@@ -39,10 +51,10 @@ def download(
     return _served(hub, blob_key(sha256), sha256, range_header, if_range, if_none_match)
 
 
-@router.get("/blobs/{sha256}/from/{old}")
+@router.get("/blobs/{sha256}/from/{old}", response_class=Response, responses=_PIECES)
 def download_delta(
-    sha256: str,
-    old: str,
+    sha256: KeyPath,
+    old: KeyPath,
     hub: HubDep,
     caller: Fetcher,
     range_header: Annotated[str | None, Header(alias="Range")] = None,
@@ -94,10 +106,13 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
     return int(first), min(size, int(last) + 1 if last else size)
 
 
-@router.put("/api/v1/blobs/{sha256}", status_code=201)
+_STORED: dict[int | str, dict[str, Any]] = {200: {"model": StoredBlob, "description": "It was there before."}}
+
+
+@router.put("/api/v1/blobs/{sha256}", status_code=201, responses=_STORED, openapi_extra=takes(media_type=BINARY))
 async def upload(
-    sha256: str, request: Request, response: Response, hub: HubDep, caller: OperatorUser
-) -> dict[str, object]:
+    sha256: KeyPath, request: Request, response: Response, hub: HubDep, caller: OperatorUser
+) -> StoredBlob:
     """Store a blob: gathered beside, hashed while it comes in, and kept only when it is what it says."""
     key = blob_key(sha256)
     path, size = await _gather(request, hub, sha256)
@@ -107,11 +122,18 @@ async def upload(
         path.unlink()
     if not created:
         response.status_code = 200
-    return {"sha256": sha256, "size": size, "created": created}
+    return StoredBlob(sha256=sha256, size=size, created=created)
 
 
-@router.head("/api/v1/blobs/{sha256}")
-def look(sha256: str, hub: HubDep, caller: Viewer) -> Response:
+@router.head(
+    "/api/v1/blobs/{sha256}",
+    response_class=Response,
+    responses={
+        200: {"description": "It is there; `X-Blob-Size` has its size."},
+        404: {"description": "It is not there."},
+    },
+)
+def look(sha256: KeyPath, hub: HubDep, caller: Viewer) -> Response:
     """Whether a blob is there, and its size."""
     found = hub.objects.info(blob_key(sha256))
     if found is None:
@@ -119,8 +141,15 @@ def look(sha256: str, hub: HubDep, caller: Viewer) -> Response:
     return Response(headers={"X-Blob-Size": str(found.size), "ETag": f'"{sha256}"'})
 
 
-@router.put("/api/v1/blobs/{sha256}/from/{old}", status_code=201)
-async def upload_delta(sha256: str, old: str, request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, object]:
+@router.put(
+    "/api/v1/blobs/{sha256}/from/{old}",
+    status_code=201,
+    responses=errors(404),
+    openapi_extra=takes(media_type=BINARY),
+)
+async def upload_delta(
+    sha256: KeyPath, old: KeyPath, request: Request, hub: HubDep, caller: OperatorUser
+) -> StoredDelta:
     """Store a patch between two blobs; it may not be larger than what it makes, and says what it is for."""
     key = delta_key(sha256, old)
     whole = await run_in_threadpool(hub.objects.info, blob_key(sha256))
@@ -141,7 +170,7 @@ async def upload_delta(sha256: str, old: str, request: Request, hub: HubDep, cal
     if created:
         with hub.session() as session:
             hub.audit(session, caller.actor, "delta.upload", sha256, {"from": old, "size": len(body)})
-    return {"sha256": sha256, "from": old, "size": len(body), "created": created}
+    return StoredDelta.model_validate({"sha256": sha256, "from": old, "size": len(body), "created": created})
 
 
 def _store(hub: Hub, key: str, path: Path, actor: str, size: int) -> bool:

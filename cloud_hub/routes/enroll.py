@@ -6,6 +6,9 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from cloud_hub.api.access import DeviceCaller, HubDep
+from cloud_hub.api.bodies import read_body
+from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.bootstrap import FIRST_ROOT
 from cloud_hub.context import Hub
 from cloud_hub.errors import UnauthenticatedError
@@ -14,16 +17,17 @@ from cloud_hub.identity.enroll import enroll
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.identity.renewal import buy_token, is_due, renew
 from cloud_hub.rollouts import capabilities
-from cloud_hub.routes.deps import DeviceCaller, HubDep, read_body
 from cloud_hub.store.tables import Device
 from fleet.protocol.codec import decode_json
 from fleet.protocol.messages import (
     HTTP_LIMIT,
     DeviceMe,
     EnrollRequest,
+    EnrollResponse,
     NonceRequest,
     NonceResponse,
     RenewRequest,
+    RenewResponse,
     TokenRequest,
     TokenResponse,
     TrustBundle,
@@ -37,20 +41,22 @@ def _answer(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-@router.get("/enroll/trust")
+@router.get("/enroll/trust", responses=gives(TrustBundle))
 def trust(hub: HubDep) -> Response:
     """The first root and the hub's CA certificate; a claim token pins both."""
     return _answer(TrustBundle(root=hub.objects.get(FIRST_ROOT).data, ca=hub.authority.ca_pem))
 
 
-@router.post("/enroll")
+@router.post(
+    "/enroll", responses=gives(EnrollResponse) | errors(401, 403, 404, 409), openapi_extra=takes(EnrollRequest)
+)
 async def enroll_device(request: Request, hub: HubDep) -> Response:
     """Enrol with a claim token; see `identity.enroll`."""
     wanted = decode_json(await read_body(request, HTTP_LIMIT), EnrollRequest, limit=HTTP_LIMIT)
     return _answer(await run_in_threadpool(enroll, hub, wanted))
 
 
-@router.post("/device/nonce")
+@router.post("/device/nonce", responses=gives(NonceResponse), openapi_extra=takes(NonceRequest))
 async def nonce(request: Request, hub: HubDep) -> Response:
     """A nonce for a device id, known or not (the answer does not tell)."""
     wanted = decode_json(await read_body(request, HTTP_LIMIT), NonceRequest, limit=HTTP_LIMIT)
@@ -59,7 +65,7 @@ async def nonce(request: Request, hub: HubDep) -> Response:
     return _answer(NonceResponse(nonce=value, expires_in_s=NONCE_LIFE_S))
 
 
-@router.post("/device/token")
+@router.post("/device/token", responses=gives(TokenResponse) | errors(401), openapi_extra=takes(TokenRequest))
 async def token(request: Request, hub: HubDep) -> Response:
     """A bearer token for a signed nonce."""
     wanted = decode_json(await read_body(request, HTTP_LIMIT), TokenRequest, limit=HTTP_LIMIT)
@@ -67,14 +73,14 @@ async def token(request: Request, hub: HubDep) -> Response:
     return _answer(TokenResponse(token=value, expires_in_s=TOKEN_LIFE_S))
 
 
-@router.post("/device/renew")
+@router.post("/device/renew", responses=gives(RenewResponse) | errors(401, 409, 429), openapi_extra=takes(RenewRequest))
 async def renew_certificate(request: Request, hub: HubDep) -> Response:
     """A new certificate for a device that proves its enrolled key; see `identity.renewal`."""
     wanted = decode_json(await read_body(request, HTTP_LIMIT), RenewRequest, limit=HTTP_LIMIT)
     return _answer(await run_in_threadpool(renew, hub, wanted))
 
 
-@router.get("/device/me")
+@router.get("/device/me", responses=gives(DeviceMe))
 def me(hub: HubDep, device_id: DeviceCaller) -> Response:
     """The device's channel, groups, pins and broker. A release that its agent does not understand is pinned away."""
     device = _device(hub, device_id)

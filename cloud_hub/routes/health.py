@@ -5,11 +5,13 @@ Both run on the event loop alone: the threads of the other routes may all be wai
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from cloud_hub import health
+from cloud_hub.api.openapi import LATER
+from cloud_hub.routes.errors import RETRY_AFTER_S
 from cloud_hub.status import Part
 from fleet.api.monitoring import Health
 
@@ -23,11 +25,18 @@ async def healthz(request: Request, response: Response) -> Health:
     return _answer(response, await request.app.state.health.look())
 
 
-@router.get("/readyz", responses={503: {"model": Health, "description": "A part does not work: the same document."}})
+_NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {"model": Health, "description": "A part does not work: the same document.", "headers": LATER}
+}
+
+
+@router.get("/readyz", responses=_NOT_READY)
 async def readyz(request: Request, response: Response, exclude: Exclude = []) -> Health:  # noqa: B006  # FastAPI copies it
     """Whether every part works: 200, else 503."""
     answer = _answer(response, health.without(await request.app.state.health.look(), exclude))
-    response.status_code = 200 if answer.status == "ok" else 503
+    if answer.status != "ok":
+        response.status_code = 503
+        response.headers["Retry-After"] = RETRY_AFTER_S
     return answer
 
 

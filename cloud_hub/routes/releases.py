@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any
+from typing import Annotated
 
-import msgspec
 from fastapi import APIRouter, Header, Request
-from msgspec import Struct
-from sqlmodel import col, select
 from starlette.concurrency import run_in_threadpool
 
-from cloud_hub import measured
+from cloud_hub.api.access import HubDep, OperatorUser, Viewer
+from cloud_hub.api.bodies import JsonBody, read_body
+from cloud_hub.api.openapi import errors, takes
+from cloud_hub.api.params import KeyPath, NumberPath
 from cloud_hub.errors import InvalidError
-from cloud_hub.routes.deps import HubDep, OperatorUser, Viewer, decode, page, read_body
-from cloud_hub.store.tables import Release
-from cloud_hub.trust.rows import get_model, get_release
-from fleet.protocol.manifest import MANIFEST_LIMIT
+from cloud_hub.trust import models
+from fleet.api.releases import (
+    OutsideSignature,
+    PublishedRelease,
+    ReleaseDetail,
+    ReleaseInfo,
+    ReleasePage,
+    SigningPayload,
+    Withdrawal,
+)
+from fleet.api.types import NO_NUL, TEXT_LIMIT
+from fleet.protocol.manifest import MANIFEST_LIMIT, Manifest
 
 router = APIRouter(prefix="/api/v1/models/{model}/releases", tags=["releases"])
 
 
-class Withdrawal(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Why a release is withdrawn."""
-
-    reason: str
-
-
-class OutsideSignature(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hex Ed25519 signature over the payload of `GET …/signing`, and the version it was for."""
-
-    key_id: str
-    signature: str
-    version: int
-
-
-@router.post("", status_code=201)
+@router.post("", status_code=201, responses=errors(404, 409), openapi_extra=takes(Manifest))
 async def publish(
-    model: str,
+    model: KeyPath,
     request: Request,
     hub: HubDep,
     caller: OperatorUser,
-    x_note: Annotated[str, Header()] = "",
+    x_note: Annotated[str, Header(max_length=TEXT_LIMIT, pattern=NO_NUL)] = "",
     end_monitoring: bool = False,
-) -> dict[str, Any]:
+) -> PublishedRelease:
     """Publish the manifest in the body as the model's next release; its blobs are uploaded before.
 
     Inputs, outputs, classes and sketch encoder must be the model's. `end_monitoring` allows a release without
@@ -58,57 +52,57 @@ async def publish(
         note=x_note,
         ends_monitoring=end_monitoring,
     )
-    return {"model": row.model, "number": row.number, "status": row.status}
+    return PublishedRelease.model_validate(row)
 
 
-@router.get("")
-def list_releases(model: str, hub: HubDep, caller: Viewer) -> dict[str, Any]:
+@router.get("", responses=errors(404))
+def list_releases(model: KeyPath, hub: HubDep, caller: Viewer) -> ReleasePage:
     """All releases of a model, newest first."""
     with hub.reading() as session:
-        get_model(session, model)
-        statement = select(Release).where(Release.model == model).order_by(col(Release.number).desc())
-        return page([shown(row) for row in session.exec(statement)])
+        return ReleasePage(items=models.list_releases(session, model))
 
 
-@router.get("/{number}")
-def show(model: str, number: int, hub: HubDep, caller: Viewer) -> dict[str, Any]:
+@router.get("/{number}", responses=errors(404))
+def show(model: KeyPath, number: NumberPath, hub: HubDep, caller: Viewer) -> ReleaseDetail:
     """One release with its manifest and, per hardware class, what devices measured of it."""
-    with hub.reading() as session:
-        row = get_release(session, model, number)
-        figures = measured.by_hardware(session, model, number)
-    manifest = msgspec.json.decode(row.manifest) if row.manifest else None
-    return {**shown(row), "manifest": manifest, "measured": msgspec.to_builtins(figures)}
+    return models.show_release(hub, model, number)
 
 
-@router.post("/{number}/withdraw")
-async def withdraw(model: str, number: int, request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
+@router.post("/{number}/withdraw", responses=errors(404, 409))
+def withdraw(
+    model: KeyPath,
+    number: NumberPath,
+    hub: HubDep,
+    caller: OperatorUser,
+    wanted: Annotated[Withdrawal, JsonBody(Withdrawal)],
+) -> ReleaseInfo:
     """Forbid a release for ever."""
-    wanted = decode(await request.body(), Withdrawal)
-    row = await run_in_threadpool(hub.publisher.withdraw, model, number, wanted.reason, actor=caller.actor)
-    return shown(row)
+    row = hub.publisher.withdraw(model, number, wanted.reason, actor=caller.actor)
+    return ReleaseInfo.model_validate(row)
 
 
-@router.get("/{number}/signing")
-def signing(model: str, number: int, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
+@router.get("/{number}/signing", responses=errors(404, 409))
+def signing(model: KeyPath, number: NumberPath, hub: HubDep, caller: OperatorUser) -> SigningPayload:
     """What the holder of the release key has to sign (Ed25519 over the decoded `payload`)."""
     wanted = hub.publisher.signing(model, number)
-    return {
-        "payload": base64.b64encode(wanted.payload).decode(),
-        "version": wanted.version,
-        "key_id": wanted.key_id,
-    }
+    payload = base64.b64encode(wanted.payload).decode()
+    return SigningPayload(payload=payload, version=wanted.version, key_id=wanted.key_id)
 
 
-@router.post("/{number}/signature")
-async def sign(model: str, number: int, request: Request, hub: HubDep, caller: OperatorUser) -> dict[str, Any]:
+@router.post("/{number}/signature", responses=errors(404, 409))
+def sign(
+    model: KeyPath,
+    number: NumberPath,
+    hub: HubDep,
+    caller: OperatorUser,
+    wanted: Annotated[OutsideSignature, JsonBody(OutsideSignature)],
+) -> ReleaseInfo:
     """Publish with a signature made elsewhere."""
-    wanted = decode(await request.body(), OutsideSignature)
     try:
         bytes.fromhex(wanted.signature)
     except ValueError:
         raise InvalidError("the signature is not hexadecimal", subject="signature") from None
-    row = await run_in_threadpool(
-        hub.publisher.accept_signature,
+    row = hub.publisher.accept_signature(
         model,
         number,
         key_id=wanted.key_id,
@@ -116,9 +110,4 @@ async def sign(model: str, number: int, request: Request, hub: HubDep, caller: O
         version=wanted.version,
         actor=caller.actor,
     )
-    return shown(row)
-
-
-def shown(row: Release) -> dict[str, Any]:
-    """A release as lists show it."""
-    return row.model_dump(exclude={"manifest"})
+    return ReleaseInfo.model_validate(row)

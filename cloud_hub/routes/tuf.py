@@ -6,8 +6,10 @@ import re
 
 from fastapi import APIRouter, Response
 
+from cloud_hub.api.access import Fetcher, HubDep
+from cloud_hub.api.openapi import SIGNED, errors
+from cloud_hub.api.params import KeyPath
 from cloud_hub.errors import NotFoundError
-from cloud_hub.routes.deps import Fetcher, HubDep
 from cloud_hub.trust.transaction import METADATA, TARGETS
 
 router = APIRouter(tags=["devices"])
@@ -17,8 +19,8 @@ _TARGET = re.compile(r"(models/[a-z0-9-]{1,63}|channels|hub)/[0-9a-f]{64}\.[a-z0
 IMMUTABLE = "public, max-age=31536000, immutable"
 
 
-@router.get("/tuf/metadata/{name}")
-def metadata(name: str, hub: HubDep, caller: Fetcher) -> Response:
+@router.get("/tuf/metadata/{name}", responses=SIGNED | errors(404))
+def metadata(name: KeyPath, hub: HubDep, caller: Fetcher) -> Response:
     """A metadata file."""
     if _METADATA.fullmatch(name) is None:
         raise NotFoundError(f"no metadata file {name!r}", subject=name)
@@ -26,8 +28,8 @@ def metadata(name: str, hub: HubDep, caller: Fetcher) -> Response:
     return _json(hub.objects.get(METADATA + name).data, caching)
 
 
-@router.get("/tuf/targets/{path:path}")
-def target(path: str, hub: HubDep, caller: Fetcher) -> Response:
+@router.get("/tuf/targets/{path:path}", responses=SIGNED | errors(404))
+def target(path: KeyPath, hub: HubDep, caller: Fetcher) -> Response:
     """A target file by its hash-prefixed name."""
     if _TARGET.fullmatch(path) is None:
         raise NotFoundError(f"no target {path!r}", subject=path)

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
-from msgspec import Struct
-
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.jobs import queue
 from cloud_hub.store.tables import ChannelRow, Job, Snapshot
 from cloud_hub.trust.rows import get_model
-
-
-class RetrainOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`snapshot` empty: a new one. With `channel`, the release becomes its auditor and is rolled out there;
-    `rollout` holds the rollout's options (`stages`, …)."""
-
-    snapshot: str = ""
-    channel: str = ""
-    rollout: dict[str, Any] | None = None
-    seed: int = 0
+from fleet.api.jobs import RetrainOptions as RetrainOptions
 
 
 def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, alone: bool = False) -> Job:
@@ -41,4 +27,4 @@ def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, 
                 raise InvalidError(f"snapshot {row.id} is of {row.model!r}", subject=row.id)
         if options.channel and session.get(ChannelRow, options.channel) is None:
             raise NotFoundError(f"no channel {options.channel!r}", subject=options.channel)
-    return queue.submit(hub, "retrain", model=model, payload=msgspec.to_builtins(options), actor=actor, alone=alone)
+    return queue.submit(hub, "retrain", model=model, payload=options.model_dump(), actor=actor, alone=alone)

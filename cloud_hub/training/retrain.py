@@ -23,6 +23,7 @@ from cloud_hub.training.options import RetrainOptions
 from cloud_hub.training.recipe import Examples, load_recipe
 from cloud_hub.training.run import RunRequest, deal, sets_of, train_student, train_teacher
 from cloud_hub.trust.rows import get_model, get_release
+from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 
@@ -40,7 +41,7 @@ def retrain(running: Running) -> dict[str, object]:
     Raises GateRefusedError, and whatever a step refuses with.
     """
     hub, model = running.hub, running.job.model
-    options = msgspec.convert(running.job.payload, RetrainOptions)
+    options = RetrainOptions.model_validate(running.job.payload)
     if "release" not in running.saved:
         _make_release(running, options)
     number = int(running.saved["release"])
@@ -167,9 +168,12 @@ def _start_rollout(running: Running, options: RetrainOptions, number: int) -> st
         made = session.exec(select(RolloutRow).where(RolloutRow.created_by == actor)).first()
     if made is not None:
         return made.id
-    wanted = {"stages": [10, 50, 100], **(options.rollout or {})}
-    unknown = set(wanted) - {"stages", "guard", "soak_s", "groups"}
-    if unknown:
-        raise InvalidError(f"a rollout has no option {min(unknown)!r}", subject="rollout")
-    model = running.job.model
-    return create_rollout(running.hub, model=model, release=number, channel=options.channel, actor=actor, **wanted).id
+    wanted = options.rollout or RolloutOptions()
+    return create_rollout(
+        running.hub,
+        model=running.job.model,
+        release=number,
+        channel=options.channel,
+        actor=actor,
+        **wanted.model_dump(),
+    ).id

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import INT32, Document, Key, Settings
+from fleet.api.rollouts import RolloutOptions
+from fleet.api.types import INT32, Document, Key
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -18,7 +19,7 @@ class RetrainOptions(Request):
 
     snapshot: Key = ""
     channel: Key = ""
-    rollout: Settings | None = None
+    rollout: RolloutOptions | None = None
     seed: Annotated[int, Field(ge=0, le=INT32)] = 0
 
 

@@ -18,17 +18,22 @@ Order = Literal["pause", "resume", "abort", "retry"]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
-class NewRollout(Request):
+class RolloutOptions(Request):
     """Stages in per cent, rising to 100. `guard` holds settings of the guard, `soak_s` how long each stage must stay
     healthy; with `groups`, only devices in one of them can belong to the cohort."""
 
-    model: Key
-    release: ReleaseNumber
-    channel: Key
     stages: Annotated[list[Percent], Field(max_length=MAX_STAGES)] = [10.0, 50.0, 100.0]
     guard: Annotated[Settings, Described("GuardPolicy")] = {}
     soak_s: Seconds = 0.0
     groups: Annotated[list[Key], Field(max_length=MAX_GROUPS)] = []
+
+
+class NewRollout(RolloutOptions):
+    """Which model goes to which release on which channel, and how."""
+
+    model: Key
+    release: ReleaseNumber
+    channel: Key
 
 
 class RolloutOrder(Request):
@@ -58,7 +63,7 @@ class RolloutInfo(Answer):
     stage: int = 1
     stages: list[float] = []
     exposed_devices: int = 0
-    verdict: Annotated[Document, Described("Verdict")] | None = None
+    verdict: Annotated[Document, Described("Judgement")] | None = None
 
 
 class CreatedRollout(RolloutInfo):

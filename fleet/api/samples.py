@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import INT32, Key, Name, Text
+from fleet.api.types import INT32, Key, Text
 
 MAX_LABELS = 100_000  # of one request
 
@@ -82,7 +82,7 @@ class DeletedSample(Answer):
 class NewSnapshot(Request):
     """Of which model."""
 
-    model: Name
+    model: Key
 
 
 class SnapshotInfo(Answer):

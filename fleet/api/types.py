@@ -7,7 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue
 
-INT64 = 2**63 - 1
+from fleet.protocol.bounds import LARGEST
+
+INT64 = LARGEST
 INT32 = 2**31 - 1
 LONGEST_S = 10 * 365 * 86_400.0  # ten years; no duration that an operator gives is longer
 TEXT_LIMIT = 1000  # characters of a note, a reason, a name of a person

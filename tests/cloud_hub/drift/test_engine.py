@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -11,6 +10,7 @@ from sqlmodel import select
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.store.tables import Alarm, AuditEntry, Device, DeviceModel, DriftMonitor, Job, Model, WindowRow
 from cloud_hub.training.options import RetrainOptions
+from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.manifest import Lineage, decode_manifest, encode_manifest
 from tests.support.hub import HubFixture
@@ -134,7 +134,7 @@ def test_a_shift_raises_one_alarm_that_explains_itself_and_asks_for_samples_and_
         (job,) = session.exec(select(Job)).all()
     assert (job.kind, job.model, job.state) == ("retrain", "digits", "queued")
     # what the worker will read
-    assert msgspec.convert(job.payload, RetrainOptions) == RetrainOptions(channel="stable", rollout={})
+    assert RetrainOptions.model_validate(job.payload) == RetrainOptions(channel="stable", rollout=RolloutOptions())
 
 
 def test_an_alarm_of_a_model_without_a_recipe_says_why_it_starts_no_retrain(watched):

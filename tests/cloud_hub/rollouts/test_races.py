@@ -14,10 +14,10 @@ from msgspec.structs import replace
 from sqlalchemy.exc import IntegrityError
 
 from cloud_hub.errors import HubError
-from cloud_hub.rollouts import create, engine, routes
+from cloud_hub.rollouts import create, engine, orders
 from cloud_hub.rollouts.engine import RolloutEngine
-from cloud_hub.routes.channels import EntryChanges, changed_entry
 from cloud_hub.store.tables import ChannelRow, RolloutRow
+from cloud_hub.trust.channels import EntryChanges, changed_entry
 from fleet.protocol.channel import Channel, encode_channel
 from tests.support.hub import HubFixture, make_hub
 from tests.support.races import Meanwhile, between
@@ -47,7 +47,7 @@ def meanwhile(fleet: HubFixture) -> Iterator[Meanwhile]:
 
 
 def order(fleet: HubFixture, rollout: str, name: str) -> str:
-    return said_by(lambda: routes.apply_order(fleet.hub, rollout, name, "", "operator:x"))
+    return said_by(lambda: orders.apply_order(fleet.hub, rollout, name, "", "operator:x"))
 
 
 def ready(fleet: HubFixture, name: str, steps: list[str]) -> str:
@@ -113,7 +113,7 @@ def test_a_step_between_an_orders_reading_and_writing(
 ) -> None:
     rollout = ready(fleet, name, STEPS[step])
     steps: list[Any] = []
-    between(monkeypatch, routes, "read", lambda: steps.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
+    between(monkeypatch, orders, "read", lambda: steps.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
     answer = order(fleet, rollout, name)
     steps[0].result(60)
     check_whole(fleet, rollout)
@@ -130,7 +130,7 @@ def test_two_orders_at_once(
 ) -> None:
     rollout = ready(fleet, first, [])
     said: list[Any] = []
-    between(monkeypatch, routes, "read", lambda: said.append(meanwhile.call(order, fleet, rollout, second)))
+    between(monkeypatch, orders, "read", lambda: said.append(meanwhile.call(order, fleet, rollout, second)))
     answers = {(0, first): order(fleet, rollout, first), (1, second): said[0].result(60)}
     check_whole(fleet, rollout)
     taken = [name for (_, name), answer in answers.items() if answer == "done"]

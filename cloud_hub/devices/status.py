@@ -1,0 +1,90 @@
+"""Devices as the API shows them: their state, their models, and what is held back from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import NotFoundError
+from cloud_hub.identity.groups import groups_of
+from cloud_hub.rollouts import capabilities
+from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel
+from fleet.api.devices import (
+    DeviceDetail,
+    DeviceEventInfo,
+    DeviceInfo,
+    DeviceModelInfo,
+    DeviceState,
+    HeldBackRelease,
+)
+
+EVENTS = 50  # of one device
+_HIDDEN = {"public_key", "certificate", "mqtt_password"}
+
+
+def find_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
+    """The device (its row locked until the transaction ends, if asked), or NotFoundError."""
+    row = session.get(Device, device_id, with_for_update=lock)
+    if row is None:
+        raise NotFoundError(f"no device {device_id!r}", subject=device_id, hint="list them: fleet device list")
+    return row
+
+
+def list_devices(session: Session, *, labels: Mapping[str, str], channel: str, after: str, limit: int) -> list[Device]:
+    """At most `limit` devices by id, from those after the id `after` on, that carry all `labels`.
+
+    Args:
+        session: an open session.
+        labels: key to value.
+        channel: the one that they follow; empty for any.
+        after: an id; empty for the first.
+        limit: how many.
+    """
+    statement = select(Device).where(col(Device.id) > after).order_by(col(Device.id))
+    if channel:
+        statement = statement.where(Device.channel == channel)
+    matching = (row for row in session.exec(statement) if labels.items() <= row.labels.items())
+    return [row for row, _ in zip(matching, range(limit), strict=False)]
+
+
+def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceInfo]:
+    """Devices as lists show them, with their models, in the given order."""
+    models: dict[str, list[DeviceModelInfo]] = defaultdict(list)
+    ids = [row.id for row in rows]
+    statement = select(DeviceModel).where(col(DeviceModel.device_id).in_(ids)).order_by(col(DeviceModel.model))
+    for model in session.exec(statement):
+        models[model.device_id].append(DeviceModelInfo.model_validate(model))
+    now, secret = hub.clock(), hub.device_tokens.group_secret
+    return [
+        DeviceInfo(
+            **row.model_dump(exclude=_HIDDEN),
+            state=state_of(row, now, hub.config.offline_after_s),
+            groups=list(groups_of(secret, row.labels)),
+            models=models[row.id],
+        )
+        for row in rows
+    ]
+
+
+def detail(hub: Hub, device_id: str) -> DeviceDetail:
+    """One device with its last events and what is held back from it; NotFoundError when there is none."""
+    with hub.reading() as session:
+        row = find_device(session, device_id)
+        (known,) = describe(hub, session, [row])
+        newest = select(DeviceEvent).where(DeviceEvent.device_id == device_id).order_by(col(DeviceEvent.id).desc())
+        events = [DeviceEventInfo.model_validate(event) for event in session.exec(newest.limit(EVENTS))]
+        held = capabilities.held_back(session, row, known.groups)
+    fields = {name: getattr(known, name) for name in DeviceInfo.model_fields}
+    held_back = {model: HeldBackRelease.model_validate(release) for model, release in held.items()}
+    return DeviceDetail(**fields, held_back=held_back, events=events)
+
+
+def state_of(row: Device, now: float, offline_after_s: float) -> DeviceState:
+    """`revoked`, `online`, or `offline` (said so, or silent for too long)."""
+    if row.revoked_at is not None:
+        return "revoked"
+    heard = row.last_seen_at is not None and now - row.last_seen_at < offline_after_s
+    return "online" if row.online and heard else "offline"

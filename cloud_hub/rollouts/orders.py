@@ -1,0 +1,86 @@
+"""Rollouts as the API shows them, and what an operator orders."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import ConflictError, NotFoundError
+from cloud_hub.rollouts.create import cannot_follow, create_rollout
+from cloud_hub.rollouts.engine import carry_out, locked, read, store
+from cloud_hub.store.tables import RolloutEvent, RolloutRow
+from fleet.api.rollouts import CreatedRollout, NewRollout, Order, RolloutEventInfo, RolloutInfo
+from fleet.rollouts import machine
+from fleet.rollouts.errors import TransitionError
+
+
+def list_rollouts(session: Session) -> list[RolloutInfo]:
+    """Every rollout, newest first."""
+    return [describe(row) for row in session.exec(select(RolloutRow).order_by(col(RolloutRow.created_at).desc()))]
+
+
+def show_rollout(session: Session, rollout: str) -> RolloutInfo:
+    """One rollout; NotFoundError when there is none."""
+    return describe(_found(session, rollout))
+
+
+def list_events(session: Session, rollout: str) -> list[RolloutEventInfo]:
+    """What happened in a rollout, in order; NotFoundError when there is none."""
+    _found(session, rollout)
+    wanted = select(RolloutEvent).where(RolloutEvent.rollout == rollout).order_by(col(RolloutEvent.id))
+    return [RolloutEventInfo.model_validate(row) for row in session.exec(wanted)]
+
+
+def start(hub: Hub, wanted: NewRollout, *, actor: str) -> CreatedRollout:
+    """Start a rollout, and count who cannot follow it; see `create_rollout` for what it raises."""
+    row = create_rollout(hub, **wanted.model_dump(), actor=actor)
+    with hub.reading() as session:
+        left = cannot_follow(session, row.model, row.release, row.channel)
+    known = describe(row)
+    return CreatedRollout(**{name: getattr(known, name) for name in RolloutInfo.model_fields}, cannot_follow=left)
+
+
+def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str) -> RolloutInfo:
+    """Carry out an operator's order.
+
+    Args:
+        hub: the hub.
+        rollout: its id.
+        order: pause, resume, abort or retry.
+        reason: goes into the rollout's history.
+        actor: who orders, for the audit log.
+
+    Raises:
+        NotFoundError: no such rollout. ConflictError: its state does not allow it.
+    """
+    with hub.session() as session:
+        row = locked(session, rollout)
+        plan, progress = read(row)
+        try:
+            decision = machine.apply(plan, progress, order, hub.clock(), reason=reason)
+        except TransitionError as error:
+            raise ConflictError(str(error), subject=rollout, hint=error.hint) from error
+        store(session, row, decision, hub.clock())
+        hub.audit(session, actor, f"rollout.{order}", rollout, {"reason": reason})
+    carry_out(hub, rollout, actor=actor)
+    return describe(row)
+
+
+def describe(row: RolloutRow) -> RolloutInfo:
+    """A rollout as the API shows it."""
+    plan, progress = read(row)
+    return RolloutInfo(
+        **row.model_dump(),
+        stage=progress.stage + 1,
+        stages=[stage.share_ppm / 10_000 for stage in plan.stages],
+        exposed_devices=progress.exposed,
+        verdict=msgspec.to_builtins(progress.verdict),
+    )
+
+
+def _found(session: Session, rollout: str) -> RolloutRow:
+    row = session.get(RolloutRow, rollout)
+    if row is None:
+        raise NotFoundError(f"no rollout {rollout!r}", subject=rollout, hint="see: fleet rollout status")
+    return row

@@ -1,0 +1,136 @@
+"""Channels as the API shows them, and what an operator changes about them. Every change is a new signed version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
+from cloud_hub.store.tables import ChannelRow
+from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, EntryChanges
+from fleet.api.types import Document
+from fleet.protocol.channel import (
+    Audit,
+    Bench,
+    Channel,
+    Fetching,
+    ModelEntry,
+    Probation,
+    Routing,
+    Sampling,
+    Telemetry,
+    decode_channel,
+)
+from fleet.protocol.names import check_name
+
+_SECTIONS: dict[str, type[Struct]] = {
+    "routing": Routing,
+    "audit": Audit,
+    "sampling": Sampling,
+    "probation": Probation,
+    "bench": Bench,
+}
+
+
+def list_channels(session: Session) -> list[ChannelInfo]:
+    """Every channel by name, with its document."""
+    return [_shown(row) for row in session.exec(select(ChannelRow).order_by(col(ChannelRow.name)))]
+
+
+def show_channel(session: Session, name: str) -> ChannelInfo:
+    """One channel; NotFoundError when there is none."""
+    row = session.get(ChannelRow, name)
+    if row is None:
+        raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")
+    return _shown(row)
+
+
+def set_model(hub: Hub, name: str, model: str, wanted: EntryChanges, *, actor: str) -> ChangedChannel:
+    """Set a model's default release and policies; the channel is made when it does not exist.
+
+    Raises:
+        InvalidError, MalformedError: a name, number or policy that is not acceptable.
+        ConflictError: another default or auditor while a rollout runs.
+    """
+    check_name(model, "model")
+
+    def change(channel: Channel) -> Channel:
+        entry = changed_entry(channel.models.get(model), wanted, f"{name}/{model}")
+        return msgspec.structs.replace(channel, models={**channel.models, model: entry})
+
+    return _publish(hub, name, change, actor, wanted.spread_s, create=True)
+
+
+def change_channel(hub: Hub, name: str, wanted: ChannelChanges, *, actor: str) -> ChangedChannel:
+    """Set how devices of the channel report and fetch; NotFoundError when there is no such channel."""
+
+    def change(channel: Channel) -> Channel:
+        return msgspec.structs.replace(
+            channel,
+            telemetry=merged(channel.telemetry, wanted.telemetry, Telemetry, "telemetry"),
+            fetching=merged(channel.fetching, wanted.fetching, Fetching, "fetching"),
+        )
+
+    return _publish(hub, name, change, actor, wanted.spread_s, create=False)
+
+
+def changed_entry(entry: ModelEntry | None, wanted: EntryChanges, subject: str) -> ModelEntry:
+    """The model's entry after the change.
+
+    Raises:
+        InvalidError: a new entry without a release, or a policy field of the wrong type.
+        ConflictError: another default while a rollout runs, or another auditor (it is pinned).
+    """
+    if entry is None:
+        if wanted.release is None:
+            raise InvalidError("a new model on a channel needs a release", subject=subject, hint="give --release N")
+        entry = ModelEntry(release=wanted.release)
+    fields: dict[str, Any] = {}
+    if wanted.release is not None and wanted.release != entry.release:
+        if entry.rollout is not None:
+            raise ConflictError(
+                f"rollout {entry.rollout.id} is running",
+                subject=subject,
+                hint=f"fleet rollout abort {entry.rollout.id}",
+            )
+        fields["release"] = wanted.release
+    for name, kind in _SECTIONS.items():
+        fields[name] = merged(getattr(entry, name), getattr(wanted, name), kind, name)
+    if entry.rollout is not None and fields["audit"].auditor != entry.audit.auditor:
+        raise ConflictError("the auditor is pinned while a rollout runs", subject=subject, hint="wait, or abort it")
+    return msgspec.structs.replace(entry, **fields)
+
+
+def merged(old: Struct, given: Document, kind: type[Struct], subject: str) -> Any:
+    """`old` with the given fields; InvalidError names a field that is unknown or of the wrong type."""
+    current = msgspec.to_builtins(old)
+    unknown = sorted(given.keys() - current.keys())
+    if unknown:
+        hint = f"one of: {', '.join(sorted(current))}"
+        raise InvalidError(f"{subject} has no field {unknown[0]!r}", subject=subject, hint=hint)
+    try:
+        return msgspec.convert({**current, **given}, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidError(f"{subject}: {error}", subject=subject) from error
+
+
+def _publish(
+    hub: Hub, name: str, change: Callable[[Channel], Channel], actor: str, spread_s: int, *, create: bool
+) -> ChangedChannel:
+    channel = hub.publisher.change_channel(name, change, actor=actor, spread_s=spread_s, create=create)
+    return ChangedChannel(name=name, version=channel.version, document=channel)
+
+
+def _shown(row: ChannelRow) -> ChannelInfo:
+    return ChannelInfo(
+        name=row.name,
+        version=row.version,
+        updated_at=row.updated_at,
+        spread_s=row.spread_s,
+        document=decode_channel(row.document),
+    )

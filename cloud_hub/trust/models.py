@@ -1,0 +1,101 @@
+"""Models and their releases as the API shows them, and what an operator changes about them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlmodel import Session, col, select
+
+from cloud_hub import measured
+from cloud_hub.context import Hub
+from cloud_hub.errors import ConflictError
+from cloud_hub.store.tables import Model, Release
+from cloud_hub.trust.rows import get_model, get_release, interface_release
+from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelInterface, NewModel
+from fleet.api.releases import MeasuredFigures, ReleaseDetail, ReleaseInfo
+from fleet.protocol.interface import interface_of
+from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.names import check_name
+
+
+def list_models(session: Session) -> list[ModelInfo]:
+    """Every model by name."""
+    return _described(session, session.exec(select(Model).order_by(col(Model.name))).all())
+
+
+def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
+    """A new model; ConflictError when there is one of this name."""
+    check_name(wanted.name, "model")
+    with hub.session() as session:
+        if session.get(Model, wanted.name) is not None:
+            raise ConflictError(f"model {wanted.name!r} exists", subject=wanted.name, hint="change it with PATCH")
+        row = Model(name=wanted.name, recipe=wanted.recipe, policy=wanted.policy, created_at=hub.clock())
+        session.add(row)
+        hub.audit(session, actor, "model.create", wanted.name, {"recipe": wanted.recipe})
+        return _described(session, [row])[0]
+
+
+def change_model(hub: Hub, name: str, wanted: ModelChanges, *, actor: str) -> ModelInfo:
+    """Change recipe or policy, or raise the floor.
+
+    Raises:
+        NotFoundError: no such model. ConflictError: the floor would sink, or a channel needs what is below it.
+    """
+    if wanted.min_release is not None:
+        hub.publisher.set_floor(name, wanted.min_release, actor=actor)
+    with hub.session() as session:
+        row = get_model(session, name, lock=True)  # a policy is merged into what another change has left
+        if wanted.recipe is not None:
+            row.recipe = wanted.recipe
+        if wanted.policy:
+            row.policy = {**row.policy, **wanted.policy}
+        session.add(row)
+        hub.audit(session, actor, "model.change", name, {"recipe": row.recipe, "policy": row.policy})
+        return _described(session, [row])[0]
+
+
+def show_model(hub: Hub, name: str) -> ModelDetail:
+    """One model with its interface; NotFoundError when there is none."""
+    with hub.reading() as session:
+        (known,) = _described(session, [get_model(session, name)])
+        current = interface_release(session, name)
+    fixed = None
+    if current is not None:
+        interface = interface_of(current.manifest)
+        fixed = ModelInterface(
+            release=current.number,
+            inputs=list(interface.inputs),
+            outputs=list(interface.outputs),
+            labels=list(interface.labels),
+            sketch_id=interface.sketch_id,
+        )
+    return ModelDetail(**{field: getattr(known, field) for field in ModelInfo.model_fields}, interface=fixed)
+
+
+def list_releases(session: Session, model: str) -> list[ReleaseInfo]:
+    """Every release of a model, newest first; NotFoundError when there is no such model."""
+    get_model(session, model)
+    statement = select(Release).where(Release.model == model).order_by(col(Release.number).desc())
+    return [ReleaseInfo.model_validate(row) for row in session.exec(statement)]
+
+
+def show_release(hub: Hub, model: str, number: int) -> ReleaseDetail:
+    """One release with its manifest and, per hardware class, what devices measured of it; NotFoundError."""
+    with hub.reading() as session:
+        row = get_release(session, model, number)
+        figures = measured.by_hardware(session, model, number)
+    return ReleaseDetail(
+        **row.model_dump(exclude={"manifest"}),
+        manifest=decode_manifest(row.manifest) if row.manifest else None,
+        measured=[MeasuredFigures.model_validate(found) for found in figures],
+    )
+
+
+def _described(session: Session, rows: Sequence[Model]) -> list[ModelInfo]:
+    """Models with the numbers of their releases by status."""
+    releases: dict[str, dict[str, list[int]]] = defaultdict(dict)
+    wanted = select(Release.model, Release.number, Release.status).order_by(col(Release.number))
+    for model, number, status in session.exec(wanted.where(col(Release.model).in_([row.name for row in rows]))):
+        releases[model].setdefault(status, []).append(number)
+    return [ModelInfo(**row.model_dump(), releases=releases[row.name]) for row in rows]
