@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fleet.protocol.manifest import Gate, Lineage, Manifest
-    from model_compiler.data import Dataset
     from model_compiler.metrics import Metric
     from model_compiler.request import CompileReport, CompileRequest
 
@@ -182,7 +181,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(filter(None, text.split(",")))
 
 
-def _sets(calibration: Path, validation: Path, non_finite: Sequence[str]) -> dict[str, Dataset]:
+def _sets(calibration: Path, validation: Path, non_finite: Sequence[str]) -> dict[str, Any]:
     """The fields of a request that are its data."""
     from model_compiler.data import load_dataset
 
