@@ -21,7 +21,7 @@ Exclude = Annotated[list[str], Query(description="A part that shall not count; r
 
 @router.get("/healthz")
 async def healthz(request: Request, response: Response) -> Health:
-    """Whether the process lives: 200 as long as it answers a restart mends no database. The body has the rest."""
+    """Whether the process lives: 200 as long as it answers, for a restart mends no database. The body has the rest."""
     return _answer(response, await request.app.state.health.look())
 
 

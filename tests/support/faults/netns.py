@@ -35,6 +35,7 @@ HUB, DEVICE = "10.97.0.1", "10.97.0.2"
 PORT = 8080
 ROOT = Path(__file__).resolve().parents[3]
 _CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x10000000, 0x40000000, 1
+_CLONE_NEWNS, _MS_BIND, _MS_REC, _MS_PRIVATE = 0x00020000, 0x1000, 0x4000, 0x40000
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 _SIOCSIFFLAGS, _SIOCSIFADDR, _SIOCSIFNETMASK, _IFF_UP = 0x8914, 0x8916, 0x891C, 0x1
 HANGS_S = 240.0  # over four times what the slowest transfer takes
@@ -222,6 +223,13 @@ class End:
             assert said, f"the process of the {role} died"
             raise NotPermittedError(f"{said.decode()}; {ADVICE}")
 
+    def say(self, request: Any) -> Any:
+        """Ask the process, and hear its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        self._process.stdin.flush()
+        return self.heard()
+
     def heard(self) -> Any:
         """The next line that the process says, as JSON; None when it died, or was killed because it hangs."""
         assert self._process.stdout is not None
@@ -296,7 +304,49 @@ def fetch(directory: str, sha256: str, size: str, gap_timeout_s: str) -> None:
     print(json.dumps({"received": sum(received), "broken": broken}), flush=True)
 
 
-ROLES: dict[str, Callable[..., None]] = {"hub": serve, "device": fetch}
+def shell(directory: str, hosts: str) -> None:
+    """A machine with a network, a loopback and an /etc/hosts of its own, where commands run in `directory`.
+
+    `{"run": COMMAND}` on stdin is answered by `{"code", "out", "err"}`, `{"start": COMMAND, "log": FILE}` by its
+    process id; what was started is ended with stdin.
+    """
+    _own_machine(Path(hosts))
+    started: list[subprocess.Popen[bytes]] = []
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "run" in request:
+            done = subprocess.run(
+                ["bash", "-c", request["run"]], cwd=directory, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=HANGS_S, check=False,
+            )  # fmt: skip
+            answer: Any = {"code": done.returncode, "out": done.stdout, "err": done.stderr}
+        else:
+            with Path(request["log"]).open("wb") as log:
+                words = ["bash", "-c", f"exec {request['start']}"]
+                started.append(subprocess.Popen(words, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+            answer = started[-1].pid
+        print(json.dumps(answer), flush=True)
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.wait(30)
+
+
+def _own_machine(hosts: Path) -> None:
+    """Loopback up, and `hosts` for /etc/hosts, in this process and its children."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for done in (
+        libc.unshare(_CLONE_NEWNS),
+        libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None),
+        libc.mount(os.fsencode(hosts), b"/etc/hosts", None, _MS_BIND, None),
+    ):
+        if done != 0:
+            raise OSError(ctypes.get_errno(), "a mount namespace with its own /etc/hosts")
+
+
+ROLES: dict[str, Callable[..., None]] = {"hub": serve, "device": fetch, "shell": shell}
 
 
 def main() -> None:
