@@ -102,6 +102,7 @@ def serve(
 def worker(
     directory: Dir,
     once: Annotated[bool, typer.Option(help="End when no job is waiting.")] = False,
+    parent: Annotated[int | None, typer.Option(help="End with this process, whose child it is.", hidden=True)] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the hub's jobs (retrain: train, gate, compile, publish, roll out) until SIGTERM."""
@@ -112,7 +113,7 @@ def worker(
 
     _log(log_level)
     with spoken():
-        run_worker(open_hub(HubConfig.load(directory)), once=once)
+        run_worker(open_hub(HubConfig.load(directory)), once=once, parent=parent)
 
 
 @keys_app.command(epilog="Example: cloud-hub keys renew hub --offline-keys /media/usb/keys")

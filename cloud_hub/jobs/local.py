@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 
 from cloud_hub.context import Hub
@@ -24,7 +25,9 @@ class LocalWorker:
     async def run(self) -> None:
         """Until cancelled; then the worker is asked to stop, and stopped."""
         directory = str(self._hub.config.directory)
-        process = await asyncio.create_subprocess_exec(sys.executable, "-m", "cloud_hub", "worker", directory)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cloud_hub", "worker", directory, "--parent", str(os.getpid())
+        )
         try:
             code = await process.wait()
         except asyncio.CancelledError:

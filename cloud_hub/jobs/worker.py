@@ -32,14 +32,23 @@ def kinds() -> dict[str, Kind]:
     return {"retrain": retrain}
 
 
-def run_worker(hub: Hub, *, once: bool = False, table: Mapping[str, Kind] | None = None) -> None:
-    """Do jobs until SIGTERM or SIGINT, or with `once` until none is waiting."""
+def run_worker(
+    hub: Hub, *, once: bool = False, parent: int | None = None, table: Mapping[str, Kind] | None = None
+) -> None:
+    """Do jobs until SIGTERM or SIGINT, or with `once` until none is waiting.
+
+    Args:
+        hub: the hub whose jobs are done.
+        once: end when no job is waiting.
+        parent: process whose child this is, and with whose end it ends; None: whoever it is now.
+        table: kinds of jobs and what does them; None: all there are.
+    """
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-    parent = os.getppid()
+    parent = os.getppid() if parent is None else parent
     known = kinds() if table is None else table
     while not stop.is_set() and os.getppid() == parent:
         job = queue.claim(hub, owner)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from threading import Thread
 
@@ -83,3 +84,10 @@ def test_a_worker_writes_down_results_and_failures(hub: HubFixture) -> None:
     assert queue.get(hub.hub, good).result == {"answer": 42}
     assert queue.get(hub.hub, bad).error == "no; do this"
     assert "odd" in queue.get(hub.hub, odd).error
+
+
+def test_a_worker_whose_parent_is_gone_takes_no_job(jobs: HubFixture) -> None:
+    """It may have ended before the worker had looked for the first time."""
+    queue.submit(jobs.hub, "k", actor="test")
+    run_worker(jobs.hub, once=True, parent=os.getppid() + 1, table={"k": lambda running: {}})
+    assert queue.claim(jobs.hub, "another") is not None
