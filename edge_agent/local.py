@@ -31,7 +31,8 @@ from edge_agent.update.state import read_state
 from edge_agent.update.store import Store
 from fleet.protocol import oip
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.errors import MalformedError, ProtocolError
+from fleet.protocol.errors import ProtocolError, RefusalError
+from fleet.protocol.interface import takes
 from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
 
@@ -41,10 +42,15 @@ log = logging.getLogger(__name__)
 
 SOCKET = "local.sock"
 RECORD_LIMIT = 16 << 10  # bytes of one datagram
+DETAIL_LIMIT = 200  # characters
 
 
 class LocalRecord(Struct, frozen=True, kw_only=True):
-    """One in-process request, for the agent's windows."""
+    """One in-process request, for the agent's windows.
+
+    `refused` is why the release did not take it (`errors.REFUSALS`), `detail` that in words; `newly`: the release
+    before it would have.
+    """
 
     source: Literal["local"] = "local"
     model: str
@@ -54,6 +60,9 @@ class LocalRecord(Struct, frozen=True, kw_only=True):
     failed: bool = False
     confidence: tuple[float, ...] = ()
     classes: tuple[int, ...] = ()
+    refused: str = ""
+    newly: bool = False
+    detail: str = ""
 
 
 class Answer(NamedTuple):
@@ -89,7 +98,7 @@ class LocalModel:
         """Answer one request.
 
         Raises:
-            MalformedError: inputs that are not what the model takes (NaN and infinity are not, unless its manifest
+            RefusalError: inputs that are not what the model takes (NaN and infinity are not, unless its manifest
                 says so), or a batch that it failed on and need not take.
             InferenceError: it answered NaN or infinity.
             ValueError, RuntimeError and whatever else the runtime raises: it failed.
@@ -98,16 +107,25 @@ class LocalModel:
         with self._lock:
             self._follow()
             release, model = self._current()
-            checked = oip.check_inputs([oip.TensorValue(*item) for item in inputs.items()], release.manifest.inputs)
+            request = oip.InferRequest(inputs=tuple(oip.TensorValue(*item) for item in inputs.items()))
+            try:
+                checked = oip.check_request(request, release.manifest.inputs, release.manifest.outputs)
+            except RefusalError as error:
+                self._tell_refused(release, time.perf_counter() - started, error, newly=takes(release.former, request))
+                raise
             try:
                 outputs = model.run(checked)
                 scores = score(release, outputs)
-            except InputError:
-                raise
+            except InputError as error:
+                refusal = RefusalError(str(error), word="value", hint=error.hint)
+                self._tell_refused(release, time.perf_counter() - started, refusal, newly=False)
+                raise refusal from error
             except Exception as error:
                 reason = unfair(checked, release.manifest.inputs)
                 if reason:  # the caller's mistake must not count against the release
-                    raise MalformedError(reason) from error
+                    refusal = RefusalError(reason, word="batch")
+                    self._tell_refused(release, time.perf_counter() - started, refusal, newly=False)
+                    raise refusal from error
                 self._tell(release, time.perf_counter() - started, Scores(), failed=True)
                 raise
         self._tell(release, time.perf_counter() - started, scores, failed=False)
@@ -133,9 +151,9 @@ class LocalModel:
             mark = (found.st_ino, found.st_mtime_ns)
             if mark == self._mark:
                 return
-            held = self._active()
+            held, former = self._active()
             if held != self._held:
-                fresh = self._load(held)
+                fresh = self._load(held, former)
                 old, self._loaded, self._held = self._loaded, fresh, held
                 if old is not None:
                     old[1].close()
@@ -149,14 +167,15 @@ class LocalModel:
                 ) from error
             log.warning("model %s stays at release %d: %s", self._name, self._loaded[0].number, error)
 
-    def _active(self) -> Held:
+    def _active(self) -> tuple[Held, Held | None]:
+        """What serves, and what served before it."""
         state = read_state(self._directory).models.get(self._name)
         if state is None or state.active is None:
             raise NotFoundError(f"model {self._name!r} is not installed", subject=self._name)
-        return state.active
+        return state.active, state.previous
 
-    def _load(self, held: Held) -> tuple[InstalledRelease, LoadedModel]:
-        release = Store(self._directory).open(self._name, held)
+    def _load(self, held: Held, former: Held | None) -> tuple[InstalledRelease, LoadedModel]:
+        release = Store(self._directory).open(self._name, held, former)
         runtime = runtimes.for_variant(release.variant)
         data = release.open_blob(release.variant.blob.sha256)
         return release, runtime.load(data, release.manifest, release.variant)
@@ -171,6 +190,22 @@ class LocalModel:
             confidence=scores.confidence,
             classes=scores.classes,
         )
+        self._send(record)
+
+    def _tell_refused(self, release: InstalledRelease, latency_s: float, why: RefusalError, *, newly: bool) -> None:
+        self._send(
+            LocalRecord(
+                model=release.model,
+                release=release.number,
+                variant=release.variant.name,
+                latency_s=latency_s,
+                refused=why.word,
+                newly=newly,
+                detail=str(why)[:DETAIL_LIMIT],
+            )
+        )
+
+    def _send(self, record: LocalRecord) -> None:
         data = encode_msgpack(record)
         if len(data) > RECORD_LIMIT:  # a very large batch: its scores stay out
             data = encode_msgpack(replace(record, confidence=(), classes=()))

@@ -233,6 +233,9 @@ class Agent:
                 runtime=served.runtime,
                 requests=served.requests,
                 failures=served.failures,
+                refused=served.refused,
+                newly_refused=served.newly_refused,
+                refusal=served.refusal,
                 shadow=slot.previous.release.number if slot.previous is not None else None,
             )
         for name in self.updater.loading:

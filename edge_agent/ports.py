@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from edge_agent.errors import CorruptBlobError, UnreadableError
 from fleet.protocol.channel import RolloutRef
+from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Manifest, Variant
 from fleet.protocol.messages import AgentReport, ModelReport
 
@@ -20,13 +21,18 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 
 class InstalledRelease(Struct, frozen=True, kw_only=True):
-    """A verified release in the store; `blobs` is the folder of content-addressed files."""
+    """A verified release in the store; `blobs` is the folder of content-addressed files.
+
+    `former` is the interface of the release that it replaced here, where one is known: what that one took,
+    applications of this device may send.
+    """
 
     model: str
     number: int
     manifest: Manifest
     variant: Variant
     blobs: Path
+    former: Interface | None = None
 
     def open_blob(self, sha256: str) -> bytes:
         """The bytes of a blob: read once, hashed, and only then handed out.
@@ -53,11 +59,15 @@ def read_blob(folder: Path, sha256: str) -> bytes:
 class Health(Struct, frozen=True, kw_only=True):
     """Requests and failures of the active release since its activation.
 
+    `newly_refused` requests are not among `requests`: the release refused them, and the one before it would have
+    taken them; `refusal` says why, of the latest. What both refuse says nothing about the release.
     `p95_us` is the 95th percentile of its latest `timed` run times, in microseconds, without any cloud call.
     """
 
     requests: int
     failures: int
+    newly_refused: int = 0
+    refusal: str = ""
     timed: int = 0
     p95_us: float = 0.0
 

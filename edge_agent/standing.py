@@ -96,6 +96,7 @@ def _model(directory: Path, state: ModelState) -> dict[str, Any]:
         "reason": state.reason,
         "detail": state.detail,
         "hint": state.hint,
+        "untried": state.untried,
     }
 
 
@@ -177,8 +178,14 @@ def _one_line(model: dict[str, Any]) -> str:
     if model.get("serving") is not None:
         words.append(f"serves release {model['serving']} ({model['variant']} on {model['runtime']})")
         words.append(f"{model['requests']} requests, {model['failures']} failed")
+        if model.get("refused"):
+            words.append(f"{model['refused']} refused")
+        if model.get("newly_refused"):
+            words.append(f"{model['newly_refused']} of them the release before took: {model['refusal']}")
     elif model.get("active") is not None:
         words.append(f"release {model['active']} ({model.get('active_variant', '')})")
+    if model.get("untried"):
+        words.append("untried: committed by its self-test, no request has been answered yet")
     if model.get("loading"):
         words.append("is still being loaded")
     if model.get("previous") is not None:

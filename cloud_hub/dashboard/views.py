@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -170,10 +170,16 @@ def _numbers(session: Session, devices: list[dict[str, Any]], alarms: list[Alarm
         ("recent requests", f"{requests:,}"),
         ("answered by edge", share(counters.get("edge", 0), requests)),
         ("auditor agrees", share(counters.get("audit_agree", 0), counters.get("audited", 0))),
-        ("failed", f"{counters.get('failed', 0):,}"),
+        ("failed", failed(counters)),
         ("samples", f"{len(samples):,}" if len(samples) <= 10_000 else "over 10,000"),
         ("open alarms", str(sum(alarm.status == "open" for alarm in alarms))),
     ]
+
+
+def failed(counters: Mapping[str, int]) -> str:
+    """The requests that nobody answered, with the refused ones among them: `12 (9 refused)`."""
+    refused = counters.get("refused", 0)
+    return f"{counters.get('failed', 0):,}" + (f" ({refused:,} refused)" if refused else "")
 
 
 def share(part: int, whole: int) -> str:

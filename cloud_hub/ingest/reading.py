@@ -37,7 +37,7 @@ MOST_NUMBER = 1 << 62  # of a spool's record: far above what a device can write,
 MOST_COUNT = 1 << 50  # requests, or microseconds of them, that one window may count
 MOST_PAIRS = 1 << 31  # audited requests in one window
 MOST_SKETCHED = 1 << 20  # inputs in one window's sketch; agents draw 256
-COUNTERS, BUCKETS, BINS = 64, 64, 256  # entries of a window's lists
+COUNTERS, BUCKETS, BINS, REASONS = 64, 64, 256, 32  # entries of a window's lists
 
 
 class Numbered(Struct, frozen=True, kw_only=True):
@@ -132,6 +132,12 @@ def _check_window(window: Window) -> None:
     for counts in (window.latency_us, window.confidence, window.classes):
         for count in counts:
             check_count(count, "a window's count", MOST_COUNT)
+    check_count(len(window.refusals), "entries of refusals", REASONS)
+    for word, count in window.refusals.items():
+        check_count(count, check_word(word, "refusal"), MOST_COUNT)
+    if window.rollout:
+        check_word(window.rollout, "rollout")
+    check_count(window.attempt, "attempt")
     if window.pairs is not None:
         _check_pairs(window.pairs)
     if window.sketch is not None:

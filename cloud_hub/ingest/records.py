@@ -8,10 +8,10 @@ from sqlmodel import Session, func, select
 
 from cloud_hub import measured
 from cloud_hub.ingest.reading import Record
-from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, WindowRow
+from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.bounds import LARGEST
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import AgentReport, Envelope, ModelReport, PairCounts, Window
+from fleet.protocol.messages import AgentReport, Envelope, ModelReport, Window
 
 MODELS = 256  # per device; each is a line wherever the device is shown
 MEASURED = 4096  # figures per device
@@ -81,14 +81,27 @@ def _window(session: Session, device_id: str, record: Record, window: Window) ->
         )
     )  # fmt: skip
     if window.pairs is not None:
-        _pairs(session, device_id, window.pairs)
+        pairs = window.pairs
+        names = ("both", "only_old", "only_new", "neither")
+        _add(session, (pairs.rollout, pairs.attempt, device_id), {name: getattr(pairs, name) for name in names})
+    if window.rollout and session.get(RolloutRow, window.rollout) is not None:
+        _add(session, (window.rollout, window.attempt, device_id), _served(window))
 
 
-def _pairs(session: Session, device_id: str, pairs: PairCounts) -> None:
-    row = session.get(PairEvidence, (pairs.rollout, pairs.attempt, device_id))
+def _served(window: Window) -> dict[str, int]:
+    """What a window says about its release: of the requests that it took, how many it answered itself."""
+    count = window.counters.get
+    failed, refused = count("local_failed", 0), count("refused", 0)
+    answered = max(0, count("requests", 0) - refused - failed)
+    return {"answered": answered, "local_failed": failed, "newly_refused": count("newly_refused", 0)}
+
+
+def _add(session: Session, key: tuple[str, int, str], counts: dict[str, int]) -> None:
+    row = session.get(PairEvidence, key)
     if row is None:
-        row = PairEvidence(rollout=pairs.rollout, attempt=pairs.attempt, device_id=device_id)
-    for name in ("both", "only_old", "only_new", "neither"):
-        setattr(row, name, min(getattr(row, name) + getattr(pairs, name), LARGEST))
+        rollout, attempt, device_id = key
+        row = PairEvidence(rollout=rollout, attempt=attempt, device_id=device_id)
+    for name, count in counts.items():
+        setattr(row, name, min(getattr(row, name) + count, LARGEST))
     session.add(row)
     session.flush()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from msgspec.structs import replace
 from sqlmodel import Session, col, select
 
@@ -19,6 +17,8 @@ from fleet.rollouts.machine import DeviceFact, Facts, Plan, Progress
 
 # Reasons for which a device refuses a release as such; a lost network is none of them.
 REFUSALS = ("gate-broken", "no-variant", "below-floor", "withdrawn", "unsupported:", "selftest-failed")
+
+REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the release before took every one of them
 
 
 def reference(plan: Plan, share_ppm: int, attempt: int) -> RolloutRef:
@@ -47,7 +47,7 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
     share = plan.stages[progress.stage].share_ppm
     assigned = _with_rollout(channel, entry, reference(plan, share, progress.attempt), plan.model)
     reports = _reports(session, plan.model)
-    pairs = _pairs(session, plan.id, progress.attempt)
+    said = _evidence(session, plan.id, progress.attempt)
     measured = newest_p95(session, plan.model, plan.release)
     cohort: list[DeviceFact] = []
     control: list[DeviceFact] = []
@@ -61,7 +61,7 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
         )  # fmt: skip
         report = reports.get(device.id)
         if target is not None and target.rollout is not None:
-            fact = _cohort_fact(plan, progress, device, report, pairs.get(device.id, Pairs()))
+            fact = _cohort_fact(plan, progress, device, report, said.get(device.id, _nothing(plan, device.id)))
             cohort.append(replace(fact, p95_us=measured.get(device.id)))
         elif target is not None and target.why == "default":
             control.append(_control_fact(plan, progress, device, report))
@@ -82,29 +82,43 @@ def _reports(session: Session, model: str) -> dict[str, DeviceModel]:
     return {row.device_id: row for row in session.exec(select(DeviceModel).where(DeviceModel.model == model))}
 
 
-def _pairs(session: Session, rollout: str, attempt: int) -> dict[str, Pairs]:
-    rows: Iterable[PairEvidence] = session.exec(
-        select(PairEvidence).where(PairEvidence.rollout == rollout, PairEvidence.attempt == attempt)
-    )
-    return {
-        row.device_id: Pairs(both=row.both, only_old=row.only_old, only_new=row.only_new, neither=row.neither)
-        for row in rows
-    }
+def _evidence(session: Session, rollout: str, attempt: int) -> dict[str, PairEvidence]:
+    rows = session.exec(select(PairEvidence).where(PairEvidence.rollout == rollout, PairEvidence.attempt == attempt))
+    return {row.device_id: row for row in rows}
+
+
+def _nothing(plan: Plan, device_id: str) -> PairEvidence:
+    return PairEvidence(rollout=plan.id, attempt=0, device_id=device_id)
 
 
 def _cohort_fact(
-    plan: Plan, progress: Progress, device: Device, report: DeviceModel | None, pairs: Pairs
+    plan: Plan, progress: Progress, device: Device, report: DeviceModel | None, said: PairEvidence
 ) -> DeviceFact:
     failed = report is not None and _failed(plan, progress, report)
+    committed = report is not None and report.state == "committed" and report.active == plan.release
+    reason = report.reason if report is not None and failed else "" if failed else _failing(said)
     return DeviceFact(
         device_id=device.id,
         last_seen=device.last_seen_at or 0.0,
         hardware=hardware_class(device),
-        committed=report is not None and report.state == "committed" and report.active == plan.release,
-        failed=failed,
-        reason=report.reason if report is not None and failed else "",
-        pairs=pairs,
+        committed=committed,
+        failed=failed or bool(reason),
+        reason=reason,
+        pairs=Pairs(both=said.both, only_old=said.only_old, only_new=said.only_new, neither=said.neither),
+        untried=report is not None and report.untried and not said.answered,
     )
+
+
+def _failing(said: PairEvidence) -> str:
+    """Why a device fails on which the release stays, in the words of its own probation; empty when it does not.
+
+    Refused requests count that the release before would have taken. What both refuse says nothing, so that rubbish
+    stops no rollout.
+    """
+    asked = said.answered + said.local_failed + said.newly_refused
+    if asked and not said.answered:
+        return "no-good-answer"
+    return "refusals" if said.newly_refused > REFUSED_SHARE * asked else ""
 
 
 def _failed(plan: Plan, progress: Progress, report: DeviceModel) -> bool:

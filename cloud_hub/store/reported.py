@@ -27,6 +27,7 @@ class DeviceModel(SQLModel, table=True):
     reason: str = ""
     detail: str = ""
     hint: str = ""
+    untried: bool = False
     seq: int = 0
     at: float = 0.0
 
@@ -104,7 +105,9 @@ class SetAside(SQLModel, table=True):
 
 
 class PairEvidence(SQLModel, table=True):
-    """Summed paired counts per rollout attempt and device (`messages.PairCounts`)."""
+    """What one device says about a rollout's release, summed over the attempt: paired counts
+    (`messages.PairCounts`), and of its requests how many the release itself answered, failed on, and refused
+    though the release before would have taken them."""
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
@@ -113,6 +116,9 @@ class PairEvidence(SQLModel, table=True):
     only_old: int = 0
     only_new: int = 0
     neither: int = 0
+    answered: int = 0
+    local_failed: int = 0
+    newly_refused: int = 0
 
 
 class WindowRow(SQLModel, table=True):

@@ -23,15 +23,15 @@ from edge_agent.reporting.samples import Draft, SampleStore, build, choose, is_o
 from edge_agent.reporting.spool import Spool
 from edge_agent.reporting.windows import Builder, Key, Windows
 from edge_agent.serving.audit import Audited, Auditor, Job
-from edge_agent.serving.engine import Outcome
 from edge_agent.serving.metrics import Metrics
+from edge_agent.serving.outcomes import Outcome, Refused
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import threshold
 from edge_agent.serving.slots import Arrays, Served, Slots
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.confidence import should_defer
-from fleet.protocol.errors import ProtocolError
+from fleet.protocol.errors import REFUSALS, ProtocolError
 from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport, Window
 from fleet.protocol.sketch import Encoder
 
@@ -80,6 +80,11 @@ class Recorder:
         self._fallbacks = metrics.counter(
             "edge_fallback_requests_total", "Requests that did not end as a plain local answer.", ("reason",)
         )
+        self._refusals = metrics.counter(
+            "edge_refused_requests_total",
+            "Requests that a release does not take, among those of nobody.",
+            ("model", "reason"),
+        )
         metrics.gauge("edge_model_info", "Active release.", ("model", "release", "variant"), self._info)
         metrics.gauge("edge_outbox_messages", "Records waiting for a receipt.", (), lambda: [((), len(spool))])
         metrics.gauge("edge_outbox_lost", "Records a full spool gave up.", (), lambda: [((), spool.lost)])
@@ -94,16 +99,11 @@ class Recorder:
         self._requests(outcome.model, verdict.served_by, "true" if verdict.degraded else "false")
         if verdict.fallback_reason:
             self._fallbacks(verdict.fallback_reason)
-        entry = self._policies.entry(outcome.model)
-        slot = self._slots.slot(outcome.model)
-        served = slot.active if slot is not None else None
-        if served is not None and served.release.number != outcome.release:
-            served = None
-        encoder = served.encoder if served is not None else None
-        classes = len(served.release.manifest.labels) if served is not None else 0
-        key = Key(outcome.model, outcome.release, outcome.variant, entry.audit.auditor, self._rollout(outcome))
-        builder = self._builder(key, classes, encoder, current=served is not None)
+        builder, encoder = self._window(outcome.model, outcome.release, outcome.variant)
         builder.request(outcome.latency_s, _marks(outcome))
+        if outcome.refused and verdict.served_by == "nobody":
+            builder.refusal(outcome.refused)
+            self._refusals(outcome.model, outcome.refused)
         builder.scores(outcome.scores.confidence, outcome.scores.classes)
         if encoder is not None and outcome.inputs:
             rows = outcome.inputs.get(encoder.tensor) if encoder.tensor else next(iter(outcome.inputs.values()))
@@ -113,6 +113,15 @@ class Recorder:
         channel = self._policies.channel
         if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:
             self._flush.set()
+
+    def refused(self, refused: Refused) -> None:
+        """Count a request that was refused, with its reason: nobody answered it."""
+        self._observe(refused.latency_s, refused.model, "nobody")
+        self._requests(refused.model, "nobody", "false")
+        self._refusals(refused.model, refused.word)
+        builder, _ = self._window(refused.model, refused.release, refused.variant)
+        builder.request(refused.latency_s, _refusal_marks(refused.newly))
+        builder.refusal(refused.word)
 
     def audit(self, served: Served, inputs: Arrays, classes: tuple[int, ...]) -> None:
         """Queue an audit of a drawn request."""
@@ -145,14 +154,29 @@ class Recorder:
         auditor = self._policies.entry(record.model).audit.auditor
         key = Key(record.model, record.release, record.variant, auditor, _pair_key(slot.pairing))
         assert slot.active is not None
-        slot.active.count(failed=record.failed)
         builder = self._builder(key, len(active.manifest.labels), slot.active.encoder, current=True)
-        builder.request(record.latency_s, ("local", "failed") if record.failed else ("local", "edge"))
+        if record.refused:
+            word = record.refused if record.refused in REFUSALS else "other"
+            slot.active.refuse(record.detail or word, newly=record.newly)
+            self._refusals(record.model, word)
+            builder.request(record.latency_s, ["local", *_refusal_marks(record.newly)])
+            builder.refusal(word)
+            return
+        slot.active.count(failed=record.failed)
+        builder.request(record.latency_s, ("local", "failed", "local_failed") if record.failed else ("local", "edge"))
         builder.scores(record.confidence, record.classes)
 
-    def _rollout(self, outcome: Outcome) -> tuple[str, int, int, int] | None:
-        slot = self._slots.slot(outcome.model)
-        return _pair_key(slot.pairing) if slot is not None and outcome.release else None
+    def _window(self, model: str, release: int, variant: str) -> tuple[Builder, Encoder | None]:
+        """The window of a request that a release answered or refused (0: none was here), and what sketches it."""
+        slot = self._slots.slot(model)
+        served = slot.active if slot is not None else None
+        if served is not None and served.release.number != release:
+            served = None
+        encoder = served.encoder if served is not None else None
+        classes = len(served.release.manifest.labels) if served is not None else 0
+        pairing = _pair_key(slot.pairing) if slot is not None and release else None
+        key = Key(model, release, variant, self._policies.entry(model).audit.auditor, pairing)
+        return self._builder(key, classes, encoder, current=served is not None), encoder
 
     def _builder(self, key: Key, classes: int, encoder: Encoder | None, *, current: bool) -> Builder:
         now = self._clock()
@@ -333,9 +357,15 @@ def _marks(outcome: Outcome) -> list[str]:
         marks.append("degraded")
     if verdict.deferred:
         marks.append("deferred")
-    if outcome.local_failed or verdict.served_by == "nobody":
-        marks.append("failed")
+    if outcome.local_failed:
+        marks.append("local_failed")
+    if verdict.served_by == "nobody":
+        marks += _refusal_marks(newly=False) if outcome.refused else ["failed"]
     return marks
+
+
+def _refusal_marks(newly: bool) -> list[str]:
+    return ["failed", "refused", "newly_refused"] if newly else ["failed", "refused"]
 
 
 def _pair_key(rollout: RolloutRef | None) -> tuple[str, int, int, int] | None:

@@ -30,7 +30,10 @@ COUNTERS = (
     "audited",
     "audit_agree",
     "latency_us_sum",
-    "local",  # of requests: answered in an application's own process
+    "local",  # of requests: asked in an application's own process
+    "local_failed",  # of requests: the device's own model failed, whether or not the cloud answered
+    "refused",  # of failed: the release does not take them
+    "newly_refused",  # of refused: the release before would have taken them
 )
 
 
@@ -57,6 +60,7 @@ class Builder:
         self._encoder = encoder
         self._reservoir: list[np.ndarray[Any, Any]] = []
         self._rows = 0
+        self._refusals: dict[str, int] = {}
         self._pairs = [0, 0, 0, 0]  # both, only_old, only_new, neither
 
     def request(self, latency_s: float, marks: Iterable[str]) -> None:
@@ -67,6 +71,10 @@ class Builder:
         self._latency[min(max(us, 1).bit_length() - 1, LATENCY_BUCKETS - 1)] += 1
         for mark in marks:
             self.counters[mark] += 1
+
+    def refusal(self, word: str) -> None:
+        """Say why the request that was just counted was refused."""
+        self._refusals[word] = self._refusals.get(word, 0) + 1
 
     def scores(self, confidences: Iterable[float], classes: Iterable[int]) -> None:
         """Count the rows of an answer."""
@@ -123,6 +131,9 @@ class Builder:
             classes=tuple(self._classes),
             pairs=self._pair_counts(),
             sketch=self._sketch(),
+            refusals=self._refusals,
+            rollout=self.key.rollout[0] if self.key.rollout is not None else "",
+            attempt=self.key.rollout[1] if self.key.rollout is not None else 0,
         )
 
     def _pair_counts(self) -> PairCounts | None:

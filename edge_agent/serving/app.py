@@ -89,10 +89,7 @@ class App:
 
     async def _infer(self, model: str, version: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         try:
-            body = await _read(headers, receive)
-            marker = headers.get(b"inference-header-content-length")
-            length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
-            request = oip.decode_request(body, length, limit=BODY_LIMIT)
+            request = await self._request(model, headers, receive)
             response = await self._engine.infer(model, version, request)
             data, head = oip.encode_response(response, request)
         except TooLargeError as error:
@@ -107,6 +104,16 @@ class App:
             log.debug("a client went away before its request was complete")
         else:
             await _answer(send, 200, data, head)
+
+    async def _request(self, model: str, headers: dict[bytes, bytes], receive: Receive) -> oip.InferRequest:
+        try:
+            body = await _read(headers, receive)
+            marker = headers.get(b"inference-header-content-length")
+            length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
+            return oip.decode_request(body, length, limit=BODY_LIMIT)
+        except ProtocolError as error:
+            self._engine.refuse(model, error)
+            raise
 
     async def _server(self, _request: Request) -> Response:
         return _json({"name": "edgeloop-agent", "version": VERSION, "extensions": list(oip.EXTENSIONS)})

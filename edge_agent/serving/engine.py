@@ -11,14 +11,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
-
-from msgspec import Struct
+from typing import Any
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError, UnreachableError
 from edge_agent.serving.answers import checked, classes_of
 from edge_agent.serving.cloud import CloudError
 from edge_agent.serving.endpoint import Endpoint, NotAskedError, Question
+from edge_agent.serving.outcomes import Observer, Outcome, Refused
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
 from edge_agent.serving.scores import Scores, score
@@ -26,36 +25,12 @@ from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
 from edge_agent.watchdog import Runs
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
-from fleet.protocol.errors import MalformedError
+from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
+from fleet.protocol.interface import takes
 from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
 
 log = logging.getLogger(__name__)
-
-
-class Outcome(Struct, frozen=True, kw_only=True):
-    """What happened to one request, for whoever records it. `release` 0: no local model."""
-
-    model: str
-    release: int
-    variant: str
-    verdict: Verdict
-    latency_s: float
-    inputs: Arrays
-    outputs: Arrays
-    scores: Scores
-    local_failed: bool = False
-    cloud_classes: tuple[int, ...] = ()
-
-
-class Observer(Protocol):
-    """Hears of every request; must not block and must not raise."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """A request ended, well or badly."""
-
-    def audit(self, served: Served, inputs: Arrays, classes: tuple[int, ...]) -> None:
-        """A request was drawn for audit before its confidence was known."""
 
 
 class Engine:
@@ -88,7 +63,8 @@ class Engine:
 
         Raises:
             NotFoundError: no such model or version here.
-            MalformedError: inputs that are not what the model takes, or a batch that it failed on and need not take.
+            RefusalError: inputs that are not what the model takes, outputs that it does not have, or a batch that it
+                failed on and need not take.
             InferenceError: nobody could answer; the message says why.
         """
         started = self._now()
@@ -98,11 +74,46 @@ class Engine:
             if served is None:
                 self._check_known(model, version)
                 return await self._without_local(model, entry, request, started)
-            inputs = oip.check_inputs(request.inputs, served.release.manifest.inputs)
+            manifest = served.release.manifest
+            try:
+                inputs = oip.check_request(request, manifest.inputs, manifest.outputs)
+            except RefusalError as error:
+                self._refused(served, request, error, started)
+                raise
             return await self._with_local(served, entry, request, inputs, started, drawn)
+
+    def refuse(self, model: str, error: ProtocolError) -> None:
+        """Count a request to a model that is served here, or is to be, whose body could not be read."""
+        self._refuse_unread(model, refusal_word(error), str(error))
+
+    def _refuse_unread(self, model: str, word: str, why: str) -> None:
+        with self.slots.lease(model) as served:
+            if served is not None:
+                served.refuse(why, newly=False)
+            elif not (self._policies.knows(model) or self.slots.expects(model)):
+                return  # any name at all may come here
+            number, variant = (served.release.number, served.release.variant.name) if served is not None else (0, "")
+            refused = Refused(model=model, release=number, variant=variant, word=word, newly=False, latency_s=0.0)
+            self._observer.refused(refused)
+
+    def _refused(self, served: Served, request: oip.InferRequest, error: RefusalError, started: float) -> None:
+        newly, release = takes(served.former, request), served.release
+        served.refuse(str(error), newly=newly)
+        if _observed(request):
+            self._observer.refused(
+                Refused(
+                    model=release.model,
+                    release=release.number,
+                    variant=release.variant.name,
+                    word=error.word,
+                    newly=newly,
+                    latency_s=self._now() - started,
+                )
+            )
 
     def _check_known(self, model: str, version: str) -> None:
         if version:
+            self._refuse_unread(model, "version", f"no version {version!r}")
             raise NotFoundError(f"model {model!r} has no version {version!r} here", subject=model)
         if not (self._policies.knows(model) or self.slots.expects(model)):
             raise NotFoundError(f"model {model!r} is not served here", subject=model, hint="see GET /status")
@@ -113,7 +124,7 @@ class Engine:
         outputs, scores, failure = await _run_local(served, inputs, self.runs)
         if drawn and failure is None and scores.classes:
             self._observer.audit(served, inputs, scores.classes)
-        blamed = failure is not None and not isinstance(failure, MalformedError)
+        blamed = failure is not None and not isinstance(failure, RefusalError)
         lowest = min(scores.confidence) if scores.confidence else None
         limit = threshold(entry.routing, served.release.variant.deferral)
         local = Local(ok=failure is None, confidence=lowest, wants_cloud=request.parameters.get("route") == "cloud")
@@ -132,11 +143,13 @@ class Engine:
                     outputs=outputs,
                     scores=scores,
                     local_failed=blamed,
+                    refused=failure.word if isinstance(failure, RefusalError) else "",
                     cloud_classes=classes_of(answer, served.release.manifest) if answer is not None else (),
                 )
             )
         if verdict.served_by == "nobody" and failure is not None:
             if not blamed:
+                served.refuse(str(failure), newly=False)
                 raise failure
             why = f"model {served.release.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}"
             raise InferenceError(
@@ -246,7 +259,7 @@ class Engine:
 
 
 async def _run_local(served: Served, inputs: Arrays, runs: Runs) -> tuple[Arrays, Scores, Exception | None]:
-    """The model's answer, or why there is none; a MalformedError when that is the caller's doing.
+    """The model's answer, or why there is none; a RefusalError when that is the caller's doing.
 
     A run is counted for probation when its end is known: one that is under way is no good answer yet.
     """
@@ -258,11 +271,11 @@ async def _run_local(served: Served, inputs: Arrays, runs: Runs) -> tuple[Arrays
             outputs = served.run(inputs)
         scores = score(served.release, outputs)
     except InputError as error:
-        return {}, Scores(), error
+        return {}, Scores(), RefusalError(str(error), word="value", hint=error.hint)
     except Exception as error:  # whatever a runtime raises is a failed run
         reason = unfair(inputs, served.release.manifest.inputs)
         if reason:
-            return {}, Scores(), MalformedError(reason)
+            return {}, Scores(), RefusalError(reason, word="batch")
         served.count(failed=True)
         name, number = served.release.model, served.release.number
         log.warning("model %s release %d failed: %s", name, number, in_words(error), exc_info=unforeseen(error))

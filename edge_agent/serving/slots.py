@@ -31,6 +31,7 @@ from fleet.protocol.sketch import Encoder, decode_encoder
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, np.ndarray[Any, Any]]
+REFUSAL_LIMIT = 200  # characters of what is said of a refused request: names in it are the application's
 TIMED = 256  # run times that a release's latency is judged by
 SLOW_S = 0.02  # a model slower than this runs in a thread, so that other requests are not held up
 
@@ -44,7 +45,11 @@ class Served:
         self.encoder = encoder
         self.requests = 0
         self.failures = 0
+        self.refused = 0
+        self.former = release.former
         self.references = 1
+        self.newly_refused = 0
+        self.refusal = ""
         self._model = model
         self._typical_s = 0.0
         self._times: deque[float] = deque(maxlen=TIMED)
@@ -81,16 +86,36 @@ class Served:
         times = sorted(self._times)
         # The nearest-rank percentile.
         p95 = times[math.ceil(0.95 * len(times)) - 1] * 1e6 if times else 0.0
-        return Health(requests=self.requests, failures=self.failures, timed=len(times), p95_us=p95)
+        return Health(
+            requests=self.requests,
+            failures=self.failures,
+            newly_refused=self.newly_refused,
+            refusal=self.refusal,
+            timed=len(times),
+            p95_us=p95,
+        )
 
     def count(self, *, failed: bool) -> None:
         """A request ended, well or badly; what probation is judged by."""
         self.requests += 1
         self.failures += failed
 
+    def refuse(self, why: str, *, newly: bool) -> None:
+        """A request was refused; see `ports.Health`."""
+        self.refused += 1
+        if newly:
+            if not self.newly_refused:
+                name, number = self.release.model, self.release.number
+                log.warning(
+                    "model %s release %d refuses what the one before it took: %s", name, number, why[:REFUSAL_LIMIT]
+                )
+            self.newly_refused += 1
+            self.refusal = why[:REFUSAL_LIMIT]
+
     def count_anew(self) -> None:
         """Health counts from here on."""
-        self.requests = self.failures = 0
+        self.requests = self.failures = self.refused = self.newly_refused = 0
+        self.refusal = ""
         self._times.clear()
 
     def release_reference(self) -> None:
@@ -131,6 +156,7 @@ class Slots:
         """
         slot = self._slots.setdefault(release.model, Slot())
         fresh = await self._reuse_or_load(slot, release)
+        fresh.former = release.former
         shadow: Served | None = None
         if previous is not None:
             try:

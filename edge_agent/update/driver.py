@@ -218,9 +218,9 @@ class Updater:
             log.error("model %s is not judged: %s", model, error)
 
     async def judge(self, model: str) -> None:
-        """End a probation that is decided; a full disk holds no rollback up."""
+        """End a probation that is decided, and judge what was committed untried; a full disk holds no rollback up."""
         state = self.file.model(model)
-        if state.state != "probation":
+        if state.state != "probation" and (not state.untried or self._service.waits(model)):
             return
         new = machine.judged(state, self._activator.health(model), self._service.served_s(model))
         if new is None:

@@ -56,7 +56,7 @@ class Ledger:
             previous=state.previous.release if state.previous else None,
             rollout=rollout.id if rollout else "", attempt=rollout.attempt if rollout else 0,
             channel_version=channel.version if channel else 0, progress=self.progress.get(model, 0.0),
-            reason=state.reason, detail=state.detail, hint=state.hint,
+            reason=state.reason, detail=state.detail, hint=state.hint, untried=state.untried,
         )  # fmt: skip
 
     def looked(self) -> Looked:

@@ -22,6 +22,7 @@ from fleet.protocol.messages import UpdateState
 MAX_TRIES = 28  # transitions into trying and probation spent on one target: ends any loop nobody foresaw
 MIN_TIMED = 20  # run times below which a 95th percentile says little
 REMEMBERED = 16  # rolled back targets
+NOT_AGAIN = "look at the agent's log; the release is not tried again"
 NO_HEALTH = Health(requests=0, failures=0)
 NO_REASON: dict[str, Any] = {"reason": "", "detail": "", "hint": "", "about": None}
 
@@ -79,7 +80,8 @@ class ModelState(Struct, frozen=True, kw_only=True):
     """One model's machine. `starts` counts agent starts while trying or in probation; `spent` the
     transitions that `last` (a target's key) has cost since it was last committed; `pairing` is the rollout
     that `active` belongs to; `baseline_us` what the release before the one on probation took, 0 if unknown;
-    `about` the rollout whose release `reason` speaks of, where it speaks of one that is not active.
+    `about` the rollout whose release `reason` speaks of, where it speaks of one that is not active; `untried` whether
+    `active` was committed by its self-test alone, since no request had come, and none has been answered since.
     """
 
     state: UpdateState = "idle"
@@ -98,6 +100,7 @@ class ModelState(Struct, frozen=True, kw_only=True):
     detail: str = ""
     hint: str = ""
     about: RolloutRef | None = None
+    untried: bool = False
 
     @property
     def committed(self) -> int | None:
@@ -154,7 +157,10 @@ def _adopted(state: ModelState, target: Target) -> ModelState | None:
 
 
 def _returned(state: ModelState, target: Target) -> ModelState:
-    back = replace(state, active=state.previous, previous=state.active, pairing=target.rollout, target=None, starts=0)
+    back = replace(
+        state, active=state.previous, previous=state.active, pairing=target.rollout, target=None, starts=0,
+        untried=False,
+    )  # fmt: skip
     if state.state == "probation":  # what never proved itself is not kept as the way back
         back = replace(back, previous=state.older, older=None)
     return replace(_to(back, "committed"), **NO_REASON)
@@ -196,7 +202,7 @@ def activated(state: ModelState, baseline: Health = NO_HEALTH) -> ModelState:
     assert state.target is not None
     return replace(
         _to(state, "probation"), active=state.target.held, previous=state.active, older=state.previous,
-        pairing=state.target.rollout, spent=state.spent + 1,
+        pairing=state.target.rollout, spent=state.spent + 1, untried=False,
         baseline_us=baseline.p95_us if baseline.timed >= MIN_TIMED else 0.0,
     )  # fmt: skip
 
@@ -205,24 +211,62 @@ def judged(state: ModelState, health: Health, served_s: float) -> ModelState | N
     """Probation's end, one way or the other; None while it goes on.
 
     Health and `served_s`, seconds without a break, are of the process that asks: neither the time in which a
-    device was off nor a clock that was set proves a release.
+    device was off nor a clock that was set proves a release. Nor does time alone: a release that answered nobody
+    though it was asked goes, and one that nobody asked is committed as untried, until its first requests are judged.
     """
+    if state.state == "committed" and state.untried:
+        return _tried(state, health)
     if state.state != "probation":
         return None
-    requests, failures = health.requests, health.failures
-    if failures > state.probation.max_failures:
-        detail = f"{failures} of {requests} requests failed, at most {state.probation.max_failures} are allowed"
-        return rolled_back(state, "failures", detail, "look at the agent's log; the release is not tried again")
+    broken = _broken(state, health)
+    if broken is not None:
+        return broken
     too_slow = _too_slow(state, health)
     if too_slow:
         return rolled_back(
             state, "latency", too_slow, "the channel's probation limits it; the release is not tried again"
         )
-    if requests - failures >= state.probation.requests or served_s >= state.probation.seconds:
-        return replace(
-            _to(state, "committed"), target=None, older=None, starts=0, last=None, spent=0, **NO_REASON,
-        )  # fmt: skip
+    good = health.requests - health.failures
+    if good >= state.probation.requests or served_s >= state.probation.seconds:
+        if not good and _bad(health):
+            return rolled_back(state, "no-good-answer", f"{_bad_in_words(health)}; none was answered", NOT_AGAIN)
+        done = replace(_to(state, "committed"), untried=not good, target=None, older=None)
+        return replace(done, starts=0, last=None, spent=0, **NO_REASON)
     return None
+
+
+def _tried(state: ModelState, health: Health) -> ModelState | None:
+    """The first requests of a release that was committed untried; None while there are none."""
+    if state.active is not None and state.previous is not None:  # there is something to go back to
+        broken = _broken(replace(state, target=Target(held=state.active, rollout=state.pairing)), health)
+        if broken is not None:
+            return broken
+    return replace(state, untried=False) if health.requests > health.failures else None
+
+
+def _broken(state: ModelState, health: Health) -> ModelState | None:
+    """Rolled back, when more requests failed than the probation allows."""
+    allowed = state.probation.max_failures
+    if _bad(health) <= allowed:
+        return None
+    word = "failures" if health.failures else "refusals"
+    detail = f"{_bad_in_words(health)}, at most {allowed} {'is' if allowed == 1 else 'are'} allowed to fail"
+    return rolled_back(state, word, detail, NOT_AGAIN)
+
+
+def _bad(health: Health) -> int:
+    return health.failures + health.newly_refused
+
+
+def _bad_in_words(health: Health) -> str:
+    words = []
+    if health.failures:
+        words.append(f"{health.failures} of {health.requests} requests failed")
+    if health.newly_refused:
+        words.append(
+            f"{health.newly_refused} that the release before took were refused ({health.refusal or 'no reason given'})"
+        )
+    return ", ".join(words)
 
 
 def _too_slow(state: ModelState, health: Health) -> str:
@@ -261,8 +305,8 @@ def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> 
     """The target is bad: what served before serves (again), and the target is not tried again."""
     target = state.target
     assert target is not None
-    if state.state == "probation":
-        state = replace(state, active=state.previous, previous=state.older, older=None, pairing=None)
+    if state.state in ("probation", "committed"):  # committed: untried, and then it failed
+        state = replace(state, active=state.previous, previous=state.older, older=None, pairing=None, untried=False)
     rejected = Rejected(*target.key, reason=reason, detail=detail)
     return replace(
         _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, rejected)[-REMEMBERED:],
@@ -277,7 +321,7 @@ def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> Mo
     """
     return replace(
         _to(state, "rolled_back"), active=state.previous, previous=state.older, older=None, pairing=None, target=None,
-        reason=reason, detail=detail, hint=hint, about=None,
+        reason=reason, detail=detail, hint=hint, about=None, untried=False,
     )  # fmt: skip
 
 
@@ -292,7 +336,7 @@ def damaged(state: ModelState, detail: str) -> ModelState:
     """The active release cannot be served from the disk: back to the previous one, and fetch it anew."""
     return replace(
         state, state="rolled_back", active=state.previous, previous=state.older, older=None, pairing=None, target=None,
-        starts=0, reason="hash-mismatch", detail=detail, hint="it is fetched again", about=None,
+        starts=0, reason="hash-mismatch", detail=detail, hint="it is fetched again", about=None, untried=False,
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import edge_agent
-import fleet
+import fleet.protocol
+import fleet.runtimes
 from edge_agent.update import syscall_filter
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ def _libraries(never: Path) -> Iterator[Path]:
     installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     # Not all of sys.path: the working directory is on it, which may be anybody's home.
     installed += [entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages", "lib-dynload")]
-    ours = [*edge_agent.__path__, *fleet.__path__]
+    ours = [*edge_agent.__path__, *fleet.protocol.__path__, *fleet.runtimes.__path__]
     for path in dict.fromkeys(Path(entry) for entry in (*SYSTEM, *installed, *ours)):
         if path.resolve() not in (kept, *kept.parents):
             yield path

@@ -66,7 +66,7 @@ class Service:
             CorruptBlobError, UnreadableError, ActivationError: what served before still serves.
         """
         self._suspects.check(model, held)
-        release = await asyncio.to_thread(self.store.open, model, held)
+        release = await asyncio.to_thread(self.store.open, model, held, previous)
         shadow: InstalledRelease | None = None
         if previous is not None and pairing is not None:
             try:

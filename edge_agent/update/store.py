@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +16,10 @@ from edge_agent.errors import CorruptBlobError, DiskFullError, UnreadableError
 from edge_agent.ports import InstalledRelease, read_blob
 from edge_agent.update.machine import Held
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest
+
+log = logging.getLogger(__name__)
 
 RESERVE = 16 << 20  # bytes that stay free for the spool and the state
 UNFINISHED = (".part", ".delta", ".draft")  # a download, a patch, and what a patch makes
@@ -70,8 +74,8 @@ class Store:
         except OSError as error:
             raise UnreadableError(f"manifest {sha256[:12]} cannot be read: {error}", subject=sha256) from error
 
-    def open(self, model: str, held: Held) -> InstalledRelease:
-        """The release, with every blob that serving needs hashed once more.
+    def open(self, model: str, held: Held, former: Held | None = None) -> InstalledRelease:
+        """The release, with every blob that serving needs hashed once more; `former` is what it replaces.
 
         Raises:
             CorruptBlobError: something is missing or has changed on the disk.
@@ -84,7 +88,24 @@ class Store:
             raise CorruptBlobError(str(error), subject=held.variant) from error
         for blob in manifest.blobs((variant,)):
             self.verify(blob)
-        return InstalledRelease(model=model, number=held.release, manifest=manifest, variant=variant, blobs=self.blobs)
+        return InstalledRelease(
+            model=model,
+            number=held.release,
+            manifest=manifest,
+            variant=variant,
+            blobs=self.blobs,
+            former=self._interface(former),
+        )
+
+    def _interface(self, held: Held | None) -> Interface | None:
+        """What a release takes and gives; None where its manifest cannot be read now."""
+        if held is None:
+            return None
+        try:
+            return interface_of(self.manifest(held.manifest))
+        except (CorruptBlobError, UnreadableError) as error:
+            log.warning("no refused request can be compared with release %d: %s", held.release, error)
+            return None
 
     def verify(self, blob: Blob) -> None:
         """Hash a blob; a wrong one is removed, so that it is fetched again.

@@ -31,7 +31,8 @@ class NewCommand(Request):
 
 
 class DeviceModelInfo(Answer):
-    """Where one model stands on a device, by its latest report."""
+    """Where one model stands on a device, by its latest report. `untried`: the active release was committed by its
+    self-test alone, and no request has been answered yet."""
 
     model: str
     state: str
@@ -46,6 +47,7 @@ class DeviceModelInfo(Answer):
     reason: str = ""
     detail: str = ""
     hint: str = ""
+    untried: bool = False
     seq: int = 0
     at: float = 0.0
 

@@ -149,7 +149,8 @@ def summary(device: Mapping[str, Any]) -> str:
     """`digits 2 (committed)`, and what is under way."""
     parts = []
     for model in device.get("models", []):
-        text = f"{model['model']} {model.get('active') or 'none'} ({model['state']})"
+        untried = ", untried" if model.get("untried") else ""
+        text = f"{model['model']} {model.get('active') or 'none'} ({model['state']}{untried})"
         if model.get("target") not in (None, model.get("active")):
             text += f" → {model['target']}"
         if model.get("reason"):

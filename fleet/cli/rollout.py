@@ -25,6 +25,7 @@ COLUMNS = [
     ("attempt", "attempt"),
     ("exposed", "exposed_devices"),
     ("verdict", "verdict.judgement"),
+    ("untried", "verdict.cohort.untried"),
     ("reason", "reason"),
     ("created", "created_at"),
     ("ended", "ended_at"),
@@ -119,7 +120,7 @@ def status(
     if json:
         print_json({**document, "events": events})
         return
-    print_document(document, COLUMNS, json=False)
+    print_document(document, [*COLUMNS, ("evidence", "verdict.reason")], json=False)
     print_items(events, [("at", "at"), ("event", "event"), ("detail", "detail")], json=False, empty="no events yet")
 
 
@@ -134,7 +135,11 @@ def watch(
     session = session_of(context)
     seen: set[object] = set()
 
-    def show(_document: Mapping[str, Any]) -> None:
+    def show(document: Mapping[str, Any]) -> None:
+        lacks = str((document.get("verdict") or {}).get("reason", ""))
+        if lacks.startswith("not enough evidence") and lacks not in seen:
+            seen.add(lacks)
+            note(lacks)
         for event in session.client.rollout_events(rollout):
             if event["id"] not in seen:
                 seen.add(event["id"])

@@ -2,7 +2,8 @@
 
 ProtocolError
  ├── MalformedError      bytes that do not decode, or values out of their bounds
- │    └── TooLargeError  refused before decoding
+ │    ├── TooLargeError  refused before decoding
+ │    └── RefusalError   a request that the model does not take; `word` says why (see `REFUSALS`)
  ├── VersionError        a major version this build does not speak
  └── UnsupportedError    a capability this build lacks (`unsupported:<name>`)
 """
@@ -25,6 +26,25 @@ class MalformedError(ProtocolError):
 
 class TooLargeError(MalformedError):
     """Larger than the contract allows; nothing was decoded."""
+
+
+# Why an inference request was refused. The first two say nothing about the model: no other would take it either.
+REFUSALS = ("body", "size", "name", "datatype", "shape", "value", "batch", "output", "version", "other")
+
+
+class RefusalError(MalformedError):
+    """A request that decodes, and that the model does not take. `word` is one of `REFUSALS`."""
+
+    def __init__(self, message: str, *, word: str, hint: str = "") -> None:
+        super().__init__(message, subject="inference", hint=hint)
+        self.word = word
+
+
+def refusal_word(error: ProtocolError) -> str:
+    """Why a request was refused, as one of `REFUSALS`."""
+    if isinstance(error, RefusalError):
+        return error.word
+    return "size" if isinstance(error, TooLargeError) else "body"
 
 
 class VersionError(ProtocolError):

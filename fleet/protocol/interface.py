@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest, Tensor
+from fleet.protocol.oip import InferRequest, check_request
 from fleet.protocol.sketch import Encoder
 
 NAME_LIMIT = 255  # characters of an input's or output's name
@@ -39,6 +40,17 @@ def interface_of(manifest: Manifest) -> Interface:
         labels=manifest.labels,
         sketch_id=manifest.sketch.sketch_id if manifest.sketch is not None else "",
     )
+
+
+def takes(interface: Interface | None, request: InferRequest) -> bool:
+    """Whether a model with this interface takes a request; none takes nothing."""
+    if interface is None:
+        return False
+    try:
+        check_request(request, interface.inputs, interface.outputs)
+    except MalformedError:
+        return False
+    return True
 
 
 def differences(current: Interface, new: Interface) -> list[str]:

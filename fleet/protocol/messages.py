@@ -133,6 +133,7 @@ class ModelReport(Struct, frozen=True, kw_only=True):
 
     `reason` is a stable word (`hash-mismatch`, `selftest-failed`, `expired-metadata`,
     `unsupported:<name>`, `disk-full`, `crash-loop`, …), `detail` a sentence, `hint` what to do.
+    `untried`: `active` was committed by its self-test alone, and no request has been answered yet.
     """
 
     model: str
@@ -148,6 +149,7 @@ class ModelReport(Struct, frozen=True, kw_only=True):
     reason: str = ""
     detail: str = ""
     hint: str = ""
+    untried: bool = False
 
 
 class AgentReport(Struct, frozen=True, kw_only=True):
@@ -232,8 +234,12 @@ class SketchData(Struct, frozen=True, kw_only=True):
 class Window(Struct, frozen=True, kw_only=True):
     """`kind="window"` (MessagePack): what one model did on one device between two moments.
 
-    `counters`: requests, edge, cloud, degraded, deferred, failed, audited, audit_agree,
-    latency_us_sum. `latency_us` counts requests per power-of-two bucket of microseconds (bucket i
+    `counters`: requests, edge, cloud, degraded, deferred, failed, audited, audit_agree, latency_us_sum,
+    local, local_failed, refused, newly_refused. `failed` are the requests that nobody answered, the refused ones
+    among them; `local_failed` those that the device's own model failed on, also where the cloud answered
+    (agents of 0.1 counted these as failed); `newly_refused` those that the release before this one would
+    have taken. `refusals` counts the refused ones by reason (`errors.REFUSALS`). `rollout` and `attempt` say
+    for whose cohort the release ran. `latency_us` counts requests per power-of-two bucket of microseconds (bucket i
     holds [2^i, 2^(i+1))). `confidence` is a 20-bin histogram over [0, 1]; `classes` counts the edge
     model's predicted classes. `sketch` covers randomly drawn requests only.
     """
@@ -250,6 +256,9 @@ class Window(Struct, frozen=True, kw_only=True):
     classes: tuple[int, ...] = ()
     pairs: PairCounts | None = None
     sketch: SketchData | None = None
+    refusals: dict[str, int] = field(default_factory=dict)
+    rollout: str = ""
+    attempt: int = 0
 
 
 def decode_control(data: bytes, kind: type[Any]) -> Any:

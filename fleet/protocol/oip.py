@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import UNSET, Struct, UnsetType, field
 
 from fleet.protocol.codec import DECODE_ERRORS
-from fleet.protocol.errors import MalformedError, TooLargeError
+from fleet.protocol.errors import MalformedError, RefusalError, TooLargeError
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
@@ -218,13 +218,29 @@ def decode_response(body: bytes, header_length: int | None, *, limit: int = LIMI
     )
 
 
+def check_request(
+    request: InferRequest, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> dict[str, AnyArray]:
+    """The inputs by name, of a request that a model with these inputs and outputs takes.
+
+    Raises:
+        RefusalError: as `check_inputs`, or it asks for an output that the model does not have.
+    """
+    found = check_inputs(request.inputs, inputs)
+    names = {spec.name for spec in outputs}
+    missing = [name for name in request.outputs if name not in names]
+    if missing:
+        _refuse("output", f"the model has no output {missing[0]!r}", hint=f"its outputs are {_names(outputs)}")
+    return found
+
+
 def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
     """The inputs by name, checked against the manifest's names, datatypes and shapes.
 
     A raw body (one value without a name) takes name, datatype and shape from the single input.
 
     Raises:
-        MalformedError: an input is missing, unknown, doubled, of another datatype or shape, or holds NaN or
+        RefusalError: an input is missing, unknown, doubled, of another datatype or shape, or holds NaN or
             infinity where the manifest wants finite numbers; the message names the first such value's place.
     """
     if len(values) == 1 and not values[0].name:
@@ -233,28 +249,28 @@ def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> di
         found = _named_inputs(values, specs)
     broken = not_finite("input", found, specs)
     if broken:
-        _bad(broken, hint="this model takes finite numbers only")
+        _refuse("value", broken, hint="this model takes finite numbers only")
     return found
 
 
 def _named_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
     found = {value.name: value.array for value in values}
     if len(found) != len(values):
-        _bad("two inputs have the same name")
+        _refuse("name", "two inputs have the same name")
     for spec in specs:
         array = found.get(spec.name)
         if array is None:
-            _bad(f"input {spec.name!r} is missing", hint=f"the model's inputs are {', '.join(s.name for s in specs)}")
+            _refuse("name", f"input {spec.name!r} is missing", hint=f"the model's inputs are {_names(specs)}")
         if array.dtype != dtype_of(spec.datatype):
-            _bad(f"input {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
+            _refuse("datatype", f"input {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
         fits = len(array.shape) == len(spec.shape) and all(
             want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
         )
         if not fits:
-            _bad(f"input {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}")
+            _refuse("shape", f"input {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}")
     if len(found) > len(specs):
         unknown = set(found) - {spec.name for spec in specs}
-        _bad(f"the model has no input {sorted(unknown)[0]!r}")
+        _refuse("name", f"the model has no input {sorted(unknown)[0]!r}")
     return found
 
 
@@ -347,20 +363,31 @@ def _binary_mark(request: InferRequest, name: str) -> dict[str, Any]:
 
 def _raw_input(raw: AnyArray, specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
     if len(specs) != 1:
-        _bad(f"a raw body needs a model with one input, this one has {len(specs)}")
+        _refuse("name", f"a raw body needs a model with one input, this one has {len(specs)}")
     spec = specs[0]
     shape = list(spec.shape)
     if spec.datatype == "BYTES" or shape.count(-1) > 1:
-        _bad(f"a raw body cannot fill input {spec.name!r} of {spec.datatype} {shape}")
+        _refuse("datatype", f"a raw body cannot fill input {spec.name!r} of {spec.datatype} {shape}")
     itemsize = dtype_of(spec.datatype).itemsize
     if -1 in shape:
         step = itemsize
         for size in shape:
             step *= size if size != -1 else 1
         if step == 0 or raw.size % step:
-            _bad(f"{raw.size} bytes do not fill input {spec.name!r} of {spec.datatype} {shape}")
+            _refuse("shape", f"{raw.size} bytes do not fill input {spec.name!r} of {spec.datatype} {shape}")
         shape[shape.index(-1)] = raw.size // step
-    return {spec.name: from_bytes(raw.data, spec.datatype, shape, spec.name)}
+    try:
+        return {spec.name: from_bytes(raw.data, spec.datatype, shape, spec.name)}
+    except MalformedError as error:
+        raise RefusalError(str(error), word="shape") from error
+
+
+def _names(specs: Sequence[Tensor]) -> str:
+    return ", ".join(spec.name for spec in specs)
+
+
+def _refuse(word: str, message: str, *, hint: str = "") -> NoReturn:
+    raise RefusalError(message, word=word, hint=hint)
 
 
 def _bad(message: str, *, hint: str = "") -> NoReturn:

@@ -20,6 +20,7 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
     `committed`: it reports the rollout's release as committed in this attempt. `failed`: it reports
     a roll-back or failure of that release in this attempt, with `reason` (a stable word). For a
     control device, `failed` means that its own release fails. `pairs` are summed over the attempt.
+    `untried`: it committed the release by its self-test alone, and no request has been answered since.
     `p95_us` is the latency at batch 1 that the device measured of the rollout's release, None before.
     """
 
@@ -30,6 +31,7 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
     failed: bool = False
     reason: str = ""
     pairs: Pairs = Pairs()
+    untried: bool = False
     p95_us: float | None = None
 
 
@@ -97,6 +99,7 @@ def tally(
     health = CohortHealth(
         present=len(whole) + len(failed),
         committed=sum(fact.committed for fact in whole),
+        untried=sum(fact.committed and fact.untried for fact in whole),
         failed=len(failed),
         silent=sum(stands == "silent" for _, stands in cohort),
         pending=sum(not fact.committed for fact in whole),

@@ -59,10 +59,12 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 class CohortHealth(Struct, frozen=True, kw_only=True):
     """The cohort by assignment. `present` were alive when they joined; `failed` of them rolled back
-    or fell silent; `pending` are reachable and have neither committed nor failed."""
+    or fell silent; `pending` are reachable and have neither committed nor failed. Of the committed ones,
+    `untried` have not answered a single request yet: that they are whole says nothing about serving."""
 
     present: int = 0
     committed: int = 0
+    untried: int = 0
     failed: int = 0
     silent: int = 0
     pending: int = 0
@@ -182,6 +184,9 @@ def _lack(
     needed = min(policy.min_measured, max(1, cohort.present - cohort.failed))
     if policy.max_p95_us is not None and measured < needed:
         return f"not enough evidence: {measured} {_devices(measured)} measured the release's p95, {needed} must"
+    if 0 < cohort.committed == cohort.untried:
+        verb = "has" if cohort.untried == 1 else "have"
+        return f"not enough evidence: {cohort.untried} {_devices(cohort.untried)} {verb} had no request"
     if policy.evidence == "install":
         return ""
     if fresh < policy.min_pairs:
@@ -200,7 +205,8 @@ def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, l
         worst = max(found.p95_us for found in latencies)
         fast = f"; measured p95 at most {worst:.4g} µs, {policy.max_p95_us:.4g} µs is allowed"
     if policy.evidence == "install":
-        return f"{cohort.committed} of {cohort.present} devices committed, {cohort.failed} failed{fast}"
+        untried = f" ({cohort.untried} of them untried)" if cohort.untried else ""
+        return f"{cohort.committed} of {cohort.present} devices committed{untried}, {cohort.failed} failed{fast}"
     return (
         f"{paired.pairs} audited pairs show a net loss below {policy.margin:.3g} (e-value {paired.health_e:.3g}); "
         f"{paired.only_old} right only by the old release, {paired.only_new} only by the new one{fast}"

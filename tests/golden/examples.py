@@ -195,3 +195,18 @@ MSGPACK: dict[str, Struct] = {
         tensor="x", inputs=2, dims=1, features=4, seed=0, bandwidth=1.0, mean=bytes(8), projection=bytes(8)
     ),
 }
+MSGPACK |= {  # what came after 0.1
+    "body-model-untried": w.ModelReport(model="digits", state="committed", active=2, untried=True),
+    "body-window-refusals": w.Window(
+        model="digits",
+        release=2,
+        variant="litert-int8",
+        auditor=None,
+        started_at=1.5,
+        ended_at=61.5,
+        counters={"requests": 9, "edge": 4, "failed": 5, "refused": 5, "newly_refused": 3, "local_failed": 1},
+        refusals={"name": 3, "body": 2},
+        rollout="r1",
+        attempt=2,
+    ),
+}

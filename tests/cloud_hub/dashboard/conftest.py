@@ -21,7 +21,7 @@ from fleet.protocol import sketch
 from fleet.protocol.manifest import Blob, SketchRef, decode_manifest, encode_manifest
 from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.guard import CohortHealth, Verdict
-from fleet.rollouts.machine import Plan, Progress
+from fleet.rollouts.machine import ENDED, Plan, Progress
 from fleet.rollouts.stages import Stage
 from tests.support.hub import HubFixture, make_hub
 
@@ -133,6 +133,7 @@ def _rollouts(hub: HubFixture) -> None:
                     reason=progress.reason,
                     created_at=now - 600 + number,
                     updated_at=now,
+                    ended_at=now if progress.state in ENDED else None,
                 )
             )
         session.add(RolloutEvent(rollout="r-2", at=now - 20, event="stage", detail={"reason": "to 50 per cent"}))

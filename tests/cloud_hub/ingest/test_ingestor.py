@@ -6,11 +6,21 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from sqlmodel import select
 
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message, step
-from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, PairEvidence, SetAside, SpoolCursor, WindowRow
+from cloud_hub.store.tables import (
+    Device,
+    DeviceEvent,
+    DeviceModel,
+    PairEvidence,
+    RolloutRow,
+    SetAside,
+    SpoolCursor,
+    WindowRow,
+)
 from edge_agent.identity.keys import signed_by
 from edge_agent.reporting import gobackn
 from edge_agent.reporting.commands import accept, decode_keys
@@ -237,3 +247,50 @@ def test_every_record_is_taken_once_whatever_the_network_does(data):
         now += data.draw(st.floats(0.1, 3.0))
         sender = gobackn.tick(sender, now)
     assert taken == list(range(1, committed + 1))
+
+
+def rollout_row(fleet: HubFixture) -> None:
+    with fleet.hub.session() as session:
+        session.add(
+            RolloutRow(
+                id="r1", model="digits", channel="stable", release=2, from_release=1, state="running", salt="s",
+                created_at=0.0, updated_at=0.0,
+            )
+        )  # fmt: skip
+
+
+def test_what_became_of_a_rollouts_requests_is_summed_over_the_attempt(fleet):
+    rollout_row(fleet)
+    counters = {"requests": 10, "edge": 5, "failed": 4, "refused": 3, "newly_refused": 2, "local_failed": 1}
+    served = replace(window(rollout="r1", attempt=1, refusals={"name": 2, "body": 1}), counters=counters)
+    other = replace(window(rollout="r-unheard-of", attempt=1), counters=counters)
+    ingestor = Ingestor(fleet.hub)
+    ingestor.take([envelope(number, body, "window") for number, body in enumerate((served, served, other), 1)])
+    (row,) = rows(fleet, PairEvidence)
+    assert (row.rollout, row.attempt, row.device_id) == ("r1", 1, "cam-1")
+    assert (row.answered, row.local_failed, row.newly_refused) == (12, 2, 4)
+    assert rows(fleet, WindowRow)[0].body["refusals"] == {"name": 2, "body": 1}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"refusals": {"name": -1}},
+        {"refusals": {"x" * 100: 1}},
+        {"refusals": {str(number): 1 for number in range(100)}},
+        {"rollout": "r\0"},
+        {"attempt": -1},
+    ],
+)
+def test_what_a_window_says_of_refusals_is_bounded(fleet, fields):
+    Ingestor(fleet.hub).take([envelope(1, window(**fields), "window"), envelope(2, report())])
+    assert rows(fleet, WindowRow) == [] and len(rows(fleet, SetAside)) == 1
+    assert [row.model for row in rows(fleet, DeviceModel)] == ["digits"]
+
+
+def test_an_untried_release_is_kept_as_such(fleet):
+    ingestor = Ingestor(fleet.hub)
+    ingestor.take([envelope(1, report("committed", active=2, untried=True))])
+    assert rows(fleet, DeviceModel)[0].untried is True
+    ingestor.take([envelope(2, report("committed", active=2))])
+    assert rows(fleet, DeviceModel)[0].untried is False

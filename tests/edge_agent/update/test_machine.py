@@ -96,6 +96,15 @@ class Histories(RuleBasedStateMachine):
             self.proven.add(new.active.release)
         self.state = new
 
+    @precondition(lambda self: self.state.state == "committed" and self.state.untried)
+    @rule(requests=st.integers(0, 2), failures=st.integers(0, 2))
+    def first_requests(self, requests: int, failures: int) -> None:
+        before = self.state
+        health = Health(requests=max(requests, failures), failures=failures)
+        self.state = machine.judged(before, health, 1e9) or before
+        if failures and before.previous is not None:
+            assert self.state.state == "rolled_back" and self.state.active == before.previous
+
     @rule()
     def killed(self) -> None:
         unsure = self.state.state in ("trying", "probation")
@@ -302,3 +311,69 @@ def on_probation(number: int, state: ModelState) -> ModelState:
     begun = machine.wanted(state, Target(held=held(number)), POLICY)
     assert begun is not None
     return machine.activated(machine.trying(machine.verifying(begun)))
+
+
+def judged(policy: Probation = POLICY, served_s: float = 1e9, previous: int | None = 1, **health: object) -> ModelState:
+    """How release 2 fares on probation."""
+    before = ModelState(state="committed", active=held(previous)) if previous else ModelState()
+    state = replace(on_probation(2, before), probation=policy)
+    return machine.judged(state, Health(**{"requests": 0, "failures": 0, **health}), served_s) or state
+
+
+def test_what_only_the_new_release_refuses_is_a_failed_request() -> None:
+    state = judged(newly_refused=1, refusal="input 'x' is missing", served_s=0.1)
+    assert (state.state, state.reason, state.active) == ("rolled_back", "refusals", held(1))
+    assert state.detail == (
+        "1 that the release before took were refused (input 'x' is missing), at most 0 are allowed to fail"
+    )
+
+
+def test_requests_without_a_single_good_answer_roll_back_however_many_may_fail() -> None:
+    tolerant = replace(POLICY, max_failures=100)
+    for health in (
+        {"requests": 3, "failures": 3},
+        {"newly_refused": 3},
+        {"requests": 1, "failures": 1, "newly_refused": 1},
+    ):
+        assert judged(tolerant, served_s=1.0, **health).state == "probation"
+        assert judged(tolerant, **health).reason == "no-good-answer"
+    assert judged(tolerant, requests=4, failures=3).state == "committed"
+
+
+@pytest.mark.parametrize("previous", [None, 1])
+def test_without_a_request_a_release_is_committed_as_untried(previous: int | None) -> None:
+    state = judged(previous=previous)
+    assert (state.state, state.untried) == ("committed", True)
+    assert not judged(requests=1, previous=previous).untried
+
+
+def test_the_first_requests_of_an_untried_release_are_judged_as_in_probation() -> None:
+    untried = judged()
+    assert machine.judged(untried, Health(requests=0, failures=0), 1e9) is None
+    good = machine.judged(untried, Health(requests=1, failures=0), 0.0)
+    assert good is not None and (good.state, good.untried, good.active) == ("committed", False, held(2))
+    for health in (
+        Health(requests=1, failures=1),
+        Health(requests=9, failures=1),
+        Health(requests=0, failures=0, newly_refused=1),
+    ):
+        bad = machine.judged(untried, health, 0.0)
+        assert bad is not None and (bad.state, bad.active, bad.untried) == ("rolled_back", held(1), False)
+        assert bad.rejection(Target(held=held(2))) is not None
+
+
+def test_an_untried_release_with_nothing_before_it_stays() -> None:
+    untried = judged(previous=None)
+    assert machine.judged(untried, Health(requests=1, failures=1), 0.0) is None
+
+
+def test_an_untried_release_that_fails_names_the_rollout_that_it_came_by() -> None:
+    wish = Target(held=held(2), rollout=rollout(2, 4))
+    begun = machine.wanted(ModelState(state="committed", active=held(1)), wish, POLICY)
+    assert begun is not None
+    state = machine.judged(
+        machine.activated(machine.trying(machine.verifying(begun))), Health(requests=0, failures=0), 1e9
+    )
+    assert state is not None and state.untried
+    bad = machine.judged(state, Health(requests=1, failures=1), 0.0)
+    assert bad is not None and bad.about == wish.rollout and bad.rejection(wish) is not None

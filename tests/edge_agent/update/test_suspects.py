@@ -113,7 +113,7 @@ def test_a_release_and_the_one_paired_with_it_are_told_apart(tmp_path: Path, cra
     async def activate(release, previous, pairing) -> None:
         done.append((release, previous))
 
-    store, activator = SimpleNamespace(open=lambda model, held: held), SimpleNamespace(activate=activate)
+    store, activator = SimpleNamespace(open=lambda model, held, former=None: held), SimpleNamespace(activate=activate)
     service = Service(store, activator, None, Suspects(tmp_path, "v1"))
     asyncio.run(
         service.activate(

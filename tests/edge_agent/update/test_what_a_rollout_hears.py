@@ -6,12 +6,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.tables import Device as DeviceRow
-from cloud_hub.store.tables import DeviceModel, RolloutRow
+from cloud_hub.store.tables import DeviceModel, PairEvidence, RolloutRow
 from edge_agent.ports import Health
+from fleet.protocol.channel import Probation
 from fleet.protocol.messages import ModelReport
 from tests.support.device import LOOP, Device, claim, follow, listening, publish
 from tests.support.hub import HubFixture
@@ -74,3 +76,65 @@ def test_a_release_that_a_device_cannot_take_halts_the_rollout(
     row = step(hub, device, rollout)
     assert (row.state, row.reason) == ("halted", f"1 of 1 devices failed ({word})")
     assert device.activator.serving == {"tiny": 1}
+
+
+def served(hub: HubFixture, device: Device, rollout: str, **counts: int) -> None:
+    """What the device's windows have told of the rollout's requests so far."""
+    with hub.hub.session() as session:
+        session.merge(PairEvidence(rollout=rollout, attempt=1, device_id=device.enrollment.device_id, **counts))
+
+
+def quiet(device: Device, hub: HubFixture, tmp_path: Path) -> str:
+    """A rollout whose device had no request through its whole probation."""
+    follow(hub, 1, lambda entry: replace(entry, probation=Probation(seconds=0.0)))
+    device.look()
+    rollout = roll_out(hub, publish(hub, tmp_path, seed=2), evidence_deadline_s=60)
+    device.look()
+    LOOP.run(device.updater.judge("tiny"))
+    assert device.state().state == "committed" and device.reporter.models[-1].untried
+    return rollout
+
+
+def test_a_rollout_on_devices_without_requests_waits_and_says_why(device: Device, hub: HubFixture, tmp_path) -> None:
+    rollout = quiet(device, hub, tmp_path)
+    row = step(hub, device, rollout)
+    assert row.state == "running" and row.progress["verdict"]["judgement"] == "not-enough-evidence"
+    hub.clock.advance(61)
+    row = step(hub, device, rollout)
+    assert row.state == "holding"
+    assert row.reason == "no evidence within 60 s: not enough evidence: 1 device has had no request"
+    device.activator.says = Health(requests=1, failures=0)
+    LOOP.run(device.updater.judge("tiny"))
+    assert not device.reporter.models[-1].untried
+    row = step(hub, device, rollout)
+    assert (row.state, row.reason) == ("finished", "1 of 1 devices committed, 0 failed")
+
+
+def test_requests_that_an_untried_release_refuses_halt_the_rollout(device: Device, hub: HubFixture, tmp_path) -> None:
+    rollout = quiet(device, hub, tmp_path)
+    device.activator.says = Health(requests=0, failures=0, newly_refused=1, refusal="input 'x' is missing")
+    LOOP.run(device.updater.judge("tiny"))
+    assert device.activator.serving == {"tiny": 1}
+    row = step(hub, device, rollout)
+    assert (row.state, row.reason) == ("halted", "1 of 1 devices failed (refusals)")
+
+
+@pytest.mark.parametrize(
+    ("counts", "state", "reason"),
+    [
+        ({"answered": 100}, "finished", "1 of 1 devices committed, 0 failed"),
+        ({"answered": 1000, "newly_refused": 1}, "finished", "1 of 1 devices committed, 0 failed"),
+        ({"answered": 100, "newly_refused": 10}, "halted", "1 of 1 devices failed (refusals)"),
+        ({"newly_refused": 1}, "halted", "1 of 1 devices failed (no-good-answer)"),
+        ({"local_failed": 5}, "halted", "1 of 1 devices failed (no-good-answer)"),
+    ],
+)
+def test_what_became_of_requests_is_evidence_also_on_a_device_that_keeps_the_release(
+    device: Device, hub: HubFixture, tmp_path: Path, counts: dict, state: str, reason: str
+) -> None:
+    rollout = roll_out(hub, publish(hub, tmp_path, seed=2))
+    device.look()
+    device.commit()
+    served(hub, device, rollout, **counts)
+    row = step(hub, device, rollout)
+    assert (row.state, row.reason) == (state, reason)

@@ -66,3 +66,14 @@ def test_what_the_cohort_measured_is_its_median_per_hardware_class() -> None:
         Latency(hardware="pc", devices=1, p95_us=5.0),
         Latency(hardware="pi", devices=3, p95_us=110.0),
     )
+
+
+def test_untried_are_the_committed_devices_that_have_answered_nothing() -> None:
+    cohort = (
+        device("a", committed=True, untried=True),
+        device("b", committed=True),
+        device("c", untried=True),
+        device("d", committed=True, untried=True, failed=True),
+    )
+    health, _ = tally(Facts(cohort=cohort), lambda _: JOINED, JOINED, SILENT, NOW)
+    assert (health.committed, health.untried, health.pending) == (2, 1, 1)

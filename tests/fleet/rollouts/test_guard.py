@@ -133,3 +133,19 @@ def test_speed_does_not_replace_the_other_evidence() -> None:
 def test_without_a_limit_figures_change_nothing() -> None:
     verdict = judge(POLICY, WHOLE, {"a": Pairs(both=100)}, latencies=(fast(3, 1e9),))
     assert verdict.judgement == "healthy" and verdict.latencies == (fast(3, 1e9),)
+
+
+@pytest.mark.parametrize("policy", [POLICY, GuardPolicy(evidence="install")])
+def test_devices_that_had_no_request_are_no_evidence_of_health(policy: GuardPolicy) -> None:
+    pairs = {"a": Pairs(both=100)}
+    verdict = judge(policy, CohortHealth(present=3, committed=3, untried=3), pairs)
+    assert verdict.judgement == "not-enough-evidence"
+    assert verdict.reason == "not enough evidence: 3 devices have had no request"
+    alone = judge(policy, CohortHealth(present=1, committed=1, untried=1), pairs)
+    assert alone.reason == "not enough evidence: 1 device has had no request"
+    assert judge(policy, CohortHealth(present=3, committed=3, untried=2), pairs).judgement == "healthy"
+
+
+def test_untried_devices_are_told_apart_from_those_that_answer() -> None:
+    verdict = judge(GuardPolicy(evidence="install"), CohortHealth(present=3, committed=3, untried=2), {})
+    assert verdict.reason == "3 of 3 devices committed (2 of them untried), 0 failed"

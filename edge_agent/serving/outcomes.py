@@ -1,0 +1,58 @@
+"""What became of requests, as whoever records it hears of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from edge_agent.ports import Arrays
+from edge_agent.serving.router import Verdict
+from edge_agent.serving.scores import Scores
+from edge_agent.serving.slots import Served
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """What happened to one request, for whoever records it. `release` 0: no local model.
+
+    `refused` is the word for what no model need take, where the local model failed on it and nobody else answered.
+    """
+
+    model: str
+    release: int
+    variant: str
+    verdict: Verdict
+    latency_s: float
+    inputs: Arrays
+    outputs: Arrays
+    scores: Scores
+    local_failed: bool = False
+    refused: str = ""
+    cloud_classes: tuple[int, ...] = ()
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """A request that was refused; `word` is one of `errors.REFUSALS`. `release` 0: no local model.
+
+    `newly`: the release before this one would have taken it.
+    """
+
+    model: str
+    release: int
+    variant: str
+    word: str
+    newly: bool
+    latency_s: float
+
+
+class Observer(Protocol):
+    """Hears of every request; must not block and must not raise."""
+
+    def finished(self, outcome: Outcome) -> None:
+        """A request ended, well or badly."""
+
+    def refused(self, refused: Refused) -> None:
+        """A request was refused: it does not decode, or the release does not take it."""
+
+    def audit(self, served: Served, inputs: Arrays, classes: tuple[int, ...]) -> None:
+        """A request was drawn for audit before its confidence was known."""
