@@ -22,7 +22,7 @@ from fleet.api.devices import (
 )
 
 EVENTS = 50  # of one device
-_HIDDEN = {"public_key", "certificate", "mqtt_password"}
+HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions"}
 
 
 def find_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
@@ -60,7 +60,7 @@ def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceI
     now, secret = hub.clock(), hub.device_tokens.group_secret
     return [
         DeviceInfo(
-            **row.model_dump(exclude=_HIDDEN),
+            **row.model_dump(exclude=HIDDEN),
             state=state_of(row, now, hub.config.offline_after_s),
             groups=list(groups_of(secret, row.labels)),
             models=models[row.id],

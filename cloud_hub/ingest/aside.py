@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from sqlalchemy import delete
 from sqlmodel import Session, col, select
 
 from cloud_hub.ingest.reading import Numbered
 from cloud_hub.store.tables import Device, SetAside
+from fleet.api.devices import SetAsideInfo
 from fleet.protocol.bounds import mended
 from fleet.protocol.errors import ProtocolError, UnsupportedError, VersionError
 
@@ -55,10 +56,12 @@ def keep(
     return reason
 
 
-def newest(session: Session, device_id: str, limit: int = KEPT) -> list[dict[str, Any]]:
+def newest(session: Session, device_id: str, limit: int = KEPT) -> list[SetAsideInfo]:
     """A device's set-aside messages for people, newest first; of the bytes only how many are kept."""
     rows = select(SetAside).where(SetAside.device_id == device_id).order_by(col(SetAside.id).desc()).limit(limit)
-    return [{**row.model_dump(exclude={"payload"}), "kept_bytes": len(row.payload)} for row in session.exec(rows)]
+    return [
+        SetAsideInfo(**row.model_dump(exclude={"payload"}), kept_bytes=len(row.payload)) for row in session.exec(rows)
+    ]
 
 
 def _let_go(session: Session, device_id: str, reason: Reason) -> None:

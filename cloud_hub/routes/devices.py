@@ -12,8 +12,17 @@ from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.devices import changes, status
 from cloud_hub.errors import InvalidError
+from cloud_hub.ingest import aside
 from cloud_hub.ingest.commands import send_command
-from fleet.api.devices import DeviceChanges, DeviceDetail, DeviceInfo, DevicePage, NewCommand, QueuedCommand
+from fleet.api.devices import (
+    DeviceChanges,
+    DeviceDetail,
+    DeviceInfo,
+    DevicePage,
+    NewCommand,
+    QueuedCommand,
+    SetAsidePage,
+)
 from fleet.api.types import Key
 
 router = APIRouter(prefix="/api/v1/devices", tags=["devices (operators)"])
@@ -42,6 +51,14 @@ def list_devices(
 def show(device_id: KeyPath, hub: HubDep, caller: Viewer) -> DeviceDetail:
     """One device with its last events."""
     return status.detail(hub, device_id)
+
+
+@router.get("/{device_id}/set-aside", responses=errors(404))
+def set_aside(device_id: KeyPath, hub: HubDep, caller: Viewer) -> SetAsidePage:
+    """The messages of a device that could not be taken, with their reasons, newest first."""
+    with hub.reading() as session:
+        status.find_device(session, device_id)
+        return SetAsidePage(items=aside.newest(session, device_id))
 
 
 @router.patch("/{device_id}", responses=errors(404))

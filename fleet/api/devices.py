@@ -74,7 +74,8 @@ class HeldBackRelease(Answer):
 
 
 class DeviceInfo(Answer):
-    """A device with what it runs. `info` is what its agent says of itself, `groups` are its opaque group ids."""
+    """A device with what it runs. `info` is what its agent says of itself, `groups` are its opaque group ids,
+    `set_aside` counts the messages of its that could not be taken."""
 
     id: str
     key_fingerprint: str = ""
@@ -90,6 +91,7 @@ class DeviceInfo(Answer):
     session: str = ""
     last_seen_at: float | None = None
     command_counter: int = 0
+    set_aside: int = 0
     state: DeviceState
     groups: list[str] = []
     models: list[DeviceModelInfo] = []
@@ -104,6 +106,24 @@ class DeviceDetail(DeviceInfo):
 
 class DevicePage(Page[DeviceInfo]):
     """Devices by id."""
+
+
+class SetAsideInfo(Answer):
+    """A message that could not be taken, with the reason; `kept_bytes` of it are kept."""
+
+    id: int
+    device_id: str = ""
+    received_at: float
+    leaf: str = ""
+    spool: str = ""
+    seq: int | None = None
+    reason: str
+    detail: str = ""
+    kept_bytes: int = 0
+
+
+class SetAsidePage(Page[SetAsideInfo]):
+    """A device's messages that could not be taken, newest first."""
 
 
 class QueuedCommand(Answer):
