@@ -12,6 +12,7 @@ from fastapi import APIRouter, FastAPI
 
 from cloud_hub import drift, ingest, jobs, rollouts, samples
 from cloud_hub.api import docs
+from cloud_hub.api.guard import RefuseNul
 from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
@@ -100,6 +101,7 @@ def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
     app.state.health = Health(hub)
     app.state.rate_limiter = RateLimiter()
     app.add_middleware(BodyLimit, limits=hub.config.limits)
+    app.add_middleware(RefuseNul)
     install_error_handlers(app)
     monitoring.install(app)
     dashboard.install(app)

@@ -18,6 +18,7 @@ from cloud_hub.errors import HubError, InvalidError
 from cloud_hub.identity.callers import Caller
 from cloud_hub.identity.tokens import role_allows
 from cloud_hub.rollouts.orders import apply_order
+from cloud_hub.routes.errors import error_response
 from fleet.api.rollouts import Order
 
 HERE = Path(__file__).parent
@@ -64,7 +65,9 @@ def install(app: FastAPI) -> None:
 
 async def _to_login(request: Request, error: Exception) -> Response:
     if request.headers.get("hx-request"):
-        return Response(status_code=401, headers={"HX-Redirect": "/login"})
+        answer = error_response(request, 401, "nobody is logged in", code="unauthenticated", hint="open /login")
+        answer.headers["HX-Redirect"] = "/login"
+        return answer
     return RedirectResponse("/login", status_code=303, headers=HEADERS)
 
 

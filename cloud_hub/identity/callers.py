@@ -30,6 +30,8 @@ def caller_of(hub: Hub, text: str) -> Caller:
 
     Raises UnauthenticatedError; a revoked device is refused here, at once.
     """
+    if not (text.isascii() and text.isprintable()):
+        raise UnauthenticatedError("the token is not valid", subject="token", hint="copy it whole")
     now = hub.clock()
     if hub.device_tokens.looks_like(text):
         device_id = hub.device_tokens.verify_token(text, now=now)

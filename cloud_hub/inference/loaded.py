@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 
 from sqlmodel import col, select
@@ -17,6 +18,7 @@ from cloud_hub.store.tables import ChannelRow, Release
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 
+VERSION = re.compile(r"[0-9]{1,9}")
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +55,7 @@ def published(hub: Hub, model: str, version: str) -> tuple[int, bytes]:
     """Number and manifest of a published release; NotFoundError for any other."""
     query = select(Release).where(Release.model == model, Release.status == "published")
     if version:
-        query = query.where(Release.number == (int(version) if version.isascii() and version.isdigit() else -1))
+        query = query.where(Release.number == (int(version) if VERSION.fullmatch(version) else -1))
     with hub.reading() as session:
         row = session.exec(query.order_by(col(Release.number).desc()).limit(1)).first()
     if row is None:

@@ -13,7 +13,7 @@ from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath
 from cloud_hub.errors import InvalidError, NoAnswerError
 from cloud_hub.inference.loaded import Loaded, published
-from fleet.api.inference import ModelMetadata, ServerMetadata
+from fleet.api.inference import ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady
 from fleet.api.types import Key
 from fleet.protocol import oip
 from fleet.protocol.finite import not_finite
@@ -29,10 +29,15 @@ def server() -> ServerMetadata:
 
 
 @router.get("/health/live")
+def live() -> ServerLive:
+    """The process answers."""
+    return ServerLive(live=True)
+
+
 @router.get("/health/ready")
-def healthy() -> Response:
-    """Up."""
-    return Response(status_code=200)
+def ready_to_serve() -> ServerReady:
+    """Models are loaded when they are asked for, so the server is ready as soon as it answers."""
+    return ServerReady(live=True, ready=True)
 
 
 @router.get("/models/{model}", responses=errors(404))
@@ -47,10 +52,10 @@ def metadata(model: KeyPath, hub: HubDep, caller: ModelCaller, version: Key = ""
 
 @router.get("/models/{model}/ready", responses=errors(404))
 @router.get("/models/{model}/versions/{version}/ready", responses=errors(404))
-async def ready(model: KeyPath, request: Request, caller: ModelCaller, version: Key = "") -> Response:
+async def ready(model: KeyPath, request: Request, caller: ModelCaller, version: Key = "") -> ModelReady:
     """200 once the model is loaded."""
     await _loaded(request).get(model, version)
-    return Response(status_code=200)
+    return ModelReady(name=model, ready=True)
 
 
 _INFER: dict[str, Any] = {
@@ -96,7 +101,7 @@ def _deadline(parameters: dict[str, Any], most: float) -> float:
         return most
     if type(wanted) is not int or wanted <= 0:
         raise InvalidError(f"timeout {wanted!r} is not a number of microseconds", subject="timeout")
-    return min(wanted / 1e6, most)
+    return min(wanted, int(most * 1e6)) / 1e6
 
 
 def _respond(body: bytes, header: int | None, request: Request) -> Response:

@@ -8,13 +8,12 @@ from functools import partial
 from random import SystemRandom
 from typing import Any
 
-import msgspec
 from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.rollouts.capabilities import lacking, required
-from cloud_hub.rollouts.engine import store, with_progress
+from cloud_hub.rollouts.engine import document_of, store, with_progress
 from cloud_hub.rollouts.facts import scope
 from cloud_hub.store.tables import ChannelRow, RolloutRow, UsedSalt
 from cloud_hub.trust.rows import get_model, get_release, status_in_words
@@ -58,7 +57,7 @@ def create_rollout(
         raise InvalidError(str(error), subject=error.subject, hint=error.hint) from error
     row = RolloutRow(
         id=plan.id, model=model, channel=channel, release=release, from_release=plan.from_release, state="running",
-        salt=plan.salt, plan=msgspec.to_builtins(plan), created_at=now, created_by=actor, updated_at=now,
+        salt=plan.salt, plan=document_of(plan), created_at=now, created_by=actor, updated_at=now,
     )  # fmt: skip
 
     def check(session: Session) -> None:

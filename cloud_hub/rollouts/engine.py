@@ -10,6 +10,7 @@ its reading to its writing, so that each decides on what the other has left.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -87,10 +88,16 @@ def read(row: RolloutRow) -> tuple[Plan, Progress]:
     return msgspec.convert(row.plan, Plan), msgspec.convert(row.progress, Progress)
 
 
+def document_of(value: Plan | Progress) -> dict[str, Any]:
+    """A plan or progress as its column holds it, the same before and after it was written: lists, no tuples."""
+    document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return document
+
+
 def store(session: Session, row: RolloutRow, decision: Decision, now: float) -> None:
     """Write a decision's progress and events, in the caller's transaction."""
     progress = decision.progress
-    row.progress = msgspec.to_builtins(progress)
+    row.progress = document_of(progress)
     row.state, row.attempt, row.reason = progress.state, progress.attempt, progress.reason
     row.ended_at, row.updated_at = progress.ended_at, now
     session.add(row)

@@ -6,7 +6,7 @@ import logging
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -27,6 +27,7 @@ def error_response(
         body = {"error": message}
     else:
         body = {"error": message, "code": code, "subject": subject, "hint": hint}
+    body = {key: text.encode("utf-8", "replace").decode() for key, text in body.items()}  # a caller's half a character
     return JSONResponse(body, status, headers={"Retry-After": RETRY_AFTER_S} if status in (429, 503) else None)
 
 
@@ -34,6 +35,7 @@ def install_error_handlers(app: FastAPI) -> None:
     """Register the handlers."""
     app.add_exception_handler(HubError, _hub_error)
     app.add_exception_handler(ProtocolError, _protocol_error)
+    app.add_exception_handler(DataError, _data_error)
     app.add_exception_handler(IntegrityError, _integrity_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -56,6 +58,12 @@ async def _protocol_error(request: Request, error: Exception) -> JSONResponse:
     large = isinstance(error, TooLargeError)
     status, code = (413, "too-large") if large else (400, "invalid")
     return error_response(request, status, str(error), code=code, subject=error.subject, hint=error.hint)
+
+
+async def _data_error(request: Request, error: Exception) -> JSONResponse:
+    log.info("%s %s: %s", request.method, request.url.path, error)
+    hint = "give numbers within 64 bits, and text without NUL"
+    return error_response(request, 400, "a value is out of range", code="invalid", hint=hint)
 
 
 async def _integrity_error(request: Request, error: Exception) -> JSONResponse:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import Connection, Engine, ExceptionContext, event, text
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, create_engine
 
@@ -21,13 +21,24 @@ def make_engine(url: str) -> Engine:
     with the execution option `edgeloop_read` starts a plain one, which waits for no writer.
     """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, pool_pre_ping=True)
+        event.listen(engine, "handle_error", _refuse_value)
+        return engine
     # as many connections as the server has worker threads: a thread waits for a lock, never for the pool
     pool = {} if url == "sqlite://" else {"pool_size": 10, "max_overflow": 40}
     engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False}, **pool)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "handle_error", _refuse_value)
     return engine
+
+
+def _refuse_value(context: ExceptionContext) -> None:
+    """Raise DataError for a value that no column can hold, whatever the driver says: SQLite's has a bare
+    OverflowError for a number beyond 64 bits, both have UnicodeEncodeError for half a character."""
+    error = context.original_exception
+    if isinstance(error, OverflowError | UnicodeEncodeError):
+        raise DataError(context.statement, context.parameters, error) from error
 
 
 def lock_publishing(session: Session) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -58,7 +59,7 @@ class App:
                 Route("/metrics", self._scrape),
                 Route("/status", self._show_status),
             ],
-            exception_handlers={NotFoundError: _not_found},
+            exception_handlers={NotFoundError: _not_found, HTTPException: _http_error, Exception: _unexpected},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -210,6 +211,18 @@ def _error(text: str, hint: str = "") -> bytes:
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: no such path, or another method than the path takes."""
+    assert isinstance(error, HTTPException)
+    what = f"{error.detail}: {request.method} {request.url.path}"
+    body = _error(what.encode("utf-8", "replace").decode(), "see GET /v2 and GET /status")
+    return Response(body, error.status_code, error.headers, "application/json")
+
+
+async def _unexpected(_request: Request, _error_: Exception) -> Response:
+    return Response(_error("internal error; the agent's log has the reason"), 500, media_type="application/json")
 
 
 async def _not_found(_request: Request, error: Exception) -> Response:

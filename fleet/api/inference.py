@@ -16,6 +16,25 @@ class ServerMetadata(Answer):
     extensions: list[str]
 
 
+class ServerLive(Answer):
+    """Whether the server answers; what KServe's and Triton's clients read."""
+
+    live: bool
+
+
+class ServerReady(ServerLive):
+    """Whether it can take requests."""
+
+    ready: bool
+
+
+class ModelReady(Answer):
+    """Whether a model can take requests."""
+
+    name: str
+    ready: bool
+
+
 class TensorMetadata(Answer):
     """An input or output; -1 in `shape` is any size."""
 

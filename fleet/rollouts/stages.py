@@ -10,6 +10,7 @@ from fleet.protocol.channel import MILLION
 from fleet.rollouts.errors import PlanError
 
 MAX_STAGES = 20
+MAX_SOAK_S = 366 * 86_400.0
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -24,9 +25,10 @@ def plan_stages(percentages: Sequence[float], *, soak_s: float = 0.0) -> tuple[S
     """Stages from percentages such as (10, 50, 100).
 
     Raises:
-        PlanError: empty, not rising, not ending at 100, or a negative soak time.
+        PlanError: empty, not rising, not ending at 100, or a soak time that is negative or longer than a year.
     """
-    shares = [round(percent * MILLION / 100) for percent in percentages]
+    within = all(0 < percent <= 100 for percent in percentages)  # NaN is neither
+    shares = [round(percent * MILLION / 100) for percent in percentages] if within else []
     rising = all(low < high for low, high in zip([0, *shares], shares, strict=False))
     if not shares or not rising or shares[-1] != MILLION or len(shares) > MAX_STAGES:
         raise PlanError(
@@ -34,6 +36,6 @@ def plan_stages(percentages: Sequence[float], *, soak_s: float = 0.0) -> tuple[S
             subject="stages",
             hint=f"give 1 to {MAX_STAGES} rising percentages that end at 100, such as 10,50,100",
         )
-    if not soak_s >= 0:
-        raise PlanError(f"a stage cannot soak for {soak_s} seconds", subject="stages")
+    if not 0 <= soak_s <= MAX_SOAK_S:
+        raise PlanError(f"a stage cannot soak for {soak_s} seconds", subject="stages", hint="give 0 seconds to a year")
     return tuple(Stage(share_ppm=share, soak_s=soak_s) for share in shares)

@@ -15,16 +15,16 @@ from sqlmodel import select
 
 from cloud_hub.context import Hub
 from cloud_hub.drift import engine as drift_engine
-from cloud_hub.drift import routes as drift_routes
+from cloud_hub.drift import monitors
 from cloud_hub.errors import HubError
 from cloud_hub.identity import enroll as enrolment
 from cloud_hub.identity.tokens import create_token
 from cloud_hub.jobs import queue
-from cloud_hub.routes import models as model_routes
 from cloud_hub.samples import snapshots, store
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.leases import hold
 from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Job, Model, SampleRow
+from cloud_hub.trust import models
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.messages import EnrollRequest
 from tests.support.device_key import DeviceKey
@@ -148,7 +148,7 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
         after = session.get_one(DriftMonitor, "digits")
         assert after.state == "watching" and after.document["watch"]["detector"] == {}
         assert after.document["limit"] == 1.0
-    assert drift_routes.describe(after)["state"] == "watching"
+    assert monitors.describe(after).state == "watching"
 
 
 def test_two_changes_of_a_policy_both_stay(made: HubFixture, together: Together) -> None:
@@ -158,7 +158,7 @@ def test_two_changes_of_a_policy_both_stay(made: HubFixture, together: Together)
         answer = made.client.patch("/api/v1/models/digits", json={"policy": policy}, headers=made.auth())
         assert answer.status_code == 200, answer.text
 
-    together(model_routes, "get_model", lambda: change({"a": 1}), lambda: change({"b": 2}))
+    together(models, "get_model", lambda: change({"a": 1}), lambda: change({"b": 2}))
     with made.hub.reading() as session:
         assert session.get_one(Model, "digits").policy == {"a": 1, "b": 2}
 

@@ -139,6 +139,49 @@ def test_a_lying_or_bombing_body_is_refused(served):
     assert raw(served[1], "POST", PATH, JSON)[0] == 200
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/v3",
+        "/v2/nothing",
+        "/v2/models",
+        "/v2/models/tiny/versions/99999999999",
+        "/v2/models/tiny/versions/99999999999/infer",
+        "/v2/models/tiny/versions/%C2%B2/infer",
+        "/v2/models/Tiny/infer",
+        "/v2/models/tiny%00/ready",
+        "/v2/models/%ff/ready",
+        "/v2/models/" + "x" * 5000,
+        "/status/more",
+    ],
+)
+def test_what_is_not_there_is_said_in_json(served, path):
+    for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
+        status, body = raw(served[1], method, path)
+        assert status in (404, 405), (method, status)
+        assert json.loads(body).keys() == {"error"}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/tiny", "/metrics", "/status"]
+)
+def test_another_method_is_refused_in_json(served, path):
+    status, body = raw(served[1], "POST", path)
+    assert status == 405 and "POST" in json.loads(body)["error"]
+
+
+def test_health_is_json(served):
+    assert json.loads(raw(served[1], "GET", "/v2/health/live")[1]) == {"live": True}
+    assert json.loads(raw(served[1], "GET", "/v2/health/ready")[1]) == {"live": True, "ready": True}
+
+
+@pytest.mark.parametrize("header", ["²", "9" * 5000, "-1", "1e3", "", "NaN", "99999999999999999999"])
+def test_a_header_length_that_is_no_number_is_refused(served, header):
+    answer = raw(served[1], "POST", PATH, JSON, Inference_Header_Content_Length=header)
+    assert answer[0] == 400 and "error" in json.loads(answer[1])
+
+
 def test_a_raw_body_fills_the_single_input(served):
     body = np.array([[9, 0, 0, 0]], np.float32).tobytes()
     status, answer = raw(served[1], "POST", PATH, body, Inference_Header_Content_Length="0")

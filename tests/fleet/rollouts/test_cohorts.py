@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from random import Random
 
 import pytest
@@ -71,7 +72,28 @@ def test_stages_come_from_percentages() -> None:
     assert [s.share_ppm for s in plan_stages([0.5, 10, 100], soak_s=3)] == [5_000, 100_000, 1_000_000]
 
 
-@pytest.mark.parametrize("bad", [[], [10], [10, 10, 100], [50, 10, 100], [0, 100], [10, 110], [-1, 100]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [],
+        [10],
+        [10, 10, 100],
+        [50, 10, 100],
+        [0, 100],
+        [10, 110],
+        [-1, 100],
+        [1e308],
+        [math.nan, 100],
+        [math.inf],
+        [5e-324, 100],
+    ],
+)
 def test_stages_that_do_not_rise_to_100_are_refused(bad: list[float]) -> None:
     with pytest.raises(PlanError, match="make no plan"):
         plan_stages(bad)
+
+
+@pytest.mark.parametrize("soak_s", [-1, math.nan, math.inf, 1e308])
+def test_a_soak_ends(soak_s: float) -> None:
+    with pytest.raises(PlanError, match="cannot soak"):
+        plan_stages([100], soak_s=soak_s)

@@ -1,0 +1,39 @@
+"""What no route should have to think of: a NUL character in a path, a query or a header.
+
+Parameters and bodies are bounded by the types of `fleet.api.types`. This stands before all routes, for what a type was
+forgotten for: no name, id or token holds a NUL, and PostgreSQL takes none.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cloud_hub.routes.errors import error_response
+
+
+class RefuseNul:
+    """ASGI middleware: HTTP 400 with the error document for a NUL outside of the body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        where = _nul_in(scope) if scope["type"] == "http" else ""
+        if not where:
+            await self._app(scope, receive, send)
+            return
+        answer = error_response(
+            Request(scope), 400, f"there is a NUL character in the {where}", code="invalid", subject=where
+        )
+        await answer(scope, receive, send)
+
+
+def _nul_in(scope: Scope) -> str:
+    if "\0" in scope["path"]:
+        return "path"
+    query: bytes = scope["query_string"]
+    if b"\0" in query or b"%00" in query:
+        return "query"
+    return "headers" if any(b"\0" in value for _, value in scope["headers"]) else ""
