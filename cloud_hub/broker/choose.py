@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from sqlmodel import col, select
 
 from cloud_hub.broker.link import Address, Arrived, Link
+from cloud_hub.broker.replica import Name
 from cloud_hub.context import Hub
 from cloud_hub.identity.ca import HUB_IDENTITY
 from cloud_hub.store.tables import CertificateRow, Device
@@ -40,37 +41,41 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
     """
     broker = hub.config.broker.resolved()
     with contextlib.ExitStack() as stack:
-        check = revoke = _nothing
-        listener, (host, port) = hub.config.addresses.broker, hub.config.addresses.broker_connect
-        address = Address(host=host, port=port, client_id=HUB_IDENTITY)
-        if broker.kind == "mosquitto":
-            from cloud_hub.broker.mosquitto import Mosquitto
-
-            child = Mosquitto(hub.config, hub.authority, revoked_serials(hub), hub.clock())
-            stack.enter_context(child)
-
-            def carry() -> None:
-                child.revoke(revoked_serials(hub), hub.clock())
-
-            check, revoke, address = child.check, carry, _with_certificate(hub, address)
-        elif broker.kind == "embedded":
-            from cloud_hub.broker.embedded import Embedded
-
-            password = secrets.token_urlsafe(24)
-            assert listener is not None  # the embedded broker is ours
-            ours = Embedded(listener.host, listener.port, broker.prefix, _login(hub, password))
-            stack.enter_context(ours)
-
-            def disconnect() -> None:
-                ours.revoke(lambda names: enrolled_among(hub, names))
-
-            check, revoke = ours.check, disconnect
-            address = Address(host=host, port=port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password)
+        if broker.kind == "embedded":
+            address, check, revoke = _embedded(hub, stack)
         else:
-            address = _external(hub, address)
+            name = stack.enter_context(Name(hub))
+            watch, revoke = _mosquitto(hub, stack) if broker.kind == "mosquitto" else (_nothing, _nothing)
+            address = _address(hub, name)
+
+            def check() -> None:
+                watch()
+                name.keep()
+
         stands = functools.partial(hub.board.say, "broker")
         link = stack.enter_context(Link(address, broker.prefix, arrived, stands))
         yield Open(link, check, revoke)
+
+
+def _mosquitto(hub: Hub, stack: contextlib.ExitStack) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Start Mosquitto; what watches it, and what carries revocations to it."""
+    from cloud_hub.broker.mosquitto import Mosquitto
+
+    child = stack.enter_context(Mosquitto(hub.config, hub.authority, revoked_serials(hub), hub.clock()))
+    return child.check, lambda: child.revoke(revoked_serials(hub), hub.clock())
+
+
+def _embedded(hub: Hub, stack: contextlib.ExitStack) -> tuple[Address, Callable[[], None], Callable[[], None]]:
+    """Start the embedded broker, which no other hub can use: its password is this process's."""
+    from cloud_hub.broker.embedded import Embedded
+
+    listener, (host, port) = hub.config.addresses.broker, hub.config.addresses.broker_connect
+    assert listener is not None  # the embedded broker is ours
+    password = secrets.token_urlsafe(24)
+    ours = Embedded(listener.host, listener.port, hub.config.broker.prefix, _login(hub, password))
+    stack.enter_context(ours)
+    address = Address(host=host, port=port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password)
+    return address, ours.check, lambda: ours.revoke(lambda names: enrolled_among(hub, names))
 
 
 def revoked_serials(hub: Hub) -> tuple[str, ...]:
@@ -92,22 +97,19 @@ def enrolled_among(hub: Hub, names: Collection[str]) -> frozenset[str]:
         return frozenset(session.exec(enrolled))
 
 
-def _with_certificate(hub: Hub, address: Address) -> Address:
-    config = hub.config
+def _address(hub: Hub, name: Name) -> Address:
+    """The broker with the hub's own certificate, or somebody else's with its own files and login."""
+    broker, (host, port) = hub.config.broker, hub.config.addresses.broker_connect
+    theirs = broker.resolved().kind == "external" and (broker.ca_file or broker.username or not broker.resolved().tls)
+    if theirs:
+        return Address(
+            host=host, port=port, client_id=name.text, ca_file=broker.ca_file, cert_file=broker.cert_file,
+            key_file=broker.key_file, username=broker.username, password=broker.password,
+        )  # fmt: skip
+    certificate, key = name.certificate()
     return Address(
-        host=address.host, port=address.port, client_id=address.client_id, ca_file=str(config.ca_file),
-        cert_file=str(config.client_certificate), key_file=str(config.client_key),
-    )  # fmt: skip
-
-
-def _external(hub: Hub, address: Address) -> Address:
-    """Somebody else's broker: with its own files and login, or with the hub's certificate."""
-    broker = hub.config.broker
-    if not (broker.ca_file or broker.username) and broker.resolved().tls:
-        return _with_certificate(hub, address)
-    return Address(
-        host=address.host, port=address.port, client_id=address.client_id, ca_file=broker.ca_file,
-        cert_file=broker.cert_file, key_file=broker.key_file, username=broker.username, password=broker.password,
+        host=host, port=port, client_id=name.text, ca_file=str(hub.config.ca_file), cert_file=str(certificate),
+        key_file=str(key),
     )  # fmt: skip
 
 

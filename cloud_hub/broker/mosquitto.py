@@ -19,9 +19,10 @@ from types import TracebackType
 
 from cloud_hub.addresses import reachable
 from cloud_hub.broker.leftover import CONFIGURATION, STOP_S, end_leftover, remember
+from cloud_hub.broker.replica import NAMES
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import UnreachableError
-from cloud_hub.identity.ca import HUB_IDENTITY, Authority
+from cloud_hub.identity.ca import Authority
 
 log = logging.getLogger(__name__)
 START_S = 10.0
@@ -152,13 +153,20 @@ class Mosquitto:
 
 def access_list(prefix: str) -> str:
     """What each identity may do; what is not listed is denied. `%u` is the certificate's common name."""
-    return "\n".join(
-        [
-            f"user {HUB_IDENTITY}",
+    hubs = [
+        line
+        for name in NAMES
+        for line in (
+            f"user {name}",
             f"topic read {prefix}/up/#",
             f"topic write {prefix}/down/#",
             f"topic write {prefix}/channels/#",
             "",
+        )
+    ]
+    return "\n".join(
+        [
+            *hubs,
             *(f"pattern write {prefix}/up/+/%u/{leaf}" for leaf in ("status", "report", "telemetry")),
             f"pattern read {prefix}/down/%u/cmd",
             f"pattern read {prefix}/channels/+/notify",

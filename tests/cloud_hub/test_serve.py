@@ -16,6 +16,7 @@ from cloud_hub import main
 from cloud_hub.addresses import Endpoint
 from cloud_hub.listening import listen
 from tests.support.hub_process import HubProcess, cloud_hub, free_port, serving
+from tests.support.postgres import create_database
 from tests.support.require import require
 
 
@@ -126,6 +127,22 @@ def test_a_broker_that_is_gone_is_said(tmp_path: Path) -> None:
         link.unlink()
         link.symlink_to(binary)
         assert hub.until("/readyz", 200)["status"] == "ok"
+
+
+def test_two_hubs_on_one_database_and_broker_stay_connected(tmp_path: Path, postgres: str) -> None:
+    """They were both `_hub`, and ended each other's connection 148 times in 161 seconds."""
+    require("mosquitto", "mosquitto")
+    url = create_database(postgres, "edgeloop_replicas")
+    first = make(tmp_path, "--database", url, "--objects", str(tmp_path / "objects"))
+    shutil.copytree(first, tmp_path / "replica")
+    with serving(first) as one:
+        where = ("--broker-port", str(one.broker_port))
+        with serving(tmp_path / "replica", *where, EDGELOOP_HUB_BROKER__KIND="external") as two:
+            for _ in range(20):
+                assert one.get("/readyz")[0] == two.get("/readyz")[0] == 200
+        log = (first / "broker" / "mosquitto.log").read_text()
+    assert log.count(" as _hub (") == log.count(" as _hub-1 (") == 1, log
+    assert "the connection to the broker is gone" not in one.log() + two.log()
 
 
 # ---- what keeps it from starting -------------------------------------------------------------------

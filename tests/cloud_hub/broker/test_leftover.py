@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -30,11 +31,12 @@ def mosquitto(folder: Path) -> subprocess.Popen[bytes]:
     """One that listens nowhere but on a socket in `folder`."""
     binary = require("mosquitto", "mosquitto")
     folder.mkdir(exist_ok=True)
-    (folder / CONFIGURATION).write_text(f"listener 0 {folder / 'socket'}\n")
+    user = "user root\n" if os.geteuid() == 0 else ""  # else it becomes another, who may not write there
+    (folder / CONFIGURATION).write_text(f"{user}listener 0 {folder / 'socket'}\n")
     process = subprocess.Popen([binary, "-c", str(folder / CONFIGURATION)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + WAIT_S
     while not is_ours(folder, process.pid):  # between fork and exec it has our own command line
-        assert time.monotonic() < deadline
+        assert process.poll() is None and time.monotonic() < deadline
     return process
 
 
