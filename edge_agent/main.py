@@ -255,6 +255,7 @@ class Agent:
 
     def _uplink(self) -> Any:
         from edge_agent.reporting.uplink import Uplink
+        from fleet.protocol.messages import IN_USE_TWICE
 
         return Uplink(
             self.links.first(self.updater.file.state.looked),
@@ -266,6 +267,7 @@ class Agent:
             handle=self.actions.handle,
             notified=self._notified,
             clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
+            twice=lambda: self.updater.file.state.looked.problem == IN_USE_TWICE,
         )
 
     def _relink(self) -> None:

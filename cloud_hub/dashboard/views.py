@@ -10,7 +10,7 @@ from msgspec import Struct
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.devices.status import state_of
+from cloud_hub.devices.status import problem_of, state_of
 from cloud_hub.measured import Figures, by_hardware
 from cloud_hub.store.tables import (
     Alarm,
@@ -100,7 +100,13 @@ def _devices(session: Session, now: float, offline_after_s: float) -> list[dict[
         models.setdefault(model.device_id, []).append(model)
     rows = session.exec(select(Device).order_by(col(Device.id)).limit(DEVICES))
     return [
-        {"row": row, "state": state_of(row, now, offline_after_s), "models": models.get(row.id, [])} for row in rows
+        {
+            "row": row,
+            "state": state_of(row, now, offline_after_s),
+            "models": models.get(row.id, []),
+            **problem_of(row, now)._asdict(),
+        }
+        for row in rows
     ]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import NotFoundError
 from cloud_hub.identity.groups import groups_of
+from cloud_hub.ingest.clones import still_cloned
 from cloud_hub.rollouts import capabilities
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel
 from fleet.api.devices import (
@@ -20,9 +22,21 @@ from fleet.api.devices import (
     DeviceState,
     HeldBackRelease,
 )
+from fleet.protocol.messages import IN_USE_TWICE
 
 EVENTS = 50  # of one device
+CLONED = (
+    "two machines connect as this device, as after a card was copied: keep the identity on one of them, and enrol the"
+    " other anew, in an empty directory, with a token of its own (fleet token create)"
+)
 HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions"}
+
+
+class Problem(NamedTuple):
+    """A reason word, or an empty one, and what to do about it."""
+
+    problem: str
+    hint: str
 
 
 def find_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
@@ -58,10 +72,14 @@ def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceI
     for model in session.exec(statement):
         models[model.device_id].append(DeviceModelInfo.model_validate(model))
     now, secret = hub.clock(), hub.device_tokens.group_secret
+    problems = {row.id: problem_of(row, now) for row in rows}
     return [
         DeviceInfo(
             **row.model_dump(exclude=HIDDEN),
             state=state_of(row, now, hub.config.offline_after_s),
+            cloned=is_cloned(row, now),
+            problem=problems[row.id].problem,
+            hint=problems[row.id].hint,
             groups=list(groups_of(secret, row.labels)),
             models=models[row.id],
         )
@@ -88,3 +106,15 @@ def state_of(row: Device, now: float, offline_after_s: float) -> DeviceState:
         return "revoked"
     heard = row.last_seen_at is not None and now - row.last_seen_at < offline_after_s
     return "online" if row.online and heard else "offline"
+
+
+def is_cloned(row: Device, now: float) -> bool:
+    """Whether two machines connect as this device; not of a revoked one, which nobody hears any more."""
+    return row.revoked_at is None and still_cloned(row.sessions.get("cloned_at"), now)
+
+
+def problem_of(row: Device, now: float) -> Problem:
+    """What is wrong with the device and what to do: what the hub sees, else what the device reports."""
+    if is_cloned(row, now):
+        return Problem(IN_USE_TWICE, CLONED)
+    return Problem(str(row.info.get("problem", "")), str(row.info.get("hint", "")))

@@ -3,6 +3,7 @@
 reading   bytes to checked values: every field of every message is bounded
 records   one checked record into rows
 aside     what could not be taken, with its reason
+clones    whether two machines use one device's identity
 ingestor  batches of messages: order, one transaction, receipts
 commands  signed commands to devices
 service   the loop between the broker and the database

@@ -21,6 +21,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.ingest import aside, records
+from cloud_hub.ingest.clones import Heard, heard, still_cloned
 from cloud_hub.ingest.commands import signed_receipt
 from cloud_hub.ingest.reading import Numbered, read_number, read_record, read_status
 from cloud_hub.store.engine import is_outage
@@ -79,11 +80,14 @@ class Ingestor:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._said: dict[str, float] = {}
+        self._heard: dict[str, Heard] = {}  # of committed batches: one that is tried again is heard once
+        self._hearing: dict[str, Heard] = {}
         self.counts: Counter[str] = Counter()
 
     def take(self, batch: Sequence[Message]) -> list[Outgoing]:
         """Write a batch in one transaction; returns the receipts to send now that it is committed."""
         touched: Touched = {}
+        self._hearing = {}
         with self._hub.session() as session:
             addressed = [(uplink, message) for message in batch if (uplink := self._uplink(message)) is not None]
             devices = _locked(session, {uplink.device_id for uplink, _ in addressed})
@@ -93,7 +97,9 @@ class Ingestor:
                     self.counts["unknown"] += 1
                 else:
                     self._one(session, device, uplink.leaf, message.payload, touched)
-            return self._receipts(session, touched)
+            receipts = self._receipts(session, touched)
+        self._heard |= self._hearing
+        return receipts
 
     def take_apart(self, batch: Sequence[Message]) -> list[Outgoing]:
         """Write a batch that failed as a whole, each message in a transaction of its own.
@@ -141,7 +147,7 @@ class Ingestor:
         try:
             with session.begin_nested():
                 if leaf == "status":
-                    self._status(device, read_status(payload))
+                    self._status(session, device, read_status(payload))
                 else:
                     self._envelope(session, device, payload, touched)
                 session.add(device)
@@ -150,13 +156,25 @@ class Ingestor:
                 raise
             self._set_aside(session, device, leaf, payload, error, touched)
 
-    def _status(self, device: Device, status: Status) -> None:
+    def _status(self, session: Session, device: Device, status: Status) -> None:
         """An `online` starts a session; a `lost` counts only for the session it belongs to."""
         if status.state == "online":
             device.session, device.online, device.last_seen_at = status.session, True, self._hub.clock()
+            self._look_for_clones(session, device, status.instance or status.session)
         elif status.session == device.session:
             device.online = False
         self.counts["status"] += 1
+
+    def _look_for_clones(self, session: Session, device: Device, name: str) -> None:
+        now = self._hub.clock()
+        before = self._hearing.get(device.id) or self._heard.get(device.id, Heard())
+        after = self._hearing[device.id] = heard(before, name, now)
+        if not after.cloned or after.names == before.names:
+            return
+        if not still_cloned(device.sessions.get("cloned_at"), now):
+            log.warning("two machines connect as %s: was its card copied?", device.id)
+            self._hub.audit(session, "ingest", "device.cloned", device.id, {"processes": len(after.names)})
+        device.sessions = {"cloned_at": now, "processes": len(after.names)}
 
     def _envelope(self, session: Session, device: Device, payload: bytes, touched: Touched) -> None:
         number = _number_of(device, payload)

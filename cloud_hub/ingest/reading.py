@@ -98,6 +98,8 @@ def read_status(data: bytes) -> Status:
     """A status; MalformedError, VersionError."""
     status: Status = decode_control(data, Status)
     check_word(status.session, "session")
+    if status.instance:
+        check_word(status.instance, "instance")
     check_time(status.at, "at")
     return status
 

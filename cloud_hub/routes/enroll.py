@@ -16,6 +16,7 @@ from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
 from cloud_hub.identity.enroll import enroll
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.identity.renewal import buy_token, is_due, renew
+from cloud_hub.ingest.clones import still_cloned
 from cloud_hub.rollouts import capabilities
 from cloud_hub.store.tables import Device
 from fleet.protocol.codec import decode_json
@@ -95,6 +96,7 @@ def me(hub: HubDep, device_id: DeviceCaller) -> Response:
             pins=capabilities.pins(device, held),
             mqtt=hub.mqtt_endpoint(device.mqtt_password),
             renew=is_due(hub, device),
+            in_use_twice=still_cloned(device.sessions.get("cloned_at"), hub.clock()),
         )
     )
 

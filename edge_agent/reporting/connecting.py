@@ -9,6 +9,7 @@ wrong-hub        a certificate that is not of this device's hub, or no TLS at al
 bad-dates        a certificate whose dates do not hold by this device's clock
 not-authorised   the broker refuses this device
 closed           the broker, or something before it, hung up
+does-not-last    the broker accepts this device and the connection is gone within moments, again and again
 bad-address      what the hub named cannot be a broker
 """
 
@@ -22,6 +23,7 @@ import ssl
 from msgspec import Struct
 
 from edge_agent.errors import AgentError
+from edge_agent.reporting import reconnecting
 from fleet.protocol.messages import MqttEndpoint
 
 HOST_MISMATCH, ADDRESS_MISMATCH = 62, 64  # X509_V_ERR_…_MISMATCH (openssl/x509_vfy.h)
@@ -81,6 +83,16 @@ def closed(said: str) -> Trouble:
     if "eep alive" in said:
         return Trouble("timed-out", said, "the connection went dead; it is made anew")
     return Trouble("closed", said, f"the broker refuses this device's certificate, or is restarting; {_REVOKED}")
+
+
+def unsteady(said: str, times: int) -> Trouble | None:
+    """What several accepted connections in a row that ended within moments say; None for one or two."""
+    if times <= reconnecting.FREE:
+        return None
+    hint = "a bad line, or another machine that connects as this device (a copied card): `fleet device show` knows"
+    return Trouble(
+        "does-not-last", f"{said}; {times} connections in a row were accepted and ended within moments", hint
+    )
 
 
 def silent(endpoint: MqttEndpoint, seconds: float) -> Trouble:

@@ -28,6 +28,7 @@ from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.commands import accept
 from edge_agent.reporting.connecting import Trouble
 from edge_agent.reporting.connection import Client, Connection
+from edge_agent.reporting.reconnecting import Reconnecting
 from edge_agent.reporting.spool import Database, Record, Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
@@ -67,7 +68,7 @@ class Uplink:
     """Runs on one event loop; callbacks from paho's thread are posted to it.
 
     `handle` executes a verified command that is not a receipt; `notified` hears that the channel
-    may have changed (also on every connect).
+    may have changed (also on every connect); `twice` is whether the hub sees this identity in use twice.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Uplink:
         notified: Callable[[str], None],
         clock: Callable[[], float] = time.time,
         clock_trusted: Callable[[], bool] = lambda: True,
+        twice: Callable[[], bool] = lambda: False,
         first_timeout_s: float = gobackn.FIRST_TIMEOUT_S,
     ) -> None:
         self._link = link
@@ -104,7 +106,8 @@ class Uplink:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Client | None = None
         self._next: Link | None = None
-        self._session = ""
+        self._session, self._instance = "", secrets.token_hex(8)
+        self._reconnecting = Reconnecting(twice)
         self.connection = Connection(clock)
         self._opened = 0.0  # since when a connection stands whose login has no answer; 0: none does
         self._heard = 0.0
@@ -207,7 +210,8 @@ class Uplink:
     async def _watch(self, now: float) -> None:
         if self._opened and now - self._opened > ANSWER_S:
             self._failed(connecting.silent(self._link.endpoint, ANSWER_S))
-        if now - self._heard < SILENCE * self._link.heartbeat_s + 60.0 * (not self._sender.connected):
+        quiet = now - max(self._heard, self._reconnecting.until)
+        if quiet < SILENCE * self._link.heartbeat_s + 60.0 * (not self._sender.connected):
             return
         log.warning("nothing heard from the broker for %.0f s; connecting anew", now - self._heard)
         self.rebuilt += 1
@@ -220,6 +224,7 @@ class Uplink:
             return
         link, prefix = self._link, self._link.endpoint.prefix
         client.subscribe([(topics.command(link.device_id, prefix), 1), (topics.notify(link.channel, prefix), 1)])
+        self._reconnecting.accepted()
         self._post(self._connected)
 
     def _on_failure(self, error: Exception) -> None:
@@ -228,7 +233,10 @@ class Uplink:
     def _on_open(self, _client: mqtt.Client, _data: Any, _socket: Any) -> None:
         self._post(self._open)
 
-    def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+    def _on_disconnect(self, client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        pause = self._reconnecting.ended()
+        if pause is not None:
+            client.reconnect_delay_set(max(1.0, pause), max(60.0, pause))  # type: ignore[arg-type]  # paho only adds it
         self._post(self._disconnected, str(code))
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
@@ -262,7 +270,8 @@ class Uplink:
 
     def _disconnected(self, code: str) -> None:
         if self._sender.connected or self._opened:
-            self._failed(connecting.closed(code))
+            unsteady = connecting.unsteady(code, self._reconnecting.unsteady.ended_soon)
+            self._failed(unsteady or connecting.closed(code))
         self._sender = gobackn.disconnected(self._sender)
 
     def _arrived(self, topic: str, payload: bytes) -> None:
@@ -356,7 +365,10 @@ class Uplink:
         return topics.uplink(self._link.device_id, leaf, self._link.endpoint.prefix)
 
     def _status(self, state: str) -> bytes:
-        return encode_json(Status(state=state, session=self._session, at=self._clock(), agent=self._link.agent))  # type: ignore[arg-type]
+        said = Status(
+            state=state, session=self._session, at=self._clock(), agent=self._link.agent, instance=self._instance  # type: ignore[arg-type]
+        )  # fmt: skip
+        return encode_json(said)
 
 
 def _end(client: mqtt.Client, topic: str, goodbye: bytes | None) -> None:

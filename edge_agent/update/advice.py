@@ -14,6 +14,10 @@ _MODELS = (
     f"`cloud-hub serve DIR` if it holds the release key, {_RENEW} if that key lies in DIR2; else publish a release"
     " with it: `fleet release publish --key KEY`"
 )
+USED_TWICE = (
+    "the hub sees two machines connect as this device, as after a card was copied: keep the identity on one, and enrol"
+    " the other anew: stop its agent, empty its directory, `edge-agent enroll URL --token TOKEN --dir DIR`"
+)
 _ON_THE_HUB = {"root": _RENEW, "targets": _RENEW, "models": _MODELS}  # signed by hand, or where the hub lacks the key
 _BUSY = (408, 425, 429)  # HTTP: ask again later
 _ROLE = re.compile(r"(?:New |Final )?(\S+?)(?:\.json)? is expired")  # python-tuf's words

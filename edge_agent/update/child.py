@@ -33,13 +33,14 @@ from edge_agent.errors import (
     UsageError,
     said,
 )
+from edge_agent.update.advice import USED_TWICE
 from edge_agent.update.lines import Asked, Confined, Done, Failed, Moved, Ready, Saw, Step
 from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
-from fleet.protocol.messages import DeviceMe
+from fleet.protocol.messages import IN_USE_TWICE, DeviceMe
 
 if TYPE_CHECKING:
     from edge_agent.update.sources import Budgeted
@@ -203,7 +204,7 @@ class Session:
         """Follow the broker and renew the certificate as the hub says; the first problem in a word and in detail."""
         from edge_agent.identity.renew import follow
 
-        trouble = ("", "")
+        trouble = (IN_USE_TWICE, USED_TWICE) if mine.in_use_twice else ("", "")
         for word, work in (
             ("broker-not-followed", lambda: follow(self._config.dir, mine)),
             ("certificate-not-renewed", lambda: self._renew(mine)),

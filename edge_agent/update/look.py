@@ -94,7 +94,7 @@ def identified(seen: Looked, identity: Path, trouble: tuple[str, str]) -> Looked
     """`seen` with how long this device's certificate lasts, and what is wrong with the identity: a word, the detail."""
     from edge_agent.identity.certificates import expires_at
 
-    if trouble[0] and not seen.problem:
+    if trouble[0] and seen.problem in ("", "no-channel"):
         seen = replace(seen, problem=trouble[0], hint=trouble[1])
     return replace(seen, certificate_expires=expires_at(identity))
 

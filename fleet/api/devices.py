@@ -74,8 +74,11 @@ class HeldBackRelease(Answer):
 
 
 class DeviceInfo(Answer):
-    """A device with what it runs. `info` is what its agent says of itself, `groups` are its opaque group ids,
-    `set_aside` counts the messages of its that could not be taken."""
+    """A device with what it runs. `info` is what its agent says of itself, `groups` are its opaque group ids.
+
+    `problem` is a word and `hint` what to do about it: what the hub sees, else what the agent reports. `cloned` is
+    whether two machines connect as this device, `set_aside` how many of its messages could not be taken so far.
+    """
 
     id: str
     key_fingerprint: str = ""
@@ -91,8 +94,11 @@ class DeviceInfo(Answer):
     session: str = ""
     last_seen_at: float | None = None
     command_counter: int = 0
-    set_aside: int = 0
     state: DeviceState
+    problem: str = ""
+    hint: str = ""
+    cloned: bool = False
+    set_aside: int = 0
     groups: list[str] = []
     models: list[DeviceModelInfo] = []
 

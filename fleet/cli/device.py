@@ -17,6 +17,7 @@ COLUMNS = [
     ("state", "state"),
     ("labels", "labels"),
     ("models", "_models"),
+    ("problem", "problem"),
     ("last seen", "last_seen_at"),
     ("revoked", "revoked_at"),
 ]
@@ -53,8 +54,9 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
     columns = [*COLUMNS, ("pins", "pins"), ("clock", "info.clock"), ("certificate", "certificate_expires_at")]
     print_document({**document, "_models": summary(document)}, columns, json=False)
     info = document.get("info") or {}
-    if info.get("problem"):
-        note(f"{info['problem']}: {info.get('hint', '')}")
+    for said in (document, info if info.get("problem") != document.get("problem") else {}):
+        if said.get("problem"):
+            note(f"{said['problem']}: {said.get('hint', '')}")
     for model, held in document.get("held_back", {}).items():
         keeps = f"release {held['release']}" if held["release"] else "what it has"
         lacks = ", ".join(held["lacks"])

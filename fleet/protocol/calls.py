@@ -16,6 +16,8 @@ VERSION = 1
 HTTP_LIMIT = 1 << 20  # bytes of an enrolment or `/device/me` body
 SAMPLES_LIMIT = 8 << 20  # bytes of one batch of samples
 
+IN_USE_TWICE = "identity-in-use-twice"  # the reason word on both sides
+
 SampleReason = Literal["uncertain", "disagreeing", "outlying", "random"]
 
 
@@ -113,7 +115,8 @@ class RenewResponse(Struct, frozen=True, kw_only=True):
 class DeviceMe(Struct, frozen=True, kw_only=True):
     """`GET /device/me`: this device's own opaque group ids and pins (model -> release).
 
-    `renew`: by the hub's clock it is time for a new certificate (half of its life, with jitter)."""
+    `renew`: by the hub's clock it is time for a new certificate (half of its life, with jitter).
+    `in_use_twice`: two machines connect with this identity, as after a card was copied."""
 
     device_id: str
     channel: str
@@ -121,6 +124,7 @@ class DeviceMe(Struct, frozen=True, kw_only=True):
     pins: dict[str, Annotated[int, Meta(ge=1, le=2**63 - 1)]] = field(default_factory=dict)  # what JSON takes both ways
     mqtt: MqttEndpoint | None = None
     renew: bool = False
+    in_use_twice: bool = False
 
 
 class Array(Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from msgspec import Raw, Struct, field
 
 from fleet.protocol.calls import HTTP_LIMIT as HTTP_LIMIT
+from fleet.protocol.calls import IN_USE_TWICE as IN_USE_TWICE
 from fleet.protocol.calls import SAMPLES_LIMIT as SAMPLES_LIMIT
 from fleet.protocol.calls import VERSION as VERSION
 from fleet.protocol.calls import Array as Array
@@ -100,13 +101,17 @@ class Receipt(Struct, frozen=True, kw_only=True):
 
 
 class Status(Struct, frozen=True, kw_only=True):
-    """Online, or (as the connection's last will) lost. A `lost` of another session is ignored."""
+    """Online, or (as the connection's last will) lost. A `lost` of another session is ignored.
+
+    `instance` names the agent's process, whose sessions change (empty from agents before it was added).
+    """
 
     v: int = VERSION
     state: Literal["online", "lost"]
     session: str
     at: float = 0.0
     agent: str = ""
+    instance: str = ""
 
 
 class Envelope(Struct, frozen=True, kw_only=True):

@@ -134,6 +134,7 @@ JSON: dict[str, Struct] = {
     "command-keys": w.CommandKeys(keys={"ab" * 32: "cd" * 32}),
     "receipt": w.Receipt(spool="s1", committed=41),
     "status": w.Status(state="online", session="s1", at=1.0, agent="0.1.0"),
+    "status-instance": w.Status(state="online", session="s1", at=1.0, agent="0.2.0", instance="i1"),
     "trust-bundle": w.TrustBundle(root=b"root", ca=b"ca"),
     "enroll-request": w.EnrollRequest(
         token="t1", secret="s", csr="PEM", name="d1", agent="0.1.0", hardware={"arch": "arm"}
@@ -144,6 +145,7 @@ JSON: dict[str, Struct] = {
     "token-response": w.TokenResponse(token="t", expires_in_s=3600),
     "renew-request": w.RenewRequest(device_id="d1", nonce="n", csr="PEM", signature=b"sig"),
     "renew-response": w.RenewResponse(certificate="PEM", expires_at=4.5),
+    "device-me-in-use-twice": w.DeviceMe(device_id="d1", channel="stable", in_use_twice=True),
     "device-me": w.DeviceMe(device_id="d1", channel="stable", groups=("g1",), pins={"digits": 2}, mqtt=MQTT),
     "sample-receipt": w.SampleReceipt(committed=("01J",)),
     "manifest": MANIFEST,

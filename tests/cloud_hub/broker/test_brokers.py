@@ -127,9 +127,10 @@ class Client:
 class Site:
     """A hub with an open broker and enrolled devices."""
 
-    def __init__(self, folder: Path, kind: str) -> None:
+    def __init__(self, folder: Path, kind: str, **document: Any) -> None:
         self.folder, self.kind = folder, kind
-        self.fixture: HubFixture = make_hub(folder, start=time.time(), broker={"kind": kind, "port": free_port()})
+        broker = {"kind": kind, "port": free_port()}
+        self.fixture: HubFixture = make_hub(folder, start=time.time(), broker=broker, **document)
         self.hub = self.fixture.hub
         self.mqtt = self.hub.mqtt_endpoint()
         self.devices: dict[str, EnrollResponse] = {}

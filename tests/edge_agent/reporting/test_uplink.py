@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.errors import DeniedError
 from edge_agent.identity.keys import signed_by
+from edge_agent.reporting import reconnecting
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.commands import accept
 from edge_agent.reporting.spool import Database, Spool
@@ -362,5 +363,51 @@ def test_a_client_that_is_given_up_slowly_does_not_hold_up_the_serving_loop(tmp_
             assert device.uplink.rebuilt == 1 and device.uplink._client is None
             let_go.set()
             await device.until(lambda: device.uplink._client not in (None, first))
+
+    asyncio.run(scenario())
+
+
+def test_two_with_one_identity_give_way_to_each_other_and_name_it(tmp_path, line, monkeypatch):
+    """A card that was copied: without pauses they took the connection over from each other every second."""
+    port, hub = line
+    monkeypatch.setattr(reconnecting, "FREE", 1)
+    monkeypatch.setattr(reconnecting, "FIRST_S", 100.0)
+
+    async def scenario():
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+        one, two = Device(tmp_path / "one", port), Device(tmp_path / "two", port)
+        async with one.running():
+            assert await one.notified.get() == "connected"
+            async with two.running():
+                assert await two.notified.get() == "connected"
+                pausing = lambda device: device.uplink._reconnecting.until > time.monotonic() + 10  # noqa: E731
+                async with asyncio.timeout(20):
+                    while not (pausing(one) or pausing(two)):
+                        await asyncio.sleep(0.01)
+                yielding, staying = (one, two) if pausing(one) else (two, one)
+                await yielding.until(lambda: yielding.uplink.connection.document()["reason"] == "does-not-last")
+                await staying.until(lambda: staying.uplink.online)
+                yielding.uplink._heard = -1e9
+                yielding.uplink.wake()  # the watchdog takes a pause for what it is
+                staying.report()
+                assert await hub.numbers(1) == [1]
+                assert yielding.uplink.rebuilt == 0 and not yielding.uplink.online
+
+    asyncio.run(scenario())
+
+
+def test_every_session_of_a_process_names_the_process(tmp_path, line):
+    port, hub = line
+
+    async def scenario():
+        device = Device(tmp_path, port)
+        async with device.running():
+            first = decode_control(await hub.next("status"), Status)
+            device.uplink.follow(device.uplink._link)
+            second = first
+            while second.session == first.session:
+                second = decode_control(await hub.next("status"), Status)
+        assert first.instance == second.instance != ""
 
     asyncio.run(scenario())

@@ -44,6 +44,16 @@ def test_devices_are_listed_with_what_they_run(fleet, hub) -> None:
     assert "digits 1 (fetching) → 2" in outcome.out and "online" in outcome.out
 
 
+def test_a_cloned_device_is_named_in_list_and_show_beside_what_it_reports_itself(fleet, hub) -> None:
+    cloned = {"id": "d1", "problem": "identity-in-use-twice", "hint": "enrol the other anew", "models": []}
+    device = {**cloned, "info": {"problem": "disk-full", "hint": "make room"}}
+    hub.on("GET", "/devices", {"items": [device], **PAGE_END})
+    assert "identity-in-use-twice" in fleet("device", "list").out
+    hub.on("GET", "/devices/d1", device)
+    said = fleet("device", "show", "d1").err
+    assert "identity-in-use-twice: enrol the other anew" in said and "disk-full: make room" in said
+
+
 def test_a_device_shows_what_of_it_could_not_be_taken(fleet, hub) -> None:
     hub.on("GET", "/devices/d1", {"id": "d1", "set_aside": 3, "models": []})
     assert "3 messages could not be taken (try: fleet device set-aside d1)" in fleet("device", "show", "d1").err

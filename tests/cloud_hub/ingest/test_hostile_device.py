@@ -1,0 +1,97 @@
+"""A device with valid credentials sends all that is bad through a real Mosquitto, while another one reports."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from sqlmodel import select
+
+from cloud_hub.ingest.service import Ingest
+from cloud_hub.store.tables import Device, DeviceEvent, SetAside
+from fleet.protocol.messages import Command, Receipt, Signed
+from tests.cloud_hub.broker.test_brokers import WAIT_S, Client, Site, child_of
+from tests.support import bad_messages as bad
+from tests.support.require import require
+
+ROUNDS = 8
+
+
+@pytest.fixture
+def site(tmp_path: Path, database_url: str) -> Iterator[Site]:
+    require("mosquitto", "mosquitto")
+    site = Site(tmp_path, "mosquitto", database=database_url)
+    site.fixture.model()
+    for name in ("cam-1", "cam-2"):
+        site.enrol(name)
+    ingest = Ingest(site.hub)
+    thread = threading.Thread(target=ingest._work)
+    thread.start()
+    yield site
+    assert thread.is_alive(), "the ingest ended"
+    site.clear()
+    ingest._stop.set()
+    thread.join(WAIT_S)
+    site.hub.engine.dispose()
+
+
+def receipts(client: Client) -> list[int]:
+    """Up to which number the client was told that its records are in the database."""
+    found = []
+    for _, payload in list(client.ear.heard):
+        command = msgspec.json.decode(msgspec.json.decode(payload, type=Signed).payload, type=Command)
+        found.append(msgspec.convert(command.args, Receipt).committed)
+    return found
+
+
+def report(client: Client, seq: int) -> float:
+    """Seconds from sending a record to its receipt."""
+    began = time.monotonic()
+    client.up("report", bad.envelope(client.name, seq))
+    with client.ear._changed:
+        assert client.ear._changed.wait_for(lambda: seq in receipts(client), WAIT_S), (seq, receipts(client))
+    return time.monotonic() - began
+
+
+def attack(client: Client, first: int) -> int:
+    """One message of each kind; returns how many of them have a number, which begins at `first`."""
+    numbered = list(bad.numbered(client.name))
+    for offset, (_, make) in enumerate(numbered):
+        client.up("report", make(first + offset))
+    for _, payload in bad.unnumbered(client.name):
+        client.up("telemetry", payload)
+    for _, payload in bad.statuses():
+        client.up("status", payload)
+    return len(numbered)
+
+
+@pytest.mark.alone
+def test_it_delays_nobody_else(site: Site) -> None:
+    good, enemy = site.online("cam-2"), site.online("cam-1")
+    report(good, 1)
+    alone = statistics.median(report(good, seq) for seq in range(2, 2 + ROUNDS))
+    broker, sent, beside = child_of(site), 0, []
+    for seq in range(2 + ROUNDS, 2 + 2 * ROUNDS):
+        sent += attack(enemy, sent + 1)
+        beside.append(report(good, seq))
+    report(enemy, sent + 1)  # its own good records go on, too
+    assert child_of(site) == broker, "Mosquitto was restarted"
+    assert good.events.count("connected") == enemy.events.count("connected") == 1
+    assert statistics.median(beside) < 10 * alone, (alone, beside)
+    assert count(site, DeviceEvent, "cam-2") == 1 + 2 * ROUNDS and count(site, DeviceEvent, "cam-1") == 1
+    kinds = sent + ROUNDS * (len(list(bad.unnumbered("cam-1"))) + len(list(bad.statuses())))
+    with site.hub.reading() as session:
+        enemy_row = session.get(Device, "cam-1")
+        assert enemy_row is not None and enemy_row.set_aside == kinds
+    assert 0 < count(site, SetAside, "cam-1") < kinds
+
+
+def count(site: Site, table: Any, device: str) -> int:
+    with site.hub.reading() as session:
+        return len(session.exec(select(table.id).where(table.device_id == device)).all())
