@@ -12,9 +12,17 @@ from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.tables import Device as DeviceRow
 from cloud_hub.store.tables import DeviceModel, PairEvidence, RolloutRow
+from cloud_hub.trust import checks
 from edge_agent.ports import Health
+from edge_agent.serving.engine import Engine
+from edge_agent.serving.policy import Policies
+from edge_agent.serving.slots import Slots
+from fleet.protocol import oip
 from fleet.protocol.channel import Probation
+from fleet.protocol.errors import RefusalError
+from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.messages import ModelReport
+from tests.support import models
 from tests.support.device import LOOP, Device, claim, follow, listening, publish
 from tests.support.hub import HubFixture
 
@@ -138,3 +146,58 @@ def test_what_became_of_requests_is_evidence_also_on_a_device_that_keeps_the_rel
     served(hub, device, rollout, **counts)
     row = step(hub, device, rollout)
     assert (row.state, row.reason) == (state, reason)
+
+
+class Nobody:
+    """Hears of requests and keeps nothing."""
+
+    def finished(self, outcome) -> None: ...
+
+    def refused(self, refused) -> None: ...
+
+    def audit(self, served, inputs, classes) -> None: ...
+
+
+def narrow(hub: HubFixture, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A release that takes one row at a time, where the model's releases take any number. No hub would publish it;
+    one of an earlier version did."""
+    monkeypatch.setattr(checks, "check_interface", lambda *arguments, **options: None)
+    made = models.release(folder / "narrow", data=models.onnx_bytes(rows=1), cloud=False)
+    one_row = {
+        name: (replace(getattr(made.manifest, name)[0], shape=shape),)
+        for name, shape in (("inputs", (1, 4)), ("outputs", (1, 3)))
+    }
+    for path in (folder / "narrow").iterdir():
+        hub.hub.objects.put_new(f"blobs/{path.name}", path.read_bytes())
+    data = encode_manifest(replace(made.manifest, **one_row))
+    return hub.hub.publisher.publish_release("tiny", data, actor="test").number
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_a_release_that_refuses_what_applications_send_goes_and_the_one_before_answers_them(
+    device: Device, hub: HubFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    slots = Slots()
+    device.restart(activator=slots)
+    device.start()
+    engine = Engine(slots, Policies(), None, Nobody())
+    request = oip.InferRequest(inputs=(oip.TensorValue("input", models.inputs(rows)),))
+    rubbish = oip.InferRequest(inputs=(oip.TensorValue("rubbish", models.inputs(rows)),))
+
+    def ask(what: oip.InferRequest) -> int:
+        return int(LOOP.run(engine.infer("tiny", "", what)).model_version)
+
+    assert ask(request) == 1
+    rollout = roll_out(hub, narrow(hub, tmp_path, monkeypatch))
+    device.look()
+    with pytest.raises(RefusalError, match="shape"):
+        ask(request)
+    with pytest.raises(RefusalError):
+        ask(rubbish)
+    assert slots.health("tiny").newly_refused == 1
+    LOOP.run(device.updater.judge("tiny"))
+    assert (device.state().state, device.state().reason) == ("rolled_back", "refusals")
+    assert f"input 'input' has shape [{rows}, 4], the model takes [1, 4]" in device.state().detail
+    assert ask(request) == 1
+    row = step(hub, device, rollout)
+    assert (row.state, row.reason) == ("halted", "1 of 1 devices failed (refusals)")
