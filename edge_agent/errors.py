@@ -26,8 +26,9 @@ AgentError                   exit 1
       └── TrialError         the self-test failed, died or took too long    selftest-failed, selftest-timeout
 
 `recoverable` says whether trying again by itself can help. Further words that the update machine gives
-without an error: `crash-loop`, `too-many-tries`, `failures`, `refusals`, `no-good-answer` and `latency` (in probation), `interrupted`,
-`unsupported:<name>`, `bad-manifest`, `bad-channel`; of a bundle `unreadable`, `no-model`, `bad-request`.
+without an error: `crash-loop`, `too-many-tries`; in probation `failures`, `refusals`, `no-good-answer` and
+`latency`; `interrupted`, `unsupported:<name>`, `bad-manifest`, `bad-channel`; of a bundle `unreadable`, `no-model`,
+`bad-request`.
 `said` gives word and hint of any error, the disk's own (`disk-full`, `disk-error`) included.
 """
 

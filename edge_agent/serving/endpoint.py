@@ -21,7 +21,7 @@ from edge_agent.serving.cloud import CALLS, Cloud, CloudError
 from fleet.protocol import oip
 from fleet.protocol.channel import Routing
 
-WAITING = 1024  # requests that wait for a place; each holds its inputs
+WAITING, WAITING_BYTES = 1024, 64 << 20  # requests that wait for a place, and their inputs, which they hold
 LATEST = 32  # calls that the fastest is taken of
 MARGIN_S = 0.5  # the socket gives up this much after the call counts as late
 
@@ -61,7 +61,7 @@ class Endpoint:
         self._cloud, self._now = cloud, now
         self._calls, self._limit = calls, waiting
         self._places = asyncio.Semaphore(calls)
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._breakers: dict[str, Breaker] = {}
         self._took: deque[float] = deque(maxlen=LATEST)
         self._running: set[asyncio.Task[oip.InferResponse]] = set()
@@ -86,7 +86,7 @@ class Endpoint:
             UnreachableError, CloudError and whatever else the cloud's adapter raises: the call failed.
         """
         until = self._now() + left_s
-        await self._take_place(question.model, left_s)
+        await self._take_place(question, left_s)
         try:
             word = self.blocked(question.model, routing)  # it may have changed while this request waited
             if not word and self._waiting and self._hopeless(until - self._now(), ahead=0):
@@ -106,11 +106,14 @@ class Endpoint:
             raise LateError(f"the cloud did not answer in {left_s:.3f} s", subject=question.model)
         return task.result()
 
-    async def _take_place(self, model: str, left_s: float) -> None:
-        """First come, first served; at once `cloud-busy` where no place can come free in time."""
-        if self._places.locked() and (self._waiting >= self._limit or self._hopeless(left_s, ahead=self._waiting)):
+    async def _take_place(self, question: Question, left_s: float) -> None:
+        """First come, first served; at once `cloud-busy` where no place can come free in time, or the queue is full."""
+        size, model = sum(value.array.nbytes for value in question.request.inputs), question.model
+        full = self._waiting >= self._limit or (self._waiting and self._waiting_bytes + size > WAITING_BYTES)
+        if self._places.locked() and (full or self._hopeless(left_s, ahead=self._waiting)):
             raise NotAskedError("cloud-busy", model)
         self._waiting += 1
+        self._waiting_bytes += size
         try:
             async with asyncio.timeout(left_s):
                 await self._places.acquire()
@@ -118,6 +121,7 @@ class Endpoint:
             raise NotAskedError("cloud-busy", model) from error
         finally:
             self._waiting -= 1
+            self._waiting_bytes -= size
 
     def _hopeless(self, left_s: float, *, ahead: int) -> bool:
         """Whether `left_s` is too short even if all calls from here on were as fast as the fastest of late."""

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from edge_agent.config import AgentConfig
 from edge_agent.main import main
+from edge_agent.standing import from_files, lines, state_of
 from edge_agent.update.machine import Held, ModelState, Target
 from edge_agent.update.state import Looked, StateFile
 from edge_agent.update.store import Store
@@ -72,3 +74,15 @@ def test_a_running_agent_tells_the_same_fields(device, capsys):
     assert set(before) <= set(document)
     assert set(before["models"]["tiny"]) <= set(document["models"]["tiny"])
     assert document["models"]["tiny"]["serving"] == 1
+
+
+def test_what_had_no_request_yet_and_what_was_refused_is_said(device):
+    directory, _ = device
+    file = StateFile(directory)
+    file.put_model("tiny", ModelState(state="committed", active=file.model("tiny").active, untried=True))
+    document = from_files(AgentConfig(dir=directory), state_of(directory))
+    assert "untried: committed by its self-test" in lines(document, directory)[-1]
+    counts = {"serving": 2, "variant": "v", "runtime": "r", "requests": 9, "failures": 0, "refused": 3}
+    refused = {"newly_refused": 2, "refusal": "input 'x' is missing"}
+    said = lines({"models": {"tiny": {"state": "committed", **counts, **refused}}}, directory)[-1]
+    assert "9 requests, 0 failed, 3 refused, 2 of them the release before took: input 'x' is missing" in said

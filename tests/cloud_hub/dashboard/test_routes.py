@@ -9,7 +9,7 @@ from sqlmodel import col, select
 from cloud_hub.dashboard import access
 from cloud_hub.drift.detector import Baseline
 from cloud_hub.measured import keep
-from cloud_hub.store.tables import AuditEntry, Device, DriftMonitor, RolloutRow, WindowRow
+from cloud_hub.store.tables import AuditEntry, Device, DeviceModel, DriftMonitor, RolloutRow, WindowRow
 from fleet.protocol.messages import Benchmark, SketchData
 from tests.support.hub import HubFixture
 
@@ -179,3 +179,21 @@ def test_a_viewer_sees_no_buttons_and_cannot_press_them(busy_hub: HubFixture) ->
     assert "/dashboard/rollouts/" not in text
     data = {"action": "abort", "csrf": csrf_of(text)}
     assert busy_hub.client.post(f"/dashboard/rollouts/{ROLLOUT}", data=data).status_code == 403
+
+
+def test_it_tells_untried_releases_and_refused_requests_apart(busy_hub: HubFixture) -> None:
+    counters = {"requests": 30, "edge": 18, "failed": 12, "refused": 9}
+    with busy_hub.hub.session() as session:
+        row = session.get(DeviceModel, ("kiosk-0", "digits"))
+        row.untried = True
+        session.add(row)
+        session.add(
+            WindowRow(
+                device_id="kiosk-0", spool="s", seq=999, model="digits", release=2, started_at=0.0, ended_at=1.0,
+                body={"counters": counters},
+            )
+        )  # fmt: skip
+    log_in(busy_hub)
+    text = busy_hub.client.get("/dashboard/live").text
+    assert "12 (9 refused)" in text
+    assert text.count(">untried</span>") == 1

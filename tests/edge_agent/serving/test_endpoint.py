@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.errors import InferenceError, LateError, UnreachableError
 from edge_agent.serving.cloud import CloudError, HubCloud
-from edge_agent.serving.endpoint import Endpoint, NotAskedError, Question
+from edge_agent.serving.endpoint import WAITING_BYTES, Endpoint, NotAskedError, Question
 from fleet.protocol import oip
 from fleet.protocol.channel import Audit, ModelEntry, Routing
 from tests.edge_agent.serving.test_cloud import Answer, FakeHub
@@ -124,6 +124,23 @@ def test_the_queue_is_bounded_and_served_in_order():
         return order
 
     assert asyncio.run(scenario()) == [0, 1, 2]
+
+
+def test_the_queue_holds_a_bounded_number_of_bytes():
+    async def scenario():
+        cloud = Gated()
+        endpoint = Endpoint(cloud, calls=1)
+        large = oip.InferRequest(inputs=(oip.TensorValue("input", np.zeros(WAITING_BYTES, np.uint8)),))
+        asked = [begin(endpoint), begin(endpoint, ASKED._replace(request=large))]  # one, however large, may wait
+        await settle()
+        with pytest.raises(NotAskedError, match="cloud-busy"):
+            await endpoint.ask(ASKED, PATIENT, 60.0)
+        for _ in asked:
+            cloud.end()
+            await settle()
+        return await asyncio.gather(*asked), endpoint._waiting_bytes
+
+    assert asyncio.run(scenario()) == ([ANSWER, ANSWER], 0)
 
 
 def test_a_request_whose_caller_gives_up_while_it_waits_costs_no_place():

@@ -252,3 +252,16 @@ def test_the_audit_log_is_a_table_or_json(fleet, hub) -> None:
     hub.on("GET", "/audit", {"items": [entry], **PAGE_END})
     assert fleet("audit", "list", "--json").document == {"items": [entry]}
     assert "release.publish" in fleet("audit", "list").out
+
+
+def test_what_had_no_request_yet_is_said(fleet, hub) -> None:
+    model = {"model": "digits", "state": "committed", "active": 2, "untried": True}
+    hub.on("GET", "/devices", {"items": [{"id": "d1", "models": [model]}], **PAGE_END})
+    assert "digits 2 (committed, untried)" in fleet("device", "list").out
+    lacks = "not enough evidence: 1 device has had no request"
+    verdict = {"judgement": "not-enough-evidence", "reason": lacks, "cohort": {"committed": 1, "untried": 1}}
+    waiting = {"id": "r1", "state": "running", "reason": "", "verdict": verdict}
+    hub.on("GET", "/rollouts/r1", waiting, waiting, {**waiting, "state": "finished"})
+    hub.on("GET", "/rollouts/r1/events", {"items": [], **PAGE_END})
+    assert lacks in fleet("rollout", "status", "r1").out
+    assert fleet("rollout", "watch", "r1", "--timeout", "10").err.count(lacks) == 1
