@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
@@ -75,7 +74,7 @@ def describe(row: RolloutRow) -> RolloutInfo:
         stage=progress.stage + 1,
         stages=[stage.share_ppm / 10_000 for stage in plan.stages],
         exposed_devices=progress.exposed,
-        verdict=msgspec.to_builtins(progress.verdict),
+        verdict=row.progress.get("verdict"),
     )
 
 
