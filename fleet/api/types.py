@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from fleet.protocol.bounds import LARGEST
 
@@ -37,7 +37,16 @@ Text = Annotated[str, Field(max_length=TEXT_LIMIT, pattern=NO_NUL)]
 Key = Annotated[str, Field(max_length=KEY_LIMIT, pattern=NO_NUL)]  # an id that somebody else made up
 Name = Annotated[str, Field(max_length=63, pattern=NAME)]
 
-Document = dict[str, JsonValue]
+
+def as_json(value: object) -> object:
+    """The value with lists for tuples: a row that was just written still holds what it will be read as."""
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# A document of the hub's own, in an answer.
+Document = Annotated[dict[str, JsonValue], BeforeValidator(as_json)]
 
 
 def check_document(document: Document) -> Document:
@@ -72,4 +81,4 @@ def _check_scalar(value: str | bool | int | float | None) -> None:
 
 
 # A document that a caller gives.
-Settings = Annotated[Document, AfterValidator(check_document), Field(json_schema_extra={"x-free": True})]
+Settings = Annotated[dict[str, JsonValue], AfterValidator(check_document), Field(json_schema_extra={"x-free": True})]
