@@ -7,9 +7,10 @@ floats, take channels first where the data is channels last, or answer with a di
 from __future__ import annotations
 
 import inspect
+import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -59,13 +60,13 @@ def adapt(
 
     Raises:
         DataError: the inputs of the data and of the module cannot be paired.
-        SourceError: the module does not run on the first sample, in its own words, or gives other outputs.
+        InterfaceError: other inputs or outputs than were asked for.
+        SourceError: the module does not run on the first sample, in its own words.
     """
     own = naming.parameters(module)
     names = naming.input_names(tuple(data.inputs), own, inputs)
     sample = data.take(slice(1)).renamed(names)
-    passed = _passed(module, tuple(names.values()))
-    dtypes, answer = _first_run(_module(module, passed, channels_last), sample)
+    way, dtypes, answer = _first_run(module, sample, channels_last)
     named = isinstance(answer, Mapping)
     found = _flat(answer)
     if not found:
@@ -73,41 +74,55 @@ def adapt(
     lone = naming.lone_output(classes, tuple(names.values()))
     results = naming.output_names(found, outputs, named=named, lone=lone)
     wrapped = module
-    if passed or channels_last or list(results) != list(found) or not _plain(answer):
-        wrapped = _module(module, passed, channels_last, results=tuple(results))
+    straight = way == _Way(tuple(range(len(names))))
+    if not straight or channels_last or list(results) != list(found) or not _plain(answer):
+        wrapped = _module(module, way, channels_last, results=tuple(results))
     answers = naming.numbers_of({new: found[old] for old, new in results.items()})
     return Adapted(wrapped, sample.cast(dtypes), names, answers)
 
 
-def _passed(module: torch.nn.Module, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The keywords under which `forward` gets its inputs, in the order of `names`; empty where places do."""
+class _Way(NamedTuple):
+    """How `forward` gets its inputs: by place in `order`, or under `keywords`."""
+
+    order: tuple[int, ...]
+    keywords: tuple[str, ...] = ()
+
+
+def _ways(module: torch.nn.Module, names: tuple[str, ...]) -> list[_Way]:
+    """Every way that may be the module's, the likeliest first: an exported program insists on its own."""
     known = inspect.signature(module.forward).parameters
     kinds = {item.kind for item in known.values()}
     placed = [n for n, item in known.items() if item.kind in (item.POSITIONAL_ONLY, item.POSITIONAL_OR_KEYWORD)]
+    straight = tuple(range(len(names)))
+    ways: list[_Way] = []
     if len(names) == 1:
-        keywords = [name for name, item in known.items() if item.kind is item.KEYWORD_ONLY]
         if placed or inspect.Parameter.VAR_POSITIONAL in kinds:
-            return ()
-        return (keywords[0],) if keywords else names
+            ways.append(_Way(straight))
+        named = [name for name, item in known.items() if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+        ways.append(_Way(straight, (named[0],) if named else names))
+        return ways
+    if set(placed[: len(names)]) == set(names):
+        ways.append(_Way(tuple(names.index(name) for name in placed[: len(names)])))
     if set(names) <= set(known) or inspect.Parameter.VAR_KEYWORD in kinds:
-        return () if placed[: len(names)] == list(names) else names
-    return ()
+        ways.append(_Way(straight, names))
+    return ways or [_Way(straight)]
 
 
-def _first_run(module: torch.nn.Module, data: Dataset) -> tuple[dict[str, Any], Any]:
+def _first_run(module: torch.nn.Module, data: Dataset, channels_last: bool) -> tuple[_Way, dict[str, Any], Any]:
     import torch
 
     kinds = {name: array.dtype for name, array in data.inputs.items()}
-    tries = [kinds, {name: np.dtype(np.float32) for name in kinds}]
     words = ""
-    for dtypes in tries:
+    for dtypes in (kinds, {name: np.dtype(np.float32) for name in kinds}):
         sample = data.cast(dtypes)
-        # The module is the user's and may raise anything; this is the boundary that says so.
-        try:
-            with torch.no_grad():
-                return dtypes, module(*(torch.from_numpy(array) for array in sample.inputs.values()))
-        except Exception as error:  # noqa: BLE001
-            words = words or (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        for way in _ways(module, tuple(data.inputs)):
+            asked = _module(module, way, channels_last)
+            # The module is the user's and may raise anything; this is the boundary that says so.
+            try:
+                with torch.no_grad():
+                    return way, dtypes, asked(*(torch.from_numpy(array) for array in sample.inputs.values()))
+            except Exception as error:  # noqa: BLE001
+                words = words or (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     shapes = ", ".join(f"{name} {[1, *shape]}" for name, shape in data.shapes().items())
     raise SourceError(
         f"the model does not run on the data ({shapes}): {words}",
@@ -140,13 +155,15 @@ def _flat(answer: Any, prefix: str = "output") -> dict[str, Any]:
 
 
 def _module(
-    module: torch.nn.Module, keywords: tuple[str, ...], channels_last: bool, *, results: tuple[str, ...] = ()
+    module: torch.nn.Module, way: _Way, channels_last: bool, *, results: tuple[str, ...] = ()
 ) -> torch.nn.Module:
     """Tensors by place in; with `results` these tensors of the answer out, in that order, else the answer as it is."""
     import torch
 
     class Positional(torch.nn.Module):
         """Defined here because torch loads only when it is needed."""
+
+        wraps = True
 
         def __init__(self) -> None:
             super().__init__()
@@ -156,7 +173,10 @@ def _module(
             """Inputs in the data's order."""
             if channels_last:
                 values = tuple(v.permute(0, 3, 1, 2) if v.ndim == 4 else v for v in values)
-            answer = self.inner(**dict(zip(keywords, values, strict=True))) if keywords else self.inner(*values)
+            if way.keywords:
+                answer = self.inner(**dict(zip(way.keywords, values, strict=True)))
+            else:
+                answer = self.inner(*(values[place] for place in way.order))
             if not results:
                 return answer
             found = _flat(answer)
@@ -167,6 +187,80 @@ def _module(
     wrapped = Positional()
     wrapped.training = False
     return wrapped
+
+
+def original(module: torch.nn.Module) -> torch.nn.Module:
+    """The module that `adapt` was given, if this is what it put around one; the weights are the same."""
+    inner: Any = module.inner if getattr(module, "wraps", False) else module
+    found: torch.nn.Module = inner
+    return found
+
+
+def export_program(module: torch.nn.Module, data: Dataset, outputs: Sequence[str]) -> Any:
+    """A torch.export program with a variable batch from which the compiler reads these names again.
+
+    The module as its author made it, where that has the names by itself; else one around it whose `forward` has the
+    inputs as parameters and answers with a dict.
+
+    Args:
+        module: what `adapt` gave for `data` and `outputs`.
+        data: two samples, the inputs called and ordered as in the release.
+    """
+    import torch
+
+    own, names = original(module), tuple(data.inputs)
+    tensors = {name: torch.from_numpy(array) for name, array in data.inputs.items()}
+    batch = {0: torch.export.Dim("batch")}
+    order = [name for name in naming.parameters(own) if name in names] if len(names) > 1 else list(names)
+    kept = _keeps(own, data, order, outputs)
+    program = own if kept else _spelled(module, names, tuple(outputs))
+    given = tuple(tensors[name] for name in (order if kept else names))
+    return torch.export.export(program, given, dynamic_shapes=tuple(batch for _ in names))
+
+
+def _keeps(own: torch.nn.Module, data: Dataset, order: Sequence[str], outputs: Sequence[str]) -> bool:
+    """Whether the compiler finds these names in the module by itself, its inputs given by place in this order."""
+    names = list(data.inputs)
+    places = {
+        item.name for item in inspect.signature(own.forward).parameters.values() if item.kind != item.KEYWORD_ONLY
+    }
+    if len(names) > 1 and (sorted(order) != sorted(names) or not set(names) <= places):
+        return False
+    if len(names) > 1 and list(naming.parameters(own))[: len(names)] != list(order):
+        return False
+    found = adapt(own, data)
+    return list(found.data.inputs) == names and list(found.outputs) == list(outputs)
+
+
+def _spelled(module: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> torch.nn.Module:
+    import torch
+
+    class Named(torch.nn.Module):
+        """As above."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = module
+
+        def forward(self, *values: torch.Tensor) -> dict[str, torch.Tensor]:
+            """Inputs in their order, outputs by name."""
+            answer = self.inner(*values)
+            return dict(zip(outputs, (answer,) if isinstance(answer, torch.Tensor) else answer, strict=True))
+
+    named = Named()
+    named.training = False
+    # torch.export takes the parameters' names from the signature; what cannot be one is named by the data alone.
+    if all(name.isidentifier() and not keyword.iskeyword(name) and name != "self" for name in inputs):
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        forward = named.forward
+
+        def signed(*values: torch.Tensor) -> Any:
+            return forward(*values)
+
+        parameters = inspect.Signature([inspect.Parameter(name, kind) for name in inputs])
+        signed.__signature__ = parameters  # type: ignore[attr-defined]
+        named.__dict__["forward"] = signed
+    return named
 
 
 def check_channels_last(data: Dataset) -> None:

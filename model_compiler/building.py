@@ -10,7 +10,7 @@ import numpy as np
 
 from fleet.protocol.manifest import Placement, Runtime
 from model_compiler import naming, sources
-from model_compiler.adapting import adapt, check_channels_last
+from model_compiler.adapting import Adapted, adapt, check_channels_last
 from model_compiler.data import Dataset
 from model_compiler.errors import SourceError, TargetError
 from model_compiler.metrics import Metric
@@ -62,19 +62,22 @@ def prepare(request: CompileRequest, metric: Metric) -> Prepared:
     if request.channels_last:
         check_channels_last(request.validation)
     prepared = _of_torch(request, metric) if request.module is not None else _of_onnx(request, metric)
-    inputs = tuple(prepared.validation.inputs)
-    naming.check_release_names(inputs, prepared.outputs)
-    if request.encoder is not None:
-        naming.check_encoder(request.encoder, prepared.validation.inputs)
     if request.cloud is None:
         return prepared
     try:
-        return replace(prepared, cloud=sources.named(request.cloud, inputs, prepared.outputs))
+        teacher = sources.named(request.cloud, tuple(prepared.validation.inputs), prepared.outputs)
     except SourceError as error:
         raise SourceError(f"the cloud variant: {error}", subject=CLOUD, hint=error.hint) from error
+    return replace(prepared, cloud=teacher)
 
 
-def _of_torch(request: CompileRequest, metric: Metric) -> Prepared:
+def adapt_module(request: CompileRequest, metric: Metric) -> Adapted:
+    """The request's torch module, run once and checked against all that the request says of its interface.
+
+    Raises:
+        DataError, SourceError: module and data do not fit each other.
+        InterfaceError: they fit, but not the interface of the model.
+    """
     assert request.module is not None  # checked by the caller
     inputs, outputs = request.names()
     adapted = adapt(
@@ -83,6 +86,18 @@ def _of_torch(request: CompileRequest, metric: Metric) -> Prepared:
     )  # fmt: skip
     if request.interface is not None:
         naming.check_early(request.interface, adapted.data.inputs, adapted.outputs, request.labels)
+    _check_contract(request, adapted.data, tuple(adapted.outputs))
+    return adapted
+
+
+def _check_contract(request: CompileRequest, data: Dataset, outputs: tuple[str, ...]) -> None:
+    naming.check_release_names(tuple(data.inputs), outputs)
+    if request.encoder is not None:
+        naming.check_encoder(request.encoder, data.inputs)
+
+
+def _of_torch(request: CompileRequest, metric: Metric) -> Prepared:
+    adapted = adapt_module(request, metric)
     tuning = adapted.fit(request.tuning) if request.tuning is not None else None
     calibration, validation = adapted.fit(request.calibration), adapted.fit(request.validation)
     names = tuple(adapted.outputs)
@@ -103,6 +118,7 @@ def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
     data = [d.renamed(inputs) for d in (request.calibration, request.validation)]
     dtypes = {n: np.dtype(np.float32) if n in floats else a.dtype for n, a in data[1].inputs.items()}
     calibration, validation = (d.cast(dtypes) for d in data)
+    _check_contract(request, validation, tuple(outputs.values()))
     return Prepared(request, metric, calibration, validation, tuple(outputs.values()), onnx=model)
 
 

@@ -20,7 +20,7 @@ from fleet.protocol.manifest import Tensor
 from fleet.protocol.sketch import Encoder, sketch_id
 from fleet.protocol.tensors import datatype_of
 from model_compiler.data import UNNAMED, Array
-from model_compiler.errors import DataError, InterfaceError, SourceError
+from model_compiler.errors import DataError, InterfaceError
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +45,17 @@ def input_names(data: Sequence[str], own: Sequence[str], declared: Sequence[str]
         declared: the names that were asked for, in order; empty when none were.
 
     Raises:
-        DataError: they cannot be paired; both sides are in the message.
+        InterfaceError: the data has other inputs than were asked for.
+        DataError: the data has inputs that the model does not take; both sides are in the message.
     """
     if declared and len(declared) != len(data):
-        raise DataError(
+        raise InterfaceError(
             f"the model takes {len(declared)} inputs, the data has {len(data)}: {', '.join(data)}; "
             f"the model's are {', '.join(declared)}",
             hint="name the arrays of the data as the model's inputs",
         )
     if len(declared) > 1 and set(declared) != set(data):
-        raise DataError(
+        raise InterfaceError(
             f"the model's inputs are {', '.join(declared)}; the data has {', '.join(data)}",
             hint="name the arrays of the data as the model's inputs",
         )
@@ -79,13 +80,13 @@ def output_names(own: Mapping[str, Any], declared: Sequence[str], *, named: bool
         lone: the name of a single output that has none.
 
     Raises:
-        SourceError: other outputs than were asked for; both sides are in the message.
+        InterfaceError: other outputs than were asked for; both sides are in the message.
     """
     mine = tuple(own)
     if not declared:
         return {mine[0]: mine[0] if named else lone} if len(mine) == 1 else {name: name for name in mine}
     if len(declared) != len(mine) or (len(mine) > 1 and named and set(declared) != set(mine)):
-        raise SourceError(
+        raise InterfaceError(
             f"the model's outputs are {', '.join(declared)}; this one gives {', '.join(mine)}",
             hint="give the outputs in a dict by these names",
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Gate, Lineage, Manifest
 from fleet.protocol.sketch import Encoder
-from model_compiler.data import Dataset
+from model_compiler.data import UNNAMED, Dataset
 from model_compiler.deferral import DeferTarget
 from model_compiler.errors import InterfaceError
 from model_compiler.metrics import Metric
@@ -69,7 +69,7 @@ class CompileRequest:
     def names(self) -> tuple[Sequence[str], Sequence[str]]:
         """The names of the inputs and of the outputs that were asked for; empty where none were.
 
-        Raises InterfaceError when other names were asked for than the model has.
+        Raises InterfaceError when other names were asked for, or the data's lone input has another, than the model has.
         """
         if self.interface is None:
             return self.inputs, self.outputs
@@ -80,6 +80,13 @@ class CompileRequest:
                     f"the model's {kind} are {', '.join(have)}; these names were asked for: {', '.join(asked)}",
                     hint="a changed interface is a new model name: fleet model create NAME",
                 )
+        data = tuple(self.validation.inputs)
+        if not self.inputs and len(data) == len(ours[0]) == 1 and data[0] not in (UNNAMED, ours[0][0]):
+            raise InterfaceError(
+                f"the model's inputs are {ours[0][0]}; the data has {data[0]}",
+                hint=f"--input {ours[0][0]} where it is the same; "
+                "a changed interface is a new model name: fleet model create NAME",
+            )
         return ours
 
 

@@ -1,10 +1,15 @@
-"""A snapshot's content: plain arrays in one `.npz`, named by the hash of what they say."""
+"""A snapshot's content: plain arrays in one `.npz`, named by the hash of what they say.
+
+The file holds `input:NAME` for every input, `label` and `ids`; that of 0.1 held `x`, the first input of each sample
+without its name, in place of the inputs. Prefixes keep an input called `label` apart from the labels.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,21 +17,34 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_hub.errors import InvalidError, NotFoundError
+from model_compiler.data import UNNAMED, Array, npz_of
+
+PREFIX = "input:"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`x` float32 (n, …) the first input of each sample; `label` int64 (n,), -1 without one; `ids` (n,) text."""
+    """`inputs` maps a name to numbers (n, …); `label` int64 (n,), -1 without one; `ids` (n,) text.
 
-    x: npt.NDArray[np.float32]
+    A lone input called `UNNAMED` takes the model's own name.
+    """
+
+    inputs: Mapping[str, Array]
     label: npt.NDArray[np.int64]
     ids: npt.NDArray[np.str_]
 
     @property
     def id(self) -> str:
-        """SHA-256 of the content, hexadecimal."""
-        digest = hashlib.sha256(repr((self.x.shape, self.ids.tolist())).encode())
-        digest.update(np.ascontiguousarray(self.x, "<f4").tobytes())
+        """SHA-256 of the content, hexadecimal; the same as 0.1 gave to a lone float32 input called `x`."""
+        first = next(iter(self.inputs.values()))
+        if list(self.inputs) == [UNNAMED] and first.dtype == np.float32:
+            digest = hashlib.sha256(repr((first.shape, self.ids.tolist())).encode())
+            digest.update(np.ascontiguousarray(first, "<f4").tobytes())
+        else:
+            kinds = sorted((name, array.dtype.str, array.shape) for name, array in self.inputs.items())
+            digest = hashlib.sha256(repr((kinds, self.ids.tolist())).encode())
+            for name in sorted(self.inputs):
+                digest.update(np.ascontiguousarray(self.inputs[name]).tobytes())
         digest.update(np.ascontiguousarray(self.label, "<i8").tobytes())
         return digest.hexdigest()
 
@@ -38,19 +56,20 @@ class Dataset:
 
 def encode_dataset(dataset: Dataset) -> bytes:
     """The dataset as `.npz` bytes."""
-    file = io.BytesIO()
-    np.savez_compressed(file, x=dataset.x, label=dataset.label, ids=dataset.ids)
-    return file.getvalue()
+    named = {f"{PREFIX}{name}": array for name, array in dataset.inputs.items()}
+    return npz_of({**named, "label": dataset.label, "ids": dataset.ids})
 
 
 def decode_dataset(data: bytes, *, subject: str) -> Dataset:
     """Read `.npz` bytes, never unpickled; raises InvalidError."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            dataset = Dataset(arrays["x"].astype(np.float32), arrays["label"].astype(np.int64), arrays["ids"])
+            inputs = {key.removeprefix(PREFIX): arrays[key] for key in arrays.files if key.startswith(PREFIX)}
+            inputs = inputs or {UNNAMED: arrays["x"].astype(np.float32)}
+            dataset = Dataset(inputs, arrays["label"].astype(np.int64), arrays["ids"])
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise InvalidError(f"{subject} is not a snapshot: {error}", subject=subject) from error
-    if not len(dataset.x) == len(dataset.label) == len(dataset.ids):
+    if {len(array) for array in inputs.values()} | {len(dataset.label)} != {len(dataset.ids)}:
         raise InvalidError(f"{subject}: its arrays have different lengths", subject=subject)
     return dataset
 

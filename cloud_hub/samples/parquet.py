@@ -1,7 +1,7 @@
 """Samples as Parquet, by DuckDB: any data tool reads the partitions.
 
 Columns: id, model, device, release, variant, reason, recorded_at (Unix seconds), name, shape (list of int), input
-(list of float: the first input), confidence, prediction, cloud_prediction, arrays (MessagePack of every
+(list of float: the first input; empty for text), confidence, prediction, cloud_prediction, arrays (MessagePack of every
 input and output, for exact bytes), and in an export also label and labelled_by.
 """
 
@@ -105,7 +105,9 @@ def _copy(database: Any, query: str, folder: Path) -> bytes:
 
 def _row(device: str, sample: Sample) -> tuple[Any, ...]:
     first = sample.inputs[0]
-    values = np.asarray(from_array(first)).ravel().astype(np.float32).tolist()
+    # Text has no numbers to show in this column; `arrays` holds it.
+    flat = np.zeros(0) if first.datatype == "BYTES" else from_array(first).ravel()
+    values = flat.astype(np.float32).tolist()
     exact = msgspec.msgpack.encode(Arrays(inputs=sample.inputs, outputs=sample.outputs))
     return (
         sample.id, sample.model, device, sample.release, sample.variant, sample.reason, sample.at, first.name,

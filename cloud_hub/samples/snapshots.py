@@ -1,7 +1,16 @@
-"""Snapshots: what was collected for a model, frozen under the hash of its content."""
+"""Snapshots: what was collected for a model, frozen under the hash of its content.
+
+A snapshot holds the samples that have the model's own inputs: names, datatypes and shapes. A sample of a release with
+other inputs (hubs of 0.1 published such) stays out and is counted; it never keeps the others from being used.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
 import numpy as np
 
 from cloud_hub.context import Hub
@@ -9,14 +18,20 @@ from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.samples import parquet, store
 from cloud_hub.samples.dataset import Dataset, decode_dataset, encode_dataset
 from cloud_hub.store.engine import lock_name
-from cloud_hub.store.tables import Snapshot
+from cloud_hub.store.tables import SampleRow, Snapshot
+from cloud_hub.trust.rows import get_model, interface_release
+from fleet.protocol.interface import tensors
+from fleet.protocol.manifest import Tensor
+from fleet.protocol.messages import Array
 from fleet.protocol.tensors import from_array
+
+log = logging.getLogger(__name__)
 
 
 def create(hub: Hub, model: str, *, actor: str) -> Snapshot:
     """Freeze a model's samples and labels; the same content gives the same snapshot.
 
-    Raises InvalidError when there are no samples, or their inputs have different shapes.
+    Raises InvalidError when there are no samples, or none that has the model's inputs.
     """
     rows = store.of_model(hub, model)
     if not rows:
@@ -24,20 +39,82 @@ def create(hub: Hub, model: str, *, actor: str) -> Snapshot:
     found: dict[str, parquet.Arrays] = {}
     for path in sorted({row.path for row in rows}):
         found |= parquet.arrays_of(hub.objects.get(path).data)
-    kept = [row for row in rows if row.id in found]
-    inputs = [np.asarray(from_array(found[row.id].inputs[0]), np.float32) for row in kept]
-    if len({array.shape for array in inputs}) != 1:
-        raise InvalidError(f"samples of {model!r} have inputs of different shapes", subject=model)
-    dataset = Dataset(
-        x=_stack(inputs),
-        label=np.asarray([-1 if row.label is None else row.label for row in kept], np.int64),
-        ids=np.asarray([row.id for row in kept]),
+    rows = [row for row in rows if row.id in found]
+    wanted = _inputs(hub, model) or _usual([found[row.id].inputs for row in rows])
+    fitting = [row for row in rows if _fits(found[row.id].inputs, wanted)]
+    if not fitting:
+        seen = tensors(_described(found[rows[0].id].inputs)) if rows else "none"
+        raise InvalidError(
+            f"no sample of {model!r} has its inputs {tensors(wanted)}; they have {seen}",
+            subject=model,
+            hint="collect samples of a release with the model's interface: fleet model show NAME",
+        )
+    shapes = {row.id: tuple(sorted((a.name, a.shape) for a in found[row.id].inputs)) for row in fitting}
+    usual = Counter(shapes.values()).most_common(1)[0][0]  # where a size may vary, what most samples have
+    kept = [row for row in fitting if shapes[row.id] == usual]
+    if len(kept) < len(rows):
+        log.warning("%d of %d samples of %s have other inputs and stay out", len(rows) - len(kept), len(rows), model)
+    dataset = _stacked(kept, {row.id: found[row.id].inputs for row in kept}, wanted)
+    return save(hub, model, dataset, actor=actor, left_out=len(rows) - len(kept))
+
+
+def _inputs(hub: Hub, model: str) -> tuple[Tensor, ...]:
+    """The inputs of the model's interface; empty before its first release."""
+    with hub.reading() as session:
+        get_model(session, model)
+        current = interface_release(session, model)
+    return () if current is None else current.manifest.inputs
+
+
+def _usual(samples: Sequence[Sequence[Array]]) -> tuple[Tensor, ...]:
+    """What most samples have; a leading one is the batch."""
+    found = Counter(_described(inputs) for inputs in samples).most_common(1)
+    return tuple(
+        msgspec.structs.replace(tensor, shape=(-1, *tensor.shape[1:]))
+        if len(tensor.shape) > 1 and tensor.shape[0] == 1
+        else tensor
+        for tensor in (found[0][0] if found else ())
     )
-    return save(hub, model, dataset, actor=actor)
 
 
-def save(hub: Hub, model: str, dataset: Dataset, *, actor: str) -> Snapshot:
-    """Store a dataset under its hash."""
+def _described(inputs: Sequence[Array]) -> tuple[Tensor, ...]:
+    ordered = sorted(inputs, key=lambda array: array.name)
+    return tuple(Tensor(name=array.name, datatype=array.datatype, shape=array.shape) for array in ordered)
+
+
+def _fits(inputs: Sequence[Array], wanted: Sequence[Tensor]) -> bool:
+    """Whether a sample holds one row of each of the model's inputs."""
+    have = {array.name: array for array in inputs}
+    return len(have) == len(inputs) == len(wanted) and all(
+        tensor.name in have
+        and have[tensor.name].datatype == tensor.datatype
+        and have[tensor.name].datatype != "BYTES"  # text: nothing here learns from it
+        and _same_shape(have[tensor.name].shape, tensor.shape)
+        for tensor in wanted
+    )
+
+
+def _same_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if wanted[:1] == (-1,):  # one row
+        wanted = (1, *wanted[1:])
+    return len(shape) == len(wanted) and all(b in (-1, a) for a, b in zip(shape, wanted, strict=True))
+
+
+def _stacked(rows: Sequence[SampleRow], found: Mapping[str, Sequence[Array]], wanted: Sequence[Tensor]) -> Dataset:
+    """Samples of one shape as arrays (n, …)."""
+    inputs = {}
+    for tensor in wanted:
+        arrays = [from_array(next(a for a in found[row.id] if a.name == tensor.name)) for row in rows]
+        inputs[tensor.name] = np.concatenate(arrays) if tensor.shape[:1] == (-1,) else np.stack(arrays)
+    return Dataset(
+        inputs=inputs,
+        label=np.asarray([-1 if row.label is None else row.label for row in rows], np.int64),
+        ids=np.asarray([row.id for row in rows]),
+    )
+
+
+def save(hub: Hub, model: str, dataset: Dataset, *, actor: str, left_out: int = 0) -> Snapshot:
+    """Store a dataset under its hash; `left_out` samples had other inputs."""
     data, name = encode_dataset(dataset), dataset.id
     path = f"snapshots/{name}.npz"
     hub.objects.put_new(path, data)
@@ -46,11 +123,12 @@ def save(hub: Hub, model: str, dataset: Dataset, *, actor: str) -> Snapshot:
         row = session.get(Snapshot, name)
         if row is None:
             row = Snapshot(
-                id=name, model=model, path=path, samples=len(dataset.x), labelled=dataset.labelled,
+                id=name, model=model, path=path, samples=len(dataset.ids), labelled=dataset.labelled,
                 size_bytes=len(data), created_at=hub.clock(), created_by=actor,
             )  # fmt: skip
             session.add(row)
-            hub.audit(session, actor, "snapshot.create", name, {"model": model, "samples": row.samples})
+            detail = {"model": model, "samples": row.samples, "left_out": left_out}
+            hub.audit(session, actor, "snapshot.create", name, detail)
     return row
 
 
@@ -64,8 +142,3 @@ def load(hub: Hub, snapshot: str) -> Dataset:
     if dataset.id != snapshot:
         raise InvalidError(f"snapshot {snapshot} does not have the content it is named after", subject=snapshot)
     return dataset
-
-
-def _stack(inputs: list[np.ndarray]) -> np.ndarray:
-    """Samples as (n, …): a leading batch dimension of one is dropped."""
-    return np.concatenate(inputs) if inputs[0].ndim > 1 and inputs[0].shape[0] == 1 else np.stack(inputs)

@@ -14,6 +14,7 @@ from cloud_hub.training.recipe import load_recipe
 
 if TYPE_CHECKING:
     from cloud_hub.samples.dataset import Dataset
+    from cloud_hub.training.checking import Contract
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -21,11 +22,13 @@ def main(arguments: Sequence[str]) -> None:
     from cloud_hub.training.run import RunRequest, run
 
     options = _parser().parse_args(list(arguments))
+    model, snapshot = _snapshot(options.snapshot, options.hub)
     request = RunRequest(
         loaded=load_recipe(options.recipe),
         out=options.out,
         seed=options.seed,
-        snapshot=_snapshot(options.snapshot, options.hub),
+        snapshot=snapshot,
+        contract=_contract(options.like, options.hub, options.model or model, options.snapshot),
         swap=_pair(options.swap_labels),
         progress=_show if sys.stderr.isatty() else lambda step, share: None,
     )
@@ -45,26 +48,74 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("recipe", help="a module's name or a .py file")
     parser.add_argument("--out", type=Path, required=True, help="directory to write; checkpoints in it are resumed")
     parser.add_argument("--snapshot", default="", help="train on a snapshot as well: its id with --hub, else its file")
-    parser.add_argument("--hub", type=Path, help="directory of the hub that keeps the snapshot")
+    parser.add_argument("--hub", type=Path, help="directory of the hub that keeps the snapshot, or the model")
+    parser.add_argument("--model", default="", help="with --hub: train for this model, keep its interface")
+    parser.add_argument("--like", type=Path, help="an earlier release directory of the model: keep its interface")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--swap-labels", default="", help="A,B: exchange two classes' labels (makes a bad release)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     return parser
 
 
-def _snapshot(name: str, hub: Path | None) -> Dataset | None:
-    """A snapshot by id from a hub's directory, or from its file; None when none was named."""
+def _snapshot(name: str, hub: Path | None) -> tuple[str, Dataset | None]:
+    """The model and the content of a snapshot by id from a hub's directory; from its file, the model is not known."""
     from cloud_hub.samples.dataset import read_dataset
 
-    if hub is None:
-        return read_dataset(Path(name)) if name else None
-    if not name:
-        raise InvalidError("--hub needs a snapshot", subject="--hub", hint="add --snapshot ID: fleet snapshot list")
+    if hub is None or not name:
+        return "", read_dataset(Path(name)) if name else None
     from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
     from cloud_hub.samples import snapshots
+    from cloud_hub.store.tables import Model, Snapshot
 
-    return snapshots.load(open_hub(HubConfig.load(hub)), name)
+    opened = open_hub(HubConfig.load(hub))
+    dataset = snapshots.load(opened, name)
+    with opened.reading() as session:
+        row = session.get(Snapshot, name)
+        known = row is not None and session.get(Model, row.model) is not None
+    return row.model if row is not None and known else "", dataset
+
+
+def _contract(like: Path | None, hub: Path | None, model: str, snapshot: str) -> Contract | None:
+    """What the run must keep, from a release directory or from a model of a hub."""
+    if like is not None:
+        return _contract_of_release(like)
+    if hub is None:
+        if model:
+            raise InvalidError(
+                "--model needs --hub", subject="--model", hint="add --hub DIR, or give --like RELEASE_DIR"
+            )
+        return None
+    if not model and snapshot:
+        return None
+    if not model:
+        raise InvalidError(
+            "--hub needs a snapshot or a model", subject="--hub", hint="add --snapshot ID or --model NAME"
+        )
+    from cloud_hub.bootstrap import open_hub
+    from cloud_hub.config import HubConfig
+    from cloud_hub.training.compiling import contract_of
+    from cloud_hub.trust.rows import interface_release
+
+    opened = open_hub(HubConfig.load(hub))
+    with opened.reading() as session:
+        current = interface_release(session, model)
+    return contract_of(opened, model, current)
+
+
+def _contract_of_release(folder: Path) -> Contract:
+    from cloud_hub.training.checking import Contract
+    from fleet.protocol.interface import interface_of
+    from model_compiler.errors import CompilerError
+    from model_compiler.pack import read_release
+    from model_compiler.reference import encoder_of
+
+    try:
+        manifest = read_release(folder)
+        encoder = encoder_of(folder) if manifest.sketch is not None else None
+    except CompilerError as error:
+        raise InvalidError(str(error), subject=str(folder), hint=error.hint) from error
+    return Contract(str(folder), f"the model's interface is that of {folder}", interface_of(manifest), encoder)
 
 
 def _pair(text: str) -> tuple[int, int] | None:

@@ -6,10 +6,11 @@ Distillation: the student learns the teacher's softened answers (Hinton, Vinyals
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cloud_hub.training.recipe import Examples
+from model_compiler.data import Array
 
 CHECKPOINT_EPOCHS = 10
+BATCH = 512  # rows of an answer without training
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class FitSettings:
     checkpoint: Path | None = None
     temperature: float = 2.0
     soft_share: float = 0.0
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    augment: Callable[[Any, torch.Generator], Any] | None = None
     tick: Callable[[float], None] = lambda fraction: None
 
 
@@ -48,8 +51,9 @@ def device() -> torch.device:
 def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None) -> nn.Module:
     """Train `network` (n, …) → (n, classes) and return it on the CPU in evaluation mode.
 
-    Rows with the label -1 teach through `teacher` only. Mixed precision and torch.compile are used
-    on CUDA; the CPU computes in float32.
+    It takes the inputs of `data` by place (`checking.placed` makes it so); of several outputs the first is trained.
+    Rows with the label -1 teach through `teacher` only. Mixed precision and torch.compile are used on CUDA; the CPU
+    computes in float32.
     """
     where = device()
     network.to(where).train()
@@ -58,7 +62,8 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
     run = torch.compile(network) if where.type == "cuda" else network
     if teacher is not None:
         teacher.to(where).eval()
-    x, y = torch.from_numpy(data.x).to(where), torch.from_numpy(data.y).to(where)
+    x = {name: torch.from_numpy(array).to(where) for name, array in data.inputs.items()}
+    y = torch.from_numpy(data.y).to(where)
     for epoch in range(start, settings.epochs):
         rate = settings.rate * 0.5 * (1 + np.cos(np.pi * epoch / settings.epochs))
         for group in optimizer.param_groups:
@@ -70,12 +75,18 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
     return network.to("cpu").eval()
 
 
-def logits(network: nn.Module, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The network's answers (n, classes) to `x` (n, …)."""
+def logits(network: nn.Module, x: Array | Mapping[str, Array]) -> npt.NDArray[np.float32]:
+    """The network's answers (n, classes) to `x`, one input (n, …) or several in the order that it takes them."""
+    tensors = [torch.from_numpy(a).split(BATCH) for a in (x.values() if isinstance(x, Mapping) else [x])]
+    network = network.cpu().eval()
     with torch.no_grad():
-        parts = [network.cpu().eval()(part) for part in torch.from_numpy(x).split(512)]
+        parts = [_first(network(*part)) for part in zip(*tensors, strict=True)]
     found: npt.NDArray[np.float32] = torch.cat(parts).numpy()
     return found
+
+
+def _first(answer: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return answer if isinstance(answer, Tensor) else answer[0]
 
 
 def accuracy(network: nn.Module, data: Examples) -> float:
@@ -87,9 +98,9 @@ def accuracy(network: nn.Module, data: Examples) -> float:
 
 
 def _epoch(
-    network: Callable[[Tensor], Tensor],
+    network: Callable[..., Any],
     optimizer: torch.optim.Optimizer,
-    x: Tensor,
+    x: dict[str, Tensor],
     y: Tensor,
     settings: FitSettings,
     epoch: int,
@@ -98,21 +109,31 @@ def _epoch(
     # Every epoch has its own seed, so that a resumed run draws what an unbroken one would.
     torch.manual_seed(settings.seed * 100_003 + epoch)
     generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-    for rows in torch.randperm(len(x), generator=generator).split(settings.batch):
-        inputs, labels = x[rows], y[rows]
+    for rows in torch.randperm(len(y), generator=generator).split(settings.batch):
+        inputs, labels = {name: tensor[rows] for name, tensor in x.items()}, y[rows]
         if settings.augment is not None:
-            inputs = settings.augment(inputs, generator)
-        with _precision(x.device):
-            loss = _loss(network(inputs), labels, settings, None if teacher is None else _answers(teacher, inputs))
+            inputs = _augmented(settings.augment, inputs, generator)
+        values = tuple(inputs.values())
+        with _precision(y.device):
+            soft = None if teacher is None else _answers(teacher, values)
+            loss = _loss(_first(network(*values)), labels, settings, soft)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
-def _answers(teacher: nn.Module, inputs: Tensor) -> Tensor:
+def _augmented(
+    augment: Callable[[Any, torch.Generator], Any], inputs: dict[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
+    if len(inputs) > 1:
+        changed = augment(inputs, generator)
+        return {name: changed[name] for name in inputs}
+    return {name: augment(value, generator) for name, value in inputs.items()}
+
+
+def _answers(teacher: nn.Module, values: tuple[Tensor, ...]) -> Tensor:
     with torch.no_grad():
-        found: Tensor = teacher(inputs)
-    return found
+        return _first(teacher(*values))
 
 
 def _loss(answers: Tensor, labels: Tensor, settings: FitSettings, soft: Tensor | None) -> Tensor:

@@ -11,16 +11,17 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
+from model_compiler.data import UNNAMED, Array
 
 if TYPE_CHECKING:
     import torch
@@ -28,21 +29,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Examples:
-    """`x` float32 (n, …), `y` int64 (n,) class numbers; -1 marks an input without a label."""
+    """`x` holds the inputs: arrays (n, …) by name, or one array of a model with one input, which then has the model's
+    own name. `y` int64 (n,) class numbers; -1 marks an input without a label."""
 
-    x: npt.NDArray[np.float32]
+    x: Array | Mapping[str, Array]
     y: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
-    def take(self, rows: npt.NDArray[np.int64]) -> Examples:
+    @property
+    def inputs(self) -> Mapping[str, Array]:
+        """Each input by its name; an array alone is `UNNAMED`."""
+        return self.x if isinstance(self.x, Mapping) else {UNNAMED: self.x}
+
+    def take(self, rows: npt.NDArray[np.int64] | slice) -> Examples:
         """The rows with these numbers."""
-        return Examples(self.x[rows], self.y[rows])
+        return self._with({name: array[rows] for name, array in self.inputs.items()}, self.y[rows])
 
     def join(self, other: Examples) -> Examples:
-        """Both, one after the other."""
-        return Examples(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
+        """Both, one after the other; `other` has the same inputs."""
+        theirs = other.inputs
+        both = {name: np.concatenate([array, theirs[name]]) for name, array in self.inputs.items()}
+        return self._with(both, np.concatenate([self.y, other.y]))
+
+    def renamed(self, names: Mapping[str, str]) -> Examples:
+        """The same with the inputs called by `names` (old to new), in that order."""
+        return Examples({new: self.inputs[old] for old, new in names.items()}, self.y)
+
+    def cast(self, dtypes: Mapping[str, Any]) -> Examples:
+        """The same with other dtypes of the inputs, which have names."""
+        return Examples({name: a.astype(dtypes[name], copy=False) for name, a in self.inputs.items()}, self.y)
+
+    def _with(self, inputs: Mapping[str, Array], y: npt.NDArray[np.int64]) -> Examples:
+        return Examples(inputs if isinstance(self.x, Mapping) else inputs[UNNAMED], y)
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,10 @@ class Sets:
     calibration: Examples
     validation: Examples
     exam: Examples
+
+    def each(self, change: Callable[[Examples], Examples]) -> Sets:
+        """The sets, each of them changed."""
+        return Sets(change(self.train), change(self.calibration), change(self.validation), change(self.exam))
 
 
 @dataclass(frozen=True)
@@ -72,16 +96,23 @@ class Hyper:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is made. `augment` changes a training batch (n, …) with a seeded generator.
+    """How a model is made. `augment` changes a training batch (n, …), by name where there are several inputs, with a
+    seeded generator.
 
-    `sources` are further modules whose code belongs to the recipe's hash.
+    `inputs` and `outputs` are the names that applications use; by default those of the data, of the parameters of the
+    student's `forward`, and of the dict that it answers with. Of several outputs the first is trained. In a retrain the
+    model's interface at the hub outranks all names that are not said here, and what is said here must agree with it.
+    A network with several inputs gets them by name, so `forward` calls its parameters as the data does. `sources` are
+    further modules whose code belongs to the recipe's hash.
     """
 
     data: Callable[[], Sets]
     teacher: Callable[[], torch.nn.Module]
     student: Callable[[], torch.nn.Module]
     labels: tuple[str, ...] = ()
-    augment: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    augment: Callable[[Any, torch.Generator], Any] | None = None
     hyper: Hyper = field(default_factory=Hyper)
     targets: tuple[str, ...] = ("litert-int8", "litert-fp32")
     sources: tuple[ModuleType, ...] = ()

@@ -1,4 +1,4 @@
-"""The retrain job: snapshot, teacher, gate, student, compile, publish, audit, roll out.
+"""The retrain job: check, snapshot, teacher, gate, student, compile, publish, audit, roll out.
 
 What is done is kept in the job's result, so that a worker that takes over goes on from there: the
 snapshot, the published release and the rollout are never made twice; training resumes its checkpoints.
@@ -6,6 +6,7 @@ snapshot, the published release and the rollout are never made twice; training r
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,15 +18,16 @@ from cloud_hub.jobs.running import Running
 from cloud_hub.rollouts.create import create_rollout
 from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
-from cloud_hub.training.compiling import compile_run
+from cloud_hub.training.compiling import compile_run, contract_of
 from cloud_hub.training.gate import compare
 from cloud_hub.training.options import RetrainOptions
 from cloud_hub.training.recipe import Examples, load_recipe
-from cloud_hub.training.run import RunRequest, deal, sets_of, train_student, train_teacher
-from cloud_hub.trust.rows import get_model, get_release
+from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
+from cloud_hub.trust.rows import get_model, get_release, interface_release
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
+from model_compiler.data import Array
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,29 +62,30 @@ def retrain(running: Running) -> dict[str, object]:
 
 def _make_release(running: Running, options: RetrainOptions) -> None:
     hub, model = running.hub, running.job.model
-    if "snapshot" not in running.saved:
-        running.step("freezing a snapshot", 0.0)
-        running.save(
-            snapshot=options.snapshot or snapshots.create(hub, model, actor=f"job:{running.job.id}").id
-        )  # fmt: skip
+    running.step("checking the recipe against the model's interface", 0.0)
     with hub.reading() as session:
-        recipe = get_model(session, model).recipe
+        recipe, fixed = get_model(session, model).recipe, interface_release(session, model)
     request = RunRequest(
         loaded=load_recipe(recipe, folder=hub.config.directory / "recipes"),
         out=hub.config.directory / "work" / running.job.id,
         seed=options.seed,
-        snapshot=snapshots.load(hub, running.saved["snapshot"]),
+        contract=contract_of(hub, model, fixed),
         progress=lambda step, share: running.step(step, 0.05 + 0.2 * share + (0.2 if "student" in step else 0.0)),
     )
-    recipe_repeats = request.loaded.recipe.hyper.sample_repeats
-    parts = deal(sets_of(request), request.snapshot, seed=options.seed, repeats=recipe_repeats)
+    settled = settle_run(request)
+    if "snapshot" not in running.saved:
+        running.step("freezing a snapshot", 0.0)
+        snapshot = options.snapshot or snapshots.create(hub, model, actor=f"job:{running.job.id}").id
+        running.save(snapshot=snapshot)
+    request = replace(request, snapshot=snapshots.load(hub, running.saved["snapshot"]))
+    parts = deal_run(request, settled)
     teacher = train_teacher(request, parts)
     running.step("gating the teacher", 0.25)
     current = current_release(hub, model, options.channel)
     running.save(**gate_teacher(hub, current, teacher, parts.gate))
     student = train_student(request, parts, teacher)
     compiled = compile_run(
-        hub, request, parts, teacher=teacher, student=student, current=current,
+        hub, request, parts, teacher=teacher, student=student, labels=settled.labels, current=current,
         progress=lambda step: running.step(step, 0.6),
     )  # fmt: skip
     running.step("publishing", 0.9)
@@ -132,11 +135,11 @@ def gate_teacher(hub: Hub, current: tuple[int, Manifest] | None, teacher: nn.Mod
         raise InvalidError(
             "no human label is left for the gate", subject="snapshot", hint="label at least 4 samples of the snapshot"
         )
-    right = logits(teacher, gate.x).argmax(axis=1) == gate.y
+    right = logits(teacher, gate.inputs).argmax(axis=1) == gate.y
     if current is None or not current[1].placed("cloud"):
         return {"gate_new": float(right.mean()), "gate_labels": len(gate)}
     number, manifest = current
-    outputs = load_cloud(hub, manifest).run({manifest.inputs[0].name: gate.x})
+    outputs = load_cloud(hub, manifest).run(_asked(gate, number, manifest))
     found = compare(next(iter(outputs.values())).argmax(axis=1) == gate.y, right)
     if found.refused:
         raise GateRefusedError(
@@ -147,6 +150,24 @@ def gate_teacher(hub: Hub, current: tuple[int, Manifest] | None, teacher: nn.Mod
             hint="label more samples, or change the recipe",
         )
     return {"gate_new": found.new, "gate_old": found.old, "gate_labels": len(gate), "gate_release": number}
+
+
+def _asked(gate: Examples, number: int, manifest: Manifest) -> dict[str, Array]:
+    """The inputs as release `number` calls them: on a hub of 0.1 an auditor may have another name for a lone one.
+
+    Raises InvalidError when it takes other inputs.
+    """
+    theirs, arrays = [tensor.name for tensor in manifest.inputs], dict(gate.inputs)
+    if len(theirs) == len(arrays) == 1:
+        arrays = dict(zip(theirs, arrays.values(), strict=True))
+    if set(theirs) != set(arrays):
+        raise InvalidError(
+            f"release {number}, which the new teacher is compared with, takes {', '.join(theirs)}; "
+            f"the model's inputs are {', '.join(arrays)}",
+            subject="teacher",
+            hint="make a release with the model's interface the channel's auditor",
+        )
+    return arrays
 
 
 def _set_auditor(running: Running, channel: str, number: int) -> None:

@@ -15,9 +15,9 @@ class Failure(nn.Module):
             nn.Linear(8, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, 8) float32 to (n, 2) logits."""
-        scores: Tensor = self.layers(x)
+    def forward(self, sensors: Tensor) -> Tensor:
+        """(n, 8) float32 to (n, 2) logits. Applications call the input as this parameter."""
+        scores: Tensor = self.layers(sensors)
         return scores
 
 

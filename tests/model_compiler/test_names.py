@@ -96,7 +96,7 @@ def test_a_module_s_own_names_come_out(machines: CompileReport) -> None:
         assert port_names(blob(machines, variant)) == (("sensors",), ("logits",))
 
 
-@pytest.mark.parametrize("file", ["x", "readings"])
+@pytest.mark.parametrize("file", ["x", "sensors"])
 def test_a_release_like_an_earlier_one_keeps_names_classes_and_sketch(
     machines: CompileReport, tmp_path: Path, file: str
 ) -> None:
@@ -141,6 +141,10 @@ class Wide(nn.Module):
         ({"module": Wide().eval()}, r"outputs are logits FP32 \[-1, 2\]; this has logits FP32 \[-1, 3\]"),
         ({"labels": ("good", "bad")}, "classes are fine, failing; this has good, bad"),
         ({"inputs": ("readings",)}, "inputs are sensors; these names were asked for: readings"),
+        (
+            {"calibration": table(60, 3, "readings"), "validation": table(80, 4, "readings")},
+            "inputs are sensors; the data has readings",
+        ),
         ({"outputs": ("scores",)}, "outputs are logits; these names were asked for: scores"),
         ({"encoder": fit_encoder(table(40, 9).x, tensor="x")}, "encoder watches input 'x'; this has sensors FP32"),
         ({"encoder": fit_encoder(table(40, 9).x[:, :3], tensor="sensors")}, "takes 3 values .* this has 4"),
@@ -195,7 +199,7 @@ def test_several_inputs_that_do_not_fit_by_name_are_refused() -> None:
     renamed = data.renamed({"temperature": "a", "pressure": "b"})
     with pytest.raises(DataError, match=r"takes pressure, temperature; the data has a, b"):
         adapt(Pair(), renamed)
-    with pytest.raises(DataError, match=r"inputs are a, c; the data has a, b"):
+    with pytest.raises(InterfaceError, match=r"inputs are a, c; the data has a, b"):
         adapt(Pair(), renamed, inputs=("a", "c"))
 
 
@@ -225,9 +229,9 @@ def test_ways_to_take_inputs_and_to_give_outputs() -> None:
     assert list(adapt(Optional(), one, outputs=("a", "b")).outputs) == ["a", "b"]
     assert list(adapt(Failure(), one, classes=False).outputs) == ["output"]
     assert list(adapt(Failure(), one, inputs=("logits",)).outputs) == ["output"]  # not twice one name
-    with pytest.raises(SourceError, match="outputs are a, b; this one gives output"):
+    with pytest.raises(InterfaceError, match="outputs are a, b; this one gives output"):
         adapt(Failure(), one, outputs=("a", "b"))
-    with pytest.raises(SourceError, match="outputs are a, word; this one gives word, class"):
+    with pytest.raises(InterfaceError, match="outputs are a, word; this one gives word, class"):
         adapt(Keyword(), one, outputs=("a", "word"))
 
 

@@ -70,6 +70,7 @@ def small_release(
     outputs: tuple[Tensor, ...] = OUTPUTS,
     labels: tuple[str, ...] = DIGITS,
     cloud: bytes = b"",
+    encoder: bytes = b"encoder",
     requires: tuple[str, ...] = (),
 ) -> tuple[bytes, dict[str, bytes]]:
     """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file)."""
@@ -82,7 +83,7 @@ def small_release(
 
     sketch = None
     if sketch_id:
-        sketch = SketchRef(sketch_id=sketch_id, encoder=blob(b"encoder"), reference=blob(b"reference"), margin=0.1)
+        sketch = SketchRef(sketch_id=sketch_id, encoder=blob(encoder), reference=blob(b"reference"), margin=0.1)
     theirs = cloud or hollow_onnx([t.name for t in inputs], [t.name for t in outputs], f"cloud model {seed}" * 50)
     measured = verdict(**(verdict_changes or {}))
     manifest = Manifest(

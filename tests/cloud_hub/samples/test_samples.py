@@ -118,4 +118,4 @@ def test_a_snapshot_is_named_by_its_content(filled: HubFixture) -> None:
     second = filled.client.post("/api/v1/snapshots", json={"model": "digits"}, headers=filled.auth()).json()
     assert second["id"] != first.id and second["labelled"] == 1
     dataset = snapshots.load(filled.hub, second["id"])
-    assert dataset.label.tolist() == [3, -1] and dataset.x.shape == (2, 4)
+    assert dataset.label.tolist() == [3, -1] and dataset.inputs["x"].shape == (2, 4)

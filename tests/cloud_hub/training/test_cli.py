@@ -33,7 +33,7 @@ def recipe(folder: Path, epochs: int) -> str:
 
 def test_a_snapshot_is_named_by_id_or_by_file(hub: HubFixture, tmp_path: Path) -> None:
     x, y = data.splits(0)["traffic"]
-    row = snapshots.save(hub.hub, "digits", Dataset(x[:40], y[:40], np.arange(40).astype(str)), actor="test")
+    row = snapshots.save(hub.hub, "digits", Dataset({"x": x[:40]}, y[:40], np.arange(40).astype(str)), actor="test")
     file = tmp_path / "snapshot.npz"
     file.write_bytes(hub.hub.objects.get(row.path).data)
     quick = recipe(tmp_path, 1)

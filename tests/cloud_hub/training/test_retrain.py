@@ -37,7 +37,7 @@ def digits(hub: HubFixture, monkeypatch: pytest.MonkeyPatch) -> HubFixture:
 def snapshot(hub: HubFixture, labels: bool = True) -> str:
     x, y = data.splits(0)["traffic"]
     x, y = data.turned(x[:120], 15, 20, 1), y[:120] if labels else np.full(120, -1)
-    return snapshots.save(hub.hub, "digits", Dataset(x, y, np.arange(120).astype(str)), actor="test").id
+    return snapshots.save(hub.hub, "digits", Dataset({"x": x}, y, np.arange(120).astype(str)), actor="test").id
 
 
 def retrain(hub: HubFixture, **options: object) -> queue.Job:

@@ -73,7 +73,9 @@ def kill_at(hub: HubFixture, job: str, step: str) -> None:
 @pytest.mark.parametrize("step", ["distilling the student", "publishing"])
 def test_a_killed_worker_is_replaced_and_one_release_comes_out(hub: HubFixture, step: str) -> None:
     x, y = data.splits(0)["traffic"]
-    frozen = snapshots.save(hub.hub, "digits", Dataset(x[:80], y[:80], np.arange(80).astype(str)), actor="test").id
+    frozen = snapshots.save(
+        hub.hub, "digits", Dataset({"x": x[:80]}, y[:80], np.arange(80).astype(str)), actor="test"
+    ).id
     payload = {"snapshot": frozen}
     job = queue.submit(hub.hub, "retrain", model="digits", payload=payload, actor="test").id
     kill_at(hub, job, step)

@@ -66,7 +66,7 @@ def test_a_snapshot_is_dealt_into_disjoint_parts() -> None:
     label = fresh.y.copy()
     label[30:] = -1
     x = np.concatenate([fresh.x, own.exam.x[:1], fresh.x[:1]])  # an exam input, and a repeated one
-    snapshot = Dataset(x, np.concatenate([label, own.exam.y[:1], label[:1]]), np.arange(42).astype(str))
+    snapshot = Dataset({"x": x}, np.concatenate([label, own.exam.y[:1], label[:1]]), np.arange(42).astype(str))
     parts = deal(own, snapshot, seed=0, repeats=2)
     assert (len(parts.gate), len(parts.calibration), len(parts.unlabelled)) == (7, 23, 10)
     assert len(parts.train) == 60 + 2 * 20
