@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from cloud_hub.addresses import check_hostname
+from cloud_hub.clock import clock_of
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
@@ -92,8 +93,8 @@ def _make(config: HubConfig, offline: Path, passphrase: bytes, clock: Clock) -> 
     return Initialised(hub, token.text)
 
 
-def open_hub(config: HubConfig, *, clock: Clock = time.time) -> Hub:
-    """The hub of an initialised directory. The database must be at the newest migration.
+def open_hub(config: HubConfig, *, clock: Clock | None = None) -> Hub:
+    """The hub of an initialised directory. The database must be at the newest migration, and gives the time.
 
     Raises:
         NotFoundError: a file of the hub's keys is missing.
@@ -103,6 +104,7 @@ def open_hub(config: HubConfig, *, clock: Clock = time.time) -> Hub:
         raise NotFoundError(f"no hub in {config.directory}", subject=str(config.directory), hint="run: cloud-hub init")
     config.temporary_dir.mkdir(exist_ok=True, mode=0o700)
     engine = make_engine(config.database_url)
+    clock = clock or clock_of(engine)
     objects = open_objects(config.objects_url)
     return Hub(
         config=config,
@@ -116,9 +118,10 @@ def open_hub(config: HubConfig, *, clock: Clock = time.time) -> Hub:
     )
 
 
-def open_publisher(config: HubConfig, *, clock: Clock = time.time) -> TufPublisher:
+def open_publisher(config: HubConfig, *, clock: Clock | None = None) -> TufPublisher:
     """The publisher alone, for ceremonies."""
     engine = make_engine(config.database_url)
+    clock = clock or clock_of(engine)
     return TufPublisher(engine, open_objects(config.objects_url), _signers(config), clock=clock, expiry=config.expiry)
 
 

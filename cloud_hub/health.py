@@ -18,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Literal
 
-from sqlalchemy import Connection, Engine, create_engine, func, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -108,7 +108,8 @@ class Health:
 
     def _database(self) -> str:
         with self._engine.connect() as connection:
-            signed_at = connection.execute(select(func.max(col(Metadata.created_at)))).scalar()
+            newest = select(Metadata.created_at).where(Metadata.role == "timestamp")
+            signed_at = connection.execute(newest.order_by(col(Metadata.version).desc()).limit(1)).scalar()
             if signed_at is None:
                 return "it has no hub in it"
             self._clock = judge_clock(self._hub.clock(), float(signed_at), _time_of(connection))

@@ -20,6 +20,7 @@ from types import TracebackType
 from cloud_hub.addresses import reachable
 from cloud_hub.broker.leftover import CONFIGURATION, STOP_S, end_leftover, remember
 from cloud_hub.broker.replica import NAMES
+from cloud_hub.clock import SLACK_S
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import UnreachableError
 from cloud_hub.identity.ca import Authority
@@ -63,7 +64,8 @@ class Mosquitto:
     def revoke(self, serials: Sequence[str], now: float) -> None:
         """Refuse these certificates from now on; open connections of theirs are closed."""
         found = tuple(sorted(serials))
-        if found == self._revoked and now - self._listed_at < RENEW_S:
+        holds = 0 <= now - self._listed_at + SLACK_S < RENEW_S  # one dated ahead is not valid yet: nobody may connect
+        if found == self._revoked and holds:
             return
         self._revoked, self._listed_at = found, now
         self._stop()

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 from sqlmodel import Session, col, func, select
 
+from cloud_hub.clock import lies_ahead
 from cloud_hub.context import Hub
 from cloud_hub.drift import detector
 from cloud_hub.drift.detector import Baseline, Bet, Detector, DeviceWindow
@@ -140,6 +141,8 @@ def _current(session: Session, model: str, release: int, manifest: Manifest, now
     monitor = session.get(DriftMonitor, model)
     if monitor is not None and monitor.document.get("epoch") == epoch and monitor.sketch_id == sketch_id:
         monitor.release = release
+        if lies_ahead(monitor.document.get("since", 0.0), now):  # no window would begin after it for long
+            monitor.document = {**monitor.document, "since": now}
         return monitor
     if monitor is None:
         monitor = DriftMonitor(model=model, sketch_id=sketch_id, release=release, state="waiting", updated_at=now)

@@ -83,7 +83,7 @@ class Authority:
         """A certificate revocation list (PEM) of hex `serials`, valid for 30 days."""
         moment = _moment(now)
         builder = x509.CertificateRevocationListBuilder(
-            self._certificate.subject, moment, moment + datetime.timedelta(days=30)
+            self._certificate.subject, moment - _BACKDATE, moment + datetime.timedelta(days=30)
         )
         for serial in serials:
             entry = x509.RevokedCertificateBuilder(int(serial, 16), moment).build()

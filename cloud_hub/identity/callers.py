@@ -65,7 +65,7 @@ class RateLimiter:
         """Count one call; RateError when `key` is over its rate."""
         burst = max(1.0, rate_per_s)
         level, at = self._levels.get(key, (burst, now))
-        level = min(burst, level + (now - at) * rate_per_s)
+        level = min(burst, level + max(0.0, now - at) * rate_per_s)  # a clock that is set back takes nothing away
         if level < 1.0:
             self._levels[key] = (level, now)
             raise RateError(

@@ -14,12 +14,14 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cloud_hub.clock import lies_ahead
 from cloud_hub.errors import UnauthenticatedError
 
 NONCE_LIFE_S = 60
 TOKEN_LIFE_S = 3600
 SIGNED_PREFIX = b"edgeloop-token:"
 _NONCE, _TOKEN = "eln1", "eld1"  # prefixes, not secrets
+_LIVES = {_NONCE: NONCE_LIFE_S, _TOKEN: TOKEN_LIFE_S}
 
 
 class DeviceTokens:
@@ -61,7 +63,8 @@ class DeviceTokens:
         body, _, mac = text.rpartition(".")
         if not hmac.compare_digest(mac.encode(), self._mac(body).encode()):
             raise _refused("the token is not valid")
-        if now >= int(parts[2]):
+        expires = int(parts[2])
+        if now >= expires or lies_ahead(expires, now, _LIVES[prefix]):
             raise _refused("the token has expired")
         return parts[1]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from cloud_hub.clock import lies_ahead
 from cloud_hub.config import HubConfig
 from cloud_hub.identity.ca import Authority, KeyAndCertificate
 from cloud_hub.trust.keys import read_held, write_private
@@ -49,10 +50,11 @@ def renew_own(config: HubConfig, now: float) -> tuple[str, ...]:
 
 
 def _is_due(pem: bytes, wanted: tuple[str, ...], now: float) -> bool:
-    """Whether a certificate is past half of its life, or not valid for all the `wanted` names."""
+    """Whether a certificate is past half of its life, not valid yet, or not valid for all the `wanted` names."""
     certificate = x509.load_pem_x509_certificate(pem)
     starts, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    return now > (starts + ends) / 2 or not valid_for(certificate) >= set(wanted)
+    begins = lies_ahead(starts, now)  # a clock that ran ahead has issued it: nobody takes it yet
+    return now > (starts + ends) / 2 or begins or not valid_for(certificate) >= set(wanted)
 
 
 def valid_for(certificate: x509.Certificate) -> set[str]:

@@ -12,6 +12,7 @@ import hashlib
 
 from sqlmodel import Session, col, select
 
+from cloud_hub.clock import lies_ahead
 from cloud_hub.context import Hub
 from cloud_hub.errors import RateError, UnauthenticatedError
 from cloud_hub.identity import ca
@@ -35,14 +36,17 @@ def certify(hub: Hub, session: Session, device: Device) -> None:
 
 
 def past_half(hub: Hub, device: Device) -> bool:
-    """Whether the certificate has lived for half of its life, or longer."""
-    return device.certificate_expires_at - hub.clock() < _life_s(hub) / 2
+    """Whether the certificate has lived for half of its life, or longer, or begins in the future."""
+    return device.certificate_expires_at - hub.clock() < _life_s(hub) / 2 or _not_yet(
+        hub, device.certificate_expires_at
+    )
 
 
 def is_due(hub: Hub, device: Device) -> bool:
     """Whether the device should renew: half of the life and up to a tenth more, by the device's id."""
     share = int(hashlib.sha256(device.id.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
-    return device.certificate_expires_at - hub.clock() < _life_s(hub) * (0.5 - JITTER * share)
+    left = device.certificate_expires_at - hub.clock()
+    return left < _life_s(hub) * (0.5 - JITTER * share) or _not_yet(hub, device.certificate_expires_at)
 
 
 def renew(hub: Hub, request: RenewRequest) -> RenewResponse:
@@ -67,7 +71,7 @@ def renew(hub: Hub, request: RenewRequest) -> RenewResponse:
             answer = RenewResponse(certificate=device.certificate, expires_at=device.certificate_expires_at)
         else:
             waiting = _pending(session, device.id)
-            if waiting is not None and waiting.public_key == key and waiting.expires_at > hub.clock():
+            if waiting is not None and waiting.public_key == key and _in_force(hub, waiting):
                 return RenewResponse(certificate=waiting.certificate, expires_at=waiting.expires_at)
             _refuse_too_many(hub, session, device)
             issued = _issue(hub, device, key)
@@ -167,6 +171,15 @@ def _locked(session: Session, device_id: str) -> Device:
     if device is None or device.revoked_at is not None:
         raise _stranger()
     return device
+
+
+def _not_yet(hub: Hub, expires_at: float) -> bool:
+    """Whether a certificate lasts longer than one of today: a clock that ran ahead has issued it for later."""
+    return lies_ahead(expires_at, hub.clock(), _life_s(hub))
+
+
+def _in_force(hub: Hub, row: CertificateRow) -> bool:
+    return row.expires_at > hub.clock() and not _not_yet(hub, row.expires_at)
 
 
 def _stranger() -> UnauthenticatedError:

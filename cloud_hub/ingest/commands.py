@@ -63,7 +63,7 @@ def waiting(hub: Hub, limit: int = 100) -> list[tuple[str, str, bytes]]:
                 row.sent_at = now
                 session.add(row)
                 continue
-            signed = _signed(hub, device, row.id, row.kind, row.args, row.expires_at)
+            signed = _signed(hub, device, row.id, row.kind, row.args, min(row.expires_at, now + LIFE_S))
             session.add(device)
             topic = topics.command(row.device_id, hub.config.broker.prefix)
             found.append((row.id, topic, msgspec.json.encode(signed)))

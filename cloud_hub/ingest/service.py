@@ -21,6 +21,7 @@ from sqlmodel import col, select
 
 from cloud_hub.broker import open_link
 from cloud_hub.broker.choose import Open
+from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import mark_sent, waiting
@@ -186,14 +187,19 @@ class Ingest:
                 session.connection().execute(update(ChannelRow).where(*older).values(notified_version=row.version))
 
     def _sweep(self) -> None:
-        """Devices that were silent for too long are offline, whatever their last word was."""
-        limit = self._hub.clock() - self._hub.config.offline_after_s
-        silent = (col(Device.online).is_(True), col(Device.last_seen_at) < limit)
+        """Devices that were silent for too long are offline, whatever their last word was.
+
+        One that was heard in the future, by a clock that ran ahead, was heard now at the latest.
+        """
+        now = self._hub.clock()
+        silent = col(Device.online).is_(True) & (col(Device.last_seen_at) < now - self._hub.config.offline_after_s)
+        ahead = col(Device.last_seen_at) > now + SLACK_S
         with self._hub.reading() as session:
-            if session.exec(select(Device.id).where(*silent)).first() is None:
+            if session.exec(select(Device.id).where(silent | ahead)).first() is None:
                 return
-        with self._hub.session() as session:  # one statement: a device that is heard in this moment stays online
-            session.connection().execute(update(Device).where(*silent).values(online=False))
+        with self._hub.session() as session:  # one statement each: a device that is heard in this moment stays online
+            session.connection().execute(update(Device).where(ahead).values(last_seen_at=now))
+            session.connection().execute(update(Device).where(silent).values(online=False))
 
 
 def _count(ingestor: Ingestor) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from sqlalchemy import and_, or_, update
+from sqlalchemy import ColumnElement, and_, case, or_, update
 from sqlmodel import Session, col, select
 
+from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.store.engine import lock_name
@@ -49,13 +50,12 @@ def claim(hub: Hub, owner: str) -> Job | None:
     single writer. A job that has used up its attempts fails here.
     """
     now = hub.clock()
-    waiting = or_(
-        col(Job.state) == "queued",
-        and_(col(Job.state) == "running", col(Job.lease_until) < now),
-    )
+    waiting = or_(col(Job.state) == "queued", _abandoned(now))
+    # what a clock that ran ahead has dated would come last for ever, as long as others are queued
+    age = case((col(Job.created_at) > now + SLACK_S, 0.0), else_=col(Job.created_at))
     with hub.session() as session:
         _give_up(session, now)
-        oldest = select(Job.id).where(waiting).order_by(col(Job.created_at)).limit(1).with_for_update(skip_locked=True)
+        oldest = select(Job.id).where(waiting).order_by(age).limit(1).with_for_update(skip_locked=True)
         taken = (
             update(Job)
             .where(col(Job.id) == oldest.scalar_subquery())
@@ -138,8 +138,14 @@ def _refuse_second(session: Session, kind: str, model: str) -> None:
         raise ConflictError(f"a {kind} job of {model} is under way already: {found}", subject=model)
 
 
+def _abandoned(now: float) -> ColumnElement[bool]:
+    """Running, and nobody's: the lease is over, or ends later than any can (a clock that ran ahead has taken it)."""
+    until = col(Job.lease_until)
+    return and_(col(Job.state) == "running", or_(until < now, until > now + LEASE_S + SLACK_S))
+
+
 def _give_up(session: Session, now: float) -> None:
-    dead = (col(Job.state) == "running", col(Job.lease_until) < now, col(Job.attempt) >= col(Job.max_attempts))
+    dead = (_abandoned(now), col(Job.attempt) >= col(Job.max_attempts))
     values = {"state": "failed", "ended_at": now, "error": "its worker died each time it was tried"}
     session.connection().execute(update(Job).where(*dead).values(**values))
 

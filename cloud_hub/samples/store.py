@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
 
+from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.samples import parquet
@@ -124,7 +126,14 @@ def export(hub: Hub, model: str) -> bytes:
 
 
 def sweep(hub: Hub) -> int:
-    """Delete what is older than its channel's retention (the longest that covers the device's model)."""
+    """Delete what is older than its channel's retention (the longest that covers the device's model).
+
+    What came in the future, by a clock that ran ahead, came now at the latest.
+    """
+    now = hub.clock()
+    with hub.session() as session:
+        ahead = update(SampleRow).where(col(SampleRow.received_at) > now + SLACK_S)
+        session.connection().execute(ahead.values(received_at=now))
     with hub.reading() as session:
         channels = {row.name: decode_channel(row.document) for row in session.exec(select(ChannelRow))}
         places = {row.id: row.channel for row in session.exec(select(Device))}
@@ -134,7 +143,7 @@ def sweep(hub: Hub) -> int:
         channel = channels.get(places.get(row.device_id, ""))
         entry = channel.models.get(row.model) if channel is not None else None
         days = (entry.sampling if entry is not None else Sampling()).retention_days
-        return row.received_at < hub.clock() - days * DAY
+        return row.received_at < now - days * DAY
 
     return delete(hub, [row for row in rows if old(row)], actor="retention")
 

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
+from cloud_hub.clock import lies_ahead
 from cloud_hub.config import ExpiryConfig
 from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.ports import Also, Clock, Objects, SigningRequest
@@ -267,7 +268,8 @@ class TufPublisher:
     # ---- upkeep --------------------------------------------------------------------------------
 
     def refresh(self, *, force: bool = False) -> tuple[str, ...]:
-        """See `Publisher.refresh`. The timestamp is due daily, the others at half their life."""
+        """See `Publisher.refresh`. The timestamp is due daily, the others at half their life, and all that end later
+        than what is signed now: a clock that ran ahead has signed them."""
 
         def change(draft: Draft) -> tuple[str, ...]:
             roles = self._due(draft, force)
@@ -298,7 +300,7 @@ class TufPublisher:
             life = getattr(self._expiry, role) * 86_400
             left = repository.expires_at(draft.bodies[role]) - draft.now
             limit = life - self._expiry.refresh_s if role == "timestamp" else life / 2
-            if left <= limit or (force and role in repository.ONLINE_ROLES):
+            if left <= limit or lies_ahead(left, life) or (force and role in repository.ONLINE_ROLES):
                 due.append(role)
         return tuple(due)
 

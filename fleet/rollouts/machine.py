@@ -166,6 +166,7 @@ def decide(plan: Plan, progress: Progress, facts: Facts, now: float) -> Decision
     """One step. Ended rollouts stay as they are; an unreadable policy holds, whatever the facts."""
     if progress.state in ENDED:
         return Decision(progress=progress)
+    progress = _until(progress, now)
     progress = structs.replace(progress, exposed=max(progress.exposed, len(facts.cohort)))
     if facts.withdrawn:
         return _end(progress, "halted", facts.withdrawn, now)
@@ -228,6 +229,18 @@ def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: s
     )
     event = Event(name="retried", reason=f"attempt {fresh.attempt}: {why}")
     return Decision(progress=fresh, actions=(wanted(plan, fresh),), events=(event,))
+
+
+def _until(progress: Progress, now: float) -> Progress:
+    """The progress with no moment after `now`: one that a clock wrote which ran ahead would hold everything up."""
+    settled = progress.settled_at
+    return structs.replace(
+        progress,
+        started_at=min(progress.started_at, now),
+        stage_times=tuple(min(at, now) for at in progress.stage_times),
+        deadline_from=min(progress.deadline_from, now),
+        settled_at=None if settled is None else min(settled, now),
+    )
 
 
 def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> Verdict:
