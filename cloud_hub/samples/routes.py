@@ -12,8 +12,7 @@ from cloud_hub.api.access import DeviceCaller, HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody, read_body
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath, KeyQuery
-from cloud_hub.errors import InvalidError
-from cloud_hub.samples import index, snapshots, store
+from cloud_hub.samples import index, intake, snapshots, store
 from fleet.api.samples import (
     DeletedSample,
     Labels,
@@ -25,8 +24,7 @@ from fleet.api.samples import (
     WrittenLabels,
 )
 from fleet.api.types import KEY_LIMIT, NO_NUL, Int64
-from fleet.protocol.codec import decode_msgpack
-from fleet.protocol.messages import VERSION, SampleBatch, SampleReceipt
+from fleet.protocol.messages import SampleReceipt
 
 router = APIRouter(tags=["samples"])
 MAX_PAGE = 1000
@@ -39,12 +37,12 @@ PARQUET = "application/vnd.apache.parquet"
     openapi_extra=takes(media_type="application/msgpack"),
 )
 async def upload(request: Request, hub: HubDep, device: DeviceCaller) -> Response:
-    """Take a device's samples (MessagePack of a `SampleBatch`); repeating the request changes nothing."""
+    """Take a device's samples (MessagePack of a `SampleBatch`); repeating the request changes nothing.
+
+    A sample that cannot be taken is set aside, and answered as taken.
+    """
     limit = hub.config.limits.samples_body
-    batch = decode_msgpack(await read_body(request, limit), SampleBatch, limit=limit, subject="samples")
-    if batch.v != VERSION:
-        raise InvalidError(f"samples of version {batch.v} are unknown here", subject="samples")
-    committed = await run_in_threadpool(store.commit, hub, device, batch.samples)
+    committed = await run_in_threadpool(intake.take, hub, device, await read_body(request, limit), limit)
     return Response(msgspec.json.encode(SampleReceipt(committed=committed)), media_type="application/json")
 
 
