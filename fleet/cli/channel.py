@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from msgspec import Struct
 
 from fleet.cli.output import print_items, print_json
-from fleet.cli.session import JsonFlag, client_of, parse_seconds
+from fleet.cli.session import JsonFlag, body_of, client_of, parse_seconds
+
+if TYPE_CHECKING:
+    from fleet.api.channels import ChannelInfo
 
 app = typer.Typer(name="channel", help="Channels: the signed desired state that devices follow.", no_args_is_help=True)
 ChannelArgument = Annotated[str, typer.Argument(help="Name of the channel.")]
@@ -61,7 +65,7 @@ def show(
     if json:
         print_json(documents[0] if channel else {"items": documents})
         return
-    print_items([row for document in documents for row in _rows(document)], COLUMNS, json=False, empty="no channels")
+    print_items([line for document in documents for line in _lines(document)], COLUMNS, json=False, empty="no channels")
 
 
 @app.command("list")
@@ -103,6 +107,8 @@ def set_(
 
     Example: fleet channel set stable --model digits --release 1 --auditor 1 --audit-share 5
     """
+    from fleet.api.channels import ChannelChanges, EntryChanges
+
     client = client_of(context)
     entry = _given(
         release=release,
@@ -126,38 +132,49 @@ def set_(
     if not entry and not whole:
         raise typer.BadParameter("nothing to change; see fleet channel set --help")
     if entry:
-        client.set_channel_model(channel, model, **entry)
+        client.set_channel_model(channel, model, body_of(EntryChanges, **entry))
     if whole:
-        client.change_channel(channel, **whole)
+        client.change_channel(channel, body_of(ChannelChanges, **whole))
     document = client.channel(channel)
     if json:
         print_json(document)
         return
-    print_items(_rows(document), COLUMNS, json=False, empty="the channel names no model yet")
+    print_items(_lines(document), COLUMNS, json=False, empty="the channel names no model yet")
 
 
-def _rows(document: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per model of a channel document."""
-    inner = document.get("document")
-    body: dict[str, Any] = inner if isinstance(inner, dict) else document
-    name = body.get("channel") or document.get("name")
-    rows = []
-    for model, entry in sorted(body.get("models", {}).items()):
-        rollout, audit = entry.get("rollout"), entry.get("audit", {})
-        rows.append(
-            {
-                "channel": name,
-                "version": body.get("version"),
-                "model": model,
-                "release": entry["release"],
-                "rollout": f"{rollout['release']} to {rollout['share_ppm'] / 1e4:g} %" if rollout else None,
-                "auditor": audit.get("auditor"),
-                "audited": f"{audit.get('share_ppm', 0) / 1e4:g} %",
-                "cloud": entry.get("routing", {}).get("cloud"),
-                "sampling": entry.get("sampling", {}).get("enabled"),
-            }
+class ChannelLine(Struct, frozen=True, kw_only=True):
+    """A channel's line in a table: one of its models, or none yet."""
+
+    channel: str
+    version: int
+    model: str = ""
+    release: int | None = None
+    rollout: str = ""
+    auditor: int | None = None
+    audited: str = ""
+    cloud: bool | None = None
+    sampling: bool | None = None
+
+
+def _lines(found: ChannelInfo) -> list[ChannelLine]:
+    """One line for each model of a channel."""
+    lines = []
+    for model, entry in sorted(found.document.models.items()):
+        rollout = entry.rollout
+        lines.append(
+            ChannelLine(
+                channel=found.name,
+                version=found.version,
+                model=model,
+                release=entry.release,
+                rollout=f"{rollout.release} to {rollout.share_ppm / 1e4:g} %" if rollout is not None else "",
+                auditor=entry.audit.auditor,
+                audited=f"{entry.audit.share_ppm / 1e4:g} %",
+                cloud=entry.routing.cloud,
+                sampling=entry.sampling.enabled,
+            )
         )
-    return rows or [{"channel": name, "version": body.get("version")}]
+    return lines or [ChannelLine(channel=found.name, version=found.version)]
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import moment, note, print_document, print_items, print_json
-from fleet.cli.session import JsonFlag, ModelOption, client_of, parse_pairs
+from fleet.cli.output import Column, moment, note, print_document, print_items, print_json
+from fleet.cli.session import JsonFlag, ModelOption, body_of, client_of, parse_pairs
+
+if TYPE_CHECKING:
+    from fleet.api.devices import DeviceInfo
 
 app = typer.Typer(name="device", help="The devices of the fleet.", no_args_is_help=True)
-COLUMNS = [
+COLUMNS: list[Column] = [
     ("device", "id"),
     ("channel", "channel"),
     ("state", "state"),
     ("labels", "labels"),
-    ("models", "_models"),
+    ("models", lambda device: summary(device)),
     ("problem", "problem"),
     ("last seen", "last_seen_at"),
     ("revoked", "revoked_at"),
@@ -37,8 +39,7 @@ def list_(
     """
     labels = [f"{key}={value}" for key, value in parse_pairs(label or []).items()]
     devices = client_of(context).devices(labels=labels, channel=channel)
-    shown = devices if json else [{**device, "_models": summary(device)} for device in devices]
-    print_items(shown, COLUMNS, json=json, empty="no devices; fleet token create --channel C makes a claim token")
+    print_items(devices, COLUMNS, json=json, empty="no devices; fleet token create --channel C makes a claim token")
 
 
 @app.command("show")
@@ -47,27 +48,31 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
 
     Example: fleet device show kiosk-7
     """
-    document = client_of(context).device(device)
+    found = client_of(context).device(device)
     if json:
-        print_json(document)
+        print_json(found)
         return
-    columns = [*COLUMNS, ("pins", "pins"), ("clock", "info.clock"), ("certificate", "certificate_expires_at")]
-    print_document({**document, "_models": summary(document)}, columns, json=False)
-    info = document.get("info") or {}
-    for said in (document, info if info.get("problem") != document.get("problem") else {}):
-        if said.get("problem"):
-            note(f"{said['problem']}: {said.get('hint', '')}")
-    for model, held in document.get("held_back", {}).items():
-        keeps = f"release {held['release']}" if held["release"] else "what it has"
-        lacks = ", ".join(held["lacks"])
-        needs = f"release {held['offered']} needs {lacks}, which this agent lacks"
+    columns = [
+        *COLUMNS,
+        ("pins", "pins"),
+        ("clock", "info.clock"),
+        ("certificate", "certificate_expires_at"),
+    ]
+    print_document(found, columns, json=False)
+    if found.problem:
+        note(f"{found.problem}: {found.hint}")
+    if found.info.get("problem") not in (None, "", found.problem):
+        note(f"{found.info['problem']}: {found.info.get('hint', '')}")
+    for model, held in found.held_back.items():
+        keeps = f"release {held.release}" if held.release else "what it has"
+        needs = f"release {held.offered} needs {', '.join(held.lacks)}, which this agent lacks"
         note(f"{model}: {needs}; it keeps {keeps} (try: update the agent)")
-    if document.get("set_aside"):
-        note(f"{document['set_aside']} messages could not be taken (try: fleet device set-aside {device})")
-    for model in document.get("models", []):
-        if model.get("reason"):
-            hint = f" (try: {model['hint']})" if model.get("hint") else ""
-            note(f"{model['model']}: {model['reason']} at {moment(model['at'])}: {model.get('detail', '')}{hint}")
+    if found.set_aside:
+        note(f"{found.set_aside} messages could not be taken (try: fleet device set-aside {device})")
+    for known in found.models:
+        if known.reason:
+            hint = f" (try: {known.hint})" if known.hint else ""
+            note(f"{known.model}: {known.reason} at {moment(known.at)}: {known.detail}{hint}")
 
 
 @app.command("set-aside")
@@ -76,7 +81,13 @@ def set_aside(context: typer.Context, device: DeviceArgument, json: JsonFlag = F
 
     Example: fleet device set-aside kiosk-7
     """
-    columns = [("at", "received_at"), ("topic", "leaf"), ("record", "seq"), ("reason", "reason"), ("detail", "detail")]
+    columns = [
+        ("at", "received_at"),
+        ("topic", "leaf"),
+        ("record", "seq"),
+        ("reason", "reason"),
+        ("detail", "detail"),
+    ]
     print_items(client_of(context).set_aside(device), columns, json=json, empty="nothing was set aside")
 
 
@@ -94,7 +105,10 @@ def label(
     removed = [text[:-1] for text in labels if text.endswith("-") and "=" not in text]
     kept = parse_pairs([text for text in labels if text[:-1] not in removed or "=" in text])
     changes: dict[str, str | None] = {**kept, **dict.fromkeys(removed)}
-    print_document(client_of(context).change_device(device, labels=changes), COLUMNS[:4], json=json)
+    from fleet.api.devices import DeviceChanges
+
+    wanted = body_of(DeviceChanges, labels=changes)
+    print_document(client_of(context).change_device(device, wanted), COLUMNS[:4], json=json)
 
 
 @app.command("set")
@@ -117,8 +131,10 @@ def set_(
         if not number.isdigit():
             raise typer.BadParameter(f"{number!r} is not a release number")
         pins[model] = int(number)
-    document = client_of(context).change_device(device, channel=channel or None, pins=pins or None)
-    print_document(document, [*COLUMNS[:4], ("pins", "pins")], json=json)
+    from fleet.api.devices import DeviceChanges
+
+    wanted = body_of(DeviceChanges, channel=channel or None, pins=pins or None)
+    print_document(client_of(context).change_device(device, wanted), [*COLUMNS[:4], ("pins", "pins")], json=json)
 
 
 @app.command("bench")
@@ -133,8 +149,12 @@ def bench(
 
     Example: fleet device bench kiosk-7 --model digits
     """
-    document = client_of(context).command_device(device, "benchmark", model=model, rounds=rounds)
-    print_document(document, [("command", "id"), ("device", "device")], json=json)
+    from fleet.api.devices import NewCommand
+
+    wanted = NewCommand(kind="benchmark", args={"model": model, "rounds": rounds})
+    print_document(
+        client_of(context).command_device(device, wanted), [("command", "id"), ("device", "device")], json=json
+    )
 
 
 @app.command("revoke")
@@ -147,15 +167,15 @@ def revoke(context: typer.Context, device: DeviceArgument, json: JsonFlag = Fals
     print_document({"id": device, "revoked": True}, [("device", "id"), ("revoked", "revoked")], json=json)
 
 
-def summary(device: Mapping[str, Any]) -> str:
+def summary(device: DeviceInfo) -> str:
     """`digits 2 (committed)`, and what is under way."""
     parts = []
-    for model in device.get("models", []):
-        untried = ", untried" if model.get("untried") else ""
-        text = f"{model['model']} {model.get('active') or 'none'} ({model['state']}{untried})"
-        if model.get("target") not in (None, model.get("active")):
-            text += f" → {model['target']}"
-        if model.get("reason"):
-            text += f" [{model['reason']}]"
+    for known in device.models:
+        untried = ", untried" if known.untried else ""
+        text = f"{known.model} {known.active or 'none'} ({known.state}{untried})"
+        if known.target not in (None, known.active):
+            text += f" → {known.target}"
+        if known.reason:
+            text += f" [{known.reason}]"
         parts.append(text)
     return ", ".join(parts)

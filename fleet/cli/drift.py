@@ -41,7 +41,7 @@ def status(
     """
     client = client_of(context)
     monitors = client.drift(model=model)
-    alarms = [alarm for alarm in client.alarms() if not model or alarm.get("model") == model]
+    alarms = [alarm for alarm in client.alarms() if not model or alarm.model == model]
     if json:
         print_json({"items": monitors, "alarms": alarms})
         return

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fleet.cli.output import note, print_document, print_items
 from fleet.cli.session import JsonFlag, Session, TimeoutOption, client_of, session_of
 from fleet.errors import FailedError
+
+if TYPE_CHECKING:
+    from fleet.api.jobs import JobInfo
 
 app = typer.Typer(name="job", help="Jobs: long work that workers do, such as a retrain.", no_args_is_help=True)
 ENDED = ("succeeded", "failed", "cancelled")
@@ -63,25 +66,24 @@ def cancel(context: typer.Context, job: JobArgument, json: JsonFlag = False) -> 
 
 def watch_job(session: Session, job: str, *, timeout_s: float, json: bool) -> None:
     """Follow `job`; raises FailedError when it did not succeed."""
-    shown: list[Any] = [None]
+    shown: set[tuple[str, str]] = set()
 
-    def show_step(document: dict[str, Any]) -> None:
-        step = (document.get("state"), document.get("step"))
-        if step != shown[0]:
-            shown[0] = step
-            note(f"{document['state']}: {document.get('step') or 'no step yet'} ({document.get('progress', 0):.0%})")
+    def show_step(found: JobInfo) -> None:
+        if (found.state, found.step) not in shown:
+            shown.add((found.state, found.step))
+            note(f"{found.state}: {found.step or 'no step yet'} ({found.progress:.0%})")
 
     document = session.follow(
         lambda: session.client.job(job),
-        ended=lambda found: found["state"] in ENDED,
+        ended=ENDED,
         show=show_step,
         timeout_s=timeout_s,
         subject=f"job {job}",
     )
     print_document(document, [*COLUMNS, ("result", "result")], json=json)
-    if document["state"] != "succeeded":
+    if document.state != "succeeded":
         raise FailedError(
-            f"job {job} {document['state']}: {document.get('error') or 'no reason given'}",
+            f"job {job} {document.state}: {document.error or 'no reason given'}",
             subject=job,
             hint=f"fleet job show {job} --json",
         )

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fleet.cli.output import print_document, print_items
-from fleet.cli.session import JsonFlag, client_of
+from fleet.cli.session import JsonFlag, body_of, client_of
 
 app = typer.Typer(name="model", help="Models: the names that applications ask for.", no_args_is_help=True)
 COLUMNS = [("model", "name"), ("recipe", "recipe"), ("next release", "next_release"), ("created", "created_at")]
@@ -35,11 +35,14 @@ def create(
     """
     import msgspec
 
+    from fleet.api.models import NewModel
+
     try:
         settings = msgspec.json.decode(policy, type=dict) if policy else None
     except msgspec.DecodeError as error:
         raise typer.BadParameter(f"--policy is not a JSON document: {error}") from None
-    print_document(client_of(context).create_model(name, recipe=recipe, policy=settings), COLUMNS, json=json)
+    wanted = body_of(NewModel, name=name, recipe=recipe or None, policy=settings)
+    print_document(client_of(context).create_model(wanted), COLUMNS, json=json)
 
 
 @app.command("list")

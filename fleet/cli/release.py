@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import to_builtins
 
-from fleet.cli.output import moment, print_document, print_items, print_json
+from fleet.cli.output import Column, moment, print_document, print_items, print_json
 from fleet.cli.output import note as say
 from fleet.cli.session import JsonFlag, ModelOption, Session, client_of, session_of
 from fleet.errors import FailedError, NotFoundError
 
 if TYPE_CHECKING:
+    from fleet.api.releases import ReleaseInfo
     from fleet.protocol.manifest import Manifest
 
 app = typer.Typer(name="release", help="Releases: signed, numbered versions of a model.", no_args_is_help=True)
@@ -81,12 +82,12 @@ def publish(
         if file.parent.name in files:
             say(f"uploading the patch {file.name[:12]}… → {file.parent.name[:12]}… ({file.stat().st_size} bytes)")
             client.put_delta(file.parent.name, file.name, file)
-    document = client.publish_release(model, data, note=note, end_monitoring=end_monitoring)
-    if document.get("status") == "awaiting-signature" and key is not None:
-        document = sign_release(session_of(context), model, int(document["number"]), key)
-    print_document(document, COLUMNS[:3], json=json)
-    if document.get("status") == "awaiting-signature":
-        say(f"it waits for the release key: fleet release sign {model} {document['number']} --key K")
+    published = client.publish_release(model, data, note=note, end_monitoring=end_monitoring)
+    if published.status == "awaiting-signature" and key is not None:
+        published = sign_release(session_of(context), model, published.number, key)
+    print_document(published, COLUMNS[:3], json=json)
+    if published.status == "awaiting-signature":
+        say(f"it waits for the release key: fleet release sign {model} {published.number} --key K")
 
 
 @app.command("sign")
@@ -124,9 +125,8 @@ def show(context: typer.Context, model: ModelArgument, number: NumberArgument, j
         print_json(document)
         return
     print_document(document, COLUMNS, json=False)
-    manifest = document.get("manifest")
-    if isinstance(manifest, dict):
-        columns = [
+    if document.manifest is not None:
+        columns: list[Column] = [
             ("variant", "name"),
             ("runs", "placement"),
             ("metric", "verdict.metric"),
@@ -136,8 +136,8 @@ def show(context: typer.Context, model: ModelArgument, number: NumberArgument, j
             ("p50 µs", "verdict.latency_us_p50"),
             ("defers below", "deferral.threshold"),
         ]
-        print_items(manifest.get("variants", []), columns, json=False, empty="no variants")
-    print_items(document.get("measured", []), MEASURED, json=False, empty="no device has measured it yet")
+        print_items(document.manifest.variants, columns, json=False, empty="no variants")
+    print_items(document.measured, MEASURED, json=False, empty="no device has measured it yet")
 
 
 @app.command("withdraw")
@@ -167,7 +167,7 @@ def bundle(
 
     Example: fleet release bundle --channel stable --out /media/usb/bundle
     """
-    from fleet.bundle import Bundler
+    from fleet.client.bundle import Bundler
 
     session = session_of(context)
     client = session.client
@@ -180,9 +180,9 @@ def bundle(
     say(f"on the device, before it expires: edge-agent install {out} --dir AGENTDIR")
 
 
-def sign_release(session: Session, model: str, number: int, key: Path) -> dict[str, Any]:
+def sign_release(session: Session, model: str, number: int, key: Path) -> ReleaseInfo:
     """Sign the hub's payload with the key in `key` and hand the signature in."""
-    from fleet.signing import load_signer
+    from fleet.client.signing import load_signer
 
     client, passphrase = session.client, session.environment.get("EDGELOOP_PASSPHRASE")
     signer = load_signer(key, passphrase.encode() if passphrase else None)

@@ -8,7 +8,7 @@ import typer
 
 from fleet.cli.job import COLUMNS, watch_job
 from fleet.cli.output import print_document
-from fleet.cli.session import JsonFlag, TimeoutOption, client_of, session_of
+from fleet.cli.session import JsonFlag, TimeoutOption, body_of, client_of, session_of
 
 
 def retrain(
@@ -25,11 +25,14 @@ def retrain(
 
     Example: fleet retrain digits --channel stable --stages 10,50,100
     """
+    from fleet.api.jobs import RetrainOptions
+    from fleet.api.rollouts import RolloutOptions
     from fleet.cli.rollout import parse_stages
 
-    rollout = {"stages": parse_stages(stages)} if stages else None
-    job = client_of(context).retrain(name, snapshot=snapshot or None, channel=channel or None, rollout=rollout)
+    rollout = body_of(RolloutOptions, stages=parse_stages(stages)) if stages else None
+    options = body_of(RetrainOptions, snapshot=snapshot or None, channel=channel or None, rollout=rollout)
+    job = client_of(context).retrain(name, options)
     if wait:
-        watch_job(session_of(context), job["id"], timeout_s=timeout, json=json)
+        watch_job(session_of(context), job.id, timeout_s=timeout, json=json)
     else:
         print_document(job, COLUMNS, json=json)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fleet.cli.output import moment, note, print_document, print_items, print_json, text_of
-from fleet.cli.session import JsonFlag, TimeoutOption, client_of, parse_seconds, session_of
+from fleet.cli.session import JsonFlag, TimeoutOption, body_of, client_of, parse_seconds, session_of
 from fleet.errors import HaltedError
+
+if TYPE_CHECKING:
+    from fleet.api.rollouts import Order, RolloutInfo
 
 app = typer.Typer(name="rollout", help="Rollouts: staged updates under a guard.", no_args_is_help=True)
 ENDED = ("finished", "halted", "aborted")
@@ -89,17 +91,21 @@ def create(
     settings |= {
         key: value for key, value in (("max_p95_us", max_p95), ("min_measured", min_measured)) if value is not None
     }
-    document = client_of(context).create_rollout(
-        name,
-        number,
-        channel,
+    from fleet.api.rollouts import NewRollout
+
+    wanted = body_of(
+        NewRollout,
+        model=name,
+        release=number,
+        channel=channel,
         stages=parse_stages(stages),
         guard=settings or None,
         soak_s=parse_seconds(soak) if soak else None,
     )
-    print_document(document, COLUMNS, json=json)
-    if document.get("cannot_follow"):
-        note(f"{document['cannot_follow']} devices lack what this release requires; they keep what they have")
+    made = client_of(context).create_rollout(wanted)
+    print_document(made, COLUMNS, json=json)
+    if made.cannot_follow:
+        note(f"{made.cannot_follow} devices lack what this release requires; they keep what they have")
 
 
 @app.command("status")
@@ -118,7 +124,7 @@ def status(
         return
     document, events = client.rollout(rollout), client.rollout_events(rollout)
     if json:
-        print_json({**document, "events": events})
+        print_json({**document.model_dump(mode="json", exclude_unset=True), "events": events})
         return
     print_document(document, [*COLUMNS, ("evidence", "verdict.reason")], json=False)
     print_items(events, [("at", "at"), ("event", "event"), ("detail", "detail")], json=False, empty="no events yet")
@@ -133,36 +139,36 @@ def watch(
     Example: fleet rollout watch r-7 --timeout 600
     """
     session = session_of(context)
-    seen: set[object] = set()
+    seen: set[int | str] = set()
 
-    def show(document: Mapping[str, Any]) -> None:
-        lacks = str((document.get("verdict") or {}).get("reason", ""))
+    def show(found: RolloutInfo) -> None:
+        lacks = str((found.verdict or {}).get("reason", ""))
         if lacks.startswith("not enough evidence") and lacks not in seen:
             seen.add(lacks)
             note(lacks)
         for event in session.client.rollout_events(rollout):
-            if event["id"] not in seen:
-                seen.add(event["id"])
-                note(f"{moment(event['at'])}  {event['event']}  {text_of(event.get('detail') or {})}")
+            if event.id not in seen:
+                seen.add(event.id)
+                note(f"{moment(event.at)}  {event.event}  {text_of(event.detail)}")
 
     document = session.follow(
         lambda: session.client.rollout(rollout),
-        ended=lambda found: found["state"] in ENDED,
+        ended=ENDED,
         show=show,
         timeout_s=timeout,
         subject=f"rollout {rollout}",
     )
     print_document(document, COLUMNS, json=json)
-    if document["state"] != "finished":
+    if document.state != "finished":
         raise HaltedError(
-            f"rollout {rollout} was {document['state']}: {document.get('reason') or 'no reason given'}",
+            f"rollout {rollout} was {document.state}: {document.reason or 'no reason given'}",
             subject=rollout,
             hint=f"fleet rollout status {rollout}",
         )
 
 
-def _act(context: typer.Context, rollout: str, action: str, reason: str, json: bool) -> None:
-    print_document(client_of(context).rollout_action(rollout, action, reason=reason), COLUMNS, json=json)
+def _order(context: typer.Context, rollout: str, order: Order, reason: str, json: bool) -> None:
+    print_document(client_of(context).order_rollout(rollout, order, reason=reason), COLUMNS, json=json)
 
 
 @app.command("pause")
@@ -171,7 +177,7 @@ def pause(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption
 
     Example: fleet rollout pause r-7
     """
-    _act(context, rollout, "pause", reason, json)
+    _order(context, rollout, "pause", reason, json)
 
 
 @app.command("resume")
@@ -180,7 +186,7 @@ def resume(context: typer.Context, rollout: RolloutArgument, reason: ReasonOptio
 
     Example: fleet rollout resume r-7
     """
-    _act(context, rollout, "resume", reason, json)
+    _order(context, rollout, "resume", reason, json)
 
 
 @app.command("abort")
@@ -189,7 +195,7 @@ def abort(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption
 
     Example: fleet rollout abort r-7
     """
-    _act(context, rollout, "abort", reason, json)
+    _order(context, rollout, "abort", reason, json)
 
 
 @app.command("retry")
@@ -198,4 +204,4 @@ def retry(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption
 
     Example: fleet rollout retry r-7
     """
-    _act(context, rollout, "retry", reason, json)
+    _order(context, rollout, "retry", reason, json)

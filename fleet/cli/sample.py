@@ -41,7 +41,7 @@ def list_(
 
     Example: fleet sample list --model digits --unlabelled
     """
-    samples = list(client_of(context).samples(model=model, reason=reason or None, labelled=labelled, limit=limit))
+    samples = list(client_of(context).samples(model=model, reason=reason, labelled=labelled, limit=limit))
     print_items(samples, COLUMNS, json=json, empty=f"no samples of {model}; fleet channel set C --sampling turns it on")
 
 
@@ -84,7 +84,7 @@ def label(
     if wrong := [value for value in pairs.values() if CLASS.fullmatch(value) is None]:
         raise typer.BadParameter(f"{wrong[0]!r} is not a class number: write a whole number from 0, such as 7")
     document = client_of(context).label_samples({key: int(value) for key, value in pairs.items()}, by=by)
-    print_document(document, [(key, key) for key in document], json=json)
+    print_document(document, [("labelled", "labelled"), ("by", "by")], json=json)
 
 
 def _text_of(file: Path) -> str:

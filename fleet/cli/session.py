@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Protocol, TypeVar
 
 import typer
 
 from fleet.errors import TimedOutError
 
 if TYPE_CHECKING:
+    from fleet.api.base import Request
     from fleet.cli.config import Login
-    from fleet.client import Client
-    from fleet.transport import Transport
+    from fleet.client import Client, Transport
+
+
+class HasState(Protocol):
+    """What can be followed until it ends."""
+
+    @property
+    def state(self) -> str:
+        """Where it stands, in a word."""
+        ...
+
+
+Followed = TypeVar("Followed", bound=HasState)
+Body = TypeVar("Body", bound="Request")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of the model.")]
@@ -56,15 +69,15 @@ class Session:
 
     def follow(
         self,
-        look: Callable[[], dict[str, Any]],
+        look: Callable[[], Followed],
         *,
-        ended: Callable[[dict[str, Any]], bool],
-        show: Callable[[dict[str, Any]], None],
+        ended: Collection[str],
+        show: Callable[[Followed], None],
         timeout_s: float,
         every_s: float = 1.0,
         subject: str = "",
-    ) -> dict[str, Any]:
-        """Look until `ended`, showing each document.
+    ) -> Followed:
+        """Look until the state is one of `ended`, showing each document.
 
         Raises:
             TimedOutError: not within `timeout_s`.
@@ -73,11 +86,11 @@ class Session:
         while True:
             document = look()
             show(document)
-            if ended(document):
+            if document.state in ended:
                 return document
             if self.monotonic() + every_s > deadline:
                 raise TimedOutError(
-                    f"{subject} has not ended after {timeout_s:g} s (state {document.get('state')!r})",
+                    f"{subject} has not ended after {timeout_s:g} s (state {document.state!r})",
                     subject=subject,
                     hint="it goes on by itself; watch it again with a larger --timeout",
                 )
@@ -86,7 +99,7 @@ class Session:
 
 def connect_http(login: Login) -> Transport:
     """The real transport."""
-    from fleet.transport import HttpTransport
+    from fleet.client import HttpTransport
 
     return HttpTransport(login.url, ca=Path(login.ca) if login.ca else None)
 
@@ -101,6 +114,18 @@ def session_of(context: typer.Context) -> Session:
 def client_of(context: typer.Context) -> Client:
     """Shorthand for `session_of(context).client`."""
     return session_of(context).client
+
+
+def body_of(model: type[Body], /, **fields: object) -> Body:
+    """A request body with the fields that are not None; a usage error names the one that is out of bounds."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**{key: value for key, value in fields.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise typer.BadParameter(f"{where}: {first['msg']}") from None
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:

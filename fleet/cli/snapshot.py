@@ -39,5 +39,5 @@ def list_(
 
     Example: fleet snapshot list
     """
-    rows = [row for row in client_of(context).snapshots() if not model or row.get("model") == model]
+    rows = [row for row in client_of(context).snapshots() if not model or row.model == model]
     print_items(rows, COLUMNS, json=json, empty="no snapshots")

@@ -8,7 +8,7 @@ import typer
 
 from fleet.cli import output
 from fleet.cli.output import print_document, print_items
-from fleet.cli.session import JsonFlag, client_of, parse_pairs, parse_seconds
+from fleet.cli.session import JsonFlag, body_of, client_of, parse_pairs, parse_seconds
 
 app = typer.Typer(name="token", help="Claim, operator, application and mirror tokens.", no_args_is_help=True)
 COLUMNS = [
@@ -56,8 +56,11 @@ def create(
     ]
     if len(kinds) != 1:
         raise typer.BadParameter("give one of --channel (claim), --scope (application), --role (operator), --mirror")
-    document = client_of(context).create_token(
-        kinds[0],
+    from fleet.api.tokens import NewToken
+
+    wanted = body_of(
+        NewToken,
+        kind=kinds[0],
         channel=channel or None,
         scope=scope or None,
         role=role or None,
@@ -66,11 +69,12 @@ def create(
         note=note or None,
         expires_in_s=parse_seconds(expires) if expires else None,
     )
-    print_document(document, [("id", "id"), ("token", "token"), ("expires", "expires_at")], json=json)
-    for warning in document.get("warnings") or ():
+    made = client_of(context).create_token(wanted)
+    print_document(made, [("id", "id"), ("token", "token"), ("expires", "expires_at")], json=json)
+    for warning in made.warnings:
         output.note(f"warning: {warning}")
-    if document.get("hub"):
-        output.note(f"next, on the device: edge-agent enroll {document['hub']} --token TOKEN --dir DIR")
+    if made.hub:
+        output.note(f"next, on the device: edge-agent enroll {made.hub} --token TOKEN --dir DIR")
 
 
 @app.command("list")

@@ -14,9 +14,9 @@ import pytest
 
 from cloud_hub.errors import NotFoundError
 from edge_agent.update.folder import check_bundle
-from fleet.bundle import LAST, Bundled, Bundler
 from fleet.cli.main import run
 from fleet.cli.session import Session
+from fleet.client.bundle import LAST, Bundled, Bundler
 from fleet.errors import ConflictError
 from tests.support.device import follow, publish
 from tests.support.hub import START, HubFixture, make_hub

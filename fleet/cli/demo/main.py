@@ -130,7 +130,7 @@ def finish(story: Story, path: Path) -> list[str]:
     """Fill in the totals, write the report, show the table; returns the broken promises."""
     shop, traffic = story.shop, story.running_traffic
     tallies = [application.tally for application in traffic.applications]
-    totals = reporting.byte_totals([shop.client.device(device) for device in shop.agent_ports])
+    totals = reporting.byte_totals([shop.client.device(device).info for device in shop.agent_ports])
     story.report |= {
         "requests": reporting.requests_section(tallies),
         "latency_us": reporting.latency_section(tallies, story.raw_runtime_p50),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,8 @@ def latency_section(tallies: list[Tally], raw_runtime_p50: float) -> dict[str, f
     }
 
 
-def byte_totals(devices: list[dict[str, Any]]) -> dict[str, int]:
-    """Mean bytes per device, as the agents counted and reported them."""
-    infos = [device.get("info", {}) for device in devices]
+def byte_totals(infos: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Mean bytes per device, as the agents counted and reported them in their `info`."""
     return {
         f"{way}_per_device": round(sum(info.get(f"bytes_{way}", 0) for info in infos) / max(1, len(infos)))
         for way in ("down", "up")

@@ -17,8 +17,7 @@ from rich.console import Console
 
 from fleet.cli.config import Login
 from fleet.cli.demo.processes import DemoError, Process, free_port, quiet_environment, run, wait_for
-from fleet.client import Client
-from fleet.transport import HttpTransport
+from fleet.client import Client, HttpTransport
 
 MODEL = "digits"
 CHANNEL = "stable"

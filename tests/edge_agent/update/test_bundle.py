@@ -19,12 +19,12 @@ from edge_agent.lock import only_one
 from edge_agent.main import main
 from edge_agent.update.folder import FolderHub
 from edge_agent.update.state import read_state
-from fleet.bundle import Bundler
 from fleet.client import Client
+from fleet.client.bundle import Bundler
+from fleet.client.transport import HttpTransport
 from fleet.errors import ConflictError, FailedError, NotFoundError
 from fleet.protocol.channel import Channel, Fetching, ModelEntry
 from fleet.protocol.messages import AgentReport
-from fleet.transport import HttpTransport
 from tests.support.agent_process import running
 from tests.support.device import Device, claim, follow, listening, publish
 from tests.support.hub import HubFixture, make_hub

@@ -12,10 +12,10 @@ from cloud_hub.app import create_app
 from cloud_hub.store import tables
 from edge_agent.main import main
 from edge_agent.update.state import read_state
-from fleet.bundle import Bundler
 from fleet.client import Client
+from fleet.client.bundle import Bundler
+from fleet.client.transport import HttpTransport
 from fleet.protocol.channel import Channel, ModelEntry
-from fleet.transport import HttpTransport
 from tests.support.device import Device, claim, follow, publish
 from tests.support.hub import HubFixture
 from tests.support.server import serving

@@ -5,6 +5,8 @@ import base64
 import pytest
 
 from fleet import errors
+from fleet.api.devices import DeviceChanges
+from fleet.api.rollouts import NewRollout
 from fleet.client import Client
 from tests.support.fake_hub import ScriptedHub
 
@@ -29,9 +31,9 @@ def test_lists_follow_cursors_and_stop_at_the_limit(hub: ScriptedHub, client: Cl
     hub.on("GET", "/audit", {"items": [{"id": 1}, {"id": 2}], "next": 2})
     hub.on("GET", "/audit?after=2", {"items": [{"id": 3}, {"id": 4}], "next": 4})
     hub.on("GET", "/audit?after=4", {"items": [{"id": 5}], "next": None})
-    assert [entry["id"] for entry in client.audit()] == [1, 2, 3, 4, 5]
+    assert [entry.id for entry in client.audit()] == [1, 2, 3, 4, 5]
     hub.asked.clear()
-    assert [entry["id"] for entry in client.audit(limit=3)] == [1, 2, 3]
+    assert [entry.id for entry in client.audit(limit=3)] == [1, 2, 3]
     assert len(hub.asked) == 2
 
 
@@ -98,8 +100,8 @@ def test_the_signing_payload_comes_as_bytes(hub: ScriptedHub, client: Client) ->
 
 def test_options_that_were_not_given_are_not_sent(hub: ScriptedHub, client: Client) -> None:
     hub.on("POST", "/rollouts", {"id": "r"}).on("PATCH", "/devices/d", {"id": "d"})
-    client.create_rollout("m", 2, "stable", stages=[50, 100], guard=None)
-    client.change_device("d", labels={}, channel=None)
+    client.create_rollout(NewRollout(model="m", release=2, channel="stable", stages=[50, 100]))
+    client.change_device("d", DeviceChanges(labels={}))
     assert hub.sent("POST", "/rollouts") == [{"model": "m", "release": 2, "channel": "stable", "stages": [50, 100]}]
     assert hub.sent("PATCH", "/devices/d") == [{"labels": {}}]
 
@@ -114,4 +116,4 @@ def test_labels_become_a_list(hub: ScriptedHub, client: Client) -> None:
 
 def test_filters_of_samples_are_a_query(hub: ScriptedHub, client: Client) -> None:
     hub.on("GET", "/samples?model=m&labelled=false", {"items": [{"id": "s"}], "next": None})
-    assert list(client.samples(model="m", labelled=False, reason=None)) == [{"id": "s"}]
+    assert [sample.id for sample in client.samples(model="m", labelled=False)] == ["s"]

@@ -11,17 +11,22 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from fleet.api.channels import ChannelChanges, EntryChanges
+from fleet.api.models import NewModel
+from fleet.api.rollouts import NewRollout
+from fleet.api.tokens import NewToken
 from fleet.cli.main import run
 from fleet.cli.session import Session
 from fleet.client import Client
+from fleet.client.transport import Answer
 from fleet.errors import ConflictError, NotAllowedError, NotFoundError
-from fleet.transport import Answer
+from tests.cloud_hub.routes.test_operator_api import add_device
 from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
 
 
 class AppTransport:
-    """A `fleet.transport.Transport` into an ASGI application."""
+    """A `fleet.client.transport.Transport` into an ASGI application."""
 
     def __init__(self, client: TestClient) -> None:
         self._client = client
@@ -57,35 +62,38 @@ def release_dir(tmp_path: Path) -> Path:
 
 
 def test_tokens_are_made_listed_and_ended(client: Client) -> None:
-    claim = client.create_token("claim", channel="stable", labels={"site": "berlin"})
-    assert claim["token"].startswith("el1.") and claim["token"].count(".") == 3
-    assert claim["id"] in {token["id"] for token in client.tokens()}
-    assert client.revoke_token(claim["id"])["revoked_at"] is not None
+    claim = client.create_token(NewToken(kind="claim", channel="stable", labels={"site": "berlin"}))
+    assert claim.token.startswith("el1.") and claim.token.count(".") == 3
+    assert claim.id in {token.id for token in client.tokens()}
+    assert client.revoke_token(claim.id).revoked_at is not None
 
 
 def test_models_channels_devices_and_the_audit_log(client: Client, hub: HubFixture) -> None:
-    client.create_model("digits", recipe="examples.digits.recipe")
+    client.create_model(NewModel(name="digits", recipe="examples.digits.recipe"))
     with pytest.raises(ConflictError):
-        client.create_model("digits")
-    assert client.model("digits")["recipe"] == "examples.digits.recipe"
+        client.create_model(NewModel(name="digits"))
+    assert client.model("digits").recipe == "examples.digits.recipe"
     number = hub.release()
-    assert client.release("digits", number)["manifest"]["variants"]
-    client.set_channel_model("stable", "digits", release=number, audit={"share_ppm": 50_000})
-    client.change_channel("stable", fetching={"max_bytes_per_s": 1000})
-    document = client.channel("stable")["document"]
-    assert document["models"]["digits"]["audit"]["share_ppm"] == 50_000
-    assert document["fetching"]["max_bytes_per_s"] == 1000
+    manifest = client.release("digits", number).manifest
+    assert manifest is not None and manifest.variants
+    fixed = client.model("digits").interface
+    assert fixed is not None and tuple(fixed.inputs) == manifest.inputs
+    client.set_channel_model("stable", "digits", EntryChanges(release=number, audit={"share_ppm": 50_000}))
+    client.change_channel("stable", ChannelChanges(fetching={"max_bytes_per_s": 1000}))
+    document = client.channel("stable").document
+    assert document.models["digits"].audit.share_ppm == 50_000
+    assert document.fetching.max_bytes_per_s == 1000
     assert client.devices(labels=["site=berlin"], channel="stable") == []
     with pytest.raises(NotFoundError):
         client.device("nobody")
-    assert "channel.change" in {entry["action"] for entry in client.audit()}
+    assert "channel.change" in {entry.action for entry in client.audit()}
 
 
 def test_a_viewer_may_look_and_not_touch(hub: HubFixture) -> None:
     viewer = Client(AppTransport(hub.client), hub.token(role="viewer"))
     assert viewer.models() == []
     with pytest.raises(NotAllowedError):
-        viewer.create_model("digits")
+        viewer.create_model(NewModel(name="digits"))
 
 
 def test_a_release_goes_from_a_directory_into_the_registry(hub: HubFixture, release_dir: Path, capsys) -> None:
@@ -142,4 +150,54 @@ def test_a_publisher_signs_with_a_key_that_the_hub_never_had(tmp_path: Path, rel
     session = Session(environment, connect=lambda login: AppTransport(hub.client))
     (key,) = [path for path in hub.offline.iterdir() if "release" in path.name]
     assert run(["release", "publish", str(release_dir), "--model", "digits", "--key", str(key)], session) == 0
-    assert Client(AppTransport(hub.client), hub.admin_token).release("digits", 1)["status"] == "published"
+    assert Client(AppTransport(hub.client), hub.admin_token).release("digits", 1).status == "published"
+
+
+LISTS = {
+    "/api/v1/tokens": ["token", "list"],
+    "/api/v1/devices": ["device", "list"],
+    "/api/v1/models": ["model", "list"],
+    "/api/v1/models/digits/releases": ["release", "list", "digits"],
+    "/api/v1/channels": ["channel", "list"],
+    "/api/v1/rollouts": ["rollout", "status"],
+    "/api/v1/samples?model=digits": ["sample", "list", "--model", "digits"],
+    "/api/v1/snapshots": ["snapshot", "list"],
+    "/api/v1/jobs": ["job", "list"],
+    "/api/v1/audit": ["audit", "list"],
+}
+THINGS = {
+    "/api/v1/models/digits": ["model", "show", "digits"],
+    "/api/v1/models/digits/releases/1": ["release", "show", "digits", "1"],
+    "/api/v1/channels/stable": ["channel", "show", "stable"],
+    "/api/v1/devices/d1": ["device", "show", "d1"],
+}
+
+
+@pytest.fixture
+def filled(hub: HubFixture) -> HubFixture:
+    """A hub that has one of most things."""
+    hub.model("digits")
+    hub.release()
+    hub.release(seed=1)
+    client = Client(AppTransport(hub.client), hub.admin_token)
+    client.set_channel_model("stable", "digits", EntryChanges(release=1))
+    add_device(hub, "d1", site="berlin")
+    client.create_rollout(NewRollout(model="digits", release=2, channel="stable", guard={"evidence": "install"}))
+    return hub
+
+
+@pytest.mark.parametrize(("path", "command"), [*LISTS.items(), *THINGS.items()], ids=lambda value: str(value))
+def test_what_a_command_prints_as_json_is_what_the_hub_sent(
+    filled: HubFixture, capsys: pytest.CaptureFixture[str], path: str, command: list[str]
+) -> None:
+    session = Session(
+        {"EDGELOOP_HUB": "http://hub", "EDGELOOP_TOKEN": filled.admin_token},
+        connect=lambda login: AppTransport(filled.client),
+    )
+    capsys.readouterr()
+    assert run([*command, "--json"], session) == 0
+    printed = msgspec.json.decode(capsys.readouterr().out)
+    sent = filled.client.get(path, headers=filled.auth()).json()
+    sent.pop("next", None)
+    assert printed == sent
+    assert run(command, session) == 0, "and a table of it is made, too"

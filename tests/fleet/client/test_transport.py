@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from fleet.client.transport import HttpTransport
 from fleet.errors import NotFoundError, UnreachableError, UsageError
-from fleet.transport import HttpTransport
 
 
 class _Echo(http.server.BaseHTTPRequestHandler):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import base64
 import json
 from collections import Counter
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from fleet.api.samples import SampleArray, SampleDetail
 from fleet.cli.demo.acts import drift, rollouts, train
 from fleet.cli.demo.driver import Tally, image_key
 from fleet.cli.demo.report import byte_totals, requests_section
@@ -32,10 +32,9 @@ def test_stages_and_guard_are_what_the_product_accepts() -> None:
 
 def test_the_annotator_recognises_an_image_by_its_bytes() -> None:
     image = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 8, 8)
-    as_text = {"inputs": [{"name": "x", "data": base64.b64encode(image.tobytes()).decode()}]}
-    as_numbers = {"inputs": [{"name": "x", "data": [float(v) for v in image.reshape(-1)]}]}
-    for sample in (as_text, as_numbers):
-        assert image_key(drift.sample_bytes(sample)) == image_key(image.tobytes())
+    array = SampleArray(name="x", datatype="FP32", shape=[1, 8, 8], data=[float(v) for v in image.reshape(-1)])
+    sample = SampleDetail(id="s", model=MODEL, inputs=[array])
+    assert image_key(drift.sample_bytes(sample)) == image_key(image.tobytes())
 
 
 def test_a_device_serves_what_it_has_committed(shop: Workshop) -> None:
@@ -50,8 +49,11 @@ def test_a_device_serves_what_it_has_committed(shop: Workshop) -> None:
 
 
 def test_bytes_are_a_mean_over_devices() -> None:
-    devices = [{"info": {"bytes_down": 10, "bytes_up": 3}}, {"info": {"bytes_down": 20}}]
-    assert byte_totals(devices) == {"down_per_device": 15, "up_per_device": 2}
+    infos = [{"bytes_down": 10, "bytes_up": 3}, {"bytes_down": 20}]
+    assert byte_totals(infos) == {
+        "down_per_device": 15,
+        "up_per_device": 2,
+    }
 
 
 def test_requests_under_way_are_not_counted() -> None:

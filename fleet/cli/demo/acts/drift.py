@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet.api.samples import SampleDetail
 from fleet.cli.demo.acts import rollouts
 from fleet.cli.demo.acts.opening import alarms
 from fleet.cli.demo.driver import image_key
@@ -43,10 +44,10 @@ def label(story: Story) -> None:
 
     def enough() -> bool:
         for row in shop.client.samples(model=MODEL, labelled=False, limit=1000):
-            if row["id"] not in known:
-                label = truth.get(image_key(sample_bytes(shop.client.sample(row["id"]))))
+            if row.id not in known:
+                label = truth.get(image_key(sample_bytes(shop.client.sample(row.id))))
                 if label is not None:
-                    known[row["id"]] = label
+                    known[row.id] = label
         return len(known) >= MIN_LABELS
 
     shop.wait(f"{MIN_LABELS} samples that the annotator knows", enough, timeout_s=SAMPLES_TIMEOUT_S, every_s=1.0)
@@ -62,15 +63,9 @@ def _images(story: Story) -> list[tuple[Any, Any]]:
     return list(zip(shifted.x, shifted.y, strict=True))
 
 
-def sample_bytes(sample: dict[str, Any]) -> bytes:
-    """The float32 bytes of a sample's first input, as `GET /samples/{id}` gives it."""
-    array = sample["inputs"][0]
-    values = array["data"]
-    if isinstance(values, str):
-        import base64
-
-        return base64.b64decode(values)
-    return np.asarray(values, np.float32).tobytes()
+def sample_bytes(sample: SampleDetail) -> bytes:
+    """The float32 bytes of a sample's first input."""
+    return np.asarray(sample.inputs[0].data, np.float32).tobytes()
 
 
 def retrain(story: Story) -> int:
@@ -91,8 +86,8 @@ def retrain(story: Story) -> int:
 
 def _newest_rollout(shop: Workshop, release: int) -> str:
     for rollout in shop.client.rollouts():
-        if rollout["release"] == release:
-            return str(rollout["id"])
+        if rollout.release == release:
+            return rollout.id
     raise DemoError(f"the retrain job started no rollout of release {release}")
 
 

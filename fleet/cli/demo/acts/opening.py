@@ -83,6 +83,6 @@ def create_model(story: Story) -> None:
 def alarms(shop: Workshop) -> int:
     """How many drift alarms the hub has raised so far."""
     try:
-        return len([alarm for alarm in shop.client.alarms() if alarm["model"] == MODEL])
+        return len([alarm for alarm in shop.client.alarms() if alarm.model == MODEL])
     except FleetError as error:
         raise type(error)(f"asking for alarms: {error}", subject=error.subject, hint=error.hint) from error

@@ -37,18 +37,18 @@ def follow(story: Story, rollout: str, release: int, *, expected: str) -> dict[s
         timeout_s=TIMEOUT_S + 20,
         expect=code,
     )
-    document = shop.client.rollout(rollout)
+    found = shop.client.rollout(rollout)
     outcome = {
         "release": release,
-        "outcome": document["state"],
-        "reason": document.get("reason") or "",
-        "exposed_devices": int(document.get("progress", {}).get("exposed", 0)),
+        "outcome": found.state,
+        "reason": found.reason,
+        "exposed_devices": found.exposed_devices,
         "seconds": round(shop.seconds - began, 1),
     }
     story.report["rollouts"].append(outcome)
     shop.say(f"release {release}: {outcome['outcome']} after {outcome['seconds']:.0f} s: {outcome['reason']}")
-    if document["state"] != expected:
-        raise DemoError(f"the rollout of release {release} is {document['state']}, it should be {expected}")
+    if found.state != expected:
+        raise DemoError(f"the rollout of release {release} is {found.state}, it should be {expected}")
     return outcome
 
 

@@ -1,0 +1,22 @@
+"""Typed client of the hub's operator API (`/api/v1`).
+
+    client = Client(HttpTransport("https://hub.example:8080"), token)
+    client.create_rollout(NewRollout(model="digits", release=2, channel="stable"))
+
+Methods take and return the models of `fleet.api`. Every failure is a `fleet.errors.FleetError`.
+
+| module | what |
+|---|---|
+| `devices`, `releases`, `rollouts`, `samples` | the calls by what they are about; `client` joins them |
+| `calls` | how a call is made |
+| `transport` | one port to a hub, and its adapter over urllib3 |
+| `signing` | a publisher's own release key |
+| `bundle` | a channel's signed state as a folder for devices without a network |
+"""
+
+from __future__ import annotations
+
+from fleet.client.client import Client
+from fleet.client.transport import Answer, HttpTransport, Transport
+
+__all__ = ["Answer", "Client", "HttpTransport", "Transport"]

@@ -1,0 +1,12 @@
+"""The client: all calls of the hub's operator API."""
+
+from __future__ import annotations
+
+from fleet.client.devices import DeviceCalls
+from fleet.client.releases import ReleaseCalls
+from fleet.client.rollouts import RolloutCalls
+from fleet.client.samples import SampleCalls
+
+
+class Client(DeviceCalls, ReleaseCalls, RolloutCalls, SampleCalls):
+    """An operator's view of one hub."""

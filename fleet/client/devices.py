@@ -1,0 +1,59 @@
+"""Tokens and devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fleet.api.devices import (
+    DeviceChanges,
+    DeviceDetail,
+    DeviceInfo,
+    DevicePage,
+    NewCommand,
+    QueuedCommand,
+    SetAsideInfo,
+    SetAsidePage,
+)
+from fleet.api.tokens import CreatedToken, NewToken, TokenInfo, TokenPage
+from fleet.client.calls import Calls, path_of
+
+
+class DeviceCalls(Calls):
+    """Calls about who may do what, and about devices."""
+
+    def create_token(self, wanted: NewToken) -> CreatedToken:
+        """A new token; its text is shown once."""
+        return self._post("/tokens", wanted, CreatedToken)
+
+    def tokens(self) -> list[TokenInfo]:
+        """Every token, without its secret."""
+        return list(self._items("/tokens", TokenPage))
+
+    def revoke_token(self, token_id: str) -> TokenInfo:
+        """End a token."""
+        return self._read(self._send("DELETE", path_of("tokens", token_id)), f"token {token_id}", TokenInfo)
+
+    def devices(self, *, labels: Sequence[str] = (), channel: str = "") -> list[DeviceInfo]:
+        """Devices that carry all `labels` (`key=value`) and follow `channel`."""
+        query = [("label", label) for label in labels] + ([("channel", channel)] if channel else [])
+        return list(self._items("/devices", DevicePage, query))
+
+    def device(self, device: str) -> DeviceDetail:
+        """One device with its models and last events."""
+        return self._get(path_of("devices", device), DeviceDetail)
+
+    def set_aside(self, device: str) -> list[SetAsideInfo]:
+        """The messages of a device that the hub could not take, with their reasons, newest first."""
+        return list(self._items(path_of("devices", device, "set-aside"), SetAsidePage))
+
+    def change_device(self, device: str, changes: DeviceChanges) -> DeviceInfo:
+        """Change labels, pins (null removes an entry, others stay) or the channel."""
+        return self._change("PATCH", path_of("devices", device), changes, DeviceInfo)
+
+    def revoke_device(self, device: str) -> DeviceInfo:
+        """Refuse this device from now on."""
+        return self._post(path_of("devices", device, "revoke"), None, DeviceInfo)
+
+    def command_device(self, device: str, command: NewCommand) -> QueuedCommand:
+        """Queue a command."""
+        return self._post(path_of("devices", device, "commands"), command, QueuedCommand)

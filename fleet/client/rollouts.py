@@ -1,0 +1,57 @@
+"""Channels and rollouts."""
+
+from __future__ import annotations
+
+from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, ChannelPage, EntryChanges
+from fleet.api.rollouts import (
+    CreatedRollout,
+    NewRollout,
+    Order,
+    RolloutEventInfo,
+    RolloutEventPage,
+    RolloutInfo,
+    RolloutOrder,
+    RolloutPage,
+)
+from fleet.client.calls import Calls, path_of
+
+
+class RolloutCalls(Calls):
+    """Calls about the desired state and how it is reached."""
+
+    def channels(self) -> list[ChannelInfo]:
+        """Every channel."""
+        return list(self._items("/channels", ChannelPage))
+
+    def channel(self, name: str) -> ChannelInfo:
+        """One channel with its document."""
+        return self._get(path_of("channels", name), ChannelInfo)
+
+    def set_channel_model(self, channel: str, model: str, changes: EntryChanges) -> ChangedChannel:
+        """Change one model's entry: release, routing, audit, sampling, probation."""
+        return self._change("PUT", path_of("channels", channel, "models", model), changes, ChangedChannel)
+
+    def change_channel(self, channel: str, changes: ChannelChanges) -> ChangedChannel:
+        """Change the channel's telemetry or fetching."""
+        return self._change("PATCH", path_of("channels", channel), changes, ChangedChannel)
+
+    def create_rollout(self, wanted: NewRollout) -> CreatedRollout:
+        """Start a staged rollout."""
+        return self._post("/rollouts", wanted, CreatedRollout)
+
+    def rollouts(self) -> list[RolloutInfo]:
+        """Every rollout, newest first."""
+        return list(self._items("/rollouts", RolloutPage))
+
+    def rollout(self, rollout: str) -> RolloutInfo:
+        """One rollout with its progress and evidence."""
+        return self._get(path_of("rollouts", rollout), RolloutInfo)
+
+    def rollout_events(self, rollout: str) -> list[RolloutEventInfo]:
+        """What happened in a rollout, in order."""
+        return list(self._items(path_of("rollouts", rollout, "events"), RolloutEventPage))
+
+    def order_rollout(self, rollout: str, order: Order, *, reason: str = "") -> RolloutInfo:
+        """Pause, resume, abort or retry; the reason goes into the history."""
+        body = RolloutOrder(reason=reason) if reason else RolloutOrder()
+        return self._post(path_of("rollouts", rollout, order), body, RolloutInfo)
