@@ -77,7 +77,7 @@ def refuse_changes(model: str, current: Current, new: Interface, *, ends_monitor
         raise ConflictError(
             f"model {model!r} has an interface, fixed by release {current.number}: {'; '.join(changed)}",
             subject=model,
-            hint="keep it: model-compiler compile --like RELEASE_DIR; "
+            hint="keep it: fleet release download, then model-compiler compile --like FOLDER; "
             "a changed interface is a new model name: fleet model create NAME",
         )
     lost = lost_sketch(fixed, new)
@@ -85,7 +85,7 @@ def refuse_changes(model: str, current: Current, new: Interface, *, ends_monitor
         raise ConflictError(
             f"model {model!r} has an interface, fixed by release {current.number}: {lost}",
             subject=model,
-            hint="compile with the model's own encoder: --like RELEASE_DIR; "
+            hint="keep it: fleet release download, then model-compiler compile --like FOLDER; "
             "or say that monitoring ends: fleet release publish --end-monitoring",
         )
 

@@ -206,19 +206,29 @@ class Recorder:
         if len(self._drafts) >= MAX_DRAFTS:
             self.dropped_samples += 1
             return
+        batched = self._batched(outcome)
         first = Draft(
             model=outcome.model,
             release=outcome.release,
             variant=outcome.variant,
             at=self._clock(),
             reason=reason,
-            inputs={name: array[:1].copy() for name, array in outcome.inputs.items()},
-            outputs={name: array[:1] for name, array in outcome.outputs.items()},
+            inputs={name: (a[:1] if batched(name) else a).copy() for name, a in outcome.inputs.items()},
+            outputs={name: a[:1] if batched(name) else a for name, a in outcome.outputs.items()},
             confidence=outcome.scores.confidence[0],
             prediction=mine,
             cloud_prediction=theirs,
         )
         self._drafts.append((first, encoder))
+
+    def _batched(self, outcome: Outcome) -> Callable[[str], bool]:
+        """Whether a tensor's first axis counts requests: the whole of any other one is one request's."""
+        slot = self._slots.slot(outcome.model)
+        if slot is None or slot.active is None:
+            return lambda name: True
+        manifest = slot.active.release.manifest
+        whole = {t.name for t in (*manifest.inputs, *manifest.outputs) if t.shape[:1] != (-1,)}
+        return lambda name: name not in whole
 
     def _uncertain(self, outcome: Outcome) -> bool:
         if outcome.verdict.deferred:

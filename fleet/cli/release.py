@@ -155,6 +155,28 @@ def withdraw(
     print_document(client_of(context).withdraw_release(model, number, reason), COLUMNS[:3], json=json)
 
 
+@app.command("download")
+def download(
+    context: typer.Context,
+    model: ModelArgument,
+    number: NumberArgument,
+    out: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet, or an empty one.")],
+    json: JsonFlag = False,
+) -> None:
+    """Write a release into a folder: what `model-compiler compile --like` and `--delta-from` take.
+
+    Example: fleet release download digits 3 --out current
+    """
+    from fleet.release_folder import write_release
+
+    client = client_of(context)
+    document = client.release(model, number)
+    if document.manifest is None:
+        raise NotFoundError(f"release {number} of {model} has no manifest yet", subject=f"{model}/{number}")
+    write_release(document.manifest, client.static_piece, out)
+    print_document(document, COLUMNS[:3], json=json)
+
+
 @app.command("bundle")
 def bundle(
     context: typer.Context,

@@ -425,6 +425,30 @@ def test_samples_are_off_until_the_channel_enables_them(agent):
     assert sample.inputs[0].shape == (1, 4)
 
 
+def test_a_sample_of_a_model_without_a_batch_is_whole(agent):
+    import msgspec
+
+    from fleet.protocol.manifest import Tensor
+    from fleet.protocol.messages import SampleBatch
+
+    made = release(agent)
+    manifest = msgspec.structs.replace(
+        made.manifest,
+        inputs=(Tensor(name="input", datatype="FP32", shape=(4,)),),
+        outputs=(Tensor(name="logits", datatype="FP32", shape=(3,)),),
+    )
+
+    async def scenario():
+        agent.follow(ModelEntry(release=1, sampling=Sampling(enabled=True, random_ppm=1_000_000)))
+        await agent.slots.activate(msgspec.structs.replace(made, manifest=manifest), None, None)
+        await agent.ask(SURE[0])
+        await agent.recorder.flush()
+
+    asyncio.run(scenario())
+    (sample,) = decode_msgpack(agent.samples.batch()[1], SampleBatch, limit=1 << 20).samples
+    assert (sample.inputs[0].shape, sample.outputs[0].shape) == ((4,), (3,))
+
+
 def test_a_caller_may_keep_a_request_on_the_device_and_out_of_the_records(agent):
     async def scenario():
         agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))

@@ -112,6 +112,26 @@ def test_a_release_goes_from_a_directory_into_the_registry(hub: HubFixture, rele
     assert run(["release", "publish", str(release_dir), "--model", "none"], session) == 3
 
 
+def test_a_release_comes_back_as_the_compiler_wrote_it(
+    hub: HubFixture, release_dir: Path, tmp_path: Path, capsys
+) -> None:
+    hub.model("digits")
+    environment = {"EDGELOOP_HUB": "http://hub", "EDGELOOP_TOKEN": hub.admin_token}
+    session = Session(environment, connect=lambda login: AppTransport(hub.client))
+    assert run(["release", "publish", str(release_dir), "--model", "digits"], session) == 0
+    out = tmp_path / "deep" / "current"
+    assert run(["release", "download", "digits", "1", "--out", str(out)], session) == 0
+    files = {path.relative_to(release_dir): path.read_bytes() for path in release_dir.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert run(["release", "download", "digits", "1", "--out", str(out)], session) == 5
+    assert "is not empty" in capsys.readouterr().err
+    blob = next(iter((release_dir / "blobs").iterdir())).name
+    hub.hub.objects.delete(f"blobs/{blob}")
+    assert run(["release", "download", "digits", "1", "--out", str(tmp_path / "torn")], session) == 3
+    assert [path.name for path in tmp_path.iterdir() if "torn" in path.name] == []
+
+
 def test_a_channel_is_bundled_with_a_viewers_token(hub: HubFixture, release_dir: Path, tmp_path: Path, capsys) -> None:
     hub.model("digits")
     environment = {"EDGELOOP_HUB": "http://hub", "EDGELOOP_TOKEN": hub.admin_token}
