@@ -10,6 +10,7 @@ from msgspec import Raw, Struct
 from fleet.protocol import channel as c
 from fleet.protocol import manifest as m
 from fleet.protocol import messages as w
+from fleet.protocol.calls import NonceRequest
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.selftest import Vector
 from fleet.protocol.sketch import Encoder
@@ -140,6 +141,7 @@ JSON: dict[str, Struct] = {
         token="t1", secret="s", csr="PEM", name="d1", agent="0.1.0", hardware={"arch": "arm"}
     ),
     "enroll-response": w.EnrollResponse(device_id="d1", certificate="PEM", ca="PEM", channel="stable", mqtt=MQTT),
+    "nonce-request": NonceRequest(device_id="d1"),
     "nonce-response": w.NonceResponse(nonce="n", expires_in_s=60),
     "token-request": w.TokenRequest(device_id="d1", nonce="n", signature=b"sig"),
     "token-response": w.TokenResponse(token="t", expires_in_s=3600),
