@@ -37,7 +37,8 @@ STRUCTS: dict[str, type] = {
     **{kind.__name__: kind for kind in (
         calls.TrustBundle, calls.EnrollRequest, calls.EnrollResponse, calls.NonceRequest, calls.NonceResponse,
         calls.TokenRequest, calls.TokenResponse, calls.RenewRequest, calls.RenewResponse, calls.DeviceMe,
-        calls.SampleReceipt, channel.Channel, channel.Routing, channel.Audit, channel.Sampling, channel.Probation,
+        calls.SampleBatch, calls.SampleReceipt,
+        channel.Channel, channel.Routing, channel.Audit, channel.Sampling, channel.Probation,
         channel.Bench, channel.Telemetry, channel.Fetching, manifest.Manifest, manifest.Tensor,
         oip.OipRequest, oip.OipResponse, machine.Plan, machine.Progress, guard.GuardPolicy,
     )},

@@ -106,7 +106,10 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
     return int(first), min(size, int(last) + 1 if last else size)
 
 
-_STORED: dict[int | str, dict[str, Any]] = {200: {"model": StoredBlob, "description": "It was there before."}}
+_STORED: dict[int | str, dict[str, Any]] = {
+    200: {"model": StoredBlob, "description": "It was there before."},
+    **errors(404),
+}
 
 
 @router.put("/api/v1/blobs/{sha256}", status_code=201, responses=_STORED, openapi_extra=takes(media_type=BINARY))

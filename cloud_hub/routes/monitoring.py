@@ -13,12 +13,12 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from sqlalchemy import func
 from sqlmodel import col, select
-from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cloud_hub.api.access import Viewer
+from cloud_hub.api.openapi import gives
 from cloud_hub.context import Hub
 from cloud_hub.ingest.service import MESSAGES
-from cloud_hub.routes.deps import Viewer
 from cloud_hub.store.tables import Alarm, ChannelRow, Device, DeviceModel, Job, Release, RolloutRow
 from cloud_hub.trust.repository import expires_at
 from cloud_hub.trust.rows import latest_metadata
@@ -116,8 +116,7 @@ class CountRequests:
             self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
 
 
-@router.get("/metrics")
-async def metrics(request: Request, caller: Viewer) -> Response:
+@router.get("/metrics", response_class=Response, responses=gives(media_type="text/plain"))
+def metrics(request: Request, caller: Viewer) -> Response:
     """Prometheus text; needs a token of role viewer."""
-    text = await run_in_threadpool(generate_latest, request.app.state.registry)
-    return Response(text, media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_LATEST)

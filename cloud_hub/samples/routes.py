@@ -24,7 +24,7 @@ from fleet.api.samples import (
     WrittenLabels,
 )
 from fleet.api.types import KEY_LIMIT, NO_NUL, Int64
-from fleet.protocol.messages import SampleReceipt
+from fleet.protocol.messages import SampleBatch, SampleReceipt
 
 router = APIRouter(tags=["samples"])
 MAX_PAGE = 1000
@@ -34,7 +34,7 @@ PARQUET = "application/vnd.apache.parquet"
 @router.post(
     "/device/samples",
     responses=gives(SampleReceipt) | errors(409),
-    openapi_extra=takes(media_type="application/msgpack"),
+    openapi_extra=takes(SampleBatch, media_type="application/msgpack"),
 )
 async def upload(request: Request, hub: HubDep, device: DeviceCaller) -> Response:
     """Take a device's samples (MessagePack of a `SampleBatch`); repeating the request changes nothing.
