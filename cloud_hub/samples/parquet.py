@@ -43,10 +43,14 @@ def write(device: str, samples: Sequence[Sample]) -> bytes:
         return _copy(database, "SELECT * FROM sample", Path(folder))
 
 
-def arrays_of(data: bytes) -> dict[str, Arrays]:
-    """The exact arrays of every sample in a partition, by id."""
-    with _table(data) as database:
-        found = database.execute("SELECT id, arrays FROM sample").fetchall()
+def arrays_of(parts: Iterable[bytes]) -> dict[str, Arrays]:
+    """The exact arrays of every sample in some partitions, by id; the partitions are read by one query."""
+    with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
+        paths = _written(parts, Path(folder))
+        if not paths:
+            return {}
+        query = "SELECT id, arrays FROM read_parquet(?, hive_partitioning=false)"
+        found = database.execute(query, [paths]).fetchall()
     return {str(key): msgspec.msgpack.decode(value, type=Arrays) for key, value in found}
 
 
@@ -64,11 +68,8 @@ def join(parts: Iterable[bytes], labels: dict[str, tuple[int, str]]) -> bytes:
     """One Parquet file of all partitions, with `label` and `labelled_by` (id -> both)."""
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
         database.execute(f"CREATE TABLE sample ({_COLUMNS})")
-        for number, part in enumerate(parts):
-            path = Path(folder) / f"{number}.in.parquet"
-            path.write_bytes(part)
-            database.execute("INSERT INTO sample SELECT * FROM read_parquet(?, hive_partitioning=false)", [str(path)])
-            path.unlink()
+        if paths := _written(parts, Path(folder)):
+            database.execute("INSERT INTO sample SELECT * FROM read_parquet(?, hive_partitioning=false)", [paths])
         database.execute("CREATE TABLE label (id VARCHAR, label INTEGER, labelled_by VARCHAR)")
         if labels:
             rows = [(key, label, by) for key, (label, by) in labels.items()]
@@ -76,6 +77,16 @@ def join(parts: Iterable[bytes], labels: dict[str, tuple[int, str]]) -> bytes:
         columns = "sample.*, label.label, label.labelled_by"
         query = f"SELECT {columns} FROM sample LEFT JOIN label USING (id) ORDER BY recorded_at, id"  # noqa: S608
         return _copy(database, query, Path(folder))
+
+
+def _written(parts: Iterable[bytes], folder: Path) -> list[str]:
+    """The partitions as files; their names are our own."""
+    paths = []
+    for number, part in enumerate(parts):
+        path = folder / f"{number}.in.parquet"
+        path.write_bytes(part)
+        paths.append(str(path))
+    return paths
 
 
 class _table:  # reads as a statement

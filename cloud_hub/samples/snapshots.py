@@ -36,9 +36,7 @@ def create(hub: Hub, model: str, *, actor: str) -> Snapshot:
     rows = store.of_model(hub, model)
     if not rows:
         raise InvalidError(f"no samples of {model!r}", subject=model, hint="turn sampling on: fleet channel set …")
-    found: dict[str, parquet.Arrays] = {}
-    for path in sorted({row.path for row in rows}):
-        found |= parquet.arrays_of(hub.objects.get(path).data)
+    found = parquet.arrays_of(hub.objects.get(path).data for path in sorted({row.path for row in rows}))
     rows = [row for row in rows if row.id in found]
     wanted = _inputs(hub, model) or _usual([found[row.id].inputs for row in rows])
     fitting = [row for row in rows if _fits(found[row.id].inputs, wanted)]

@@ -48,7 +48,7 @@ def commit(hub: Hub, device_id: str, samples: Sequence[Sample]) -> tuple[str, ..
 
 def arrays(hub: Hub, row: SampleRow) -> parquet.Arrays:
     """A sample's inputs and outputs."""
-    found = parquet.arrays_of(hub.objects.get(row.path).data).get(row.id)
+    found = parquet.arrays_of([hub.objects.get(row.path).data]).get(row.id)
     if found is None:
         raise NotFoundError(f"sample {row.id} has lost its data", subject=row.id)
     return found

@@ -97,7 +97,7 @@ def test_deleting_removes_the_data_and_no_device_brings_it_back(filled: HubFixtu
     assert filled.client.delete("/api/v1/samples/s1", headers=filled.auth()).status_code == 200
     from cloud_hub.samples.parquet import arrays_of
 
-    assert set(arrays_of(filled.hub.objects.get(path).data)) == {"s2"}
+    assert set(arrays_of([filled.hub.objects.get(path).data])) == {"s2"}
     assert store.commit(filled.hub, "kiosk-1", [sample(1)]) == ("s1",)
     assert filled.client.get("/api/v1/samples/s1", headers=filled.auth()).status_code == 404
     store.delete(filled.hub, [store.get(filled.hub, "s2")], actor="test")
@@ -119,3 +119,18 @@ def test_a_snapshot_is_named_by_its_content(filled: HubFixture) -> None:
     assert second["id"] != first.id and second["labelled"] == 1
     dataset = snapshots.load(filled.hub, second["id"])
     assert dataset.label.tolist() == [3, -1] and dataset.inputs["x"].shape == (2, 4)
+
+
+def test_many_partitions_are_read_by_one_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand small uploads made a snapshot take most of a minute: each was opened in a database of its own."""
+    import duckdb
+
+    from cloud_hub.samples import parquet
+
+    parts = [parquet.write("d", [sample(n)]) for n in range(5)]
+    opened, connect = [], duckdb.connect
+    monkeypatch.setattr(duckdb, "connect", lambda *given: opened.append(given) or connect(*given))
+    found = parquet.arrays_of(parts)
+    assert set(found) == {f"s{n}" for n in range(5)} and len(opened) == 1
+    assert parquet.arrays_of([]) == {}
+    assert len(parquet.join(parts, {"s1": (3, "ada")})) > 0 and len(opened) == 3
