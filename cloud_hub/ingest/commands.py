@@ -57,7 +57,8 @@ def waiting(hub: Hub, limit: int = 100) -> list[tuple[str, str, bytes]]:
             .order_by(col(OutboxCommand.created_at))
             .limit(limit)
         ).all()
-        for row in rows:
+        # Locked in the order of their ids, as the ingest does; a device's own commands stay in theirs.
+        for row in sorted(rows, key=lambda row: row.device_id):
             device = session.get(Device, row.device_id, with_for_update=True)
             if device is None or device.revoked_at is not None:
                 row.sent_at = now

@@ -207,7 +207,7 @@ def test_one_of_two_replicas_leads_from_the_first_moment(made: HubFixture, meanw
 
 
 def test_the_same_content_frozen_twice_is_one_snapshot(made: HubFixture, together: Together) -> None:
-    dataset = Dataset(x=np.zeros((2, 4), np.float32), label=np.zeros(2, np.int64), ids=np.asarray(["a", "b"]))
+    dataset = Dataset({"x": np.zeros((2, 4), np.float32)}, np.zeros(2, np.int64), np.asarray(["a", "b"]))
 
     def save() -> None:
         snapshots.save(made.hub, "digits", dataset, actor="t")

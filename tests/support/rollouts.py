@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
+from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from cloud_hub.rollouts import create_rollout
-from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
+from cloud_hub.store.tables import (
+    ChannelRow,
+    Device,
+    DeviceModel,
+    Model,
+    PairEvidence,
+    Release,
+    RolloutEvent,
+    RolloutRow,
+)
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.resolve import resolve
 from tests.support.hub import HubFixture
@@ -41,6 +51,22 @@ def make_fleet(hub: HubFixture, releases: int = 3) -> HubFixture:
                 )
             )
     return hub
+
+
+def begin_anew(hub: HubFixture) -> None:
+    """Forget every rollout; the channel is on release 1 again, and no release is forbidden."""
+    with hub.hub.session() as session:
+        connection = session.connection()
+        for table in (RolloutRow, RolloutEvent, PairEvidence, DeviceModel):
+            connection.execute(delete(table))
+        connection.execute(delete(ChannelRow).where(col(ChannelRow.name) != "stable"))
+        connection.execute(update(Release).values(status="published"))
+        connection.execute(update(Model).values(min_release=1))
+
+    def first(channel: Channel) -> Channel:
+        return replace(channel, models={"digits": ModelEntry(release=1)})
+
+    hub.hub.publisher.change_channel("stable", first, actor="test")
 
 
 def start(hub: HubFixture, release: int = 2) -> str:

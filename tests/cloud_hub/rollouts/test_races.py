@@ -5,8 +5,7 @@ Each test lets the second call come in between the reading and the writing of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -20,8 +19,9 @@ from cloud_hub.store.tables import ChannelRow, RolloutRow
 from cloud_hub.trust.channels import EntryChanges, changed_entry
 from fleet.protocol.channel import Channel, encode_channel
 from tests.support.hub import HubFixture, make_hub
+from tests.support.postgres import create_database
 from tests.support.races import Meanwhile, between
-from tests.support.rollouts import entry, evidence, history, live, make_fleet, row_of, start
+from tests.support.rollouts import begin_anew, entry, evidence, history, live, make_fleet, row_of, start
 
 ENDED = ("finished", "halted", "aborted")
 # What a step decides, by what is known of the cohort.
@@ -29,14 +29,31 @@ STEPS = {"advances": ["good"], "halts": ["bad"], "finishes": ["good", "good"], "
 ORDERS = ("pause", "abort", "retry", "resume")
 # SQLite has one writer, so one pair of each kind says it all there; PostgreSQL gets every pair.
 PAIRS = [("postgresql", name, step) for name in ORDERS for step in STEPS] + [("sqlite", "abort", "advances")]
-every_pair = pytest.mark.parametrize(("database_url", "name", "step"), PAIRS, indirect=["database_url"])
+every_pair = pytest.mark.parametrize(("fleet", "name", "step"), PAIRS, indirect=["fleet"])
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, database_url: str) -> Iterator[HubFixture]:
-    hub = make_fleet(make_hub(tmp_path, database=database_url))
-    yield hub
-    hub.hub.engine.dispose()
+@pytest.fixture(scope="module")
+def fleets(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterator[Callable[[str], HubFixture]]:
+    """A fleet on each database, made once."""
+    found: dict[str, HubFixture] = {}
+
+    def of(kind: str) -> HubFixture:
+        if kind not in found:
+            document = {"database": create_database(postgres, "edgeloop_races")} if kind == "postgresql" else {}
+            found[kind] = make_fleet(make_hub(tmp_path_factory.mktemp("races"), **document))
+        return found[kind]
+
+    yield of
+    for hub in found.values():
+        hub.hub.engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def fleet(request: pytest.FixtureRequest, fleets: Callable[[str], HubFixture]) -> HubFixture:
+    """As if nothing had been rolled out yet."""
+    hub = fleets(request.param)
+    begin_anew(hub)
+    return hub
 
 
 @pytest.fixture
@@ -122,7 +139,7 @@ def test_a_step_between_an_orders_reading_and_writing(
         assert row_of(fleet, rollout).state == "aborted"
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("fleet", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("second", ["pause", "abort", "retry"])
 @pytest.mark.parametrize("first", ["pause", "abort", "retry"])
 def test_two_orders_at_once(
@@ -140,7 +157,7 @@ def test_two_orders_at_once(
     assert row_of(fleet, rollout).attempt == 1 + taken.count("retry")
 
 
-@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("fleet", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("step", STEPS)
 def test_two_replicas_step_the_same_rollout(
     fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch, step: str
