@@ -11,8 +11,27 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from cloud_hub import drift, ingest, jobs, rollouts, samples
-from cloud_hub.api import docs
+from cloud_hub.api import (
+    audit,
+    blobs,
+    channels,
+    devices,
+    docs,
+    enroll,
+    health,
+    models,
+    monitoring,
+    releases,
+    tokens,
+    tuf,
+)
+from cloud_hub.api import drift as drift_routes
+from cloud_hub.api import jobs as jobs_routes
+from cloud_hub.api import rollouts as rollout_routes
+from cloud_hub.api import samples as sample_routes
+from cloud_hub.api.errors import install_error_handlers
 from cloud_hub.api.guard import RefuseNul
+from cloud_hub.api.limits import BodyLimit
 from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
@@ -20,11 +39,6 @@ from cloud_hub.health import Health
 from cloud_hub.identity.callers import RateLimiter
 from cloud_hub.inference.loaded import Loaded, WarmUp
 from cloud_hub.inference.routes import router as inference_router
-from cloud_hub.jobs.routes import router as jobs_router
-from cloud_hub.routes import audit, blobs, channels, devices, enroll, health, models, monitoring, releases, tokens, tuf
-from cloud_hub.routes.errors import install_error_handlers
-from cloud_hub.routes.limits import BodyLimit
-from cloud_hub.samples.routes import router as samples_router
 from cloud_hub.services import Service, run_services
 
 log = logging.getLogger(__name__)
@@ -43,10 +57,10 @@ def routers() -> list[APIRouter]:
         models.router,
         releases.router,
         channels.router,
-        rollouts.router,
-        drift.router,
-        samples_router,
-        jobs_router,
+        rollout_routes.router,
+        drift_routes.router,
+        sample_routes.router,
+        jobs_routes.router,
         inference_router,
         audit.router,
         docs.router,

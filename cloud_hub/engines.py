@@ -6,8 +6,6 @@ import asyncio
 import secrets
 from abc import ABC, abstractmethod
 
-from starlette.concurrency import run_in_threadpool
-
 from cloud_hub.context import Hub
 from cloud_hub.store.leases import hold
 
@@ -29,7 +27,7 @@ class Engine(ABC):
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await run_in_threadpool(self.step)
+            await asyncio.to_thread(self.step)
             await asyncio.sleep(self._every_s)
 
     def step(self) -> None:

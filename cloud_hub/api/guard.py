@@ -9,7 +9,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cloud_hub.routes.errors import error_response
+from cloud_hub.api.errors import error_response
 
 
 class RefuseNul:

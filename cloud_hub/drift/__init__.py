@@ -5,12 +5,11 @@ engine    from telemetry windows to monitors and alarms
 explain   an alarm in words
 response  what follows an alarm
 policy    a model's settings
-routes    the operator's API
+monitors  monitors and alarms as the API shows them
 """
 
 from __future__ import annotations
 
 from cloud_hub.drift.engine import services
-from cloud_hub.drift.routes import router
 
-__all__ = ["router", "services"]
+__all__ = ["services"]

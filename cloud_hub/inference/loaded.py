@@ -8,7 +8,6 @@ import re
 from collections import OrderedDict
 
 from sqlmodel import col, select
-from starlette.concurrency import run_in_threadpool
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError, NotFoundError
@@ -37,12 +36,12 @@ class Loaded:
 
     async def get(self, model: str, version: str) -> tuple[int, Manifest, Batcher]:
         """Release number, manifest and queue of a published release (`version` empty: the newest)."""
-        number, data = await run_in_threadpool(published, self._hub, model, version)
+        number, data = await asyncio.to_thread(published, self._hub, model, version)
         async with self._lock:
             found = self._models.get((model, number))
             if found is None:
                 manifest = decode_manifest(data)
-                session = await run_in_threadpool(load_cloud, self._hub, manifest)
+                session = await asyncio.to_thread(load_cloud, self._hub, manifest)
                 found = manifest, Batcher(session, max_rows=self._limits.batch_rows, max_queue=self._limits.queue)
                 self._models[model, number] = found
                 if len(self._models) > self._limits.models:
@@ -82,7 +81,7 @@ class WarmUp:
 
     async def run(self) -> None:
         """Load, most urgent first, as many as stay in memory; a model that cannot be loaded is logged."""
-        for model, number in (await run_in_threadpool(wanted, self._hub))[: self._hub.config.inference.models]:
+        for model, number in (await asyncio.to_thread(wanted, self._hub))[: self._hub.config.inference.models]:
             try:
                 await self._loaded.get(model, str(number))
             except HubError as error:

@@ -3,13 +3,12 @@
 facts     from the database's rows to what the rules need to know
 create    a new rollout: plan, salt, first stage
 engine    one step of every live rollout; crash-safe and idempotent
-routes    the operator's API
+orders    rollouts as the API shows them, and what an operator orders
 """
 
 from __future__ import annotations
 
 from cloud_hub.rollouts.create import create_rollout
 from cloud_hub.rollouts.engine import services
-from cloud_hub.rollouts.routes import router
 
-__all__ = ["create_rollout", "router", "services"]
+__all__ = ["create_rollout", "services"]

@@ -7,8 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from starlette.concurrency import run_in_threadpool
-
 from cloud_hub.context import Hub
 from cloud_hub.samples import store
 
@@ -28,7 +26,7 @@ class Retention:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            gone = await run_in_threadpool(self.look)
+            gone = await asyncio.to_thread(self.look)
             if gone:
                 log.info("deleted %d samples at the end of their retention", gone)
             await asyncio.sleep(EVERY_S)

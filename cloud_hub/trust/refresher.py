@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from starlette.concurrency import run_in_threadpool
-
 from cloud_hub.context import Hub
 from cloud_hub.services import Service
 
@@ -24,13 +22,13 @@ class Refresher:
 
     async def run(self) -> None:
         """Until cancelled."""
-        await run_in_threadpool(self._hub.publisher.recover)
+        await asyncio.to_thread(self._hub.publisher.recover)
         pause = min(LOOK_EVERY_S, self._hub.config.expiry.refresh_s)
         while True:
-            roles = await run_in_threadpool(self._hub.publisher.refresh)
+            roles = await asyncio.to_thread(self._hub.publisher.refresh)
             if roles:
                 log.info("signed anew: %s", ", ".join(roles))
-            await run_in_threadpool(self._warn)
+            await asyncio.to_thread(self._warn)
             await asyncio.sleep(pause)
 
     def _warn(self) -> None:

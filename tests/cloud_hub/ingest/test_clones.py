@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.exc import OperationalError
 
+from cloud_hub.devices.told import told
 from cloud_hub.ingest.clones import NAMES, PERIOD_S, Heard, heard
 from cloud_hub.ingest.ingestor import Ingestor, Message
 from cloud_hub.store.tables import AuditEntry
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json
-from fleet.protocol.messages import IN_USE_TWICE, DeviceMe, Status
+from fleet.protocol.messages import IN_USE_TWICE, Status
 from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # on each database
 from tests.cloud_hub.ingest.test_bad_messages import rows
 
@@ -65,8 +65,6 @@ def shown(fleet) -> dict:
 
 
 def test_a_cloned_device_is_shown_everywhere_and_told_until_it_is_over(fleet):
-    from cloud_hub.routes.enroll import me
-
     Ingestor(fleet.hub).take(say(fleet, "a", "b", "a"))
     assert (shown(fleet)["cloned"], shown(fleet)["problem"]) == (False, "")
     ingestor = Ingestor(fleet.hub)
@@ -76,50 +74,8 @@ def test_a_cloned_device_is_shown_everywhere_and_told_until_it_is_over(fleet):
     assert "enrol the other anew" in shown(fleet)["hint"] and "sessions" not in shown(fleet)
     listed = fleet.client.get("/api/v1/devices", headers=fleet.auth()).json()["items"]
     assert [(item["id"], item["problem"]) for item in listed] == [("cam-1", IN_USE_TWICE), ("cam-2", "")]
-    said = lambda: DeviceMe(**{**{"device_id": "", "channel": ""}, **_json(me(fleet.hub, "cam-1"))})  # noqa: E731
+    said = lambda: told(fleet.hub, "cam-1")  # noqa: E731
     assert said().in_use_twice
     assert [row.action for row in rows(fleet, AuditEntry, action="device.cloned")] == ["device.cloned"]
     fleet.clock.advance(PERIOD_S + 1)
     assert not shown(fleet)["cloned"] and not said().in_use_twice
-
-
-def _json(response):
-    import json
-
-    return json.loads(response.body)
-
-
-def test_a_process_that_builds_new_sessions_is_told_from_two(fleet):
-    ingestor = Ingestor(fleet.hub)
-    ingestor.take(say(fleet, "a1", "a2", "b1", "b2", instance="yes"))
-    assert not shown(fleet)["cloned"]
-    ingestor.take(say(fleet, "a3", "b3", instance="yes"))
-    assert shown(fleet)["cloned"]
-
-
-def test_a_restart_in_a_batch_that_is_tried_again_is_no_clone(fleet, monkeypatch):
-    ingestor, batch = Ingestor(fleet.hub), say(fleet, "a", "b")
-    fails = [True] * 4
-
-    def receipts(*_):
-        if fails:
-            fails.pop()
-            raise OperationalError("COMMIT", {}, Exception("server closed the connection"))
-        return []
-
-    monkeypatch.setattr(ingestor, "_receipts", receipts)
-    for _ in range(4):
-        with pytest.raises(OperationalError):
-            ingestor.take(batch)
-    ingestor.take(batch)
-    assert not shown(fleet)["cloned"]
-
-
-def test_two_replicas_that_hear_the_same_restart_at_different_times_see_no_clone(fleet):
-    first, second = Ingestor(fleet.hub), Ingestor(fleet.hub)
-    restart = say(fleet, "a", "b", "c")
-    first.take(restart)
-    second.take(restart)
-    first.take(say(fleet, "c"))
-    second.take(say(fleet, "c"))
-    assert not shown(fleet)["cloned"]

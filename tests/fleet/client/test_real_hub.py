@@ -20,7 +20,7 @@ from fleet.cli.session import Session
 from fleet.client import Client
 from fleet.client.transport import Answer
 from fleet.errors import ConflictError, NotAllowedError, NotFoundError
-from tests.cloud_hub.routes.test_operator_api import add_device
+from tests.cloud_hub.api.test_operator_api import add_device
 from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
 

@@ -10,15 +10,10 @@ from cloud_hub.api.access import DeviceCaller, HubDep
 from cloud_hub.api.bodies import read_body
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.bootstrap import FIRST_ROOT
-from cloud_hub.context import Hub
-from cloud_hub.errors import UnauthenticatedError
+from cloud_hub.devices.told import told
 from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
 from cloud_hub.identity.enroll import enroll
-from cloud_hub.identity.groups import groups_of
-from cloud_hub.identity.renewal import buy_token, is_due, renew
-from cloud_hub.ingest.clones import still_cloned
-from cloud_hub.rollouts import capabilities
-from cloud_hub.store.tables import Device
+from cloud_hub.identity.renewal import buy_token, renew
 from fleet.protocol.codec import decode_json
 from fleet.protocol.messages import (
     HTTP_LIMIT,
@@ -84,26 +79,4 @@ async def renew_certificate(request: Request, hub: HubDep) -> Response:
 @router.get("/device/me", responses=gives(DeviceMe))
 def me(hub: HubDep, device_id: DeviceCaller) -> Response:
     """The device's channel, groups, pins and broker. A release that its agent does not understand is pinned away."""
-    device = _device(hub, device_id)
-    groups = groups_of(hub.device_tokens.group_secret, device.labels)
-    with hub.reading() as session:
-        held = capabilities.held_back(session, device, groups)
-    return _answer(
-        DeviceMe(
-            device_id=device.id,
-            channel=device.channel,
-            groups=groups,
-            pins=capabilities.pins(device, held),
-            mqtt=hub.mqtt_endpoint(device.mqtt_password),
-            renew=is_due(hub, device),
-            in_use_twice=still_cloned(device.sessions.get("cloned_at"), hub.clock()),
-        )
-    )
-
-
-def _device(hub: Hub, device_id: str) -> Device:
-    with hub.reading() as session:
-        device = session.get(Device, device_id)
-    if device is None or device.revoked_at is not None:
-        raise UnauthenticatedError("this device is not enrolled", subject="device", hint="edge-agent enroll")
-    return device
+    return _answer(told(hub, device_id))

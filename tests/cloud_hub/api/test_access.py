@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from cloud_hub.api.access import RateLimiter, authorize_inference
 from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
-from cloud_hub.routes.deps import RateLimiter, authorize_inference
 from tests.support.hub import HubFixture
 
 

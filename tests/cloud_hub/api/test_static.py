@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from cloud_hub.routes.blobs import parse_range
+from cloud_hub.api.blobs import parse_range
 from tests.support.hub import HubFixture, make_hub
 
 DATA = bytes(range(256)) * 20

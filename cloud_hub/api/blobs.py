@@ -16,10 +16,10 @@ from starlette.responses import StreamingResponse
 from cloud_hub.api.access import Fetcher, HubDep, OperatorUser, Viewer
 from cloud_hub.api.openapi import BINARY, errors, gives, takes
 from cloud_hub.api.params import KeyPath
+from cloud_hub.api.tuf import IMMUTABLE
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError, TooLargeError
 from cloud_hub.objects import blob_key, delta_key
-from cloud_hub.routes.tuf import IMMUTABLE
 from fleet.api.blobs import StoredBlob, StoredDelta
 from fleet.protocol import delta
 from fleet.protocol.errors import ProtocolError

@@ -1,1 +1,0 @@
-"""The HTTP API, one module per noun. Each has a `router`, gathered in `cloud_hub.app`."""
