@@ -1,12 +1,10 @@
 """No input ends in HTTP 500: every operation of the hub, with hostile paths, queries, headers, bodies and cookies.
 
-`EDGELOOP_FUZZ` is the number of requests per operation; a larger one than the test command's takes longer and asks
-more. What comes is an answer of the route, or an error document in JSON.
+What comes is an answer of the route, or an error document in JSON. The full size asks each operation 250 times.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +31,9 @@ from tests.support.hostile import HEADERS, NUMBERS, TEXTS, URL_VALUES, Case, bod
 from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
 from tests.support.rollouts import live, make_fleet, start
+from tests.support.size import sized
 
-PER_OPERATION = int(os.environ.get("EDGELOOP_FUZZ", "8"))
+PER_OPERATION = sized(8, 250)
 PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
 MANIFEST, BLOBS = small_release(seed=7)
 SHA256 = next(iter(BLOBS))
@@ -196,7 +195,7 @@ class Maker:
         if name == "POST /device/samples":
             return self._samples()
         if name in BYTES:
-            return self._random.choice((b"", b"\0" * 100, next(iter(BLOBS.values())), os.urandom(20)))
+            return self._random.choice((b"", b"\0" * 100, next(iter(BLOBS.values())), self._random.randbytes(20)))
         return body(self._random, None) if self._operation.method == "POST" and self._random.random() < 0.3 else None
 
     def _samples(self) -> bytes:
