@@ -80,6 +80,8 @@ class Batches:
         if len(fixed) > 1:
             raise ValueError(f"its inputs take different numbers of rows: {sorted(fixed)}")
         self._fixed = fixed.pop() if fixed else None
+        axes = {port.file.axis for port in inputs if _leads(port)}
+        self._alike = [tuple(p.name for p in inputs if _leads(p) and p.file.axis == axis) for axis in sorted(axes)]
 
     @property
     def joins(self) -> bool:
@@ -90,6 +92,8 @@ class Batches:
 
     def _answer(self, inputs: Arrays) -> Arrays:
         if self._fixed is None:
+            for names in self._alike:  # a runtime might stretch one row over the others, or read where there is none
+                batch_size(inputs, names)
             return self._once(inputs)
         rows = batch_size(inputs, self._batched)
         return self._once(inputs) if rows == self._fixed else self._row_by_row(inputs, rows)

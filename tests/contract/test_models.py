@@ -115,6 +115,11 @@ def scaled_by_row() -> Case:
     return whole._replace(file=file)
 
 
+def beside() -> bytes:
+    """y = a and b next to each other: what ONNX Runtime reads of an input without rows is not its own."""
+    return onnx_file([("Concat", ["a", "b"], ["y"], {"axis": 1})], AB, {"y": ("FP32", ["n", 4])})
+
+
 def total() -> Case:
     """The sum of all rows: no batch in the output."""
     inputs, outputs = {"x": ("FP32", ["n", 2])}, {"y": ("FP32", [])}
@@ -176,10 +181,18 @@ def wider() -> Case:
 
 NO_ROWS = ({"a": A[:0], "b": B[:0]}, "a batch of 0 rows; a model takes 1 to 1024")
 UNEVEN = ({"a": A[:2], "b": B[:3]}, r"the inputs disagree about the batch: [2, 3]")
+STRETCHED = ({"a": A[:1], "b": B[:3]}, r"the inputs disagree about the batch: [1, 3]")
+HALF_EMPTY = ({"a": A[:0], "b": B[:1]}, r"the inputs disagree about the batch: [0, 1]")
 EMPTY: Arrays = {"minus": A[:0], "plus": A[:0]}
 CASES = {
     "names in the manifest's order": Case(difference("n", turned=False), AB, MINUS_PLUS, pairs(1, 3)),
-    "names in another order": Case(difference("n", turned=True), AB, MINUS_PLUS, pairs(1, 3), (UNEVEN,)),
+    "names in another order": Case(
+        difference("n", turned=True), AB, MINUS_PLUS, pairs(1, 3), (UNEVEN, STRETCHED, HALF_EMPTY)
+    ),
+    "inputs side by side": Case(
+        beside(), AB, {"y": ("FP32", ["n", 4])}, (({"a": A, "b": B}, {"y": np.hstack([A, B])}),),
+        (UNEVEN, STRETCHED, HALF_EMPTY),
+    ),
     "no rows": Case(difference("n", turned=True), AB, MINUS_PLUS, ((NO_ROWS[0], EMPTY),)),
     "a batch of one": Case(difference(1, turned=True), AB, MINUS_PLUS, pairs(1, 2, 3), (NO_ROWS, UNEVEN)),
     "a batch of three": Case(
