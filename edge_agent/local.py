@@ -1,37 +1,41 @@
 """Inference in the application's own process: no hop at all, same releases, same verification.
 
-    model = open_model(Path("/var/lib/edge-agent"), "digits")
-    answer = model.infer({"input": x})        # x (n, …) as the manifest says
-    answer.outputs, answer.release, answer.confidence
+    with open_model(Path("/var/lib/edge-agent"), "digits") as model:
+        answer = model.infer({"input": x})        # x (n, …) as the manifest says
+        answer.outputs, answer.release, answer.confidence
 
-The application reads the agent's store (group `edgeloop`): it opens a blob once, hashes what it read
-and loads those bytes. Swaps are followed by a look at `state.json`'s inode and time at each call.
-What happened goes one way to the agent through a datagram socket that never blocks, marked
-`source=local`; without a running agent it is dropped.
+The application reads the agent's store (group `edgeloop`): it opens a blob once, hashes what it read and loads those
+bytes. Swaps are followed by a look at `state.json`'s inode and time, at most every `LOOK_S` seconds and always after a
+pause. What happened goes one way to the agent, in batches (`local_records`), marked `source=local`; without a running
+agent it is dropped.
+
+A model may be used from several threads, and goes on in a process that was forked with it: a fork waits for the
+request under way, and the child tells of its own requests only. Close it, or leave the `with` block, where a process
+ends by `os._exit`, as multiprocessing's children do: else what happened within the last `FLUSH_S` is not told.
 """
 
 from __future__ import annotations
 
 import logging
-import socket
+import os
 import threading
 import time
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-from msgspec import Struct
-from msgspec.structs import replace
+from typing import Any
 
 from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
+from edge_agent.local_records import Entry, LocalRecord, Outbox
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel
-from edge_agent.serving.scores import Scores, score
+from edge_agent.serving.scores import PendingScores, score_later
 from edge_agent.update.machine import Held
 from edge_agent.update.state import read_state
 from edge_agent.update.store import Store
 from fleet.protocol import oip
-from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import ProtocolError, RefusalError
+from fleet.protocol.inputs import check_arrays
 from fleet.protocol.interface import takes
 from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
@@ -40,59 +44,73 @@ __all__ = ["Answer", "LocalModel", "LocalRecord", "open_model"]
 
 log = logging.getLogger(__name__)
 
-SOCKET = "local.sock"
-RECORD_LIMIT = 16 << 10  # bytes of one datagram
-DETAIL_LIMIT = 200  # characters
+LOOK_S = 0.1  # a swap is followed by the first request that is at least this much later than the last look
 
 
-class LocalRecord(Struct, frozen=True, kw_only=True):
-    """One in-process request, for the agent's windows.
+class Answer:
+    """Outputs by name, and per row the calibrated confidence and class (empty without classes).
 
-    `refused` is why the release did not take it (`errors.REFUSALS`), `detail` that in words; `newly`: the release
-    before it would have.
+    Confidence and classes are computed when they are first read; they are of the outputs as the model gave them,
+    whatever the caller has done to the arrays since. Unpacks as `(outputs, release, confidence, classes)`.
     """
 
-    source: Literal["local"] = "local"
-    model: str
-    release: int
-    variant: str
-    latency_s: float
-    failed: bool = False
-    confidence: tuple[float, ...] = ()
-    classes: tuple[int, ...] = ()
-    refused: str = ""
-    newly: bool = False
-    detail: str = ""
+    __slots__ = ("_scores", "outputs", "release")
 
+    def __init__(self, outputs: Arrays, release: int, scores: PendingScores) -> None:
+        self.outputs = outputs
+        self.release = release
+        self._scores = scores
 
-class Answer(NamedTuple):
-    """Outputs by name, and per row the calibrated confidence and class (empty without classes)."""
+    @property
+    def confidence(self) -> tuple[float, ...]:
+        """Per row, between 0 and 1."""
+        return self._scores.get().confidence
 
-    outputs: Arrays
-    release: int
-    confidence: tuple[float, ...]
-    classes: tuple[int, ...]
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """Per row, the index of the most probable class."""
+        return self._scores.get().classes
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.outputs, self.release, *self._scores.get()))
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int | slice) -> Any:
+        return tuple(self)[place]
+
+    def __repr__(self) -> str:
+        outputs, release, confidence, classes = self
+        return f"Answer({outputs=}, {release=}, {confidence=}, {classes=})"
 
 
 class LocalModel:
-    """The active release of one model; may be used from several threads."""
+    """The active release of one model; may be used from several threads. `now` is monotonic, seconds."""
 
-    def __init__(self, directory: Path, name: str) -> None:
+    def __init__(self, directory: Path, name: str, *, now: Callable[[], float] = time.perf_counter) -> None:
         self._directory = directory
         self._name = name
+        self._now = now
         self._state = directory / "state.json"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._mark: tuple[int, int] | None = None
         self._held: Held | None = None
         self._loaded: tuple[InstalledRelease, LoadedModel] | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
+        self._look_at = 0.0
         self._follow()
+        self._outbox = Outbox(directory)
+        # When the process ends, or nobody holds the model any more.
+        self._close_outbox = weakref.finalize(self, self._outbox.close)
+        _opened.add(self)
 
     @property
     def release(self) -> int:
-        """The number of the release in memory."""
-        return self._current()[0].number
+        """The number of the release that the next request is answered by; looks at the state file now."""
+        with self._lock:
+            self._current()
+            self._follow()
+            return self._current()[0].number
 
     def infer(self, inputs: Arrays) -> Answer:
         """Answer one request.
@@ -103,41 +121,47 @@ class LocalModel:
             InferenceError: it answered NaN or infinity.
             ValueError, RuntimeError and whatever else the runtime raises: it failed.
         """
-        started = time.perf_counter()
+        started = self._now()
         with self._lock:
-            self._follow()
             release, model = self._current()
-            request = oip.InferRequest(inputs=tuple(oip.TensorValue(*item) for item in inputs.items()))
+            if started >= self._look_at:
+                self._follow()
+                release, model = self._current()
             try:
-                checked = oip.check_request(request, release.manifest.inputs, release.manifest.outputs)
+                check_arrays(inputs, release.manifest.inputs)
             except RefusalError as error:
-                self._tell_refused(release, time.perf_counter() - started, error, newly=takes(release.former, request))
+                asked = oip.InferRequest(inputs=tuple(map(oip.TensorValue, inputs, inputs.values())))
+                self._tell_failed(release, started, error, newly=takes(release.former, asked))
                 raise
             try:
-                outputs = model.run(checked)
-                scores = score(release, outputs)
-            except InputError as error:
-                refusal = RefusalError(str(error), word="value", hint=error.hint)
-                self._tell_refused(release, time.perf_counter() - started, refusal, newly=False)
-                raise refusal from error
+                outputs = model.run(inputs)
+                scores = score_later(release, outputs)
             except Exception as error:
-                reason = unfair(checked, release.manifest.inputs)
-                if reason:  # the caller's mistake must not count against the release
-                    refusal = RefusalError(reason, word="batch")
-                    self._tell_refused(release, time.perf_counter() - started, refusal, newly=False)
-                    raise refusal from error
-                self._tell(release, time.perf_counter() - started, Scores(), failed=True)
-                raise
-        self._tell(release, time.perf_counter() - started, scores, failed=False)
-        return Answer(outputs, release.number, scores.confidence, scores.classes)
+                refusal = _refusal(release, inputs, error)
+                self._tell_failed(release, started, refusal, newly=False)
+                if refusal is None:
+                    raise
+                raise refusal from error
+        self._outbox.put(Entry(release, self._now() - started, scores))
+        return Answer(outputs, release.number, scores)
 
     def close(self) -> None:
-        """Give model and socket back."""
+        """Give the model back, and tell the agent what it has not heard yet."""
         with self._lock:
             if self._loaded is not None:
                 self._loaded[1].close()
                 self._loaded = None
-            self._socket.close()
+        self._close_outbox()
+
+    def __enter__(self) -> LocalModel:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def _tell_failed(self, release: InstalledRelease, started: float, why: RefusalError | None, *, newly: bool) -> None:
+        """Tell of a request without an answer; `why` is None where the model failed."""
+        self._outbox.put(Entry(release, self._now() - started, None, why is None, why, newly), soon=True)
 
     def _current(self) -> tuple[InstalledRelease, LoadedModel]:
         if self._loaded is None:
@@ -146,6 +170,7 @@ class LocalModel:
 
     def _follow(self) -> None:
         """Load the active release when the state file changed; a failure keeps what is loaded."""
+        self._look_at = self._now() + LOOK_S
         try:
             found = self._state.stat()
             mark = (found.st_ino, found.st_mtime_ns)
@@ -180,39 +205,13 @@ class LocalModel:
         data = release.open_blob(release.variant.blob.sha256)
         return release, runtime.load(data, release.manifest, release.variant)
 
-    def _tell(self, release: InstalledRelease, latency_s: float, scores: Scores, *, failed: bool) -> None:
-        record = LocalRecord(
-            model=release.model,
-            release=release.number,
-            variant=release.variant.name,
-            latency_s=latency_s,
-            failed=failed,
-            confidence=scores.confidence,
-            classes=scores.classes,
-        )
-        self._send(record)
 
-    def _tell_refused(self, release: InstalledRelease, latency_s: float, why: RefusalError, *, newly: bool) -> None:
-        self._send(
-            LocalRecord(
-                model=release.model,
-                release=release.number,
-                variant=release.variant.name,
-                latency_s=latency_s,
-                refused=why.word,
-                newly=newly,
-                detail=str(why)[:DETAIL_LIMIT],
-            )
-        )
-
-    def _send(self, record: LocalRecord) -> None:
-        data = encode_msgpack(record)
-        if len(data) > RECORD_LIMIT:  # a very large batch: its scores stay out
-            data = encode_msgpack(replace(record, confidence=(), classes=()))
-        try:
-            self._socket.sendto(data, str(self._directory / SOCKET))
-        except OSError as error:  # no agent, or one that is busy: the answer matters, the record does not
-            log.debug("a local record is dropped: %s", error)
+def _refusal(release: InstalledRelease, inputs: Arrays, error: Exception) -> RefusalError | None:
+    """The error as the caller's mistake, which must not count against the release; None where it is the model's."""
+    if isinstance(error, InputError):
+        return RefusalError(str(error), word="value", hint=error.hint)
+    reason = unfair(inputs, release.manifest.inputs)
+    return RefusalError(reason, word="batch") if reason else None
 
 
 def open_model(directory: Path | str, name: str) -> LocalModel:
@@ -222,3 +221,32 @@ def open_model(directory: Path | str, name: str) -> LocalModel:
         NotFoundError: nothing installed there, or it cannot be loaded; the message says why.
     """
     return LocalModel(Path(directory), name)
+
+
+_opened: weakref.WeakSet[LocalModel] = weakref.WeakSet()
+_forking = threading.Lock()
+_paused: list[LocalModel] = []  # while a fork is under way
+
+
+def _before_fork() -> None:
+    """Let no request be under way: its locks, the runtime's too, would stay shut in the child for ever."""
+    _forking.acquire()
+    _paused.extend(_opened)
+    for model in _paused:
+        model._lock.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    for model in _paused:
+        model._lock.release()
+    _paused.clear()
+    _forking.release()
+
+
+def _after_fork_in_child() -> None:
+    for model in _paused:
+        model._outbox.after_fork()
+    _after_fork_in_parent()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,4 +1,7 @@
-"""Receives what applications with in-process inference tell: datagrams on `DIR/local.sock`."""
+"""Receives what applications with in-process inference tell: datagrams on `DIR/local.sock`.
+
+A datagram is an array of records, or a lone record (0.1). One bad record does not take the others along.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,18 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edge_agent.local import RECORD_LIMIT, SOCKET, LocalRecord
+import msgspec
+
+from edge_agent.local_records import BATCH, DATAGRAM_LIMIT, SOCKET, LocalRecord
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import ProtocolError
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 64  # datagrams per turn of the event loop, so that requests come between
+AT_ONCE = BATCH  # records per turn of the event loop, so that requests come between; a batch is not cut apart
 
 
 class LocalRecords:
@@ -45,12 +50,33 @@ class LocalRecords:
             self._path.unlink(missing_ok=True)
 
     def _ready(self, listener: socket.socket) -> None:
-        for _ in range(AT_ONCE):
+        count = 0
+        while count < AT_ONCE:
             try:
-                data = listener.recv(RECORD_LIMIT + 1)
+                data = listener.recv(DATAGRAM_LIMIT + 1)
             except BlockingIOError:
                 return
+            count += 1
             try:
-                self._record(decode_msgpack(data, LocalRecord, limit=RECORD_LIMIT))
+                for record in records(data):
+                    count += 1
+                    self._record(record)
             except ProtocolError as error:
-                log.info("a local record is refused: %s", error)
+                log.info("a datagram of local records is refused: %s", error)
+
+
+def records(data: bytes) -> Iterator[LocalRecord]:
+    """The records in a datagram; one that is none is logged and left out.
+
+    Raises:
+        ProtocolError: it is too large, or neither a record nor an array.
+    """
+    if data[:1] and (data[0] & 0xF0 == 0x90 or data[0] in (0xDC, 0xDD)):
+        parts = decode_msgpack(data, list[msgspec.Raw], limit=DATAGRAM_LIMIT, subject="local records")
+    else:
+        parts = [msgspec.Raw(data)]
+    for part in parts[:BATCH]:
+        try:
+            yield decode_msgpack(bytes(part), LocalRecord, limit=DATAGRAM_LIMIT)
+        except ProtocolError as error:
+            log.info("a local record is refused: %s", error)

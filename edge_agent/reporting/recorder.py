@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, SpoolError
-from edge_agent.local import LocalRecord
+from edge_agent.local_records import LocalRecord
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.samples import Draft, SampleStore, build, choose, is_outlying
 from edge_agent.reporting.spool import Spool

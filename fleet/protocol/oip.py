@@ -20,7 +20,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from fleet.protocol.codec import DECODE_ERRORS
 from fleet.protocol.errors import MalformedError, RefusalError, TooLargeError
-from fleet.protocol.finite import not_finite
+from fleet.protocol.inputs import check_arrays, names_of, refuse
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
@@ -230,7 +230,7 @@ def check_request(
     names = {spec.name for spec in outputs}
     missing = [name for name in request.outputs if name not in names]
     if missing:
-        _refuse("output", f"the model has no output {missing[0]!r}", hint=f"its outputs are {_names(outputs)}")
+        refuse("output", f"the model has no output {missing[0]!r}", hint=f"its outputs are {names_of(outputs)}")
     return found
 
 
@@ -246,31 +246,10 @@ def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> di
     if len(values) == 1 and not values[0].name:
         found = _raw_input(values[0].array, specs)
     else:
-        found = _named_inputs(values, specs)
-    broken = not_finite("input", found, specs)
-    if broken:
-        _refuse("value", broken, hint="this model takes finite numbers only")
-    return found
-
-
-def _named_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
-    found = {value.name: value.array for value in values}
-    if len(found) != len(values):
-        _refuse("name", "two inputs have the same name")
-    for spec in specs:
-        array = found.get(spec.name)
-        if array is None:
-            _refuse("name", f"input {spec.name!r} is missing", hint=f"the model's inputs are {_names(specs)}")
-        if array.dtype != dtype_of(spec.datatype):
-            _refuse("datatype", f"input {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
-        fits = len(array.shape) == len(spec.shape) and all(
-            want in (-1, have) for want, have in zip(spec.shape, array.shape, strict=True)
-        )
-        if not fits:
-            _refuse("shape", f"input {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}")
-    if len(found) > len(specs):
-        unknown = set(found) - {spec.name for spec in specs}
-        _refuse("name", f"the model has no input {sorted(unknown)[0]!r}")
+        found = {value.name: value.array for value in values}
+        if len(found) != len(values):
+            refuse("name", "two inputs have the same name")
+    check_arrays(found, specs)
     return found
 
 
@@ -363,31 +342,23 @@ def _binary_mark(request: InferRequest, name: str) -> dict[str, Any]:
 
 def _raw_input(raw: AnyArray, specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
     if len(specs) != 1:
-        _refuse("name", f"a raw body needs a model with one input, this one has {len(specs)}")
+        refuse("name", f"a raw body needs a model with one input, this one has {len(specs)}")
     spec = specs[0]
     shape = list(spec.shape)
     if spec.datatype == "BYTES" or shape.count(-1) > 1:
-        _refuse("datatype", f"a raw body cannot fill input {spec.name!r} of {spec.datatype} {shape}")
+        refuse("datatype", f"a raw body cannot fill input {spec.name!r} of {spec.datatype} {shape}")
     itemsize = dtype_of(spec.datatype).itemsize
     if -1 in shape:
         step = itemsize
         for size in shape:
             step *= size if size != -1 else 1
         if step == 0 or raw.size % step:
-            _refuse("shape", f"{raw.size} bytes do not fill input {spec.name!r} of {spec.datatype} {shape}")
+            refuse("shape", f"{raw.size} bytes do not fill input {spec.name!r} of {spec.datatype} {shape}")
         shape[shape.index(-1)] = raw.size // step
     try:
         return {spec.name: from_bytes(raw.data, spec.datatype, shape, spec.name)}
     except MalformedError as error:
         raise RefusalError(str(error), word="shape") from error
-
-
-def _names(specs: Sequence[Tensor]) -> str:
-    return ", ".join(spec.name for spec in specs)
-
-
-def _refuse(word: str, message: str, *, hint: str = "") -> NoReturn:
-    raise RefusalError(message, word=word, hint=hint)
 
 
 def _bad(message: str, *, hint: str = "") -> NoReturn:

@@ -214,7 +214,7 @@ def test_in_process_it_is_the_same(agent, tmp_path, monkeypatch, sent, newly):
     one, two = install(tmp_path, 1, "input"), install(tmp_path, 2, "x")
     StateFile(tmp_path).put_model("tiny", ModelState(state="committed", active=two, previous=one))
     model, told = open_model(tmp_path, "tiny"), []
-    monkeypatch.setattr(model, "_send", told.append)
+    monkeypatch.setattr(model._outbox, "put", lambda entry, soon: told.append(entry.record()))
     with pytest.raises(RefusalError):
         model.infer({sent: X})
     model.close()

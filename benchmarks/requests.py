@@ -1,0 +1,213 @@
+"""The request path against the bare runtime: how many times longer an answer takes.
+
+`python benchmarks/requests.py` needs nothing but the repository. Keyword spotting (MLPerf Tiny, int8) is measured as
+well where `EDGELOOP_DATA` names a folder with `mlperf_tiny/kws_dscnn_int8.tflite`. All that is compared runs in one
+process, in turns of a few dozen requests, so that a busy machine slows both: trust the ratios, not the microseconds.
+The result goes to `benchmarks/results/requests.json` with a description of the machine.
+
+In process: `LocalModel.infer` over set input, invoke, get output of the same interpreter class, same bytes, one
+thread. What the bare set lacks: verified bytes, checked inputs and outputs, records, following swaps. With an agent's
+socket open the records are received; without one they are dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from edge_agent.local import LocalModel, open_model
+from edge_agent.local_records import SOCKET
+from edge_agent.update.machine import Held, ModelState
+from edge_agent.update.state import StateFile
+from edge_agent.update.store import Store
+from fleet.protocol import selftest
+from fleet.protocol.manifest import Manifest, SelfTest, Tensor, Variant, Verdict, encode_manifest
+from fleet.protocol.tensors import datatype_of
+from tests.support import models
+
+TURN = 40  # requests of one side before the other's turn
+KEYWORDS = "mlperf_tiny/kws_dscnn_int8.tflite"
+
+
+class Bare:
+    """Set input, invoke, get output."""
+
+    def __init__(self, data: bytes) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self.interpreter = Interpreter(model_content=data, num_threads=1)
+        self.interpreter.allocate_tensors()
+        self.input, self.output = self.interpreter.get_input_details()[0], self.interpreter.get_output_details()[0]
+
+    def __call__(self, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        self.interpreter.set_tensor(self.input["index"], x)
+        self.interpreter.invoke()
+        found: np.ndarray[Any, Any] = self.interpreter.get_tensor(self.output["index"])
+        return found
+
+
+def install(directory: Path, data: bytes, bare: Bare) -> None:
+    """A release of the file whose interface is the file's own."""
+    specs = [
+        Tensor(
+            name=name, datatype=datatype_of(np.empty(0, detail["dtype"])), shape=(-1, *map(int, detail["shape"][1:]))
+        )
+        for name, detail in (("input", bare.input), ("output", bare.output))
+    ]
+    classes = specs[1].shape[-1]
+    x = np.zeros((1, *specs[0].shape[1:]), bare.input["dtype"])
+    vector = selftest.Vector(
+        inputs=(selftest.to_array("input", x),), outputs={"litert": (selftest.to_array("output", bare(x)),)}
+    )
+    verdict = Verdict(
+        metric="accuracy",
+        value=1.0,
+        interval=(0.9, 1.0),
+        reference=1.0,
+        drop_points=0.0,
+        agreement=1.0,
+        worst_class_drop=0.0,
+        samples=64,
+        size_bytes=len(data),
+        latency_us_p50=10.0,
+        latency_us_p95=20.0,
+        latency_ratio=1.0,
+    )
+    blobs = directory / "blobs"
+    variant = Variant(
+        name="litert",
+        runtime="litert",
+        precision="int8",
+        placement="edge",
+        blob=models.put(blobs, data),
+        verdict=verdict,
+    )
+    manifest = Manifest(
+        inputs=(specs[0],),
+        outputs=(specs[1],),
+        labels=tuple(f"class-{i}" for i in range(classes)),
+        variants=(variant,),
+        selftest=SelfTest(
+            blob=models.put(blobs, selftest.encode_vectors([vector])), vectors=1, tolerance={"litert": 0.0}
+        ),
+    )
+    held = Held(release=1, variant="litert", manifest=Store(directory).put_manifest(encode_manifest(manifest)))
+    StateFile(directory).put_model("model", ModelState(state="committed", active=held))
+
+
+def interleave(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
+    """Microseconds of each side's requests, in turns, at least until `seconds` have passed."""
+    took: dict[str, list[float]] = {name: [] for name in sides}
+    until, clock = time.perf_counter() + seconds, time.perf_counter
+    while clock() < until:
+        for name, ask in sides.items():
+            for _ in range(TURN):
+                started = clock()
+                ask()
+                took[name].append((clock() - started) * 1e6)
+    return took
+
+
+def in_process(data: bytes, seconds: float, *, agent: bool) -> dict[str, Any]:
+    """One model, with or without somebody who receives the records."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
+        bare = Bare(data)
+        install(directory, data, bare)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        child = receive(listener, directory) if agent else 0
+        with open_model(directory, "model") as model:
+            result = compare(bare, model, seconds)
+        listener.close()
+        if child:
+            os.kill(child, 9)
+            os.waitpid(child, 0)
+        return result
+
+
+def receive(listener: socket.socket, directory: Path) -> int:
+    """A process that stands for the agent: it takes datagrams."""
+    listener.bind(str(directory / SOCKET))
+    child = os.fork()
+    if not child:
+        while True:
+            listener.recv(1 << 20)
+    return child
+
+
+def compare(bare: Bare, model: LocalModel, seconds: float) -> dict[str, Any]:
+    """Medians and their ratio; of the same bytes, whose answers are compared first."""
+    shape, dtype = bare.input["shape"], bare.input["dtype"]
+    rng = np.random.default_rng(0)
+    x = rng.integers(-128, 128, shape).astype(dtype) if dtype == np.int8 else rng.normal(size=shape).astype(dtype)
+    np.testing.assert_array_equal(model.infer({"input": x}).outputs["output"], bare(x))
+    took = interleave(
+        {
+            "bare": lambda: bare(x),
+            "infer": lambda: model.infer({"input": x}),
+            "infer_and_confidence": lambda: model.infer({"input": x}).confidence,
+        },
+        seconds,
+    )
+    base = median(took["bare"])
+    return {
+        "p50_us": {name: round(median(values), 1) for name, values in took.items()},
+        "mean_us": {name: round(sum(values) / len(values), 1) for name, values in took.items()},
+        "ratio": {name: round(median(values) / base, 3) for name, values in took.items() if name != "bare"},
+        "requests": len(took["infer"]),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    return {
+        "cpu": cpu[0] if cpu else "",
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "load": [round(x, 2) for x in os.getloadavg()],
+        **{name: metadata.version(name) for name in ("numpy", "ai-edge-litert", "msgspec")},
+    }
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each comparison")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "requests.json")
+    options = parser.parse_args()
+    files = {"tiny": models.litert_bytes("fp32")}
+    keywords = Path(os.environ.get("EDGELOOP_DATA", "")) / KEYWORDS
+    if keywords.is_file():
+        files["keyword_spotting"] = keywords.read_bytes()
+    document: dict[str, Any] = {"machine": machine(), "in_process": {}}
+    for name, data in files.items():
+        for agent in (False, True):
+            found = in_process(data, options.seconds, agent=agent)
+            document["in_process"][f"{name}_{'with' if agent else 'without'}_agent"] = found
+            print(name, "with" if agent else "without", "agent:", json.dumps(found), flush=True)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
