@@ -14,19 +14,54 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 from cloud_hub.errors import UsageError
 
-if TYPE_CHECKING:
-    from cloud_hub.config import BrokerConfig, HubConfig
-
 LOOPBACK = ("localhost", "127.0.0.1", "::1")  # what every server certificate is valid for
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _LONGEST = 253  # characters of a whole name (RFC 1035)
+
+
+class BrokerPlace(Protocol):
+    """What of the configuration says where the broker is; see `config.BrokerConfig`."""
+
+    host: str
+    port: int
+    connect_host: str
+    connect_port: int | None
+    advertise_host: str
+    advertise_port: int | None
+    public_host: str
+
+    @property
+    def kind(self) -> str:
+        """`mosquitto`, `embedded` or `external` (or `auto`, before it is decided)."""
+        ...
+
+    def resolved(self) -> BrokerPlace:
+        """The same with `kind` decided."""
+        ...
+
+
+class HubPlace(Protocol):
+    """What of the configuration says where the hub is; see `config.HubConfig`."""
+
+    host: str
+    port: int
+    tls: bool
+    hostnames: tuple[str, ...]
+    connect_url: str
+    advertise_url: str
+    public_url: str
+
+    @property
+    def broker(self) -> BrokerPlace:
+        """Where its broker is."""
+        ...
 
 
 class Endpoint(NamedTuple):
@@ -56,7 +91,7 @@ class Addresses(Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...]
 
 
-def resolve(config: HubConfig) -> Addresses:
+def resolve(config: HubPlace) -> Addresses:
     """The addresses that `config` means."""
     broker = config.broker.resolved()
     scheme, own = "https" if config.tls else "http", broker.kind != "external"
@@ -182,7 +217,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _listens(config: HubConfig, broker: BrokerConfig) -> str:
+def _listens(config: HubPlace, broker: BrokerPlace) -> str:
     """Where the broker listens: Mosquitto, which asks for certificates, beside HTTP; the embedded one on loopback."""
     return broker.host or (config.host if broker.kind == "mosquitto" else "127.0.0.1")
 
@@ -195,7 +230,7 @@ def _told(bind: str, names: tuple[str, ...]) -> str:
 
 
 def _remarks(
-    config: HubConfig, broker: BrokerConfig, listener: Endpoint, advertised: Endpoint, url: str
+    config: HubPlace, broker: BrokerPlace, listener: Endpoint, advertised: Endpoint, url: str
 ) -> tuple[str, ...]:
     found = []
     host = urlsplit(url).hostname or ""
@@ -216,7 +251,7 @@ def _remarks(
     return tuple(found)
 
 
-def _advice(config: HubConfig, bind: str, prefix: str = "") -> str:
+def _advice(config: HubPlace, bind: str, prefix: str = "") -> str:
     steps = []
     if is_loopback(bind):
         where = f'{prefix}host = "0.0.0.0" in hub.toml' if prefix and config.broker.host else "--host 0.0.0.0"

@@ -18,7 +18,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from cloud_hub.ports import Clock
+Clock = Callable[[], float]  # Unix seconds
 
 log = logging.getLogger(__name__)
 SLACK_S = 5.0  # a step back by which time servers set clocks is none that matters

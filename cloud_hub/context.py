@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Engine
 from sqlmodel import Session
 
 from cloud_hub.config import HubConfig
-from cloud_hub.ports import Clock, Objects, Publisher
+from cloud_hub.ports import Authority, Clock, CommandKey, DeviceTokens, Objects, Publisher
 from cloud_hub.status import Board
 from cloud_hub.store.tables import AuditEntry
 from fleet.protocol.messages import MqttEndpoint
-
-if TYPE_CHECKING:
-    from cloud_hub.identity.ca import Authority
-    from cloud_hub.identity.device_tokens import DeviceTokens
-    from cloud_hub.trust.keys import CommandKey
 
 
 @dataclass(frozen=True, kw_only=True)

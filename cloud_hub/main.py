@@ -110,10 +110,11 @@ def worker(
     from cloud_hub.config import HubConfig
     from cloud_hub.jobs.worker import run_worker
     from cloud_hub.store.words import spoken
+    from cloud_hub.training.retrain import KINDS
 
     _log(log_level)
     with spoken():
-        run_worker(open_hub(HubConfig.load(directory)), once=once, parent=parent)
+        run_worker(open_hub(HubConfig.load(directory)), KINDS, once=once, parent=parent)
 
 
 @keys_app.command(epilog="Example: cloud-hub keys renew hub --offline-keys /media/usb/keys")

@@ -9,14 +9,17 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from msgspec import Struct
 from sqlmodel import Session
 
+from cloud_hub.clock import Clock as Clock
 from cloud_hub.store.tables import Release
 from fleet.protocol.channel import Channel
+from fleet.protocol.messages import Signed
 
-Clock = Callable[[], float]
 Also = Callable[[Session], None]
+HUB_IDENTITY = "_hub"  # the hub's own MQTT name; no device can have it, names hold no underscore
 
 
 class Stored(NamedTuple):
@@ -171,4 +174,75 @@ class Publisher(Protocol):
 
     def recover(self) -> None:
         """Bring the store up to what the database says was published."""
+        ...
+
+
+class Issued(NamedTuple):
+    """A certificate (PEM) with its serial number (hex) and its end (Unix seconds)."""
+
+    certificate: str
+    serial: str
+    expires_at: float
+
+
+class KeyAndCertificate(NamedTuple):
+    """PEM bytes of an unencrypted PKCS#8 key and its certificate."""
+
+    key: bytes
+    certificate: bytes
+
+
+class Authority(Protocol):
+    """The hub's certificate authority; see `identity.ca.Authority`."""
+
+    ca_pem: bytes
+
+    def device(self, device_id: str, public_key: EllipticCurvePublicKey, now: float, days: float) -> Issued:
+        """A certificate for a device's key."""
+        ...
+
+    def server(self, hostnames: tuple[str, ...], now: float, *, key: bytes | None = None) -> KeyAndCertificate:
+        """A server certificate; `key` (PEM) is used again when given."""
+        ...
+
+    def hub_client(self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY) -> KeyAndCertificate:
+        """The certificate that the hub itself shows to the broker."""
+        ...
+
+    def revocation_list(self, serials: tuple[str, ...], now: float) -> bytes:
+        """The signed list of revoked certificates (PEM)."""
+        ...
+
+
+class DeviceTokens(Protocol):
+    """Short-lived tokens of devices; see `identity.device_tokens.DeviceTokens`."""
+
+    group_secret: bytes
+
+    def nonce(self, device_id: str, *, now: float) -> str:
+        """What a device signs to get a token."""
+        ...
+
+    def check_nonce(self, device_id: str, nonce: str, *, now: float) -> None:
+        """UnauthenticatedError unless the nonce is ours, for this device, and in time."""
+        ...
+
+    def token(self, device_id: str, *, now: float) -> str:
+        """A bearer token."""
+        ...
+
+    def looks_like(self, text: str) -> bool:
+        """Whether a bearer token is a device's."""
+        ...
+
+    def verify_token(self, text: str, *, now: float) -> str:
+        """The device behind a token; UnauthenticatedError otherwise."""
+        ...
+
+
+class CommandKey(Protocol):
+    """Signs commands to devices; see `trust.keys.CommandKey`."""
+
+    def sign(self, payload: bytes) -> Signed:
+        """`payload` with its signature."""
         ...

@@ -12,7 +12,7 @@ from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.errors import InvalidError
 from cloud_hub.jobs import queue
-from cloud_hub.training.options import check_retrain
+from cloud_hub.jobs.retraining import check_retrain
 from fleet.api.jobs import JobInfo, JobPage, NewJob, RetrainOptions
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])

@@ -23,7 +23,7 @@ from cloud_hub.broker.replica import NAMES
 from cloud_hub.clock import SLACK_S
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import UnreachableError
-from cloud_hub.identity.ca import Authority
+from cloud_hub.ports import Authority
 
 log = logging.getLogger(__name__)
 START_S = 10.0

@@ -10,8 +10,9 @@ from cloud_hub.context import Hub
 from cloud_hub.drift.policy import policy_of
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import send_command
+from cloud_hub.jobs.retraining import check_retrain
 from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Model
-from cloud_hub.training.options import RetrainOptions, check_retrain
+from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import decode_channel
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
-from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -14,26 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloud_hub.errors import InvalidError
+from cloud_hub.ports import HUB_IDENTITY as HUB_IDENTITY
+from cloud_hub.ports import Issued as Issued
+from cloud_hub.ports import KeyAndCertificate as KeyAndCertificate
 
 CA_DAYS = 3650
 SERVER_DAYS = 825
-HUB_IDENTITY = "_hub"  # the hub's own MQTT name; no device can have it, names hold no underscore
 _BACKDATE = datetime.timedelta(hours=1)  # a device's clock may be a little behind
-
-
-class Issued(NamedTuple):
-    """A certificate (PEM) with its serial number (hex) and its end (Unix seconds)."""
-
-    certificate: str
-    serial: str
-    expires_at: float
-
-
-class KeyAndCertificate(NamedTuple):
-    """PEM bytes of an unencrypted PKCS#8 key and its certificate."""
-
-    key: bytes
-    certificate: bytes
 
 
 def create_authority(now: float) -> KeyAndCertificate:

@@ -25,23 +25,14 @@ POLL_S = 1.0
 Kind = Callable[[Running], dict[str, Any]]
 
 
-def kinds() -> dict[str, Kind]:
-    """What jobs this worker can do."""
-    from cloud_hub.training.retrain import retrain
-
-    return {"retrain": retrain}
-
-
-def run_worker(
-    hub: Hub, *, once: bool = False, parent: int | None = None, table: Mapping[str, Kind] | None = None
-) -> None:
+def run_worker(hub: Hub, table: Mapping[str, Kind], *, once: bool = False, parent: int | None = None) -> None:
     """Do jobs until SIGTERM or SIGINT, or with `once` until none is waiting.
 
     Args:
         hub: the hub whose jobs are done.
+        table: kinds of jobs and what does them.
         once: end when no job is waiting.
         parent: process whose child this is, and with whose end it ends; None: whoever it is now.
-        table: kinds of jobs and what does them; None: all there are.
     """
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
@@ -49,11 +40,10 @@ def run_worker(
             signal.signal(number, lambda *_: stop.set())
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     parent = os.getppid() if parent is None else parent
-    known = kinds() if table is None else table
     while not stop.is_set() and os.getppid() == parent:
         job = queue.claim(hub, owner)
         if job is not None:
-            run_job(hub, job, owner, known)
+            run_job(hub, job, owner, table)
         elif once:
             return
         else:

@@ -20,10 +20,10 @@ from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
 from cloud_hub.training.compiling import compile_run, contract_of
 from cloud_hub.training.gate import compare
-from cloud_hub.training.options import RetrainOptions
 from cloud_hub.training.recipe import Examples, load_recipe
 from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
 from cloud_hub.trust.rows import get_model, get_release, interface_release
+from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
@@ -198,3 +198,6 @@ def _start_rollout(running: Running, options: RetrainOptions, number: int) -> st
         actor=actor,
         **wanted.model_dump(),
     ).id
+
+
+KINDS = {"retrain": retrain}  # of jobs, for the worker

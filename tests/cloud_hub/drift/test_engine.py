@@ -9,7 +9,7 @@ from sqlmodel import select
 
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.store.tables import Alarm, AuditEntry, Device, DeviceModel, DriftMonitor, Job, Model, WindowRow
-from cloud_hub.training.options import RetrainOptions
+from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.manifest import Lineage, decode_manifest, encode_manifest

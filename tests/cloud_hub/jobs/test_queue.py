@@ -68,7 +68,7 @@ def test_cancelling_stops_a_running_job_at_its_next_step(jobs: HubFixture) -> No
         running.step("never reached", 1.0)
         raise AssertionError("went on")
 
-    run_worker(jobs.hub, once=True, table={"k": work})
+    run_worker(jobs.hub, {"k": work}, once=True)
     assert queue.get(jobs.hub, job).state == "cancelled"
 
 
@@ -80,7 +80,7 @@ def test_a_worker_writes_down_results_and_failures(hub: HubFixture) -> None:
     def refuse(running: Running) -> dict[str, object]:
         raise InvalidError("no", hint="do this")
 
-    run_worker(hub.hub, once=True, table={"good": lambda running: {"answer": 42}, "bad": refuse})
+    run_worker(hub.hub, {"good": lambda running: {"answer": 42}, "bad": refuse}, once=True)
     assert queue.get(hub.hub, good).result == {"answer": 42}
     assert queue.get(hub.hub, bad).error == "no; do this"
     assert "odd" in queue.get(hub.hub, odd).error
@@ -89,5 +89,5 @@ def test_a_worker_writes_down_results_and_failures(hub: HubFixture) -> None:
 def test_a_worker_whose_parent_is_gone_takes_no_job(jobs: HubFixture) -> None:
     """It may have ended before the worker had looked for the first time."""
     queue.submit(jobs.hub, "k", actor="test")
-    run_worker(jobs.hub, once=True, parent=os.getppid() + 1, table={"k": lambda running: {}})
+    run_worker(jobs.hub, {"k": lambda running: {}}, once=True, parent=os.getppid() + 1)
     assert queue.claim(jobs.hub, "another") is not None

@@ -20,6 +20,7 @@ from cloud_hub.samples import snapshots, store
 from cloud_hub.store.tables import Job, Model, Release, Snapshot
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.recipe import Examples, load_recipe
+from cloud_hub.training.retrain import KINDS
 from cloud_hub.trust.rows import get_release
 from edge_agent import runtimes
 from edge_agent.ports import InstalledRelease
@@ -198,7 +199,7 @@ def publish(hub: HubFixture, release: Path, name: str) -> int:
 def retrain(hub: HubFixture, model: str, **options: object) -> Job:
     answer = hub.client.post(f"/api/v1/models/{model}/retrain", json=options, headers=hub.auth())
     assert answer.status_code == 201, answer.text
-    run_worker(hub.hub, once=True)
+    run_worker(hub.hub, KINDS, once=True)
     return queue.get(hub.hub, answer.json()["id"])
 
 

@@ -7,7 +7,7 @@ from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.jobs import queue
 from cloud_hub.store.tables import ChannelRow, Job, Snapshot
 from cloud_hub.trust.rows import get_model
-from fleet.api.jobs import RetrainOptions as RetrainOptions
+from fleet.api.jobs import RetrainOptions
 
 
 def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, alone: bool = False) -> Job:
