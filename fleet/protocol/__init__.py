@@ -6,6 +6,7 @@ Everything that both ends must compute alike lives here, and nothing here does I
     messages    what travels on MQTT
     calls       the bodies of the device's HTTP calls (in `messages` as well)
     manifest    the release manifest (a TUF target)
+    task        how a release names its task (what it means: `fleet.tasks`)
     channel     the channel document, a fleet's signed desired state (a TUF target)
     resolve     labels, groups and cohort -> the release a device should run
     oip         codec of the Open Inference Protocol v2

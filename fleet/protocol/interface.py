@@ -1,6 +1,6 @@
 """The interface of a model: what applications may rely on from one release to the next.
 
-Names, datatypes and shapes of inputs and outputs, class names, and the encoder of the drift sketch. An
+Names, datatypes and shapes of inputs and outputs, the task, class names, and the encoder of the drift sketch. An
 application sends and reads tensors by name, so a release that changes any of this is another model.
 """
 
@@ -15,13 +15,15 @@ from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.oip import InferRequest, check_request
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.task import TaskSpec, implied, in_words
 
 NAME_LIMIT = 255  # characters of an input's or output's name
 SHOWN_CLASSES = 12
 
 
 class Interface(Struct, frozen=True, kw_only=True):
-    """`labels` are the class names in output order; `sketch_id` is empty where no drift is watched.
+    """`labels` are the class names in output order; `sketch_id` is empty where no drift is watched. `task` None is a
+    classification where there are class names, else nobody scores the answers.
 
     The order of inputs means nothing, since requests name them; the first output is the one that is scored.
     """
@@ -30,6 +32,12 @@ class Interface(Struct, frozen=True, kw_only=True):
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...] = ()
     sketch_id: str = ""
+    task: TaskSpec | None = None
+
+    @property
+    def named_task(self) -> TaskSpec | None:
+        """The task; None where nobody scores the answers."""
+        return self.task or implied(self.labels)
 
 
 def interface_of(manifest: Manifest) -> Interface:
@@ -39,6 +47,7 @@ def interface_of(manifest: Manifest) -> Interface:
         outputs=manifest.outputs,
         labels=manifest.labels,
         sketch_id=manifest.sketch.sketch_id if manifest.sketch is not None else "",
+        task=manifest.named_task,
     )
 
 
@@ -56,7 +65,7 @@ def takes(interface: Interface | None, request: InferRequest) -> bool:
 def differences(current: Interface, new: Interface) -> list[str]:
     """Each way in which `new` breaks what applications of `current` rely on, both sides in words.
 
-    A sketch that is new breaks nothing; see `lost_sketch` for one that is missing.
+    A sketch or a task that is new breaks nothing; see `lost_sketch` for a sketch that is missing.
     """
     found = []
     if _sorted(current.inputs) != _sorted(new.inputs):
@@ -65,6 +74,8 @@ def differences(current: Interface, new: Interface) -> list[str]:
         found.append(f"the model's outputs are {tensors(current.outputs)}; this has {tensors(new.outputs)}")
     if current.labels != new.labels:
         found.append(f"the model's classes are {_classes(current.labels)}; this has {_classes(new.labels)}")
+    if current.named_task is not None and current.named_task != new.named_task:
+        found.append(f"the model's task is {in_words(current.named_task)}; this has {in_words(new.named_task)}")
     if current.sketch_id and new.sketch_id and current.sketch_id != new.sketch_id:
         found.append(
             f"the model's sketch encoder is {current.sketch_id[:12]}; this has {new.sketch_id[:12]}, "

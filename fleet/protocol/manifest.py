@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
+from fleet.protocol.task import TaskSpec, implied
 
 MANIFEST_LIMIT = 1 << 20  # bytes
 SCHEMA = 1
@@ -170,7 +171,10 @@ class Lineage(Struct, frozen=True, kw_only=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """A release. `labels` are the class names in output order; empty for a model without classes."""
+    """A release. `labels` are the class names in output order; empty for a model without classes.
+
+    `task` is left out of a classification, so that its bytes are those of 0.1; see `named_task`.
+    """
 
     schema: int = SCHEMA
     requires: tuple[str, ...] = ()
@@ -182,6 +186,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     sketch: SketchRef | None = None
     gate: Gate = Gate()
     lineage: Lineage = Lineage()
+    task: TaskSpec | UnsetType = UNSET
+
+    @property
+    def named_task(self) -> TaskSpec | None:
+        """The task: as it says, else a classification where it has class names; else None, nobody scores it."""
+        return self.task if isinstance(self.task, TaskSpec) else implied(self.labels)
 
     def variant(self, name: str) -> Variant:
         """The variant called `name`; raises MalformedError when there is none."""

@@ -17,11 +17,12 @@ PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
 ALLOWED = {
     "fleet.protocol": set(),
     "fleet.runtimes": {"fleet.protocol"},
+    "fleet.tasks": {"fleet.protocol"},
     "fleet.rollouts": {"fleet.protocol"},
-    "edge_agent": {"fleet.protocol", "fleet.runtimes"},
-    "model_compiler": {"fleet.protocol", "fleet.runtimes"},
+    "edge_agent": {"fleet.protocol", "fleet.runtimes", "fleet.tasks"},
+    "model_compiler": {"fleet.protocol", "fleet.runtimes", "fleet.tasks"},
     "fleet.api": {"fleet.protocol"},
-    "cloud_hub": {"fleet.api", "fleet.protocol", "fleet.runtimes", "fleet.rollouts", "model_compiler"},
+    "cloud_hub": {"fleet.api", "fleet.protocol", "fleet.runtimes", "fleet.rollouts", "fleet.tasks", "model_compiler"},
     "fleet.simulator": {"fleet.protocol", "edge_agent"},
     "fleet": {"fleet.api", "fleet.protocol", "fleet.rollouts"},
 }

@@ -6,6 +6,7 @@ A field that a later version adds keeps its default here; the golden files of re
 from __future__ import annotations
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from fleet.protocol import channel as c
 from fleet.protocol import manifest as m
@@ -14,6 +15,7 @@ from fleet.protocol.calls import NonceRequest
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.selftest import Vector
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.task import TaskSpec
 
 ARRAY = w.Array(name="y", datatype="FP32", shape=(1, 2), data=bytes(range(8)))
 SKETCH = w.SketchData(sketch_id="5" * 64, count=2, sums=bytes(16))
@@ -151,6 +153,24 @@ JSON: dict[str, Struct] = {
     "device-me": w.DeviceMe(device_id="d1", channel="stable", groups=("g1",), pins={"digits": 2}, mqtt=MQTT),
     "sample-receipt": w.SampleReceipt(committed=("01J",)),
     "manifest": MANIFEST,
+    "manifest-task": replace(
+        MANIFEST,
+        requires=("task:detection",),
+        task=TaskSpec(
+            name="detection",
+            threshold=0.4,
+            layout="grid",
+            box="cxcywh",
+            iou=0.6,
+            agree_at=0.7,
+            logits=True,
+            confidence="sure",
+            agreement="equal",
+            tolerance=0.5,
+            low=0.0,
+            high=9.0,
+        ),
+    ),
     "floor": m.Floor(min_release=2, withdrawn=(3,)),
     "channel": CHANNEL,
 }
