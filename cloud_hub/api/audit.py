@@ -24,5 +24,5 @@ def list_entries(
     """Entries in their order, from `after` (an entry's id) on."""
     with hub.reading() as session:
         rows = audit_log.entries(session, after=after, limit=limit + 1)
-    records = [AuditRecord.model_validate(row) for row in rows[:limit]]
+    records = [AuditRecord.model_validate(vars(row)) for row in rows[:limit]]
     return AuditPage(items=records, next=records[-1].id if len(rows) > limit else None)

@@ -19,7 +19,7 @@ def list_monitors(session: Session, model: str) -> list[MonitorInfo]:
 
 def list_alarms(session: Session) -> list[AlarmInfo]:
     """All alarms, newest first."""
-    return [AlarmInfo.model_validate(row) for row in session.exec(select(Alarm).order_by(col(Alarm.id).desc()))]
+    return [AlarmInfo.model_validate(vars(row)) for row in session.exec(select(Alarm).order_by(col(Alarm.id).desc()))]
 
 
 def close_alarm(hub: Hub, alarm: int, *, actor: str) -> AlarmInfo:

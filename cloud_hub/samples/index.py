@@ -36,7 +36,9 @@ def list_samples(
         query = query.where(SampleRow.reason == reason)
     if labelled is not None:
         query = query.where(col(SampleRow.label).is_not(None) if labelled else col(SampleRow.label).is_(None))
-    return [SampleInfo.model_validate(row) for row in session.exec(query.order_by(col(SampleRow.id)).limit(limit))]
+    return [
+        SampleInfo.model_validate(vars(row)) for row in session.exec(query.order_by(col(SampleRow.id)).limit(limit))
+    ]
 
 
 def show_sample(hub: Hub, sample: str) -> SampleDetail:

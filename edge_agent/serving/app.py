@@ -29,6 +29,7 @@ from edge_agent.serving.slots import Served
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError, TooLargeError
 
+SOON_S = 1  # Retry-After of a 503 for which nothing better is known
 log = logging.getLogger(__name__)
 
 BODY_LIMIT = 32 << 20  # bytes, before and after inflating
@@ -100,7 +101,8 @@ class App:
         except NotFoundError as error:
             await _answer(send, 404, _error(str(error), error.hint))
         except InferenceError as error:
-            await _answer(send, 503, _error(str(error), error.hint), retry_after_s=error.retry_after_s)
+            later = SOON_S if error.retry_after_s is None else error.retry_after_s
+            await _answer(send, 503, _error(str(error), error.hint), retry_after_s=later)
         except _GoneError:
             log.debug("a client went away before its request was complete")
         else:
@@ -124,7 +126,10 @@ class App:
 
     async def _ready(self, _request: Request) -> Response:
         ready = bool(self._engine.slots.names())
-        return _json({"live": True, "ready": ready}, 200 if ready else 503)
+        answer = _json({"live": True, "ready": ready}, 200 if ready else 503)
+        if not ready:
+            answer.headers["retry-after"] = str(SOON_S)
+        return answer
 
     async def _model(self, request: Request) -> Response:
         served = self._held(request)

@@ -75,3 +75,25 @@ def test_the_page_needs_nothing_from_elsewhere(hub: HubFixture) -> None:
     assert hub.client.get("/api/v1/docs", follow_redirects=False).headers["location"] == "/docs"
     assert hub.client.get("/openapi.json").json()["paths"].keys() >= {"/api/v1/audit"}
     assert hub.client.get("/static/vendor/swagger-ui/LICENSE").status_code == 200
+
+
+def test_no_operation_is_untyped(whole: dict[str, Any]) -> None:
+    """Bodies and answers in JSON have a schema by name; a signed file is TUF's, a manifest or a channel."""
+    for name, operation in operations(whole):
+        for status, answer in operation["responses"].items():
+            for media_type, content in answer.get("content", {}).items():
+                named = "$ref" in content["schema"] or name.startswith("get /tuf/")
+                assert named or media_type != "application/json", f"{name} {status}"
+                assert content["schema"], f"{name} {status}"
+        for content in operation.get("requestBody", {"content": {}})["content"].values():
+            assert content["schema"], name
+
+
+def test_what_changes_something_says_what_it_takes(whole: dict[str, Any]) -> None:
+    empty = {
+        "post /api/v1/alarms/{alarm}/close",
+        "post /api/v1/devices/{device_id}/revoke",
+        "post /api/v1/jobs/{job}/cancel",
+    }
+    writing = {name: found for name, found in operations(whole) if name.startswith(("post", "put", "patch"))}
+    assert {name for name, found in writing.items() if "requestBody" not in found} == empty

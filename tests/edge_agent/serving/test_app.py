@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 
 from edge_agent.serving.app import BODY_LIMIT
 from edge_agent.serving.endpoint import Endpoint
-from fleet.protocol.channel import ModelEntry
+from fleet.protocol.channel import ModelEntry, Routing
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.server import serving
@@ -227,6 +227,23 @@ def test_swaps_under_real_load_fail_no_request(served):
         thread.join(10)
     assert failures == []
     assert "12" in versions
+
+
+def test_every_503_says_when_to_come_back(tmp_path):
+    """Not ready, and a request that nobody can answer though nobody is busy."""
+    agent = Agent(tmp_path)
+    body = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]})
+    with serving(agent.app) as (address, _):
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("GET", "/v2/health/ready")
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["Retry-After"], json.loads(answer.read())["ready"]) == (503, "1", False)
+        agent.follow(ModelEntry(release=1, routing=Routing(cloud=False)))  # no local model, no cloud
+        connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        answer.read()
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        connection.close()
 
 
 def test_what_nobody_has_time_to_answer_says_when_to_come_back(tmp_path):
