@@ -27,7 +27,7 @@ from typing import Any
 
 from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
-from edge_agent.local_records import Entry, LocalRecord, Outbox
+from edge_agent.local_records import Entry, Outbox
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel
 from edge_agent.serving.scores import PendingScores, score_later
 from edge_agent.update.machine import Held
@@ -40,7 +40,7 @@ from fleet.protocol.interface import takes
 from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
 
-__all__ = ["Answer", "LocalModel", "LocalRecord", "open_model"]
+__all__ = ["Answer", "LocalModel", "open_model"]
 
 log = logging.getLogger(__name__)
 

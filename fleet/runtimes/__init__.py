@@ -15,11 +15,23 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from fleet.protocol.manifest import Tensor
-from fleet.runtimes.errors import InputError as InputError
-from fleet.runtimes.errors import ModelLoadError as ModelLoadError
-from fleet.runtimes.errors import RuntimeMissingError as RuntimeMissingError
-from fleet.runtimes.models import LoadedModel, Options
-from fleet.runtimes.models import Runtime as Runtime
+from fleet.runtimes.errors import InputError, ModelLoadError, RuntimeMissingError
+from fleet.runtimes.models import LoadedModel, Options, Runtime
+
+__all__ = [
+    "RUNTIMES",
+    "InputError",
+    "LoadedModel",
+    "ModelLoadError",
+    "Options",
+    "Runtime",
+    "RuntimeMissingError",
+    "available",
+    "best",
+    "kinds",
+    "load",
+    "named",
+]
 
 
 @cache
