@@ -7,6 +7,7 @@ Starlette's router is asked: that path is the one whose microseconds count.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import re
@@ -23,6 +24,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edge_agent import VERSION
 from edge_agent.errors import InferenceError, NotFoundError
+from edge_agent.serving.bounds import BODY_LIMIT as BODY_LIMIT
+from edge_agent.serving.bounds import check_answer, check_json
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.metrics import CONTENT_TYPE, Metrics
 from edge_agent.serving.slots import Served
@@ -32,7 +35,6 @@ from fleet.protocol.errors import ProtocolError, TooLargeError
 SOON_S = 1  # Retry-After of a 503 for which nothing better is known
 log = logging.getLogger(__name__)
 
-BODY_LIMIT = 32 << 20  # bytes, before and after inflating
 INFER = re.compile(r"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
 LOOPBACK = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 PLATFORMS = {"litert": "litert_tflite", "onnx": "onnx_onnxv1"}
@@ -93,9 +95,10 @@ class App:
         try:
             request = await self._request(model, headers, receive)
             response = await self._engine.infer(model, version, request)
+            check_answer(response, request)
             data, head = oip.encode_response(response, request)
         except TooLargeError as error:
-            await _answer(send, 413, _error(str(error)))
+            await _answer(send, 413, _error(str(error), error.hint))
         except ProtocolError as error:
             await _answer(send, 400, _error(str(error), error.hint))
         except NotFoundError as error:
@@ -110,10 +113,12 @@ class App:
 
     async def _request(self, model: str, headers: dict[bytes, bytes], receive: Receive) -> oip.InferRequest:
         try:
-            body = await _read(headers, receive)
+            limit = self._engine.body_limit(model)
+            body = await _read(headers, receive, limit)
             marker = headers.get(b"inference-header-content-length")
             length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
-            return oip.decode_request(body, length, limit=BODY_LIMIT)
+            check_json(body, length)
+            return oip.decode_request(body, length, limit=limit)
         except ProtocolError as error:
             self._engine.refuse(model, error)
             raise
@@ -168,21 +173,24 @@ class _GoneError(Exception):
     """The client closed the connection in the middle of its request."""
 
 
-async def _read(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
     declared = headers.get(b"content-length", b"")
-    if declared.isdigit() and int(declared) > BODY_LIMIT:
-        raise TooLargeError(f"the body has {int(declared)} bytes, at most {BODY_LIMIT} are allowed")
+    if declared.isdigit() and int(declared) > limit:
+        raise TooLargeError(f"the body has {int(declared)} bytes, at most {limit} are allowed for this model")
     message = await receive()
     body: bytes = message.get("body", b"")
     if message["type"] == "http.disconnect":
         raise _GoneError
     if message.get("more_body"):
-        body = await _read_rest(body, receive)
+        body = await _read_rest(body, receive, limit)
     encoding = headers.get(b"content-encoding")
-    return body if encoding is None else oip.decompress(body, encoding.decode("latin-1"), limit=BODY_LIMIT)
+    if encoding is None:
+        return body
+    # In a thread: a few bytes may inflate to the limit, and inflating holds no lock of the interpreter.
+    return await asyncio.to_thread(oip.decompress, body, encoding.decode("latin-1"), limit=limit)
 
 
-async def _read_rest(first: bytes, receive: Receive) -> bytes:
+async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
     parts, size = [first], len(first)
     while True:
         message = await receive()
@@ -190,8 +198,8 @@ async def _read_rest(first: bytes, receive: Receive) -> bytes:
             raise _GoneError
         part: bytes = message.get("body", b"")
         size += len(part)
-        if size > BODY_LIMIT:
-            raise TooLargeError(f"the body has more than {BODY_LIMIT} bytes")
+        if size > limit:
+            raise TooLargeError(f"the body has more than {limit} bytes, which is what this model can need")
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)

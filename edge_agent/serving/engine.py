@@ -1,12 +1,13 @@
 """One request from inputs to answer: local model, decision, cloud, record.
 
-Everything on the local path runs on the event loop without a thread hop; only a model slower than
-`slots.SLOW_S` is moved to a thread.
+Everything on the local path runs on the event loop without a thread hop; only a run that may take longer than
+`slots.SLOW_S`, by its model and its number of values, is moved to a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError, UnreachableError
 from edge_agent.serving.answers import checked, classes_of
+from edge_agent.serving.bounds import BODY_LIMIT, JSON_LIMIT
 from edge_agent.serving.cloud import CloudError
 from edge_agent.serving.endpoint import Endpoint, NotAskedError, Question
 from edge_agent.serving.outcomes import Observer, Outcome, Refused
@@ -81,6 +83,13 @@ class Engine:
                 self._refused(served, request, error, started)
                 raise
             return await self._with_local(served, entry, request, inputs, started, drawn)
+
+    def body_limit(self, model: str) -> int:
+        """The most bytes that the body of a request to this model may have."""
+        slot = self.slots.slot(model)
+        if slot is not None and slot.active is not None:
+            return slot.active.body_limit
+        return BODY_LIMIT if self._policies.knows(model) or self.slots.expects(model) else JSON_LIMIT
 
     def refuse(self, model: str, error: ProtocolError) -> None:
         """Count a request to a model that is served here, or is to be, whose body could not be read."""
@@ -264,9 +273,10 @@ async def _run_local(served: Served, inputs: Arrays, runs: Runs) -> tuple[Arrays
     A run is counted for probation when its end is known: one that is under way is no good answer yet.
     """
     try:
-        if served.slow:
-            with runs.one():
-                outputs = await asyncio.to_thread(served.run, inputs)
+        if served.slow(inputs):
+            async with served.turn or contextlib.nullcontext():
+                with runs.one():
+                    outputs = await asyncio.to_thread(served.run, inputs)
         else:
             outputs = served.run(inputs)
         scores = score(served.release, outputs)

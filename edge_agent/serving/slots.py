@@ -21,6 +21,7 @@ import numpy as np
 from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
+from edge_agent.serving.bounds import body_limit
 from edge_agent.serving.loading import WALL_S, Loads
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.errors import ProtocolError
@@ -52,22 +53,33 @@ class Served:
         self.refusal = ""
         self._model = model
         self._typical_s = 0.0
+        self._per_value_s = 0.0
+        self.body_limit = body_limit(release.manifest)
+        # LiteRT's interpreter is one set of tensors behind a lock, for which the event loop must never wait.
+        self.turn = asyncio.Lock() if release.variant.runtime == "litert" else None
         self._times: deque[float] = deque(maxlen=TIMED)
 
-    @property
-    def slow(self) -> bool:
-        """Whether a run takes so long that it should leave the event loop."""
-        return self._typical_s > SLOW_S
+    def slow(self, inputs: Arrays) -> bool:
+        """Whether these inputs may take so long that the run should leave the event loop: by values, from what
+        runs of late took for each, and by what runs take as a rule."""
+        if self._typical_s > SLOW_S or (self.turn is not None and self.turn.locked()):
+            return True
+        return self._per_value_s * _values(inputs) > SLOW_S
 
     def run(self, inputs: Arrays) -> Arrays:
         """Run the model; raises what the runtime does. Whoever answers with it counts the end (`count`)."""
         started = time.perf_counter()
         outputs = self._model.run(inputs)
         took = time.perf_counter() - started
-        # An exponential mean over about ten runs.
-        self._typical_s += 0.1 * (took - self._typical_s)
+        self._learn(inputs, took)
         self._times.append(took)
         return outputs
+
+    def _learn(self, inputs: Arrays, took: float) -> None:
+        """Exponential means over about ten runs; what a value costs rises at once, since too little stalls others."""
+        self._typical_s += 0.1 * (took - self._typical_s)
+        each = took / max(_values(inputs), 1)
+        self._per_value_s = max(each, self._per_value_s + 0.1 * (each - self._per_value_s))
 
     def warm_up(self) -> None:
         """Answer one golden vector, so that no request pays for what a runtime does on its first run.
@@ -76,7 +88,11 @@ class Served:
         """
         try:
             vectors = decode_vectors(self.release.open_blob(self.release.manifest.selftest.blob.sha256))
-            self._model.run({array.name: from_array(array) for array in vectors[0].inputs})
+            inputs = {array.name: from_array(array) for array in vectors[0].inputs}
+            started = time.perf_counter()
+            self._model.run(inputs)
+            # The first run is slower than all others; no request has told yet what a value costs.
+            self._per_value_s = (time.perf_counter() - started) / max(_values(inputs), 1)
         except Exception as error:  # whatever a runtime raises, as in `Slots._load`
             name, number = self.release.model, self.release.number
             log.warning("model %s release %d is not warmed up: %s", name, number, error, exc_info=unforeseen(error))
@@ -249,6 +265,10 @@ class Slots:
         served = Served(release, model, runtime.name, encoder)
         served.warm_up()
         return served
+
+
+def _values(inputs: Arrays) -> int:
+    return sum(array.size for array in inputs.values())
 
 
 def unforeseen(error: Exception) -> bool:

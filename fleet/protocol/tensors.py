@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.protocol.errors import MalformedError
+from fleet.protocol.errors import MalformedError, TooLargeError
 from fleet.protocol.messages import Array
 
 AnyArray = npt.NDArray[Any]
+MAX_TEXTS = 100_000  # elements of a BYTES tensor: each is an object of its own, at 0.3 µs and more
 MAX_DIMENSIONS = 32  # numpy 1.26's own limit
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -69,10 +70,13 @@ def from_bytes(data: bytes | memoryview, datatype: str, shape: Sequence[int], na
 
     Raises:
         MalformedError: the size does not fit the shape, or the datatype is unknown.
+        TooLargeError: more than MAX_TEXTS elements of BYTES.
     """
     dtype = dtype_of(datatype)
     elements = count(shape, name)
     if datatype == "BYTES":
+        if elements > MAX_TEXTS:
+            raise TooLargeError(f"tensor {name!r} has {elements} BYTES elements, at most {MAX_TEXTS} are read")
         return _split_bytes(data, elements, name).reshape(shape)
     if elements * dtype.itemsize != len(data):
         raise MalformedError(
