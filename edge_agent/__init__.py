@@ -9,4 +9,12 @@ update     pulling releases; identity: key, enrolment, calls to the hub
 
 VERSION = "0.2.0.dev0"
 # What releases and channels may require of this agent (`requires`); the hub hears of them in its report.
-CAPABILITIES = ("non-finite",)
+CAPABILITIES = (
+    "non-finite",
+    "task:anomaly-score",
+    "task:custom",
+    "task:detection",
+    "task:embedding",
+    "task:multi-label",
+    "task:regression",
+)

@@ -68,11 +68,11 @@ class Answer:
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """Per row, the index of the most probable class."""
+        """The class numbers in the answers: per row of a classification the most probable class."""
         return self._scores.get().classes
 
     def __iter__(self) -> Iterator[Any]:
-        return iter((self.outputs, self.release, *self._scores.get()))
+        return iter((self.outputs, self.release, self.confidence, self.classes))
 
     def __len__(self) -> int:
         return 4

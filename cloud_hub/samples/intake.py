@@ -24,6 +24,7 @@ from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.errors import MalformedError, ProtocolError, VersionError
 from fleet.protocol.messages import VERSION, Sample
 from fleet.protocol.names import check_name
+from fleet.protocol.task import NO_CLASS
 from fleet.protocol.tensors import from_array
 
 LARGEST = (1 << 31) - 1  # of a release or a class: Parquet's columns have 32 bits
@@ -81,7 +82,8 @@ def check_sample(sample: Sample, models: frozenset[str]) -> Sample:
     check_time(sample.at, "at")
     check_count(sample.release, "release", LARGEST)
     for name in ("prediction", "cloud_prediction"):
-        check_count(getattr(sample, name) or 0, name, LARGEST)
+        if getattr(sample, name) not in (None, NO_CLASS):
+            check_count(getattr(sample, name), name, LARGEST)
     if not math.isfinite(sample.confidence):
         raise MalformedError(f"sample {sample.id}: a confidence of {sample.confidence}", subject=sample.id)
     if not sample.inputs:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from edge_agent.errors import AgentError, SpoolError
 from edge_agent.local_records import LocalRecord
 from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.samples import Draft, SampleStore, build, choose, is_outlying
+from edge_agent.reporting.samples import Draft, SampleStore, build, choose, class_of, is_outlying
 from edge_agent.reporting.spool import Spool
 from edge_agent.reporting.windows import Builder, Key, Windows
 from edge_agent.serving.audit import Audited, Auditor, Job
@@ -123,7 +123,7 @@ class Recorder:
         builder.request(refused.latency_s, _refusal_marks(refused.newly))
         builder.refusal(refused.word)
 
-    def audit(self, served: Served, inputs: Arrays, classes: tuple[int, ...]) -> None:
+    def audit(self, served: Served, inputs: Arrays, answers: tuple[Any, ...]) -> None:
         """Queue an audit of a drawn request."""
         entry = self._policies.entry(served.release.model)
         if self.auditor is None or entry.audit.auditor is None:
@@ -131,7 +131,7 @@ class Recorder:
         slot = self._slots.slot(served.release.model)
         pairing = slot.pairing if slot is not None and slot.active is served else None
         shadow = slot.previous if slot is not None and pairing is not None else None
-        self.auditor.offer(Job(served, shadow, pairing, entry.audit.auditor, inputs, classes))
+        self.auditor.offer(Job(served, shadow, pairing, entry.audit.auditor, inputs, answers))
 
     def audited(self, result: Audited) -> None:
         """Count an audit in the window of the release that answered; keep a disagreeing sample."""
@@ -188,15 +188,15 @@ class Recorder:
 
     def _sample(self, outcome: Outcome, encoder: Encoder | None) -> None:
         sampling = self._policies.entry(outcome.model).sampling
-        if not sampling.enabled or not outcome.inputs or not outcome.release or not outcome.scores.classes:
+        task, answers, theirs = outcome.task, outcome.scores.answers, outcome.cloud_answers
+        if not sampling.enabled or not outcome.inputs or not outcome.release or task is None or not answers:
             return
-        mine, theirs = outcome.scores.classes[0], outcome.cloud_classes[0] if outcome.cloud_classes else None
         wanted = self._wanted.get(outcome.model, 0)
         reason = choose(
             sampling,
             self._rng(),
             uncertain=self._uncertain(outcome),
-            disagreeing=theirs is not None and theirs != mine,
+            disagreeing=bool(theirs) and not task.agrees(answers[0], theirs[0]),
             wanted=wanted > 0,
         )
         if reason is None:
@@ -215,9 +215,9 @@ class Recorder:
             reason=reason,
             inputs={name: (a[:1] if batched(name) else a).copy() for name, a in outcome.inputs.items()},
             outputs={name: a[:1] if batched(name) else a for name, a in outcome.outputs.items()},
-            confidence=outcome.scores.confidence[0],
-            prediction=mine,
-            cloud_prediction=theirs,
+            confidence=next(iter(outcome.scores.confidence), 0.0),
+            prediction=class_of(task, answers[0]),
+            cloud_prediction=class_of(task, theirs[0]) if theirs else None,
         )
         self._drafts.append((first, encoder))
 
@@ -236,7 +236,8 @@ class Recorder:
         slot = self._slots.slot(outcome.model)
         deferral = slot.active.release.variant.deferral if slot is not None and slot.active is not None else None
         limit = threshold(self._policies.entry(outcome.model).routing, deferral)
-        return limit is not None and should_defer(outcome.scores.confidence[0], limit)
+        sure = outcome.scores.confidence
+        return limit is not None and bool(sure) and should_defer(sure[0], limit)
 
     # ---- reports ------------------------------------------------------------------------------
 

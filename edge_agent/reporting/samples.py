@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,7 +21,9 @@ from fleet.protocol.channel import MILLION, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.messages import SAMPLES_LIMIT, Sample, SampleBatch, SampleReason
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.task import CLASSIFICATION, NO_CLASS
 from fleet.protocol.tensors import to_array
+from fleet.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,11 @@ def choose(sampling: Sampling, draw: float, *, uncertain: bool, disagreeing: boo
     if disagreeing:
         return "disagreeing"
     return "uncertain" if uncertain else "outlying"
+
+
+def class_of(task: Task[Any], answer: object) -> int:
+    """The class of a classification's answer; `NO_CLASS` of any other task, whose outputs say it all."""
+    return next(iter(task.classes(answer)), NO_CLASS) if task.name == CLASSIFICATION else NO_CLASS
 
 
 def is_outlying(inputs: Arrays, encoder: Encoder | None) -> bool:

@@ -81,7 +81,7 @@ class Builder:
         for value in confidences:
             self._confidence[min(max(int(value * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1)] += 1
         for index in classes:
-            if index < len(self._classes):
+            if 0 <= index < len(self._classes):
                 self._classes[index] += 1
 
     def sketch_with(self, encoder: Encoder | None) -> None:

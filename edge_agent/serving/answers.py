@@ -6,11 +6,14 @@ What goes out as the cloud's answer must be what the device's own would be: the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
 from edge_agent.serving.cloud import CloudError
+from fleet import tasks
 from fleet.protocol import oip
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.tensors import AnyArray, datatype_of
@@ -44,12 +47,12 @@ def checked(answer: oip.InferResponse, manifest: Manifest | None, asked: Sequenc
     return replace(answer, outputs=tuple(oip.TensorValue(spec.name, found[spec.name]) for spec in specs))
 
 
-def classes_of(answer: oip.InferResponse, manifest: Manifest) -> tuple[int, ...]:
-    """The class of every row by the model's first output; empty without classes, or when it was not asked for."""
-    first = next((value.array for value in answer.outputs if value.name == manifest.outputs[0].name), None)
-    if first is None or not manifest.labels or first.ndim != 2 or first.dtype.kind not in "iuf":
+def answers_of(answer: oip.InferResponse, manifest: Manifest) -> tuple[Any, ...]:
+    """The answer of every row by the model's task; empty where it has none, or its outputs were not asked for."""
+    try:
+        return tasks.of_manifest(manifest).answers({value.name: value.array for value in answer.outputs})
+    except MalformedError:
         return ()
-    return tuple(int(row) for row in first.argmax(axis=1))
 
 
 def _check(spec: Tensor, found: Mapping[str, AnyArray]) -> None:

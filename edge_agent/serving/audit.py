@@ -15,10 +15,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
-from edge_agent.serving.answers import checked, classes_of
+from edge_agent.serving.answers import answers_of, checked
 from edge_agent.serving.cloud import Cloud, CloudError
-from edge_agent.serving.scores import score
+from edge_agent.serving.scores import check_outputs
 from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
+from fleet import tasks
 from fleet.protocol import oip
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.errors import MalformedError
@@ -38,14 +39,13 @@ class Job(NamedTuple):
     pairing: RolloutRef | None
     auditor: int
     inputs: Arrays
-    classes: tuple[int, ...]
+    answers: tuple[Any, ...]
 
 
 class Audited(NamedTuple):
-    """Per row: did the answer agree with the auditor, and (old, new) right in a pair."""
+    """Per row: did the answer agree with the auditor, by the model's task, and (old, new) right in a pair."""
 
     job: Job
-    truth: tuple[int, ...]
     agree: tuple[bool, ...]
     pairs: tuple[tuple[bool, bool], ...]
 
@@ -120,15 +120,17 @@ class Auditor:
             inputs=tuple(oip.TensorValue(*item) for item in job.inputs.items()), binary_outputs=oip.ALL
         )
         answer = await self._cloud.infer(job.served.release.model, job.auditor, request, self._timeout_s)
-        # NaN has no class: an auditor that answers it has failed, and says nothing for or against anybody.
+        # NaN is no answer: an auditor that gives it has failed, and says nothing for or against anybody.
         manifest = job.served.release.manifest
-        truth = classes_of(checked(answer, manifest), manifest)
-        if len(truth) != len(job.classes):
-            raise MalformedError(f"the auditor answered {len(truth)} rows for {len(job.classes)}")
-        agree = tuple(mine == right for mine, right in zip(job.classes, truth, strict=True))
+        truth = answers_of(checked(answer, manifest), manifest)
+        if len(truth) != len(job.answers):
+            raise MalformedError(f"the auditor answered {len(truth)} rows for {len(job.answers)}")
+        task = tasks.of_manifest(manifest)
+        agree = tuple(map(task.agrees, job.answers, truth))
         pairs: tuple[tuple[bool, bool], ...] = ()
         if job.shadow is not None and job.pairing is not None:
             outputs = await asyncio.to_thread(job.shadow.run, job.inputs)
-            old = score(job.shadow.release, outputs).classes
-            pairs = tuple((was == right, new) for was, right, new in zip(old, truth, agree, strict=True))
-        return Audited(job, truth, agree, pairs)
+            check_outputs(job.shadow.release, outputs)
+            old = task.answers(outputs)  # by the same task, also where the old release names none
+            pairs = tuple(zip(map(task.agrees, old, truth), agree, strict=True))
+        return Audited(job, agree, pairs)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError, UnreachableError
-from edge_agent.serving.answers import checked, classes_of
+from edge_agent.serving.answers import answers_of, checked
 from edge_agent.serving.bounds import BODY_LIMIT, JSON_LIMIT
 from edge_agent.serving.cloud import CloudError
 from edge_agent.serving.endpoint import Endpoint, NotAskedError, Question
@@ -25,6 +25,7 @@ from edge_agent.serving.router import Local, Route, Verdict, route, settle, thre
 from edge_agent.serving.scores import Scores, score
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
 from edge_agent.watchdog import Runs
+from fleet import tasks
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
@@ -131,8 +132,8 @@ class Engine:
         self, served: Served, entry: ModelEntry, request: oip.InferRequest, inputs: Arrays, started: float, drawn: bool
     ) -> oip.InferResponse:
         outputs, scores, failure = await _run_local(served, inputs, self.runs)
-        if drawn and failure is None and scores.classes:
-            self._observer.audit(served, inputs, scores.classes)
+        if drawn and failure is None and scores.answers:
+            self._observer.audit(served, inputs, scores.answers)
         blamed = failure is not None and not isinstance(failure, RefusalError)
         lowest = min(scores.confidence) if scores.confidence else None
         limit = threshold(entry.routing, served.release.variant.deferral)
@@ -153,7 +154,8 @@ class Engine:
                     scores=scores,
                     local_failed=blamed,
                     refused=failure.word if isinstance(failure, RefusalError) else "",
-                    cloud_classes=classes_of(answer, served.release.manifest) if answer is not None else (),
+                    task=tasks.of_manifest(served.release.manifest),
+                    cloud_answers=answers_of(answer, served.release.manifest) if answer is not None else (),
                 )
             )
         if verdict.served_by == "nobody" and failure is not None:

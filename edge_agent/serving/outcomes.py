@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -10,11 +10,13 @@ from edge_agent.ports import Arrays
 from edge_agent.serving.router import Verdict
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Served
+from fleet.tasks import Task
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """What happened to one request, for whoever records it. `release` 0: no local model.
 
+    `task` says what the answers mean; None without a local model. `cloud_answers` are the cloud's, row by row.
     `refused` is the word for what no model need take, where the local model failed on it and nobody else answered.
     """
 
@@ -28,7 +30,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     scores: Scores
     local_failed: bool = False
     refused: str = ""
-    cloud_classes: tuple[int, ...] = ()
+    task: Task[Any] | None = None
+    cloud_answers: tuple[Any, ...] = ()
 
 
 class Refused(Struct, frozen=True, kw_only=True):
@@ -54,5 +57,5 @@ class Observer(Protocol):
     def refused(self, refused: Refused) -> None:
         """A request was refused: it does not decode, or the release does not take it."""
 
-    def audit(self, served: Served, inputs: Arrays, classes: tuple[int, ...]) -> None:
+    def audit(self, served: Served, inputs: Arrays, answers: tuple[Any, ...]) -> None:
         """A request was drawn for audit before its confidence was known."""

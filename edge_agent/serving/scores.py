@@ -1,4 +1,4 @@
-"""From a release's outputs to calibrated confidence and class per row; what is no answer has none.
+"""From a release's outputs to answers, by its task, with their calibrated confidence; what is no answer has none.
 
 A softmax of one row costs 20 µs in numpy, of 256 rows hardly more. So an answer in process only keeps a copy of the
 output that is scored: `PendingScores` are computed when somebody reads them, or many together (`score_all`).
@@ -14,30 +14,34 @@ import numpy.typing as npt
 
 from edge_agent.errors import InferenceError
 from edge_agent.ports import Arrays, InstalledRelease
-from fleet.protocol.confidence import confidence, probabilities
+from fleet import tasks
 from fleet.protocol.finite import not_finite
+from fleet.protocol.task import CLASSIFICATION
+from fleet.tasks import Calibration
 
 KEPT = 1024  # values of an output; a larger one is scored at once, so that what waits stays small
 
 
 class Scores(NamedTuple):
-    """Per row of a batch: calibrated confidence and class index; empty for a model without classes."""
+    """Per row of a batch: calibrated confidence and answer; empty where the task has none.
+
+    `classes` are the class numbers in the answers, row after row: one each of a classification.
+    """
 
     confidence: tuple[float, ...] = ()
     classes: tuple[int, ...] = ()
+    answers: tuple[Any, ...] = ()
 
 
 def score(release: InstalledRelease, outputs: Arrays) -> Scores:
-    """Scores from the first output.
+    """Scores by the release's task.
 
     Raises:
         InferenceError: an output holds NaN or infinity where the manifest wants finite numbers.
-        MalformedError: the first output is no (rows, classes) table.
+        MalformedError: the outputs are not those of the task.
     """
     check_outputs(release, outputs)
-    if not release.manifest.labels:
-        return Scores()
-    return _scores(release, outputs[release.manifest.outputs[0].name])
+    return _scores(release, outputs)
 
 
 def check_outputs(release: InstalledRelease, outputs: Arrays) -> None:
@@ -62,7 +66,7 @@ class PendingScores:
         """The scores."""
         table = self._table
         if table is not None:
-            self._found = _scores(self._release, table)
+            self._found = _scores(self._release, {self._release.manifest.outputs[0].name: table})
             self._table = None
         assert self._found is not None
         return self._found
@@ -71,12 +75,14 @@ class PendingScores:
 def score_later(release: InstalledRelease, outputs: Arrays) -> PendingScores:
     """Like `score`, and raises like it; only what cannot fail any more is put off."""
     check_outputs(release, outputs)
-    if not release.manifest.labels:
+    spec = release.manifest.named_task
+    if spec is None:
         return PendingScores(release, None, Scores())
     first = outputs[release.manifest.outputs[0].name]
-    if first.ndim == 2 and 0 < first.size <= KEPT and _temperature(release) > 0:
+    certain = first.ndim == 2 and 0 < first.size <= KEPT and first.dtype.kind in "iuf" and _temperature(release) > 0
+    if spec.name == CLASSIFICATION and not spec.confidence and certain:
         return PendingScores(release, first.copy())
-    return PendingScores(release, None, _scores(release, first))
+    return PendingScores(release, None, _scores(release, outputs))
 
 
 def score_all(pending: Sequence[PendingScores]) -> None:
@@ -87,11 +93,14 @@ def score_all(pending: Sequence[PendingScores]) -> None:
         if table is not None:
             groups.setdefault((id(one._release), table.shape[1]), []).append((one, table))
     for group in groups.values():
-        found = _scores(group[0][0]._release, np.concatenate([table for _, table in group]))
+        release = group[0][0]._release
+        tables = np.concatenate([table for _, table in group])
+        found = _scores(release, {release.manifest.outputs[0].name: tables})
         end = 0
         for one, table in group:
             start, end = end, end + len(table)
-            one._found = Scores(found.confidence[start:end], found.classes[start:end])
+            rows = slice(start, end)
+            one._found = Scores(found.confidence[rows], found.classes[rows], found.answers[rows])
             one._table = None
 
 
@@ -100,6 +109,8 @@ def _temperature(release: InstalledRelease) -> float:
     return deferral.temperature if deferral is not None else 1.0
 
 
-def _scores(release: InstalledRelease, first: npt.NDArray[Any]) -> Scores:
-    table = probabilities(first, temperature=_temperature(release), apply_softmax=release.variant.apply_softmax)
-    return Scores(tuple(confidence(table).tolist()), tuple(table.argmax(axis=1).tolist()))
+def _scores(release: InstalledRelease, outputs: Arrays) -> Scores:
+    task = tasks.of_manifest(release.manifest)
+    reading = task.read(outputs, Calibration(_temperature(release), release.variant.apply_softmax))
+    classes = tuple(number for answer in reading.answers for number in task.classes(answer))
+    return Scores(reading.confidence, classes, reading.answers)

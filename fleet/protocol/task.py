@@ -13,6 +13,7 @@ from msgspec.structs import asdict
 
 CLASSIFICATION = "classification"
 CUSTOM = "custom"
+NO_CLASS = -1  # a sample's prediction where the answer is not one class
 
 
 class TaskSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,9 +46,12 @@ def capability(name: str) -> str:
     return f"task:{name}"
 
 
+_CLASSIFICATION = TaskSpec(name=CLASSIFICATION)
+
+
 def implied(labels: Sequence[str]) -> TaskSpec | None:
     """The task of a release that names none; None where nobody scores its answers."""
-    return TaskSpec(name=CLASSIFICATION) if labels else None
+    return _CLASSIFICATION if labels else None
 
 
 def in_words(spec: TaskSpec | None) -> str:

@@ -54,14 +54,15 @@ def matched(allowed: npt.NDArray[np.bool_]) -> int:
     depend on the order, so that two answers agree with each other alike.
     """
     partner: dict[int, int] = {}
+    columns = [np.flatnonzero(row).tolist() for row in allowed]
 
     def placed(row: int, tried: set[int]) -> bool:
-        for column in np.flatnonzero(allowed[row]).tolist():
-            if column not in tried:
-                tried.add(column)
-                if column not in partner or placed(partner[column], tried):
-                    partner[column] = row
-                    return True
+        known = [column for column in columns[row] if column not in tried]
+        for column in sorted(known, key=partner.__contains__):  # free ones first: most rows end there
+            tried.add(column)
+            if column not in partner or placed(partner[column], tried):
+                partner[column] = row
+                return True
         return False
 
     return sum(placed(row, set()) for row in range(len(allowed)))

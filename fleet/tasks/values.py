@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.tensors import AnyArray
 from fleet.tasks.base import Outputs, Task
 
@@ -59,7 +60,10 @@ class AnomalyScore(Task[float]):
 
     def answers(self, outputs: Outputs) -> tuple[float, ...]:
         """The score of every row."""
-        return tuple(float(row[0]) for row in self.first(outputs))
+        rows = self.first(outputs)
+        if any(row.size != 1 for row in rows):
+            raise MalformedError(f"an anomaly score is one number, not {rows[0].size}", subject="outputs")
+        return tuple(float(row[0]) for row in rows)
 
     def agreement(self, one: float, other: float) -> float:
         """1 where both scores lie on the same side of the threshold, else 0."""

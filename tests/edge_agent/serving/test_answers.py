@@ -10,7 +10,7 @@ import pytest
 
 from edge_agent.errors import InferenceError
 from edge_agent.local import open_model
-from edge_agent.serving.answers import checked, classes_of
+from edge_agent.serving.answers import answers_of, checked
 from edge_agent.serving.cloud import CloudError
 from edge_agent.update.machine import ModelState
 from edge_agent.update.state import StateFile
@@ -153,9 +153,9 @@ def test_outputs_come_by_name_in_the_manifests_order_whatever_the_clouds_is(agen
     said = oip.InferResponse(model_name="tiny", outputs=outputs)
     found = checked(said, manifest)
     assert [value.name for value in found.outputs] == ["logits", "aux"]
-    assert classes_of(found, manifest) == (0,)
+    assert answers_of(found, manifest) == (0,)
     only = checked(said, manifest, ["aux"])
-    assert [value.name for value in only.outputs] == ["aux"] and classes_of(only, manifest) == ()
+    assert [value.name for value in only.outputs] == ["aux"] and answers_of(only, manifest) == ()
 
 
 def audited(agent, *, data=b"fake"):
@@ -192,12 +192,12 @@ def test_in_process_it_is_the_same(tmp_path, monkeypatch):
     held = models.installed(tmp_path)
     StateFile(tmp_path).put_model("tiny", ModelState(state="committed", active=held))
     model, told = open_model(tmp_path, "tiny"), []
-    monkeypatch.setattr(model, "_tell", lambda *_, failed: told.append(failed))
+    monkeypatch.setattr(model, "_tell_failed", lambda _release, _started, why, newly: told.append(why is None))
     with pytest.raises(MalformedError, match=r"input 'input' is NaN at \[0, 1\]"):
         model.infer({"input": NAN})
-    assert told == []
+    assert told == [False], "refused, which is no failure"
     monkeypatch.setattr(model._current()[1], "run", lambda _inputs: {"logits": np.full((1, 3), np.inf, np.float32)})
     with pytest.raises(InferenceError, match=r"output 'logits' is infinite at \[0, 0\]"):
         model.infer({"input": SURE})
-    assert told == [True]
+    assert told == [False, True]
     model.close()
