@@ -83,3 +83,20 @@ def test_an_operator_logs_in_and_sees_the_fleet(browser, address: str, busy_hub:
     context.close()
     assert problems == []
     assert elsewhere == []
+
+
+def test_the_api_page_shows_every_noun_and_asks_nobody_else(browser, address: str) -> None:
+    page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
+    problems: list[str] = []
+    elsewhere: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on(
+        "request", lambda request: None if request.url.startswith((address, "data:")) else elsewhere.append(request.url)
+    )
+    page.goto(address + "/docs")
+    page.get_by_role("heading", name="Edgeloop hub").wait_for()
+    page.locator("#operations-tag-rollouts").wait_for()
+    page.locator("[id^=operations-tokens-create]").first.locator("button").first.click()
+    page.get_by_role("heading", name="Request body").first.wait_for()
+    assert problems == [] and elsewhere == []
