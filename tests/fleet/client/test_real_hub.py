@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from starlette.testclient import TestClient
 
+from cloud_hub.app import create_app
 from fleet.api.channels import ChannelChanges, EntryChanges
 from fleet.api.models import NewModel
 from fleet.api.rollouts import NewRollout
@@ -23,6 +24,7 @@ from fleet.errors import ConflictError, NotAllowedError, NotFoundError
 from tests.cloud_hub.api.test_operator_api import add_device
 from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
+from tests.support.server import serving
 
 
 class AppTransport:
@@ -221,3 +223,17 @@ def test_what_a_command_prints_as_json_is_what_the_hub_sent(
     sent.pop("next", None)
     assert printed == sent
     assert run(command, session) == 0, "and a table of it is made, too"
+
+
+def test_the_how_to_is_what_works(filled: HubFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    (live,) = Client(AppTransport(filled.client), filled.admin_token).rollouts()
+    Client(AppTransport(filled.client), filled.admin_token).order_rollout(live.id, "abort")
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "call-the-api.md").read_text()
+    code = page.split("```python\n")[1].split("```")[0]
+    with serving(create_app(filled.hub)) as (address, _):
+        here = code.replace('"https://127.0.0.1:8080", ca=Path("hub/keys/ca.pem")', f'"http://{address}"')
+        exec(here.replace("el1.…", filled.admin_token), {})
+    assert "d1 online" in capsys.readouterr().out
+    wrong = {"model": "digits", "release": 2, "channel": "stable", "stagess": [100]}
+    said = filled.client.post("/api/v1/rollouts", json=wrong, headers=filled.auth()).json()
+    assert f'"error": "{said["error"]}"' in page and f'"subject": "{said["subject"]}"' in page
