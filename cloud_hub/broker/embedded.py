@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from amqtt.adapters import BufferReader, ReaderAdapter, WriterAdapter
+from amqtt.adapters import BufferReader, ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WriterAdapter
 from amqtt.broker import Broker
 from amqtt.contexts import Action
 from amqtt.errors import MQTTError
@@ -32,6 +32,7 @@ from fleet.protocol.errors import ProtocolError
 
 log = logging.getLogger(__name__)
 START_S = 10.0
+LOGIN_S = 10.0  # for a new connection to say who it is
 EVICT_S = 5.0  # for the end of a connection that was closed from here
 Check = Callable[[str, str], bool]
 
@@ -87,6 +88,17 @@ class _Recorded(ReaderAdapter):  # type: ignore[misc]
         self._reader.feed_eof()
 
 
+class _Writer(StreamWriterAdapter):  # type: ignore[misc]
+    """Closes what the peer has closed already, where asyncio raises: amqtt would count it as connected for ever."""
+
+    async def close(self) -> None:
+        try:
+            await super().close()
+        except OSError as error:
+            log.debug("a client was gone before its connection was closed: %s", error)
+            self._writer.close()
+
+
 class _Connection(NamedTuple):
     """A client that is being served; `ended` is set when nothing of it is left."""
 
@@ -118,6 +130,12 @@ class _Guarded(Broker):  # type: ignore[misc]
             await self._evict(name)
             await self._cleanup_session(name)
 
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        """As in amqtt, with a writer whose end is no error."""
+        await self._client_connected(listener_name, StreamReaderAdapter(reader), _Writer(writer))
+
     async def _evict(self, name: str) -> None:
         found = self.connections.get(name)
         if found is None:
@@ -132,7 +150,8 @@ class _Guarded(Broker):  # type: ignore[misc]
     ) -> Any:
         recorded = _Recorded(reader)
         try:
-            connect = await ConnectPacket.from_stream(recorded)
+            async with asyncio.timeout(LOGIN_S):
+                connect = await ConnectPacket.from_stream(recorded)
             asking = Session()
             asking.client_id, asking.username, asking.password = connect.client_id, connect.username, connect.password
             welcome = await self._authenticate(asking, {}) and await self._may_will(asking, connect)

@@ -58,7 +58,8 @@ def published(hub: Hub, model: str, version: str) -> tuple[int, bytes]:
     with hub.reading() as session:
         row = session.exec(query.order_by(col(Release.number).desc()).limit(1)).first()
     if row is None:
-        raise NotFoundError(f"no published release {version} of {model!r}", subject=model)
+        which = f"release {version}" if version else "release"
+        raise NotFoundError(f"no published {which} of {model!r}", subject=model)
     return row.number, row.manifest
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from paho.mqtt.enums import CallbackAPIVersion
 
+from cloud_hub.broker import embedded
 from cloud_hub.broker.choose import open_link
 from cloud_hub.errors import UnreachableError
 from cloud_hub.identity.ca import HUB_IDENTITY, Authority, create_authority, read_public
@@ -369,6 +371,24 @@ def test_noise_in_place_of_a_login_uses_up_no_connection(site: Site) -> None:
                 pass
     site.online("cam-1").up("report", b"still served")
     site.ear.wait(topics.uplink("cam-1", "report"), b"still served")
+
+
+def test_a_peer_that_resets_its_connection_uses_up_none(site: Site) -> None:
+    for _ in range(400):  # the embedded broker takes 200 at once
+        with socket.create_connection((site.mqtt.host, site.mqtt.port), WAIT_S) as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing is a reset
+            peer.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01")
+    site.online("cam-1").up("report", b"still served")
+    site.ear.wait(topics.uplink("cam-1", "report"), b"still served")
+
+
+def test_a_peer_that_says_nothing_uses_up_no_connection(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "LOGIN_S", 1.0)
+    with contextlib.ExitStack() as silent:
+        for _ in range(210):
+            silent.enter_context(socket.create_connection((site.mqtt.host, site.mqtt.port), WAIT_S))
+        site.online("cam-1").up("report", b"still served")
+        site.ear.wait(topics.uplink("cam-1", "report"), b"still served")
 
 
 def test_the_name_of_the_hub_is_not_to_be_had(site: Site) -> None:
