@@ -9,7 +9,8 @@ In process: `LocalModel.infer` over set input, invoke, get output of the same in
 thread. What the bare set lacks: verified bytes, checked inputs and outputs, records, following swaps. With an agent's
 socket open the records are received; without one they are dropped.
 
-Stalls: the longest that one legal request keeps another client of the local API waiting (`benchmarks/stalls.py`).
+Stalls: the longest that one legal request keeps another client of the local API waiting, and what held connections
+cost (`benchmarks/stalls.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.stalls import stalls
+from benchmarks.stalls import holders, stalls
 from edge_agent.local import LocalModel, open_model
 from edge_agent.local_records import SOCKET
 from edge_agent.update.machine import Held, ModelState
@@ -210,6 +211,8 @@ def main() -> None:
             print(name, "with" if agent else "without", "agent:", json.dumps(found), flush=True)
     document["stalls"] = stalls()
     print("stalls:", json.dumps(document["stalls"], indent=1), flush=True)
+    document["held_connections"] = holders()
+    print("held connections:", json.dumps(document["held_connections"]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(document, indent=2) + "\n")
 

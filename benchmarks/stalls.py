@@ -3,11 +3,15 @@
 An agent's local API runs in a process of its own, with the tiny LiteRT classifier. One client asks for a row at a time;
 another sends the most expensive requests that the API takes or refuses, one kind after the other, with as long a rest
 before each kind. What a busy machine does to the first client alone is measured in the rests: the two are compared.
+
+Held connections: 200 that send half a header and 40 that send 31 MB of a body and no more, to a model that may need so
+much; what the agent's process grows by, and the slowest answer of a client beside them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import multiprocessing
@@ -20,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from edge_agent import runtimes
 from edge_agent.serving.server import make_server
@@ -32,15 +37,17 @@ PATH = "/v2/models/tiny/infer"
 RUN_S = 1.5  # of each kind, and of each rest
 
 
-def serve(directory: Path, listener: socket.socket) -> None:
-    """The agent's process."""
+def serve(directory: Path, listener: socket.socket, large: bool = False) -> None:
+    """The agent's process; `large`: a stand-in for a model whose inputs may have any size."""
 
     async def run() -> None:
-        agent = Agent(directory, runtime=runtimes.named("ai-edge-litert"))  # type: ignore[arg-type]
+        agent = Agent(directory, runtime=None if large else runtimes.named("ai-edge-litert"))  # type: ignore[arg-type]
         agent.follow(ModelEntry(release=1))
-        await agent.slots.activate(
-            models.release(agent.blobs, data=models.litert_bytes(), runtime="litert"), None, None
-        )
+        release = models.release(agent.blobs, data=models.litert_bytes(), runtime="litert")
+        if large:
+            tensor = replace(release.manifest.inputs[0], shape=(-1, -1))
+            release = replace(release, manifest=replace(release.manifest, inputs=(tensor,)))
+        await agent.slots.activate(release, None, None)
         await make_server(agent.app).serve([listener])
 
     asyncio.run(run())
@@ -150,6 +157,50 @@ def stalls() -> dict[str, Any]:
             process.terminate()
             process.join()
     return found
+
+
+def resident(pid: int) -> int:
+    """The resident memory of a process, bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) << 10
+
+
+def hold(address: tuple[str, int], declared: int, sent: int) -> socket.socket:
+    """A connection that has sent so much of a body, or half a header, and stays open."""
+    held = socket.create_connection(address)
+    held.settimeout(2)
+    head = f"POST {PATH} HTTP/1.1\r\nhost: localhost\r\n"
+    with contextlib.suppress(OSError):  # the agent may have refused and closed, or take no more
+        held.sendall(head.encode())
+        if declared:
+            held.sendall(f"content-length: {declared}\r\n\r\n".encode() + b" " * sent)
+    return held
+
+
+def holders() -> dict[str, Any]:
+    """What held connections cost the agent and its other clients."""
+    context = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        process = context.Process(target=serve, args=(Path(folder), listener, True), daemon=True)
+        process.start()
+        where = listener.getsockname()
+        address = "{}:{}".format(*where)
+        longest_for(address, 1.0)
+        rest = longest_for(address, RUN_S)
+        before = resident(process.pid or 0)
+        stop, slowest = threading.Event(), [0.0]
+        thread = threading.Thread(target=lambda: slowest.__setitem__(0, longest(address, stop)))
+        thread.start()
+        held = [hold(where, 0, 0) for _ in range(200)] + [hold(where, 31 << 20, (31 << 20) - 1) for _ in range(40)]
+        grown = resident(process.pid or 0) - before
+        stop.set()
+        thread.join()
+        for one in held:
+            one.close()
+        process.terminate()
+        process.join()
+    return {"grown_mb": round(grown / 1e6, 1), "slowest_ms": round(slowest[0], 1), "at_rest_ms": round(rest, 1)}
 
 
 def longest_for(address: str, seconds: float) -> float:

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edge_agent import VERSION
 from edge_agent.errors import InferenceError, NotFoundError
 from edge_agent.serving.bounds import BODY_LIMIT as BODY_LIMIT
-from edge_agent.serving.bounds import check_answer, check_json
+from edge_agent.serving.bounds import INFLATED, SMALL, InFlight, Share, check_answer, check_json
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.metrics import CONTENT_TYPE, Metrics
 from edge_agent.serving.slots import Served
@@ -50,6 +50,7 @@ class App:
         self._metrics = metrics
         self._status = status
         self._unix = unix
+        self._in_flight = InFlight()
         self._routes: ASGIApp = Starlette(
             routes=[
                 Route("/v2", self._server),
@@ -93,10 +94,11 @@ class App:
 
     async def _infer(self, model: str, version: str, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         try:
-            request = await self._request(model, headers, receive)
-            response = await self._engine.infer(model, version, request)
-            check_answer(response, request)
-            data, head = oip.encode_response(response, request)
+            with Share(self._in_flight) as share:
+                request = await self._request(model, headers, receive, share)
+                response = await self._engine.infer(model, version, request)
+                check_answer(response, request)
+                data, head = oip.encode_response(response, request)
         except TooLargeError as error:
             await _answer(send, 413, _error(str(error), error.hint))
         except ProtocolError as error:
@@ -111,10 +113,12 @@ class App:
         else:
             await _answer(send, 200, data, head)
 
-    async def _request(self, model: str, headers: dict[bytes, bytes], receive: Receive) -> oip.InferRequest:
+    async def _request(
+        self, model: str, headers: dict[bytes, bytes], receive: Receive, share: Share
+    ) -> oip.InferRequest:
         try:
             limit = self._engine.body_limit(model)
-            body = await _read(headers, receive, limit)
+            body = await _read(headers, receive, limit, share)
             marker = headers.get(b"inference-header-content-length")
             length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
             check_json(body, length)
@@ -173,7 +177,12 @@ class _GoneError(Exception):
     """The client closed the connection in the middle of its request."""
 
 
-async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> bytes:
+async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int, share: Share) -> bytes:
+    """A body of at most `limit` bytes; what it holds is taken from `share`.
+
+    Raises:
+        TooLargeError: it is larger. InferenceError: others hold too much now. _GoneError: it does not come any more.
+    """
     declared = headers.get(b"content-length", b"")
     if declared.isdigit() and int(declared) > limit:
         raise TooLargeError(f"the body has {int(declared)} bytes, at most {limit} are allowed for this model")
@@ -182,16 +191,21 @@ async def _read(headers: dict[bytes, bytes], receive: Receive, limit: int) -> by
     if message["type"] == "http.disconnect":
         raise _GoneError
     if message.get("more_body"):
-        body = await _read_rest(body, receive, limit)
+        share.check(int(declared) if declared.isdigit() else len(body))
+        body = await _read_rest(body, receive, limit, share)
+    elif len(body) > SMALL:
+        share.take(len(body))
     encoding = headers.get(b"content-encoding")
     if encoding is None:
         return body
+    share.take(min(limit, INFLATED * len(body)))
     # In a thread: a few bytes may inflate to the limit, and inflating holds no lock of the interpreter.
     return await asyncio.to_thread(oip.decompress, body, encoding.decode("latin-1"), limit=limit)
 
 
-async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
+async def _read_rest(first: bytes, receive: Receive, limit: int, share: Share) -> bytes:
     parts, size = [first], len(first)
+    share.take(size)
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -200,6 +214,7 @@ async def _read_rest(first: bytes, receive: Receive, limit: int) -> bytes:
         size += len(part)
         if size > limit:
             raise TooLargeError(f"the body has more than {limit} bytes, which is what this model can need")
+        share.take(len(part))
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import os
@@ -15,8 +16,9 @@ import uvicorn
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, UsageError
+from edge_agent.serving.connections import LIMIT_S, protocol, sweep
 
-BACKLOG = 256
+BACKLOG = 256  # connections; asyncio accepts as many in one turn, beside those that there are
 
 
 class Server(uvicorn.Server):
@@ -27,13 +29,28 @@ class Server(uvicorn.Server):
         """Leave the signals to the composition root."""
         yield
 
+    async def on_tick(self, counter: int) -> bool:
+        """uvicorn's own, ten times a second; with a sweep of the connections in every tenth."""
+        if counter % 10 == 0:
+            sweep(self.server_state.connections, asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
 
 def make_server(app: Any) -> Server:
     """A server for `app`; h11 or httptools, whichever is installed, on asyncio."""
     settings = uvicorn.Config(
-        app, loop="asyncio", lifespan="off", access_log=False, log_config=None, server_header=False, date_header=False,
-        timeout_keep_alive=75, timeout_graceful_shutdown=5,
-    )  # fmt: skip
+        app,
+        loop="asyncio",
+        http=protocol(),
+        backlog=BACKLOG,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        date_header=False,
+        timeout_keep_alive=int(LIMIT_S["idle"]),
+        timeout_graceful_shutdown=5,
+    )
     return Server(settings)
 
 
