@@ -15,7 +15,8 @@ from fleet.protocol.finite import CAPABILITY, is_finite, not_finite
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Gate, Lineage, Manifest, SketchRef, Tensor, Variant
 from fleet.protocol.sketch import Encoder
-from model_compiler import preflight, reference, vectors
+from fleet.protocol.task import CLASSIFICATION, TaskSpec
+from model_compiler import preflight, reference, tasking, vectors
 from model_compiler.data import Array, Dataset
 from model_compiler.errors import CompilerError, GateError
 from model_compiler.judging import Judged
@@ -30,7 +31,7 @@ TOOLS = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "numpy", "onnx",
 class Parts:
     """What every release is made from. `background` is what drift is compared with, `held_out` gives its margin.
 
-    `interface` is what an existing model's applications rely on.
+    `interface` is what an existing model's applications rely on. `task`: None for a classification, or no task.
     """
 
     metric: Metric
@@ -44,6 +45,7 @@ class Parts:
     seed: int
     interface: Interface | None = None
     non_finite: Collection[str] = ()
+    task: TaskSpec | None = None
 
 
 def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes]]:
@@ -73,7 +75,7 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
             parts.lineage, tools={**parts.lineage.tools, **tool_versions()}, seed=parts.seed
         ),
     )
-    manifest = _allowing(manifest, parts, kept)
+    manifest = tasking.named(_allowing(manifest, parts, kept), parts.task)
     if parts.interface is not None:
         check_kept(parts.interface, interface_of(manifest))
     return manifest, [*(item.ran.artifact.model for item in kept), data, *drift_data]
@@ -111,6 +113,8 @@ def _tensors(parts: Parts, arrays: Mapping[str, Array], batched: bool, kind: str
 
 def _labels(parts: Parts, scores: Array) -> tuple[str, ...]:
     """The class names: those given, else the model's, else numbers. A single score column has no classes to name."""
+    if parts.task is not None and parts.task.name != CLASSIFICATION:  # which says itself what class names it needs
+        return tuple(parts.labels) or (parts.interface.labels if parts.interface is not None else ())
     if not parts.metric.classes or scores.ndim != 2 or scores.shape[1] < 2:
         if parts.labels:
             raise CompilerError("--labels needs a metric of classes and an output of shape (n, classes)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fleet.protocol.manifest import Lineage
-from model_compiler import assembling, judging, metrics, naming, pack, precision, sources
+from model_compiler import assembling, judging, naming, pack, precision, sources, tasking
 from model_compiler.building import Artifact
 from model_compiler.data import Dataset
 from model_compiler.errors import InterfaceError, SourceError
@@ -37,7 +37,7 @@ def import_release(
         GateError: it misses the gate, or the agent's self-test refuses it.
     """
     pack.check_replaceable(request.out)
-    metric = request.metric or metrics.default(request.validation.labels)
+    metric = tasking.metric_of(request)
     target, model = _read(file)
     data, names = _named(request, target, model, metric)
     artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model)
@@ -55,6 +55,7 @@ def import_release(
         metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
         labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
         encoder=request.encoder, seed=request.seed, interface=request.interface, non_finite=request.loose(),
+        task=tasking.task_of(request),
     )  # fmt: skip
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)

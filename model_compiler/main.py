@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fleet.protocol.manifest import Gate, Lineage, Manifest
+    from fleet.protocol.task import TaskSpec
     from model_compiler.metrics import Metric
     from model_compiler.request import CompileReport, CompileRequest
 
@@ -38,6 +39,7 @@ def compile_(
     output: o.Outputs = None,
     like: o.Like = None,
     metric: o.MetricName = "",
+    task: o.TaskName = "",
     non_finite: o.NonFinite = None,
     channels_last: o.ChannelsLast = False,
     max_drop: o.MaxDrop = None,
@@ -78,6 +80,7 @@ def compile_(
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
             metric=_metric(metric),
+            task=_task(task),
             channels_last=channels_last,
             gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             search=search,
@@ -102,6 +105,7 @@ def import_(
     output: o.Outputs = None,
     like: o.Like = None,
     metric: o.MetricName = "",
+    task: o.TaskName = "",
     non_finite: o.NonFinite = None,
     raw: o.Raw = False,
     max_drop: o.MaxDrop = None,
@@ -133,6 +137,7 @@ def import_(
             out=out,
             **fixed,
             metric=_metric(metric),
+            task=_task(task),
             gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             measurements=_kept(measurements, again=measure_again),
             pythons=tuple(python or ()),
@@ -238,6 +243,12 @@ def _gate(
 
 def _metric(text: str) -> Metric | None:
     from model_compiler.metrics import parse
+
+    return parse(text) if text else None
+
+
+def _task(text: str) -> TaskSpec | None:
+    from model_compiler.tasking import parse
 
     return parse(text) if text else None
 

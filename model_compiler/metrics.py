@@ -31,7 +31,8 @@ DRAWS = 400
 class Metric:
     """`score(outputs, y)` gives the value; `hits`, where there is one, says right or wrong per sample.
 
-    `classes` says that the first output ranks classes and `y` holds one of them per sample.
+    `classes` says that the first output ranks classes and `y` holds one of them per sample. `alike`, where the task
+    says it, is how much outputs agree with a reference's, from 0 to 1.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Metric:
     higher_is_better: bool = True
     classes: bool = False
     hits: Callable[[Array, Array], Array] | None = None
+    alike: Callable[[Outputs, Outputs], float] | None = None
 
     def measure(self, outputs: Outputs, y: Array) -> tuple[float, tuple[float, float]]:
         """The value and its 95 % interval."""

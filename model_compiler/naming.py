@@ -131,6 +131,7 @@ def check_early(
         outputs=described(outputs, current.outputs, "output"),
         labels=tuple(labels) or current.labels,
         sketch_id=current.sketch_id,
+        task=current.named_task,
     )
     check_kept(current, new)
 

@@ -20,6 +20,14 @@ Weights = Annotated[Path | None, Option("--weights", help="safetensors for file.
 Cloud = Annotated[Path | None, Option("--cloud", help="The teacher as .onnx: the cloud variant.")]
 Labels = Annotated[str, Option("--labels", help="Class names in output order, separated by commas.")]
 MetricName = Annotated[str, Option("--metric", help="accuracy, top-K, auc, f1, mae, rmse, exact, or file.py:function.")]
+TaskName = Annotated[
+    str,
+    Option(
+        "--task",
+        help="The kind of answer: classification, multi-label, regression, detection, anomaly-score, embedding "
+        "or custom; settings follow: regression:tolerance=0.5.",
+    ),
+]
 ChannelsLast = Annotated[
     bool, Option("--channels-last", help="The data is (n, height, width, channels), the model channels first.")
 ]

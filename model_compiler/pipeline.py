@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from fleet.protocol.manifest import Manifest
-from model_compiler import assembling, judging, metrics, pack
+from model_compiler import assembling, judging, pack, tasking
 from model_compiler.building import Artifact, Prepared, build, float_bases, order, prepare
 from model_compiler.data import check_pair
 from model_compiler.delta import patches
@@ -26,7 +26,7 @@ def compile_release(request: CompileRequest) -> CompileReport:
     """
     check_pair(request.calibration, request.validation)
     pack.check_replaceable(request.out)
-    prepared = prepare(request, request.metric or metrics.default(request.validation.labels))
+    prepared = prepare(request, tasking.metric_of(request))
     artifacts, left_out = build(prepared)
     judged, refused = _judge(prepared, artifacts)
     searched: dict[str, Any] = {}
@@ -72,6 +72,7 @@ def _parts(prepared: Prepared) -> assembling.Parts:
         seed=request.seed,
         interface=request.interface,
         non_finite=request.loose(),
+        task=tasking.task_of(request),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Gate, Lineage, Manifest
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.task import TaskSpec
 from model_compiler.data import UNNAMED, Dataset
 from model_compiler.deferral import DeferTarget
 from model_compiler.errors import InterfaceError
@@ -26,7 +27,8 @@ class CompileRequest:
     `cloud` is the teacher as ONNX bytes; it becomes the release's cloud variant. `inputs` and `outputs` are the names
     that the release shall have, in order; empty for the model's own and the data's. `interface` is what the
     applications of an existing model rely on: its names and classes outrank all others, and nothing is built that
-    differs. `metric` is by default accuracy for integer labels, equality for text, else the root mean squared error.
+    differs. `task` is the kind of answer; None for the model's own, else a classification where there are classes.
+    `metric` is by default the task's: accuracy for integer labels, equality for text, else the root mean squared error.
     `non_finite` names the inputs and outputs that may hold NaN and infinity, of a model that means them.
     `channels_last`: the data is (n, height, width, channels), the module takes channels first. `search` looks for a
     better quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
@@ -48,6 +50,7 @@ class CompileRequest:
     outputs: Sequence[str] = ()
     interface: Interface | None = None
     metric: Metric | None = None
+    task: TaskSpec | None = None
     non_finite: Sequence[str] = ()
     channels_last: bool = False
     gate: Gate = field(default_factory=Gate)

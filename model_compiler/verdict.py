@@ -94,7 +94,11 @@ def judge(
         interval=interval,
         reference=base,
         drop_points=metric.points(value, base),
-        agreement=agreement(outputs, reference, classes=metric.classes),
+        agreement=(
+            metric.alike(outputs, reference)
+            if metric.alike is not None
+            else agreement(outputs, reference, classes=metric.classes)
+        ),
         worst_class_drop=class_drop,
         samples=len(y),
         size_bytes=cost.size_bytes,

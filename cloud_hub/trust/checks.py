@@ -11,6 +11,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface, check_names, differences, interface_of, lost_sketch
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.onnx_file import port_names
+from fleet.tasks import check_task
 
 Sizes = Callable[[str], int | None]
 Status = Callable[[str, int], str]
@@ -60,11 +61,13 @@ def check_interface(current: Current | None, manifest: Manifest, model: str, *, 
         ends_monitoring: the publisher says that the release has no drift sketch on purpose.
 
     Raises:
-        MalformedError: a name that no request can carry, or two that are alike.
+        MalformedError: a name that no request can carry, or two that are alike; a task that does not exist, does not
+            fit the outputs, or is not asked of the agents.
         ConflictError: the interface differs; both sides are in the message.
     """
     check_names([tensor.name for tensor in manifest.inputs], "input")
     check_names([tensor.name for tensor in manifest.outputs], "output")
+    check_task(manifest)
     if current is not None:
         refuse_changes(model, current, interface_of(manifest), ends_monitoring=ends_monitoring)
 

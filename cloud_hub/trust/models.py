@@ -17,6 +17,7 @@ from fleet.api.releases import MeasuredFigures, ReleaseDetail, ReleaseInfo
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.names import check_name
+from fleet.protocol.task import in_words
 
 
 def list_models(session: Session) -> list[ModelInfo]:
@@ -69,6 +70,7 @@ def show_model(hub: Hub, name: str) -> ModelDetail:
             outputs=list(interface.outputs),
             labels=list(interface.labels),
             sketch_id=interface.sketch_id,
+            task=in_words(interface.named_task),
         )
     return ModelDetail(**{field: getattr(known, field) for field in ModelInfo.model_fields}, interface=fixed)
 

@@ -41,13 +41,14 @@ class ModelInfo(Answer):
 
 
 class ModelInterface(Answer):
-    """What every release of a model keeps, and the release that fixes it."""
+    """What every release of a model keeps, and the release that fixes it; `task` with its settings, in words."""
 
     release: int
     inputs: list[Annotated[Tensor, Wire(Tensor)]]
     outputs: list[Annotated[Tensor, Wire(Tensor)]]
     labels: list[str] = []
     sketch_id: str = ""
+    task: str = ""
 
 
 class ModelDetail(ModelInfo):

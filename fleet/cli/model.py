@@ -14,6 +14,7 @@ COLUMNS = [("model", "name"), ("recipe", "recipe"), ("next release", "next_relea
 INTERFACE = [
     ("inputs", "interface.inputs"),
     ("outputs", "interface.outputs"),
+    ("task", "interface.task"),
     ("classes", "interface.labels"),
     ("sketch", "interface.sketch_id"),
     ("fixed by release", "interface.release"),

@@ -97,6 +97,11 @@ class MultiLabel(Task[tuple[int, ...]]):
         super().check()
         if not self.class_names:
             raise self._unfit("needs class names", "give them in the order of the scores: --labels a,b,c")
+        if self.outputs[0].shape[-1:] not in ((len(self.class_names),), (-1,)):
+            raise self._unfit(
+                f"has {len(self.class_names)} class names and scores of {list(self.outputs[0].shape)}",
+                "a class name for every score",
+            )
         if not 0 < self._threshold < 1:
             raise self._unfit(f"has threshold {self._threshold:g}", "the threshold lies between 0 and 1")
 

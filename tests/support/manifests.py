@@ -9,6 +9,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from fleet.protocol.manifest import (
     Blob,
     Gate,
@@ -20,6 +22,7 @@ from fleet.protocol.manifest import (
     Verdict,
     encode_manifest,
 )
+from fleet.protocol.task import TaskSpec
 
 
 def verdict(**changes: Any) -> Verdict:
@@ -72,6 +75,7 @@ def small_release(
     cloud: bytes = b"",
     encoder: bytes = b"encoder",
     requires: tuple[str, ...] = (),
+    task: TaskSpec | UnsetType = UNSET,
 ) -> tuple[bytes, dict[str, bytes]]:
     """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file)."""
     blobs: dict[str, bytes] = {}
@@ -88,6 +92,7 @@ def small_release(
     measured = verdict(**(verdict_changes or {}))
     manifest = Manifest(
         requires=requires,
+        task=task,
         inputs=inputs,
         outputs=outputs,
         labels=labels,

@@ -10,9 +10,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from cloud_hub.errors import ConflictError, InvalidError
 from cloud_hub.store.tables import Model, Release
+from cloud_hub.trust.models import show_model
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Tensor
+from fleet.protocol.task import TaskSpec
 from tests.support.hub import PASSPHRASE, HubFixture, make_hub
 from tests.support.manifests import hollow_onnx, small_release
 
@@ -190,3 +192,20 @@ def test_a_signature_made_elsewhere_does_not_pass_the_interface(tmp_path: Path) 
     assert sign(1).status == "published"
     with pytest.raises(ConflictError, match="fixed by release 1"):
         sign(2)
+
+
+def test_a_task_is_checked_at_publish_and_kept_from_then_on(hub: HubFixture) -> None:
+    regression = TaskSpec(name="regression", tolerance=0.5)
+
+    def publish(task: TaskSpec, requires: tuple[str, ...]) -> None:
+        hub.release("scales", labels=(), task=task, requires=requires)
+
+    hub.model("scales")
+    with pytest.raises(MalformedError, match="must require task:regression"):
+        publish(regression, ())
+    with pytest.raises(MalformedError, match="no task 'telepathy'"):
+        publish(TaskSpec(name="telepathy"), ("task:telepathy",))
+    publish(regression, ("task:regression",))
+    with pytest.raises(ConflictError, match=r"task is regression \(tolerance 0.5\); this has embedding"):
+        publish(TaskSpec(name="embedding"), ("task:embedding",))
+    assert show_model(hub.hub, "scales").interface.task == "regression (tolerance 0.5)"
