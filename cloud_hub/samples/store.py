@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,9 +17,11 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.samples import parquet
 from cloud_hub.store.tables import ChannelRow, Device, SampleRow
-from cloud_hub.trust.rows import class_count
+from cloud_hub.trust.rows import class_count, label_task
 from fleet.protocol.channel import Sampling, decode_channel
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Sample
+from fleet.tasks import Task
 
 DAY = 86_400.0
 TRIES = 8
@@ -70,23 +72,24 @@ def of_model(hub: Hub, model: str) -> list[SampleRow]:
         return list(session.exec(query.order_by(col(SampleRow.at), col(SampleRow.id))))
 
 
-def label(hub: Hub, labels: dict[str, int], *, by: str, actor: str) -> int:
-    """Write down true classes; all or nothing. Returns how many.
+def label(hub: Hub, labels: Mapping[str, int | float | str], *, by: str, actor: str) -> int:
+    """Write down what is true of samples, by the tasks of their models; all or nothing. Returns how many.
 
     Raises:
         NotFoundError: no such sample.
-        InvalidError: a class that the sample's model does not have, as far as its releases say.
+        InvalidError: no label of the task, such as a class that the model does not have; or one that no column holds.
     """
-    classes: dict[str, int | None] = {}
+    ranges: dict[str, Task[Any] | int] = {}
     with hub.session() as session:
         for key, value in sorted(labels.items()):  # in one order, so that two who label the same wait for each other
             row = session.get(SampleRow, key, with_for_update=True)
             if row is None or row.deleted_at is not None:
                 raise NotFoundError(f"no sample {key}; nothing was labelled", subject=key)
-            if row.model not in classes:
-                classes[row.model] = class_count(session, row.model)
-            _check_class(key, value, row.model, classes[row.model])
-            row.label, row.labelled_by, row.labelled_at = value, by, hub.clock()
+            if row.model not in ranges:
+                known = label_task(session, row.model)
+                ranges[row.model] = known if known is not None else class_count(session, row.model) or MOST_CLASSES
+            row.label = _checked(row, value, ranges[row.model])
+            row.labelled_by, row.labelled_at = by, hub.clock()
             session.add(row)
         hub.audit(session, actor, "sample.label", by, {"labels": len(labels)})
     return len(labels)
@@ -157,14 +160,23 @@ def _rewrite(hub: Hub, path: str, gone: list[str]) -> None:
     raise ConflictError(f"{path} is changed by too many at once", subject=path, hint="try again")
 
 
-def _check_class(sample: str, value: int, model: str, classes: int | None) -> None:
-    last = MOST_CLASSES - 1 if classes is None else classes - 1
-    if not 0 <= value <= last:
-        raise InvalidError(
-            f"sample {sample}: {value} is no class of {model!r}; nothing was labelled",
-            subject=sample,
-            hint=f"a class is a number from 0 to {last}",
-        )
+def _checked(row: SampleRow, value: float | str, known: Task[Any] | int) -> int:
+    """A label as the database keeps it. `known`: the model's task; where none is named, how many classes it has."""
+    if isinstance(known, int):
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < known:
+            return value
+        why, hint = f"{value!r} is no class of {row.model!r}", f"a class is a number from 0 to {known - 1}"
+    else:
+        try:
+            kept = known.label(value)
+        except MalformedError as error:
+            why, hint = str(error), error.hint
+        else:
+            if isinstance(kept, int):
+                return kept
+            why = f"labels of a {known.name} cannot be kept"
+            hint = "a label is a class by number or name, or 1 and 0 for an anomaly and none"
+    raise InvalidError(f"sample {row.id}: {why}; nothing was labelled", subject=row.id, hint=hint)
 
 
 def _insert(hub: Hub, rows: list[dict[str, Any]]) -> None:

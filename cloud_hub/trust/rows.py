@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
@@ -12,6 +14,7 @@ from cloud_hub.trust.checks import Current
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.codec import encode_json
 from fleet.protocol.manifest import Floor, decode_manifest
+from fleet.tasks import Task, of_manifest
 
 COMMAND_SETTING = "command-target"
 
@@ -40,6 +43,12 @@ def get_release(session: Session, model: str, number: int) -> Release:
         hint = f"see: fleet release list --model {model}"
         raise NotFoundError(f"no release {number} of {model!r}", subject=f"{model}/{number}", hint=hint)
     return row
+
+
+def label_task(session: Session, model: str) -> Task[Any] | None:
+    """The task that says what a label of the model may be; None where no release names one."""
+    current = interface_release(session, model)
+    return None if current is None or current.manifest.named_task is None else of_manifest(current.manifest)
 
 
 def class_count(session: Session, model: str) -> int | None:

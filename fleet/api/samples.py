@@ -7,16 +7,16 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import INT32, Key, Text
+from fleet.api.types import INT32, Finite, Key, Text
 
 MAX_LABELS = 100_000  # of one request
 
 
 class SampleLabel(Request):
-    """One sample's true class: a number from 0."""
+    """What is true of one sample, as the model's task says it: a class by its number or name, 1 for an anomaly."""
 
     id: Key
-    label: Annotated[int, Field(ge=-INT32 - 1, le=INT32)]
+    label: Annotated[int, Field(ge=-INT32 - 1, le=INT32)] | Finite | Text
 
 
 class Labels(Request):

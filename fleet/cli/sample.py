@@ -69,7 +69,7 @@ def label(
     by: Annotated[str, typer.Option("--by", help="Who says so.")] = "operator",
     json: JsonFlag = False,
 ) -> None:
-    """Write down the true class of samples; labels outrank the auditor.
+    """Write down the true class of samples, by number or name; labels outrank the auditor.
 
     Example: fleet sample label 01J8ZQ=7 --by ada
     """
@@ -81,9 +81,10 @@ def label(
         pairs |= parse_pairs([line.replace(",", "=", 1) for line in lines if line])
     if not pairs:
         raise typer.BadParameter("give SAMPLE=CLASS pairs or --file")
-    if wrong := [value for value in pairs.values() if CLASS.fullmatch(value) is None]:
-        raise typer.BadParameter(f"{wrong[0]!r} is not a class number: write a whole number from 0, such as 7")
-    document = client_of(context).label_samples({key: int(value) for key, value in pairs.items()}, by=by)
+    if "" in pairs.values():
+        raise typer.BadParameter("a label is empty: write a class by its number or name, such as 7")
+    given = {key: int(value) if CLASS.fullmatch(value) else value for key, value in pairs.items()}
+    document = client_of(context).label_samples(given, by=by)
     print_document(document, [("labelled", "labelled"), ("by", "by")], json=json)
 
 

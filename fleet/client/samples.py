@@ -58,8 +58,8 @@ class SampleCalls(Calls):
         """One sample with its arrays."""
         return self._get(path_of("samples", sample), SampleDetail)
 
-    def label_samples(self, labels: Mapping[str, int], *, by: str) -> WrittenLabels:
-        """Write down the true class of samples (id -> class)."""
+    def label_samples(self, labels: Mapping[str, int | float | str], *, by: str) -> WrittenLabels:
+        """Write down what is true of samples (id -> label, such as a class by its number or name)."""
         body = Labels(labels=[SampleLabel(id=sample, label=label) for sample, label in labels.items()], by=by)
         return self._post("/samples/labels", body, WrittenLabels)
 

@@ -8,7 +8,9 @@ import pytest
 
 from cloud_hub.samples import snapshots, store
 from cloud_hub.store.tables import Device
+from fleet.protocol.manifest import Tensor
 from fleet.protocol.messages import Sample, SampleBatch, SampleReceipt
+from fleet.protocol.task import TaskSpec
 from fleet.protocol.tensors import to_array
 from tests.support.hub import START, HubFixture
 
@@ -60,6 +62,46 @@ def test_a_class_that_the_model_does_not_have_is_refused(filled: HubFixture, lab
     assert answer.status_code == 400, answer.text
     assert "s2" in answer.json()["error"] or "label" in answer.json()["error"]
     assert store.get(filled.hub, "s1").label is None  # all or nothing
+
+
+def put(hub: HubFixture, label: object) -> str:
+    """Label a sample; returns what the hub says against it."""
+    body = {"labels": [{"id": "s1", "label": label}]}
+    answer = hub.client.post("/api/v1/samples/labels", json=body, headers=hub.auth())
+    assert answer.status_code in (200, 400), answer.text
+    return "" if answer.status_code == 200 else " ".join(map(str, answer.json().values()))
+
+
+def test_a_class_is_given_by_number_or_name(filled: HubFixture) -> None:
+    filled.release(labels=("cat", "dog", *"23456789"))
+    assert put(filled, "dog") == "" and store.get(filled.hub, "s1").label == 1
+    assert put(filled, 0) == "" and store.get(filled.hub, "s1").label == 0
+    for wrong in ("cow", 1.5, "0;1", "", True, "1.0"):
+        assert put(filled, wrong), wrong
+    said = put(filled, "cow")
+    assert "'cow' is no label of a classification" in said and "a number from 0 to 9, or a class name: cat, dog" in said
+    assert store.get(filled.hub, "s1").label == 0
+
+
+LONE = (Tensor(name="score", datatype="FP32", shape=(-1, 1)),)
+TASKS = [
+    (TaskSpec(name="anomaly-score", threshold=1.0), 1, 2, "1 (an anomaly) or 0 (none)"),
+    (TaskSpec(name="regression", tolerance=1.0, high=5.0), None, 9.5, "a finite number and at most 5"),
+    (TaskSpec(name="regression", tolerance=1.0), None, 3, "labels of a regression cannot be kept"),
+    (TaskSpec(name="embedding"), None, 7, "printable characters"),
+]
+
+
+@pytest.mark.parametrize(("task", "kept", "wrong", "why"), TASKS)
+def test_a_label_is_what_the_models_task_says(
+    filled: HubFixture, task: TaskSpec, kept: int | None, wrong: float, why: str
+) -> None:
+    """A regression took any whole number, as if it were a class."""
+    filled.release(labels=(), outputs=LONE, task=task, requires=(f"task:{task.name}",))
+    if kept is not None:
+        assert put(filled, kept) == "" and store.get(filled.hub, "s1").label == kept
+    assert why in put(filled, wrong)
+    assert store.get(filled.hub, "s1").label == kept
 
 
 def test_without_a_release_any_class_may_be_right(filled: HubFixture) -> None:
