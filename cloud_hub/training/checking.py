@@ -17,6 +17,7 @@ from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.recipe import Examples, Recipe, Sets
 from fleet.protocol.interface import Interface
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.task import CLASSIFICATION
 from model_compiler import reference
 from model_compiler.adapting import Adapted, adapt
 from model_compiler.building import adapt_module
@@ -65,8 +66,10 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
 
     Raises:
         ConflictError: the release would not keep the interface; both sides are in the message.
-        InvalidError: data and networks do not fit each other.
+        InvalidError: data and networks do not fit each other, or the model is no classification.
     """
+    if contract is not None:
+        _check_task(contract)
     _check_alike(sets)
     if contract is not None and contract.encoder is not None:
         _check_enough(sets)
@@ -88,6 +91,17 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
     dtypes = {name: array.dtype for name, array in student.data.inputs.items()}
     called = sets.each(lambda part: part.renamed(student.names).cast(dtypes))
     return Settled(called, tuple(student.outputs), labels)
+
+
+def _check_task(contract: Contract) -> None:
+    """Recipes learn classes, by cross-entropy: a model of another task would come back as something else."""
+    task = contract.interface.named_task
+    if task is not None and task.name != CLASSIFICATION:
+        raise InvalidError(
+            f"model {contract.model!r} is a {task.name}; recipes train classifications only",
+            subject="recipe",
+            hint="train it elsewhere: model-compiler compile --like RELEASE_DIR keeps the interface, then publish",
+        )
 
 
 def refused(contract: Contract, why: str) -> ConflictError:

@@ -8,16 +8,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sqlmodel import select
 
+from cloud_hub.errors import InvalidError
 from cloud_hub.jobs import queue
 from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots, store
 from cloud_hub.store.tables import Job, Model, Release, Snapshot
+from cloud_hub.training.checking import Contract, settle
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.recipe import Examples, load_recipe
 from cloud_hub.training.retrain import KINDS
@@ -27,8 +30,10 @@ from edge_agent.ports import InstalledRelease
 from fleet.protocol import oip
 from fleet.protocol.channel import Channel, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack
+from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.messages import SampleBatch
+from fleet.protocol.task import TaskSpec
 from tests.support.agent import Agent
 from tests.support.hub import HubFixture
 
@@ -340,3 +345,11 @@ def test_names_that_the_recipe_says_reach_the_release(tmp_path: Path) -> None:
     release = compiled(tmp_path / "t", tmp_path / "release", ("fine", "failing"))
     manifest = decode_manifest((release / "manifest.json").read_bytes())
     assert [t.name for t in (*manifest.inputs, *manifest.outputs)] == ["x", "probabilities"]
+
+
+def test_a_model_of_another_task_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    """It would have been trained by cross-entropy."""
+    fixed = Interface(inputs=(), outputs=(), task=TaskSpec(name="regression", tolerance=1.0))
+    nothing: Any = None
+    with pytest.raises(InvalidError, match="'scales' is a regression; recipes train classifications only"):
+        settle(nothing, nothing, Contract("scales", "", fixed), tmp_path)
