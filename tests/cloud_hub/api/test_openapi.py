@@ -97,3 +97,14 @@ def test_what_changes_something_says_what_it_takes(whole: dict[str, Any]) -> Non
     }
     writing = {name: found for name, found in operations(whole) if name.startswith(("post", "put", "patch"))}
     assert {name for name, found in writing.items() if "requestBody" not in found} == empty
+
+
+def test_nobody_unknown_is_told_more_than_that(hub: HubFixture, whole: dict[str, Any]) -> None:
+    """Who calls is asked before paths, queries and bodies are looked at."""
+    for name, operation in operations(whole):
+        if not operation["security"]:
+            continue
+        method, path = name.split(" ")
+        url = re.sub(r"\{\w+\}", "1", path)
+        answer = hub.client.request(method, url, content=b"{" if "requestBody" in operation else None)
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), name
