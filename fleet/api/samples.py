@@ -7,16 +7,21 @@ from typing import Annotated
 from pydantic import Field, JsonValue
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import INT32, Finite, Key, Text
+from fleet.api.types import INT32, Key, Text
 
 MAX_LABELS = 100_000  # of one request
+LARGEST_LABEL = 1e300  # of a number; no unit needs more
 
 
 class SampleLabel(Request):
     """What is true of one sample, as the model's task says it: a class by its number or name, 1 for an anomaly."""
 
     id: Key
-    label: Annotated[int, Field(ge=-INT32 - 1, le=INT32)] | Finite | Text
+    label: (
+        Annotated[int, Field(ge=-INT32 - 1, le=INT32)]
+        | Annotated[float, Field(ge=-LARGEST_LABEL, le=LARGEST_LABEL)]
+        | Text
+    )
 
 
 class Labels(Request):

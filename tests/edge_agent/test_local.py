@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import NotFoundError
-from edge_agent.local import LocalRecord, open_model
+from edge_agent.local import open_model
+from edge_agent.local_records import LocalRecord
 from edge_agent.reporting.locals import LocalRecords
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile
