@@ -11,7 +11,8 @@ import pytest
 from msgspec.structs import replace
 
 from edge_agent.errors import NotFoundError
-from edge_agent.local import LocalRecord, open_model
+from edge_agent.local import open_model
+from edge_agent.local_records import LocalRecord
 from edge_agent.serving.app import BODY_LIMIT
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cloud_hub.errors import InvalidError
-from cloud_hub.inference.sessions import OnnxModel
+from fleet import runtimes
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.onnx_file import keeps_weights_elsewhere, port_names
@@ -43,8 +42,13 @@ def test_weights_outside_are_refused_even_when_the_file_is_there(
     )
     data = (tmp_path / "m.onnx").read_bytes()
     assert keeps_weights_elsewhere(data)
-    with pytest.raises(InvalidError, match="other files"):
-        OnnxModel(data, decode_manifest(small_release()[0]))
+    with pytest.raises(runtimes.ModelLoadError, match="other files"):
+        load(data)
+
+
+def load(data: bytes) -> runtimes.LoadedModel:
+    manifest = decode_manifest(small_release()[0])
+    return runtimes.load(runtimes.named("onnxruntime"), data, manifest.inputs, manifest.outputs)
 
 
 def test_damaged_bytes_are_refused() -> None:
@@ -52,8 +56,8 @@ def test_damaged_bytes_are_refused() -> None:
     for broken in (data[:-3], b"\xff" * 40):
         with pytest.raises(MalformedError):
             keeps_weights_elsewhere(broken)
-        with pytest.raises(InvalidError):
-            OnnxModel(broken, decode_manifest(small_release()[0]))
+        with pytest.raises(runtimes.ModelLoadError):
+            load(broken)
 
 
 def field(number: int, value: bytes | int) -> bytes:
