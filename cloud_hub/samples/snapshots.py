@@ -1,7 +1,8 @@
 """Snapshots: what was collected for a model, frozen under the hash of its content.
 
-A snapshot holds the samples that have the model's own inputs: names, datatypes and shapes. A sample of a release with
-other inputs (hubs of 0.1 published such) stays out and is counted; it never keeps the others from being used.
+A snapshot holds the samples that have the model's own inputs: names, datatypes, shapes, and no NaN or infinity unless
+the model means them. A sample of a release with other inputs (hubs of 0.1 published such) stays out and is counted; it
+never keeps the others from being used.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cloud_hub.samples.dataset import Dataset, decode_dataset, encode_dataset
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import SampleRow, Snapshot
 from cloud_hub.trust.rows import get_model, interface_release
+from fleet.protocol.finite import is_finite
 from fleet.protocol.interface import tensors
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.messages import Array
@@ -51,7 +53,9 @@ def create(hub: Hub, model: str, *, actor: str) -> Snapshot:
     usual = Counter(shapes.values()).most_common(1)[0][0]  # where a size may vary, what most samples have
     kept = [row for row in fitting if shapes[row.id] == usual]
     if len(kept) < len(rows):
-        log.warning("%d of %d samples of %s have other inputs and stay out", len(rows) - len(kept), len(rows), model)
+        log.warning(
+            "%d of %d samples of %s stay out: other inputs, or NaN in them", len(rows) - len(kept), len(rows), model
+        )
     dataset = _stacked(kept, {row.id: found[row.id].inputs for row in kept}, wanted)
     return save(hub, model, dataset, actor=actor, left_out=len(rows) - len(kept))
 
@@ -88,6 +92,7 @@ def _fits(inputs: Sequence[Array], wanted: Sequence[Tensor]) -> bool:
         and have[tensor.name].datatype == tensor.datatype
         and have[tensor.name].datatype != "BYTES"  # text: nothing here learns from it
         and _same_shape(have[tensor.name].shape, tensor.shape)
+        and (not tensor.finite or is_finite(from_array(have[tensor.name])))  # one NaN makes all weights NaN
         for tensor in wanted
     )
 

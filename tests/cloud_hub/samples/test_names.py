@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples import snapshots, store
@@ -74,6 +75,16 @@ def test_a_sample_of_other_inputs_stays_out_and_is_counted(model: HubFixture) ->
     assert row.samples == 1
     entries = model.client.get("/api/v1/audit", headers=model.auth()).json()["items"]
     assert [e["detail"]["left_out"] for e in entries if e["action"] == "snapshot.create"] == [7]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_with_nan_or_infinity_stays_out_unless_the_model_means_them(hub: HubFixture, value: float) -> None:
+    for name, finite in (("strict", True), ("free", False)):
+        hub.model(name)
+        hub.release(name, inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 2), finite=finite),))
+        rows = (np.zeros((1, 2), np.float32), np.array([[1, value]], np.float32))
+        commit(hub, *(structs.replace(sample(n, x=row), id=f"{name}-{n}", model=name) for n, row in enumerate(rows)))
+    assert [snapshots.create(hub.hub, name, actor="t").samples for name in ("strict", "free")] == [1, 2]
 
 
 def test_where_none_fits_both_sides_are_named(model: HubFixture) -> None:
