@@ -148,7 +148,8 @@ class Detection(Task[Detections]):
             size = s.size
             if b.size != 4 * size or c.size != size:
                 raise MalformedError(f"{b.size} numbers of boxes, {size} scores, {c.size} classes", subject="outputs")
-            end = int(min(max(float(count.reshape(-1)[0]), 0), size))
+            said = float(count.reshape(-1)[0]) if count.size else 0.0
+            end = int(min(max(said, 0.0), size)) if said == said else 0
             found.append(self._sorted(b.reshape(-1, 4)[:end], s.reshape(-1)[:end], c.reshape(-1)[:end]))
         return found
 

@@ -103,3 +103,30 @@ def test_settings_are_read_from_the_command_line() -> None:
     )
     with pytest.raises(CompilerError):
         parse("regression:name=other")
+
+
+METRIC = """
+import numpy as np
+def found(outputs, y):
+    return float(np.mean((outputs["boxes"][:, :, 4] >= 0.5).sum(axis=1) == y))
+"""
+
+
+def test_a_detector_is_measured_by_its_own_metric_and_compared_by_its_boxes(tmp_path: Path) -> None:
+    """Two boxes for each input, (n, 2, 6); its output is told to hold rows."""
+    file = onnx_file(
+        [("MatMul", ["x", "w"], ["flat"], {}), ("Reshape", ["flat", "shape"], ["boxes"], {})],
+        {"x": ("FP32", ["n", 3])}, {"boxes": ("FP32", ["n", 2, 6])},
+        {"w": np.ones((3, 12), np.float32) / 3, "shape": np.array([-1, 2, 6], np.int64)},
+    )  # fmt: skip
+    (tmp_path / "model.onnx").write_bytes(file)
+    (tmp_path / "m.py").write_text(METRIC)
+    np.savez(tmp_path / "v.npz", x=np.abs(X), y=2 * (np.abs(X).mean(axis=1) >= 0.5))
+    run(
+        "import", tmp_path / "model.onnx", "--validation", tmp_path / "v.npz", "--out", tmp_path / "r",
+        "--labels", "cup,plate", "--metric", f"{tmp_path / 'm.py'}:found", "--task", "detection:threshold=0.5",
+    )  # fmt: skip
+    made = manifest(tmp_path)
+    verdict = made.variants[0].verdict
+    assert (made.requires, made.labels, verdict.agreement) == (("task:detection",), ("cup", "plate"), 1.0)
+    assert verdict.value > 0.95

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -107,6 +108,27 @@ def test_a_classification_says_what_agents_of_0_1_say(table: np.ndarray, tempera
     reading = task("classification").read({"out": table}, Calibration(temperature, logits))
     assert reading.confidence == tuple(confidence(known))
     assert all(known[row, answer] == known[row].max() for row, answer in enumerate(reading.answers))
+
+
+THREE = tuple(Tensor(name=name, datatype="FP32", shape=(-1, -1)) for name in ("boxes", "scores", "labels", "num"))
+ANY = hnp.arrays(
+    st.sampled_from([np.float32, np.float64, np.float16, np.int64, np.uint8, np.bool_]),
+    hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6),
+    elements={"allow_nan": True, "allow_infinity": True},
+)
+
+
+@pytest.mark.parametrize("item", [*EVERY, task("detection", THREE), task("detection", layout="grid")])
+@given(data=st.data())
+def test_outputs_of_any_shape_are_read_or_refused_in_words(item: Task, data: st.DataObject) -> None:
+    """A model or a cloud may answer anything; nothing but MalformedError may come of it."""
+    outputs = {tensor.name: data.draw(ANY) for tensor in item.outputs}
+    with np.errstate(all="ignore"), contextlib.suppress(MalformedError):
+        reading = item.read(outputs, Calibration())
+        assert all(0.0 <= value <= 1.0 for value in reading.confidence)
+        for answer in reading.answers:
+            assert 0.0 <= item.agreement(answer, reading.answers[0]) <= 1.0
+            item.classes(answer), item.values(answer)
 
 
 WRONG = [
