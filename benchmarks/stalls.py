@@ -3,6 +3,8 @@
 An agent's local API runs in a process of its own, with the tiny LiteRT classifier. One client asks for a row at a time;
 another sends the most expensive requests that the API takes or refuses, one kind after the other, with as long a rest
 before each kind. What a busy machine does to the first client alone is measured in the rests: the two are compared.
+`cpu_ms` is what the agent's process computes for one request of the kind, whatever else the machine does: nobody waits
+longer for it on a machine that has nothing else to do.
 
 Held connections: 200 that send half a header and 40 that send 31 MB of a body and no more, to a model that may need so
 much; what the agent's process grows by, and the slowest answer of a client beside them.
@@ -15,6 +17,7 @@ import contextlib
 import http.client
 import json
 import multiprocessing
+import os
 import socket
 import tempfile
 import threading
@@ -62,9 +65,9 @@ def binary(x: np.ndarray[Any, Any], *, binary_output: bool = True) -> tuple[byte
     return body, {oip.HEADER: str(head)}
 
 
-def in_json(data: str, shape: list[int]) -> tuple[bytes, dict[str, str]]:
+def in_json(data: str, shape: list[int], datatype: str = "FP32") -> tuple[bytes, dict[str, str]]:
     """A request in JSON."""
-    head = json.dumps({"name": "input", "shape": shape, "datatype": "FP32"})[:-1]
+    head = json.dumps({"name": "input", "shape": shape, "datatype": datatype})[:-1]
     return f'{{"inputs":[{head},"data":{data}}}]}}'.encode(), {}
 
 
@@ -75,6 +78,7 @@ def kinds() -> dict[str, tuple[bytes, dict[str, str]]]:
         "json_24000_rows": in_json("[" + ",".join(["0.12345678"] * 96_000) + "]", [24_000, 4]),
         "json_nested": in_json("[" + ",".join(["[0]"] * 24_000) + "]", [24_000, 1]),
         "json_deep": in_json("[" + ",".join(["[[[[[[[0]]]]]]]"] * 4_000) + "]", [4_000, *[1] * 7]),
+        "json_text": in_json("[" + ",".join(['"a"'] * 96_000) + "]", [96_000], "BYTES"),
         "json_20_mb": in_json("[" + ",".join(["[0]"] * 5_000_000) + "]", [5_000_000, 1]),
         "rows_1024": binary(rows),
         "rows_1024_json_answer": binary(rows, binary_output=False),
@@ -105,14 +109,15 @@ def longest(address: str, stop: threading.Event) -> float:
     return slowest * 1e3
 
 
-def disturb(address: str, body: bytes, headers: dict[str, str], until: float) -> set[int]:
+def disturb(address: str, body: bytes, headers: dict[str, str], until: float) -> list[int]:
     """Send one kind again and again; the statuses."""
-    connection, seen = http.client.HTTPConnection(address, timeout=60), set()
+    connection, seen = http.client.HTTPConnection(address, timeout=60), []
     while time.perf_counter() < until:
         try:
-            seen.add(ask(connection, body, headers))
+            seen.append(ask(connection, body, headers))
         except (BrokenPipeError, ConnectionResetError):  # refused before the body was read
             connection.close()
+            seen.append(413)
     connection.close()
     return seen
 
@@ -121,7 +126,7 @@ def disturber(address: str, todo: Any, done: Any) -> None:
     """The other client's process, so that it does not hold up the first one itself."""
     every = kinds()
     for name in iter(todo.get, None):
-        done.put(sorted(disturb(address, *every[name], time.perf_counter() + RUN_S)))
+        done.put(disturb(address, *every[name], time.perf_counter() + RUN_S))
 
 
 def stalls() -> dict[str, Any]:
@@ -149,14 +154,29 @@ def stalls() -> dict[str, Any]:
             thread = threading.Thread(target=watch)
             thread.start()
             todo.put(name)
-            statuses = done.get()
+            done.get()
             stop.set()
             thread.join()
-            found[name] = {"slowest_ms": round(slowest[0], 1), "at_rest_ms": round(rest, 1), "statuses": statuses}
+            used = cpu_s(processes[0].pid or 0)
+            todo.put(name)
+            statuses = done.get()
+            used = (cpu_s(processes[0].pid or 0) - used) / len(statuses)
+            found[name] = {
+                "cpu_ms": round(used * 1e3, 1),
+                "slowest_ms": round(slowest[0], 1),
+                "at_rest_ms": round(rest, 1),
+                "statuses": sorted(set(statuses)),
+            }
         for process in processes:
             process.terminate()
             process.join()
     return found
+
+
+def cpu_s(pid: int) -> float:
+    """The processor time that a process has used, seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.protocol.errors import MalformedError
+from fleet.protocol.finite import is_finite
 
 _TINY = np.finfo(np.float64).tiny
 
@@ -42,19 +43,19 @@ def probabilities(
     if not apply_softmax:
         values = np.log(np.maximum(values, _TINY))
     with np.errstate(invalid="ignore", over="ignore"):
-        scaled = values / temperature
-        scaled = scaled - scaled.max(axis=1, keepdims=True)
-        exponent = np.exp(scaled)
-        result: npt.NDArray[np.float64] = exponent / exponent.sum(axis=1, keepdims=True)
-    broken = ~np.isfinite(result).all(axis=1)
-    if broken.any():
-        result[broken] = 1.0 / values.shape[1]
+        # In place, and by the ufuncs themselves: for one row nearly all of the time is numpy's way to them.
+        result: npt.NDArray[np.float64] = values / temperature
+        np.subtract(result, np.maximum.reduce(result, axis=1, keepdims=True), out=result)
+        np.exp(result, out=result)
+        np.divide(result, np.add.reduce(result, axis=1, keepdims=True), out=result)
+    if not is_finite(result):
+        result[~np.isfinite(result).all(axis=1)] = 1.0 / values.shape[1]
     return result
 
 
 def confidence(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The top probability of each row: (n, classes) → (n,)."""
-    top: npt.NDArray[np.float64] = probabilities.max(axis=1)
+    top: npt.NDArray[np.float64] = np.maximum.reduce(probabilities, axis=1)
     return top
 
 
