@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
@@ -31,7 +32,7 @@ Int64 = Annotated[int, Field(ge=-INT64 - 1, le=INT64)]
 Count = Annotated[int, Field(ge=0, le=INT64)]
 ReleaseNumber = Annotated[int, Field(ge=1, le=INT32)]
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-sys.float_info.max, le=sys.float_info.max, allow_inf_nan=False)]
 
 Text = Annotated[str, Field(max_length=TEXT_LIMIT, pattern=NO_NUL)]
 Key = Annotated[str, Field(max_length=KEY_LIMIT, pattern=NO_NUL)]  # an id that somebody else made up
