@@ -42,8 +42,8 @@ from tests.support.models import inputs
 MODEL = "tiny"
 T = TypeVar("T")
 PRELOADED = (
-    "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "edge_agent.runtimes.litert",
-    "edge_agent.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.look", "edge_agent.update.tuf_client",
+    "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "fleet.runtimes.litert",
+    "fleet.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.look", "edge_agent.update.tuf_client",
 )  # fmt: skip
 REQUESTS = 4  # one more than the probation of the faults' releases asks for
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 36, 0x59616D61
