@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cloud_hub.errors import InvalidError
 from cloud_hub.training.recipe import Examples
 from model_compiler.data import Array
 
@@ -69,10 +70,22 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
         for group in optimizer.param_groups:
             group["lr"] = rate
         _epoch(run, optimizer, x, y, settings, epoch, teacher)
+        _check_weights(network, epoch + 1)  # before they become a checkpoint
         if settings.checkpoint is not None and (epoch + 1) % CHECKPOINT_EPOCHS == 0:
             _save(network, optimizer, settings.checkpoint, epoch + 1)
         settings.tick((epoch + 1) / settings.epochs)
     return network.to("cpu").eval()
+
+
+def _check_weights(network: nn.Module, epoch: int) -> None:
+    """Raise InvalidError unless all weights are numbers: rounded to integers, NaN would pass for a model."""
+    for name, weights in network.named_parameters():
+        if not bool(torch.isfinite(weights).all()):
+            raise InvalidError(
+                f"training has made {name} NaN or infinite in epoch {epoch}",
+                subject=name,
+                hint="look for NaN and huge values in the recipe's data and in the samples, or lower the learning rate",
+            )
 
 
 def logits(network: nn.Module, x: Array | Mapping[str, Array]) -> npt.NDArray[np.float32]:

@@ -44,6 +44,17 @@ def test_training_learns_and_a_student_learns_from_the_teacher_alone() -> None:
     assert accuracy(student, examples(200, 2)) > 0.9
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_became_nan_end_the_training_and_leave_no_checkpoint(tmp_path: Path, value: float) -> None:
+    teacher, kept = fit(network(), examples(60, 1), settings(5)), tmp_path / "t.safetensors"
+    data = examples(60, 1)
+    data.x[7] = value
+    for wrong, guide in ((data, None), (Examples(data.x, np.full(60, -1, np.int64)), teacher)):
+        with pytest.raises(InvalidError, match=r"training has made weight NaN or infinite in epoch 1") as refused:
+            fit(network(), wrong, settings(20, checkpoint=kept), guide)
+        assert "in the samples" in refused.value.hint and not kept.exists()
+
+
 def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole = fit(network(), examples(60, 1), settings(20))
 
