@@ -38,5 +38,9 @@ class TargetError(CompilerError):
     """One variant cannot be built or run."""
 
 
+class NotFiniteError(TargetError):
+    """A variant answers NaN or infinity where it must not."""
+
+
 class GateError(CompilerError):
     """No variant met the gate."""

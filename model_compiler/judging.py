@@ -8,9 +8,9 @@ from typing import Any
 
 from fleet.protocol.manifest import Deferral, Variant, Verdict
 from model_compiler import deferral, measurements, pack, runners, verdict
-from model_compiler.building import Artifact
+from model_compiler.building import Artifact, float_bases
 from model_compiler.data import Array, Dataset, check_labels
-from model_compiler.errors import GateError, TargetError
+from model_compiler.errors import GateError, NotFiniteError, TargetError
 from model_compiler.metrics import Metric, Outputs, first, predicted, table
 from model_compiler.request import CompileRequest
 from model_compiler.runners import Profile
@@ -80,6 +80,7 @@ def run(
     """
     ran: list[Ran] = []
     refused: dict[str, str] = {}
+    strange: set[str] = set()
     hint = ""
     for artifact in artifacts:
         try:
@@ -92,13 +93,27 @@ def run(
             if artifact.placement == "cloud":
                 raise
             refused[artifact.name], hint = str(error), error.hint
+            strange |= {artifact.name} if isinstance(error, NotFiniteError) else set()
             continue
         ran.append(Ran(artifact, outputs, found.profile))
+    ran = _without_strange_bases(ran, float_bases(artifacts), strange, refused)
     if not any(item.artifact.placement == "edge" for item in ran):
         raise TargetError("no variant runs: " + "; ".join(refused.values()), hint=hint)
     if metric.classes:
         check_labels(data.labels, table(first(ran[0].outputs)).shape[1])
     return ran, refused
+
+
+def _without_strange_bases(
+    ran: Sequence[Ran], bases: Mapping[str, str], strange: Collection[str], refused: dict[str, str]
+) -> list[Ran]:
+    """Those whose float variant is not one of the `strange`, which answer NaN; `refused` gets the others.
+
+    Integers have no NaN: a quantized variant of such a model answers numbers that mean nothing.
+    """
+    lost = {item.artifact.name: base for item in ran if (base := bases.get(item.artifact.name, "")) in strange}
+    refused |= {name: f"{name}: {base}, which it was made from, answers NaN or infinity" for name, base in lost.items()}
+    return [item for item in ran if item.artifact.name not in lost]
 
 
 def _named(artifact: Artifact, found: runners.Run, names: tuple[str, ...]) -> dict[str, Array]:

@@ -22,7 +22,7 @@ from fleet.protocol.finite import is_finite
 from fleet.protocol.manifest import Runtime
 from fleet.runtimes.tensors import FileTensor
 from model_compiler.data import Dataset
-from model_compiler.errors import TargetError
+from model_compiler.errors import NotFiniteError, TargetError
 from model_compiler.exchange import load_arrays, save_inputs
 
 TIMEOUT_S = 600.0
@@ -92,11 +92,11 @@ def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, raw: bool =
 
 
 def check_finite(name: str, output: str, values: Array) -> None:
-    """Raise TargetError when an output (n, …) of the variant `name` holds NaN or infinity."""
+    """Raise NotFiniteError when an output (n, …) of the variant `name` holds NaN or infinity."""
     if values.dtype.kind != "f" or is_finite(values):
         return
     broken = int((~np.isfinite(values.reshape(len(values), -1))).any(axis=1).sum())
-    raise TargetError(
+    raise NotFiniteError(
         f"{name}: {broken} of {len(values)} outputs hold NaN or infinity in {output!r}",
         subject=name,
         hint=f"a model that means them: --non-finite {output}",

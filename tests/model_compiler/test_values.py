@@ -108,6 +108,19 @@ def ran(cloud: bytes) -> Any:
     return [item.outputs for item in found]
 
 
+def test_what_was_quantized_of_a_model_that_answers_nan_is_no_variant() -> None:
+    """Integers have no NaN: it would be judged against itself, and pass."""
+    data = make_dataset({"x": X - 10}, X, "set")
+    shape = ("FP32", ["n", 2])
+    whole = onnx_file([("Identity", ["x"], ["y"], {})], {"x": shape}, {"y": shape})
+    artifacts = [
+        Artifact(name, TARGETS[name], "edge", file)
+        for name, file in (("onnx-fp32", any_model.logarithm()), ("onnx-int8", whole))
+    ]
+    with pytest.raises(TargetError, match=r"onnx-int8: onnx-fp32, which it was made from, answers NaN"):
+        judging.run(artifacts, data, ("y",), metrics.parse("rmse"))
+
+
 def test_a_cloud_variant_is_judged_by_name_whatever_its_order() -> None:
     """By position it would have been judged well and served wrong, or the other way round."""
     edge, cloud = ran(difference(inputs="ba", outputs=("plus", "minus")))
