@@ -21,7 +21,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,10 @@ class LocalModel:
             ValueError, RuntimeError and whatever else the runtime raises: it failed.
         """
         started = self._now()
+        if not isinstance(inputs, dict | Mapping):
+            raise RefusalError(
+                f"inputs are a {type(inputs).__name__}, not arrays by name", word="name", hint="{'NAME': array}"
+            )
         with self._lock:
             release, model = self._current()
             if started >= self._look_at:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from fleet.protocol.manifest import Gate, Lineage, Manifest
     from fleet.protocol.task import TaskSpec
+    from model_compiler.deferral import DeferTarget
     from model_compiler.metrics import Metric
     from model_compiler.request import CompileReport, CompileRequest
 
@@ -64,7 +65,6 @@ def compile_(
     Example: model-compiler compile out/student.pt2 --calibration out/calibration.npz
     --validation out/validation.npz --target litert-int8 --cloud out/teacher.onnx --max-drop 1 --out out/release
     """
-    from model_compiler.deferral import DeferTarget
     from model_compiler.pipeline import compile_release
     from model_compiler.request import CompileRequest
     from model_compiler.sources import load_onnx, load_torch
@@ -84,7 +84,7 @@ def compile_(
             channels_last=channels_last,
             gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             search=search,
-            defer=DeferTarget(error=None if defer_error is None else defer_error / 100, cloud=defer_cloud / 100),
+            defer=_defer(defer_error, defer_cloud),
             lineage=_lineage(lineage),
             seed=seed,
             measurements=_kept(measurements, again=measure_again),
@@ -221,6 +221,13 @@ def _contract(
         "non_finite": tuple(sorted({*(non_finite or ()), *non_finite_of(interface)})),
         "encoder": encoder_of(watched) if watched is not None else None,
     }
+
+
+def _defer(error: float | None, cloud: float) -> DeferTarget:
+    """The target of deferral; both are given in per cent."""
+    from model_compiler.deferral import DeferTarget
+
+    return DeferTarget(error=None if error is None else error / 100, cloud=cloud / 100)
 
 
 def _gate(

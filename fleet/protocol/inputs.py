@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+import numpy as np
+
 from fleet.protocol.errors import RefusalError
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Tensor
@@ -20,6 +22,11 @@ def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...]) -> No
         array = found.get(spec.name)
         if array is None:
             refuse("name", f"input {spec.name!r} is missing", hint=f"the model's inputs are {names_of(specs)}")
+        if not isinstance(array, np.ndarray | np.generic):
+            kind = type(array).__name__
+            refuse(
+                "datatype", f"input {spec.name!r} is a {kind}, no array", hint=f"give a numpy array of {spec.datatype}"
+            )
         if array.dtype != dtype_of(spec.datatype):
             refuse("datatype", f"input {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
         if not _has_shape(array.shape, spec.shape):

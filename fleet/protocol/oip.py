@@ -10,6 +10,7 @@ Source: https://github.com/kserve/open-inference-protocol (REST) and Triton's bi
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
@@ -99,6 +100,7 @@ class OipResponse(Struct, omit_defaults=True):
     parameters: dict[str, Any] = {}
 
 
+_NO_NUMBER = re.compile(rb"[\[:,]\s*-?(NaN|Infinity|nan|inf)\b")  # as Python's json writes them
 _REQUEST = msgspec.json.Decoder(OipRequest)
 _RESPONSE = msgspec.json.Decoder(OipResponse)
 _ENCODER = msgspec.json.Encoder()
@@ -248,7 +250,8 @@ def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> di
     else:
         found = {value.name: value.array for value in values}
         if len(found) != len(values):
-            refuse("name", "two inputs have the same name")
+            names = [value.name for value in values]
+            refuse("name", f"two inputs are called {next(n for n in names if names.count(n) > 1)!r}")
     check_arrays(found, specs)
     return found
 
@@ -279,7 +282,8 @@ def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
     try:
         return decoder.decode(head)
     except DECODE_ERRORS as error:
-        raise MalformedError(f"not an inference message: {error}", subject="body") from error
+        hint = "JSON has no NaN or infinity, and this model may not take them" if _NO_NUMBER.search(head) else ""
+        raise MalformedError(f"not an inference message: {error}", subject="body", hint=hint) from error
 
 
 def _asked_outputs(request: OipRequest) -> tuple[tuple[str, ...], frozenset[str]]:

@@ -15,7 +15,7 @@ from edge_agent.update.state import StateFile
 from edge_agent.update.store import Store
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.codec import decode_msgpack
-from fleet.protocol.errors import MalformedError
+from fleet.protocol.errors import MalformedError, RefusalError
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.messages import Window
 from tests.support import models
@@ -137,3 +137,18 @@ def test_a_failed_run_is_told_unless_the_batch_is_to_blame(tmp_path, monkeypatch
         model.infer({"input": x})
     assert heard == [(told, True)]
     model.close()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"input": [[9, 0, 0, 0]]}, "input 'input' is a list, no array"),
+        ({"input": "9"}, "input 'input' is a str, no array"),
+        ([X], "inputs are a list, not arrays by name"),
+        (X, "inputs are a ndarray, not arrays by name"),
+    ],
+)
+def test_what_is_no_array_is_refused_in_words(tmp_path, inputs, says):
+    install(tmp_path, 1)
+    with pytest.raises(RefusalError, match=says):
+        open_model(tmp_path, "tiny").infer(inputs)

@@ -214,7 +214,7 @@ def test_a_raw_body_takes_its_shape_from_the_single_input() -> None:
         ([("x", np.zeros((1, 3), "f4"))], r"has shape \[1, 3\]"),
         ([("x", np.zeros(2, "f4"))], r"has shape \[2\]"),
         ([("x", np.zeros((1, 2), "f4")), ("y", np.zeros(1))], "no input 'y'"),
-        ([("x", np.zeros((1, 2), "f4")), ("x", np.zeros(1))], "same name"),
+        ([("x", np.zeros((1, 2), "f4")), ("x", np.zeros(1))], "two inputs are called"),
     ],
 )
 def test_inputs_are_checked_against_the_manifest(values: list, words: str) -> None:
@@ -242,3 +242,14 @@ def test_the_reference_client_speaks_the_same_bytes(binary: bool) -> None:
     answer, length = oip.encode_response(InferResponse(model_name="m", outputs=(TensorValue("y", array),)), request)
     result = client.InferenceServerClient.parse_response_body(answer, header_length=length)
     np.testing.assert_array_equal(result.as_numpy("y"), array)
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "Infinity"])
+def test_json_that_holds_no_number_says_so(value: str) -> None:
+    body = f'{{"inputs":[{{"name":"x","datatype":"FP32","shape":[1],"data":[{value}]}}]}}'.encode()
+    with pytest.raises(MalformedError) as caught:
+        oip.decode_request(body, None)
+    assert "no NaN" in caught.value.hint
+    with pytest.raises(MalformedError) as caught:
+        oip.decode_request(b'{"inputs":[{"name":"NaN"', None)
+    assert not caught.value.hint
