@@ -11,7 +11,7 @@ from sqlmodel import select
 
 from cloud_hub import measured
 from cloud_hub.ingest.ingestor import Ingestor, Message
-from cloud_hub.store.tables import Device, DeviceEvent, MeasuredRow
+from cloud_hub.store.tables import Device, DeviceEvent, MeasuredRow, SetAside
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import MalformedError
@@ -123,10 +123,12 @@ def test_other_results_hold_no_figures(fleet):
         {"load_us": "soon"},
     ],
 )
-def test_figures_that_cannot_be_right_are_kept_as_an_event_only(fleet, changes):
+def test_figures_that_cannot_be_right_are_set_aside(fleet, changes):
     with pytest.raises(MalformedError):
         measured.read({**asdict(FIGURES), **changes})
     report(fleet, "pi-1", 1, CommandResult(id="", ok=True, kind="benchmark", data={**asdict(FIGURES), **changes}))
     report(fleet, "pi-1", 2, result())
-    assert [event.kind for event in rows(fleet, DeviceEvent)] == ["malformed", "result"]
+    (aside,) = rows(fleet, SetAside)
+    assert (aside.device_id, aside.reason, aside.seq) == ("pi-1", "malformed", 1)
+    assert [event.kind for event in rows(fleet, DeviceEvent)] == ["result"]
     assert len(rows(fleet, MeasuredRow)) == 1  # what comes after it is taken

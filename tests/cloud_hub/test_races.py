@@ -230,7 +230,7 @@ def test_two_who_label_the_same_samples_wait_for_each_other(made: HubFixture, to
     def label(by: str, *keys: str) -> None:
         store.label(made.hub, dict.fromkeys(keys, 3), by=by, actor="t")
 
-    said = together(store, "_check_class", lambda: label("ada", "a", "b"), lambda: label("bob", "b", "a"))
+    said = together(store, "_checked", lambda: label("ada", "a", "b"), lambda: label("bob", "b", "a"))
     assert said == ("done", "done")
     with made.hub.reading() as session:
         assert {row.labelled_by for row in session.exec(select(SampleRow))} == {"bob"}
