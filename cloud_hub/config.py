@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cloud_hub.addresses import Addresses, check_hostname, resolve
@@ -260,14 +260,6 @@ class HubConfig(BaseSettings):
             why = f"{path} is not valid TOML: {error}"
             raise InvalidError(why, subject=str(path), hint="correct the file, or restore it from a backup") from error
         return cls.build(directory, document, **overrides)
-
-    @model_validator(mode="after")
-    def _two_ports(self) -> HubConfig:
-        if self.broker.kind != "external" and self.port and self.port == self.broker.port:
-            raise ValueError(
-                f"HTTP and the broker cannot both listen on port {self.port}; give another --port or --broker-port"
-            )
-        return self
 
     @classmethod
     def build(cls, directory: Path, document: dict[str, Any], **overrides: Any) -> HubConfig:

@@ -73,9 +73,3 @@ def test_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_bytes(b"\xff\xfes\x00e\x00")
     with pytest.raises(InvalidError, match="is not text"):
         read_passphrase(file)
-
-
-def test_one_port_for_two_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidError, match="HTTP and the broker cannot both listen on port 8883"):
-        HubConfig.build(tmp_path, {}, port=8883, broker={"port": 8883})
-    assert HubConfig.build(tmp_path, {}, port=8883, broker={"port": 8883, "kind": "external", "host": "mqtt"})

@@ -73,8 +73,9 @@ def test_a_refusal_is_told_at_once_and_a_list_is_no_failure_of_the_release(tmp_p
             with pytest.raises(RefusalError):
                 model.infer({"x": X})
             assert [(record.refused, record.detail) for record in heard()] == [("name", "input 'input' is missing")]
-        with pytest.raises(AttributeError):
+        with pytest.raises(RefusalError):
             model.infer({"input": [[1.0, 2.0, 3.0, 4.0]]})
+        assert [(record.refused, record.failed) for record in heard()] == [("datatype", False)]
         assert not model._outbox._entries
 
 
