@@ -10,6 +10,7 @@ from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath
+from cloud_hub.rollouts import settle
 from cloud_hub.trust import channels
 from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, ChannelPage, EntryChanges
 
@@ -39,6 +40,7 @@ def set_model(
     wanted: Annotated[EntryChanges, JsonBody(EntryChanges)],
 ) -> ChangedChannel:
     """Set a model's default release and policies; the channel is made when it does not exist."""
+    settle(hub, name, actor=caller.actor)
     return channels.set_model(hub, name, model, wanted, actor=caller.actor)
 
 

@@ -9,6 +9,6 @@ orders    rollouts as the API shows them, and what an operator orders
 from __future__ import annotations
 
 from cloud_hub.rollouts.create import create_rollout
-from cloud_hub.rollouts.engine import services
+from cloud_hub.rollouts.engine import services, settle
 
-__all__ = ["create_rollout", "services"]
+__all__ = ["create_rollout", "services", "settle"]

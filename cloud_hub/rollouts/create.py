@@ -13,7 +13,7 @@ from sqlmodel import Session, select
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.rollouts.capabilities import lacking, required
-from cloud_hub.rollouts.engine import document_of, store, with_progress
+from cloud_hub.rollouts.engine import document_of, settle, store, with_progress
 from cloud_hub.rollouts.facts import scope
 from cloud_hub.store.tables import ChannelRow, RolloutRow, UsedSalt
 from cloud_hub.trust.rows import get_model, get_release, status_in_words
@@ -47,6 +47,7 @@ def create_rollout(
             default changed meanwhile.
         InvalidError: stages or guard that make no plan.
     """
+    settle(hub, channel, actor=actor)
     try:
         with hub.reading() as session:
             entry = _startable(session, model, release, channel)

@@ -157,11 +157,21 @@ def changed(entry: ModelEntry, plan: Plan, progress: Progress) -> ModelEntry:
     return replace(entry, rollout=None)
 
 
-def _unfinished(session: Session) -> list[str]:
-    """Rollouts that have ended but still stand in their channel: a crash came between."""
+def settle(hub: Hub, channel: str, *, actor: str) -> None:
+    """Take out of the channel what has ended there: whoever reads that a rollout has ended may go on at once,
+    though its end is stored before it is published."""
+    with hub.reading() as session:
+        ended = _unfinished(session, channel)
+    for rollout in ended:
+        carry_out(hub, rollout, actor=actor)
+
+
+def _unfinished(session: Session, channel: str | None = None) -> list[str]:
+    """Rollouts that have ended but still stand in their channel (or in any): their end is not published yet."""
+    channels = select(ChannelRow) if channel is None else select(ChannelRow).where(ChannelRow.name == channel)
     named = [
         entry.rollout.id
-        for row in session.exec(select(ChannelRow))
+        for row in session.exec(channels)
         for entry in decode_channel(row.document).models.values()
         if entry.rollout is not None
     ]

@@ -191,6 +191,37 @@ def test_an_abort_before_the_publication_is_what_is_published(
     check_whole(fleet, rollout)
 
 
+def test_who_reads_that_a_rollout_has_ended_goes_on_at_once(fleet: HubFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end is stored and not published yet; a new rollout, or another default, need not wait for that."""
+    ready(fleet, "", ["good", "good"])
+    publish, said = fleet.hub.publisher.change_channel, []
+
+    def late(*arguments: Any, **named: Any) -> Channel:
+        if not said:
+            said.append("…")
+            said.append(begin(fleet, 3))
+        return publish(*arguments, **named)
+
+    monkeypatch.setattr(fleet.hub.publisher, "change_channel", late)
+    RolloutEngine(fleet.hub).look()
+    assert said[1] == "done" and entry(fleet).release == 2
+    (rollout,) = live(fleet)
+    check_whole(fleet, rollout)
+
+
+def test_a_rollout_that_ended_does_not_hold_up_another_default(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a crash between the rollout's end and its publication."""
+    ready(fleet, "", ["good", "good"])
+    monkeypatch.setattr(engine, "carry_out", lambda *_, **__: None)
+    RolloutEngine(fleet.hub).look()
+    monkeypatch.undo()
+    assert entry(fleet).rollout is not None and set_default(fleet) == "conflict"
+    engine.settle(fleet.hub, "stable", actor="test")
+    assert entry(fleet).rollout is None and set_default(fleet) == "done"
+
+
 def begin(fleet: HubFixture, release: int = 2) -> str:
     return said_by(lambda: start(fleet, release))
 
