@@ -61,6 +61,21 @@ class Task(ABC, Generic[A]):
     def label(self, value: object) -> Any:
         """A label as it is kept: plain JSON; raises MalformedError with the value and what a label may be."""
 
+    @abstractmethod
+    def stack(self, labels: Sequence[Any]) -> Any:
+        """Labels as `label` keeps them, one per row, as training and metrics take them; n may be 0.
+
+        classification  int64 (n,): class numbers
+        multi-label     float32 (n, classes): 1 where the class is there, else 0
+        regression      float64 (n, values)
+        anomaly-score   int64 (n,): 1 for an anomaly
+        embedding       text (n,): rows with the same one belong together
+        detection       a list of n pairs: corners float64 (k, 4) as x1, y1, x2, y2, and class numbers int64 (k,)
+        custom          a list of n labels as they are
+
+        Raises MalformedError where the rows do not fit each other.
+        """
+
     def read(self, outputs: Outputs, calibration: Calibration) -> Reading:
         """The answers with their confidence; raises MalformedError when the outputs are not this task's."""
         return Reading(self.answers(outputs), self._said_confidence(outputs))

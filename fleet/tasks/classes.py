@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,10 @@ class Classification(Task[int]):
     def label(self, value: object) -> int:
         """A class number or a class name; kept as its number."""
         return self.class_of(value)
+
+    def stack(self, labels: Sequence[Any]) -> AnyArray:
+        """Class numbers, int64 (n,)."""
+        return np.asarray(labels, np.int64).reshape(-1)
 
     def classes(self, answer: int) -> tuple[int, ...]:
         """The class."""
@@ -87,6 +92,13 @@ class MultiLabel(Task[tuple[int, ...]]):
         if not isinstance(value, list | tuple):
             raise self.wrong(value, "a list of class numbers or names; an empty one says that none is there")
         return sorted({self.class_of(item) for item in value})
+
+    def stack(self, labels: Sequence[Any]) -> AnyArray:
+        """Float32 (n, classes): 1 where the class is there, else 0."""
+        table = np.zeros((len(labels), len(self.class_names)), np.float32)
+        for row, classes in enumerate(labels):
+            table[row, classes] = 1.0
+        return table
 
     def classes(self, answer: tuple[int, ...]) -> tuple[int, ...]:
         """The classes."""

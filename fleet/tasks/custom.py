@@ -57,6 +57,10 @@ class Custom(Task[AnyArray]):
             raise self.wrong(value, f"JSON of at most {LABEL_LIMIT} characters, without NaN")
         return value
 
+    def stack(self, labels: Sequence[Any]) -> list[Any]:
+        """The labels as they are."""
+        return list(labels)
+
     def check(self) -> None:
         """A known agreement, and a tolerance where it is the one."""
         super().check()

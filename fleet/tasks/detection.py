@@ -9,6 +9,7 @@ grid     one output (n, 4 + classes, k) or (n, k, 4 + classes): a box and a scor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,6 +73,16 @@ class Detection(Task[Detections]):
         if not isinstance(value, list | tuple) or len(value) > MOST:
             raise self.wrong(value, f'a list of at most {MOST} {{"box": [x1, y1, x2, y2], "class": …}}')
         return [self._labelled(item) for item in value]
+
+    def stack(self, labels: Sequence[Any]) -> list[tuple[Floats, npt.NDArray[np.int64]]]:
+        """Per row corners (k, 4) and class numbers (k,)."""
+        return [
+            (
+                np.asarray([item["box"] for item in label], np.float64).reshape(-1, 4),
+                np.asarray([item["class"] for item in label], np.int64),
+            )
+            for label in labels
+        ]
 
     def classes(self, answer: Detections) -> tuple[int, ...]:
         """The class of every box, so that windows count what was found."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,17 @@ class Regression(Task[tuple[float, ...]]):
         if width not in (len(value), -1) or not value:
             raise self.wrong(value, f"a list of {width} numbers" if width > 1 else "a number")
         return [self.number_of(item) for item in value] if width != 1 else self.number_of(value[0])
+
+    def stack(self, labels: Sequence[Any]) -> AnyArray:
+        """Float64 (n, values)."""
+        rows = [np.asarray(label, np.float64).reshape(-1) for label in labels]
+        widths = sorted({row.size for row in rows})
+        if len(widths) > 1:
+            found = " and ".join(map(str, widths))
+            raise MalformedError(
+                f"labels of a {self.name} have {found} numbers", subject="label", hint="label every row with as many"
+            )
+        return np.stack(rows) if rows else np.zeros((0, max(_width(self.outputs[0].shape), 1)))
 
     def values(self, answer: tuple[float, ...]) -> tuple[float, ...]:
         """The numbers."""
@@ -76,6 +88,10 @@ class AnomalyScore(Task[float]):
             raise self.wrong(value, "1 (an anomaly) or 0 (none)")
         return int(value)
 
+    def stack(self, labels: Sequence[Any]) -> AnyArray:
+        """Int64 (n,): 1 for an anomaly."""
+        return np.asarray(labels, np.int64).reshape(-1)
+
     def values(self, answer: float) -> tuple[float, ...]:
         """The score."""
         return (answer,)
@@ -109,6 +125,10 @@ class Embedding(Task[AnyArray]):
         if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= NAME_LIMIT:
             raise self.wrong(value, f"1 to {NAME_LIMIT} printable characters: what the input shows")
         return value
+
+    def stack(self, labels: Sequence[Any]) -> AnyArray:
+        """Text (n,): rows with the same one belong together."""
+        return np.asarray(labels, np.str_).reshape(-1)
 
 
 def within(one: Any, other: Any, tolerance: float) -> float:

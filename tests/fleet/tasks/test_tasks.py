@@ -188,6 +188,40 @@ def test_a_regression_with_several_values_is_labelled_by_as_many() -> None:
     assert item.agreement((1.0, 2.0, 3.0), (1.4, 2.6, 3.0)) == pytest.approx(2 / 3)
 
 
+STACKED = [
+    ("classification", {}, [2, "cat"], np.array([2, 0])),
+    ("multi-label", {}, [["7", "cat"], []], np.array([[1, 0, 1], [0, 0, 0]], np.float32)),
+    ("regression", {"tolerance": 1}, [[1, 2, 3], [4, 5, 6]], np.array([[1.0, 2, 3], [4, 5, 6]])),
+    ("anomaly-score", {"threshold": 1}, [True, 0], np.array([1, 0])),
+    ("embedding", {}, ["ada", "my cup"], np.array(["ada", "my cup"])),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "values", "wanted"), STACKED, ids=[row[0] for row in STACKED])
+def test_labels_stack_as_training_takes_them(
+    name: str, settings: dict[str, Any], values: list[Any], wanted: np.ndarray
+) -> None:
+    item = task(name, **settings)
+    found = item.stack([item.label(value) for value in values])
+    assert (found.dtype, found.shape) == (wanted.dtype, wanted.shape) and (found == wanted).all()
+    assert item.stack([]).shape == (0, *wanted.shape[1:]) and item.stack([]).dtype.kind == wanted.dtype.kind
+
+
+def test_boxes_and_what_only_its_owner_understands_stack_as_lists() -> None:
+    item = task("detection", ROWS)
+    labels = [item.label([{"box": [0, 0, 2, 1], "class": "dog"}, {"box": [1, 1, 2, 2], "class": 0}]), item.label([])]
+    (boxes, classes), (none, nothing) = item.stack(labels)
+    assert boxes.tolist() == [[0, 0, 2, 1], [1, 1, 2, 2]] and classes.tolist() == [1, 0]
+    assert none.shape == (0, 4) and nothing.shape == (0,) and nothing.dtype == np.int64 and item.stack([]) == []
+    assert task("custom").stack([{"any": 1}, "x"]) == [{"any": 1}, "x"] and task("custom").stack([]) == []
+
+
+def test_rows_of_different_widths_are_refused_in_words() -> None:
+    open_ended = task("regression", ROWS, tolerance=1)
+    with pytest.raises(MalformedError, match="have 1 and 2 numbers"):
+        open_ended.stack([open_ended.label([1, 2]), open_ended.label(3)])
+
+
 def test_a_row_without_a_number_in_it_is_never_certain() -> None:
     broken = np.full((1, 3), np.nan, np.float32)
     for name in ("multi-label", "classification"):
