@@ -51,7 +51,7 @@ def serve(directory: Path, listener: socket.socket, large: bool = False) -> None
             tensor = replace(release.manifest.inputs[0], shape=(-1, -1))
             release = replace(release, manifest=replace(release.manifest, inputs=(tensor,)))
         await agent.slots.activate(release, None, None)
-        await make_server(agent.app).serve([listener])
+        await make_server(agent.app, agent.shared).serve([listener])
 
     asyncio.run(run())
 

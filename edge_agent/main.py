@@ -120,19 +120,19 @@ class Agent:
         self.uplink = self._uplink()
         self.recorder.spooled = self._spooled
         self.recorder.sampled = self.uploader.wake
-        self.app = App(self.engine, self.metrics, self.status, unix=bool(config.uds))
+        self.app = App(self.engine, self.metrics, self.status)
         self.address = ""
 
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
         from edge_agent import memory
         from edge_agent.notify import ServiceManager
-        from edge_agent.serving.server import address, listen, make_server
+        from edge_agent.serving.server import address, listen, make_server, share
         from edge_agent.watchdog import Watchdog
 
         memory.bound()
         manager = ServiceManager(self.config.notify_socket)
-        server, listener = make_server(self.app), listen(self.config)
+        server, listener = make_server(self.app, share(self.engine)), listen(self.config)
         self.address = address(self.config, listener)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

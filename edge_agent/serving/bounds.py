@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from math import prod
 
-from edge_agent.errors import InferenceError
 from fleet.protocol import oip
 from fleet.protocol.errors import TooLargeError
 from fleet.protocol.manifest import Manifest
@@ -20,8 +19,7 @@ BODY_LIMIT = 32 << 20  # bytes, before and after inflating, whatever the model
 JSON_LIMIT = 2 << 20  # bytes of JSON
 JSON_VALUES = 100_000  # values in a JSON; more are refused unread
 LIST = 3  # a list costs as much as so many numbers
-IN_FLIGHT = 48 << 20  # bytes of all large bodies together
-SMALL = 64 << 10  # bytes; a body that is not larger, and came in one piece, is not counted
+IN_FLIGHT = 48 << 20  # bytes of all bodies that wait for their end or their answer, and of answers that are not taken
 INFLATED = 1032  # times; the most that deflate gets out of a byte
 _HINT = "send and ask for tensors with the binary extension (binary_data_size, binary_data_output)"
 
@@ -44,7 +42,7 @@ def check_json(body: bytes, header_length: int | None) -> None:
         return
     size = len(body) if header_length is None else min(header_length, len(body))
     if size > JSON_LIMIT:
-        raise TooLargeError(f"the request has {size} bytes of JSON, at most {JSON_LIMIT} are read", hint=_HINT)
+        raise json_too_large(size)
     head = body if size == len(body) else body[:size]
     if size * LIST > JSON_VALUES:
         values = head.count(b",") + LIST * (head.count(b"[") + head.count(b"{"))
@@ -53,6 +51,11 @@ def check_json(body: bytes, header_length: int | None) -> None:
                 f"the request's JSON has {values} values (a list counts as {LIST}), at most {JSON_VALUES} are read",
                 hint=_HINT,
             )
+
+
+def json_too_large(size: int) -> TooLargeError:
+    """For `size` bytes of JSON, read or announced."""
+    return TooLargeError(f"the request has {size} bytes of JSON, at most {JSON_LIMIT} are read", hint=_HINT)
 
 
 def check_answer(answer: oip.InferResponse, request: oip.InferRequest) -> None:
@@ -64,44 +67,3 @@ def check_answer(answer: oip.InferResponse, request: oip.InferRequest) -> None:
     )
     if values > JSON_VALUES:
         raise TooLargeError(f"the answer has {values} values, at most {JSON_VALUES} are written as JSON", hint=_HINT)
-
-
-class InFlight:
-    """The bytes of large bodies that are held at one time, by all connections together."""
-
-    def __init__(self, limit: int = IN_FLIGHT) -> None:
-        self._limit = limit
-        self.taken = 0
-
-    def check(self, count: int) -> None:
-        """Raise InferenceError, for 503 and a later try, unless there is room for `count` more bytes."""
-        if self.taken + count > self._limit:
-            raise InferenceError(
-                f"the bodies of other requests hold {self.taken} of {self._limit} bytes; this needs {count}",
-                hint="try again",
-                retry_after_s=1.0,
-            )
-
-
-class Share:
-    """What one request holds of it; a context manager that gives it back."""
-
-    def __init__(self, whole: InFlight) -> None:
-        self._whole = whole
-        self._count = 0
-
-    def take(self, count: int) -> None:
-        """Hold `count` more bytes; raises InferenceError where there is no room."""
-        self._whole.check(count)
-        self._whole.taken += count
-        self._count += count
-
-    def check(self, count: int) -> None:
-        """Whether what was announced would fit; raises InferenceError."""
-        self._whole.check(count)
-
-    def __enter__(self) -> Share:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._whole.taken -= self._count

@@ -10,19 +10,26 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, UsageError
-from edge_agent.serving.connections import LIMIT_S, protocol, sweep
+from edge_agent.serving.app import App
+from edge_agent.serving.bounds import IN_FLIGHT
+from edge_agent.serving.engine import Engine
+from edge_agent.serving.infer import InferRoute
+from fleet.serving import ByteBudget, Shared, hot_protocol, most, sweep
 
 BACKLOG = 256  # connections; asyncio accepts as many in one turn, beside those that there are
 
 
 class Server(uvicorn.Server):
     """uvicorn without its own signal handling, which would end the process before the spool is closed."""
+
+    def __init__(self, config: uvicorn.Config, shared: Shared) -> None:
+        super().__init__(config)
+        self.shared = shared
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -32,26 +39,31 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """uvicorn's own, ten times a second; with a sweep of the connections in every tenth."""
         if counter % 10 == 0:
-            sweep(self.server_state.connections, asyncio.get_running_loop().time())
+            sweep(self.shared, self.server_state.connections, asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
 
-def make_server(app: Any) -> Server:
-    """A server for `app`; h11 or httptools, whichever is installed, on asyncio."""
+def share(engine: Engine) -> Shared:
+    """What all connections of an agent have in common: the hot route, the bytes in flight, their number."""
+    budget = ByteBudget(IN_FLIGHT)
+    return Shared(InferRoute(engine, budget), budget, most())
+
+
+def make_server(app: App, shared: Shared) -> Server:
+    """A server for the hot route, and for `app` beside it."""
     settings = uvicorn.Config(
         app,
         loop="asyncio",
-        http=protocol(),
+        http=hot_protocol(shared),
         backlog=BACKLOG,
         lifespan="off",
         access_log=False,
         log_config=None,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=int(LIMIT_S["idle"]),
         timeout_graceful_shutdown=5,
     )
-    return Server(settings)
+    return Server(settings, shared)
 
 
 def listen(config: AgentConfig) -> socket.socket:

@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 from pathlib import Path
+from typing import Any
 
 from edge_agent.errors import UnreachableError
 from edge_agent.reporting.budget import Budget
@@ -20,9 +21,11 @@ from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.policy import Policies
+from edge_agent.serving.server import share
 from edge_agent.serving.slots import Slots
 from fleet.protocol import oip
 from fleet.protocol.channel import Channel, ModelEntry
+from fleet.serving import hot_protocol
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.models import answer
 
@@ -85,11 +88,17 @@ class Agent:
         self.recorder.auditor = self.auditor
         self.endpoint = Endpoint(self.cloud)
         self.engine = Engine(self.slots, self.policies, self.endpoint, self.recorder, rng=rng)
+        self.shared = share(self.engine)
         self.app = App(self.engine, self.metrics, lambda: {"pid": os.getpid(), "models": self.slots.names()})
 
     def follow(self, entry: ModelEntry, **fields) -> None:
         """Apply a channel with one model, `tiny`."""
         self.policies.apply(Channel(channel="stable", version=1, models={"tiny": entry}, **fields))
+
+    @property
+    def listener(self) -> dict[str, Any]:
+        """What `tests.support.server.serving` serves it with."""
+        return {"app": self.app, "http": hot_protocol(self.shared)}
 
     async def ask(self, x, version: str = "", **parameters):
         """One request to the engine."""

@@ -14,7 +14,7 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from edge_agent.serving.app import BODY_LIMIT
+from edge_agent.serving.bounds import BODY_LIMIT
 from edge_agent.serving.endpoint import Endpoint
 from fleet.protocol.channel import ModelEntry, Routing
 from tests.support import models
@@ -30,7 +30,7 @@ def served(tmp_path_factory):
     agent.follow(ModelEntry(release=2))
     asyncio.run(agent.slots.activate(one, None, None))
     asyncio.run(agent.slots.activate(two, one, None))
-    with serving(agent.app) as (address, loop):
+    with serving(**agent.listener) as (address, loop):
         yield agent, address, loop
 
 
@@ -233,7 +233,7 @@ def test_every_503_says_when_to_come_back(tmp_path):
     """Not ready, and a request that nobody can answer though nobody is busy."""
     agent = Agent(tmp_path)
     body = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]})
-    with serving(agent.app) as (address, _):
+    with serving(**agent.listener) as (address, _):
         connection = http.client.HTTPConnection(address, timeout=10)
         connection.request("GET", "/v2/health/ready")
         answer = connection.getresponse()
@@ -251,7 +251,7 @@ def test_what_nobody_has_time_to_answer_says_when_to_come_back(tmp_path):
     agent.follow(ModelEntry(release=1))  # no local model yet, and
     agent.engine._cloud = Endpoint(agent.cloud, calls=0, waiting=0)  # no place at the cloud
     body = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]})
-    with serving(agent.app) as (address, _):
+    with serving(**agent.listener) as (address, _):
         connection = http.client.HTTPConnection(address, timeout=10)
         connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()

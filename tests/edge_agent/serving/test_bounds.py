@@ -81,7 +81,7 @@ def test_json_is_counted_before_it_is_read(body, length, fits):
 def test_too_much_json_is_413_that_names_the_binary_extension(agent):
     many = np.zeros((30_000, 4), np.float32)
     limit = body_limit(agent.slots.slot("tiny").active.release.manifest)
-    with serving(agent.app) as (address, _):
+    with serving(**agent.listener) as (address, _):
         for body, headers, words in (
             (ask(many, data=[0] * 120_000), {}, "binary extension"),
             (b" " * (JSON_LIMIT + 1), {}, "binary extension"),
@@ -101,7 +101,7 @@ def test_too_much_json_is_413_that_names_the_binary_extension(agent):
 def test_an_answer_of_too_many_values_is_not_written_as_json(agent):
     x = np.zeros((34_000, 4), np.float32)
     head = ask(x, parameters={"binary_data_size": x.nbytes})
-    with serving(agent.app) as (address, _):
+    with serving(**agent.listener) as (address, _):
         status, said = raw(address, "POST", PATH, head + x.tobytes(), **{oip.HEADER: str(len(head))})
     assert status == 413 and "102000 values" in json.loads(said)["error"]
 
@@ -160,7 +160,7 @@ def test_while_an_interpreter_is_busy_in_a_thread_nobody_waits_for_it_on_the_eve
 def test_inflating_leaves_the_event_loop(agent, monkeypatch):
     seen = []
     monkeypatch.setattr(oip, "decompress", lambda body, *_, limit: seen.append(threading.current_thread()) or body)
-    with serving(agent.app) as (address, loop):
+    with serving(**agent.listener) as (address, loop):
         done = threading.Event()
         loop.call_soon_threadsafe(lambda: (seen.append(threading.current_thread()), done.set()))
         assert done.wait(20)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from edge_agent.errors import NotFoundError
 from edge_agent.local import open_model
 from edge_agent.local_records import LocalRecord
-from edge_agent.serving.app import BODY_LIMIT
+from edge_agent.serving.bounds import BODY_LIMIT
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile
 from edge_agent.update.store import Store
@@ -190,7 +190,7 @@ def test_a_caller_may_keep_a_refused_request_out_of_the_records(agent):
 def test_a_body_that_cannot_be_read_counts_for_the_model_that_it_was_sent_to(agent, local, body, headers, status, word):
     if local:
         asyncio.run(agent.slots.activate(release(agent, 2), None, None))
-    with serving(agent.app) as (address, _):
+    with serving(**agent.listener) as (address, _):
         for model in ("tiny", "unheard-of"):
             connection = http.client.HTTPConnection(address, timeout=10)
             connection.request("POST", f"/v2/models/{model}/infer", body, headers)

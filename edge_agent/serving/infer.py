@@ -1,0 +1,115 @@
+"""`POST /v2/models/{name}[/versions/{v}]/infer`: the hot route, from the bytes of a request to those of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from urllib.parse import unquote
+
+import httptools
+
+from edge_agent.errors import InferenceError, NotFoundError
+from edge_agent.serving import access
+from edge_agent.serving.bounds import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
+from edge_agent.serving.engine import Engine
+from fleet.protocol import oip
+from fleet.protocol.errors import ProtocolError, TooLargeError
+from fleet.serving import ByteBudget, Reply, Request, error_reply
+
+PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
+SOON_S = 1  # Retry-After of a 503 for which nothing better is known
+MARKER = oip.HEADER.encode()
+_JSON = b"content-type: application/json\r\n"
+_BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+
+
+class InferRoute:
+    """Implements `fleet.serving.HotRoute` over one engine. `budget` is the listener's."""
+
+    def __init__(self, engine: Engine, budget: ByteBudget) -> None:
+        self._engine = engine
+        self._budget = budget
+
+    def begin(self, request: Request) -> int | Reply | None:
+        """The most bytes that the model's body may have; 403 for whoever may not ask; None for any other path."""
+        if request.method != b"POST":
+            return None
+        match = PATH.fullmatch(request.target) or PATH.fullmatch(path_of(request.target))
+        if match is None:
+            return None
+        reason = access.refused(request.headers, unix=request.unix)
+        if reason:
+            return error_reply(403, reason)
+        model = match[1].decode()
+        request.context = model, (match[2] or b"").decode()
+        limit = self._engine.body_limit(model)
+        return limit if MARKER in request.headers else min(limit, JSON_LIMIT)
+
+    def too_large(self, request: Request, size: int) -> Reply:
+        """413, which names the binary extension where that would help; it counts as a refusal of the model's."""
+        model = request.context[0]
+        limit = self._engine.body_limit(model)
+        if MARKER in request.headers or size > limit:
+            error = TooLargeError(f"the body has {size} bytes, at most {limit} are allowed for this model")
+        else:
+            error = json_too_large(size)
+        self._engine.refuse(model, error)
+        return error_answer(error)
+
+    async def answer(self, request: Request) -> Reply:
+        """The answer, an error included."""
+        model, version = request.context
+        try:
+            asked = await self._read(model, request)
+            response = await self._engine.infer(model, version, asked)
+            check_answer(response, asked)
+            body, head = oip.encode_response(response, asked)
+        except (ProtocolError, NotFoundError, InferenceError) as error:
+            return error_answer(error)
+        return Reply(200, _JSON if head is None else _BINARY % head, body)
+
+    async def _read(self, model: str, request: Request) -> oip.InferRequest:
+        try:
+            body, limit = request.body, self._engine.body_limit(model)
+            coding = request.headers.get(b"content-encoding")
+            if coding is not None:
+                body = await self._inflated(body, coding.decode("latin-1"), limit)
+            marker = request.headers.get(MARKER)
+            length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
+            check_json(body, length)
+            return oip.decode_request(body, length, limit=limit)
+        except ProtocolError as error:
+            self._engine.refuse(model, error)
+            raise
+
+    async def _inflated(self, body: bytes, coding: str, limit: int) -> bytes:
+        size = min(limit, INFLATED * len(body))
+        if not self._budget.fits(size):
+            raise InferenceError(self._budget.full(size), retry_after_s=SOON_S)
+        self._budget.taken += size
+        try:
+            # In a thread: a few bytes may inflate to the limit, and inflating holds no lock of the interpreter.
+            return await asyncio.to_thread(oip.decompress, body, coding, limit=limit)
+        finally:
+            self._budget.taken -= size
+
+
+def path_of(target: bytes) -> bytes:
+    """The path of a request's target, decoded; empty where it has none."""
+    try:
+        path: bytes = httptools.parse_url(target).path or b""
+    except httptools.HttpParserInvalidURLError:
+        return b""
+    return unquote(path.decode("latin-1")).encode("utf-8", "surrogateescape") if b"%" in path else path
+
+
+def error_answer(error: ProtocolError | NotFoundError | InferenceError) -> Reply:
+    """Status and JSON of an error."""
+    text = f"{error}; {error.hint}" if error.hint else str(error)
+    if isinstance(error, InferenceError):
+        later = SOON_S if error.retry_after_s is None else error.retry_after_s
+        return error_reply(503, text, b"retry-after: %d\r\n" % max(1, math.ceil(later)))
+    if isinstance(error, NotFoundError):
+        return error_reply(404, text)
+    return error_reply(413 if isinstance(error, TooLargeError) else 400, text)

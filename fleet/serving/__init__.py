@@ -1,0 +1,30 @@
+"""The hot route: one kind of request that a uvicorn listener answers before ASGI is asked, on agent and hub alike.
+
+port         `HotRoute`, the port that an application implements; `Request` and `Reply`
+protocol     uvicorn's httptools protocol class with the branch in it; everything else goes on as ASGI
+connections  how many there may be and how long each may take for what; `sweep`
+budget       the bytes of all bodies and unsent answers together
+
+Two lines make a listener of it; whoever runs the server calls `sweep(shared, connections, now)` once a second::
+
+    shared = Shared(route, ByteBudget(48 << 20), most())
+    uvicorn.Config(app, http=hot_protocol(shared), …)
+"""
+
+from fleet.serving.budget import ByteBudget
+from fleet.serving.connections import LIMIT_S, Shared, most, sweep
+from fleet.serving.port import HotRoute, Reply, Request, error_reply
+from fleet.serving.protocol import hot_protocol
+
+__all__ = [
+    "LIMIT_S",
+    "ByteBudget",
+    "HotRoute",
+    "Reply",
+    "Request",
+    "Shared",
+    "error_reply",
+    "hot_protocol",
+    "most",
+    "sweep",
+]

@@ -1,0 +1,62 @@
+"""The port between a listener and what answers its hot route."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable
+from typing import Any, NamedTuple, Protocol
+
+
+class Request:
+    """One request of the hot route. The route may keep what it likes in `context`.
+
+    Attributes:
+        method, target: as the request line has them; the target is not decoded.
+        headers: by lower-case name; a name that comes twice has its last value, and those that decide something
+            (`framing.SINGLE`) never come twice.
+        body: whole, once `HotRoute.answer` is called; without transfer coding, with content coding.
+        began: when the first byte came, by the event loop's clock in seconds.
+        unix: it came through a Unix socket.
+        gone: the client closed the connection meanwhile; nobody reads an answer.
+    """
+
+    __slots__ = ("began", "body", "context", "gone", "headers", "method", "target", "unix")
+
+    def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes], began: float, unix: bool) -> None:
+        self.method, self.target, self.headers = method, target, headers
+        self.began, self.unix = began, unix
+        self.body = b""
+        self.gone = False
+        self.context: Any = None
+
+
+class Reply(NamedTuple):
+    """An answer. `headers` are whole lines, each with its CRLF; length and connection are the protocol's business."""
+
+    status: int
+    headers: bytes
+    body: bytes
+
+
+class HotRoute(Protocol):
+    """What answers; all methods are called on the event loop and must not block."""
+
+    def begin(self, request: Request) -> int | Reply | None:
+        """The headers are complete: the most bytes that the body may have, or an answer at once.
+
+        None leaves the request to ASGI.
+        """
+
+    def answer(self, request: Request) -> Reply | Awaitable[Reply]:
+        """The body is complete. A Reply goes out at once, an awaitable in a task of its own."""
+
+    def too_large(self, request: Request, size: int) -> Reply:
+        """The body has, or announces, `size` bytes, which is more than `begin` allowed."""
+
+
+JSON = b"content-type: application/json\r\n"
+
+
+def error_reply(status: int, text: str, headers: bytes = b"") -> Reply:
+    """`{"error": text}`; `headers` are further lines."""
+    return Reply(status, JSON + headers, json.dumps({"error": text}).encode())

@@ -1,0 +1,332 @@
+"""uvicorn's httptools protocol class with a branch: a request of the hot route is answered when its body is complete.
+
+No scope, no task, no queue stands between the parser and the route; what the route leaves alone goes on as ASGI on the
+same connection, in order with the rest. Beside uvicorn's own, this class
+
+* answers at most one request per connection and turn of the event loop, so that a pipeline holds up nobody;
+* counts what it holds (bodies that are not answered, answers that are not taken) in one budget for all connections;
+* reads a body whose answer is out already to its end, and a request no further than its headers may reach;
+* refuses in JSON, in its turn, what llhttp refuses (two lengths, length and chunks, folded headers, bare line feeds)
+  and what it lets pass (see `framing`).
+
+It builds on uvicorn's internals, so uvicorn is pinned to one minor version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from fleet.serving.connections import BoundedProtocol, Shared
+from fleet.serving.exchange import Exchange
+from fleet.serving.framing import HEAD_LIMIT, HEADERS, HeadTooLargeError, endless, faulty, too_long
+from fleet.serving.port import Reply, Request, error_reply
+
+log = logging.getLogger(__name__)
+
+JOINED = 64 << 10  # bytes; a larger answer is not copied behind its head
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+RETRY = b"retry-after: 1\r\n"
+BROKEN = error_reply(500, "internal error; the log has the reason")
+
+
+class HotProtocol(BoundedProtocol):
+    """See the module; `hot_protocol` makes a class of it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A new connection."""
+        self._raw = 0  # bytes since the request began, without its body
+        self._began = self._offered = 0.0
+        self._answered = self._scheduled = self._in_body = False
+        self._running: Exchange | None = None
+        super().connection_made(transport)
+        self._unix = isinstance(transport.get_extra_info("sockname"), str | bytes)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back what was held; what is being answered gives its own back."""
+        if self._running is not None:
+            self._running.request.gone = True
+        for cycle in {self.cycle, *(cycle for cycle, _ in self.pipeline)}:
+            if type(cycle) is Exchange and cycle is not self._running:
+                cycle.give_back(self.shared.budget)
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    # ---- what the parser says -----------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser; nearly everything else happens in its callbacks."""
+        self._answered = False
+        self._raw += len(data)
+        while data:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._malformed(error_reply(405, "this is no proxy"))
+                    return
+                data = self._without_offer() + data[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                large = isinstance(error.__context__, HeadTooLargeError)
+                self._malformed(too_long() if large else error_reply(400, f"malformed HTTP: {error}"))
+                return
+        if self._raw > HEAD_LIMIT:
+            size = self.cycle.size if type(self.cycle) is Exchange else HEAD_LIMIT
+            found = endless(self._raw, size if self._in_body else None)
+            if found is not None:
+                self._malformed(found)
+                return
+        if type(self.cycle) is Exchange and self.cycle.more_body and not self.cycle.response_complete:
+            self._unanswered(self.cycle)
+
+    def _without_offer(self) -> bytes:
+        """The head of a request that offers another protocol, for a parser that reads on as HTTP/1.1.
+
+        The one that met the offer takes the body for that protocol's.
+        """
+        head = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        head += b"".join(b"%b: %b\r\n" % line for line in self.headers if line[0] != b"upgrade") + b"\r\n"
+        self.parser, self._offered = _parser(self), self._began
+        return head
+
+    def _unanswered(self, exchange: Exchange) -> None:
+        """More is to come of a body, or the answer is: count what is here, and ask for the rest."""
+        budget = self.shared.budget
+        count = exchange.size - exchange.held
+        if count and exchange.open and not budget.fits(count):
+            self._settle(exchange, error_reply(503, budget.full(count), RETRY))
+        elif exchange.reply is None:
+            exchange.hold(budget)
+            if exchange.expects and exchange.more_body and not exchange.waiting:
+                exchange.expects = False
+                self.transport.write(CONTINUE)
+
+    def on_message_begin(self) -> None:
+        """A new request's first byte. uvicorn's scope is made when it is known to be needed."""
+        self._began, self._offered = self._offered or self.loop.time(), 0.0
+        self._in_body = False
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; trailers are read and forgotten."""
+        if self._in_body:
+            return
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        if len(self.headers) > HEADERS:
+            raise HeadTooLargeError
+
+    def on_headers_complete(self) -> None:
+        """The branch."""
+        if self.parser.should_upgrade():
+            return  # see `_without_offer`
+        self._in_body = True
+        headers = dict(self.headers)
+        request = Request(self.parser.get_method(), self.url, headers, self._began, self._unix)
+        version = self.parser.get_http_version()
+        found: int | Reply | None = faulty(self.url, self.headers, headers, self._raw, version)
+        # Behind a head that is refused, where the next request begins is not certain.
+        keep = found is None and version != "1.0" and self.parser.should_keep_alive()
+        if self.transport.is_closing():  # what follows a request that ended the connection
+            self.cycle = Exchange(request, 0, keep_alive=False)
+            self.cycle.response_complete = True
+            return
+        if found is None:
+            found = self.shared.route.begin(request)
+            if found is None:
+                self._go_on_as_asgi()
+                return
+        if type(found) is int:
+            found = self._check_length(request, found)
+        exchange = Exchange(request, found if type(found) is int else 0, keep_alive=keep)
+        exchange.expects = self.expect_100_continue
+        self._enter(exchange)
+        if type(found) is not int:
+            self._settle(exchange, cast(Reply, found))
+
+    def _check_length(self, request: Request, limit: int) -> int | Reply:
+        declared = request.headers.get(b"content-length")
+        size = int(declared) if declared is not None else 0
+        if size > limit:
+            return self.shared.route.too_large(request, size)
+        budget = self.shared.budget
+        return limit if budget.fits(size) else error_reply(503, budget.full(size), RETRY)
+
+    def _go_on_as_asgi(self) -> None:
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
+        super().on_headers_complete()
+
+    def _should_upgrade(self) -> bool:
+        return False
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body."""
+        self._raw -= len(body)
+        exchange = self.cycle
+        if type(exchange) is not Exchange:
+            super().on_body(body)
+        elif exchange.reply is None and not exchange.response_complete and not exchange.add(body):
+            self._settle(exchange, self.shared.route.too_large(exchange.request, exchange.size))
+
+    def on_message_complete(self) -> None:
+        """A whole request is here."""
+        if self.parser.should_upgrade():
+            return
+        self._raw = 0
+        exchange = self.cycle
+        if type(exchange) is not Exchange:
+            super().on_message_complete()
+            exchange.more_body = False  # which uvicorn leaves as it is where the answer is out
+            return
+        exchange.more_body = False
+        if exchange.response_complete:
+            if not exchange.keep_alive:
+                self.transport.close()
+        elif exchange.waiting:
+            self.flow.pause_reading()  # enough of this pipeline
+            self._unanswered(exchange)
+        elif exchange.reply is None:
+            self._run(exchange)
+
+    def _malformed(self, reply: Reply) -> None:
+        """Answer and close, after what came before is answered."""
+        self.shared.malformed += 1
+        self.flow.pause_reading()
+        broken = self.cycle if self.cycle is not None and self.cycle.more_body else None
+        if type(broken) is Exchange and not broken.response_complete:
+            broken.keep_alive = broken.more_body = False
+            self._settle(broken, reply)
+            return
+        if broken is not None:  # its answer has begun, or an ASGI application waits for the rest
+            broken.disconnected = True
+            broken.message_event.set()
+            if type(broken) is Exchange or self.pipeline or broken.response_started:
+                self.transport.close()
+                return
+            broken.response_complete = True
+        exchange = Exchange(Request(b"", b"", {}, self._began, self._unix), 0, keep_alive=False)
+        exchange.more_body = False
+        self._enter(exchange)
+        self._settle(exchange, reply)
+
+    # ---- answers, in turn ---------------------------------------------------------------------
+
+    def _enter(self, exchange: Exchange) -> None:
+        """Make it the latest request; it waits where an earlier one is not answered, or one was in this turn."""
+        before, self.cycle = self.cycle, exchange
+        busy = before is not None and not before.response_complete
+        if busy or self._answered:
+            exchange.waiting = True
+            self.pipeline.appendleft((exchange, None))
+            if not busy:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self.loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        self._scheduled = False
+        if self.pipeline and not self.transport.is_closing():
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """uvicorn's name for the turn of a request."""
+        if type(cycle) is not Exchange:
+            super()._start_asgi_task(cycle, app)
+            return
+        cycle.waiting = False
+        if cycle.reply is not None:
+            self._send(cycle, cycle.reply)
+        elif cycle.more_body:
+            self._unanswered(cycle)
+        else:
+            self._run(cycle)
+
+    def on_response_complete(self) -> None:
+        """The next of the pipeline, in the next turn. Idle connections are the sweep's business."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._schedule()
+        elif not self.flow.write_paused:
+            self.flow.resume_reading()
+
+    def _run(self, exchange: Exchange) -> None:
+        self._answered = True
+        try:
+            found = self.shared.route.answer(exchange.whole())
+        except Exception:  # the boundary: a fault of the route costs one request
+            log.exception("a request of the hot route failed")
+            found = BROKEN
+        if type(found) is Reply:
+            self._send(exchange, found)
+            return
+        self._running = exchange
+        exchange.hold(self.shared.budget)
+        task = self.loop.create_task(self._later(exchange, cast(Awaitable[Reply], found)))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _later(self, exchange: Exchange, answer: Awaitable[Reply]) -> None:
+        try:
+            reply = await answer
+        except Exception:  # the same boundary
+            log.exception("a request of the hot route failed")
+            reply = BROKEN
+        self._running = None
+        self._send(exchange, reply)
+
+    def _settle(self, exchange: Exchange, reply: Reply) -> None:
+        """An answer that does not wait for the body."""
+        exchange.reply = reply
+        exchange.parts.clear()
+        exchange.give_back(self.shared.budget)
+        if exchange.expects and exchange.more_body:
+            exchange.keep_alive = exchange.more_body = False  # whether the body still comes, nobody can tell
+        if not exchange.waiting:
+            self._send(exchange, reply)
+
+    def _send(self, exchange: Exchange, reply: Reply) -> None:
+        exchange.response_complete = True
+        exchange.give_back(self.shared.budget)
+        if self.transport.is_closing():
+            return
+        lines = [STATUS_LINE[reply.status], reply.headers, b"content-length: %d\r\n" % len(reply.body)]
+        lines += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        lines.append(b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n")
+        if len(reply.body) <= JOINED:
+            lines.append(reply.body)
+            self.transport.write(b"".join(lines))
+        else:
+            self.transport.write(b"".join(lines))
+            self.transport.write(reply.body)
+        if not exchange.keep_alive and not exchange.more_body:
+            self.transport.close()
+        self.on_response_complete()
+
+
+def _parser(protocol: HotProtocol) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+    return parser
+
+
+def hot_protocol(shared: Shared) -> type[HotProtocol]:
+    """uvicorn's `http=` for the connections that share `shared`."""
+    return type("HotProtocol", (HotProtocol,), {"shared": shared})
