@@ -15,7 +15,7 @@ from cloud_hub.clock import clock_of
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
-from cloud_hub.identity.ca import Authority, create_authority, pin
+from cloud_hub.identity.ca import Authority, create_authority
 from cloud_hub.identity.device_tokens import DeviceTokens
 from cloud_hub.identity.own import read_authority
 from cloud_hub.identity.tokens import create_token
@@ -28,10 +28,9 @@ from cloud_hub.store.words import check_is_there, spoken
 from cloud_hub.trust import ceremony, keys
 from cloud_hub.trust.publisher import TufPublisher
 from cloud_hub.trust.rows import latest_metadata
-from cloud_hub.trust.transaction import METADATA, Signers
+from cloud_hub.trust.transaction import Signers
 from cloud_hub.whole import all_or_nothing, emptied_again
 
-FIRST_ROOT = METADATA + "1.root.json"
 REPOSITORY = "tuf"  # where METADATA and TARGETS lie in the object store
 
 
@@ -167,11 +166,6 @@ def offline_keys_inside(directory: Path) -> Path | None:
             if path.name in wanted:
                 return path
     return None
-
-
-def claim_pin(hub: Hub) -> str:
-    """What claim tokens of this hub pin."""
-    return pin(hub.objects.get(FIRST_ROOT).data, hub.authority.ca_pem)
 
 
 def _empty_database(config: HubConfig) -> Engine:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import tempfile
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
@@ -14,15 +10,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
 from cloud_hub.api.access import Fetcher, HubDep, OperatorUser, Viewer
+from cloud_hub.api.bodies import read_body
 from cloud_hub.api.openapi import BINARY, errors, gives, takes
 from cloud_hub.api.params import KeyPath
 from cloud_hub.api.tuf import IMMUTABLE
 from cloud_hub.context import Hub
-from cloud_hub.errors import InvalidError, NotFoundError, TooLargeError
+from cloud_hub.errors import NotFoundError
 from cloud_hub.objects import blob_key, delta_key
+from cloud_hub.trust.blobs import Upload, keep_delta, size_of
 from fleet.api.blobs import StoredBlob, StoredDelta
-from fleet.protocol import delta
-from fleet.protocol.errors import ProtocolError
 
 router = APIRouter(tags=["blobs"])
 
@@ -117,15 +113,12 @@ async def upload(
     sha256: KeyPath, request: Request, response: Response, hub: HubDep, caller: OperatorUser
 ) -> StoredBlob:
     """Store a blob: gathered beside, hashed while it comes in, and kept only when it is what it says."""
-    key = blob_key(sha256)
-    path, size = await _gather(request, hub, sha256)
-    try:
-        created = await run_in_threadpool(_store, hub, key, path, caller.actor, size)
-    finally:
-        path.unlink()
-    if not created:
-        response.status_code = 200
-    return StoredBlob(sha256=sha256, size=size, created=created)
+    with Upload(hub, sha256) as upload:
+        async for piece in request.stream():
+            await run_in_threadpool(upload.write, piece)
+        stored = await run_in_threadpool(upload.keep, actor=caller.actor)
+    response.status_code = 201 if stored.created else 200
+    return stored
 
 
 @router.head(
@@ -154,55 +147,6 @@ async def upload_delta(
     sha256: KeyPath, old: KeyPath, request: Request, hub: HubDep, caller: OperatorUser
 ) -> StoredDelta:
     """Store a patch between two blobs; it may not be larger than what it makes, and says what it is for."""
-    key = delta_key(sha256, old)
-    whole = await run_in_threadpool(hub.objects.info, blob_key(sha256))
-    if whole is None:
-        raise NotFoundError(f"no blob {sha256}", subject=sha256, hint="upload the blob before its patches")
-    body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > whole.size:
-            raise TooLargeError(f"the patch is larger than the {whole.size} bytes that it makes", subject=sha256)
-    try:
-        header = delta.decode_header(bytes(body[: delta.HEADER_SIZE]), total=len(body))
-    except ProtocolError as error:
-        raise InvalidError(f"not a patch: {error}", subject=sha256) from error
-    if (header.new, header.old, header.new_size) != (sha256, old, whole.size):
-        raise InvalidError("the patch is for other blobs", subject=sha256, hint=f"it makes {header.new}")
-    created = await run_in_threadpool(hub.objects.put_new, key, bytes(body))
-    if created:
-        with hub.session() as session:
-            hub.audit(session, caller.actor, "delta.upload", sha256, {"from": old, "size": len(body)})
-    return StoredDelta.model_validate({"sha256": sha256, "from": old, "size": len(body), "created": created})
-
-
-def _store(hub: Hub, key: str, path: Path, actor: str, size: int) -> bool:
-    created = hub.objects.put_file(key, path)
-    if not created:
-        return False
-    with hub.session() as session:
-        hub.audit(session, actor, "blob.upload", key.removeprefix("blobs/"), {"size": size})
-    return True
-
-
-async def _gather(request: Request, hub: Hub, sha256: str) -> tuple[Path, int]:
-    """The body in a temporary file, after its hash was compared; the caller removes the file."""
-    limit, digest, size = hub.config.limits.blob, hashlib.sha256(), 0
-    descriptor, name = tempfile.mkstemp(dir=hub.config.temporary_dir, prefix="upload-")
-    path = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            async for piece in request.stream():
-                size += len(piece)
-                if size > limit:
-                    raise TooLargeError(f"the blob has more than {limit} bytes", subject=sha256)
-                digest.update(piece)
-                await run_in_threadpool(file.write, piece)
-        if digest.hexdigest() != sha256:
-            raise InvalidError(
-                f"the bytes hash to {digest.hexdigest()}, not to {sha256}", subject=sha256, hint="upload it again"
-            )
-    except BaseException:
-        path.unlink()
-        raise
-    return path, size
+    limit = await run_in_threadpool(size_of, hub, sha256)
+    patch = await read_body(request, limit, hint="a patch is no larger than the blob that it makes")
+    return await run_in_threadpool(keep_delta, hub, sha256, old, patch, actor=caller.actor)

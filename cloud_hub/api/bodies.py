@@ -69,14 +69,14 @@ def in_words(error: Mapping[str, Any], fields: tuple[str, ...] = ()) -> tuple[st
     return where, text.replace("Input should", "it should", 1) if text.startswith("Input should") else text, ""
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The request's body, refused above `limit` bytes before it is gathered whole."""
+async def read_body(request: Request, limit: int, *, hint: str = "") -> bytes:
+    """The request's body, refused above `limit` bytes before it is gathered whole; `hint` says why there is one."""
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
-        raise TooLargeError(f"the body has {declared} bytes, at most {limit} are allowed", subject="body")
+        raise TooLargeError(f"the body has {declared} bytes, at most {limit} are allowed", subject="body", hint=hint)
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > limit:
-            raise TooLargeError(f"the body has more than {limit} bytes", subject="body")
+            raise TooLargeError(f"the body has more than {limit} bytes", subject="body", hint=hint)
     return bytes(body)

@@ -20,15 +20,13 @@ router = APIRouter(prefix="/api/v1/channels", tags=["channels"])
 @router.get("")
 def list_channels(hub: HubDep, caller: Viewer) -> ChannelPage:
     """All channels with their documents."""
-    with hub.reading() as session:
-        return ChannelPage(items=channels.list_channels(session))
+    return ChannelPage(items=channels.list_channels(hub))
 
 
 @router.get("/{name}", responses=errors(404))
 def show(name: KeyPath, hub: HubDep, caller: Viewer) -> ChannelInfo:
     """One channel."""
-    with hub.reading() as session:
-        return channels.show_channel(session, name)
+    return channels.show_channel(hub, name)
 
 
 @router.put("/{name}/models/{model}", responses=errors(404, 409))

@@ -12,7 +12,6 @@ from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.devices import changes, status
 from cloud_hub.errors import InvalidError
-from cloud_hub.ingest import aside
 from cloud_hub.ingest.commands import send_command
 from fleet.api.devices import (
     DeviceChanges,
@@ -41,10 +40,7 @@ def list_devices(
 ) -> DevicePage:
     """Devices by id; `label=k=v` may come several times and all must hold."""
     labels = dict(_label(text) for text in label or [])
-    with hub.reading() as session:
-        rows = status.list_devices(session, labels=labels, channel=channel, after=after, limit=limit + 1)
-        shown = status.describe(hub, session, rows[:limit])
-    return DevicePage(items=shown, next=shown[-1].id if len(rows) > limit else None)
+    return status.list_devices(hub, labels=labels, channel=channel, after=after, limit=limit)
 
 
 @router.get("/{device_id}", responses=errors(404))
@@ -56,9 +52,7 @@ def show(device_id: KeyPath, hub: HubDep, caller: Viewer) -> DeviceDetail:
 @router.get("/{device_id}/set-aside", responses=errors(404))
 def set_aside(device_id: KeyPath, hub: HubDep, caller: Viewer) -> SetAsidePage:
     """The messages of a device that could not be taken, with their reasons, newest first."""
-    with hub.reading() as session:
-        status.find_device(session, device_id)
-        return SetAsidePage(items=aside.newest(session, device_id))
+    return SetAsidePage(items=status.list_set_aside(hub, device_id))
 
 
 @router.patch("/{device_id}", responses=errors(404))

@@ -16,15 +16,13 @@ router = APIRouter(prefix="/api/v1", tags=["drift"])
 @router.get("/drift")
 def list_monitors(hub: HubDep, caller: Viewer, model: KeyQuery = "") -> MonitorPage:
     """Every monitor, or one model's: its state, last distance, margin and evidence against its limit."""
-    with hub.reading() as session:
-        return MonitorPage(items=monitors.list_monitors(session, model))
+    return MonitorPage(items=monitors.list_monitors(hub, model))
 
 
 @router.get("/alarms")
 def list_alarms(hub: HubDep, caller: Viewer) -> AlarmPage:
     """All alarms, newest first."""
-    with hub.reading() as session:
-        return AlarmPage(items=monitors.list_alarms(session))
+    return AlarmPage(items=monitors.list_alarms(hub))
 
 
 @router.post("/alarms/{alarm}/close", responses=errors(404))

@@ -9,10 +9,10 @@ from starlette.concurrency import run_in_threadpool
 from cloud_hub.api.access import DeviceCaller, HubDep
 from cloud_hub.api.bodies import read_body
 from cloud_hub.api.openapi import errors, gives, takes
-from cloud_hub.bootstrap import FIRST_ROOT
 from cloud_hub.devices.told import told
 from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
 from cloud_hub.identity.enroll import enroll
+from cloud_hub.identity.first_contact import trust_bundle
 from cloud_hub.identity.renewal import buy_token, renew
 from fleet.protocol.codec import decode_json
 from fleet.protocol.messages import (
@@ -40,7 +40,7 @@ def _answer(value: object) -> Response:
 @router.get("/enroll/trust", responses=gives(TrustBundle))
 def trust(hub: HubDep) -> Response:
     """The first root and the hub's CA certificate; a claim token pins both."""
-    return _answer(TrustBundle(root=hub.objects.get(FIRST_ROOT).data, ca=hub.authority.ca_pem))
+    return _answer(trust_bundle(hub))
 
 
 @router.post(

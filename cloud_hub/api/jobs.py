@@ -10,9 +10,8 @@ from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
-from cloud_hub.errors import InvalidError
 from cloud_hub.jobs import queue
-from cloud_hub.jobs.retraining import check_retrain
+from cloud_hub.jobs.retraining import check_retrain, create_job
 from fleet.api.jobs import JobInfo, JobPage, NewJob, RetrainOptions
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
@@ -30,9 +29,7 @@ def list_jobs(hub: HubDep, caller: Viewer, after: KeyQuery = "") -> JobPage:
 @router.post("/jobs", status_code=201, responses=errors(404))
 def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewJob, JsonBody(NewJob)]) -> JobInfo:
     """Queue a job."""
-    if wanted.kind != "retrain":
-        raise InvalidError(f"no kind of job {wanted.kind!r}", subject=wanted.kind, hint="known: retrain")
-    return JobInfo.model_validate(check_retrain(hub, wanted.model, wanted.payload, actor=caller.actor))
+    return JobInfo.model_validate(create_job(hub, wanted, actor=caller.actor))
 
 
 @router.get("/jobs/{job}", responses=errors(404))

@@ -10,9 +10,7 @@ from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath
-from cloud_hub.errors import ForbiddenError
-from cloud_hub.identity.callers import Caller
-from cloud_hub.identity.tokens import role_allows
+from cloud_hub.identity.callers import check_may_name_code
 from cloud_hub.trust import models
 from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelPage, NewModel
 
@@ -22,15 +20,14 @@ router = APIRouter(prefix="/api/v1/models", tags=["models"])
 @router.get("")
 def list_models(hub: HubDep, caller: Viewer) -> ModelPage:
     """All models."""
-    with hub.reading() as session:
-        return ModelPage(items=models.list_models(session))
+    return ModelPage(items=models.list_models(hub))
 
 
 @router.post("", status_code=201, responses=errors(409))
 def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewModel, JsonBody(NewModel)]) -> ModelInfo:
     """Make a model."""
     if wanted.recipe:
-        _check_may_name_code(caller)
+        check_may_name_code(caller)
     return models.create_model(hub, wanted, actor=caller.actor)
 
 
@@ -46,11 +43,5 @@ def change(
 ) -> ModelInfo:
     """Change a model."""
     if wanted.recipe is not None:
-        _check_may_name_code(caller)
+        check_may_name_code(caller)
     return models.change_model(hub, name, wanted, actor=caller.actor)
-
-
-def _check_may_name_code(caller: Caller) -> None:
-    """A recipe is a module that a worker will import and run: admins say which (ADR 0007)."""
-    if not role_allows(caller.role, "admin"):
-        raise ForbiddenError("naming a recipe needs the role admin", subject=caller.actor, hint="use an admin's token")

@@ -12,7 +12,6 @@ from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody, read_body
 from cloud_hub.api.openapi import errors, takes
 from cloud_hub.api.params import KeyPath, NumberPath
-from cloud_hub.errors import InvalidError
 from cloud_hub.trust import models
 from fleet.api.releases import (
     OutsideSignature,
@@ -58,8 +57,7 @@ async def publish(
 @router.get("", responses=errors(404))
 def list_releases(model: KeyPath, hub: HubDep, caller: Viewer) -> ReleasePage:
     """All releases of a model, newest first."""
-    with hub.reading() as session:
-        return ReleasePage(items=models.list_releases(session, model))
+    return ReleasePage(items=models.list_releases(hub, model))
 
 
 @router.get("/{number}", responses=errors(404))
@@ -98,10 +96,6 @@ def sign(
     wanted: Annotated[OutsideSignature, JsonBody(OutsideSignature)],
 ) -> ReleaseInfo:
     """Publish with a signature made elsewhere."""
-    try:
-        bytes.fromhex(wanted.signature)
-    except ValueError:
-        raise InvalidError("the signature is not hexadecimal", subject="signature") from None
     row = hub.publisher.accept_signature(
         model,
         number,

@@ -28,8 +28,7 @@ router = APIRouter(prefix="/api/v1/rollouts", tags=["rollouts"])
 @router.get("")
 def list_rollouts(hub: HubDep, caller: Viewer) -> RolloutPage:
     """All rollouts, newest first."""
-    with hub.reading() as session:
-        return RolloutPage(items=orders.list_rollouts(session))
+    return RolloutPage(items=orders.list_rollouts(hub))
 
 
 @router.post("", status_code=201, responses=errors(404, 409))
@@ -41,15 +40,13 @@ def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewRollout, Json
 @router.get("/{rollout}", responses=errors(404))
 def show(rollout: KeyPath, hub: HubDep, caller: Viewer) -> RolloutInfo:
     """One rollout with its progress and evidence."""
-    with hub.reading() as session:
-        return orders.show_rollout(session, rollout)
+    return orders.show_rollout(hub, rollout)
 
 
 @router.get("/{rollout}/events", responses=errors(404))
 def events(rollout: KeyPath, hub: HubDep, caller: Viewer) -> RolloutEventPage:
     """What happened, in order."""
-    with hub.reading() as session:
-        return RolloutEventPage(items=orders.list_events(session, rollout))
+    return RolloutEventPage(items=orders.list_events(hub, rollout))
 
 
 @router.post("/{rollout}/{order}", responses=errors(404, 409))

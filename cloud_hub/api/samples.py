@@ -58,9 +58,7 @@ def list_samples(
 ) -> SamplePage:
     """Samples in the order of their ids."""
     size = max(1, min(limit, MAX_PAGE))
-    with hub.reading() as session:
-        found = index.list_samples(session, model=model, reason=reason, labelled=labelled, after=after, limit=size + 1)
-    return SamplePage(items=found[:size], next=found[size - 1].id if len(found) > size else None)
+    return index.list_samples(hub, model=model, reason=reason, labelled=labelled, after=after, limit=size)
 
 
 @router.get("/api/v1/samples/export", response_class=Response, responses=gives(media_type=PARQUET) | errors(404))
@@ -93,8 +91,7 @@ def delete(sample: KeyPath, hub: HubDep, caller: OperatorUser) -> DeletedSample:
 @router.get("/api/v1/snapshots")
 def list_snapshots(hub: HubDep, caller: Viewer) -> SnapshotPage:
     """Every snapshot, newest first."""
-    with hub.reading() as session:
-        return SnapshotPage(items=index.list_snapshots(session))
+    return SnapshotPage(items=index.list_snapshots(hub))
 
 
 @router.post("/api/v1/snapshots", status_code=201, responses=errors(404))

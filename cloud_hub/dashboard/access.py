@@ -31,6 +31,13 @@ def operator_of(hub: Hub, token: str) -> Caller:
     return caller
 
 
+def log_in(hub: Hub, token: str) -> None:
+    """Write down who logs in; UnauthenticatedError for a token that is no operator's."""
+    caller = operator_of(hub, token)
+    with hub.session() as session:
+        hub.audit(session, caller.actor, "dashboard.login", caller.role)
+
+
 def get_visitor(request: Request, hub: HubDep) -> Caller:
     """The operator whose cookie came with the request; raises LoginNeeded."""
     token = request.cookies.get(COOKIE, "")

@@ -113,11 +113,9 @@ def login(request: Request, hub: HubDep, token: Annotated[str, Form()] = "") -> 
     """Turn an operator token into a cookie."""
     token = token.strip()
     try:
-        caller = access.operator_of(hub, token)
+        access.log_in(hub, token)
     except HubError as error:
         return _render(request, "login.html", status=error.status, problem=f"{error}.")
-    with hub.session() as session:
-        hub.audit(session, caller.actor, "dashboard.login", caller.role)
     response = RedirectResponse("/", status_code=303, headers=HEADERS)
     access.remember(response, token, secure=request.url.scheme == "https")
     return response

@@ -11,6 +11,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.context import Hub
 from cloud_hub.errors import NotFoundError
 from cloud_hub.identity.groups import groups_of
+from cloud_hub.ingest import aside
 from cloud_hub.ingest.clones import still_cloned
 from cloud_hub.rollouts import capabilities
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel
@@ -19,8 +20,10 @@ from fleet.api.devices import (
     DeviceEventInfo,
     DeviceInfo,
     DeviceModelInfo,
+    DevicePage,
     DeviceState,
     HeldBackRelease,
+    SetAsideInfo,
 )
 from fleet.protocol.messages import IN_USE_TWICE
 
@@ -47,11 +50,11 @@ def find_device(session: Session, device_id: str, *, lock: bool = False) -> Devi
     return row
 
 
-def list_devices(session: Session, *, labels: Mapping[str, str], channel: str, after: str, limit: int) -> list[Device]:
+def list_devices(hub: Hub, *, labels: Mapping[str, str], channel: str, after: str, limit: int) -> DevicePage:
     """At most `limit` devices by id, from those after the id `after` on, that carry all `labels`.
 
     Args:
-        session: an open session.
+        hub: the hub.
         labels: key to value.
         channel: the one that they follow; empty for any.
         after: an id; empty for the first.
@@ -60,8 +63,18 @@ def list_devices(session: Session, *, labels: Mapping[str, str], channel: str, a
     statement = select(Device).where(col(Device.id) > after).order_by(col(Device.id))
     if channel:
         statement = statement.where(Device.channel == channel)
-    matching = (row for row in session.exec(statement) if labels.items() <= row.labels.items())
-    return [row for row, _ in zip(matching, range(limit), strict=False)]
+    with hub.reading() as session:
+        matching = (row for row in session.exec(statement) if labels.items() <= row.labels.items())
+        rows = [row for row, _ in zip(matching, range(limit + 1), strict=False)]
+        shown = describe(hub, session, rows[:limit])
+    return DevicePage(items=shown, next=shown[-1].id if len(rows) > limit else None)
+
+
+def list_set_aside(hub: Hub, device_id: str) -> list[SetAsideInfo]:
+    """The messages of a device that could not be taken, newest first; NotFoundError when there is no such device."""
+    with hub.reading() as session:
+        find_device(session, device_id)
+        return aside.newest(session, device_id)
 
 
 def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceInfo]:

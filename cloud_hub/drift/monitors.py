@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlmodel import Session, col, select
+from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import NotFoundError
@@ -11,15 +11,18 @@ from cloud_hub.store.tables import Alarm, DriftMonitor
 from fleet.api.drift import AlarmInfo, MonitorInfo
 
 
-def list_monitors(session: Session, model: str) -> list[MonitorInfo]:
+def list_monitors(hub: Hub, model: str) -> list[MonitorInfo]:
     """Every monitor by model, or one model's."""
     rows = select(DriftMonitor).order_by(col(DriftMonitor.model))
-    return [describe(row) for row in session.exec(rows.where(DriftMonitor.model == model) if model else rows)]
+    with hub.reading() as session:
+        return [describe(row) for row in session.exec(rows.where(DriftMonitor.model == model) if model else rows)]
 
 
-def list_alarms(session: Session) -> list[AlarmInfo]:
+def list_alarms(hub: Hub) -> list[AlarmInfo]:
     """All alarms, newest first."""
-    return [AlarmInfo.model_validate(vars(row)) for row in session.exec(select(Alarm).order_by(col(Alarm.id).desc()))]
+    rows = select(Alarm).order_by(col(Alarm.id).desc())
+    with hub.reading() as session:
+        return [AlarmInfo.model_validate(vars(row)) for row in session.exec(rows)]
 
 
 def close_alarm(hub: Hub, alarm: int, *, actor: str) -> AlarmInfo:

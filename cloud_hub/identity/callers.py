@@ -55,6 +55,18 @@ def check_may_infer(caller: Caller, model: str) -> None:
         raise ForbiddenError("inference needs the role operator", subject=caller.actor)
 
 
+def check_may_name_code(caller: Caller) -> None:
+    """Raise ForbiddenError unless admin: a recipe is a module that a worker will import and run (ADR 0007)."""
+    if not tokens.role_allows(caller.role, "admin"):
+        raise ForbiddenError("naming a recipe needs the role admin", subject=caller.actor, hint="use an admin's token")
+
+
+def check_may_make_token(caller: Caller, kind: str) -> None:
+    """Raise ForbiddenError unless `caller`, an operator, may make a token of this kind."""
+    if kind in ("operator", "mirror") and not tokens.role_allows(caller.role, "admin"):
+        raise ForbiddenError(f"{kind} tokens are made by an admin", subject=caller.actor)
+
+
 class RateLimiter:
     """A token bucket per caller, holding one second's worth; time comes in as seconds."""
 

@@ -7,7 +7,14 @@ from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.jobs import queue
 from cloud_hub.store.tables import ChannelRow, Job, Snapshot
 from cloud_hub.trust.rows import get_model
-from fleet.api.jobs import RetrainOptions
+from fleet.api.jobs import NewJob, RetrainOptions
+
+
+def create_job(hub: Hub, wanted: NewJob, *, actor: str) -> Job:
+    """Queue a job of any kind; InvalidError for a kind that is not known, and what the kind's own checks raise."""
+    if wanted.kind != "retrain":
+        raise InvalidError(f"no kind of job {wanted.kind!r}", subject=wanted.kind, hint="known: retrain")
+    return check_retrain(hub, wanted.model, wanted.payload, actor=actor)
 
 
 def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, alone: bool = False) -> Job:

@@ -14,21 +14,24 @@ from fleet.rollouts import machine
 from fleet.rollouts.errors import TransitionError
 
 
-def list_rollouts(session: Session) -> list[RolloutInfo]:
+def list_rollouts(hub: Hub) -> list[RolloutInfo]:
     """Every rollout, newest first."""
-    return [describe(row) for row in session.exec(select(RolloutRow).order_by(col(RolloutRow.created_at).desc()))]
+    with hub.reading() as session:
+        return [describe(row) for row in session.exec(select(RolloutRow).order_by(col(RolloutRow.created_at).desc()))]
 
 
-def show_rollout(session: Session, rollout: str) -> RolloutInfo:
+def show_rollout(hub: Hub, rollout: str) -> RolloutInfo:
     """One rollout; NotFoundError when there is none."""
-    return describe(_found(session, rollout))
+    with hub.reading() as session:
+        return describe(_found(session, rollout))
 
 
-def list_events(session: Session, rollout: str) -> list[RolloutEventInfo]:
+def list_events(hub: Hub, rollout: str) -> list[RolloutEventInfo]:
     """What happened in a rollout, in order; NotFoundError when there is none."""
-    _found(session, rollout)
     wanted = select(RolloutEvent).where(RolloutEvent.rollout == rollout).order_by(col(RolloutEvent.id))
-    return [RolloutEventInfo.model_validate(row) for row in session.exec(wanted)]
+    with hub.reading() as session:
+        _found(session, rollout)
+        return [RolloutEventInfo.model_validate(row) for row in session.exec(wanted)]
 
 
 def start(hub: Hub, wanted: NewRollout, *, actor: str) -> CreatedRollout:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlmodel import Session, col, select
+from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
@@ -37,14 +37,16 @@ _SECTIONS: dict[str, type[Struct]] = {
 }
 
 
-def list_channels(session: Session) -> list[ChannelInfo]:
+def list_channels(hub: Hub) -> list[ChannelInfo]:
     """Every channel by name, with its document."""
-    return [_shown(row) for row in session.exec(select(ChannelRow).order_by(col(ChannelRow.name)))]
+    with hub.reading() as session:
+        return [_shown(row) for row in session.exec(select(ChannelRow).order_by(col(ChannelRow.name)))]
 
 
-def show_channel(session: Session, name: str) -> ChannelInfo:
+def show_channel(hub: Hub, name: str) -> ChannelInfo:
     """One channel; NotFoundError when there is none."""
-    row = session.get(ChannelRow, name)
+    with hub.reading() as session:
+        row = session.get(ChannelRow, name)
     if row is None:
         raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")
     return _shown(row)

@@ -20,9 +20,10 @@ from fleet.protocol.names import check_name
 from fleet.protocol.task import in_words
 
 
-def list_models(session: Session) -> list[ModelInfo]:
+def list_models(hub: Hub) -> list[ModelInfo]:
     """Every model by name."""
-    return _described(session, session.exec(select(Model).order_by(col(Model.name))).all())
+    with hub.reading() as session:
+        return _described(session, session.exec(select(Model).order_by(col(Model.name))).all())
 
 
 def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
@@ -75,11 +76,12 @@ def show_model(hub: Hub, name: str) -> ModelDetail:
     return ModelDetail(**{field: getattr(known, field) for field in ModelInfo.model_fields}, interface=fixed)
 
 
-def list_releases(session: Session, model: str) -> list[ReleaseInfo]:
+def list_releases(hub: Hub, model: str) -> list[ReleaseInfo]:
     """Every release of a model, newest first; NotFoundError when there is no such model."""
-    get_model(session, model)
     statement = select(Release).where(Release.model == model).order_by(col(Release.number).desc())
-    return [ReleaseInfo.model_validate(row) for row in session.exec(statement)]
+    with hub.reading() as session:
+        get_model(session, model)
+        return [ReleaseInfo.model_validate(row) for row in session.exec(statement)]
 
 
 def show_release(hub: Hub, model: str, number: int) -> ReleaseDetail:

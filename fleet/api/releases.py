@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import INT32, Key, Text
+from fleet.api.types import INT32, Hex, Key, Text
 from fleet.api.wire import Wire
 from fleet.protocol.manifest import Manifest
 
@@ -24,7 +24,7 @@ class OutsideSignature(Request):
     """Hex Ed25519 signature over the payload of `GET …/signing`, and the version it was for."""
 
     key_id: Key
-    signature: Key
+    signature: Hex
     version: Annotated[int, Field(ge=0, le=INT32)]
 
 

@@ -21,11 +21,13 @@ JSON_DEPTH = 32
 NO_NUL = r"^[^\x00]*$"
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 SHA256 = r"^[0-9a-f]{64}$"
+HEX = r"^([0-9a-fA-F]{2})*$"
 # What a pattern means, for the one who broke it.
 PATTERNS = {
     NO_NUL: "it holds a NUL character",
     NAME: "use 1 to 63 lower-case letters, digits and dashes, starting with a letter or digit",
     SHA256: "it is not a SHA-256 in lower-case hexadecimal",
+    HEX: "it is not hexadecimal",
 }
 
 Int64 = Annotated[int, Field(ge=-INT64 - 1, le=INT64)]
@@ -37,6 +39,7 @@ Finite = Annotated[float, Field(ge=-sys.float_info.max, le=sys.float_info.max, a
 Text = Annotated[str, Field(max_length=TEXT_LIMIT, pattern=NO_NUL)]
 Key = Annotated[str, Field(max_length=KEY_LIMIT, pattern=NO_NUL)]  # an id that somebody else made up
 Name = Annotated[str, Field(max_length=63, pattern=NAME)]
+Hex = Annotated[str, Field(max_length=KEY_LIMIT, pattern=HEX)]
 
 
 def as_json(value: object) -> object:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cloud_hub.app import create_app
-from cloud_hub.bootstrap import FIRST_ROOT
 from cloud_hub.identity.ca import pin
+from cloud_hub.identity.first_contact import FIRST_ROOT
 from cloud_hub.store.tables import Model
 from edge_agent import runtimes
 from edge_agent.config import AgentConfig

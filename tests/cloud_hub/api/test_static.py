@@ -126,7 +126,8 @@ def test_patches_between_blobs(hub: HubFixture, mirror: dict[str, str]) -> None:
     answer = hub.client.get(url, headers=mirror)
     assert answer.content == patch and answer.headers["content-length"] == str(len(patch))
     assert hub.client.get(url, headers={**mirror, "Range": "bytes=4-"}).content == patch[4:]
-    for body, words in ((b"x" * 200, "not a delta"), (patch + b"x", "do not fill"), (b"x" * 6000, "larger than")):
+    wrong = ((b"x" * 200, "not a delta"), (patch + b"x", "do not fill"), (b"x" * 6000, "no larger than the blob"))
+    for body, words in wrong:
         refused = hub.client.put(f"/api/v1{url}", content=body, headers=operator)
         assert refused.status_code in (413, 422, 400) and words in refused.text
     other = hub.client.put(f"/api/v1/blobs/{SHA256}/from/{SHA256}", content=patch, headers=operator)

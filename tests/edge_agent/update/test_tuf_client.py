@@ -12,7 +12,7 @@ from threading import Thread
 
 import pytest
 
-from cloud_hub.bootstrap import FIRST_ROOT
+from cloud_hub.identity.first_contact import FIRST_ROOT
 from tests.support.hub import HubFixture, make_hub
 
 

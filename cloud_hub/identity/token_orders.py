@@ -1,0 +1,41 @@
+"""What operators do with tokens: list, make, revoke."""
+
+from __future__ import annotations
+
+from cloud_hub.context import Hub
+from cloud_hub.identity import tokens
+from cloud_hub.identity.callers import Caller, check_may_make_token
+from cloud_hub.identity.first_contact import claim_pin
+from fleet.api.tokens import CreatedToken, NewToken, TokenInfo
+
+
+def list_tokens(hub: Hub) -> list[TokenInfo]:
+    """Every token without its secret, oldest first."""
+    with hub.reading() as session:
+        return [TokenInfo.model_validate(row) for row in tokens.all_tokens(session)]
+
+
+def create(hub: Hub, wanted: NewToken, caller: Caller) -> CreatedToken:
+    """Make a token; its text is in this answer and nowhere else.
+
+    Raises:
+        ForbiddenError: this kind of token is made by an admin. InvalidError: fields that do not fit the kind.
+    """
+    check_may_make_token(caller, wanted.kind)
+    pin = claim_pin(hub) if wanted.kind == "claim" else ""
+    with hub.session() as session:
+        row, text = tokens.create_token(session, now=hub.clock(), pin=pin, **wanted.model_dump())
+        hub.audit(session, caller.actor, "token.create", row.id, {"kind": row.kind, "note": row.note})
+    known = TokenInfo.model_validate(row).model_dump()
+    if wanted.kind != "claim":
+        return CreatedToken(**known, token=text)
+    addresses = hub.config.addresses  # what its receiver needs, and what may keep a device from coming online
+    return CreatedToken(**known, token=text, hub=addresses.http_advertise, warnings=list(addresses.remarks))
+
+
+def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
+    """End a token at once; revoking twice changes nothing. NotFoundError when there is none."""
+    with hub.session() as session:
+        row = tokens.revoke_token(session, token_id, now=hub.clock())
+        hub.audit(session, actor, "token.revoke", token_id)
+        return TokenInfo.model_validate(row)
