@@ -2,13 +2,14 @@
 
 Columns: id, model, device, release, variant, reason, recorded_at (Unix seconds), name, shape (list of int), input
 (list of float: the first input; empty for text), confidence, prediction, cloud_prediction, arrays (MessagePack of every
-input and output, for exact bytes), and in an export also label and labelled_by.
+input and output, for exact bytes), and in an export also label (a class number; null where a label is none),
+labelled_by, and label_json (any label as its task keeps it, as JSON).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ _COLUMNS = (
     "arrays BLOB"
 )
 _INSERT = "INSERT INTO sample VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+LARGEST_CLASS = (1 << 31) - 1  # of the 32 bits that the column `label` has
 
 
 class Arrays(Struct, frozen=True, kw_only=True):
@@ -64,19 +67,27 @@ def without(data: bytes, gone: Iterable[str]) -> bytes | None:
         return _copy(database, "SELECT * FROM sample ORDER BY recorded_at", Path(folder))
 
 
-def join(parts: Iterable[bytes], labels: dict[str, tuple[int, str]]) -> bytes:
-    """One Parquet file of all partitions, with `label` and `labelled_by` (id -> both)."""
+def join(parts: Iterable[bytes], labels: Mapping[str, tuple[Any, str]]) -> bytes:
+    """One Parquet file of all partitions; `labels` maps an id to its label, as its task keeps it, and who said so."""
     with tempfile.TemporaryDirectory() as folder, duckdb.connect() as database:
         database.execute(f"CREATE TABLE sample ({_COLUMNS})")
         if paths := _written(parts, Path(folder)):
             database.execute("INSERT INTO sample SELECT * FROM read_parquet(?, hive_partitioning=false)", [paths])
-        database.execute("CREATE TABLE label (id VARCHAR, label INTEGER, labelled_by VARCHAR)")
+        database.execute("CREATE TABLE label (id VARCHAR, label INTEGER, labelled_by VARCHAR, label_json VARCHAR)")
         if labels:
-            rows = [(key, label, by) for key, (label, by) in labels.items()]
-            database.executemany("INSERT INTO label VALUES (?, ?, ?)", rows)
-        columns = "sample.*, label.label, label.labelled_by"
+            rows = [(key, _class(label), by, _json(label)) for key, (label, by) in labels.items()]
+            database.executemany("INSERT INTO label VALUES (?, ?, ?, ?)", rows)
+        columns = "sample.*, label.label, label.labelled_by, label.label_json"
         query = f"SELECT {columns} FROM sample LEFT JOIN label USING (id) ORDER BY recorded_at, id"  # noqa: S608
         return _copy(database, query, Path(folder))
+
+
+def _class(label: object) -> int | None:
+    return label if type(label) is int and 0 <= label <= LARGEST_CLASS else None
+
+
+def _json(label: object) -> str:
+    return msgspec.json.encode(label, order="deterministic").decode()
 
 
 def _written(parts: Iterable[bytes], folder: Path) -> list[str]:

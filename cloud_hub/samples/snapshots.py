@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -17,10 +18,11 @@ import numpy as np
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.samples import parquet, store
-from cloud_hub.samples.dataset import Dataset, decode_dataset, encode_dataset
+from cloud_hub.samples.dataset import Dataset, decode_dataset, encode_dataset, make_dataset
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import SampleRow, Snapshot
-from cloud_hub.trust.rows import get_model, interface_release
+from cloud_hub.trust.rows import get_model, interface_release, label_task
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.finite import is_finite
 from fleet.protocol.interface import tensors
 from fleet.protocol.manifest import Tensor
@@ -56,7 +58,8 @@ def create(hub: Hub, model: str, *, actor: str) -> Snapshot:
         log.warning(
             "%d of %d samples of %s stay out: other inputs, or NaN in them", len(rows) - len(kept), len(rows), model
         )
-    dataset = _stacked(kept, {row.id: found[row.id].inputs for row in kept}, wanted)
+    labels = _labels(hub, model, kept)
+    dataset = _stacked(kept, {row.id: found[row.id].inputs for row in kept}, wanted, labels)
     return save(hub, model, dataset, actor=actor, left_out=len(rows) - len(kept))
 
 
@@ -103,17 +106,35 @@ def _same_shape(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return len(shape) == len(wanted) and all(b in (-1, a) for a, b in zip(shape, wanted, strict=True))
 
 
-def _stacked(rows: Sequence[SampleRow], found: Mapping[str, Sequence[Array]], wanted: Sequence[Tensor]) -> Dataset:
-    """Samples of one shape as arrays (n, …)."""
+def _labels(hub: Hub, model: str, rows: Sequence[SampleRow]) -> tuple[Any, ...]:
+    """The labels of the rows; what is no label of the model's task (hubs of 0.1 took any class) is left out."""
+    with hub.reading() as session:
+        task = label_task(session, model)
+    labels: list[Any] = []
+    for row in rows:
+        label = row.label
+        if task is not None and label is not None:
+            try:
+                label = task.label(label)
+            except MalformedError as error:
+                log.warning("the label of sample %s stays out of the snapshot: %s", row.id, error)
+                label = None
+        labels.append(label)
+    return tuple(labels)
+
+
+def _stacked(
+    rows: Sequence[SampleRow],
+    found: Mapping[str, Sequence[Array]],
+    wanted: Sequence[Tensor],
+    labels: tuple[Any, ...],
+) -> Dataset:
+    """Samples of one shape as arrays (n, …), with their labels."""
     inputs = {}
     for tensor in wanted:
         arrays = [from_array(next(a for a in found[row.id] if a.name == tensor.name)) for row in rows]
         inputs[tensor.name] = np.concatenate(arrays) if tensor.shape[:1] == (-1,) else np.stack(arrays)
-    return Dataset(
-        inputs=inputs,
-        label=np.asarray([-1 if row.label is None else row.label for row in rows], np.int64),
-        ids=np.asarray([row.id for row in rows]),
-    )
+    return make_dataset(inputs, labels, np.asarray([row.id for row in rows]))
 
 
 def save(hub: Hub, model: str, dataset: Dataset, *, actor: str, left_out: int = 0) -> Snapshot:

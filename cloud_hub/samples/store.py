@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
@@ -26,6 +27,7 @@ from fleet.tasks import Task
 DAY = 86_400.0
 TRIES = 8
 MOST_CLASSES = 1 << 31  # where no release says how many there are
+LABEL_BYTES = 256 << 10  # of one label as JSON: 10,000 values, or 300 boxes with room to spare
 
 
 def commit(hub: Hub, device_id: str, samples: Sequence[Sample]) -> tuple[str, ...]:
@@ -72,12 +74,17 @@ def of_model(hub: Hub, model: str) -> list[SampleRow]:
         return list(session.exec(query.order_by(col(SampleRow.at), col(SampleRow.id))))
 
 
-def label(hub: Hub, labels: Mapping[str, int | float | str], *, by: str, actor: str) -> int:
+def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str) -> int:
     """Write down what is true of samples, by the tasks of their models; all or nothing. Returns how many.
+
+    Args:
+        labels: plain JSON by the sample's id, as `fleet.api.samples.SampleLabel` has it.
+        by: the person or tool that says so.
+        actor: who writes it down.
 
     Raises:
         NotFoundError: no such sample.
-        InvalidError: no label of the task, such as a class that the model does not have; or one that no column holds.
+        InvalidError: no label of the task, such as a class that the model does not have; or a very long one.
     """
     ranges: dict[str, Task[Any] | int] = {}
     with hub.session() as session:
@@ -160,7 +167,7 @@ def _rewrite(hub: Hub, path: str, gone: list[str]) -> None:
     raise ConflictError(f"{path} is changed by too many at once", subject=path, hint="try again")
 
 
-def _checked(row: SampleRow, value: float | str, known: Task[Any] | int) -> int:
+def _checked(row: SampleRow, value: object, known: Task[Any] | int) -> Any:
     """A label as the database keeps it. `known`: the model's task; where none is named, how many classes it has."""
     if isinstance(known, int):
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < known:
@@ -172,10 +179,10 @@ def _checked(row: SampleRow, value: float | str, known: Task[Any] | int) -> int:
         except MalformedError as error:
             why, hint = str(error), error.hint
         else:
-            if isinstance(kept, int):
+            size = len(msgspec.json.encode(kept))
+            if size <= LABEL_BYTES:
                 return kept
-            why = f"labels of a {known.name} cannot be kept"
-            hint = "a label is a class by number or name, or 1 and 0 for an anomaly and none"
+            why, hint = f"its label has {size} bytes as JSON", f"a label has at most {LABEL_BYTES}"
     raise InvalidError(f"sample {row.id}: {why}; nothing was labelled", subject=row.id, hint=hint)
 
 

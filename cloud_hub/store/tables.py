@@ -18,8 +18,8 @@ from cloud_hub.store.reported import PairEvidence as PairEvidence
 from cloud_hub.store.reported import SetAside as SetAside
 from cloud_hub.store.reported import SpoolCursor as SpoolCursor
 from cloud_hub.store.reported import WindowRow as WindowRow
+from cloud_hub.store.types import Json, widen
 from cloud_hub.store.types import json_field as _json
-from cloud_hub.store.types import widen
 
 
 class Setting(SQLModel, table=True):
@@ -254,7 +254,10 @@ class Alarm(SQLModel, table=True):
 
 
 class SampleRow(SQLModel, table=True):
-    """The index of a sample; its arrays are in the Parquet partition `path`. Labels outrank the auditor."""
+    """The index of a sample; its arrays are in the Parquet partition `path`. Labels outrank the auditor.
+
+    `label` is what the model's task keeps of a label, such as a class number, as canonical JSON; null without one.
+    """
 
     __tablename__ = "sample"
 
@@ -269,7 +272,7 @@ class SampleRow(SQLModel, table=True):
     confidence: float
     prediction: int
     cloud_prediction: int | None = None
-    label: int | None = None
+    label: Any = Field(default=None, sa_column=Column(Json, nullable=True))
     labelled_by: str = ""
     labelled_at: float | None = None
     path: str

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import INT32, Key, Text
+from fleet.api.types import Key, Text, check_value
 
 MAX_LABELS = 100_000  # of one request
-LARGEST_LABEL = 1e300  # of a number; no unit needs more
+
+
+def check_label(label: JsonValue) -> JsonValue:
+    """Return a label within bounds; ValueError for null and for what `check_value` refuses."""
+    if label is None:
+        raise ValueError("it is null, which is no label")
+    return check_value(label)
 
 
 class SampleLabel(Request):
-    """What is true of one sample, as the model's task says it: a class by its number or name, 1 for an anomaly."""
+    """What is true of one sample, as the model's task says it: a class by its number or name, a list of classes, one
+    or several values, 1 for an anomaly, text, a list of `{"box": [x1, y1, x2, y2], "class": …}`, or the task's own."""
 
     id: Key
-    label: (
-        Annotated[int, Field(ge=-INT32 - 1, le=INT32)]
-        | Annotated[float, Field(ge=-LARGEST_LABEL, le=LARGEST_LABEL)]
-        | Text
-    )
+    label: Annotated[JsonValue, AfterValidator(check_label)]
 
 
 class Labels(Request):
@@ -39,7 +42,7 @@ class WrittenLabels(Answer):
 
 
 class SampleInfo(Answer):
-    """One recorded input, without its arrays."""
+    """One recorded input, without its arrays. `label` is as the model's task keeps it, classes by number."""
 
     id: str
     model: str
@@ -52,7 +55,7 @@ class SampleInfo(Answer):
     confidence: float = 0.0
     prediction: int = 0
     cloud_prediction: int | None = None
-    label: int | None = None
+    label: JsonValue = None
     labelled_by: str = ""
     labelled_at: float | None = None
 

@@ -54,12 +54,18 @@ Document = Annotated[dict[str, JsonValue], BeforeValidator(as_json)]
 
 
 def check_document(document: Document) -> Document:
-    """Return a free JSON document whose numbers, text, size and depth are within bounds.
+    """Return a free JSON document that `check_value` takes; ValueError otherwise."""
+    check_value(document)
+    return document
+
+
+def check_value(whole: JsonValue) -> JsonValue:
+    """Return any JSON whose numbers, text, size and depth are within bounds.
 
     Raises:
         ValueError: a number that does not fit into 64 bits, NaN or infinity, a NUL character, or too much of it.
     """
-    waiting: list[tuple[JsonValue, int]] = [(document, 0)]
+    waiting: list[tuple[JsonValue, int]] = [(whole, 0)]
     seen = 0
     while waiting:
         value, depth = waiting.pop()
@@ -72,7 +78,7 @@ def check_document(document: Document) -> Document:
             waiting += [(part, depth + 1) for part in value]
         else:
             _check_scalar(value)
-    return document
+    return whole
 
 
 def _check_scalar(value: str | bool | int | float | None) -> None:

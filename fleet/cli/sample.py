@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fleet.cli.label_files import label_of, read_labels
 from fleet.cli.output import print_document, print_items
 from fleet.cli.session import JsonFlag, ModelOption, client_of, parse_pairs
-from fleet.errors import NotFoundError
-
-CLASS = re.compile(r"[0-9]{1,9}")  # ² and ٣ are digits, too, but no numbers that int() or the hub would take
 
 app = typer.Typer(name="sample", help="Samples: recorded inputs, their answers and labels.", no_args_is_help=True)
 COLUMNS = [
@@ -64,35 +61,28 @@ def export(
 @app.command("label")
 def label(
     context: typer.Context,
-    labels: Annotated[list[str] | None, typer.Argument(help="SAMPLE=CLASS pairs.")] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="A CSV file with lines SAMPLE,CLASS.")] = None,
+    labels: Annotated[list[str] | None, typer.Argument(help="SAMPLE=VALUE, SAMPLE=NAME or SAMPLE=@FILE.json.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="A CSV file of samples and labels, or a JSON object.")
+    ] = None,
     by: Annotated[str, typer.Option("--by", help="Who says so.")] = "operator",
     json: JsonFlag = False,
 ) -> None:
-    """Write down the true class of samples, by number or name; labels outrank the auditor.
+    """Write down what is true of samples, as the model's task says it; labels outrank the auditor.
 
-    Example: fleet sample label 01J8ZQ=7 --by ada
+    A class by number or name, a number, 1 for an anomaly, text; or JSON: a list of classes or numbers, boxes. Text in
+    quotes, as JSON has it, is always a name. A CSV file has lines SAMPLE,LABEL, or a heading: `sample,label`, or
+    `sample` and a column for each class (1 and 0) or each value.
+
+    Example: fleet sample label 01J8ZQ=7 01J8ZR=3.25 01J8ZS='["person", "dog"]' 01J8ZT=@boxes.json --by ada
     """
-    pairs = parse_pairs(labels or [])
+    given = {sample: label_of(text) for sample, text in parse_pairs(labels or []).items()}
     if file is not None:
-        if not file.is_file():
-            raise NotFoundError(f"no file {file}", subject=str(file))
-        lines = [line.strip() for line in _text_of(file).splitlines()]
-        pairs |= parse_pairs([line.replace(",", "=", 1) for line in lines if line])
-    if not pairs:
-        raise typer.BadParameter("give SAMPLE=CLASS pairs or --file")
-    if "" in pairs.values():
-        raise typer.BadParameter("a label is empty: write a class by its number or name, such as 7")
-    given = {key: int(value) if CLASS.fullmatch(value) else value for key, value in pairs.items()}
+        given |= read_labels(file)
+    if not given:
+        raise typer.BadParameter("give SAMPLE=VALUE pairs or --file")
     document = client_of(context).label_samples(given, by=by)
     print_document(document, [("labelled", "labelled"), ("by", "by")], json=json)
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise typer.BadParameter(f"{file} is not text in UTF-8; save it as UTF-8") from None
 
 
 @app.command("delete")

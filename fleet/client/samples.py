@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlencode
+
+from pydantic import JsonValue, ValidationError
 
 from fleet.api.audit import AuditPage, AuditRecord
 from fleet.api.drift import AlarmInfo, AlarmPage, MonitorInfo, MonitorPage
 from fleet.api.jobs import JobInfo, JobPage, RetrainOptions
 from fleet.api.samples import (
+    MAX_LABELS,
     DeletedSample,
     Labels,
     NewSnapshot,
@@ -21,6 +24,9 @@ from fleet.api.samples import (
     WrittenLabels,
 )
 from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check, path_of
+from fleet.errors import FleetError, UsageError
+
+LABELS_BYTES = 512 << 10  # of one request; hubs take 1 MiB
 
 
 class SampleCalls(Calls):
@@ -58,10 +64,26 @@ class SampleCalls(Calls):
         """One sample with its arrays."""
         return self._get(path_of("samples", sample), SampleDetail)
 
-    def label_samples(self, labels: Mapping[str, int | float | str], *, by: str) -> WrittenLabels:
-        """Write down what is true of samples (id -> label, such as a class by its number or name)."""
-        body = Labels(labels=[SampleLabel(id=sample, label=label) for sample, label in labels.items()], by=by)
-        return self._post("/samples/labels", body, WrittenLabels)
+    def label_samples(self, labels: Mapping[str, JsonValue], *, by: str) -> WrittenLabels:
+        """Write down what is true of samples; each request of at most `LABELS_BYTES` is taken whole or not at all.
+
+        Args:
+            labels: by the sample's id, as `SampleLabel` has them, such as a class by its number or name.
+            by: the person or tool that says so.
+
+        Raises:
+            UsageError: a label that no task can know, such as null, NaN, or numbers without end.
+            FleetError: what the hub refuses; the message says how many labels of earlier requests it took.
+        """
+        written = 0
+        for part in _parts([_sample_label(sample, label) for sample, label in labels.items()]):
+            try:
+                written += self._post("/samples/labels", Labels(labels=part, by=by), WrittenLabels).labelled
+            except FleetError as error:
+                if written:
+                    error.args = (f"{error} ({written} labels before these were written down)",)
+                raise
+        return WrittenLabels(labelled=written, by=by)
 
     def delete_sample(self, sample: str) -> DeletedSample:
         """Delete one sample for good."""
@@ -101,3 +123,26 @@ class SampleCalls(Calls):
         """Who did what to what."""
         query = [] if after is None else [("after", str(after))]
         return self._items("/audit", AuditPage, query, limit=limit)
+
+
+def _sample_label(sample: str, label: JsonValue) -> SampleLabel:
+    try:
+        return SampleLabel(id=sample, label=label)
+    except ValidationError as error:
+        why = str(error.errors(include_url=False, include_input=False)[0]["msg"]).removeprefix("Value error, ")
+        raise UsageError(f"the label of sample {sample[:64]!r} cannot be sent: {why}", subject=sample[:64]) from None
+
+
+def _parts(labels: Iterable[SampleLabel]) -> Iterator[list[SampleLabel]]:
+    """The labels in requests of at most `LABELS_BYTES` and `MAX_LABELS`."""
+    part: list[SampleLabel] = []
+    size = 0
+    for label in labels:
+        length = len(label.model_dump_json().encode()) + 1
+        if part and (size + length > LABELS_BYTES or len(part) == MAX_LABELS):
+            yield part
+            part, size = [], 0
+        part.append(label)
+        size += length
+    if part:
+        yield part

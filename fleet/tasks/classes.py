@@ -88,10 +88,18 @@ class MultiLabel(Task[tuple[int, ...]]):
         return len(set(one) & set(other)) / union if union else 1.0
 
     def label(self, value: object) -> list[int]:
-        """A list of class numbers or names; kept as sorted numbers. An empty list says that none is there."""
-        if not isinstance(value, list | tuple):
-            raise self.wrong(value, "a list of class numbers or names; an empty one says that none is there")
-        return sorted({self.class_of(item) for item in value})
+        """A list of class numbers or names, or one name; kept as sorted numbers. An empty list: none is there.
+
+        One that holds a class twice is refused: a row of 0 and 1 for each class does, and means something else.
+        """
+        items = [value] if isinstance(value, str) else value
+        wanted = "a list of class numbers or names, each once; an empty one says that none is there"
+        if not isinstance(items, list | tuple):
+            raise self.wrong(value, wanted)
+        found = sorted({self.class_of(item) for item in items})
+        if len(found) < len(items):
+            raise self.wrong(value, wanted)
+        return found
 
     def stack(self, labels: Sequence[Any]) -> AnyArray:
         """Float32 (n, classes): 1 where the class is there, else 0."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import msgspec
 import numpy as np
 import pytest
 
+from cloud_hub.errors import InvalidError
 from cloud_hub.samples import snapshots, store
-from cloud_hub.store.tables import Device
+from cloud_hub.samples.dataset import stack
+from cloud_hub.store.tables import Device, SampleRow
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.messages import Sample, SampleBatch, SampleReceipt
 from fleet.protocol.task import TaskSpec
 from fleet.protocol.tensors import to_array
+from fleet.tasks import of
 from tests.support.hub import START, HubFixture
 
 
@@ -83,25 +89,68 @@ def test_a_class_is_given_by_number_or_name(filled: HubFixture) -> None:
     assert store.get(filled.hub, "s1").label == 0
 
 
+def parquet_rows(hub: HubFixture, columns: str) -> list[tuple[Any, ...]]:
+    """Columns of the export, as another tool reads them."""
+    import duckdb
+
+    data = hub.client.get("/api/v1/samples/export?model=digits", headers=hub.auth()).content
+    path = hub.offline.parent / "out.parquet"
+    path.write_bytes(data)
+    return duckdb.sql(f"SELECT {columns} FROM '{path}' ORDER BY id").fetchall()
+
+
 LONE = (Tensor(name="score", datatype="FP32", shape=(-1, 1)),)
-TASKS = [
-    (TaskSpec(name="anomaly-score", threshold=1.0), 1, 2, "1 (an anomaly) or 0 (none)"),
-    (TaskSpec(name="regression", tolerance=1.0, high=5.0), None, 9.5, "a finite number and at most 5"),
-    (TaskSpec(name="regression", tolerance=1.0), None, 3, "labels of a regression cannot be kept"),
-    (TaskSpec(name="embedding"), None, 7, "printable characters"),
+FOUND = (Tensor(name="found", datatype="FP32", shape=(-1, -1, 6)),)
+TWO = (Tensor(name="score", datatype="FP32", shape=(-1, 2)),)
+BOXES = [{"box": [0, 0, 2.5, 1], "class": "dog"}]
+TASKS: list[tuple[TaskSpec, tuple[Tensor, ...], Any, Any, Any, str]] = [
+    (TaskSpec(name="anomaly-score", threshold=1.0), LONE, True, 1, 2, "1 (an anomaly) or 0 (none)"),
+    (TaskSpec(name="regression", tolerance=1.0, high=5.0), LONE, 3, 3.0, 9.5, "a finite number and at most 5"),
+    (TaskSpec(name="regression", tolerance=1.0), TWO, [1, 2.5], [1.0, 2.5], [1, 2, 3], "a list of 2 numbers"),
+    (TaskSpec(name="multi-label"), TWO, ["dog", 0], [0, 1], [2], "a number from 0 to 1"),
+    (TaskSpec(name="embedding"), LONE, "ada", "ada", 7, "printable characters"),
+    (TaskSpec(name="detection"), FOUND, BOXES, [{"box": [0, 0, 2.5, 1], "class": 1}], [{"box": [1]}], "x1 <= x2"),
+    (TaskSpec(name="custom"), LONE, {"a": [None, "ü"]}, {"a": [None, "ü"]}, "x" * 5000, "at most 4096 characters"),
 ]
 
 
-@pytest.mark.parametrize(("task", "kept", "wrong", "why"), TASKS)
-def test_a_label_is_what_the_models_task_says(
-    filled: HubFixture, task: TaskSpec, kept: int | None, wrong: float, why: str
+@pytest.mark.parametrize(("task", "outputs", "given", "kept", "wrong", "why"), TASKS, ids=[t[0].name for t in TASKS])
+def test_a_label_is_what_the_models_task_says_wherever_it_is_shown(
+    filled: HubFixture, task: TaskSpec, outputs: tuple[Tensor, ...], given: Any, kept: Any, wrong: Any, why: str
 ) -> None:
-    """A regression took any whole number, as if it were a class."""
-    filled.release(labels=(), outputs=LONE, task=task, requires=(f"task:{task.name}",))
-    if kept is not None:
-        assert put(filled, kept) == "" and store.get(filled.hub, "s1").label == kept
+    """Labels were whole numbers only: a regression took 99 as if it were a class, and then kept nothing at all."""
+    filled.release(labels=("cat", "dog"), outputs=outputs, task=task, requires=(f"task:{task.name}",))
+    assert put(filled, given) == "" and store.get(filled.hub, "s1").label == kept
     assert why in put(filled, wrong)
-    assert store.get(filled.hub, "s1").label == kept
+    assert store.get(filled.hub, "s1").label == kept, "what is refused changes nothing"
+    listed = filled.client.get("/api/v1/samples?labelled=true", headers=filled.auth()).json()["items"]
+    assert [(item["id"], item["label"]) for item in listed] == [("s1", kept)]
+    shown = filled.client.get("/api/v1/samples/s1", headers=filled.auth()).json()
+    assert shown["label"] == kept and shown["labelled_by"] == "operator"
+    exported = parquet_rows(filled, "id, label, label_json")
+    assert [(key, label, json.loads(text or "null")) for key, label, text in exported] == [
+        ("s1", kept if type(kept) is int else None, kept),
+        ("s2", None, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    "text", ["NaN", "[1, Infinity]", "null", "1e999", '"\\u0000"', "[" * 40 + "]" * 40, "18446744073709551616"]
+)
+def test_no_label_goes_over_the_bounds_of_a_database(filled: HubFixture, text: str) -> None:
+    filled.release(labels=(), outputs=LONE, task=TaskSpec(name="custom"), requires=("task:custom",))
+    body = f'{{"labels": [{{"id": "s1", "label": {text}}}]}}'
+    answer = filled.client.post("/api/v1/samples/labels", content=body, headers=filled.auth())
+    assert answer.status_code == 400 and "label" in answer.json()["error"], answer.text
+    assert store.get(filled.hub, "s1").label is None
+
+
+def test_a_very_long_label_is_refused_with_its_size(filled: HubFixture) -> None:
+    outputs = (Tensor(name="out", datatype="FP32", shape=(-1, -1)),)
+    task = TaskSpec(name="regression", tolerance=1.0)
+    filled.release(labels=(), outputs=outputs, task=task, requires=("task:regression",))
+    with pytest.raises(InvalidError, match=r"sample s1: its label has .* bytes as JSON; nothing was labelled"):
+        store.label(filled.hub, {"s1": [0.123456789] * 40_000}, by="ada", actor="t")
 
 
 def test_without_a_release_any_class_may_be_right(filled: HubFixture) -> None:
@@ -161,6 +210,28 @@ def test_a_snapshot_is_named_by_its_content(filled: HubFixture) -> None:
     assert second["id"] != first.id and second["labelled"] == 1
     dataset = snapshots.load(filled.hub, second["id"])
     assert dataset.label.tolist() == [3, -1] and dataset.inputs["x"].shape == (2, 4)
+
+
+def test_a_snapshot_holds_the_labels_of_any_task(filled: HubFixture) -> None:
+    task = TaskSpec(name="regression", tolerance=1.0)
+    filled.release(labels=(), outputs=TWO, inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 4)),), task=task,
+                   requires=("task:regression",))  # fmt: skip
+    store.label(filled.hub, {"s2": [1, 2.5]}, by="ada", actor="test")
+    made = snapshots.create(filled.hub, "digits", actor="test")
+    assert (made.samples, made.labelled) == (2, 1)
+    found = stack(snapshots.load(filled.hub, made.id), of(task, (), TWO))
+    assert found.rows.tolist() == [1] and found.y.tolist() == [[1.0, 2.5]] and found.y.dtype == np.float64
+
+
+def test_a_label_that_the_task_does_not_know_stays_out_of_snapshots(filled: HubFixture) -> None:
+    """Hubs of 0.1 took class 99 of ten: training ended with it."""
+    filled.release(inputs=(Tensor(name="x", datatype="FP32", shape=(-1, 4)),))
+    store.label(filled.hub, {"s1": 3}, by="ada", actor="test")
+    with filled.hub.session() as session:
+        session.get_one(SampleRow, "s2").label = 99
+    made = snapshots.create(filled.hub, "digits", actor="test")
+    assert (made.samples, made.labelled) == (2, 1)
+    assert snapshots.load(filled.hub, made.id).labels == (3, None)
 
 
 def test_many_partitions_are_read_by_one_query(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 from sqlalchemy import inspect, text
+from sqlmodel import Session, select
 
 from cloud_hub.store import migrate
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import differences, downgrade, upgrade
+from cloud_hub.store.tables import SampleRow
 
 
 def test_up_check_down_up(database_url: str) -> None:
@@ -83,4 +85,28 @@ def test_of_two_live_rollouts_the_one_in_the_channel_stays(database_url: str) ->
     assert [tuple(row)[:3] for row in rows] == [("r-1", "running", None), ("r-2", "aborted", 5.0)]
     assert '"state": "aborted"' in rows[1].progress
     assert [tuple(row) for row in events] == [("r-2", "aborted")]
+    engine.dispose()
+
+
+def test_labels_that_were_class_numbers_stay_what_they_are(database_url: str) -> None:
+    engine = make_engine(database_url)
+    upgrade(engine, "0006")
+    sample = {
+        "model": "digits", "device_id": "d", "release": 1, "variant": "v", "reason": "random", "at": 1.0,
+        "received_at": 1.0, "confidence": 0.5, "prediction": 3, "labelled_by": "", "path": "p",
+    }  # fmt: skip
+    columns = ["id", "label", *sample]
+    insert = text(f"INSERT INTO sample ({', '.join(columns)}) VALUES ({', '.join(f':{name}' for name in columns)})")
+    with engine.begin() as connection:
+        for key, label in (("a", 7), ("b", None), ("c", 2**31 - 1)):
+            connection.execute(insert, {**sample, "id": key, "label": label})
+    upgrade(engine)
+    with Session(engine) as session:
+        assert {row.id: row.label for row in session.exec(select(SampleRow))} == {"a": 7, "b": None, "c": 2**31 - 1}
+        session.get_one(SampleRow, "b").label = [1.5, {"box": [0]}]
+        session.commit()
+    downgrade(engine, "0006")
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT id, label FROM sample ORDER BY id")).all()
+    assert [tuple(row) for row in rows] == [("a", 7), ("b", None), ("c", 2**31 - 1)]
     engine.dispose()

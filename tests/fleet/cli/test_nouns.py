@@ -218,16 +218,23 @@ def test_labels_come_from_arguments_and_files(fleet, hub, tmp_path) -> None:
     assert {item["id"]: item["label"] for item in sent["labels"]} == {"s1": 7, "s2": 3, "s3": 1, "s4": "a dog"}
     assert fleet("sample", "label").code == 2
     assert fleet("sample", "label", "s=").code == 2
-    file.write_bytes("s1,3\n".encode("utf-16"))
+    file.write_bytes(b"s1,\xe4\n")
     refused = fleet("sample", "label", "--file", str(file))
     assert refused.code == 2 and "UTF-8" in refused.err
 
 
-@pytest.mark.parametrize("text", ["²", "٣", "-1", "1.5", "99999999999999999999"])
-def test_what_is_no_class_number_is_a_name_for_the_hub_to_judge(fleet, hub, text: str) -> None:
+def test_a_label_may_be_what_a_file_holds(fleet, hub, tmp_path) -> None:
     hub.on("POST", "/samples/labels", {"labelled": 1})
-    fleet("sample", "label", f"s={text}")
-    assert hub.sent("POST", "/samples/labels")[0]["labels"] == [{"id": "s", "label": text}]
+    (tmp_path / "boxes.json").write_text('[{"box": [0, 0, 2.5, 1], "class": "dog"}]')
+    assert fleet("sample", "label", f"s=@{tmp_path / 'boxes.json'}").code == 0
+    (sent,) = hub.sent("POST", "/samples/labels")
+    assert sent["labels"] == [{"id": "s", "label": [{"box": [0, 0, 2.5, 1], "class": "dog"}]}]
+    assert fleet("sample", "label", "s=@absent.json").code == 3
+    assert fleet("sample", "label", "s=[1,").code == 2
+    nested = "[" * 100_000
+    (tmp_path / "deep.json").write_text(nested)
+    refused = fleet("sample", "label", f"s=@{tmp_path / 'deep.json'}")
+    assert refused.code == 2 and "this is not JSON" in refused.err
 
 
 def test_export_writes_the_file(fleet, hub, tmp_path) -> None:

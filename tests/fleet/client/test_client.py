@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 
 import pytest
 
@@ -8,6 +9,7 @@ from fleet import errors
 from fleet.api.devices import DeviceChanges
 from fleet.api.rollouts import NewRollout
 from fleet.client import Client
+from fleet.errors import UsageError
 from tests.support.fake_hub import ScriptedHub
 
 
@@ -112,6 +114,24 @@ def test_labels_become_a_list(hub: ScriptedHub, client: Client) -> None:
     assert hub.sent("POST", "/samples/labels") == [
         {"labels": [{"id": "a", "label": 1}, {"id": "b", "label": 0}], "by": "ada"}
     ]
+
+
+def test_many_labels_go_in_requests_that_a_hub_takes(hub: ScriptedHub, client: Client) -> None:
+    """An inspector's file of a hundred thousand lines was larger than the largest request."""
+    hub.on("POST", "/samples/labels", {"labelled": 3})
+    given = {f"sample-{n:04d}": ["x" * 100] * 10 for n in range(2000)}
+    written = client.label_samples(given, by="ada")
+    sent = hub.sent("POST", "/samples/labels")
+    assert len(sent) > 3 and written.labelled == 3 * len(sent)
+    assert all(len(json.dumps(body)) < 1 << 20 for body in sent)
+    assert {item["id"]: item["label"] for body in sent for item in body["labels"]} == given
+
+
+@pytest.mark.parametrize("label", [None, float("nan"), [1, float("inf")], 1 << 64, {"a": "\0"}])
+def test_what_no_hub_could_keep_is_refused_with_its_sample(hub: ScriptedHub, client: Client, label: object) -> None:
+    with pytest.raises(UsageError, match="the label of sample 's' cannot be sent"):
+        client.label_samples({"a": 1, "s": label}, by="ada")
+    assert hub.sent("POST", "/samples/labels") == []
 
 
 def test_filters_of_samples_are_a_query(hub: ScriptedHub, client: Client) -> None:

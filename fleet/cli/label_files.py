@@ -1,0 +1,187 @@
+"""Labels as people write them, on the command line and in files, as the JSON that the hub judges by the model's task.
+
+A CSV file is read as spreadsheets and data tools write it: UTF-8 or UTF-16 with a byte order mark, quotes, and commas,
+semicolons or tabs between the cells. What could mean two things is refused with its line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import typer
+
+from fleet.errors import NotFoundError
+
+CLASS = re.compile(r"[0-9]{1,9}")  # ² and ٣ are digits, too, but no numbers that int() or the hub would take
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")  # as JSON has it, which knows no +1, .5, 1_000 or nan
+SAMPLE_HEADS = ("sample", "sample_id", "id")
+LABEL_HEADS = ("label", "class", "value")
+THERE, ABSENT = ("1", "1.0", "true"), ("0", "0.0", "false")
+FILE_LIMIT = 256 << 20  # bytes
+NUMBER_LIMIT = 64  # characters
+LARGEST = (1 << 63) - 1  # of a whole number; a value beyond is one with a point
+
+
+class Line(NamedTuple):
+    """A line of a CSV file with its number."""
+
+    number: int
+    cells: list[str]
+
+
+def label_of(text: str) -> Any:
+    """`7` → 7, `3.25` → 3.25, `dog` → "dog", `"7"` → "7", `["a", 2]` → a list, `@boxes.json` → what the file holds.
+
+    A usage error for an empty one, and for what begins like JSON and is none.
+    """
+    text = text.strip()
+    if not text:
+        raise typer.BadParameter("a label is empty: write a class by its number or name, such as 7")
+    if text.startswith("@"):
+        return _json(_text_of(Path(text[1:])), text[1:])
+    return _json(text, text[:60]) if text[0] in '[{"' else _number(text)
+
+
+def read_labels(file: Path) -> dict[str, Any]:
+    """The labels in a CSV file, or in a `.json` file that holds an object, by sample.
+
+    Raises:
+        NotFoundError: no such file.
+        BadParameter: it cannot be read without a guess; the message has the line.
+    """
+    text = _text_of(file)
+    if file.suffix.lower() == ".json":
+        found = _json(text, str(file))
+        if not isinstance(found, dict):
+            raise typer.BadParameter(f'{file} holds no object: write {{"SAMPLE": LABEL, …}}')
+        return found
+    lines = _lines(text, file)
+    if lines and lines[0].cells[0].strip().lower() in SAMPLE_HEADS:
+        return _with_heading([cell.strip() for cell in lines[0].cells], lines[1:], file)
+    for line in lines:
+        if len(line.cells) != 2:
+            _refuse(
+                file, line, f"it has {len(line.cells)} cells, not SAMPLE,LABEL: quote a label that has commas in it"
+            )
+    return _unique([(line, _cell(file, line, 1)) for line in lines], file)
+
+
+def _with_heading(heading: Sequence[str], lines: Sequence[Line], file: Path) -> dict[str, Any]:
+    """Rows below a heading: one column with the label, else one for each class or value."""
+    for line in lines:
+        if len(line.cells) != len(heading):
+            _refuse(file, line, f"it has {len(line.cells)} cells, the heading has {len(heading)}")
+    named = [place for place, name in enumerate(heading) if place and name.lower() in LABEL_HEADS]
+    if len(heading) == 2 or named:
+        column = named[0] if named else 1
+        return _unique([(line, _cell(file, line, column)) for line in lines], file)
+    if len(heading) < 2 or len(set(heading)) < len(heading) or "" in heading:
+        raise typer.BadParameter(f"{file}: the heading needs a name for each column, each once: {', '.join(heading)}")
+    columns, rows = heading[1:], [[cell.strip().lower() for cell in line.cells[1:]] for line in lines]
+    if all(cell in (*THERE, *ABSENT) for row in rows for cell in row):
+        names = [[name for name, cell in zip(columns, row, strict=True) if cell in THERE] for row in rows]
+        labels: list[Any] = [found[0] if len(found) == 1 else found for found in names]
+    else:
+        labels = [[_value(file, line, cell) for cell in row] for line, row in zip(lines, rows, strict=True)]
+    return _unique(list(zip(lines, labels, strict=True)), file)
+
+
+def _cell(file: Path, line: Line, column: int) -> Any:
+    text = line.cells[column].strip()
+    if not text:
+        _refuse(file, line, "a label is empty: delete the line, or write a class by its number or name, such as 7")
+    if text.startswith("@"):
+        return text  # a name: a file of somebody else's does not say which of ours are read
+    try:
+        return label_of(text)
+    except typer.BadParameter as error:
+        _refuse(file, line, str(error))
+
+
+def _value(file: Path, line: Line, cell: str) -> int | float:
+    found = _number(cell)
+    if isinstance(found, str):
+        _refuse(file, line, f"{cell!r} is neither 0 or 1 of a class, nor a number of a value")
+    return found
+
+
+def _unique(labels: Sequence[tuple[Line, Any]], file: Path) -> dict[str, Any]:
+    """By sample; one that has two labels is refused with both lines."""
+    found: dict[str, tuple[Line, Any]] = {}
+    for line, label in labels:
+        sample = line.cells[0].strip()
+        if not sample:
+            _refuse(file, line, "it names no sample")
+        if sample in found and found[sample][1] != label:
+            _refuse(file, line, f"sample {sample} has another label in line {found[sample][0].number}")
+        found[sample] = (line, label)
+    return {sample: label for sample, (_, label) in found.items()}
+
+
+def _lines(text: str, file: Path) -> list[Line]:
+    """The rows that are not blank, split at what the first one is split at."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    outside = re.sub(r'"[^"]*"', "", first)
+    between = max(",;\t", key=outside.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=between, strict=True)
+    csv.field_size_limit(FILE_LIMIT)
+    lines: list[Line] = []
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                lines.append(Line(reader.line_num, cells))
+    except csv.Error as error:
+        raise typer.BadParameter(f"{file}, line {reader.line_num}: {error}") from None
+    return lines
+
+
+def _text_of(file: Path) -> str:
+    """A file's text: UTF-8, or UTF-16 with a byte order mark."""
+    if not file.is_file():
+        raise NotFoundError(f"no file {file}", subject=str(file))
+    if file.stat().st_size > FILE_LIMIT:
+        raise typer.BadParameter(f"{file} has more than {FILE_LIMIT >> 20} MiB")
+    data = file.read_bytes()
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{file} is not text in UTF-8; save it as UTF-8") from None
+    if "\0" in text:
+        raise typer.BadParameter(f"{file} holds NUL characters; save it as UTF-8, or as UTF-16 with a byte order mark")
+    return text
+
+
+def _number(text: str) -> int | float | str:
+    """A number where the text is one as JSON has it, else the text."""
+    if CLASS.fullmatch(text):
+        return int(text)
+    if len(text) > NUMBER_LIMIT or not NUMBER.fullmatch(text):
+        return text
+    number = int(text) if text.lstrip("-").isdecimal() else float(text)
+    if isinstance(number, int) and abs(number) > LARGEST:
+        return float(number)
+    return number if math.isfinite(number) else text
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise typer.BadParameter(f"{where}: this is not JSON: {error}") from None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _refuse(file: Path, line: Line, why: str) -> NoReturn:
+    raise typer.BadParameter(f"{file}, line {line.number}: {why}")
