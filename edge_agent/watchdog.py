@@ -13,7 +13,7 @@ import faulthandler
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from edge_agent.notify import ServiceManager
 
@@ -29,15 +29,14 @@ class Runs:
     def __init__(self) -> None:
         self.under_way = self.ended = 0
 
-    @contextlib.contextmanager
-    def one(self) -> Iterator[None]:
-        """Around one run."""
+    def begin(self) -> None:
+        """A run goes into a thread."""
         self.under_way += 1
-        try:
-            yield
-        finally:
-            self.under_way -= 1
-            self.ended += 1
+
+    def end(self) -> None:
+        """It came back."""
+        self.under_way -= 1
+        self.ended += 1
 
 
 class Patience:

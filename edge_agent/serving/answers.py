@@ -10,7 +10,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from edge_agent.ports import InstalledRelease
 from edge_agent.serving.cloud import CloudError
+from edge_agent.serving.router import Verdict
 from fleet import tasks
 from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError
@@ -53,6 +55,37 @@ def answers_of(answer: oip.InferResponse, manifest: Manifest) -> tuple[Any, ...]
         return tasks.of_manifest(manifest).answers({value.name: value.array for value in answer.outputs})
     except MalformedError:
         return ()
+
+
+def parameters_of(
+    verdict: Verdict,
+    release: InstalledRelease | None,
+    confidence: float | None,
+    took_s: float,
+    answer: oip.InferResponse | None,
+) -> dict[str, Any]:
+    """What every answer says about itself.
+
+    Args:
+        release: the one here; None without one.
+        confidence: its lowest of the batch; None where the task has none.
+        took_s: seconds since the request's first byte.
+        answer: the cloud's, where that goes out: the variant is the cloud's own then, if it names one.
+    """
+    own = release.variant.name if release is not None and answer is None else ""
+    said = answer.parameters.get("variant") if answer is not None else None
+    parameters: dict[str, Any] = {
+        "served_by": verdict.served_by,
+        "release": release.number if release is not None else 0,
+        "variant": said if isinstance(said, str) else own,
+        "degraded": verdict.degraded,
+        "deferred": verdict.deferred,
+        "fallback_reason": verdict.fallback_reason,
+        "latency_us": int(took_s * 1e6),
+    }
+    if confidence is not None:
+        parameters["confidence"] = confidence
+    return parameters
 
 
 def _check(spec: Tensor, found: Mapping[str, AnyArray]) -> None:

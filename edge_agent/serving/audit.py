@@ -129,8 +129,16 @@ class Auditor:
         agree = tuple(map(task.agrees, job.answers, truth))
         pairs: tuple[tuple[bool, bool], ...] = ()
         if job.shadow is not None and job.pairing is not None:
-            outputs = await asyncio.to_thread(job.shadow.run, job.inputs)
+            outputs = await _shadow_outputs(job.shadow, job.inputs)
             check_outputs(job.shadow.release, outputs)
             old = task.answers(outputs)  # by the same task, also where the old release names none
             pairs = tuple(zip(map(task.agrees, old, truth), agree, strict=True))
         return Audited(job, agree, pairs)
+
+
+async def _shadow_outputs(shadow: Served, inputs: Arrays) -> Arrays:
+    model = await shadow.instances.take(None, shadow.cost_s(inputs))
+    try:
+        return await asyncio.to_thread(shadow.run, inputs, model)
+    finally:
+        shadow.instances.give(model)

@@ -171,3 +171,16 @@ class Endpoint:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a late failure has nobody left to hear it
+
+
+def word_of(error: Exception) -> str:
+    """Why there is no answer of the cloud's, as answers and metrics say it."""
+    if isinstance(error, NotAskedError):
+        return error.reason
+    if isinstance(error, LateError):
+        return "deadline"
+    if isinstance(error, UnreachableError):
+        return "unreachable"
+    if isinstance(error, CloudError):
+        return f"cloud-{error.status}"
+    return "cloud-failed"

@@ -1,43 +1,56 @@
 """One request from inputs to answer: local model, decision, cloud, record.
 
-Everything on the local path runs on the event loop without a thread hop; only a run that may take longer than
-`slots.SLOW_S`, by its model and its number of values, is moved to a thread.
+What can be answered at once is: `answer` returns it without having yielded, and an awaitable only for a run that may
+take longer than `slots.SLOW_S` and for a call to the cloud.
+
+A caller's deadline (`timeout`, `timeout_ms`, `deadline_ms`) counts from the request's first byte and binds whatever
+comes before there is an answer; a local answer that exists goes out, degraded where the cloud was to be asked. The
+channel's `deadline_ms` bounds the cloud's part only: a model that is slower still answers.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
-from edge_agent.errors import InferenceError, LateError, NotFoundError, UnreachableError
-from edge_agent.serving.answers import answers_of, checked
+from edge_agent.errors import InferenceError, LateError, NotFoundError
+from edge_agent.serving.answers import answers_of, checked, parameters_of
 from edge_agent.serving.bounds import BODY_LIMIT, JSON_LIMIT
-from edge_agent.serving.cloud import CloudError
-from edge_agent.serving.endpoint import Endpoint, NotAskedError, Question
+from edge_agent.serving.endpoint import Endpoint, Question, word_of
+from edge_agent.serving.forwarding import cloud_version, forwarded
 from edge_agent.serving.outcomes import Observer, Outcome, Refused
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
-from edge_agent.serving.scores import Scores, score
+from edge_agent.serving.runs import Ran, Threads, ended, run
+from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
-from edge_agent.watchdog import Runs
-from fleet import tasks
 from fleet.protocol import oip
 from fleet.protocol.channel import MILLION, ModelEntry
+from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
 from fleet.protocol.interface import takes
-from fleet.runtimes import InputError
-from fleet.runtimes.models import unfair
 
 log = logging.getLogger(__name__)
 
+NOTHING = Ran({}, Scores())
+
+
+class Asked(NamedTuple):
+    """A request on its way. Times are the engine's clock, in seconds; `until` is the caller's deadline."""
+
+    model: str
+    request: oip.InferRequest
+    entry: ModelEntry
+    started: float
+    until: float | None
+    drawn: bool
+
 
 class Engine:
-    """Answers requests with the slots' releases and the cloud."""
+    """Answers requests with the slots' releases and the cloud. `now` is the event loop's clock."""
 
     def __init__(
         self,
@@ -55,35 +68,54 @@ class Engine:
         self._observer = observer
         self._rng = rng
         self._now = now
-        self.runs = Runs()
+        self._threads = Threads()
+        self.runs = self._threads.runs
 
-    async def infer(self, model: str, version: str, request: oip.InferRequest) -> oip.InferResponse:
-        """Answer a request; a version asks for the active release or the previous one, if it is held.
+    async def infer(
+        self, model: str, version: str, request: oip.InferRequest, began: float | None = None
+    ) -> oip.InferResponse:
+        """`answer`, for whoever waits for it in any case."""
+        found = self.answer(model, version, request, began)
+        return found if isinstance(found, oip.InferResponse) else await found
 
-        Parameters of a request: `deadline_ms` shortens the channel's deadline, `route: "edge"` keeps
-        this request on the device, `route: "cloud"` asks the cloud whatever the confidence,
-        `observe: false` keeps it out of windows, samples and audits.
+    def answer(
+        self, model: str, version: str, request: oip.InferRequest, began: float | None = None
+    ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
+        """Answer a request, at once where that takes no time.
+
+        Parameters of a request: `timeout` (microseconds), `timeout_ms` and `deadline_ms` say how long its caller
+        waits, `route: "edge"` keeps this request on the device, `route: "cloud"` asks the cloud whatever the
+        confidence, `observe: false` keeps it out of windows, samples and audits.
+
+        Args:
+            version: of the active release or the previous one, if it is held; empty for the active one.
+            began: when its first byte came, by the event loop's clock; now by default.
 
         Raises:
             NotFoundError: no such model or version here.
             RefusalError: inputs that are not what the model takes, outputs that it does not have, or a batch that it
-                failed on and need not take.
-            InferenceError: nobody could answer; the message says why.
+                failed on and need not take. MalformedError: a deadline that is none.
+            LateError: the caller's deadline came first.
+            InferenceError: nobody could answer, or too many wait; the message says why.
         """
-        started = self._now()
-        entry = self._policies.entry(model)
-        drawn = _observed(request) and entry.audit.auditor is not None and self._rng() * MILLION < entry.audit.share_ppm
-        with self.slots.lease(model, version) as served:
-            if served is None:
-                self._check_known(model, version)
-                return await self._without_local(model, entry, request, started)
-            manifest = served.release.manifest
-            try:
-                inputs = oip.check_request(request, manifest.inputs, manifest.outputs)
-            except RefusalError as error:
-                self._refused(served, request, error, started)
-                raise
-            return await self._with_local(served, entry, request, inputs, started, drawn)
+        asked = self._ask(model, request, self._now() if began is None else began)
+        served = self.slots.find(model, version)
+        if served is None:
+            self._check_known(model, version)
+            return self._without_local(asked)
+        manifest = served.release.manifest
+        try:
+            inputs = oip.check_request(request, manifest.inputs, manifest.outputs)
+        except RefusalError as error:
+            self._refused(served, asked, error.word, str(error), newly=takes(served.former, request))
+            raise
+        idle = None if served.slow(inputs) else served.instances.idle()
+        if idle is None or (asked.until is not None and self._now() >= asked.until):
+            served.references += 1
+            return self._elsewhere(served, asked, inputs)
+        ran = run(served, idle, inputs)
+        ended(served, ran)
+        return self._after(served, asked, inputs, ran)
 
     def body_limit(self, model: str) -> int:
         """The most bytes that the body of a request to this model may have."""
@@ -96,29 +128,34 @@ class Engine:
         """Count a request to a model that is served here, or is to be, whose body could not be read."""
         self._refuse_unread(model, refusal_word(error), str(error))
 
-    def _refuse_unread(self, model: str, word: str, why: str) -> None:
-        with self.slots.lease(model) as served:
-            if served is not None:
-                served.refuse(why, newly=False)
-            elif not (self._policies.knows(model) or self.slots.expects(model)):
-                return  # any name at all may come here
-            number, variant = (served.release.number, served.release.variant.name) if served is not None else (0, "")
-            refused = Refused(model=model, release=number, variant=variant, word=word, newly=False, latency_s=0.0)
-            self._observer.refused(refused)
+    def _ask(self, model: str, request: oip.InferRequest, started: float) -> Asked:
+        entry, limit_s = self._policies.entry(model), None
+        if request.parameters:
+            try:
+                limit_s = deadline_s(request.parameters)
+            except MalformedError as error:
+                self.refuse(model, error)
+                raise
+        drawn = entry.audit.auditor is not None and _observed(request) and self._rng() * MILLION < entry.audit.share_ppm
+        return Asked(model, request, entry, started, None if limit_s is None else started + limit_s, drawn)
 
-    def _refused(self, served: Served, request: oip.InferRequest, error: RefusalError, started: float) -> None:
-        newly, release = takes(served.former, request), served.release
-        served.refuse(str(error), newly=newly)
-        if _observed(request):
+    def _refuse_unread(self, model: str, word: str, why: str) -> None:
+        served = self.slots.find(model)
+        if served is not None:
+            served.refuse(why, newly=False)
+        elif not (self._policies.knows(model) or self.slots.expects(model)):
+            return  # any name at all may come here
+        number, variant = (served.release.number, served.release.variant.name) if served is not None else (0, "")
+        refused = Refused(model=model, release=number, variant=variant, word=word, newly=False, latency_s=0.0)
+        self._observer.refused(refused)
+
+    def _refused(self, served: Served, asked: Asked, word: str, why: str, *, newly: bool) -> None:
+        served.refuse(why, newly=newly)
+        if _observed(asked.request):
+            release, took = served.release, self._now() - asked.started
+            name, number = release.variant.name, release.number
             self._observer.refused(
-                Refused(
-                    model=release.model,
-                    release=release.number,
-                    variant=release.variant.name,
-                    word=error.word,
-                    newly=newly,
-                    latency_s=self._now() - started,
-                )
+                Refused(model=asked.model, release=number, variant=name, word=word, newly=newly, latency_s=took)
             )
 
     def _check_known(self, model: str, version: str) -> None:
@@ -128,67 +165,112 @@ class Engine:
         if not (self._policies.knows(model) or self.slots.expects(model)):
             raise NotFoundError(f"model {model!r} is not served here", subject=model, hint="see GET /status")
 
-    async def _with_local(
-        self, served: Served, entry: ModelEntry, request: oip.InferRequest, inputs: Arrays, started: float, drawn: bool
+    async def _elsewhere(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse:
+        """With a run in a thread. The caller has taken a reference."""
+        try:
+            try:
+                ran = await self._threads.run(served, inputs, asked.until)
+            except (InferenceError, LateError) as error:  # says nothing about the model
+                self._refused(served, asked, "other", str(error), newly=False)
+                raise
+            found = self._after(served, asked, inputs, ran)
+            return found if isinstance(found, oip.InferResponse) else await found
+        finally:
+            served.release_reference()
+
+    def _after(
+        self, served: Served, asked: Asked, inputs: Arrays, ran: Ran
+    ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
+        """What follows a run: perhaps the cloud."""
+        if asked.drawn and ran.scores.answers:
+            self._observer.audit(served, inputs, ran.scores.answers)
+        sure = ran.scores.confidence
+        local = Local(
+            ok=ran.failure is None,
+            confidence=min(sure) if sure else None,
+            wants_cloud=asked.request.parameters.get("route") == "cloud",
+        )
+        limit = threshold(asked.entry.routing, served.release.variant.deferral)
+        plan = self._plan(served, asked, local, limit)
+        if not plan.ask:
+            return self._finish(served, asked, inputs, ran, settle(plan, local_ok=local.ok, cloud_error=None))
+        served.references += 1
+        return self._with_cloud(served, asked, inputs, ran, plan)
+
+    async def _with_cloud(
+        self, served: Served, asked: Asked, inputs: Arrays, ran: Ran, plan: Route
     ) -> oip.InferResponse:
-        outputs, scores, failure = await _run_local(served, inputs, self.runs)
-        if drawn and failure is None and scores.answers:
-            self._observer.audit(served, inputs, scores.answers)
-        blamed = failure is not None and not isinstance(failure, RefusalError)
-        lowest = min(scores.confidence) if scores.confidence else None
-        limit = threshold(entry.routing, served.release.variant.deferral)
-        local = Local(ok=failure is None, confidence=lowest, wants_cloud=request.parameters.get("route") == "cloud")
-        plan = self._plan(served.release.model, served, local, limit, entry, request, started)
-        answer, error = await self._ask(plan, served, request, entry, started)
-        verdict = settle(plan, local_ok=failure is None, cloud_error=error)
-        if _observed(request):
+        """The caller has taken a reference."""
+        try:
+            answer, error = await self._call(served, asked)
+            verdict = settle(plan, local_ok=ran.failure is None, cloud_error=error)
+            return self._finish(served, asked, inputs, ran, verdict, answer)
+        finally:
+            served.release_reference()
+
+    def _finish(
+        self,
+        served: Served,
+        asked: Asked,
+        inputs: Arrays,
+        ran: Ran,
+        verdict: Verdict,
+        answer: oip.InferResponse | None = None,
+    ) -> oip.InferResponse:
+        release, took = served.release, self._now() - asked.started
+        if _observed(asked.request):
             self._observer.finished(
                 Outcome(
-                    model=served.release.model,
-                    release=served.release.number,
-                    variant=served.release.variant.name,
+                    model=asked.model,
+                    release=release.number,
+                    variant=release.variant.name,
                     verdict=verdict,
-                    latency_s=self._now() - started,
+                    latency_s=took,
                     inputs=inputs,
-                    outputs=outputs,
-                    scores=scores,
-                    local_failed=blamed,
-                    refused=failure.word if isinstance(failure, RefusalError) else "",
-                    task=tasks.of_manifest(served.release.manifest),
-                    cloud_answers=answers_of(answer, served.release.manifest) if answer is not None else (),
+                    outputs=ran.outputs,
+                    scores=ran.scores,
+                    local_failed=ran.blamed,
+                    refused=ran.failure.word if isinstance(ran.failure, RefusalError) else "",
+                    task=served.task,
+                    cloud_answers=answers_of(answer, release.manifest) if answer is not None else (),
                 )
             )
-        if verdict.served_by == "nobody" and failure is not None:
-            if not blamed:
-                served.refuse(str(failure), newly=False)
-                raise failure
-            why = f"model {served.release.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}"
-            raise InferenceError(
-                why, retry_after_s=self._retry_after_s(served.release.model, entry, verdict)
-            ) from failure
-        values = answer.outputs if answer is not None else tuple(oip.TensorValue(*item) for item in outputs.items())
-        number = str(served.release.number)
+        if verdict.served_by == "nobody" and ran.failure is not None:
+            raise self._nobody(served, asked, verdict, ran.failure)
+        number, sure = str(release.number), ran.scores.confidence
         return oip.InferResponse(
-            model_name=served.release.model,
+            model_name=asked.model,
             model_version=answer.model_version or number if answer is not None else number,
-            id=request.id,
-            parameters=_parameters(verdict, served.release.number, lowest),
-            outputs=values,
+            id=asked.request.id,
+            parameters=parameters_of(verdict, release, min(sure) if sure else None, took, answer),
+            outputs=answer.outputs
+            if answer is not None
+            else tuple(oip.TensorValue(*item) for item in ran.outputs.items()),
         )
 
-    async def _without_local(
-        self, model: str, entry: ModelEntry, request: oip.InferRequest, started: float
-    ) -> oip.InferResponse:
-        plan = self._plan(model, None, None, None, entry, request, started)
-        answer, error = await self._ask(plan, None, request, entry, started, model=model)
+    def _nobody(self, served: Served, asked: Asked, verdict: Verdict, failure: Exception) -> Exception:
+        if isinstance(failure, RefusalError):
+            served.refuse(str(failure), newly=False)
+            return failure
+        error = InferenceError(
+            f"model {asked.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}",
+            retry_after_s=self._retry_after_s(asked, verdict),
+        )
+        error.__cause__ = failure
+        return error
+
+    async def _without_local(self, asked: Asked) -> oip.InferResponse:
+        plan = self._plan(None, asked, None, None)
+        answer, error = await self._call(None, asked) if plan.ask else (None, None)
         verdict = settle(plan, local_ok=False, cloud_error=error)
+        took = self._now() - asked.started
         self._observer.finished(
             Outcome(
-                model=model,
+                model=asked.model,
                 release=0,
                 variant="",
                 verdict=verdict,
-                latency_s=self._now() - started,
+                latency_s=took,
                 inputs={},
                 outputs={},
                 scores=Scores(),
@@ -196,158 +278,61 @@ class Engine:
         )
         if answer is None:
             raise InferenceError(
-                f"model {model!r} is not in service yet and the cloud did not answer: {verdict.fallback_reason}",
-                subject=model,
+                f"model {asked.model!r} is not in service yet and the cloud did not answer: {verdict.fallback_reason}",
+                subject=asked.model,
                 hint="see GET /status",
-                retry_after_s=self._retry_after_s(model, entry, verdict),
+                retry_after_s=self._retry_after_s(asked, verdict),
             )
         return oip.InferResponse(
-            model_name=model,
+            model_name=asked.model,
             model_version=answer.model_version,
-            id=request.id,
-            parameters=_parameters(verdict, 0, None),
+            id=asked.request.id,
+            parameters=parameters_of(verdict, None, None, took, answer),
             outputs=answer.outputs,
         )
 
-    def _plan(
-        self,
-        model: str,
-        served: Served | None,
-        local: Local | None,
-        limit: float | None,
-        entry: ModelEntry,
-        request: oip.InferRequest,
-        started: float,
-    ) -> Route:
+    def _plan(self, served: Served | None, asked: Asked, local: Local | None, limit: float | None) -> Route:
+        routing = asked.entry.routing
         # A release without a cloud variant, on a channel without an auditor, has nobody to ask.
-        somebody = served is None or _cloud_version(served, entry) is not None
+        somebody = served is None or cloud_version(served, asked.entry) is not None
         return route(
             local,
             limit,
-            cloud=entry.routing.cloud and self._cloud is not None and somebody and not _edge_only(request),
-            blocked=self._cloud.blocked(model, entry.routing) if self._cloud is not None else "",
-            budget_s=_deadline_s(entry, request) - (self._now() - started),
+            cloud=routing.cloud and self._cloud is not None and somebody,
+            edge_only=asked.request.parameters.get("route") == "edge",
+            blocked=self._cloud.blocked(asked.model, routing) if self._cloud is not None else "",
+            budget_s=self._left_s(asked),
         )
 
-    def _retry_after_s(self, model: str, entry: ModelEntry, verdict: Verdict) -> float | None:
+    def _left_s(self, asked: Asked) -> float:
+        """Seconds that the cloud may take."""
+        until = asked.started + asked.entry.routing.deadline_ms / 1000.0
+        return (until if asked.until is None else min(until, asked.until)) - self._now()
+
+    def _retry_after_s(self, asked: Asked, verdict: Verdict) -> float | None:
         """When to come back, for a request that nobody answered because the cloud was not to be asked."""
         if self._cloud is None or verdict.fallback_reason not in ("cloud-busy", "breaker-open"):
             return None
-        return self._cloud.wait_s(model, entry.routing)
+        return self._cloud.wait_s(asked.model, asked.entry.routing)
 
-    async def _ask(
-        self,
-        plan: Route,
-        served: Served | None,
-        request: oip.InferRequest,
-        entry: ModelEntry,
-        started: float,
-        *,
-        model: str = "",
-    ) -> tuple[oip.InferResponse | None, str | None]:
+    async def _call(self, served: Served | None, asked: Asked) -> tuple[oip.InferResponse | None, str | None]:
         """The cloud's answer, or the word for why there is none."""
-        if not plan.ask or self._cloud is None:
-            return None, None
-        left = _deadline_s(entry, request) - (self._now() - started)
-        forwarded = oip.InferRequest(
-            id=request.id, inputs=_named(request, served), outputs=request.outputs, binary_outputs=oip.ALL
-        )
-        name = served.release.model if served is not None else model
+        assert self._cloud is not None
+        request = asked.request
         manifest = served.release.manifest if served is not None else None
         question = Question(
-            name, _cloud_version(served, entry), forwarded, lambda said: checked(said, manifest, request.outputs)
+            asked.model,
+            cloud_version(served, asked.entry),
+            forwarded(request, served),
+            lambda said: checked(said, manifest, request.outputs),
         )
         try:
-            return await self._cloud.ask(question, entry.routing, max(left, 0.001)), None
+            return await self._cloud.ask(question, asked.entry.routing, max(self._left_s(asked), 0.001)), None
         except Exception as error:  # whatever the cloud's side raises must not cost the local answer
-            log.log(
-                logging.ERROR if unforeseen(error) else logging.DEBUG,
-                "cloud: %s",
-                in_words(error),
-                exc_info=unforeseen(error),
-            )
-            return None, _word(error)
-
-
-async def _run_local(served: Served, inputs: Arrays, runs: Runs) -> tuple[Arrays, Scores, Exception | None]:
-    """The model's answer, or why there is none; a RefusalError when that is the caller's doing.
-
-    A run is counted for probation when its end is known: one that is under way is no good answer yet.
-    """
-    try:
-        if served.slow(inputs):
-            async with served.turn or contextlib.nullcontext():
-                with runs.one():
-                    outputs = await asyncio.to_thread(served.run, inputs)
-        else:
-            outputs = served.run(inputs)
-        scores = score(served.release, outputs)
-    except InputError as error:
-        return {}, Scores(), RefusalError(str(error), word="value", hint=error.hint)
-    except Exception as error:  # whatever a runtime raises is a failed run
-        reason = unfair(inputs, served.release.manifest.inputs)
-        if reason:
-            return {}, Scores(), RefusalError(reason, word="batch")
-        served.count(failed=True)
-        name, number = served.release.model, served.release.number
-        log.warning("model %s release %d failed: %s", name, number, in_words(error), exc_info=unforeseen(error))
-        return {}, Scores(), error if not isinstance(error, MalformedError) else InferenceError(str(error))
-    served.count(failed=False)
-    return outputs, scores, None
-
-
-def _named(request: oip.InferRequest, served: Served | None) -> tuple[oip.TensorValue, ...]:
-    if served is None or request.inputs[0].name:
-        return request.inputs
-    # A raw body has no tensor names; the cloud hears the manifest's.
-    checked = oip.check_inputs(request.inputs, served.release.manifest.inputs)
-    return tuple(oip.TensorValue(*item) for item in checked.items())
-
-
-def _cloud_version(served: Served | None, entry: ModelEntry) -> int | None:
-    """The release's own cloud variant, else the auditor, else whatever the hub holds current."""
-    if served is not None and served.release.manifest.placed("cloud"):
-        return served.release.number
-    return entry.audit.auditor
+            level = logging.ERROR if unforeseen(error) else logging.DEBUG
+            log.log(level, "cloud: %s", in_words(error), exc_info=unforeseen(error))
+            return None, word_of(error)
 
 
 def _observed(request: oip.InferRequest) -> bool:
     return request.parameters.get("observe") is not False
-
-
-def _edge_only(request: oip.InferRequest) -> bool:
-    """The caller wants the device's own answer (`"route": "edge"` in the request's parameters)."""
-    return request.parameters.get("route") == "edge"
-
-
-def _deadline_s(entry: ModelEntry, request: oip.InferRequest) -> float:
-    asked = request.parameters.get("deadline_ms")
-    allowed = entry.routing.deadline_ms
-    if isinstance(asked, int | float) and not isinstance(asked, bool) and asked > 0:
-        allowed = min(allowed, asked)  # type: ignore[assignment]  # a float is as good
-    return allowed / 1000.0
-
-
-def _word(error: Exception) -> str:
-    if isinstance(error, NotAskedError):
-        return error.reason
-    if isinstance(error, LateError):
-        return "deadline"
-    if isinstance(error, UnreachableError):
-        return "unreachable"
-    if isinstance(error, CloudError):
-        return f"cloud-{error.status}"
-    return "cloud-failed"
-
-
-def _parameters(verdict: Verdict, release: int, lowest: float | None) -> dict[str, Any]:
-    parameters: dict[str, Any] = {
-        "served_by": verdict.served_by,
-        "release": release,
-        "degraded": verdict.degraded,
-        "deferred": verdict.deferred,
-        "fallback_reason": verdict.fallback_reason,
-    }
-    if lowest is not None:
-        parameters["confidence"] = lowest
-    return parameters

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections.abc import Awaitable
 from urllib.parse import unquote
 
 import httptools
 
-from edge_agent.errors import InferenceError, NotFoundError
+from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving import access
 from edge_agent.serving.bounds import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
 from edge_agent.serving.engine import Engine
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError, TooLargeError
-from fleet.serving import ByteBudget, Reply, Request, error_reply
+from fleet.serving import JSON, ByteBudget, Reply, Request, error_reply
 
 PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
 SOON_S = 1  # Retry-After of a 503 for which nothing better is known
 MARKER = oip.HEADER.encode()
-_JSON = b"content-type: application/json\r\n"
+STATUS = ((NotFoundError, 404), (LateError, 504), (TooLargeError, 413), (ProtocolError, 400))
+ERRORS = (ProtocolError, NotFoundError, InferenceError, LateError)
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 
@@ -57,28 +59,38 @@ class InferRoute:
         self._engine.refuse(model, error)
         return error_answer(error)
 
-    async def answer(self, request: Request) -> Reply:
-        """The answer, an error included."""
-        model, version = request.context
+    def answer(self, request: Request) -> Reply | Awaitable[Reply]:
+        """The answer, an error included; at once where that takes no time."""
+        if b"content-encoding" in request.headers:
+            return self._compressed(request)
         try:
-            asked = await self._read(model, request)
-            response = await self._engine.infer(model, version, asked)
-            check_answer(response, asked)
-            body, head = oip.encode_response(response, asked)
-        except (ProtocolError, NotFoundError, InferenceError) as error:
+            asked = self._read(request, request.body)
+            model, version = request.context
+            found = self._engine.answer(model, version, asked, request.began)
+            return _reply(found, asked) if isinstance(found, oip.InferResponse) else _later(found, asked)
+        except ERRORS as error:
             return error_answer(error)
-        return Reply(200, _JSON if head is None else _BINARY % head, body)
 
-    async def _read(self, model: str, request: Request) -> oip.InferRequest:
+    async def _compressed(self, request: Request) -> Reply:
+        (model, version), coding = request.context, request.headers[b"content-encoding"].decode("latin-1")
         try:
-            body, limit = request.body, self._engine.body_limit(model)
-            coding = request.headers.get(b"content-encoding")
-            if coding is not None:
-                body = await self._inflated(body, coding.decode("latin-1"), limit)
+            try:
+                body = await self._inflated(request.body, coding, self._engine.body_limit(model))
+            except ProtocolError as error:
+                self._engine.refuse(model, error)
+                raise
+            asked = self._read(request, body)
+            return _reply(await self._engine.infer(model, version, asked, request.began), asked)
+        except ERRORS as error:
+            return error_answer(error)
+
+    def _read(self, request: Request, body: bytes) -> oip.InferRequest:
+        model = request.context[0]
+        try:
             marker = request.headers.get(MARKER)
             length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
             check_json(body, length)
-            return oip.decode_request(body, length, limit=limit)
+            return oip.decode_request(body, length)
         except ProtocolError as error:
             self._engine.refuse(model, error)
             raise
@@ -95,6 +107,19 @@ class InferRoute:
             self._budget.taken -= size
 
 
+async def _later(found: Awaitable[oip.InferResponse], asked: oip.InferRequest) -> Reply:
+    try:
+        return _reply(await found, asked)
+    except ERRORS as error:
+        return error_answer(error)
+
+
+def _reply(response: oip.InferResponse, asked: oip.InferRequest) -> Reply:
+    check_answer(response, asked)
+    body, head = oip.encode_response(response, asked)
+    return Reply(200, JSON if head is None else _BINARY % head, body)
+
+
 def path_of(target: bytes) -> bytes:
     """The path of a request's target, decoded; empty where it has none."""
     try:
@@ -104,12 +129,11 @@ def path_of(target: bytes) -> bytes:
     return unquote(path.decode("latin-1")).encode("utf-8", "surrogateescape") if b"%" in path else path
 
 
-def error_answer(error: ProtocolError | NotFoundError | InferenceError) -> Reply:
-    """Status and JSON of an error."""
-    text = f"{error}; {error.hint}" if error.hint else str(error)
+def error_answer(error: Exception) -> Reply:
+    """Status and JSON of one of `ERRORS`."""
+    hint = getattr(error, "hint", "")
+    text = f"{error}; {hint}" if hint else str(error)
     if isinstance(error, InferenceError):
         later = SOON_S if error.retry_after_s is None else error.retry_after_s
         return error_reply(503, text, b"retry-after: %d\r\n" % max(1, math.ceil(later)))
-    if isinstance(error, NotFoundError):
-        return error_reply(404, text)
-    return error_reply(413 if isinstance(error, TooLargeError) else 400, text)
+    return error_reply(next(status for kind, status in STATUS if isinstance(error, kind)), text)

@@ -58,7 +58,12 @@ def threshold(routing: Routing, deferral: Deferral | None) -> float | None:
     return deferral.threshold if deferral is not None else None
 
 
-def route(local: Local | None, limit: float | None, *, cloud: bool, blocked: str, budget_s: float) -> Route:
+CHOSEN = ("cloud-off", "edge-only")  # why the cloud is not asked, where somebody chose local answers
+
+
+def route(
+    local: Local | None, limit: float | None, *, cloud: bool, blocked: str, budget_s: float, edge_only: bool = False
+) -> Route:
     """Decide once the local model has answered, failed, or is missing.
 
     Args:
@@ -67,6 +72,7 @@ def route(local: Local | None, limit: float | None, *, cloud: bool, blocked: str
         cloud: the channel allows the cloud and the device has a hub.
         blocked: why the cloud is not to be asked now (`breaker-open`, `cloud-busy`); empty when it may be.
         budget_s: seconds left until the request's deadline.
+        edge_only: the caller wants the device's own answer.
     """
     reason: Reason = ""
     if local is None:
@@ -79,6 +85,8 @@ def route(local: Local | None, limit: float | None, *, cloud: bool, blocked: str
         reason = "low-confidence"
     if not reason:
         return Route(ask=False)
+    if edge_only:
+        return Route(ask=False, reason=reason, refused="edge-only")
     if not cloud:
         return Route(ask=False, reason=reason, refused="cloud-off")
     if budget_s < MIN_BUDGET_S:
@@ -94,7 +102,7 @@ def settle(route: Route, *, local_ok: bool, cloud_error: str | None) -> Verdict:
         return Verdict(served_by="cloud", deferred=route.deferred, fallback_reason=route.reason)
     missed = cloud_error if route.ask else route.refused
     if local_ok:
-        # A channel that switches the cloud off chose local answers; they are not a degradation.
-        degraded = bool(missed) and missed != "cloud-off"
+        # Who switches the cloud off, for a channel or for one request, chose local answers: no degradation.
+        degraded = bool(missed) and missed not in CHOSEN
         return Verdict(served_by="edge", degraded=degraded, deferred=route.deferred, fallback_reason=missed or "")
     return Verdict(served_by="nobody", degraded=True, fallback_reason=missed or route.reason)

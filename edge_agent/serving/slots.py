@@ -22,7 +22,10 @@ from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
 from edge_agent.serving.bounds import body_limit
+from edge_agent.serving.costs import Costs
+from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.loading import WALL_S, Loads
+from fleet import tasks
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Variant
@@ -40,7 +43,15 @@ SLOW_S = 0.02  # a model slower than this runs in a thread, so that other reques
 class Served:
     """One loaded release. `references` counts requests in flight plus one while it is in a slot."""
 
-    def __init__(self, release: InstalledRelease, model: LoadedModel, runtime: str, encoder: Encoder | None) -> None:
+    def __init__(
+        self,
+        release: InstalledRelease,
+        model: LoadedModel,
+        runtime: str,
+        encoder: Encoder | None,
+        load: Callable[[], LoadedModel] | None = None,
+    ) -> None:
+        """`load` makes a further interpreter, where one answers a single request at a time."""
         self.release = release
         self.runtime = runtime
         self.encoder = encoder
@@ -52,34 +63,28 @@ class Served:
         self.newly_refused = 0
         self.refusal = ""
         self._model = model
-        self._typical_s = 0.0
-        self._per_value_s = 0.0
+        self.instances = Instances(model, load, most(release.variant.blob.size))
+        self.task = tasks.of_manifest(release.manifest)
         self.body_limit = body_limit(release.manifest)
-        # LiteRT's interpreter is one set of tensors behind a lock, for which the event loop must never wait.
-        self.turn = asyncio.Lock() if release.variant.runtime == "litert" else None
+        self.costs = Costs()
         self._times: deque[float] = deque(maxlen=TIMED)
 
-    def slow(self, inputs: Arrays) -> bool:
-        """Whether these inputs may take so long that the run should leave the event loop: by values, from what
-        runs of late took for each, and by what runs take as a rule."""
-        if self._typical_s > SLOW_S or (self.turn is not None and self.turn.locked()):
-            return True
-        return self._per_value_s * _values(inputs) > SLOW_S
+    def cost_s(self, inputs: Arrays) -> float:
+        """How long a run of these inputs may take, in seconds; see `Costs`."""
+        return self.costs.of(_values(inputs))
 
-    def run(self, inputs: Arrays) -> Arrays:
-        """Run the model; raises what the runtime does. Whoever answers with it counts the end (`count`)."""
+    def slow(self, inputs: Arrays) -> bool:
+        """Whether these inputs may take so long that the run should leave the event loop."""
+        return self.cost_s(inputs) > SLOW_S
+
+    def run(self, inputs: Arrays, model: LoadedModel | None = None) -> Arrays:
+        """Run the model, or another interpreter of it; raises what the runtime does. The end is counted by `count`."""
         started = time.perf_counter()
-        outputs = self._model.run(inputs)
+        outputs = (model or self._model).run(inputs)
         took = time.perf_counter() - started
-        self._learn(inputs, took)
+        self.costs.learn(_values(inputs), took)
         self._times.append(took)
         return outputs
-
-    def _learn(self, inputs: Arrays, took: float) -> None:
-        """Exponential means over about ten runs; what a value costs rises at once, since too little stalls others."""
-        self._typical_s += 0.1 * (took - self._typical_s)
-        each = took / max(_values(inputs), 1)
-        self._per_value_s = max(each, self._per_value_s + 0.1 * (each - self._per_value_s))
 
     def warm_up(self) -> None:
         """Answer one golden vector, so that no request pays for what a runtime does on its first run.
@@ -90,9 +95,8 @@ class Served:
             vectors = decode_vectors(self.release.open_blob(self.release.manifest.selftest.blob.sha256))
             inputs = {array.name: from_array(array) for array in vectors[0].inputs}
             started = time.perf_counter()
-            self._model.run(inputs)
-            # The first run is slower than all others; no request has told yet what a value costs.
-            self._per_value_s = (time.perf_counter() - started) / max(_values(inputs), 1)
+            self._model.run(inputs)  # the first run is slower than all others, which errs on the safe side
+            self.costs.learn(_values(inputs), time.perf_counter() - started)
         except Exception as error:  # whatever a runtime raises, as in `Slots._load`
             name, number = self.release.model, self.release.number
             log.warning("model %s release %d is not warmed up: %s", name, number, error, exc_info=unforeseen(error))
@@ -138,7 +142,7 @@ class Served:
         """Give one reference back; the last one closes the model."""
         self.references -= 1
         if self.references == 0:
-            self._model.close()
+            self.instances.close()
             log.info("model %s release %d unloaded", self.release.model, self.release.number)
 
 
@@ -217,7 +221,7 @@ class Slots:
     @contextmanager
     def lease(self, model: str, version: str = "") -> Iterator[Served | None]:
         """The release to answer with, held for the length of the block; None when it is not here."""
-        served = self._find(model, version)
+        served = self.find(model, version)
         if served is None:
             yield None
             return
@@ -227,7 +231,8 @@ class Slots:
         finally:
             served.release_reference()
 
-    def _find(self, model: str, version: str) -> Served | None:
+    def find(self, model: str, version: str = "") -> Served | None:
+        """The release to answer with; None when it is not here. For the event loop, until it yields: see `lease`."""
         slot = self._slots.get(model)
         if slot is None:
             return None
@@ -251,7 +256,8 @@ class Slots:
     def _load(self, release: InstalledRelease) -> Served:
         try:
             runtime = self._runtime_for(release.variant)
-            model = runtime.load(release.open_blob(release.variant.blob.sha256), release.manifest, release.variant)
+            load = functools.partial(_interpreter, runtime, release)
+            model = load()
             encoder = None
             if release.manifest.sketch is not None:
                 encoder = decode_encoder(release.open_blob(release.manifest.sketch.encoder.sha256))
@@ -262,9 +268,13 @@ class Slots:
             if unforeseen(error):
                 log.exception("%s", what)
             raise ActivationError(f"{what}: {in_words(error)}", hint="the previous release keeps serving") from error
-        served = Served(release, model, runtime.name, encoder)
+        served = Served(release, model, runtime.name, encoder, load if release.variant.runtime == "litert" else None)
         served.warm_up()
         return served
+
+
+def _interpreter(runtime: Runtime, release: InstalledRelease) -> LoadedModel:
+    return runtime.load(release.open_blob(release.variant.blob.sha256), release.manifest, release.variant)
 
 
 def _values(inputs: Arrays) -> int:

@@ -13,10 +13,11 @@ Two lines make a listener of it; whoever runs the server calls `sweep(shared, co
 
 from fleet.serving.budget import ByteBudget
 from fleet.serving.connections import LIMIT_S, Shared, most, sweep
-from fleet.serving.port import HotRoute, Reply, Request, error_reply
+from fleet.serving.port import JSON, HotRoute, Reply, Request, error_reply
 from fleet.serving.protocol import hot_protocol
 
 __all__ = [
+    "JSON",
     "LIMIT_S",
     "ByteBudget",
     "HotRoute",

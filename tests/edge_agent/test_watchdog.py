@@ -106,8 +106,8 @@ def test_a_loop_that_stands_still_is_noticed() -> None:
 
 def test_runs_in_threads_that_never_end_are_noticed_while_the_loop_goes_on() -> None:
     async def hangs(ended: threading.Event) -> None:
-        with runs.one():
-            assert await asyncio.to_thread(ended.wait, 30)
+        runs.begin()
+        assert await asyncio.to_thread(ended.wait, 30)
 
     runs = Runs()
     asyncio.run(watched(0.1, runs, hangs))
@@ -118,15 +118,16 @@ def test_long_runs_that_end_now_and_then_are_no_standstill() -> None:
     dog = Watchdog(60, runs, NOBODY)
     dog._beat()
     first = dog._beats
-    with runs.one():
-        dog._beat()
-        assert dog._beats == first  # one is under way, and none has ended
-        with runs.one():
-            pass
-        dog._beat()
-        assert dog._beats == first + 1
-        dog._beat()
-        assert dog._beats == first + 1
+    runs.begin()
+    dog._beat()
+    assert dog._beats == first  # one is under way, and none has ended
+    runs.begin()
+    runs.end()
+    dog._beat()
+    assert dog._beats == first + 1
+    dog._beat()
+    assert dog._beats == first + 1
+    runs.end()
     dog._beat()
     assert dog._beats == first + 2
 

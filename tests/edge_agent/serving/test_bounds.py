@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from edge_agent.serving import slots
 from edge_agent.serving.bounds import BODY_LIMIT, JSON_LIMIT, JSON_VALUES, body_limit, check_json
+from edge_agent.serving.costs import Costs
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.errors import TooLargeError
@@ -116,45 +117,14 @@ def test_a_run_leaves_the_event_loop_by_its_own_number_of_values(agent, monkeypa
     served = agent.slots.slot("tiny").active
     ticks = iter([0.0, 0.0001] * 50)
     monkeypatch.setattr(slots.time, "perf_counter", lambda: next(ticks))
-    served._per_value_s = 0.0
+    served.costs = Costs()
     for _ in range(20):
         served.run({"input": X})  # 0.1 ms each
     assert served.slow({"input": np.zeros((rows, 4), np.float32)}) is slow
 
 
-def test_what_a_value_costs_is_known_before_the_first_request(agent):
-    assert agent.slots.slot("tiny").active._per_value_s > 0
-
-
-def test_while_an_interpreter_is_busy_in_a_thread_nobody_waits_for_it_on_the_event_loop(tmp_path):
-    agent = Agent(tmp_path)
-    agent.follow(ModelEntry(release=1))
-    release = models.release(agent.blobs, data=models.litert_bytes(), runtime="litert")
-
-    async def scenario():
-        await agent.slots.activate(release, None, None)
-        served = agent.slots.slot("tiny").active
-        go_on, threads, run = threading.Event(), [], served._model.run
-
-        def held(inputs):
-            threads.append(threading.current_thread())
-            assert go_on.wait(20)
-            return run(inputs)
-
-        served._model.run, served._typical_s = held, 1.0
-        first = asyncio.create_task(agent.ask(X))
-        while not threads:
-            await asyncio.sleep(0)
-        served._typical_s = 0.0
-        second = asyncio.create_task(agent.ask(X))
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert not second.done()
-        go_on.set()
-        return [await first, await second], threads
-
-    answers, threads = asyncio.run(scenario())
-    assert len(answers) == 2 and threading.main_thread() not in threads
+def test_what_a_run_costs_is_known_before_the_first_request(agent):
+    assert agent.slots.slot("tiny").active.cost_s({"input": X}) > 0
 
 
 def test_inflating_leaves_the_event_loop(agent, monkeypatch):

@@ -104,6 +104,38 @@ def test_a_release_with_nobody_in_the_cloud_does_not_ask(agent):
     assert agent.cloud.asked == []
 
 
+@pytest.mark.parametrize("threshold", [0.6, None])
+def test_who_asks_for_the_devices_own_answer_gets_it_and_the_cloud_is_not_off(agent, threshold):
+    async def scenario():
+        await agent.slots.activate(release(agent, threshold=threshold), None, None)
+        return await agent.ask(UNSURE, route="edge")
+
+    said = asyncio.run(scenario()).parameters
+    assert (said["served_by"], said["degraded"], said["deferred"]) == ("edge", False, False)
+    assert said["fallback_reason"] == ("edge-only" if threshold else "")
+    assert agent.cloud.asked == []
+
+
+def test_every_answer_says_who_gave_it_and_how_long_it_took(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, threshold=0.6), None, None)
+        mine, theirs = await agent.ask(SURE), await agent.ask(UNSURE)
+        agent.cloud.parameters = {"variant": "onnx-fp32-cloud"}
+        named = await agent.ask(UNSURE)
+        await agent.slots.deactivate("tiny")
+        agent.follow(ModelEntry(release=1))
+        return [one.parameters for one in (mine, theirs, named, await agent.ask(SURE))]
+
+    answers = asyncio.run(scenario())
+    kinds = {"served_by": str, "release": int, "variant": str, "degraded": bool, "deferred": bool,
+             "fallback_reason": str, "latency_us": int}  # fmt: skip
+    for said in answers:
+        assert {name: type(said[name]) for name in kinds} == kinds and said["latency_us"] >= 0
+    assert [said["variant"] for said in answers] == ["onnx-fp32", "", "onnx-fp32-cloud", "onnx-fp32-cloud"]
+    assert [said["release"] for said in answers] == [1, 1, 1, 0]
+    assert answers[0]["confidence"] > 0.9
+
+
 def test_a_failing_local_model_is_covered_by_the_cloud(agent):
     async def scenario():
         await agent.slots.activate(release(agent, data=b"failing"), None, None)
@@ -177,7 +209,8 @@ def test_a_request_under_way_is_no_good_answer_yet(agent):
             goes_on.wait(30)
             raise RuntimeError("device busy")
 
-        served._model.run, served._typical_s = run, 1.0  # known to be slow: runs in a thread
+        served._model.run = run
+        served.costs.learn(SURE.size, 1.0)  # known to be slow: runs in a thread
         waiting = [asyncio.create_task(agent.ask(SURE)) for _ in range(3)]
         await asyncio.to_thread(begun.wait, 30)
         early = agent.slots.health("tiny")
@@ -355,7 +388,8 @@ def test_a_dead_auditor_drops_audits_and_touches_no_answer(agent):
         return answers
 
     answers = asyncio.run(scenario())
-    assert all(a.parameters == answers[0].parameters and not a.parameters["degraded"] for a in answers)
+    said = [{**a.parameters, "latency_us": 0} for a in answers]
+    assert said == [said[0]] * 20 and not said[0]["degraded"]
     assert agent.auditor.dropped == 20
     assert windows(agent)[0].counters.get("audited", 0) == 0
 

@@ -1,0 +1,23 @@
+"""A request as the cloud hears it."""
+
+from __future__ import annotations
+
+from edge_agent.serving.slots import Served
+from fleet.protocol import oip
+from fleet.protocol.channel import ModelEntry
+
+
+def forwarded(request: oip.InferRequest, served: Served | None) -> oip.InferRequest:
+    """The same inputs, all of them and the answer binary; parameters are between the caller and this device."""
+    inputs = request.inputs
+    if served is not None and not inputs[0].name:  # a raw body has no tensor names; the cloud hears the manifest's
+        checked = oip.check_inputs(inputs, served.release.manifest.inputs)
+        inputs = tuple(oip.TensorValue(*item) for item in checked.items())
+    return oip.InferRequest(id=request.id, inputs=inputs, outputs=request.outputs, binary_outputs=oip.ALL)
+
+
+def cloud_version(served: Served | None, entry: ModelEntry) -> int | None:
+    """The release's own cloud variant, else the auditor, else whatever the hub holds current."""
+    if served is not None and served.release.manifest.placed("cloud"):
+        return served.release.number
+    return entry.audit.auditor

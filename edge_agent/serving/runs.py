@@ -1,0 +1,93 @@
+"""One run of a release's model, on the event loop or in a thread, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from edge_agent.errors import InferenceError, LateError
+from edge_agent.ports import LoadedModel
+from edge_agent.serving.scores import Scores, score
+from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
+from edge_agent.watchdog import Runs
+from fleet.protocol.errors import MalformedError, RefusalError
+from fleet.runtimes import InputError
+from fleet.runtimes.models import unfair
+
+log = logging.getLogger(__name__)
+
+THREADS = 32  # runs at the same time, of all models; each has its own bound (`instances.most`)
+
+
+class Ran(NamedTuple):
+    """Outputs and scores, or why there are none; a RefusalError when that is the caller's doing."""
+
+    outputs: Arrays
+    scores: Scores
+    failure: Exception | None = None
+
+    @property
+    def blamed(self) -> bool:
+        """The model failed, on what it should have answered."""
+        return self.failure is not None and not isinstance(self.failure, RefusalError)
+
+
+def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
+    """Run and score, in any thread. Whoever hears of the end tells it to `ended`, on the event loop."""
+    try:
+        outputs = served.run(inputs, model)
+        return Ran(outputs, score(served.release, outputs))
+    except InputError as error:
+        return Ran({}, Scores(), RefusalError(str(error), word="value", hint=error.hint))
+    except Exception as error:  # whatever a runtime raises is a failed run
+        reason = unfair(inputs, served.release.manifest.inputs)
+        if reason:
+            return Ran({}, Scores(), RefusalError(reason, word="batch"))
+        name, number = served.release.model, served.release.number
+        log.warning("model %s release %d failed: %s", name, number, in_words(error), exc_info=unforeseen(error))
+        return Ran({}, Scores(), InferenceError(str(error)) if isinstance(error, MalformedError) else error)
+
+
+def ended(served: Served, ran: Ran) -> None:
+    """Count a run for probation, when its end is known: one that is under way is no good answer yet."""
+    if ran.failure is None or ran.blamed:
+        served.count(failed=ran.blamed)
+
+
+class Threads:
+    """Runs that may take too long for the event loop."""
+
+    def __init__(self) -> None:
+        self.runs = Runs()
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="model")
+
+    async def run(self, served: Served, inputs: Arrays, until: float | None) -> Ran:
+        """Run in a thread, with an interpreter that is free before `until` (the event loop's clock; None: whenever).
+
+        A run that is late goes on by itself: its interpreter, its place and its count end with it.
+
+        Raises:
+            InferenceError: too many wait for the model. LateError: no answer before `until`.
+        """
+        loop = asyncio.get_running_loop()
+        if until is not None and loop.time() >= until:
+            raise LateError("the deadline passed before the request was here")
+        model = await served.instances.take(until, served.cost_s(inputs), self._pool)
+        served.references += 1
+        self.runs.begin()
+        call = loop.run_in_executor(self._pool, run, served, model, inputs)
+        call.add_done_callback(functools.partial(self._ended, served, model))
+        await asyncio.wait({call}, timeout=None if until is None else until - loop.time())
+        if not call.done():
+            raise LateError("the deadline passed while the model ran")
+        return call.result()
+
+    def _ended(self, served: Served, model: LoadedModel, call: asyncio.Future[Ran]) -> None:
+        self.runs.end()
+        served.instances.give(model)
+        if not call.cancelled():
+            ended(served, call.result())
+        served.release_reference()
