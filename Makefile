@@ -25,8 +25,8 @@ demo: $(STAMP) ## run the whole loop on this machine [KEEP=1 leaves it running] 
 test: lint system-packages ## ruff, mypy, import-linter, pytest [TESTS=path]
 	PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests $(TESTS)
 
-test-full: lint system-packages ## the same in full size, hours: faults, state machines, fuzzing; writes benchmarks/results/tests.json
-	rm -f $(COUNTS)
+test-full: lint system-packages ## the same in full size, hours; writes benchmarks/results/tests.json [TESTS=path replaces those rows]
+	$(if $(filter tests,$(TESTS)),rm -f $(COUNTS))
 	EDGELOOP_SIZE=full EDGELOOP_COUNTS=$(COUNTS) EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json \
 		PATH="$(CURDIR)/$(BIN):$$PATH" scripts/run-tests --timeout 7200 $(TESTS)
 

@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     counts.install(config)
 
 
+@pytest.hookimpl(tryfirst=True)  # before any test is deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A property says how many examples it tries."""
-    for item in items:
-        counts.note_examples(item)
+    """A test says how many examples it tries and how many tests its file has."""
+    counts.note(items)

@@ -21,6 +21,7 @@ from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import Command, Receipt, Signed, Status
 from tests.support import bad_messages as bad
 from tests.support.hub import HubFixture, make_hub
+from tests.support.size import examples
 
 NUMBERED, UNNUMBERED, STATUSES = dict(bad.numbered("cam-1")), dict(bad.unnumbered("cam-1")), dict(bad.statuses())
 
@@ -93,7 +94,7 @@ FIELDS = ("v", "spool", "seq", "base", "at", "kind", "body")
 INNER = ("model", "state", "target", "progress", "detail", "counters", "classes", "pairs", "sketch", "data", "ended_at")
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(60))
 @given(
     outer=st.dictionaries(st.sampled_from(FIELDS), JUNK, max_size=2),
     inner=st.dictionaries(st.sampled_from(INNER), JUNK, max_size=2),
