@@ -37,9 +37,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of an environment that holds the base install and nothing else."""
     home = tmp_path_factory.mktemp("alone")
-    venv.create(home, with_pip=True)
-    pip = [home / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries", "1"]
-    installed = call(*pip, "-c", ROOT / "constraints" / "dev.txt", wheel)
+    venv.create(home, with_pip=False)
+    pip = [sys.executable, "-m", "pip", "--python", home / "bin" / "python", "install", "--no-compile"]
+    quiet = ["--quiet", "--disable-pip-version-check", "--retries", "1"]
+    installed = call(*pip, *quiet, "-c", ROOT / "constraints" / "dev.txt", wheel)
     if installed.returncode != 0 and any(word in installed.stderr for word in UNREACHABLE):
         reason = f"the package index is not reachable: {installed.stderr.strip().splitlines()[-1]}"
         if os.environ.get("CI") == "true":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.databases import migrated_postgres, migrated_sqlite
 from tests.support.hub import HubFixture, make_hub
 from tests.support.postgres import cluster, create_database
 
@@ -30,3 +31,11 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'test.db'}"
     return create_database(request.getfixturevalue("postgres"), "edgeloop_test")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def hub_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A migrated database of each kind, to make a hub in."""
+    if request.param == "sqlite":
+        return migrated_sqlite(tmp_path / "test.db")
+    return migrated_postgres(request.getfixturevalue("postgres"), "edgeloop_test")

@@ -40,10 +40,10 @@ from cloud_hub.trust.rows import latest_metadata
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.messages import Command, Sample, Signed
 from fleet.protocol.tensors import to_array
+from tests.support.databases import migrated_postgres
 from tests.support.device_key import DeviceKey
 from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
-from tests.support.postgres import create_database
 from tests.support.rollouts import GUARD, evidence, make_fleet, row_of, start
 
 YEAR_S = 365 * 86_400.0
@@ -51,9 +51,9 @@ DAY_S = 86_400.0
 
 
 @pytest.fixture
-def both(tmp_path: Path, database_url: str) -> Iterator[HubFixture]:
+def both(tmp_path: Path, hub_database: str) -> Iterator[HubFixture]:
     """A hub on each database."""
-    made = make_hub(tmp_path, database=database_url)
+    made = make_hub(tmp_path, database=hub_database)
     yield made
     made.hub.engine.dispose()
 
@@ -350,7 +350,7 @@ class Times:
 
 
 def test_replicas_whose_clocks_differ_by_years_agree_on_the_databases(postgres: str) -> None:
-    engine, times = make_engine(create_database(postgres, "edgeloop_clock")), Times()
+    engine, times = make_engine(migrated_postgres(postgres, "edgeloop_clock")), Times()
     clock = DatabaseClock(engine, wall=lambda: times.wall, monotonic=lambda: times.monotonic)
     times.wall = 4e9
     assert clock() == 4e9  # not asked yet: this machine's own
@@ -373,7 +373,7 @@ def now_of(engine: object) -> float:
 
 
 def test_the_distance_is_measured_now_and_then(postgres: str) -> None:
-    engine, times = make_engine(create_database(postgres, "edgeloop_clock")), Times()
+    engine, times = make_engine(migrated_postgres(postgres, "edgeloop_clock")), Times()
     clock = DatabaseClock(engine, wall=lambda: times.wall, monotonic=lambda: times.monotonic)
     now_of(engine)
     first = clock._offset
@@ -394,7 +394,7 @@ def test_sqlite_has_the_machines_clock(tmp_path: Path) -> None:
 
 
 def test_a_hub_on_postgresql_has_the_databases_clock(tmp_path: Path, postgres: str) -> None:
-    made = make_hub(tmp_path, database=create_database(postgres, "edgeloop_test"))
+    made = make_hub(tmp_path, database=migrated_postgres(postgres, "edgeloop_test"))
     made.hub.engine.dispose()
     hub = open_hub(made.hub.config)
     assert isinstance(hub.clock, DatabaseClock)

@@ -21,8 +21,8 @@ from cloud_hub.health import Health, Probe, judge_clock, status_of
 from cloud_hub.ingest import service
 from cloud_hub.ingest.service import Ingest, Step
 from cloud_hub.status import PARTS, STILL_S, Board, Part
+from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
-from tests.support.postgres import create_database
 
 DAY = 86_400.0
 
@@ -208,7 +208,7 @@ def test_clocks(now: float, signed_at: float, database: float | None, state: str
 
 
 def test_the_clock_of_the_databases_machine(tmp_path: Path, postgres: str) -> None:
-    url = create_database(postgres, "edgeloop_health")
+    url = migrated_postgres(postgres, "edgeloop_health")
     true = working(make_hub(tmp_path / "true", start=time.time(), database=url))
     assert states(true) == (200, dict.fromkeys(PARTS, "ok"))
     true.clock.advance(2 * DAY)

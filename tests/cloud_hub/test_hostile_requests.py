@@ -123,9 +123,9 @@ def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     """A hub with one of everything: devices, releases, a rollout, a sample, a job, an alarm, a command."""
     document: dict[str, Any] = {}
     if request.param == "postgresql":
-        from tests.support.postgres import create_database
+        from tests.support.databases import migrated_postgres
 
-        document["database"] = create_database(request.getfixturevalue("postgres"), "edgeloop_hostile")
+        document["database"] = migrated_postgres(request.getfixturevalue("postgres"), "edgeloop_hostile")
     made = make_fleet(make_hub(Path(tmp_path_factory.mktemp("hostile")), **document))
     for sha256, data in BLOBS.items():
         made.hub.objects.put_new(f"blobs/{sha256}", data)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -15,37 +14,26 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.commands import call
+from tests.support.hub_process import START_S, cloud_hub, free_port
+
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("EDGELOOP_")}
 
 
 def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "cloud_hub", *arguments],
-        env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret", **more},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    return call("cloud-hub", *arguments, **{"EDGELOOP_PASSPHRASE": "secret", **more})
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hub made by `init`."""
+    """A hub made by `init`, in a process of its own."""
     base = tmp_path_factory.mktemp("hub")
     token = base / "token"
-    done = run("init", str(base / "hub"), "--offline-keys", str(base / "off"), "--token-file", str(token), "--json")
+    done = cloud_hub("init", base / "hub", "--offline-keys", base / "off", "--token-file", token, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["admin_token"] == token.read_text().strip()
     assert token.stat().st_mode & 0o077 == 0
     return base
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_help_is_light() -> None:
@@ -97,7 +85,7 @@ def test_serve_answers_over_tls_and_ends_on_sigterm(made: Path, tmp_path: Path) 
         stderr=log,
     )
     context = ssl.create_default_context(cafile=str(made / "hub" / "keys" / "ca.pem"))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + START_S
     try:
         while True:
             try:
@@ -108,7 +96,7 @@ def test_serve_answers_over_tls_and_ends_on_sigterm(made: Path, tmp_path: Path) 
                 assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
     finally:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(timeout=30)
+        code = process.wait(timeout=START_S)
         log.close()
     text = (tmp_path / "log").read_text()
     assert code == 0, text

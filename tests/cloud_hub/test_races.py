@@ -27,16 +27,16 @@ from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Job, Model, Samp
 from cloud_hub.trust import models
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.messages import EnrollRequest
+from tests.support.databases import migrated_postgres
 from tests.support.device_key import DeviceKey
 from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
-from tests.support.postgres import create_database
 from tests.support.races import Meanwhile, between
 
 
 @pytest.fixture
 def made(tmp_path: Path, postgres: str) -> Iterator[HubFixture]:
-    hub = make_hub(tmp_path, database=create_database(postgres, "edgeloop_test"))
+    hub = make_hub(tmp_path, database=migrated_postgres(postgres, "edgeloop_test"))
     yield hub
     hub.hub.engine.dispose()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,18 @@ import pytest
 from cloud_hub import main
 from cloud_hub.addresses import Endpoint
 from cloud_hub.listening import listen
+from tests.support.commands import call
 from tests.support.hub_process import HubProcess, cloud_hub, free_port, serving
 from tests.support.postgres import create_database
 from tests.support.require import require
 
 
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return call("cloud-hub", *arguments, EDGELOOP_PASSPHRASE="secret")
+
+
 def make(base: Path, *arguments: str) -> Path:
-    done = cloud_hub("init", base / "hub", "--offline-keys", base / "off", *arguments)
+    done = run("init", base / "hub", "--offline-keys", base / "off", *arguments)
     assert done.returncode == 0, done.stderr
     return base / "hub"
 
@@ -69,22 +75,22 @@ def test_a_second_one_on_the_directory_touches_nothing(live: HubProcess) -> None
 
 def test_commands_on_the_directory_of_one_that_runs(live: HubProcess) -> None:
     offline = ("--offline-keys", live.directory.parent / "off")
-    rotated = cloud_hub("keys", "rotate", live.directory, "rollout", *offline)
+    rotated = run("keys", "rotate", live.directory, "rollout", *offline)
     assert rotated.returncode == 5 and f"process {live.process.pid}" in rotated.stderr
-    renewed = cloud_hub("keys", "renew", live.directory, *offline)
+    renewed = run("keys", "renew", live.directory, *offline)
     assert renewed.returncode == 0, renewed.stderr
-    again = cloud_hub("init", live.directory, "--offline-keys", live.directory.parent / "other")
+    again = run("init", live.directory, "--offline-keys", live.directory.parent / "other")
     assert again.returncode == 5 and "holds a hub already" in again.stderr
     assert not (live.directory.parent / "other").exists() and live.get("/readyz")[0] == 200
 
 
 def test_another_hub_on_a_taken_port_is_refused_and_ends_nobody(live: HubProcess, tmp_path: Path) -> None:
     other, broker = make(tmp_path), live.mosquitto()
-    refused = cloud_hub("serve", other, "--port", free_port(), "--broker-port", live.broker_port)
+    refused = run("serve", other, "--port", free_port(), "--broker-port", live.broker_port)
     assert refused.returncode == 5, refused.stderr
     assert f"port {live.broker_port} (127.0.0.1:{live.broker_port}), which the broker wants, is taken" in refused.stderr
     assert f"by process {broker} (mosquitto)" in refused.stderr and "--broker-port" in refused.stderr
-    refused = cloud_hub("serve", other, "--port", live.port, "--broker-port", free_port())
+    refused = run("serve", other, "--port", live.port, "--broker-port", free_port())
     assert refused.returncode == 5 and f"port {live.port} " in refused.stderr and "HTTP wants" in refused.stderr
     assert f"by process {live.process.pid} " in refused.stderr
     assert alive(broker) and live.get("/readyz")[0] == 200
@@ -92,7 +98,7 @@ def test_another_hub_on_a_taken_port_is_refused_and_ends_nobody(live: HubProcess
 
 def test_http_and_broker_on_one_port(tmp_path: Path) -> None:
     port = str(free_port())
-    refused = cloud_hub("serve", make(tmp_path), "--port", port, "--broker-port", port)
+    refused = run("serve", make(tmp_path), "--port", port, "--broker-port", port)
     assert refused.returncode == 5 and "is taken by this very hub" in refused.stderr
 
 
@@ -150,8 +156,11 @@ def test_two_hubs_on_one_database_and_broker_stay_connected(tmp_path: Path, post
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hub that never served."""
-    return make(tmp_path_factory.mktemp("stopped"))
+    """A hub that never served; nobody has its database open, since the process that made it has ended."""
+    base = tmp_path_factory.mktemp("stopped")
+    done = cloud_hub("init", base / "hub", "--offline-keys", base / "off")
+    assert done.returncode == 0, done.stderr
+    return base / "hub"
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.identity.tokens import create_token
 from cloud_hub.store.tables import Model
+from tests.support.databases import migrated_sqlite
 from tests.support.manifests import small_release
 
 PASSPHRASE = b"test passphrase"
@@ -78,5 +79,8 @@ def make_hub(directory: Path, *, start: float = START, **document: Any) -> HubFi
     """A new hub below `directory`, made at `start`; `document` are values of hub.toml (`database=URL`, …)."""
     clock, offline = TestClock(start), directory / "offline"
     config = HubConfig.build(directory / "hub", document)
+    if not config.database and not (config.directory / "hub.db").exists():
+        config.directory.mkdir(parents=True, exist_ok=True)
+        migrated_sqlite(config.directory / "hub.db")
     made = initialise(config, offline, PASSPHRASE, clock=clock)
     return HubFixture(made.hub, clock, offline, made.admin_token)

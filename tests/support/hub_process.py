@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("EDGELOOP_")}
-START_S = 60.0
+START_S = 240.0  # seconds; a start takes two, and thirty on a machine where many others compute
 
 
 def free_port() -> int:
@@ -59,7 +59,7 @@ class HubProcess:
     def get(self, path: str) -> tuple[int, Any]:
         """Status and JSON of one answer; OSError when there is none."""
         try:
-            with urllib.request.urlopen(self.url + path, context=self._context, timeout=10) as answer:
+            with urllib.request.urlopen(self.url + path, context=self._context, timeout=60) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -82,7 +82,7 @@ class HubProcess:
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(START_S)
 
 
 @contextlib.contextmanager

@@ -65,11 +65,11 @@ def _start(run: Callable[..., None], control: Path, base: Path) -> int:
     raise AssertionError("unreachable")
 
 
-def create_database(connection: str, name: str) -> str:
-    """A fresh database; returns its SQLAlchemy URL."""
+def create_database(connection: str, name: str, template: str = "template1") -> str:
+    """A fresh copy of the database `template`, empty when it is not named; returns its SQLAlchemy URL."""
     with psycopg.connect(f"{connection} dbname=postgres", autocommit=True) as session:
         session.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-        session.execute(f'CREATE DATABASE "{name}"')
+        session.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         host, port = session.info.host, session.info.port
     return f"postgresql+psycopg://edgeloop@{host}:{port}/{name}"
 

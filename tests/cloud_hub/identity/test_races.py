@@ -35,8 +35,8 @@ def devices(hub: HubFixture) -> int:
         return len(session.exec(select(Device)).all())
 
 
-def test_one_token_one_device(tmp_path: Path, database_url: str) -> None:
-    hub = make_hub(tmp_path, database=database_url)
+def test_one_token_one_device(tmp_path: Path, hub_database: str) -> None:
+    hub = make_hub(tmp_path, database=hub_database)
     token, secret = new_claim(hub)
     requests = [EnrollRequest(token=token, secret=secret, csr=DeviceKey().csr()) for _ in range(AT_ONCE)]
     assert answers(hub, requests) == [200] + [409] * (AT_ONCE - 1)
@@ -44,8 +44,8 @@ def test_one_token_one_device(tmp_path: Path, database_url: str) -> None:
     hub.hub.engine.dispose()
 
 
-def test_one_name_one_device(tmp_path: Path, database_url: str) -> None:
-    hub = make_hub(tmp_path, database=database_url)
+def test_one_name_one_device(tmp_path: Path, hub_database: str) -> None:
+    hub = make_hub(tmp_path, database=hub_database)
     requests = []
     for _ in range(AT_ONCE):
         token, secret = new_claim(hub)
@@ -55,8 +55,8 @@ def test_one_name_one_device(tmp_path: Path, database_url: str) -> None:
     hub.hub.engine.dispose()
 
 
-def test_the_same_request_many_times(tmp_path: Path, database_url: str) -> None:
-    hub = make_hub(tmp_path, database=database_url)
+def test_the_same_request_many_times(tmp_path: Path, hub_database: str) -> None:
+    hub = make_hub(tmp_path, database=hub_database)
     token, secret = new_claim(hub)
     request = EnrollRequest(token=token, secret=secret, csr=DeviceKey().csr(), name="kiosk")
     assert answers(hub, [request] * AT_ONCE) == [200] * AT_ONCE

@@ -27,8 +27,8 @@ NUMBERED, UNNUMBERED, STATUSES = dict(bad.numbered("cam-1")), dict(bad.unnumbere
 
 
 @pytest.fixture
-def fleet(tmp_path, database_url) -> HubFixture:
-    made = make_hub(tmp_path, database=database_url)
+def fleet(tmp_path, hub_database) -> HubFixture:
+    made = make_hub(tmp_path, database=hub_database)
     made.model()
     with made.hub.session() as session:
         for name in ("cam-1", "cam-2"):

@@ -24,9 +24,9 @@ ROUNDS = 8
 
 
 @pytest.fixture
-def site(tmp_path: Path, database_url: str) -> Iterator[Site]:
+def site(tmp_path: Path, hub_database: str) -> Iterator[Site]:
     require("mosquitto", "mosquitto")
-    site = Site(tmp_path, "mosquitto", database=database_url)
+    site = Site(tmp_path, "mosquitto", database=hub_database)
     site.fixture.model()
     for name in ("cam-1", "cam-2"):
         site.enrol(name)

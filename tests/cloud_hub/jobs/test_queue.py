@@ -15,8 +15,8 @@ from tests.support.hub import HubFixture, make_hub
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, database_url: str) -> HubFixture:
-    return make_hub(tmp_path, database=database_url)
+def jobs(tmp_path: Path, hub_database: str) -> HubFixture:
+    return make_hub(tmp_path, database=hub_database)
 
 
 def test_each_job_is_claimed_once_by_many_workers(jobs: HubFixture) -> None:

@@ -18,8 +18,8 @@ from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.tables import ChannelRow, RolloutRow
 from cloud_hub.trust.channels import EntryChanges, changed_entry
 from fleet.protocol.channel import Channel, encode_channel
+from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
-from tests.support.postgres import create_database
 from tests.support.races import Meanwhile, between
 from tests.support.rollouts import begin_anew, entry, evidence, history, live, make_fleet, row_of, start
 
@@ -39,7 +39,7 @@ def fleets(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterator[
 
     def of(kind: str) -> HubFixture:
         if kind not in found:
-            document = {"database": create_database(postgres, "edgeloop_races")} if kind == "postgresql" else {}
+            document = {"database": migrated_postgres(postgres, "edgeloop_races")} if kind == "postgresql" else {}
             found[kind] = make_fleet(make_hub(tmp_path_factory.mktemp("races"), **document))
         return found[kind]
 

@@ -29,8 +29,8 @@ BAD: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def hub(tmp_path, database_url) -> HubFixture:
-    made = make_hub(tmp_path, database=database_url)
+def hub(tmp_path, hub_database) -> HubFixture:
+    made = make_hub(tmp_path, database=hub_database)
     made.model()
     with made.hub.session() as session:
         session.add(

@@ -61,8 +61,8 @@ def metadata_matches_rows(hub) -> None:  # type: ignore[no-untyped-def]
     assert rows["timestamp", version_of(published)] == published
 
 
-def test_two_processes_publish_at_once(tmp_path: Path, database_url: str) -> None:
-    fixture = make_hub(tmp_path, database=database_url, start=time.time())
+def test_two_processes_publish_at_once(tmp_path: Path, hub_database: str) -> None:
+    fixture = make_hub(tmp_path, database=hub_database, start=time.time())
     directory = fixture.hub.config.directory
     workers = [
         subprocess.Popen(
