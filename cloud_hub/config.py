@@ -128,9 +128,17 @@ class InferenceConfig(Section):
 
 
 class WorkerConfig(Section):
-    """`local`: `serve` keeps one job worker beside it; off where `cloud-hub worker` runs elsewhere."""
+    """`local`: `serve` keeps one job worker beside it; off where `cloud-hub worker` runs elsewhere.
+
+    The others limit what one job's recipe may take, with all the processes that it starts: seconds, bytes of memory
+    (by default four fifths of the machine's), bytes in its folder under `DIR/work`; `spare_disk_bytes` stay free there.
+    """
 
     local: bool = True
+    wall_s: Annotated[float, Field(gt=0)] = DAY
+    memory_bytes: Annotated[int, Field(ge=1 << 28)] | None = None
+    disk_bytes: Annotated[int, Field(ge=1 << 20)] = 20 << 30
+    spare_disk_bytes: Annotated[int, Field(ge=0)] = 256 << 20
 
 
 class HubConfig(BaseSettings):

@@ -108,13 +108,15 @@ def worker(
     """Run the hub's jobs (retrain: train, gate, compile, publish, roll out) until SIGTERM."""
     from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
+    from cloud_hub.jobs.child import ChildExecutor, limits_of
     from cloud_hub.jobs.worker import run_worker
     from cloud_hub.store.words import spoken
-    from cloud_hub.training.retrain import KINDS
+    from cloud_hub.training.retrain import kinds
 
     _log(log_level)
     with spoken():
-        run_worker(open_hub(HubConfig.load(directory)), KINDS, once=once, parent=parent)
+        config = HubConfig.load(directory)
+        run_worker(open_hub(config), kinds(ChildExecutor(limits_of(config.worker))), once=once, parent=parent)
 
 
 @keys_app.command(epilog="Example: cloud-hub keys renew hub --offline-keys /media/usb/keys")

@@ -11,8 +11,9 @@ from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.jobs import queue
+from cloud_hub.jobs.logs import read_log
 from cloud_hub.jobs.retraining import check_retrain, create_job
-from fleet.api.jobs import JobInfo, JobPage, NewJob, RetrainOptions
+from fleet.api.jobs import JobInfo, JobLog, JobPage, NewJob, RetrainOptions
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
 PAGE = 200
@@ -36,6 +37,12 @@ def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewJob, JsonBody
 def show(job: KeyPath, hub: HubDep, caller: Viewer) -> JobInfo:
     """One job."""
     return JobInfo.model_validate(queue.get(hub, job))
+
+
+@router.get("/jobs/{job}/log", responses=errors(404))
+def log(job: KeyPath, hub: HubDep, caller: OperatorUser) -> JobLog:
+    """What the job's code has printed, at most the last MiB; empty while it runs."""
+    return JobLog(job=job, text=read_log(hub, job))
 
 
 @router.post("/jobs/{job}/cancel", responses=errors(404, 409))

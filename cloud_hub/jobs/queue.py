@@ -84,6 +84,16 @@ def beat(hub: Hub, job: str, owner: str, **changes: Any) -> None:
         raise CancelledError(f"job {job} was cancelled", subject=job)
 
 
+def check(hub: Hub, job: str, owner: str) -> None:
+    """Raise LeaseLostError or CancelledError where `beat` would; changes nothing."""
+    with hub.reading() as session:
+        row = session.get(Job, job)
+    if row is None or row.owner != owner or row.state != "running":
+        raise LeaseLostError(f"job {job} belongs to another worker now", subject=job)
+    if row.cancel_requested:
+        raise CancelledError(f"job {job} was cancelled", subject=job)
+
+
 def finish(
     hub: Hub, job: str, owner: str, state: str, *, error: str = "", result: dict[str, Any] | None = None
 ) -> None:

@@ -14,6 +14,7 @@ from cloud_hub.store.tables import Job
 
 log = logging.getLogger(__name__)
 BEAT_S = 5.0
+LOOK_S = 1.0
 
 
 class Running:
@@ -23,7 +24,7 @@ class Running:
         self.hub, self.job, self.owner = hub, job, owner
         self.saved: dict[str, Any] = dict(job.result)
         self.ended = threading.Event()
-        self._last = -math.inf
+        self._last = self._looked = -math.inf
 
     def step(self, name: str, progress: float) -> None:
         """Say where the job is (0 to 1); written at most four times a second unless the step changes."""
@@ -37,6 +38,13 @@ class Running:
         """Keep what is done, for the result and for whoever goes on after this worker's death."""
         self.saved |= values
         queue.beat(self.hub, self.job.id, self.owner, result=dict(self.saved))
+
+    def check(self) -> None:
+        """Raise CancelledError or LeaseLostError when the job is not to go on; looks once a second, changes nothing."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            queue.check(self.hub, self.job.id, self.owner)
 
     def keep_alive(self) -> None:
         """Renew the lease until `ended`, for steps that say nothing for long."""

@@ -94,7 +94,7 @@ def _contract(like: Path | None, hub: Path | None, model: str, snapshot: str) ->
         )
     from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
-    from cloud_hub.training.compiling import contract_of
+    from cloud_hub.training.handing import contract_of
     from cloud_hub.trust.rows import interface_release
 
     opened = open_hub(HubConfig.load(hub))

@@ -54,3 +54,10 @@ class JobInfo(Answer):
 
 class JobPage(Page[JobInfo]):
     """Jobs, newest first."""
+
+
+class JobLog(Answer):
+    """What a job's code has printed, at most the last MiB; empty where it printed nothing, or runs still."""
+
+    job: str
+    text: str = ""

@@ -55,9 +55,22 @@ def watch(context: typer.Context, job: JobArgument, timeout: TimeoutOption = 360
     watch_job(session_of(context), job, timeout_s=timeout, json=json)
 
 
+@app.command("log")
+def log(context: typer.Context, job: JobArgument, json: JsonFlag = False) -> None:
+    """Print what a job's recipe has printed, the last MiB of it, once it has ended.
+
+    Example: fleet job log 01J8ZQ
+    """
+    found = client_of(context).job_log(job)
+    if json:
+        print_document(found, [("job", "job"), ("text", "text")], json=True)
+    else:
+        typer.echo(found.text, nl=False)
+
+
 @app.command("cancel")
 def cancel(context: typer.Context, job: JobArgument, json: JsonFlag = False) -> None:
-    """Ask a job to stop; it ends at its next step.
+    """Ask a job to stop; a recipe that hangs is ended within seconds.
 
     Example: fleet job cancel 01J8ZQ
     """

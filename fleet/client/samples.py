@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 
 from fleet.api.audit import AuditPage, AuditRecord
 from fleet.api.drift import AlarmInfo, AlarmPage, MonitorInfo, MonitorPage
-from fleet.api.jobs import JobInfo, JobPage, RetrainOptions
+from fleet.api.jobs import JobInfo, JobLog, JobPage, RetrainOptions
 from fleet.api.samples import (
     MAX_LABELS,
     DeletedSample,
@@ -114,6 +114,10 @@ class SampleCalls(Calls):
     def job(self, job: str) -> JobInfo:
         """One job."""
         return self._get(path_of("jobs", job), JobInfo)
+
+    def job_log(self, job: str) -> JobLog:
+        """What a job's code has printed."""
+        return self._get(path_of("jobs", job, "log"), JobLog)
 
     def cancel_job(self, job: str) -> JobInfo:
         """Ask a job to stop."""

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from cloud_hub.jobs import queue
+from cloud_hub.jobs.here import InlineExecutor
 from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.tables import ChannelRow, Model, Release, RolloutRow
-from cloud_hub.training.retrain import KINDS
+from cloud_hub.training.retrain import kinds
 from cloud_hub.trust.rows import get_release
 from examples.digits import data, recipe
 from examples.digits.recipe import RECIPE
@@ -44,7 +45,7 @@ def snapshot(hub: HubFixture, labels: bool = True) -> str:
 def retrain(hub: HubFixture, **options: object) -> queue.Job:
     answer = hub.client.post("/api/v1/models/digits/retrain", json=options, headers=hub.auth())
     assert answer.status_code == 201, answer.text
-    run_worker(hub.hub, KINDS, once=True)
+    run_worker(hub.hub, kinds(InlineExecutor()), once=True)
     return queue.get(hub.hub, answer.json()["id"])
 
 

@@ -200,6 +200,12 @@ def test_watch_follows_a_job_to_its_end(fleet, hub, state: str, code: int) -> No
     assert fleet("job", "watch", "j", "--timeout", "5").code == code
 
 
+def test_a_job_s_log_is_printed_as_it_is(fleet, hub) -> None:
+    hub.on("GET", "/jobs/j/log", {"job": "j", "text": "epoch 1\nepoch 2\n"})
+    assert fleet("job", "log", "j").out == "epoch 1\nepoch 2\n"
+    assert fleet("job", "log", "j", "--json").document == {"job": "j", "text": "epoch 1\nepoch 2\n"}
+
+
 def test_retrain_can_wait(fleet, hub) -> None:
     hub.on("POST", "/models/digits/retrain", {"id": "j", "state": "queued"})
     hub.on("GET", "/jobs/j", {"id": "j", "state": "succeeded", "step": "", "progress": 1.0, "result": {"release": 4}})

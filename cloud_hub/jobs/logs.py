@@ -1,0 +1,35 @@
+"""What a job's code has printed: kept beside the job, so that whoever asks the hub can read it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import NotFoundError
+from cloud_hub.jobs import queue
+from cloud_hub.jobs.execution import LOG
+from cloud_hub.jobs.running import Running
+
+KEPT = 1 << 20  # bytes: the end of it
+
+
+def keep_log(running: Running, folder: Path) -> None:
+    """Keep the end of the log of the work in `folder`; nothing happens where it printed nothing."""
+    with contextlib.suppress(FileNotFoundError):
+        data = b"".join(part.read_bytes() for part in (folder / f"{LOG}.1", folder / LOG) if part.exists())
+        if data:
+            running.hub.objects.put(_key(running.job.id), data[-KEPT:])
+
+
+def read_log(hub: Hub, job: str) -> str:
+    """The end of what a job's code has printed; empty where it printed nothing yet. NotFoundError without the job."""
+    queue.get(hub, job)
+    try:
+        return hub.objects.get(_key(job)).data.decode("utf-8", "replace")
+    except NotFoundError:
+        return ""
+
+
+def _key(job: str) -> str:
+    return f"jobs/{job}/log.txt"

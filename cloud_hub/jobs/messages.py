@@ -1,0 +1,75 @@
+"""What a child says to the worker, as JSON lines, and what went wrong in users' code in words."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+MEMORY_WORDS = ("can't allocate memory", "out of memory", "Unable to allocate", "bad_alloc", "Cannot allocate memory")
+SITE = ("site-packages", "dist-packages", "/lib/python", "<frozen")
+HERE = str(Path(__file__).resolve().parents[1])
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """What the child shall do: see `execution.Work` and `Limits`; `paths` are the worker's import paths."""
+
+    entry: str
+    folder: str
+    arguments: dict[str, Any]
+    paths: list[str]
+    parent: int
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+
+
+class Said(Struct, frozen=True, kw_only=True, tag="progress"):
+    """Where the work is."""
+
+    step: str
+    share: float
+
+
+class Done(Struct, frozen=True, kw_only=True, tag="done"):
+    """The work's result."""
+
+    result: dict[str, Any]
+
+
+class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
+    """The work's error; `memory` says that there was too little of it."""
+
+    message: str
+    hint: str = ""
+    subject: str = ""
+    memory: bool = False
+
+
+Message = Said | Done | Failed
+
+
+def failed(error: BaseException) -> Failed:
+    """An error that users' code ended with, in words: ours as they are, others with their kind and place."""
+    if isinstance(error, SystemExit):
+        return Failed(
+            message=f"the code ended its process: sys.exit({'' if error.code is None else repr(error.code)})",
+            hint="raise an exception where the work cannot go on, and return where it is done",
+        )
+    said = str(error).strip()
+    if isinstance(error, MemoryError) or any(word in said for word in MEMORY_WORDS):
+        return Failed(message=f"there was not enough memory{_place(error)}: {said or 'MemoryError'}", memory=True)
+    if hasattr(error, "hint"):  # an error of one of the rooms
+        return Failed(message=said, hint=str(error.hint), subject=str(getattr(error, "subject", "")))
+    return Failed(message=f"{type(error).__name__}{_place(error)}: {said or 'no words'}", hint="the job's log has more")
+
+
+def _place(error: BaseException) -> str:
+    """Where in the user's own code it happened: ` in line 7 of recipe.py`, or nothing."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(HERE) and not any(part in frame.filename for part in SITE)
+    ]
+    return f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""

@@ -1,0 +1,81 @@
+"""The hub's side of a retrain's work: everything that it needs, as files in a folder (see `handed`)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.objects import blob_key
+from cloud_hub.samples import snapshots
+from cloud_hub.samples.dataset import encode_dataset
+from cloud_hub.training.checking import Contract
+from cloud_hub.training.handed import CURRENT, CURRENT_MODEL, ENCODER, FIXED, SNAPSHOT, best_of, words
+from cloud_hub.trust.checks import Current
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.interface import interface_of
+from fleet.protocol.manifest import Blob, Manifest, encode_manifest
+from fleet.protocol.sketch import Encoder, decode_encoder
+
+
+def hand_in(hub: Hub, folder: Path, snapshot: str, fixed: Current | None, current: tuple[int, Manifest] | None) -> None:
+    """Write the folder.
+
+    Args:
+        snapshot: its id.
+        fixed: the release that fixes the model's interface; None for a model without one.
+        current: number and manifest of the release that devices come from; None without any.
+
+    Raises:
+        InvalidError: a blob of a release is not to be had, or damaged.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SNAPSHOT).write_bytes(encode_dataset(snapshots.load(hub, snapshot)))
+    if fixed is not None:
+        (folder / FIXED).write_bytes(encode_manifest(fixed.manifest))
+        if fixed.manifest.sketch is not None:
+            (folder / ENCODER).write_bytes(_blob(hub, fixed.manifest.sketch.encoder, f"of release {fixed.number}"))
+    if current is not None:
+        number, manifest = current
+        (folder / CURRENT).write_bytes(encode_manifest(manifest))
+        model = _blob(hub, best_of(manifest).blob, f"of release {number}")
+        (folder / CURRENT_MODEL).write_bytes(model)
+
+
+def check_encoder(hub: Hub, model: str, current: Current | None) -> Encoder | None:
+    """The encoder of the sketch that the model's releases share; None without a release or a sketch.
+
+    Raises InvalidError when it is not to be had.
+    """
+    if current is None or current.manifest.sketch is None:
+        return None
+    try:
+        return decode_encoder(hub.objects.get(blob_key(current.manifest.sketch.encoder.sha256)).data)
+    except (NotFoundError, ProtocolError) as error:
+        raise InvalidError(
+            f"the sketch encoder of model {model!r}, of release {current.number}, is not to be had: {error}",
+            subject=model,
+            hint="publish a release by hand that ends monitoring: fleet release publish --end-monitoring",
+        ) from error
+
+
+def contract_of(hub: Hub, model: str, current: Current | None) -> Contract | None:
+    """What a new release of the model must keep, with the encoder of its sketch; None before its first release.
+
+    Raises InvalidError when the encoder is not to be had.
+    """
+    encoder = check_encoder(hub, model, current)
+    if current is None:
+        return None
+    return Contract(model, words(model, current.number), interface_of(current.manifest), encoder)
+
+
+def _blob(hub: Hub, blob: Blob, what: str) -> bytes:
+    try:
+        data = hub.objects.get(blob_key(blob.sha256)).data
+    except NotFoundError as error:
+        raise InvalidError(f"blob {blob.sha256} {what} is not to be had: {error}", subject=blob.sha256) from error
+    if hashlib.sha256(data).hexdigest() != blob.sha256:
+        raise InvalidError(f"blob {blob.sha256} {what} is damaged in the store", subject=blob.sha256)
+    return data

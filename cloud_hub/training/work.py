@@ -1,0 +1,154 @@
+"""A retrain's work, as an executor runs it: from a folder with the hub's data to a release directory in it.
+
+Users' code, the recipe, runs here and nowhere else; nothing here knows the hub. Run again in the same folder, it goes
+on from its checkpoints, and does nothing where it was done.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cloud_hub.errors import InvalidError
+from cloud_hub.jobs.execution import Progress
+from cloud_hub.training.compiling import compile_run
+from cloud_hub.training.gate import compare
+from cloud_hub.training.handed import Handed, Released
+from cloud_hub.training.recipe import Examples, load_recipe
+from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
+from fleet import runtimes
+from fleet.protocol.manifest import Manifest
+from model_compiler.data import Array
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ENTRY = "cloud_hub.training.work:retrain"
+DONE = "done.json"
+RELEASE = "release"
+BATCH = 256  # rows that a released model is asked at once
+
+
+class GateRefusedError(InvalidError):
+    """The new teacher is worse than the current one on human labels, by more than chance."""
+
+
+def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """Check, train, gate, distil and compile; the release is then in `folder / RELEASE`.
+
+    Args:
+        folder: as `handing.hand_in` wrote it.
+        arguments: `recipe` and `recipes` (`load_recipe`), `seed`, `model`, and the numbers of the releases `fixed`
+            (it fixes the interface) and `current` (devices come from it), each None without one.
+
+    Returns:
+        What the gate found: `gate_new`, `gate_labels` and, where there was a release before, `gate_old`.
+
+    Raises:
+        GateRefusedError: the new teacher is worse by more than chance.
+        InvalidError, ConflictError: the recipe, the data or the model's interface do not fit.
+    """
+    done = folder / DONE
+    if done.is_file():
+        found: dict[str, Any] = json.loads(done.read_text())
+        return found
+    progress("checking the recipe against the model's interface", 0.0)
+    handed = Handed(folder)
+    request = RunRequest(
+        loaded=load_recipe(arguments["recipe"], folder=Path(arguments["recipes"])),
+        out=folder,
+        seed=arguments["seed"],
+        contract=handed.contract(arguments["model"], arguments["fixed"]),
+        snapshot=handed.snapshot,
+        progress=lambda step, share: progress(step, 0.05 + 0.2 * share + (0.25 if "student" in step else 0.0)),
+    )
+    settled = settle_run(request)
+    parts = deal_run(request, settled)
+    if not len(parts.gate):
+        raise InvalidError(
+            "no human label is left for the gate", subject="snapshot", hint="label at least 4 samples of the snapshot"
+        )
+    teacher = train_teacher(request, parts)
+    progress("gating the teacher", 0.25)
+    current = handed.current(arguments["current"])
+    gated = gate_teacher(current, teacher, parts.gate)
+    student = train_student(request, parts, teacher)
+    compile_run(
+        request, parts, teacher=teacher, student=student, labels=settled.labels, current=current,
+        progress=lambda step: progress(step, 0.6), out=folder / RELEASE,
+    )  # fmt: skip
+    fresh = done.with_suffix(".tmp")
+    fresh.write_text(json.dumps(gated))
+    fresh.replace(done)
+    return gated
+
+
+def gate_teacher(current: Released | None, teacher: nn.Module, gate: Examples) -> dict[str, Any]:
+    """Compare the new teacher with the current release's on held-out human labels (`gate.compare`).
+
+    Raises GateRefusedError when the new one is worse by more than chance.
+    """
+    from cloud_hub.training.fitting import logits
+
+    right = logits(teacher, gate.inputs).argmax(axis=1) == gate.y
+    if current is None or current.variant.placement != "cloud":
+        return {"gate_new": float(right.mean()), "gate_labels": len(gate)}
+    outputs = ask(current, _called(gate, current.number, current.manifest))
+    found = compare(next(iter(outputs.values())).argmax(axis=1) == gate.y, right)
+    if found.refused:
+        raise GateRefusedError(
+            f"the new teacher gets {found.new:.3f} of {len(gate)} held-out labels right, release {current.number} gets "
+            f"{found.old:.3f}: {found.lost} lost, {found.won} won, which chance does with probability "
+            f"{found.chance:.3f} only",
+            subject="teacher",
+            hint="label more samples, or change the recipe",
+        )
+    return {"gate_new": found.new, "gate_old": found.old, "gate_labels": len(gate), "gate_release": current.number}
+
+
+def ask(release: Released, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """What a release answers to inputs (n, …), by its own file and runtime, each output (n, …).
+
+    Raises InvalidError when it cannot be loaded, or cannot take them.
+    """
+    manifest, variant = release.manifest, release.variant
+    try:
+        model = runtimes.load(
+            runtimes.best(variant.runtime, variant.runtimes), release.model, manifest.inputs, manifest.outputs,
+            strict=variant.placement == "cloud",
+        )  # fmt: skip
+        count = len(next(iter(inputs.values())))
+        if all(tensor.shape[:1] == (-1,) for tensor in manifest.inputs):
+            rows = [slice(start, start + BATCH) for start in range(0, count, BATCH)]
+            found = [model.run({name: array[part] for name, array in inputs.items()}) for part in rows]
+            return {name: np.concatenate([answer[name] for answer in found]) for name in found[0]}
+        single = [model.run({name: array[row] for name, array in inputs.items()}) for row in range(count)]
+        return {name: np.stack([answer[name] for answer in single]) for name in single[0]}
+    except (runtimes.ModelLoadError, runtimes.InputError, ValueError, RuntimeError) as error:
+        raise InvalidError(
+            f"release {release.number}, which the new model is compared with, does not answer: {error}",
+            subject="gate",
+            hint="make a release with the model's interface the channel's auditor",
+        ) from error
+
+
+def _called(gate: Examples, number: int, manifest: Manifest) -> dict[str, Array]:
+    """The inputs as release `number` calls them: on a hub of 0.1 an auditor may have another name for a lone one.
+
+    Raises InvalidError when it takes other inputs.
+    """
+    theirs, arrays = [tensor.name for tensor in manifest.inputs], dict(gate.inputs)
+    if len(theirs) == len(arrays) == 1:
+        arrays = dict(zip(theirs, arrays.values(), strict=True))
+    if set(theirs) != set(arrays):
+        raise InvalidError(
+            f"release {number}, which the new teacher is compared with, takes {', '.join(theirs)}; "
+            f"the model's inputs are {', '.join(arrays)}",
+            subject="teacher",
+            hint="make a release with the model's interface the channel's auditor",
+        )
+    return arrays
