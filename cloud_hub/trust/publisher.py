@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 
 import msgspec
@@ -13,8 +12,9 @@ from cloud_hub.clock import lies_ahead
 from cloud_hub.config import ExpiryConfig
 from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.ports import Also, Clock, Objects, SigningRequest
-from cloud_hub.store.tables import AuditEntry, ChannelRow, Release, Setting
-from cloud_hub.trust import checks, recovery, repository
+from cloud_hub.store.tables import ChannelRow, Release
+from cloud_hub.trust import checks, outside, recovery, repository
+from cloud_hub.trust.listing import audit, list_release, published
 from cloud_hub.trust.rows import (
     floor_document,
     get_model,
@@ -23,7 +23,7 @@ from cloud_hub.trust.rows import (
     latest_metadata,
     status_in_words,
 )
-from cloud_hub.trust.transaction import Draft, Signers, Transactions, targets_from_payload
+from cloud_hub.trust.transaction import Draft, Signers, Transactions
 from fleet.protocol.channel import Channel, decode_channel, encode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.names import check_name
@@ -51,7 +51,7 @@ class TufPublisher:
 
         def change(draft: Draft) -> int:
             row = self._reserve(draft, model, actor)
-            _audit(draft, actor, "release.reserve", f"{model}/{row.number}", {})
+            audit(draft, actor, "release.reserve", f"{model}/{row.number}", {})
             return row.number
 
         return self.transactions.run(change)
@@ -86,15 +86,15 @@ class TufPublisher:
             row = self._reserve(draft, model, actor) if number is None else _reserved(draft, model, number)
             self._fill(draft, row, document, manifest, note)
             if self.holds_release_key:
-                _list_release(draft, row)
-                _publish(row, draft.now)
+                list_release(draft, row)
+                published(row, draft.now)
             else:
                 row.status = "awaiting-signature"
             draft.session.add(row)
             detail: dict[str, object] = {"status": row.status, "note": note}
             if ends_monitoring:
                 detail["monitoring"] = "ended"
-            _audit(draft, actor, "release.publish", f"{model}/{row.number}", detail)
+            audit(draft, actor, "release.publish", f"{model}/{row.number}", detail)
             if also is not None:
                 also(draft.session)
             return row
@@ -119,7 +119,7 @@ class TufPublisher:
             draft.session.add(row)
             draft.session.flush()
             self._sign_floor(draft, model)
-            _audit(draft, actor, "release.withdraw", f"{model}/{number}", {"reason": reason})
+            audit(draft, actor, "release.withdraw", f"{model}/{number}", {"reason": reason})
             return row
 
         return self.transactions.run(change)
@@ -147,79 +147,22 @@ class TufPublisher:
             draft.session.add(row)
             draft.session.flush()
             self._sign_floor(draft, model)
-            _audit(draft, actor, "model.floor", model, {"min_release": min_release})
+            audit(draft, actor, "model.floor", model, {"min_release": min_release})
 
         self.transactions.run(change)
 
     # ---- a release key that is held elsewhere --------------------------------------------------
 
     def signing(self, model: str, number: int) -> SigningRequest:
-        """What to sign so that release `number` (and the model's floor) is published.
-
-        The payload is kept until it is signed or the repository has moved on; then ask again.
-        """
-
-        def change(draft: Draft) -> SigningRequest:
-            row = get_release(draft.session, model, number)
-            if row.status == "reserved":
-                raise ConflictError(f"release {number} of {model!r} has no manifest yet", subject=f"{model}/{number}")
-            key, version = f"signing:{model}:{number}", draft.version("models") + 1
-            key_id = draft.peek("targets").delegations.roles["models"].keyids[0]
-            kept = draft.session.get(Setting, key)
-            if kept is not None:
-                payload = base64.b64decode(kept.value)
-                if targets_from_payload(payload).version == version:
-                    return SigningRequest(payload=payload, version=version, key_id=key_id)
-            _list_release(draft, row)
-            targets = draft.signed.pop("models")
-            targets.expires = repository.expiry(draft.now, self._expiry.models)
-            payload = repository.signing_payload(targets, version)
-            draft.session.merge(Setting(key=key, value=base64.b64encode(payload).decode()))
-            for path, data in draft.files.items():
-                self.transactions.put_target(path, data)
-            draft.files.clear()
-            return SigningRequest(payload=payload, version=version, key_id=key_id)
-
-        return self.transactions.run(change)
+        """See `Publisher.signing`."""
+        return outside.signing(self.transactions, self._expiry, model, number)
 
     def accept_signature(
         self, model: str, number: int, *, key_id: str, signature: str, version: int, actor: str
     ) -> Release:
-        """Publish with a signature (hex) made elsewhere over the payload of `signing`.
-
-        Raises:
-            InvalidError: the signature does not fit.
-            ConflictError: nothing waits for it, the repository has moved on, or the interface is not the model's.
-        """
-
-        def change(draft: Draft) -> Release:
-            row = get_release(draft.session, model, number)
-            if row.status == "awaiting-signature":  # another release may have fixed the interface meanwhile
-                current, document = interface_release(draft.session, model), decode_manifest(row.manifest)
-                checks.check_interface(current, document, model, ends_monitoring=True)
-            kept = draft.session.get(Setting, f"signing:{model}:{number}")
-            if kept is None or version != draft.version("models") + 1:
-                raise ConflictError(
-                    "this payload is not the current one",
-                    subject=f"{model}/{number}",
-                    hint="ask for a new one: GET …/signing",
-                )
-            targets = targets_from_payload(base64.b64decode(kept.value))
-            if targets.version != version:
-                raise ConflictError(
-                    "this payload is not the current one", subject=f"{model}/{number}", hint="GET …/signing"
-                )
-            body = repository.attach(targets, version, key_id, signature)
-            repository.verify_delegated(draft.bodies["targets"], "models", body)
-            draft.presigned["models"] = (version, body)
-            if row.status == "awaiting-signature":
-                _publish(row, draft.now)
-            draft.session.add(row)
-            draft.session.delete(kept)
-            _audit(draft, actor, "release.sign", f"{model}/{number}", {"key_id": key_id, "version": version})
-            return row
-
-        return self.transactions.run(change)
+        """See `Publisher.accept_signature`, and `trust.outside` for its errors."""
+        made = outside.Made(key_id=key_id, signature=signature, version=version)
+        return outside.accept(self.transactions, model, number, made, actor=actor)
 
     # ---- channels ------------------------------------------------------------------------------
 
@@ -258,7 +201,7 @@ class TufPublisher:
             row.version, row.document, row.spread_s, row.updated_at = version, data, spread_s, draft.now
             draft.session.add(row)
             draft.set_target("channels", repository.channel_target(name), data)
-            _audit(draft, actor, "channel.change", name, {"version": version})
+            audit(draft, actor, "channel.change", name, {"version": version})
             if also is not None:
                 also(draft.session)
             return new
@@ -328,21 +271,8 @@ class TufPublisher:
             draft.set_target("models", repository.floor_target(model), floor_document(draft.session, model))
 
 
-def _list_release(draft: Draft, row: Release) -> None:
-    draft.set_target("models", repository.release_target(row.model, row.number), row.manifest)
-    draft.set_target("models", repository.floor_target(row.model), floor_document(draft.session, row.model))
-
-
-def _publish(row: Release, now: float) -> None:
-    row.status, row.published_at = "published", now
-
-
 def _reserved(draft: Draft, model: str, number: int) -> Release:
     row = get_release(draft.session, model, number)
     if row.status != "reserved":
         raise ConflictError(f"release {number} of {model!r} is {row.status} already", subject=f"{model}/{number}")
     return row
-
-
-def _audit(draft: Draft, actor: str, action: str, subject: str, detail: dict[str, object]) -> None:
-    draft.session.add(AuditEntry(at=draft.now, actor=actor, action=action, subject=subject, detail=detail))
