@@ -14,7 +14,7 @@ from msgspec import Struct
 from sqlmodel import Session
 
 from cloud_hub.clock import Clock as Clock
-from cloud_hub.store.tables import Release
+from cloud_hub.store.tables import ChannelRow, Model, Release
 from fleet.protocol.channel import Channel
 from fleet.protocol.messages import Signed
 
@@ -162,6 +162,18 @@ class Publisher(Protocol):
         also: Also | None = None,
     ) -> Channel:
         """Apply `change` to the current document and publish it as the next version."""
+        ...
+
+    def delete_release(self, model: str, number: int, *, actor: str) -> Release:
+        """Delete a release that nothing names; returns what it was. ConflictError says what does."""
+        ...
+
+    def delete_model(self, name: str, *, actor: str) -> Model:
+        """Delete a model with its releases, when nothing names it; its numbers are never used again."""
+        ...
+
+    def delete_channel(self, name: str, *, actor: str) -> ChannelRow:
+        """Delete a channel that nobody follows; its versions go on, should there be one of its name again."""
         ...
 
     def refresh(self, *, force: bool = False) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def set_aside(device_id: KeyPath, hub: HubDep, caller: Viewer) -> SetAsidePage:
     return SetAsidePage(items=status.list_set_aside(hub, device_id))
 
 
-@router.patch("/{device_id}", responses=errors(404))
+@router.patch("/{device_id}", responses=errors(404, 409))
 def change(
     device_id: KeyPath, hub: HubDep, caller: OperatorUser, wanted: Annotated[DeviceChanges, JsonBody(DeviceChanges)]
 ) -> DeviceInfo:

@@ -11,6 +11,7 @@ from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath
 from cloud_hub.identity.callers import check_may_name_code
+from cloud_hub.jobs.retraining import check_recipe
 from cloud_hub.trust import models
 from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelPage, NewModel
 
@@ -23,11 +24,12 @@ def list_models(hub: HubDep, caller: Viewer) -> ModelPage:
     return ModelPage(items=models.list_models(hub))
 
 
-@router.post("", status_code=201, responses=errors(409))
+@router.post("", status_code=201, responses=errors(404, 409))
 def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewModel, JsonBody(NewModel)]) -> ModelInfo:
     """Make a model."""
     if wanted.recipe:
         check_may_name_code(caller)
+        check_recipe(hub, wanted.recipe)
     return models.create_model(hub, wanted, actor=caller.actor)
 
 
@@ -41,7 +43,15 @@ def show(name: KeyPath, hub: HubDep, caller: Viewer) -> ModelDetail:
 def change(
     name: KeyPath, hub: HubDep, caller: OperatorUser, wanted: Annotated[ModelChanges, JsonBody(ModelChanges)]
 ) -> ModelInfo:
-    """Change a model."""
+    """Change a model: its recipe, its policy, its floor, or the release whose interface holds."""
     if wanted.recipe is not None:
         check_may_name_code(caller)
+    if wanted.recipe:
+        check_recipe(hub, wanted.recipe)
     return models.change_model(hub, name, wanted, actor=caller.actor)
+
+
+@router.delete("/{name}", responses=errors(404, 409))
+def delete(name: KeyPath, hub: HubDep, caller: OperatorUser) -> ModelInfo:
+    """Delete a model with its releases, when no channel, pin, rollout, job, token, sample or snapshot names it."""
+    return models.delete_model(hub, name, actor=caller.actor)

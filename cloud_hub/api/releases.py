@@ -79,6 +79,12 @@ def withdraw(
     return ReleaseInfo.model_validate(row)
 
 
+@router.delete("/{number}", responses=errors(404, 409))
+def delete(model: KeyPath, number: NumberPath, hub: HubDep, caller: OperatorUser) -> ReleaseInfo:
+    """Delete a release that no channel, pin or rollout names; its number is not used again."""
+    return ReleaseInfo.model_validate(hub.publisher.delete_release(model, number, actor=caller.actor))
+
+
 @router.get("/{number}/signing", responses=errors(404, 409))
 def signing(model: KeyPath, number: NumberPath, hub: HubDep, caller: OperatorUser) -> SigningPayload:
     """What the holder of the release key has to sign (Ed25519 over the decoded `payload`)."""

@@ -100,3 +100,9 @@ def create_snapshot(
 ) -> SnapshotInfo:
     """Freeze a model's samples and labels."""
     return SnapshotInfo.model_validate(snapshots.create(hub, wanted.model, actor=caller.actor))
+
+
+@router.delete("/api/v1/snapshots/{snapshot}", responses=errors(404, 409))
+def delete_snapshot(snapshot: KeyPath, hub: HubDep, caller: OperatorUser) -> SnapshotInfo:
+    """Delete a snapshot that no release and no job names."""
+    return SnapshotInfo.model_validate(snapshots.delete(hub, snapshot, actor=caller.actor))

@@ -11,7 +11,7 @@ from cloud_hub.context import Hub
 from cloud_hub.devices.status import describe, find_device
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.store.tables import ChannelRow
-from cloud_hub.trust.rows import status_in_words
+from cloud_hub.trust.rows import refuse_stranger, status_in_words
 from fleet.api.devices import DeviceChanges, DeviceInfo
 from fleet.protocol.names import check_name
 
@@ -25,6 +25,7 @@ def change_device(hub: Hub, device_id: str, wanted: DeviceChanges, *, actor: str
     Raises:
         NotFoundError: no such device or channel.
         InvalidError: a label out of bounds, or a pin on a release that is not published.
+        ConflictError: a pin on a release that has not the model's interface.
     """
     with hub.session() as session:
         row = find_device(session, device_id, lock=True)
@@ -81,3 +82,4 @@ def _check_pin(session: Session, model: str, number: int | None) -> None:
         raise InvalidError(
             f"release {number} of {model!r} is {status}", subject=f"{model}/{number}", hint="fleet release list"
         )
+    refuse_stranger(session, model, number)

@@ -1,4 +1,4 @@
-"""What operators do with tokens: list, make, revoke."""
+"""What operators do with tokens: list, make, revoke, forget."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ def create(hub: Hub, wanted: NewToken, caller: Caller) -> CreatedToken:
 
     Raises:
         ForbiddenError: this kind of token is made by an admin. InvalidError: fields that do not fit the kind.
+        NotFoundError: the channel of a claim token, or the model of an application's scope, is not there.
     """
     check_may_make_token(caller, wanted.kind)
     pin = claim_pin(hub) if wanted.kind == "claim" else ""
     with hub.session() as session:
+        tokens.check_fields(**wanted.model_dump(exclude={"note", "labels"}))
+        tokens.check_names(session, wanted.channel, wanted.scope)
         row, text = tokens.create_token(session, now=hub.clock(), pin=pin, **wanted.model_dump())
         hub.audit(session, caller.actor, "token.create", row.id, {"kind": row.kind, "note": row.note})
     known = TokenInfo.model_validate(row).model_dump()
@@ -38,4 +41,12 @@ def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
     with hub.session() as session:
         row = tokens.revoke_token(session, token_id, now=hub.clock())
         hub.audit(session, actor, "token.revoke", token_id)
+        return TokenInfo.model_validate(row)
+
+
+def delete(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
+    """End a token and take it off the list; the audit log keeps that it was there. NotFoundError when there is none."""
+    with hub.session() as session:
+        row = tokens.delete_token(session, token_id, now=hub.clock())
+        hub.audit(session, actor, "token.delete", token_id, {"kind": row.kind, "note": row.note})
         return TokenInfo.model_validate(row)

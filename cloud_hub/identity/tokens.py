@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlmodel import Session, col, select
 
 from cloud_hub.errors import InvalidError, NotFoundError, UnauthenticatedError
-from cloud_hub.store.tables import Token
+from cloud_hub.store.tables import ChannelRow, Model, Token
 from fleet.protocol.names import check_name
 
 PREFIX = "el1"
@@ -61,7 +61,7 @@ def create_token(
     Raises:
         InvalidError: fields that do not fit the kind.
     """
-    _check(kind, role, scope, rate_per_s, channel, expires_in_s)
+    check_fields(kind, role, scope, rate_per_s, channel, expires_in_s)
     if kind == "claim" and expires_in_s is None:
         expires_in_s = CLAIM_LIFE_S
     secret = new_secret()
@@ -81,6 +81,23 @@ def create_token(
     session.add(row)
     text = f"{PREFIX}.{row.id}.{secret}"
     return NewToken(row, f"{text}.{pin}" if kind == "claim" else text)
+
+
+def check_names(session: Session, channel: str, scope: str) -> None:
+    """Raise NotFoundError for a channel or model that does not exist: nobody could use such a token as it was meant.
+
+    Args:
+        session: an open one.
+        channel: of a claim token; empty for another kind.
+        scope: of an application token, likewise.
+    """
+    if channel and session.get(ChannelRow, channel) is None:
+        hint = f"make it: fleet channel create {channel}; or see those there are: fleet channel list"
+        raise NotFoundError(f"no channel {channel!r}", subject=channel, hint=hint)
+    model = scope.partition(":")[2]
+    if model not in ("", "*") and session.get(Model, model) is None:
+        hint = f"make it: fleet model create {model}; or see those there are: fleet model list"
+        raise NotFoundError(f"no model {model!r}", subject=model, hint=hint)
 
 
 def verify_token(session: Session, text: str, *, now: float) -> Token:
@@ -122,6 +139,13 @@ def revoke_token(session: Session, token_id: str, *, now: float) -> Token:
     return row
 
 
+def delete_token(session: Session, token_id: str, *, now: float) -> Token:
+    """End a token and forget it; NotFoundError when there is none."""
+    row = revoke_token(session, token_id, now=now)
+    session.delete(row)
+    return row
+
+
 def role_allows(role: str, needed: str) -> bool:
     """Whether `role` includes `needed`: viewer < operator < admin."""
     return role in ROLES and ROLES.index(role) >= ROLES.index(needed)
@@ -132,7 +156,8 @@ def scope_allows(scope: str, model: str) -> bool:
     return scope in ("infer:*", f"infer:{model}")
 
 
-def _check(kind: str, role: str, scope: str, rate_per_s: float, channel: str, expires_in_s: float | None) -> None:
+def check_fields(kind: str, role: str, scope: str, rate_per_s: float, channel: str, expires_in_s: float | None) -> None:
+    """Raise InvalidError, or MalformedError for a name that cannot be one, unless the fields fit the kind."""
     if kind not in KINDS:
         raise InvalidError(f"unknown kind of token {kind!r}", subject="kind", hint=f"one of: {', '.join(KINDS)}")
     if (kind == "operator") != bool(role) or (role and role not in ROLES):

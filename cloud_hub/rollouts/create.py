@@ -12,11 +12,12 @@ from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
+from cloud_hub.identity.groups import group_id, groups_of
 from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.rollouts.engine import document_of, settle, store, with_progress
 from cloud_hub.rollouts.facts import scope
 from cloud_hub.store.tables import ChannelRow, RolloutRow, UsedSalt
-from cloud_hub.trust.rows import get_model, get_release, status_in_words
+from cloud_hub.trust.rows import get_model, get_release, refuse_stranger, status_in_words
 from fleet.protocol.channel import ModelEntry, decode_channel
 from fleet.rollouts import cohorts, machine
 from fleet.rollouts.errors import RolloutError
@@ -42,7 +43,7 @@ def create_rollout(
     that come at the same moment, this one is before or after each of them, never in between.
 
     Raises:
-        NotFoundError: no such model, release or channel entry.
+        NotFoundError: no such model, release or channel entry, or no device of the channel is in a group.
         ConflictError: the release is not published, a rollout of the model is live on the channel, or the channel's
             default changed meanwhile.
         InvalidError: stages or guard that make no plan.
@@ -51,7 +52,8 @@ def create_rollout(
     try:
         with hub.reading() as session:
             entry = _startable(session, model, release, channel)
-            plan = _plan(session, entry.release, model, release, channel, stages, guard, soak_s, tuple(groups))
+            wanted = known_groups(session, channel, groups, hub.device_tokens.group_secret)
+            plan = _plan(session, entry.release, model, release, channel, stages, guard, soak_s, wanted)
         now = hub.clock()
         decision = machine.start(plan, now)
     except RolloutError as error:
@@ -76,6 +78,22 @@ def create_rollout(
     return row
 
 
+def known_groups(session: Session, channel: str, groups: Sequence[str], secret: bytes) -> tuple[str, ...]:
+    """The opaque ids of groups, given by id or as a label `key=value`; NotFoundError for one that no device is in."""
+    known = {group for device in scope(session, channel) for group in groups_of(secret, device.labels)}
+    found = []
+    for text in groups:
+        key, equals, value = text.partition("=")
+        found.append(group_id(secret, key, value) if equals else text)
+        if found[-1] not in known:
+            raise NotFoundError(
+                f"no device of channel {channel!r} is in group {text!r}",
+                subject=text,
+                hint=f"see: fleet device list --channel {channel}; set a label: fleet device label ID key=value",
+            )
+    return tuple(found)
+
+
 def cannot_follow(session: Session, model: str, release: int, channel: str) -> int:
     """How many devices of the channel lack a capability that the release requires."""
     needed = required(session, model, release)
@@ -89,6 +107,7 @@ def _startable(session: Session, model: str, release: int, channel: str) -> Mode
     status = status_in_words(session, model, release)
     if status != "published":
         raise ConflictError(f"release {release} of {model!r} is {status}", subject=f"{model}/{release}")
+    refuse_stranger(session, model, release)
     if entry.rollout is not None or _live(session, model, channel):
         raise ConflictError(
             f"a rollout of {model!r} is live on channel {channel!r}",

@@ -14,18 +14,19 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from sqlmodel import col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.samples import parquet, store
 from cloud_hub.samples.dataset import Dataset, decode_dataset, encode_dataset, make_dataset
 from cloud_hub.store.engine import lock_name
-from cloud_hub.store.tables import SampleRow, Snapshot
+from cloud_hub.store.tables import Job, Release, SampleRow, Snapshot
 from cloud_hub.trust.rows import get_model, interface_release, label_task
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.finite import is_finite
 from fleet.protocol.interface import tensors
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Tensor, decode_manifest
 from fleet.protocol.messages import Array
 from fleet.protocol.tensors import from_array
 
@@ -156,12 +157,44 @@ def save(hub: Hub, model: str, dataset: Dataset, *, actor: str, left_out: int = 
     return row
 
 
+def delete(hub: Hub, snapshot: str, *, actor: str) -> Snapshot:
+    """Delete a snapshot that no release was made from and no job is to be.
+
+    Raises:
+        NotFoundError: no such snapshot. ConflictError: a release or job names it.
+    """
+    with hub.session() as session:
+        row = session.get(Snapshot, snapshot, with_for_update=True)
+        if row is None:
+            raise _unknown(snapshot)
+        made = select(Release).where(Release.model == row.model, col(Release.status) != "reserved")
+        releases = [r.number for r in session.exec(made) if decode_manifest(r.manifest).lineage.snapshot == snapshot]
+        jobs = select(Job).where(Job.model == row.model, col(Job.ended_at).is_(None))
+        users = [f"release {number}" for number in releases]
+        asked = [(job, (job.payload.get("snapshot"), job.result.get("snapshot"))) for job in session.exec(jobs)]
+        users += [f"job {job.id}" for job, names in asked if snapshot in names]
+        if users:
+            raise ConflictError(
+                f"snapshot {snapshot[:12]} is what {', '.join(users)} of {row.model!r} comes from",
+                subject=snapshot,
+                hint="first: fleet release delete, or fleet job cancel",
+            )
+        session.delete(row)
+        hub.audit(session, actor, "snapshot.delete", snapshot, {"model": row.model, "samples": row.samples})
+    hub.objects.delete(row.path)
+    return row
+
+
+def _unknown(snapshot: str) -> NotFoundError:
+    return NotFoundError(f"no snapshot {snapshot}", subject=snapshot, hint="see: fleet snapshot list")
+
+
 def load(hub: Hub, snapshot: str) -> Dataset:
     """A snapshot's content, checked against its hash."""
     with hub.reading() as session:
         row = session.get(Snapshot, snapshot)
     if row is None:
-        raise NotFoundError(f"no snapshot {snapshot}", subject=snapshot, hint="see: fleet snapshot list")
+        raise _unknown(snapshot)
     dataset = decode_dataset(hub.objects.get(row.path).data, subject=snapshot)
     if dataset.id != snapshot:
         raise InvalidError(f"snapshot {snapshot} does not have the content it is named after", subject=snapshot)

@@ -127,12 +127,16 @@ class OutboxCommand(SQLModel, table=True):
 
 
 class Model(SQLModel, table=True):
-    """A name that applications ask for. `policy` holds retrain, gate and drift settings."""
+    """A name that applications ask for. `policy` holds retrain, gate and drift settings.
+
+    `interface_from` is the release whose interface the operator has chosen, where releases of a hub of 0.1 disagreed.
+    """
 
     name: str = Field(primary_key=True)
     recipe: str = ""
     next_release: int = 1
     min_release: int = 1
+    interface_from: int | None = None
     sketch_id: str = ""
     policy: dict[str, Any] = _json(dict)
     created_at: float

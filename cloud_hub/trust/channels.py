@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
@@ -50,6 +50,43 @@ def show_channel(hub: Hub, name: str) -> ChannelInfo:
     if row is None:
         raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")
     return _shown(row)
+
+
+def create_channel(hub: Hub, name: str, *, actor: str) -> ChangedChannel:
+    """A channel that names no model yet; ConflictError when there is one of this name."""
+
+    def refuse_second(session: Session) -> None:
+        if session.get(ChannelRow, name) is not None:
+            raise ConflictError(f"channel {name!r} exists", subject=name, hint=f"see it: fleet channel show {name}")
+
+    channel = hub.publisher.change_channel(name, lambda new: new, actor=actor, first=refuse_second)
+    return ChangedChannel(name=name, version=channel.version, document=channel)
+
+
+def delete_channel(hub: Hub, name: str, *, actor: str) -> ChannelInfo:
+    """Delete a channel that nobody follows; see `trust.removal` for what it raises."""
+    return _shown(hub.publisher.delete_channel(name, actor=actor))
+
+
+def remove_model(hub: Hub, name: str, model: str, *, actor: str) -> ChangedChannel:
+    """Take a model off a channel.
+
+    Raises:
+        NotFoundError: no such channel, or it does not hold the model. ConflictError: a rollout of it runs there.
+    """
+
+    def change(channel: Channel) -> Channel:
+        entry = channel.models.get(model)
+        if entry is None:
+            raise NotFoundError(
+                f"channel {name!r} does not hold model {model!r}", subject=f"{name}/{model}",
+                hint=f"see what it holds: fleet channel show {name}",
+            )  # fmt: skip
+        if entry.rollout is not None:
+            raise _rollout_runs(entry.rollout.id, f"{name}/{model}")
+        return msgspec.structs.replace(channel, models={k: v for k, v in channel.models.items() if k != model})
+
+    return _publish(hub, name, change, actor, 0, create=False)
 
 
 def set_model(hub: Hub, name: str, model: str, wanted: EntryChanges, *, actor: str) -> ChangedChannel:
@@ -95,11 +132,7 @@ def changed_entry(entry: ModelEntry | None, wanted: EntryChanges, subject: str) 
     fields: dict[str, Any] = {}
     if wanted.release is not None and wanted.release != entry.release:
         if entry.rollout is not None:
-            raise ConflictError(
-                f"rollout {entry.rollout.id} is running",
-                subject=subject,
-                hint=f"fleet rollout abort {entry.rollout.id}",
-            )
+            raise _rollout_runs(entry.rollout.id, subject)
         fields["release"] = wanted.release
     for name, kind in _SECTIONS.items():
         fields[name] = merged(getattr(entry, name), getattr(wanted, name), kind, name)
@@ -126,6 +159,10 @@ def _publish(
 ) -> ChangedChannel:
     channel = hub.publisher.change_channel(name, change, actor=actor, spread_s=spread_s, create=create)
     return ChangedChannel(name=name, version=channel.version, document=channel)
+
+
+def _rollout_runs(rollout: str, subject: str) -> ConflictError:
+    return ConflictError(f"rollout {rollout} is running", subject=subject, hint=f"fleet rollout abort {rollout}")
 
 
 def _shown(row: ChannelRow) -> ChannelInfo:

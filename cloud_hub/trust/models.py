@@ -11,7 +11,8 @@ from cloud_hub import measured
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError
 from cloud_hub.store.tables import Model, Release
-from cloud_hub.trust.rows import get_model, get_release, interface_release
+from cloud_hub.trust import disputes, gone
+from cloud_hub.trust.rows import get_model, get_release, interface_release, status_in_words
 from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelInterface, NewModel
 from fleet.api.releases import MeasuredFigures, ReleaseDetail, ReleaseInfo
 from fleet.protocol.interface import interface_of
@@ -32,17 +33,22 @@ def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
     with hub.session() as session:
         if session.get(Model, wanted.name) is not None:
             raise ConflictError(f"model {wanted.name!r} exists", subject=wanted.name, hint="change it with PATCH")
-        row = Model(name=wanted.name, recipe=wanted.recipe, policy=wanted.policy, created_at=hub.clock())
+        first = gone.first_release(session, wanted.name)
+        row = Model(
+            name=wanted.name, recipe=wanted.recipe, policy=wanted.policy, created_at=hub.clock(),
+            next_release=first, min_release=first,
+        )  # fmt: skip
         session.add(row)
         hub.audit(session, actor, "model.create", wanted.name, {"recipe": wanted.recipe})
         return _described(session, [row])[0]
 
 
 def change_model(hub: Hub, name: str, wanted: ModelChanges, *, actor: str) -> ModelInfo:
-    """Change recipe or policy, or raise the floor.
+    """Change recipe or policy, raise the floor, or choose the release whose interface holds.
 
     Raises:
-        NotFoundError: no such model. ConflictError: the floor would sink, or a channel needs what is below it.
+        NotFoundError: no such model or release. ConflictError: the floor would sink, a channel needs what is below it,
+            or the interface of a release that is not out is chosen.
     """
     if wanted.min_release is not None:
         hub.publisher.set_floor(name, wanted.min_release, actor=actor)
@@ -52,6 +58,8 @@ def change_model(hub: Hub, name: str, wanted: ModelChanges, *, actor: str) -> Mo
             row.recipe = wanted.recipe
         if wanted.policy:
             row.policy = {**row.policy, **wanted.policy}
+        if wanted.interface_from is not None:
+            _choose_interface(hub, session, row, wanted.interface_from, actor)
         session.add(row)
         hub.audit(session, actor, "model.change", name, {"recipe": row.recipe, "policy": row.policy})
         return _described(session, [row])[0]
@@ -76,6 +84,14 @@ def show_model(hub: Hub, name: str) -> ModelDetail:
     return ModelDetail(**{field: getattr(known, field) for field in ModelInfo.model_fields}, interface=fixed)
 
 
+def delete_model(hub: Hub, name: str, *, actor: str) -> ModelInfo:
+    """Delete a model that nothing names; see `trust.removal` for what it raises."""
+    with hub.reading() as session:
+        (known,) = _described(session, [get_model(session, name)])
+    hub.publisher.delete_model(name, actor=actor)
+    return known
+
+
 def list_releases(hub: Hub, model: str) -> list[ReleaseInfo]:
     """Every release of a model, newest first; NotFoundError when there is no such model."""
     statement = select(Release).where(Release.model == model).order_by(col(Release.number).desc())
@@ -96,10 +112,25 @@ def show_release(hub: Hub, model: str, number: int) -> ReleaseDetail:
     )
 
 
+def _choose_interface(hub: Hub, session: Session, row: Model, number: int, actor: str) -> None:
+    """Make the interface of release `number` the model's. Who relied on another one is left behind: it is audited."""
+    status = status_in_words(session, row.name, number)
+    if status != "published":
+        raise ConflictError(f"release {number} of {row.name!r} is {status}", subject=f"{row.name}/{number}")
+    differing = disputes.differing(session, row, number)
+    detail = {"release": number, "before": row.interface_from, "differing": list(differing)}
+    row.interface_from = number
+    hub.audit(session, actor, "model.interface", row.name, detail)
+
+
 def _described(session: Session, rows: Sequence[Model]) -> list[ModelInfo]:
-    """Models with the numbers of their releases by status."""
+    """Models with the numbers of their releases by status, and of those that disagree."""
     releases: dict[str, dict[str, list[int]]] = defaultdict(dict)
     wanted = select(Release.model, Release.number, Release.status).order_by(col(Release.number))
     for model, number, status in session.exec(wanted.where(col(Release.model).in_([row.name for row in rows]))):
         releases[model].setdefault(status, []).append(number)
-    return [ModelInfo(**row.model_dump(), releases=releases[row.name]) for row in rows]
+    disputed = disputes.among(session, rows)
+    return [
+        ModelInfo(**row.model_dump(), releases=releases[row.name], disputed=list(disputed.get(row.name, ())))
+        for row in rows
+    ]

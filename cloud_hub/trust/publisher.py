@@ -12,8 +12,8 @@ from cloud_hub.clock import lies_ahead
 from cloud_hub.config import ExpiryConfig
 from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.ports import Also, Clock, Objects, SigningRequest
-from cloud_hub.store.tables import ChannelRow, Release
-from cloud_hub.trust import checks, outside, recovery, repository
+from cloud_hub.store.tables import ChannelRow, Model, Release
+from cloud_hub.trust import checks, disputes, gone, outside, recovery, removal, repository
 from cloud_hub.trust.listing import audit, list_release, published
 from cloud_hub.trust.rows import (
     floor_document,
@@ -21,6 +21,7 @@ from cloud_hub.trust.rows import (
     get_release,
     interface_release,
     latest_metadata,
+    refuse_stranger,
     status_in_words,
 )
 from cloud_hub.trust.transaction import Draft, Signers, Transactions
@@ -81,6 +82,8 @@ class TufPublisher:
         checks.check_cloud_ports(document, lambda sha256: self._objects.get(f"blobs/{sha256}").data)
 
         def change(draft: Draft) -> Release:
+            checks.check_blobs(document, self._blob_size)  # again: here nobody collects what no release names yet
+            disputes.refuse_disputed(draft.session, get_model(draft.session, model))
             current = interface_release(draft.session, model)
             checks.check_interface(current, document, model, ends_monitoring=ends_monitoring)
             row = self._reserve(draft, model, actor) if number is None else _reserved(draft, model, number)
@@ -183,6 +186,7 @@ class TufPublisher:
             MalformedError, InvalidError: the document is over its bounds, or names a release that
                 is unknown, unsigned, withdrawn or below the floor.
             NotFoundError: no such channel, and `create` is not set.
+            ConflictError: a release that it did not name before has not the model's interface.
         """
         check_name(name, "channel")
 
@@ -192,11 +196,13 @@ class TufPublisher:
             row = draft.session.get(ChannelRow, name)
             if row is None and not create:
                 raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")
-            current = decode_channel(row.document) if row else Channel(channel=name, version=0)
-            version = current.version + 1
-            new = msgspec.structs.replace(change(current), channel=name, version=version)
+            before = decode_channel(row.document) if row else Channel(channel=name, version=gone.version(draft, name))
+            version = before.version + 1
+            new = msgspec.structs.replace(change(before), channel=name, version=version)
             data = encode_channel(new)
             checks.check_releases(new, lambda model, number: status_in_words(draft.session, model, number))
+            for model, number in sorted(checks.named_releases(new) - checks.named_releases(before)):
+                refuse_stranger(draft.session, model, number)
             row = row or ChannelRow(name=name, version=0, document=b"", updated_at=draft.now)
             row.version, row.document, row.spread_s, row.updated_at = version, data, spread_s, draft.now
             draft.session.add(row)
@@ -207,6 +213,20 @@ class TufPublisher:
             return new
 
         return self.transactions.run(publish)
+
+    # ---- what was made by mistake --------------------------------------------------------------
+
+    def delete_release(self, model: str, number: int, *, actor: str) -> Release:
+        """See `Publisher.delete_release`, and `trust.removal` for what keeps it."""
+        return removal.delete_release(self.transactions, model, number, actor=actor)
+
+    def delete_model(self, name: str, *, actor: str) -> Model:
+        """See `Publisher.delete_model`."""
+        return removal.delete_model(self.transactions, name, actor=actor)
+
+    def delete_channel(self, name: str, *, actor: str) -> ChannelRow:
+        """See `Publisher.delete_channel`."""
+        return removal.delete_channel(self.transactions, name, actor=actor)
 
     # ---- upkeep --------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ import logging
 
 from cloud_hub.context import Hub
 from cloud_hub.services import Service
+from cloud_hub.trust.collecting import Collector
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 3600.0
@@ -42,4 +43,4 @@ class Refresher:
 
 def services(hub: Hub) -> list[Service]:
     """The services of this package."""
-    return [Refresher(hub)]
+    return [Refresher(hub), Collector(hub)]

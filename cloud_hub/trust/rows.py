@@ -7,12 +7,13 @@ from typing import Any
 from sqlalchemy import func
 from sqlmodel import Session, col, select
 
-from cloud_hub.errors import NotFoundError
+from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.store.tables import ChannelRow, Metadata, Model, Release, Setting
-from cloud_hub.trust import repository
+from cloud_hub.trust import disputes, repository
 from cloud_hub.trust.checks import Current
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.codec import encode_json
+from fleet.protocol.interface import differences
 from fleet.protocol.manifest import Floor, decode_manifest
 from fleet.tasks import Task, of_manifest
 
@@ -79,18 +80,41 @@ def status_in_words(session: Session, model: str, number: int) -> str:
 def interface_release(session: Session, model: str) -> Current | None:
     """The release that fixes the model's interface: its first live one does, and all that follow keep it.
 
-    A hub of 0.1 may hold releases that disagree. So it is the newest release that a channel has as its default,
-    else the newest published one. What was withdrawn, or lies below the floor, fixes nothing.
+    A hub of 0.1 may hold releases that disagree. So it is the newest release that a channel has as its default, else
+    the newest published one; where the operator has chosen, among those that have the chosen interface. What was
+    withdrawn, or lies below the floor, fixes nothing.
     """
-    floor = get_model(session, model).min_release
+    owner = get_model(session, model)
     live = select(Release).where(
-        Release.model == model, Release.status == "published", col(Release.number) >= floor
+        Release.model == model, Release.status == "published", col(Release.number) >= owner.min_release
     )  # fmt: skip
+    chosen = disputes.like_chosen(session, owner)
+    if chosen is not None:
+        live = live.where(col(Release.number).in_(chosen))
     entries = (decode_channel(row.document).models.get(model) for row in session.exec(select(ChannelRow)))
     served = {entry.release for entry in entries if entry is not None}
     newest = live.order_by(col(Release.number).desc()).limit(1)
     found = session.exec(newest.where(col(Release.number).in_(served))).first() or session.exec(newest).first()
     return None if found is None else Current(found.number, decode_manifest(found.manifest))
+
+
+def refuse_stranger(session: Session, model: str, number: int) -> None:
+    """Raise ConflictError unless a published release has the model's interface: nobody is sent to another one.
+
+    A release that lacks a sketch or a task that newer ones have is one to which a fleet may go back.
+    """
+    current = interface_release(session, model)
+    if current is None or current.number == number:
+        return
+    fixed, asked = (disputes.ports(get_release(session, model, one)) for one in (current.number, number))
+    found = differences(fixed, asked)
+    if found:
+        raise ConflictError(
+            f"release {number} has not the interface of model {model!r}, fixed by release {current.number}: "
+            f"{'; '.join(found)}",
+            subject=f"{model}/{number}",
+            hint=f"where release {number} is right: fleet model change {model} --interface-from {number}",
+        )
 
 
 def floor_document(session: Session, model: str) -> bytes:

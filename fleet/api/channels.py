@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import ReleaseNumber, Settings
+from fleet.api.types import Name, ReleaseNumber, Settings
 from fleet.api.wire import Described, Wire
 from fleet.protocol.channel import Channel
 
@@ -22,6 +22,12 @@ ProbationChanges = Annotated[Settings, Described("Probation")]
 BenchChanges = Annotated[Settings, Described("Bench")]
 TelemetryChanges = Annotated[Settings, Described("Telemetry")]
 FetchingChanges = Annotated[Settings, Described("Fetching")]
+
+
+class NewChannel(Request):
+    """A channel that names no model yet."""
+
+    name: Name
 
 
 class EntryChanges(Request):

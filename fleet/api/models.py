@@ -19,16 +19,24 @@ class NewModel(Request):
 
 
 class ModelChanges(Request):
-    """What `PATCH` may change; what is null or left out stays. `min_release` raises the floor, `policy` is merged by
-    its first level."""
+    """What `PATCH` may change; what is null or left out stays, an empty `recipe` takes it away.
+
+    `min_release` raises the floor, `policy` is merged by its first level. `interface_from`: the release whose interface
+    holds from now on, where releases disagree.
+    """
 
     recipe: Key | None = None
     policy: Settings = {}
     min_release: ReleaseNumber | None = None
+    interface_from: ReleaseNumber | None = None
 
 
 class ModelInfo(Answer):
-    """A model. `releases` maps a status to the numbers of the releases that have it."""
+    """A model. `releases` maps a status to the numbers of the releases that have it.
+
+    `disputed` are releases that disagree on the interface: nothing is published before one is chosen. `interface_from`
+    is the one that was.
+    """
 
     name: str
     recipe: str = ""
@@ -38,6 +46,8 @@ class ModelInfo(Answer):
     policy: Document = {}
     created_at: float
     releases: dict[str, list[int]] = {}
+    disputed: list[int] = []
+    interface_from: int | None = None
 
 
 class ModelInterface(Answer):

@@ -20,7 +20,7 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 class RolloutOptions(Request):
     """Stages in per cent, rising to 100. `guard` holds settings of the guard, `soak_s` how long each stage must stay
-    healthy; with `groups`, only devices in one of them can belong to the cohort."""
+    healthy; with `groups` (labels `key=value`, or group ids), only devices in one of them can belong to the cohort."""
 
     stages: Annotated[list[Percent], Field(max_length=MAX_STAGES)] = [10.0, 50.0, 100.0]
     guard: Annotated[Settings, Described("GuardPolicy")] = {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from msgspec import Struct
 
-from fleet.cli.output import print_items, print_json
+from fleet.cli.output import note, print_document, print_items, print_json
 from fleet.cli.session import JsonFlag, body_of, client_of, parse_seconds
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ FetchWindow = Annotated[
     str | None,
     typer.Option("--fetch-window", help='When installs may begin, UTC, such as 22:30-05:00; "" for always.'),
 ]
+COLUMNS_OF_ALL = [("channel", "name"), ("version", "version")]
 COLUMNS = [
     ("channel", "channel"),
     ("version", "version"),
@@ -75,6 +76,44 @@ def list_(context: typer.Context, json: JsonFlag = False) -> None:
     Example: fleet channel list
     """
     show(context, "", json)
+
+
+@app.command("create")
+def create(context: typer.Context, channel: ChannelArgument, json: JsonFlag = False) -> None:
+    """Create a channel that names no model yet, so that devices can be enrolled before there is a release.
+
+    Example: fleet channel create stable
+    """
+    from fleet.api.channels import NewChannel
+
+    client = client_of(context)
+    client.create_channel(body_of(NewChannel, name=channel))
+    _print(client.channel(channel), json=json)
+
+
+@app.command("remove")
+def remove(
+    context: typer.Context,
+    channel: ChannelArgument,
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")],
+    json: JsonFlag = False,
+) -> None:
+    """Take a model off a channel; its devices keep serving what they have of it.
+
+    Example: fleet channel remove stable --model digits
+    """
+    client = client_of(context)
+    client.remove_channel_model(channel, model)
+    _print(client.channel(channel), json=json)
+
+
+@app.command("delete")
+def delete(context: typer.Context, channel: ChannelArgument, json: JsonFlag = False) -> None:
+    """Delete a channel; refused while a device follows it, a claim token leads to it or a rollout runs (exit code 5).
+
+    Example: fleet channel delete stabel
+    """
+    print_document(client_of(context).delete_channel(channel), COLUMNS_OF_ALL, json=json)
 
 
 @app.command("set")
@@ -131,15 +170,11 @@ def set_(
         raise typer.BadParameter("these options need --model")
     if not entry and not whole:
         raise typer.BadParameter("nothing to change; see fleet channel set --help")
-    if entry:
-        client.set_channel_model(channel, model, body_of(EntryChanges, **entry))
+    if entry and client.set_channel_model(channel, model, body_of(EntryChanges, **entry)).version == 1:
+        note(f"channel {channel} is new: no device follows it yet")
     if whole:
         client.change_channel(channel, body_of(ChannelChanges, **whole))
-    document = client.channel(channel)
-    if json:
-        print_json(document)
-        return
-    print_items(_lines(document), COLUMNS, json=False, empty="the channel names no model yet")
+    _print(client.channel(channel), json=json)
 
 
 class ChannelLine(Struct, frozen=True, kw_only=True):
@@ -175,6 +210,13 @@ def _lines(found: ChannelInfo) -> list[ChannelLine]:
             )
         )
     return lines or [ChannelLine(channel=found.name, version=found.version)]
+
+
+def _print(document: ChannelInfo, *, json: bool) -> None:
+    if json:
+        print_json(document)
+        return
+    print_items(_lines(document), COLUMNS, json=False, empty="the channel names no model yet")
 
 
 def _given(**fields: Any) -> dict[str, Any]:

@@ -105,6 +105,16 @@ def sign(
     print_document(sign_release(session_of(context), model, number, key), COLUMNS[:3], json=json)
 
 
+@app.command("delete")
+def delete(context: typer.Context, model: ModelArgument, number: NumberArgument, json: JsonFlag = False) -> None:
+    """Delete a release that no channel, pin or rollout names; one that devices must not have is withdrawn instead.
+
+    Example: fleet release delete digits 4
+    """
+    print_document(client_of(context).delete_release(model, number), COLUMNS[:3], json=json)
+    say("its number is not used again; its blobs are removed after a day")
+
+
 @app.command("list")
 def list_(context: typer.Context, model: ModelArgument, json: JsonFlag = False) -> None:
     """List a model's releases.

@@ -67,6 +67,9 @@ def create(
     min_measured: Annotated[
         int | None, typer.Option("--min-measured", help="Devices that must have measured it before a stage goes on.")
     ] = None,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", help="Only devices with this label, key=value; repeatable.")
+    ] = None,
     guard: Annotated[str, typer.Option("--guard", help="JSON: settings of the guard.")] = "",
     json: JsonFlag = False,
 ) -> None:
@@ -101,6 +104,7 @@ def create(
         stages=parse_stages(stages),
         guard=settings or None,
         soak_s=parse_seconds(soak) if soak else None,
+        groups=group,
     )
     made = client_of(context).create_rollout(wanted)
     print_document(made, COLUMNS, json=json)

@@ -41,3 +41,16 @@ def list_(
     """
     rows = [row for row in client_of(context).snapshots() if not model or row.model == model]
     print_items(rows, COLUMNS, json=json, empty="no snapshots")
+
+
+@app.command("delete")
+def delete(
+    context: typer.Context,
+    snapshot: Annotated[str, typer.Argument(help="The snapshot's id.")],
+    json: JsonFlag = False,
+) -> None:
+    """Delete a snapshot that no release comes from and no job needs.
+
+    Example: fleet snapshot delete 4b227777d4dd1fc6
+    """
+    print_document(client_of(context).delete_snapshot(snapshot), COLUMNS, json=json)

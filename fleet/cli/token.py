@@ -93,3 +93,16 @@ def revoke(context: typer.Context, token: Annotated[str, typer.Argument(help="Th
     Example: fleet token revoke 3f9c0a1b2c3d
     """
     client_of(context).revoke_token(token)
+
+
+@app.command("delete")
+def delete(
+    context: typer.Context,
+    token: Annotated[str, typer.Argument(help="The token's id.")],
+    json: JsonFlag = False,
+) -> None:
+    """End a token and take it off the list; the audit log keeps that it was there.
+
+    Example: fleet token delete 3f9c0a1b2c3d
+    """
+    print_document(client_of(context).delete_token(token), COLUMNS[:2], json=json)

@@ -45,6 +45,9 @@ class Calls:
         headers = {"content-type": "application/json"}
         return self._read(self._send(method, path, data, headers=headers, timeout=timeout), path, kind)
 
+    def _delete(self, path: str, kind: type[Model]) -> Model:
+        return self._read(self._send("DELETE", path), path, kind)
+
     def _items(self, path: str, kind: type[Page[T]], query: Query = (), *, limit: int | None = None) -> Iterator[T]:
         """Follow a list's cursors, page by page."""
         pairs, seen = list(query), 0

@@ -31,7 +31,11 @@ class DeviceCalls(Calls):
 
     def revoke_token(self, token_id: str) -> TokenInfo:
         """End a token."""
-        return self._read(self._send("DELETE", path_of("tokens", token_id)), f"token {token_id}", TokenInfo)
+        return self._delete(path_of("tokens", token_id), TokenInfo)
+
+    def delete_token(self, token_id: str) -> TokenInfo:
+        """End a token and take it off the list."""
+        return self._delete(path_of("tokens", token_id) + "?forget=true", TokenInfo)
 
     def devices(self, *, labels: Sequence[str] = (), channel: str = "") -> list[DeviceInfo]:
         """Devices that carry all `labels` (`key=value`) and follow `channel`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-from fleet.api.models import ModelDetail, ModelInfo, ModelPage, NewModel
+from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelPage, NewModel
 from fleet.api.releases import (
     OutsideSignature,
     PublishedRelease,
@@ -32,6 +32,14 @@ class ReleaseCalls(Calls):
     def create_model(self, wanted: NewModel) -> ModelInfo:
         """A new model name, with the recipe that trains it."""
         return self._post("/models", wanted, ModelInfo)
+
+    def change_model(self, name: str, wanted: ModelChanges) -> ModelInfo:
+        """Change recipe, policy or floor, or choose the release whose interface holds."""
+        return self._change("PATCH", path_of("models", name), wanted, ModelInfo)
+
+    def delete_model(self, name: str) -> ModelInfo:
+        """Delete a model that nothing names, with its releases."""
+        return self._delete(path_of("models", name), ModelInfo)
 
     def has_blob(self, sha256: str) -> bool:
         """Whether the hub's store holds the blob."""
@@ -77,6 +85,10 @@ class ReleaseCalls(Calls):
         """Forbid a release: no device installs it any more."""
         path = path_of("models", model, "releases", number, "withdraw")
         return self._post(path, Withdrawal(reason=reason), ReleaseInfo)
+
+    def delete_release(self, model: str, number: int) -> ReleaseInfo:
+        """Delete a release that nothing names."""
+        return self._delete(path_of("models", model, "releases", number), ReleaseInfo)
 
     def signing_payload(self, model: str, number: int) -> tuple[bytes, int]:
         """The bytes that a publisher's release key must sign, and the metadata version they are of."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, ChannelPage, EntryChanges
+from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, ChannelPage, EntryChanges, NewChannel
 from fleet.api.rollouts import (
     CreatedRollout,
     NewRollout,
@@ -26,6 +26,18 @@ class RolloutCalls(Calls):
     def channel(self, name: str) -> ChannelInfo:
         """One channel with its document."""
         return self._get(path_of("channels", name), ChannelInfo)
+
+    def create_channel(self, wanted: NewChannel) -> ChangedChannel:
+        """A new channel, which names no model yet."""
+        return self._post("/channels", wanted, ChangedChannel)
+
+    def delete_channel(self, name: str) -> ChannelInfo:
+        """Delete a channel that nobody follows."""
+        return self._delete(path_of("channels", name), ChannelInfo)
+
+    def remove_channel_model(self, channel: str, model: str) -> ChangedChannel:
+        """Take a model off a channel; its devices keep what they have of it."""
+        return self._delete(path_of("channels", channel, "models", model), ChangedChannel)
 
     def set_channel_model(self, channel: str, model: str, changes: EntryChanges) -> ChangedChannel:
         """Change one model's entry: release, routing, audit, sampling, probation."""

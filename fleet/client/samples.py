@@ -87,7 +87,7 @@ class SampleCalls(Calls):
 
     def delete_sample(self, sample: str) -> DeletedSample:
         """Delete one sample for good."""
-        return self._read(self._send("DELETE", path_of("samples", sample)), f"sample {sample}", DeletedSample)
+        return self._delete(path_of("samples", sample), DeletedSample)
 
     def export_samples(self, model: str) -> bytes:
         """Every sample of `model` as a Parquet file."""
@@ -102,6 +102,10 @@ class SampleCalls(Calls):
     def snapshots(self) -> list[SnapshotInfo]:
         """Every snapshot."""
         return list(self._items("/snapshots", SnapshotPage))
+
+    def delete_snapshot(self, snapshot: str) -> SnapshotInfo:
+        """Delete a snapshot that no release and no job names."""
+        return self._delete(path_of("snapshots", snapshot), SnapshotInfo)
 
     def retrain(self, model: str, options: RetrainOptions) -> JobInfo:
         """Start a retrain job."""

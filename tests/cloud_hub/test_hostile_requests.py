@@ -46,11 +46,14 @@ KEY = DeviceKey()
 BODIES: dict[str, Any] = {
     "POST /api/v1/tokens": {"kind": "claim", "note": "n", "channel": "stable", "labels": {"a": "b"},
                             "expires_in_s": 60.0, "rate_per_s": 0.0, "role": "", "scope": ""},
-    "POST /api/v1/models": {"name": "faces", "recipe": "a.b", "policy": {"drift": {"samples": 3, "min_count": 1}}},
-    "PATCH /api/v1/models/{name}": {"recipe": "a.b", "policy": {"drift": {"samples": 3}}, "min_release": 1},
+    "POST /api/v1/models": {"name": "faces", "recipe": "examples.digits.recipe",
+                            "policy": {"drift": {"samples": 3, "min_count": 1}}},
+    "PATCH /api/v1/models/{name}": {"recipe": "examples.digits.recipe", "policy": {"drift": {"samples": 3}},
+                                    "min_release": 1, "interface_from": 1},
     "POST /api/v1/models/{model}/releases": msgspec.json.decode(MANIFEST),
     "POST /api/v1/models/{model}/releases/{number}/withdraw": {"reason": "bad"},
     "POST /api/v1/models/{model}/releases/{number}/signature": {"key_id": "a", "signature": "00" * 64, "version": 2},
+    "POST /api/v1/channels": {"name": "beta"},
     "PUT /api/v1/channels/{name}/models/{model}": {
         "release": 1, "routing": {"deadline_ms": 5, "threshold": 0.5}, "audit": {"share_ppm": 5, "auditor": 1},
         "sampling": {"enabled": True, "retention_days": 3, "max_spool_bytes": 4}, "bench": {"rounds": 5},
@@ -147,7 +150,7 @@ def known_values(hub: HubFixture, rollout: str) -> dict[str, str]:
     return {
         "model": "digits", "number": "1", "name": "digits", "device_id": "d-0", "sha256": SHA256, "old": SHA256,
         "rollout": rollout, "order": "pause", "sample": "s1", "job": queue.submit(hub.hub, "k", actor="t").id,
-        "alarm": "1", "version": "1", "token_id": "none", "path": f"channels/{SHA256}.stable.json",
+        "alarm": "1", "version": "1", "token_id": "none", "snapshot": "none", "path": f"channels/{SHA256}.stable.json",
     }  # fmt: skip
 
 

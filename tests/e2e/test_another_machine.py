@@ -84,10 +84,11 @@ def test_a_device_comes_online_by_the_page_alone(machines: tuple[Machine, Machin
     assert "warning" not in said
     (serve,) = commands(2)
     hub_log = hub.start(serve)
-    login, token = commands(3)
+    login, channel, token = commands(3)
     until(lambda: hub.run("curl -sk https://hub.example:8080/readyz || true").startswith('{"status":"ok"'), hub_log)
     assert "devices are told hub.example:8883" in hub_log.read_text() and "warning" not in hub_log.read_text()
     hub.run(login)
+    hub.run(channel)
     (claim,) = re.findall(r"el1\.\S+", hub.run(token))
     enroll, run = commands(4)
     device.run(enroll.replace("el1.…", claim))
@@ -114,8 +115,9 @@ def test_a_broker_on_loopback_is_said_on_hub_and_device(machines: tuple[Machine,
     hub_log = hub.start(serve)
     until(lambda: hub.run("curl -sk https://hub.example:8080/readyz || true").startswith('{"status":"ok"'), hub_log)
     assert "warning: devices on other machines cannot reach 127.0.0.1 (the broker)" in hub_log.read_text()
-    login, token = commands(3)
+    login, channel, token = commands(3)
     hub.run(login)
+    hub.run(channel)
     told = hub.run(f"{token} 2>&1")
     assert "warning: devices on other machines cannot reach 127.0.0.1 (the broker)" in told
     assert "edge-agent enroll https://hub.example:8080" in told

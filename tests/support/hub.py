@@ -13,7 +13,7 @@ from cloud_hub.bootstrap import initialise
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.identity.tokens import create_token
-from cloud_hub.store.tables import Model
+from cloud_hub.store.tables import ChannelRow, Model
 from tests.support.databases import migrated_sqlite
 from tests.support.manifests import small_release
 
@@ -65,6 +65,14 @@ class HubFixture:
         """Make a model."""
         with self.hub.session() as session:
             session.add(Model(name=name, created_at=self.clock()))
+        return name
+
+    def channel(self, name: str = "stable") -> str:
+        """Make a channel that names no model yet, unless it is there."""
+        with self.hub.reading() as session:
+            known = session.get(ChannelRow, name)
+        if known is None:
+            self.hub.publisher.change_channel(name, lambda channel: channel, actor="test")
         return name
 
     def release(self, model: str = "digits", **changes: Any) -> int:

@@ -194,6 +194,38 @@ def test_a_hub_answers_its_applications_as_before(left: Left) -> None:
     np.testing.assert_allclose(np.array(output["data"]), models.answer(x).ravel(), rtol=1e-5)
 
 
+def test_a_hub_knows_which_interface_its_models_have(left: Left) -> None:
+    left.open()
+    model = left.call("GET", "/api/v1/models/tiny")
+    served = left.call("GET", "/api/v1/channels/stable")["document"]["models"]["tiny"]["release"]
+    assert model["interface"]["release"] == served and model["disputed"] == []
+
+
+def test_a_hub_whose_releases_disagree_publishes_nothing_before_one_is_chosen(left: Left) -> None:
+    """A retrain of 0.1 could come back with an input of another name, and was published."""
+    table = make_engine(left.database or f"sqlite:///{left.hub / 'hub.db'}")
+    with table.begin() as connection:
+        manifests = Table("release", MetaData(), autoload_with=connection)
+        row = connection.execute(select(manifests.c.number, manifests.c.manifest).order_by(manifests.c.number)).first()
+        assert row is not None
+        renamed = bytes(row.manifest).replace(b'"name":"input"', b'"name":"x"')
+        assert renamed != bytes(row.manifest)
+        connection.execute(manifests.update().where(manifests.c.number == row.number).values(manifest=renamed))
+    table.dispose()
+    left.open()
+    model = left.call("GET", "/api/v1/models/tiny")
+    assert model["disputed"] and row.number in model["disputed"]
+    entries = left.call("GET", "/api/v1/audit?limit=1000")["items"]
+    assert [entry["subject"] for entry in entries if entry["action"] == "model.disputed"] == ["tiny"]
+    newest = left.call("GET", f"/api/v1/models/tiny/releases/{max(model['disputed'])}")["manifest"]
+    web = TestClient(create_app(left.opened), raise_server_exceptions=True)
+    headers = {"Authorization": f"Bearer {left.tokens['admin']}"}
+    refused = web.post("/api/v1/models/tiny/releases", json=newest, headers=headers)
+    assert refused.status_code == 409 and "disagree on its interface" in refused.json()["error"]
+    left.call("PATCH", "/api/v1/models/tiny", {"interface_from": max(model["disputed"])})
+    assert web.post("/api/v1/models/tiny/releases", json=newest, headers=headers).status_code == 201
+
+
 def test_a_hub_takes_what_a_device_of_that_version_still_holds(left: Left) -> None:
     hub = left.open()
     database = Database(left.device / "spool.db")

@@ -47,7 +47,12 @@ def publish(hub: HubFixture, **changes: Any) -> Any:
 
 def test_from_model_to_channel(hub: HubFixture) -> None:
     http, auth = hub.client, hub.auth()
-    assert http.post("/api/v1/models", json={"name": "digits", "recipe": "r"}, headers=auth).status_code == 201
+    assert (
+        http.post(
+            "/api/v1/models", json={"name": "digits", "recipe": "examples.digits.recipe"}, headers=auth
+        ).status_code
+        == 201
+    )
     answer = publish(hub)
     assert answer.status_code == 201
     assert answer.json() == {"model": "digits", "number": 1, "status": "published"}
@@ -137,12 +142,14 @@ def test_changing_a_device(hub: HubFixture) -> None:
 
 
 def test_a_claim_token_says_where_it_leads_and_who_cannot_get_there(hub: HubFixture, tmp_path: Path) -> None:
+    hub.channel()
     made = hub.client.post("/api/v1/tokens", json={"kind": "claim", "channel": "stable"}, headers=hub.auth()).json()
     assert made["hub"] == "https://127.0.0.1:8080"
     assert any("devices on other machines cannot reach 127.0.0.1" in warning for warning in made["warnings"])
     viewer = hub.client.post("/api/v1/tokens", json={"kind": "operator", "role": "viewer"}, headers=hub.auth()).json()
     assert viewer["warnings"] == [] and viewer["hub"] == ""
     named = make_hub(tmp_path / "named", host="0.0.0.0", hostnames=["hub.example"], broker={"kind": "mosquitto"})
+    named.channel()
     claim = {"kind": "claim", "channel": "stable"}
     made = named.client.post("/api/v1/tokens", json=claim, headers=named.auth()).json()
     assert (made["hub"], made["warnings"]) == ("https://hub.example:8080", [])
@@ -199,6 +206,7 @@ def test_roles(hub: HubFixture) -> None:
     assert http.get("/api/v1/tokens", headers=operator).status_code == 403
     wanted = {"kind": "operator", "role": "admin"}
     assert http.post("/api/v1/tokens", json=wanted, headers=operator).status_code == 403
+    hub.channel("s")
     assert http.post("/api/v1/tokens", json={"kind": "claim", "channel": "s"}, headers=operator).status_code == 201
     for headers in (application, mirror):
         assert http.get("/api/v1/models", headers=headers).status_code == 403

@@ -19,6 +19,7 @@ from tests.support.hub import HubFixture
 
 def claim(hub: HubFixture, **fields: Any) -> tuple[str, str, str]:
     """Id, secret and pin of a new claim token, made over HTTP."""
+    hub.channel()
     body = {"kind": "claim", "channel": "stable", **fields}
     answer = hub.client.post("/api/v1/tokens", json=body, headers=hub.auth())
     assert answer.status_code == 201, answer.text

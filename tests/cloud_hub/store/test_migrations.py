@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -109,4 +110,44 @@ def test_labels_that_were_class_numbers_stay_what_they_are(database_url: str) ->
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT id, label FROM sample ORDER BY id")).all()
     assert [tuple(row) for row in rows] == [("a", 7), ("b", None), ("c", 2**31 - 1)]
+    engine.dispose()
+
+
+def test_models_whose_releases_disagree_are_written_down(database_url: str) -> None:
+    engine = make_engine(database_url)
+    upgrade(engine, "0007")
+    x, sensors = ({"name": name, "datatype": "FP32", "shape": [-1, 8]} for name in ("x", "sensors"))
+    both = [x, sensors]
+    releases = [
+        ("machines", 1, "published", [sensors]), ("machines", 2, "published", [x]), ("machines", 3, "reserved", None),
+        ("pairs", 1, "published", both), ("pairs", 2, "published", both[::-1]), ("pairs", 3, "withdrawn", [x]),
+        ("floored", 1, "published", [x]), ("floored", 2, "published", [sensors]),
+    ]  # fmt: skip
+    with engine.begin() as connection:
+        for name, floor in (("machines", 1), ("pairs", 1), ("floored", 2)):
+            connection.execute(
+                text(
+                    "INSERT INTO model (name, recipe, next_release, min_release, sketch_id, policy, created_at) "
+                    "VALUES (:name, '', 4, :floor, '', '{}', 0.0)"
+                ),
+                {"name": name, "floor": floor},
+            )
+        for model, number, status, inputs in releases:
+            manifest = b"" if inputs is None else json.dumps({"inputs": inputs, "outputs": [x]}).encode()
+            connection.execute(
+                text(
+                    "INSERT INTO release (model, number, status, manifest, note, created_at, created_by) "
+                    "VALUES (:model, :number, :status, :manifest, '', 0.0, '')"
+                ),
+                {"model": model, "number": number, "status": status, "manifest": manifest},
+            )
+    upgrade(engine)
+    with engine.connect() as connection:
+        said = connection.execute(text("SELECT action, subject, detail FROM auditentry")).all()
+        chosen = connection.execute(text("SELECT DISTINCT interface_from FROM model")).scalars().all()
+    assert [(row.action, row.subject, json.loads(row.detail)["releases"]) for row in said] == [
+        ("model.disputed", "machines", [1, 2])
+    ]
+    assert chosen == [None], "who chooses is the operator"
+    downgrade(engine, "0007")
     engine.dispose()

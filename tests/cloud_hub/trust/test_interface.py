@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.task import TaskSpec
+from tests.cloud_hub.api.test_operator_api import add_device
 from tests.support.hub import PASSPHRASE, HubFixture, make_hub
 from tests.support.manifests import hollow_onnx, small_release
 
@@ -124,24 +126,93 @@ def serve(hub: HubFixture, channel: str, release: int) -> None:
     hub.hub.publisher.change_channel(channel, change, actor="t")
 
 
-def test_where_releases_disagree_what_a_channel_serves_counts(hub: HubFixture) -> None:
+def shown(hub: HubFixture) -> dict[str, Any]:
+    found: dict[str, Any] = hub.client.get("/api/v1/models/machines", headers=hub.auth()).json()
+    return found
+
+
+def choose(hub: HubFixture, release: int) -> Any:
+    return hub.client.patch("/api/v1/models/machines", json={"interface_from": release}, headers=hub.auth())
+
+
+def test_where_releases_disagree_nothing_is_published_before_one_is_chosen(hub: HubFixture) -> None:
     disagreeing(hub)
-    serve(hub, "stable", 1)
+    for inputs in (SENSORS, tensor("x")):
+        with pytest.raises(ConflictError, match="releases 1 and 2 of model 'machines' disagree") as refused:
+            hub.release("machines", seed=2, **{**MACHINES, "inputs": inputs})
+        assert "fleet model change machines --interface-from N" in refused.value.hint
+    assert shown(hub)["disputed"] == [1, 2]
+    assert hub.client.get("/api/v1/models", headers=hub.auth()).json()["items"][0]["disputed"] == [1, 2]
+    assert choose(hub, 1).json()["interface_from"] == 1
+    assert shown(hub)["disputed"] == [] and shown(hub)["interface"]["release"] == 1
+    entries = hub.client.get("/api/v1/audit", headers=hub.auth()).json()["items"]
+    (entry,) = [entry for entry in entries if entry["action"] == "model.interface"]
+    assert (entry["subject"], entry["detail"]) == ("machines", {"release": 1, "before": None, "differing": [2]})
     with pytest.raises(ConflictError, match=r"fixed by release 1: .*inputs are sensors.*this has x"):
         hub.release("machines", seed=2, inputs=tensor("x"), outputs=SCORES, labels=CLASSES)
     assert hub.release("machines", seed=2, **MACHINES) == 3
-    serve(hub, "beta", 2)  # the newest that any channel serves
-    with pytest.raises(ConflictError, match="fixed by release 2"):
-        hub.release("machines", seed=3, **MACHINES)
+    assert shown(hub)["interface"]["release"] == 3  # the newest that has the chosen one
 
 
-def test_where_no_channel_serves_it_the_newest_release_counts(hub: HubFixture) -> None:
+def test_until_then_what_a_channel_serves_counts_and_goes_on(hub: HubFixture) -> None:
     disagreeing(hub)
-    with pytest.raises(ConflictError, match="fixed by release 2"):
-        hub.release("machines", seed=2, **MACHINES)
-    shown = hub.client.get("/api/v1/models/machines", headers=hub.auth()).json()["interface"]
-    assert shown["release"] == 2 and shown["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8]}]
-    assert "interface" not in hub.client.get("/api/v1/models", headers=hub.auth()).json()["items"][0]
+    assert shown(hub)["interface"]["release"] == 2
+    assert shown(hub)["interface"]["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8]}]
+    serve(hub, "stable", 2)
+    with pytest.raises(ConflictError, match="release 1 has not the interface of model 'machines', fixed by release 2"):
+        serve(hub, "stable", 1)
+    assert choose(hub, 1).status_code == 200
+    serve(hub, "stable", 1)
+    with pytest.raises(ConflictError, match="release 2 has not the interface"):
+        serve(hub, "beta", 2)
+
+
+def test_a_release_of_another_interface_is_neither_rolled_out_nor_pinned(hub: HubFixture) -> None:
+    disagreeing(hub)
+    serve(hub, "stable", 2)
+    choose(hub, 2)
+    add_device(hub, "k")
+    http, auth = hub.client, hub.auth()
+    wanted = {"model": "machines", "release": 1, "channel": "stable"}
+    for answer in (
+        http.post("/api/v1/rollouts", json=wanted, headers=auth),
+        http.patch("/api/v1/devices/k", json={"pins": {"machines": 1}}, headers=auth),
+    ):
+        assert answer.status_code == 409 and "has not the interface" in answer.json()["error"]
+        assert "--interface-from 1" in answer.json()["hint"]
+
+
+def test_a_channel_that_names_both_goes_on_until_it_is_moved(hub: HubFixture) -> None:
+    """A halt must always work: only what a channel begins to name is looked at."""
+    disagreeing(hub)
+    serve(hub, "stable", 2)
+    choose(hub, 1)
+    hub.hub.publisher.change_channel("stable", lambda channel: channel, actor="t")
+    serve(hub, "stable", 1)
+
+
+@pytest.mark.parametrize("release", [3, 9])
+def test_only_what_is_out_can_be_chosen(hub: HubFixture, release: int) -> None:
+    disagreeing(hub)
+    hub.hub.publisher.reserve("machines", actor="t")
+    assert choose(hub, release).status_code == 409 and shown(hub)["disputed"] == [1, 2]
+
+
+def test_a_choice_that_was_withdrawn_is_none(hub: HubFixture) -> None:
+    disagreeing(hub)
+    choose(hub, 2)
+    hub.hub.publisher.withdraw("machines", 2, "wrong names", actor="t")
+    assert shown(hub)["interface"]["release"] == 1 and shown(hub)["disputed"] == []
+
+
+def test_releases_that_differ_in_sketch_or_task_do_not_disagree(machines: HubFixture) -> None:
+    manifest, blobs = small_release(seed=1, **{**MACHINES, "sketch_id": ""})
+    for sha256, data in blobs.items():
+        machines.hub.objects.put_new(f"blobs/{sha256}", data)
+    machines.hub.publisher.publish_release("machines", manifest, actor="t", ends_monitoring=True)
+    assert shown(machines)["disputed"] == []
+    serve(machines, "stable", 2)
+    serve(machines, "stable", 1)  # back to one that was watched
 
 
 @pytest.mark.parametrize(

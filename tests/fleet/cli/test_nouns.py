@@ -284,3 +284,65 @@ def test_what_had_no_request_yet_is_said(fleet, hub) -> None:
     hub.on("GET", "/rollouts/r1/events", {"items": [], **PAGE_END})
     assert lacks in fleet("rollout", "status", "r1").out
     assert fleet("rollout", "watch", "r1", "--timeout", "10").err.count(lacks) == 1
+
+
+def test_a_model_is_changed_and_an_interface_chosen(fleet, hub) -> None:
+    hub.on("PATCH", "/models/digits", {"name": "digits", "interface_from": 2})
+    assert fleet("model", "change", "digits", "--interface-from", "2", "--json").document["interface_from"] == 2
+    assert fleet("model", "change", "digits", "--no-recipe").code == 0
+    assert fleet("model", "change", "digits", "--recipe", "a.b", "--policy", '{"drift": {}}').code == 0
+    assert hub.sent("PATCH", "/models/digits") == [
+        {"interface_from": 2}, {"recipe": ""}, {"recipe": "a.b", "policy": {"drift": {}}}
+    ]  # fmt: skip
+    for wrong in ((), ("--recipe", "a", "--no-recipe"), ("--policy", "{"), ("--interface-from", "0")):
+        assert fleet("model", "change", "digits", *wrong).code == 2
+
+
+def test_models_whose_releases_disagree_are_named_with_what_to_do(fleet, hub) -> None:
+    hub.on("GET", "/models", {"items": [{"name": "digits", "disputed": [1, 2]}], **PAGE_END})
+    hub.on("GET", "/models/digits", {"name": "digits", "disputed": [1, 2]})
+    for outcome in (fleet("model", "list"), fleet("model", "show", "digits")):
+        assert "releases 1, 2 of digits disagree" in outcome.err and "--interface-from N" in outcome.err
+
+
+DELETED = [
+    (("model", "delete", "digitz"), "/models/digitz"),
+    (("release", "delete", "digits", "4"), "/models/digits/releases/4"),
+    (("channel", "delete", "stabel"), "/channels/stabel"),
+    (("token", "delete", "3f9c"), "/tokens/3f9c?forget=true"),
+    (("snapshot", "delete", "s1"), "/snapshots/s1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "path"), DELETED, ids=lambda value: " ".join(value) if type(value) is tuple else ""
+)
+def test_what_was_made_by_mistake_is_deleted(fleet, hub, command: tuple[str, ...], path: str) -> None:
+    hub.on("DELETE", path, {})
+    assert fleet(*command).code == 0 and fleet(*command, "--json").document
+    assert [(method, asked) for method, asked, *_ in hub.asked] == [("DELETE", f"/api/v1{path}")] * 2
+
+
+@pytest.mark.parametrize(
+    ("command", "path"), DELETED, ids=lambda value: " ".join(value) if type(value) is tuple else ""
+)
+def test_what_is_still_used_gives_five_and_says_by_what(fleet, hub, command: tuple[str, ...], path: str) -> None:
+    hub.on("DELETE", path, {"error": "it is used by channel stable", "hint": "first: fleet channel set"}, status=409)
+    outcome = fleet(*command)
+    assert (outcome.code, outcome.out) == (5, "")
+    assert "used by channel stable" in outcome.err and "try: first: fleet channel set" in outcome.err
+
+
+def test_a_channel_is_made_and_loses_a_model(fleet, hub) -> None:
+    hub.on("POST", "/channels", {}, status=201).on("GET", "/channels/stable", {})
+    hub.on("DELETE", "/channels/stable/models/digits", {})
+    assert "stable" in fleet("channel", "create", "stable").out
+    assert fleet("channel", "create", "No Name").code == 2
+    assert fleet("channel", "remove", "stable", "--model", "digits", "--json").document["name"] == "stable"
+    assert hub.sent("POST", "/channels") == [{"name": "stable"}]
+
+
+def test_a_rollout_for_a_group_names_its_label(fleet, hub) -> None:
+    hub.on("POST", "/rollouts", {}, status=201)
+    assert fleet("rollout", "create", "digits", "2", "--channel", "stable", "--group", "site=berlin").code == 0
+    assert hub.sent("POST", "/rollouts")[0]["groups"] == ["site=berlin"]

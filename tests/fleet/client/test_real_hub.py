@@ -12,8 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from cloud_hub.app import create_app
-from fleet.api.channels import ChannelChanges, EntryChanges
-from fleet.api.models import NewModel
+from fleet.api.channels import ChannelChanges, EntryChanges, NewChannel
+from fleet.api.models import ModelChanges, NewModel
 from fleet.api.rollouts import NewRollout
 from fleet.api.tokens import NewToken
 from fleet.cli.main import run
@@ -64,10 +64,29 @@ def release_dir(tmp_path: Path) -> Path:
 
 
 def test_tokens_are_made_listed_and_ended(client: Client) -> None:
+    with pytest.raises(NotFoundError, match="no channel 'stable'"):
+        client.create_token(NewToken(kind="claim", channel="stable"))
+    client.create_channel(NewChannel(name="stable"))
     claim = client.create_token(NewToken(kind="claim", channel="stable", labels={"site": "berlin"}))
     assert claim.token.startswith("el1.") and claim.token.count(".") == 3
     assert claim.id in {token.id for token in client.tokens()}
     assert client.revoke_token(claim.id).revoked_at is not None
+    assert client.delete_token(claim.id).id == claim.id
+    assert claim.id not in {token.id for token in client.tokens()}
+
+
+def test_what_was_made_by_mistake_is_deleted_once_nothing_names_it(client: Client, hub: HubFixture) -> None:
+    client.create_model(NewModel(name="digitz"))
+    number = hub.release("digitz")
+    client.set_channel_model("stabel", "digitz", EntryChanges(release=number))
+    with pytest.raises(ConflictError, match="used by channel stabel"):
+        client.delete_model("digitz")
+    assert client.remove_channel_model("stabel", "digitz").document.models == {}
+    assert client.delete_channel("stabel").name == "stabel"
+    assert client.delete_release("digitz", number).number == number
+    assert client.change_model("digitz", ModelChanges(policy={"drift": {"samples": 3}})).next_release == 2
+    assert client.delete_model("digitz").name == "digitz"
+    assert client.models() == [] and client.channels() == []
 
 
 def test_models_channels_devices_and_the_audit_log(client: Client, hub: HubFixture) -> None:
