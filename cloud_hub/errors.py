@@ -1,4 +1,4 @@
-"""What can go wrong in the hub, and the one table that maps it to HTTP status and exit code.
+"""What can go wrong in the hub, and the exit code and word of each; `fleet.protocol.refusals` has the word's status.
 
 HubError
  ├── InvalidError        the request or file is not acceptable          400   exit 1
@@ -17,13 +17,21 @@ HubError
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from fleet.protocol.refusals import STATUS, Code
+
 
 class HubError(Exception):
     """Root of the room. `subject` names what it is about, `hint` says what to do."""
 
-    status = 500
     exit_code = 1
-    code = "internal"
+    code: ClassVar[Code] = "internal"
+
+    @property
+    def status(self) -> int:
+        """Of the answer over HTTP."""
+        return STATUS[self.code]
 
     def __init__(self, message: str, *, subject: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -34,70 +42,77 @@ class HubError(Exception):
 class InvalidError(HubError):
     """The request or file is not acceptable."""
 
-    status, exit_code, code = 400, 1, "invalid"
+    code = "invalid"
 
 
 class UsageError(HubError):
     """The command line cannot mean anything."""
 
-    status, exit_code, code = 400, 2, "invalid"
+    exit_code = 2
+    code = "invalid"
 
 
 class UnauthenticatedError(HubError):
     """No credential, or one that is unknown, expired or revoked."""
 
-    status, exit_code, code = 401, 4, "unauthenticated"
+    exit_code = 4
+    code = "unauthenticated"
 
 
 class ForbiddenError(HubError):
     """A valid credential that does not allow this."""
 
-    status, exit_code, code = 403, 4, "forbidden"
+    exit_code = 4
+    code = "forbidden"
 
 
 class NotFoundError(HubError):
     """No such thing."""
 
-    status, exit_code, code = 404, 3, "not-found"
+    exit_code = 3
+    code = "not-found"
 
 
 class ConflictError(HubError):
     """It exists already, changed meanwhile, or is in use."""
 
-    status, exit_code, code = 409, 5, "conflict"
+    exit_code = 5
+    code = "conflict"
 
 
 class TooLargeError(HubError):
     """Over a size limit."""
 
-    status, exit_code, code = 413, 1, "too-large"
+    code = "too-large"
 
 
 class NoAnswerError(HubError):
     """The model took the request and failed on it, or answered NaN; others it may answer well."""
 
-    status, exit_code, code = 422, 1, "no-answer"
+    code = "no-answer"
 
 
 class RateError(HubError):
     """More requests than the caller's token may make; the answer carries Retry-After."""
 
-    status, exit_code, code = 429, 1, "busy"
+    code = "rate-limited"
 
 
 class BusyError(HubError):
     """A queue is full; the answer carries Retry-After."""
 
-    status, exit_code, code = 503, 1, "busy"
+    code = "busy"
 
 
 class UnreachableError(HubError):
     """Broker, database or object store does not answer."""
 
-    status, exit_code, code = 503, 6, "unreachable"
+    exit_code = 6
+    code = "unreachable"
 
 
 class DeadlineError(HubError):
     """Not done in time."""
 
-    status, exit_code, code = 504, 8, "deadline"
+    exit_code = 8
+    code = "deadline"

@@ -127,11 +127,23 @@ class RuntimeMissingError(AgentError):
 
 
 class InferenceError(AgentError):
-    """Nobody could answer a request. `retry_after_s`: in so many seconds somebody may; None when that is not known."""
+    """Nobody could answer a request. `retry_after_s`: in so many seconds somebody may; None when that is not known.
 
-    def __init__(self, message: str, *, subject: str = "", hint: str = "", retry_after_s: float | None = None) -> None:
+    `busy`: a queue is full, or too much is in flight; nobody failed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        subject: str = "",
+        hint: str = "",
+        retry_after_s: float | None = None,
+        busy: bool = False,
+    ) -> None:
         super().__init__(message, subject=subject, hint=hint)
         self.retry_after_s = retry_after_s
+        self.busy = busy
 
 
 class SpoolError(AgentError):

@@ -15,14 +15,18 @@ from __future__ import annotations
 
 
 class FleetError(Exception):
-    """Root of the room. `subject` names what it is about, `hint` says what to do."""
+    """Root of the room. `subject` names what it is about, `hint` says what to do.
+
+    `code` is the hub's word for its refusal (`fleet.protocol.refusals`); empty where the hub refused nothing.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, subject: str = "", hint: str = "") -> None:
+    def __init__(self, message: str, *, subject: str = "", hint: str = "", code: str = "") -> None:
         super().__init__(message)
         self.subject = subject
         self.hint = hint
+        self.code = code
 
 
 class FailedError(FleetError):

@@ -13,22 +13,28 @@ from starlette.responses import JSONResponse
 from cloud_hub.api.bodies import in_words
 from cloud_hub.errors import HubError
 from fleet.protocol.errors import ProtocolError, TooLargeError
+from fleet.protocol.refusals import LATER, STATUS, Code, code_of
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = "1"
-_CODES = {401: "unauthenticated", 403: "forbidden", 404: "not-found", 405: "method-not-allowed", 413: "too-large"}
 
 
-def error_response(
-    request: Request, status: int, message: str, *, code: str, subject: str = "", hint: str = ""
-) -> JSONResponse:
-    """The body of an error; inference paths (`/v2`) have the form of their own protocol."""
-    if request.url.path.startswith("/v2"):
-        body = {"error": message}
-    else:
-        body = {"error": message, "code": code, "subject": subject, "hint": hint}
+def error_response(path: str, code: Code, message: str, *, subject: str = "", hint: str = "") -> JSONResponse:
+    """The answer that an error is; on inference paths (`/v2`) its body has the form of their own protocol.
+
+    Args:
+        path: of the request.
+        code: what kind of refusal it is; its status is the table's.
+        message: what went wrong, for people.
+        subject: what it is about.
+        hint: what to do.
+    """
+    body = {"error": message, "code": code, "subject": subject, "hint": hint}
+    if path.startswith("/v2"):
+        body = {"error": message, "code": code}
     body = {key: text.encode("utf-8", "replace").decode() for key, text in body.items()}  # a caller's half a character
-    return JSONResponse(body, status, headers={"Retry-After": RETRY_AFTER_S} if status in (429, 503) else None)
+    status = STATUS[code]
+    return JSONResponse(body, status, headers={"Retry-After": RETRY_AFTER_S} if status in LATER else None)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -45,9 +51,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
 async def _hub_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HubError)
-    response = error_response(
-        request, error.status, str(error), code=error.code, subject=error.subject, hint=error.hint
-    )
+    response = error_response(request.url.path, error.code, str(error), subject=error.subject, hint=error.hint)
     if error.status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     return response
@@ -55,39 +59,40 @@ async def _hub_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _protocol_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProtocolError)
-    large = isinstance(error, TooLargeError)
-    status, code = (413, "too-large") if large else (400, "invalid")
-    return error_response(request, status, str(error), code=code, subject=error.subject, hint=error.hint)
+    code: Code = "too-large" if isinstance(error, TooLargeError) else "invalid"
+    return error_response(request.url.path, code, str(error), subject=error.subject, hint=error.hint)
 
 
 async def _data_error(request: Request, error: Exception) -> JSONResponse:
     log.info("%s %s: %s", request.method, request.url.path, error)
     hint = "give numbers within 64 bits, and text without NUL"
-    return error_response(request, 400, "a value is out of range", code="invalid", hint=hint)
+    return error_response(request.url.path, "invalid", "a value is out of range", hint=hint)
 
 
 async def _integrity_error(request: Request, error: Exception) -> JSONResponse:
     log.info("%s %s: %s", request.method, request.url.path, error)
-    return error_response(request, 409, "somebody else made the same at this moment", code="conflict", hint="try again")
+    return error_response(request.url.path, "conflict", "somebody else made the same at this moment", hint="try again")
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: the database does not answer", request.method, request.url.path, exc_info=error)
-    return error_response(request, 503, "the database does not answer", code="unreachable", hint="try again later")
+    return error_response(request.url.path, "unreachable", "the database does not answer", hint="try again later")
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     where, what, hint = in_words(error.errors()[0])
-    return error_response(request, 400, f"{where}: {what}", code="invalid", subject=where, hint=hint)
+    return error_response(request.url.path, "invalid", f"{where}: {what}", subject=where, hint=hint)
 
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    code = _CODES.get(error.status_code, "invalid")
-    return error_response(request, error.status_code, str(error.detail), code=code, subject=request.url.path)
+    path = request.url.path
+    response = error_response(path, code_of(error.status_code), str(error.detail), subject=path)
+    response.headers.update(error.headers or {})  # of 405, which methods the path takes
+    return response
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return error_response(request, 500, "internal error; the hub's log has the reason", code="internal")
+    return error_response(request.url.path, "internal", "internal error; the hub's log has the reason")

@@ -6,7 +6,6 @@ forgotten for: no name, id or token holds a NUL, and PostgreSQL takes none.
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloud_hub.api.errors import error_response
@@ -24,9 +23,8 @@ class RefuseNul:
         if not where:
             await self._app(scope, receive, send)
             return
-        answer = error_response(
-            Request(scope), 400, f"there is a NUL character in the {where}", code="invalid", subject=where
-        )
+        words = f"there is a NUL character in the {where}"
+        answer = error_response(scope["path"], "invalid", words, subject=where)
         await answer(scope, receive, send)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cloud_hub.api.errors import error_response
 from cloud_hub.config import LimitsConfig
 
 
@@ -25,9 +25,8 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit, seen, started = self._limit(scope["path"]), 0, False
-        refusal = JSONResponse(
-            {"error": f"the body has more than {limit} bytes", "code": "too-large", "subject": "body", "hint": ""}, 413
-        )
+        words = f"the body has more than {limit} bytes"
+        refusal = error_response(scope["path"], "too-large", words, subject="body")
 
         async def counted() -> Message:
             nonlocal seen

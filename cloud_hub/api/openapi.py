@@ -23,7 +23,7 @@ from cloud_hub.api.access import SCHEMES, Access
 from cloud_hub.api.bodies import BodyReader
 from fleet.api.errors import ErrorDocument, OipError
 from fleet.api.wire import MARK
-from fleet.protocol import calls, channel, manifest, oip
+from fleet.protocol import calls, channel, manifest, oip, refusals
 from fleet.rollouts import guard, machine
 
 Schema = dict[str, Any]
@@ -53,8 +53,8 @@ _DESCRIPTIONS = {
     409: "It exists already, changed meanwhile, or is in use.",
     413: "The body is over its limit.",
     422: "The model took the request and failed on it.",
-    429: "More requests than the token may make.",
-    503: "A queue is full, or the database or the object store does not answer.",
+    429: "More requests than the token may make (`rate-limited`).",
+    503: "A queue is full (`busy`), or the database or the object store does not answer (`unreachable`).",
     504: "Not done in time.",
 }
 LATER = {
@@ -139,7 +139,7 @@ def _complete(operation: Schema, route: APIRoute) -> None:
 def _refusal(status: int, kind: type[BaseModel]) -> Schema:
     content = {JSON: {"schema": {"$ref": REF + kind.__name__}}}
     return {"description": _DESCRIPTIONS[status], "content": content} | (
-        {"headers": LATER} if status in (429, 503) else {}
+        {"headers": LATER} if status in refusals.LATER else {}
     )
 
 

@@ -65,7 +65,7 @@ def install(app: FastAPI) -> None:
 
 async def _to_login(request: Request, error: Exception) -> Response:
     if request.headers.get("hx-request"):
-        answer = error_response(request, 401, "nobody is logged in", code="unauthenticated", hint="open /login")
+        answer = error_response(request.url.path, "unauthenticated", "nobody is logged in", hint="open /login")
         answer.headers["HX-Redirect"] = "/login"
         return answer
     return RedirectResponse("/login", status_code=303, headers=HEADERS)

@@ -30,8 +30,6 @@ LOG_BYTES = 4 << 20
 class ExecutionError(HubError):
     """The work did not end well; the worker goes on."""
 
-    code = "execution"
-
 
 class WorkFailedError(ExecutionError, InvalidError):
     """The code refused, or raised."""

@@ -21,6 +21,7 @@ from edge_agent.serving.infer import SOON_S
 from edge_agent.serving.metrics import CONTENT_TYPE, Metrics
 from edge_agent.serving.slots import Served
 from fleet.protocol import oip
+from fleet.protocol.refusals import STATUS, Code, code_of
 
 PLATFORMS = {"litert": "litert_tflite", "onnx": "onnx_onnxv1"}
 
@@ -57,7 +58,7 @@ class App:
         unix = scope["server"] is not None and scope["server"][1] is None
         refused = access.refused(dict(scope["headers"]), unix=unix)
         if refused:
-            await _json({"error": refused}, 403)(scope, receive, send)
+            await _refusal("forbidden", refused)(scope, receive, send)
         else:
             await self._routes(scope, receive, send)
 
@@ -111,8 +112,8 @@ class App:
         return _json(self._status())
 
 
-def _error(text: str, hint: str = "") -> bytes:
-    return msgspec.json.encode({"error": f"{text}; {hint}" if hint else text})
+def _refusal(code: Code, text: str, hint: str = "") -> Response:
+    return _json({"error": f"{text}; {hint}" if hint else text, "code": code}, STATUS[code])
 
 
 def _json(value: dict[str, Any], status: int = 200) -> Response:
@@ -123,14 +124,16 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """What the router itself refuses: no such path, or another method than the path takes."""
     assert isinstance(error, HTTPException)
     what = f"{error.detail}: {request.method} {request.url.path}"
-    body = _error(what.encode("utf-8", "replace").decode(), "see GET /v2 and GET /status")
-    return Response(body, error.status_code, error.headers, "application/json")
+    text = what.encode("utf-8", "replace").decode()
+    answer = _refusal(code_of(error.status_code), text, "see GET /v2 and GET /status")
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _unexpected(_request: Request, _error_: Exception) -> Response:
-    return Response(_error("internal error; the agent's log has the reason"), 500, media_type="application/json")
+    return _refusal("internal", "internal error; the agent's log has the reason")
 
 
 async def _not_found(_request: Request, error: Exception) -> Response:
     assert isinstance(error, NotFoundError)
-    return Response(_error(str(error), error.hint), 404, media_type="application/json")
+    return _refusal("not-found", str(error), error.hint)

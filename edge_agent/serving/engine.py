@@ -255,6 +255,7 @@ class Engine:
         error = InferenceError(
             f"model {asked.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}",
             retry_after_s=self._retry_after_s(asked, verdict),
+            busy=verdict.fallback_reason == "cloud-busy",
         )
         error.__cause__ = failure
         return error
@@ -282,6 +283,7 @@ class Engine:
                 subject=asked.model,
                 hint="see GET /status",
                 retry_after_s=self._retry_after_s(asked, verdict),
+                busy=verdict.fallback_reason == "cloud-busy",
             )
         return oip.InferResponse(
             model_name=asked.model,

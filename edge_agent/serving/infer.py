@@ -16,12 +16,18 @@ from edge_agent.serving.bounds import INFLATED, JSON_LIMIT, check_answer, check_
 from edge_agent.serving.engine import Engine
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError, TooLargeError
+from fleet.protocol.refusals import STATUS, Code
 from fleet.serving import JSON, ByteBudget, Reply, Request, error_reply
 
 PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
 SOON_S = 1  # Retry-After of a 503 for which nothing better is known
 MARKER = oip.HEADER.encode()
-STATUS = ((NotFoundError, 404), (LateError, 504), (TooLargeError, 413), (ProtocolError, 400))
+WORDS: tuple[tuple[type[Exception], Code], ...] = (
+    (NotFoundError, "not-found"),
+    (LateError, "deadline"),
+    (TooLargeError, "too-large"),
+    (ProtocolError, "invalid"),
+)
 ERRORS = (ProtocolError, NotFoundError, InferenceError, LateError)
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
@@ -42,7 +48,7 @@ class InferRoute:
             return None
         reason = access.refused(request.headers, unix=request.unix)
         if reason:
-            return error_reply(403, reason)
+            return error_reply(403, "forbidden", reason)
         model = match[1].decode()
         request.context = model, (match[2] or b"").decode()
         limit = self._engine.body_limit(model)
@@ -98,7 +104,7 @@ class InferRoute:
     async def _inflated(self, body: bytes, coding: str, limit: int) -> bytes:
         size = min(limit, INFLATED * len(body))
         if not self._budget.fits(size):
-            raise InferenceError(self._budget.full(size), retry_after_s=SOON_S)
+            raise InferenceError(self._budget.full(size), retry_after_s=SOON_S, busy=True)
         self._budget.taken += size
         try:
             # In a thread: a few bytes may inflate to the limit, and inflating holds no lock of the interpreter.
@@ -135,5 +141,7 @@ def error_answer(error: Exception) -> Reply:
     text = f"{error}; {hint}" if hint else str(error)
     if isinstance(error, InferenceError):
         later = SOON_S if error.retry_after_s is None else error.retry_after_s
-        return error_reply(503, text, b"retry-after: %d\r\n" % max(1, math.ceil(later)))
-    return error_reply(next(status for kind, status in STATUS if isinstance(error, kind)), text)
+        code: Code = "busy" if error.busy else "unreachable"
+        return error_reply(STATUS[code], code, text, b"retry-after: %d\r\n" % max(1, math.ceil(later)))
+    code = next(word for kind, word in WORDS if isinstance(error, kind))
+    return error_reply(STATUS[code], code, text)

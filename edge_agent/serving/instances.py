@@ -70,7 +70,9 @@ class Instances:
         if self._places.locked():
             if self.waiting >= QUEUE:
                 later = max(1.0, math.ceil(cost_s * QUEUE / len(self._all)))
-                raise InferenceError(f"{QUEUE} requests wait for this model", hint="try again", retry_after_s=later)
+                raise InferenceError(
+                    f"{QUEUE} requests wait for this model", hint="try again", retry_after_s=later, busy=True
+                )
             self._grow(pool)
         self.waiting += 1
         try:

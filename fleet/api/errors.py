@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from fleet.api.base import Answer
+from fleet.protocol.refusals import CODES
+
+# Text, so that a client reads the words that a newer hub has added; the document names those of this one.
+CodeWord = Annotated[str, Field(json_schema_extra={"enum": list(CODES)})]
 
 
 class ErrorDocument(Answer):
     """What went wrong, a stable word for it, what it is about, and what to do."""
 
     error: str
-    code: str
+    code: CodeWord
     subject: str
     hint: str
 
 
 class OipError(Answer):
-    """A refusal in the form of the Open Inference Protocol (`/v2`)."""
+    """A refusal in the form of the Open Inference Protocol (`/v2`), with the same stable word beside it."""
 
     error: str
+    code: CodeWord

@@ -111,7 +111,10 @@ def error_of(answer: Answer, subject: str) -> FleetError:
     if not isinstance(document, dict) or not isinstance(document.get("error"), str):
         return kind(f"the hub answered with status {answer.status}", subject=subject, hint=_NOT_A_HUB)
     return kind(
-        document["error"], subject=str(document.get("subject") or subject), hint=str(document.get("hint") or "")
+        document["error"],
+        subject=str(document.get("subject") or subject),
+        hint=str(document.get("hint") or ""),
+        code=str(document.get("code") or ""),
     )
 
 

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 CONNECTIONS = 512
 LIMIT_S = {"first": 10.0, "idle": 75.0, "body": 30.0, "answer": 30.0}
-_FULL = b'{"error":"all connections are at work"}'
+_FULL = b'{"error":"all connections are at work","code":"busy"}'
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
     b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(_FULL), _FULL)

@@ -20,7 +20,7 @@ class HeadTooLargeError(Exception):
 
 def too_long() -> Reply:
     """A head without end."""
-    return error_reply(431, f"request line and headers may have {HEAD_LIMIT} bytes and {HEADERS} lines")
+    return error_reply(431, "too-large", f"request line and headers may have {HEAD_LIMIT} bytes and {HEADERS} lines")
 
 
 def faulty(
@@ -36,12 +36,12 @@ def faulty(
         return too_long()
     coding = headers.get(b"transfer-encoding")
     if coding is not None and (coding.strip().lower() != b"chunked" or version == "1.0"):
-        return error_reply(501, "no transfer coding but chunked is undone here, and none in HTTP/1.0")
+        return error_reply(501, "invalid", "no transfer coding but chunked is undone here, and none in HTTP/1.0")
     if len(headers) < len(lines):
         names = [name for name, _ in lines]
         twice = next((name for name in names if name in SINGLE and names.count(name) > 1), None)
         if twice is not None:
-            return error_reply(400, f"the header {twice.decode()} comes twice")
+            return error_reply(400, "invalid", f"the header {twice.decode()} comes twice")
     return None
 
 
@@ -55,5 +55,5 @@ def endless(raw: int, body: int | None) -> Reply | None:
     if body is None:
         return too_long() if raw > HEAD_LIMIT else None
     if raw > HEAD_LIMIT + FRAMING * body:
-        return error_reply(400, "malformed HTTP: chunk sizes and trailers are most of the body")
+        return error_reply(400, "invalid", "malformed HTTP: chunk sizes and trailers are most of the body")
     return None

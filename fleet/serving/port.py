@@ -57,6 +57,6 @@ class HotRoute(Protocol):
 JSON = b"content-type: application/json\r\n"
 
 
-def error_reply(status: int, text: str, headers: bytes = b"") -> Reply:
-    """`{"error": text}`; `headers` are further lines."""
-    return Reply(status, JSON + headers, json.dumps({"error": text}).encode())
+def error_reply(status: int, code: str, text: str, headers: bytes = b"") -> Reply:
+    """`{"error": text, "code": code}`; `code` is a word of `fleet.protocol.refusals`, `headers` are further lines."""
+    return Reply(status, JSON + headers, json.dumps({"error": text, "code": code}).encode())

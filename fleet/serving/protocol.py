@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 JOINED = 64 << 10  # bytes; a larger answer is not copied behind its head
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 RETRY = b"retry-after: 1\r\n"
-BROKEN = error_reply(500, "internal error; the log has the reason")
+BROKEN = error_reply(500, "internal", "internal error; the log has the reason")
 
 
 class HotProtocol(BoundedProtocol):
@@ -69,12 +69,12 @@ class HotProtocol(BoundedProtocol):
                 break
             except httptools.HttpParserUpgrade as upgrade:
                 if self.parser.get_method() == b"CONNECT":
-                    self._malformed(error_reply(405, "this is no proxy"))
+                    self._malformed(error_reply(405, "method-not-allowed", "this is no proxy"))
                     return
                 data = self._without_offer() + data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 large = isinstance(error.__context__, HeadTooLargeError)
-                self._malformed(too_long() if large else error_reply(400, f"malformed HTTP: {error}"))
+                self._malformed(too_long() if large else error_reply(400, "invalid", f"malformed HTTP: {error}"))
                 return
         if self._raw > HEAD_LIMIT:
             size = self.cycle.size if type(self.cycle) is Exchange else HEAD_LIMIT
@@ -100,7 +100,7 @@ class HotProtocol(BoundedProtocol):
         budget = self.shared.budget
         count = exchange.size - exchange.held
         if count and exchange.open and not budget.fits(count):
-            self._settle(exchange, error_reply(503, budget.full(count), RETRY))
+            self._settle(exchange, error_reply(503, "busy", budget.full(count), RETRY))
         elif exchange.reply is None:
             exchange.hold(budget)
             if exchange.expects and exchange.more_body and not exchange.waiting:
@@ -160,7 +160,7 @@ class HotProtocol(BoundedProtocol):
         if size > limit:
             return self.shared.route.too_large(request, size)
         budget = self.shared.budget
-        return limit if budget.fits(size) else error_reply(503, budget.full(size), RETRY)
+        return limit if budget.fits(size) else error_reply(503, "busy", budget.full(size), RETRY)
 
     def _go_on_as_asgi(self) -> None:
         url, headers, expects = self.url, self.headers, self.expect_100_continue

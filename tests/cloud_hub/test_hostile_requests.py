@@ -251,7 +251,7 @@ def wrong_with(answer: Any, case: Case) -> str:
     if not kind.startswith("application/json"):
         return f"HTTP {answer.status_code} with {kind or 'no'} content"
     document = answer.json()
-    wanted = {"error"} if case.url.startswith("/v2") else {"error", "code", "subject", "hint"}
+    wanted = {"error", "code"} if case.url.startswith("/v2") else {"error", "code", "subject", "hint"}
     return "" if document.keys() == wanted and document["error"] else f"not an error document: {document}"
 
 

@@ -60,6 +60,8 @@ def test_who_may_ask_and_what_is_withdrawn(published: HubFixture) -> None:
     assert status(mine, "/v2/models/tiny/versions/2/infer") == 404
     slow = published.token("application", scope="infer:tiny", rate_per_s=1.0)
     assert [status(slow), status(slow)] == [200, 429]
+    refused = published.client.post("/v2/models/tiny/infer", json=body, headers=published.auth(slow))
+    assert refused.json()["code"] == "rate-limited" and refused.headers["retry-after"] == "1"
     published.hub.publisher.withdraw("tiny", 1, "bad", actor="test")
     assert status(mine) == 404
 

@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from edge_agent.serving.bounds import BODY_LIMIT
 from edge_agent.serving.endpoint import Endpoint
 from fleet.protocol.channel import ModelEntry, Routing
+from fleet.protocol.refusals import STATUS
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.server import serving
@@ -160,7 +161,8 @@ def test_what_is_not_there_is_said_in_json(served, path):
     for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
         status, body = raw(served[1], method, path)
         assert status in (404, 405), (method, status)
-        assert json.loads(body).keys() == {"error"}
+        refusal = json.loads(body)
+        assert refusal.keys() == {"error", "code"} and STATUS[refusal["code"]] == status
 
 
 @pytest.mark.parametrize(
@@ -241,8 +243,8 @@ def test_every_503_says_when_to_come_back(tmp_path):
         agent.follow(ModelEntry(release=1, routing=Routing(cloud=False)))  # no local model, no cloud
         connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
-        answer.read()
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert json.loads(answer.read())["code"] == "unreachable"
         connection.close()
 
 
@@ -256,5 +258,6 @@ def test_what_nobody_has_time_to_answer_says_when_to_come_back(tmp_path):
         connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert "cloud-busy" in json.loads(answer.read())["error"]
+        refusal = json.loads(answer.read())
+        assert "cloud-busy" in refusal["error"] and refusal["code"] == "busy"
         connection.close()

@@ -25,7 +25,7 @@ class Route:
         if request.method != b"POST" or not request.target.startswith((b"/hot", b"/slow", b"/broken", b"/no")):
             return None
         self.began.append(request.began)
-        return error_reply(403, "no") if request.target == b"/no" else LIMIT
+        return error_reply(403, "forbidden", "no") if request.target == b"/no" else LIMIT
 
     def answer(self, request):
         self.asked.append(request.target)
@@ -35,7 +35,7 @@ class Route:
         return self._later(reply) if request.target.startswith(b"/slow") else reply
 
     def too_large(self, request, size):
-        return error_reply(413, f"{size} bytes")
+        return error_reply(413, "too-large", f"{size} bytes")
 
     async def _later(self, reply):
         await self.open.wait()

@@ -87,7 +87,8 @@ def test_where_all_are_at_work_a_new_connection_is_503_and_the_others_go_on():
                 await asyncio.sleep(0)
         late = await listener.client()
         status, headers, body = await late.answer()
-        assert (status, headers["retry-after"]) == (503, "1") and "at work" in json.loads(body)["error"]
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body) == {"error": "all connections are at work", "code": "busy"}
         assert await late.ended()
         for client in held:
             await client.send(b"c")

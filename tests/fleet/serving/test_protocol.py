@@ -43,7 +43,9 @@ def test_a_pipeline_is_answered_in_order_whoever_answers():
         assert "/hot2" not in str(listener.route.asked)
         listener.route.open.set()
         got = [await client.text() for _ in asked[2:]]
-        assert got == ['403 {"error": "no"}' if path == "/no" else f"200 {path} x" for path in asked[2:]]
+        assert got == [
+            '403 {"error": "no", "code": "forbidden"}' if path == "/no" else f"200 {path} x" for path in asked[2:]
+        ]
 
     run(scenario)
 
