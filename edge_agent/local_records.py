@@ -50,6 +50,7 @@ class LocalRecord(Struct, frozen=True, kw_only=True):
     failed: bool = False
     confidence: tuple[float, ...] = ()
     classes: tuple[int, ...] = ()
+    values: tuple[tuple[float, ...], ...] = ()
     refused: str = ""
     newly: bool = False
     detail: str = ""
@@ -76,6 +77,7 @@ class Entry(NamedTuple):
             failed=self.failed,
             confidence=found.confidence if found is not None else (),
             classes=found.classes if found is not None else (),
+            values=found.values if found is not None else (),
             refused=self.why.word if self.why is not None else "",
             newly=self.newly,
             detail=str(self.why)[:DETAIL_LIMIT] if self.why is not None else "",
@@ -186,4 +188,6 @@ def _datagrams(records: list[LocalRecord]) -> list[bytes]:
     if len(records) > 1:
         half = len(records) // 2
         return _datagrams(records[:half]) + _datagrams(records[half:])
-    return _datagrams([replace(records[0], confidence=(), classes=())])  # a very large batch: its scores stay out
+    return _datagrams(
+        [replace(records[0], confidence=(), classes=(), values=())]
+    )  # a very large batch: its scores stay out

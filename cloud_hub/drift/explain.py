@@ -6,25 +6,53 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
 from cloud_hub.drift.detector import Baseline, Bet
 from cloud_hub.store.tables import WindowRow
+from fleet.protocol.messages import QuantileData
+from fleet.protocol.quantiles import merge, quantiles
+
+VALUES, CLUSTERS = 4, 20  # of a summary in a monitor's document, which is written at every step
+SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
+MEDIAN = SHARES.index(0.5)
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """What a set of windows answered: counts per class, and the confidence histogram over [0, 1]."""
+    """What a set of windows answered: counts per class, the confidence histogram over [0, 1], and, where answers are
+    numbers, a summary of each of the first of them."""
 
     classes: tuple[int, ...] = ()
     confidence: tuple[int, ...] = ()
+    values: tuple[QuantileData, ...] = ()
 
 
 def summarize(rows: Sequence[WindowRow]) -> Summary:
     """Add the answers of some windows."""
+    return added(
+        [
+            Summary(
+                classes=tuple(row.body.get("classes", ())),
+                confidence=tuple(row.body.get("confidence", ())),
+                values=msgspec.convert(row.body.get("values", ()), tuple[QuantileData, ...]),
+            )
+            for row in rows
+        ]
+    )
+
+
+def added(parts: Sequence[Summary]) -> Summary:
+    """One summary of all."""
+    width = min(max((len(part.values) for part in parts), default=0), VALUES)
     return Summary(
-        classes=_added([row.body.get("classes", ()) for row in rows]),
-        confidence=_added([row.body.get("confidence", ()) for row in rows]),
+        classes=_added([part.classes for part in parts]),
+        confidence=_added([part.confidence for part in parts]),
+        values=tuple(
+            merge((part.values[place] for part in parts if place < len(part.values)), CLUSTERS)
+            for place in range(width)
+        ),
     )
 
 
@@ -38,7 +66,7 @@ def explain(
     over = sorted(
         device for device, values in devices.items() if np.mean(values) > baseline.margins.get(device, baseline.margin)
     )
-    now = Summary(classes=_added([s.classes for s in seen]), confidence=_added([s.confidence for s in seen]))
+    now = added(seen)
     distance = float(np.mean([item.distance for item in recent]))
     before, after = _mean_confidence(normal.confidence), _mean_confidence(now.confidence)
     reason = (
@@ -47,6 +75,10 @@ def explain(
     )
     if before is not None and after is not None:
         reason += f"; mean confidence went from {before:.2f} to {after:.2f}"
+    values = _shifted(normal.values, now.values)
+    if values:
+        first = values[0]
+        reason += f"; the median answer went from {first['before'][MEDIAN]:.4g} to {first['after'][MEDIAN]:.4g}"
     return {
         "reason": reason,
         "distance": distance,
@@ -57,7 +89,17 @@ def explain(
         "limit": limit,
         "confidence": [before, after],
         "classes": _moved(normal.classes, now.classes),
+        "values": values,
     }
+
+
+def _shifted(before: Sequence[QuantileData], after: Sequence[QuantileData]) -> list[dict[str, Any]]:
+    """The quantiles of each value of the answers, before and after, for the shares `SHARES`."""
+    return [
+        {"value": place, "before": list(quantiles(old, SHARES)), "after": list(quantiles(new, SHARES))}
+        for place, (old, new) in enumerate(zip(before, after, strict=False))
+        if old.means and new.means
+    ]
 
 
 def _added(counts: Sequence[Sequence[int]]) -> tuple[int, ...]:

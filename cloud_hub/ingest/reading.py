@@ -17,6 +17,7 @@ from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, VersionError
 from fleet.protocol.messages import (
     TELEMETRY_LIMIT,
+    VALUES,
     VERSION,
     AgentReport,
     Benchmark,
@@ -31,6 +32,7 @@ from fleet.protocol.messages import (
     decode_envelope,
 )
 from fleet.protocol.names import check_name
+from fleet.protocol.quantiles import check_quantiles
 from fleet.protocol.sketch import check_sketch
 
 MOST_NUMBER = 1 << 62  # of a spool's record: far above what a device can write, far below what overflows
@@ -137,6 +139,9 @@ def _check_window(window: Window) -> None:
     check_count(len(window.refusals), "entries of refusals", REASONS)
     for word, count in window.refusals.items():
         check_count(count, check_word(word, "refusal"), MOST_COUNT)
+    check_count(len(window.values), "summarised values", VALUES)
+    for summary in window.values:
+        check_quantiles(summary)
     if window.rollout:
         check_word(window.rollout, "rollout")
     check_count(window.attempt, "attempt")

@@ -104,7 +104,7 @@ class Recorder:
         if outcome.refused and verdict.served_by == "nobody":
             builder.refusal(outcome.refused)
             self._refusals(outcome.model, outcome.refused)
-        builder.scores(outcome.scores.confidence, outcome.scores.classes)
+        builder.scores(outcome.scores.confidence, outcome.scores.classes, outcome.scores.values)
         if encoder is not None and outcome.inputs:
             rows = outcome.inputs.get(encoder.tensor) if encoder.tensor else next(iter(outcome.inputs.values()))
             if rows is not None:
@@ -164,7 +164,7 @@ class Recorder:
             return
         slot.active.count(failed=record.failed)
         builder.request(record.latency_s, ("local", "failed", "local_failed") if record.failed else ("local", "edge"))
-        builder.scores(record.confidence, record.classes)
+        builder.scores(record.confidence, record.classes, record.values)
 
     def _window(self, model: str, release: int, variant: str) -> tuple[Builder, Encoder | None]:
         """The window of a request that a release answered or refused (0: none was here), and what sketches it."""
@@ -328,9 +328,11 @@ class Recorder:
 
     def _store_window(self, window: Window) -> int:
         body = encode_msgpack(window)
-        if len(body) > TELEMETRY_LIMIT - 512:  # the envelope needs its share
-            log.warning("a window of model %s has %d bytes; its sketch is left out", window.model, len(body))
-            body = encode_msgpack(_without_sketch(window))
+        for what, changes in (("sketch", {"sketch": None}), ("quantiles", {"values": ()})):
+            if len(body) > TELEMETRY_LIMIT - 512:  # the envelope needs its share
+                log.warning("a window of model %s has %d bytes; its %s is left out", window.model, len(body), what)
+                window = msgspec.structs.replace(window, **changes)
+                body = encode_msgpack(window)
         self._spool.append("window", body, window.ended_at)
         return 1
 
@@ -383,7 +385,3 @@ def _pair_key(rollout: RolloutRef | None) -> tuple[str, int, int, int] | None:
     if rollout is None:
         return None
     return rollout.id, rollout.attempt, rollout.from_release, rollout.release
-
-
-def _without_sketch(window: Window) -> Window:
-    return msgspec.structs.replace(window, sketch=None)

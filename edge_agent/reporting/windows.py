@@ -8,11 +8,12 @@ again for them when it has closed. The sketch covers a uniform random draw of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from edge_agent.reporting.values import Values
 from fleet.protocol.messages import PairCounts, SketchData, Window
 from fleet.protocol.sketch import Encoder, Sketcher
 
@@ -61,6 +62,7 @@ class Builder:
         self._reservoir: list[np.ndarray[Any, Any]] = []
         self._rows = 0
         self._refusals: dict[str, int] = {}
+        self._values = Values()
         self._pairs = [0, 0, 0, 0]  # both, only_old, only_new, neither
 
     def request(self, latency_s: float, marks: Iterable[str]) -> None:
@@ -76,8 +78,11 @@ class Builder:
         """Say why the request that was just counted was refused."""
         self._refusals[word] = self._refusals.get(word, 0) + 1
 
-    def scores(self, confidences: Iterable[float], classes: Iterable[int]) -> None:
-        """Count the rows of an answer."""
+    def scores(
+        self, confidences: Iterable[float], classes: Iterable[int], values: Iterable[Sequence[float]] = ()
+    ) -> None:
+        """Count the rows of an answer; `values` are the numbers of each, where they are what windows summarise."""
+        self._values.add(values)
         for value in confidences:
             self._confidence[min(max(int(value * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1)] += 1
         for index in classes:
@@ -134,6 +139,7 @@ class Builder:
             refusals=self._refusals,
             rollout=self.key.rollout[0] if self.key.rollout is not None else "",
             attempt=self.key.rollout[1] if self.key.rollout is not None else 0,
+            values=self._values.data(),
         )
 
     def _pair_counts(self) -> PairCounts | None:

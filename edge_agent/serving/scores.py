@@ -16,6 +16,7 @@ from edge_agent.errors import InferenceError
 from edge_agent.ports import Arrays, InstalledRelease
 from fleet import tasks
 from fleet.protocol.finite import not_finite
+from fleet.protocol.messages import VALUES
 from fleet.protocol.task import CLASSIFICATION
 from fleet.tasks import Calibration
 
@@ -25,12 +26,14 @@ KEPT = 1024  # values of an output; a larger one is scored at once, so that what
 class Scores(NamedTuple):
     """Per row of a batch: calibrated confidence and answer; empty where the task has none.
 
-    `classes` are the class numbers in the answers, row after row: one each of a classification.
+    `classes` are the class numbers in the answers, row after row: one each of a classification. `values` are the first
+    numbers of each answer, where the task's answers are numbers.
     """
 
     confidence: tuple[float, ...] = ()
     classes: tuple[int, ...] = ()
     answers: tuple[Any, ...] = ()
+    values: tuple[tuple[float, ...], ...] = ()
 
 
 def score(release: InstalledRelease, outputs: Arrays) -> Scores:
@@ -113,4 +116,5 @@ def _scores(release: InstalledRelease, outputs: Arrays) -> Scores:
     task = tasks.of_manifest(release.manifest)
     reading = task.read(outputs, Calibration(_temperature(release), release.variant.apply_softmax))
     classes = tuple(number for answer in reading.answers for number in task.classes(answer))
-    return Scores(reading.confidence, classes, reading.answers)
+    values = tuple(task.values(a)[:VALUES] for a in reading.answers) if task.summarises == "values" else ()
+    return Scores(reading.confidence, classes, reading.answers, values)

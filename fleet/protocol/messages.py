@@ -39,6 +39,7 @@ from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
 
 CONTROL_LIMIT = 64 << 10  # bytes of one control message
 TELEMETRY_LIMIT = 64 << 10  # bytes of one telemetry message
+VALUES = 16  # of an answer's numbers, each summarised by itself: about 24 KiB of a window
 
 UpdateState = Literal["idle", "fetching", "verifying", "trying", "probation", "committed", "rolled_back"]
 
@@ -236,6 +237,19 @@ class SketchData(Struct, frozen=True, kw_only=True):
     sums: bytes
 
 
+class QuantileData(Struct, frozen=True, kw_only=True):
+    """A mergeable summary of numbers; see `fleet.protocol.quantiles`.
+
+    `means` rise from `low` to `high`, the least and the largest number; each stands for as many as `weights` says.
+    All empty: there was no finite number.
+    """
+
+    low: float
+    high: float
+    means: tuple[float, ...] = ()
+    weights: tuple[int, ...] = ()
+
+
 class Window(Struct, frozen=True, kw_only=True):
     """`kind="window"` (MessagePack): what one model did on one device between two moments.
 
@@ -246,7 +260,8 @@ class Window(Struct, frozen=True, kw_only=True):
     have taken. `refusals` counts the refused ones by reason (`errors.REFUSALS`). `rollout` and `attempt` say
     for whose cohort the release ran. `latency_us` counts requests per power-of-two bucket of microseconds (bucket i
     holds [2^i, 2^(i+1))). `confidence` is a 20-bin histogram over [0, 1]; `classes` counts the edge
-    model's predicted classes. `sketch` covers randomly drawn requests only.
+    model's predicted classes; `values` summarises the numbers in its answers, value by value, where the task's answers
+    are numbers (at most `VALUES`; agents before it was added send none). `sketch` covers randomly drawn requests only.
     """
 
     model: str
@@ -264,6 +279,7 @@ class Window(Struct, frozen=True, kw_only=True):
     refusals: dict[str, int] = field(default_factory=dict)
     rollout: str = ""
     attempt: int = 0
+    values: tuple[QuantileData, ...] = ()
 
 
 def decode_control(data: bytes, kind: type[Any]) -> Any:

@@ -42,6 +42,7 @@ class Task(ABC, Generic[A]):
     name: ClassVar[str]
     used: ClassVar[frozenset[str]]  # the settings that the task knows, besides `agree_at` and `confidence`
     agree_at: ClassVar[float] = 1.0  # unless the interface says otherwise
+    summarises: ClassVar[str] = ""  # what windows count of answers: "classes", "values" (quantiles), or nothing
     compares: bool = True  # whether two answers can be compared at all
 
     def __init__(self, spec: TaskSpec, classes: Sequence[str], outputs: Sequence[Tensor]) -> None:
@@ -75,6 +76,10 @@ class Task(ABC, Generic[A]):
 
         Raises MalformedError where the rows do not fit each other.
         """
+
+    @abstractmethod
+    def right(self, answer: A, label: Any) -> float | None:
+        """How right an answer is, in [0, 1], by a label as `label` keeps it; None where the task cannot say."""
 
     def read(self, outputs: Outputs, calibration: Calibration) -> Reading:
         """The answers with their confidence; raises MalformedError when the outputs are not this task's."""

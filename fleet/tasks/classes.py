@@ -19,6 +19,7 @@ class Classification(Task[int]):
     """One class per answer: the highest score of the first output, (n, classes)."""
 
     name = "classification"
+    summarises = "classes"
     used = frozenset()
 
     def answers(self, outputs: Outputs) -> tuple[int, ...]:
@@ -41,6 +42,10 @@ class Classification(Task[int]):
     def label(self, value: object) -> int:
         """A class number or a class name; kept as its number."""
         return self.class_of(value)
+
+    def right(self, answer: int, label: Any) -> float:
+        """1 for the class, else 0."""
+        return float(answer == label)
 
     def stack(self, labels: Sequence[Any]) -> AnyArray:
         """Class numbers, int64 (n,)."""
@@ -68,6 +73,7 @@ class MultiLabel(Task[tuple[int, ...]]):
     """Any number of classes per answer: those of the first output, (n, classes), at or above the threshold (0.5)."""
 
     name = "multi-label"
+    summarises = "classes"
     used = frozenset({"threshold", "logits"})
 
     def answers(self, outputs: Outputs) -> tuple[tuple[int, ...], ...]:
@@ -100,6 +106,10 @@ class MultiLabel(Task[tuple[int, ...]]):
         if len(found) < len(items):
             raise self.wrong(value, wanted)
         return found
+
+    def right(self, answer: tuple[int, ...], label: Any) -> float:
+        """The share of classes in both among those in either."""
+        return self.agreement(answer, tuple(label))
 
     def stack(self, labels: Sequence[Any]) -> AnyArray:
         """Float32 (n, classes): 1 where the class is there, else 0."""

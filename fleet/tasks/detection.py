@@ -38,6 +38,7 @@ class Detection(Task[Detections]):
     """Any number of boxes per answer: those with a score at or above the threshold (0.5)."""
 
     name = "detection"
+    summarises = "classes"
     used = frozenset({"threshold", "iou", "layout", "box", "logits"})
     agree_at = 0.5
 
@@ -73,6 +74,11 @@ class Detection(Task[Detections]):
         if not isinstance(value, list | tuple) or len(value) > MOST:
             raise self.wrong(value, f'a list of at most {MOST} {{"box": [x1, y1, x2, y2], "class": …}}')
         return [self._labelled(item) for item in value]
+
+    def right(self, answer: Detections, label: Any) -> float:
+        """The share of boxes with a partner in the label, as in `agreement`."""
+        ((boxes, classes),) = self.stack([label])
+        return self.agreement(answer, Detections(boxes, np.ones(len(classes)), classes))
 
     def stack(self, labels: Sequence[Any]) -> list[tuple[Floats, npt.NDArray[np.int64]]]:
         """Per row corners (k, 4) and class numbers (k,)."""

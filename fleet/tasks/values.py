@@ -18,6 +18,7 @@ class Regression(Task[tuple[float, ...]]):
     """One or more numbers per answer: the first output, (n,) or (n, values)."""
 
     name = "regression"
+    summarises = "values"
     used = frozenset({"tolerance", "low", "high"})
 
     def answers(self, outputs: Outputs) -> tuple[tuple[float, ...], ...]:
@@ -38,6 +39,10 @@ class Regression(Task[tuple[float, ...]]):
         if width not in (len(value), -1) or not value:
             raise self.wrong(value, f"a list of {width} numbers" if width > 1 else "a number")
         return [self.number_of(item) for item in value] if width != 1 else self.number_of(value[0])
+
+    def right(self, answer: tuple[float, ...], label: Any) -> float:
+        """The share of the values that lie within the tolerance of the label's."""
+        return within(answer, label, self.spec.tolerance or 0.0)
 
     def stack(self, labels: Sequence[Any]) -> AnyArray:
         """Float64 (n, values)."""
@@ -68,6 +73,7 @@ class AnomalyScore(Task[float]):
     """One score per answer: the first output, (n,) or (n, 1). At or above the threshold it is an anomaly."""
 
     name = "anomaly-score"
+    summarises = "values"
     used = frozenset({"threshold"})
 
     def answers(self, outputs: Outputs) -> tuple[float, ...]:
@@ -87,6 +93,10 @@ class AnomalyScore(Task[float]):
         if not isinstance(value, bool | int) or value not in (0, 1):
             raise self.wrong(value, "1 (an anomaly) or 0 (none)")
         return int(value)
+
+    def right(self, answer: float, label: Any) -> float:
+        """1 where the score lies on the label's side of the threshold, else 0."""
+        return float((answer >= (self.spec.threshold or 0.0)) == bool(label))
 
     def stack(self, labels: Sequence[Any]) -> AnyArray:
         """Int64 (n,): 1 for an anomaly."""
@@ -125,6 +135,9 @@ class Embedding(Task[AnyArray]):
         if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= NAME_LIMIT:
             raise self.wrong(value, f"1 to {NAME_LIMIT} printable characters: what the input shows")
         return value
+
+    def right(self, answer: AnyArray, label: Any) -> None:
+        """No answer is right by itself: a label says which inputs belong together."""
 
     def stack(self, labels: Sequence[Any]) -> AnyArray:
         """Text (n,): rows with the same one belong together."""

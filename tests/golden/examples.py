@@ -221,6 +221,16 @@ MSGPACK: dict[str, Struct] = {
 }
 MSGPACK |= {  # what came after 0.1
     "body-model-untried": w.ModelReport(model="digits", state="committed", active=2, untried=True),
+    "body-window-values": w.Window(
+        model="tide",
+        release=2,
+        variant="litert-int8",
+        auditor=1,
+        started_at=1.5,
+        ended_at=61.5,
+        counters={"requests": 4, "edge": 4},
+        values=(w.QuantileData(low=-1.5, high=9.0, means=(-1.5, 2.25, 9.0), weights=(1, 2, 1)),),
+    ),
     "body-window-refusals": w.Window(
         model="digits",
         release=2,

@@ -96,7 +96,7 @@ def grow(raw: Any, kind: Any) -> Any:
 
 def test_every_message_has_an_example() -> None:
     examples_of = {type(v) for v in [*examples.JSON.values(), *examples.MSGPACK.values()]}
-    nested = {messages.PairCounts, messages.Array, messages.Sample, messages.MqttEndpoint}
+    nested = {messages.PairCounts, messages.QuantileData, messages.Array, messages.Sample, messages.MqttEndpoint}
     declared = {
         kind
         for _, kind in inspect.getmembers(messages, inspect.isclass)
