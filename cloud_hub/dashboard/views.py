@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ from msgspec import Struct
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
+from cloud_hub.dashboard.answers import ModelView, failed, model_views, share
 from cloud_hub.devices.status import problem_of, state_of
 from cloud_hub.measured import Figures, by_hardware
 from cloud_hub.store.tables import (
@@ -73,6 +74,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     alarms: list[Alarm]
     audit: list[AuditEntry]
     numbers: list[tuple[str, str]]
+    models: list[ModelView]
     now: float
 
 
@@ -90,6 +92,7 @@ def overview(hub: Hub) -> Overview:
             alarms=alarms,
             audit=list(session.exec(select(AuditEntry).order_by(col(AuditEntry.id).desc()).limit(AUDIT))),
             numbers=_numbers(session, devices, alarms),
+            models=model_views(session),
             now=now,
         )
 
@@ -180,17 +183,6 @@ def _numbers(session: Session, devices: list[dict[str, Any]], alarms: list[Alarm
         ("samples", f"{len(samples):,}" if len(samples) <= 10_000 else "over 10,000"),
         ("open alarms", str(sum(alarm.status == "open" for alarm in alarms))),
     ]
-
-
-def failed(counters: Mapping[str, int]) -> str:
-    """The requests that nobody answered, with the refused ones among them: `12 (9 refused)`."""
-    refused = counters.get("refused", 0)
-    return f"{counters.get('failed', 0):,}" + (f" ({refused:,} refused)" if refused else "")
-
-
-def share(part: int, whole: int) -> str:
-    """`97.3 %`, or a dash when there is nothing to share."""
-    return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
 def ago(at: float | None, now: float) -> str:

@@ -3,6 +3,8 @@
 detector  pure: baseline, margins, and a sequential test with a false-alarm rate
 engine    from telemetry windows to monitors and alarms
 explain   an alarm in words
+meaning   pure: how right answers are, against the release's own record
+truth     from audits and labels to that record
 response  what follows an alarm
 policy    a model's settings
 monitors  monitors and alarms as the API shows them

@@ -20,7 +20,7 @@ from sqlmodel import Session, col, func, select
 
 from cloud_hub.clock import lies_ahead
 from cloud_hub.context import Hub
-from cloud_hub.drift import detector
+from cloud_hub.drift import detector, truth
 from cloud_hub.drift.detector import Baseline, Bet, Detector, DeviceWindow
 from cloud_hub.drift.explain import Summary, explain, summarize
 from cloud_hub.drift.policy import DriftPolicy, policy_of
@@ -63,9 +63,9 @@ class DriftEngine(Engine):
         with self._hub.reading() as session:
             defaults = _defaults(session)
         for model, release in sorted(defaults.items()):
-            alarm = self._step_model(model, release)
-            if alarm is not None:
-                respond(self._hub, model, alarm)
+            for alarm in (self._step_model(model, release), self._step_meaning(model, release)):
+                if alarm is not None:
+                    respond(self._hub, model, alarm)
 
     def _step_model(self, model: str, release: int) -> int | None:
         """Returns the number of a new alarm."""
@@ -83,6 +83,17 @@ class DriftEngine(Engine):
             monitor.updated_at = hub.clock()
             session.add(monitor)
             session.flush()
+            return alarm.id if alarm is not None else None
+
+    def _step_meaning(self, model: str, release: int) -> int | None:
+        """The same for how right the answers are; it needs no sketch."""
+        hub = self._hub
+        with hub.session() as session:
+            row, owner = session.get(Release, (model, release)), session.get(Model, model)
+            if row is None or not row.manifest:
+                return None
+            policy = policy_of(owner.policy if owner is not None else {})
+            alarm = truth.step(hub, session, model, release, decode_manifest(row.manifest), policy)
             return alarm.id if alarm is not None else None
 
     def _count(self, session: Session, monitor: DriftMonitor, manifest: Manifest, policy: DriftPolicy) -> Alarm | None:
@@ -158,6 +169,8 @@ def _current(session: Session, model: str, release: int, manifest: Manifest, now
 
 def _close_alarms(session: Session, model: str, why: str) -> None:
     for alarm in session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed")):
+        if alarm.detail.get("kind") == truth.KIND:  # that follows the release, not the encoder
+            continue
         alarm.status = "closed"
         alarm.detail = {**alarm.detail, "closed": why}
         session.add(alarm)

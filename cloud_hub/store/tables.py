@@ -246,6 +246,23 @@ class DriftMonitor(SQLModel, table=True):
     updated_at: float
 
 
+class MeaningMonitor(SQLModel, table=True):
+    """How right a model's default release is, by audits and labels, against its own record.
+
+    `document` is `drift.truth.Watched`; `last_window`, `last_label_at` and `last_label` say what it has counted.
+    """
+
+    __tablename__ = "meaning"
+
+    model: str = Field(primary_key=True)
+    release: int
+    document: dict[str, Any] = _json(dict)
+    last_window: int = 0
+    last_label_at: float = 0.0
+    last_label: str = ""
+    updated_at: float
+
+
 class Alarm(SQLModel, table=True):
     """A drift alarm; `detail` explains it. `status`: open, acknowledged, closed."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sqlalchemy import delete
 from sqlmodel import col, func, select
 
 from cloud_hub.errors import ConflictError, ForbiddenError, NotFoundError
@@ -17,6 +18,7 @@ from cloud_hub.store.tables import (
     Device,
     DriftMonitor,
     Job,
+    MeaningMonitor,
     Model,
     Release,
     RolloutRow,
@@ -108,8 +110,9 @@ def delete_model(transactions: Transactions, name: str, *, actor: str) -> Model:
         if any(release.status in ("published", "withdrawn") for release in releases):
             draft.change("models").targets.pop(repository.floor_target(name), None)
         gone.remember_model(session, row)
-        for left in (*session.exec(select(DriftMonitor).where(DriftMonitor.model == name)), row):
-            session.delete(left)
+        for monitor in (DriftMonitor, MeaningMonitor):
+            session.connection().execute(delete(monitor).where(col(monitor.model) == name))
+        session.delete(row)
         for alarm in session.exec(select(Alarm).where(Alarm.model == name, Alarm.status != "closed")):
             alarm.status = "closed"
             session.add(alarm)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import print_document, print_items, print_json
+from fleet.cli.output import Column, print_document, print_items, print_json
 from fleet.cli.session import JsonFlag, client_of
 
+if TYPE_CHECKING:
+    from fleet.api.drift import Agreement
+
 app = typer.Typer(name="drift", help="Drift monitors and their alarms.", no_args_is_help=True)
-COLUMNS = [
+COLUMNS: list[Column] = [
     ("model", "model"),
     ("state", "state"),
     ("release", "release"),
     ("distance", "distance"),
     ("margin", "margin"),
     ("evidence", "evidence"),
+    ("auditor agrees", lambda monitor: _agreement(monitor.audits)),
+    ("labels agree", lambda monitor: _agreement(monitor.labels)),
     ("updated", "updated_at"),
 ]
 ALARM_COLUMNS = [
@@ -63,3 +68,11 @@ def close(
     Example: fleet drift close 3
     """
     print_document(client_of(context).close_alarm(alarm), ALARM_COLUMNS, json=json)
+
+
+def _agreement(found: Agreement | None) -> str:
+    """`91 % of 240, record 95 % (watching)`."""
+    if found is None or found.now is None:
+        return ""
+    record = f", record {100 * found.record:.0f} %" if found.record is not None else ""
+    return f"{100 * found.now:.0f} % of {found.counted}{record} ({found.state})"

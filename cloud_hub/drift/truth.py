@@ -1,0 +1,189 @@
+"""How right a model's answers are, from what the hub holds: audits in windows, and labels of randomly drawn samples.
+
+A sample that was kept because it was uncertain, disagreeing or outlying says nothing about the usual request, so only
+those that were drawn at random count. Labels outrank the auditor: both are shown, each held to its own record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+from sqlmodel import Session, col, select, tuple_
+
+from cloud_hub.context import Hub
+from cloud_hub.drift import meaning
+from cloud_hub.drift.meaning import Track, Unit
+from cloud_hub.drift.policy import DriftPolicy
+from cloud_hub.errors import HubError
+from cloud_hub.samples import parquet
+from cloud_hub.store.engine import lock_name
+from cloud_hub.store.tables import Alarm, MeaningMonitor, SampleRow, WindowRow
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.manifest import Manifest
+from fleet.protocol.tensors import from_array
+from fleet.tasks import Task, of_manifest
+
+log = logging.getLogger(__name__)
+BATCH = 500  # windows, and labels, per step and model
+SHARES = 2  # audits and labels share one budget of false alarms
+KIND = "meaning"  # in an alarm's detail
+
+
+class Watched(Struct, frozen=True, kw_only=True):
+    """A monitor's document: `auditor` is the release that `audits` compares with; `alarmed` names the source."""
+
+    auditor: int = 0
+    audits: Track = Track()
+    labels: Track = Track()
+    alarmed: str = ""
+
+
+def step(hub: Hub, session: Session, model: str, release: int, manifest: Manifest, policy: DriftPolicy) -> Alarm | None:
+    """Count what came since the last step about the release that is the default; returns a new alarm."""
+    if manifest.named_task is None:
+        return None
+    lock_name(session, f"drift:{model}")
+    monitor = _current(session, model, release, hub.clock())
+    watched = read(monitor)
+    if not watched.alarmed:
+        watched = _count_audits(session, monitor, watched, policy)
+        watched = _count_labels(hub, session, monitor, watched, of_manifest(manifest), policy)
+    alarm = None
+    for source in ("labels", "audits"):
+        track: Track = getattr(watched, source)
+        if not watched.alarmed and track.log_e >= track.limit(policy.budget_days * SHARES):
+            watched = replace(watched, alarmed=source)
+            alarm = _alarm(hub, session, monitor, source, track, policy)
+    monitor.document = msgspec.to_builtins(watched)
+    monitor.updated_at = hub.clock()
+    session.add(monitor)
+    session.flush()
+    return alarm
+
+
+def read(monitor: MeaningMonitor) -> Watched:
+    """A monitor's document."""
+    return msgspec.convert(monitor.document, Watched)
+
+
+def watch_again(session: Session, model: str) -> None:
+    """Go on after an alarm was closed: the same record, no evidence yet."""
+    monitor = session.get(MeaningMonitor, model)
+    if monitor is not None:
+        watched = read(monitor)
+        kept = replace(watched, alarmed="", audits=meaning.again(watched.audits), labels=meaning.again(watched.labels))
+        monitor.document = msgspec.to_builtins(kept)
+        session.add(monitor)
+
+
+def _current(session: Session, model: str, release: int, now: float) -> MeaningMonitor:
+    """The model's monitor, begun anew with another release: a record is a release's own."""
+    monitor = session.get(MeaningMonitor, model)
+    if monitor is None:
+        return MeaningMonitor(model=model, release=release, document={}, updated_at=now)
+    if monitor.release != release:
+        monitor.release, monitor.document, monitor.last_window = release, {}, 0
+        monitor.last_label_at, monitor.last_label = 0.0, ""
+        for alarm in session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed")):
+            if alarm.detail.get("kind") == KIND:
+                alarm.status = "closed"
+                alarm.detail = {**alarm.detail, "closed": f"release {release} was promoted"}
+                session.add(alarm)
+    return monitor
+
+
+def _count_audits(session: Session, monitor: MeaningMonitor, watched: Watched, policy: DriftPolicy) -> Watched:
+    rows = session.exec(
+        select(WindowRow)
+        .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
+        .where(col(WindowRow.id) > monitor.last_window)
+        .order_by(col(WindowRow.id))
+        .limit(BATCH)
+    )
+    for row in rows:
+        monitor.last_window = row.id or 0
+        counters = row.body.get("counters", {})
+        audited = counters.get("audited", 0)
+        if not audited:
+            continue
+        auditor = row.body.get("auditor") or 0
+        if auditor != watched.auditor:  # another judge, another record
+            watched = replace(watched, auditor=auditor, audits=Track())
+        share = min(counters.get("audit_agree", 0) / audited, 1.0)
+        unit = Unit(device_id=row.device_id, at=row.ended_at, share=share)
+        watched = replace(watched, audits=meaning.count(watched.audits, unit, policy.baseline_windows))
+    return watched
+
+
+def _count_labels(
+    hub: Hub, session: Session, monitor: MeaningMonitor, watched: Watched, task: Task[Any], policy: DriftPolicy
+) -> Watched:
+    place = tuple_(col(SampleRow.labelled_at), col(SampleRow.id))
+    rows = list(
+        session.exec(
+            select(SampleRow)
+            .where(SampleRow.model == monitor.model, SampleRow.release == monitor.release)
+            .where(SampleRow.reason == "random", col(SampleRow.deleted_at).is_(None))
+            .where(col(SampleRow.label).is_not(None), place > (monitor.last_label_at, monitor.last_label))
+            .order_by(col(SampleRow.labelled_at), col(SampleRow.id))
+            .limit(BATCH)
+        )
+    )
+    for row, share in zip(rows, _right(hub, rows, task), strict=True):
+        monitor.last_label_at, monitor.last_label = row.labelled_at or 0.0, row.id
+        if share is not None:
+            unit = Unit(device_id=row.device_id, at=row.labelled_at or 0.0, share=share)
+            watched = replace(watched, labels=meaning.count(watched.labels, unit, policy.baseline_windows))
+    return watched
+
+
+def _right(hub: Hub, rows: list[SampleRow], task: Task[Any]) -> list[float | None]:
+    """How right the device's own answer to each sample is, by its label; None where nothing says it."""
+    if task.name == "classification":  # the answer stands in the row
+        return [task.right(row.prediction, row.label) for row in rows]
+    parts = []
+    for path in sorted({row.path for row in rows}):
+        try:
+            parts.append(hub.objects.get(path).data)
+        except HubError as error:
+            log.warning("samples in %s cannot be compared with their labels: %s", path, error)
+    found = parquet.arrays_of(parts)
+    return [_right_in(found.get(row.id), row, task) for row in rows]
+
+
+def _right_in(arrays: parquet.Arrays | None, row: SampleRow, task: Task[Any]) -> float | None:
+    if arrays is None:
+        return None
+    try:
+        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
+        return task.right(answers[0], task.label(row.label)) if answers else None
+    except MalformedError as error:
+        log.warning("sample %s of %s cannot be compared with its label: %s", row.id, row.model, error)
+        return None
+
+
+def _alarm(
+    hub: Hub, session: Session, monitor: MeaningMonitor, source: str, track: Track, policy: DriftPolicy
+) -> Alarm:
+    assert track.record is not None and track.now is not None
+    judge, unit = ("labels", "labelled samples") if source == "labels" else ("the auditor", "windows")
+    devices = Counter(item.device_id for item in track.recent if item.share < track.record.mean - track.record.margin)
+    reason = (
+        f"answers agree with {judge} in {100 * track.now:.0f} % over the last {len(track.recent)} {unit}, "
+        f"the release's own record is {100 * track.record.mean:.0f} %; lower on {len(devices)} devices"
+    )
+    detail = {
+        "kind": KIND, "reason": reason, "source": source, "agreement": track.now, "record": track.record.mean,
+        "margin": track.record.margin, "devices": sorted(devices), "windows": len(track.recent),
+        "evidence": track.log_e, "limit": track.limit(policy.budget_days * SHARES),
+    }  # fmt: skip
+    alarm = Alarm(model=monitor.model, release=monitor.release, at=hub.clock(), status="open", detail=detail)
+    session.add(alarm)
+    hub.audit(session, "drift", "alarm.raise", monitor.model, {"reason": reason})
+    log.warning("drift of %s: %s", monitor.model, reason)
+    return alarm
