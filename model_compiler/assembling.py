@@ -60,12 +60,12 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     outputs = kept[0].ran.outputs
     selftest, _, data = vectors.build(
         parts.validation, {item.name: item.ran.outputs for item in kept},
-        classes=parts.metric.classes, batched=profile.batched,
+        classes=parts.metric.classes, sliced=profile.sliced, batched=profile.batched,
     )  # fmt: skip
     drift, drift_data = _drift(parts)
     manifest = Manifest(
-        inputs=_tensors(parts, parts.validation.inputs, profile.batched, "input"),
-        outputs=_tensors(parts, outputs, profile.batched, "output"),
+        inputs=_tensors(parts, parts.validation.inputs, kept, "input"),
+        outputs=_tensors(parts, outputs, kept, "output"),
         labels=_labels(parts, first(outputs)),
         variants=tuple(item.variant() for item in kept),
         selftest=selftest,
@@ -105,10 +105,26 @@ def _allowing(manifest: Manifest, parts: Parts, kept: Sequence[Judged]) -> Manif
     return msgspec.structs.replace(manifest, inputs=inputs, outputs=outputs, requires=(*manifest.requires, *needs))
 
 
-def _tensors(parts: Parts, arrays: Mapping[str, Array], batched: bool, kind: str) -> tuple[Tensor, ...]:
+def _tensors(parts: Parts, arrays: Mapping[str, Array], kept: Sequence[Judged], kind: str) -> tuple[Tensor, ...]:
     return tuple(
-        tensor_of(name, array, batched=batched, current=parts.interface, kind=kind) for name, array in arrays.items()
+        tensor_of(name, array, _shape(name, place, array, kept, kind), parts.interface, kind)
+        for place, (name, array) in enumerate(arrays.items())
     )
+
+
+def _shape(name: str, place: int, array: Array, kept: Sequence[Judged], kind: str) -> tuple[int, ...]:
+    """The shape of an input or output that every kept file takes: a size is variable where it is so in all of them."""
+    profile = kept[0].ran.profile
+    rows = profile.batched if kind == "output" else name in profile.sliced
+    shape = (-1 if profile.batched else 1, *array.shape[1:]) if rows else array.shape[1:]
+    files = []
+    for item in kept:
+        found = item.ran.profile.inputs if kind == "input" else item.ran.profile.outputs
+        by_name = {tensor.plain_name: tensor for tensor in found} | {tensor.name: tensor for tensor in found}
+        files.append(by_name.get(name, found[place]).shape)
+    if any(own is None or len(own) != len(shape) for own in files):
+        return shape
+    return tuple(-1 if all(own[axis] == -1 for own in files if own) else size for axis, size in enumerate(shape))
 
 
 def _labels(parts: Parts, scores: Array) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from fleet.protocol.manifest import Placement, Runtime
 from model_compiler import naming, sources
 from model_compiler.adapting import Adapted, adapt, check_channels_last
 from model_compiler.data import Dataset
-from model_compiler.errors import SourceError, TargetError
+from model_compiler.errors import TargetError
 from model_compiler.metrics import Metric
 from model_compiler.request import CompileRequest
+from model_compiler.runners import ALL, Wanted
 from model_compiler.variants import TARGETS, Quantizer, Target
 
 if TYPE_CHECKING:
@@ -25,13 +26,15 @@ CLOUD = "cloud-onnx-fp32"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model file. `notes` say how it was made where that is not the ordinary way."""
+    """A model file. `notes` say how it was made where that is not the ordinary way; `wanted` is what of its answers the
+    release has."""
 
     name: str
     target: Target
     placement: Placement
     model: bytes
     notes: tuple[str, ...] = ()
+    wanted: Wanted = ALL
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,7 @@ def prepare(request: CompileRequest, metric: Metric) -> Prepared:
     prepared = _of_torch(request, metric) if request.module is not None else _of_onnx(request, metric)
     if request.cloud is None:
         return prepared
-    try:
-        teacher = sources.named(request.cloud, tuple(prepared.validation.inputs), prepared.outputs)
-    except SourceError as error:
-        raise SourceError(f"the cloud variant: {error}", subject=CLOUD, hint=error.hint) from error
+    teacher = sources.cloud_model(request.cloud, tuple(prepared.validation.inputs), prepared.outputs)
     return replace(prepared, cloud=teacher)
 
 
@@ -169,7 +169,10 @@ def float_model(prepared: Prepared, name: str) -> bytes:
         if target.runtime == "onnx" and prepared.onnx is not None:
             return prepared.onnx
         raise TargetError(
-            f"{name}: an ONNX source cannot become a LiteRT model", subject=name, hint="give a torch source"
+            f"{name}: an ONNX source cannot become a LiteRT model",
+            subject=name,
+            hint="compile the torch module that it was exported from (.pt2, or file.py:factory); or convert it, as "
+            "onnx2tf does, and import the .tflite; or build for ONNX: --target onnx-int8",
         )
     examples = tuple(sources.example_of(array) for array in prepared.validation.inputs.values())
     if target.runtime == "litert":

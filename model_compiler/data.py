@@ -71,10 +71,15 @@ class Dataset:
         return Dataset({n: np.ascontiguousarray(a, dtype=dtypes[n]) for n, a in self.inputs.items()}, self.y)
 
 
-def load_dataset(path: Path, *, labelled: bool = True, non_finite: Collection[str] = ()) -> Dataset:
+def load_dataset(
+    path: Path, *, labelled: bool = True, non_finite: Collection[str] = (), exact: bool = False
+) -> Dataset:
     """Read an `.npz` with inputs and `y` (which may be missing when not `labelled`).
 
     Args:
+        path: the file.
+        labelled: whether `y` must be there.
+        exact: see `make_dataset`.
         non_finite: inputs and outputs that may hold NaN and infinity; with any, `y` may.
 
     Raises:
@@ -97,7 +102,7 @@ def load_dataset(path: Path, *, labelled: bool = True, non_finite: Collection[st
             subject=str(path),
             hint="np.savez(path, NAME=…, y=…); where an input is called y, the labels are @y",
         )
-    return make_dataset(arrays, y, str(path), non_finite=non_finite)
+    return make_dataset(arrays, y, str(path), non_finite=non_finite, exact=exact)
 
 
 def save_dataset(path: Path, data: Dataset) -> None:
@@ -126,15 +131,35 @@ def npz_of(arrays: Mapping[str, Array]) -> bytes:
 
 
 def make_dataset(
-    x: Array | Mapping[str, Array], y: Array | None, name: str, *, non_finite: Collection[str] = ()
+    x: Array | Mapping[str, Array],
+    y: Array | None,
+    name: str,
+    *,
+    non_finite: Collection[str] = (),
+    exact: bool = False,
 ) -> Dataset:
-    """Check and convert; an array alone is one unnamed input. Raises DataError naming `name` and what is wrong."""
+    """Check and convert; an array alone is one unnamed input.
+
+    Args:
+        x: inputs by name, each (n, …).
+        y: what is right, likewise; None where nobody needs it.
+        name: of the set, for messages.
+        non_finite: inputs and outputs that may hold NaN and infinity.
+        exact: keep half and double precision and truth values, which else become single precision and bytes, and give
+            every sample an input that has one value only.
+
+    Raises:
+        DataError: names `name` and what is wrong.
+    """
     inputs = dict(x) if isinstance(x, Mapping) else {UNNAMED: x}
+    if exact:
+        count = next((len(array) for array in (*inputs.values(), y) if array is not None and array.ndim), 0)
+        inputs = {key: np.repeat(array[None], count, 0) if not array.ndim else array for key, array in inputs.items()}
     for key, array in inputs.items():
-        rank = 2 if len(inputs) == 1 and array.dtype.kind not in "USO" else 1
+        rank = 2 if len(inputs) == 1 and array.dtype.kind not in "USO" and not exact else 1
         # A lone unnamed input gets its name later; the release is looked through for it.
         loose = key in non_finite or (bool(non_finite) and list(inputs) == [UNNAMED])
-        inputs[key] = _checked(array, f"{name}: {key}", name, rank=rank, finite=not loose)
+        inputs[key] = _checked(array, f"{name}: {key}", name, rank=rank, finite=not loose, exact=exact)
     counts = {len(array) for array in inputs.values()} | (set() if y is None else {len(y)})
     if counts == {0} or len(counts) != 1:
         have = ", ".join(f"{len(a)} of {k}" for k, a in inputs.items())
@@ -148,17 +173,17 @@ def make_dataset(
     return Dataset(inputs, y)
 
 
-def _checked(array: Array, what: str, subject: str, *, rank: int, finite: bool) -> Array:
+def _checked(array: Array, what: str, subject: str, *, rank: int, finite: bool, exact: bool = False) -> Array:
     if array.ndim < rank:
         raise DataError(f"{what} must have shape (n, …), it is {array.shape}", subject=subject)
     if array.dtype.kind in "USO":
         return _text(array, what, subject)
     if array.dtype.kind == "b":
-        return array.astype(np.uint8)
+        return array if exact else array.astype(np.uint8)
     if array.dtype.kind not in NUMBERS:
         raise DataError(f"{what} must hold numbers or text, it is {array.dtype}", subject=subject)
     if array.dtype.kind == "f":
-        array = np.ascontiguousarray(array, dtype=np.float32)
+        array = np.ascontiguousarray(array, dtype=array.dtype if exact and array.dtype.itemsize <= 8 else np.float32)
         if finite and not is_finite(array):
             bad = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).sum())
             raise DataError(f"{what} holds NaN or infinite values in {bad} of {len(array)} rows", subject=subject)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from fleet.protocol.manifest import Lineage
-from model_compiler import assembling, judging, naming, pack, precision, sources, tasking
-from model_compiler.building import Artifact
+from fleet.runtimes.tensors import FileTensor
+from model_compiler import assembling, judging, naming, pack, ports, precision, sources, tasking
+from model_compiler.building import CLOUD, Artifact
 from model_compiler.data import Dataset
-from model_compiler.errors import InterfaceError, SourceError
+from model_compiler.errors import SourceError
 from model_compiler.metrics import Metric
 from model_compiler.pipeline import report
+from model_compiler.ports import Ports
 from model_compiler.request import CompileReport, CompileRequest
-from model_compiler.variants import Target
+from model_compiler.runners import Wanted
+from model_compiler.variants import TARGETS, Target
 
 REFERENCE = "reference"
 
@@ -20,13 +26,16 @@ REFERENCE = "reference"
 def import_release(
     file: Path, request: CompileRequest, *, reference: Path | None = None, raw: bool = False
 ) -> CompileReport:
-    """Measure a model file on the validation set and pack it as a release with one edge variant.
+    """Measure a model file on the validation set and pack it as a release with one edge variant, and the cloud's.
 
-    Inputs and outputs are called as the request says, else as in the file; the data's arrays are paired by name. The
-    first half of the validation inputs gives the drift reference, the second half its margin.
+    Inputs and outputs are called as the request says, else as in the file; the data's arrays are paired by name. They
+    have the file's datatypes and shapes, variable sizes included. An array with as many axes as the file's input holds
+    a sample in each row; one with an axis more holds a whole input in each (a scalar, a state). The first half of the
+    validation inputs gives the drift reference, the second half its margin.
 
     Args:
-        request: its calibration set, targets and source are not used.
+        file: `.tflite` or `.onnx`.
+        request: its calibration set, targets and source are not used; `outputs` choose among those of the file.
         reference: the float model that the file was made from: what agreement and drop are measured against.
         raw: integers that the file gives are the outputs; else they are turned into the real values they stand for.
 
@@ -39,18 +48,17 @@ def import_release(
     pack.check_replaceable(request.out)
     metric = tasking.metric_of(request)
     target, model = _read(file)
-    data, names = _named(request, target, model, metric)
-    artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model)
-    artifacts = [artifact]
-    if reference is not None:
-        artifacts.append(Artifact(REFERENCE, _read(reference)[0], "edge", _read(reference)[1]))
-    ran, refused = judging.run(artifacts, data, names, metric, raw=raw, non_finite=request.loose())
+    fitted = _fitted(request, target, model, metric)
+    wanted = replace(fitted.wanted, raw=raw)
+    artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model, wanted=wanted)
+    artifacts = [artifact, *_beside(request, reference, fitted, wanted)]
+    ran, refused = judging.run(artifacts, fitted.data, fitted.outputs, metric, non_finite=request.loose())
     if refused:
         raise SourceError("; ".join(refused.values()), subject=str(file))
     bases = {artifact.name: REFERENCE} if reference is not None else {}
-    judged = judging.judge(request, metric, ran, data, bases)
-    kept, _ = judging.passing([item for item in judged if item.name == artifact.name])
-    half = len(data) // 2
+    judged = judging.judge(request, metric, ran, fitted.data, bases)
+    kept, _ = judging.passing([item for item in judged if item.name != REFERENCE])
+    data, half = fitted.data, len(fitted.data) // 2
     parts = assembling.Parts(
         metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
         labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
@@ -64,34 +72,78 @@ def import_release(
     return CompileReport(request.out, manifest, {}, document)
 
 
-def _named(request: CompileRequest, target: Target, model: bytes, metric: Metric) -> tuple[Dataset, tuple[str, ...]]:
-    """The data with its inputs called and ordered as in the release, and the outputs' names."""
-    asked_in, asked_out = request.names()
-    arrays = tuple(request.validation.inputs)
-    if target.runtime == "onnx":
-        own_in, own_out = sources.onnx_names(model)
-        inputs = naming.input_names(arrays, own_in, asked_in or (own_in if len(own_in) == 1 else ()))
-        outputs = naming.output_names(dict.fromkeys(own_out), asked_out, named=True, lone="")
-        if len(own_out) > 1 and tuple(outputs.values()) != own_out:
-            raise InterfaceError(
-                f"the model's outputs are {', '.join(outputs.values())}; the file gives {', '.join(own_out)}",
-                hint="an imported file stays as it is: compile it, or give it a model name of its own",
-            )
-    else:
-        own_in, count = precision.litert_ports(model)
-        known = own_in if len(own_in) == 1 or set(arrays) == set(own_in) else ()
-        inputs = naming.input_names(arrays, known, asked_in)
-        if len(known) > 1:  # devices pair a LiteRT file's tensors by place: the release has them in the file's order
-            inputs = {name: inputs[name] for name in known}
-        lone = naming.lone_output(metric.classes, tuple(inputs.values()))
-        places = {f"output_{place}": None for place in range(count)}
-        outputs = naming.output_names(places, asked_out, named=False, lone=lone)
-    names = tuple(outputs.values())
-    naming.check_release_names(tuple(inputs.values()), names)
-    data = request.validation.renamed(inputs)
+@dataclass(frozen=True)
+class _Fitted:
+    """The data with its inputs called, ordered and typed as in the release; the outputs' names, and which they are."""
+
+    data: Dataset
+    outputs: tuple[str, ...]
+    wanted: Wanted
+
+
+def _fitted(request: CompileRequest, target: Target, model: bytes, metric: Metric) -> _Fitted:
+    found = ports.read(target.runtime, model)
+    inputs = _inputs(request, target, found)
+    outputs, picked = _outputs(request, target, found, metric, tuple(inputs.values()))
+    naming.check_release_names(tuple(inputs.values()), outputs)
+    own = {tensor.plain_name: tensor for tensor in found.inputs}
+    tensors = {name: own.get(name, found.inputs[place]) for place, name in enumerate(inputs.values())}
+    known = request.interface
+    kept = {tensor.name: tensor.datatype for tensor in known.inputs} if known is not None else {}
+    data = ports.fit(request.validation.renamed(inputs), tensors, kept)
     if request.encoder is not None:
         naming.check_encoder(request.encoder, data.inputs)
-    return data, names
+    singles = known is not None and any(tensor.datatype == "FP32" for tensor in known.outputs)
+    return _Fitted(data, outputs, Wanted(outputs=tuple(tensor.plain_name for tensor in picked), precise=not singles))
+
+
+def _inputs(request: CompileRequest, target: Target, found: Ports) -> dict[str, str]:
+    """For each input of the data its name in the release, in the release's order."""
+    asked, _ = request.names()
+    arrays, own = tuple(request.validation.inputs), tuple(tensor.plain_name for tensor in found.inputs)
+    if target.runtime == "onnx":
+        return naming.input_names(arrays, own, asked or (own if len(own) == 1 else ()))
+    known = own if found.named and (len(own) == 1 or set(arrays) == set(own)) else ()
+    inputs = naming.input_names(arrays, known, asked)
+    if len(known) > 1:  # devices pair a LiteRT file's tensors by place: the release has them in the file's order
+        inputs = {name: inputs[name] for name in known}
+    return inputs
+
+
+def _outputs(
+    request: CompileRequest, target: Target, found: Ports, metric: Metric, inputs: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[FileTensor, ...]]:
+    """The outputs' names in the release, and the file's tensors that they are.
+
+    Names of the file choose among its outputs, and order them. Other names are given to a lone output, or to those of a
+    LiteRT file, which converters number.
+    """
+    _, asked = request.names()
+    own = tuple(tensor.plain_name for tensor in found.outputs)
+    choosing = len(own) > 1 and bool(asked) and (target.runtime == "onnx" or not set(asked).isdisjoint(own))
+    picked = ports.chosen(found.outputs, tuple(asked) if choosing or len(asked) not in (0, len(own)) else ())
+    if metric.classes:
+        ports.check_scores(picked, found.outputs)
+    if choosing:
+        return tuple(asked), picked
+    if target.runtime == "onnx":
+        names = naming.output_names(dict.fromkeys(own), asked, named=True, lone="")
+    else:
+        places = {f"output_{place}": None for place in range(len(own))}
+        names = naming.output_names(places, asked, named=False, lone=naming.lone_output(metric.classes, inputs))
+    return tuple(names.values()), picked
+
+
+def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, wanted: Wanted) -> list[Artifact]:
+    """The float model that the file was made from, and the cloud variant."""
+    found = []
+    if reference is not None:
+        target, model = _read(reference)
+        found.append(Artifact(REFERENCE, target, "edge", model, wanted=wanted))
+    if request.cloud is not None:
+        model = sources.cloud_model(request.cloud, tuple(fitted.data.inputs), fitted.outputs)
+        found.append(Artifact(CLOUD, TARGETS["onnx-fp32"], "cloud", model))
+    return found
 
 
 def _read(file: Path) -> tuple[Target, bytes]:

@@ -10,7 +10,7 @@ from fleet.protocol.manifest import Deferral, Variant, Verdict
 from model_compiler import deferral, measurements, pack, runners, verdict
 from model_compiler.building import Artifact, float_bases
 from model_compiler.data import Array, Dataset, check_labels
-from model_compiler.errors import GateError, NotFiniteError, TargetError
+from model_compiler.errors import DataError, GateError, NotFiniteError, TargetError
 from model_compiler.metrics import Metric, Outputs, first, predicted, table
 from model_compiler.request import CompileRequest
 from model_compiler.runners import Profile
@@ -62,7 +62,6 @@ def run(
     names: tuple[str, ...],
     metric: Metric,
     *,
-    raw: bool = False,
     non_finite: Collection[str] = (),
 ) -> tuple[list[Ran], dict[str, str]]:
     """Run every artifact over the validation set, each in a child of its own.
@@ -84,7 +83,9 @@ def run(
     hint = ""
     for artifact in artifacts:
         try:
-            found = runners.run(artifact.name, artifact.target.runtime, artifact.model, data, raw=raw, finite=False)
+            found = runners.run(
+                artifact.name, artifact.target.runtime, artifact.model, data, wanted=artifact.wanted, finite=False
+            )
             outputs = _named(artifact, found, names)
             for name, values in outputs.items():
                 if name not in non_finite:
@@ -100,8 +101,20 @@ def run(
     if not any(item.artifact.placement == "edge" for item in ran):
         raise TargetError("no variant runs: " + "; ".join(refused.values()), hint=hint)
     if metric.classes:
-        check_labels(data.labels, table(first(ran[0].outputs)).shape[1])
+        _check_classes(data.labels, ran[0].outputs)
     return ran, refused
+
+
+def _check_classes(y: Array, outputs: Outputs) -> None:
+    """Raise DataError when labels are not the first output's classes; with several, another may hold the scores."""
+    try:
+        check_labels(y, table(first(outputs)).shape[1])
+    except DataError as error:
+        name, *others = outputs
+        if not others:
+            raise
+        hint = error.hint or f"the first output is the scored one; the others are {', '.join(others)}: --output NAME"
+        raise DataError(f"output {name!r}: {error}", hint=hint) from error
 
 
 def _without_strange_bases(

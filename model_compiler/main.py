@@ -100,9 +100,10 @@ def import_(
     validation: o.Validation,
     out: o.Out,
     reference: o.Reference = None,
+    cloud: o.Cloud = None,
     labels: o.Labels = "",
     input_: o.Inputs = None,
-    output: o.Outputs = None,
+    output: o.Chosen = None,
     like: o.Like = None,
     metric: o.MetricName = "",
     task: o.TaskName = "",
@@ -126,15 +127,17 @@ def import_(
     from model_compiler.data import load_dataset
     from model_compiler.importing import import_release
     from model_compiler.request import CompileRequest
+    from model_compiler.sources import load_onnx
 
     with _exit_on_error():
         fixed = _contract(labels, input_, output, like, encoder_from, non_finite)
-        data = load_dataset(validation, non_finite=fixed["non_finite"])
+        data = load_dataset(validation, non_finite=fixed["non_finite"], exact=True)
         request = CompileRequest(
             calibration=data,
             validation=data,
             targets=(),
             out=out,
+            cloud=load_onnx(cloud) if cloud else None,
             **fixed,
             metric=_metric(metric),
             task=_task(task),
@@ -261,9 +264,15 @@ def _task(text: str) -> TaskSpec | None:
 
 
 def _kept(folder: Path | None, *, again: bool) -> Path | None:
-    """Where measurements are kept: `$XDG_CACHE_HOME/edgeloop/measurements`, under `~/.cache` without that."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return None if again else folder or cache / "edgeloop" / "measurements"
+    """Where measurements are kept: `$XDG_CACHE_HOME/edgeloop/measurements`, under `~/.cache` without that; None where
+    there is no home."""
+    if again or folder is not None:
+        return None if again else folder
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # no HOME, and a user without an entry
+        return None
+    return cache / "edgeloop" / "measurements"
 
 
 def _lineage(path: Path | None) -> Lineage:
@@ -318,7 +327,7 @@ def _show(manifest: Manifest, left_out: dict[str, str], *, json: bool) -> None:
 
 
 class _exit_on_error:  # reads as a statement
-    """Turn a CompilerError into one line on stderr and its exit code."""
+    """Turn a CompilerError, and a disk that refuses, into one line on stderr and an exit code."""
 
     def __enter__(self) -> None:
         return None
@@ -329,6 +338,10 @@ class _exit_on_error:  # reads as a statement
             if error.hint:
                 typer.echo(f"try: {error.hint}", err=True)
             raise typer.Exit(error.exit_code) from error
+        if isinstance(error, OSError):
+            typer.echo(f"error: {error.filename or 'a file'}: {error.strerror or error}", err=True)
+            typer.echo("try: free space, or name places that can be written (--out, TMPDIR)", err=True)
+            raise typer.Exit(1) from error
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ release (docs/adr/0010).
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import platform
 import tempfile
@@ -24,6 +25,8 @@ from model_compiler.data import Dataset
 from model_compiler.runners import Profile
 from model_compiler.verdict import Figures
 
+log = logging.getLogger(__name__)
+
 VERSION = 2  # of how it is measured
 RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 
@@ -33,9 +36,11 @@ def figures(
 ) -> dict[str, Figures]:
     """The cost of every artifact by name, measured in turns in one run; from `kept` where it is there already."""
     path = None if kept is None else kept / f"{_key(artifacts, data)}.json"
-    if path is not None and path.is_file():
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, Figures])
-    latency = runners.latencies({a.name: (a.target.runtime, a.model) for a in artifacts}, data)
+    known = None if path is None else _read(path)
+    if known is not None:
+        return known
+    models = {a.name: (a.target.runtime, a.model) for a in artifacts}
+    latency = runners.latencies(models, data, {a.name: a.wanted for a in artifacts})
     found = {
         a.name: Figures(
             len(a.model), latency[a.name].p50, latency[a.name].p95,
@@ -44,15 +49,26 @@ def figures(
         for a in artifacts
     }  # fmt: skip
     if path is not None:
-        _write(path, msgspec.json.encode(found))
+        try:
+            _write(path, msgspec.json.encode(found))
+        except OSError as error:  # a home that is read-only, or full: the release does not need it
+            log.warning("what was measured is not kept: %s: %s", path.parent, error.strerror or error)
     return found
+
+
+def _read(path: Path) -> dict[str, Figures] | None:
+    """What was kept, unless it is not there, cannot be read, or was cut short."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, Figures])
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def _key(artifacts: Sequence[Artifact], data: Dataset) -> str:
     rows = data.take(slice(runners.LATENCY_ROWS))
     content = [
         VERSION, platform.python_version(), *[f"{name} {metadata.version(name)}" for name in RUNTIMES], _machine(),
-        sorted((a.name, hashlib.sha256(a.model).hexdigest()) for a in artifacts),
+        sorted((a.name, hashlib.sha256(a.model).hexdigest(), *a.wanted.outputs) for a in artifacts),
         [(name, hashlib.sha256(to_bytes(array)).hexdigest()) for name, array in rows.inputs.items()],
     ]  # fmt: skip
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
@@ -71,6 +87,9 @@ def _machine() -> str:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, draft = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    Path(draft).replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        Path(draft).replace(path)
+    finally:
+        Path(draft).unlink(missing_ok=True)

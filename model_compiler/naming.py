@@ -100,11 +100,25 @@ def lone_output(classes: bool, inputs: Sequence[str]) -> str:
     return next(name for name in ("logits" if classes else "output", "output", "answer") if name not in inputs)
 
 
-def tensor_of(name: str, array: Array, *, batched: bool, current: Interface | None, kind: str) -> Tensor:
-    """An input or output (n, …) as the manifest says it; `finite` is what the model's interface says."""
-    shape = (-1, *array.shape[1:]) if batched else array.shape[1:]
+def tensor_of(name: str, array: Array, shape: tuple[int, ...], current: Interface | None, kind: str) -> Tensor:
+    """An input or output as the manifest says it, with what only the model's interface says.
+
+    That is whether it may hold NaN, and sizes that applications know as fixed where the files would take any.
+
+    Args:
+        name: of the input or output.
+        array: some samples (n, …), for the datatype.
+        shape: as the files take it, -1 for a variable size.
+        current: the model's interface.
+        kind: "input" or "output".
+    """
     known = () if current is None else current.inputs if kind == "input" else current.outputs
-    finite = next((tensor.finite for tensor in known if tensor.name == name), True)
+    same = next((tensor for tensor in known if tensor.name == name), None)
+    if same is not None and len(same.shape) == len(shape):
+        sizes = list(zip(same.shape, shape, strict=True))
+        if all(own == -1 or own == size or (size == -1 and place) for place, (own, size) in enumerate(sizes)):
+            shape = tuple(own if size == -1 else size for own, size in sizes)
+    finite = same is None or same.finite
     return Tensor(name=name, datatype=datatype_of(array), shape=shape, finite=finite)
 
 
@@ -122,8 +136,8 @@ def check_early(
     """
 
     def described(arrays: Mapping[str, Array], known: Sequence[Tensor], kind: str) -> tuple[Tensor, ...]:
-        batched = all(tensor.shape[:1] == (-1,) for tensor in known)
-        made = [tensor_of(name, a, batched=batched, current=current, kind=kind) for name, a in arrays.items()]
+        leading = (-1,) if all(tensor.shape[:1] == (-1,) for tensor in known) else ()
+        made = [tensor_of(name, a, (*leading, *a.shape[1:]), current, kind) for name, a in arrays.items()]
         return tuple(_filled(tensor, known) for tensor in made)
 
     new = Interface(

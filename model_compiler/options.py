@@ -53,6 +53,10 @@ Inputs = Annotated[
     list[str] | None, Option("--input", help="How applications call an input; repeat. Else the model's and the data's.")
 ]
 Outputs = Annotated[list[str] | None, Option("--output", help="How applications call an output; repeat, in order.")]
+Chosen = Annotated[
+    list[str] | None,
+    Option("--output", help="Which outputs of the file, the scored one first; repeat. A lone one may be renamed."),
+]
 Like = Annotated[
     Path | None,
     Option("--like", help="An earlier release directory of the same model: keep its names, classes and encoder."),

@@ -47,16 +47,33 @@ def write_release(
     `patches` maps (to, from), both hashes of blobs, to a patch; they lie at `deltas/<to>/<from>`.
 
     Raises:
-        SourceError: `out` holds something that is not a release; it is left as it is.
+        SourceError: `out` holds something that is not a release, or cannot be written; it is left as it is.
     """
     check_replaceable(out)
+    try:
+        _write(out, manifest, blobs, document, patches or {})
+    except OSError as error:
+        raise SourceError(
+            f"{out}: cannot be written: {error.strerror or error}",
+            subject=str(out),
+            hint="free space, or name another folder with --out",
+        ) from error
+
+
+def _write(
+    out: Path,
+    manifest: Manifest,
+    blobs: Iterable[bytes],
+    document: Mapping[str, Any],
+    patches: Mapping[tuple[str, str], bytes],
+) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         (draft / "blobs").mkdir()
         for data in blobs:
             (draft / "blobs" / blob_of(data).sha256).write_bytes(data)
-        for (new, old), patch in (patches or {}).items():
+        for (new, old), patch in patches.items():
             (draft / "deltas" / new).mkdir(parents=True, exist_ok=True)
             (draft / "deltas" / new / old).write_bytes(patch)
         (draft / "manifest.json").write_bytes(encode_manifest(manifest))

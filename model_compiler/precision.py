@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import struct
 from typing import Any
 
 from fleet.protocol.manifest import Precision
 from model_compiler.errors import SourceError
 
-_NUMBERED = re.compile(r"args?_\d+")  # how litert-torch calls what it was given by place
 _ONNX_STATIC = {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm", "QLinearAdd"}
 _ONNX_DYNAMIC = {"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DequantizeLinear", "DynamicQuantizeMatMul"}
 
@@ -35,20 +33,6 @@ def of_litert(data: bytes) -> Precision:
     if activations & integers:
         return "int8"
     return "int8-dynamic" if weights & (integers | {schema.TensorType.INT4}) else "fp32"
-
-
-def litert_ports(data: bytes) -> tuple[tuple[str, ...], int]:
-    """The names of the main graph's inputs, and how many outputs it has; `data` has been through `of_litert`.
-
-    What converters add to a name is taken off; no names where a converter numbered them (`args_0`).
-    """
-    from ai_edge_litert import schema_py_generated as schema
-
-    graph: Any = schema.Model.GetRootAs(data, 0).Subgraphs(0)
-    names = [graph.Tensors(graph.Inputs(place)).Name() or b"" for place in range(graph.InputsLength())]
-    own = [name.decode("utf-8", "replace").removeprefix("serving_default_").removesuffix(":0") for name in names]
-    made_up = len(set(own)) < len(own) or any(not name or _NUMBERED.fullmatch(name) for name in own)
-    return () if made_up else tuple(own), graph.OutputsLength()
 
 
 def of_onnx(data: bytes) -> Precision:

@@ -30,8 +30,9 @@ def encoder_of(release: Path) -> sketch.Encoder:
 
 
 def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any]) -> bool:
-    """Whether there is enough to compare: some rows in both sets, numbers, and values that are not all the same."""
+    """Whether there is enough to compare: some rows of more than one number in both sets, not all the same."""
     enough = min(len(calibration), len(validation)) >= LEAST_ROWS and calibration.dtype.kind != "O"
+    enough = enough and calibration.ndim > 1
     enough = enough and is_finite(calibration) and is_finite(validation)
     return enough and bool((calibration != calibration[:1]).any())
 

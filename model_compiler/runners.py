@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,26 +33,41 @@ Array = npt.NDArray[Any]
 Models = dict[str, tuple[Runtime, bytes]]
 
 
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What of a file's answers is wanted: `outputs` by the file's names, empty for all; `raw` keeps a quantized file's
+    integers, `precise` half and double precision, which else become single."""
+
+    outputs: tuple[str, ...] = ()
+    raw: bool = False
+    precise: bool = False
+
+
+ALL = Wanted()
+Full = dict[str, tuple[Runtime, bytes, Wanted]]
+
+
 class RunJob(Struct, frozen=True, kw_only=True):
-    """What the child does: `models` maps a variant's name to (runtime, file); `raw` keeps integer outputs."""
+    """What the child does: `models` maps a variant's name to (runtime, file, what of its answers)."""
 
     mode: Literal["outputs", "firsts", "latency"]
-    models: dict[str, tuple[Runtime, str]]
+    models: dict[str, tuple[Runtime, str, Wanted]]
     inputs: str
     result: str
-    raw: bool = False
 
 
 class Profile(Struct, frozen=True, kw_only=True):
-    """What the child saw of one variant. `batched`: the first axis of every tensor counts samples.
+    """What the child saw of one variant.
 
-    `load_ms` is the time until the model could run; `peak_memory_bytes` what loading and running it
-    added to the process at most.
+    `inputs` are the file's tensors in the data's order, `outputs` those that were wanted. `batched`: the first axis of
+    every output, and of the inputs `sliced`, counts samples; any other input is whole, one sample's. In a model that is
+    not batched a sample of an input in `sliced` keeps a first axis of one. `load_ms` is the time until the model could
+    run; `peak_memory_bytes` what loading and running it added to the process at most.
     """
 
     inputs: tuple[FileTensor, ...]
     outputs: tuple[FileTensor, ...]
     batched: bool
+    sliced: tuple[str, ...]
     load_ms: float
     peak_memory_bytes: int
 
@@ -71,8 +87,8 @@ class Run:
     profile: Profile
 
 
-def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, raw: bool = False, finite: bool = True) -> Run:
-    """Every output for every sample; real values are float32, unless `raw` keeps a quantized file's integers.
+def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, wanted: Wanted = ALL, finite: bool = True) -> Run:
+    """The wanted outputs for every sample; real values are float32 where nothing else is wanted.
 
     With `finite` false the answers are taken as they are, NaN and infinity included.
 
@@ -81,7 +97,7 @@ def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, raw: bool =
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "outputs.npz"
-        _spawn(Path(folder), "outputs", {name: (runtime, model)}, data, result, raw=raw)
+        _spawn(Path(folder), "outputs", {name: (runtime, model, wanted)}, data, result)
         profile = msgspec.json.decode(result.with_suffix(".json").read_bytes(), type=Profile)
         arrays = load_arrays(result)
     outputs = tuple(arrays[f"output_{place}"] for place in range(len(profile.outputs)))
@@ -108,7 +124,9 @@ def run_many(runtime: Runtime, models: dict[str, bytes], data: Dataset) -> dict[
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "firsts.npz"
-            _spawn(Path(folder), "firsts", {name: (runtime, model) for name, model in models.items()}, data, result)
+            _spawn(
+                Path(folder), "firsts", {name: (runtime, model, ALL) for name, model in models.items()}, data, result
+            )
             return load_arrays(result)
     except TargetError:
         if len(models) == 1:
@@ -117,35 +135,32 @@ def run_many(runtime: Runtime, models: dict[str, bytes], data: Dataset) -> dict[
     return {name: found for one in models.items() for name, found in run_many(runtime, dict([one]), data).items()}
 
 
-def latencies(models: Models, data: Dataset) -> dict[str, Latency]:
+def latencies(models: Models, data: Dataset, wanted: Mapping[str, Wanted] | None = None) -> dict[str, Latency]:
     """p50 and p95 of each variant, measured in turns in one process, so that noise hits all alike."""
+    full = {name: (runtime, model, (wanted or {}).get(name, ALL)) for name, (runtime, model) in models.items()}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "latency.json"
-        _spawn(Path(folder), "latency", models, data.take(slice(LATENCY_ROWS)), result)
+        _spawn(Path(folder), "latency", full, data.take(slice(LATENCY_ROWS)), result)
         return msgspec.json.decode(result.read_bytes(), type=dict[str, Latency])
 
 
 def _spawn(
     folder: Path,
     mode: Literal["outputs", "firsts", "latency"],
-    models: Models,
+    models: Full,
     data: Dataset,
     result: Path,
-    *,
-    raw: bool = False,
 ) -> None:
-    files: dict[str, tuple[Runtime, str]] = {}
-    for number, (name, (runtime, model)) in enumerate(models.items()):
+    files: dict[str, tuple[Runtime, str, Wanted]] = {}
+    for number, (name, (runtime, model, wanted)) in enumerate(models.items()):
         file = folder / f"{number}.model"
         file.write_bytes(model)
-        files[name] = (runtime, str(file))
+        files[name] = (runtime, str(file), wanted)
     inputs = folder / "inputs"
     inputs.mkdir()
     save_inputs(inputs, data.inputs)
     job = folder / "job.json"
-    job.write_bytes(
-        msgspec.json.encode(RunJob(mode=mode, models=files, inputs=str(inputs), result=str(result), raw=raw))
-    )
+    job.write_bytes(msgspec.json.encode(RunJob(mode=mode, models=files, inputs=str(inputs), result=str(result))))
     who = ", ".join(models)
     try:
         done = subprocess.run(

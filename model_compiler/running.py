@@ -19,7 +19,7 @@ from fleet.protocol.tensors import DTYPES, datatype_of
 from fleet.runtimes.models import ModelFile
 from fleet.runtimes.tensors import FileTensor
 from model_compiler.exchange import load_inputs, save_arrays
-from model_compiler.runners import Latency, Profile, RunJob
+from model_compiler.runners import Latency, Profile, RunJob, Wanted
 
 ROUNDS, WARM_UP, LEAST_ROUNDS = 200, 10, 20  # interleaved rounds of a latency measurement
 BUDGET_S = 20.0  # slow models get fewer rounds
@@ -28,60 +28,54 @@ Array = npt.NDArray[Any]
 NAMES: dict[Runtime, str] = {"litert": "ai-edge-litert", "onnx": "onnxruntime"}
 
 
-def batched(tensors: Sequence[FileTensor]) -> bool:
-    """Whether the first axis of every tensor counts samples: it is one, or variable."""
-    return all(tensor.shape and tensor.shape[0] in (1, -1) for tensor in tensors)
-
-
 class Loaded:
     """A model file as the release will have it, and the data set that it is asked.
 
-    The inputs are called as in the data, with its datatypes and shapes, as in the manifest. The outputs are the
-    file's: real values in single precision, and likewise what a quantized file's integers stand for, unless `raw`.
+    The inputs are called as in the data, with its datatypes, as in the manifest; the outputs are the file's. An array
+    with as many axes as the file's tensor holds a sample in each row, and the file gets rows of it; one with an axis
+    more holds a whole tensor in each. `batched`: rows go in, and rows come out. See `runners.Profile`.
 
     Raises ValueError where the data is not what the file takes.
     """
 
-    def __init__(self, file: ModelFile, names: Sequence[str], arrays: Sequence[Array], *, raw: bool) -> None:
-        self.batched = batched([*file.inputs, *file.outputs])
+    def __init__(self, file: ModelFile, names: Sequence[str], arrays: Sequence[Array], wanted: Wanted) -> None:
         self._arrays = dict(zip(names, arrays, strict=True))
         own = {tensor.plain_name: tensor for tensor in file.inputs}
         if len(names) != len(file.inputs):
             raise ValueError(f"the model takes {len(own)} inputs, the data has {len(names)}: {', '.join(names)}")
-        for place, (name, array) in enumerate(self._arrays.items()):
-            self._check(own.get(name, file.inputs[place]), name, array)
+        self.inputs = tuple(own.get(name, file.inputs[place]) for place, name in enumerate(names))
+        self.outputs = _chosen(file.outputs, wanted.outputs)
+        pairs = list(zip(names, self.inputs, arrays, strict=True))
+        self.sliced = tuple(name for name, tensor, array in pairs if _is_sliced(name, tensor, array))
+        self.batched = bool(self.sliced) and all(map(_counts_rows, self.outputs))
         inputs = [
-            Tensor(name=name, datatype=datatype_of(array), shape=self._shape(array.shape[1:]))
-            for name, array in self._arrays.items()
+            Tensor(name=name, datatype=datatype_of(array), shape=self._shape(name, tensor, array))
+            for name, tensor, array in pairs
         ]
-        self._outputs = tuple(_output(tensor, raw=raw) for tensor in file.outputs)
+        self._outputs = tuple(_output(tensor, wanted) for tensor in self.outputs)
         # A file that names none of its inputs as the data does was converted from a source that did, in its order.
         strict = bool(own.keys() & set(names)) or file.keeps_names
         self._model = file.model(inputs, self._outputs, strict=strict)
 
-    def _shape(self, sample: tuple[int, ...]) -> tuple[int, ...]:
-        return (-1, *sample) if self.batched else sample
-
-    def _check(self, tensor: FileTensor, name: str, array: Array) -> None:
-        wanted, given = tensor.shape, array.shape[1:]
-        if wanted is None:
-            return
-        wanted = wanted[1:] if self.batched else wanted
-        if len(wanted) != len(given) or any(w not in (-1, g) for w, g in zip(wanted, given, strict=False)):
-            raise ValueError(f"input {name!r} has shape {list(given)} per sample, the model takes {list(wanted)}")
+    def _shape(self, name: str, tensor: FileTensor, array: Array) -> tuple[int, ...]:
+        sample = array.shape[1:] if name not in self.sliced else (1, *array.shape[1:])
+        shape = sample if tensor.shape is None else tensor.shape
+        return (-1, *shape[1:]) if self.batched and name in self.sliced else shape
 
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values())))
 
     def answer(self, row: int) -> list[Array]:
         """The outputs for one sample, in the file's order, each (1, …)."""
+        found = self._model.run(
+            {n: array[row : row + 1] if n in self.sliced else array[row, ...] for n, array in self._arrays.items()}
+        )
         if not self.batched:
-            found = self._model.run({name: array[row, ...] for name, array in self._arrays.items()})
             return [found[spec.name][None] for spec in self._outputs]
-        found = self._model.run({name: array[row : row + 1] for name, array in self._arrays.items()})
         for name, value in found.items():
-            if len(value) != 1:
-                raise ValueError(f"output {name!r} has {len(value)} rows for one sample")
+            if value.ndim == 0 or len(value) != 1:
+                rows = "no" if value.ndim == 0 else str(len(value))
+                raise ValueError(f"output {name!r} has {rows} rows for one sample")
         return [found[spec.name] for spec in self._outputs]
 
     def answers(self, places: Sequence[int]) -> list[Array]:
@@ -90,10 +84,37 @@ class Loaded:
         return [np.concatenate([answer[place] for answer in rows]) for place in places]
 
 
-def _output(tensor: FileTensor, *, raw: bool) -> Tensor:
+def _counts_rows(tensor: FileTensor) -> bool:
+    """Whether the first axis of a tensor can count samples: it is one, or variable, or nobody knows."""
+    return tensor.shape is None or (bool(tensor.shape) and tensor.shape[0] in (1, -1))
+
+
+def _is_sliced(name: str, tensor: FileTensor, array: Array) -> bool:
+    """Whether the file takes rows of an array (n, …); false where it takes one of its elements as a whole."""
+    shape, given = tensor.shape, array.shape[1:]
+    if shape is None or (_counts_rows(tensor) and _fits(given, shape[1:])):
+        return True
+    if _fits(given, shape):
+        return False
+    wanted = shape[1:] if _counts_rows(tensor) else shape
+    raise ValueError(f"input {name!r} has shape {list(given)} per sample, the model takes {list(wanted)}")
+
+
+def _fits(given: Sequence[int], wanted: Sequence[int]) -> bool:
+    return len(given) == len(wanted) and all(w in (-1, g) for w, g in zip(wanted, given, strict=True))
+
+
+def _chosen(found: Sequence[FileTensor], names: Sequence[str]) -> tuple[FileTensor, ...]:
+    """The outputs of these names, in that order; all where none are named, or the file has others."""
+    by_name = {tensor.plain_name: tensor for tensor in found} | {tensor.name: tensor for tensor in found}
+    return tuple(by_name[name] for name in names if name in by_name) or tuple(found)
+
+
+def _output(tensor: FileTensor, wanted: Wanted) -> Tensor:
     if tensor.datatype not in DTYPES:
         raise ValueError(f"output {tensor.name!r} is no tensor of numbers or text; export the model without it")
-    real = tensor.dtype.kind == "f" or (tensor.dtype.kind in "iu" and tensor.scale != 0.0 and not raw)
+    real = tensor.dtype.kind == "f" and not wanted.precise
+    real = real or (tensor.dtype.kind in "iu" and tensor.scale != 0.0 and not wanted.raw)
     # What is no number is looked for where it is known whether the model means it.
     datatype = "FP32" if real else tensor.datatype
     return Tensor(name=tensor.name, datatype=datatype, shape=tensor.shape or (), finite=False)
@@ -127,7 +148,7 @@ def _open(runtime: Runtime, model: bytes) -> ModelFile:
 
 
 def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None:
-    ((runtime, path),) = job.models.values()
+    ((runtime, path, wanted),) = job.models.values()
     model = Path(path).read_bytes()
     runtimes.named(NAMES[runtime])  # imported now, so that its own memory is not the model's
     with contextlib.suppress(OSError):  # without it the peak counts what the imports needed, too
@@ -135,14 +156,15 @@ def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None
     before, start = _resident("VmRSS"), time.perf_counter()
     file = _open(runtime, model)
     load_ms = (time.perf_counter() - start) * 1e3
-    loaded = Loaded(file, names, arrays, raw=job.raw)
+    loaded = Loaded(file, names, arrays, wanted)
     loaded.answer(0)
     peak = max(0, _resident("VmHWM") - before)
-    found = loaded.answers(range(len(file.outputs)))
+    found = loaded.answers(range(len(loaded.outputs)))
     save_arrays(Path(job.result), {f"output_{place}": array for place, array in enumerate(found)})
     profile = Profile(
-        inputs=file.inputs, outputs=file.outputs, batched=loaded.batched, load_ms=load_ms, peak_memory_bytes=peak
-    )
+        inputs=loaded.inputs, outputs=loaded.outputs, batched=loaded.batched, sliced=loaded.sliced,
+        load_ms=load_ms, peak_memory_bytes=peak,
+    )  # fmt: skip
     Path(job.result).with_suffix(".json").write_bytes(msgspec.json.encode(profile))
 
 
@@ -154,8 +176,8 @@ def main(job_file: Path) -> None:
         _outputs(job, names, arrays)
         return
     loaded = {
-        name: Loaded(_open(runtime, Path(path).read_bytes()), names, arrays, raw=job.raw)
-        for name, (runtime, path) in job.models.items()
+        name: Loaded(_open(runtime, Path(path).read_bytes()), names, arrays, wanted)
+        for name, (runtime, path, wanted) in job.models.items()
     }
     if job.mode == "firsts":
         save_arrays(Path(job.result), {name: model.answers([0])[0] for name, model in loaded.items()})

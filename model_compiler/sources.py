@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -50,15 +51,24 @@ def _load_exported(path: Path) -> torch.nn.Module:
 
 
 def run_file(path: Path) -> Any:
-    """Run a Python file of the user's and return it as a module; raises SourceError when it fails."""
-    spec = importlib.util.spec_from_file_location(f"_source_{path.stem}", path)
+    """Run a Python file of the user's and return it as a module; raises SourceError when it fails.
+
+    As when Python runs a file, the modules beside it can be imported, now and by its functions later.
+    """
+    name = f"_source_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise SourceError(f"{path}: no such file", subject=str(path))
     loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded  # where dataclasses and type hints look for the module of their class
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     # The file is the user's own program and may raise anything; this is the boundary that names it.
     try:
         spec.loader.exec_module(loaded)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
         what = f"{type(error).__name__}: {error}"
         raise SourceError(f"{path}: cannot be run: {what}", subject=str(path)) from error
     return loaded
@@ -71,7 +81,7 @@ def _load_factory(path: Path, factory: str) -> torch.nn.Module:
     # As above: the factory is the user's.
     try:
         module = make() if callable(make) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         what = f"{type(error).__name__}: {error}"
         raise SourceError(f"{path}: {factory}() cannot be called: {what}", subject=str(path)) from error
     if not isinstance(module, torch.nn.Module):
@@ -181,6 +191,31 @@ def named(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
         del values[:]
         values.extend(kept)
     onnx.checker.check_model(model)
+    made: bytes = model.SerializeToString()
+    return made
+
+
+def cloud_model(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """The teacher with the release's inputs and outputs, by name and in their order; other outputs are left out.
+
+    Raises:
+        SourceError: it has others; both sides are in the message.
+    """
+    try:
+        if set(outputs) < set(onnx_names(data)[1]):
+            data = _only_outputs(data, outputs)
+        return named(data, inputs, outputs)
+    except SourceError as error:
+        raise SourceError(f"the cloud variant: {error}", subject="cloud", hint=error.hint) from error
+
+
+def _only_outputs(data: bytes, names: Sequence[str]) -> bytes:
+    import onnx
+
+    model = onnx.load_from_string(data)
+    kept = [value for value in model.graph.output if value.name in names]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
     made: bytes = model.SerializeToString()
     return made
 

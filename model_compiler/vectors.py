@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,22 +49,26 @@ def choose(outputs: Mapping[str, Outputs], *, classes: bool, count: int = COUNT)
 
 
 def build(
-    data: Dataset, outputs: Mapping[str, Outputs], *, classes: bool, batched: bool = True
+    data: Dataset, outputs: Mapping[str, Outputs], *, classes: bool, sliced: Collection[str], batched: bool
 ) -> tuple[SelfTest, Blob, bytes]:
     """The self-test section, its blob reference and the blob's bytes.
 
-    `batched`: a request's first axis counts samples; else it has exactly one sample's shape.
+    Args:
+        data, outputs: what was asked, and the answers by variant and name, each (n, …).
+        classes: whether the first output ranks classes.
+        sliced: inputs of which a request has rows; of the others it has one sample's whole tensor.
+        batched: whether the answers have rows, too; else each is one sample's whole tensor.
     """
     rows = choose(outputs, classes=classes, count=_affordable(data, outputs))
 
-    def one(array: Array, row: int) -> Array:
-        return array[row : row + 1] if batched else array[row]
+    def one(array: Array, row: int, *, rows: bool) -> Array:
+        return array[row : row + 1] if rows else array[row, ...]
 
     vectors = [
         Vector(
-            inputs=tuple(to_array(name, one(array, row)) for name, array in data.inputs.items()),
+            inputs=tuple(to_array(name, one(array, row, rows=name in sliced)) for name, array in data.inputs.items()),
             outputs={
-                variant: tuple(to_array(name, one(values, row)) for name, values in found.items())
+                variant: tuple(to_array(name, one(values, row, rows=batched)) for name, values in found.items())
                 for variant, found in outputs.items()
             },
         )

@@ -25,7 +25,7 @@ from model_compiler.data import UNNAMED, Array, make_dataset
 from model_compiler.data import Dataset as CompilerDataset
 from model_compiler.errors import CompilerError, InterfaceError
 from model_compiler.metrics import default
-from model_compiler.request import CompileRequest
+from model_compiler.request import CompileRequest, non_finite_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,11 @@ class Contract:
     words: str
     interface: Interface
     encoder: Encoder | None = None
+
+    @property
+    def non_finite(self) -> frozenset[str]:
+        """Inputs and outputs that may hold NaN and infinity."""
+        return non_finite_of(self.interface)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,8 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
     _check_alike(sets)
     if contract is not None and contract.encoder is not None:
         _check_enough(sets)
-    rows = make_dataset(sets.train.take(slice(ROWS)).inputs, sets.train.y[:ROWS], "the training set")
+    loose = contract.non_finite if contract is not None else frozenset[str]()
+    rows = make_dataset(sets.train.take(slice(ROWS)).inputs, sets.train.y[:ROWS], "the training set", non_finite=loose)
     request = CompileRequest(
         calibration=rows, validation=rows, targets=(), out=out, module=recipe.student().eval(),
         inputs=recipe.inputs, outputs=recipe.outputs, labels=recipe.labels,
@@ -116,7 +122,8 @@ def placed(network: nn.Module, data: Examples, outputs: Sequence[str]) -> nn.Mod
 
     Raises InvalidError when it cannot.
     """
-    rows = make_dataset(data.take(slice(1)).inputs, data.y[:1], "the training set")
+    row = data.take(slice(1))
+    rows = make_dataset(row.inputs, row.y, "the training set", non_finite=tuple(row.inputs))  # only its shapes count
     try:
         found = adapt(network.eval(), rows, inputs=tuple(data.inputs), outputs=tuple(outputs))
     except CompilerError as error:

@@ -48,6 +48,7 @@ def compile_run(
 
     shutil.rmtree(out, ignore_errors=True)
     contract = request.contract
+    loose = contract.non_finite if contract is not None else frozenset[str]()
     lineage = lineage_of(request)
     if current is not None:
         lineage = msgspec.structs.replace(lineage, parents=(f"release {current.number}",))
@@ -55,8 +56,11 @@ def compile_run(
     try:
         compile_release(
             CompileRequest(
-                calibration=make_dataset(parts.calibration.inputs, parts.calibration.y, "calibration"),
-                validation=make_dataset(parts.validation.inputs, parts.validation.y, "validation"),
+                calibration=make_dataset(
+                    parts.calibration.inputs, parts.calibration.y, "calibration", non_finite=loose
+                ),
+                validation=make_dataset(parts.validation.inputs, parts.validation.y, "validation", non_finite=loose),
+                non_finite=tuple(sorted(loose)),
                 targets=recipe.targets,
                 out=out,
                 module=student,
@@ -68,7 +72,7 @@ def compile_run(
                 encoder=contract.encoder if contract is not None else None,
                 gate=current.manifest.gate if current is not None else Gate(),
                 search=True,
-                tuning=make_dataset(parts.train.inputs, parts.train.y, "training"),
+                tuning=make_dataset(parts.train.inputs, parts.train.y, "training", non_finite=loose),
                 lineage=lineage,
                 seed=request.seed,
                 progress=progress,

@@ -106,9 +106,10 @@ class Recorder:
             self._refusals(outcome.model, outcome.refused)
         builder.scores(outcome.scores.confidence, outcome.scores.classes, outcome.scores.values)
         if encoder is not None and outcome.inputs:
-            rows = outcome.inputs.get(encoder.tensor) if encoder.tensor else next(iter(outcome.inputs.values()))
-            if rows is not None:
-                self._windows.draw(builder, rows)
+            name = encoder.tensor or next(iter(outcome.inputs))
+            watched = outcome.inputs.get(name)
+            if watched is not None:
+                self._windows.draw(builder, watched if self._batched(outcome)(name) else watched[None])
         self._sample(outcome, encoder)
         channel = self._policies.channel
         if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:

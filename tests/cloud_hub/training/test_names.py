@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -33,9 +34,10 @@ from fleet.protocol import oip
 from fleet.protocol.channel import Channel, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.interface import Interface
-from fleet.protocol.manifest import Manifest, decode_manifest
+from fleet.protocol.manifest import Manifest, Tensor, decode_manifest
 from fleet.protocol.messages import SampleBatch
 from fleet.protocol.task import TaskSpec
+from model_compiler.errors import DataError
 from tests.support.agent import Agent
 from tests.support.hub import HubFixture
 
@@ -363,3 +365,26 @@ def test_a_model_of_another_task_is_refused_before_anything_is_read(tmp_path: Pa
     nothing: Any = None
     with pytest.raises(InvalidError, match="'scales' is a regression; recipes train classifications only"):
         settle(nothing, nothing, Contract("scales", "", fixed), tmp_path)
+
+
+def test_a_model_that_means_nan_may_be_trained_on_it(tmp_path: Path) -> None:
+    """Missing readings are NaN to a model that fills them in; its interface says so, and a retrain takes them."""
+    (tmp_path / "machines.py").write_text(
+        MACHINES.replace("return self.layers(x)", "return self.layers(x.nan_to_num())").replace(
+            "return self.layers(sensors)", "return self.layers(sensors.nan_to_num())"
+        )
+    )
+    recipe = load_recipe(str(tmp_path / "machines.py")).recipe
+    sets = recipe.data()
+    sets.train.inputs["x"][0, 0] = np.nan
+    tensor = Tensor(name="sensors", datatype="FP32", shape=(-1, 4))
+    outputs = (Tensor(name="logits", datatype="FP32", shape=(-1, 2)),)
+
+    def contract(*, finite: bool) -> Contract:
+        inputs = (msgspec.structs.replace(tensor, finite=finite),)
+        return Contract("machines", "it is", Interface(inputs=inputs, outputs=outputs, labels=("fine", "failing")))
+
+    settled = settle(recipe, sets, contract(finite=False), tmp_path / "out")
+    assert list(settled.sets.train.inputs) == ["sensors"] and settled.outputs == ("logits",)
+    with pytest.raises(DataError, match="NaN or infinite values in 1 of 2 rows"):
+        settle(recipe, sets, contract(finite=True), tmp_path / "out")
