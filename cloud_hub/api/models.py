@@ -12,6 +12,7 @@ from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath
 from cloud_hub.identity.callers import check_may_name_code
 from cloud_hub.jobs.retraining import check_recipe
+from cloud_hub.samples import owners_check
 from cloud_hub.trust import models
 from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelPage, NewModel
 
@@ -27,8 +28,9 @@ def list_models(hub: HubDep, caller: Viewer) -> ModelPage:
 @router.post("", status_code=201, responses=errors(404, 409))
 def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewModel, JsonBody(NewModel)]) -> ModelInfo:
     """Make a model."""
-    if wanted.recipe:
+    if wanted.recipe or owners_check.check_of(wanted.policy):
         check_may_name_code(caller)
+    if wanted.recipe:
         check_recipe(hub, wanted.recipe)
     return models.create_model(hub, wanted, actor=caller.actor)
 
@@ -44,7 +46,7 @@ def change(
     name: KeyPath, hub: HubDep, caller: OperatorUser, wanted: Annotated[ModelChanges, JsonBody(ModelChanges)]
 ) -> ModelInfo:
     """Change a model: its recipe, its policy, its floor, or the release whose interface holds."""
-    if wanted.recipe is not None:
+    if wanted.recipe is not None or owners_check.check_of(wanted.policy):
         check_may_name_code(caller)
     if wanted.recipe:
         check_recipe(hub, wanted.recipe)

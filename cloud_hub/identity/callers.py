@@ -56,9 +56,10 @@ def check_may_infer(caller: Caller, model: str) -> None:
 
 
 def check_may_name_code(caller: Caller) -> None:
-    """Raise ForbiddenError unless admin: a recipe is a module that a worker will import and run (ADR 0007)."""
+    """Raise ForbiddenError unless admin: a recipe or a label check is code that the hub's machine runs (ADR 0007)."""
     if not tokens.role_allows(caller.role, "admin"):
-        raise ForbiddenError("naming a recipe needs the role admin", subject=caller.actor, hint="use an admin's token")
+        what = "naming a recipe or a label check needs the role admin"
+        raise ForbiddenError(what, subject=caller.actor, hint="use an admin's token")
 
 
 def check_may_make_token(caller: Caller, kind: str) -> None:

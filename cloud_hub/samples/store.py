@@ -16,12 +16,14 @@ from sqlmodel import col, select
 from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
-from cloud_hub.samples import parquet
-from cloud_hub.store.tables import ChannelRow, Device, SampleRow
+from cloud_hub.samples import owners_check, parquet
+from cloud_hub.store.tables import ChannelRow, Device, Model, SampleRow
 from cloud_hub.trust.rows import class_count, label_task
+from fleet.api.types import check_value
 from fleet.protocol.channel import Sampling, decode_channel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Sample
+from fleet.protocol.task import CUSTOM
 from fleet.tasks import Task
 
 DAY = 86_400.0
@@ -87,8 +89,9 @@ def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str) -> int:
         InvalidError: no label of the task, such as a class that the model does not have; or a very long one.
     """
     ranges: dict[str, Task[Any] | int] = {}
+    judged = {**labels, **_judged_by_owners(hub, labels)}  # before the transaction: it may take seconds
     with hub.session() as session:
-        for key, value in sorted(labels.items()):  # in one order, so that two who label the same wait for each other
+        for key, value in sorted(judged.items()):  # in one order, so that two who label the same wait for each other
             row = session.get(SampleRow, key, with_for_update=True)
             if row is None or row.deleted_at is not None:
                 raise NotFoundError(f"no sample {key}; nothing was labelled", subject=key)
@@ -100,6 +103,35 @@ def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str) -> int:
             session.add(row)
         hub.audit(session, actor, "sample.label", by, {"labels": len(labels)})
     return len(labels)
+
+
+def _judged_by_owners(hub: Hub, labels: Mapping[str, Any]) -> dict[str, Any]:
+    """The labels of custom tasks whose owners brought a check along, as the check keeps them; raises InvalidError."""
+    by_check: dict[str, list[str]] = defaultdict(list)
+    with hub.reading() as session:
+        checks = {row.name: owners_check.check_of(row.policy) for row in session.exec(select(Model))}
+        checks = {name: check for name, check in checks.items() if check and _is_custom(label_task(session, name))}
+        if not checks:
+            return {}
+        rows = select(SampleRow.id, SampleRow.model).where(col(SampleRow.model).in_(list(checks)))
+        for key, model in session.exec(rows):
+            if key in labels:
+                by_check[checks[model]].append(key)
+    kept = {}
+    for check, keys in by_check.items():
+        found = owners_check.ask(hub.config.directory / "recipes", check, [labels[key] for key in keys])
+        for key, one in zip(keys, found, strict=True):
+            try:
+                kept[key] = check_value(one.kept)
+            except ValueError as error:
+                one = owners_check.Found(wrong=f"{check} keeps what no database can: {error}")
+            if one.wrong:
+                raise InvalidError(f"sample {key}: {one.wrong}; nothing was labelled", subject=key, hint=f"see {check}")
+    return kept
+
+
+def _is_custom(task: Task[Any] | None) -> bool:
+    return task is not None and task.name == CUSTOM
 
 
 def delete(hub: Hub, rows: Iterable[SampleRow], *, actor: str) -> int:

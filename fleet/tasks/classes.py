@@ -96,14 +96,14 @@ class MultiLabel(Task[tuple[int, ...]]):
     def label(self, value: object) -> list[int]:
         """A list of class numbers or names, or one name; kept as sorted numbers. An empty list: none is there.
 
-        One that holds a class twice is refused: a row of 0 and 1 for each class does, and means something else.
+        One that says the same twice is refused: a row of 0 and 1 for each class does, and means something else.
         """
         items = [value] if isinstance(value, str) else value
         wanted = "a list of class numbers or names, each once; an empty one says that none is there"
         if not isinstance(items, list | tuple):
             raise self.wrong(value, wanted)
         found = sorted({self.class_of(item) for item in items})
-        if len(found) < len(items):
+        if len(set(items)) < len(items):
             raise self.wrong(value, wanted)
         return found
 

@@ -288,3 +288,31 @@ def test_a_task_that_does_not_fit_the_model_is_refused_in_words(
 @pytest.mark.parametrize("item", EVERY, ids=IDS)
 def test_a_task_that_fits_is_taken(item: Task) -> None:
     item.check()
+
+
+RIGHTNESS = [
+    ("classification", WIDE, {}, [[0.1, 0.9, 0.0]], "dog", 1.0),
+    ("classification", WIDE, {}, [[0.1, 0.9, 0.0]], 2, 0.0),
+    ("multi-label", WIDE, {}, [[0.9, 0.9, 0.0]], ["cat"], 0.5),
+    ("multi-label", WIDE, {}, [[0.0, 0.0, 0.0]], [], 1.0),
+    ("regression", WIDE, {"tolerance": 0.5}, [[1.0, 2.0, 3.0]], [1.4, 2.0, 9.0], 2 / 3),
+    ("regression", LONE, {"tolerance": 0.5}, [[1.0]], 1.5, 1.0),
+    ("anomaly-score", LONE, {"threshold": 0.5}, [[0.7]], True, 1.0),
+    ("anomaly-score", LONE, {"threshold": 0.5}, [[0.7]], 0, 0.0),
+    ("embedding", WIDE, {}, [[1.0, 0.0, 0.0]], "ada", None),
+    ("detection", ROWS, {}, [[[0, 0, 1, 1, 0.9, 1]]], [{"box": [0, 0, 1, 1], "class": "dog"}], 1.0),
+    ("detection", ROWS, {}, [[[0, 0, 1, 1, 0.9, 1]]], [], 0.0),
+    ("custom", WIDE, {"agreement": "tolerance", "tolerance": 0.5}, [[1.0, 2.0, 3.0]], [1, 2, 9], 2 / 3),
+    ("custom", WIDE, {"agreement": "equal"}, [[1.0, 2.0, 3.0]], [[1, 2, 3]], 1.0),
+    ("custom", WIDE, {"agreement": "equal"}, [[1.0, 2.0, 3.0]], {"any": 1}, None),
+]
+
+
+@pytest.mark.parametrize(("name", "outputs", "settings", "out", "label", "share"), RIGHTNESS)
+def test_an_answer_is_as_right_as_the_task_says_of_its_label(
+    name: str, outputs: tuple[Tensor, ...], settings: dict[str, Any], out: Any, label: Any, share: float | None
+) -> None:
+    item = task(name, outputs, **settings)
+    (answer,) = item.answers({"out": np.asarray(out, np.float32)})
+    found = item.right(answer, item.label(label))
+    assert found is None if share is None else found == pytest.approx(share)
