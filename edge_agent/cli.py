@@ -75,8 +75,10 @@ def build_parser() -> argparse.ArgumentParser:
     run = _add(commands, "run", "serve the models that the hub's channel names",
                "edge-agent run --dir agent1 --port 8200")  # fmt: skip
     _add_dir(run)
-    run.add_argument("--port", type=int, help="loopback port of the local API (0: any free one)")
-    run.add_argument("--uds", help="listen on this Unix socket (mode 0660) instead")
+    run.add_argument(
+        "--port", type=int, help="loopback port of the local API (0: any free one; 8200, or none with --uds alone)"
+    )
+    run.add_argument("--uds", help="listen on this Unix socket (mode 0660), beside --port where that is given")
     run.add_argument("--redact", default="", metavar="MODULE:FUNCTION", help="hook that sees samples first")
 
     install = _add(commands, "install", "install from a folder that `fleet release bundle` wrote, without any network",
@@ -161,10 +163,13 @@ def _enroll(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
     from edge_agent.config import load
     from edge_agent.owner import check_owner
+    from edge_agent.seldom import Seldom
 
     check_owner(arguments.dir, "run")
     config = load(arguments.dir, overrides={"port": arguments.port, "uds": arguments.uds})
     logging.getLogger().setLevel(config.log_level)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Seldom())
     return run_agent(config, arguments.redact)
 
 

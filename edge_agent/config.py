@@ -18,6 +18,7 @@ from msgspec import Struct
 from edge_agent.errors import UsageError
 
 PREFIX = "EDGELOOP_"
+PORT = 8200
 
 
 class AgentConfig(Struct, frozen=True, kw_only=True):
@@ -26,8 +27,8 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     dir: Path
     hub: str = ""
     host: str = "127.0.0.1"
-    port: int = 8200
-    uds: str = ""
+    port: int | None = None  # of the local API on loopback: PORT by default, none where there is a Unix socket only
+    uds: str = ""  # a Unix socket, beside the port where that is set
     variants: tuple[str, ...] = ()  # preferred variants by name, such as ["litert-fp32"]; else the publisher's order
     mirrors: tuple[str, ...] = ()  # asked for blobs in this order, the hub last: https://…, file:///media/usb/…
     poll_s: float = 900.0  # between two looks at the channel, when nobody says "look now"

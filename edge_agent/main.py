@@ -121,7 +121,7 @@ class Agent:
         self.recorder.spooled = self._spooled
         self.recorder.sampled = self.uploader.wake
         self.app = App(self.engine, self.metrics, self.status)
-        self.address = ""
+        self.addresses: list[str] = []
 
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
@@ -132,8 +132,8 @@ class Agent:
 
         memory.bound()
         manager = ServiceManager(self.config.notify_socket)
-        server, listener = make_server(self.app, share(self.engine)), listen(self.config)
-        self.address = address(self.config, listener)
+        server, listeners = make_server(self.app, share(self.engine)), listen(self.config)
+        self.addresses = [address(listener) for listener in listeners]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, server)
@@ -142,8 +142,8 @@ class Agent:
         )
         await self.updater.start()
         memory.freeze()
-        announced = _announce(self.config.dir, self.address)
-        log.info("agent %s serves on %s", self.links.enrollment.device_id, self.address)
+        announced = _announce(self.config.dir, self.addresses[0])
+        log.info("agent %s serves on %s", self.links.enrollment.device_id, " and ".join(self.addresses))
         manager.ready()
         tasks = [watchdog] + [
             loop.create_task(_guarded(name, run))
@@ -161,7 +161,7 @@ class Agent:
             )
         ]
         try:
-            await server.serve([listener])
+            await server.serve(listeners)
         finally:
             manager.stopping()
             for task in tasks:
@@ -178,7 +178,7 @@ class Agent:
         """Try again on a disk that refused to say where the agent answers."""
         while not announced:
             await asyncio.sleep(RESTART_S)
-            announced = _announce(self.config.dir, self.address)
+            announced = _announce(self.config.dir, self.addresses[0])
 
     async def install(self, folder: Path) -> Outcome:
         """Serve what is installed, take one look at the bundle, and end; the running agent decides the probation."""
@@ -202,7 +202,8 @@ class Agent:
             "agent": VERSION,
             "pid": os.getpid(),  # the same as in run.json, by which this agent is told from others
             "hub": self.links.enrollment.hub,
-            "address": self.address,
+            "address": self.addresses[0] if self.addresses else "",
+            "addresses": self.addresses,
             "online": self.uplink.online,
             "broker": self.uplink.connection.document(),
             **around(self.config),
@@ -248,10 +249,11 @@ class Agent:
         from edge_agent.serving.cloud import HubCloud
         from edge_agent.serving.endpoint import Endpoint
         from edge_agent.serving.engine import Engine
+        from edge_agent.serving.outcomes import Afterwards
 
         self.cloud, self.audits = HubCloud(self.links.hub), HubCloud(self.links.hub, calls=WORKERS)
         self.auditor = self.recorder.auditor = Auditor(self.audits, self.recorder)
-        return Engine(self.slots, self.policies, Endpoint(self.cloud), self.recorder)
+        return Engine(self.slots, self.policies, Endpoint(self.cloud), Afterwards(self.recorder))
 
     def _uplink(self) -> Any:
         from edge_agent.reporting.uplink import Uplink

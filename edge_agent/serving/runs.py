@@ -39,7 +39,7 @@ def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
     """Run and score, in any thread. Whoever hears of the end tells it to `ended`, on the event loop."""
     try:
         outputs = served.run(inputs, model)
-        return Ran(outputs, score(served.release, outputs))
+        return Ran(outputs, score(served.release, outputs, served.task))
     except InputError as error:
         return Ran({}, Scores(), RefusalError(str(error), word="value", hint=error.hint))
     except Exception as error:  # whatever a runtime raises is a failed run

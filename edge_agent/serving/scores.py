@@ -36,15 +36,15 @@ class Scores(NamedTuple):
     values: tuple[tuple[float, ...], ...] = ()
 
 
-def score(release: InstalledRelease, outputs: Arrays) -> Scores:
-    """Scores by the release's task.
+def score(release: InstalledRelease, outputs: Arrays, task: tasks.Task[Any] | None = None) -> Scores:
+    """Scores by the release's task, which a caller may hold already.
 
     Raises:
         InferenceError: an output holds NaN or infinity where the manifest wants finite numbers.
         MalformedError: the outputs are not those of the task.
     """
     check_outputs(release, outputs)
-    return _scores(release, outputs)
+    return _scores(release, outputs, task)
 
 
 def check_outputs(release: InstalledRelease, outputs: Arrays) -> None:
@@ -112,8 +112,8 @@ def _temperature(release: InstalledRelease) -> float:
     return deferral.temperature if deferral is not None else 1.0
 
 
-def _scores(release: InstalledRelease, outputs: Arrays) -> Scores:
-    task = tasks.of_manifest(release.manifest)
+def _scores(release: InstalledRelease, outputs: Arrays, task: tasks.Task[Any] | None = None) -> Scores:
+    task = task or tasks.of_manifest(release.manifest)
     reading = task.read(outputs, Calibration(_temperature(release), release.variant.apply_softmax))
     classes = tuple(number for answer in reading.answers for number in task.classes(answer))
     values = tuple(task.values(a)[:VALUES] for a in reading.answers) if task.summarises == "values" else ()

@@ -1,4 +1,4 @@
-"""The socket that the local API listens on, and uvicorn on it: loopback or a Unix socket, nothing else."""
+"""The sockets that the local API listens on, and uvicorn on them: loopback and a Unix socket, nothing else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
-from edge_agent.config import AgentConfig
+from edge_agent.config import PORT, AgentConfig
 from edge_agent.errors import AgentError, UsageError
 from edge_agent.serving.app import App
 from edge_agent.serving.bounds import IN_FLIGHT
@@ -66,34 +66,48 @@ def make_server(app: App, shared: Shared) -> Server:
     return Server(settings, shared)
 
 
-def listen(config: AgentConfig) -> socket.socket:
-    """Bind the local API's socket.
+def listen(config: AgentConfig) -> list[socket.socket]:
+    """Bind the local API's sockets: loopback, a Unix socket, or both.
 
     Raises:
-        UsageError: an address beyond loopback. AgentError: it cannot be bound.
+        UsageError: an address beyond loopback. AgentError: one cannot be bound; none is then.
     """
+    listeners: list[socket.socket] = []
+    where = ""
     try:
+        if config.port is not None or not config.uds:
+            port = PORT if config.port is None else config.port
+            where = f"{config.host}:{port}"
+            listeners.append(_listen_loopback(config.host, port))
         if config.uds:
-            return _listen_unix(Path(config.uds))
-        if not _is_loopback(config.host):
-            raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
-        family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        listener = socket.create_server((config.host, config.port), family=family, backlog=BACKLOG)
-        # Inherited by every connection. asyncio sets it only on sockets that were made with an explicit
-        # protocol; without it an answer's second segment waits 40 ms for the client's delayed ACK.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
-    except OSError as error:
-        where = config.uds or f"{config.host}:{config.port}"
+            where = config.uds
+            listeners.append(_listen_unix(Path(config.uds)))
+    except (OSError, UsageError) as error:
+        for listener in listeners:
+            listener.close()
+        if isinstance(error, UsageError):
+            raise
         raise AgentError(f"cannot listen on {where}: {error}", hint="choose another with --port or --uds") from error
+    return listeners
 
 
-def address(config: AgentConfig, listener: socket.socket) -> str:
+def address(listener: socket.socket) -> str:
     """`http://127.0.0.1:PORT` or `unix:PATH`."""
-    if config.uds:
-        return f"unix:{Path(config.uds).absolute()}"
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{Path(listener.getsockname()).absolute()}"
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _listen_loopback(host: str, port: int) -> socket.socket:
+    if not _is_loopback(host):
+        raise UsageError(f"the local API listens on loopback only, not on {host}", hint="host = 127.0.0.1")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # Inherited by every connection. asyncio sets it only on sockets that were made with an explicit
+    # protocol; without it an answer's second segment waits 40 ms for the client's delayed ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _is_loopback(host: str) -> bool:

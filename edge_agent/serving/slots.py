@@ -261,6 +261,8 @@ class Slots:
             encoder = None
             if release.manifest.sketch is not None:
                 encoder = decode_encoder(release.open_blob(release.manifest.sketch.encoder.sha256))
+            more = load if release.variant.runtime == "litert" else None
+            served = Served(release, model, runtime.name, encoder, more)
         except UnreadableError:
             raise
         except Exception as error:  # a runtime may raise what it likes; the other models must not miss their start
@@ -268,7 +270,6 @@ class Slots:
             if unforeseen(error):
                 log.exception("%s", what)
             raise ActivationError(f"{what}: {in_words(error)}", hint="the previous release keeps serving") from error
-        served = Served(release, model, runtime.name, encoder, load if release.variant.runtime == "litert" else None)
         served.warm_up()
         return served
 

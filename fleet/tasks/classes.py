@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fleet.protocol.confidence import confidence, probabilities
+from fleet.protocol.confidence import best, confidence, probabilities
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.tensors import AnyArray
 from fleet.tasks.base import Calibration, Outputs, Reading, Task
@@ -28,12 +28,15 @@ class Classification(Task[int]):
 
     def read(self, outputs: Outputs, calibration: Calibration) -> Reading:
         """The confidence is the calibrated probability of the class."""
-        answers = self.answers(outputs)
         if self.spec.confidence:
-            return Reading(answers, self._said_confidence(outputs))
+            return Reading(self.answers(outputs), self._said_confidence(outputs))
         scores = self._table(outputs)
+        if len(scores) == 1:
+            single = best(scores[0], temperature=calibration.temperature, apply_softmax=calibration.logits)
+            if single is not None:
+                return Reading(single[:1], single[1:])
         table = probabilities(scores, temperature=calibration.temperature, apply_softmax=calibration.logits)
-        return Reading(answers, tuple(confidence(table).tolist()))
+        return Reading(self.answers(outputs), tuple(confidence(table).tolist()))
 
     def agreement(self, one: int, other: int) -> float:
         """1 for the same class, else 0."""

@@ -12,7 +12,7 @@ def test_the_command_line_outranks_the_environment_and_that_the_file(tmp_path):
     (tmp_path / "agent.toml").write_text('port = 1\npoll_s = 2.5\nuds = "a"\nvariants = ["litert-fp32"]\n')
     config = load(tmp_path, overrides={"port": 3, "uds": None}, environ={"EDGELOOP_PORT": "2", "EDGELOOP_UDS": "b"})
     assert (config.port, config.uds, config.poll_s, config.variants) == (3, "b", 2.5, ("litert-fp32",))
-    assert load(tmp_path / "none", environ={}).port == 8200
+    assert load(tmp_path / "none", environ={}).port is None
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_a_unix_socket_is_for_the_group_only(device):
         assert address == f"unix:{path}"
         assert ask(address).parameters["served_by"] == "edge"
         assert stat.S_IMODE(path.stat().st_mode) == 0o660
+        assert client.status(device)["addresses"] == [address]
 
 
 def test_an_agent_that_is_not_enrolled_says_what_to_do(tmp_path, capsys):
@@ -91,7 +92,7 @@ def test_an_address_that_the_disk_refuses_is_told_when_it_takes_it(tmp_path: Pat
     there = tmp_path / "run.json"
     there.mkdir()  # nothing can be renamed to it
     assert not composition._announce(tmp_path, "http://127.0.0.1:1")
-    agent = SimpleNamespace(config=SimpleNamespace(dir=tmp_path), address="http://127.0.0.1:1")
+    agent = SimpleNamespace(config=SimpleNamespace(dir=tmp_path), addresses=["http://127.0.0.1:1"])
 
     async def heal() -> None:
         later = asyncio.ensure_future(composition.Agent._announce_later(agent, announced=False))
@@ -101,7 +102,7 @@ def test_an_address_that_the_disk_refuses_is_told_when_it_takes_it(tmp_path: Pat
         await asyncio.wait_for(later, 10)
 
     asyncio.run(heal())
-    assert json.loads(there.read_bytes())["address"] == agent.address
+    assert json.loads(there.read_bytes())["address"] == agent.addresses[0]
 
 
 def test_a_folder_in_which_no_agent_ever_ran_is_locked_also_where_nothing_can_be_written(tmp_path: Path, monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 
 from edge_agent.errors import ActivationError, InferenceError, LateError, NotFoundError
 from edge_agent.serving.cloud import CloudError
+from edge_agent.serving.outcomes import Afterwards
+from fleet.protocol import oip
 from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Sampling, Telemetry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError
@@ -496,3 +498,25 @@ def test_a_caller_may_keep_a_request_on_the_device_and_out_of_the_records(agent)
     assert (response.parameters["served_by"], response.parameters["degraded"]) == ("edge", False)
     assert agent.cloud.asked == []
     assert windows(agent) == []
+
+
+def test_what_is_recorded_keeps_no_answer_waiting(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent), None, None)
+        heard = []
+        agent.recorder.finished = heard.append
+        agent.engine._observer = Afterwards(agent.recorder)
+        answers = [agent.engine.answer("tiny", "", asked(SURE)) for _ in range(3)]
+        assert heard == [] and all(answer.parameters["served_by"] == "edge" for answer in answers)
+        await asyncio.sleep(0)
+        assert [outcome.verdict.served_by for outcome in heard] == ["edge"] * 3
+        with pytest.raises(MalformedError):
+            await agent.ask(np.zeros((1, 5), np.float32))
+        await agent.recorder.flush()
+
+    asyncio.run(scenario())
+    assert windows(agent)[0].refusals == {"shape": 1}
+
+
+def asked(x):
+    return oip.InferRequest(inputs=(oip.TensorValue("input", x),))

@@ -119,8 +119,10 @@ def test_who_waits_goes_at_the_deadline_and_costs_nobody_a_place(monkeypatch):
         ([(8, 1.0), (1000, 5.0)], 80, 5.0),  # in no proportion: what a run costs whatever its size
         ([(8, 1.0), (1000, 0.5)], 80, 1.0),
         ([(1000, 0.5)], 8, 0.5),
-        ([(8, 1.0), (8, 0.1)], 8, 0.91),  # falls slowly
-        ([(8, 0.1), (8, 1.0)], 8, 1.0),  # rises at once
+        ([(8, 0.1), (8, 1.0)], 8, 1.0),
+        ([(8, 0.1), (8, 0.1), (8, 1.0)], 8, 0.1),  # one among several was interrupted
+        ([(8, 0.1), (8, 0.1), (8, 1.0), (8, 1.0)], 8, 1.0),  # two were not
+        ([(8, 1.0)] * 5 + [(8, 0.1)] * 4, 8, 0.1),
     ],
 )
 def test_what_a_run_costs_is_judged_by_runs_of_its_size(learnt, asked, found):

@@ -1,19 +1,24 @@
-"""The local API's socket."""
+"""The local API's sockets."""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
+import numpy as np
 import pytest
 
+from edge_agent import client
 from edge_agent.config import AgentConfig
-from edge_agent.errors import UsageError
-from edge_agent.serving.server import listen
+from edge_agent.errors import AgentError, UsageError
+from edge_agent.serving.server import address, listen, make_server
+from tests.support import models
+from tests.support.agent import Agent
 
 
 def test_accepted_connections_do_not_wait_for_delayed_acknowledgements(tmp_path):
     """Without TCP_NODELAY an answer in two segments takes 40 ms longer than the model needs."""
-    listener = listen(AgentConfig(dir=tmp_path, port=0))
+    (listener,) = listen(AgentConfig(dir=tmp_path, port=0))
     with listener, socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -21,3 +26,48 @@ def test_accepted_connections_do_not_wait_for_delayed_acknowledgements(tmp_path)
 def test_the_local_api_stays_on_this_machine(tmp_path):
     with pytest.raises(UsageError, match="loopback only"):
         listen(AgentConfig(dir=tmp_path, host="0.0.0.0"))
+
+
+def test_a_port_and_a_unix_socket_are_served_side_by_side(tmp_path):
+    agent = Agent(tmp_path)
+    asyncio.run(agent.slots.activate(models.release(agent.blobs, data=b"fake"), None, None))
+    path = tmp_path / "api.sock"
+    listeners = listen(AgentConfig(dir=tmp_path, port=0, uds=str(path)))
+    assert [address(one).split(":")[0] for one in listeners] == ["http", "unix"]
+    x = np.array([[9, 0, 0, 0]], np.float32)
+
+    async def scenario():
+        server = make_server(agent.app, agent.shared)
+        task = asyncio.create_task(server._serve(listeners))
+        for one in listeners:
+            answer = await asyncio.to_thread(client.infer, "tiny", x, url=address(one))
+            assert answer.parameters["served_by"] == "edge"
+            code, _, _ = await asyncio.to_thread(
+                client.call, address(one), "GET", "/status", b"", {"Host": "evil.example"}
+            )
+            assert code == (200 if address(one).startswith("unix") else 403)  # no browser reaches a Unix socket
+        server.should_exit = True
+        await task
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "kinds"),
+    [({"port": 0}, ["http"]), ({"uds": "a"}, ["unix"]), ({"port": 0, "uds": "a"}, ["http", "unix"])],
+)
+def test_a_unix_socket_alone_opens_no_port(tmp_path, monkeypatch, settings, kinds):
+    monkeypatch.chdir(tmp_path)
+    listeners = listen(AgentConfig(dir=tmp_path, **settings))
+    assert [address(one).split(":")[0] for one in listeners] == kinds
+    for one in listeners:
+        one.close()
+
+
+def test_where_one_cannot_be_bound_none_is(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(AgentError, match=r"cannot listen on .*folder"):
+        listen(AgentConfig(dir=tmp_path, port=port, uds=str(tmp_path / "folder")))
+    socket.create_server(("127.0.0.1", port)).close()

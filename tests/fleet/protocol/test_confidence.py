@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fleet.protocol.confidence import confidence, probabilities, should_defer
+from fleet.protocol.confidence import best, confidence, probabilities, should_defer
 from fleet.protocol.errors import MalformedError
 
 LOGITS = hnp.arrays(
@@ -54,3 +54,30 @@ def test_deferral_is_strictly_below_the_threshold() -> None:
 def test_what_makes_no_sense_is_refused(outputs: np.ndarray, temperature: float) -> None:
     with pytest.raises(MalformedError):
         probabilities(outputs, temperature=temperature)
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.float32, np.float64, np.float16]),
+        st.integers(1, 300),
+        elements=st.floats(-60_000, 60_000, width=16) | st.sampled_from([np.inf, -np.inf, np.nan, 0.0]),
+    )
+    | hnp.arrays(np.int8, st.integers(1, 300)),
+    st.sampled_from([0.05, 0.7, 1.0, 3.3]),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_one_answer_is_judged_to_the_bit_as_many_are(row: np.ndarray, temperature: float, softmax: bool) -> None:
+    single = best(row, temperature=temperature, apply_softmax=softmax)
+    with np.errstate(invalid="ignore"):
+        table = probabilities(row[None], temperature=temperature, apply_softmax=softmax)
+    if single is not None:
+        assert single == (int(row[None].argmax(axis=1)[0]), float(confidence(table)[0]))
+    else:
+        assert not np.isfinite(row.astype(np.float64)).all()
+
+
+@pytest.mark.parametrize("classes", [2, 7, 8, 9, 12, 100, 128, 129, 1000])
+def test_one_answer_is_the_same_for_usual_scores(classes: int) -> None:
+    for row in np.random.default_rng(0).normal(0, 3, (200, classes)).astype(np.float32):
+        assert best(row) == (int(row.argmax()), float(confidence(probabilities(row))[0]))
