@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray
 
 CAPABILITY = "non-finite"  # an agent that has it compares golden answers that hold NaN or infinity

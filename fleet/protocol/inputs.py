@@ -9,7 +9,7 @@ import numpy as np
 
 from fleet.protocol.errors import RefusalError
 from fleet.protocol.finite import not_finite
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of
 
 

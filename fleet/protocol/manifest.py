@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
 from fleet.protocol.task import TaskSpec, implied
+from fleet.protocol.tensor_spec import Tensor as Tensor
 
 MANIFEST_LIMIT = 1 << 20  # bytes
 SCHEMA = 1
@@ -27,19 +28,6 @@ class Blob(Struct, frozen=True, kw_only=True):
 
     sha256: str
     size: int
-
-
-class Tensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An input or output as the Open Inference Protocol names it; -1 is a variable dimension.
-
-    `finite`: NaN and infinity are refused in the input, and are a failure in the output. False for a model that
-    means them; agents of 0.1 do not know the field and let both pass.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    finite: bool = True
 
 
 class Verdict(Struct, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ from msgspec import UNSET, Struct, UnsetType, field
 from fleet.protocol.codec import DECODE_ERRORS
 from fleet.protocol.errors import MalformedError, RefusalError, TooLargeError
 from fleet.protocol.inputs import check_arrays, names_of, refuse
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
 
