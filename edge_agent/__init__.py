@@ -11,6 +11,14 @@ VERSION = "0.2.0.dev0"
 # What releases and channels may require of this agent (`requires`); the hub hears of them in its report.
 CAPABILITIES = (
     "non-finite",
+    "step:clip",
+    "step:concat",
+    "step:impute",
+    "step:normalise",
+    "step:one-hot",
+    "step:ordinal",
+    "step:scale",
+    "step:window",
     "task:anomaly-score",
     "task:custom",
     "task:detection",

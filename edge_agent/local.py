@@ -34,9 +34,11 @@ from edge_agent.update.machine import Held
 from edge_agent.update.state import read_state
 from edge_agent.update.store import Store
 from fleet.protocol import oip
+from fleet.protocol.asking import ready_arrays, specs_of
 from fleet.protocol.errors import ProtocolError, RefusalError
 from fleet.protocol.inputs import check_arrays
 from fleet.protocol.interface import takes
+from fleet.protocol.preprocessing import Pipeline
 from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
 
@@ -112,8 +114,19 @@ class LocalModel:
             self._follow()
             return self._current()[0].number
 
-    def infer(self, inputs: Arrays) -> Answer:
+    @property
+    def steps(self) -> Pipeline | None:
+        """The preprocessing steps of that release, with their `digest`; None without any."""
+        with self._lock:
+            self._current()
+            self._follow()
+            return getattr(self._current()[1], "pipeline", None)
+
+    def infer(self, inputs: Arrays, *, ready: str = "") -> Answer:
         """Answer one request.
+
+        Args:
+            ready: the digest of the release's preprocessing steps (`steps`), when the inputs are what these make.
 
         Raises:
             RefusalError: inputs that are not what the model takes (NaN and infinity are not, unless its manifest
@@ -132,7 +145,10 @@ class LocalModel:
                 self._follow()
                 release, model = self._current()
             try:
-                check_arrays(inputs, release.manifest.inputs)
+                if ready:
+                    inputs = ready_arrays(inputs, ready, getattr(model, "pipeline", None))
+                else:
+                    check_arrays(inputs, release.manifest.inputs)
             except RefusalError as error:
                 asked = oip.InferRequest(inputs=tuple(map(oip.TensorValue, inputs, inputs.values())))
                 self._tell_failed(release, started, error, newly=takes(release.former, asked))
@@ -214,7 +230,7 @@ def _refusal(release: InstalledRelease, inputs: Arrays, error: Exception) -> Ref
     """The error as the caller's mistake, which must not count against the release; None where it is the model's."""
     if isinstance(error, InputError):
         return RefusalError(str(error), word="value", hint=error.hint)
-    reason = unfair(inputs, release.manifest.inputs)
+    reason = unfair(inputs, specs_of(inputs, release.manifest))
     return RefusalError(reason, word="batch") if reason else None
 
 

@@ -25,6 +25,7 @@ from fleet.runtimes.tensors import FileTensor
 from model_compiler.data import Dataset
 from model_compiler.errors import NotFiniteError, TargetError
 from model_compiler.exchange import load_arrays, save_inputs
+from model_compiler.preparing import NO_STEPS, Preparation
 
 TIMEOUT_S = 600.0
 LATENCY_ROWS = 64
@@ -47,12 +48,16 @@ Full = dict[str, tuple[Runtime, bytes, Wanted]]
 
 
 class RunJob(Struct, frozen=True, kw_only=True):
-    """What the child does: `models` maps a variant's name to (runtime, file, what of its answers)."""
+    """What the child does: `models` maps a variant's name to (runtime, file, what of its answers).
+
+    `inputs` are what applications send, and go through the `preparation`'s steps.
+    """
 
     mode: Literal["outputs", "firsts", "latency"]
     models: dict[str, tuple[Runtime, str, Wanted]]
     inputs: str
     result: str
+    preparation: Preparation = Preparation()
 
 
 class Profile(Struct, frozen=True, kw_only=True):
@@ -87,7 +92,16 @@ class Run:
     profile: Profile
 
 
-def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, wanted: Wanted = ALL, finite: bool = True) -> Run:
+def run(
+    name: str,
+    runtime: Runtime,
+    model: bytes,
+    data: Dataset,
+    *,
+    wanted: Wanted = ALL,
+    finite: bool = True,
+    preparation: Preparation = NO_STEPS,
+) -> Run:
     """The wanted outputs for every sample; real values are float32 where nothing else is wanted.
 
     With `finite` false the answers are taken as they are, NaN and infinity included.
@@ -97,7 +111,7 @@ def run(name: str, runtime: Runtime, model: bytes, data: Dataset, *, wanted: Wan
     """
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "outputs.npz"
-        _spawn(Path(folder), "outputs", {name: (runtime, model, wanted)}, data, result)
+        _spawn(Path(folder), "outputs", {name: (runtime, model, wanted)}, data, result, preparation)
         profile = msgspec.json.decode(result.with_suffix(".json").read_bytes(), type=Profile)
         arrays = load_arrays(result)
     outputs = tuple(arrays[f"output_{place}"] for place in range(len(profile.outputs)))
@@ -135,12 +149,17 @@ def run_many(runtime: Runtime, models: dict[str, bytes], data: Dataset) -> dict[
     return {name: found for one in models.items() for name, found in run_many(runtime, dict([one]), data).items()}
 
 
-def latencies(models: Models, data: Dataset, wanted: Mapping[str, Wanted] | None = None) -> dict[str, Latency]:
+def latencies(
+    models: Models,
+    data: Dataset,
+    wanted: Mapping[str, Wanted] | None = None,
+    preparation: Preparation = NO_STEPS,
+) -> dict[str, Latency]:
     """p50 and p95 of each variant, measured in turns in one process, so that noise hits all alike."""
     full = {name: (runtime, model, (wanted or {}).get(name, ALL)) for name, (runtime, model) in models.items()}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "latency.json"
-        _spawn(Path(folder), "latency", full, data.take(slice(LATENCY_ROWS)), result)
+        _spawn(Path(folder), "latency", full, data.take(slice(LATENCY_ROWS)), result, preparation)
         return msgspec.json.decode(result.read_bytes(), type=dict[str, Latency])
 
 
@@ -150,6 +169,7 @@ def _spawn(
     models: Full,
     data: Dataset,
     result: Path,
+    preparation: Preparation = NO_STEPS,
 ) -> None:
     files: dict[str, tuple[Runtime, str, Wanted]] = {}
     for number, (name, (runtime, model, wanted)) in enumerate(models.items()):
@@ -160,7 +180,8 @@ def _spawn(
     inputs.mkdir()
     save_inputs(inputs, data.inputs)
     job = folder / "job.json"
-    job.write_bytes(msgspec.json.encode(RunJob(mode=mode, models=files, inputs=str(inputs), result=str(result))))
+    asked = RunJob(mode=mode, models=files, inputs=str(inputs), result=str(result), preparation=preparation)
+    job.write_bytes(msgspec.json.encode(asked))
     who = ", ".join(models)
     try:
         done = subprocess.run(

@@ -18,7 +18,9 @@ from fleet.protocol.manifest import Runtime, Tensor
 from fleet.protocol.tensors import DTYPES, datatype_of
 from fleet.runtimes.models import ModelFile
 from fleet.runtimes.tensors import FileTensor
+from model_compiler.data import Dataset
 from model_compiler.exchange import load_inputs, save_arrays
+from model_compiler.preparing import NO_STEPS, Preparation
 from model_compiler.runners import Latency, Profile, RunJob, Wanted
 
 ROUNDS, WARM_UP, LEAST_ROUNDS = 200, 10, 20  # interleaved rounds of a latency measurement
@@ -35,11 +37,23 @@ class Loaded:
     with as many axes as the file's tensor holds a sample in each row, and the file gets rows of it; one with an axis
     more holds a whole tensor in each. `batched`: rows go in, and rows come out. See `runners.Profile`.
 
-    Raises ValueError where the data is not what the file takes.
+    With a `preparation` the data is what applications send, and the file is asked through its steps, row by row.
+
+    Raises ValueError, and DataError, where the data is not what the file or the steps take.
     """
 
-    def __init__(self, file: ModelFile, names: Sequence[str], arrays: Sequence[Array], wanted: Wanted) -> None:
+    def __init__(
+        self,
+        file: ModelFile,
+        names: Sequence[str],
+        arrays: Sequence[Array],
+        wanted: Wanted,
+        preparation: Preparation = NO_STEPS,
+    ) -> None:
         self._arrays = dict(zip(names, arrays, strict=True))
+        self._pipeline = preparation.pipeline(self._arrays)
+        ready = preparation.ready(Dataset(self._arrays)).inputs
+        names, arrays = tuple(ready), tuple(ready.values())
         own = {tensor.plain_name: tensor for tensor in file.inputs}
         if len(names) != len(file.inputs):
             raise ValueError(f"the model takes {len(own)} inputs, the data has {len(names)}: {', '.join(names)}")
@@ -56,6 +70,10 @@ class Loaded:
         # A file that names none of its inputs as the data does was converted from a source that did, in its order.
         strict = bool(own.keys() & set(names)) or file.keeps_names
         self._model = file.model(inputs, self._outputs, strict=strict)
+        if self._pipeline is not None:
+            if not self.batched or set(self.sliced) != set(names):
+                raise ValueError("preprocessing steps need a model whose inputs and outputs all count rows first")
+            self.sliced = tuple(self._arrays)
 
     def _shape(self, name: str, tensor: FileTensor, array: Array) -> tuple[int, ...]:
         sample = array.shape[1:] if name not in self.sliced else (1, *array.shape[1:])
@@ -67,9 +85,7 @@ class Loaded:
 
     def answer(self, row: int) -> list[Array]:
         """The outputs for one sample, in the file's order, each (1, …)."""
-        found = self._model.run(
-            {n: array[row : row + 1] if n in self.sliced else array[row, ...] for n, array in self._arrays.items()}
-        )
+        found = self._model.run(self._asked(row))
         if not self.batched:
             return [found[spec.name][None] for spec in self._outputs]
         for name, value in found.items():
@@ -77,6 +93,11 @@ class Loaded:
                 rows = "no" if value.ndim == 0 else str(len(value))
                 raise ValueError(f"output {name!r} has {rows} rows for one sample")
         return [found[spec.name] for spec in self._outputs]
+
+    def _asked(self, row: int) -> dict[str, Array]:
+        if self._pipeline is not None:
+            return self._pipeline.run({n: array[row : row + 1] for n, array in self._arrays.items()})
+        return {n: array[row : row + 1] if n in self.sliced else array[row, ...] for n, array in self._arrays.items()}
 
     def answers(self, places: Sequence[int]) -> list[Array]:
         """These outputs for every sample, each (n, …)."""
@@ -156,7 +177,7 @@ def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None
     before, start = _resident("VmRSS"), time.perf_counter()
     file = _open(runtime, model)
     load_ms = (time.perf_counter() - start) * 1e3
-    loaded = Loaded(file, names, arrays, wanted)
+    loaded = Loaded(file, names, arrays, wanted, job.preparation)
     loaded.answer(0)
     peak = max(0, _resident("VmHWM") - before)
     found = loaded.answers(range(len(loaded.outputs)))
@@ -176,7 +197,7 @@ def main(job_file: Path) -> None:
         _outputs(job, names, arrays)
         return
     loaded = {
-        name: Loaded(_open(runtime, Path(path).read_bytes()), names, arrays, wanted)
+        name: Loaded(_open(runtime, Path(path).read_bytes()), names, arrays, wanted, job.preparation)
         for name, (runtime, path, wanted) in job.models.items()
     }
     if job.mode == "firsts":

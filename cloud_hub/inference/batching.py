@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from cloud_hub.errors import BusyError, DeadlineError
 from cloud_hub.inference.sessions import CloudModel, Values
+from fleet.protocol.preprocessing import Ready
 from fleet.runtimes.models import cut, joined, shapes_of
 
 log = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class Batcher:
         if len(self._queue) >= self._max_queue:
             raise BusyError(f"{self._max_queue} requests are waiting already", subject="model", hint="try again later")
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(inputs, _rows(inputs) if self._joins else 0, loop.create_future())
+        joins = self._joins and not isinstance(inputs, Ready)  # they would become raw beside raw ones
+        waiting = _Waiting(inputs, _rows(inputs) if joins else 0, loop.create_future())
         self._queue.append(waiting)
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._drain())

@@ -16,6 +16,7 @@ from cloud_hub.inference.loaded import Loaded, published
 from fleet.api.inference import ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady
 from fleet.api.types import Key
 from fleet.protocol import oip
+from fleet.protocol.asking import inputs_of, parameters_of
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, decode_manifest
 
@@ -43,10 +44,11 @@ def ready_to_serve() -> ServerReady:
 @router.get("/models/{model}", responses=errors(404))
 @router.get("/models/{model}/versions/{version}", responses=errors(404))
 def metadata(model: KeyPath, hub: HubDep, caller: ModelCaller, version: Key = "") -> ModelMetadata:
-    """Inputs and outputs."""
+    """Inputs and outputs, task, class names and preprocessing steps."""
     number, data = published(hub, model, version)
     manifest = decode_manifest(data)
-    document = oip.model_metadata(model, [str(number)], "onnx_onnxv1", manifest.inputs, manifest.outputs)
+    more = parameters_of(manifest)
+    document = oip.model_metadata(model, [str(number)], "onnx_onnxv1", manifest.inputs, manifest.outputs, more)
     return ModelMetadata.model_validate(document)
 
 
@@ -72,7 +74,7 @@ async def infer(model: KeyPath, request: Request, hub: HubDep, caller: ModelCall
     body = oip.decompress(await read_body(request, limit), request.headers.get("content-encoding", ""), limit=limit)
     asked = oip.decode_request(body, oip.parse_header(request.headers.get(oip.HEADER)), limit=limit)
     number, manifest, batcher = await _loaded(request).get(model, version)
-    inputs = oip.check_inputs(asked.inputs, manifest.inputs)
+    inputs = inputs_of(asked, manifest)
     outputs = await batcher.infer(inputs, timeout_s=_deadline(asked.parameters, hub.config.inference.deadline_s))
     broken = not_finite("output", outputs, manifest.outputs)
     if broken:

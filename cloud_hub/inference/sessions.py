@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NoAnswerError, NotFoundError
 from fleet import runtimes
+from fleet.protocol.asking import specs_of
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest, Variant
 from fleet.protocol.selftest import decode_vectors, from_array
@@ -58,7 +59,7 @@ class CloudVariant:
         except ProtocolError:
             raise
         except Exception as error:  # a runtime raises what it likes; this boundary says whose fault it is
-            reason = unfair(inputs, self._manifest.inputs)
+            reason = unfair(inputs, specs_of(inputs, self._manifest))
             if reason:
                 raise InvalidError(reason, subject="inputs") from error
             raise NoAnswerError(f"the cloud variant failed: {error}", subject="model") from error
@@ -75,7 +76,7 @@ def load_cloud(hub: Hub, manifest: Manifest) -> CloudModel:
         raise NotFoundError("the release has no cloud variant", subject="model", hint="compile it with --cloud")
     data = _blob(hub, variant.blob.sha256)
     try:
-        model = runtimes.load(runtimes.named("onnxruntime"), data, manifest.inputs, manifest.outputs, strict=True)
+        model = runtimes.load_release(runtimes.named("onnxruntime"), data, manifest, strict=True)
     except runtimes.ModelLoadError as error:
         raise InvalidError(f"the cloud variant does not load: {error}", subject="model", hint=error.hint) from error
     return CloudVariant(model, manifest, joins=model.joins and _joins(hub, manifest, variant, model))

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 from cloud_hub.errors import ConflictError, InvalidError
 from fleet.protocol.channel import Channel
-from fleet.protocol.errors import ProtocolError
+from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.protocol.interface import Interface, check_names, differences, interface_of, lost_sketch
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.onnx_file import port_names
+from fleet.protocol.preprocessing import required_by
 from fleet.tasks import check_task
 
 Sizes = Callable[[str], int | None]
@@ -62,14 +63,26 @@ def check_interface(current: Current | None, manifest: Manifest, model: str, *, 
 
     Raises:
         MalformedError: a name that no request can carry, or two that are alike; a task that does not exist, does not
-            fit the outputs, or is not asked of the agents.
+            fit the outputs, or is not asked of the agents; steps that are not asked of the agents.
         ConflictError: the interface differs; both sides are in the message.
     """
     check_names([tensor.name for tensor in manifest.inputs], "input")
     check_names([tensor.name for tensor in manifest.outputs], "output")
     check_task(manifest)
+    check_steps(manifest)
     if current is not None:
         refuse_changes(model, current, interface_of(manifest), ends_monitoring=ends_monitoring)
+
+
+def check_steps(manifest: Manifest) -> None:
+    """Raise MalformedError unless a release asks of its agents that they know its preprocessing steps."""
+    missing = set(required_by(manifest.steps)) - set(manifest.requires)
+    if missing:
+        raise MalformedError(
+            f"a release with these preprocessing steps must require {', '.join(sorted(missing))}",
+            subject="preprocess",
+            hint="else agents that do not know them would be offered it; model-compiler writes it",
+        )
 
 
 def refuse_changes(model: str, current: Current, new: Interface, *, ends_monitoring: bool = False) -> None:
@@ -99,7 +112,7 @@ def check_cloud_ports(manifest: Manifest, read: Callable[[str], bytes]) -> None:
     Args:
         read: the bytes of a blob by its hash.
     """
-    ours = {tensor.name for tensor in manifest.inputs}, {tensor.name for tensor in manifest.outputs}
+    ours = {tensor.name for tensor in manifest.ready}, {tensor.name for tensor in manifest.outputs}
     for variant in manifest.placed("cloud"):
         if variant.runtime != "onnx":
             continue

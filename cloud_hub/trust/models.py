@@ -80,6 +80,7 @@ def show_model(hub: Hub, name: str) -> ModelDetail:
             labels=list(interface.labels),
             sketch_id=interface.sketch_id,
             task=in_words(interface.named_task),
+            preprocess=list(interface.preprocess),
         )
     return ModelDetail(**{field: getattr(known, field) for field in ModelInfo.model_fields}, interface=fixed)
 

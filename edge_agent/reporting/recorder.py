@@ -371,6 +371,8 @@ def _marks(outcome: Outcome) -> list[str]:
         marks.append("degraded")
     if verdict.deferred:
         marks.append("deferred")
+    if outcome.ready:
+        marks.append("ready")
     if outcome.local_failed:
         marks.append("local_failed")
     if verdict.served_by == "nobody":

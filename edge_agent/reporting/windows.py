@@ -35,6 +35,7 @@ COUNTERS = (
     "local_failed",  # of requests: the device's own model failed, whether or not the cloud answered
     "refused",  # of failed: the release does not take them
     "newly_refused",  # of refused: the release before would have taken them
+    "ready",  # of requests: sent as the release's steps make them, so no sketch, sample or audit has seen them
 )
 
 

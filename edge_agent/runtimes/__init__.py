@@ -33,7 +33,7 @@ class Installed:
         if variant.runtime != self._runtime.kind:
             raise ModelLoadError(f"{self.name} cannot load variant {variant.name!r} for {variant.runtime}")
         try:
-            return runtimes.load(self._runtime, model, manifest.inputs, manifest.outputs)
+            return runtimes.load_release(self._runtime, model, manifest)
         except runtimes.ModelLoadError as error:
             raise ModelLoadError(f"{self.name} refuses variant {variant.name!r}: {error}", hint=error.hint) from error
 

@@ -21,6 +21,7 @@ from edge_agent.serving.infer import SOON_S
 from edge_agent.serving.metrics import CONTENT_TYPE, Metrics
 from edge_agent.serving.slots import Served
 from fleet.protocol import oip
+from fleet.protocol.asking import parameters_of
 from fleet.protocol.refusals import STATUS, Code, code_of
 
 PLATFORMS = {"litert": "litert_tflite", "onnx": "onnx_onnxv1"}
@@ -91,6 +92,7 @@ class App:
                 PLATFORMS[variant.runtime],
                 manifest.inputs,
                 manifest.outputs,
+                parameters_of(manifest),
             )
         )
 

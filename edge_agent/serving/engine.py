@@ -28,10 +28,12 @@ from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
 from fleet.protocol import oip
+from fleet.protocol.asking import inputs_of
 from fleet.protocol.channel import MILLION, ModelEntry
 from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
 from fleet.protocol.interface import takes
+from fleet.protocol.preprocessing import Ready
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,8 @@ class Engine:
 
         Parameters of a request: `timeout` (microseconds), `timeout_ms` and `deadline_ms` say how long its caller
         waits, `route: "edge"` keeps this request on the device, `route: "cloud"` asks the cloud whatever the
-        confidence, `observe: false` keeps it out of windows, samples and audits.
+        confidence, `observe: false` keeps it out of windows, samples and audits, `ready: DIGEST` says that the inputs
+        are what the steps of this digest make (`fleet.protocol.asking`).
 
         Args:
             version: of the active release or the previous one, if it is held; empty for the active one.
@@ -105,7 +108,7 @@ class Engine:
             return self._without_local(asked)
         manifest = served.release.manifest
         try:
-            inputs = oip.check_request(request, manifest.inputs, manifest.outputs)
+            inputs = inputs_of(request, manifest, served.pipeline)
         except RefusalError as error:
             self._refused(served, asked, error.word, str(error), newly=takes(served.former, request))
             raise
@@ -182,7 +185,7 @@ class Engine:
         self, served: Served, asked: Asked, inputs: Arrays, ran: Ran
     ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
         """What follows a run: perhaps the cloud."""
-        if asked.drawn and ran.scores.answers:
+        if asked.drawn and ran.scores.answers and not isinstance(inputs, Ready):  # another release cannot be asked it
             self._observer.audit(served, inputs, ran.scores.answers)
         sure = ran.scores.confidence
         local = Local(
@@ -218,6 +221,7 @@ class Engine:
         answer: oip.InferResponse | None = None,
     ) -> oip.InferResponse:
         release, took = served.release, self._now() - asked.started
+        ready = isinstance(inputs, Ready)
         if _observed(asked.request):
             self._observer.finished(
                 Outcome(
@@ -226,13 +230,14 @@ class Engine:
                     variant=release.variant.name,
                     verdict=verdict,
                     latency_s=took,
-                    inputs=inputs,
+                    inputs={} if ready else inputs,
                     outputs=ran.outputs,
                     scores=ran.scores,
                     local_failed=ran.blamed,
                     refused=ran.failure.word if isinstance(ran.failure, RefusalError) else "",
                     task=served.task,
                     cloud_answers=answers_of(answer, release.manifest) if answer is not None else (),
+                    ready=ready,
                 )
             )
         if verdict.served_by == "nobody" and ran.failure is not None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from edge_agent.serving.slots import Served
 from fleet.protocol import oip
+from fleet.protocol.asking import READY
 from fleet.protocol.channel import ModelEntry
 
 
 def forwarded(request: oip.InferRequest, served: Served | None) -> oip.InferRequest:
-    """The same inputs, all of them and the answer binary; parameters are between the caller and this device."""
+    """The same inputs, all of them and the answer binary; of the parameters only the steps that made them ready."""
     inputs = request.inputs
     if served is not None and not inputs[0].name:  # a raw body has no tensor names; the cloud hears the manifest's
         checked = oip.check_inputs(inputs, served.release.manifest.inputs)
         inputs = tuple(oip.TensorValue(*item) for item in checked.items())
-    return oip.InferRequest(id=request.id, inputs=inputs, outputs=request.outputs, binary_outputs=oip.ALL)
+    kept = {READY: request.parameters[READY]} if READY in request.parameters else {}
+    return oip.InferRequest(
+        id=request.id, parameters=kept, inputs=inputs, outputs=request.outputs, binary_outputs=oip.ALL
+    )
 
 
 def cloud_version(served: Served | None, entry: ModelEntry) -> int | None:

@@ -18,6 +18,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """What happened to one request, for whoever records it. `release` 0: no local model.
 
     `task` says what the answers mean; None without a local model. `cloud_answers` are the cloud's, row by row.
+    `ready`: the application sent what the release's steps make, so the raw inputs are not known, and `inputs` is empty.
     `refused` is the word for what no model need take, where the local model failed on it and nobody else answered.
     """
 
@@ -33,6 +34,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     refused: str = ""
     task: Task[Any] | None = None
     cloud_answers: tuple[Any, ...] = ()
+    ready: bool = False
 
 
 class Refused(Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from edge_agent.ports import LoadedModel
 from edge_agent.serving.scores import Scores, score
 from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
 from edge_agent.watchdog import Runs
+from fleet.protocol.asking import specs_of
 from fleet.protocol.errors import MalformedError, RefusalError
 from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
@@ -43,7 +44,7 @@ def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
     except InputError as error:
         return Ran({}, Scores(), RefusalError(str(error), word="value", hint=error.hint))
     except Exception as error:  # whatever a runtime raises is a failed run
-        reason = unfair(inputs, served.release.manifest.inputs)
+        reason = unfair(inputs, specs_of(inputs, served.release.manifest))
         if reason:
             return Ran({}, Scores(), RefusalError(reason, word="batch"))
         name, number = served.release.model, served.release.number

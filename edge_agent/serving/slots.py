@@ -59,6 +59,7 @@ class Served:
         self.failures = 0
         self.refused = 0
         self.former = release.former
+        self.pipeline = release.manifest.pipeline
         self.references = 1
         self.newly_refused = 0
         self.refusal = ""

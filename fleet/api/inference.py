@@ -6,6 +6,7 @@ Its requests and answers are structs of `fleet.protocol.oip`, which reads and wr
 from __future__ import annotations
 
 from fleet.api.base import Answer
+from fleet.api.types import Document
 
 
 class ServerMetadata(Answer):
@@ -44,10 +45,14 @@ class TensorMetadata(Answer):
 
 
 class ModelMetadata(Answer):
-    """A model's inputs and outputs."""
+    """A model's inputs and outputs.
+
+    `parameters` are its task, its class names and, where it has some, its preprocessing steps (docs/local-api.md).
+    """
 
     name: str
     versions: list[str] = []
     platform: str
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
+    parameters: Document = {}

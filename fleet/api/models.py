@@ -51,7 +51,11 @@ class ModelInfo(Answer):
 
 
 class ModelInterface(Answer):
-    """What every release of a model keeps, and the release that fixes it; `task` with its settings, in words."""
+    """What every release of a model keeps, and the release that fixes it; `task` with its settings, in words.
+
+    `preprocess` are the kinds of steps before the model, each with the tensors it takes; their fitted constants belong
+    to the release.
+    """
 
     release: int
     inputs: list[Annotated[Tensor, Wire(Tensor)]]
@@ -59,6 +63,7 @@ class ModelInterface(Answer):
     labels: list[str] = []
     sketch_id: str = ""
     task: str = ""
+    preprocess: list[str] = []
 
 
 class ModelDetail(ModelInfo):

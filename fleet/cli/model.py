@@ -25,6 +25,7 @@ INTERFACE = [
     ("outputs", "interface.outputs"),
     ("task", "interface.task"),
     ("classes", "interface.labels"),
+    ("preprocessing", "interface.preprocess"),
     ("sketch", "interface.sketch_id"),
     ("fixed by release", "interface.release"),
 ]

@@ -1,6 +1,7 @@
 """The interface of a model: what applications may rely on from one release to the next.
 
-Names, datatypes and shapes of inputs and outputs, the task, class names, and the encoder of the drift sketch. An
+Names, datatypes and shapes of inputs and outputs, the task, class names, the kinds of preprocessing steps (their fitted
+constants belong to the release), and the encoder of the drift sketch. An
 application sends and reads tensors by name, so a release that changes any of this is another model.
 """
 
@@ -14,6 +15,7 @@ from msgspec import Struct
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.oip import InferRequest, check_request
+from fleet.protocol.preprocessing import kinds_of
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import TaskSpec, implied, in_words
 
@@ -23,7 +25,8 @@ SHOWN_CLASSES = 12
 
 class Interface(Struct, frozen=True, kw_only=True):
     """`labels` are the class names in output order; `sketch_id` is empty where no drift is watched. `task` None is a
-    classification where there are class names, else nobody scores the answers.
+    classification where there are class names, else nobody scores the answers. `preprocess` are the kinds of steps
+    before the model, in order, each with what it takes: `normalise sensors`.
 
     The order of inputs means nothing, since requests name them; the first output is the one that is scored.
     """
@@ -33,6 +36,7 @@ class Interface(Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     sketch_id: str = ""
     task: TaskSpec | None = None
+    preprocess: tuple[str, ...] = ()
 
     @property
     def named_task(self) -> TaskSpec | None:
@@ -48,6 +52,7 @@ def interface_of(manifest: Manifest) -> Interface:
         labels=manifest.labels,
         sketch_id=manifest.sketch.sketch_id if manifest.sketch is not None else "",
         task=manifest.named_task,
+        preprocess=kinds_of(manifest.steps),
     )
 
 
@@ -76,6 +81,11 @@ def differences(current: Interface, new: Interface) -> list[str]:
         found.append(f"the model's classes are {_classes(current.labels)}; this has {_classes(new.labels)}")
     if current.named_task is not None and current.named_task != new.named_task:
         found.append(f"the model's task is {in_words(current.named_task)}; this has {in_words(new.named_task)}")
+    if current.preprocess != new.preprocess:
+        found.append(
+            f"the model's preprocessing is {steps_in_words(current.preprocess)}; "
+            f"this has {steps_in_words(new.preprocess)}"
+        )
     if current.sketch_id and new.sketch_id and current.sketch_id != new.sketch_id:
         found.append(
             f"the model's sketch encoder is {current.sketch_id[:12]}; this has {new.sketch_id[:12]}, "
@@ -122,6 +132,11 @@ def check_names(names: Sequence[str], kind: str) -> None:
 def tensors(found: Sequence[Tensor]) -> str:
     """Tensors as messages show them: `sensors FP32 [-1, 8]`."""
     return ", ".join(map(_shown, found)) or "none"
+
+
+def steps_in_words(kinds: Sequence[str]) -> str:
+    """The kinds of steps as messages show them: `impute sensors; normalise sensors`."""
+    return "; ".join(kinds) or "none"
 
 
 def _shown(tensor: Tensor) -> str:

@@ -12,6 +12,8 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
+from fleet.protocol.preprocessing import Pipeline
+from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import TaskSpec, implied
 from fleet.protocol.tensor_spec import Tensor as Tensor
 
@@ -161,7 +163,9 @@ class Lineage(Struct, frozen=True, kw_only=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """A release. `labels` are the class names in output order; empty for a model without classes.
 
-    `task` is left out of a classification, so that its bytes are those of 0.1; see `named_task`.
+    `inputs` are what applications send; `preprocess` are the steps that make of them what the model files take.
+    `task` is left out of a classification, and `preprocess` where there is none, so that the bytes are those of 0.1;
+    see `named_task` and `pipeline`.
     """
 
     schema: int = SCHEMA
@@ -175,6 +179,23 @@ class Manifest(Struct, frozen=True, kw_only=True):
     gate: Gate = Gate()
     lineage: Lineage = Lineage()
     task: TaskSpec | UnsetType = UNSET
+    preprocess: tuple[AnyStep, ...] | UnsetType = UNSET
+
+    @property
+    def steps(self) -> tuple[AnyStep, ...]:
+        """The steps between what applications send and what the model files take; empty without."""
+        return self.preprocess if isinstance(self.preprocess, tuple) else ()
+
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The steps bound to the inputs, made anew; None without any. Raises MalformedError where they do not fit."""
+        return Pipeline(self.steps, self.inputs) if self.steps else None
+
+    @property
+    def ready(self) -> tuple[Tensor, ...]:
+        """What the model files take: the inputs themselves where there are no steps."""
+        pipeline = self.pipeline
+        return self.inputs if pipeline is None else pipeline.ready
 
     @property
     def named_task(self) -> TaskSpec | None:
@@ -255,6 +276,7 @@ def decode_manifest(data: bytes, capabilities: frozenset[str] | None = None) -> 
         raise MalformedError("two variants have the same name", subject="manifest")
     for blob in manifest.blobs():
         check_blob(blob)
+    _ = manifest.pipeline  # its steps fit its inputs, and are bounded
     return manifest
 
 

@@ -254,7 +254,8 @@ class Window(Struct, frozen=True, kw_only=True):
     """`kind="window"` (MessagePack): what one model did on one device between two moments.
 
     `counters`: requests, edge, cloud, degraded, deferred, failed, audited, audit_agree, latency_us_sum,
-    local, local_failed, refused, newly_refused. `failed` are the requests that nobody answered, the refused ones
+    local, local_failed, refused, newly_refused, ready (sent as the release's steps make them, which no sketch, sample
+    or audit sees). `failed` are the requests that nobody answered, the refused ones
     among them; `local_failed` those that the device's own model failed on, also where the cloud answered
     (agents of 0.1 counted these as failed); `newly_refused` those that the release before this one would
     have taken. `refusals` counts the refused ones by reason (`errors.REFUSALS`). `rollout` and `attempt` say

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -257,16 +257,32 @@ def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> di
 
 
 def model_metadata(
-    name: str, versions: Sequence[str], platform: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    name: str,
+    versions: Sequence[str],
+    platform: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    parameters: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The body of `GET /v2/models/{name}`; `platform` is like `litert_tflite` or `onnx_onnxv1`."""
+    """The body of `GET /v2/models/{name}`.
+
+    Args:
+        platform: like `litert_tflite` or `onnx_onnxv1`.
+        parameters: what the protocol has no field for; see `asking.parameters_of`.
+    """
     return {
         "name": name,
         "versions": list(versions),
         "platform": platform,
-        "inputs": [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in inputs],
-        "outputs": [{"name": t.name, "datatype": t.datatype, "shape": list(t.shape)} for t in outputs],
+        "inputs": list(map(described, inputs)),
+        "outputs": list(map(described, outputs)),
+        **({"parameters": dict(parameters)} if parameters else {}),
     }
+
+
+def described(tensor: Tensor) -> dict[str, Any]:
+    """A tensor as metadata shows it."""
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
 def _split(body: bytes, header_length: int | None) -> tuple[bytes | memoryview, memoryview]:

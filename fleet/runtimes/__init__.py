@@ -2,6 +2,7 @@
 
 models   the port, and requests of any number of rows      tensors  names, datatypes, quantization, text
 litert   ai-edge-litert and tflite-runtime                 onnx     ONNX Runtime
+prepared a release's steps before its file
 errors   what can be wrong with a file
 
 A runtime is imported and made when it is first asked for. Scheduling and batching stay with who uses it.
@@ -14,9 +15,10 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Manifest, Tensor
 from fleet.runtimes.errors import InputError, ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import LoadedModel, Options, Runtime
+from fleet.runtimes.prepared import Prepared
 
 __all__ = [
     "RUNTIMES",
@@ -24,12 +26,14 @@ __all__ = [
     "LoadedModel",
     "ModelLoadError",
     "Options",
+    "Prepared",
     "Runtime",
     "RuntimeMissingError",
     "available",
     "best",
     "kinds",
     "load",
+    "load_release",
     "named",
 ]
 
@@ -125,3 +129,22 @@ def load(
         return file.model(inputs, outputs, strict=strict)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ModelLoadError(str(error)) from error
+
+
+def load_release(
+    runtime: Runtime,
+    data: bytes,
+    manifest: Manifest,
+    *,
+    strict: bool = False,
+    options: Options = Options(),  # noqa: B008 (frozen)
+) -> LoadedModel:
+    """A release's model file from its bytes, to be asked as its manifest says: behind its steps, where it has some.
+
+    Args and Raises as `load`.
+    """
+    pipeline = manifest.pipeline
+    if pipeline is None:
+        return load(runtime, data, manifest.inputs, manifest.outputs, strict=strict, options=options)
+    model = load(runtime, data, pipeline.ready, manifest.outputs, strict=strict, options=options)
+    return Prepared(model, pipeline)

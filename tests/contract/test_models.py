@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from edge_agent import runtimes
 from edge_agent.errors import InferenceError
@@ -26,7 +27,9 @@ from fleet import runtimes as fleet_runtimes
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import encode_manifest
-from model_compiler import running
+from fleet.protocol.steps import AnyStep, Concat, Impute, Normalise, OneHot, Scale, Window
+from model_compiler import runners, running
+from model_compiler.preparing import Preparation
 from tests.support import any_model
 from tests.support.agent import Agent
 from tests.support.any_model import Arrays, Shapes, onnx_file, tensors
@@ -46,7 +49,9 @@ class Failed(Exception):
 
 class Case(NamedTuple):
     """A file, its manifest's inputs and outputs, and requests: those it takes with their answers, those that are
-    refused as the caller's mistake, and those on which the file fails though the manifest allows them."""
+    refused as the caller's mistake, and those on which the file fails though the manifest allows them.
+
+    `steps` lie before the file; `loose` inputs may hold NaN."""
 
     file: bytes
     inputs: Shapes
@@ -54,6 +59,8 @@ class Case(NamedTuple):
     asked: tuple[tuple[Arrays, Arrays], ...]
     refused: tuple[tuple[Arrays, str], ...] = ()
     failed: tuple[tuple[Arrays, str], ...] = ()
+    steps: tuple[AnyStep, ...] = ()
+    loose: tuple[str, ...] = ()
 
 
 def f4(*rows: Any) -> np.ndarray:
@@ -179,6 +186,44 @@ def wider() -> Case:
     )  # fmt: skip
 
 
+def table() -> Case:
+    """Sensors with gaps and a kind in words, made into one table of four columns, which the file gives back."""
+    steps = (
+        Impute(input="sensors", value=(1, 2)), Normalise(input="sensors", mean=(1, 0), std=(2,)),
+        OneHot(input="type", vocabulary=("H", "L")), Concat(inputs=("sensors", "type"), output="features"),
+    )  # fmt: skip
+    inputs = {"sensors": ("FP32", ["n", 2]), "type": ("BYTES", ["n"])}
+    outputs = {"y": ("FP32", ["n", 4])}
+    file = onnx_file([("Identity", ["features"], ["y"], {})], {"features": ("FP32", ["n", 4])}, outputs)
+    sensors, kinds = f4([3, np.nan], [np.nan, 4], [5, 0.1]), text(b"H", b"L", b"L")
+    answers = f4([1, 1, 1, 0], [0, 2, 0, 1], [2, np.float32(0.1) / 2, 0, 1])
+    return Case(
+        file, inputs, outputs,
+        asked=tuple(({"sensors": sensors[:n], "type": kinds[:n]}, {"y": answers[:n]}) for n in (1, 3)),
+        refused=(
+            ({"sensors": sensors, "type": text(b"H", b"L", b"M")},
+             "input 'type' is 'M' at [2], which the release's vocabulary does not have"),
+            ({"sensors": f4([np.inf, 1]), "type": kinds[:1]}, "input 'features' is infinite at [0, 0]"),
+            ({"sensors": sensors[:1], "type": kinds}, "the inputs disagree about the batch: [1, 3]"),
+        ),
+        steps=steps, loose=("sensors",),
+    )  # fmt: skip
+
+
+def framed() -> Case:
+    """A series in overlapping pieces, to a file that takes one row at a time."""
+    inputs, outputs = {"x": ("INT16", ["n", "time"])}, {"y": ("FP32", ["n", "pieces", 2])}
+    steps = (Window(input="x", size=2, hop=1), Scale(input="x", factor=(0.5,), offset=(0,)))
+    one = {"y": ("FP32", [1, "pieces", 2])}
+    file = onnx_file([("Identity", ["x"], ["y"], {})], {"x": ("FP32", [1, "pieces", 2])}, one)
+    x = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.int16)
+    y = np.stack([x[:, place : place + 2] for place in range(3)], axis=1).astype(np.float32) / 2
+    return Case(
+        file, inputs, outputs, asked=tuple(({"x": x[:n]}, {"y": y[:n]}) for n in (1, 2)),
+        refused=(({"x": x[:, :1]}, "input 'x' has 1 elements, a piece has 2"),), steps=steps,
+    )  # fmt: skip
+
+
 NO_ROWS = ({"a": A[:0], "b": B[:0]}, "a batch of 0 rows; a model takes 1 to 1024")
 UNEVEN = ({"a": A[:2], "b": B[:3]}, r"the inputs disagree about the batch: [2, 3]")
 STRETCHED = ({"a": A[:1], "b": B[:3]}, r"the inputs disagree about the batch: [1, 3]")
@@ -211,6 +256,8 @@ CASES = {
     "any length": lengths(),
     "BYTES": words(),
     "other widths in the file": wider(),
+    "steps before it": table(),
+    "pieces of a series": framed(),
 }  # fmt: skip
 
 
@@ -308,9 +355,10 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 @pytest.fixture
 def made(case: Case, tmp_path: Path) -> InstalledRelease:
+    inputs = tuple(replace(tensor, finite=tensor.name not in case.loose) for tensor in tensors(case.inputs))
     return any_model.release(
-        tmp_path / "blobs", tensors(case.inputs), tensors(case.outputs), edge=case.file, cloud=case.file,
-        golden=case.asked,
+        tmp_path / "blobs", inputs, tensors(case.outputs), edge=case.file, cloud=case.file,
+        golden=case.asked, steps=case.steps,
     )  # fmt: skip
 
 
@@ -344,12 +392,13 @@ def test_the_compiler_measures_the_same_answers(case: Case) -> None:
     """It says single precision of all real values, as its manifests do."""
     for inputs, wanted in case.asked:
         file = fleet_runtimes.named("onnxruntime").open(case.file)
-        many = running.batched([*file.inputs, *file.outputs])
-        sizes = [(tensor.shape, inputs[tensor.name]) for tensor in file.inputs]
+        many = all(tensor.shape and tensor.shape[0] in (1, -1) for tensor in (*file.inputs, *file.outputs))
+        sizes = [] if case.steps else [(tensor.shape, inputs[tensor.name]) for tensor in file.inputs]
         if any(array.ndim and (not len(array) or (not many and shape[0] == 1 < len(array))) for shape, array in sizes):
             continue  # a data set has samples, and one of a file without a batch is what that file takes
         arrays = [array if many else array[None] for array in inputs.values()]
-        loaded = running.Loaded(file, list(inputs), arrays, raw=False)
+        preparation = Preparation(steps=case.steps, loose=case.loose)
+        loaded = running.Loaded(file, list(inputs), arrays, runners.ALL, preparation)
         found = dict(zip([tensor.name for tensor in file.outputs], loaded.answers(range(len(wanted))), strict=True))
         for name, array in wanted.items():
             array = np.asarray(array)

@@ -12,6 +12,8 @@ import numpy as np
 from edge_agent.ports import InstalledRelease
 from fleet.protocol import selftest
 from fleet.protocol.manifest import Blob, Manifest, SelfTest, Tensor, Variant
+from fleet.protocol.preprocessing import required_by
+from fleet.protocol.steps import AnyStep
 from tests.support.manifests import verdict
 from tests.support.models import put
 
@@ -65,6 +67,7 @@ def release(
     cloud: bytes | None = None,
     golden: Sequence[tuple[Arrays, Arrays]] = (),
     runtime: str = "onnx",
+    steps: tuple[AnyStep, ...] = (),
 ) -> InstalledRelease:
     """A release of one edge variant and, with `cloud`, a cloud variant; `golden` are its self-test vectors."""
     variants = [_variant(f"{runtime}-fp32", runtime, "edge", put(blobs, edge))]
@@ -78,7 +81,10 @@ def release(
         blob=put(blobs, selftest.encode_vectors(vectors)), vectors=len(vectors), tolerance={variants[0].name: 1e-4},
         min_agreement=0.0,
     )  # fmt: skip
-    manifest = Manifest(inputs=inputs, outputs=outputs, variants=tuple(variants), selftest=section)
+    manifest = Manifest(
+        inputs=inputs, outputs=outputs, variants=tuple(variants), selftest=section,
+        preprocess=steps or msgspec.UNSET, requires=required_by(steps),
+    )  # fmt: skip
     return InstalledRelease(model="any", number=1, manifest=manifest, variant=variants[0], blobs=blobs)
 
 

@@ -22,6 +22,7 @@ from fleet.protocol.manifest import (
     Verdict,
     encode_manifest,
 )
+from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import TaskSpec
 
 
@@ -76,6 +77,7 @@ def small_release(
     encoder: bytes = b"encoder",
     requires: tuple[str, ...] = (),
     task: TaskSpec | UnsetType = UNSET,
+    preprocess: tuple[AnyStep, ...] | UnsetType = UNSET,
 ) -> tuple[bytes, dict[str, bytes]]:
     """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file)."""
     blobs: dict[str, bytes] = {}
@@ -93,6 +95,7 @@ def small_release(
     manifest = Manifest(
         requires=requires,
         task=task,
+        preprocess=preprocess,
         inputs=inputs,
         outputs=outputs,
         labels=labels,

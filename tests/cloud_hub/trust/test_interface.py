@@ -15,6 +15,7 @@ from cloud_hub.trust.models import show_model
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Tensor
+from fleet.protocol.steps import AnyStep, Concat, Normalise, Scale
 from fleet.protocol.task import TaskSpec
 from tests.cloud_hub.api.test_operator_api import add_device
 from tests.support.hub import PASSPHRASE, HubFixture, make_hub
@@ -280,3 +281,32 @@ def test_a_task_is_checked_at_publish_and_kept_from_then_on(hub: HubFixture) -> 
     with pytest.raises(ConflictError, match=r"task is regression \(tolerance 0.5\); this has embedding"):
         publish(TaskSpec(name="embedding"), ("task:embedding",))
     assert show_model(hub.hub, "scales").interface.task == "regression (tolerance 0.5)"
+
+
+def test_kinds_of_steps_are_kept_and_their_constants_are_not(hub: HubFixture) -> None:
+    normalise = Normalise(input="x", mean=(0,), std=(1,))
+
+    def publish(*steps: AnyStep, requires: tuple[str, ...] = ("step:normalise", "step:scale")) -> int:
+        return hub.release(preprocess=steps or msgspec.UNSET, requires=requires)
+
+    hub.model()
+    with pytest.raises(MalformedError, match="must require step:normalise"):
+        publish(normalise, requires=())
+    assert publish(normalise) == 1
+    assert publish(Normalise(input="x", mean=tuple(range(64)), std=(2,))) == 2
+    for other, words in (
+        ((Scale(input="x", factor=(1,), offset=(0,)),), "scale x"),
+        ((normalise, normalise), "normalise x; normalise x"),
+        ((), "none"),
+    ):
+        with pytest.raises(ConflictError, match=f"preprocessing is normalise x; this has {words}"):
+            publish(*other)
+    assert show_model(hub.hub, "digits").interface.preprocess == ["normalise x"]
+
+
+def test_the_teacher_takes_what_the_steps_make(hub: HubFixture) -> None:
+    hub.model()
+    steps = (Concat(inputs=("x",), output="features"),)
+    with pytest.raises(InvalidError, match="calls its inputs x; the release calls them features"):
+        hub.release(preprocess=steps, requires=("step:concat",))
+    hub.release(preprocess=steps, requires=("step:concat",), cloud=hollow_onnx(["features"], ["logits"]))

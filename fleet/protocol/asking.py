@@ -1,0 +1,76 @@
+"""What a request sends: raw tensors as the interface says, or ready ones, with the steps done by the application.
+
+Ready tensors are those of one release: the request's parameter `ready` is the digest of the steps that made them, as
+the model's metadata says it. Another release may have fitted other constants, and would take them for what they are
+not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fleet.protocol import oip
+from fleet.protocol.codec import to_document
+from fleet.protocol.inputs import check_arrays, refuse
+from fleet.protocol.manifest import Manifest
+from fleet.protocol.preprocessing import Pipeline, Ready
+from fleet.protocol.tensor_spec import Tensor
+from fleet.protocol.tensors import AnyArray
+
+READY = "ready"
+
+
+def inputs_of(request: oip.InferRequest, manifest: Manifest, pipeline: Pipeline | None = None) -> dict[str, AnyArray]:
+    """The inputs by name, of a request that the release takes; `Ready` where the application says so.
+
+    Args:
+        pipeline: the manifest's, where the caller has it at hand; else it is made when it is needed.
+
+    Raises:
+        RefusalError: as `oip.check_request`, or ready tensors that were made by other steps than the release's.
+    """
+    said = request.parameters.get(READY)
+    if said is None:
+        return oip.check_request(request, manifest.inputs, manifest.outputs)
+    steps = _agreed(said, pipeline or manifest.pipeline)
+    return Ready(oip.check_request(request, steps.ready, manifest.outputs))
+
+
+def specs_of(arrays: Mapping[str, AnyArray], manifest: Manifest) -> tuple[Tensor, ...]:
+    """What the tensors of a request were checked against."""
+    return manifest.ready if isinstance(arrays, Ready) else manifest.inputs
+
+
+def ready_arrays(arrays: Mapping[str, AnyArray], said: object, pipeline: Pipeline | None) -> Ready:
+    """Ready tensors of a request in process; raises RefusalError as `inputs_of`."""
+    check_arrays(arrays, _agreed(said, pipeline).ready)
+    return Ready(arrays)
+
+
+def parameters_of(manifest: Manifest) -> dict[str, Any]:
+    """What a model's metadata says of a release beyond the protocol's fields: its task, its class names, its steps.
+
+    `ready` is the digest by which a request names the steps, and `ready_inputs` are the tensors that they make.
+    """
+    task, pipeline = manifest.named_task, manifest.pipeline
+    found: dict[str, Any] = {"task": task.name if task is not None else "", "labels": list(manifest.labels)}
+    if pipeline is not None:
+        found |= {
+            READY: pipeline.digest,
+            "ready_inputs": [oip.described(tensor) for tensor in pipeline.ready],
+            "preprocess": to_document(pipeline.steps),
+        }
+    return found
+
+
+def _agreed(said: object, pipeline: Pipeline | None) -> Pipeline:
+    if pipeline is None:
+        refuse("version", "the release has no preprocessing steps, so nothing can be ready for it", hint="send it raw")
+    if said != pipeline.digest:
+        refuse(
+            "version",
+            f"the inputs were made ready by steps {str(said)[:64]!r}, the release's are {pipeline.digest!r}",
+            hint="do the steps that the model's metadata shows, or send the raw inputs",
+        )
+    return pipeline

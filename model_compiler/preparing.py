@@ -1,0 +1,108 @@
+"""Preprocessing steps at compile time: what the model file is built from and measured through."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.preprocessing import Pipeline
+from fleet.protocol.steps import AnyStep, Impute
+from fleet.protocol.tensor_spec import Tensor
+from fleet.protocol.tensors import datatype_of
+from model_compiler.data import UNNAMED, Array, Dataset
+from model_compiler.errors import DataError
+
+ROWS = 1024  # of a data set at a time: a step bounds what it makes of one request
+
+
+class Preparation(Struct, frozen=True, kw_only=True):
+    """The steps of a release that is yet to be made; `loose` names raw inputs that may hold NaN and infinity."""
+
+    steps: tuple[AnyStep, ...] = ()
+    loose: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    def pipeline(self, inputs: Mapping[str, Array], *, batched: bool = True) -> Pipeline | None:
+        """The steps bound to inputs of these arrays' names, datatypes and shapes, each (n, …); None without steps.
+
+        Raises DataError where they do not fit.
+        """
+        return self.bound(tensors_of(inputs, self.loose, batched=batched))
+
+    def bound(self, raw: Sequence[Tensor]) -> Pipeline | None:
+        """The steps bound to `raw`; None without steps. Raises DataError where they do not fit."""
+        try:
+            return Pipeline(self.steps, raw) if self.steps else None
+        except ProtocolError as error:
+            raise DataError(str(error), subject="preprocess", hint=error.hint) from error
+
+    def raw(self, data: Dataset) -> Dataset:
+        """The data with a lone input without a name called as the steps call it."""
+        if not self.steps or list(data.inputs) != [UNNAMED]:
+            return data
+        return data.renamed({UNNAMED: self.steps[0].takes[0]})
+
+    def ready(self, data: Dataset) -> Dataset:
+        """What the steps make of a data set, which its raw inputs have names in; raises DataError where they cannot."""
+        pipeline = self.pipeline(data.inputs)
+        if pipeline is None:
+            return data
+        try:
+            parts = [
+                pipeline.run({name: array[start : start + ROWS] for name, array in data.inputs.items()})
+                for start in range(0, max(len(data), 1), ROWS)
+            ]
+        except ProtocolError as error:
+            raise DataError(f"the preprocessing steps: {error}", subject="preprocess", hint=error.hint) from error
+        names = [tensor.name for tensor in pipeline.ready]
+        return Dataset({name: np.concatenate([part[name] for part in parts]) for name in names}, data.y)
+
+
+NO_STEPS = Preparation()
+
+
+def imputed(steps: Sequence[AnyStep]) -> frozenset[str]:
+    """The tensors in which steps put a value in the place of NaN: as raw inputs they may hold it."""
+    return frozenset(step.input for step in steps if isinstance(step, Impute))
+
+
+def tensors_of(inputs: Mapping[str, Array], loose: Collection[str], *, batched: bool) -> list[Tensor]:
+    """Inputs (n, …) as a manifest will say them."""
+    return [
+        Tensor(
+            name=name,
+            datatype=datatype_of(array),
+            shape=(-1, *array.shape[1:]) if batched else array.shape[1:],
+            finite=name not in loose,
+        )
+        for name, array in inputs.items()
+    ]
+
+
+def read_steps(data: bytes, subject: str) -> tuple[AnyStep, ...]:
+    """Steps from a JSON list, each with its constants.
+
+    Raises DataError for anything else; the message has the place.
+    """
+    try:
+        steps = msgspec.json.decode(data, type=tuple[AnyStep, ...])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(
+            f"{subject}: not a list of preprocessing steps: {error}",
+            subject=subject,
+            hint='[{"kind": "normalise", "input": "x", "mean": [0.5], "std": [0.25]}, …]; see docs/preprocessing.md',
+        ) from error
+    unfitted = [step for step in steps if step.needs_fitting]
+    if unfitted:
+        raise DataError(
+            f"{subject}: step {unfitted[0].kind} of {', '.join(unfitted[0].takes)} has no constants",
+            subject=subject,
+            hint="give those that the model was trained with: " + ", ".join(unfitted[0].fitted),
+        )
+    return steps
