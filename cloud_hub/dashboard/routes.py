@@ -1,9 +1,10 @@
-"""The dashboard's routes: the page at `/`, its fragments, `/login` and `/logout`."""
+"""The dashboard's routes: the page at `/`, its fragments, samples with their labels, `/login` and `/logout`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Form, Request
 from starlette.concurrency import run_in_threadpool
@@ -13,7 +14,7 @@ from starlette.templating import Jinja2Templates
 
 from cloud_hub.api.access import HubDep
 from cloud_hub.api.errors import error_response
-from cloud_hub.dashboard import access, plots, views
+from cloud_hub.dashboard import access, labels, plots, views
 from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
 from cloud_hub.errors import HubError, InvalidError
 from cloud_hub.identity.callers import Caller
@@ -145,3 +146,42 @@ async def order(
         raise InvalidError(f"no order {action!r}", subject="action", hint=", ".join(ORDERS))
     await run_in_threadpool(apply_order, hub, rollout, ORDERS[action], "from the dashboard", caller.actor)
     return RedirectResponse("/", status_code=303, headers=HEADERS)
+
+
+@router.get("/dashboard/samples/{model}")
+def samples(model: str, request: Request, hub: HubDep, caller: Visitor) -> Response:
+    """A model's newest samples with their answers and labels."""
+    return _samples(request, hub, caller, model)
+
+
+@router.post("/dashboard/samples/{model}")
+def label_sample(
+    model: str,
+    request: Request,
+    hub: HubDep,
+    caller: Visitor,
+    sample: Annotated[str, Form()] = "",
+    label: Annotated[str, Form()] = "",
+    csrf: Annotated[str, Form()] = "",
+) -> Response:
+    """Write down what is true of one sample; what is refused is said above the table."""
+    access.check_change(request, caller, csrf)
+    try:
+        labels.write(hub, sample, label, actor=caller.actor)
+    except HubError as error:
+        return _samples(request, hub, caller, model, error)
+    return RedirectResponse(f"/dashboard/samples/{quote(model, safe='')}", status_code=303, headers=HEADERS)
+
+
+def _samples(request: Request, hub: HubDep, caller: Caller, model: str, error: HubError | None = None) -> Response:
+    return _render(
+        request,
+        "samples.html",
+        status=error.status if error is not None else 200,
+        view=labels.page_of(hub, model),
+        problem=f"{error}. {error.hint}" if error is not None else "",
+        caller=caller,
+        may_change=role_allows(caller.role, "operator"),
+        csrf=access.csrf_token(request.cookies[COOKIE]),
+        now=hub.clock(),
+    )

@@ -34,6 +34,7 @@ from fleet.protocol.confidence import should_defer
 from fleet.protocol.errors import REFUSALS, ProtocolError
 from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport, Window
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.task import NO_CLASS
 
 log = logging.getLogger(__name__)
 
@@ -190,14 +191,16 @@ class Recorder:
     def _sample(self, outcome: Outcome, encoder: Encoder | None) -> None:
         sampling = self._policies.entry(outcome.model).sampling
         task, answers, theirs = outcome.task, outcome.scores.answers, outcome.cloud_answers
-        if not sampling.enabled or not outcome.inputs or not outcome.release or task is None or not answers:
+        if not sampling.enabled or not outcome.inputs or not outcome.release or task is None or not outcome.outputs:
+            return
+        if task.compares and not answers:  # a task that compares nothing has samples without an answer
             return
         wanted = self._wanted.get(outcome.model, 0)
         reason = choose(
             sampling,
             self._rng(),
             uncertain=self._uncertain(outcome),
-            disagreeing=bool(theirs) and not task.agrees(answers[0], theirs[0]),
+            disagreeing=bool(answers and theirs) and not task.agrees(answers[0], theirs[0]),
             wanted=wanted > 0,
         )
         if reason is None:
@@ -217,7 +220,7 @@ class Recorder:
             inputs={name: (a[:1] if batched(name) else a).copy() for name, a in outcome.inputs.items()},
             outputs={name: a[:1] if batched(name) else a for name, a in outcome.outputs.items()},
             confidence=next(iter(outcome.scores.confidence), 0.0),
-            prediction=class_of(task, answers[0]),
+            prediction=class_of(task, answers[0]) if answers else NO_CLASS,
             cloud_prediction=class_of(task, theirs[0]) if theirs else None,
         )
         self._drafts.append((first, encoder))

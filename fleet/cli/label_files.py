@@ -9,8 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +16,13 @@ from typing import Any, NamedTuple, NoReturn
 
 import typer
 
+from fleet.api.labels import parse_json, parse_label, parse_number
 from fleet.errors import NotFoundError
 
-CLASS = re.compile(r"[0-9]{1,9}")  # ² and ٣ are digits, too, but no numbers that int() or the hub would take
-NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")  # as JSON has it, which knows no +1, .5, 1_000 or nan
 SAMPLE_HEADS = ("sample", "sample_id", "id")
 LABEL_HEADS = ("label", "class", "value")
 THERE, ABSENT = ("1", "1.0", "true"), ("0", "0.0", "false")
 FILE_LIMIT = 256 << 20  # bytes
-NUMBER_LIMIT = 64  # characters
-LARGEST = (1 << 63) - 1  # of a whole number; a value beyond is one with a point
 
 
 class Line(NamedTuple):
@@ -38,16 +33,14 @@ class Line(NamedTuple):
 
 
 def label_of(text: str) -> Any:
-    """`7` → 7, `3.25` → 3.25, `dog` → "dog", `"7"` → "7", `["a", 2]` → a list, `@boxes.json` → what the file holds.
-
-    A usage error for an empty one, and for what begins like JSON and is none.
-    """
-    text = text.strip()
-    if not text:
-        raise typer.BadParameter("a label is empty: write a class by its number or name, such as 7")
-    if text.startswith("@"):
-        return _json(_text_of(Path(text[1:])), text[1:])
-    return _json(text, text[:60]) if text[0] in '[{"' else _number(text)
+    """What `parse_label` makes of it, and of `@boxes.json` what the file holds; a usage error for what it refuses."""
+    if text.strip().startswith("@"):
+        path = text.strip()[1:]
+        return _json(_text_of(Path(path)), path)
+    try:
+        return parse_label(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text[:60]}: {error}" if text.strip() else str(error)) from None
 
 
 def read_labels(file: Path) -> dict[str, Any]:
@@ -107,7 +100,7 @@ def _cell(file: Path, line: Line, column: int) -> Any:
 
 
 def _value(file: Path, line: Line, cell: str) -> int | float:
-    found = _number(cell)
+    found = parse_number(cell)
     if isinstance(found, str):
         _refuse(file, line, f"{cell!r} is neither 0 or 1 of a class, nor a number of a value")
     return found
@@ -160,27 +153,11 @@ def _text_of(file: Path) -> str:
     return text
 
 
-def _number(text: str) -> int | float | str:
-    """A number where the text is one as JSON has it, else the text."""
-    if CLASS.fullmatch(text):
-        return int(text)
-    if len(text) > NUMBER_LIMIT or not NUMBER.fullmatch(text):
-        return text
-    number = int(text) if text.lstrip("-").isdecimal() else float(text)
-    if isinstance(number, int) and abs(number) > LARGEST:
-        return float(number)
-    return number if math.isfinite(number) else text
-
-
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{where}: this is not JSON: {error}") from None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+        return parse_json(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{where}: {error}") from None
 
 
 def _refuse(file: Path, line: Line, why: str) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -145,6 +146,32 @@ def test_labels_that_contradict_the_answers_raise_an_alarm_that_says_so(hub: Hub
     assert alarm.detail["reason"] in page(hub)
     closed = hub.client.post(f"/api/v1/alarms/{alarm.id}/close", headers=hub.auth()).json()
     assert closed["status"] == "closed" and status(hub)["labels"]["state"] == "watching"
+
+
+def test_people_label_samples_on_the_dashboard_in_the_words_of_the_task(hub: HubFixture) -> None:
+    (sample,) = send_samples(hub, range(200, 201), level=2.5)
+    page(hub)  # logs in
+    shown = html.unescape(hub.client.get("/dashboard/samples/tide").text)
+    assert sample in shown and "<td>2.5</td>" in shown and "a finite number and at least -10 and at most 10" in shown
+    csrf = re.search(r'name="csrf" value="([0-9a-f]{64})"', shown)
+    assert csrf is not None
+
+    def send(label: str, token: str) -> tuple[int, str]:
+        form = {"sample": sample, "label": label, "csrf": token}
+        answer = hub.client.post("/dashboard/samples/tide", data=form, follow_redirects=False)
+        return answer.status_code, html.unescape(answer.text)
+
+    code, said = send("99", csrf[1])
+    assert code == 400 and "99 is no label of a regression" in said and store.get(hub.hub, sample).label is None
+    assert send("[1,", csrf[1])[0] == 400 and send("", csrf[1])[0] == 400 and send("2.25", "0" * 64)[0] == 403
+    assert send("2.25", csrf[1])[0] == 303 and store.get(hub.hub, sample).label == 2.25
+    assert "2.25 <span" in hub.client.get("/dashboard/samples/tide").text
+    hub.client.post("/login", data={"token": hub.token(role="viewer")})
+    viewed = hub.client.get("/dashboard/samples/tide").text
+    assert "<form" not in viewed and send("2.5", re.sub(".", "0", csrf[1]))[0] == 403
+    assert hub.client.get("/dashboard/samples/absent").status_code == 404
+    hub.client.cookies.clear()
+    assert hub.client.get("/dashboard/samples/tide", follow_redirects=False).headers["location"] == "/login"
 
 
 def test_so_do_audits_and_the_page_shows_what_the_model_says_now(hub: HubFixture) -> None:

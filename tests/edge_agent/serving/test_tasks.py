@@ -69,6 +69,10 @@ def test_a_regression_agrees_within_its_tolerance(agent: Agent, off: float, agre
     window = audited(agent, release(agent, REGRESSION), models.inputs(10))
     assert (window.counters["audited"], window.counters.get("audit_agree", 0)) == (10, agree)
     assert not any(window.classes) and not any(window.confidence)
+    for place, answers in enumerate(models.answer(models.inputs(10)).T.astype(float)):
+        found = (window.values[place].low, window.values[place].high)
+        assert found == pytest.approx((answers.min(), answers.max()), abs=1e-5)
+        assert sum(window.values[place].weights) == 10
 
 
 def test_a_custom_task_is_compared_as_it_says(agent: Agent) -> None:
@@ -126,6 +130,22 @@ def test_a_sample_of_a_regression_has_no_class_and_is_disagreeing_by_its_toleran
     (sample,) = decode_msgpack(agent.samples.batch()[1], SampleBatch, limit=1 << 20).samples
     assert (sample.prediction, sample.cloud_prediction) == (NO_CLASS, NO_CLASS)
     assert sample.reason == ("disagreeing" if off > 0.5 else "outlying")
+
+
+@pytest.mark.parametrize("task", [TaskSpec(name="custom"), None], ids=["custom", "unscored"])
+def test_a_model_whose_answers_nobody_compares_is_sampled_all_the_same(agent: Agent, task: TaskSpec | None) -> None:
+    """Its owner labels what it sees, and retrains it; nothing was ever kept of it."""
+
+    async def scenario() -> None:
+        agent.follow(ModelEntry(release=1, sampling=Sampling(enabled=True, random_ppm=1_000_000)))
+        await agent.slots.activate(release(agent, task), None, None)
+        await agent.ask(models.inputs(1))
+        await agent.recorder.flush()
+
+    asyncio.run(scenario())
+    (sample,) = decode_msgpack(agent.samples.batch()[1], SampleBatch, limit=1 << 20).samples
+    assert (sample.reason, sample.prediction, sample.cloud_prediction) == ("random", NO_CLASS, None)
+    assert sample.inputs and sample.outputs
 
 
 @pytest.mark.parametrize(

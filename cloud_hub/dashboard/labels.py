@@ -1,0 +1,128 @@
+"""A model's samples as people label them: what the device answered, and what is right, in the words of the task."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from sqlmodel import col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.errors import HubError, InvalidError
+from cloud_hub.samples import parquet, store
+from cloud_hub.store.tables import SampleRow
+from cloud_hub.trust.rows import get_model, label_task
+from fleet.api.labels import parse_label
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.tensors import from_array
+from fleet.tasks import Task
+
+log = logging.getLogger(__name__)
+SAMPLES = 50
+SHOWN = 100  # characters of an answer or a label
+NUMBERS = 6  # of an answer that is a vector
+
+
+class SampleView(Struct, frozen=True, kw_only=True):
+    """A sample's line: its row, and answer and label in words."""
+
+    row: SampleRow
+    answer: str
+    label: str
+
+
+class SamplesPage(Struct, frozen=True, kw_only=True):
+    """Everything on the page; `wanted` says what a label is."""
+
+    model: str
+    task: str
+    wanted: str
+    samples: list[SampleView]
+
+
+def page_of(hub: Hub, model: str) -> SamplesPage:
+    """The newest samples of a model; NotFoundError when there is no such model."""
+    with hub.reading() as session:
+        get_model(session, model)
+        task = label_task(session, model)
+        query = select(SampleRow).where(SampleRow.model == model, col(SampleRow.deleted_at).is_(None))
+        rows = list(session.exec(query.order_by(col(SampleRow.received_at).desc(), col(SampleRow.id)).limit(SAMPLES)))
+    found = _arrays(hub, rows)
+    views = [
+        SampleView(row=row, answer=answer_in_words(task, found.get(row.id)), label=label_in_words(task, row.label))
+        for row in rows
+    ]
+    return SamplesPage(
+        model=model, task=task.name if task is not None else "none", wanted=wanted_of(task), samples=views
+    )
+
+
+def write(hub: Hub, sample: str, text: str, *, actor: str) -> None:
+    """Label a sample with what a person wrote; raises what `store.label` raises, and InvalidError for no label."""
+    try:
+        label = parse_label(text)
+    except ValueError as error:
+        raise InvalidError(f"sample {sample}: {error}", subject=sample) from error
+    store.label(hub, {sample: label}, by=actor, actor=actor)
+
+
+def _arrays(hub: Hub, rows: list[SampleRow]) -> dict[str, parquet.Arrays]:
+    parts = []
+    for path in sorted({row.path for row in rows}):
+        try:
+            parts.append(hub.objects.get(path).data)
+        except HubError as error:  # deleted in this moment; the others are shown
+            log.info("samples in %s are shown without their answers: %s", path, error)
+    return parquet.arrays_of(parts)
+
+
+def wanted_of(task: Task[Any] | None) -> str:
+    """What a label may be, as the task says it to whoever gives none."""
+    try:
+        return "" if task is None else str(task.label(None))
+    except MalformedError as error:
+        return error.hint
+
+
+def answer_in_words(task: Task[Any] | None, arrays: parquet.Arrays | None) -> str:
+    """What the device answered: class names, numbers, or a dash where nobody can say."""
+    if task is None or arrays is None:
+        return "–"
+    try:
+        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
+    except MalformedError:
+        return "unreadable"
+    return _cut(_in_words(task, answers[0])) if answers else "–"
+
+
+def _in_words(task: Task[Any], answer: Any) -> str:
+    if task.summarises == "classes":
+        return _classes_in_words(task, task.classes(answer))
+    numbers = np.asarray(answer).reshape(-1)
+    told = ", ".join(f"{value:.4g}" if isinstance(value, float) else str(value) for value in numbers[:NUMBERS].tolist())
+    return told + (f", … ({numbers.size})" if numbers.size > NUMBERS else "")
+
+
+def _classes_in_words(task: Task[Any], numbers: tuple[int, ...]) -> str:
+    names = dict(enumerate(task.class_names))
+    counted = Counter(names.get(number, str(number)) for number in numbers)
+    return ", ".join(f"{name} ×{count}" if count > 1 else name for name, count in counted.items()) or "nothing"
+
+
+def label_in_words(task: Task[Any] | None, label: Any) -> str:
+    """A label as the task keeps it: class names, else its JSON; empty without one."""
+    if label is None:
+        return ""
+    if task is not None and task.summarises == "classes":
+        items = label if isinstance(label, list) else [label]
+        numbers = tuple(item["class"] if isinstance(item, dict) else item for item in items)
+        return _cut(_classes_in_words(task, numbers))
+    return _cut(label if isinstance(label, str) else msgspec.json.encode(label).decode())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
