@@ -27,13 +27,15 @@ class Adapted:
     """`module` takes tensors in the order of `data` and gives a tensor or a tuple of them.
 
     `data` is one sample, its inputs called as in the release and in the dtypes that the module takes; `names` maps the
-    data's names to these. `outputs` are the answers to it, by the release's names, each (1, …) as a rule.
+    data's names to these. `outputs` are the answers to it, by the release's names, each (1, …) as a rule. `raw` takes
+    tensors as `module` does, and gives what the author's `forward` gives: in training that may be more.
     """
 
     module: torch.nn.Module
     data: Dataset
     names: Mapping[str, str]
     outputs: Mapping[str, Array]
+    raw: torch.nn.Module
 
     def fit(self, data: Dataset) -> Dataset:
         """A data set with the release's names and in the module's dtypes."""
@@ -73,12 +75,14 @@ def adapt(
         raise SourceError(f"the model answers with {type(answer).__name__}, not with tensors")
     lone = naming.lone_output(classes, tuple(names.values()))
     results = naming.output_names(found, outputs, named=named, lone=lone)
-    wrapped = module
+    wrapped = raw = module
     straight = way == _Way(tuple(range(len(names))))
     if not straight or channels_last or list(results) != list(found) or not _plain(answer):
         wrapped = _module(module, way, channels_last, results=tuple(results))
+    if not straight or channels_last:
+        raw = _module(module, way, channels_last)
     answers = naming.numbers_of({new: found[old] for old, new in results.items()})
-    return Adapted(wrapped, sample.cast(dtypes), names, answers)
+    return Adapted(wrapped, sample.cast(dtypes), names, answers, raw)
 
 
 class _Way(NamedTuple):

@@ -47,6 +47,10 @@ class Parts:
     non_finite: Collection[str] = ()
     task: TaskSpec | None = None
 
+    def class_names(self) -> tuple[str, ...]:
+        """Those given, else the model's."""
+        return tuple(self.labels) or (self.interface.labels if self.interface is not None else ())
+
 
 def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes]]:
     """The manifest, with no runtime claimed yet, and all its blobs.
@@ -58,8 +62,11 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     """
     profile = kept[0].ran.profile
     outputs = kept[0].ran.outputs
+    groups = tasking.groups_of(
+        parts.task, parts.class_names(), outputs, classes=parts.metric.classes and first(outputs).ndim <= 2
+    )
     selftest, _, data = vectors.build(
-        parts.validation, {item.name: item.ran.outputs for item in kept},
+        parts.validation, {item.name: item.ran.outputs for item in kept}, groups,
         classes=parts.metric.classes, sliced=profile.sliced, batched=profile.batched,
     )  # fmt: skip
     drift, drift_data = _drift(parts)
@@ -130,13 +137,12 @@ def _shape(name: str, place: int, array: Array, kept: Sequence[Judged], kind: st
 def _labels(parts: Parts, scores: Array) -> tuple[str, ...]:
     """The class names: those given, else the model's, else numbers. A single score column has no classes to name."""
     if parts.task is not None and parts.task.name != CLASSIFICATION:  # which says itself what class names it needs
-        return tuple(parts.labels) or (parts.interface.labels if parts.interface is not None else ())
+        return parts.class_names()
     if not parts.metric.classes or scores.ndim != 2 or scores.shape[1] < 2:
         if parts.labels:
             raise CompilerError("--labels needs a metric of classes and an output of shape (n, classes)")
         return ()
-    known = parts.interface.labels if parts.interface is not None else ()
-    labels = tuple(parts.labels) or known or tuple(str(number) for number in range(scores.shape[1]))
+    labels = parts.class_names() or tuple(str(number) for number in range(scores.shape[1]))
     if len(labels) != scores.shape[1]:
         raise CompilerError(f"there are {len(labels)} labels, the model has {scores.shape[1]} classes")
     return labels

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +41,8 @@ class Artifact:
 class Prepared:
     """The source and the data, made to fit each other and called as in the release. `outputs` are the outputs' names.
 
-    `tuning` is the request's training data, likewise. `cloud` is the teacher with the release's names.
+    `tuning` is the request's training data, likewise. `cloud` is the teacher with the release's names. `names` maps the
+    data's names of inputs to the release's.
     """
 
     request: CompileRequest
@@ -53,6 +54,7 @@ class Prepared:
     module: torch.nn.Module | None = None
     onnx: bytes | None = None
     cloud: bytes | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(request: CompileRequest, metric: Metric) -> Prepared:
@@ -101,7 +103,7 @@ def _of_torch(request: CompileRequest, metric: Metric) -> Prepared:
     tuning = adapted.fit(request.tuning) if request.tuning is not None else None
     calibration, validation = adapted.fit(request.calibration), adapted.fit(request.validation)
     names = tuple(adapted.outputs)
-    return Prepared(request, metric, calibration, validation, names, tuning, module=adapted.module)
+    return Prepared(request, metric, calibration, validation, names, tuning, module=adapted.module, names=adapted.names)
 
 
 def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
@@ -119,7 +121,7 @@ def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
     dtypes = {n: np.dtype(np.float32) if n in floats else a.dtype for n, a in data[1].inputs.items()}
     calibration, validation = (d.cast(dtypes) for d in data)
     _check_contract(request, validation, tuple(outputs.values()))
-    return Prepared(request, metric, calibration, validation, tuple(outputs.values()), onnx=model)
+    return Prepared(request, metric, calibration, validation, tuple(outputs.values()), onnx=model, names=inputs)
 
 
 def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:

@@ -70,8 +70,28 @@ def fit(
     """
     temperature = fit_temperature(logits, y, apply_softmax=apply_softmax)
     p = protocol.probabilities(logits, temperature=temperature, apply_softmax=apply_softmax)
-    sure, right = protocol.confidence(p), p.argmax(axis=1) == y
-    cloud_right = right if cloud is None else cloud == y
+    right = p.argmax(axis=1) == y
+    return fit_sure(
+        protocol.confidence(p), right, None if cloud is None else cloud == y, target, temperature=temperature
+    )
+
+
+def fit_sure(
+    sure: npt.NDArray[Any],
+    right: npt.NDArray[Any],
+    cloud_right: npt.NDArray[Any] | None,
+    target: DeferTarget,
+    *,
+    temperature: float = 1.0,
+) -> Deferral:
+    """Threshold and curve of one variant whose task says how sure each answer is.
+
+    Args:
+        sure: the confidence of each answer, (n,) in [0, 1].
+        right: whether it is right, bool (n,).
+        cloud_right: whether the cloud's answer is; None takes the cloud to be no better.
+    """
+    cloud_right = right if cloud_right is None else cloud_right
     points = [_point(sure, right, cloud_right, share) for share in CURVE_SHARES]
     fine = [_point(sure, right, cloud_right, share / 200) for share in range(201)]
     return Deferral(

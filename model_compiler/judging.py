@@ -6,8 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fleet.protocol.manifest import Deferral, Variant, Verdict
-from model_compiler import deferral, measurements, pack, runners, verdict
+from model_compiler import deferral, measurements, pack, rightness, runners, tasking, verdict
 from model_compiler.building import Artifact, float_bases
 from model_compiler.data import Array, Dataset, check_labels
 from model_compiler.errors import DataError, GateError, NotFiniteError, TargetError
@@ -153,7 +155,7 @@ def judge(
         [r.artifact for r in ran], {r.artifact.name: r.profile for r in ran}, data, request.measurements
     )
     by_name = {item.artifact.name: item for item in ran}
-    cloud = next((predicted(first(r.outputs)) for r in ran if r.artifact.placement == "cloud" and metric.classes), None)
+    cloud = next((r.outputs for r in ran if r.artifact.placement == "cloud"), None)
     found = []
     for item in ran:
         edge = item.artifact.placement == "edge"
@@ -163,26 +165,53 @@ def judge(
             cost=costs[item.artifact.name], reference_cost=costs[base.artifact.name],
         )  # fmt: skip
         measured = _with_notes(measured, item.artifact.notes)
-        found.append(_judged(item, measured, metric, data.labels, request, cloud if edge else None))
+        measured, fitted = _deferral(request, metric, item, measured, data.labels, cloud) if edge else (measured, None)
+        found.append(_judged(item, measured, metric, data.labels, request, fitted))
     return found
 
 
 def _judged(
-    item: Ran, measured: Verdict, metric: Metric, y: Array, request: CompileRequest, cloud: Array | None
+    item: Ran, measured: Verdict, metric: Metric, y: Array, request: CompileRequest, fitted: Deferral | None
 ) -> Judged:
-    scores = first(item.outputs)
-    classes = metric.classes and scores.ndim == 2 and scores.shape[1] > 1
-    softmax = classes and verdict.holds_logits(scores)
     edge = item.artifact.placement == "edge"
-    fitted = deferral.fit(scores, y, cloud, request.defer, apply_softmax=softmax) if classes and edge else None
     return Judged(
         ran=item,
         verdict=measured,
         recalls=verdict.recalls(item.outputs, y) if metric.classes else {},
-        softmax=softmax,
+        softmax=_ranks(metric, item.outputs) and verdict.holds_logits(first(item.outputs)),
         deferral=fitted,
         broken=tuple(request.gate.broken_by(measured)) if edge else (),
     )
+
+
+def _ranks(metric: Metric, outputs: Outputs) -> bool:
+    """Whether the first output ranks several classes."""
+    scores = first(outputs)
+    return metric.classes and scores.ndim == 2 and scores.shape[1] > 1
+
+
+def _deferral(
+    request: CompileRequest, metric: Metric, item: Ran, measured: Verdict, y: Array, cloud: Outputs | None
+) -> tuple[Verdict, Deferral | None]:
+    """When the variant shall ask the cloud, by what its task says of an answer's confidence; else a note why not."""
+    spec = tasking.task_of(request)
+    if spec is None:
+        if not _ranks(metric, item.outputs):
+            return measured, None
+        softmax = verdict.holds_logits(first(item.outputs))
+        theirs = predicted(first(cloud)) if cloud is not None else None
+        return measured, deferral.fit(first(item.outputs), y, theirs, request.defer, apply_softmax=softmax)
+    labels = request.labels or (request.interface.labels if request.interface is not None else ())
+    task, found = tasking.reading(spec, labels, item.outputs)
+    if not found.confidence:
+        why = f"no deferral: a {spec.name} says no confidence; name an output that does: --task {spec.name}:confidence="
+        return _with_notes(measured, (f"{why}NAME",)), None
+    right = rightness.right(task, found.answers, y)
+    if right is None:
+        why = f"no deferral: nobody says whether one answer of a {spec.name} is right"
+        return _with_notes(measured, (why,)), None
+    theirs = None if cloud is None else rightness.right(task, tasking.reading(spec, labels, cloud)[1].answers, y)
+    return measured, deferral.fit_sure(np.array(found.confidence), right, theirs, request.defer)
 
 
 def _with_notes(measured: Verdict, notes: tuple[str, ...]) -> Verdict:

@@ -1,12 +1,15 @@
-"""Task metrics: how good a model's outputs are, with a 95 % confidence interval. Pure.
+"""Metrics: how good a model's outputs are, with a 95 % confidence interval; by scikit-learn and scipy. Pure.
 
 accuracy, top-K  share of samples whose class is right, or among the K best; Wilson's interval
 auc              area under the ROC curve; binary, or the mean of one-against-rest over the classes
 f1               binary (class 1), or the mean over the classes
-mae, rmse        error of numbers; lower is better
+mae, rmse, r2    error of numbers (lower is better); share of their variance that is explained
+cosine           mean cosine between output and `y`, both (n, dimensions)
+recall-at-K      share of samples with one of the same `y` among their K nearest others, by cosine
 exact            share of samples whose output equals `y` value by value
 FILE.py:NAME     a function (outputs: dict[str, array], y: array) -> float; `NAME.lower_is_better = True` turns it
-Where no closed form is at hand the interval is the percentile bootstrap's over samples (400 draws, seeded).
+Those that a task gives its meaning are in `task_metrics`. Where no closed form is at hand the interval is the
+percentile bootstrap's over samples (400 draws, seeded).
 """
 
 from __future__ import annotations
@@ -27,12 +30,18 @@ Outputs = Mapping[str, Array]  # by name, each (n, …); the first one is what l
 DRAWS = 400
 
 
+class OneClassError(DataError):
+    """The samples are all of one class, so that nothing can be said."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """`score(outputs, y)` gives the value; `hits`, where there is one, says right or wrong per sample.
 
     `classes` says that the first output ranks classes and `y` holds one of them per sample. `alike`, where the task
-    says it, is how much outputs agree with a reference's, from 0 to 1.
+    says it, is how much outputs agree with a reference's, from 0 to 1. `needs` names the tasks that give the metric
+    its meaning (`task_metrics`); without one of them it says nothing. `reading(outputs, y)`, where there is one, is
+    done once for all draws of an interval: its arrays, one row per sample, are what `score` then gets.
     """
 
     name: str
@@ -41,9 +50,13 @@ class Metric:
     classes: bool = False
     hits: Callable[[Array, Array], Array] | None = None
     alike: Callable[[Outputs, Outputs], float] | None = None
+    needs: tuple[str, ...] = ()
+    reading: Callable[[Outputs, Array], Outputs] | None = None
 
     def measure(self, outputs: Outputs, y: Array) -> tuple[float, tuple[float, float]]:
         """The value and its 95 % interval."""
+        if self.reading is not None:
+            outputs = self.reading(outputs, y)
         if self.hits is not None:
             right = self.hits(first(outputs), y)
             return float(right.mean()), wilson(int(right.sum()), len(right))
@@ -56,18 +69,27 @@ class Metric:
         return 100 * (value - reference) / max(abs(reference), 1e-12)
 
     def _bootstrap(self, outputs: Outputs, y: Array) -> tuple[float, float]:
-        """Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentile interval)."""
-        random = np.random.default_rng(0)
-        found = []
-        for _ in range(DRAWS):
-            rows = random.integers(0, len(y), len(y))
-            if self.classes and len(np.unique(y[rows])) < 2:
-                continue
-            found.append(self.score({name: array[rows] for name, array in outputs.items()}, y[rows]))
-        if not found:
-            value = self.score(outputs, y)
-            return value, value
-        low, high = np.percentile(found, [2.5, 97.5])
+        """Over samples; a draw of which the metric says nothing, such as one with a single class, does not count.
+
+        Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentile interval).
+        """
+        from scipy.stats import bootstrap
+
+        def score(rows: Array) -> float:
+            try:
+                return self.score({name: array[rows] for name, array in outputs.items()}, y[rows])
+            except OneClassError:
+                return float("nan")
+
+        if len(y) < 2:
+            return (value := self.score(outputs, y)), value
+        drawn = bootstrap(
+            (np.arange(len(y)),), score, n_resamples=DRAWS, vectorized=False, method="percentile", rng=0
+        ).bootstrap_distribution
+        drawn = drawn[~np.isnan(drawn)]
+        if not len(drawn):
+            return (value := self.score(outputs, y)), value
+        low, high = np.percentile(drawn, [2.5, 97.5])
         return float(low), float(high)
 
 
@@ -110,17 +132,12 @@ def predicted(scores: Array) -> Array:
 
 
 def auc(scores: Array, positive: Array) -> float:
-    """The share of (positive, negative) pairs in which the positive one scores higher; ties count half.
+    """The area under the ROC curve of scores (n,) for who is `positive` (n,); raises OneClassError."""
+    from sklearn.metrics import roc_auc_score
 
-    Source: Mann and Whitney, 1947. Raises DataError when a class is missing.
-    """
-    count = int(positive.sum())
-    rest = len(positive) - count
-    if not count or not rest:
-        raise DataError("the area under the ROC curve needs both classes in y")
-    _, place, tied = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(tied) - (tied - 1) / 2)[place]
-    return float((ranks[positive].sum() - count * (count + 1) / 2) / (count * rest))
+    if positive.all() or not positive.any():
+        raise OneClassError("the area under the ROC curve needs both classes in y")
+    return float(roc_auc_score(positive, scores))
 
 
 def _auc(outputs: Outputs, y: Array) -> float:
@@ -131,15 +148,51 @@ def _auc(outputs: Outputs, y: Array) -> float:
 
 
 def _f1(outputs: Outputs, y: Array) -> float:
+    from sklearn.metrics import f1_score
+
     scores = table(first(outputs))
-    best = scores.argmax(axis=1)
     labels = [1] if scores.shape[1] == 2 else list(range(scores.shape[1]))
-    found = []
-    for label in labels:
-        right = int(((best == label) & (y == label)).sum())
-        named = int((best == label).sum()) + int((y == label).sum())
-        found.append(2 * right / named if named else 1.0)
-    return float(np.mean(found))
+    return float(f1_score(y, scores.argmax(axis=1), labels=labels, average="macro", zero_division=1.0))
+
+
+def _r2(outputs: Outputs, y: Array) -> float:
+    """Source: scikit-learn's `r2_score`; of several values the mean over them."""
+    from sklearn.metrics import r2_score
+
+    difference = _error(outputs, y)  # refuses what does not fit
+    if len(y) < 2:
+        raise OneClassError("the explained variance needs two samples")
+    return float(r2_score(y.reshape(len(y), -1), (difference + y).reshape(len(y), -1)))
+
+
+def directions(values: Array) -> Array:
+    """Rows (n, dimensions) of length 1; a row of zeros stays one."""
+    rows = values.reshape(len(values), -1).astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    found: Array = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return found
+
+
+def _cosine(outputs: Outputs, y: Array) -> float:
+    mine, theirs = directions(first(outputs)), directions(y)
+    if mine.shape != theirs.shape:
+        raise DataError(f"the first output has shape {list(mine.shape)}, y has {list(y.shape)}")
+    return float((mine * theirs).sum(axis=1).mean())
+
+
+def _recall_at(count: int) -> Metric:
+    """Of embeddings; a sample whose label no other one has can have no hit."""
+
+    def score(outputs: Outputs, y: Array) -> float:
+        rows = directions(first(outputs))
+        if y.ndim != 1:
+            raise DataError(f"the labels of an embedding are one per sample, y has {list(y.shape)}")
+        near = rows @ rows.T
+        np.fill_diagonal(near, -np.inf)
+        best = np.argsort(-near, axis=1, kind="stable")[:, :count]
+        return float((y[best] == y[:, None]).any(axis=1).mean())
+
+    return Metric(f"recall-at-{count}", score)
 
 
 def _error(outputs: Outputs, y: Array) -> Array:
@@ -184,7 +237,16 @@ _KNOWN = {
     "f1": Metric("f1", _f1, classes=True),
     "mae": Metric("mae", lambda o, y: float(np.abs(_error(o, y)).mean()), higher_is_better=False),
     "rmse": Metric("rmse", lambda o, y: float(np.sqrt((_error(o, y) ** 2).mean())), higher_is_better=False),
+    "r2": Metric("r2", _r2),
+    "cosine": Metric("cosine", _cosine),
     "exact": Metric("exact", lambda o, y: float(_exactly(first(o), y).mean()), hits=_exactly),
+}
+
+
+OF_TASKS = {  # metrics that a task gives their meaning
+    "jaccard": ("multi-label",),
+    "map": ("multi-label", "detection"),
+    "map-coco": ("detection",),
 }
 
 
@@ -198,12 +260,26 @@ def parse(text: str) -> Metric:
         return _KNOWN[text]
     if text.startswith("top-") and text[4:].isdigit() and int(text[4:]) > 0:
         return _top(int(text[4:]))
+    if text.startswith("recall-at-") and text[10:].isdigit() and int(text[10:]) > 0:
+        return _recall_at(int(text[10:]))
+    if text in OF_TASKS:
+        return Metric(text, _without_task(text), needs=OF_TASKS[text])
     path, _, name = text.partition(":")
     if path.endswith(".py") and name:
         return _users(Path(path), name)
     raise DataError(
-        f"unknown metric {text!r}", subject=text, hint=f"one of {', '.join(_KNOWN)}, top-K, or file.py:function"
+        f"unknown metric {text!r}",
+        subject=text,
+        hint=f"one of {', '.join((*_KNOWN, *OF_TASKS))}, top-K, recall-at-K, or file.py:function",
     )
+
+
+def _without_task(name: str) -> Callable[[Outputs, Array], float]:
+    def score(outputs: Outputs, y: Array) -> float:
+        tasks = " or ".join(OF_TASKS[name])
+        raise DataError(f"the metric {name} is for a {tasks}", subject=name, hint=f"--task {OF_TASKS[name][0]}:…")
+
+    return score
 
 
 def default(y: Array) -> Metric:

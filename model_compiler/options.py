@@ -19,7 +19,13 @@ Targets = Annotated[list[str] | None, Option("--target", help="A variant; repeat
 Weights = Annotated[Path | None, Option("--weights", help="safetensors for file.py:factory.")]
 Cloud = Annotated[Path | None, Option("--cloud", help="The teacher as .onnx: the cloud variant.")]
 Labels = Annotated[str, Option("--labels", help="Class names in output order, separated by commas.")]
-MetricName = Annotated[str, Option("--metric", help="accuracy, top-K, auc, f1, mae, rmse, exact, or file.py:function.")]
+MetricName = Annotated[
+    str,
+    Option(
+        "--metric",
+        help="accuracy, top-K, auc, f1, mae, rmse, r2, cosine, recall-at-K, map, exact, or file.py:function.",
+    ),
+]
 TaskName = Annotated[
     str,
     Option(

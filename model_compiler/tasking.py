@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace as replace_spec
 
 from fleet import tasks
 from fleet.protocol.codec import from_document
@@ -16,11 +17,14 @@ from fleet.protocol.task import CLASSIFICATION, TaskSpec
 from fleet.protocol.tensors import datatype_of
 from model_compiler import metrics
 from model_compiler.data import Array
-from model_compiler.errors import CompilerError, DataError, InterfaceError
+from model_compiler.errors import CompilerError, InterfaceError
 from model_compiler.metrics import Metric, Outputs
 from model_compiler.request import CompileRequest
+from model_compiler.task_metrics import metric_for
 
 FLAGS = {"true": True, "false": False}
+GROUPS = 6  # of values, by quantiles
+LOWEST = 1e-3  # a detection's mean average precision is over boxes of any score
 
 
 def parse(text: str) -> TaskSpec:
@@ -65,16 +69,26 @@ def task_of(request: CompileRequest) -> TaskSpec | None:
 
 
 def metric_of(request: CompileRequest) -> Metric:
+    """The metric of a request, see `metric_for_task`."""
+    labels = request.labels or (request.interface.labels if request.interface is not None else ())
+    return metric_for_task(task_of(request), request.metric, labels, request.validation.labels)
+
+
+def metric_for_task(spec: TaskSpec | None, asked: Metric | None, labels: Sequence[str], y: Array) -> Metric:
     """The metric that was asked for, else what fits the task; it compares variants as the task does.
+
+    Args:
+        spec: None for a classification, or what nobody scores.
+        labels: the class names.
+        y: the labels that it is measured against.
 
     Raises:
         DataError: the task has no metric of its own.
     """
-    spec, y = task_of(request), request.validation.labels
     if spec is None:
-        return request.metric or metrics.default(y)
-    labels = request.labels or (request.interface.labels if request.interface is not None else ())
-    metric = request.metric or _default(spec, labels, y)
+        return asked or metrics.default(y)
+    every = replace_spec(spec, threshold=LOWEST) if spec.name == "detection" else spec
+    metric = metric_for(spec, asked, lambda outputs: read(every, labels, outputs)[1], y)
     return (
         metric
         if not _compares(spec)
@@ -97,40 +111,51 @@ def named(manifest: Manifest, spec: TaskSpec | None) -> Manifest:
     return found
 
 
-def _default(spec: TaskSpec, labels: Sequence[str], y: Array) -> Metric:
-    names = {CLASSIFICATION: "accuracy", "regression": "rmse", "embedding": "rmse", "anomaly-score": "auc"}
-    if spec.name in names:
-        return metrics.parse(names[spec.name])
-    if spec.name != "multi-label":
-        raise DataError(f"a {spec.name} needs a metric", hint="--metric file.py:function, or exact, rmse, …")
-    if y.ndim != 2 or not np.isin(y, (0, 1)).all():
-        raise DataError(
-            "the labels of a multi-label are (n, classes) of 0 and 1", hint="write y with a column for every class"
-        )
+def groups_of(spec: TaskSpec | None, labels: Sequence[str], outputs: Outputs, *, classes: bool) -> Array:
+    """What answers (n, …) have in common, as a number per row, so that a few rows can stand for all of them.
 
-    def score(outputs: Outputs, right: Array) -> float:
-        task, answers = _read(spec, labels, outputs)
-        wanted = [tuple(np.flatnonzero(row).tolist()) for row in right]
-        return float(np.mean([task.agreement(one, other) for one, other in zip(answers, wanted, strict=True)]))
-
-    return Metric("jaccard", score)
+    Args:
+        spec: the task; None for a classification, or what nobody scores.
+        labels: the class names.
+        outputs: of one variant.
+        classes: whether the first output ranks classes.
+    """
+    if spec is None:
+        return metrics.predicted(metrics.first(outputs)) if classes else np.zeros(len(metrics.first(outputs)), int)
+    task, answers = read(spec, labels, outputs)
+    kinds = [repr(task.classes(answer)) for answer in answers]
+    values = [task.values(answer)[:1] for answer in answers]
+    if all(values) and len(values) == len(kinds):
+        numbers = np.nan_to_num(np.array(values, np.float64)[:, 0])
+        edges = np.quantile(numbers, np.linspace(0, 1, GROUPS + 1)[1:-1])
+        kinds = [str(group) for group in np.digitize(numbers, edges)]
+    rows = len(metrics.first(outputs))
+    found: Array = np.unique(kinds, return_inverse=True)[1] if len(kinds) == rows else np.zeros(rows, int)
+    return found
 
 
 def _alike(spec: TaskSpec, labels: Sequence[str], mine: Outputs, theirs: Outputs) -> float:
-    (task, ours), (_, others) = _read(spec, labels, mine), _read(spec, labels, theirs)
+    (task, ours), (_, others) = read(spec, labels, mine), read(spec, labels, theirs)
     return float(np.mean([task.agreement(one, other) for one, other in zip(ours, others, strict=True)]))
 
 
-def _read(spec: TaskSpec, labels: Sequence[str], outputs: Outputs) -> tuple[tasks.Task[Any], tuple[Any, ...]]:
-    """The task and the answers in outputs (n, …); raises CompilerError where they do not fit each other."""
+def reading(spec: TaskSpec, labels: Sequence[str], outputs: Outputs) -> tuple[tasks.Task[Any], tasks.Reading]:
+    """The task, and the answers in outputs (n, …) with their confidence; as on the device, but for a classification's
+    temperature. Raises CompilerError where they do not fit each other."""
     tensors = [Tensor(name=n, datatype=datatype_of(a), shape=(-1, *a.shape[1:])) for n, a in outputs.items()]
     try:
         task = tasks.of(spec, labels, tensors)
         task.check()
-        return task, task.answers(outputs)
+        return task, task.read(outputs, tasks.Calibration())
     except ProtocolError as error:
         hint = error.hint or "name another --task, or let the first output hold its answers"
         raise CompilerError(str(error), subject=error.subject, hint=hint) from error
+
+
+def read(spec: TaskSpec, labels: Sequence[str], outputs: Outputs) -> tuple[tasks.Task[Any], tuple[Any, ...]]:
+    """The task and the answers in outputs (n, …), see `reading`."""
+    task, found = reading(spec, labels, outputs)
+    return task, found.answers
 
 
 def _compares(spec: TaskSpec) -> bool:

@@ -21,8 +21,8 @@ TOLERANCE = 0.02  # of an output's spread: rounding on other hardware stays far 
 Array = npt.NDArray[Any]
 
 
-def choose(outputs: Mapping[str, Outputs], *, classes: bool, count: int = COUNT) -> list[int]:
-    """Indices of validation rows: half where the variants differ most, half spread over the classes.
+def choose(outputs: Mapping[str, Outputs], groups: Array, *, classes: bool, count: int = COUNT) -> list[int]:
+    """Indices of validation rows: half where the variants differ most, half spread over `groups`, a number per row.
 
     `outputs` maps a variant to its outputs (n, …) by name. Where the first output ranks classes, rows
     on which the best two almost tie are left out, since another processor's rounding may turn them.
@@ -38,10 +38,9 @@ def choose(outputs: Mapping[str, Outputs], *, classes: bool, count: int = COUNT)
             steady = np.argsort(-margin)[: max(count, len(steady))]
     difference = np.abs(stack[:, steady] - stack[:1, steady]).max(axis=(0, 2))
     apart = [int(i) for i in steady[np.argsort(-difference, kind="stable")[: count // 2]]]
-    groups = stack[0].argmax(axis=1)
     rest = [int(i) for i in steady if int(i) not in apart]
     seen: dict[int, int] = {}
-    rank: dict[int, int] = {}  # how many earlier rows have the same class: the lowest ranks cover all classes
+    rank: dict[int, int] = {}  # how many earlier rows are of the same group: the lowest ranks cover all of them
     for index in sorted(rest):
         rank[index] = seen.get(int(groups[index]), 0)
         seen[int(groups[index])] = rank[index] + 1
@@ -49,17 +48,24 @@ def choose(outputs: Mapping[str, Outputs], *, classes: bool, count: int = COUNT)
 
 
 def build(
-    data: Dataset, outputs: Mapping[str, Outputs], *, classes: bool, sliced: Collection[str], batched: bool
+    data: Dataset,
+    outputs: Mapping[str, Outputs],
+    groups: Array,
+    *,
+    classes: bool,
+    sliced: Collection[str],
+    batched: bool,
 ) -> tuple[SelfTest, Blob, bytes]:
     """The self-test section, its blob reference and the blob's bytes.
 
     Args:
         data, outputs: what was asked, and the answers by variant and name, each (n, …).
+        groups: what answers have in common, a number per row (`tasking.groups_of`).
         classes: whether the first output ranks classes.
         sliced: inputs of which a request has rows; of the others it has one sample's whole tensor.
         batched: whether the answers have rows, too; else each is one sample's whole tensor.
     """
-    rows = choose(outputs, classes=classes, count=_affordable(data, outputs))
+    rows = choose(outputs, groups, classes=classes, count=_affordable(data, outputs))
 
     def one(array: Array, row: int, *, rows: bool) -> Array:
         return array[row : row + 1] if rows else array[row, ...]

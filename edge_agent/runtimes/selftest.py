@@ -10,8 +10,10 @@ from pathlib import Path
 from edge_agent import runtimes
 from edge_agent.errors import ModelLoadError
 from edge_agent.ports import read_blob
+from fleet import tasks
 from fleet.protocol.manifest import Manifest
-from fleet.protocol.selftest import Outcome, check, decode_vectors
+from fleet.protocol.selftest import Agree, Arrays, Outcome, check, decode_vectors
+from fleet.protocol.task import CLASSIFICATION
 
 
 def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = "") -> Outcome:
@@ -29,8 +31,24 @@ def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = 
     vectors = decode_vectors(read_blob(blobs, manifest.selftest.blob.sha256))
     model = runtime.load(read_blob(blobs, variant.blob.sha256), manifest, variant)
     try:
-        return check(vectors, manifest.selftest, variant_name, model.run, manifest.outputs)
+        return check(vectors, manifest.selftest, variant_name, model.run, manifest.outputs, _agree_of(manifest))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelLoadError(f"{runtime.name} {runtime.version} failed on variant {variant_name!r}: {error}") from error
     finally:
         model.close()
+
+
+def _agree_of(manifest: Manifest) -> Agree | None:
+    """What the release's task says of two answers; None for a classification, whose scores say it themselves."""
+    spec = manifest.named_task
+    if spec is None or spec.name == CLASSIFICATION:
+        return None
+    task = tasks.of_manifest(manifest)
+
+    def agree(golden: Arrays, actual: Arrays) -> tuple[int, int]:
+        if not task.compares:
+            return 1, 1
+        pairs = list(zip(task.answers(golden), task.answers(actual), strict=True))
+        return sum(task.agrees(one, other) for one, other in pairs), len(pairs)
+
+    return agree

@@ -23,7 +23,9 @@ from fleet.protocol.tensors import to_array as to_array
 
 LIMIT = 16 << 20  # bytes of a self-test blob
 
-Run = Callable[[dict[str, AnyArray]], dict[str, AnyArray]]
+Arrays = dict[str, AnyArray]
+Run = Callable[[Arrays], Arrays]
+Agree = Callable[[Arrays, Arrays], tuple[int, int]]  # golden and actual outputs → rows that agree, rows
 
 
 class Vector(Struct, frozen=True, kw_only=True):
@@ -66,7 +68,12 @@ def decode_vectors(data: bytes) -> tuple[Vector, ...]:
 
 
 def check(
-    vectors: Sequence[Vector], selftest: SelfTest, variant: str, run: Run, outputs: Sequence[Tensor] = ()
+    vectors: Sequence[Vector],
+    selftest: SelfTest,
+    variant: str,
+    run: Run,
+    outputs: Sequence[Tensor] = (),
+    agree: Agree | None = None,
 ) -> Outcome:
     """Run every vector through `run` and compare with what `variant` must answer.
 
@@ -74,6 +81,8 @@ def check(
         run: named input arrays → named output arrays; what it raises passes through.
         outputs: the manifest's; NaN and infinity, in the golden answer or in the model's, fail unless they are
             allowed here. Where they are, they must be where the golden answer has them.
+        agree: what the release's task says of two answers (`fleet.tasks`); None compares the best of the first
+            output's scores.
 
     The tolerance is the one under `VARIANT:OUTPUT`, else under the variant's, else under the output's
     name; an output without one fails. A missing output and another shape or kind of datatype fail as well.
@@ -87,8 +96,9 @@ def check(
         if not expected:
             return _failed(f"vector {number} holds no outputs for variant {variant!r}")
         actual = run({a.name: from_array(a) for a in vector.inputs})
+        golden = {array.name: from_array(array) for array in expected}
         for position, array in enumerate(expected):
-            want, have = from_array(array), actual.get(array.name)
+            want, have = golden[array.name], actual.get(array.name)
             broken = _incomparable(want, have, finite=array.name not in free)
             if have is None or broken:
                 return _failed(f"vector {number}: output {array.name!r} {broken}")
@@ -97,12 +107,15 @@ def check(
             if not difference <= limit and not reason:
                 reason = f"vector {number}: output {array.name!r} is off by {difference:.4g}, {limit:.4g} is allowed"
             worst = max(worst, difference) if difference == difference else float("inf")
-            if position == 0:
+            if position == 0 and agree is None:
                 same, total = _agreement(want, have)
                 kept, rows = kept + same, rows + total
+        if agree is not None:
+            same, total = agree(golden, actual)
+            kept, rows = kept + same, rows + total
     agreement = kept / rows if rows else 0.0
     if not reason and agreement < selftest.min_agreement:
-        reason = f"{agreement:.4g} of the rows keep their class, at least {selftest.min_agreement:.4g} must"
+        reason = f"{agreement:.4g} of the rows keep their answer, at least {selftest.min_agreement:.4g} must"
     return Outcome(passed=not reason, vectors=len(vectors), worst=worst, agreement=agreement, reason=reason)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fleet.protocol.manifest import Lineage, Manifest, SelfTest, decode_manifest
 from fleet.protocol.selftest import check, decode_vectors
-from model_compiler import deferral, metrics, pack, vectors, verdict
+from model_compiler import deferral, metrics, pack, rightness, tasking, vectors, verdict
 from model_compiler.data import check_labels, check_pair, load_dataset, make_dataset
 from model_compiler.errors import DataError, SourceError
 from model_compiler.sources import load_torch
@@ -127,7 +127,7 @@ def test_vectors_cover_the_classes_and_leave_out_near_ties() -> None:
     outputs = np.random.default_rng(2).normal(size=(300, 4)).astype(np.float32)
     outputs[0] = [1.0, 1.0, 0.0, 0.0]
     both = {"a": {"logits": outputs}, "b": {"logits": outputs + 0.01}}
-    rows = vectors.choose(both, classes=True, count=12)
+    rows = vectors.choose(both, outputs.argmax(axis=1), classes=True, count=12)
     assert len(set(rows)) == 12 and 0 not in rows
     assert set(outputs[rows].argmax(axis=1)) == {0, 1, 2, 3}
 
@@ -136,7 +136,10 @@ def test_vectors_pass_the_right_model_and_fail_a_flipped_one() -> None:
     weights = np.random.default_rng(3).normal(size=(6, 4)).astype(np.float32)
     rounded = np.round(weights * 16) / 16
     both = {"a": {"logits": X @ weights}, "b": {"logits": X @ rounded}}
-    section, _, data = vectors.build(make_dataset(X, None, "x"), both, classes=True)
+    groups = (X @ weights).argmax(axis=1)
+    section, _, data = vectors.build(
+        make_dataset(X, None, "x"), both, groups, classes=True, sliced=("x",), batched=True
+    )
     assert 8 <= section.vectors <= 16
 
     def passed(section: SelfTest, weights: np.ndarray) -> bool:
@@ -195,3 +198,31 @@ def test_a_source_file_that_fails_is_named(text: str, words: str, tmp_path: Path
     (tmp_path / "model.py").write_text(text)
     with pytest.raises(SourceError, match=rf"model\.py: .*{words}"):
         load_torch(f"{tmp_path / 'model.py'}:net", None)
+
+
+@pytest.mark.parametrize(("text", "outputs", "groups"), [
+    ("regression:tolerance=1", np.arange(12.0)[:, None], [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]),
+    ("multi-label", np.eye(2)[[0, 1, 0, 1]], [0, 1, 0, 1]),
+    ("embedding", np.eye(3), [0, 0, 0]),
+])  # fmt: skip
+def test_a_few_rows_stand_for_what_answers_have_in_common(text: str, outputs: np.ndarray, groups: list[int]) -> None:
+    spec = tasking.parse(text)
+    found = tasking.groups_of(spec, ("a", "b"), {"y": outputs.astype(np.float32)}, classes=False)
+    assert found.tolist() == groups
+
+
+def test_a_variant_whose_task_says_how_sure_it_is_defers_by_that() -> None:
+    sure = np.linspace(0, 1, 200)
+    right = sure > 0.3
+    found = deferral.fit_sure(sure, right, np.ones(200, bool), deferral.DeferTarget(error=0.0, cloud=None))
+    assert found.temperature == 1.0 and found.threshold == pytest.approx(0.3, abs=0.02)
+
+
+def test_rightness_is_the_task_s() -> None:
+    outputs = {"y": np.array([[1.0], [2.0], [9.0]], np.float32)}
+    task, found = tasking.reading(tasking.parse("regression:tolerance=0.5"), (), outputs)
+    assert rightness.right(task, found.answers, np.array([1.2, 2.0, 2.0])).tolist() == [True, True, False]
+    task, found = tasking.reading(tasking.parse("anomaly-score:threshold=2"), (), outputs)
+    assert rightness.right(task, found.answers, np.array([0, 1, 0])).tolist() == [True, True, False]
+    task, found = tasking.reading(tasking.parse("embedding"), (), outputs)
+    assert rightness.right(task, found.answers, np.array([0, 1, 0])) is None

@@ -48,8 +48,8 @@ def manifest(folder: Path, out: str = "r") -> Manifest:
 CASES = [
     ("regression:tolerance=0.5,low=-9", 1, X[:, :1], (), "rmse", "regression"),
     ("anomaly-score:threshold=1.5", 1, (X[:, 0] > 1).astype(np.int64), (), "auc", "anomaly-score"),
-    ("multi-label:logits=true", 3, (X >= 0).astype(np.int64), NAMES, "jaccard", "multi-label"),
-    ("embedding", 3, X, (), "rmse", "embedding"),
+    ("multi-label:logits=true", 3, (X >= 0).astype(np.int64), NAMES, "f1", "multi-label"),
+    ("embedding", 3, X, (), "cosine", "embedding"),
     ("custom:agreement=cosine", 3, X, ("--metric", "rmse"), "rmse", "custom"),
 ]
 
@@ -87,7 +87,7 @@ REFUSED = [
     ("multi-label", 3, (X >= 0).astype(np.int64), "needs class names"),
     ("multi-label", 3, X, "of 0 and 1"),
     ("anomaly-score:threshold=1", 3, X.argmax(axis=1), "has an output of"),
-    ("detection", 3, X, "a detection needs a metric"),
+    ("detection", 3, X, "needs class names"),
 ]
 
 

@@ -37,7 +37,7 @@ def test_a_variant_that_answers_as_it_did_passes() -> None:
         (model(np.nan), {"tolerance": {"y": float("inf")}, "min_agreement": 0.0}, "output 'y' is NaN at [0, 0]"),
         (model(name="z"), {}, "output 'y' has shape none"),
         (lambda i: {"y": i["x"][:, :2]}, {}, "has shape [3, 2], not [3, 3]"),
-        (model(roll=1), {"tolerance": {"y": 9.0}}, "0 of the rows keep their class, at least 1 must"),
+        (model(roll=1), {"tolerance": {"y": 9.0}}, "0 of the rows keep their answer, at least 1 must"),
         (model(), {"tolerance": {}}, "-1 is allowed"),
         (model(), {"vectors": 3}, "the blob holds 2 vectors, the manifest says 3"),
     ],
