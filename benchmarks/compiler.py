@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.run import RunRequest, deal, sets_of, train_student, train_teacher
+from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
 from examples.machines import data as machines
 from examples.machines.model import train
 from model_compiler.data import make_dataset
@@ -34,8 +34,9 @@ TARGETS = ("litert-int8", "litert-fp32", "litert-int8-dynamic", "onnx-int8", "on
 def mnist(folder: Path) -> CompileReport:
     """The student of `examples.mnist`, distilled from its teacher."""
     request = RunRequest(loaded=load_recipe("examples.mnist.recipe"), out=folder / "run", seed=0)
-    parts = deal(sets_of(request), None, seed=0, repeats=1)
-    student = train_student(request, parts, train_teacher(request, parts))
+    settled = settle_run(request)
+    parts = deal_run(request, settled)
+    student = train_student(request, parts, settled, train_teacher(request, parts, settled)).module
     return compile_release(
         CompileRequest(
             calibration=make_dataset(parts.calibration.x, parts.calibration.y, "calibration"),

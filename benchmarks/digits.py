@@ -13,15 +13,15 @@ import json
 import os
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
 import torch
 
 from cloud_hub.training.fitting import accuracy
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.run import RunRequest, deal, onnx_of, sets_of, train_student, train_teacher
+from cloud_hub.training.run import RunRequest, deal_run, onnx_of, settle_run, train_student, train_teacher
 from fleet.protocol import confidence
 from model_compiler import runners
 from model_compiler.data import make_dataset
@@ -35,9 +35,11 @@ def measure(seed: int, folder: Path) -> dict[str, float]:
     """Train, compile and examine one seed."""
     os.environ["EDGELOOP_DIGITS_SEED"] = str(seed)
     request = RunRequest(loaded=load_recipe("examples.digits.recipe"), out=folder / "run", seed=seed)
-    parts = deal(sets_of(request), None, seed=seed, repeats=1)
-    teacher = train_teacher(request, parts)
-    student = train_student(request, parts, teacher)
+    settled = settle_run(request)
+    parts = deal_run(request, settled)
+    taught = train_teacher(request, parts, settled)
+    assert taught is not None and taught.module is not None  # the recipe has a teacher
+    student, teacher = train_student(request, parts, settled, taught).module, taught.module
     made = compile_release(
         CompileRequest(
             calibration=make_dataset(parts.calibration.x, parts.calibration.y, "calibration"),
@@ -62,7 +64,7 @@ def measure(seed: int, folder: Path) -> dict[str, float]:
     assert fitted is not None
     sure = confidence.confidence(confidence.probabilities(logits, temperature=fitted.temperature))
     away = sure < fitted.threshold
-    asked = replace(parts.exam, x=parts.exam.x[away], y=parts.exam.y[away])
+    asked = parts.exam.take(np.flatnonzero(away))
     kept = float(((logits.argmax(axis=1) == parts.exam.y) & ~away).sum())
     combined = (kept + accuracy(teacher, asked) * len(asked)) / len(parts.exam)
     return {**found, "deferred": float(away.mean()), "combined": combined}

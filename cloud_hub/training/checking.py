@@ -1,30 +1,37 @@
-"""Before a run spends its time: a dry run of the recipe's networks on two rows, against the model's interface.
+"""Before a run spends its time: a dry run of the recipe on a handful of rows, against the model's interface.
 
 What a release would be refused for at publish is refused here in seconds, in the same words: names, datatypes and
-shapes of inputs and outputs of student and teacher, class names, and an encoder that could not watch the inputs.
+shapes of inputs and outputs of student and teacher, task, class names, and an encoder that could not watch the inputs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cloud_hub.errors import ConflictError, InvalidError
-from cloud_hub.samples.dataset import Dataset
-from cloud_hub.training.recipe import Examples, Recipe, Sets
+from cloud_hub.samples.dataset import Dataset, stack
+from cloud_hub.training.data_checks import check_data
+from cloud_hub.training.examples import Examples, Sets, labels_like
+from cloud_hub.training.models import source_of
+from cloud_hub.training.recipe import Fitting, Recipe
+from fleet import tasks
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface
+from fleet.protocol.manifest import Tensor
 from fleet.protocol.sketch import Encoder
-from fleet.protocol.task import CLASSIFICATION
-from model_compiler import reference
+from fleet.protocol.task import CLASSIFICATION, TaskSpec, in_words
+from fleet.protocol.tensors import datatype_of
+from model_compiler import metrics, naming, reference, runners, tasking
 from model_compiler.adapting import Adapted, adapt
-from model_compiler.building import adapt_module
+from model_compiler.building import adapt_module, prepare
 from model_compiler.data import UNNAMED, Array, make_dataset
 from model_compiler.data import Dataset as CompilerDataset
 from model_compiler.errors import CompilerError, InterfaceError
-from model_compiler.metrics import default
+from model_compiler.metrics import Metric
 from model_compiler.request import CompileRequest, non_finite_of
 
 if TYPE_CHECKING:
@@ -33,6 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ROWS = 2
+HANDFUL, OF_EACH = 32, 4  # rows that a recipe's own fit is tried on, and of each class
 SAME_MODEL = "a changed interface is a new model name: fleet model create NAME"
 
 
@@ -54,60 +62,74 @@ class Contract:
 
 @dataclass(frozen=True)
 class Settled:
-    """The recipe's sets with the release's names of inputs, in the release's order; `outputs` are those of outputs."""
+    """The recipe's sets with the release's names of inputs, in the release's order; `outputs` are those of outputs.
+
+    `names` maps the data's names of inputs to the release's. `spec` names the task, None for a classification; `task`
+    is it, with the model's outputs and class names. `findings` are what is worth knowing of the data.
+    """
 
     sets: Sets
+    names: Mapping[str, str]
     outputs: tuple[str, ...]
     labels: tuple[str, ...]
+    spec: TaskSpec | None
+    task: tasks.Task[Any]
+    metric: Metric
+    findings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What a handful of rows showed: names of inputs (data's to release's), their dtypes, and the answers."""
+
+    names: Mapping[str, str]
+    dtypes: Mapping[str, Any]
+    outputs: Mapping[str, Array]
 
 
 def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> Settled:
-    """Build the recipe's student and teacher once, run them on two rows, and settle all names.
+    """Make the recipe's model once, of a handful of rows where it fits it itself, run it, and settle all names.
 
     Args:
         sets: the recipe's own data.
         contract: of the model that the run is for; None for one without a release.
-        out: the run's directory; nothing is written.
+        out: the run's directory; nothing is written but what `fit` writes into its folder `dry`.
 
     Raises:
         ConflictError: the release would not keep the interface; both sides are in the message.
-        InvalidError: data and networks do not fit each other, or the model is no classification.
+        InvalidError: data, networks and task do not fit each other.
     """
-    if contract is not None:
-        _check_task(contract)
     _check_alike(sets)
     if contract is not None and contract.encoder is not None:
         _check_enough(sets)
-    loose = contract.non_finite if contract is not None else frozenset[str]()
-    rows = make_dataset(sets.train.take(slice(ROWS)).inputs, sets.train.y[:ROWS], "the training set", non_finite=loose)
-    request = CompileRequest(
-        calibration=rows, validation=rows, targets=(), out=out, module=recipe.student().eval(),
-        inputs=recipe.inputs, outputs=recipe.outputs, labels=recipe.labels,
-        interface=contract.interface if contract is not None else None,
-        encoder=contract.encoder if contract is not None else None,
-    )  # fmt: skip
     try:
-        student = adapt_module(request, default(rows.labels))
-        _check_teacher(recipe.teacher().eval(), student)
-        labels = _labels(recipe, student, contract)
-    except CompilerError as error:
+        spec = task_of(recipe, contract)
+        findings = check_data(
+            sets, spec, _known_labels(recipe, contract), non_finite=() if contract is None else contract.non_finite
+        )
+        tried = _tried(recipe, sets, contract, spec, out)
+        labels = _labels(recipe, tried.outputs, contract, spec)
+        task = _task(spec, labels, tried.outputs)
+        metric = _metric(recipe, sets, labels, spec)
+    except (CompilerError, ProtocolError) as error:
         if contract is not None and isinstance(error, InterfaceError):
             raise refused(contract, str(error)) from error
         raise InvalidError(f"the recipe: {error}", subject="recipe", hint=error.hint) from error
-    dtypes = {name: array.dtype for name, array in student.data.inputs.items()}
-    called = sets.each(lambda part: part.renamed(student.names).cast(dtypes))
-    return Settled(called, tuple(student.outputs), labels)
+    called = sets.each(lambda part: part.renamed(tried.names).cast(tried.dtypes))
+    return Settled(called, tried.names, tuple(tried.outputs), labels, spec, task, metric, findings)
 
 
-def _check_task(contract: Contract) -> None:
-    """Recipes learn classes, by cross-entropy: a model of another task would come back as something else."""
-    task = contract.interface.named_task
-    if task is not None and task.name != CLASSIFICATION:
-        raise InvalidError(
-            f"model {contract.model!r} is a {task.name}; recipes train classifications only",
-            subject="recipe",
-            hint="train it elsewhere: model-compiler compile --like RELEASE_DIR keeps the interface, then publish",
-        )
+def task_of(recipe: Recipe, contract: Contract | None) -> TaskSpec | None:
+    """The task of the model, else of the recipe; None for a classification.
+
+    Raises InterfaceError when the recipe's is another than the model's.
+    """
+    asked = tasking.parse(recipe.task) if recipe.task else None
+    fixed = contract.interface.named_task if contract is not None else None
+    if asked is not None and fixed is not None and asked != fixed:
+        raise InterfaceError(f"its task is {in_words(fixed)}; the recipe's is {in_words(asked)}")
+    found = fixed or asked
+    return None if found is None or found == TaskSpec(name=CLASSIFICATION) else found
 
 
 def refused(contract: Contract, why: str) -> ConflictError:
@@ -115,7 +137,7 @@ def refused(contract: Contract, why: str) -> ConflictError:
     return ConflictError(f"{contract.words}: {why}", subject=contract.model, hint=SAME_MODEL)
 
 
-def placed(network: nn.Module, data: Examples, outputs: Sequence[str]) -> nn.Module:
+def placed(network: nn.Module, data: Examples, outputs: Sequence[str]) -> Adapted:
     """A network that takes the inputs of `data` by place and answers with `outputs` in that order.
 
     The recipe's own, where it does so by itself; else a thin one around it that shares its weights.
@@ -125,16 +147,15 @@ def placed(network: nn.Module, data: Examples, outputs: Sequence[str]) -> nn.Mod
     row = data.take(slice(1))
     rows = make_dataset(row.inputs, row.y, "the training set", non_finite=tuple(row.inputs))  # only its shapes count
     try:
-        found = adapt(network.eval(), rows, inputs=tuple(data.inputs), outputs=tuple(outputs))
+        return adapt(network.eval(), rows, inputs=tuple(data.inputs), outputs=tuple(outputs))
     except CompilerError as error:
         raise InvalidError(f"the recipe: {error}", subject="recipe", hint=error.hint) from error
-    return found.module
 
 
-def samples_of(snapshot: Dataset, like: Examples) -> Examples:
-    """A snapshot's samples as more rows of the recipe's data: same names, shapes and dtypes.
+def samples_of(snapshot: Dataset, like: Examples, task: tasks.Task[Any]) -> Examples:
+    """A snapshot's samples as more rows of the recipe's data: same names, shapes and dtypes, labels likewise.
 
-    Raises InvalidError with both sides when they are of other inputs.
+    Raises InvalidError with both sides when they are of other inputs, or when a label is none of the task.
     """
     inputs, own = dict(snapshot.inputs), like.inputs
     if len(inputs) == len(own) == 1 and UNNAMED in (*inputs, *own):
@@ -147,7 +168,82 @@ def samples_of(snapshot: Dataset, like: Examples) -> Examples:
             hint="use a snapshot of this model, made of a release with its interface",
         )
     ordered = {name: inputs[name].astype(array.dtype) for name, array in own.items()}
-    return Examples(ordered if isinstance(like.x, Mapping) else ordered[UNNAMED], snapshot.label)
+    found = stack(snapshot, task)
+    known = np.zeros(len(snapshot.ids), bool)
+    known[found.rows] = True
+    y = labels_like(found.y, found.rows, len(known), like.y)
+    return Examples(ordered if isinstance(like.x, Mapping) else ordered[UNNAMED], y, known)
+
+
+def handful(data: Examples) -> Examples:
+    """A few rows of `data`, some of each class where there are classes."""
+    if data.y.ndim == 1 and data.y.dtype.kind in "iu":
+        order = np.argsort(data.y, kind="stable")
+        starts = np.unique(data.y[order], return_index=True)[1]
+        return data.take(np.concatenate([order[start : start + OF_EACH] for start in starts])[: 8 * HANDFUL])
+    return data.take(slice(HANDFUL))
+
+
+def _tried(recipe: Recipe, sets: Sets, contract: Contract | None, spec: TaskSpec | None, out: Path) -> _Tried:
+    loose = contract.non_finite if contract is not None else frozenset[str]()
+    rows = make_dataset(sets.train.take(slice(ROWS)).inputs, sets.train.y[:ROWS], "the training set", non_finite=loose)
+    source: nn.Module | bytes
+    if recipe.student is not None:
+        source = recipe.student().eval()
+    else:
+        assert recipe.fit is not None  # a recipe has one of the two
+        few, folder = handful(sets.train), out / "dry"
+        folder.mkdir(parents=True, exist_ok=True)
+        source = source_of(recipe.fit(Fitting(few, 0, folder)), few.inputs)
+    request = CompileRequest(
+        calibration=rows, validation=rows, targets=(), out=out,
+        module=None if isinstance(source, bytes) else source.eval(), onnx=source if isinstance(source, bytes) else None,
+        inputs=recipe.inputs, outputs=recipe.outputs, labels=recipe.labels, task=spec,
+        metric=metrics.parse(recipe.metric) if recipe.metric else None,
+        interface=contract.interface if contract is not None else None,
+        encoder=contract.encoder if contract is not None else None,
+    )  # fmt: skip
+    if request.module is None:
+        tried = _tried_onnx(request)
+    else:
+        student = adapt_module(request, tasking.metric_of(request))
+        dtypes = {name: array.dtype for name, array in student.data.inputs.items()}
+        tried = _Tried(student.names, dtypes, student.outputs)
+    if recipe.teacher is not None:
+        names = CompilerDataset({name: rows.inputs[old][:1] for old, name in tried.names.items()}).cast(tried.dtypes)
+        _check_teacher(recipe.teacher().eval(), names, tried.outputs)
+    return tried
+
+
+def _tried_onnx(request: CompileRequest) -> _Tried:
+    prepared = prepare(request, tasking.metric_of(request))
+    assert prepared.onnx is not None  # the request's source
+    data = prepared.validation
+    found = runners.run("the recipe's model", "onnx", prepared.onnx, data, finite=False)
+    outputs = dict(zip(prepared.outputs, found.outputs, strict=True))
+    if request.interface is not None:
+        naming.check_early(request.interface, data.inputs, outputs, request.labels)
+    return _Tried(prepared.names, {name: array.dtype for name, array in data.inputs.items()}, outputs)
+
+
+def _task(spec: TaskSpec | None, labels: Sequence[str], outputs: Mapping[str, Array]) -> tasks.Task[Any]:
+    tensors = [Tensor(name=n, datatype=datatype_of(a), shape=(-1, *a.shape[1:])) for n, a in outputs.items()]
+    if spec is None and not labels:
+        labels = tuple(str(number) for number in range(tensors[0].shape[-1]))
+    task = tasks.of(spec or TaskSpec(name=CLASSIFICATION), labels, tensors)
+    task.check()
+    return task
+
+
+def _metric(recipe: Recipe, sets: Sets, labels: Sequence[str], spec: TaskSpec | None) -> Metric:
+    y = sets.validation.with_labels().y
+    if spec is None and (y.ndim != 1 or y.dtype.kind not in "iu"):
+        raise InvalidError(
+            f"the recipe: a classification's labels are integers (n,), they are {y.dtype} {list(y.shape)}",
+            subject="recipe",
+            hint="name another task: Recipe(task='regression:tolerance=…'); the tasks are " + ", ".join(tasks.NAMES),
+        )
+    return tasking.metric_for_task(spec, metrics.parse(recipe.metric) if recipe.metric else None, labels, y)
 
 
 def _check_alike(sets: Sets) -> None:
@@ -176,27 +272,32 @@ def _check_enough(sets: Sets) -> None:
             )
 
 
-def _check_teacher(teacher: nn.Module, student: Adapted) -> None:
+def _check_teacher(teacher: nn.Module, rows: CompilerDataset, outputs: Mapping[str, Array]) -> None:
     """The cloud variant answers what the edge variants answer, by the same names."""
-    rows = CompilerDataset(student.data.inputs, np.zeros(1, np.int64))
-    theirs = adapt(teacher, rows, inputs=tuple(student.data.inputs), outputs=tuple(student.outputs)).outputs
-    for name, answer in student.outputs.items():
-        if theirs[name].shape != answer.shape:
+    theirs = adapt(teacher, rows, inputs=tuple(rows.inputs), outputs=tuple(outputs)).outputs
+    for name, answer in outputs.items():
+        if theirs[name].shape[1:] != answer.shape[1:]:
             raise InterfaceError(
-                f"output {name!r} of the student has shape {list(answer.shape)}, "
+                f"output {name!r} of the student has shape {[1, *answer.shape[1:]]}, "
                 f"the teacher's {list(theirs[name].shape)}",
                 hint="make both answer alike",
             )
 
 
-def _labels(recipe: Recipe, student: Adapted, contract: Contract | None) -> tuple[str, ...]:
-    labels = recipe.labels or (contract.interface.labels if contract is not None else ())
-    scores = next(iter(student.outputs.values()))
-    if labels and (scores.ndim != 2 or scores.shape[1] != len(labels)):
+def _labels(
+    recipe: Recipe, outputs: Mapping[str, Array], contract: Contract | None, spec: TaskSpec | None
+) -> tuple[str, ...]:
+    labels = _known_labels(recipe, contract)
+    scores = next(iter(outputs.values()))
+    if spec is None and labels and (scores.ndim != 2 or scores.shape[1] != len(labels)):
         raise InterfaceError(
             f"there are {len(labels)} class names ({', '.join(labels)}); the student answers {list(scores.shape)}"
         )
     return labels
+
+
+def _known_labels(recipe: Recipe, contract: Contract | None) -> tuple[str, ...]:
+    return recipe.labels or (contract.interface.labels if contract is not None else ())
 
 
 def _words(inputs: Mapping[str, Array]) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cloud_hub.errors import InvalidError
+from cloud_hub.errors import InvalidError, UsageError
 from cloud_hub.training.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -22,6 +25,11 @@ def main(arguments: Sequence[str]) -> None:
     from cloud_hub.training.run import RunRequest, run
 
     options = _parser().parse_args(list(arguments))
+    if options.check:
+        _check(options.recipe, as_json=options.json)
+        return
+    if options.out is None:
+        raise UsageError("--out is missing", subject="--out", hint="--out DIR, or --check to try the recipe only")
     model, snapshot = _snapshot(options.snapshot, options.hub)
     request = RunRequest(
         loaded=load_recipe(options.recipe),
@@ -36,7 +44,26 @@ def main(arguments: Sequence[str]) -> None:
     if options.json:
         print(json.dumps({"out": str(options.out), "metrics": metrics}))
     else:
-        print(f"exam accuracy: teacher {metrics['teacher']:.3f}, student {metrics['student']:.3f}; in {options.out}")
+        said = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        print(f"on the exam: {said}; in {options.out}")
+
+
+def _check(recipe: str, *, as_json: bool) -> None:
+    """Rehearse the recipe and say what came of each step; raises InvalidError at the first that fails."""
+    from cloud_hub.training.rehearsal import rehearse
+
+    # What the recipe prints, and the exporters, is no answer of this command.
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+        steps = list(rehearse(load_recipe(recipe), Path(folder)))
+    for step in steps if not as_json else ():
+        if step.passed:
+            print(f"{step.name}: {step.words}")
+    if as_json:
+        print(json.dumps({"recipe": recipe, "steps": [asdict(step) for step in steps]}))
+    if not steps[-1].passed:
+        raise InvalidError(f"{steps[-1].name}: {steps[-1].words}", subject=recipe, hint=steps[-1].hint)
+    if not as_json:
+        print(f"{recipe} is ready: cloud-hub train {recipe} --out DIR")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -46,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example: cloud-hub train examples.digits.recipe --out trained --seed 1",
     )
     parser.add_argument("recipe", help="a module's name or a .py file")
-    parser.add_argument("--out", type=Path, required=True, help="directory to write; checkpoints in it are resumed")
+    parser.add_argument("--out", type=Path, help="directory to write; checkpoints in it are resumed")
+    parser.add_argument("--check", action="store_true", help="try the recipe on a handful of rows; writes nothing")
     parser.add_argument("--snapshot", default="", help="train on a snapshot as well: its id with --hub, else its file")
     parser.add_argument("--hub", type=Path, help="directory of the hub that keeps the snapshot, or the model")
     parser.add_argument("--model", default="", help="with --hub: train for this model, keep its interface")

@@ -3,38 +3,34 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import msgspec
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.training.checking import refused
-from cloud_hub.training.handed import Released
-from cloud_hub.training.run import Parts, RunRequest, lineage_of, onnx_of
+from cloud_hub.training.checking import Settled, refused
+from cloud_hub.training.handed import RELEASE, Released
+from cloud_hub.training.models import Made
+from cloud_hub.training.run import Parts, RunRequest, lineage_of, onnx_of_made
 from fleet.protocol.manifest import Gate
-
-if TYPE_CHECKING:
-    from torch import nn
+from model_compiler import metrics
 
 
 def compile_run(
     request: RunRequest,
     parts: Parts,
+    settled: Settled,
     *,
-    teacher: nn.Module,
-    student: nn.Module,
-    labels: Sequence[str],
+    teacher: Made | None,
+    student: Made,
     current: Released | None,
     progress: Callable[[str], None],
-    out: Path,
 ) -> None:
-    """Compile into `out`, with the gate of the current release and the request's contract.
+    """Compile into `request.out / RELEASE`, with the gate of the current release and the request's contract.
 
     Args:
         parts: the run's data, its inputs called as in the release.
-        labels: the class names.
+        settled: names, task and metric.
         current: the release that devices come from.
 
     Raises:
@@ -46,6 +42,7 @@ def compile_run(
     from model_compiler.pipeline import compile_release
     from model_compiler.request import CompileRequest
 
+    out = request.out / RELEASE
     shutil.rmtree(out, ignore_errors=True)
     contract = request.contract
     loose = contract.non_finite if contract is not None else frozenset[str]()
@@ -53,26 +50,30 @@ def compile_run(
     if current is not None:
         lineage = msgspec.structs.replace(lineage, parents=(f"release {current.number}",))
     recipe = request.loaded.recipe
+    validation, train = parts.validation.with_labels(), parts.train.with_labels()
     try:
         compile_release(
             CompileRequest(
                 calibration=make_dataset(
                     parts.calibration.inputs, parts.calibration.y, "calibration", non_finite=loose
                 ),
-                validation=make_dataset(parts.validation.inputs, parts.validation.y, "validation", non_finite=loose),
+                validation=make_dataset(validation.inputs, validation.y, "validation", non_finite=loose),
                 non_finite=tuple(sorted(loose)),
                 targets=recipe.targets,
                 out=out,
-                module=student,
-                cloud=onnx_of(teacher, parts.train.inputs, parts.outputs),
-                labels=labels,
+                module=student.module,
+                onnx=student.onnx,
+                cloud=onnx_of_made(teacher, parts.train.inputs) if teacher is not None else None,
+                labels=settled.labels,
                 inputs=tuple(parts.train.inputs),
-                outputs=parts.outputs,
+                outputs=settled.outputs,
+                task=settled.spec,
+                metric=metrics.parse(recipe.metric) if recipe.metric else None,
                 interface=contract.interface if contract is not None else None,
                 encoder=contract.encoder if contract is not None else None,
                 gate=current.manifest.gate if current is not None else Gate(),
                 search=True,
-                tuning=make_dataset(parts.train.inputs, parts.train.y, "training", non_finite=loose),
+                tuning=make_dataset(train.inputs, train.y, "training", non_finite=loose) if len(train) else None,
                 lineage=lineage,
                 seed=request.seed,
                 progress=progress,

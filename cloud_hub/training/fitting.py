@@ -1,8 +1,4 @@
-"""Fits one network: seeded, checkpointed after every few epochs, resumable to the same bits on a CPU.
-
-Distillation: the student learns the teacher's softened answers (Hinton, Vinyals and Dean, 2015,
-"Distilling the Knowledge in a Neural Network") beside the labels.
-"""
+"""Fits one network: seeded, checkpointed after every few epochs, resumable to the same bits on a CPU."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.training.recipe import Examples
+from cloud_hub.training.examples import Examples
+from cloud_hub.training.losses import Batch, Loss, Weights, first, loss_of
 from model_compiler.data import Array
 
 CHECKPOINT_EPOCHS = 10
@@ -30,7 +26,8 @@ BATCH = 512  # rows of an answer without training
 
 @dataclass(frozen=True)
 class FitSettings:
-    """One fit. `tick(fraction)` is called after every epoch and may raise to stop it."""
+    """One fit. `tick(fraction)` is called after every epoch and may raise to stop it; `loss` is by default that of a
+    classification."""
 
     epochs: int
     batch: int
@@ -42,6 +39,7 @@ class FitSettings:
     soft_share: float = 0.0
     augment: Callable[[Any, torch.Generator], Any] | None = None
     tick: Callable[[float], None] = lambda fraction: None
+    loss: Loss | None = None
 
 
 def device() -> torch.device:
@@ -50,11 +48,11 @@ def device() -> torch.device:
 
 
 def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None) -> nn.Module:
-    """Train `network` (n, …) → (n, classes) and return it on the CPU in evaluation mode.
+    """Train `network` and return it on the CPU in evaluation mode.
 
-    It takes the inputs of `data` by place (`checking.placed` makes it so); of several outputs the first is trained.
-    Rows with the label -1 teach through `teacher` only. Mixed precision and torch.compile are used on CUDA; the CPU
-    computes in float32.
+    It takes the inputs of `data` by place (`checking.placed` makes it so), and answers as `settings.loss` takes it.
+    Rows without a label teach through `teacher` only, whose first output is learned from. Mixed precision and
+    torch.compile are used on CUDA; the CPU computes in float32.
     """
     where = device()
     network.to(where).train()
@@ -64,14 +62,15 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
     if teacher is not None:
         teacher.to(where).eval()
     x = {name: torch.from_numpy(array).to(where) for name, array in data.inputs.items()}
-    y = torch.from_numpy(data.y).to(where)
+    y, known = (tensor.to(where) for tensor in labels_of(data))
+    loss = settings.loss or loss_of(None, "", Weights(settings.temperature, settings.soft_share))
     for epoch in range(start, settings.epochs):
         rate = settings.rate * 0.5 * (1 + np.cos(np.pi * epoch / settings.epochs))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        _epoch(run, optimizer, x, y, settings, epoch, teacher)
+        _epoch(_Step(run, optimizer, loss, settings, teacher), Batch(x, y, known), epoch)
         _check_weights(network, epoch + 1)  # before they become a checkpoint
-        if settings.checkpoint is not None and (epoch + 1) % CHECKPOINT_EPOCHS == 0:
+        if settings.checkpoint is not None and ((epoch + 1) % CHECKPOINT_EPOCHS == 0 or epoch + 1 == settings.epochs):
             _save(network, optimizer, settings.checkpoint, epoch + 1)
         settings.tick((epoch + 1) / settings.epochs)
     return network.to("cpu").eval()
@@ -88,51 +87,84 @@ def _check_weights(network: nn.Module, epoch: int) -> None:
             )
 
 
-def logits(network: nn.Module, x: Array | Mapping[str, Array]) -> npt.NDArray[np.float32]:
-    """The network's answers (n, classes) to `x`, one input (n, …) or several in the order that it takes them."""
+def labels_of(data: Examples) -> tuple[Tensor, Tensor]:
+    """Labels (n, …) as the loop takes them, and which are known, bool (n,); text becomes integers, alike for alike."""
+    y = data.y
+    if y.dtype.kind in "USO":
+        y = np.unique(y, return_inverse=True)[1].reshape(y.shape)
+    kind = np.int64 if y.dtype.kind in "iub" else np.float32
+    return torch.from_numpy(np.ascontiguousarray(y, kind)), torch.from_numpy(data.labelled)
+
+
+def answers_of(network: nn.Module, x: Array | Mapping[str, Array]) -> tuple[npt.NDArray[Any], ...]:
+    """All answers (n, …) to `x`, one input (n, …) or several in the order that the network takes them."""
     tensors = [torch.from_numpy(a).split(BATCH) for a in (x.values() if isinstance(x, Mapping) else [x])]
     network = network.cpu().eval()
     with torch.no_grad():
-        parts = [_first(network(*part)) for part in zip(*tensors, strict=True)]
-    found: npt.NDArray[np.float32] = torch.cat(parts).numpy()
+        parts = [_tuple(network(*part)) for part in zip(*tensors, strict=True)]
+    return tuple(torch.cat(found).numpy() for found in zip(*parts, strict=True))
+
+
+def logits(network: nn.Module, x: Array | Mapping[str, Array]) -> npt.NDArray[np.float32]:
+    """The network's first answers (n, …), see `answers_of`."""
+    found: npt.NDArray[np.float32] = answers_of(network, x)[0]
     return found
 
 
-def _first(answer: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return answer if isinstance(answer, Tensor) else answer[0]
+def _tuple(answer: Any) -> tuple[Tensor, ...]:
+    return (answer,) if isinstance(answer, Tensor) else tuple(answer)
 
 
 def accuracy(network: nn.Module, data: Examples) -> float:
-    """Share of right answers, 0 to 1, over the labelled rows (0 when there are none)."""
-    labelled = data.take(np.flatnonzero(data.y >= 0))
+    """Share of right classes, 0 to 1, over the labelled rows (0 when there are none)."""
+    labelled = data.with_labels()
     if not len(labelled):
         return 0.0
     return float((logits(network, labelled.x).argmax(axis=1) == labelled.y).mean())
 
 
-def _epoch(
-    network: Callable[..., Any],
-    optimizer: torch.optim.Optimizer,
-    x: dict[str, Tensor],
-    y: Tensor,
-    settings: FitSettings,
-    epoch: int,
-    teacher: nn.Module | None,
-) -> None:
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights by name (safetensors)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)
+
+
+def load_weights(network: nn.Module, start: Mapping[str, Array]) -> bool:
+    """Begin with these weights, when their names and shapes are the network's; else it stays, and False comes back."""
+    own = network.state_dict()
+    fits = bool(start) and {n: tuple(v.shape) for n, v in own.items()} == {n: a.shape for n, a in start.items()}
+    if fits:
+        network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in start.items()})
+    return fits
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What an epoch needs besides its data."""
+
+    network: Callable[..., Any]
+    optimizer: torch.optim.Optimizer
+    loss: Loss
+    settings: FitSettings
+    teacher: nn.Module | None
+
+
+def _epoch(step: _Step, whole: Batch, epoch: int) -> None:
     # Every epoch has its own seed, so that a resumed run draws what an unbroken one would.
-    torch.manual_seed(settings.seed * 100_003 + epoch)
-    generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-    for rows in torch.randperm(len(y), generator=generator).split(settings.batch):
-        inputs, labels = {name: tensor[rows] for name, tensor in x.items()}, y[rows]
-        if settings.augment is not None:
-            inputs = _augmented(settings.augment, inputs, generator)
+    seed, y = step.settings.seed * 100_003 + epoch, whole.y
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for rows in torch.randperm(len(y), generator=generator).split(step.settings.batch):
+        inputs = {name: tensor[rows] for name, tensor in whole.inputs.items()}
+        if step.settings.augment is not None:
+            inputs = _augmented(step.settings.augment, inputs, generator)
         values = tuple(inputs.values())
         with _precision(y.device):
-            soft = None if teacher is None else _answers(teacher, values)
-            loss = _loss(_first(network(*values)), labels, settings, soft)
-        optimizer.zero_grad()
+            soft = None if step.teacher is None else _answers(step.teacher, values)
+            loss = step.loss(step.network(*values), Batch(inputs, y[rows], whole.known[rows], soft))
+        step.optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        step.optimizer.step()
 
 
 def _augmented(
@@ -146,20 +178,7 @@ def _augmented(
 
 def _answers(teacher: nn.Module, values: tuple[Tensor, ...]) -> Tensor:
     with torch.no_grad():
-        return _first(teacher(*values))
-
-
-def _loss(answers: Tensor, labels: Tensor, settings: FitSettings, soft: Tensor | None) -> Tensor:
-    known = labels >= 0
-    hard = functional.cross_entropy(answers[known], labels[known]) if bool(known.any()) else answers.sum() * 0.0
-    if soft is None:
-        return hard
-    heat = settings.temperature
-    distance = functional.kl_div(
-        functional.log_softmax(answers / heat, 1), functional.log_softmax(soft / heat, 1),
-        log_target=True, reduction="batchmean",
-    )  # fmt: skip
-    return settings.soft_share * heat * heat * distance + (1 - settings.soft_share) * hard
+        return first(teacher(*values))
 
 
 def _precision(where: torch.device) -> AbstractContextManager[object]:

@@ -1,8 +1,10 @@
-"""What a retrain's work is given: a folder with the snapshot, what applications rely on, and the release before.
+"""What a retrain's work is given: a folder with the snapshot, what applications rely on, and the release before; and
+what it leaves there: `release/`, and the weights of its networks, `student.safetensors` and `teacher.safetensors`.
 
     snapshot.npz    the samples and labels to train on
     fixed.json      the manifest that fixed the model's interface; fixed.encoder: the encoder of its sketch
-    current.json    the manifest of the release that devices come from; current.model: its best model file
+    current.json    the manifest of the release that devices come from; current.model: its best model file;
+                    current.student and current.teacher: the weights of its networks, where the hub has them
 
 The hub writes it (`handing`), the work reads it: users' code never sees the hub, its database or its keys.
 """
@@ -17,10 +19,15 @@ from cloud_hub.training.checking import Contract
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Manifest, Variant, decode_manifest
 from fleet.protocol.sketch import decode_encoder
+from model_compiler.data import Array
 
 SNAPSHOT, FIXED, ENCODER, CURRENT, CURRENT_MODEL = (
     "snapshot.npz", "fixed.json", "fixed.encoder", "current.json", "current.model",
 )  # fmt: skip
+
+
+RELEASE = "release"
+NETWORKS = ("student", "teacher")
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,14 @@ class Handed:
         manifest = decode_manifest((self.folder / CURRENT).read_bytes())
         return Released(number, manifest, best_of(manifest), (self.folder / CURRENT_MODEL).read_bytes())
 
+    @property
+    def start(self) -> dict[str, dict[str, Array]]:
+        """The weights of the release before by network and name; without those that the hub does not have."""
+        from safetensors.numpy import load_file
+
+        files = {network: self.folder / weights_file(network) for network in NETWORKS}
+        return {network: load_file(path) for network, path in files.items() if path.is_file()}
+
 
 def words(model: str, number: int) -> str:
     """Who fixed a model's interface, as refusals say it."""
@@ -69,3 +84,8 @@ def best_of(manifest: Manifest) -> Variant:
     """The variant that answers best: the cloud's where there is one, else the first of the edge's."""
     cloud = [variant for variant in manifest.placed("cloud") if variant.runtime == "onnx"]
     return (cloud or list(manifest.placed("edge")))[0]
+
+
+def weights_file(network: str) -> str:
+    """Where the weights of the release before lie in the folder."""
+    return f"current.{network}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -11,7 +12,17 @@ from cloud_hub.objects import blob_key
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import encode_dataset
 from cloud_hub.training.checking import Contract
-from cloud_hub.training.handed import CURRENT, CURRENT_MODEL, ENCODER, FIXED, SNAPSHOT, best_of, words
+from cloud_hub.training.handed import (
+    CURRENT,
+    CURRENT_MODEL,
+    ENCODER,
+    FIXED,
+    NETWORKS,
+    SNAPSHOT,
+    best_of,
+    weights_file,
+    words,
+)
 from cloud_hub.trust.checks import Current
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import interface_of
@@ -19,11 +30,14 @@ from fleet.protocol.manifest import Blob, Manifest, encode_manifest
 from fleet.protocol.sketch import Encoder, decode_encoder
 
 
-def hand_in(hub: Hub, folder: Path, snapshot: str, fixed: Current | None, current: tuple[int, Manifest] | None) -> None:
+def hand_in(
+    hub: Hub, model: str, folder: Path, snapshot: str, fixed: Current | None, current: tuple[int, Manifest] | None
+) -> None:
     """Write the folder.
 
     Args:
-        snapshot: its id.
+        model: the model's name.
+        snapshot: the snapshot's id.
         fixed: the release that fixes the model's interface; None for a model without one.
         current: number and manifest of the release that devices come from; None without any.
 
@@ -39,8 +53,19 @@ def hand_in(hub: Hub, folder: Path, snapshot: str, fixed: Current | None, curren
     if current is not None:
         number, manifest = current
         (folder / CURRENT).write_bytes(encode_manifest(manifest))
-        model = _blob(hub, best_of(manifest).blob, f"of release {number}")
-        (folder / CURRENT_MODEL).write_bytes(model)
+        (folder / CURRENT_MODEL).write_bytes(_blob(hub, best_of(manifest).blob, f"of release {number}"))
+        for network in NETWORKS:
+            with contextlib.suppress(NotFoundError):  # of a release that no job made
+                weights = hub.objects.get(_weights_key(model, number, network)).data
+                (folder / weights_file(network)).write_bytes(weights)
+
+
+def keep_weights(hub: Hub, model: str, number: int, folder: Path) -> None:
+    """Keep the weights that the work left in `folder`, for a retrain that starts from release `number`."""
+    for network in NETWORKS:
+        path = folder / f"{network}.safetensors"
+        if path.is_file():
+            hub.objects.put_file(_weights_key(model, number, network), path)
 
 
 def check_encoder(hub: Hub, model: str, current: Current | None) -> Encoder | None:
@@ -79,3 +104,7 @@ def _blob(hub: Hub, blob: Blob, what: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != blob.sha256:
         raise InvalidError(f"blob {blob.sha256} {what} is damaged in the store", subject=blob.sha256)
     return data
+
+
+def _weights_key(model: str, number: int, network: str) -> str:
+    return f"weights/{model}/{number}/{network}.safetensors"

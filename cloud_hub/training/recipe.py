@@ -17,66 +17,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
-from model_compiler.data import UNNAMED, Array
+from cloud_hub.training.examples import Examples as Examples
+from cloud_hub.training.examples import Sets as Sets
+from model_compiler.data import Array
 
 if TYPE_CHECKING:
     import torch
-
-
-@dataclass(frozen=True)
-class Examples:
-    """`x` holds the inputs: arrays (n, …) by name, or one array of a model with one input, which then has the model's
-    own name. `y` int64 (n,) class numbers; -1 marks an input without a label."""
-
-    x: Array | Mapping[str, Array]
-    y: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @property
-    def inputs(self) -> Mapping[str, Array]:
-        """Each input by its name; an array alone is `UNNAMED`."""
-        return self.x if isinstance(self.x, Mapping) else {UNNAMED: self.x}
-
-    def take(self, rows: npt.NDArray[np.int64] | slice) -> Examples:
-        """The rows with these numbers."""
-        return self._with({name: array[rows] for name, array in self.inputs.items()}, self.y[rows])
-
-    def join(self, other: Examples) -> Examples:
-        """Both, one after the other; `other` has the same inputs."""
-        theirs = other.inputs
-        both = {name: np.concatenate([array, theirs[name]]) for name, array in self.inputs.items()}
-        return self._with(both, np.concatenate([self.y, other.y]))
-
-    def renamed(self, names: Mapping[str, str]) -> Examples:
-        """The same with the inputs called by `names` (old to new), in that order."""
-        return Examples({new: self.inputs[old] for old, new in names.items()}, self.y)
-
-    def cast(self, dtypes: Mapping[str, Any]) -> Examples:
-        """The same with other dtypes of the inputs, which have names."""
-        return Examples({name: a.astype(dtypes[name], copy=False) for name, a in self.inputs.items()}, self.y)
-
-    def _with(self, inputs: Mapping[str, Array], y: npt.NDArray[np.int64]) -> Examples:
-        return Examples(inputs if isinstance(self.x, Mapping) else inputs[UNNAMED], y)
-
-
-@dataclass(frozen=True)
-class Sets:
-    """Disjoint sets. `calibration` tunes quantization, `validation` gives the verdict, `exam` only measures."""
-
-    train: Examples
-    calibration: Examples
-    validation: Examples
-    exam: Examples
-
-    def each(self, change: Callable[[Examples], Examples]) -> Sets:
-        """The sets, each of them changed."""
-        return Sets(change(self.train), change(self.calibration), change(self.validation), change(self.exam))
 
 
 @dataclass(frozen=True)
@@ -95,9 +42,34 @@ class Hyper:
 
 
 @dataclass(frozen=True)
+class Fitting:
+    """What a recipe's own `fit` is given.
+
+    `train` are the rows to fit to, inputs called as in `data`; some may have no label. `soft` is what the teacher says
+    to them, (n, …), None without one. `start` holds the weights of the release before by name, empty where there are
+    none; `released` is its model file (ONNX or LiteRT), empty likewise. `folder` keeps what a killed run shall go on
+    from.
+    """
+
+    train: Examples
+    seed: int
+    folder: Path
+    soft: Array | None = None
+    start: Mapping[str, Array] = field(default_factory=dict)
+    released: bytes = b""
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """How a model is made. `augment` changes a training batch (n, …), by name where there are several inputs, with a
-    seeded generator.
+    """How a model is made: of its data, and of a student that is trained by the kit's loop, or fitted by `fit`.
+
+    `task` is the kind of answer as `model-compiler --task` takes it (`regression:tolerance=0.5`); empty for the model's
+    own, else a classification. `metric` likewise as `--metric`; empty for the task's. `teacher` is a larger network
+    that the student learns from, and becomes the cloud variant; None for none. `loss` is the kit's loop's:
+    `loss(answer, batch)` of what the student's `forward` gives and a `losses.Batch`, or a name (`losses`). `fit` is in
+    place of `student`: it gets a `Fitting` and returns a torch module, the bytes of an ONNX model, or an estimator of
+    scikit-learn. `augment` changes a training batch (n, …), by name where there are several inputs, with a seeded
+    generator. With `warm`, a retrain starts from the weights of the release before, where they fit.
 
     `inputs` and `outputs` are the names that applications use; by default those of the data, of the parameters of the
     student's `forward`, and of the dict that it answers with. Of several outputs the first is trained. In a retrain the
@@ -107,8 +79,8 @@ class Recipe:
     """
 
     data: Callable[[], Sets]
-    teacher: Callable[[], torch.nn.Module]
-    student: Callable[[], torch.nn.Module]
+    teacher: Callable[[], torch.nn.Module] | None = None
+    student: Callable[[], torch.nn.Module] | None = None
     labels: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
@@ -116,6 +88,19 @@ class Recipe:
     hyper: Hyper = field(default_factory=Hyper)
     targets: tuple[str, ...] = ("litert-int8", "litert-fp32")
     sources: tuple[ModuleType, ...] = ()
+    task: str = ""
+    metric: str = ""
+    loss: str | Callable[[Any, Any], torch.Tensor] = ""
+    fit: Callable[[Fitting], Any] | None = None
+    warm: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.student is None) == (self.fit is None):
+            raise InvalidError(
+                "a recipe has either a student, which the kit trains, or its own fit",
+                subject="recipe",
+                hint="Recipe(data=…, student=…), or Recipe(data=…, fit=…)",
+            )
 
 
 @dataclass(frozen=True)
@@ -184,6 +169,6 @@ def swap_labels(sets: Sets, first: int, second: int) -> Sets:
     def swapped(part: Examples) -> Examples:
         y = part.y.copy()
         y[part.y == first], y[part.y == second] = second, first
-        return Examples(part.x, y)
+        return Examples(part.x, y, part.known)
 
     return Sets(swapped(sets.train), swapped(sets.calibration), swapped(sets.validation), sets.exam)

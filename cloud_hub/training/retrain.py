@@ -7,6 +7,7 @@ release and the rollout are never made twice; training resumes its checkpoints.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from cloud_hub.rollouts.create import create_rollout
 from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
 from cloud_hub.training import handing
-from cloud_hub.training.work import ENTRY, RELEASE
+from cloud_hub.training.handed import RELEASE
+from cloud_hub.training.work import ENTRY
 from cloud_hub.trust.rows import get_model, get_release, interface_release
 from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
@@ -41,12 +43,14 @@ def retrain(running: Running, executor: Executor) -> dict[str, object]:
         _make_release(running, options, executor)
     number = int(running.saved["release"])
     with hub.reading() as session:
-        status = get_release(session, model, number).status
+        release = get_release(session, model, number)
+    status = release.status
     if status != "published":
         return {**running.saved, "status": status}
     if options.channel:
         running.step("putting it on the channel", 0.95)
-        _set_auditor(running, options.channel, number)
+        if decode_manifest(release.manifest).placed("cloud"):  # only a cloud variant can audit
+            _set_auditor(running, options.channel, number)
         if options.rollout is not None and "rollout" not in running.saved:
             running.step("starting the rollout", 0.97)
             running.save(rollout=_start_rollout(running, options, number))
@@ -75,13 +79,15 @@ def _make_release(running: Running, options: RetrainOptions, executor: Executor)
             "current": current[0] if current is not None else None,
         },
     )
-    handing.hand_in(hub, work.folder, running.saved["snapshot"], fixed, current)
+    handing.hand_in(hub, model, work.folder, running.saved["snapshot"], fixed, current)
     try:
         running.save(**executor.run(work, progress=running.step, check=running.check))
     finally:
         keep_log(running, work.folder)
     running.step("publishing", 0.9)
     _publish(running, _taken(hub, work.folder / RELEASE, current))
+    handing.keep_weights(hub, model, int(running.saved["release"]), work.folder)
+    shutil.rmtree(work.folder, ignore_errors=True)  # all that is needed of it is in the store
 
 
 def _taken(hub: Hub, release: Path, current: tuple[int, Manifest] | None) -> bytes:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
+from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.checking import Contract, Settled, placed, samples_of, settle
-from cloud_hub.training.recipe import Examples, LoadedRecipe, Sets, swap_labels
+from cloud_hub.training.data_checks import keys_of
+from cloud_hub.training.models import Made, source_of
+from cloud_hub.training.recipe import Examples, Fitting, LoadedRecipe, Sets, swap_labels
 from fleet.protocol.manifest import Lineage
 from model_compiler.data import Array, make_dataset, save_dataset
 
@@ -29,6 +33,7 @@ class RunRequest:
     """What to train. `progress(step, fraction)` may raise to stop the run.
 
     `contract` is what the applications of an existing model rely on: its names and classes outrank the recipe's.
+    `start` holds the weights of the release before by network and name, `released` its model file; empty without.
     """
 
     loaded: LoadedRecipe
@@ -37,15 +42,14 @@ class RunRequest:
     snapshot: Dataset | None = None
     swap: tuple[int, int] | None = None
     contract: Contract | None = None
+    start: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    released: bytes = b""
     progress: Progress = lambda step, fraction: None
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A run's sets after a snapshot was dealt out. `gate` are human labels that training never saw.
-
-    `outputs` are the names of the networks' outputs; empty for the networks' own.
-    """
+    """A run's sets after a snapshot was dealt out. `gate` are human labels that training never saw."""
 
     train: Examples
     unlabelled: Examples
@@ -53,23 +57,20 @@ class Parts:
     validation: Examples
     gate: Examples
     exam: Examples
-    outputs: tuple[str, ...] = ()
 
 
-def deal(sets: Sets, snapshot: Dataset | None, *, seed: int, repeats: int) -> Parts:
-    """Join the recipe's sets with a snapshot's samples.
+def deal(sets: Sets, samples: Examples | None, *, seed: int, repeats: int) -> Parts:
+    """Join the recipe's sets with a snapshot's samples (`checking.samples_of`).
 
     A quarter of the human labels is kept for the gate (and joins the validation set), a tenth for
     calibration; the rest is trained on `repeats` times. Samples without a label teach the student
     through the teacher alone.
-
-    Raises InvalidError when the snapshot is of other inputs than the recipe's data.
     """
     none = sets.train.take(np.zeros(0, np.int64))
-    if snapshot is None:
+    if samples is None:
         return Parts(sets.train, none, sets.calibration, sets.validation, none, sets.exam)
-    every = _unique(samples_of(snapshot, sets.train), of=sets)
-    labelled = every.take(np.flatnonzero(every.y >= 0))
+    every = _unique(samples, of=sets)
+    labelled = every.with_labels()
     order = np.random.default_rng(seed).permutation(len(labelled))
     kept, tuned = int(GATE_SHARE * len(order)), int(CALIBRATION_SHARE * len(order))
     gate, calibration = labelled.take(order[:kept]), labelled.take(order[kept : kept + tuned])
@@ -78,7 +79,7 @@ def deal(sets: Sets, snapshot: Dataset | None, *, seed: int, repeats: int) -> Pa
         train = train.join(labelled.take(order[kept + tuned :]))
     return Parts(
         train=train,
-        unlabelled=every.take(np.flatnonzero(every.y < 0)),
+        unlabelled=every.take(np.flatnonzero(~every.labelled)),
         calibration=sets.calibration.join(calibration),
         validation=sets.validation.join(gate),
         gate=gate,
@@ -88,10 +89,10 @@ def deal(sets: Sets, snapshot: Dataset | None, *, seed: int, repeats: int) -> Pa
 
 def _unique(samples: Examples, *, of: Sets) -> Examples:
     """Each input once, labelled ones first, without those that a held-out set holds already."""
-    seen = {key for part in (of.calibration, of.validation, of.exam) for key in _keys(part)}
-    keys = _keys(samples)
+    seen = {key for part in (of.calibration, of.validation, of.exam) for key in keys_of(part)}
+    keys = keys_of(samples)
     rows: list[int] = []
-    for row in np.argsort(samples.y < 0, kind="stable"):
+    for row in np.argsort(~samples.labelled, kind="stable"):
         key = keys[row]
         if key not in seen:
             seen.add(key)
@@ -99,44 +100,99 @@ def _unique(samples: Examples, *, of: Sets) -> Examples:
     return samples.take(np.asarray(rows, np.int64))
 
 
-def _keys(examples: Examples) -> list[bytes]:
-    """For every row the bytes of all its inputs."""
-    arrays = [np.ascontiguousarray(array) for array in examples.inputs.values()]
-    return [b"".join(array[row].tobytes() for array in arrays) for row in range(len(examples))]
+def train_teacher(request: RunRequest, parts: Parts, settled: Settled) -> Made | None:
+    """Train the recipe's teacher, where it has one; goes on from its checkpoint in `out` when there is one."""
+    recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
+    if recipe.teacher is None:
+        return None
+    plan = _Plan("teacher", "training the teacher", request.seed, hyper.teacher_epochs, hyper.teacher_rate)
+    return _fitted(request, settled, recipe.teacher, parts.train, plan, None)
 
 
-def train_teacher(request: RunRequest, parts: Parts) -> nn.Module:
-    """Train the recipe's teacher; goes on from its checkpoint in `out` when there is one."""
+def train_student(request: RunRequest, parts: Parts, settled: Settled, teacher: Made | None) -> Made:
+    """Train the recipe's student, from the teacher's answers, too, where there is a teacher; or let it fit its own."""
+    recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
+    every = parts.train.join(parts.unlabelled)
+    if recipe.fit is not None:
+        return _own_fit(request, settled, every, teacher)
+    assert recipe.student is not None  # a recipe has one of the two
+    step = "training the student" if teacher is None else "distilling the student"
+    plan = _Plan("student", step, request.seed + 1, hyper.student_epochs, hyper.student_rate)
+    return _fitted(request, settled, recipe.student, every, plan, teacher)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One network's fit: its name among the run's files, its step in words, and the numbers that are its own."""
+
+    name: str
+    step: str
+    seed: int
+    epochs: int
+    rate: float
+
+
+def _fitted(
+    request: RunRequest,
+    settled: Settled,
+    make: Callable[[], nn.Module],
+    data: Examples,
+    plan: _Plan,
+    teacher: Made | None,
+) -> Made:
+    """By the kit's loop. A recipe's own loss gets what `forward` answers, one of the kit's the release's outputs."""
     import torch
 
-    from cloud_hub.training.fitting import FitSettings, fit
+    from cloud_hub.training.fitting import FitSettings, fit, load_weights, save_weights
+    from cloud_hub.training.losses import Weights, loss_of
+    from model_compiler.adapting import original
 
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
-    torch.manual_seed(request.seed)
+    torch.manual_seed(plan.seed)
+    adapted = placed(make(), data, settled.outputs)
+    if recipe.warm and request.start and not load_weights(original(adapted.module), request.start.get(plan.name, {})):
+        print(f"{plan.name}: the weights of the release before are of another network; it starts anew", file=sys.stderr)
+    soft_share = hyper.soft_share if teacher is not None else 0.0
     settings = FitSettings(
-        hyper.teacher_epochs, hyper.batch, hyper.teacher_rate, hyper.weight_decay, request.seed,
-        checkpoint=request.out / "checkpoints" / "teacher.safetensors", augment=recipe.augment,
-        tick=lambda share: request.progress("training the teacher", share),
+        plan.epochs, hyper.batch, plan.rate, hyper.weight_decay, plan.seed,
+        checkpoint=request.out / "checkpoints" / f"{plan.name}.safetensors", augment=recipe.augment,
+        tick=lambda share: request.progress(plan.step, share),
+        loss=loss_of(settled.spec, recipe.loss, Weights(hyper.distill_temperature, soft_share)),
     )  # fmt: skip
-    return fit(placed(recipe.teacher(), parts.train, parts.outputs), parts.train, settings)
+    network = adapted.raw if callable(recipe.loss) else adapted.module
+    fit(network, data, settings, teacher.module if teacher is not None else None)
+    save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
+    return Made(settled.outputs, module=adapted.module.cpu().eval())
 
 
-def train_student(request: RunRequest, parts: Parts, teacher: nn.Module) -> nn.Module:
-    """Distil the recipe's student from `teacher`."""
-    import torch
+def _own_fit(request: RunRequest, settled: Settled, data: Examples, teacher: Made | None) -> Made:
+    """By the recipe's own `fit`."""
+    from cloud_hub.training.fitting import save_weights
 
-    from cloud_hub.training.fitting import FitSettings, fit
+    recipe = request.loaded.recipe
+    assert recipe.fit is not None  # checked by the caller
+    request.progress("fitting the student", 0.0)
+    folder = request.out / "fit"
+    folder.mkdir(parents=True, exist_ok=True)
+    soft = None if teacher is None else teacher.answers(data.inputs)[settled.outputs[0]]
+    own = data.renamed({new: old for old, new in settled.names.items()})
+    given = Fitting(own, request.seed, folder, soft, request.start.get("student", {}), request.released)
+    source = source_of(recipe.fit(given), own.inputs)
+    if isinstance(source, bytes):
+        return Made(settled.outputs, onnx=_named(source, data, settled.outputs))
+    save_weights(source, request.out / "student.safetensors")
+    return Made(settled.outputs, module=placed(source, data, settled.outputs).module)
 
-    recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
-    torch.manual_seed(request.seed + 1)
-    settings = FitSettings(
-        hyper.student_epochs, hyper.batch, hyper.student_rate, hyper.weight_decay, request.seed + 1,
-        checkpoint=request.out / "checkpoints" / "student.safetensors", augment=recipe.augment,
-        temperature=hyper.distill_temperature, soft_share=hyper.soft_share,
-        tick=lambda share: request.progress("distilling the student", share),
-    )  # fmt: skip
-    student = placed(recipe.student(), parts.train, parts.outputs)
-    return fit(student, parts.train.join(parts.unlabelled), settings, teacher)
+
+def _named(onnx: bytes, data: Examples, outputs: Sequence[str]) -> bytes:
+    """An ONNX model with the release's names; raises InvalidError when it has others."""
+    from model_compiler.errors import CompilerError
+    from model_compiler.sources import named
+
+    try:
+        return named(onnx, tuple(data.inputs), tuple(outputs))
+    except CompilerError as error:
+        raise InvalidError(f"the recipe: {error}", subject="recipe", hint=error.hint) from error
 
 
 def sets_of(request: RunRequest) -> Sets:
@@ -170,37 +226,67 @@ def lineage_of(request: RunRequest) -> Lineage:
 
 
 def settle_run(request: RunRequest) -> Settled:
-    """Check the recipe before anything is trained: see `checking.settle`."""
-    return settle(request.loaded.recipe, sets_of(request), request.contract, request.out)
+    """Check the recipe before anything is trained (`checking.settle`), and print what is worth knowing of its data."""
+    settled = settle(request.loaded.recipe, sets_of(request), request.contract, request.out)
+    for finding in settled.findings:
+        print(f"data: {finding}", file=sys.stderr)
+    return settled
 
 
 def deal_run(request: RunRequest, settled: Settled) -> Parts:
-    """Deal out the settled sets and the request's snapshot."""
+    """Deal out the settled sets and the request's snapshot.
+
+    Raises InvalidError when the snapshot is of other inputs or labels than the recipe's data.
+    """
     repeats = request.loaded.recipe.hyper.sample_repeats
-    parts = deal(settled.sets, request.snapshot, seed=request.seed, repeats=repeats)
-    return replace(parts, outputs=settled.outputs)
+    samples = samples_of(request.snapshot, settled.sets.train, settled.task) if request.snapshot is not None else None
+    return deal(settled.sets, samples, seed=request.seed, repeats=repeats)
+
+
+def onnx_of_made(made: Made, inputs: Mapping[str, Array]) -> bytes:
+    """A model as ONNX with a variable batch."""
+    if made.onnx is not None:
+        return made.onnx
+    assert made.module is not None  # one of the two is given
+    return onnx_of(made.module, inputs, made.outputs)
 
 
 def run(request: RunRequest) -> dict[str, float]:
-    """Train both and write `out`: teacher.onnx, student.pt2, calibration.npz, validation.npz,
-    metrics.json and lineage.json. Returns the metrics (accuracies on the exam, 0 to 1)."""
-    import torch
-
-    from cloud_hub.training.fitting import accuracy
-    from model_compiler.adapting import export_program
-
+    """Train and write `out`: student.pt2 (or student.onnx), teacher.onnx where there is a teacher, calibration.npz,
+    validation.npz, metrics.json and lineage.json. Returns the metric of each on the exam."""
     settled = settle_run(request)
     parts = deal_run(request, settled)
     request.out.mkdir(parents=True, exist_ok=True)
-    teacher = train_teacher(request, parts)
-    student = train_student(request, parts, teacher)
+    teacher = train_teacher(request, parts, settled)
+    student = train_student(request, parts, settled, teacher)
     request.progress("writing", 0.0)
-    (request.out / "teacher.onnx").write_bytes(onnx_of(teacher, parts.train.inputs, settled.outputs))
-    two = make_dataset(parts.train.take(slice(2)).inputs, None, "training")
-    torch.export.save(export_program(student, two, settled.outputs), request.out / "student.pt2")
-    for name, part in (("calibration", parts.calibration), ("validation", parts.validation)):
-        save_dataset(request.out / f"{name}.npz", make_dataset(part.inputs, part.y, name))
-    metrics = {"teacher": accuracy(teacher, parts.exam), "student": accuracy(student, parts.exam)}
-    (request.out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    if teacher is not None:
+        (request.out / "teacher.onnx").write_bytes(onnx_of_made(teacher, parts.train.inputs))
+    _write_student(request.out, student, parts)
+    loose = request.contract.non_finite if request.contract is not None else frozenset[str]()
+    for name, part in (("calibration", parts.calibration), ("validation", parts.validation.with_labels())):
+        save_dataset(request.out / f"{name}.npz", make_dataset(part.inputs, part.y, name, non_finite=loose))
+    exam = parts.exam.with_labels()
+    made = {"teacher": teacher, "student": student} if teacher is not None else {"student": student}
+    found = {
+        name: settled.metric.measure(model.answers(exam.inputs), exam.y)[0] if len(exam) else 0.0
+        for name, model in made.items()
+        if model is not None
+    }
+    (request.out / "metrics.json").write_text(json.dumps(found, indent=2) + "\n")
     (request.out / "lineage.json").write_bytes(msgspec.json.encode(lineage_of(request)))
-    return metrics
+    return found
+
+
+def _write_student(out: Path, student: Made, parts: Parts) -> None:
+    import torch
+
+    from model_compiler.adapting import export_program
+
+    if student.module is None:
+        assert student.onnx is not None  # one of the two is given
+        (out / "student.onnx").write_bytes(student.onnx)
+        return
+    rows = parts.train.take(slice(2)).inputs
+    two = make_dataset(rows, None, "training", non_finite=tuple(rows))  # only their shapes count
+    torch.export.save(export_program(student.module, two, student.outputs), out / "student.pt2")

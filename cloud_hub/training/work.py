@@ -7,38 +7,38 @@ on from its checkpoints, and does nothing where it was done.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.jobs.execution import Progress
+from cloud_hub.training.checking import Settled
 from cloud_hub.training.compiling import compile_run
-from cloud_hub.training.gate import compare
+from cloud_hub.training.examples import Examples
+from cloud_hub.training.gate import Comparison, Rows, compare, compare_sets
 from cloud_hub.training.handed import Handed, Released
-from cloud_hub.training.recipe import Examples, load_recipe
+from cloud_hub.training.models import Made
+from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
 from fleet import runtimes
 from fleet.protocol.manifest import Manifest
 from model_compiler.data import Array
-
-if TYPE_CHECKING:
-    from torch import nn
+from model_compiler.rightness import agreements
 
 ENTRY = "cloud_hub.training.work:retrain"
 DONE = "done.json"
-RELEASE = "release"
 BATCH = 256  # rows that a released model is asked at once
 
 
 class GateRefusedError(InvalidError):
-    """The new teacher is worse than the current one on human labels, by more than chance."""
+    """The new model is worse than the current one on human labels, by more than chance."""
 
 
 def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
-    """Check, train, gate, distil and compile; the release is then in `folder / RELEASE`.
+    """Check, train, gate, distil and compile; the release is then in its folder `release`.
 
     Args:
         folder: as `handing.hand_in` wrote it.
@@ -46,7 +46,8 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
             (it fixes the interface) and `current` (devices come from it), each None without one.
 
     Returns:
-        What the gate found: `gate_new`, `gate_labels` and, where there was a release before, `gate_old`.
+        What the gate found: `gate_new`, `gate_labels` and, where there was a release before, `gate_old`; and in `data`
+        what is worth knowing of the recipe's data.
 
     Raises:
         GateRefusedError: the new teacher is worse by more than chance.
@@ -64,6 +65,7 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
         seed=arguments["seed"],
         contract=handed.contract(arguments["model"], arguments["fixed"]),
         snapshot=handed.snapshot,
+        start=handed.start,
         progress=lambda step, share: progress(step, 0.05 + 0.2 * share + (0.25 if "student" in step else 0.0)),
     )
     settled = settle_run(request)
@@ -72,14 +74,21 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
         raise InvalidError(
             "no human label is left for the gate", subject="snapshot", hint="label at least 4 samples of the snapshot"
         )
-    teacher = train_teacher(request, parts)
-    progress("gating the teacher", 0.25)
     current = handed.current(arguments["current"])
-    gated = gate_teacher(current, teacher, parts.gate)
-    student = train_student(request, parts, teacher)
+    teacher = train_teacher(request, parts, settled)
+    gated: dict[str, Any] = {}
+    if teacher is not None:
+        progress("gating the teacher", 0.25)
+        gated = gate_model("teacher", current, teacher, parts.gate, settled)
+    student = train_student(request, parts, settled, teacher)
+    if teacher is None:
+        progress("gating the student", 0.5)
+        gated = gate_model("model", current, student, parts.gate, settled)
+    if settled.findings:
+        gated["data"] = list(settled.findings)
     compile_run(
-        request, parts, teacher=teacher, student=student, labels=settled.labels, current=current,
-        progress=lambda step: progress(step, 0.6), out=folder / RELEASE,
+        request, parts, settled, teacher=teacher, student=student, current=current,
+        progress=lambda step: progress(step, 0.6),
     )  # fmt: skip
     fresh = done.with_suffix(".tmp")
     fresh.write_text(json.dumps(gated))
@@ -87,27 +96,52 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
     return gated
 
 
-def gate_teacher(current: Released | None, teacher: nn.Module, gate: Examples) -> dict[str, Any]:
-    """Compare the new teacher with the current release's on held-out human labels (`gate.compare`).
+def gate_model(what: str, current: Released | None, made: Made, gate: Examples, settled: Settled) -> dict[str, Any]:
+    """Compare a new model with the current release's best on held-out human labels (`gate.compare`).
 
-    Raises GateRefusedError when the new one is worse by more than chance.
+    Args:
+        what: the new model in words.
+        gate: rows with human labels that training never saw.
+
+    Raises:
+        GateRefusedError: the new one is worse by more than chance.
     """
-    from cloud_hub.training.fitting import logits
-
-    right = logits(teacher, gate.inputs).argmax(axis=1) == gate.y
-    if current is None or current.variant.placement != "cloud":
-        return {"gate_new": float(right.mean()), "gate_labels": len(gate)}
-    outputs = ask(current, _called(gate, current.number, current.manifest))
-    found = compare(next(iter(outputs.values())).argmax(axis=1) == gate.y, right)
+    new = made.answers(gate.inputs)
+    if current is None:
+        rated = _rated(settled, new, gate.y)
+        value = settled.metric.measure(new, gate.y)[0] if rated is None else float(rated.mean())
+        return {"gate_new": value, "gate_labels": len(gate)}
+    old = ask(current, _called(gate, current.number, current.manifest))
+    found = _compared(settled, old, new, gate.y)
     if found.refused:
+        counted = f": {found.lost} lost, {found.won} won" if found.lost or found.won else ""
         raise GateRefusedError(
-            f"the new teacher gets {found.new:.3f} of {len(gate)} held-out labels right, release {current.number} gets "
-            f"{found.old:.3f}: {found.lost} lost, {found.won} won, which chance does with probability "
-            f"{found.chance:.3f} only",
-            subject="teacher",
+            f"the new {what} gets {found.new:.3f} of {len(gate)} held-out labels right, release {current.number} gets "
+            f"{found.old:.3f}{counted}, which chance does with probability {found.chance:.3f} only",
+            subject=what,
             hint="label more samples, or change the recipe",
         )
     return {"gate_new": found.new, "gate_old": found.old, "gate_labels": len(gate), "gate_release": current.number}
+
+
+def _rated(settled: Settled, outputs: Mapping[str, Array], y: Array) -> Array | None:
+    """How right each row is in [0, 1], (n,); None where the task says it of whole sets only."""
+    return agreements(settled.task, settled.task.answers(outputs), y)
+
+
+def _compared(settled: Settled, old: Mapping[str, Array], new: Mapping[str, Array], y: Array) -> Comparison:
+    """Old and new row by row, else by the metric over all rows."""
+    theirs, ours = _rated(settled, old, y), _rated(settled, new, y)
+    if theirs is not None and ours is not None:
+        return compare(theirs, ours)
+    metric = settled.metric
+    sign = 1.0 if metric.higher_is_better else -1.0
+
+    def scored(outputs: Mapping[str, Array]) -> Callable[[Rows], float]:
+        whole = outputs if metric.reading is None else metric.reading(outputs, y)
+        return lambda rows: sign * metric.score({name: array[rows] for name, array in whole.items()}, y[rows])
+
+    return compare_sets(scored(old), scored(new), len(y))
 
 
 def ask(release: Released, inputs: Mapping[str, Array]) -> dict[str, Array]:

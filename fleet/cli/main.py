@@ -20,6 +20,7 @@ from fleet.cli import (
     job,
     login,
     model,
+    recipe,
     release,
     retrain,
     rollout,
@@ -48,7 +49,7 @@ app = typer.Typer(
 app.command("login")(login.login)
 app.command("retrain")(retrain.retrain)
 app.command("demo")(demo_command.demo)
-for _noun in (token, device, release, channel, model, rollout, snapshot, job, drift, sample, audit):
+for _noun in (token, device, release, channel, model, recipe, rollout, snapshot, job, drift, sample, audit):
     app.add_typer(_noun.app)
 
 

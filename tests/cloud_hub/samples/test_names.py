@@ -15,11 +15,16 @@ from cloud_hub.samples.dataset import Dataset, decode_dataset, encode_dataset, r
 from cloud_hub.store.tables import Snapshot
 from cloud_hub.training.checking import samples_of
 from cloud_hub.training.recipe import Examples
+from fleet import tasks
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.messages import Sample
+from fleet.protocol.task import TaskSpec
 from fleet.protocol.tensors import to_array
 from tests.support.hub import START, HubFixture
 
+DIGITS = tasks.of(
+    TaskSpec(name="classification"), tuple("0123456789"), (Tensor(name="y", datatype="FP32", shape=(-1, 10)),)
+)
 BOTH = (Tensor(name="label", datatype="FP32", shape=(-1, 3)), Tensor(name="ids", datatype="INT64", shape=(-1, 2)))
 
 
@@ -56,7 +61,7 @@ def test_every_input_is_kept_by_name_in_its_datatype_whatever_order_it_came_in(m
     assert dataset.inputs["ids"].tolist() == [[2**40 + 1] * 2, [2**40 + 2] * 2]  # float32 could not say these
     assert dataset.inputs["label"].tolist() == [[1.0] * 3, [2.0] * 3] and dataset.label.tolist() == [-1, 7]
     examples = samples_of(
-        dataset, Examples({"ids": dataset.inputs["ids"], "label": dataset.inputs["label"]}, np.zeros(2))
+        dataset, Examples({"ids": dataset.inputs["ids"], "label": dataset.inputs["label"]}, np.zeros(2, int)), DIGITS
     )
     assert list(examples.inputs) == ["ids", "label"] and examples.y.tolist() == [-1, 7]
 
@@ -127,7 +132,7 @@ def test_a_snapshot_of_0_1_keeps_its_id_and_takes_the_models_name(tmp_path: Path
     old = read_dataset(tmp_path / "old.npz")
     assert old.id == "3409b047c103071f47b178288c54579a11d96ee7be843f91bdfa4f001f900ca1"
     assert decode_dataset(encode_dataset(old), subject="again").id == old.id
-    found = samples_of(old, Examples({"sensors": np.zeros((1, 3), np.float32)}, np.zeros(1)))
+    found = samples_of(old, Examples({"sensors": np.zeros((1, 3), np.float32)}, np.zeros(1, int)), DIGITS)
     np.testing.assert_array_equal(found.inputs["sensors"], x)
 
 
@@ -144,4 +149,4 @@ def test_any_name_is_kept_apart_from_labels_and_ids(name: str) -> None:
 def test_a_snapshot_of_other_inputs_is_refused_by_name() -> None:
     dataset = Dataset({"readings": np.zeros((2, 3))}, np.array([0, 1]), np.array(["s1", "s2"]))
     with pytest.raises(InvalidError, match=r"has the inputs readings float64 \[n, 3\]; the recipe's data has sensors"):
-        samples_of(dataset, Examples({"sensors": np.zeros((1, 3))}, np.zeros(1)))
+        samples_of(dataset, Examples({"sensors": np.zeros((1, 3))}, np.zeros(1, int)), DIGITS)

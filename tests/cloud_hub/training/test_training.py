@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
-from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.fitting import FitSettings, accuracy, fit, logits
 from cloud_hub.training.recipe import Examples, Sets, load_recipe, swap_labels
 from cloud_hub.training.run import deal
@@ -77,8 +76,8 @@ def test_a_snapshot_is_dealt_into_disjoint_parts() -> None:
     label = fresh.y.copy()
     label[30:] = -1
     x = np.concatenate([fresh.x, own.exam.x[:1], fresh.x[:1]])  # an exam input, and a repeated one
-    snapshot = Dataset({"x": x}, np.concatenate([label, own.exam.y[:1], label[:1]]), np.arange(42).astype(str))
-    parts = deal(own, snapshot, seed=0, repeats=2)
+    samples = Examples(x, np.concatenate([label, own.exam.y[:1], label[:1]]))
+    parts = deal(own, samples, seed=0, repeats=2)
     assert (len(parts.gate), len(parts.calibration), len(parts.unlabelled)) == (7, 23, 10)
     assert len(parts.train) == 60 + 2 * 20
     trained = {row.tobytes() for row in parts.train.x}

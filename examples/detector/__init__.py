@@ -1,0 +1,1 @@
+"""A detector of bright shapes on small generated images, with a loss of its own."""

@@ -1,0 +1,1 @@
+"""Keywords in sound: a spectrogram in front of the classifier, in one model file."""

@@ -1,0 +1,133 @@
+"""A model of two inputs that answers a number: train, compile, publish, serve, label, retrain, rollout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cloud_hub.samples import store
+from cloud_hub.store.tables import ChannelRow, RolloutRow
+from cloud_hub.training.cli import main as train
+from fleet.protocol.channel import decode_channel
+from fleet.protocol.codec import decode_msgpack
+from fleet.protocol.messages import SampleBatch
+from fleet.protocol.selftest import from_array
+from fleet.protocol.task import TaskSpec
+from model_compiler.data import load_dataset
+from tests.cloud_hub.training.test_names import ROOT, Device, manifest_of, publish, retrain
+from tests.support.hub import HubFixture
+
+torch.set_num_threads(1)
+SIZES = {"torque": 3, "speed": 2}
+
+WEAR = '''
+"""Tool wear in hundredths of a millimetre, of torque (n, 3) and speed (n, 2)."""
+import numpy as np
+import torch
+from torch import nn
+from cloud_hub.training.recipe import Examples, Hyper, Recipe, Sets
+
+class Wear(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, speed, torque):
+        return {"wear": self.layers(torch.cat([torque, speed], dim=1))}
+
+def rows(count, seed):
+    random = np.random.default_rng(seed)
+    x = {"torque": random.normal(size=(count, 3)), "speed": random.normal(size=(count, 2))}
+    x = {name: array.astype(np.float32) for name, array in x.items()}
+    return Examples(x, 2 * x["torque"][:, 0] - x["speed"][:, 1])
+
+RECIPE = Recipe(
+    data=lambda: Sets(rows(300, 1), rows(60, 2), rows(80, 3), rows(80, 4)), task="regression:tolerance=0.5",
+    teacher=lambda: Wear(32), student=lambda: Wear(16), targets=("onnx-fp32",), warm=True,
+    hyper=Hyper(teacher_epochs=40, student_epochs=40, teacher_rate=0.02, student_rate=0.02, batch=32),
+)
+'''
+
+
+def right(x: dict[str, np.ndarray]) -> np.ndarray:
+    return 2 * x["torque"][:, 0] - x["speed"][:, 1]
+
+
+def label(hub: HubFixture, device: Device) -> int:
+    """Upload the device's samples, and say by the API what is right for each; how many they were."""
+    ids, body = device.agent.samples.batch()
+    samples = decode_msgpack(body, SampleBatch, limit=1 << 24).samples
+    store.commit(hub.hub, "kiosk-1", samples)
+    device.agent.samples.delete(tuple(ids))
+    labels = [
+        {"id": sample.id, "label": float(right({a.name: from_array(a) for a in sample.inputs})[0])}
+        for sample in samples
+    ]
+    answer = hub.client.post("/api/v1/samples/labels", json={"labels": labels, "by": "ada"}, headers=hub.auth())
+    assert answer.status_code == 200, answer.text
+    return len(labels)
+
+
+@pytest.fixture
+def wear(hub: HubFixture, tmp_path: Path) -> HubFixture:
+    """The model `wear` with its recipe, and release 1 from `cloud-hub train` and `model-compiler compile`."""
+    folder = hub.hub.config.directory / "recipes"
+    folder.mkdir(exist_ok=True)
+    (folder / "wear.py").write_text(WEAR)
+    answer = hub.client.post("/api/v1/models", json={"name": "wear", "recipe": "wear.py"}, headers=hub.auth())
+    assert answer.status_code == 201, answer.text
+    trained = tmp_path / "trained"
+    train([str(folder / "wear.py"), "--out", str(trained)])
+    command = [
+        "compile", trained / "student.pt2", "--cloud", trained / "teacher.onnx", "--task", "regression:tolerance=0.5",
+        "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
+        "--target", "onnx-fp32", "--out", tmp_path / "release",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "model_compiler", *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    publish(hub, tmp_path / "release", "wear")
+    return hub
+
+
+def test_a_regression_goes_round_the_whole_loop(wear: HubFixture, tmp_path: Path) -> None:
+    first = manifest_of(wear, "wear", 1)
+    assert first.named_task == TaskSpec(name="regression", tolerance=0.5) and first.requires == ("task:regression",)
+    assert [t.name for t in (*first.inputs, *first.outputs)] == ["torque", "speed", "wear"]
+    device = Device(tmp_path / "device", wear, "wear")
+
+    # what the verdict says is what the served release does
+    data = load_dataset(tmp_path / "trained" / "validation.npz")
+    asked = [{name: array[i : i + 1] for name, array in data.inputs.items()} for i in range(len(data))]
+    served = np.concatenate([answer["wear"] for answer in device.serve(1, asked)])
+    verdict = first.placed("edge")[0].verdict
+    assert (verdict.metric, verdict.higher_is_better) == ("rmse", False)
+    assert verdict.value == pytest.approx(float(np.sqrt(((served[:, 0] - data.labels) ** 2).mean())), rel=1e-4)
+
+    assert label(wear, device) == len(data)  # they are in the recipe's validation set, and teach nothing
+    fresh = {name: np.random.default_rng(7).normal(size=(48, n)).astype(np.float32) for name, n in SIZES.items()}
+    device.serve(1, [{name: array[i : i + 1] for name, array in fresh.items()} for i in range(48)])
+    assert label(wear, device) == 48
+
+    answer = wear.client.put("/api/v1/channels/stable/models/wear", json={"release": 1}, headers=wear.auth())
+    assert answer.status_code == 200, answer.text
+    job = retrain(wear, "wear", channel="stable", rollout={"stages": [50, 100]}, seed=1)
+    assert job.state == "succeeded", job.error
+    assert job.result["gate_labels"] == 12 and job.result["gate_new"] > 0.5 and job.result["gate_release"] == 1
+    second = manifest_of(wear, "wear", 2)
+    assert (second.inputs, second.outputs, second.named_task) == (first.inputs, first.outputs, first.named_task)
+    assert second.placed("edge")[0].verdict.metric == "rmse"
+    with wear.hub.reading() as session:
+        channel = decode_channel(session.get(ChannelRow, "stable").document).models["wear"]
+        rollout = session.get(RolloutRow, job.result["rollout"])
+    assert (channel.audit.auditor, rollout.state, rollout.release) == (2, "running", 2)
+    found = np.concatenate([answer["wear"] for answer in device.serve(2, asked)])
+    assert float(np.abs(found[:, 0] - data.labels).mean()) < 0.5
