@@ -180,7 +180,7 @@ def test_a_replaced_release_is_never_lost(tmp_path: Path, monkeypatch: pytest.Mo
         return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", fail_second)
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(SourceError, match="full"):
         pack.write_release(out, release("new"), [], DOCUMENT)
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
     assert decode_manifest((out / "manifest.json").read_bytes()).lineage.recipe == "old"
