@@ -36,6 +36,7 @@ from cloud_hub.jobs.messages import Done, Failed, Message, Said, Spec
 from cloud_hub.jobs.processes import ProcessTree, bytes_of
 
 LOOK_S = 0.25  # how often limits are looked at
+CLOSING_S = 3.0  # from the end of a process's messages to its own
 CHUNK = 1 << 16
 LINE_LIMIT = 4 << 20  # bytes of a message; the end of a longer one is not waited for
 PRIVATE = ("EDGELOOP_HUB_", "EDGELOOP_PASSPHRASE")  # of the environment: the code needs no key of the hub
@@ -63,7 +64,7 @@ class ChildExecutor:
                 check()
                 watch.look(tree)
             if last is None:
-                process.wait(LOOK_S * 40)
+                _await_end(process)
         if isinstance(last, Done):
             return last.result
         raise self._ended(last, process.returncode, heard.tail())
@@ -223,6 +224,17 @@ def _started(work: Work, limits: Limits) -> Iterator[tuple[subprocess.Popen[byte
         heard.close()
         process.stdout.close()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _await_end(process: subprocess.Popen[bytes]) -> None:
+    """Let a process end whose messages have; raises WorkDiedError when it goes on without saying anything more."""
+    try:
+        process.wait(CLOSING_S)
+    except subprocess.TimeoutExpired as error:
+        raise WorkDiedError(
+            "the code closed its line to the worker, and went on",
+            hint="it must leave file descriptors alone that it has not opened",
+        ) from error
 
 
 def limits_of(config: WorkerConfig) -> Limits:

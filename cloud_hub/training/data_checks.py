@@ -150,7 +150,7 @@ def _labels(name: str, part: Examples, spec: TaskSpec | None, labels: Sequence[s
         wrong, words = (y[:, :, 4] >= len(labels)).any(axis=1), f"of classes from 0 to {len(labels) - 1}"
     if wrong.any():
         shown = rows_in_words(rows[wrong].tolist())
-        yield Finding(f"{name}: the labels in {shown} are none of a {task}: they are {words}")
+        yield Finding(f"{name}: the labels in {shown} are none of the task {task}: they are {words}")
 
 
 def _shared(sets: Sets) -> Iterator[Finding]:

@@ -119,3 +119,10 @@ def looks_around(folder: Path, arguments: Arguments, progress: Progress) -> dict
 
     hidden = [name for name in os.environ if name.startswith("EDGELOOP_HUB") or "PASSPHRASE" in name]
     return {"hidden": hidden, "temporary": tempfile.gettempdir(), "plain": os.environ.get("PLAIN", "")}
+
+
+def turns_away(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
+    """Closes every file descriptor, as a daemon does, and goes on."""
+    os.closerange(3, 256)
+    time.sleep(600)
+    return {}

@@ -81,6 +81,7 @@ def test_what_progress_raises_ends_the_work_and_passes_through(executor: Executo
         ("vanishes", {"code": 0}, "exit code 0 before the work was done; its last words: last words"),
         ("vanishes", {"code": 7}, "exit code 7"),
         ("crashes", {}, "SIGSEGV"),
+        ("turns_away", {}, "closed its line to the worker"),
     ],
 )
 def test_a_process_that_ends_early_is_told_from_one_that_is_done(

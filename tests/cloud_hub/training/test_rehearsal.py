@@ -32,7 +32,12 @@ def test_a_good_recipe_goes_through_every_step(tmp_path: Path) -> None:
 
 BROKEN = [
     ("nn.Linear(4, hidden)", "nn.Linear(5, hidden)", "data and networks", "does not run on the data"),
-    ("(x[:, 0] > x[:, 1])", "(x[:, 0] > 9) + 7 * (x[:, 1] > 0)", "data and networks", "none of a classification"),
+    (
+        "(x[:, 0] > x[:, 1])",
+        "(x[:, 0] > 9) + 7 * (x[:, 1] > 0)",
+        "data and networks",
+        "none of the task classification",
+    ),
     ("teacher=lambda: Teacher(16)", "teacher=lambda: 1 / 0", "data and networks", "ZeroDivisionError"),
     ("hyper=Hyper(", "metric='telepathy', hyper=Hyper(", "data and networks", "unknown metric 'telepathy'"),
     ("hyper=Hyper(", "loss=lambda answer, batch: answer.nope, hyper=Hyper(", "teacher", "AttributeError"),

@@ -201,7 +201,7 @@ WRONG = [
     (dict(loss="entropy"), "no loss 'entropy'"),
     (dict(task=""), "a classification's labels are integers"),
     (dict(task="embedding"), "no loss of its own"),
-    (dict(task="multi-label"), "needs class names"),
+    (dict(task="multi-label"), "none of the task multi-label: they are 0 or 1"),
     (dict(student=None, fit=lambda given: 7), "fit returned int"),
     (dict(metric="map"), "the metric map is for a multi-label or detection"),
 ]
