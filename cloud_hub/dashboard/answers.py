@@ -19,7 +19,7 @@ from fleet.protocol.quantiles import quantiles
 from fleet.tasks import of_manifest
 
 MODELS = 50
-WINDOWS = 200  # of each model
+WINDOWS = 60  # of each model; the page is made anew every two seconds
 CLASSES = 3  # the most frequent ones
 
 

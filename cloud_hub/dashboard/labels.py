@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from msgspec import Struct
+from pydantic import ValidationError
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
@@ -17,6 +18,7 @@ from cloud_hub.samples import parquet, store
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.rows import get_model, label_task
 from fleet.api.labels import parse_label
+from fleet.api.samples import SampleLabel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.tensors import from_array
 from fleet.tasks import Task
@@ -64,10 +66,13 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
 def write(hub: Hub, sample: str, text: str, *, actor: str) -> None:
     """Label a sample with what a person wrote; raises what `store.label` raises, and InvalidError for no label."""
     try:
-        label = parse_label(text)
+        wanted = SampleLabel(id=sample, label=parse_label(text))
+    except ValidationError as error:
+        why = str(error.errors(include_url=False, include_input=False)[0]["msg"]).removeprefix("Value error, ")
+        raise InvalidError(f"sample {sample[:SHOWN]}: {why}", subject="label") from None
     except ValueError as error:
-        raise InvalidError(f"sample {sample}: {error}", subject=sample) from error
-    store.label(hub, {sample: label}, by=actor, actor=actor)
+        raise InvalidError(f"sample {sample[:SHOWN]}: {error}", subject="label") from None
+    store.label(hub, {wanted.id: wanted.label}, by=actor, actor=actor)
 
 
 def _arrays(hub: Hub, rows: list[SampleRow]) -> dict[str, parquet.Arrays]:

@@ -29,6 +29,7 @@ from fleet.tasks import Task
 DAY = 86_400.0
 TRIES = 8
 MOST_CLASSES = 1 << 31  # where no release says how many there are
+OTHERS = "for other labels publish a release that names its task: model-compiler compile --task"
 LABEL_BYTES = 256 << 10  # of one label as JSON: 10,000 values, or 300 boxes with room to spare
 
 
@@ -204,7 +205,7 @@ def _checked(row: SampleRow, value: object, known: Task[Any] | int) -> Any:
     if isinstance(known, int):
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < known:
             return value
-        why, hint = f"{value!r} is no class of {row.model!r}", f"a class is a number from 0 to {known - 1}"
+        why, hint = f"{value!r} is no class of {row.model!r}", f"a class is a number from 0 to {known - 1}; {OTHERS}"
     else:
         try:
             kept = known.label(value)

@@ -84,6 +84,8 @@ def check_value(whole: JsonValue) -> JsonValue:
 def _check_scalar(value: str | bool | int | float | None) -> None:
     if isinstance(value, str) and "\x00" in value:
         raise ValueError("a text in it holds a NUL character")
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("a text in it holds half of a character (a lone surrogate)")
     if isinstance(value, int) and not -INT64 - 1 <= value <= INT64:
         raise ValueError("a number in it does not fit into 64 bits")
     if isinstance(value, float) and not math.isfinite(value):

@@ -163,6 +163,8 @@ def test_people_label_samples_on_the_dashboard_in_the_words_of_the_task(hub: Hub
 
     code, said = send("99", csrf[1])
     assert code == 400 and "99 is no label of a regression" in said and store.get(hub.hub, sample).label is None
+    for wrong in ("[1e999]", "[18446744073709551617]", '"\\ud800"', "[" * 50 + "]" * 50, '{"a": "\\u0000"}'):
+        assert send(wrong, csrf[1])[0] == 400, wrong
     assert send("[1,", csrf[1])[0] == 400 and send("", csrf[1])[0] == 400 and send("2.25", "0" * 64)[0] == 403
     assert send("2.25", csrf[1])[0] == 303 and store.get(hub.hub, sample).label == 2.25
     assert "2.25 <span" in hub.client.get("/dashboard/samples/tide").text

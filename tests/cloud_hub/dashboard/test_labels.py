@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud_hub.dashboard.labels import answer_in_words, label_in_words, wanted_of
+from cloud_hub.dashboard.labels import answer_in_words, label_in_words, wanted_of, write
+from cloud_hub.errors import InvalidError
+from cloud_hub.samples import store
 from cloud_hub.samples.parquet import Arrays
 from fleet import tasks
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.task import TaskSpec
+from fleet.protocol.messages import Sample
+from fleet.protocol.task import NO_CLASS, TaskSpec
 from fleet.protocol.tensors import to_array
+from tests.support.hub import HubFixture
 
 CLASSES = ("cat", "dog", "<b>")
 BOX = [0, 0, 1, 1]
@@ -47,3 +51,21 @@ def test_what_nobody_can_read_is_said_and_ends_no_page() -> None:
     assert answer_in_words(task, Arrays(inputs=(), outputs=())) == "unreadable"
     assert answer_in_words(task, None) == answer_in_words(None, None) == "–" and wanted_of(None) == ""
     assert label_in_words(None, 7) == "7" and label_in_words(task, 99) == "99"
+
+
+def test_a_form_writes_nothing_that_no_database_keeps(hub: HubFixture) -> None:
+    """A custom task takes any JSON, so nobody else refuses these."""
+    hub.model("any")
+    hub.release("any", labels=(), task=TaskSpec(name="custom"), requires=("task:custom",))
+    x = to_array("x", np.zeros((1, 64), np.float32))
+    sample = Sample(
+        id="s1", model="any", release=1, variant="v", at=hub.clock(), reason="random", inputs=(x,), outputs=(),
+        confidence=0.0, prediction=NO_CLASS,
+    )  # fmt: skip
+    store.commit(hub.hub, "d", [sample])
+    for wrong in ("[1e999]", "[18446744073709551617]", '"\\ud800"', "[" * 50 + "]" * 50, '{"a": "\\u0000"}', "[1,", ""):
+        with pytest.raises(InvalidError):
+            write(hub.hub, "s1", wrong, actor="t")
+        assert store.get(hub.hub, "s1").label is None, wrong
+    write(hub.hub, "s1", '{"a": [1.5, null]}', actor="t")
+    assert store.get(hub.hub, "s1").label == {"a": [1.5, None]}
