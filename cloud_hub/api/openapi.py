@@ -16,14 +16,15 @@ from fastapi import APIRouter
 from fastapi.dependencies.models import Dependant
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
+from msgspec import Struct
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from cloud_hub.api.access import SCHEMES, Access
 from cloud_hub.api.bodies import BodyReader
 from fleet.api.errors import ErrorDocument, OipError
-from fleet.api.wire import MARK
-from fleet.protocol import calls, channel, manifest, oip, refusals
+from fleet.api.wire import MARK, partial
+from fleet.protocol import calls, channel, manifest, messages, oip, refusals
 from fleet.rollouts import guard, machine
 
 Schema = dict[str, Any]
@@ -32,18 +33,19 @@ REF = "#/components/schemas/"
 JSON = "application/json"
 BINARY = "application/octet-stream"
 
+# What a caller changes field by field.
+POLICIES: tuple[type[Struct], ...] = (
+    channel.Routing, channel.Audit, channel.Sampling, channel.Probation, channel.Bench,
+    channel.Telemetry, channel.Fetching,
+)  # fmt: skip
+_KINDS: tuple[type, ...] = (
+    calls.TrustBundle, calls.EnrollRequest, calls.EnrollResponse, calls.NonceRequest, calls.NonceResponse,
+    calls.TokenRequest, calls.TokenResponse, calls.RenewRequest, calls.RenewResponse, calls.DeviceMe,
+    calls.SampleBatch, calls.SampleReceipt, channel.Channel, manifest.Manifest, manifest.Tensor, messages.AgentReport,
+    oip.OipRequest, oip.OipResponse, machine.Plan, machine.Progress, guard.GuardPolicy, *map(partial, POLICIES),
+)  # fmt: skip
 # Structs that bodies and fields name, by the name that they have in the document.
-STRUCTS: dict[str, type] = {
-    **{kind.__name__: kind for kind in (
-        calls.TrustBundle, calls.EnrollRequest, calls.EnrollResponse, calls.NonceRequest, calls.NonceResponse,
-        calls.TokenRequest, calls.TokenResponse, calls.RenewRequest, calls.RenewResponse, calls.DeviceMe,
-        calls.SampleBatch, calls.SampleReceipt,
-        channel.Channel, channel.Routing, channel.Audit, channel.Sampling, channel.Probation,
-        channel.Bench, channel.Telemetry, channel.Fetching, manifest.Manifest, manifest.Tensor,
-        oip.OipRequest, oip.OipResponse, machine.Plan, machine.Progress, guard.GuardPolicy,
-    )},
-    "Judgement": guard.Verdict,
-}  # fmt: skip
+STRUCTS: dict[str, type] = {**{kind.__name__: kind for kind in _KINDS}, "Judgement": guard.Verdict}
 
 _DESCRIPTIONS = {
     400: "The request is not acceptable; the document says which field, and what to do.",

@@ -73,11 +73,13 @@ def describe(row: RolloutRow) -> RolloutInfo:
     """A rollout as the API shows it."""
     plan, progress = read(row)
     return RolloutInfo(
-        **row.model_dump(),
+        **row.model_dump(exclude={"plan", "progress"}),
+        plan=plan,
+        progress=progress,
         stage=progress.stage + 1,
         stages=[stage.share_ppm / 10_000 for stage in plan.stages],
         exposed_devices=progress.exposed,
-        verdict=row.progress.get("verdict"),
+        verdict=progress.verdict,
     )
 
 

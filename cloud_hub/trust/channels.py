@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
-from msgspec import Struct
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.store.tables import ChannelRow
 from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, EntryChanges
-from fleet.api.types import Document
-from fleet.protocol.channel import (
-    Audit,
-    Bench,
-    Channel,
-    Fetching,
-    ModelEntry,
-    Probation,
-    Routing,
-    Sampling,
-    Telemetry,
-    decode_channel,
-)
+from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.names import check_name
-
-_SECTIONS: dict[str, type[Struct]] = {
-    "routing": Routing,
-    "audit": Audit,
-    "sampling": Sampling,
-    "probation": Probation,
-    "bench": Bench,
-}
 
 
 def list_channels(hub: Hub) -> list[ChannelInfo]:
@@ -111,8 +89,8 @@ def change_channel(hub: Hub, name: str, wanted: ChannelChanges, *, actor: str) -
     def change(channel: Channel) -> Channel:
         return msgspec.structs.replace(
             channel,
-            telemetry=merged(channel.telemetry, wanted.telemetry, Telemetry, "telemetry"),
-            fetching=merged(channel.fetching, wanted.fetching, Fetching, "fetching"),
+            telemetry=wanted.telemetry.applied(channel.telemetry),
+            fetching=wanted.fetching.applied(channel.fetching),
         )
 
     return _publish(hub, name, change, actor, wanted.spread_s, create=False)
@@ -122,36 +100,27 @@ def changed_entry(entry: ModelEntry | None, wanted: EntryChanges, subject: str) 
     """The model's entry after the change.
 
     Raises:
-        InvalidError: a new entry without a release, or a policy field of the wrong type.
+        InvalidError: a new entry without a release.
         ConflictError: another default while a rollout runs, or another auditor (it is pinned).
     """
     if entry is None:
         if wanted.release is None:
             raise InvalidError("a new model on a channel needs a release", subject=subject, hint="give --release N")
         entry = ModelEntry(release=wanted.release)
-    fields: dict[str, Any] = {}
-    if wanted.release is not None and wanted.release != entry.release:
-        if entry.rollout is not None:
-            raise _rollout_runs(entry.rollout.id, subject)
-        fields["release"] = wanted.release
-    for name, kind in _SECTIONS.items():
-        fields[name] = merged(getattr(entry, name), getattr(wanted, name), kind, name)
-    if entry.rollout is not None and fields["audit"].auditor != entry.audit.auditor:
+    if wanted.release not in (None, entry.release) and entry.rollout is not None:
+        raise _rollout_runs(entry.rollout.id, subject)
+    changed = msgspec.structs.replace(
+        entry,
+        release=entry.release if wanted.release is None else wanted.release,
+        routing=wanted.routing.applied(entry.routing),
+        audit=wanted.audit.applied(entry.audit),
+        sampling=wanted.sampling.applied(entry.sampling),
+        probation=wanted.probation.applied(entry.probation),
+        bench=wanted.bench.applied(entry.bench),
+    )
+    if entry.rollout is not None and changed.audit.auditor != entry.audit.auditor:
         raise ConflictError("the auditor is pinned while a rollout runs", subject=subject, hint="wait, or abort it")
-    return msgspec.structs.replace(entry, **fields)
-
-
-def merged(old: Struct, given: Document, kind: type[Struct], subject: str) -> Any:
-    """`old` with the given fields; InvalidError names a field that is unknown or of the wrong type."""
-    current = msgspec.to_builtins(old)
-    unknown = sorted(given.keys() - current.keys())
-    if unknown:
-        hint = f"one of: {', '.join(sorted(current))}"
-        raise InvalidError(f"{subject} has no field {unknown[0]!r}", subject=subject, hint=hint)
-    try:
-        return msgspec.convert({**current, **given}, kind)
-    except msgspec.ValidationError as error:
-        raise InvalidError(f"{subject}: {error}", subject=subject) from error
+    return changed
 
 
 def _publish(

@@ -7,21 +7,12 @@ from typing import Annotated
 from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import Name, ReleaseNumber, Settings
-from fleet.api.wire import Described, Wire
-from fleet.protocol.channel import Channel
+from fleet.api.types import Name, ReleaseNumber
+from fleet.api.wire import Changes, Changing, Wire, unchanged
+from fleet.protocol.channel import Audit, Bench, Channel, Fetching, Probation, Routing, Sampling, Telemetry
 
 DAY_S = 86_400
 Spread = Annotated[int, Field(ge=0, le=DAY_S)]
-
-# The policies of `fleet.protocol.channel`; fields that are not given keep their values.
-RoutingChanges = Annotated[Settings, Described("Routing")]
-AuditChanges = Annotated[Settings, Described("Audit")]
-SamplingChanges = Annotated[Settings, Described("Sampling")]
-ProbationChanges = Annotated[Settings, Described("Probation")]
-BenchChanges = Annotated[Settings, Described("Bench")]
-TelemetryChanges = Annotated[Settings, Described("Telemetry")]
-FetchingChanges = Annotated[Settings, Described("Fetching")]
 
 
 class NewChannel(Request):
@@ -35,19 +26,19 @@ class EntryChanges(Request):
     `spread_s` seconds."""
 
     release: ReleaseNumber | None = None
-    routing: RoutingChanges = {}
-    audit: AuditChanges = {}
-    sampling: SamplingChanges = {}
-    probation: ProbationChanges = {}
-    bench: BenchChanges = {}
+    routing: Annotated[Changes[Routing], Changing(Routing)] = unchanged(Routing)
+    audit: Annotated[Changes[Audit], Changing(Audit)] = unchanged(Audit)
+    sampling: Annotated[Changes[Sampling], Changing(Sampling)] = unchanged(Sampling)
+    probation: Annotated[Changes[Probation], Changing(Probation)] = unchanged(Probation)
+    bench: Annotated[Changes[Bench], Changing(Bench)] = unchanged(Bench)
     spread_s: Spread = 0
 
 
 class ChannelChanges(Request):
     """What changes for the whole channel."""
 
-    telemetry: TelemetryChanges = {}
-    fetching: FetchingChanges = {}
+    telemetry: Annotated[Changes[Telemetry], Changing(Telemetry)] = unchanged(Telemetry)
+    fetching: Annotated[Changes[Fetching], Changing(Fetching)] = unchanged(Fetching)
     spread_s: Spread = 0
 
 

@@ -8,7 +8,12 @@ from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
 from fleet.api.types import Document, Key, ReleaseNumber, Settings
+from fleet.api.wire import Wire
+from fleet.protocol.codec import from_document, to_document
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.messages import AgentReport, CommandResult, ModelReport
 
+SILENT = AgentReport(agent="", channel="")  # of a device that has enrolled and reported nothing yet
 MAX_ENTRIES = 256  # labels or pins of one request
 
 DeviceState = Literal["online", "offline", "revoked"]
@@ -53,7 +58,7 @@ class DeviceModelInfo(Answer):
 
 
 class DeviceEventInfo(Answer):
-    """A report that a device sent; `body` is its content."""
+    """A report that a device sent; `body` is its content as it came, of whatever version, `report` what it means."""
 
     id: int
     device_id: str
@@ -63,6 +68,19 @@ class DeviceEventInfo(Answer):
     received_at: float
     kind: str
     body: Document = {}
+
+    @property
+    def report(self) -> ModelReport | AgentReport | CommandResult | None:
+        """The body as the message that it is; None for a kind, or a form, that this version does not know."""
+        kinds: dict[str, type[ModelReport | AgentReport | CommandResult]] = {
+            "model": ModelReport,
+            "agent": AgentReport,
+            "result": CommandResult,
+        }
+        try:
+            return from_document(self.body, kinds[self.kind], subject=self.kind) if self.kind in kinds else None
+        except MalformedError:
+            return None
 
 
 class HeldBackRelease(Answer):
@@ -87,7 +105,7 @@ class DeviceInfo(Answer):
     channel: str
     labels: dict[str, str] = {}
     pins: dict[str, int] = {}
-    info: Document = {}
+    info: Annotated[AgentReport, Wire(AgentReport, blank=to_document(SILENT))] = Field(default_factory=lambda: SILENT)
     enrolled_at: float = 0.0
     revoked_at: float | None = None
     online: bool = False

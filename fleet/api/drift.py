@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import ConfigDict, Field
+
 from fleet.api.base import Answer, Page
-from fleet.api.types import Document
 
 AlarmStatus = Literal["open", "acknowledged", "closed"]
 
@@ -45,6 +46,32 @@ class MonitorPage(Page[MonitorInfo]):
     """Monitors by model."""
 
 
+class ClassShare(Answer):
+    """The share (0 to 1) of the answers that were this class, before and now."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    number: int = Field(alias="class")
+    before: float
+    after: float
+
+
+class AlarmDetail(Answer):
+    """An alarm in words and numbers. `devices` are those beyond their margin, `windows` how many were looked at last;
+    `confidence` is the mean before and now, `classes` are those whose share moved most, `closed` why it was closed."""
+
+    reason: str = ""
+    distance: float | None = None
+    margin: float | None = None
+    devices: list[str] = []
+    windows: int = 0
+    evidence: float | None = None
+    limit: float | None = None
+    confidence: list[float | None] = []
+    classes: list[ClassShare] = []
+    closed: str = ""
+
+
 class AlarmInfo(Answer):
     """A drift alarm; `detail` explains it."""
 
@@ -53,7 +80,7 @@ class AlarmInfo(Answer):
     release: int = 0
     at: float = 0.0
     status: AlarmStatus
-    detail: Document = {}
+    detail: AlarmDetail = AlarmDetail()
 
 
 class AlarmPage(Page[AlarmInfo]):

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import Document, Key, ReleaseNumber, Seconds, Settings, Text
-from fleet.api.wire import Described
+from fleet.api.types import Key, ReleaseNumber, Seconds, Text
+from fleet.api.wire import Given, Wire
+from fleet.rollouts.guard import GuardPolicy, Verdict
+from fleet.rollouts.machine import Order as Order
+from fleet.rollouts.machine import Plan, Progress
+from fleet.rollouts.machine import State as RolloutState
 
 MAX_STAGES = 100
 MAX_GROUPS = 64
 
-RolloutState = Literal["running", "paused", "holding", "finished", "halted", "aborted"]
-Order = Literal["pause", "resume", "abort", "retry"]
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
 class RolloutOptions(Request):
-    """Stages in per cent, rising to 100. `guard` holds settings of the guard, `soak_s` how long each stage must stay
+    """Stages in per cent, rising to 100. `guard` is what an operator tolerates, `soak_s` how long each stage must stay
     healthy; with `groups` (labels `key=value`, or group ids), only devices in one of them can belong to the cohort."""
 
     stages: Annotated[list[Percent], Field(max_length=MAX_STAGES)] = [10.0, 50.0, 100.0]
-    guard: Annotated[Settings, Described("GuardPolicy")] = {}
+    guard: Annotated[GuardPolicy, Given(GuardPolicy)] = Field(default_factory=GuardPolicy)
     soak_s: Seconds = 0.0
     groups: Annotated[list[Key], Field(max_length=MAX_GROUPS)] = []
 
@@ -53,8 +55,8 @@ class RolloutInfo(Answer):
     state: RolloutState
     attempt: int = 1
     salt: str = ""
-    plan: Annotated[Document, Described("Plan")] = {}
-    progress: Annotated[Document, Described("Progress")] = {}
+    plan: Annotated[Plan, Wire(Plan)]
+    progress: Annotated[Progress, Wire(Progress)]
     reason: str = ""
     created_at: float = 0.0
     created_by: str = ""
@@ -63,7 +65,7 @@ class RolloutInfo(Answer):
     stage: int = 1
     stages: list[float] = []
     exposed_devices: int = 0
-    verdict: Annotated[Document, Described("Judgement")] | None = None
+    verdict: Annotated[Verdict, Wire(Verdict, name="Judgement")] | None = None
 
 
 class CreatedRollout(RolloutInfo):
@@ -76,6 +78,12 @@ class RolloutPage(Page[RolloutInfo]):
     """All rollouts, newest first."""
 
 
+class RolloutEventDetail(Answer):
+    """Why it happened."""
+
+    reason: str = ""
+
+
 class RolloutEventInfo(Answer):
     """One step in a rollout's life, in words."""
 
@@ -83,7 +91,7 @@ class RolloutEventInfo(Answer):
     rollout: str
     at: float
     event: str
-    detail: Document = {}
+    detail: RolloutEventDetail = RolloutEventDetail()
 
 
 class RolloutEventPage(Page[RolloutEventInfo]):

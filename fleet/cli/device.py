@@ -61,8 +61,8 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
     print_document(found, columns, json=False)
     if found.problem:
         note(f"{found.problem}: {found.hint}")
-    if found.info.get("problem") not in (None, "", found.problem):
-        note(f"{found.info['problem']}: {found.info.get('hint', '')}")
+    if found.info.problem not in ("", found.problem):
+        note(f"{found.info.problem}: {found.info.hint}")
     for model, held in found.held_back.items():
         keeps = f"release {held.release}" if held.release else "what it has"
         needs = f"release {held.offered} needs {', '.join(held.lacks)}, which this agent lacks"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import moment, note, print_document, print_items, print_json, text_of
+from fleet.cli.output import moment, note, print_document, print_items, print_json
 from fleet.cli.session import JsonFlag, TimeoutOption, body_of, client_of, parse_seconds, session_of
 from fleet.errors import HaltedError
 
@@ -80,7 +80,7 @@ def create(
     import msgspec
 
     try:
-        settings: dict[str, Any] = msgspec.json.decode(guard, type=dict) if guard else {}
+        settings: dict[str, object] = msgspec.json.decode(guard, type=dict) if guard else {}
     except msgspec.DecodeError as error:
         raise typer.BadParameter(f"--guard is not a JSON document: {error}") from None
     if evidence_deadline:
@@ -131,7 +131,9 @@ def status(
         print_json({**document.model_dump(mode="json", exclude_unset=True), "events": events})
         return
     print_document(document, [*COLUMNS, ("evidence", "verdict.reason")], json=False)
-    print_items(events, [("at", "at"), ("event", "event"), ("detail", "detail")], json=False, empty="no events yet")
+    print_items(
+        events, [("at", "at"), ("event", "event"), ("detail", "detail.reason")], json=False, empty="no events yet"
+    )
 
 
 @app.command("watch")
@@ -146,14 +148,14 @@ def watch(
     seen: set[int | str] = set()
 
     def show(found: RolloutInfo) -> None:
-        lacks = str((found.verdict or {}).get("reason", ""))
+        lacks = found.verdict.reason if found.verdict is not None else ""
         if lacks.startswith("not enough evidence") and lacks not in seen:
             seen.add(lacks)
             note(lacks)
         for event in session.client.rollout_events(rollout):
             if event.id not in seen:
                 seen.add(event.id)
-                note(f"{moment(event.at)}  {event.event}  {text_of(event.detail)}")
+                note(f"{moment(event.at)}  {event.event}  {event.detail.reason}")
 
     document = session.follow(
         lambda: session.client.rollout(rollout),

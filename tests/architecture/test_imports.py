@@ -22,7 +22,7 @@ ALLOWED = {
     "fleet.serving": set(),
     "edge_agent": {"fleet.protocol", "fleet.runtimes", "fleet.serving", "fleet.tasks"},
     "model_compiler": {"fleet.protocol", "fleet.runtimes", "fleet.tasks"},
-    "fleet.api": {"fleet.protocol"},
+    "fleet.api": {"fleet.protocol", "fleet.rollouts"},
     "cloud_hub": {
         "fleet.api",
         "fleet.protocol",

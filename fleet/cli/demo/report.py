@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.cli.demo.driver import Tally, percentile
+from fleet.protocol.messages import AgentReport
 
 
 def requests_section(tallies: list[Tally]) -> dict[str, int]:
@@ -35,11 +36,12 @@ def latency_section(tallies: list[Tally], raw_runtime_p50: float) -> dict[str, f
     }
 
 
-def byte_totals(infos: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def byte_totals(infos: Sequence[AgentReport]) -> dict[str, int]:
     """Mean bytes per device, as the agents counted and reported them in their `info`."""
+    devices = max(1, len(infos))
     return {
-        f"{way}_per_device": round(sum(info.get(f"bytes_{way}", 0) for info in infos) / max(1, len(infos)))
-        for way in ("down", "up")
+        "down_per_device": round(sum(info.bytes_down for info in infos) / devices),
+        "up_per_device": round(sum(info.bytes_up for info in infos) / devices),
     }
 
 
