@@ -9,6 +9,10 @@ In process: `LocalModel.infer` over set input, invoke, get output of the same in
 thread. What the bare set lacks: verified bytes, checked inputs and outputs, records, following swaps. With an agent's
 socket open the records are received; without one they are dropped.
 
+Over HTTP: a real agent process beside other servers with the same runtime on the same bytes, each installed into an
+environment of its own in `build/peers` (`EDGELOOP_PEERS`); see `benchmarks/over_http.py` and, for what each leaves out,
+`benchmarks/peers/`. `--only in_process|http|stalls` measures a part.
+
 Stalls: the longest that one legal request keeps another client of the local API waiting, and what held connections
 cost (`benchmarks/stalls.py`).
 """
@@ -33,6 +37,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.over_http import over_http
 from benchmarks.stalls import holders, stalls
 from edge_agent.local import LocalModel, open_model
 from edge_agent.local_records import SOCKET
@@ -144,6 +149,15 @@ def in_process(data: bytes, seconds: float, *, agent: bool) -> dict[str, Any]:
         return result
 
 
+def http(data: bytes, seconds: float) -> dict[str, Any]:
+    """One model over HTTP."""
+    with tempfile.TemporaryDirectory() as folder:
+        directory, bare = Path(folder), Bare(data)
+        install(directory, data, bare)
+        x = example(bare)
+        return over_http(directory, data, lambda: bare(x), x, seconds)
+
+
 def receive(listener: socket.socket, directory: Path) -> int:
     """A process that stands for the agent: it takes datagrams."""
     listener.bind(str(directory / SOCKET))
@@ -156,9 +170,7 @@ def receive(listener: socket.socket, directory: Path) -> int:
 
 def compare(bare: Bare, model: LocalModel, seconds: float) -> dict[str, Any]:
     """Medians and their ratio; of the same bytes, whose answers are compared first."""
-    shape, dtype = bare.input["shape"], bare.input["dtype"]
-    rng = np.random.default_rng(0)
-    x = rng.integers(-128, 128, shape).astype(dtype) if dtype == np.int8 else rng.normal(size=shape).astype(dtype)
+    x = example(bare)
     np.testing.assert_array_equal(model.infer({"input": x}).outputs["output"], bare(x))
     took = interleave(
         {
@@ -177,6 +189,14 @@ def compare(bare: Bare, model: LocalModel, seconds: float) -> dict[str, Any]:
     }
 
 
+def example(bare: Bare) -> np.ndarray[Any, Any]:
+    """An input of the model's."""
+    shape, dtype = bare.input["shape"], bare.input["dtype"]
+    rng = np.random.default_rng(0)
+    found = rng.integers(-128, 128, shape) if dtype == np.int8 else rng.normal(size=shape)
+    return np.asarray(found.astype(dtype))
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     cpu = [
@@ -193,26 +213,51 @@ def machine() -> dict[str, Any]:
     }
 
 
+def measure_in_process(files: dict[str, bytes], seconds: float) -> dict[str, Any]:
+    """With and without somebody who receives the records."""
+    found = {}
+    for name, data in files.items():
+        for agent in (False, True):
+            one = found[f"{name}_{'with' if agent else 'without'}_agent"] = in_process(data, seconds, agent=agent)
+            print(name, "with" if agent else "without", "agent:", json.dumps(one), flush=True)
+    return {"in_process": found}
+
+
+def measure_http(files: dict[str, bytes], seconds: float) -> dict[str, Any]:
+    """The largest of the models: what a server adds is the same for all."""
+    name, data = list(files.items())[-1]
+    found = http(data, seconds)
+    print(name, "over HTTP:", json.dumps(found, indent=1), flush=True)
+    return {"http": {"model": name, "machine": machine(), **found}}
+
+
+def measure_stalls(_files: dict[str, bytes], _seconds: float) -> dict[str, Any]:
+    """What one client can do to another."""
+    found = {"stalls": stalls(), "held_connections": holders()}
+    print("stalls:", json.dumps(found, indent=1), flush=True)
+    return found
+
+
+PARTS = {"in_process": measure_in_process, "http": measure_http, "stalls": measure_stalls}
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each comparison")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "requests.json")
+    parser.add_argument("--only", choices=PARTS, help="measure one part; the file keeps its others")
     options = parser.parse_args()
     files = {"tiny": models.litert_bytes("fp32")}
     keywords = Path(os.environ.get("EDGELOOP_DATA", "")) / KEYWORDS
     if keywords.is_file():
         files["keyword_spotting"] = keywords.read_bytes()
-    document: dict[str, Any] = {"machine": machine(), "in_process": {}}
-    for name, data in files.items():
-        for agent in (False, True):
-            found = in_process(data, options.seconds, agent=agent)
-            document["in_process"][f"{name}_{'with' if agent else 'without'}_agent"] = found
-            print(name, "with" if agent else "without", "agent:", json.dumps(found), flush=True)
-    document["stalls"] = stalls()
-    print("stalls:", json.dumps(document["stalls"], indent=1), flush=True)
-    document["held_connections"] = holders()
-    print("held connections:", json.dumps(document["held_connections"]), flush=True)
+    document: dict[str, Any] = {}
+    if options.only and options.out.exists():
+        document = json.loads(options.out.read_text())
+    document.setdefault("machine", machine())
+    for part in PARTS if not options.only else (options.only,):
+        document.update(PARTS[part](files, options.seconds))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(document, indent=2) + "\n")
 

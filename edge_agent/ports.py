@@ -75,6 +75,10 @@ class Health(Struct, frozen=True, kw_only=True):
 class LoadedModel(Protocol):
     """A model in memory."""
 
+    @property
+    def joins(self) -> bool:
+        """Whether every input and output counts the same rows first, as many as there are."""
+
     def run(self, inputs: Arrays) -> Arrays:
         """Answer one request; raises ValueError (inputs) or RuntimeError (the runtime)."""
 

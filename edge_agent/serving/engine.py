@@ -23,7 +23,7 @@ from edge_agent.serving.endpoint import Endpoint, Question, word_of
 from edge_agent.serving.forwarding import cloud_version, forwarded
 from edge_agent.serving.outcomes import Observer, Outcome, Refused
 from edge_agent.serving.policy import Policies
-from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
+from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, route, settle, threshold
 from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
@@ -194,6 +194,8 @@ class Engine:
             wants_cloud=asked.request.parameters.get("route") == "cloud",
         )
         limit = threshold(asked.entry.routing, served.release.variant.deferral)
+        if not reason_for(local, limit):
+            return self._finish(served, asked, inputs, ran, EDGE)
         plan = self._plan(served, asked, local, limit)
         if not plan.ask:
             return self._finish(served, asked, inputs, ran, settle(plan, local_ok=local.ok, cloud_error=None))

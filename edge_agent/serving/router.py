@@ -58,6 +58,22 @@ def threshold(routing: Routing, deferral: Deferral | None) -> float | None:
     return deferral.threshold if deferral is not None else None
 
 
+EDGE = Verdict(served_by="edge")  # of nearly all requests: nothing speaks for the cloud
+
+
+def reason_for(local: Local | None, limit: float | None) -> Reason:
+    """Why the cloud would be asked; empty where the local answer will do. Arguments as in `route`."""
+    if local is None:
+        return "no-local-model"
+    if not local.ok:
+        return "local-failed"
+    if local.wants_cloud:
+        return "asked-for"
+    if limit is not None and local.confidence is not None and should_defer(local.confidence, limit):
+        return "low-confidence"
+    return ""
+
+
 CHOSEN = ("cloud-off", "edge-only")  # why the cloud is not asked, where somebody chose local answers
 
 
@@ -74,15 +90,7 @@ def route(
         budget_s: seconds left until the request's deadline.
         edge_only: the caller wants the device's own answer.
     """
-    reason: Reason = ""
-    if local is None:
-        reason = "no-local-model"
-    elif not local.ok:
-        reason = "local-failed"
-    elif local.wants_cloud:
-        reason = "asked-for"
-    elif limit is not None and local.confidence is not None and should_defer(local.confidence, limit):
-        reason = "low-confidence"
+    reason = reason_for(local, limit)
     if not reason:
         return Route(ask=False)
     if edge_only:

@@ -21,6 +21,7 @@ import numpy as np
 from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
+from edge_agent.serving import pieces
 from edge_agent.serving.bounds import body_limit
 from edge_agent.serving.costs import Costs
 from edge_agent.serving.instances import Instances, most
@@ -64,6 +65,7 @@ class Served:
         self.newly_refused = 0
         self.refusal = ""
         self._model = model
+        self._cut = False  # see `pieces`
         self.instances = Instances(model, load, most(release.variant.blob.size))
         self.task = tasks.of_manifest(release.manifest)
         self.body_limit = body_limit(release.manifest)
@@ -81,23 +83,25 @@ class Served:
     def run(self, inputs: Arrays, model: LoadedModel | None = None) -> Arrays:
         """Run the model, or another interpreter of it; raises what the runtime does. The end is counted by `count`."""
         started = time.perf_counter()
-        outputs = (model or self._model).run(inputs)
+        model = model or self._model
+        outputs = pieces.run(model, inputs) if self._cut else model.run(inputs)
         took = time.perf_counter() - started
         self.costs.learn(_values(inputs), took)
         self._times.append(took)
         return outputs
 
     def warm_up(self) -> None:
-        """Answer one golden vector, so that no request pays for what a runtime does on its first run.
+        """Answer golden vectors, so that no request pays for what a runtime does on its first run.
 
         Before the swap, off the event loop. A failure is left to the requests, which probation counts.
         """
         try:
             vectors = decode_vectors(self.release.open_blob(self.release.manifest.selftest.blob.sha256))
-            inputs = {array.name: from_array(array) for array in vectors[0].inputs}
+            requests = [{array.name: from_array(array) for array in vector.inputs} for vector in vectors]
             started = time.perf_counter()
-            self._model.run(inputs)  # the first run is slower than all others, which errs on the safe side
-            self.costs.learn(_values(inputs), time.perf_counter() - started)
+            self._model.run(requests[0])  # the first run is slower than all others, which errs on the safe side
+            self.costs.learn(_values(requests[0]), time.perf_counter() - started)
+            self._cut = self.release.variant.runtime == "litert" and pieces.may_be_cut(self._model, requests)
         except Exception as error:  # whatever a runtime raises, as in `Slots._load`
             name, number = self.release.model, self.release.number
             log.warning("model %s release %d is not warmed up: %s", name, number, error, exc_info=unforeseen(error))

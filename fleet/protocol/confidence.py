@@ -78,8 +78,11 @@ def best(row: npt.NDArray[Any], *, temperature: float = 1.0, apply_softmax: bool
     np.subtract(values, highest, out=values)
     np.exp(values, out=values)
     total = float(np.add.reduce(values))
-    # The highest is exp(0) = 1, so its share is 1 / total. By the scores, ties go to the first, as with argmax.
-    return (int(row.argmax()), 1.0 / total) if math.isfinite(total) else None
+    if not math.isfinite(total):
+        return None
+    # The highest is exp(0) = 1, so its share is 1 / total. Logarithms and temperature may make ties of scores that
+    # are none, so the class is by the scores themselves.
+    return (top if apply_softmax and temperature == 1.0 else int(row.argmax())), 1.0 / total
 
 
 def confidence(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -27,6 +27,8 @@ class FakeRuntime:
 
 
 class FakeModel:
+    joins = False
+
     def __init__(self, model: bytes) -> None:
         self.model = model
         self.closed = False
