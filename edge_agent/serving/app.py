@@ -67,6 +67,7 @@ class App:
 
     def _answer(self, method: str, path: str) -> Reply:
         shown = f"{method} {path}".encode("utf-8", "replace").decode()
+        path = path.removesuffix("/")
         for pattern, answer in self._routes:
             match = pattern.fullmatch(path)
             if match is not None:

@@ -19,7 +19,7 @@ from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import STATUS, Code
 from fleet.serving import JSON, ByteBudget, Reply, Request, error_reply
 
-PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
+PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer/?")
 SOON_S = 1  # Retry-After of a 503 for which nothing better is known
 MARKER = oip.HEADER.encode()
 WORDS: tuple[tuple[type[Exception], Code], ...] = (

@@ -173,6 +173,18 @@ def test_another_method_is_refused_in_json(served, path):
     assert status == 405 and "POST" in json.loads(body)["error"]
 
 
+@pytest.mark.parametrize("path", ["/v2", "/v2/health/live", "/v2/models/tiny", "/v2/models/tiny/ready", "/status"])
+def test_a_slash_at_the_end_changes_nothing(served, path):
+    assert raw(served[1], "GET", path + "/")[0] == 200
+    assert raw(served[1], "POST", PATH + "/", JSON)[0] == 200
+
+
+@pytest.mark.parametrize("path", [PATH + "?x=1", "/v2/models/t%69ny/infer", "http://127.0.0.1" + PATH])
+def test_other_spellings_of_the_hot_route_are_answered_like_it(served, path):
+    assert raw(served[1], "POST", path, JSON)[0] == 200
+    assert raw(served[1], "GET", path)[0] == 405
+
+
 def test_health_is_json(served):
     assert json.loads(raw(served[1], "GET", "/v2/health/live")[1]) == {"live": True}
     assert json.loads(raw(served[1], "GET", "/v2/health/ready")[1]) == {"live": True, "ready": True}
