@@ -1,4 +1,4 @@
-"""A release of the hub as a folder, as the compiler writes them: what `model-compiler compile --like` takes."""
+"""A release of the hub as a folder, as the compiler writes them: what `model-compiler compile --extends` takes."""
 
 from __future__ import annotations
 

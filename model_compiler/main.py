@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fleet.protocol.manifest import Gate, Lineage, Manifest
     from fleet.protocol.task import TaskSpec
     from model_compiler.deferral import DeferTarget
+    from model_compiler.extending import Kept
     from model_compiler.metrics import Metric
     from model_compiler.request import CompileReport, CompileRequest
 
@@ -38,7 +39,8 @@ def compile_(
     labels: o.Labels = "",
     input_: o.Inputs = None,
     output: o.Outputs = None,
-    like: o.Like = None,
+    extends: o.Extends = None,
+    model: o.OfHub = "",
     metric: o.MetricName = "",
     task: o.TaskName = "",
     non_finite: o.NonFinite = None,
@@ -67,16 +69,15 @@ def compile_(
     """
     from model_compiler.pipeline import compile_release
     from model_compiler.request import CompileRequest
-    from model_compiler.sources import load_onnx, load_torch
+    from model_compiler.sources import load_onnx
 
     with _exit_on_error():
-        fixed = _contract(labels, input_, output, like, encoder_from, non_finite)
+        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite)
         request = CompileRequest(
             **_sets(calibration, validation, fixed["non_finite"]),
             targets=tuple(target or ("litert-int8", "litert-fp32")),
             out=out,
-            module=None if source.endswith(".onnx") else load_torch(source, weights),
-            onnx=load_onnx(Path(source)) if source.endswith(".onnx") else None,
+            **_source(source, weights),
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
             metric=_metric(metric),
@@ -104,7 +105,8 @@ def import_(
     labels: o.Labels = "",
     input_: o.Inputs = None,
     output: o.Chosen = None,
-    like: o.Like = None,
+    extends: o.Extends = None,
+    model: o.OfHub = "",
     metric: o.MetricName = "",
     task: o.TaskName = "",
     non_finite: o.NonFinite = None,
@@ -130,7 +132,7 @@ def import_(
     from model_compiler.sources import load_onnx
 
     with _exit_on_error():
-        fixed = _contract(labels, input_, output, like, encoder_from, non_finite)
+        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite)
         data = load_dataset(validation, non_finite=fixed["non_finite"], exact=True)
         request = CompileRequest(
             calibration=data,
@@ -199,30 +201,36 @@ def _sets(calibration: Path, validation: Path, non_finite: Sequence[str]) -> dic
     }
 
 
+def _source(source: str, weights: Path | None) -> dict[str, Any]:
+    """The field of a request that is its source."""
+    from model_compiler.sources import load_onnx, load_torch
+
+    if source.endswith(".onnx"):
+        return {"onnx": load_onnx(Path(source))}
+    return {"module": load_torch(source, weights)}
+
+
+def _earlier(release: Path | None, model: str, encoder_from: Path | None) -> Kept:
+    from model_compiler.extending import found
+
+    return found(release, model, encoder_from)
+
+
 def _contract(
-    labels: str,
-    inputs: list[str] | None,
-    outputs: list[str] | None,
-    like: Path | None,
-    encoder_from: Path | None,
-    non_finite: list[str] | None,
+    labels: str, inputs: list[str] | None, outputs: list[str] | None, kept: Kept, non_finite: list[str] | None
 ) -> dict[str, Any]:
-    """The fields of a request that say what applications rely on: `--like` gives all that was not said otherwise."""
-    from fleet.protocol.interface import interface_of
-    from model_compiler.pack import read_release
-    from model_compiler.reference import encoder_of
+    """The fields of a request that say what applications rely on: an earlier release gives what was not said."""
     from model_compiler.request import non_finite_of
 
-    earlier = read_release(like) if like is not None else None
-    watched = encoder_from or (like if earlier is not None and earlier.sketch is not None else None)
-    interface = interface_of(earlier) if earlier is not None else None
+    if kept.said:
+        typer.echo(kept.said, err=True)
     return {
         "labels": _names(labels),
         "inputs": tuple(inputs or ()),
         "outputs": tuple(outputs or ()),
-        "interface": interface,
-        "non_finite": tuple(sorted({*(non_finite or ()), *non_finite_of(interface)})),
-        "encoder": encoder_of(watched) if watched is not None else None,
+        "interface": kept.interface,
+        "non_finite": tuple(sorted({*(non_finite or ()), *non_finite_of(kept.interface)})),
+        "encoder": kept.encoder,
     }
 
 

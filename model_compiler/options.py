@@ -63,9 +63,12 @@ Chosen = Annotated[
     list[str] | None,
     Option("--output", help="Which outputs of the file, the scored one first; repeat. A lone one may be renamed."),
 ]
-Like = Annotated[
+Extends = Annotated[
     Path | None,
-    Option("--like", help="An earlier release directory of the same model: keep its names, classes and encoder."),
+    Option("--extends", "--like", help="An earlier release directory of the model: keep its interface and encoder."),
+]
+OfHub = Annotated[
+    str, Option("--model", help="The same model at the hub (fleet login): keep its interface and encoder from there.")
 ]
 EncoderFrom = Annotated[Path | None, Option("--encoder-from", help="Keep an earlier release's encoder.")]
 DeltaFrom = Annotated[

@@ -78,7 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--snapshot", default="", help="train on a snapshot as well: its id with --hub, else its file")
     parser.add_argument("--hub", type=Path, help="directory of the hub that keeps the snapshot, or the model")
     parser.add_argument("--model", default="", help="with --hub: train for this model, keep its interface")
-    parser.add_argument("--like", type=Path, help="an earlier release directory of the model: keep its interface")
+    parser.add_argument(
+        "--extends",
+        "--like",
+        dest="like",
+        type=Path,
+        help="an earlier release directory of the model: keep its interface",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--swap-labels", default="", help="A,B: exchange two classes' labels (makes a bad release)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -111,7 +117,7 @@ def _contract(like: Path | None, hub: Path | None, model: str, snapshot: str) ->
     if hub is None:
         if model:
             raise InvalidError(
-                "--model needs --hub", subject="--model", hint="add --hub DIR, or give --like RELEASE_DIR"
+                "--model needs --hub", subject="--model", hint="add --hub DIR, or give --extends RELEASE_DIR"
             )
         return None
     if not model and snapshot:

@@ -93,7 +93,7 @@ def refuse_changes(model: str, current: Current, new: Interface, *, ends_monitor
         raise ConflictError(
             f"model {model!r} has an interface, fixed by release {current.number}: {'; '.join(changed)}",
             subject=model,
-            hint="keep it: fleet release download, then model-compiler compile --like FOLDER; "
+            hint=f"keep it: model-compiler compile --model {model}, or --extends RELEASE_DIR; "
             "a changed interface is a new model name: fleet model create NAME",
         )
     lost = lost_sketch(fixed, new)
@@ -101,7 +101,7 @@ def refuse_changes(model: str, current: Current, new: Interface, *, ends_monitor
         raise ConflictError(
             f"model {model!r} has an interface, fixed by release {current.number}: {lost}",
             subject=model,
-            hint="keep it: fleet release download, then model-compiler compile --like FOLDER; "
+            hint=f"keep it: model-compiler compile --model {model}, or --extends RELEASE_DIR; "
             "or say that monitoring ends: fleet release publish --end-monitoring",
         )
 

@@ -173,7 +173,7 @@ def download(
     out: Annotated[Path, typer.Option("--out", help="A folder that does not exist yet, or an empty one.")],
     json: JsonFlag = False,
 ) -> None:
-    """Write a release into a folder: what `model-compiler compile --like` and `--delta-from` take.
+    """Write a release into a folder: what `model-compiler compile --extends` and `--delta-from` take.
 
     Example: fleet release download digits 3 --out current
     """

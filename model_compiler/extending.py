@@ -1,0 +1,96 @@
+"""What a release of an existing model keeps: names, classes, task and drift encoder, from a release before it.
+
+That is a release directory, or the release that fixes the model's interface at the hub. The hub is asked by the `fleet`
+command in a child process, with the operator's login: this room knows no network.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fleet.protocol.interface import Interface, interface_of, tensors
+from fleet.protocol.sketch import Encoder
+from fleet.protocol.task import in_words
+from model_compiler.errors import CompilerError, SourceError
+from model_compiler.pack import read_release
+from model_compiler.reference import encoder_of
+
+TIMEOUT_S = 600.0
+FLEET = [sys.executable, "-c", "from fleet.cli.entry import main; main()"]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An interface and an encoder, None where nothing is kept; `said` tells people what was taken, and from where."""
+
+    interface: Interface | None = None
+    encoder: Encoder | None = None
+    said: str = ""
+
+
+def found(release: Path | None, model: str, encoder_from: Path | None) -> Kept:
+    """What was asked to be kept.
+
+    Args:
+        release: an earlier release directory of the same model.
+        model: its name at the hub.
+        encoder_from: a release directory of which only the encoder is taken; it outranks the others.
+
+    Raises:
+        SourceError: both a directory and a name, or a directory that is no release or has no encoder.
+        CompilerError: the hub's refusal, in its own words.
+    """
+    if release is not None and model:
+        raise SourceError("--extends and --model both say what is kept", hint="give one of them")
+    kept = _of_hub(model) if model else _of_release(release, str(release)) if release is not None else Kept()
+    if encoder_from is None:
+        return kept
+    return Kept(kept.interface, encoder_of(encoder_from), kept.said)
+
+
+def _of_release(folder: Path, words: str) -> Kept:
+    manifest = read_release(folder)
+    interface = interface_of(manifest)
+    classes = f"classes {', '.join(interface.labels)}; " if interface.labels else ""
+    watched = f"sketch {interface.sketch_id[:12]}" if interface.sketch_id else "no sketch, its drift is not watched"
+    said = (
+        f"kept from {words}: inputs {tensors(interface.inputs)}; outputs {tensors(interface.outputs)}; {classes}"
+        f"task {in_words(interface.named_task)}; {watched}"
+    )
+    return Kept(interface, encoder_of(folder) if manifest.sketch is not None else None, said)
+
+
+def _of_hub(model: str) -> Kept:
+    shown = _fleet("model", "show", "--json", "--", model)
+    fixed = shown.get("interface")
+    if fixed is None:
+        return Kept(said=f"model {model} has no release yet: there is nothing to keep")
+    number = int(fixed["release"])
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "release"
+        _fleet("release", "download", "--out", str(out), "--json", "--", model, str(number))
+        return _of_release(out, f"release {number} of {model}")
+
+
+def _fleet(*arguments: str) -> dict[str, Any]:
+    """The document that a `fleet` command prints; raises CompilerError with its words, hint and exit code."""
+    try:
+        done = subprocess.run([*FLEET, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise CompilerError(f"the hub gave no answer within {TIMEOUT_S:.0f} s", subject="--model") from error
+    if done.returncode:
+        lines = dict(line.split(": ", 1) for line in done.stderr.splitlines() if line.startswith(("error: ", "try: ")))
+        refused = CompilerError(
+            f"the hub: {lines.get('error') or done.stderr.strip()[-300:]}", subject="--model", hint=lines.get("try", "")
+        )
+        refused.exit_code = done.returncode
+        raise refused
+    document: dict[str, Any] = msgspec.json.decode(done.stdout)
+    return document
