@@ -15,6 +15,7 @@ percentile bootstrap's over samples (400 draws, seeded).
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +84,12 @@ class Metric:
 
         if len(y) < 2:
             return (value := self.score(outputs, y)), value
-        drawn = bootstrap(
-            (np.arange(len(y)),), score, n_resamples=DRAWS, vectorized=False, method="percentile", rng=0
-        ).bootstrap_distribution
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy warns of the draws that say nothing
+            found = bootstrap(
+                (np.arange(len(y)),), score, n_resamples=DRAWS, vectorized=False, method="percentile", rng=0
+            )
+        drawn = found.bootstrap_distribution
         drawn = drawn[~np.isnan(drawn)]
         if not len(drawn):
             return (value := self.score(outputs, y)), value

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 ROWS = 2
-HANDFUL, OF_EACH = 32, 4  # rows that a recipe's own fit is tried on, and of each class
+HANDFUL, OF_EACH, MOST_CLASSES = 64, 4, 100  # rows that a recipe's own fit is tried on, and of each class
 SAME_MODEL = "a changed interface is a new model name: fleet model create NAME"
 
 
@@ -177,11 +177,13 @@ def samples_of(snapshot: Dataset, like: Examples, task: tasks.Task[Any]) -> Exam
 
 def handful(data: Examples) -> Examples:
     """A few rows of `data`, some of each class where there are classes."""
+    rows = np.arange(min(HANDFUL, len(data)))
     if data.y.ndim == 1 and data.y.dtype.kind in "iu":
         order = np.argsort(data.y, kind="stable")
         starts = np.unique(data.y[order], return_index=True)[1]
-        return data.take(np.concatenate([order[start : start + OF_EACH] for start in starts])[: 8 * HANDFUL])
-    return data.take(slice(HANDFUL))
+        each = np.concatenate([order[start : start + OF_EACH] for start in starts[:MOST_CLASSES]])
+        rows = np.union1d(rows, each)
+    return data.take(rows)
 
 
 def _tried(recipe: Recipe, sets: Sets, contract: Contract | None, spec: TaskSpec | None, out: Path) -> _Tried:

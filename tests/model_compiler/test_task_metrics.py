@@ -86,6 +86,14 @@ def test_an_anomaly_s_score_ranks() -> None:
     assert found == pytest.approx(theirs.roc_auc_score(y, scores)) and low < found < high
 
 
+@pytest.mark.filterwarnings("error")
+def test_draws_that_say_nothing_do_not_count() -> None:
+    """With one anomaly among twelve, every third draw has none."""
+    y = np.array([1] + [0] * 11)
+    scores = np.linspace(1, 0, 12)[:, None].astype(np.float32)
+    assert metric("anomaly-score:threshold=0.5").measure({"s": scores}, y) == (1.0, (1.0, 1.0))
+
+
 def test_numbers_have_a_share_of_explained_variance() -> None:
     y = RANDOM.normal(size=(50, 2)).astype(np.float32)
     close = y + 0.1 * RANDOM.normal(size=y.shape).astype(np.float32)

@@ -13,7 +13,7 @@ from torch import nn
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import make_dataset
-from cloud_hub.training.checking import Contract, Settled, samples_of, settle, task_of
+from cloud_hub.training.checking import Contract, Settled, handful, samples_of, settle, task_of
 from cloud_hub.training.examples import Examples, Sets, labels_like
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import Fitting, Hyper, LoadedRecipe, Recipe
@@ -212,6 +212,14 @@ def test_what_a_recipe_lacks_is_said_in_words(tmp_path: Path, change: dict[str, 
     given = {"task": TASKS["regression"], "student": Two, **change}
     with pytest.raises(InvalidError, match=words):
         trained(Recipe(data=lambda: sets("regression"), hyper=QUICK, **given), tmp_path)
+
+
+def test_a_handful_has_rows_of_each_class_and_enough_of_all() -> None:
+    y = np.zeros(5000, np.int64)
+    y[[4000, 4001, 4999]] = [1, 1, 2]
+    few = handful(Examples(np.arange(5000.0)[:, None], y))
+    assert 64 <= len(few) <= 80 and set(few.y.tolist()) == {0, 1, 2}
+    assert len(handful(Examples(np.zeros((9, 1)), np.zeros(9, np.float32)))) == 9
 
 
 def test_a_recipe_has_a_student_or_its_own_fit() -> None:
