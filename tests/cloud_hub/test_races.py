@@ -31,7 +31,7 @@ from tests.support.databases import migrated_postgres
 from tests.support.device_key import DeviceKey
 from tests.support.hub import HubFixture, make_hub
 from tests.support.manifests import small_release
-from tests.support.races import Meanwhile, between
+from tests.support.races import DEADLINE_S, Meanwhile, between
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def together(meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch) -> Together:
     def run(owner: Any, name: str, first: Callable[[], Any], second: Callable[[], Any]) -> tuple[str, str]:
         said: list[Any] = []
         between(monkeypatch, owner, name, lambda: said.append(meanwhile.call(said_by, second)))
-        return said_by(first), said[0].result(60)
+        return said_by(first), said[0].result(DEADLINE_S)
 
     return run
 
@@ -143,7 +143,7 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
         found = drift_engine._current(session, "digits", 1, manifest, made.clock())
         found.document = {**found.document, "limit": 1.0}
         session.add(found)
-    assert said[0].result(60) == 200
+    assert said[0].result(DEADLINE_S) == 200
     with made.hub.reading() as session:
         after = session.get_one(DriftMonitor, "digits")
         assert after.state == "watching" and after.document["watch"]["detector"] == {}
@@ -191,7 +191,7 @@ def test_releases_published_at_once_get_numbers_of_their_own(
 
     between(monkeypatch, type(made.hub.publisher), "_reserve", three_more)
     first = made.hub.publisher.reserve("digits", actor="t")
-    assert sorted([first, *(other.result(60) for other in others)]) == [1, 2, 3, 4]
+    assert sorted([first, *(other.result(DEADLINE_S) for other in others)]) == [1, 2, 3, 4]
 
 
 def test_one_of_two_replicas_leads_from_the_first_moment(made: HubFixture, meanwhile: Meanwhile) -> None:
@@ -202,7 +202,7 @@ def test_one_of_two_replicas_leads_from_the_first_moment(made: HubFixture, meanw
     with made.hub.session() as session:
         first = hold(session, "engine", "one", made.clock(), 30.0)
         second = meanwhile.call(lead, "two")
-    assert (first, second.result(60)) == (True, False)
+    assert (first, second.result(DEADLINE_S)) == (True, False)
     assert lead("one") and not lead("two")
 
 

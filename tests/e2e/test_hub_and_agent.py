@@ -30,7 +30,7 @@ pytestmark = pytest.mark.e2e
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("EDGELOOP_")}
 X = np.array([[9, 0, 0, 0]], np.float32)
-WAIT_S = 25.0
+WAIT_S = 120.0
 
 
 def free_port() -> int:
@@ -43,7 +43,7 @@ def command(module: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret"},
-        capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL, cwd=ROOT,
+        capture_output=True, text=True, timeout=WAIT_S, check=False, stdin=subprocess.DEVNULL, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -97,7 +97,7 @@ class HubProcess:
         headers = {"Authorization": f"Bearer {self.token}"}
         request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
         try:
-            with urllib.request.urlopen(request, context=self.context, timeout=10) as answer:
+            with urllib.request.urlopen(request, context=self.context, timeout=60) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read()!r}") from error
@@ -113,7 +113,7 @@ class HubProcess:
     def stop(self, number: int) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(WAIT_S)
 
     def log(self) -> str:
         return (self.base / "hub.log").read_text()

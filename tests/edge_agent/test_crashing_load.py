@@ -20,7 +20,7 @@ from tests.support.crashing_load import HOOK, crashing
 def version(address: str, model: str) -> str:
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "data": [1.0, 0, 0, 0]}
     body = json.dumps({"inputs": [tensor]}).encode()
-    with urllib.request.urlopen(f"{address}/v2/models/{model}/infer", body, timeout=30) as answer:
+    with urllib.request.urlopen(f"{address}/v2/models/{model}/infer", body, timeout=120) as answer:
         return json.load(answer)["model_version"]
 
 
@@ -46,7 +46,7 @@ def test_a_committed_release_that_crashes_at_each_start_gives_way_to_the_one_bef
     for _ in range(2):  # it stays so
         with running(directory, "--redact", HOOK) as (_, address):
             assert (version(address, "broken"), version(address, "tiny")) == ("1", "1")
-            with urllib.request.urlopen(f"{address}/status", timeout=30) as answer:
+            with urllib.request.urlopen(f"{address}/status", timeout=120) as answer:
                 shown = json.load(answer)["models"]["broken"]
     assert (shown["state"], shown["active"], shown["serving"], shown["reason"]) == ("committed", 2, 1, "crash-loop")
     assert "3 times while it loaded release 2" in shown["detail"] and "boot" in shown["hint"]

@@ -201,13 +201,13 @@ def test_a_fork_waits_for_the_request_under_way(tmp_path, quiet, monkeypatch):
 
     def slow(inputs):
         running.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return run(inputs)
 
     monkeypatch.setattr(model._loaded[1], "run", slow)
     other = threading.Thread(target=lambda: model.infer({"input": X}))
     other.start()
-    assert running.wait(20)
+    assert running.wait(60)
     monkeypatch.setattr(model._loaded[1], "run", run)
     threading.Timer(0.05, go_on.set).start()
     child = os.fork()

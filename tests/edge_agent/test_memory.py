@@ -67,7 +67,7 @@ print(early() is None, late() is None, last() is not None, visited)
 
 def said(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=True
     )
     return done.stdout
 

@@ -39,7 +39,7 @@ def device(tmp_path):
 
 def ask(address, x=X):
     """An answer, as soon as the installed release is loaded."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
             return client.infer("tiny", x, url=address)
@@ -62,7 +62,7 @@ def test_it_serves_without_a_hub_and_survives_sigkill(device):
             assert document["device"] == "cam-1"
             assert document["models"]["tiny"]["serving"] == 1
             process.send_signal(number)
-            code = process.wait(20)
+            code = process.wait(120)
     assert code == 0, (device / "log").read_text()
     assert client.status(device)["running"] is False
 
@@ -99,7 +99,7 @@ def test_an_address_that_the_disk_refuses_is_told_when_it_takes_it(tmp_path: Pat
         await asyncio.sleep(0.03)
         assert not later.done()
         there.rmdir()
-        await asyncio.wait_for(later, 10)
+        await asyncio.wait_for(later, 60)
 
     asyncio.run(heal())
     assert json.loads(there.read_bytes())["address"] == agent.addresses[0]

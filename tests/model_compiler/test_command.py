@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.commands import call
+
 
 def run(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "model_compiler", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    done = call("model-compiler", *arguments)
     assert done.returncode == expect, done.stderr
     return done
 

@@ -67,7 +67,7 @@ def running(
         env={**os.environ, "PYTHONPATH": str(code)},
     )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not (directory / "run.json").exists():
             assert process.poll() is None, (directory / "log").read_text()
             assert time.monotonic() < deadline, (directory / "log").read_text()

@@ -35,7 +35,7 @@ def cluster() -> Iterator[str]:
 
     def run(*command: str) -> None:
         done = subprocess.run(command, user=user, group=user, extra_groups=[] if user else None, cwd=base,
-                              capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+                              capture_output=True, text=True, timeout=240, check=False)  # fmt: skip
         log = base / "log"
         assert done.returncode == 0, f"{command[0]}: {done.stderr}{log.read_text() if log.exists() else ''}"
 

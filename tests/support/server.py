@@ -33,7 +33,7 @@ def serving(app: Any, **options: Any) -> Iterator[tuple[str, asyncio.AbstractEve
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    up.wait(10)
+    up.wait(60)
     try:
         yield "{}:{}".format(*listener.getsockname()), loops[0]
     finally:

@@ -51,7 +51,7 @@ class Fleet(NamedTuple):
             return replace(made, probation=policy)
 
         follow(self.hub, number, entry)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not _committed(self.device, number):
             assert self.process.poll() is None, (self.device / "log").read_text()[-2000:]
             assert time.monotonic() < deadline, (self.device / "log").read_text()[-2000:]

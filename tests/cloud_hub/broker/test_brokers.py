@@ -32,7 +32,7 @@ from tests.support.device_key import DeviceKey
 from tests.support.hub import HubFixture, make_hub
 from tests.support.require import require
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 def free_port() -> int:

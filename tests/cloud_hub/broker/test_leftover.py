@@ -15,7 +15,7 @@ import pytest
 from cloud_hub.broker.leftover import CONFIGURATION, PID_FILE, end_leftover, is_ours, remember
 from tests.support.require import require
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

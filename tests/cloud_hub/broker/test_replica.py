@@ -29,7 +29,7 @@ from tests.support.hub import HubFixture, make_hub
 from tests.support.hub_process import free_port
 from tests.support.require import require
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 class Times:

@@ -11,7 +11,7 @@ from cloud_hub.jobs import queue
 from cloud_hub.jobs.local import LocalWorker
 from tests.support.hub import HubFixture, make_hub
 
-DEADLINE_S = 60.0
+DEADLINE_S = 240.0
 
 
 async def until_ended(hub: HubFixture, job: str) -> None:

@@ -20,7 +20,7 @@ from cloud_hub.trust.channels import EntryChanges, changed_entry
 from fleet.protocol.channel import Channel, encode_channel
 from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
-from tests.support.races import Meanwhile, between
+from tests.support.races import DEADLINE_S, Meanwhile, between
 from tests.support.rollouts import begin_anew, entry, evidence, history, live, make_fleet, row_of, start
 
 ENDED = ("finished", "halted", "aborted")
@@ -113,7 +113,7 @@ def test_an_order_between_a_steps_reading_and_writing(
     said: list[Any] = []
     between(monkeypatch, engine, "gather", lambda: said.append(meanwhile.call(order, fleet, rollout, name)))
     RolloutEngine(fleet.hub).look()
-    answer = said[0].result(60)
+    answer = said[0].result(DEADLINE_S)
     check_whole(fleet, rollout)
     check_order(fleet, rollout, name, answer)
     if name == "abort" and answer == "done":
@@ -132,7 +132,7 @@ def test_a_step_between_an_orders_reading_and_writing(
     steps: list[Any] = []
     between(monkeypatch, orders, "read", lambda: steps.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
     answer = order(fleet, rollout, name)
-    steps[0].result(60)
+    steps[0].result(DEADLINE_S)
     check_whole(fleet, rollout)
     check_order(fleet, rollout, name, answer)
     if name == "abort":
@@ -148,7 +148,7 @@ def test_two_orders_at_once(
     rollout = ready(fleet, first, [])
     said: list[Any] = []
     between(monkeypatch, orders, "read", lambda: said.append(meanwhile.call(order, fleet, rollout, second)))
-    answers = {(0, first): order(fleet, rollout, first), (1, second): said[0].result(60)}
+    answers = {(0, first): order(fleet, rollout, first), (1, second): said[0].result(DEADLINE_S)}
     check_whole(fleet, rollout)
     taken = [name for (_, name), answer in answers.items() if answer == "done"]
     words = {"pause": "paused", "abort": "aborted", "retry": "retried"}
@@ -166,7 +166,7 @@ def test_two_replicas_step_the_same_rollout(
     other: list[Any] = []
     between(monkeypatch, engine, "gather", lambda: other.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
     RolloutEngine(fleet.hub).look()
-    other[0].result(60)
+    other[0].result(DEADLINE_S)
     check_whole(fleet, rollout)
     names = history(fleet, rollout)
     assert len(names) == len(set(names))
@@ -230,7 +230,7 @@ def test_two_rollouts_created_at_once(fleet: HubFixture, meanwhile: Meanwhile, m
     said: list[Any] = []
     between(monkeypatch, create.machine, "start", lambda: said.append(meanwhile.call(begin, fleet, 3)))
     first = begin(fleet, 2)
-    assert sorted([first, said[0].result(60)]) == ["conflict", "done"]
+    assert sorted([first, said[0].result(DEADLINE_S)]) == ["conflict", "done"]
     (rollout,) = live(fleet)
     check_whole(fleet, rollout)
 
@@ -240,7 +240,7 @@ def test_a_second_rollout_while_the_first_is_written(
 ) -> None:
     said: list[Any] = []
     between(monkeypatch, create, "store", lambda: said.append(meanwhile.call(begin, fleet, 3)))
-    assert begin(fleet, 2) == "done" and said[0].result(60) == "conflict"
+    assert begin(fleet, 2) == "done" and said[0].result(DEADLINE_S) == "conflict"
     (rollout,) = live(fleet)
     check_whole(fleet, rollout)
 
@@ -282,7 +282,7 @@ def test_a_rollout_and_what_forbids_it(
     owner = create.machine if hook == "start" else create
     between(monkeypatch, owner, hook, lambda: said.append(meanwhile.call(other, fleet)))
     first = begin(fleet, 2)
-    second = said[0].result(60)
+    second = said[0].result(DEADLINE_S)
     assert sorted([first, second]) == ["conflict", "done"]
     assert len(live(fleet)) == (first == "done")
     if first == "done":

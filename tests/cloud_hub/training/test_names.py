@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,10 +34,10 @@ from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Manifest, Tensor, decode_manifest
 from fleet.protocol.messages import SampleBatch
 from tests.support.agent import Agent
+from tests.support.commands import call
 from tests.support.hub import HubFixture
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).resolve().parents[3]
 
 MACHINES = '''
 """A table: (n, 4) readings to two classes."""
@@ -188,10 +186,7 @@ def compiled(trained: Path, out: Path, labels: tuple[str, ...]) -> Path:
         "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
         "--target", "litert-fp32", "--out", out,
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "model_compiler", *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+    done = call("model-compiler", *command)
     assert done.returncode == 0, done.stderr
     return out
 

@@ -117,12 +117,12 @@ class Hub:
         )
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
-        ready.get(timeout=10)
+        ready.get(timeout=60)
 
     async def next(self, leaf):
         """The payload of the next message on a leaf."""
         while True:
-            found, payload = await asyncio.to_thread(self.messages.get, timeout=10)
+            found, payload = await asyncio.to_thread(self.messages.get, timeout=60)
             if found == leaf:
                 return payload
 

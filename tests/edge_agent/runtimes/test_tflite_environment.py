@@ -60,7 +60,7 @@ def device(tmp_path: Path) -> Path:
 def test_release_1_is_served_by_tflite_runtime(python: str, device: Path):
     x = models.inputs(3)
     with running(device, "--port", "0", python=python) as (_, address):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             try:
                 answer = client.infer("tiny", x, url=address)

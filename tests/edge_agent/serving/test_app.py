@@ -99,7 +99,7 @@ def test_mistakes_get_a_status_and_a_sentence(client, model, shape, status, text
 
 
 def raw(address, method, path, body=b"", **headers):
-    connection = http.client.HTTPConnection(address, timeout=10)
+    connection = http.client.HTTPConnection(address, timeout=60)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
     answer = connection.getresponse()
     return answer.status, answer.read()
@@ -232,7 +232,7 @@ def test_swaps_under_real_load_fail_no_request(served):
         thread.start()
     for number in range(3, 13):
         release = models.release(agent.blobs, number=number, data=b"fake", threshold=0.6)
-        asyncio.run_coroutine_threadsafe(agent.slots.activate(release, None, None), loop).result(10)
+        asyncio.run_coroutine_threadsafe(agent.slots.activate(release, None, None), loop).result(60)
         seen = len(versions)
         while len(versions) < seen + 5 and not failures:
             stop.wait(0.001)
@@ -248,7 +248,7 @@ def test_every_503_says_when_to_come_back(tmp_path):
     agent = Agent(tmp_path)
     body = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]})
     with serving(**agent.listener) as (address, _):
-        connection = http.client.HTTPConnection(address, timeout=10)
+        connection = http.client.HTTPConnection(address, timeout=60)
         connection.request("GET", "/v2/health/ready")
         answer = connection.getresponse()
         assert (answer.status, answer.headers["Retry-After"], json.loads(answer.read())["ready"]) == (503, "1", False)
@@ -266,7 +266,7 @@ def test_what_nobody_has_time_to_answer_says_when_to_come_back(tmp_path):
     agent.engine._cloud = Endpoint(agent.cloud, calls=0, waiting=0)  # no place at the cloud
     body = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]})
     with serving(**agent.listener) as (address, _):
-        connection = http.client.HTTPConnection(address, timeout=10)
+        connection = http.client.HTTPConnection(address, timeout=60)
         connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")

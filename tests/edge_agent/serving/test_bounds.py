@@ -133,6 +133,6 @@ def test_inflating_leaves_the_event_loop(agent, monkeypatch):
     with serving(**agent.listener) as (address, loop):
         done = threading.Event()
         loop.call_soon_threadsafe(lambda: (seen.append(threading.current_thread()), done.set()))
-        assert done.wait(20)
+        assert done.wait(60)
         assert raw(address, "POST", PATH, ask(X, data=[9, 0, 0, 0]), Content_Encoding="gzip")[0] == 200
     assert seen[0] is not seen[1]

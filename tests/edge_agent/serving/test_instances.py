@@ -148,7 +148,7 @@ def held(tmp_path):
 
         def wait(inputs):
             threads.append(threading.current_thread())
-            assert go_on.wait(20)
+            assert go_on.wait(60)
             return run(inputs)
 
         served._model.run = wait

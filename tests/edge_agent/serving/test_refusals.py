@@ -192,7 +192,7 @@ def test_a_body_that_cannot_be_read_counts_for_the_model_that_it_was_sent_to(age
         asyncio.run(agent.slots.activate(release(agent, 2), None, None))
     with serving(**agent.listener) as (address, _):
         for model in ("tiny", "unheard-of"):
-            connection = http.client.HTTPConnection(address, timeout=10)
+            connection = http.client.HTTPConnection(address, timeout=60)
             connection.request("POST", f"/v2/models/{model}/infer", body, headers)
             answer = connection.getresponse()
             assert answer.status == status and json.loads(answer.read())["error"]

@@ -51,7 +51,7 @@ def kill_when(device: Device, state: str) -> str:
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
             if read_state(device.config.dir).models["tiny"].state == state:
                 process.send_signal(signal.SIGSTOP)

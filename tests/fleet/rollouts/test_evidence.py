@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from fleet.rollouts.evidence import Arms, Pairs, harm_log_e, health_log_e, installs, paired
+from tests.support.size import sized
 
-RUNS, STEPS = 2000, 600
+RUNS, STEPS = sized(2000, 20_000), 600
 ALPHA = 0.05
 
 
