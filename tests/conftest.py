@@ -17,6 +17,16 @@ settings.register_profile(
 settings.load_profile("edgeloop")
 
 
+# Where single tests train, compile or start several processes.
+LONG = (
+    "tests/e2e/",
+    "tests/upgrade/",
+    "tests/cloud_hub/training/",
+    "tests/model_compiler/",
+    "tests/cloud_hub/test_serve",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-goldens` writes golden files that are missing; review the difference before committing."""
     parser.addoption("--update-goldens", action="store_true", help="write the golden files of tests/golden")
@@ -29,5 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before any test is deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test says how many examples it tries and how many tests its file has."""
+    """A test says how many examples it tries and how many tests its file has; the longest files come first.
+
+    Workers take whole files (`scripts/run-tests`): a long one that came last would keep one of them busy alone.
+    """
     counts.note(items)
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
