@@ -148,7 +148,7 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
         after = session.get_one(DriftMonitor, "digits")
         assert after.state == "watching" and after.document["watch"]["detector"] == {}
         assert after.document["limit"] == 1.0
-    assert monitors.describe(after).state == "watching"
+    assert monitors.describe("digits", after, None).state == "watching"
 
 
 def test_two_changes_of_a_policy_both_stay(made: HubFixture, together: Together) -> None:
