@@ -20,9 +20,10 @@ from fleet.protocol.messages import SampleBatch
 from fleet.protocol.selftest import from_array
 from fleet.protocol.task import TaskSpec
 from model_compiler.data import load_dataset
-from tests.cloud_hub.training.test_names import ROOT, Device, manifest_of, publish, retrain
+from tests.cloud_hub.training.test_names import Device, manifest_of, publish, retrain
 from tests.support.hub import HubFixture
 
+ROOT = Path(__file__).resolve().parents[3]
 torch.set_num_threads(1)
 SIZES = {"torque": 3, "speed": 2}
 
