@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import UNSET, UnsetType
 
-from fleet.protocol.manifest import Deferral, Variant, Verdict
+from fleet.protocol.manifest import Deferral, Ports, Variant, Verdict
 from model_compiler import deferral, measurements, pack, rightness, runners, tasking, verdict
 from model_compiler.building import Artifact, float_bases
 from model_compiler.data import Array, Dataset, check_labels
@@ -55,7 +56,20 @@ class Judged:
             verdict=self.verdict,
             apply_softmax=self.softmax,
             deferral=self.deferral,
+            ports=_ports(self.ran),
         )
+
+
+def _ports(ran: Ran) -> Ports | UnsetType:
+    """Which of a LiteRT file's inputs and outputs the release's are, where the file does not call them so itself."""
+    profile, names = ran.profile, tuple(ran.outputs)
+    theirs = [tensor.name for tensor in profile.outputs]
+    order = theirs if set(theirs) == set(names) else list(names)  # how `_named` read them
+    own = [tensor.signature or tensor.plain_name for tensor in (*profile.inputs, *profile.outputs)]
+    alone = len(profile.inputs) == len(profile.outputs) == 1
+    if ran.artifact.target.runtime != "litert" or alone or own == [*profile.places, *order]:
+        return UNSET
+    return Ports(inputs=profile.places, outputs={name: profile.output_places[order.index(name)] for name in names})
 
 
 def run(

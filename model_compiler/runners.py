@@ -65,14 +65,17 @@ class Profile(Struct, frozen=True, kw_only=True):
 
     `inputs` are the file's tensors in the data's order, `outputs` those that were wanted. `batched`: the first axis of
     every output, and of the inputs `sliced`, counts samples; any other input is whole, one sample's. In a model that is
-    not batched a sample of an input in `sliced` keeps a first axis of one. `load_ms` is the time until the model could
-    run; `peak_memory_bytes` what loading and running it added to the process at most.
+    not batched a sample of an input in `sliced` keeps a first axis of one. `places` say by the data's names which of
+    the file's inputs each is, `output_places` which of its outputs. `load_ms` is the time until the model could run;
+    `peak_memory_bytes` what loading and running it added to the process at most.
     """
 
     inputs: tuple[FileTensor, ...]
     outputs: tuple[FileTensor, ...]
     batched: bool
     sliced: tuple[str, ...]
+    places: dict[str, int]
+    output_places: tuple[int, ...]
     load_ms: float
     peak_memory_bytes: int
 

@@ -54,11 +54,17 @@ class Loaded:
         self._pipeline = preparation.pipeline(self._arrays)
         ready = preparation.ready(Dataset(self._arrays)).inputs
         names, arrays = tuple(ready), tuple(ready.values())
-        own = {tensor.plain_name: tensor for tensor in file.inputs}
+        own = {tensor.signature: tensor for tensor in file.inputs if tensor.signature}
+        if not own.keys() >= set(names):
+            own = {tensor.plain_name: tensor for tensor in file.inputs}
         if len(names) != len(file.inputs):
-            raise ValueError(f"the model takes {len(own)} inputs, the data has {len(names)}: {', '.join(names)}")
+            raise ValueError(
+                f"the model takes {len(file.inputs)} inputs, the data has {len(names)}: {', '.join(names)}"
+            )
         self.inputs = tuple(own.get(name, file.inputs[place]) for place, name in enumerate(names))
         self.outputs = _chosen(file.outputs, wanted.outputs)
+        self.places = {name: file.inputs.index(tensor) for name, tensor in zip(names, self.inputs, strict=True)}
+        self.output_places = tuple(file.outputs.index(tensor) for tensor in self.outputs)
         pairs = list(zip(names, self.inputs, arrays, strict=True))
         self.sliced = tuple(name for name, tensor, array in pairs if _is_sliced(name, tensor, array))
         self.batched = bool(self.sliced) and all(map(_counts_rows, self.outputs))
@@ -184,7 +190,7 @@ def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None
     save_arrays(Path(job.result), {f"output_{place}": array for place, array in enumerate(found)})
     profile = Profile(
         inputs=loaded.inputs, outputs=loaded.outputs, batched=loaded.batched, sliced=loaded.sliced,
-        load_ms=load_ms, peak_memory_bytes=peak,
+        places=loaded.places, output_places=loaded.output_places, load_ms=load_ms, peak_memory_bytes=peak,
     )  # fmt: skip
     Path(job.result).with_suffix(".json").write_bytes(msgspec.json.encode(profile))
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from msgspec import UNSET
+
 from edge_agent.errors import ModelLoadError, RuntimeMissingError
 from edge_agent.ports import LoadedModel, Runtime
 from fleet import runtimes
@@ -33,7 +35,8 @@ class Installed:
         if variant.runtime != self._runtime.kind:
             raise ModelLoadError(f"{self.name} cannot load variant {variant.name!r} for {variant.runtime}")
         try:
-            return runtimes.load_release(self._runtime, model, manifest)
+            ports = variant.ports if variant.ports is not UNSET else None
+            return runtimes.load_release(self._runtime, model, manifest, ports=ports)
         except runtimes.ModelLoadError as error:
             raise ModelLoadError(f"{self.name} refuses variant {variant.name!r}: {error}", hint=error.hint) from error
 

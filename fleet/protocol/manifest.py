@@ -108,11 +108,20 @@ class Deferral(Struct, frozen=True, kw_only=True):
     curve: tuple[DeferralPoint, ...] = ()
 
 
+class Ports(Struct, frozen=True, kw_only=True):
+    """Which of a model file's inputs and outputs the release's are, by name: their places in the file, from 0."""
+
+    inputs: dict[str, int]
+    outputs: dict[str, int]
+
+
 class Variant(Struct, frozen=True, kw_only=True):
     """One artifact of a release for a runtime and a precision.
 
-    `apply_softmax` says whether the (only or first) output holds logits. `runtimes` are the
-    implementations it was loaded and run on (`ai-edge-litert`, `tflite-runtime`, `onnxruntime`).
+    `ports` is recorded where the file itself does not call its inputs and outputs as the release does: LiteRT's
+    converters number them. Without it, and without such names, they are paired in the file's order: releases of 0.1
+    rely on that, and their self-test proves it. `apply_softmax` says whether the (only or first) output holds logits.
+    `runtimes` are the implementations it was loaded and run on (`ai-edge-litert`, `tflite-runtime`, `onnxruntime`).
     """
 
     name: str
@@ -124,6 +133,7 @@ class Variant(Struct, frozen=True, kw_only=True):
     apply_softmax: bool = True
     deferral: Deferral | None = None
     runtimes: tuple[str, ...] = ()
+    ports: Ports | UnsetType = UNSET
 
 
 class SelfTest(Struct, frozen=True, kw_only=True):

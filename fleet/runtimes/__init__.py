@@ -15,7 +15,7 @@ from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 
-from fleet.protocol.manifest import Manifest, Tensor
+from fleet.protocol.manifest import Manifest, Ports, Tensor
 from fleet.runtimes.errors import InputError, ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import LoadedModel, Options, Runtime
 from fleet.runtimes.prepared import Prepared
@@ -113,12 +113,14 @@ def load(
     outputs: Sequence[Tensor],
     *,
     strict: bool = False,
+    ports: Ports | None = None,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> LoadedModel:
     """A model from a file's bytes.
 
     Args:
         inputs, outputs: the manifest's.
+        ports: which of the file's they are, where the variant says it.
         strict: the names of several inputs or outputs must be the file's; see `tensors.pair`.
 
     Raises:
@@ -126,7 +128,7 @@ def load(
     """
     file = runtime.open(data, options)
     try:
-        return file.model(inputs, outputs, strict=strict)
+        return file.model(inputs, outputs, strict=strict, ports=ports)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ModelLoadError(str(error)) from error
 
@@ -137,6 +139,7 @@ def load_release(
     manifest: Manifest,
     *,
     strict: bool = False,
+    ports: Ports | None = None,
     options: Options = Options(),  # noqa: B008 (frozen)
 ) -> LoadedModel:
     """A release's model file from its bytes, to be asked as its manifest says: behind its steps, where it has some.
@@ -145,6 +148,6 @@ def load_release(
     """
     pipeline = manifest.pipeline
     if pipeline is None:
-        return load(runtime, data, manifest.inputs, manifest.outputs, strict=strict, options=options)
-    model = load(runtime, data, pipeline.ready, manifest.outputs, strict=strict, options=options)
+        return load(runtime, data, manifest.inputs, manifest.outputs, strict=strict, ports=ports, options=options)
+    model = load(runtime, data, pipeline.ready, manifest.outputs, strict=strict, ports=ports, options=options)
     return Prepared(model, pipeline)

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.tensors import datatype_of
 from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
-from fleet.runtimes.models import Arrays, Batches, Options, batch_size, check_rows
-from fleet.runtimes.tensors import FileTensor, into_file, out_of_file, pair, quantize
+from fleet.runtimes.models import Arrays, Batches, Options, batch_size, check_rows, paired
+from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file, quantize, scalar_of
 
 Shape = tuple[int, ...]
 
@@ -69,23 +69,23 @@ class LiteRtFile:
     def __init__(self, interpreter: Any) -> None:
         interpreter.allocate_tensors()
         self.interpreter = interpreter
-        self.inputs = tuple(_tensor(detail) for detail in interpreter.get_input_details())
-        self.outputs = tuple(_tensor(detail) for detail in interpreter.get_output_details())
+        signed = _signature(interpreter)
+        self.inputs = tuple(_tensor(detail, signed[0]) for detail in interpreter.get_input_details())
+        self.outputs = tuple(_tensor(detail, signed[1]) for detail in interpreter.get_output_details())
         self.allocated = {int(d["index"]): _shape(d["shape"]) for d in interpreter.get_input_details()}
 
-    def model(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False) -> LiteRtModel:
+    def model(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False, ports: Ports | None = None
+    ) -> LiteRtModel:
         """See `ModelFile`."""
-        return LiteRtModel(self, inputs, outputs, strict=strict)
+        return LiteRtModel(self, *paired(self, inputs, outputs, strict=strict, ports=ports))
 
 
 class LiteRtModel(Batches):
     """One loaded model; calls are serialized by a lock, since an interpreter is one set of tensors."""
 
-    def __init__(self, file: LiteRtFile, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool) -> None:
-        super().__init__(
-            pair(inputs, file.inputs, kind="input", strict=strict),
-            pair(outputs, file.outputs, kind="output", strict=strict),
-        )
+    def __init__(self, file: LiteRtFile, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+        super().__init__(inputs, outputs)
         for port in (*self._inputs, *self._outputs):
             if port.dtype.kind == "O":
                 raise ValueError(f"tensor {port.name!r} holds text, which LiteRT files cannot be asked here")
@@ -111,7 +111,9 @@ class LiteRtModel(Batches):
         interpreter = self._interpreter
         for port in self._inputs:
             values = inputs[port.name]
-            if port.scale:
+            if not values.ndim:  # no view of a scalar can be written to
+                interpreter.set_tensor(port.file.index, scalar_of(values, port))
+            elif port.scale:
                 quantize(values, port, interpreter.tensor(port.file.index)())
             else:
                 interpreter.tensor(port.file.index)()[...] = into_file(values, port)
@@ -140,7 +142,21 @@ class LiteRtModel(Batches):
         self._allocated = shapes
 
 
-def _tensor(detail: dict[str, Any]) -> FileTensor:
+def _signature(interpreter: Any) -> tuple[dict[int, str], dict[int, str]]:
+    """What the signature of the main graph calls its inputs and outputs, by their index; nothing without one."""
+    mine = {int(detail["index"]) for detail in interpreter.get_input_details()}
+    for key in interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner(key)
+        sides = [
+            {int(detail["index"]): name for name, detail in details.items()}
+            for details in (runner.get_input_details(), runner.get_output_details())
+        ]
+        if sides[0].keys() == mine:
+            return sides[0], sides[1]
+    return {}, {}
+
+
+def _tensor(detail: dict[str, Any], names: dict[int, str]) -> FileTensor:
     signature = detail.get("shape_signature", ())
     scale, zero = detail["quantization"]
     try:
@@ -154,6 +170,7 @@ def _tensor(detail: dict[str, Any]) -> FileTensor:
         index=int(detail["index"]),
         scale=float(scale),
         zero_point=int(zero),
+        signature=names.get(int(detail["index"]), ""),
     )
 
 

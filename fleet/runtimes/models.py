@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from msgspec import Struct
 
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.tensors import AnyArray
-from fleet.runtimes.tensors import FileTensor, Port
+from fleet.runtimes.tensors import FileTensor, Port, pair
 
 MAX_BATCH = 1024  # rows; bounds the memory and the time that one request may take
 
@@ -55,7 +55,14 @@ class ModelFile(Protocol):
     def keeps_names(self) -> bool:
         """Whether converters to this format keep the source's names; else they may number its inputs."""
 
-    def model(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False) -> LoadedModel:
+    def model(
+        self,
+        inputs: Sequence[Tensor],
+        outputs: Sequence[Tensor],
+        *,
+        strict: bool = False,
+        ports: Ports | None = None,
+    ) -> LoadedModel:
         """The file as a model with these inputs and outputs, once; raises ValueError when they are not the file's."""
 
 
@@ -68,6 +75,17 @@ class Runtime(Protocol):
 
     def open(self, data: bytes, options: Options = ...) -> ModelFile:
         """Take a file from memory; raises ModelLoadError."""
+
+
+def paired(
+    file: ModelFile, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool, ports: Ports | None
+) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The manifest's inputs and outputs with the file's; see `tensors.pair`."""
+    into, out_of = (None, None) if ports is None else (ports.inputs, ports.outputs)
+    return (
+        pair(inputs, file.inputs, kind="input", strict=strict, places=into),
+        pair(outputs, file.outputs, kind="output", strict=strict, places=out_of),
+    )
 
 
 class Batches:

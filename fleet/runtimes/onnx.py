@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.onnx_file import keeps_weights_elsewhere
 from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
-from fleet.runtimes.models import Arrays, Batches, Options
-from fleet.runtimes.tensors import FileTensor, into_file, out_of_file, pair
+from fleet.runtimes.models import Arrays, Batches, Options, paired
+from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file
 
 _DATATYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
@@ -74,9 +74,11 @@ class OnnxFile:
         self.inputs = tuple(_tensor(value, place) for place, value in enumerate(session.get_inputs()))
         self.outputs = tuple(_tensor(value, place) for place, value in enumerate(session.get_outputs()))
 
-    def model(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False) -> OnnxModel:
+    def model(
+        self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False, ports: Ports | None = None
+    ) -> OnnxModel:
         """See `ModelFile`."""
-        return OnnxModel(self, inputs, outputs, strict=strict)
+        return OnnxModel(self, *paired(self, inputs, outputs, strict=strict, ports=ports))
 
     def run(self, names: list[str], feed: Arrays) -> list[Any]:
         """One call of the session; raises ValueError or RuntimeError."""
@@ -96,11 +98,8 @@ class OnnxFile:
 class OnnxModel(Batches):
     """One session; `run` may be called from several threads."""
 
-    def __init__(self, file: OnnxFile, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool) -> None:
-        super().__init__(
-            pair(inputs, file.inputs, kind="input", strict=strict),
-            pair(outputs, file.outputs, kind="output", strict=strict),
-        )
+    def __init__(self, file: OnnxFile, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
+        super().__init__(inputs, outputs)
         self._file = file
         self._asked = [port.file.name for port in self._outputs]
 

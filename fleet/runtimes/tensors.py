@@ -7,7 +7,7 @@ text to a model: ONNX has strings, no bytes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ class FileTensor(Struct, frozen=True, kw_only=True):
 
     `datatype` is the protocol's name, or empty for what the protocol has no word for. `shape` is None where the file
     does not say. `index` is the runtime's own number of it, `scale` 0.0 without quantization. `axis` is the name of
-    the first dimension, where the file names it.
+    the first dimension, where the file names it. `signature` is what the file's signature calls it, where it has one.
     """
 
     name: str
@@ -34,6 +34,7 @@ class FileTensor(Struct, frozen=True, kw_only=True):
     scale: float = 0.0
     zero_point: int = 0
     axis: str = ""
+    signature: str = ""
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -62,20 +63,29 @@ class Port(Struct, frozen=True, kw_only=True):
         return self.spec.name
 
 
-def pair(specs: Sequence[Tensor], found: Sequence[FileTensor], *, kind: str, strict: bool) -> tuple[Port, ...]:
+def pair(
+    specs: Sequence[Tensor],
+    found: Sequence[FileTensor],
+    *,
+    kind: str,
+    strict: bool,
+    places: Mapping[str, int] | None = None,
+) -> tuple[Port, ...]:
     """The manifest's tensors with the file's, in the manifest's order.
 
-    By name. Where only one is on each side there is nothing to confuse, whatever it is called. A file whose names
-    are not the manifest's is paired by order unless `strict`: that is for files whose self-test proves the pairing.
+    By the recorded `places`. Without them by the names of the file's signature, else of its tensors. Where only one is
+    on each side there is nothing to confuse, whatever it is called. A file whose names are not the manifest's is paired
+    by order unless `strict`: that is for files whose self-test proves the pairing.
 
     Args:
         kind: `input` or `output`, for messages. Outputs that the manifest does not name are left alone.
         strict: names, shapes and the number of dimensions must fit as well.
+        places: where in the file each of the manifest's tensors is, by its name.
 
     Raises:
         ValueError: they do not fit; the message has both sides.
     """
-    by_name = {tensor.plain_name: tensor for tensor in found} | {tensor.name: tensor for tensor in found}
+    by_name = _by_name(specs, found) if places is None else _by_place(specs, found, places, kind)
     named = all(spec.name in by_name for spec in specs) and len({spec.name for spec in specs}) == len(specs)
     if len(specs) != len(found) and not (named and kind == "output"):
         raise ValueError(f"the manifest names {len(specs)} {kind}s{_both(specs, found)}")
@@ -85,9 +95,27 @@ def pair(specs: Sequence[Tensor], found: Sequence[FileTensor], *, kind: str, str
         raise ValueError(f"the manifest's {kind}s are not the model file's{_both(specs, found)}")
     else:
         chosen = list(found)
-    if strict:
+    if len({tensor.index for tensor in chosen}) < len(chosen):
+        raise ValueError(f"two {kind}s of the manifest are one of the model file's{_both(specs, found)}")
+    if strict or places is not None:
         _check_shapes(specs, chosen, kind)
     return tuple(_port(spec, tensor, kind) for spec, tensor in zip(specs, chosen, strict=True))
+
+
+def _by_name(specs: Sequence[Tensor], found: Sequence[FileTensor]) -> dict[str, FileTensor]:
+    """The signature's names where they are the manifest's; they are what the file was made to be called by."""
+    signed = {tensor.signature: tensor for tensor in found if tensor.signature}
+    if all(spec.name in signed for spec in specs):
+        return signed
+    return {tensor.plain_name: tensor for tensor in found} | {tensor.name: tensor for tensor in found}
+
+
+def _by_place(
+    specs: Sequence[Tensor], found: Sequence[FileTensor], places: Mapping[str, int], kind: str
+) -> dict[str, FileTensor]:
+    if places.keys() != {spec.name for spec in specs} or not all(0 <= at < len(found) for at in places.values()):
+        raise ValueError(f"the recorded places of the {kind}s do not fit{_both(specs, found)}")
+    return {name: found[at] for name, at in places.items()}
 
 
 def _both(specs: Sequence[Tensor], found: Sequence[FileTensor]) -> str:
@@ -164,6 +192,15 @@ def quantize(values: AnyArray, port: Port, out: AnyArray) -> None:
     scaled = np.rint(values * (1.0 / port.scale)) + port.zero_point
     np.clip(scaled, limits.min, limits.max, out=scaled)
     out[...] = scaled
+
+
+def scalar_of(values: AnyArray, port: Port) -> AnyArray:
+    """A value without dimensions as the file takes it, quantized or converted."""
+    if not port.scale:
+        return np.asarray(into_file(values, port))
+    out = np.empty(1, port.dtype)
+    quantize(values.reshape(1), port, out)
+    return out.reshape(())
 
 
 def out_of_file(raw: AnyArray, port: Port) -> AnyArray:
