@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving.answers import answers_of, checked, parameters_of
-from edge_agent.serving.bounds import BODY_LIMIT, JSON_LIMIT
 from edge_agent.serving.endpoint import Endpoint, Question, word_of
 from edge_agent.serving.forwarding import cloud_version, forwarded
 from edge_agent.serving.outcomes import Observer, Outcome, Refused
@@ -34,6 +33,7 @@ from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
 from fleet.protocol.interface import takes
 from fleet.protocol.preprocessing import Ready
+from fleet.runtimes.cost import BODY_LIMIT, JSON_LIMIT
 
 log = logging.getLogger(__name__)
 

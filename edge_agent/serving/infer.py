@@ -12,11 +12,11 @@ import httptools
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving import access
-from edge_agent.serving.bounds import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
 from edge_agent.serving.engine import Engine
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import STATUS, Code
+from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
 from fleet.serving import JSON, ByteBudget, Reply, Request, error_reply
 
 PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer/?")

@@ -16,9 +16,9 @@ import uvicorn
 from edge_agent.config import PORT, AgentConfig
 from edge_agent.errors import AgentError, UsageError
 from edge_agent.serving.app import App
-from edge_agent.serving.bounds import IN_FLIGHT
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import InferRoute
+from fleet.runtimes.cost import IN_FLIGHT
 from fleet.serving import ByteBudget, Shared, hot_protocol, most, sweep
 
 BACKLOG = 256  # connections; asyncio accepts as many in one turn, beside those that there are

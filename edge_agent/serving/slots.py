@@ -22,7 +22,6 @@ from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
 from edge_agent.serving import pieces
-from edge_agent.serving.bounds import body_limit
 from edge_agent.serving.costs import Costs
 from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.loading import WALL_S, Loads
@@ -32,6 +31,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Variant
 from fleet.protocol.selftest import decode_vectors, from_array
 from fleet.protocol.sketch import Encoder, decode_encoder
+from fleet.runtimes.cost import body_limit
 
 log = logging.getLogger(__name__)
 

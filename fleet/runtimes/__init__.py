@@ -3,7 +3,7 @@
 models   the port, and requests of any number of rows      tensors  names, datatypes, quantization, text
 litert   ai-edge-litert and tflite-runtime                 onnx     ONNX Runtime
 prepared a release's steps before its file
-errors   what can be wrong with a file
+errors   what can be wrong with a file              cost   what a request may cost, known before it is paid
 
 A runtime is imported and made when it is first asked for. Scheduling and batching stay with who uses it.
 """

@@ -14,10 +14,10 @@ import pytest
 import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
-from edge_agent.serving.bounds import BODY_LIMIT
 from edge_agent.serving.endpoint import Endpoint
 from fleet.protocol.channel import ModelEntry, Routing
 from fleet.protocol.refusals import STATUS
+from fleet.runtimes.cost import BODY_LIMIT
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.server import serving

@@ -12,13 +12,13 @@ import pytest
 from msgspec.structs import replace
 
 from edge_agent.serving import slots
-from edge_agent.serving.bounds import BODY_LIMIT, JSON_LIMIT, JSON_VALUES, body_limit, check_json
 from edge_agent.serving.costs import Costs
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.errors import TooLargeError
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.tensors import MAX_TEXTS, from_bytes
+from fleet.runtimes.cost import BODY_LIMIT, JSON_LIMIT, JSON_VALUES, body_limit, check_json
 from fleet.runtimes.models import MAX_BATCH
 from tests.edge_agent.serving.test_app import PATH, raw
 from tests.support import models

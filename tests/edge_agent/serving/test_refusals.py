@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from edge_agent.errors import NotFoundError
 from edge_agent.local import open_model
 from edge_agent.local_records import LocalRecord
-from edge_agent.serving.bounds import BODY_LIMIT
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import StateFile
 from edge_agent.update.store import Store
@@ -24,6 +23,7 @@ from fleet.protocol.errors import REFUSALS, MalformedError, RefusalError
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Tensor, encode_manifest
 from fleet.protocol.messages import Window
+from fleet.runtimes.cost import BODY_LIMIT
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.server import serving
