@@ -17,7 +17,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.tensors import datatype_of
 from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
-from fleet.runtimes.models import Arrays, Batches, Options, batch_size, check_rows, paired
+from fleet.runtimes.models import CPU, Arrays, Batches, Options, batch_size, check_rows, paired
 from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file, quantize, scalar_of
 
 Shape = tuple[int, ...]
@@ -40,6 +40,8 @@ class LiteRt:
 
     def open(self, data: bytes, options: Options = Options()) -> LiteRtFile:  # noqa: B008 (frozen)
         """An interpreter of a flatbuffer in memory; raises ModelLoadError when the runtime refuses it."""
+        if options.device != CPU:
+            raise ModelLoadError(f"{self.name} runs on the CPU, not on {options.device}", hint="device: cpu")
         try:
             return LiteRtFile(self._interpreter(model_content=data, num_threads=options.threads))
         except (ValueError, RuntimeError, TypeError) as error:

@@ -20,10 +20,18 @@ MAX_BATCH = 1024  # rows; bounds the memory and the time that one request may ta
 Arrays = dict[str, AnyArray]
 
 
+CPU = "cpu"
+
+
 class Options(Struct, frozen=True, kw_only=True):
-    """How a model runs. `threads`: of one call; an edge device's cores belong to its applications."""
+    """How a model runs.
+
+    `threads`: of one call; an edge device's cores belong to its applications. `device`: `cpu`, or `cuda:0` and so on
+    for a runtime that has it.
+    """
 
     threads: int = 1
+    device: str = CPU
 
 
 class LoadedModel(Protocol):

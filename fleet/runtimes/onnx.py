@@ -15,9 +15,11 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.onnx_file import keeps_weights_elsewhere
 from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
-from fleet.runtimes.models import Arrays, Batches, Options, paired
+from fleet.runtimes.models import CPU, Arrays, Batches, Options, paired
 from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file
 
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_DRIVER = "are the device's driver and CUDA's libraries there? onnxruntime's log says what is missing"
 _DATATYPES = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
     "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float": "FP32", "double": "FP64",
@@ -26,7 +28,7 @@ _DATATYPES = {
 
 
 class OnnxRuntime:
-    """`onnxruntime` on the CPU."""
+    """`onnxruntime` on the CPU, and where it has the provider (`onnxruntime-gpu`) on CUDA devices."""
 
     name = "onnxruntime"
     kind = "onnx"
@@ -43,7 +45,8 @@ class OnnxRuntime:
         """A session from memory.
 
         Raises:
-            ModelLoadError: the runtime refuses the bytes, or tensors lie in other files.
+            ModelLoadError: the runtime refuses the bytes, or tensors lie in other files, or the model would not run on
+                the device that was asked for.
         """
         try:
             elsewhere = keeps_weights_elsewhere(data)
@@ -57,11 +60,26 @@ class OnnxRuntime:
         settings.log_severity_level = 3
         # What was checked is what is loaded: not ONNX Runtime's own format, which it would recognise by four bytes.
         settings.add_session_config_entry("session.load_model_format", "ONNX")
+        providers = self._providers(options.device)
         # ONNX Runtime's errors share no public base class; this is the boundary that translates them.
         try:
-            return OnnxFile(self._ort.InferenceSession(data, settings, providers=["CPUExecutionProvider"]))
+            session = self._ort.InferenceSession(data, settings, providers=providers)
         except Exception as error:
             raise ModelLoadError(str(error)) from error
+        if options.device != CPU and _CUDA not in session.get_providers():  # it falls back in silence
+            raise ModelLoadError(f"the model does not run on {options.device}", hint=_DRIVER)
+        return OnnxFile(session)
+
+    def _providers(self, device: str) -> list[Any]:
+        if device == CPU:
+            return [_CPU]
+        kind, _, number = device.partition(":")
+        if kind != "cuda" or not number.isdigit():
+            raise ModelLoadError(f"device {device!r} is not known to onnxruntime", hint="cpu, or cuda:0 and so on")
+        if _CUDA not in self._ort.get_available_providers():
+            raise ModelLoadError(f"this onnxruntime cannot use {device}", hint="pip install onnxruntime-gpu")
+        # What a CUDA kernel is missing for runs on the CPU, as ONNX Runtime wants it.
+        return [(_CUDA, {"device_id": int(number)}), _CPU]
 
 
 class OnnxFile:
