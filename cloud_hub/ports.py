@@ -251,6 +251,10 @@ class DeviceTokens(Protocol):
         """The device behind a token; UnauthenticatedError otherwise."""
         ...
 
+    def ends_at(self, text: str) -> float:
+        """When a verified token ends, in Unix seconds."""
+        ...
+
 
 class CommandKey(Protocol):
     """Signs commands to devices; see `trust.keys.CommandKey`."""

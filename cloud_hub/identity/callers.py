@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from math import inf
+
 from msgspec import Struct
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
 from cloud_hub.identity import tokens
 from cloud_hub.store.tables import Device
+
+MOST_BUCKETS = 10_000  # callers with a rate that are counted at a time
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -30,6 +35,18 @@ def caller_of(hub: Hub, text: str) -> Caller:
 
     Raises UnauthenticatedError; a revoked device is refused here, at once.
     """
+    return authenticated(hub, text).caller
+
+
+class Authenticated(Struct, frozen=True):
+    """A caller, and when their token ends (Unix seconds)."""
+
+    caller: Caller
+    ends_at: float = inf
+
+
+def authenticated(hub: Hub, text: str) -> Authenticated:
+    """Like `caller_of`, for whoever keeps the answer: it holds until its end, or `access_version` rises."""
     if not (text.isascii() and text.isprintable()):
         raise UnauthenticatedError("the token is not valid", subject="token", hint="copy it whole")
     now = hub.clock()
@@ -39,12 +56,13 @@ def caller_of(hub: Hub, text: str) -> Caller:
             device = session.get(Device, device_id)
         if device is None or device.revoked_at is not None:
             raise UnauthenticatedError("this device is not enrolled any more", subject=device_id, hint="enrol it again")
-        return Caller(kind="device", id=device_id)
+        return Authenticated(Caller(kind="device", id=device_id), hub.device_tokens.ends_at(text))
     with hub.reading() as session:
         row = tokens.verify_token(session, text, now=now)
         if row.kind == "claim":
             raise UnauthenticatedError("a claim token only enrols a device", subject="token")
-        return Caller(kind=row.kind, id=row.id, role=row.role, scope=row.scope, rate_per_s=row.rate_per_s)
+        caller = Caller(kind=row.kind, id=row.id, role=row.role, scope=row.scope, rate_per_s=row.rate_per_s)
+        return Authenticated(caller, inf if row.expires_at is None else row.expires_at)
 
 
 def check_may_infer(caller: Caller, model: str) -> None:
@@ -69,19 +87,31 @@ def check_may_make_token(caller: Caller, kind: str) -> None:
 
 
 class RateLimiter:
-    """A token bucket per caller, holding one second's worth; time comes in as seconds."""
+    """A token bucket per caller, holding one second's worth; time comes in as seconds. Of one process: each replica
+    lets a caller have the rate.
 
-    def __init__(self) -> None:
-        self._levels: dict[str, tuple[float, float]] = {}
+    At most `most` buckets are kept. The one that was used least recently goes first; when it was used a second ago
+    it is full again, which is what a new one would be.
+    """
+
+    def __init__(self, most: int = MOST_BUCKETS) -> None:
+        self._most = most
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._levels)
 
     def take(self, key: str, rate_per_s: float, now: float) -> None:
         """Count one call; RateError when `key` is over its rate."""
         burst = max(1.0, rate_per_s)
         level, at = self._levels.get(key, (burst, now))
         level = min(burst, level + max(0.0, now - at) * rate_per_s)  # a clock that is set back takes nothing away
-        if level < 1.0:
-            self._levels[key] = (level, now)
+        enough = level >= 1.0
+        self._levels[key] = (level - 1.0 if enough else level, now)
+        self._levels.move_to_end(key)
+        if len(self._levels) > self._most:
+            self._levels.popitem(last=False)
+        if not enough:
             raise RateError(
                 f"more than {rate_per_s:g} requests per second", subject=key, hint="slow down, or ask for a higher rate"
             )
-        self._levels[key] = (level - 1.0, now)

@@ -52,6 +52,11 @@ class DeviceTokens:
         """The device id of a bearer token; UnauthenticatedError when it is not valid (any more)."""
         return self._check(_TOKEN, text, now)
 
+    @staticmethod
+    def ends_at(text: str) -> float:
+        """When a token that has been verified ends, in Unix seconds."""
+        return float(text.split(".")[2])
+
     def _make(self, prefix: str, device_id: str, expires: float) -> str:
         body = f"{prefix}.{device_id}.{int(expires)}"
         return f"{body}.{self._mac(body)}"
