@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
 
 from cloud_hub import drift, ingest, jobs, rollouts, samples
 from cloud_hub.api import (
@@ -36,8 +37,8 @@ from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.health import Health
-from cloud_hub.identity.callers import RateLimiter
-from cloud_hub.inference.loaded import Loaded, WarmUp
+from cloud_hub.inference.loaded import WarmUp
+from cloud_hub.inference.parts import Inference
 from cloud_hub.inference.routes import router as inference_router
 from cloud_hub.services import Service, run_services
 
@@ -95,8 +96,9 @@ class HubApp(FastAPI):
 def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
     """The application around `hub`; `services` run as long as it does."""
 
-    loaded = Loaded(hub)
-    running = [*services, WarmUp(hub, loaded)] if services else []
+    registry = CollectorRegistry()
+    inference = Inference(hub, registry)
+    running = [*services, WarmUp(hub, inference.loaded)] if services else []
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -108,16 +110,16 @@ def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
             app.state.health.close()
+            inference.close()
 
     app = HubApp(lifespan=lifespan, openapi_url=None)
     app.state.hub = hub
-    app.state.loaded_models = loaded
+    app.state.inference, app.state.admission = inference, inference.admission
     app.state.health = Health(hub)
-    app.state.rate_limiter = RateLimiter()
     app.add_middleware(BodyLimit, limits=hub.config.limits)
     app.add_middleware(RefuseNul)
     install_error_handlers(app)
-    monitoring.install(app)
+    monitoring.install(app, registry)
     dashboard.install(app)
     for router in routers():
         app.include_router(router)

@@ -21,6 +21,8 @@ from cloud_hub.errors import InvalidError, NotFoundError, UsageError
 
 DAY = 86_400.0
 Port = Annotated[int, Field(ge=1, le=65_535)]
+Count = Annotated[int, Field(ge=1)]
+Devices = Annotated[tuple[Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,3})$")], ...], Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -119,12 +121,19 @@ class EnginesConfig(Section):
 
 class InferenceConfig(Section):
     """Inference in the cloud. `models` stay in memory at a time; a batch joins up to `batch_rows` rows; `queue`
-    requests may wait for one model; none waits longer than `deadline_s`."""
+    requests may wait for one model; none waits longer than `deadline_s`.
+
+    `devices` run the models: `cpu`, or `cuda:0` and so on, which need `onnxruntime-gpu`. Up to `callers` verified
+    tokens and `releases` are kept in memory. All bodies together hold up to `in_flight` bytes."""
 
     models: int = 8
     batch_rows: int = 64
     queue: int = 256
     deadline_s: float = 30.0
+    devices: Devices = ("cpu",)
+    callers: Count = 10_000
+    releases: Count = 1_000
+    in_flight: Count = 256 << 20
 
 
 class WorkerConfig(Section):

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.errors import TooLargeError as ProtocolTooLargeError
 from fleet.protocol.refusals import STATUS, Code
 
 
@@ -116,3 +118,10 @@ class DeadlineError(HubError):
 
     exit_code = 8
     code = "deadline"
+
+
+def error_code(error: HubError | ProtocolError) -> Code:
+    """The word of an error, the protocol's own included."""
+    if isinstance(error, HubError):
+        return error.code
+    return "too-large" if isinstance(error, ProtocolTooLargeError) else "invalid"

@@ -87,11 +87,10 @@ def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) ->
     Raises:
         HubError: it cannot start; the message says why.
     """
-    import uvicorn
-
     from cloud_hub.app import all_services, create_app
     from cloud_hub.bootstrap import open_database, open_hub
     from cloud_hub.identity.own import renew_own
+    from cloud_hub.server import make_server
 
     with ports(config) as listening:
         open_database(config)
@@ -105,15 +104,14 @@ def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) ->
             say(line)
         # uvicorn stops gracefully and then raises the signal again, which would end us with its number, not 0
         signal.signal(signal.SIGTERM, lambda number, frame: None)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(hub, all_services(hub)),
-                log_level=log_level,
-                access_log=log_level == "debug",
-                timeout_graceful_shutdown=10,
-                server_header=False,
-                **certificates,
-            )
+        app = create_app(hub, all_services(hub))
+        server = make_server(
+            app,
+            app.state.inference.shared,
+            log_level=log_level,
+            access_log=log_level == "debug",
+            timeout_graceful_shutdown=10,
+            **certificates,
         )
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=listening)

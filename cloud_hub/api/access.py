@@ -14,8 +14,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import ForbiddenError, UnauthenticatedError
-from cloud_hub.identity.callers import Caller, RateLimiter, caller_of, check_may_infer
+from cloud_hub.errors import ForbiddenError
+from cloud_hub.identity.admission import Admission, token_in
+from cloud_hub.identity.callers import Caller, caller_of
 from cloud_hub.identity.tokens import role_allows
 
 Security = list[dict[str, list[str]]]
@@ -39,10 +40,7 @@ HubDep = Annotated[Hub, Depends(get_hub)]
 
 def bearer(request: Request) -> str:
     """The token of the Authorization header."""
-    scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not text:
-        raise UnauthenticatedError("no token was sent", subject="authorization", hint="send `Authorization: Bearer …`")
-    return text.strip()
+    return token_in(request.headers.get("authorization", ""))
 
 
 def get_caller(request: Request, hub: HubDep) -> Caller:
@@ -104,22 +102,12 @@ class RequireModel(Access):
 
     security: Security = [{"application": []}, {"device": []}, {"operator": ["operator"]}]  # noqa: RUF012
 
-    def __call__(self, request: Request, hub: HubDep, model: str) -> Caller:
-        """The caller."""
-        return authorize_inference(hub, request, model)
-
-
-def authorize_inference(hub: Hub, request: Request, model: str) -> Caller:
-    """Who asks `model` for an answer: a device, an operator, or an application whose scope covers it.
-
-    Raises UnauthenticatedError, ForbiddenError, or RateError over the token's rate.
-    """
-    caller = caller_of(hub, bearer(request))
-    check_may_infer(caller, model)
-    if caller.rate_per_s > 0:
-        limiter: RateLimiter = request.app.state.rate_limiter
-        limiter.take(caller.actor, caller.rate_per_s, hub.clock())
-    return caller
+    async def __call__(self, request: Request, model: str) -> Caller:
+        """The caller; on the event loop, since most of them are known already."""
+        admission: Admission = request.app.state.admission
+        caller = await admission.get(request.headers.get("authorization", ""))
+        admission.take(caller, model)
+        return caller
 
 
 Viewer = Annotated[Caller, Depends(RequireRole("viewer"))]

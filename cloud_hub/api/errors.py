@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from cloud_hub.api.bodies import in_words
-from cloud_hub.errors import HubError
-from fleet.protocol.errors import ProtocolError, TooLargeError
+from cloud_hub.errors import HubError, error_code
+from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import LATER, STATUS, Code, code_of
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def error_response(path: str, code: Code, message: str, *, subject: str = "", hi
     """
     body = {"error": message, "code": code, "subject": subject, "hint": hint}
     if path.startswith("/v2"):
-        body = {"error": message, "code": code}
+        body = {"error": f"{message}; {hint}" if hint else message, "code": code}
     body = {key: text.encode("utf-8", "replace").decode() for key, text in body.items()}  # a caller's half a character
     status = STATUS[code]
     return JSONResponse(body, status, headers={"Retry-After": RETRY_AFTER_S} if status in LATER else None)
@@ -59,8 +59,7 @@ async def _hub_error(request: Request, error: Exception) -> JSONResponse:
 
 async def _protocol_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ProtocolError)
-    code: Code = "too-large" if isinstance(error, TooLargeError) else "invalid"
-    return error_response(request.url.path, code, str(error), subject=error.subject, hint=error.hint)
+    return error_response(request.url.path, error_code(error), str(error), subject=error.subject, hint=error.hint)
 
 
 async def _data_error(request: Request, error: Exception) -> JSONResponse:

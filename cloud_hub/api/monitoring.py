@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -29,9 +30,8 @@ class HttpMetrics:
         )
 
 
-def install(app: FastAPI) -> None:
+def install(app: FastAPI, registry: CollectorRegistry) -> None:
     """Give `app` its registry (`app.state.registry`, for others to add to) and the counting middleware."""
-    registry = CollectorRegistry()
     metrics = HttpMetrics(registry)
     registry.register(FleetCollector(app.state.hub))
     registry.register(MESSAGES)
@@ -53,6 +53,7 @@ class CountRequests:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
+        scope["edgeloop.began"] = asyncio.get_running_loop().time()
 
         async def watched(message: Message) -> None:
             nonlocal status

@@ -1,21 +1,30 @@
-"""Dynamic batching: a request that finds the model idle runs at once; those that queue meanwhile run together.
+"""Dynamic batching: requests that come together, or queue while the model is at work, run together.
 
 Only requests that the model can take together are joined: the model says so, and all shapes after the first
 dimension agree. One that fails in a joined run is asked again alone, with its neighbours, so that it fails alone.
+
+A batch that is known to be quick runs on the event loop: handing it to a thread and back takes longer than it does,
+and holds the same lock. What is slow, or was never measured, runs in a thread. There are as many at a time as the
+model has lanes: one session on every device, or on the CPU one session that every core may run.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
+import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy.typing as npt
+from msgspec import Struct
 
 from cloud_hub.errors import BusyError, DeadlineError
+from cloud_hub.inference.costs import Costs
 from cloud_hub.inference.sessions import CloudModel, Values
 from fleet.protocol.preprocessing import Ready
 from fleet.runtimes.models import cut, joined, shapes_of
@@ -24,86 +33,173 @@ log = logging.getLogger(__name__)
 
 Answer = dict[str, npt.NDArray[Any]]
 
+QUICK_S = 0.002  # a run that takes no longer is no burden to others on the event loop
 
-@dataclass
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """`max_queue` requests may wait; a batch holds at most `max_rows` rows, or one request that is larger."""
+
+    max_rows: int = 64
+    max_queue: int = 256
+
+
 class _Waiting:
     """`rows` is 0 for a request that is never joined."""
 
-    inputs: Values
-    rows: int
-    answer: asyncio.Future[Answer]
-    shapes: dict[str, tuple[int, ...]] = field(init=False)
+    __slots__ = ("answer", "inputs", "rows", "shapes", "size", "timer", "until")
 
-    def __post_init__(self) -> None:
-        self.shapes = shapes_of(self.inputs)
+    def __init__(self, inputs: Values, rows: int, until: float, answer: asyncio.Future[Answer]) -> None:
+        self.inputs, self.rows, self.until, self.answer = inputs, rows, until, answer
+        self.shapes = shapes_of(inputs)
+        self.size = sum(array.size for array in inputs.values())
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class Batcher:
-    """One model's queue and its single worker thread.
+    """One model's queue. `lanes` are what can run at the same time, `pool` the threads they run in.
 
-    `max_queue` requests may wait (BusyError above); a batch holds at most `max_rows` rows, or one
-    request that is larger.
+    Args:
+        check: what is wrong with an answer, as the error to raise; None for a good one.
+        clock: seconds, for the measurement of runs.
     """
 
-    def __init__(self, model: CloudModel, *, max_rows: int = 64, max_queue: int = 256) -> None:
-        self._model, self._joins = model, model.joins
-        self._max_rows, self._max_queue = max_rows, max_queue
+    def __init__(
+        self,
+        lanes: Sequence[CloudModel],
+        pool: Executor,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        *,
+        check: Callable[[Answer], Exception | None] = lambda answer: None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._free, self._pool, self._limits = list(lanes), pool, limits
+        self._lanes, self._joins = len(lanes), all(lane.joins for lane in lanes)
+        self._check, self._clock = check, clock
         self._queue: deque[_Waiting] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
-        self._task: asyncio.Task[None] | None = None
+        self._costs = Costs()
+        self._scheduled = False
 
-    async def infer(self, inputs: Values, *, timeout_s: float) -> Answer:
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun to run."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Batches in threads now."""
+        return self._lanes - len(self._free)
+
+    def submit(self, inputs: Values, until: float) -> asyncio.Future[Answer]:
         """The answer to `inputs`, which are as the manifest says.
 
-        Raises BusyError when the queue is full, DeadlineError after `timeout_s`, and what the model raises.
+        The future raises DeadlineError at `until` (the event loop's time, seconds), and what the model raises.
+
+        Raises:
+            BusyError: the queue is full. DeadlineError: it is too late already.
         """
-        if len(self._queue) >= self._max_queue:
-            raise BusyError(f"{self._max_queue} requests are waiting already", subject="model", hint="try again later")
         loop = asyncio.get_running_loop()
+        if len(self._queue) >= self._limits.max_queue:
+            hint = "try again later"
+            raise BusyError(f"{self._limits.max_queue} requests are waiting already", subject="model", hint=hint)
+        if until <= loop.time():
+            raise _late()
         joins = self._joins and not isinstance(inputs, Ready)  # they would become raw beside raw ones
-        waiting = _Waiting(inputs, _rows(inputs) if joins else 0, loop.create_future())
+        waiting = _Waiting(inputs, _rows(inputs) if joins else 0, until, loop.create_future())
         self._queue.append(waiting)
-        if self._task is None or self._task.done():
-            self._task = loop.create_task(self._drain())
-        try:
-            return await asyncio.wait_for(waiting.answer, timeout_s)
-        except TimeoutError:
-            raise DeadlineError(f"no answer within {timeout_s:g} s", subject="model") from None
-
-    def close(self) -> None:
-        """Let the thread end; what is queued is still answered."""
-        if self._task is None or self._task.done():
-            self._thread.shutdown(wait=False)
+        if self._free:
+            self._schedule(loop)
         else:
-            self._task.add_done_callback(lambda _: self._thread.shutdown(wait=False))
+            self._keep_time(loop, (waiting,))
+        return waiting.answer
 
-    async def _drain(self) -> None:
-        loop = asyncio.get_running_loop()
-        while batch := self._take():
-            answers = await loop.run_in_executor(self._thread, self._run, batch)
-            for waiting, answer in zip(batch, answers, strict=True):
-                if waiting.answer.done():
-                    continue
-                if isinstance(answer, Exception):
-                    waiting.answer.set_exception(answer)
-                else:
-                    waiting.answer.set_result(answer)
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run what is queued once everything that has come by now is in the queue."""
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._pump, loop)
 
-    def _run(self, batch: list[_Waiting]) -> list[Answer | Exception]:
+    def _pump(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = False
+        while self._free:
+            batch = self._take()
+            if not batch:
+                break
+            lane = self._free[-1]
+            run = self._run
+            if self._costs.estimate(sum(waiting.size for waiting in batch)) <= QUICK_S:
+                answers = self._together(lane, batch)
+                if answers is not None:
+                    _settle(batch, answers)
+                    if self._queue:
+                        self._schedule(loop)  # others have their turn first
+                    break
+                run = self._each  # asking one by one may take many times as long
+            self._free.pop()
+            self._keep_time(loop, batch)
+            task = loop.run_in_executor(self._pool, run, lane, batch)
+            task.add_done_callback(functools.partial(self._ran, loop, lane, batch))
+        self._keep_time(loop, self._queue)
+
+    def _ran(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        lane: CloudModel,
+        batch: list[_Waiting],
+        done: asyncio.Future[list[Answer | Exception]],
+    ) -> None:
+        self._free.append(lane)
+        if done.cancelled():
+            _settle(batch, [BusyError("the hub is stopping", subject="model") for _ in batch])
+            return
+        _settle(batch, done.result())
+        if self._queue:
+            self._schedule(loop)
+
+    def _keep_time(self, loop: asyncio.AbstractEventLoop, waiting: Iterable[_Waiting]) -> None:
+        for one in waiting:
+            if one.timer is None:
+                one.timer = loop.call_at(one.until, self._expire, one)
+
+    def _expire(self, waiting: _Waiting) -> None:
+        """Answer that it is too late, and give the place in the queue back; what runs already, runs on."""
+        if not waiting.answer.done():
+            waiting.answer.set_exception(_late())
+        with contextlib.suppress(ValueError):
+            self._queue.remove(waiting)
+
+    def _run(self, lane: CloudModel, batch: list[_Waiting]) -> list[Answer | Exception]:
         """For each request its answer, or what to raise to its caller."""
+        return self._together(lane, batch) or self._each(lane, batch)
+
+    def _together(self, lane: CloudModel, batch: list[_Waiting]) -> list[Answer | Exception] | None:
+        """As `_run`; None where joined requests failed, and each has to be asked alone."""
         if len(batch) == 1:
-            return [self._alone(batch[0])]
+            return [self._alone(lane, batch[0])]
         try:
-            return list(cut(self._model.run(joined([w.inputs for w in batch])), [w.rows for w in batch]))
+            outputs = self._measured(lane, joined([waiting.inputs for waiting in batch]))
+            answers = cut(outputs, [waiting.rows for waiting in batch])
         except Exception as error:  # noqa: BLE001 (whose fault it is shows when each is asked alone)
             log.info("%d joined requests failed, each is asked alone: %s", len(batch), error)
-        return [self._alone(waiting) for waiting in batch]
+            return None
+        if self._check(outputs) is None:
+            return list(answers)
+        return [self._check(answer) or answer for answer in answers]
 
-    def _alone(self, waiting: _Waiting) -> Answer | Exception:
+    def _each(self, lane: CloudModel, batch: list[_Waiting]) -> list[Answer | Exception]:
+        return [self._alone(lane, waiting) for waiting in batch]
+
+    def _alone(self, lane: CloudModel, waiting: _Waiting) -> Answer | Exception:
         try:
-            return self._model.run(waiting.inputs)
+            answer = self._measured(lane, waiting.inputs)
         except Exception as error:  # noqa: BLE001 (handed to the caller, who raises it)
             return error
+        return self._check(answer) or answer
+
+    def _measured(self, lane: CloudModel, inputs: Values) -> Answer:
+        began = self._clock()
+        outputs = lane.run(inputs)
+        self._costs.add(sum(array.size for array in inputs.values()), self._clock() - began)
+        return outputs
 
     def _take(self) -> list[_Waiting]:
         """The next batch; requests whose caller has gone are dropped."""
@@ -114,11 +210,27 @@ class Batcher:
             if first.answer.done():
                 self._queue.popleft()
                 continue
-            if batch and (rows + first.rows > self._max_rows or not _fits(first, batch[0])):
+            if batch and (rows + first.rows > self._limits.max_rows or not _fits(first, batch[0])):
                 break
             batch.append(self._queue.popleft())
             rows += first.rows
         return batch
+
+
+def _settle(batch: list[_Waiting], answers: list[Answer | Exception]) -> None:
+    for waiting, answer in zip(batch, answers, strict=True):
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+        if waiting.answer.done():
+            continue
+        if isinstance(answer, Exception):
+            waiting.answer.set_exception(answer)
+        else:
+            waiting.answer.set_result(answer)
+
+
+def _late() -> DeadlineError:
+    return DeadlineError("no answer within the request's time", subject="model", hint="allow more, or ask for less")
 
 
 def _rows(inputs: Values) -> int:

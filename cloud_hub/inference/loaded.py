@@ -6,52 +6,138 @@ import asyncio
 import logging
 import re
 from collections import OrderedDict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+from msgspec import Struct
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import HubError, NotFoundError
-from cloud_hub.inference.batching import Batcher
-from cloud_hub.inference.sessions import load_cloud
+from cloud_hub.errors import HubError, NoAnswerError, NotFoundError
+from cloud_hub.inference.batching import Answer, Batcher, Limits
+from cloud_hub.inference.sessions import cores, load_lanes
+from cloud_hub.store.fresh import Cache, Freshness
 from cloud_hub.store.tables import ChannelRow, Release
 from fleet.protocol.channel import decode_channel
+from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, decode_manifest
+from fleet.runtimes.cost import body_limit
 
 VERSION = re.compile(r"[0-9]{1,9}")
 log = logging.getLogger(__name__)
 
 
-class Loaded:
-    """The models in memory, least recently used out first; a withdrawn release is refused at once."""
+class Published(Struct, frozen=True):
+    """A published release."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub, self._limits = hub, hub.config.inference
-        self._models: OrderedDict[tuple[str, int], tuple[Manifest, Batcher]] = OrderedDict()
-        self._lock = asyncio.Lock()
+    number: int
+    manifest: Manifest
+
+
+class Served(Struct, frozen=True, kw_only=True):
+    """A release that is in memory.
+
+    Attributes:
+        body_limit: the most bytes that a request to it can need.
+        parameters: what its answers say of themselves.
+    """
+
+    model: str
+    number: int
+    manifest: Manifest
+    batcher: Batcher
+    body_limit: int
+    parameters: Mapping[str, Any]
+
+
+class Loaded:
+    """The models in memory, least recently used out first; a withdrawn release is refused as soon as that is known.
+
+    For one event loop.
+    """
+
+    def __init__(self, hub: Hub, freshness: Freshness) -> None:
+        self._hub, self._settings = hub, hub.config.inference
+        self._releases: Cache[tuple[str, str], Published] = Cache(freshness, most=self._settings.releases)
+        self._models: OrderedDict[tuple[str, int], Served] = OrderedDict()
+        self._loading: dict[tuple[str, int], asyncio.Task[Served]] = {}
+        self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="inference")
 
     @property
     def models(self) -> list[tuple[str, int]]:
         """Model and release number of what is in memory, least recently used first."""
         return list(self._models)
 
-    async def get(self, model: str, version: str) -> tuple[int, Manifest, Batcher]:
-        """Release number, manifest and queue of a published release (`version` empty: the newest)."""
-        number, data = await asyncio.to_thread(published, self._hub, model, version)
-        async with self._lock:
-            found = self._models.get((model, number))
-            if found is None:
-                manifest = decode_manifest(data)
-                session = await asyncio.to_thread(load_cloud, self._hub, manifest)
-                found = manifest, Batcher(session, max_rows=self._limits.batch_rows, max_queue=self._limits.queue)
-                self._models[model, number] = found
-                if len(self._models) > self._limits.models:
-                    self._models.popitem(last=False)[1][1].close()
+    def served(self) -> list[Served]:
+        """What is in memory."""
+        return list(self._models.values())
+
+    def find(self, model: str, version: str) -> Served | None:
+        """A published release (`version` empty: the newest), if all that is known of it is in memory.
+
+        Raises NotFoundError where it is known that there is none.
+        """
+        release = self._releases.find((model, version))
+        return self._use(model, release.number) if release is not None else None
+
+    async def release(self, model: str, version: str) -> Published:
+        """A published release; NotFoundError for any other."""
+        return await self._releases.get((model, version), lambda: published(self._hub, model, version))
+
+    async def get(self, model: str, version: str) -> Served:
+        """A published release, loaded when it is not."""
+        release = await self.release(model, version)
+        found, key = self._use(model, release.number), (model, release.number)
+        if found is not None:
+            return found
+        task = self._loading.get(key)
+        if task is None:
+            task = self._loading[key] = asyncio.get_running_loop().create_task(self._load(model, release))
+            task.add_done_callback(lambda done: self._ended(key, done))
+        return await asyncio.shield(task)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _use(self, model: str, number: int) -> Served | None:
+        found = self._models.get((model, number))
+        if found is not None:
             self._models.move_to_end((model, number))
-        return number, *found
+        return found
+
+    async def _load(self, model: str, release: Published) -> Served:
+        number, manifest = release.number, release.manifest
+        lanes = await asyncio.to_thread(load_lanes, self._hub, manifest)
+
+        def check(answer: Answer) -> Exception | None:
+            broken = not_finite("output", answer, manifest.outputs)
+            why = f"release {number} of {model}: {broken}"
+            return NoAnswerError(why, subject=model, hint="see its cloud variant") if broken else None
+
+        limits = Limits(max_rows=self._settings.batch_rows, max_queue=self._settings.queue)
+        served = Served(
+            model=model,
+            number=number,
+            manifest=manifest,
+            batcher=Batcher(lanes, self._pool, limits, check=check),
+            body_limit=min(body_limit(manifest), self._hub.config.limits.infer_body),
+            parameters=_parameters(number, manifest),
+        )
+        self._models[model, number] = served
+        if len(self._models) > self._settings.models:
+            self._models.popitem(last=False)  # its memory goes with the last request that runs on it
+        return served
+
+    def _ended(self, key: tuple[str, int], task: asyncio.Task[Served]) -> None:
+        del self._loading[key]
+        if not task.cancelled():
+            task.exception()  # whoever waited has heard it
 
 
-def published(hub: Hub, model: str, version: str) -> tuple[int, bytes]:
-    """Number and manifest of a published release; NotFoundError for any other."""
+def published(hub: Hub, model: str, version: str) -> Published:
+    """A published release; NotFoundError for any other."""
     query = select(Release).where(Release.model == model, Release.status == "published")
     if version:
         query = query.where(Release.number == (int(version) if VERSION.fullmatch(version) else -1))
@@ -60,7 +146,14 @@ def published(hub: Hub, model: str, version: str) -> tuple[int, bytes]:
     if row is None:
         which = f"release {version}" if version else "release"
         raise NotFoundError(f"no published {which} of {model!r}", subject=model)
-    return row.number, row.manifest
+    return Published(row.number, decode_manifest(row.manifest))
+
+
+def _parameters(number: int, manifest: Manifest) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"served_by": "cloud", "release": number}
+    if not all(spec.finite for spec in manifest.outputs):
+        parameters["non_finite"] = True  # for a device that has no manifest yet: it would take NaN for a failure
+    return parameters
 
 
 def wanted(hub: Hub) -> list[tuple[str, int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from fleet.protocol.asking import specs_of
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest, Variant
 from fleet.protocol.selftest import decode_vectors, from_array
-from fleet.runtimes.models import LoadedModel, cut, joined, shapes_of, unfair
+from fleet.runtimes.models import CPU, LoadedModel, Options, cut, joined, shapes_of, unfair
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,15 @@ class CloudVariant:
 
 
 def load_cloud(hub: Hub, manifest: Manifest) -> CloudModel:
-    """The first ONNX cloud variant of a release, its bytes checked against the signed hash.
+    """One of `load_lanes`."""
+    return load_lanes(hub, manifest)[0]
+
+
+def load_lanes(hub: Hub, manifest: Manifest) -> list[CloudModel]:
+    """The first ONNX cloud variant of a release, its bytes checked against the signed hash: what can run at one time.
+
+    On the CPU that is one session as often as there are cores, since a session may run in several threads; of other
+    devices (`devices` under `[inference]`) one session on each.
 
     Raises NotFoundError (no such variant, or its blob is gone), InvalidError (damaged, does not load, keeps
     weights in other files, or has other inputs and outputs than the manifest).
@@ -75,11 +84,29 @@ def load_cloud(hub: Hub, manifest: Manifest) -> CloudModel:
     if variant is None:
         raise NotFoundError("the release has no cloud variant", subject="model", hint="compile it with --cloud")
     data = _blob(hub, variant.blob.sha256)
+    lanes: list[CloudModel] = []
+    joins: bool | None = None
+    for device in hub.config.inference.devices:
+        model = _load(data, manifest, device)
+        if joins is None:
+            joins = model.joins and _joins(hub, manifest, variant, model)
+        times = cores() if device == CPU else 1
+        lanes += [CloudVariant(model, manifest, joins=joins)] * times
+    return lanes
+
+
+def cores() -> int:
+    """How many threads of this process can run at one time."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _load(data: bytes, manifest: Manifest, device: str) -> LoadedModel:
+    options = Options(device=device)
     try:
-        model = runtimes.load_release(runtimes.named("onnxruntime"), data, manifest, strict=True)
+        runtime = runtimes.named("onnxruntime")
+        return runtimes.load_release(runtime, data, manifest, strict=True, options=options)
     except runtimes.ModelLoadError as error:
         raise InvalidError(f"the cloud variant does not load: {error}", subject="model", hint=error.hint) from error
-    return CloudVariant(model, manifest, joins=model.joins and _joins(hub, manifest, variant, model))
 
 
 def _blob(hub: Hub, sha256: str) -> bytes:

@@ -11,6 +11,7 @@ from tritonclient import http as triton
 
 from cloud_hub.app import create_app
 from cloud_hub.inference.loaded import Loaded, WarmUp, wanted
+from cloud_hub.store.fresh import Freshness
 from cloud_hub.trust.rows import get_release
 from fleet.protocol.channel import Audit, ModelEntry
 from fleet.protocol.manifest import decode_manifest, encode_manifest
@@ -80,6 +81,9 @@ def test_what_channels_need_is_loaded_before_anybody_asks(published: HubFixture)
     }
     hub.publisher.change_channel("stable", lambda c: msgspec.structs.replace(c, models=entries), actor="test")
     assert set(wanted(hub)) == {("tiny", 2), ("edge-only", 1), ("tiny", 1)} and wanted(hub)[-1] == ("tiny", 1)
-    loaded = Loaded(hub)
+    freshness = Freshness(lambda: 1)
+    loaded = Loaded(hub, freshness)
     asyncio.run(WarmUp(hub, loaded).run())
     assert loaded.models == [("tiny", 2), ("tiny", 1)]
+    loaded.close()
+    freshness.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from cloud_hub.errors import InvalidError, NoAnswerError
-from cloud_hub.inference.batching import Batcher
+from cloud_hub.inference.batching import Batcher, Limits
 from cloud_hub.inference.sessions import CloudModel, load_cloud
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest
@@ -61,17 +62,17 @@ def load(hub: HubFixture, tmp_path: Path) -> Any:
 def together(model: CloudModel, requests: list[Arrays]) -> tuple[list[Any], list[int]]:
     """The answers (or errors) to requests that all wait while the first one runs, and the rows of each run."""
 
-    async def scenario() -> tuple[list[Any], list[int]]:
-        watched = Watched(model)
-        batcher = Batcher(watched, max_rows=64)
-        tasks = [asyncio.create_task(batcher.infer(requests[0], timeout_s=60))]
+    async def scenario(pool: ThreadPoolExecutor) -> tuple[list[Any], list[int]]:
+        watched, until = Watched(model), asyncio.get_running_loop().time() + 60
+        batcher = Batcher([watched], pool, Limits(max_rows=64))
+        answers = [batcher.submit(requests[0], until)]
         await asyncio.to_thread(watched.entered.wait, 30)
-        tasks += [asyncio.create_task(batcher.infer(inputs, timeout_s=60)) for inputs in requests[1:]]
-        await asyncio.sleep(0)
+        answers += [batcher.submit(inputs, until) for inputs in requests[1:]]
         watched.open.set()
-        return await asyncio.gather(*tasks, return_exceptions=True), watched.batches
+        return await asyncio.gather(*answers, return_exceptions=True), watched.batches
 
-    return asyncio.run(scenario())
+    with ThreadPoolExecutor(1) as pool:
+        return asyncio.run(scenario(pool))
 
 
 def test_a_file_with_a_variable_batch_is_asked_together(load) -> None:

@@ -1,0 +1,148 @@
+"""`POST /v2/models/{name}[/versions/{v}]/infer` from the bytes of a request to those of its answer: the hot route.
+
+A request whose caller, release and model are in memory is answered on the connection it came on; whatever needs a look
+at the database first goes on as ASGI, where it may wait (`routes`), and comes back here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import re
+from typing import Any, NamedTuple
+
+import msgspec
+
+from cloud_hub.errors import BusyError, HubError, error_code
+from cloud_hub.identity.admission import Admission
+from cloud_hub.inference.loaded import Loaded, Served
+from cloud_hub.inference.metrics import Answers
+from fleet.protocol import oip
+from fleet.protocol.asking import inputs_of
+from fleet.protocol.deadlines import deadline_s
+from fleet.protocol.errors import ProtocolError, TooLargeError
+from fleet.protocol.refusals import LATER, STATUS
+from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
+from fleet.serving import ByteBudget, Reply, Request
+
+PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
+MARKER = oip.HEADER.encode()
+RETRY = b"retry-after: 1\r\n"
+CHALLENGE = b"www-authenticate: Bearer\r\n"
+ZIPPED = 1024  # bytes of an answer; a smaller one is not worth it
+IN_THREAD = 64 << 10  # bytes; compressing more would hold up others
+_JSON = b"content-type: application/json\r\n"
+_BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
+_GZIP = b"content-encoding: gzip\r\n"
+
+
+class Asked(NamedTuple):
+    """What is known of a request when its headers are."""
+
+    served: Served
+    most: int  # bytes of its body
+
+
+class InferEndpoint:
+    """Implements `fleet.serving.HotRoute`. `budget` is the listener's; `longest_s` the hub's own deadline."""
+
+    def __init__(
+        self, admission: Admission, loaded: Loaded, budget: ByteBudget, answers: Answers, *, longest_s: float
+    ) -> None:
+        self._admission, self._loaded, self._budget, self._answers = admission, loaded, budget, answers
+        self._longest_s = longest_s
+
+    def begin(self, request: Request) -> int | Reply | None:
+        """The most bytes of the body, a refusal, or None: for ASGI."""
+        match = PATH.fullmatch(request.target)
+        if match is None or request.method != b"POST":
+            return None
+        model = match[1].decode()
+        try:
+            caller = self._admission.find(request.headers.get(b"authorization", b"").decode("latin-1"))
+            served = self._loaded.find(model, (match[2] or b"").decode()) if caller is not None else None
+            if caller is None or served is None:
+                return None
+            self._admission.take(caller, model)
+        except HubError as error:
+            return self.refusal(error)
+        return self.enter(request, served)
+
+    def enter(self, request: Request, served: Served) -> int:
+        """Take a request of a caller who may make it; the most bytes of its body."""
+        limit = served.body_limit
+        most = limit if MARKER in request.headers else min(limit, JSON_LIMIT)
+        request.context = Asked(served, most)
+        return most
+
+    def too_large(self, request: Request, size: int) -> Reply:
+        """413, which names the binary extension where that would help."""
+        served: Served = request.context.served
+        if MARKER in request.headers or size > served.body_limit:
+            why = f"the body has {size} bytes, at most {served.body_limit} are allowed for this model"
+            return self.refusal(TooLargeError(why, subject="body"))
+        return self.refusal(json_too_large(size))
+
+    async def answer(self, request: Request) -> Reply:
+        """The answer, an error included. Its time is counted from the request's first byte."""
+        served: Served = request.context.served
+        try:
+            asked = await self._read(request, served)
+            inputs = inputs_of(asked, served.manifest)
+            wanted_s = deadline_s(asked.parameters) or self._longest_s
+            outputs = await served.batcher.submit(inputs, request.began + min(wanted_s, self._longest_s))
+            body, head = _written(served, asked, outputs)
+            headers = _JSON if head is None else _BINARY % head
+            if len(body) > ZIPPED and b"gzip" in request.headers.get(b"accept-encoding", b""):
+                body, headers = await _zipped(body), headers + _GZIP
+        except (ProtocolError, HubError) as error:
+            return self.refusal(error)
+        self._answers.counted(200, asyncio.get_running_loop().time() - request.began)
+        return Reply(200, headers, body)
+
+    def refusal(self, error: HubError | ProtocolError) -> Reply:
+        """An error as the protocol's clients read it."""
+        code = error_code(error)
+        status = STATUS[code]
+        self._answers.counted(status, None)
+        text = f"{error}; {error.hint}" if error.hint else str(error)
+        more = RETRY if status in LATER else CHALLENGE if status == 401 else b""
+        body = {"error": text.encode("utf-8", "replace").decode(), "code": code}
+        return Reply(status, _JSON + more, msgspec.json.encode(body))
+
+    async def _read(self, request: Request, served: Served) -> oip.InferRequest:
+        body, most = request.body, served.body_limit
+        coding = request.headers.get(b"content-encoding")
+        if coding is not None:
+            body = await self._inflated(body, coding.decode("latin-1"), most)
+        marker = request.headers.get(MARKER)
+        length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
+        check_json(body, length)
+        return oip.decode_request(body, length, limit=most)
+
+    async def _inflated(self, body: bytes, coding: str, limit: int) -> bytes:
+        size = min(limit, INFLATED * len(body))
+        if not self._budget.fits(size):
+            raise BusyError(self._budget.full(size), subject="body")
+        self._budget.taken += size
+        try:
+            # In a thread: a few bytes may inflate to the limit, and inflating holds no lock of the interpreter.
+            return await asyncio.to_thread(oip.decompress, body, coding, limit=limit)
+        finally:
+            self._budget.taken -= size
+
+
+def _written(served: Served, asked: oip.InferRequest, outputs: dict[str, Any]) -> tuple[bytes, int | None]:
+    answer = oip.InferResponse(
+        model_name=served.model,
+        model_version=str(served.number),
+        id=asked.id,
+        parameters=dict(served.parameters),
+        outputs=tuple(oip.TensorValue(name, array) for name, array in outputs.items()),
+    )
+    check_answer(answer, asked)
+    return oip.encode_response(answer, asked)
+
+
+async def _zipped(body: bytes) -> bytes:
+    return gzip.compress(body, 1) if len(body) <= IN_THREAD else await asyncio.to_thread(gzip.compress, body, 1)

@@ -1,0 +1,53 @@
+"""What inference in the cloud is made of, put together once for an application."""
+
+from __future__ import annotations
+
+import resource
+
+from prometheus_client import CollectorRegistry
+
+from cloud_hub.context import Hub
+from cloud_hub.identity.admission import Admission
+from cloud_hub.inference.endpoint import InferEndpoint
+from cloud_hub.inference.loaded import Loaded
+from cloud_hub.inference.metrics import Answers, Queues
+from cloud_hub.store import access_version
+from cloud_hub.store.fresh import Freshness
+from fleet.serving import ByteBudget, Shared
+
+CONNECTIONS = 8192  # at a time, where the process may open twice as many files
+
+
+class Inference:
+    """For one event loop; `shared` is for the listener's protocol class."""
+
+    def __init__(self, hub: Hub, registry: CollectorRegistry) -> None:
+        def number() -> int | None:
+            with hub.reading() as session:
+                return access_version.read(session)
+
+        settings = hub.config.inference
+        self.freshness = Freshness(number)
+        self.freshness.watch(hub.engine)
+        self.admission = Admission(hub, self.freshness)
+        self.loaded = Loaded(hub, self.freshness)
+        self.budget = ByteBudget(settings.in_flight)
+        answers = Answers(registry)
+        registry.register(Queues(self.queues))
+        self.endpoint = InferEndpoint(self.admission, self.loaded, self.budget, answers, longest_s=settings.deadline_s)
+        self.shared = Shared(self.endpoint, self.budget, connections())
+
+    def queues(self) -> list[tuple[str, int, int, int]]:
+        """Of each release in memory: model, number, requests that wait, batches that run in threads."""
+        return [(s.model, s.number, s.batcher.waiting, s.batcher.running) for s in self.loaded.served()]
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self.loaded.close()
+        self.freshness.close()
+
+
+def connections() -> int:
+    """How many connections there may be: half of the files that this process may open, at most `CONNECTIONS`."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft // 2))
