@@ -11,6 +11,9 @@ VERSION = "0.2.0.dev0"
 # What releases and channels may require of this agent (`requires`); the hub hears of them in its report.
 CAPABILITIES = (
     "non-finite",
+    "routing-budget",
+    "routing-remote",
+    "routing-when",
     "step:clip",
     "step:concat",
     "step:impute",

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.errors import UsageError
+from edge_agent.ports import Credential
 
 PREFIX = "EDGELOOP_"
 PORT = 8200
@@ -29,6 +30,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int | None = None  # of the local API on loopback: PORT by default, none where there is a Unix socket only
     uds: str = ""  # a Unix socket, beside the port where that is set
+    credentials: dict[str, Credential] = {}  # [credentials.NAME]: for servers that a channel names in the hub's place
     variants: tuple[str, ...] = ()  # preferred variants by name, such as ["litert-fp32"]; else the publisher's order
     mirrors: tuple[str, ...] = ()  # asked for blobs in this order, the hub last: https://…, file:///media/usb/…
     poll_s: float = 900.0  # between two looks at the channel, when nobody says "look now"

@@ -168,6 +168,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self.cloud.close()
+            self.remotes.close()
             self.audits.close()
             self.signer.close()
             self.database.close()
@@ -187,6 +188,7 @@ class Agent:
             return await self.installer.install(self.updater, folder)
         finally:
             self.cloud.close()
+            self.remotes.close()
             self.audits.close()
             self.signer.close()
             self.database.close()
@@ -250,10 +252,12 @@ class Agent:
         from edge_agent.serving.endpoint import Endpoint
         from edge_agent.serving.engine import Engine
         from edge_agent.serving.outcomes import Afterwards
+        from edge_agent.serving.remote import RemoteServers
 
+        self.remotes = RemoteServers(self.config.credentials, lambda up, down: self.budget.count(up=up, down=down))
         self.cloud, self.audits = HubCloud(self.links.hub), HubCloud(self.links.hub, calls=WORKERS)
         self.auditor = self.recorder.auditor = Auditor(self.audits, self.recorder)
-        return Engine(self.slots, self.policies, Endpoint(self.cloud), Afterwards(self.recorder))
+        return Engine(self.slots, self.policies, Endpoint(self.cloud, self.remotes.server), Afterwards(self.recorder))
 
     def _uplink(self) -> Any:
         from edge_agent.reporting.uplink import Uplink

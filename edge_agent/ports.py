@@ -151,6 +151,19 @@ class HubResponse(Protocol):
         """The body."""
 
 
+class Credential(Struct, frozen=True, kw_only=True):
+    """What a device shows to a server that is not its hub: the text in `file`, to `origin` and nowhere else.
+
+    It goes as `header: scheme text`; an empty `scheme` sends the text alone. `ca_file`: the server's authority, PEM.
+    """
+
+    origin: str
+    file: str
+    header: str = "authorization"
+    scheme: str = "Bearer"
+    ca_file: str = ""
+
+
 class HubCalls(Protocol):
     """Authenticated calls to the hub; blocking, from any thread."""
 

@@ -11,7 +11,7 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.store.tables import ChannelRow
 from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, EntryChanges
-from fleet.protocol.channel import Channel, ModelEntry, decode_channel
+from fleet.protocol.channel import Channel, ModelEntry, decode_channel, with_requirements
 from fleet.protocol.names import check_name
 
 
@@ -78,7 +78,7 @@ def set_model(hub: Hub, name: str, model: str, wanted: EntryChanges, *, actor: s
 
     def change(channel: Channel) -> Channel:
         entry = changed_entry(channel.models.get(model), wanted, f"{name}/{model}")
-        return msgspec.structs.replace(channel, models={**channel.models, model: entry})
+        return with_requirements(msgspec.structs.replace(channel, models={**channel.models, model: entry}))
 
     return _publish(hub, name, change, actor, wanted.spread_s, create=True)
 

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-Word = Literal["", "breaker-open", "cloud-busy"]
+Word = Literal["", "breaker-open", "cloud-busy", "cloud-budget"]
 
 
 class Breaker(Struct, frozen=True):

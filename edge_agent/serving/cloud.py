@@ -79,16 +79,20 @@ class HubCloud:
             headers[oip.HEADER] = str(length)
         answer = self._hub.request("POST", path, body, headers, timeout=timeout_s)
         if answer.status != 200:
-            text = answer.data[:300].decode("utf-8", "replace")
-            raise CloudError(
-                f"the cloud answered {answer.status}: {text}",
-                status=answer.status,
-                retry_after_s=_retry_after(answer.status, _header(answer.headers, "retry-after")),
-            )
+            raise refusal("the cloud", answer.status, answer.data, answer.headers)
         try:
             return oip.decode_response(answer.data, oip.parse_header(_header(answer.headers, oip.HEADER)))
         except ProtocolError as error:
             raise CloudError(f"the cloud's answer does not decode: {error}", status=502) from error
+
+
+def refusal(who: str, status: int, data: bytes, headers: Mapping[str, Any]) -> CloudError:
+    """An answer that is an error, with when to come back where it says that."""
+    return CloudError(
+        f"{who} answered {status}: {data[:300].decode('utf-8', 'replace')}",
+        status=status,
+        retry_after_s=_retry_after(status, _header(headers, "retry-after")),
+    )
 
 
 def _retry_after(status: int, value: str | None) -> float | None:

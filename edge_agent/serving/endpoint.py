@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from edge_agent.errors import LateError, UnreachableError
 from edge_agent.serving import breaker as breakers
 from edge_agent.serving.breaker import Breaker
+from edge_agent.serving.call_budget import CallBudget
 from edge_agent.serving.cloud import CALLS, Cloud, CloudError
 from fleet.protocol import oip
-from fleet.protocol.channel import Routing
+from fleet.protocol.channel import Remote, Routing
 
 WAITING, WAITING_BYTES = 1024, 64 << 20  # requests that wait for a place, and their inputs, which they hold
 LATEST = 32  # calls that the fastest is taken of
@@ -27,7 +28,8 @@ MARGIN_S = 0.5  # the socket gives up this much after the call counts as late
 
 
 class NotAskedError(UnreachableError):
-    """The cloud was not asked: it is left alone for now (`breaker-open`), or there was no place (`cloud-busy`)."""
+    """The cloud was not asked: it is left alone for now (`breaker-open`), there was no place (`cloud-busy`), or the
+    channel's budget of calls is spent (`cloud-budget`)."""
 
     def __init__(self, word: breakers.Word, subject: str) -> None:
         super().__init__(f"the cloud was not asked: {word}", subject=subject, reason=word)
@@ -36,7 +38,8 @@ class NotAskedError(UnreachableError):
 class Question(NamedTuple):
     """One call: a model, its version at the cloud (None: the current one), and the request to send.
 
-    `check` gives the answer as it may go out, or raises CloudError: then the call failed.
+    `check` gives the answer as it may go out, or raises CloudError: then the call failed. `routing.remote` says where
+    the call goes, if not to the hub.
     """
 
     model: str
@@ -56,9 +59,16 @@ class Endpoint:
     """For one event loop. `now` is monotonic, seconds."""
 
     def __init__(
-        self, cloud: Cloud, *, calls: int = CALLS, waiting: int = WAITING, now: Callable[[], float] = time.monotonic
+        self,
+        cloud: Cloud,
+        remotes: Callable[[Remote], Cloud] | None = None,
+        *,
+        calls: int = CALLS,
+        waiting: int = WAITING,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._cloud, self._now = cloud, now
+        self._cloud, self._remotes, self._now = cloud, remotes, now
+        self._budget = CallBudget()
         self._calls, self._limit = calls, waiting
         self._places = asyncio.Semaphore(calls)
         self._waiting = self._waiting_bytes = 0
@@ -72,7 +82,8 @@ class Endpoint:
 
     def blocked(self, model: str, routing: Routing) -> breakers.Word:
         """Why the cloud is not to be asked now; empty when it may be."""
-        return breakers.blocked(self.breaker(model), self._now(), routing.breaker_reset_s)
+        word = breakers.blocked(self.breaker(model), self._now(), routing.breaker_reset_s)
+        return word or ("" if self._budget.allows(model, routing, self._now()) else "cloud-budget")
 
     def wait_s(self, model: str, routing: Routing) -> float:
         """Seconds after which asking may help again."""
@@ -94,6 +105,7 @@ class Endpoint:
             if word:
                 raise NotAskedError(word, question.model)
             call = self._begin(question.model)
+            self._budget.called(question.model, routing, self._now())
         except BaseException:
             self._places.release()
             raise
@@ -108,7 +120,7 @@ class Endpoint:
 
     async def _take_place(self, question: Question, left_s: float) -> None:
         """First come, first served; at once `cloud-busy` where no place can come free in time, or the queue is full."""
-        size, model = sum(value.array.nbytes for value in question.request.inputs), question.model
+        size, model = _size(question.request.inputs), question.model
         full = self._waiting >= self._limit or (self._waiting and self._waiting_bytes + size > WAITING_BYTES)
         if self._places.locked() and (full or self._hopeless(left_s, ahead=self._waiting)):
             raise NotAskedError("cloud-busy", model)
@@ -137,7 +149,8 @@ class Endpoint:
         model, loop = question.model, asyncio.get_running_loop()
         timer = loop.call_later(fair_s, self._failed, model, routing, call)
         try:
-            said = await self._cloud.infer(model, question.version, question.request, fair_s + MARGIN_S)
+            said = await self._whom(routing).infer(model, question.version, question.request, fair_s + MARGIN_S)
+            self._budget.spent(model, routing, _size(question.request.inputs) + _size(said.outputs), self._now())
             answer = question.check(said)
         except CloudError as error:
             if error.retry_after_s is not None:
@@ -157,6 +170,13 @@ class Endpoint:
         self._answered(model, call)
         return answer
 
+    def _whom(self, routing: Routing) -> Cloud:
+        if routing.remote is None:
+            return self._cloud
+        if self._remotes is None:
+            raise CloudError("this device asks nobody but its hub", status=501)
+        return self._remotes(routing.remote)
+
     def _answered(self, model: str, call: _Call, busy_until: float = 0.0) -> None:
         if not call.counted:
             call.counted = True
@@ -171,6 +191,10 @@ class Endpoint:
         self._running.discard(task)
         if not task.cancelled():
             task.exception()  # a late failure has nobody left to hear it
+
+
+def _size(values: Iterable[oip.TensorValue]) -> int:
+    return sum(value.array.nbytes for value in values)
 
 
 def word_of(error: Exception) -> str:

@@ -10,6 +10,7 @@ channel's `deadline_ms` bounds the cloud's part only: a model that is slower sti
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -28,7 +29,7 @@ from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of
-from fleet.protocol.channel import MILLION, ModelEntry
+from fleet.protocol.channel import MILLION, SPECULATIVE, ModelEntry
 from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
 from fleet.protocol.interface import takes
@@ -49,6 +50,7 @@ class Asked(NamedTuple):
     started: float
     until: float | None
     drawn: bool
+    early: asyncio.Task[tuple[oip.InferResponse | None, str | None]] | None = None  # a call that began before the run
 
 
 class Engine:
@@ -112,6 +114,9 @@ class Engine:
         except RefusalError as error:
             self._refused(served, asked, error.word, str(error), newly=takes(served.former, request))
             raise
+        if self._speculates(served, asked):
+            served.references += 1
+            return self._at_once(served, asked, inputs)
         idle = None if served.slow(inputs) else served.instances.idle()
         if idle is None or (asked.until is not None and self._now() >= asked.until):
             served.references += 1
@@ -181,6 +186,21 @@ class Engine:
         finally:
             served.release_reference()
 
+    def _speculates(self, served: Served, asked: Asked) -> bool:
+        """Whether the cloud is asked before the local answer is known."""
+        if asked.entry.routing.when != SPECULATIVE:
+            return False
+        return self._plan(served, asked, Local(ok=True, wants_cloud=True), None).ask
+
+    async def _at_once(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse:
+        """Local run and call to the cloud beside each other; a call that turns out not to be needed is left alone."""
+        early = asyncio.get_running_loop().create_task(self._call(served, asked))
+        await asyncio.sleep(0)  # the call goes out before a short run takes the event loop
+        try:
+            return await self._elsewhere(served, asked._replace(early=early), inputs)
+        finally:
+            early.cancel()
+
     def _after(
         self, served: Served, asked: Asked, inputs: Arrays, ran: Ran
     ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
@@ -194,7 +214,7 @@ class Engine:
             wants_cloud=asked.request.parameters.get("route") == "cloud",
         )
         limit = threshold(asked.entry.routing, served.release.variant.deferral)
-        if not reason_for(local, limit):
+        if not reason_for(local, limit, asked.entry.routing.when):
             return self._finish(served, asked, inputs, ran, EDGE)
         plan = self._plan(served, asked, local, limit)
         if not plan.ask:
@@ -207,7 +227,7 @@ class Engine:
     ) -> oip.InferResponse:
         """The caller has taken a reference."""
         try:
-            answer, error = await self._call(served, asked)
+            answer, error = await (asked.early or self._call(served, asked))
             verdict = settle(plan, local_ok=ran.failure is None, cloud_error=error)
             return self._finish(served, asked, inputs, ran, verdict, answer)
         finally:
@@ -303,14 +323,15 @@ class Engine:
     def _plan(self, served: Served | None, asked: Asked, local: Local | None, limit: float | None) -> Route:
         routing = asked.entry.routing
         # A release without a cloud variant, on a channel without an auditor, has nobody to ask.
-        somebody = served is None or cloud_version(served, asked.entry) is not None
+        somebody = served is None or routing.remote is not None or cloud_version(served, asked.entry) is not None
         return route(
             local,
             limit,
             cloud=routing.cloud and self._cloud is not None and somebody,
             edge_only=asked.request.parameters.get("route") == "edge",
-            blocked=self._cloud.blocked(asked.model, routing) if self._cloud is not None else "",
+            blocked=self._cloud.blocked(asked.model, routing) if self._cloud is not None and not asked.early else "",
             budget_s=self._left_s(asked),
+            when=routing.when,
         )
 
     def _left_s(self, asked: Asked) -> float:

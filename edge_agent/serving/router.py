@@ -1,7 +1,7 @@
 """Who answers a request: a pure decision over values, so that every rule can be tested alone.
 
-Local first. The cloud is asked when the calibrated confidence lies under the threshold, when the
-local model failed, or when there is none. When the cloud cannot be asked or is late, a local answer
+Local first. The channel says when the cloud is asked; by default when the calibrated confidence lies under the
+threshold, when the local model failed, or when there is none. When the cloud cannot be asked or is late, a local answer
 goes out marked degraded; without one the request fails.
 """
 
@@ -11,13 +11,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-from fleet.protocol.channel import Routing
+from fleet.protocol.channel import ALWAYS, LOW_CONFIDENCE, NEVER, ON_FAILURE, Routing
 from fleet.protocol.confidence import should_defer
 from fleet.protocol.manifest import Deferral
 
 MIN_BUDGET_S = 0.005  # less than this is not worth a call
 
-Reason = Literal["", "asked-for", "low-confidence", "no-local-model", "local-failed"]
+Reason = Literal["", "asked-for", "low-confidence", "no-local-model", "local-failed", "always"]
 
 
 class Local(Struct, frozen=True, kw_only=True):
@@ -39,7 +39,7 @@ class Route(Struct, frozen=True, kw_only=True):
     @property
     def deferred(self) -> bool:
         """A local answer exists and the cloud is asked all the same."""
-        return self.ask and self.reason == "low-confidence"
+        return self.ask and self.reason in ("low-confidence", "always")
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -61,7 +61,7 @@ def threshold(routing: Routing, deferral: Deferral | None) -> float | None:
 EDGE = Verdict(served_by="edge")  # of nearly all requests: nothing speaks for the cloud
 
 
-def reason_for(local: Local | None, limit: float | None) -> Reason:
+def reason_for(local: Local | None, limit: float | None, when: str = LOW_CONFIDENCE) -> Reason:
     """Why the cloud would be asked; empty where the local answer will do. Arguments as in `route`."""
     if local is None:
         return "no-local-model"
@@ -69,16 +69,25 @@ def reason_for(local: Local | None, limit: float | None) -> Reason:
         return "local-failed"
     if local.wants_cloud:
         return "asked-for"
-    if limit is not None and local.confidence is not None and should_defer(local.confidence, limit):
-        return "low-confidence"
-    return ""
+    if when == ALWAYS:
+        return "always"
+    if when == ON_FAILURE or limit is None or local.confidence is None:
+        return ""
+    return "low-confidence" if should_defer(local.confidence, limit) else ""
 
 
 CHOSEN = ("cloud-off", "edge-only")  # why the cloud is not asked, where somebody chose local answers
 
 
 def route(
-    local: Local | None, limit: float | None, *, cloud: bool, blocked: str, budget_s: float, edge_only: bool = False
+    local: Local | None,
+    limit: float | None,
+    *,
+    cloud: bool,
+    blocked: str,
+    budget_s: float,
+    edge_only: bool = False,
+    when: str = LOW_CONFIDENCE,
 ) -> Route:
     """Decide once the local model has answered, failed, or is missing.
 
@@ -89,13 +98,14 @@ def route(
         blocked: why the cloud is not to be asked now (`breaker-open`, `cloud-busy`); empty when it may be.
         budget_s: seconds left until the request's deadline.
         edge_only: the caller wants the device's own answer.
+        when: the channel's policy, one of `channel.WHEN`.
     """
-    reason = reason_for(local, limit)
+    reason = reason_for(local, limit, when)
     if not reason:
         return Route(ask=False)
     if edge_only:
         return Route(ask=False, reason=reason, refused="edge-only")
-    if not cloud:
+    if not cloud or when == NEVER:
         return Route(ask=False, reason=reason, refused="cloud-off")
     if budget_s < MIN_BUDGET_S:
         return Route(ask=False, reason=reason, refused="deadline")

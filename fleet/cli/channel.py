@@ -29,6 +29,19 @@ ProbationRatio = Annotated[
     float | None,
     typer.Option("--probation-p95-ratio", min=0, help="The same, times that of the release before; 0: no limit."),
 ]
+CloudWhen = Annotated[
+    str | None,
+    typer.Option("--cloud-when", help="never, on-failure, low-confidence, always or speculative.", metavar="POLICY"),
+]
+CloudRate = Annotated[float | None, typer.Option("--cloud-rate", help="Cloud calls per second and device; 0: any.")]
+CloudBytes = Annotated[int | None, typer.Option("--cloud-bytes", help="Bytes of cloud calls per day; 0: any.")]
+CloudUrl = Annotated[
+    str | None,
+    typer.Option("--cloud-url", help="An Open Inference Protocol server in the hub's place; empty: the hub again."),
+]
+CloudCredential = Annotated[
+    str, typer.Option("--cloud-credential", help="Name of a credential in the devices' agent.toml.")
+]
 BenchFlag = Annotated[
     bool | None, typer.Option("--bench/--no-bench", help="Devices measure each release once after committing it.")
 ]
@@ -127,6 +140,13 @@ def set_(
     cloud: Annotated[bool | None, typer.Option("--cloud/--no-cloud", help="Ask the cloud when unsure.")] = None,
     deadline: Annotated[str, typer.Option("--deadline", help="Bound of one request, such as 1s or 0.2s.")] = "",
     threshold: Annotated[float | None, typer.Option("--threshold", help="Deferral threshold, 0 to 1.")] = None,
+    cloud_when: CloudWhen = None,
+    cloud_rate: CloudRate = None,
+    cloud_bytes: CloudBytes = None,
+    cloud_url: CloudUrl = None,
+    cloud_model: Annotated[str, typer.Option("--cloud-model", help="That server's name of the model.")] = "",
+    cloud_version: Annotated[str, typer.Option("--cloud-version", help="That server's version; else none.")] = "",
+    cloud_credential: CloudCredential = "",
     sampling: Annotated[bool | None, typer.Option("--sampling/--no-sampling", help="Record samples.")] = None,
     random_share: Annotated[float | None, typer.Option("--random-share", help="Per cent sampled at random.")] = None,
     uncertain_share: UncertainShare = None,
@@ -152,7 +172,15 @@ def set_(
     entry = _given(
         release=release,
         audit=_given(auditor=auditor, share_ppm=_ppm(audit_share)),
-        routing=_given(cloud=cloud, deadline_ms=_ms(deadline), threshold=threshold),
+        routing=_given(
+            cloud=cloud,
+            deadline_ms=_ms(deadline),
+            threshold=threshold,
+            when=cloud_when,
+            calls_per_s=cloud_rate,
+            calls_bytes_per_day=cloud_bytes,
+            **_remote(cloud_url, cloud_model, cloud_version, cloud_credential),
+        ),
         sampling=_given(enabled=sampling, random_ppm=_ppm(random_share), uncertain_ppm=_ppm(uncertain_share)),
         probation=_given(
             requests=probation_requests,
@@ -221,6 +249,16 @@ def _print(document: ChannelInfo, *, json: bool) -> None:
 
 def _given(**fields: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None and value != {}}
+
+
+def _remote(url: str | None, model: str, version: str, credential: str) -> dict[str, Any]:
+    if url is None:
+        if model or version or credential:
+            raise typer.BadParameter("these options need --cloud-url")
+        return {}
+    if not url:
+        return {"remote": None}
+    return {"remote": {"url": url, "model": model, "version": version, "credential": credential}}
 
 
 def _ppm(percent: float | None) -> int | None:

@@ -5,8 +5,11 @@ It is the TUF target `channels/<channel>.json`, at most 64 rules and 64 KiB.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from math import inf
 
+import msgspec
 from msgspec import Struct, field
 
 from fleet.protocol.codec import check_numbers, decode_json, encode_json
@@ -20,6 +23,11 @@ MAX_RULES = 64
 MAX_BENCH_ROUNDS = 100_000
 SCHEMA = 1
 MILLION = 1_000_000
+WHEN = ("never", "on-failure", "low-confidence", "always", "speculative")
+NEVER, ON_FAILURE, LOW_CONFIDENCE, ALWAYS, SPECULATIVE = WHEN
+ROUTING_WHEN, ROUTING_BUDGET, ROUTING_REMOTE = "routing-when", "routing-budget", "routing-remote"  # capabilities
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # of another server's model or version
+_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]{1,255}(/[A-Za-z0-9._~/-]{0,255})?")
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -46,10 +54,36 @@ class RolloutRef(Struct, frozen=True, kw_only=True):
     measure: bool = False
 
 
+class Remote(Struct, frozen=True, kw_only=True):
+    """A server that answers in the hub's place: any that speaks the Open Inference Protocol v2 over HTTP.
+
+    `model` and `version` are its names (empty: the model's own, and whatever version it holds current). `credential`
+    names an entry of the device's own `agent.toml`, which is bound to one origin: no secret is in a channel, and no
+    channel can have one sent elsewhere. With `binary` off requests are JSON from the first; else they become so when
+    the server refuses binary tensors.
+    """
+
+    url: str
+    model: str = ""
+    version: str = ""
+    credential: str = ""
+    binary: bool = True
+
+
 class Routing(Struct, frozen=True, kw_only=True):
-    """How requests are answered. `deadline_ms` bounds the whole request, cloud call included."""
+    """How requests are answered. `deadline_ms` bounds the whole request, cloud call included.
+
+    `when` the cloud is asked, one of `WHEN`: `never`; `on-failure` (the local model failed, or there is none);
+    `low-confidence` (then, too); `always`; `speculative` (as `low-confidence`, but the call begins with the local run).
+    `cloud` off is `never`. At most `calls_per_s` calls are made and `calls_bytes_per_day` bytes of requests and answers
+    spent by each device and model; 0: no limit. `remote` answers in the hub's place.
+    """
 
     cloud: bool = True
+    when: str = LOW_CONFIDENCE
+    calls_per_s: float = 0.0
+    calls_bytes_per_day: int = 0
+    remote: Remote | None = None
     deadline_ms: int = 1000
     threshold: float | None = None  # overrides the manifest's deferral threshold
     breaker_failures: int = 3
@@ -169,6 +203,43 @@ def encode_channel(channel: Channel) -> bytes:
     return data
 
 
+def with_requirements(channel: Channel) -> Channel:
+    """The channel with `requires` naming what its routing needs of an agent, so that an older one keeps what it has
+    and says so, in place of reading less than is meant. What else is required stays."""
+    needed = {name for entry in channel.models.values() for name in _needed(entry.routing)}
+    others = [name for name in channel.requires if name not in (ROUTING_WHEN, ROUTING_BUDGET, ROUTING_REMOTE)]
+    return msgspec.structs.replace(channel, requires=(*others, *sorted(needed)))
+
+
+def _needed(routing: Routing) -> Iterator[str]:
+    if routing.when != LOW_CONFIDENCE:
+        yield ROUTING_WHEN
+    if routing.calls_per_s or routing.calls_bytes_per_day:
+        yield ROUTING_BUDGET
+    if routing.remote is not None:
+        yield ROUTING_REMOTE
+
+
+def check_routing(routing: Routing, model: str) -> None:
+    """Raise MalformedError unless the policy, the budget and the remote server are what they may be."""
+    if routing.when not in WHEN:
+        what = f"model {model!r}: routing.when is {routing.when!r}"
+        raise MalformedError(what, subject="channel", hint=f"one of: {', '.join(WHEN)}")
+    if not (0 <= routing.calls_per_s < inf and routing.calls_bytes_per_day >= 0):
+        raise MalformedError(f"model {model!r}: a budget of cloud calls is negative", subject="channel")
+    remote = routing.remote
+    if remote is None:
+        return
+    if not _URL.fullmatch(remote.url):
+        hint = "such as https://kserve.example:8080, without user and query"
+        raise MalformedError(f"model {model!r}: routing.remote.url is no such address", subject="channel", hint=hint)
+    for name in (remote.model, remote.version):
+        if name and not _NAME.fullmatch(name):
+            raise MalformedError(f"model {model!r}: {name[:64]!r} is no name of a model or version", subject="channel")
+    if remote.credential:
+        check_name(remote.credential, "credential")
+
+
 def check_channel(channel: Channel) -> None:
     """Raise unless names, numbers, shares and the number of rules are within their bounds."""
     if channel.schema != SCHEMA:
@@ -180,6 +251,7 @@ def check_channel(channel: Channel) -> None:
         raise MalformedError(f"a channel holds at most {MAX_RULES} rules", subject="channel")
     for model, entry in channel.models.items():
         check_name(model, "model")
+        check_routing(entry.routing, model)
         shares = [entry.audit.share_ppm, entry.sampling.random_ppm, entry.sampling.uncertain_ppm]
         if entry.rollout is not None:
             shares.append(entry.rollout.share_ppm)

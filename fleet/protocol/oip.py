@@ -17,11 +17,16 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, field
 
 from fleet.protocol.codec import DECODE_ERRORS
 from fleet.protocol.errors import MalformedError, RefusalError, TooLargeError
 from fleet.protocol.inputs import check_arrays, names_of, refuse
+from fleet.protocol.oip_messages import OipOutput as OipOutput
+from fleet.protocol.oip_messages import OipRequest as OipRequest
+from fleet.protocol.oip_messages import OipResponse as OipResponse
+from fleet.protocol.oip_messages import OipTensor as OipTensor
+from fleet.protocol.oip_messages import ReadRequest, ReadResponse, ReadTensor
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
@@ -63,46 +68,9 @@ class InferResponse(Struct, frozen=True, kw_only=True):
     outputs: tuple[TensorValue, ...]
 
 
-class OipTensor(Struct, omit_defaults=True):
-    """A tensor in JSON; with the binary extension its values follow the JSON, as many bytes as
-    `parameters.binary_data_size` says."""
-
-    name: str
-    shape: tuple[int, ...]
-    datatype: str
-    parameters: dict[str, Any] = {}
-    data: list[Any] | UnsetType = UNSET
-
-
-class OipOutput(Struct, omit_defaults=True):
-    """An output that the caller wants."""
-
-    name: str
-    parameters: dict[str, Any] = {}
-
-
-class OipRequest(Struct, omit_defaults=True):
-    """The JSON of a request; `parameters.timeout` is a deadline in microseconds."""
-
-    inputs: list[OipTensor]
-    id: str = ""
-    parameters: dict[str, Any] = {}
-    outputs: list[OipOutput] = []
-
-
-class OipResponse(Struct, omit_defaults=True):
-    """The JSON of an answer; `parameters` say who gave it."""
-
-    model_name: str
-    outputs: list[OipTensor]
-    model_version: str = ""
-    id: str = ""
-    parameters: dict[str, Any] = {}
-
-
 _NO_NUMBER = re.compile(rb"[\[:,]\s*-?(NaN|Infinity|nan|inf)\b")  # as Python's json writes them
-_REQUEST = msgspec.json.Decoder(OipRequest)
-_RESPONSE = msgspec.json.Decoder(OipResponse)
+_REQUEST = msgspec.json.Decoder(ReadRequest)
+_RESPONSE = msgspec.json.Decoder(ReadResponse)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -154,13 +122,13 @@ def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT
         raw = TensorValue("", np.frombuffer(body, np.uint8))
         return InferRequest(inputs=(raw,), binary_outputs=ALL)
     head, tail = _split(body, header_length)
-    request: OipRequest = _parse(_REQUEST, head)
+    request: ReadRequest = _parse(_REQUEST, head)
     if not request.inputs:
         _bad("the request has no inputs")
     names, binary = _asked_outputs(request)
     return InferRequest(
-        id=request.id,
-        parameters=request.parameters,
+        id=request.id or "",
+        parameters=request.parameters or {},
         inputs=_read_tensors(request.inputs, tail, nulls=False),
         outputs=names,
         binary_outputs=binary,
@@ -210,12 +178,12 @@ def decode_response(body: bytes, header_length: int | None, *, limit: int = LIMI
     if len(body) > limit:
         raise TooLargeError(f"the response has {len(body)} bytes, at most {limit} are allowed", subject="body")
     head, tail = _split(body, header_length)
-    response: OipResponse = _parse(_RESPONSE, head)
+    response: ReadResponse = _parse(_RESPONSE, head)
     return InferResponse(
-        model_name=response.model_name,
-        model_version=response.model_version,
-        id=response.id,
-        parameters=response.parameters,
+        model_name=response.model_name or "",
+        model_version=response.model_version or "",
+        id=response.id or "",
+        parameters=response.parameters or {},
         outputs=_read_tensors(response.outputs, tail, nulls=True),
     )
 
@@ -302,32 +270,36 @@ def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
         raise MalformedError(f"not an inference message: {error}", subject="body", hint=hint) from error
 
 
-def _asked_outputs(request: OipRequest) -> tuple[tuple[str, ...], frozenset[str]]:
-    default = request.parameters.pop("binary_data_output", False) is True
+def _asked_outputs(request: ReadRequest) -> tuple[tuple[str, ...], frozenset[str]]:
+    default = (request.parameters or {}).pop("binary_data_output", False) is True
     if not request.outputs:
         return (), ALL if default else frozenset()
+    chosen = []
     for output in request.outputs:
-        if output.parameters.get("classification"):
+        parameters = output.parameters or {}
+        if parameters.get("classification"):
             _bad(f"output {output.name!r}: the classification extension is not supported")
-        if "shared_memory_region" in output.parameters:
+        if "shared_memory_region" in parameters:
             _bad(f"output {output.name!r}: shared memory is not supported")
+        if parameters.get("binary_data", default) is True:
+            chosen.append(output.name)
     names = tuple(output.name for output in request.outputs)
-    binary = frozenset(o.name for o in request.outputs if o.parameters.get("binary_data", default) is True)
-    return names, binary
+    return names, frozenset(chosen)
 
 
-def _read_tensors(tensors: list[OipTensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:
+def _read_tensors(tensors: list[ReadTensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:
     values, at = [], 0
     for tensor in tensors:
         size = tensor.parameters.get("binary_data_size") if tensor.parameters else None
+        absent = tensor.data is UNSET or tensor.data is None
         if size is None:
-            if tensor.data is UNSET:
-                shared = "shared_memory_region" in tensor.parameters
+            if absent:
+                shared = "shared_memory_region" in (tensor.parameters or {})
                 why = "shared memory is not supported" if shared else "it has neither data nor binary_data_size"
                 _bad(f"tensor {tensor.name!r}: {why}")
             array = from_json(tensor.data, tensor.datatype, tensor.shape, tensor.name, nulls=nulls)
         else:
-            if type(size) is not int or not 0 <= size <= len(tail) - at or tensor.data is not UNSET:
+            if type(size) is not int or not 0 <= size <= len(tail) - at or not absent:
                 _bad(f"tensor {tensor.name!r}: binary_data_size {size!r} does not fit, {len(tail) - at} bytes are left")
             array = from_bytes(tail[at : at + size], tensor.datatype, tensor.shape, tensor.name)
             at += size

@@ -127,6 +127,29 @@ ENTRY = c.ModelEntry(
     sampling=c.Sampling(enabled=True),
 )
 CHANNEL = c.Channel(channel="stable", version=12, requires=("litert",), models={"digits": ENTRY})
+CHANNEL_ROUTING = c.with_requirements(
+    c.Channel(
+        channel="stable",
+        version=13,
+        models={
+            "digits": c.ModelEntry(
+                release=1,
+                routing=c.Routing(
+                    when="speculative",
+                    calls_per_s=2.5,
+                    calls_bytes_per_day=1 << 20,
+                    remote=c.Remote(
+                        url="https://kserve.example:8080",
+                        model="digits-large",
+                        version="3",
+                        credential="kserve",
+                        binary=False,
+                    ),
+                ),
+            )
+        },
+    )
+)
 
 JSON: dict[str, Struct] = {
     "notify": w.Notify(channel="stable", version=12, spread_s=30),
@@ -173,6 +196,7 @@ JSON: dict[str, Struct] = {
     ),
     "floor": m.Floor(min_release=2, withdrawn=(3,)),
     "channel": CHANNEL,
+    "channel-routing": CHANNEL_ROUTING,
 }
 
 

@@ -122,3 +122,29 @@ def test_a_caller_may_ask_for_the_cloud_and_still_gets_the_local_answer_when_it_
     assert settle(asked, local_ok=True, cloud_error=None).served_by == "cloud"
     away = settle(asked, local_ok=True, cloud_error="unreachable")
     assert (away.served_by, away.degraded) == ("edge", True)
+
+
+@pytest.mark.parametrize(
+    ("when", "asked"),
+    [
+        ("never", {}),
+        ("on-failure", {"failed": "local-failed", "none": "no-local-model"}),
+        ("low-confidence", {"failed": "local-failed", "none": "no-local-model", "unsure": "low-confidence"}),
+        ("speculative", {"failed": "local-failed", "none": "no-local-model", "unsure": "low-confidence"}),
+        (
+            "always",
+            {"failed": "local-failed", "none": "no-local-model", "unsure": "always", "sure": "always"},
+        ),
+    ],
+)
+def test_policies(when: str, asked: dict[str, str]) -> None:
+    cases = {
+        "failed": Local(ok=False),
+        "none": None,
+        "unsure": Local(ok=True, confidence=0.1),
+        "sure": Local(ok=True, confidence=0.9),
+    }
+    found = {name: route(local, 0.5, cloud=True, blocked="", budget_s=1.0, when=when) for name, local in cases.items()}
+    assert {name: one.reason for name, one in found.items() if one.ask} == asked
+    if when == "never":
+        assert found["unsure"].refused == "cloud-off"

@@ -1,0 +1,185 @@
+"""Servers that answer in the hub's place: any Open Inference Protocol v2 server that a channel names.
+
+What servers differ in is met, not configured: a version goes into the path only where the channel names one (KServe
+answers 501 to one that it does not expect), tensors are binary until the server refuses that (MLServer reads only
+JSON), null stands for nothing. The credential is in `agent.toml`, bound to one origin, and never the device's own
+token: whoever can sign a channel can name a server, and still have no secret sent to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import urllib3
+from msgspec.structs import replace
+
+from edge_agent.errors import UnreachableError
+from edge_agent.identity.pool import pool_manager
+from edge_agent.ports import Credential
+from edge_agent.serving.cloud import CALLS, CloudError, refusal
+from fleet.protocol import oip
+from fleet.protocol.channel import Remote
+from fleet.protocol.errors import MalformedError, ProtocolError
+from fleet.protocol.finite import is_finite
+
+SERVERS = 16  # that are remembered: a channel changes now and then
+ANSWER_LIMIT = 64 << 20  # bytes
+SECRET_LIMIT = 8 << 10
+PIECE = 64 << 10
+NOT_BINARY = (400, 415, 422, 500, 501)  # what servers say to tensors behind the JSON
+
+
+class RemoteServers:
+    """The servers that channels name, each with what was learned of it.
+
+    Args:
+        credentials: by the name that a channel uses.
+        count: hears of bytes that went and came.
+    """
+
+    def __init__(
+        self, credentials: Mapping[str, Credential], count: Callable[[int, int], None], *, calls: int = CALLS
+    ) -> None:
+        self._credentials, self._count = credentials, count
+        self._threads = ThreadPoolExecutor(calls, thread_name_prefix="remote")
+        self._servers: OrderedDict[Remote, RemoteServer] = OrderedDict()
+
+    def server(self, remote: Remote) -> RemoteServer:
+        """The server, as `Cloud`."""
+        found = self._servers.get(remote)
+        if found is None:
+            credential = self._credentials.get(remote.credential) if remote.credential else None
+            found = self._servers[remote] = RemoteServer(remote, credential, self._threads, self._count)
+            if len(self._servers) > SERVERS:
+                self._servers.popitem(last=False)
+        self._servers.move_to_end(remote)
+        return found
+
+    def close(self) -> None:
+        """Let running calls end without waiting for them."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class RemoteServer:
+    """Implements `Cloud`. Calls run in `threads`; no redirect is followed."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        credential: Credential | None,
+        threads: ThreadPoolExecutor,
+        count: Callable[[int, int], None] = lambda up, down: None,
+    ) -> None:
+        self._remote, self._credential, self._threads, self._count = remote, credential, threads, count
+        self._binary, self._proven = remote.binary, False
+        ca_file = credential.ca_file if credential is not None else ""
+        context = ssl.create_default_context(cafile=ca_file or None)
+        self._pool = pool_manager(maxsize=CALLS, ssl_context=context, retries=False)
+
+    async def infer(
+        self, model: str, version: int | None, request: oip.InferRequest, timeout_s: float
+    ) -> oip.InferResponse:
+        """See `Cloud`; `version` is the hub's own numbering, which other servers do not know."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._infer, model, request, timeout_s)
+
+    def _infer(self, model: str, request: oip.InferRequest, timeout_s: float) -> oip.InferResponse:
+        until = time.monotonic() + timeout_s
+        headers = self._authorization()
+        if not self._binary:
+            return self._ask(model, request, headers, timeout_s, binary=False)
+        try:
+            answer = self._ask(model, request, headers, timeout_s, binary=True)
+        except CloudError as error:
+            left = until - time.monotonic()
+            if self._proven or error.status not in NOT_BINARY or left <= 0:
+                raise
+            answer = self._ask(model, request, headers, left, binary=False)
+            self._binary = False
+            return answer
+        self._proven = True
+        return answer
+
+    def _ask(
+        self, model: str, request: oip.InferRequest, headers: dict[str, str], timeout_s: float, *, binary: bool
+    ) -> oip.InferResponse:
+        try:
+            body, length = _written(request, binary=binary)
+        except ProtocolError as error:
+            raise CloudError(f"{self._remote.url} cannot be asked: {error}", status=400) from error
+        sent = {**headers, "content-type": "application/json" if length is None else "application/octet-stream"}
+        if length is not None:
+            sent[oip.HEADER] = str(length)
+        answer, data = self._post(self._path(model), body, sent, timeout_s)
+        if answer.status != 200:
+            raise refusal(self._remote.url, answer.status, data, answer.headers)
+        try:
+            return oip.decode_response(data, oip.parse_header(answer.headers.get(oip.HEADER)))
+        except ProtocolError as error:
+            raise CloudError(f"the answer of {self._remote.url} does not decode: {error}", status=502) from error
+
+    def _path(self, model: str) -> str:
+        version = f"/versions/{self._remote.version}" if self._remote.version else ""
+        return f"{self._remote.url.rstrip('/')}/v2/models/{self._remote.model or model}{version}/infer"
+
+    def _post(
+        self, url: str, body: bytes, headers: dict[str, str], timeout_s: float
+    ) -> tuple[urllib3.BaseHTTPResponse, bytes]:
+        until, pieces, size = time.monotonic() + timeout_s, [], 0
+        try:
+            answer = self._pool.request(
+                "POST", url, body=body, headers=headers, redirect=False, preload_content=False,
+                timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+            )  # fmt: skip
+            try:
+                while piece := answer.read1(PIECE):
+                    pieces.append(piece)
+                    size += len(piece)
+                    if size > ANSWER_LIMIT or time.monotonic() > until:
+                        raise UnreachableError(f"the answer of {url} is too long or comes too slowly", subject=url)
+            except BaseException:
+                answer.close()
+                raise
+            answer.release_conn()
+        except urllib3.exceptions.HTTPError as error:
+            raise UnreachableError(f"{self._remote.url} does not answer: {error}", subject=url) from error
+        finally:
+            self._count(len(body), size)
+        return answer, b"".join(pieces)
+
+    def _authorization(self) -> dict[str, str]:
+        """The header of the credential that the channel names; CloudError where this device may not use it there."""
+        name, credential = self._remote.credential, self._credential
+        if not name:
+            return {}
+        if credential is None:
+            raise CloudError(f"this device has no credential {name!r} (agent.toml, [credentials.{name}])", status=401)
+        if origin(credential.origin) != origin(self._remote.url):
+            raise CloudError(f"credential {name!r} is for {credential.origin}, not {self._remote.url}", status=401)
+        try:
+            secret = Path(credential.file).read_bytes()[:SECRET_LIMIT].decode("ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CloudError(f"credential {name!r} cannot be read: {error}", status=401) from error
+        return {credential.header: f"{credential.scheme} {secret}".strip()}
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of an address."""
+    parts = urlsplit(url)
+    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+
+
+def _written(request: oip.InferRequest, *, binary: bool) -> tuple[bytes, int | None]:
+    if binary:
+        return oip.encode_request(request, binary=True)
+    for name, array in request.inputs:
+        if not is_finite(array):
+            raise MalformedError(f"input {name!r} holds NaN or infinity, which JSON has none of", subject=name)
+    return oip.encode_request(replace(request, binary_outputs=frozenset()), binary=False)
