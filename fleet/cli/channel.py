@@ -29,19 +29,6 @@ ProbationRatio = Annotated[
     float | None,
     typer.Option("--probation-p95-ratio", min=0, help="The same, times that of the release before; 0: no limit."),
 ]
-CloudWhen = Annotated[
-    str | None,
-    typer.Option("--cloud-when", help="never, on-failure, low-confidence, always or speculative.", metavar="POLICY"),
-]
-CloudRate = Annotated[float | None, typer.Option("--cloud-rate", help="Cloud calls per second and device; 0: any.")]
-CloudBytes = Annotated[int | None, typer.Option("--cloud-bytes", help="Bytes of cloud calls per day; 0: any.")]
-CloudUrl = Annotated[
-    str | None,
-    typer.Option("--cloud-url", help="An Open Inference Protocol server in the hub's place; empty: the hub again."),
-]
-CloudCredential = Annotated[
-    str, typer.Option("--cloud-credential", help="Name of a credential in the devices' agent.toml.")
-]
 BenchFlag = Annotated[
     bool | None, typer.Option("--bench/--no-bench", help="Devices measure each release once after committing it.")
 ]
@@ -140,13 +127,6 @@ def set_(
     cloud: Annotated[bool | None, typer.Option("--cloud/--no-cloud", help="Ask the cloud when unsure.")] = None,
     deadline: Annotated[str, typer.Option("--deadline", help="Bound of one request, such as 1s or 0.2s.")] = "",
     threshold: Annotated[float | None, typer.Option("--threshold", help="Deferral threshold, 0 to 1.")] = None,
-    cloud_when: CloudWhen = None,
-    cloud_rate: CloudRate = None,
-    cloud_bytes: CloudBytes = None,
-    cloud_url: CloudUrl = None,
-    cloud_model: Annotated[str, typer.Option("--cloud-model", help="That server's name of the model.")] = "",
-    cloud_version: Annotated[str, typer.Option("--cloud-version", help="That server's version; else none.")] = "",
-    cloud_credential: CloudCredential = "",
     sampling: Annotated[bool | None, typer.Option("--sampling/--no-sampling", help="Record samples.")] = None,
     random_share: Annotated[float | None, typer.Option("--random-share", help="Per cent sampled at random.")] = None,
     uncertain_share: UncertainShare = None,
@@ -172,15 +152,7 @@ def set_(
     entry = _given(
         release=release,
         audit=_given(auditor=auditor, share_ppm=_ppm(audit_share)),
-        routing=_given(
-            cloud=cloud,
-            deadline_ms=_ms(deadline),
-            threshold=threshold,
-            when=cloud_when,
-            calls_per_s=cloud_rate,
-            calls_bytes_per_day=cloud_bytes,
-            **_remote(cloud_url, cloud_model, cloud_version, cloud_credential),
-        ),
+        routing=_given(cloud=cloud, deadline_ms=_ms(deadline), threshold=threshold),
         sampling=_given(enabled=sampling, random_ppm=_ppm(random_share), uncertain_ppm=_ppm(uncertain_share)),
         probation=_given(
             requests=probation_requests,
@@ -203,6 +175,45 @@ def set_(
     if whole:
         client.change_channel(channel, body_of(ChannelChanges, **whole))
     _print(client.channel(channel), json=json)
+
+
+@app.command("cloud")
+def cloud_(
+    context: typer.Context,
+    channel: ChannelArgument,
+    model: Annotated[str, typer.Option("--model", "-m", help="Name of the model.")],
+    when: Annotated[
+        str | None, typer.Option("--when", help="never, on-failure, low-confidence, always or speculative.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option("--rate", help="Calls per second and device; 0: any.")] = None,
+    daily_bytes: Annotated[int | None, typer.Option("--bytes", help="Bytes of calls per day; 0: any.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="A server in the hub's place; empty: the hub again.")] = None,
+    name: Annotated[str, typer.Option("--name", help="That server's name of the model.")] = "",
+    version: Annotated[str, typer.Option("--version", help="That server's version; else none is asked for.")] = "",
+    credential: Annotated[str, typer.Option("--credential", help="Of the devices' agent.toml.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Say when and how much a model's devices ask the cloud, and whom: the hub, or any Open Inference Protocol server.
+
+    Example: fleet channel cloud stable --model digits --when always --url https://kserve.example --credential kserve
+    """
+    from fleet.api.channels import EntryChanges
+
+    if url is None and (name or version or credential):
+        raise typer.BadParameter("--name, --version and --credential need --url")
+    routing = _given(when=when, calls_per_s=rate, calls_bytes_per_day=daily_bytes)
+    if url is not None:
+        server = {"url": url, "model": name, "version": version, "credential": credential}
+        routing["remote"] = server if url else None
+    if not routing:
+        raise typer.BadParameter("nothing to change; see fleet channel cloud --help")
+    client = client_of(context)
+    client.set_channel_model(channel, model, body_of(EntryChanges, routing=routing))
+    document = client.channel(channel)
+    if json:
+        print_json(document)
+    else:
+        print_items(_lines(document), COLUMNS, json=False, empty="the channel names no model yet")
 
 
 class ChannelLine(Struct, frozen=True, kw_only=True):
@@ -249,16 +260,6 @@ def _print(document: ChannelInfo, *, json: bool) -> None:
 
 def _given(**fields: Any) -> dict[str, Any]:
     return {key: value for key, value in fields.items() if value is not None and value != {}}
-
-
-def _remote(url: str | None, model: str, version: str, credential: str) -> dict[str, Any]:
-    if url is None:
-        if model or version or credential:
-            raise typer.BadParameter("these options need --cloud-url")
-        return {}
-    if not url:
-        return {"remote": None}
-    return {"remote": {"url": url, "model": model, "version": version, "credential": credential}}
 
 
 def _ppm(percent: float | None) -> int | None:

@@ -238,7 +238,9 @@ def with_remote(agent: Agent) -> RemoteServers:
 def test_a_channels_server_answers_in_the_hubs_place(serve, tmp_path: Path) -> None:
     server, agent = serve(kserve), Agent(tmp_path)
     servers = with_remote(agent)
-    (answer,) = answers(agent, ModelEntry(release=1, routing=Routing(remote=Remote(url=server.url))), UNSURE)
+    (answer,) = answers(
+        agent, ModelEntry(release=1, routing=Routing(deadline_ms=20_000, remote=Remote(url=server.url))), UNSURE
+    )
     assert answer.parameters["served_by"] == "cloud" and not agent.cloud.asked
     servers.close()
 
@@ -261,7 +263,8 @@ def test_an_answer_that_is_not_the_models_never_goes_out(serve, tmp_path, change
 
     agent = Agent(tmp_path)
     servers = with_remote(agent)
-    (answer,) = answers(agent, ModelEntry(release=1, routing=Routing(remote=Remote(url=serve(behave).url))), UNSURE)
+    routing = Routing(deadline_ms=20_000, remote=Remote(url=serve(behave).url))
+    (answer,) = answers(agent, ModelEntry(release=1, routing=routing), UNSURE)
     told = answer.parameters
     assert (told["served_by"], told["degraded"], told["fallback_reason"]) == ("edge", True, word)
     servers.close()
