@@ -14,7 +14,9 @@ import numpy as np
 from fleet.protocol.finite import CAPABILITY, is_finite, not_finite
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Gate, Lineage, Manifest, SketchRef, Tensor, Variant
+from fleet.protocol.preprocessing import required_by
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import CLASSIFICATION, TaskSpec
 from model_compiler import preflight, reference, tasking, vectors
 from model_compiler.data import Array, Dataset
@@ -46,6 +48,7 @@ class Parts:
     interface: Interface | None = None
     non_finite: Collection[str] = ()
     task: TaskSpec | None = None
+    steps: tuple[AnyStep, ...] = ()
 
     def class_names(self) -> tuple[str, ...]:
         """Those given, else the model's."""
@@ -71,6 +74,8 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     )  # fmt: skip
     drift, drift_data = _drift(parts)
     manifest = Manifest(
+        requires=required_by(parts.steps),
+        preprocess=parts.steps or msgspec.UNSET,
         inputs=_tensors(parts, parts.validation.inputs, kept, "input"),
         outputs=_tensors(parts, outputs, kept, "output"),
         labels=_labels(parts, first(outputs)),
@@ -114,7 +119,14 @@ def _allowing(manifest: Manifest, parts: Parts, kept: Sequence[Judged]) -> Manif
 
 def _tensors(parts: Parts, arrays: Mapping[str, Array], kept: Sequence[Judged], kind: str) -> tuple[Tensor, ...]:
     return tuple(
-        tensor_of(name, array, _shape(name, place, array, kept, kind), parts.interface, kind)
+        tensor_of(
+            name,
+            array,
+            # The files do not know what lies before their steps; these work on rows.
+            (-1, *array.shape[1:]) if parts.steps and kind == "input" else _shape(name, place, array, kept, kind),
+            parts.interface,
+            kind,
+        )
         for place, (name, array) in enumerate(arrays.items())
     )
 

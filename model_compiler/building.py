@@ -11,9 +11,11 @@ import numpy as np
 from fleet.protocol.manifest import Placement, Runtime
 from model_compiler import naming, sources
 from model_compiler.adapting import Adapted, adapt, check_channels_last
+from model_compiler.asked import Asked, asked_of, behind, check_kinds
 from model_compiler.data import Dataset
 from model_compiler.errors import TargetError
 from model_compiler.metrics import Metric
+from model_compiler.preparing import NO_STEPS
 from model_compiler.request import CompileRequest
 from model_compiler.runners import ALL, Wanted
 from model_compiler.variants import TARGETS, Quantizer, Target
@@ -42,7 +44,8 @@ class Prepared:
     """The source and the data, made to fit each other and called as in the release. `outputs` are the outputs' names.
 
     `tuning` is the request's training data, likewise. `cloud` is the teacher with the release's names. `names` maps the
-    data's names of inputs to the release's.
+    data's names of inputs to the release's. Where the request has preprocessing steps, these are what the steps make,
+    and `asked` is what applications send.
     """
 
     request: CompileRequest
@@ -50,6 +53,7 @@ class Prepared:
     calibration: Dataset
     validation: Dataset
     outputs: tuple[str, ...]
+    asked: Asked
     tuning: Dataset | None = None
     module: torch.nn.Module | None = None
     onnx: bytes | None = None
@@ -64,9 +68,13 @@ def prepare(request: CompileRequest, metric: Metric) -> Prepared:
         DataError, SourceError: they do not fit.
         InterfaceError: they fit, but not the interface of the model.
     """
+    check_kinds(request)
+    asked = asked_of(request) if request.preprocess else None
+    source = behind(request, asked) if asked is not None else request
     if request.channels_last:
-        check_channels_last(request.validation)
-    prepared = _of_torch(request, metric) if request.module is not None else _of_onnx(request, metric)
+        check_channels_last(source.validation)
+    prepared = _of_torch(source, metric) if request.module is not None else _of_onnx(source, metric)
+    prepared = replace(prepared, request=request, asked=asked or prepared.asked)
     if request.cloud is None:
         return prepared
     teacher = sources.cloud_model(request.cloud, tuple(prepared.validation.inputs), prepared.outputs)
@@ -81,6 +89,7 @@ def adapt_module(request: CompileRequest, metric: Metric) -> Adapted:
         InterfaceError: they fit, but not the interface of the model.
     """
     assert request.module is not None  # checked by the caller
+    check_kinds(request)
     inputs, outputs = request.names()
     adapted = adapt(
         request.module, request.validation, channels_last=request.channels_last, classes=metric.classes,
@@ -103,7 +112,10 @@ def _of_torch(request: CompileRequest, metric: Metric) -> Prepared:
     tuning = adapted.fit(request.tuning) if request.tuning is not None else None
     calibration, validation = adapted.fit(request.calibration), adapted.fit(request.validation)
     names = tuple(adapted.outputs)
-    return Prepared(request, metric, calibration, validation, names, tuning, module=adapted.module, names=adapted.names)
+    asked = Asked(calibration, validation, NO_STEPS)
+    return Prepared(
+        request, metric, calibration, validation, names, asked, tuning, module=adapted.module, names=adapted.names
+    )
 
 
 def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
@@ -121,7 +133,8 @@ def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
     dtypes = {n: np.dtype(np.float32) if n in floats else a.dtype for n, a in data[1].inputs.items()}
     calibration, validation = (d.cast(dtypes) for d in data)
     _check_contract(request, validation, tuple(outputs.values()))
-    return Prepared(request, metric, calibration, validation, tuple(outputs.values()), onnx=model, names=inputs)
+    asked = Asked(calibration, validation, NO_STEPS)
+    return Prepared(request, metric, calibration, validation, tuple(outputs.values()), asked, onnx=model, names=inputs)
 
 
 def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:

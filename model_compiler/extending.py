@@ -9,14 +9,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from fleet.protocol.interface import Interface, interface_of, tensors
+from fleet.protocol.interface import Interface, interface_of, steps_in_words, tensors
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import in_words
 from model_compiler.errors import CompilerError, SourceError
 from model_compiler.pack import read_release
@@ -28,11 +29,15 @@ FLEET = [sys.executable, "-c", "from fleet.cli.entry import main; main()"]
 
 @dataclass(frozen=True)
 class Kept:
-    """An interface and an encoder, None where nothing is kept; `said` tells people what was taken, and from where."""
+    """An interface and an encoder, None where nothing is kept; `said` tells people what was taken, and from where.
+
+    `steps` are the release's preprocessing steps with their constants.
+    """
 
     interface: Interface | None = None
     encoder: Encoder | None = None
     said: str = ""
+    steps: tuple[AnyStep, ...] = ()
 
 
 def found(release: Path | None, model: str, encoder_from: Path | None) -> Kept:
@@ -52,7 +57,7 @@ def found(release: Path | None, model: str, encoder_from: Path | None) -> Kept:
     kept = _of_hub(model) if model else _of_release(release, str(release)) if release is not None else Kept()
     if encoder_from is None:
         return kept
-    return Kept(kept.interface, encoder_of(encoder_from), kept.said)
+    return replace(kept, encoder=encoder_of(encoder_from))
 
 
 def _of_release(folder: Path, words: str) -> Kept:
@@ -64,7 +69,9 @@ def _of_release(folder: Path, words: str) -> Kept:
         f"kept from {words}: inputs {tensors(interface.inputs)}; outputs {tensors(interface.outputs)}; {classes}"
         f"task {in_words(interface.named_task)}; {watched}"
     )
-    return Kept(interface, encoder_of(folder) if manifest.sketch is not None else None, said)
+    if manifest.steps:
+        said += f"; preprocessing {steps_in_words(interface.preprocess)}"
+    return Kept(interface, encoder_of(folder) if manifest.sketch is not None else None, said, manifest.steps)
 
 
 def _of_hub(model: str) -> Kept:

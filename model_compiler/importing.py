@@ -10,12 +10,14 @@ from msgspec.structs import replace
 from fleet.protocol.manifest import Lineage
 from fleet.runtimes.tensors import FileTensor
 from model_compiler import assembling, judging, naming, pack, ports, precision, sources, tasking
+from model_compiler.asked import Asked, asked_of, behind, check_kinds
 from model_compiler.building import CLOUD, Artifact
 from model_compiler.data import Dataset
 from model_compiler.errors import SourceError
 from model_compiler.metrics import Metric
 from model_compiler.pipeline import report
 from model_compiler.ports import Ports
+from model_compiler.preparing import NO_STEPS
 from model_compiler.request import CompileReport, CompileRequest
 from model_compiler.runners import Wanted
 from model_compiler.variants import TARGETS, Target
@@ -48,22 +50,28 @@ def import_release(
     pack.check_replaceable(request.out)
     metric = tasking.metric_of(request)
     target, model = _read(file)
-    fitted = _fitted(request, target, model, metric)
+    check_kinds(request)
+    given = asked_of(request) if request.preprocess else None
+    fitted = _fitted(request if given is None else behind(request, given), target, model, metric)
+    asked = given or Asked(fitted.data, fitted.data, NO_STEPS)
     wanted = replace(fitted.wanted, raw=raw)
     artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model, wanted=wanted)
     artifacts = [artifact, *_beside(request, reference, fitted, wanted)]
-    ran, refused = judging.run(artifacts, fitted.data, fitted.outputs, metric, non_finite=request.loose())
+    data, preparation = asked.validation, asked.preparation
+    ran, refused = judging.run(
+        artifacts, data, fitted.outputs, metric, non_finite=request.loose(), preparation=preparation
+    )
     if refused:
         raise SourceError("; ".join(refused.values()), subject=str(file))
     bases = {artifact.name: REFERENCE} if reference is not None else {}
-    judged = judging.judge(request, metric, ran, fitted.data, bases)
+    judged = judging.judge(request, metric, ran, data, bases, preparation)
     kept, _ = judging.passing([item for item in judged if item.name != REFERENCE])
-    data, half = fitted.data, len(fitted.data) // 2
+    half = len(data) // 2
     parts = assembling.Parts(
         metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
         labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
         encoder=request.encoder, seed=request.seed, interface=request.interface, non_finite=request.loose(),
-        task=tasking.task_of(request),
+        task=tasking.task_of(request), steps=tuple(request.preprocess),
     )  # fmt: skip
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)

@@ -15,6 +15,7 @@ from model_compiler.building import Artifact, float_bases
 from model_compiler.data import Array, Dataset, check_labels
 from model_compiler.errors import DataError, GateError, NotFiniteError, TargetError
 from model_compiler.metrics import Metric, Outputs, first, predicted, table
+from model_compiler.preparing import NO_STEPS, Preparation
 from model_compiler.request import CompileRequest
 from model_compiler.runners import Profile
 
@@ -79,12 +80,14 @@ def run(
     metric: Metric,
     *,
     non_finite: Collection[str] = (),
+    preparation: Preparation = NO_STEPS,
 ) -> tuple[list[Ran], dict[str, str]]:
     """Run every artifact over the validation set, each in a child of its own.
 
     Args:
         names: the outputs'; a file with the same names is read by them, another in its own order.
         non_finite: outputs that may hold NaN and infinity; every other one is refused with them.
+        preparation: the steps between the data, which is what applications send, and the files.
 
     Returns:
         Those that answered, and why the others did not.
@@ -100,8 +103,9 @@ def run(
     for artifact in artifacts:
         try:
             found = runners.run(
-                artifact.name, artifact.target.runtime, artifact.model, data, wanted=artifact.wanted, finite=False
-            )
+                artifact.name, artifact.target.runtime, artifact.model, data,
+                wanted=artifact.wanted, finite=False, preparation=preparation,
+            )  # fmt: skip
             outputs = _named(artifact, found, names)
             for name, values in outputs.items():
                 if name not in non_finite:
@@ -161,12 +165,21 @@ def _named(artifact: Artifact, found: runners.Run, names: tuple[str, ...]) -> di
 
 
 def judge(
-    request: CompileRequest, metric: Metric, ran: Sequence[Ran], data: Dataset, bases: Mapping[str, str]
+    request: CompileRequest,
+    metric: Metric,
+    ran: Sequence[Ran],
+    data: Dataset,
+    bases: Mapping[str, str],
+    preparation: Preparation = NO_STEPS,
 ) -> list[Judged]:
     """The verdict on each; `bases` names the one that it is measured against, by default itself."""
     request.progress("measuring latency")
     costs = measurements.figures(
-        [r.artifact for r in ran], {r.artifact.name: r.profile for r in ran}, data, request.measurements
+        [r.artifact for r in ran],
+        {r.artifact.name: r.profile for r in ran},
+        data,
+        request.measurements,
+        preparation,
     )
     by_name = {item.artifact.name: item for item in ran}
     cloud = next((r.outputs for r in ran if r.artifact.placement == "cloud"), None)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fleet.protocol.manifest import Gate, Lineage, Manifest
+    from fleet.protocol.steps import AnyStep
     from fleet.protocol.task import TaskSpec
     from model_compiler.deferral import DeferTarget
     from model_compiler.extending import Kept
@@ -44,6 +45,7 @@ def compile_(
     metric: o.MetricName = "",
     task: o.TaskName = "",
     non_finite: o.NonFinite = None,
+    preprocess: o.Preprocess = None,
     channels_last: o.ChannelsLast = False,
     max_drop: o.MaxDrop = None,
     min_metric: o.MinMetric = None,
@@ -67,12 +69,11 @@ def compile_(
     Example: model-compiler compile out/student.pt2 --calibration out/calibration.npz
     --validation out/validation.npz --target litert-int8 --cloud out/teacher.onnx --max-drop 1 --out out/release
     """
-    from model_compiler.pipeline import compile_release
-    from model_compiler.request import CompileRequest
+    from model_compiler import CompileRequest, compile_release
     from model_compiler.sources import load_onnx
 
     with _exit_on_error():
-        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite)
+        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess)
         request = CompileRequest(
             **_sets(calibration, validation, fixed["non_finite"]),
             targets=tuple(target or ("litert-int8", "litert-fp32")),
@@ -110,6 +111,7 @@ def import_(
     metric: o.MetricName = "",
     task: o.TaskName = "",
     non_finite: o.NonFinite = None,
+    preprocess: o.Preprocess = None,
     raw: o.Raw = False,
     max_drop: o.MaxDrop = None,
     min_metric: o.MinMetric = None,
@@ -132,7 +134,7 @@ def import_(
     from model_compiler.sources import load_onnx
 
     with _exit_on_error():
-        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite)
+        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess)
         data = load_dataset(validation, non_finite=fixed["non_finite"], exact=True)
         request = CompileRequest(
             calibration=data,
@@ -217,21 +219,40 @@ def _earlier(release: Path | None, model: str, encoder_from: Path | None) -> Kep
 
 
 def _contract(
-    labels: str, inputs: list[str] | None, outputs: list[str] | None, kept: Kept, non_finite: list[str] | None
+    labels: str,
+    inputs: list[str] | None,
+    outputs: list[str] | None,
+    kept: Kept,
+    non_finite: list[str] | None,
+    preprocess: Path | None,
 ) -> dict[str, Any]:
     """The fields of a request that say what applications rely on: an earlier release gives what was not said."""
+    from model_compiler.preparing import imputed
     from model_compiler.request import non_finite_of
 
     if kept.said:
         typer.echo(kept.said, err=True)
+    steps = _steps(preprocess) or kept.steps
     return {
         "labels": _names(labels),
         "inputs": tuple(inputs or ()),
         "outputs": tuple(outputs or ()),
         "interface": kept.interface,
-        "non_finite": tuple(sorted({*(non_finite or ()), *non_finite_of(kept.interface)})),
+        "non_finite": tuple(sorted({*(non_finite or ()), *non_finite_of(kept.interface), *imputed(steps)})),
+        "preprocess": steps,
         "encoder": kept.encoder,
     }
+
+
+def _steps(path: Path | None) -> tuple[AnyStep, ...]:
+    from model_compiler.preparing import read_steps
+
+    if path is None:
+        return ()
+    try:
+        return read_steps(path.read_bytes(), str(path))
+    except OSError as error:
+        raise CompilerError(f"{path}: {error.strerror}", subject=str(path)) from error
 
 
 def _defer(error: float | None, cloud: float) -> DeferTarget:

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import msgspec
 
+from fleet.protocol.preprocessing import digest
 from fleet.protocol.tensors import to_bytes
 from model_compiler import runners
 from model_compiler.building import Artifact
 from model_compiler.data import Dataset
+from model_compiler.preparing import NO_STEPS, Preparation
 from model_compiler.runners import Profile
 from model_compiler.verdict import Figures
 
@@ -32,15 +34,22 @@ RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 
 
 def figures(
-    artifacts: Sequence[Artifact], profiles: dict[str, Profile], data: Dataset, kept: Path | None
+    artifacts: Sequence[Artifact],
+    profiles: dict[str, Profile],
+    data: Dataset,
+    kept: Path | None,
+    preparation: Preparation = NO_STEPS,
 ) -> dict[str, Figures]:
-    """The cost of every artifact by name, measured in turns in one run; from `kept` where it is there already."""
-    path = None if kept is None else kept / f"{_key(artifacts, data)}.json"
+    """The cost of every artifact by name, measured in turns in one run; from `kept` where it is there already.
+
+    Its preprocessing steps are part of what a request costs.
+    """
+    path = None if kept is None else kept / f"{_key(artifacts, data, preparation)}.json"
     known = None if path is None else _read(path)
     if known is not None:
         return known
     models = {a.name: (a.target.runtime, a.model) for a in artifacts}
-    latency = runners.latencies(models, data, {a.name: a.wanted for a in artifacts})
+    latency = runners.latencies(models, data, {a.name: a.wanted for a in artifacts}, preparation)
     found = {
         a.name: Figures(
             len(a.model), latency[a.name].p50, latency[a.name].p95,
@@ -64,12 +73,13 @@ def _read(path: Path) -> dict[str, Figures] | None:
         return None
 
 
-def _key(artifacts: Sequence[Artifact], data: Dataset) -> str:
+def _key(artifacts: Sequence[Artifact], data: Dataset, preparation: Preparation) -> str:
     rows = data.take(slice(runners.LATENCY_ROWS))
     content = [
         VERSION, platform.python_version(), *[f"{name} {metadata.version(name)}" for name in RUNTIMES], _machine(),
         sorted((a.name, hashlib.sha256(a.model).hexdigest(), *a.wanted.outputs) for a in artifacts),
         [(name, hashlib.sha256(to_bytes(array)).hexdigest()) for name, array in rows.inputs.items()],
+        *([digest(preparation.steps)] if preparation else []),
     ]  # fmt: skip
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
 

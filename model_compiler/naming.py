@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec import structs
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface, check_names, differences, lost_sketch, unfit
@@ -135,19 +136,28 @@ def check_early(
         labels: the class names; empty for the current ones.
     """
 
-    def described(arrays: Mapping[str, Array], known: Sequence[Tensor], kind: str) -> tuple[Tensor, ...]:
-        leading = (-1,) if all(tensor.shape[:1] == (-1,) for tensor in known) else ()
-        made = [tensor_of(name, a, (*leading, *a.shape[1:]), current, kind) for name, a in arrays.items()]
-        return tuple(_filled(tensor, known) for tensor in made)
-
     new = Interface(
-        inputs=described(inputs, current.inputs, "input"),
-        outputs=described(outputs, current.outputs, "output"),
+        inputs=_described(current, inputs, current.inputs, "input"),
+        outputs=_described(current, outputs, current.outputs, "output"),
         labels=tuple(labels) or current.labels,
         sketch_id=current.sketch_id,
         task=current.named_task,
+        preprocess=current.preprocess,
     )
     check_kept(current, new)
+
+
+def check_inputs(current: Interface, inputs: Mapping[str, Array]) -> None:
+    """As `check_early`, of what applications send; the outputs of their model are not known yet."""
+    check_kept(current, structs.replace(current, inputs=_described(current, inputs, current.inputs, "input")))
+
+
+def _described(
+    current: Interface, arrays: Mapping[str, Array], known: Sequence[Tensor], kind: str
+) -> tuple[Tensor, ...]:
+    leading = (-1,) if all(tensor.shape[:1] == (-1,) for tensor in known) else ()
+    made = [tensor_of(name, a, (*leading, *a.shape[1:]), current, kind) for name, a in arrays.items()]
+    return tuple(_filled(tensor, known) for tensor in made)
 
 
 def _filled(tensor: Tensor, known: Sequence[Tensor]) -> Tensor:

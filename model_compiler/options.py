@@ -46,6 +46,11 @@ NonFinite = Annotated[
     list[str] | None, Option("--non-finite", help="An input or output that may hold NaN and infinity; repeat.")
 ]
 
+Preprocess = Annotated[
+    Path | None,
+    Option("--preprocess", help="JSON list of steps, with constants, between what applications send and the model."),
+]
+
 MaxDrop = Annotated[float | None, Option("--max-drop", help="Gate: percentage points below fp32.")]
 MinMetric = Annotated[float | None, Option("--min-metric", help="Gate: least value (largest, of an error).")]
 MinAgreement = Annotated[float | None, Option("--min-agreement", help="Gate: with fp32, 0 to 1.")]

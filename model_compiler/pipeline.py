@@ -50,11 +50,14 @@ def compile_release(request: CompileRequest) -> CompileReport:
 
 
 def _judge(prepared: Prepared, artifacts: list[Artifact]) -> tuple[list[Judged], dict[str, str]]:
+    asked = prepared.asked
     prepared.request.progress("running every variant")
     ran, refused = judging.run(
-        artifacts, prepared.validation, prepared.outputs, prepared.metric, non_finite=prepared.request.loose()
-    )
-    judged = judging.judge(prepared.request, prepared.metric, ran, prepared.validation, float_bases(artifacts))
+        artifacts, asked.validation, prepared.outputs, prepared.metric,
+        non_finite=prepared.request.loose(), preparation=asked.preparation,
+    )  # fmt: skip
+    bases = float_bases(artifacts)
+    judged = judging.judge(prepared.request, prepared.metric, ran, asked.validation, bases, asked.preparation)
     return judged, refused
 
 
@@ -62,9 +65,9 @@ def _parts(prepared: Prepared) -> assembling.Parts:
     request = prepared.request
     return assembling.Parts(
         metric=prepared.metric,
-        background=prepared.calibration,
-        held_out=prepared.validation,
-        validation=prepared.validation,
+        background=prepared.asked.calibration,
+        held_out=prepared.asked.validation,
+        validation=prepared.asked.validation,
         labels=request.labels,
         gate=request.gate,
         lineage=request.lineage,
@@ -73,6 +76,7 @@ def _parts(prepared: Prepared) -> assembling.Parts:
         interface=request.interface,
         non_finite=request.loose(),
         task=tasking.task_of(request),
+        steps=tuple(request.preprocess),
     )
 
 

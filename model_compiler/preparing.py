@@ -10,10 +10,10 @@ from msgspec import Struct
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.preprocessing import Pipeline
-from fleet.protocol.steps import AnyStep, Impute
+from fleet.protocol.steps import AnyStep, Concat, Impute
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import datatype_of
-from model_compiler.data import UNNAMED, Array, Dataset
+from model_compiler.data import Array, Dataset
 from model_compiler.errors import DataError
 
 ROWS = 1024  # of a data set at a time: a step bounds what it makes of one request
@@ -42,12 +42,6 @@ class Preparation(Struct, frozen=True, kw_only=True):
         except ProtocolError as error:
             raise DataError(str(error), subject="preprocess", hint=error.hint) from error
 
-    def raw(self, data: Dataset) -> Dataset:
-        """The data with a lone input without a name called as the steps call it."""
-        if not self.steps or list(data.inputs) != [UNNAMED]:
-            return data
-        return data.renamed({UNNAMED: self.steps[0].takes[0]})
-
     def ready(self, data: Dataset) -> Dataset:
         """What the steps make of a data set, which its raw inputs have names in; raises DataError where they cannot."""
         pipeline = self.pipeline(data.inputs)
@@ -68,8 +62,9 @@ NO_STEPS = Preparation()
 
 
 def imputed(steps: Sequence[AnyStep]) -> frozenset[str]:
-    """The tensors in which steps put a value in the place of NaN: as raw inputs they may hold it."""
-    return frozenset(step.input for step in steps if isinstance(step, Impute))
+    """The raw inputs in which steps put a value in the place of NaN: they may hold it."""
+    made = {step.output for step in steps if isinstance(step, Concat)}
+    return frozenset(step.input for step in steps if isinstance(step, Impute) and step.input not in made)
 
 
 def tensors_of(inputs: Mapping[str, Array], loose: Collection[str], *, batched: bool) -> list[Tensor]:

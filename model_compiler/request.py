@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Gate, Lineage, Manifest
 from fleet.protocol.sketch import Encoder
+from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import TaskSpec
 from model_compiler.data import UNNAMED, Dataset
 from model_compiler.deferral import DeferTarget
 from model_compiler.errors import InterfaceError
 from model_compiler.metrics import Metric
+from model_compiler.preparing import imputed
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,8 @@ class CompileRequest:
     differs. `task` is the kind of answer; None for the model's own, else a classification where there are classes.
     `metric` is by default the task's: accuracy for integer labels, equality for text, else the root mean squared error.
     `non_finite` names the inputs and outputs that may hold NaN and infinity, of a model that means them.
+    `preprocess` are the steps, with their constants, between what applications send, which the data holds, and what the
+    source takes; what a step imputes may hold NaN.
     `channels_last`: the data is (n, height, width, channels), the module takes channels first. `search` looks for a
     better quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
     fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was measured, by
@@ -52,6 +56,7 @@ class CompileRequest:
     metric: Metric | None = None
     task: TaskSpec | None = None
     non_finite: Sequence[str] = ()
+    preprocess: Sequence[AnyStep] = ()
     channels_last: bool = False
     gate: Gate = field(default_factory=Gate)
     search: bool = False
@@ -67,7 +72,7 @@ class CompileRequest:
 
     def loose(self) -> frozenset[str]:
         """Inputs and outputs that may hold NaN and infinity, by what was asked for or by the model's interface."""
-        return frozenset(self.non_finite) | non_finite_of(self.interface)
+        return frozenset(self.non_finite) | non_finite_of(self.interface) | imputed(self.preprocess)
 
     def names(self) -> tuple[Sequence[str], Sequence[str]]:
         """The names of the inputs and of the outputs that were asked for; empty where none were.

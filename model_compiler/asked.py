@@ -1,0 +1,78 @@
+"""A request seen from both sides of its preprocessing steps: what applications send, and what the file takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from msgspec import structs
+
+from fleet.protocol.interface import steps_in_words
+from fleet.protocol.preprocessing import kinds_of
+from model_compiler import naming
+from model_compiler.data import Dataset
+from model_compiler.errors import InterfaceError
+from model_compiler.preparing import Preparation
+from model_compiler.request import CompileRequest
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The data as applications send it, called as in the release: what verdict, self-test and drift are of."""
+
+    calibration: Dataset
+    validation: Dataset
+    preparation: Preparation
+
+
+def asked_of(request: CompileRequest) -> Asked:
+    """The data of a request with steps, under the names of the release.
+
+    Raises:
+        InterfaceError: other inputs or kinds of steps than the model has, or than were asked for.
+        DataError: the data does not fit the steps.
+    """
+    preparation = Preparation(steps=tuple(request.preprocess), loose=tuple(sorted(request.loose())))
+    arrays = tuple(request.validation.inputs)
+    own = request.preprocess[0].takes if len(arrays) == 1 else ()
+    names = naming.input_names(arrays, own, request.names()[0])
+    calibration, validation = request.calibration.renamed(names), request.validation.renamed(names)
+    preparation.pipeline(validation.inputs)
+    if request.interface is not None:
+        naming.check_inputs(request.interface, validation.inputs)
+    if request.encoder is not None:
+        naming.check_encoder(request.encoder, validation.inputs)
+    naming.check_release_names(tuple(validation.inputs), ())
+    return Asked(calibration, validation, preparation)
+
+
+def behind(request: CompileRequest, asked: Asked) -> CompileRequest:
+    """The request as the model file sees it: no steps, and data, names and interface of what the steps make.
+
+    Raises DataError where the steps cannot work on the data.
+    """
+    steps = asked.preparation
+    pipeline = steps.pipeline(asked.validation.inputs)
+    assert pipeline is not None  # there are steps
+    names = dict(zip(request.validation.inputs, asked.validation.inputs, strict=False))
+    fixed = request.interface
+    return replace(
+        request,
+        preprocess=(),
+        calibration=steps.ready(asked.calibration),
+        validation=steps.ready(asked.validation),
+        tuning=steps.ready(request.tuning.renamed(names)) if request.tuning is not None else None,
+        inputs=tuple(tensor.name for tensor in pipeline.ready),
+        interface=structs.replace(fixed, inputs=pipeline.ready, preprocess=()) if fixed is not None else None,
+        encoder=None,
+    )
+
+
+def check_kinds(request: CompileRequest) -> None:
+    """Raise InterfaceError unless the request has the kinds of steps that the model has."""
+    kinds = kinds_of(request.preprocess)
+    if request.interface is not None and request.interface.preprocess != kinds:
+        raise InterfaceError(
+            f"the model's preprocessing is {steps_in_words(request.interface.preprocess)}; "
+            f"this has {steps_in_words(kinds)}",
+            hint="a changed interface is a new model name: fleet model create NAME",
+        )
