@@ -69,6 +69,11 @@ def routers() -> list[APIRouter]:
     ]
 
 
+def inference_routers() -> list[APIRouter]:
+    """The routers of an instance that answers inference requests alone."""
+    return [health.router, monitoring.router, inference_router]
+
+
 def all_services(hub: Hub) -> list[Service]:
     """Every service that `serve` runs; add your package's `services(hub)` here."""
     from cloud_hub.trust.refresher import services as trust_services
@@ -86,19 +91,24 @@ def all_services(hub: Hub) -> list[Service]:
 class HubApp(FastAPI):
     """The application, with its own way to the OpenAPI document."""
 
+    routes_of: list[APIRouter]
+
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
         if self.openapi_schema is None:
-            self.openapi_schema = document(routers(), title="Edgeloop hub", version="1")
+            self.openapi_schema = document(self.routes_of, title="Edgeloop hub", version="1")
         return self.openapi_schema
 
 
-def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
-    """The application around `hub`; `services` run as long as it does."""
+def create_app(hub: Hub, services: Sequence[Service] = (), *, inference_only: bool = False) -> FastAPI:
+    """The application around `hub`; `services` run as long as it does.
+
+    With `inference_only` it answers inference requests and says how it stands, and nothing else.
+    """
 
     registry = CollectorRegistry()
     inference = Inference(hub, registry)
-    running = [*services, WarmUp(hub, inference.loaded)] if services else []
+    running = [*services, WarmUp(hub, inference.loaded)] if services or inference_only else []
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -115,12 +125,14 @@ def create_app(hub: Hub, services: Sequence[Service] = ()) -> FastAPI:
     app = HubApp(lifespan=lifespan, openapi_url=None)
     app.state.hub = hub
     app.state.inference, app.state.admission = inference, inference.admission
-    app.state.health = Health(hub)
+    app.state.health = Health(hub, ()) if inference_only else Health(hub)
     app.add_middleware(BodyLimit, limits=hub.config.limits)
     app.add_middleware(RefuseNul)
     install_error_handlers(app)
     monitoring.install(app, registry)
-    dashboard.install(app)
-    for router in routers():
+    app.routes_of = inference_routers() if inference_only else routers()
+    if not inference_only:
+        dashboard.install(app)
+    for router in app.routes_of:
         app.include_router(router)
     return app

@@ -23,7 +23,7 @@ from cloud_hub.lock import only_one
 from cloud_hub.objects import open_objects
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.migrate import upgrade
+from cloud_hub.store.migrate import behind, upgrade
 from cloud_hub.store.words import check_is_there, spoken
 from cloud_hub.trust import ceremony, keys
 from cloud_hub.trust.publisher import TufPublisher
@@ -143,6 +143,25 @@ def open_database(config: HubConfig) -> None:
     if "root" not in roles:
         hint = "does `database` in hub.toml name the right one? otherwise restore it from a backup"
         raise InvalidError("the database has no hub in it", subject="database", hint=hint)
+
+
+def check_database(config: HubConfig) -> None:
+    """See that the hub's database is at the newest migration, and change nothing.
+
+    Raises:
+        ConflictError: it is not, or was never made one of a hub. InvalidError: it is damaged, or of a newer version.
+        UnreachableError: it does not answer.
+    """
+    check_is_there(config.database_url)
+    engine = make_engine(config.database_url)
+    try:
+        with spoken():
+            missing = behind(engine)
+    finally:
+        engine.dispose()
+    if missing:
+        hint = "start or upgrade the hub first: cloud-hub serve, which migrates it"
+        raise ConflictError("the database is not at the version of this program", subject="database", hint=hint)
 
 
 def check_offline(directory: Path, offline: Path) -> None:

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Literal
 
@@ -81,10 +81,14 @@ class Probe:
 
 
 class Health:
-    """What `/healthz` and `/readyz` answer of one hub."""
+    """What `/healthz` and `/readyz` answer of one hub.
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    Args:
+        told: the parts that this process runs and that say themselves how they stand.
+    """
+
+    def __init__(self, hub: Hub, told: Sequence[str] = ("broker", "ingest")) -> None:
+        self._hub, self._told = hub, told
         self._engine = _own_engine(hub.config.database_url)
         self._clock = Part("unknown", "the database has not answered yet")
         self._probes = {"database": Probe("database", self._database), "objects": Probe("objects", self._objects)}
@@ -93,14 +97,9 @@ class Health:
         """Every part, within `PATIENCE_S` seconds or little more."""
         database, objects = await asyncio.gather(*(probe.look() for probe in self._probes.values()))
         clock = self._clock if database.state == "ok" else Part("unknown", "the database does not answer")
-        told = self._hub.board.read()
-        return {
-            "database": database,
-            "objects": objects,
-            "broker": told["broker"],
-            "ingest": told["ingest"],
-            "clock": clock,
-        }
+        board = self._hub.board.read()
+        told = {name: board[name] for name in self._told}
+        return {"database": database, "objects": objects, **told, "clock": clock}
 
     def close(self) -> None:
         """Let go of the database."""

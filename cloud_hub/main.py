@@ -83,17 +83,28 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port that HTTP listens on.", min=1, max=65_535)] = None,
     broker_port: BrokerPort = None,
     tls: Annotated[bool | None, typer.Option("--tls/--no-tls", help="Off is for loopback only.")] = None,
+    roles: Annotated[
+        str, typer.Option(help="all, or infer: an instance that only answers inference requests.")
+    ] = "all",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
-    """Run the hub until SIGTERM. One process owns DIR: a second one is refused (exit code 5)."""
+    """Run the hub until SIGTERM. One process owns DIR: a second one is refused (exit code 5).
+
+    With --roles infer it owns nothing: any number of them may run beside the hub, each on its own --port.
+    """
     from cloud_hub.config import HubConfig
     from cloud_hub.lock import only_one
-    from cloud_hub.start import check_safe, run_server
+    from cloud_hub.start import check_safe, run_inference, run_server
 
+    if roles not in ("all", "infer"):
+        raise InvalidError(f"unknown role {roles!r}", subject="roles", hint="all or infer")
     given = {"host": host, "port": port, "tls": tls, "broker": {"port": broker_port} if broker_port else None}
     config = HubConfig.load(directory, **{key: value for key, value in given.items() if value is not None})
     _log(log_level)
     check_safe(config)
+    if roles == "infer":
+        run_inference(config, log_level, typer.echo)
+        return
     with only_one(config.directory, "serve"):
         run_server(config, log_level, typer.echo)
 

@@ -90,31 +90,60 @@ def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) ->
     from cloud_hub.app import all_services, create_app
     from cloud_hub.bootstrap import open_database, open_hub
     from cloud_hub.identity.own import renew_own
-    from cloud_hub.server import make_server
 
     with ports(config) as listening:
         open_database(config)
         for name in renew_own(config, time.time()):
             log.info("renewed the hub's own certificate %s", name)
         hub = open_hub(config)
-        certificates: dict[str, Any] = {}
-        if config.tls:
-            certificates = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)}
         for line in introduction(config):
             say(line)
-        # uvicorn stops gracefully and then raises the signal again, which would end us with its number, not 0
-        signal.signal(signal.SIGTERM, lambda number, frame: None)
-        app = create_app(hub, all_services(hub))
-        server = make_server(
-            app,
-            app.state.inference.shared,
-            log_level=log_level,
-            access_log=log_level == "debug",
-            timeout_graceful_shutdown=10,
-            **certificates,
-        )
-        with contextlib.suppress(KeyboardInterrupt):
-            server.run(sockets=listening)
+        _serve(create_app(hub, all_services(hub)), config, listening, log_level)
         hub.engine.dispose()
+
+
+def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None]) -> None:
+    """Answer inference requests alone until SIGTERM or SIGINT: one of any number of instances beside a hub.
+
+    It owns nothing: it migrates no database, renews no certificate, starts no broker and no worker. All it knows is in
+    the database and the object store.
+
+    Raises:
+        HubError: it cannot start; the message says why.
+    """
+    from cloud_hub.app import create_app
+    from cloud_hub.bootstrap import check_database, open_hub
+    from cloud_hub.listening import listen
+
+    listening = listen(config.addresses.http, "HTTP", "--port")
+    try:
+        check_database(config)
+        hub = open_hub(config)
+        say(f"inference at {config.addresses.http_connect}/v2, over the hub's database and objects")
+        _serve(create_app(hub, inference_only=True), config, listening, log_level)
+        hub.engine.dispose()
+    finally:
+        for one in listening:
+            one.close()
+
+
+def _serve(app: Any, config: HubConfig, listening: list[socket.socket], log_level: str) -> None:
+    from cloud_hub.server import make_server
+
+    certificates: dict[str, Any] = {}
+    if config.tls:
+        certificates = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)}
+    # uvicorn stops gracefully and then raises the signal again, which would end us with its number, not 0
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    server = make_server(
+        app,
+        app.state.inference.shared,
+        log_level=log_level,
+        access_log=log_level == "debug",
+        timeout_graceful_shutdown=10,
+        **certificates,
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=listening)
     if not server.started:
         raise HubError("the hub did not start", hint="its log says why")

@@ -1,0 +1,82 @@
+"""`cloud-hub serve --roles infer`: instances beside a hub, which own nothing and share what is in the database."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from cloud_hub.app import create_app
+from cloud_hub.bootstrap import check_database, open_hub
+from cloud_hub.config import HubConfig
+from cloud_hub.errors import ConflictError
+from cloud_hub.identity.tokens import revoke_token
+from cloud_hub.store.migrate import downgrade
+from fleet.protocol.manifest import encode_manifest
+from tests.support import models
+from tests.support.hub import HubFixture, make_hub
+from tests.support.hub_process import serving
+
+PATH = "/v2/models/tiny/infer"
+ROW = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]}
+
+
+def publish(hub: HubFixture, folder: Path) -> str:
+    """A model that can be asked; a token for it."""
+    hub.model("tiny")
+    made = models.release(folder / "blobs", cloud=True)
+    for blob in made.blobs.iterdir():
+        hub.hub.objects.put_new(f"blobs/{blob.name}", blob.read_bytes())
+    hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test")
+    return hub.token("application", scope="infer:tiny")
+
+
+def test_an_instance_answers_inference_requests_and_nothing_else(hub: HubFixture, tmp_path: Path) -> None:
+    token = publish(hub, tmp_path)
+    client = TestClient(create_app(hub.hub, inference_only=True), raise_server_exceptions=False)
+    assert client.post(PATH, json=ROW, headers=hub.auth(token)).status_code == 200
+    assert client.get("/api/v1/releases", headers=hub.auth()).status_code == 404
+    assert client.get("/").status_code == 404
+    ready = client.get("/readyz")
+    assert ready.status_code == 200 and set(ready.json()["parts"]) == {"database", "objects", "clock"}
+    assert "edgeloop_hub_inference_waiting" in client.get("/metrics", headers=hub.auth()).text
+
+
+def test_an_instance_migrates_nothing(hub: HubFixture) -> None:
+    check_database(hub.hub.config)
+    downgrade(hub.hub.engine, "0001")
+    with pytest.raises(ConflictError, match="version"):
+        check_database(hub.hub.config)
+
+
+def ask(url: str, token: str) -> int:
+    request = urllib.request.Request(url + PATH, json.dumps(ROW).encode(), {"Authorization": f"Bearer {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=60, context=ssl._create_unverified_context()) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.e2e
+def test_two_processes_on_one_directory_obey_a_revocation_made_elsewhere(tmp_path: Path) -> None:
+    hub = make_hub(tmp_path, start=time.time())
+    token = publish(hub, tmp_path)
+    directory = hub.hub.config.directory
+    with serving(directory, "--roles", "infer") as one, serving(directory, "--roles", "infer") as other:
+        both = [one.url, other.url]
+        assert [ask(url, token) for url in both] == [200, 200]
+        here = open_hub(HubConfig.load(directory))
+        with here.session() as session:
+            revoke_token(session, token.split(".")[1], now=time.time())
+        began = time.monotonic()
+        while [ask(url, token) for url in both] != [401, 401] and time.monotonic() - began < 1.0:
+            pass
+        assert [ask(url, token) for url in both] == [401, 401]
+        assert [one.stop(), other.stop()] == [0, 0]
