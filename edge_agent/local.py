@@ -73,6 +73,11 @@ class Answer:
         """The class numbers in the answers: per row of a classification the most probable class."""
         return self._scores.get().classes
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of `classes`; the numbers as text where the release has no names."""
+        return self._scores.names()
+
     def __iter__(self) -> Iterator[Any]:
         return iter((self.outputs, self.release, self.confidence, self.classes))
 

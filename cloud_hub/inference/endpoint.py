@@ -18,7 +18,7 @@ from cloud_hub.identity.admission import Admission
 from cloud_hub.inference.loaded import Loaded, Served
 from cloud_hub.inference.metrics import Answers
 from fleet.protocol import oip
-from fleet.protocol.asking import inputs_of
+from fleet.protocol.asking import inputs_of, labels_of
 from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import LATER, STATUS
@@ -139,6 +139,7 @@ def _written(served: Served, asked: oip.InferRequest, outputs: dict[str, Any]) -
         id=asked.id,
         parameters=dict(served.parameters),
         outputs=tuple(oip.TensorValue(name, array) for name, array in outputs.items()),
+        labels=labels_of(served.manifest, asked),
     )
     check_answer(answer, asked)
     return oip.encode_response(answer, asked)

@@ -28,7 +28,7 @@ from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
 from fleet.protocol import oip
-from fleet.protocol.asking import inputs_of
+from fleet.protocol.asking import inputs_of, labels_of
 from fleet.protocol.channel import MILLION, SPECULATIVE, ModelEntry
 from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
@@ -273,6 +273,7 @@ class Engine:
             outputs=answer.outputs
             if answer is not None
             else tuple(oip.TensorValue(*item) for item in ran.outputs.items()),
+            labels=labels_of(release.manifest, asked.request),
         )
 
     def _nobody(self, served: Served, asked: Asked, verdict: Verdict, failure: Exception) -> Exception:

@@ -74,6 +74,11 @@ class PendingScores:
         assert self._found is not None
         return self._found
 
+    def names(self) -> tuple[str, ...]:
+        """The names of the class numbers in the answers."""
+        labels = self._release.manifest.labels
+        return tuple(labels[number] if number < len(labels) else str(number) for number in self.get().classes)
+
 
 def score_later(release: InstalledRelease, outputs: Arrays) -> PendingScores:
     """Like `score`, and raises like it; only what cannot fail any more is put off."""

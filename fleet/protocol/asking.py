@@ -64,6 +64,11 @@ def parameters_of(manifest: Manifest) -> dict[str, Any]:
     return found
 
 
+def labels_of(manifest: Manifest, request: oip.InferRequest) -> dict[str, tuple[str, ...]]:
+    """The class names by output, for an answer to a request that asks for classes by name."""
+    return {manifest.outputs[0].name: manifest.labels} if request.classification else {}
+
+
 def _agreed(said: object, pipeline: Pipeline | None) -> Pipeline:
     if pipeline is None:
         refuse("version", "the release has no preprocessing steps, so nothing can be ready for it", hint="send it raw")

@@ -30,9 +30,10 @@ from fleet.protocol.oip_messages import ReadRequest, ReadResponse, ReadTensor
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
+from fleet.protocol.top_classes import class_count, in_words
 
 HEADER = "inference-header-content-length"
-EXTENSIONS = ("binary_tensor_data",)
+EXTENSIONS = ("binary_tensor_data", "classification")
 LIMIT = 64 << 20  # bytes of one body
 ALL: Final = frozenset(("*",))  # `InferRequest.binary_outputs`: every output
 
@@ -45,13 +46,17 @@ class TensorValue(NamedTuple):
 
 
 class InferRequest(Struct, frozen=True, kw_only=True):
-    """What an application asks. `outputs` are the names it wants (empty: all of them)."""
+    """What an application asks. `outputs` are the names it wants (empty: all of them).
+
+    `classification`: of which outputs it wants the best classes by name, and how many.
+    """
 
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     inputs: tuple[TensorValue, ...]
     outputs: tuple[str, ...] = ()
     binary_outputs: frozenset[str] = frozenset()
+    classification: dict[str, int] = field(default_factory=dict)
 
     def wants_binary(self, output: str) -> bool:
         """Whether `output` is to be answered in binary."""
@@ -59,13 +64,14 @@ class InferRequest(Struct, frozen=True, kw_only=True):
 
 
 class InferResponse(Struct, frozen=True, kw_only=True):
-    """The answer. `parameters` hold strings, numbers and booleans only."""
+    """The answer. `parameters` hold strings, numbers and booleans only; `labels` are the class names by output."""
 
     model_name: str
     model_version: str = ""
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[TensorValue, ...]
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 _NO_NUMBER = re.compile(rb"[\[:,]\s*-?(NaN|Infinity|nan|inf)\b")  # as Python's json writes them
@@ -125,13 +131,14 @@ def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT
     request: ReadRequest = _parse(_REQUEST, head)
     if not request.inputs:
         _bad("the request has no inputs")
-    names, binary = _asked_outputs(request)
+    names, binary, classification = _asked_outputs(request)
     return InferRequest(
         id=request.id or "",
         parameters=request.parameters or {},
         inputs=_read_tensors(request.inputs, tail, nulls=False),
         outputs=names,
         binary_outputs=binary,
+        classification=classification,
     )
 
 
@@ -157,7 +164,8 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
     NaN and infinities become null in JSON; binary keeps them.
 
     Raises:
-        MalformedError: the request asks for an output that the model does not have.
+        MalformedError: the request asks for an output that the model does not have, or for the classes of one that
+            has none. TooLargeError: for more of them than are written.
     """
     outputs: Sequence[TensorValue] = response.outputs
     if request.outputs:
@@ -166,6 +174,9 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
         if missing:
             _bad(f"the model has no output {missing[0]!r}", hint=f"its outputs are {', '.join(known)}")
         outputs = [known[name] for name in request.outputs]
+    if request.classification:
+        wanted, labels = request.classification, response.labels
+        outputs = [TensorValue(n, in_words(array, wanted.get(n, 0), labels, n)) for n, array in outputs]
     tensors, tails = _write_tensors(outputs, request.binary_outputs)
     head = _ENCODER.encode(
         OipResponse(response.model_name, tensors, response.model_version, response.id, response.parameters)
@@ -270,21 +281,22 @@ def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
         raise MalformedError(f"not an inference message: {error}", subject="body", hint=hint) from error
 
 
-def _asked_outputs(request: ReadRequest) -> tuple[tuple[str, ...], frozenset[str]]:
+def _asked_outputs(request: ReadRequest) -> tuple[tuple[str, ...], frozenset[str], dict[str, int]]:
     default = (request.parameters or {}).pop("binary_data_output", False) is True
     if not request.outputs:
-        return (), ALL if default else frozenset()
-    chosen = []
+        return (), ALL if default else frozenset(), {}
+    chosen, classification = [], {}
     for output in request.outputs:
         parameters = output.parameters or {}
-        if parameters.get("classification"):
-            _bad(f"output {output.name!r}: the classification extension is not supported")
+        count = class_count(parameters, output.name)
+        if count:
+            classification[output.name] = count
         if "shared_memory_region" in parameters:
             _bad(f"output {output.name!r}: shared memory is not supported")
         if parameters.get("binary_data", default) is True:
             chosen.append(output.name)
     names = tuple(output.name for output in request.outputs)
-    return names, frozenset(chosen)
+    return names, frozenset(chosen), classification
 
 
 def _read_tensors(tensors: list[ReadTensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:

@@ -49,6 +49,20 @@ def test_triton_client_json_binary_and_gzip(published: HubFixture) -> None:
         client.close()
 
 
+def test_the_best_classes_by_name(published: HubFixture) -> None:
+    headers, x = published.auth(published.token("application", scope="infer:tiny")), models.inputs(1)
+    asked = {
+        "inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": x.ravel().tolist()}],
+        "outputs": [{"name": "logits", "parameters": {"classification": 1}}],
+    }
+    (output,) = published.client.post("/v2/models/tiny/infer", json=asked, headers=headers).json()["outputs"]
+    best = int(models.answer(x).argmax())
+    assert (output["datatype"], output["shape"]) == ("BYTES", [1, 1])
+    assert output["data"][0].endswith(f":{best}:{models.LABELS[best]}")
+    metadata = published.client.get("/v2/models/tiny", headers=headers).json()
+    assert metadata["parameters"]["labels"] == list(models.LABELS)
+
+
 def test_who_may_ask_and_what_is_withdrawn(published: HubFixture) -> None:
     body = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]}
 

@@ -58,6 +58,21 @@ def test_health_and_metadata(client):
     metadata = client.get_model_metadata("tiny")
     assert metadata["versions"] == ["2", "1"]
     assert metadata["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 4]}]
+    assert metadata["parameters"] == {"task": "classification", "labels": list(models.LABELS)}
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_best_classes_by_name(client, binary):
+    x = models.inputs(3)
+    value = triton.InferInput("input", list(x.shape), "FP32")
+    value.set_data_from_numpy(x)
+    wanted = [triton.InferRequestedOutput("logits", binary_data=binary, class_count=2)]
+    found = client.infer("tiny", [value], outputs=wanted).as_numpy("logits")
+    for row, scores in zip(found, models.answer(x), strict=True):
+        best = np.argsort(-scores)[:2]
+        parts = [(item.decode() if binary else item).split(":") for item in row]
+        assert [part[1:] for part in parts] == [[str(c), models.LABELS[c]] for c in best]
+        assert [float(part[0]) for part in parts] == pytest.approx(scores[best], abs=1e-5)
 
 
 @pytest.mark.parametrize("binary", [True, False])

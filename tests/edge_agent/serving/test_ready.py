@@ -147,5 +147,6 @@ def test_an_application_in_process_sends_either(tmp_path: Path) -> None:
         ready = model.infer(steps.run({"input": X}), ready=steps.digest)
         assert raw.outputs["logits"].tobytes() == ready.outputs["logits"].tobytes()
         assert raw.classes == ready.classes
+        assert raw.names == tuple(models.LABELS[number] for number in raw.classes)
         with pytest.raises(RefusalError, match="made ready by steps"):
             model.infer({"input": X}, ready="other")

@@ -179,9 +179,10 @@ def test_binary_may_be_asked_for_all_outputs_or_for_one() -> None:
     base["outputs"] = [{"name": "a", "parameters": {"binary_data": False}}, {"name": "b"}]
     request = oip.decode_request(json.dumps(base).encode(), None)
     assert (request.wants_binary("a"), request.wants_binary("b"), request.outputs) == (False, True, ("a", "b"))
-    base["outputs"] = [{"name": "a", "parameters": {"classification": 3}}]
-    with pytest.raises(MalformedError, match="classification"):
-        oip.decode_request(json.dumps(base).encode(), None)
+    for count in (-1, 1.5, True, "3"):
+        base["outputs"] = [{"name": "a", "parameters": {"classification": count}}]
+        with pytest.raises(MalformedError, match="classification"):
+            oip.decode_request(json.dumps(base).encode(), None)
 
 
 def test_not_a_number_reads_as_nan_in_answers_only() -> None:
