@@ -20,10 +20,10 @@ def agreements(task: Task[Any], answers: Sequence[Any], y: Array) -> Array | Non
     Args:
         task: an embedding's labels say only what belongs together, and a custom task's are its metric's matter.
         answers: the task's, of n samples.
-        y: the labels (n, …), see `task_metrics`.
+        y: the labels (n, …), see `task_metrics`; others, which only a user's own metric knows, say nothing here.
     """
     answer_of = _RIGHT.get(task.name)
-    if answer_of is None:
+    if answer_of is None or y.ndim != _AXES.get(task.name, y.ndim):
         return None
     pairs = zip(answers, y, strict=True)
     return np.array([task.agreement(answer, answer_of(task, label)) for answer, label in pairs], np.float64)
@@ -53,3 +53,4 @@ _RIGHT: dict[str, Callable[[Task[Any], Any], Any]] = {
     "anomaly-score": _side,
     "detection": _boxes,
 }
+_AXES = {"classification": 1, "multi-label": 2, "detection": 3}  # of labels that are the task's own

@@ -226,3 +226,7 @@ def test_rightness_is_the_task_s() -> None:
     assert rightness.right(task, found.answers, np.array([0, 1, 0])).tolist() == [True, True, False]
     task, found = tasking.reading(tasking.parse("embedding"), (), outputs)
     assert rightness.right(task, found.answers, np.array([0, 1, 0])) is None
+    task, found = tasking.reading(
+        tasking.parse("detection:layout=rows"), ("cup",), {"b": np.ones((2, 1, 6), np.float32)}
+    )
+    assert rightness.right(task, found.answers, np.array([1, 0])) is None, "labels of a metric of its own"
