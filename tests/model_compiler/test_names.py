@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from fleet.protocol.interface import interface_of
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.onnx_file import port_names
 from fleet.protocol.sketch import fit_encoder
 from model_compiler import naming, sources
@@ -184,6 +185,8 @@ def test_several_inputs_are_paired_by_name_with_student_and_teacher(tmp_path: Pa
         ("litert-fp32", "onnx-fp32", "cloud-onnx-fp32"), 1.0
     )
     assert port_names(blob(made, "cloud-onnx-fp32")) == (("pressure", "temperature"), ("logits",))
+    recorded = Ports(inputs={"pressure": 0, "temperature": 1}, outputs={"logits": 0})  # the file numbers its own
+    assert [v.ports for v in manifest.variants if v.ports is not msgspec.UNSET] == [recorded]
     other = onnx.export(Pair().eval(), zeros, inputs=("a", "b"), outputs=("logits",))
     with pytest.raises(SourceError, match=r"cloud variant: the inputs are .*pressure.*; the ONNX model has a, b"):
         compile_release(
