@@ -226,7 +226,8 @@ def check_routing(routing: Routing, model: str) -> None:
         what = f"model {model!r}: routing.when is {routing.when!r}"
         raise MalformedError(what, subject="channel", hint=f"one of: {', '.join(WHEN)}")
     if not (0 <= routing.calls_per_s < inf and routing.calls_bytes_per_day >= 0):
-        raise MalformedError(f"model {model!r}: a budget of cloud calls is negative", subject="channel")
+        what = f"model {model!r}: routing.calls_per_s and routing.calls_bytes_per_day are 0 or more"
+        raise MalformedError(what, subject="channel", hint="0 is no limit")
     remote = routing.remote
     if remote is None:
         return

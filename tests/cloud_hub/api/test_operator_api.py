@@ -225,6 +225,10 @@ def test_channel_changes_that_are_refused(hub: HubFixture) -> None:
         ({"release": 1, "audit": {"share_ppm": 2_000_000}}, "outside 0 to"),
         ({"release": 1, "routing": {"dead": 1}}, "no field 'dead'"),
         ({"release": 1, "routing": {"deadline_ms": "x"}}, "deadline_ms"),
+        ({"release": 1, "routing": {"when": "sometimes"}}, "sometimes"),
+        ({"release": 1, "routing": {"calls_per_s": -1}}, "calls_per_s"),
+        ({"release": 1, "routing": {"remote": {"url": "ftp://x"}}}, "remote.url"),
+        ({"release": 1, "routing": {"remote": {"url": "https://x", "credential": "../k"}}}, "credential"),
         ({"release": 1, "spread_s": -1}, "spread_s"),
         ({"release": "1"}, "release"),
     ]
@@ -234,6 +238,27 @@ def test_channel_changes_that_are_refused(hub: HubFixture) -> None:
     assert http.put("/api/v1/channels/St!/models/digits", json={"release": 1}, headers=auth).status_code == 400
     assert http.get("/api/v1/channels/stable", headers=auth).status_code == 404
     assert http.patch("/api/v1/channels/stable", json={"telemetry": {}}, headers=auth).status_code == 404
+
+
+def test_another_server_in_the_hubs_place_and_the_hub_again(hub: HubFixture) -> None:
+    hub.model()
+    hub.release()
+    http, auth, url = hub.client, hub.auth(), "/api/v1/channels/stable/models/digits"
+
+    def routing(**wanted: Any) -> tuple[dict[str, Any], list[str]]:
+        answer = http.put(url, json={"release": 1, "routing": wanted}, headers=auth)
+        assert answer.status_code == 200, answer.text
+        document = http.get("/api/v1/channels/stable", headers=auth).json()["document"]
+        return document["models"]["digits"]["routing"], document["requires"]
+
+    server = {"url": "https://kserve.example", "credential": "kserve"}
+    found, requires = routing(when="speculative", remote=server)
+    assert found["remote"] == {**server, "model": "", "version": "", "binary": True}
+    assert set(requires) == {"routing-when", "routing-remote"}  # agents that do not know them keep what they have
+    found, requires = routing(calls_per_s=2.5)
+    assert found["remote"]["credential"] == "kserve" and set(requires) > {"routing-budget"}
+    found, requires = routing(when="low-confidence", calls_per_s=0, remote=None)
+    assert found["remote"] is None and requires == []
 
 
 def test_errors_name_subject_and_hint(hub: HubFixture) -> None:

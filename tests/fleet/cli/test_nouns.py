@@ -115,6 +115,26 @@ def test_channel_set_sends_only_what_was_given_in_the_channels_units(fleet, hub)
     ]
 
 
+def test_a_channel_says_whom_the_devices_ask_in_the_hubs_place_and_when(fleet, hub) -> None:
+    hub.on("PUT", "/channels/stable/models/digits")
+    hub.on("GET", "/channels/stable", {"channel": "stable", "version": 2, "models": {"digits": {"release": 1}}})
+    server = ("--url", "https://kserve.example", "--name", "numbers", "--credential", "kserve")
+    ask = ("channel", "cloud", "stable", "--model", "digits")
+    assert fleet(*ask, "--when", "always", "--rate", "2", *server).code == 0
+    assert fleet(*ask, "--url", "").code == 0  # the hub again
+    named = {"url": "https://kserve.example", "model": "numbers", "version": "", "credential": "kserve", "binary": True}
+    assert hub.sent("PUT", "/channels/stable/models/digits") == [
+        {"routing": {"when": "always", "calls_per_s": 2.0, "remote": named}},
+        {"routing": {"remote": None}},
+    ]
+
+
+@pytest.mark.parametrize("arguments", ["", "--credential kserve", "--version 2 --when always"])
+def test_a_channels_cloud_is_refused_before_anything_is_sent(fleet, hub, arguments: str) -> None:
+    assert fleet("channel", "cloud", "stable", "--model", "digits", *arguments.split()).code == 2
+    assert hub.sent("PUT", "/channels/stable/models/digits") == []
+
+
 @pytest.mark.parametrize("arguments", ["", "--release 1", "--model m --audit-share 101", "--window 5y"])
 def test_channel_set_refuses_what_means_nothing(fleet, hub, arguments: str) -> None:
     assert fleet("channel", "set", "stable", *arguments.split()).code == 2
