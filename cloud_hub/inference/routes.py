@@ -16,7 +16,7 @@ from fleet.api.inference import ModelMetadata, ModelReady, ServerLive, ServerMet
 from fleet.api.types import Key
 from fleet.protocol import oip
 from fleet.protocol.asking import parameters_of
-from fleet.serving import Reply
+from fleet.serving import ByteBudget, Reply
 from fleet.serving import Request as InferRequest
 
 router = APIRouter(prefix="/v2", tags=["inference"])
@@ -87,21 +87,36 @@ async def infer(
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
         return _response(parts.endpoint.too_large(asked, int(declared)))
-    held = 0
+    pieces: list[bytes] = []
     try:
-        pieces = []
-        async for piece in request.stream():
-            if not parts.budget.fits(len(piece)):
-                raise BusyError(parts.budget.full(len(piece)), subject="body")
-            parts.budget.taken += len(piece)
-            held += len(piece)
-            if held > most:
-                return _response(parts.endpoint.too_large(asked, held))
-            pieces.append(piece)
+        size = await _read(request, parts.budget, pieces, most)
+        if size > most:
+            return _response(parts.endpoint.too_large(asked, size))
         asked.body = b"".join(pieces)
         return _response(await parts.endpoint.answer(asked))
     finally:
-        parts.budget.taken -= held
+        parts.budget.taken -= sum(map(len, pieces))
+
+
+async def _read(request: Request, budget: ByteBudget, pieces: list[bytes], most: int) -> int:
+    """Read the body into `pieces`, counted in the budget, and no further than one piece beyond `most` bytes.
+
+    Returns:
+        The bytes that were read.
+
+    Raises:
+        BusyError: the budget has no room for it now.
+    """
+    size = 0
+    async for piece in request.stream():
+        if not budget.fits(len(piece)):
+            raise BusyError(budget.full(len(piece)), subject="body")
+        pieces.append(piece)
+        budget.taken += len(piece)
+        size += len(piece)
+        if size > most:
+            break
+    return size
 
 
 def _began(request: Request) -> float:

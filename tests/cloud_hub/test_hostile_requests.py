@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from msgspec.structs import replace
 
 from cloud_hub.app import create_app, routers
 from cloud_hub.dashboard.access import COOKIE, csrf_token
@@ -23,7 +24,8 @@ from cloud_hub.ingest.commands import send_command
 from cloud_hub.jobs import queue
 from cloud_hub.rollouts.orders import apply_order
 from cloud_hub.samples import store
-from cloud_hub.store.tables import Alarm
+from cloud_hub.store.tables import Alarm, ChannelRow
+from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.messages import Sample, SampleBatch
 from fleet.protocol.tensors import to_array
 from tests.support.device_key import DeviceKey
@@ -84,6 +86,7 @@ FORMS: dict[str, dict[str, str]] = {
     "POST /login": {"token": "el1.a.b"},
     "POST /logout": {"csrf": ""},
     "POST /dashboard/rollouts/{rollout}": {"action": "pause", "csrf": ""},
+    "POST /dashboard/samples/{model}": {"sample": "s1", "label": "3", "csrf": ""},
 }
 BYTES = ("PUT /api/v1/blobs/{sha256}", "PUT /api/v1/blobs/{sha256}/from/{old}", "POST /device/samples")
 BODILESS = (
@@ -154,6 +157,18 @@ def known_values(hub: HubFixture, rollout: str) -> dict[str, str]:
     }  # fmt: skip
 
 
+def hold_the_model(hub: HubFixture) -> None:
+    """Let the channel hold the model again, if an operation before has taken it out or deleted the channel."""
+
+    def change(channel: Channel) -> Channel:
+        return replace(channel, models={"digits": ModelEntry(release=1), **channel.models})
+
+    with hub.hub.reading() as session:
+        row = session.get(ChannelRow, "stable")
+    if row is None or "digits" not in decode_channel(row.document).models:
+        hub.hub.publisher.change_channel("stable", change, actor="test")
+
+
 class Maker:
     """Makes the requests of one operation."""
 
@@ -161,6 +176,7 @@ class Maker:
         self._hub, self._operation = hub, operation
         self._random = Random(operation.name)
         rollout = ""
+        hold_the_model(hub)
         if "rollout" in operation.path:
             rollout = (live(hub) or [start(hub)])[0]
         self._known = known_values(hub, rollout)

@@ -159,7 +159,9 @@ def test_an_object_store_that_another_hub_uses_is_refused_and_stays_as_it_is(tmp
     make_hub(tmp_path / "a", objects=str(objects))
     before = entries(objects)
     with pytest.raises(ConflictError, match="another hub's repository"):
-        make_hub(tmp_path / "b", objects=str(objects))
+        initialise(
+            HubConfig.build(tmp_path / "b" / "hub", {"objects": str(objects)}), tmp_path / "b" / "off", PASSPHRASE
+        )
     assert entries(objects) == before and not (tmp_path / "b" / "hub").exists()
     make_hub(tmp_path / "c", objects=str(objects / "fresh"))
     assert LocalObjects(objects / "fresh").exists("tuf/metadata/timestamp.json")

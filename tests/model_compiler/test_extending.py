@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from model_compiler.data import make_dataset
 from model_compiler.errors import CompilerError, SourceError
 from model_compiler.importing import import_release
 from model_compiler.request import CompileReport, CompileRequest
-from tests.model_compiler.test_command import run
 from tests.support.any_model import onnx_file
+from tests.support.commands import call
 from tests.support.hub import HubFixture, make_hub
 from tests.support.server import serving
 
@@ -101,9 +102,10 @@ def test_an_import_for_a_model_of_the_hub_is_one_that_it_publishes(
     file = onnx_file(nodes, {"x": ("FP32", ["n", 4])}, {"z": ("FP32", ["n", 1])}, constants)
     (tmp_path / "m.onnx").write_bytes(file)
     np.savez(tmp_path / "v.npz", x=X + 1, y=(X + 1).sum(1, keepdims=True))
-    done = run(
-        "import", tmp_path / "m.onnx", "--validation", tmp_path / "v.npz", "--model", "sums", "--out", tmp_path / "r"
-    )
+    login = {name: value for name, value in os.environ.items() if name.startswith("EDGELOOP_")}
+    asked = ("--validation", tmp_path / "v.npz", "--model", "sums", "--out", tmp_path / "r")
+    done = call("model-compiler", "import", tmp_path / "m.onnx", *asked, **login)
+    assert done.returncode == 0, done.stderr
     assert "kept from release 1 of sums" in done.stderr
     for blob in (tmp_path / "r" / "blobs").iterdir():
         logged_in.hub.objects.put_new(f"blobs/{blob.name}", blob.read_bytes())
