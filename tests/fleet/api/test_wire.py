@@ -45,7 +45,7 @@ def test_every_field_of_a_policy_may_be_changed_alone(kind: type[msgspec.Struct]
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"thresold": 0.5}, "Routing has no field 'thresold'; one of: breaker_failures, breaker_reset_s, cloud"),
+        ({"thresold": 0.5}, "Routing has no field 'thresold'; one of: breaker_failures, breaker_reset_s, calls"),
         ({"deadline_ms": "soon"}, "Expected `int`, got `str` - at `$.deadline_ms`"),
         ({"deadline_ms": 1.5}, "Expected `int`"),
         ({"deadline_ms": 1 << 70}, "does not fit into 64 bits"),
