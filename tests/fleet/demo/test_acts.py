@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
+from fleet.api.devices import SILENT
 from fleet.api.samples import SampleArray, SampleDetail
 from fleet.cli.demo.acts import drift, rollouts, train
 from fleet.cli.demo.driver import Tally, image_key
@@ -49,7 +51,7 @@ def test_a_device_serves_what_it_has_committed(shop: Workshop) -> None:
 
 
 def test_bytes_are_a_mean_over_devices() -> None:
-    infos = [{"bytes_down": 10, "bytes_up": 3}, {"bytes_down": 20}]
+    infos = [replace(SILENT, bytes_down=10, bytes_up=3), replace(SILENT, bytes_down=20)]
     assert byte_totals(infos) == {
         "down_per_device": 15,
         "up_per_device": 2,
