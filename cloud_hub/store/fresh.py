@@ -104,14 +104,18 @@ class Freshness:
 
     async def _check(self) -> None:
         began, commits = self._now(), self._commits
-        number = await asyncio.get_running_loop().run_in_executor(self._readers, self._read)
+        try:
+            number = await asyncio.get_running_loop().run_in_executor(self._readers, self._read)
+        finally:
+            self._checking = None  # by its own last step: whoever met it ended would wait for it again without a pause
         if number is None or number != self._number:
             self.generation += 1
             self._number = number
         self._checked_at, self._checked_commits = began, commits
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._checking = None
+        if self._checking is task:  # cancelled before its first step
+            self._checking = None
         if task.cancelled():
             return
         failure = task.exception()

@@ -76,6 +76,26 @@ def test_the_number_rises_with_what_matters_and_with_nothing_else(database: tupl
     assert risen(engine, lambda s: setattr(s.get(Release, ("m", 1)), "status", "withdrawn")) == 1
 
 
+@pytest.mark.timeout(20)  # what goes wrong here is a loop that never gives way
+def test_who_comes_in_the_step_in_which_a_look_ends_waits_for_the_next_one() -> None:
+    """The look that ends began before the last commit, so that another one is due."""
+    looks: list[int] = []
+
+    async def main() -> None:
+        freshness = Freshness(lambda: looks.append(0) or 1, now=lambda: 0.0)
+        assert not freshness.holds()  # a look begins
+        (look,) = asyncio.all_tasks() - {asyncio.current_task()}
+        await asyncio.sleep(0)  # it has noted the commits that it will have seen
+        freshness.expire()
+        while not look.done():
+            await asyncio.sleep(0)
+        await freshness.check()
+        assert freshness.holds() and len(looks) == 2
+        freshness.close()
+
+    asyncio.run(main())
+
+
 def test_another_replicas_revocation_is_seen_in_time_and_ones_own_at_once(database: tuple[str, Engine]) -> None:
     url, here = database
     there = make_engine(url)
