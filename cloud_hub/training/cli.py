@@ -52,9 +52,13 @@ def _check(recipe: str, *, as_json: bool) -> None:
     """Rehearse the recipe and say what came of each step; raises InvalidError at the first that fails."""
     from cloud_hub.training.rehearsal import rehearse
 
-    # What the recipe prints, and the exporters, is no answer of this command.
-    with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
-        steps = list(rehearse(load_recipe(recipe), Path(folder)))
+    cached, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a check leaves nothing beside the recipe
+    try:
+        # What the recipe prints, and the exporters, is no answer of this command.
+        with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
+            steps = list(rehearse(load_recipe(recipe), Path(folder)))
+    finally:
+        sys.dont_write_bytecode = cached
     for step in steps if not as_json else ():
         if step.passed:
             print(f"{step.name}: {step.words}")

@@ -79,7 +79,7 @@ def child() -> int:
         said = Said(figures=measure(case))
     except (AgentError, ProtocolError, OSError, MemoryError, ValueError, RuntimeError) as error:
         reason = getattr(error, "reason", "") or "failed"
-        detail = str(error) or type(error).__name__
+        detail = str(error) or f"{case.runtime} failed on variant {case.variant!r} with {type(error).__name__}"
         said = Said(refused=Refused(variant=case.variant, runtime=case.runtime, reason=reason, detail=detail))
     sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
     sys.stdout.buffer.flush()

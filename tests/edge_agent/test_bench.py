@@ -92,7 +92,7 @@ def test_one_case_that_fails_does_not_end_the_others(compiled):
 
 def test_a_child_that_dies_is_named_by_its_signal(compiled):
     one = case(compiled, memory_limit_bytes=96 << 20)  # not even the interpreter's libraries fit
-    with pytest.raises(ModelLoadError, match=r"litert|MemoryError") as caught:
+    with pytest.raises(ModelLoadError, match="litert") as caught:
         measured(one)
     assert caught.value.reason in ("crashed", "failed")
     with pytest.raises(ModelLoadError, match="was killed by SIGSEGV"):

@@ -25,7 +25,7 @@ def net() -> stubborn.Stubborn:
 @pytest.fixture(scope="module")
 def tuned(net) -> nn.Module:
     data = stripes(300, seed=1)
-    return qat.finetune(net, data.inputs, data.labels, epochs=20)
+    return qat.finetune(net, data.inputs, data.labels, epochs=30)
 
 
 def classes(module: nn.Module, x: np.ndarray) -> np.ndarray:
@@ -57,7 +57,7 @@ def test_a_network_that_int8_breaks_agrees_with_itself_after_fine_tuning(net, tu
     broken = int8(runtime, net, calibration, x).argmax(1)
     healed = int8(runtime, tuned, calibration, x).argmax(1)
     assert np.mean(broken == expected) < 0.6
-    assert np.mean(healed == expected) > 0.85  # 0.90 to 0.97, by the number of threads that trained
+    assert np.mean(healed == expected) > 0.9
 
 
 class Residual(nn.Module):
