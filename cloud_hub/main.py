@@ -119,7 +119,7 @@ def worker(
     """Run the hub's jobs (retrain: train, gate, compile, publish, roll out) until SIGTERM."""
     from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
-    from cloud_hub.jobs.child import ChildExecutor, limits_of
+    from cloud_hub.execution.child import ChildExecutor, limits_of
     from cloud_hub.jobs.worker import run_worker
     from cloud_hub.store.words import spoken
     from cloud_hub.training.retrain import kinds

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import NotFoundError
+from cloud_hub.execution.port import LOG
 from cloud_hub.jobs import queue
-from cloud_hub.jobs.execution import LOG
 from cloud_hub.jobs.running import Running
 
 KEPT = 1 << 20  # bytes: the end of it

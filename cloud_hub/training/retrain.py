@@ -1,6 +1,6 @@
 """The retrain job: snapshot, the work (check, teacher, gate, student, compile), publish, audit, roll out.
 
-The work runs users' code, so an executor runs it (`cloud_hub.jobs.execution`); all that touches the hub is here. What
+The work runs users' code, so an executor runs it (`cloud_hub.execution.port`); all that touches the hub is here. What
 is done is kept in the job's result, so that a worker that takes over goes on from there: the snapshot, the published
 release and the rollout are never made twice; training resumes its checkpoints.
 """
@@ -15,7 +15,7 @@ import msgspec
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.jobs.execution import Executor, Work
+from cloud_hub.execution.port import Executor, Work
 from cloud_hub.jobs.logs import keep_log
 from cloud_hub.jobs.running import Running
 from cloud_hub.objects import blob_key, delta_key

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.jobs.execution import Progress
+from cloud_hub.execution.port import Progress
 from cloud_hub.training.checking import Settled
 from cloud_hub.training.compiling import compile_run
 from cloud_hub.training.examples import Examples

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.jobs.execution import Progress
+from cloud_hub.execution.port import Progress
 
 Arguments = Mapping[str, Any]
 

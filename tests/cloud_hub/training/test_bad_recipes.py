@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cloud_hub.execution.child import ChildExecutor
+from cloud_hub.execution.port import LOG, Limits
 from cloud_hub.jobs import queue
-from cloud_hub.jobs.child import ChildExecutor
-from cloud_hub.jobs.execution import LOG, Limits
 from cloud_hub.jobs.running import Running
 from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots

@@ -14,8 +14,8 @@ import torch
 from sqlmodel import select
 
 from cloud_hub.errors import InvalidError
+from cloud_hub.execution.here import InlineExecutor
 from cloud_hub.jobs import queue
-from cloud_hub.jobs.here import InlineExecutor
 from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots, store
 from cloud_hub.samples.dataset import Dataset

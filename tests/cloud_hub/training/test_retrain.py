@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from cloud_hub.execution.here import InlineExecutor
 from cloud_hub.jobs import queue
-from cloud_hub.jobs.here import InlineExecutor
 from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset

@@ -1,4 +1,4 @@
-"""The child that runs a piece of users' code: `python -m cloud_hub.jobs.child_main FD`, its Spec on stdin.
+"""The child that runs a piece of users' code: `python -m cloud_hub.execution.child_main FD`, its Spec on stdin.
 
 It says on file descriptor FD how far it is (`messages`), prints to its log, and ends with its parent. Whatever goes on
 in it afterwards, threads included, ends with its last word.
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from cloud_hub.jobs.execution import Work, entry_of
-from cloud_hub.jobs.messages import Done, Message, Said, Spec, failed
+from cloud_hub.execution.messages import Done, Message, Said, Spec, failed
+from cloud_hub.execution.port import Work, entry_of
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 OOM_FIRST = "1000"  # should the machine run out of memory, this process goes first

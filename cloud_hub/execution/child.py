@@ -22,7 +22,8 @@ from typing import IO, Any
 import msgspec
 
 from cloud_hub.config import WorkerConfig
-from cloud_hub.jobs.execution import (
+from cloud_hub.execution.messages import Done, Failed, Message, Said, Spec
+from cloud_hub.execution.port import (
     LOG,
     LOG_BYTES,
     Limits,
@@ -32,8 +33,7 @@ from cloud_hub.jobs.execution import (
     WorkDiedError,
     WorkFailedError,
 )
-from cloud_hub.jobs.messages import Done, Failed, Message, Said, Spec
-from cloud_hub.jobs.processes import ProcessTree, bytes_of
+from cloud_hub.execution.processes import ProcessTree, bytes_of
 
 LOOK_S = 0.25  # how often limits are looked at
 CLOSING_S = 3.0  # from the end of a process's messages to its own
@@ -205,7 +205,7 @@ def _started(work: Work, limits: Limits) -> Iterator[tuple[subprocess.Popen[byte
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cloud_hub.jobs.child_main", str(writing)],
+            [sys.executable, "-m", "cloud_hub.execution.child_main", str(writing)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writing,),
             start_new_session=True, env={**environment, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
         )  # fmt: skip

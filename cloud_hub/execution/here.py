@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cloud_hub.jobs.execution import Progress, Work, WorkFailedError, entry_of
-from cloud_hub.jobs.messages import failed
+from cloud_hub.execution.messages import failed
+from cloud_hub.execution.port import Progress, Work, WorkFailedError, entry_of
 
 
 class InlineExecutor:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cloud_hub.jobs.child import ChildExecutor
-from cloud_hub.jobs.execution import (
+from cloud_hub.execution.child import ChildExecutor
+from cloud_hub.execution.here import InlineExecutor
+from cloud_hub.execution.port import (
     LOG,
     LOG_BYTES,
     Executor,
@@ -20,7 +21,6 @@ from cloud_hub.jobs.execution import (
     WorkDiedError,
     WorkFailedError,
 )
-from cloud_hub.jobs.here import InlineExecutor
 from cloud_hub.jobs.queue import CancelledError
 
 MB = 1_000_000
