@@ -1,18 +1,17 @@
 """The label check that a custom task brings along: a function of its owner's, run in a process of its own.
 
 The function takes a label, plain JSON, and returns it as it is kept; it raises ValueError (or anything else) with what
-is wrong. Like a recipe it is code that somebody put into `DIR/recipes` (ADR 0007); it runs with a limit of time, and
-neither an endless loop, nor `sys.exit`, nor a crash in it reaches the hub.
+is wrong. Like a recipe it is code that somebody put into `DIR/recipes` (ADR 0007), and runs as one does: in a child
+with limits of time and memory, without the hub's settings.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,11 @@ import msgspec
 from msgspec import Struct
 
 from cloud_hub.errors import InvalidError, NotFoundError
+from cloud_hub.execution.child import ChildExecutor
+from cloud_hub.execution.port import ExecutionError, Limits, OverLimitError, Progress, Work
 
 LIMIT_S = 20.0  # for all labels of a request
+MEMORY = 2 << 30  # bytes
 WORDS = 500  # characters of a check's own words
 NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*\.py):([A-Za-z_][A-Za-z0-9_]*)")
 
@@ -74,40 +76,32 @@ def ask(folder: Path, name: str, labels: Sequence[Any], *, limit_s: float = LIMI
     path = folder / file
     if not path.is_file():
         raise NotFoundError(f"no label check {path}", subject=name, hint="put the file into DIR/recipes on the hub")
-    command = [sys.executable, "-m", "cloud_hub.samples.owners_check", str(path), function]
-    asked = msgspec.json.encode(list(labels))
-    try:
-        done = subprocess.run(command, input=asked, capture_output=True, timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        raise InvalidError(f"the label check {name} took longer than {limit_s:g} s", subject=name) from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
-        raise InvalidError(f"the label check {name} failed: {said[0][:WORDS]}", subject=name, hint="mend the file")
-    try:
-        found = msgspec.json.decode(done.stdout, type=list[Found])
-    except msgspec.DecodeError as error:
-        raise InvalidError(f"the label check {name} gave no answer: {error}", subject=name) from error
-    if len(found) != len(labels):
-        raise InvalidError(f"the label check {name} judged {len(found)} of {len(labels)} labels", subject=name)
-    return found
+    arguments = {"path": str(path), "function": function, "labels": list(labels)}
+    limits = Limits(wall_s=limit_s, memory_bytes=MEMORY)
+    with tempfile.TemporaryDirectory() as place:
+        work = Work("cloud_hub.samples.owners_check:judge", Path(place), arguments)
+        try:
+            found = ChildExecutor(limits).run(work, progress=lambda step, share: None, check=lambda: None)
+        except OverLimitError as error:
+            hint = f"a check has {limit_s:g} s and {MEMORY >> 20} MB for all labels of a request"
+            raise InvalidError(f"the label check {name} was ended: {error}", subject=name, hint=hint) from error
+        except ExecutionError as error:
+            raise InvalidError(f"the label check {name} failed: {str(error)[:WORDS]}", subject=name) from error
+    return msgspec.convert(found["found"], list[Found])
 
 
-def main(path: str, function: str) -> None:
-    """The child: labels as JSON on standard input, what is found of them on standard output."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the check prints is no answer
-    labels = msgspec.json.decode(sys.stdin.buffer.read())
+def judge(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
+    """The child's side: what the check says of each label."""
+    path = Path(arguments["path"])
     spec = importlib.util.spec_from_file_location("_label_check", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(path).parent))  # its siblings
+    sys.path.insert(0, str(path.parent))  # its siblings
     spec.loader.exec_module(module)
-    check = getattr(module, function, None)
+    check = getattr(module, arguments["function"], None)
     if not callable(check):
-        raise SystemExit(f"there is no function {function} in {Path(path).name}")
-    found = [_judge(check, label) for label in labels]
-    answers.write(json.dumps([{"kept": one.kept, "wrong": one.wrong} for one in found]).encode())
-    answers.close()
+        raise InvalidError(f"there is no function {arguments['function']} in {path.name}", subject=path.name)
+    return {"found": [msgspec.to_builtins(_judge(check, label)) for label in arguments["labels"]]}
 
 
 def _judge(check: Any, label: Any) -> Found:
@@ -116,7 +110,3 @@ def _judge(check: Any, label: Any) -> Found:
     except Exception as error:  # noqa: BLE001 (whatever it raises says that the label is wrong)
         return Found(wrong=str(error)[:WORDS] or type(error).__name__)
     return Found(wrong="the check returned nothing for it") if kept is None else Found(kept=kept)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])

@@ -30,6 +30,7 @@ DAY = 86_400.0
 TRIES = 8
 MOST_CLASSES = 1 << 31  # where no release says how many there are
 OTHERS = "for other labels publish a release that names its task: model-compiler compile --task"
+AT_ONCE = 500  # samples that one query asks for
 LABEL_BYTES = 256 << 10  # of one label as JSON: 10,000 values, or 300 boxes with room to spare
 
 
@@ -114,10 +115,12 @@ def _judged_by_owners(hub: Hub, labels: Mapping[str, Any]) -> dict[str, Any]:
         checks = {name: check for name, check in checks.items() if check and _is_custom(label_task(session, name))}
         if not checks:
             return {}
-        rows = select(SampleRow.id, SampleRow.model).where(col(SampleRow.model).in_(list(checks)))
-        for key, model in session.exec(rows):
-            if key in labels:
-                by_check[checks[model]].append(key)
+        asked = list(labels)
+        for start in range(0, len(asked), AT_ONCE):
+            these = col(SampleRow.id).in_(asked[start : start + AT_ONCE])
+            for key, model in session.exec(select(SampleRow.id, SampleRow.model).where(these)):
+                if model in checks:
+                    by_check[checks[model]].append(key)
     kept = {}
     for check, keys in by_check.items():
         found = owners_check.ask(hub.config.directory / "recipes", check, [labels[key] for key in keys])
