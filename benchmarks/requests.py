@@ -6,8 +6,8 @@ process, in turns of a few dozen requests, so that a busy machine slows both: tr
 The result goes to `benchmarks/results/requests.json` with a description of the machine.
 
 In process: `LocalModel.infer` over set input, invoke, get output of the same interpreter class, same bytes, one
-thread. What the bare set lacks: verified bytes, checked inputs and outputs, records, following swaps. With an agent's
-socket open the records are received; without one they are dropped.
+thread. What the bare set lacks: verified bytes, checked inputs and outputs, records, drawn requests for samples and
+sketches, following swaps. With an agent's sockets open these are received; without one they are dropped.
 
 Over HTTP: a real agent process beside other servers with the same runtime on the same bytes, each installed into an
 environment of its own in `build/peers` (`EDGELOOP_PEERS`); see `benchmarks/over_http.py` and, for what each leaves out,
@@ -23,6 +23,7 @@ import argparse
 import json
 import os
 import platform
+import select
 import socket
 import sys
 import tempfile
@@ -39,12 +40,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.over_http import over_http
 from benchmarks.stalls import holders, stalls
+from edge_agent import local_draws, local_records
 from edge_agent.local import LocalModel, open_model
-from edge_agent.local_records import SOCKET
 from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import StateFile
+from edge_agent.update.state import Looked, StateFile
 from edge_agent.update.store import Store
 from fleet.protocol import selftest
+from fleet.protocol.channel import Channel, ModelEntry, Sampling
 from fleet.protocol.manifest import Manifest, SelfTest, Tensor, Variant, Verdict, encode_manifest
 from fleet.protocol.tensors import datatype_of
 from tests.support import models
@@ -116,7 +118,10 @@ def install(directory: Path, data: bytes, bare: Bare) -> None:
         ),
     )
     held = Held(release=1, variant="litert", manifest=Store(directory).put_manifest(encode_manifest(manifest)))
-    StateFile(directory).put_model("model", ModelState(state="committed", active=held))
+    state = StateFile(directory)
+    state.put_model("model", ModelState(state="committed", active=held))
+    entry = ModelEntry(release=1, sampling=Sampling(enabled=True))
+    state.keep_looked(Looked(channel=Channel(channel="stable", version=1, models={"model": entry})))
 
 
 def interleave(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
@@ -138,11 +143,9 @@ def in_process(data: bytes, seconds: float, *, agent: bool) -> dict[str, Any]:
         directory = Path(folder)
         bare = Bare(data)
         install(directory, data, bare)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        child = receive(listener, directory) if agent else 0
+        child = receive(directory) if agent else 0
         with open_model(directory, "model") as model:
             result = compare(bare, model, seconds)
-        listener.close()
         if child:
             os.kill(child, 9)
             os.waitpid(child, 0)
@@ -158,13 +161,23 @@ def http(data: bytes, seconds: float) -> dict[str, Any]:
         return over_http(directory, data, lambda: bare(x), x, seconds)
 
 
-def receive(listener: socket.socket, directory: Path) -> int:
-    """A process that stands for the agent: it takes datagrams."""
-    listener.bind(str(directory / SOCKET))
+def receive(directory: Path) -> int:
+    """A process that stands for the agent: it takes records, and drawn requests in their memory files."""
+    listeners = []
+    for name in (local_records.SOCKET, local_draws.SOCKET):
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        listener.bind(str(directory / name))
+        listeners.append(listener)
     child = os.fork()
     if not child:
         while True:
-            listener.recv(1 << 20)
+            for listener in select.select(listeners, (), ())[0]:
+                for file in socket.recv_fds(listener, 1 << 20, 1)[1]:
+                    os.pread(file, local_draws.LIMIT, 0)
+                    os.ftruncate(file, 0)
+                    os.close(file)
+    for listener in listeners:
+        listener.close()
     return child
 
 

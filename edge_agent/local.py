@@ -6,8 +6,8 @@
 
 The application reads the agent's store (group `edgeloop`): it opens a blob once, hashes what it read and loads those
 bytes. Swaps are followed by a look at `state.json`'s inode and time, at most every `LOOK_S` seconds and always after a
-pause. What happened goes one way to the agent, in batches (`local_records`), marked `source=local`; without a running
-agent it is dropped.
+pause. What happened goes one way to the agent, in batches (`local_records`), marked `source=local`; so do requests that
+are drawn for sketches, samples and audits (`local_draws`). Without a running agent both are dropped.
 
 A model may be used from several threads, and goes on in a process that was forked with it: a fork waits for the
 request under way, and the child tells of its own requests only. Close it, or leave the `with` block, where a process
@@ -27,11 +27,12 @@ from typing import Any
 
 from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
+from edge_agent.local_draws import SUPPORTED, Draws, is_of_use
 from edge_agent.local_records import Entry, Outbox
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel
 from edge_agent.serving.scores import PendingScores, score_later
 from edge_agent.update.machine import Held
-from edge_agent.update.state import read_state
+from edge_agent.update.state import AgentState, read_state
 from edge_agent.update.store import Store
 from fleet.protocol import oip
 from fleet.protocol.asking import ready_arrays, specs_of
@@ -105,8 +106,10 @@ class LocalModel:
         self._held: Held | None = None
         self._loaded: tuple[InstalledRelease, LoadedModel] | None = None
         self._look_at = 0.0
+        self._drawing = False
         self._follow()
-        self._outbox = Outbox(directory)
+        self._draws = Draws(directory)
+        self._outbox = Outbox(directory, self._draws)
         # When the process ends, or nobody holds the model any more.
         self._close_outbox = weakref.finalize(self, self._outbox.close)
         _opened.add(self)
@@ -167,6 +170,8 @@ class LocalModel:
                 if refusal is None:
                     raise
                 raise refusal from error
+            if self._drawing and not ready:  # of ready inputs nobody knows the raw ones
+                self._draws.offer(release, inputs, outputs)
         self._outbox.put(Entry(release, self._now() - started, scores))
         return Answer(outputs, release.number, scores)
 
@@ -201,12 +206,16 @@ class LocalModel:
             mark = (found.st_ino, found.st_mtime_ns)
             if mark == self._mark:
                 return
-            held, former = self._active()
+            state = read_state(self._directory)
+            held, former = self._active(state)
             if held != self._held:
                 fresh = self._load(held, former)
                 old, self._loaded, self._held = self._loaded, fresh, held
                 if old is not None:
                     old[1].close()
+            channel = state.looked.channel
+            entry = channel.models.get(self._name) if channel is not None else None
+            self._drawing = self._loaded is not None and SUPPORTED and is_of_use(self._loaded[0], entry)
             self._mark = mark
         except (AgentError, ProtocolError, OSError) as error:
             if self._loaded is None:
@@ -217,12 +226,12 @@ class LocalModel:
                 ) from error
             log.warning("model %s stays at release %d: %s", self._name, self._loaded[0].number, error)
 
-    def _active(self) -> tuple[Held, Held | None]:
+    def _active(self, state: AgentState) -> tuple[Held, Held | None]:
         """What serves, and what served before it."""
-        state = read_state(self._directory).models.get(self._name)
-        if state is None or state.active is None:
+        model = state.models.get(self._name)
+        if model is None or model.active is None:
             raise NotFoundError(f"model {self._name!r} is not installed", subject=self._name)
-        return state.active, state.previous
+        return model.active, model.previous
 
     def _load(self, held: Held, former: Held | None) -> tuple[InstalledRelease, LoadedModel]:
         release = Store(self._directory).open(self._name, held, former)

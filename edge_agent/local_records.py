@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 from msgspec.structs import replace
 
+from edge_agent.local_draws import Draws
 from edge_agent.ports import InstalledRelease
 from edge_agent.serving.scores import PendingScores, score_all
 from fleet.protocol.codec import encode_msgpack
@@ -90,7 +91,9 @@ class Outbox:
     `lost` counts records for which there was no room. Without an agent nothing waits and nothing is counted.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, draws: Draws) -> None:
+        """`draws` are flushed with the records, after them: the agent then knows of the release's window."""
+        self._draws = draws
         self._address = str(directory / SOCKET)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
@@ -100,6 +103,7 @@ class Outbox:
 
     def after_fork(self) -> None:
         """Begin anew in a child process: what waits is the parent's to tell, and its thread is not here."""
+        self._draws.after_fork()
         self._entries: deque[Entry] = deque()
         self._thread: threading.Thread | None = None
         self._asleep = True
@@ -121,9 +125,9 @@ class Outbox:
     def flush(self) -> None:
         """Send what has gathered; what a busy agent does not take stays for the next time."""
         with self._sending:
-            while self._entries:
-                if not self._send(self._take()):
-                    return
+            while self._entries and self._send(self._take()):
+                pass
+            self._draws.flush()
 
     def close(self) -> None:
         """Send what has gathered, and end the thread."""
@@ -131,6 +135,8 @@ class Outbox:
             self._closed = True
             self._wake.set()
             self.flush()
+            with self._sending:
+                self._draws.close()
             self._socket.close()
 
     def _rouse(self) -> None:

@@ -74,6 +74,7 @@ class Agent:
         from edge_agent.links import Links
         from edge_agent.reporting.actions import Actions
         from edge_agent.reporting.budget import Budget
+        from edge_agent.reporting.draws import DrawnRequests, LocalDraws
         from edge_agent.reporting.locals import LocalRecords
         from edge_agent.reporting.measuring import Measurer
         from edge_agent.reporting.recorder import Recorder
@@ -106,6 +107,8 @@ class Agent:
         self.uploader = Uploader(self.links.hub, self.samples, self.budget)
         self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
         self.locals = LocalRecords(config.dir, self.recorder.local)
+        drawn = DrawnRequests(self.slots, self.policies, self.recorder, random.random)
+        self.draws = LocalDraws(config.dir, drawn.take, self.metrics)
         self.installer = Installer(config.dir)
         self.updater = Updater(
             config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
@@ -158,6 +161,7 @@ class Agent:
                 ("actions", self.actions.run),
                 ("measurer", self.measurer.run),
                 ("local records", self.locals.run),
+                ("local draws", self.draws.run),
             )
         ]
         try:
@@ -219,6 +223,7 @@ class Agent:
             },
             "samples": {"waiting": len(self.samples), "dropped": self.samples.dropped},
             "audits_dropped": self.auditor.dropped,
+            "local_draws": self.draws.counts,
             "bytes": {"up": self.budget.up, "down": self.budget.down},
             "models": self._models(),
         }

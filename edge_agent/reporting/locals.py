@@ -32,22 +32,7 @@ class LocalRecords:
 
     async def run(self) -> None:
         """Listen until cancelled."""
-        self._path.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        listener.setblocking(False)
-        before = os.umask(0o117)
-        try:
-            listener.bind(str(self._path))
-        finally:
-            os.umask(before)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(listener, self._ready, listener)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            loop.remove_reader(listener)
-            listener.close()
-            self._path.unlink(missing_ok=True)
+        await listen(self._path, self._ready)
 
     def _ready(self, listener: socket.socket) -> None:
         count = 0
@@ -63,6 +48,26 @@ class LocalRecords:
                     self._record(record)
             except ProtocolError as error:
                 log.info("a datagram of local records is refused: %s", error)
+
+
+async def listen(path: Path, ready: Callable[[socket.socket], None]) -> None:
+    """Call `ready` whenever a datagram may be received at `path`, until cancelled; for the agent's group only."""
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    listener.setblocking(False)
+    before = os.umask(0o117)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(listener, ready, listener)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        loop.remove_reader(listener)
+        listener.close()
+        path.unlink(missing_ok=True)
 
 
 def records(data: bytes) -> Iterator[LocalRecord]:

@@ -21,14 +21,13 @@ from edge_agent.local_records import LocalRecord
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.samples import Draft, SampleStore, build, choose, class_of, is_outlying
 from edge_agent.reporting.spool import Spool
-from edge_agent.reporting.windows import Builder, Key, Windows
+from edge_agent.reporting.windows import Builder, Key, Windows, pair_key
 from edge_agent.serving.audit import Audited, Auditor, Job
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Outcome, Refused
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import threshold
 from edge_agent.serving.slots import Arrays, Served, Slots
-from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.confidence import should_defer
 from fleet.protocol.errors import REFUSALS, ProtocolError
@@ -106,12 +105,8 @@ class Recorder:
             builder.refusal(outcome.refused)
             self._refusals(outcome.model, outcome.refused)
         builder.scores(outcome.scores.confidence, outcome.scores.classes, outcome.scores.values)
-        if encoder is not None and outcome.inputs:
-            name = encoder.tensor or next(iter(outcome.inputs))
-            watched = outcome.inputs.get(name)
-            if watched is not None:
-                self._windows.draw(builder, watched if self._batched(outcome)(name) else watched[None])
-        self._sample(outcome, encoder)
+        self._sketch(builder, outcome, encoder)
+        self._sample(outcome, encoder, self._rng())
         channel = self._policies.channel
         if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:
             self._flush.set()
@@ -139,7 +134,7 @@ class Recorder:
         """Count an audit in the window of the release that answered; keep a disagreeing sample."""
         job = result.job
         release = job.served.release
-        key = Key(release.model, release.number, release.variant.name, job.auditor, _pair_key(job.pairing))
+        key = Key(release.model, release.number, release.variant.name, job.auditor, pair_key(job.pairing))
         builder = self._windows.late(key, self._clock(), len(release.manifest.labels))
         builder.audited(result.agree, result.pairs)
 
@@ -154,7 +149,7 @@ class Recorder:
         if slot is None or active is None or (active.number, active.variant.name) != (record.release, record.variant):
             return  # of a release that is not in service here: nobody to attribute it to
         auditor = self._policies.entry(record.model).audit.auditor
-        key = Key(record.model, record.release, record.variant, auditor, _pair_key(slot.pairing))
+        key = Key(record.model, record.release, record.variant, auditor, pair_key(slot.pairing))
         assert slot.active is not None
         builder = self._builder(key, len(active.manifest.labels), slot.active.encoder, current=True)
         if record.refused:
@@ -168,6 +163,20 @@ class Recorder:
         builder.request(record.latency_s, ("local", "failed", "local_failed") if record.failed else ("local", "edge"))
         builder.scores(record.confidence, record.classes, record.values)
 
+    def offered(self, outcome: Outcome, requests: float, rows: float) -> None:
+        """Sketch a request that has been counted, and perhaps keep it; it stands for `requests` ones of `rows` rows."""
+        builder, encoder = self._window(outcome.model, outcome.release, outcome.variant)
+        self._sketch(builder, outcome, encoder, requests * rows)
+        self._sample(outcome, encoder, self._rng() / requests)
+
+    def _sketch(self, builder: Builder, outcome: Outcome, encoder: Encoder | None, weight: float = 1.0) -> None:
+        if encoder is None or not outcome.inputs:
+            return
+        name = encoder.tensor or next(iter(outcome.inputs))
+        watched = outcome.inputs.get(name)
+        if watched is not None:
+            self._windows.draw(builder, watched if self._batched(outcome)(name) else watched[None], weight)
+
     def _window(self, model: str, release: int, variant: str) -> tuple[Builder, Encoder | None]:
         """The window of a request that a release answered or refused (0: none was here), and what sketches it."""
         slot = self._slots.slot(model)
@@ -176,7 +185,7 @@ class Recorder:
             served = None
         encoder = served.encoder if served is not None else None
         classes = len(served.release.manifest.labels) if served is not None else 0
-        pairing = _pair_key(slot.pairing) if slot is not None and release else None
+        pairing = pair_key(slot.pairing) if slot is not None and release else None
         key = Key(model, release, variant, self._policies.entry(model).audit.auditor, pairing)
         return self._builder(key, classes, encoder, current=served is not None), encoder
 
@@ -188,7 +197,7 @@ class Recorder:
         self._closed += [old for old in replaced if not old.empty]
         return builder
 
-    def _sample(self, outcome: Outcome, encoder: Encoder | None) -> None:
+    def _sample(self, outcome: Outcome, encoder: Encoder | None, draw: float) -> None:
         sampling = self._policies.entry(outcome.model).sampling
         task, answers, theirs = outcome.task, outcome.scores.answers, outcome.cloud_answers
         if not sampling.enabled or not outcome.inputs or not outcome.release or task is None or not outcome.outputs:
@@ -198,7 +207,7 @@ class Recorder:
         wanted = self._wanted.get(outcome.model, 0)
         reason = choose(
             sampling,
-            self._rng(),
+            draw,
             uncertain=self._uncertain(outcome),
             disagreeing=bool(answers and theirs) and not task.agrees(answers[0], theirs[0]),
             wanted=wanted > 0,
@@ -385,9 +394,3 @@ def _marks(outcome: Outcome) -> list[str]:
 
 def _refusal_marks(newly: bool) -> list[str]:
     return ["failed", "refused", "newly_refused"] if newly else ["failed", "refused"]
-
-
-def _pair_key(rollout: RolloutRef | None) -> tuple[str, int, int, int] | None:
-    if rollout is None:
-        return None
-    return rollout.id, rollout.attempt, rollout.from_release, rollout.release

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edge_agent.reporting.values import Values
+from fleet.protocol.channel import RolloutRef
 from fleet.protocol.messages import PairCounts, SketchData, Window
 from fleet.protocol.sketch import Encoder, Sketcher
 
@@ -49,6 +50,13 @@ class Key(NamedTuple):
     rollout: tuple[str, int, int, int] | None = None  # id, attempt, from, to: paired evidence is per attempt
 
 
+def pair_key(rollout: RolloutRef | None) -> tuple[str, int, int, int] | None:
+    """A key's `rollout`."""
+    if rollout is None:
+        return None
+    return rollout.id, rollout.attempt, rollout.from_release, rollout.release
+
+
 class Builder:
     """One open window."""
 
@@ -61,7 +69,8 @@ class Builder:
         self._classes = [0] * classes
         self._encoder = encoder
         self._reservoir: list[np.ndarray[Any, Any]] = []
-        self._rows = 0
+        self._rows = 0.0  # seen, in units of `_weight`
+        self._weight = 1.0
         self._refusals: dict[str, int] = {}
         self._values = Values()
         self._pairs = [0, 0, 0, 0]  # both, only_old, only_new, neither
@@ -95,12 +104,21 @@ class Builder:
         if self._encoder is None:
             self._encoder = encoder
 
-    def draw(self, rows: np.ndarray[Any, Any], rng: Callable[[], float]) -> None:
-        """Offer the rows of an input to the reservoir; kept rows are copied."""
+    def draw(self, rows: np.ndarray[Any, Any], rng: Callable[[], float], weight: float = 1.0) -> None:
+        """Offer the rows of an input to the reservoir; kept rows are copied.
+
+        Args:
+            weight: how many of the window's rows each of these stands for, at least 1. All kept rows stand for
+                equally many: those that stand for fewer are thinned, so that the draw stays uniform.
+        """
         if self._encoder is None or rows[:1].size != self._encoder.inputs:
             return
+        if weight > self._weight:
+            self._weigh(weight, rng)
         size = min(RESERVOIR_ROWS, max(1, RESERVOIR_BYTES // max(1, rows[:1].nbytes)))
         for row in rows:
+            if weight < self._weight and rng() * self._weight >= weight:
+                continue
             self._rows += 1
             if len(self._reservoir) < size:
                 self._reservoir.append(np.array(row))
@@ -108,6 +126,17 @@ class Builder:
                 place = int(rng() * self._rows)
                 if place < size:
                     self._reservoir[place] = np.array(row)
+
+    def _weigh(self, weight: float, rng: Callable[[], float]) -> None:
+        """Let every kept row stand for `weight` rows. A uniform draw stays one with whatever rows it has; only it
+        must not hold more than there are of that weight."""
+        units = self._rows * self._weight / weight
+        most = int(units) + (rng() < units % 1.0)
+        while len(self._reservoir) > most:
+            place = int(rng() * len(self._reservoir))
+            self._reservoir[place] = self._reservoir[-1]
+            self._reservoir.pop()
+        self._rows, self._weight = max(units, float(len(self._reservoir))), weight
 
     def audited(self, agree: Iterable[bool], pairs: Iterable[tuple[bool, bool]]) -> None:
         """Count audited rows; `pairs` says per row whether (old, new) were right."""
@@ -196,9 +225,9 @@ class Windows:
             builder = self._open[key] = Builder(key, now, classes, None)
         return builder
 
-    def draw(self, builder: Builder, rows: np.ndarray[Any, Any]) -> None:
-        """Offer rows to a builder's reservoir with this object's randomness."""
-        builder.draw(rows, self._rng)
+    def draw(self, builder: Builder, rows: np.ndarray[Any, Any], weight: float = 1.0) -> None:
+        """Offer rows to a builder's reservoir with this object's randomness; see `Builder.draw`."""
+        builder.draw(rows, self._rng, weight)
 
     def due(self, now: float, window_s: float, requests: int) -> list[Builder]:
         """Take out the windows that are full or old; empty ones just start again."""

@@ -26,7 +26,8 @@ from fleet.protocol.errors import MalformedError
 
 log = logging.getLogger(__name__)
 
-WAITING = 256
+WAITING = 256  # audits
+WAITING_BYTES = 16 << 20  # of their inputs; one audit may always wait
 WORKERS = 2
 TIMEOUT_S = 10.0
 
@@ -73,13 +74,16 @@ class Auditor:
         self._timeout_s = timeout_s
         self._sleep = sleep
         self._queue: asyncio.Queue[Job] = asyncio.Queue(WAITING)
+        self._bytes = 0  # of the inputs of queued audits and of those at work
         self.dropped = 0
 
     def offer(self, job: Job) -> None:
         """Queue an audit, or count it as dropped; never waits."""
-        if self._cloud is None or self._queue.full():
+        size = _size(job)
+        if self._cloud is None or self._queue.full() or (self._bytes and self._bytes + size > WAITING_BYTES):
             self.dropped += 1
             return
+        self._bytes += size
         for served in (job.served, job.shadow):
             if served is not None:
                 served.references += 1
@@ -107,6 +111,7 @@ class Auditor:
                 model, trace = job.served.release.model, unforeseen(error)
                 log.info("audit of model %s dropped: %s", model, in_words(error), exc_info=trace)
             finally:
+                self._bytes -= _size(job)
                 for served in (job.served, job.shadow):
                     if served is not None:
                         served.release_reference()
@@ -134,6 +139,10 @@ class Auditor:
             old = task.answers(outputs)  # by the same task, also where the old release names none
             pairs = tuple(zip(map(task.agrees, old, truth), agree, strict=True))
         return Audited(job, agree, pairs)
+
+
+def _size(job: Job) -> int:
+    return sum(array.nbytes for array in job.inputs.values())
 
 
 async def _shadow_outputs(shadow: Served, inputs: Arrays) -> Arrays:

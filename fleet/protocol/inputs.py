@@ -13,28 +13,30 @@ from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of
 
 
-def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...]) -> None:
+def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, kind: str = "input") -> None:
     """Check inputs by name against the manifest's names, datatypes and shapes; raises RefusalError.
 
-    A request in process has nothing else to check: about 3 µs for one small input.
+    A request in process has nothing else to check: about 3 µs for one small input. `kind` is what messages call them.
     """
     for spec in specs:
         array = found.get(spec.name)
         if array is None:
-            refuse("name", f"input {spec.name!r} is missing", hint=f"the model's inputs are {names_of(specs)}")
+            refuse("name", f"{kind} {spec.name!r} is missing", hint=f"the model's {kind}s are {names_of(specs)}")
         if not isinstance(array, np.ndarray | np.generic):
-            kind = type(array).__name__
+            found_type = type(array).__name__
             refuse(
-                "datatype", f"input {spec.name!r} is a {kind}, no array", hint=f"give a numpy array of {spec.datatype}"
+                "datatype",
+                f"{kind} {spec.name!r} is a {found_type}, no array",
+                hint=f"give a numpy array of {spec.datatype}",
             )
         if array.dtype != dtype_of(spec.datatype):
-            refuse("datatype", f"input {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
+            refuse("datatype", f"{kind} {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
         if not _has_shape(array.shape, spec.shape):
-            refuse("shape", f"input {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}")
+            refuse("shape", f"{kind} {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}")
     if len(found) > len(specs):
         unknown = set(found) - {spec.name for spec in specs}
-        refuse("name", f"the model has no input {sorted(unknown)[0]!r}")
-    broken = not_finite("input", found, specs)
+        refuse("name", f"the model has no {kind} {sorted(unknown)[0]!r}")
+    broken = not_finite(kind, found, specs)
     if broken:
         refuse("value", broken, hint="this model takes finite numbers only")
 

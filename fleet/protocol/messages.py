@@ -262,7 +262,8 @@ class Window(Struct, frozen=True, kw_only=True):
     for whose cohort the release ran. `latency_us` counts requests per power-of-two bucket of microseconds (bucket i
     holds [2^i, 2^(i+1))). `confidence` is a 20-bin histogram over [0, 1]; `classes` counts the edge
     model's predicted classes; `values` summarises the numbers in its answers, value by value, where the task's answers
-    are numbers (at most `VALUES`; agents before it was added send none). `sketch` covers randomly drawn requests only.
+    are numbers (at most `VALUES`; agents before it was added send none). `sketch` covers rows that were drawn uniformly
+    from the window's requests, those in an application's own process included; its `count` says how many.
     """
 
     model: str

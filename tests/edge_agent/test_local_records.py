@@ -14,6 +14,7 @@ import pytest
 
 from edge_agent import local_records
 from edge_agent.local import LOOK_S, LocalModel, open_model
+from edge_agent.local_draws import Draws
 from edge_agent.local_records import BATCH, SOCKET, WAITING, Entry, LocalRecord, Outbox
 from edge_agent.reporting.locals import records
 from edge_agent.serving.scores import PendingScores, Scores, score, score_all, score_later
@@ -113,7 +114,7 @@ def test_without_an_agent_nothing_waits(tmp_path, quiet):
 
 def test_what_a_busy_agent_does_not_take_waits_in_order_and_within_bounds(tmp_path, heard, quiet):
     release = models.release(tmp_path / "blobs")
-    box = Outbox(tmp_path)
+    box = Outbox(tmp_path, Draws(tmp_path))
     count = 0
     while not box._entries:  # until the socket is full
         box.put(entry(release))
@@ -133,7 +134,7 @@ def test_what_a_busy_agent_does_not_take_waits_in_order_and_within_bounds(tmp_pa
 
 def test_a_batch_that_is_too_large_is_cut_and_a_record_that_is_too_large_loses_its_scores(tmp_path, heard, quiet):
     release = models.release(tmp_path / "blobs")
-    box = Outbox(tmp_path)
+    box = Outbox(tmp_path, Draws(tmp_path))
     for rows in (1000, 1000, 1000, 1000, 1000, 1000, 1000, 1000, 20_000):
         box.put(Entry(release, 0.0, PendingScores(release, None, Scores((0.123,) * rows, (1,) * rows))))
     box.flush()

@@ -428,6 +428,25 @@ def test_a_full_audit_queue_drops_instead_of_waiting(agent):
     assert agent.auditor.dropped == 300 - 256
 
 
+def test_large_inputs_do_not_gather_in_the_audit_queue(agent):
+    async def scenario():
+        agent.follow(ModelEntry(release=1, audit=Audit(auditor=7)))
+        await agent.slots.activate(release(agent), None, None)
+        served, dropped = agent.slots.slot("tiny").active, []
+        for sizes in ((6, 6, 6), (20, 6), (6, 6)):  # megabytes; one may always wait
+            for size in sizes:
+                agent.recorder.audit(served, {"input": np.zeros((size << 16, 4), np.float32)}, (0,))
+            dropped.append(agent.auditor.dropped)
+            agent.cloud.cut()  # what waits ends in no time, and its bytes are free again
+            async with agent.auditing():
+                pass
+            dropped[-1] -= sum(dropped[:-1])
+            agent.auditor.dropped = sum(dropped)
+        return dropped
+
+    assert asyncio.run(scenario()) == [1, 1, 0]
+
+
 def test_a_new_release_closes_the_old_ones_window(agent):
     async def scenario():
         agent.follow(ModelEntry(release=1), telemetry=Telemetry(window_s=1e9, window_requests=10**9))
