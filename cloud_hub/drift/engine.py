@@ -88,12 +88,16 @@ class DriftEngine(Engine):
     def _step_meaning(self, model: str, release: int) -> int | None:
         """The same for how right the answers are; it needs no sketch."""
         hub = self._hub
-        with hub.session() as session:
+        with hub.reading() as session:
             row, owner = session.get(Release, (model, release)), session.get(Model, model)
             if row is None or not row.manifest:
                 return None
-            policy = policy_of(owner.policy if owner is not None else {})
-            alarm = truth.step(hub, session, model, release, decode_manifest(row.manifest), policy)
+            manifest, policy = decode_manifest(row.manifest), policy_of(owner.policy if owner is not None else {})
+        news = truth.look(hub, model, release, manifest)
+        if news is None:
+            return None
+        with hub.session() as session:
+            alarm = truth.step(hub, session, news, policy)
             return alarm.id if alarm is not None else None
 
     def _count(self, session: Session, monitor: DriftMonitor, manifest: Manifest, policy: DriftPolicy) -> Alarm | None:

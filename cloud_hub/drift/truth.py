@@ -34,6 +34,15 @@ SHARES = 2  # audits and labels share one budget of false alarms
 KIND = "meaning"  # in an alarm's detail
 
 
+class Judged(Struct, frozen=True, kw_only=True):
+    """A label, and how right the device's answer was by it: in [0, 1], or None where nothing says it."""
+
+    at: float
+    sample: str
+    device_id: str
+    share: float | None
+
+
 class Watched(Struct, frozen=True, kw_only=True):
     """A monitor's document: `auditor` is the release that `audits` compares with; `alarmed` names the source."""
 
@@ -43,16 +52,43 @@ class Watched(Struct, frozen=True, kw_only=True):
     alarmed: str = ""
 
 
-def step(hub: Hub, session: Session, model: str, release: int, manifest: Manifest, policy: DriftPolicy) -> Alarm | None:
-    """Count what came since the last step about the release that is the default; returns a new alarm."""
+class News(Struct, frozen=True, kw_only=True):
+    """What came about a release since its monitor was last stepped: `labels` stand after the place `after`."""
+
+    model: str
+    release: int
+    after: tuple[float, str]
+    labels: tuple[Judged, ...]
+
+
+def look(hub: Hub, model: str, release: int, manifest: Manifest) -> News | None:
+    """What there is to count; None where there is nothing. Samples are fetched here, where no transaction waits."""
     if manifest.named_task is None:
         return None
-    lock_name(session, f"drift:{model}")
-    monitor = _current(session, model, release, hub.clock())
+    with hub.reading() as session:
+        monitor = session.get(MeaningMonitor, model)
+        anew = monitor is not None and monitor.release != release
+        if monitor is None or anew:  # as step() begins it
+            monitor = MeaningMonitor(model=model, release=release, document={}, updated_at=0.0)
+        rows = _labelled(session, monitor)
+        if not anew and (read(monitor).alarmed or not (rows or _windows(session, monitor, 1))):
+            return None
+    shares = _right(hub, rows, of_manifest(manifest))
+    judged = tuple(
+        Judged(at=row.labelled_at or 0.0, sample=row.id, device_id=row.device_id, share=share)
+        for row, share in zip(rows, shares, strict=True)
+    )
+    return News(model=model, release=release, after=(monitor.last_label_at, monitor.last_label), labels=judged)
+
+
+def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm | None:
+    """Count what came since the last step about the release that is the default; returns a new alarm."""
+    lock_name(session, f"drift:{news.model}")
+    monitor = _current(session, news.model, news.release, hub.clock())
     watched = read(monitor)
     if not watched.alarmed:
         watched = _count_audits(session, monitor, watched, policy)
-        watched = _count_labels(hub, session, monitor, watched, of_manifest(manifest), policy)
+        watched = _count_labels(monitor, watched, news, policy)
     alarm = None
     for source in ("labels", "audits"):
         track: Track = getattr(watched, source)
@@ -98,14 +134,7 @@ def _current(session: Session, model: str, release: int, now: float) -> MeaningM
 
 
 def _count_audits(session: Session, monitor: MeaningMonitor, watched: Watched, policy: DriftPolicy) -> Watched:
-    rows = session.exec(
-        select(WindowRow)
-        .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
-        .where(col(WindowRow.id) > monitor.last_window)
-        .order_by(col(WindowRow.id))
-        .limit(BATCH)
-    )
-    for row in rows:
+    for row in _windows(session, monitor, BATCH):
         monitor.last_window = row.id or 0
         counters = row.body.get("counters", {})
         audited = counters.get("audited", 0)
@@ -120,26 +149,41 @@ def _count_audits(session: Session, monitor: MeaningMonitor, watched: Watched, p
     return watched
 
 
-def _count_labels(
-    hub: Hub, session: Session, monitor: MeaningMonitor, watched: Watched, task: Task[Any], policy: DriftPolicy
-) -> Watched:
-    place = tuple_(col(SampleRow.labelled_at), col(SampleRow.id))
-    rows = list(
-        session.exec(
-            select(SampleRow)
-            .where(SampleRow.model == monitor.model, SampleRow.release == monitor.release)
-            .where(SampleRow.reason == "random", col(SampleRow.deleted_at).is_(None))
-            .where(col(SampleRow.label).is_not(None), place > (monitor.last_label_at, monitor.last_label))
-            .order_by(col(SampleRow.labelled_at), col(SampleRow.id))
-            .limit(BATCH)
-        )
-    )
-    for row, share in zip(rows, _right(hub, rows, task), strict=True):
-        monitor.last_label_at, monitor.last_label = row.labelled_at or 0.0, row.id
-        if share is not None:
-            unit = Unit(device_id=row.device_id, at=row.labelled_at or 0.0, share=share)
+def _count_labels(monitor: MeaningMonitor, watched: Watched, news: News, policy: DriftPolicy) -> Watched:
+    if news.after != (monitor.last_label_at, monitor.last_label):  # another hub has counted them meanwhile
+        return watched
+    for label in news.labels:
+        monitor.last_label_at, monitor.last_label = label.at, label.sample
+        if label.share is not None:
+            unit = Unit(device_id=label.device_id, at=label.at, share=label.share)
             watched = replace(watched, labels=meaning.count(watched.labels, unit, policy.baseline_windows))
     return watched
+
+
+def _windows(session: Session, monitor: MeaningMonitor, most: int) -> list[WindowRow]:
+    """The release's windows that are not counted yet."""
+    rows = (
+        select(WindowRow)
+        .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
+        .where(col(WindowRow.id) > monitor.last_window)
+        .order_by(col(WindowRow.id))
+        .limit(most)
+    )
+    return list(session.exec(rows))
+
+
+def _labelled(session: Session, monitor: MeaningMonitor) -> list[SampleRow]:
+    """The release's labelled samples, drawn at random, that are not counted yet."""
+    place = tuple_(col(SampleRow.labelled_at), col(SampleRow.id))
+    rows = (
+        select(SampleRow)
+        .where(SampleRow.model == monitor.model, SampleRow.release == monitor.release)
+        .where(SampleRow.reason == "random", col(SampleRow.deleted_at).is_(None))
+        .where(col(SampleRow.label).is_not(None), place > (monitor.last_label_at, monitor.last_label))
+        .order_by(col(SampleRow.labelled_at), col(SampleRow.id))
+        .limit(BATCH)
+    )
+    return list(session.exec(rows))
 
 
 def _right(hub: Hub, rows: list[SampleRow], task: Task[Any]) -> list[float | None]:

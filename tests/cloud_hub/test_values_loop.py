@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
 from collections.abc import Iterator
@@ -11,19 +12,23 @@ import numpy as np
 import pytest
 from msgspec import Raw
 from msgspec.structs import replace
-from sqlmodel import select
+from sqlmodel import Session, select
 
+from cloud_hub.context import Hub
+from cloud_hub.drift import truth
 from cloud_hub.drift.engine import DriftEngine
+from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.ingest import records
 from cloud_hub.ingest.reading import read_record
+from cloud_hub.ports import Stored
 from cloud_hub.samples import snapshots, store
 from cloud_hub.samples.dataset import stack
-from cloud_hub.store.tables import Alarm, Device, Model, WindowRow
+from cloud_hub.store.tables import Alarm, Device, MeaningMonitor, Model, Release, WindowRow
 from cloud_hub.trust.rows import label_task
 from edge_agent.reporting.windows import Builder, Key
 from fleet.protocol.channel import Audit, ModelEntry
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Tensor, decode_manifest
 from fleet.protocol.messages import Envelope, Sample
 from fleet.protocol.task import NO_CLASS, TaskSpec
 from fleet.protocol.tensors import to_array
@@ -146,6 +151,39 @@ def test_labels_that_contradict_the_answers_raise_an_alarm_that_says_so(hub: Hub
     assert alarm.detail["reason"] in page(hub)
     closed = hub.client.post(f"/api/v1/alarms/{alarm.id}/close", headers=hub.auth()).json()
     assert closed["status"] == "closed" and status(hub)["labels"]["state"] == "watching"
+
+
+def test_samples_are_fetched_while_no_transaction_is_open_and_counted_once(hub: HubFixture, monkeypatch) -> None:
+    """Two hubs that look at the same time find the same labels."""
+    put(hub, dict.fromkeys(send_samples(hub, range(300, 303), level=2.0), 2.25))
+    writing, fetched = [], []
+    session, get = Hub.session, hub.hub.objects.get
+
+    @contextlib.contextmanager
+    def watched_session(self: Hub) -> Iterator[Session]:
+        writing.append(True)
+        with session(self) as opened:
+            yield opened
+        writing.pop()
+
+    def watched_get(path: str) -> Stored:
+        assert not writing, "other writers wait for the object store"
+        fetched.append(path)
+        return get(path)
+
+    monkeypatch.setattr(Hub, "session", watched_session)
+    monkeypatch.setattr(hub.hub.objects, "get", watched_get)
+    with hub.hub.reading() as reading:
+        manifest = decode_manifest(reading.get_one(Release, ("tide", 1)).manifest)
+    looks = [truth.look(hub.hub, "tide", 1, manifest) for _ in range(2)]
+    assert fetched and all(look is not None and len(look.labels) == 3 for look in looks)
+    counted = []
+    for look in looks:
+        with hub.hub.session() as writer:
+            truth.step(hub.hub, writer, look, DriftPolicy())
+            counted.append(truth.read(writer.get_one(MeaningMonitor, "tide")).labels.counted)
+    assert counted[0] == counted[1]
+    assert truth.look(hub.hub, "tide", 1, manifest) is None, "nothing new, so nothing is written"
 
 
 def test_people_label_samples_on_the_dashboard_in_the_words_of_the_task(hub: HubFixture) -> None:
