@@ -39,9 +39,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.requests import machine
 from cloud_hub.app import create_app
-from cloud_hub.bootstrap import open_hub
 from cloud_hub.config import HubConfig
-from cloud_hub.server import make_server
+from cloud_hub.opening.bootstrap import open_hub
+from cloud_hub.opening.server import make_server
 from cloud_hub.store.tables import Model
 from fleet.protocol import oip
 from fleet.protocol.manifest import Tensor, encode_manifest

@@ -36,11 +36,11 @@ from cloud_hub.api.limits import BodyLimit
 from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
-from cloud_hub.health import Health
 from cloud_hub.inference.loaded import WarmUp
 from cloud_hub.inference.parts import Inference
 from cloud_hub.inference.routes import router as inference_router
-from cloud_hub.services import Service, run_services
+from cloud_hub.monitoring.health import Health
+from cloud_hub.services.supervisor import Service, run_services
 
 log = logging.getLogger(__name__)
 

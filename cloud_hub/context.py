@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine
 from sqlmodel import Session
 
 from cloud_hub.config import HubConfig
-from cloud_hub.ports import Authority, Clock, CommandKey, DeviceTokens, Objects, Publisher
-from cloud_hub.status import Board
+from cloud_hub.ports import Authority, Board, Clock, CommandKey, DeviceTokens, Objects, Publisher
 from cloud_hub.store.tables import AuditEntry
 from fleet.protocol.messages import MqttEndpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hub:
-    """The parts of a running hub. `main.open_hub` builds it; tests use `tests.support.hub.make_hub`.
+    """The parts of a running hub. `opening.bootstrap.open_hub` builds it; tests use `tests.support.hub.make_hub`.
 
     Sessions are short: on SQLite a writing session holds the only write lock, so never call the
     publisher, the network or the object store while one is open.
@@ -33,7 +32,7 @@ class Hub:
     device_tokens: DeviceTokens
     command_key: CommandKey
     clock: Clock
-    board: Board = field(default_factory=Board)
+    board: Board
 
     @contextmanager
     def session(self) -> Iterator[Session]:

@@ -43,9 +43,9 @@ def init(
 ) -> None:
     """Make keys, database and configuration; prints the first admin token once. Nothing stays when it fails."""
     from cloud_hub.addresses import check_bind, check_hostname
-    from cloud_hub.bootstrap import initialise
     from cloud_hub.config import HubConfig
-    from cloud_hub.start import warnings
+    from cloud_hub.opening.bootstrap import initialise
+    from cloud_hub.opening.start import warnings
 
     chosen: dict[str, Any] = {
         "database": database,
@@ -93,8 +93,8 @@ def serve(
     With --roles infer it owns nothing: any number of them may run beside the hub, each on its own --port.
     """
     from cloud_hub.config import HubConfig
-    from cloud_hub.lock import only_one
-    from cloud_hub.start import check_safe, run_inference, run_server
+    from cloud_hub.opening.lock import only_one
+    from cloud_hub.opening.start import check_safe, run_inference, run_server
 
     if roles not in ("all", "infer"):
         raise InvalidError(f"unknown role {roles!r}", subject="roles", hint="all or infer")
@@ -117,10 +117,10 @@ def worker(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the hub's jobs (retrain: train, gate, compile, publish, roll out) until SIGTERM."""
-    from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
     from cloud_hub.execution.child import ChildExecutor, limits_of
     from cloud_hub.jobs.worker import run_worker
+    from cloud_hub.opening.bootstrap import open_hub
     from cloud_hub.store.words import spoken
     from cloud_hub.training.retrain import kinds
 
@@ -135,8 +135,8 @@ def renew(
     directory: Dir, offline_keys: OfflineKeys, passphrase_file: PassphraseFile = None, as_json: Json = False
 ) -> None:
     """Sign root and targets for another year; the hub may run meanwhile."""
-    from cloud_hub.bootstrap import open_publisher
     from cloud_hub.config import HubConfig
+    from cloud_hub.opening.bootstrap import open_publisher
     from cloud_hub.store.words import spoken
     from cloud_hub.trust import ceremony
 
@@ -155,9 +155,9 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Replace one key of a hub that is stopped: one that runs would go on signing with the old one, in vain."""
-    from cloud_hub.bootstrap import open_publisher
     from cloud_hub.config import HubConfig
-    from cloud_hub.lock import only_one
+    from cloud_hub.opening.bootstrap import open_publisher
+    from cloud_hub.opening.lock import only_one
     from cloud_hub.store.words import spoken
     from cloud_hub.trust import ceremony
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from msgspec import Struct
@@ -19,6 +19,7 @@ from fleet.protocol.channel import Channel
 from fleet.protocol.messages import Signed
 
 Also = Callable[[Session], None]
+State = Literal["ok", "starting", "failed", "unknown"]
 HUB_IDENTITY = "_hub"  # the hub's own MQTT name; no device can have it, names hold no underscore
 
 
@@ -261,4 +262,23 @@ class CommandKey(Protocol):
 
     def sign(self, payload: bytes) -> Signed:
         """`payload` with its signature."""
+        ...
+
+
+class Part(Struct, frozen=True):
+    """How one part of the hub stands; `reason` says why it is not ok."""
+
+    state: State
+    reason: str = ""
+
+
+class Board(Protocol):
+    """Where services write down how they stand, from any thread."""
+
+    def say(self, part: Literal["broker", "ingest"], wrong: str) -> None:
+        """`part` works, or `wrong` says what does not."""
+        ...
+
+    def read(self) -> dict[str, Part]:
+        """The parts `broker` and `ingest`."""
         ...

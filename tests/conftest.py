@@ -23,7 +23,7 @@ LONG = (
     "tests/upgrade/",
     "tests/cloud_hub/training/",
     "tests/model_compiler/",
-    "tests/cloud_hub/test_serve",
+    "tests/cloud_hub/opening/test_serve",
 )
 
 

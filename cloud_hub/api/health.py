@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from cloud_hub import health
 from cloud_hub.api.errors import RETRY_AFTER_S
 from cloud_hub.api.openapi import LATER
-from cloud_hub.status import Part
+from cloud_hub.monitoring import health
+from cloud_hub.ports import Part
 from fleet.api.monitoring import Health
 
 router = APIRouter(tags=["monitoring"])

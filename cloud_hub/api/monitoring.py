@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cloud_hub.api.access import Viewer
 from cloud_hub.api.openapi import gives
 from cloud_hub.ingest.service import MESSAGES
-from cloud_hub.metrics import FleetCollector
+from cloud_hub.monitoring.metrics import FleetCollector
 
 router = APIRouter(tags=["monitoring"])
 

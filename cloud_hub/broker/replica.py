@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cloud_hub.context import Hub
 from cloud_hub.errors import UnreachableError
 from cloud_hub.identity.ca import HUB_IDENTITY
-from cloud_hub.store.leases import hold
+from cloud_hub.services.leases import hold
 from cloud_hub.trust.keys import write_private
 
 log = logging.getLogger(__name__)

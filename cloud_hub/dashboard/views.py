@@ -12,7 +12,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.context import Hub
 from cloud_hub.dashboard.answers import ModelView, failed, model_views, share
 from cloud_hub.devices.status import problem_of, state_of
-from cloud_hub.measured import Figures, by_hardware
+from cloud_hub.store.benchmarks import Figures, by_hardware
 from cloud_hub.store.tables import (
     Alarm,
     AuditEntry,

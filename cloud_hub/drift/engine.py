@@ -25,8 +25,8 @@ from cloud_hub.drift.detector import Baseline, Bet, Detector, DeviceWindow
 from cloud_hub.drift.explain import Summary, explain, summarize
 from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import respond
-from cloud_hub.engines import Engine
-from cloud_hub.services import Service
+from cloud_hub.services.periodic import PeriodicService
+from cloud_hub.services.supervisor import Service
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Alarm, ChannelRow, DriftMonitor, Model, Release, WindowRow
 from fleet.protocol.channel import decode_channel
@@ -50,7 +50,7 @@ class Watch(Struct, frozen=True, kw_only=True):
     windows_per_day: float = 1.0
 
 
-class DriftEngine(Engine):
+class DriftEngine(PeriodicService):
     """Steps every model's monitor every `engines.drift_tick_s` seconds."""
 
     name = "drift"

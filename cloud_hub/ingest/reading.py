@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from cloud_hub import measured
+from cloud_hub.store import benchmarks
 from fleet.protocol.bounds import LARGEST, check_count, check_time, check_word, plain
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, VersionError
@@ -165,4 +165,4 @@ def _figures(body: Any) -> Benchmark | None:
     """The figures in a result, if it has any; MalformedError for ones that cannot be right."""
     if not isinstance(body, CommandResult) or not body.ok or body.kind != "benchmark":
         return None
-    return measured.read(body.data)
+    return benchmarks.read(body.data)

@@ -6,8 +6,8 @@ from typing import Any
 
 from sqlmodel import Session, func, select
 
-from cloud_hub import measured
 from cloud_hub.ingest.reading import Record
+from cloud_hub.store import benchmarks
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.bounds import LARGEST
 from fleet.protocol.errors import MalformedError
@@ -33,7 +33,7 @@ def write(session: Session, device: Device, record: Record, now: float) -> str:
     elif isinstance(body, AgentReport):
         device.info = record.document
     elif record.figures is not None:
-        measured.keep(session, device.id, record.figures, envelope.at)
+        benchmarks.keep(session, device.id, record.figures, envelope.at)
         _at_most(session, MeasuredRow, device.id, MEASURED)
     session.flush()
     return envelope.kind

@@ -26,7 +26,7 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import mark_sent, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message
-from cloud_hub.services import Backoff, Service
+from cloud_hub.services.supervisor import Backoff, Service
 from cloud_hub.store.tables import ChannelRow, Device, OutboxCommand
 from fleet.protocol import topics
 from fleet.protocol.messages import Notify

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cloud_hub.context import Hub
-    from cloud_hub.services import Service
+    from cloud_hub.services.supervisor import Service
 
 
 def services(hub: Hub) -> list[Service]:

@@ -17,10 +17,10 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.engines import Engine
 from cloud_hub.errors import HubError, NotFoundError
 from cloud_hub.rollouts.facts import gather, reference
-from cloud_hub.services import Service
+from cloud_hub.services.periodic import PeriodicService
+from cloud_hub.services.supervisor import Service
 from cloud_hub.store.tables import ChannelRow, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.errors import ProtocolError
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 GUARD = "guard"
 
 
-class RolloutEngine(Engine):
+class RolloutEngine(PeriodicService):
     """Steps all live rollouts every `engines.rollout_tick_s` seconds."""
 
     name = "rollouts"

@@ -6,8 +6,8 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, select
 
 from cloud_hub.identity.groups import groups_of
-from cloud_hub.measured import hardware_class, newest_p95
 from cloud_hub.rollouts.capabilities import lacking, required
+from cloud_hub.store.benchmarks import hardware_class, newest_p95
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef

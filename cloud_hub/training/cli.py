@@ -101,8 +101,8 @@ def _snapshot(name: str, hub: Path | None) -> tuple[str, Dataset | None]:
 
     if hub is None or not name:
         return "", read_dataset(Path(name)) if name else None
-    from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
+    from cloud_hub.opening.bootstrap import open_hub
     from cloud_hub.samples import snapshots
     from cloud_hub.store.tables import Model, Snapshot
 
@@ -130,8 +130,8 @@ def _contract(like: Path | None, hub: Path | None, model: str, snapshot: str) ->
         raise InvalidError(
             "--hub needs a snapshot or a model", subject="--hub", hint="add --snapshot ID or --model NAME"
         )
-    from cloud_hub.bootstrap import open_hub
     from cloud_hub.config import HubConfig
+    from cloud_hub.opening.bootstrap import open_hub
     from cloud_hub.training.handing import contract_of
     from cloud_hub.trust.rows import interface_release
 

@@ -11,7 +11,7 @@ import logging
 from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
-from cloud_hub.engines import Engine
+from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.store.engine import lock_publishing
 from cloud_hub.store.tables import Release
 from fleet.protocol.manifest import decode_manifest
@@ -22,7 +22,7 @@ GRACE_S = 86_400.0
 BATCH = 200  # deletions under one lock: a publication waits for no more
 
 
-class Collector(Engine):
+class Collector(PeriodicService):
     """Looks four times a day, on one replica."""
 
     name = "blob-collector"

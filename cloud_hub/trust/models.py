@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from sqlmodel import Session, col, select
 
-from cloud_hub import measured
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError
+from cloud_hub.store import benchmarks
 from cloud_hub.store.tables import Model, Release
 from cloud_hub.trust import disputes, gone
 from cloud_hub.trust.rows import get_model, get_release, interface_release, status_in_words
@@ -105,7 +105,7 @@ def show_release(hub: Hub, model: str, number: int) -> ReleaseDetail:
     """One release with its manifest and, per hardware class, what devices measured of it; NotFoundError."""
     with hub.reading() as session:
         row = get_release(session, model, number)
-        figures = measured.by_hardware(session, model, number)
+        figures = benchmarks.by_hardware(session, model, number)
     return ReleaseDetail(
         **row.model_dump(exclude={"manifest"}),
         manifest=decode_manifest(row.manifest) if row.manifest else None,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from cloud_hub.context import Hub
-from cloud_hub.services import Service
+from cloud_hub.services.supervisor import Service
 from cloud_hub.trust.collecting import Collector
 
 log = logging.getLogger(__name__)

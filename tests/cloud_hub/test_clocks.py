@@ -14,12 +14,9 @@ import pytest
 from cryptography import x509
 from sqlmodel import select
 
-from cloud_hub.bootstrap import open_hub
 from cloud_hub.clock import MEASURE_S, SLACK_S, DatabaseClock, clock_of
 from cloud_hub.drift.engine import DriftEngine, _current
-from cloud_hub.engines import Engine
 from cloud_hub.errors import RateError, UnauthenticatedError
-from cloud_hub.health import judge_clock
 from cloud_hub.identity import ca
 from cloud_hub.identity.callers import RateLimiter
 from cloud_hub.identity.own import renew_own
@@ -28,12 +25,15 @@ from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.service import Ingest
 from cloud_hub.jobs import queue
 from cloud_hub.jobs.running import Running
+from cloud_hub.monitoring.health import judge_clock
+from cloud_hub.opening.bootstrap import open_hub
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.samples import store
 from cloud_hub.samples.retention import Retention
+from cloud_hub.services.leases import hold
+from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.leases import hold
 from cloud_hub.store.tables import Device, Metadata, OutboxCommand, SampleRow
 from cloud_hub.trust import repository
 from cloud_hub.trust.rows import latest_metadata
@@ -58,7 +58,7 @@ def both(tmp_path: Path, hub_database: str) -> Iterator[HubFixture]:
     made.hub.engine.dispose()
 
 
-class Counting(Engine):
+class Counting(PeriodicService):
     """An engine that counts its looks."""
 
     name = "counting"

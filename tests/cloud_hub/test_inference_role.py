@@ -13,10 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from cloud_hub.app import create_app
-from cloud_hub.bootstrap import check_database, open_hub
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import ConflictError
 from cloud_hub.identity.tokens import revoke_token
+from cloud_hub.opening.bootstrap import check_database, open_hub
 from cloud_hub.store.migrate import downgrade
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models

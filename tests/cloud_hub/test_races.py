@@ -22,7 +22,7 @@ from cloud_hub.identity.tokens import create_token
 from cloud_hub.jobs import queue
 from cloud_hub.samples import snapshots, store
 from cloud_hub.samples.dataset import Dataset
-from cloud_hub.store.leases import hold
+from cloud_hub.services.leases import hold
 from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Job, Model, SampleRow
 from cloud_hub.trust import models
 from fleet.protocol.manifest import decode_manifest

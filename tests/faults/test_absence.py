@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from sqlmodel import select
 
-from cloud_hub.bootstrap import open_publisher
+from cloud_hub.opening.bootstrap import open_publisher
 from cloud_hub.store.tables import AuditEntry, CertificateRow
 from cloud_hub.trust import ceremony
 from edge_agent.errors import AgentError

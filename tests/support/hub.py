@@ -9,10 +9,10 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from cloud_hub.app import create_app
-from cloud_hub.bootstrap import initialise
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.identity.tokens import create_token
+from cloud_hub.opening.bootstrap import initialise
 from cloud_hub.store.tables import ChannelRow, Model
 from tests.support.databases import migrated_sqlite
 from tests.support.manifests import small_release

@@ -21,9 +21,9 @@ from msgspec import structs
 from sqlalchemy import Boolean, Connection, MetaData, Table, func, select
 
 from cloud_hub.app import create_app
-from cloud_hub.bootstrap import open_hub
 from cloud_hub.config import HubConfig
 from cloud_hub.ingest.ingestor import Ingestor, Message
+from cloud_hub.opening.bootstrap import open_hub
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import differences, upgrade

@@ -22,7 +22,7 @@ from cloud_hub.broker.choose import open_link
 from cloud_hub.broker.replica import LEASE_S, NAMES, Name
 from cloud_hub.context import Hub
 from cloud_hub.errors import UnreachableError
-from cloud_hub.status import Board
+from cloud_hub.monitoring.board import StatusBoard
 from fleet.protocol import topics
 from tests.support.device_key import DeviceKey
 from tests.support.hub import HubFixture, make_hub
@@ -96,7 +96,7 @@ def second_hub(first: Hub) -> Hub:
     """A replica on the same database and keys, which takes the first one's broker for an external one."""
     broker = first.config.broker.model_copy(update={"kind": "external"})
     config = first.config.model_copy(update={"broker": broker, "directory": first.config.directory})
-    return dataclasses.replace(first, config=config, board=Board())
+    return dataclasses.replace(first, config=config, board=StatusBoard())
 
 
 class Heard:

@@ -8,7 +8,7 @@ from sqlmodel import col, select
 
 from cloud_hub.dashboard import access
 from cloud_hub.drift.detector import Baseline
-from cloud_hub.measured import keep
+from cloud_hub.store.benchmarks import keep
 from cloud_hub.store.tables import AuditEntry, Device, DeviceModel, DriftMonitor, RolloutRow, WindowRow
 from fleet.protocol.messages import Benchmark, SketchData
 from tests.support.hub import HubFixture

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 
-from cloud_hub import services
 from cloud_hub.errors import UnreachableError
 from cloud_hub.ingest import service
 from cloud_hub.ingest.service import SHARE, Ingest, Step
+from cloud_hub.services import supervisor
 from cloud_hub.store.tables import DeviceEvent, SetAside
 from fleet.protocol import topics
 from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # a hub with two devices, on each database
@@ -50,7 +50,7 @@ class Broker:
 
 @pytest.fixture
 def broker(monkeypatch):
-    monkeypatch.setattr(services, "RESTART_S", (0.0,))
+    monkeypatch.setattr(supervisor, "RESTART_S", (0.0,))
     made = Broker()
     monkeypatch.setattr(service, "open_link", made.open)
     return made
@@ -189,6 +189,6 @@ def test_a_service_that_ran_for_a_while_is_started_again_soon(monkeypatch):
     async def sleep(seconds):
         pauses.append(seconds)
 
-    monkeypatch.setattr(services.asyncio, "sleep", sleep)
-    asyncio.run(services.run_services([Flaky()], lambda: clock[0]))
+    monkeypatch.setattr(supervisor.asyncio, "sleep", sleep)
+    asyncio.run(supervisor.run_services([Flaky()], lambda: clock[0]))
     assert pauses == [0.5, 1.0, 2.0, 0.5, 1.0]

@@ -6,9 +6,9 @@ import pytest
 from msgspec.structs import replace
 from sqlmodel import select
 
-from cloud_hub.measured import keep
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
+from cloud_hub.store.benchmarks import keep
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
 from fleet.protocol.channel import ModelEntry, decode_channel
 from fleet.protocol.messages import Benchmark

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cloud_hub.bootstrap import check_offline, offline_keys_inside, open_hub
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from cloud_hub.opening.bootstrap import check_offline, offline_keys_inside, open_hub
 from cloud_hub.trust import ceremony, keys
 from fleet.protocol.channel import Channel
 from tests.support.hub import PASSPHRASE, HubFixture, make_hub

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from cloud_hub.services import run_services
+from cloud_hub.services.supervisor import run_services
 from cloud_hub.trust.refresher import services
 from cloud_hub.trust.repository import version_of
 from tests.support.hub import HubFixture

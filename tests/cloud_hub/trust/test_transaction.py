@@ -13,9 +13,9 @@ import msgspec
 import pytest
 from sqlmodel import select
 
-from cloud_hub.bootstrap import open_hub
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import ConflictError
+from cloud_hub.opening.bootstrap import open_hub
 from cloud_hub.ports import Objects
 from cloud_hub.store.tables import AuditEntry, ChannelRow, Metadata, Model
 from cloud_hub.trust import repository
@@ -28,7 +28,7 @@ PUBLISHER = """
 import sys
 from pathlib import Path
 import msgspec
-from cloud_hub.bootstrap import open_hub
+from cloud_hub.opening.bootstrap import open_hub
 from cloud_hub.config import HubConfig
 hub = open_hub(HubConfig.load(Path(sys.argv[1])))
 def change(channel):

@@ -13,8 +13,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cloud_hub.bootstrap import open_publisher
 from cloud_hub.identity.first_contact import FIRST_ROOT
+from cloud_hub.opening.bootstrap import open_publisher
 from cloud_hub.trust import ceremony
 from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError, UnreachableError
 from edge_agent.update.lines import Asked, Refusal

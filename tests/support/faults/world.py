@@ -10,8 +10,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from cloud_hub.bootstrap import open_publisher
 from cloud_hub.identity.first_contact import FIRST_ROOT
+from cloud_hub.opening.bootstrap import open_publisher
 from cloud_hub.store.tables import Model
 from cloud_hub.trust import ceremony
 from cloud_hub.trust.publisher import TufPublisher

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from cloud_hub.errors import ConflictError
-from cloud_hub.lock import NAME, only_one
+from cloud_hub.opening.lock import NAME, only_one
 
 HOLD = """
 import sys, pathlib
-from cloud_hub.lock import only_one
+from cloud_hub.opening.lock import only_one
 with only_one(pathlib.Path(sys.argv[1]), "serve"):
     print("held", flush=True)
     sys.stdin.read()

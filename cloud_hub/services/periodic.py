@@ -1,4 +1,4 @@
-"""What the engines share: looking again and again, by one replica at a time."""
+"""Looking again and again, by one replica at a time."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import secrets
 from abc import ABC, abstractmethod
 
 from cloud_hub.context import Hub
-from cloud_hub.store.leases import hold
+from cloud_hub.services.leases import hold
 
 
-class Engine(ABC):
+class PeriodicService(ABC):
     """A service that looks every `every_s` seconds; among replicas only the holder of its lease does.
 
     The lease is renewed at each look and lasts `LEASE_S`, so a replica that died is replaced by then.
     """
 
     LEASE_S = 30.0
-    name = "engine"
+    name = "periodic"
 
     def __init__(self, hub: Hub, every_s: float) -> None:
         self._hub = hub
@@ -39,4 +39,4 @@ class Engine(ABC):
 
     @abstractmethod
     def look(self) -> None:
-        """What the engine does; blocking."""
+        """One look; blocking."""

@@ -9,10 +9,10 @@ import sys
 
 import pytest
 
-from cloud_hub import listening
 from cloud_hub.addresses import Endpoint
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError
-from cloud_hub.listening import check_free, listen
+from cloud_hub.opening import listening
+from cloud_hub.opening.listening import check_free, listen
 
 TAKE = """
 import socket, sys

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import asdict, replace
 from sqlmodel import select
 
-from cloud_hub import measured
 from cloud_hub.ingest.ingestor import Ingestor, Message
+from cloud_hub.store import benchmarks
 from cloud_hub.store.tables import Device, DeviceEvent, MeasuredRow, SetAside
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
@@ -85,8 +85,8 @@ def test_a_device_that_measures_again_replaces_its_figures_and_a_revoked_one_doe
     report(fleet, "pi-1", 2, result(replace(FIGURES, p95_us=61.0)), at=2.0)
     assert [row.p95_us for row in rows(fleet, MeasuredRow)] == [61.0]
     with fleet.hub.reading() as session:
-        assert measured.newest_p95(session, "digits", 1) == {"pi-1": 61.0}
-        assert measured.newest_p95(session, "digits", 2) == {}
+        assert benchmarks.newest_p95(session, "digits", 1) == {"pi-1": 61.0}
+        assert benchmarks.newest_p95(session, "digits", 2) == {}
     assert fleet.client.post("/api/v1/devices/pi-1/revoke", headers=fleet.auth()).status_code == 200
     assert release(fleet) == []
 
@@ -95,7 +95,7 @@ def test_of_two_variants_the_one_measured_last_counts(fleet):
     report(fleet, "pi-1", 1, result(replace(FIGURES, variant="litert-fp32", p95_us=500.0)), at=1.0)
     report(fleet, "pi-1", 2, result(), at=2.0)
     with fleet.hub.reading() as session:
-        assert measured.newest_p95(session, "digits", 1) == {"pi-1": 60.0}
+        assert benchmarks.newest_p95(session, "digits", 1) == {"pi-1": 60.0}
 
 
 def test_other_results_hold_no_figures(fleet):
@@ -125,7 +125,7 @@ def test_other_results_hold_no_figures(fleet):
 )
 def test_figures_that_cannot_be_right_are_set_aside(fleet, changes):
     with pytest.raises(MalformedError):
-        measured.read({**asdict(FIGURES), **changes})
+        benchmarks.read({**asdict(FIGURES), **changes})
     report(fleet, "pi-1", 1, CommandResult(id="", ok=True, kind="benchmark", data={**asdict(FIGURES), **changes}))
     report(fleet, "pi-1", 2, result())
     (aside,) = rows(fleet, SetAside)

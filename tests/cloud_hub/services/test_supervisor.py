@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from cloud_hub import services
+from cloud_hub.services import supervisor
 
 
 class Flaky:
@@ -38,11 +38,11 @@ class Brief:
 
 
 def test_a_failing_service_starts_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(services, "RESTART_S", (0.0,))
+    monkeypatch.setattr(supervisor, "RESTART_S", (0.0,))
 
     async def go() -> Flaky:
         flaky = Flaky(3)
-        task = asyncio.create_task(services.run_services([flaky, Brief()]))
+        task = asyncio.create_task(supervisor.run_services([flaky, Brief()]))
         await asyncio.wait_for(flaky.steady.wait(), 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -13,14 +13,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from cloud_hub import health
 from cloud_hub.broker.link import Address, Link
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import UnreachableError
-from cloud_hub.health import Health, Probe, judge_clock, status_of
 from cloud_hub.ingest import service
 from cloud_hub.ingest.service import Ingest, Step
-from cloud_hub.status import PARTS, STILL_S, Board, Part
+from cloud_hub.monitoring import health
+from cloud_hub.monitoring.board import PARTS, STILL_S, StatusBoard
+from cloud_hub.monitoring.health import Health, Probe, judge_clock, status_of
+from cloud_hub.ports import Part
 from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
 
@@ -221,7 +222,7 @@ def test_the_clock_of_the_databases_machine(tmp_path: Path, postgres: str) -> No
 
 def test_a_loop_that_stands_still_has_failed() -> None:
     now = [0.0]
-    board = Board(lambda: now[0])
+    board = StatusBoard(lambda: now[0])
     assert board.read()["ingest"].state == "starting"
     board.say("ingest", "")
     now[0] += STILL_S

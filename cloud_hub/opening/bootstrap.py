@@ -19,8 +19,10 @@ from cloud_hub.identity.ca import Authority, create_authority
 from cloud_hub.identity.device_tokens import DeviceTokens
 from cloud_hub.identity.own import read_authority
 from cloud_hub.identity.tokens import create_token
-from cloud_hub.lock import only_one
+from cloud_hub.monitoring.board import StatusBoard
 from cloud_hub.objects import open_objects
+from cloud_hub.opening.cleanup import all_or_nothing, emptied_again
+from cloud_hub.opening.lock import only_one
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import behind, upgrade
@@ -29,7 +31,6 @@ from cloud_hub.trust import ceremony, keys
 from cloud_hub.trust.publisher import TufPublisher
 from cloud_hub.trust.rows import latest_metadata
 from cloud_hub.trust.transaction import Signers
-from cloud_hub.whole import all_or_nothing, emptied_again
 
 REPOSITORY = "tuf"  # where METADATA and TARGETS lie in the object store
 
@@ -114,6 +115,7 @@ def open_hub(config: HubConfig, *, clock: Clock | None = None) -> Hub:
         device_tokens=DeviceTokens(keys.read_secret(config.keys_dir)),
         command_key=keys.CommandKey(keys.load_held(config.keys_dir, "command")),
         clock=clock,
+        board=StatusBoard(),
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from cloud_hub import main
 from cloud_hub.addresses import Endpoint
-from cloud_hub.listening import listen
+from cloud_hub.opening.listening import listen
 from tests.support.commands import call
 from tests.support.hub_process import HubProcess, cloud_hub, free_port, serving
 from tests.support.postgres import create_database

@@ -1,4 +1,4 @@
-"""How the hub's running parts say that they work; `health` asks the others and answers for all."""
+"""Where the hub's running parts say that they work; `health` asks the others and answers for all."""
 
 from __future__ import annotations
 
@@ -7,22 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from msgspec import Struct
+from cloud_hub.ports import Part
 
-State = Literal["ok", "starting", "failed", "unknown"]
 PARTS = ("database", "objects", "broker", "ingest", "clock")
 STILL_S = 30.0  # a loop that has not gone round for so long stands still
 
 
-class Part(Struct, frozen=True):
-    """How one part stands; `reason` says why it is not ok."""
-
-    state: State
-    reason: str = ""
-
-
-class Board:
-    """Where services write down how they stand, from any thread."""
+class StatusBoard:
+    """A `Board` in memory."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -32,14 +24,14 @@ class Board:
         self._beat = 0.0
 
     def say(self, part: Literal["broker", "ingest"], wrong: str) -> None:
-        """`part` works, or `wrong` says what does not."""
+        """See `Board`."""
         with self._lock:
             self._parts[part] = Part("failed", wrong) if wrong else Part("ok")
             if part == "ingest":
                 self._beat = self._now()
 
     def read(self) -> dict[str, Part]:
-        """The parts `broker` and `ingest`; a loop that stands still has failed, whatever it said last."""
+        """See `Board`; a loop that stands still has failed, whatever it said last."""
         with self._lock:
             found, silence = dict(self._parts), self._now() - self._beat
         if found["ingest"].state == "ok" and silence > STILL_S:

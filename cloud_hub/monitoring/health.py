@@ -26,7 +26,8 @@ from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.status import PARTS, Part
+from cloud_hub.monitoring.board import PARTS
+from cloud_hub.ports import Part
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.tables import Metadata
 from cloud_hub.trust.transaction import METADATA

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from cloud_hub import bootstrap, main
-from cloud_hub.bootstrap import initialise
+from cloud_hub import main
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import ConflictError, UnreachableError
 from cloud_hub.identity.own import valid_for
-from cloud_hub.lock import only_one
 from cloud_hub.objects import LocalObjects
+from cloud_hub.opening import bootstrap
+from cloud_hub.opening.bootstrap import initialise
+from cloud_hub.opening.lock import only_one
 from tests.support.hub import PASSPHRASE, make_hub
 
 

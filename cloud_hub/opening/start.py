@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def check_safe(config: HubConfig) -> None:
     """Raise ForbiddenError when offline keys lie in the hub's directory, or the network is not loopback without TLS."""
-    from cloud_hub.bootstrap import offline_keys_inside
+    from cloud_hub.opening.bootstrap import offline_keys_inside
 
     found = offline_keys_inside(config.directory)
     if found is not None:
@@ -49,7 +49,7 @@ def ports(config: HubConfig) -> Iterator[list[socket.socket]]:
         ConflictError: one of them is taken; the message says by whom, as far as can be seen.
     """
     from cloud_hub.broker.leftover import end_leftover
-    from cloud_hub.listening import check_free, listen
+    from cloud_hub.opening.listening import check_free, listen
 
     addresses = config.addresses
     end_leftover(config.directory / "broker")
@@ -88,8 +88,8 @@ def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) ->
         HubError: it cannot start; the message says why.
     """
     from cloud_hub.app import all_services, create_app
-    from cloud_hub.bootstrap import open_database, open_hub
     from cloud_hub.identity.own import renew_own
+    from cloud_hub.opening.bootstrap import open_database, open_hub
 
     with ports(config) as listening:
         open_database(config)
@@ -112,8 +112,8 @@ def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None])
         HubError: it cannot start; the message says why.
     """
     from cloud_hub.app import create_app
-    from cloud_hub.bootstrap import check_database, open_hub
-    from cloud_hub.listening import listen
+    from cloud_hub.opening.bootstrap import check_database, open_hub
+    from cloud_hub.opening.listening import listen
 
     listening = listen(config.addresses.http, "HTTP", "--port")
     try:
@@ -128,7 +128,7 @@ def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None])
 
 
 def _serve(app: Any, config: HubConfig, listening: list[socket.socket], log_level: str) -> None:
-    from cloud_hub.server import make_server
+    from cloud_hub.opening.server import make_server
 
     certificates: dict[str, Any] = {}
     if config.tls:

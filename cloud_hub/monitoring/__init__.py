@@ -1,0 +1,1 @@
+"""How the hub stands: its parts for health checks, the fleet for Prometheus."""

@@ -1,0 +1,1 @@
+"""What runs beside the routes: services, their supervisor, periodic work, and leases among replicas."""
