@@ -18,16 +18,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from math import inf
 from typing import Any
 
 import numpy.typing as npt
 from msgspec import Struct
 
 from cloud_hub.errors import BusyError, DeadlineError
-from cloud_hub.inference.costs import Costs
 from cloud_hub.inference.sessions import CloudModel, Values
 from fleet.protocol.preprocessing import Ready
 from fleet.runtimes.models import cut, joined, shapes_of
+from fleet.runtimes.run_costs import RunCosts
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,13 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     max_rows: int = 64
     max_queue: int = 256
+
+
+def run_costs() -> RunCosts:
+    """As the hub judges runs, on the safe side: its event loop answers for all models, and a thread costs a quick run
+    little. So what was never run goes there, what is larger may have grown by the square, and a slow run counts at
+    once."""
+    return RunCosts(unknown_s=inf, growth=4.0, interrupted=0)
 
 
 class _Waiting:
@@ -76,7 +84,7 @@ class Batcher:
         self._lanes, self._joins = len(lanes), all(lane.joins for lane in lanes)
         self._check, self._clock = check, clock
         self._queue: deque[_Waiting] = deque()
-        self._costs = Costs()
+        self._costs = run_costs()
         self._scheduled = False
 
     @property
@@ -126,7 +134,7 @@ class Batcher:
                 break
             lane = self._free[-1]
             run = self._run
-            if self._costs.estimate(sum(waiting.size for waiting in batch)) <= QUICK_S:
+            if self._costs.of(sum(waiting.size for waiting in batch)) <= QUICK_S:
                 answers = self._together(lane, batch)
                 if answers is not None:
                     _settle(batch, answers)
@@ -198,7 +206,7 @@ class Batcher:
     def _measured(self, lane: CloudModel, inputs: Values) -> Answer:
         began = self._clock()
         outputs = lane.run(inputs)
-        self._costs.add(sum(array.size for array in inputs.values()), self._clock() - began)
+        self._costs.learn(sum(array.size for array in inputs.values()), self._clock() - began)
         return outputs
 
     def _take(self) -> list[_Waiting]:

@@ -22,7 +22,6 @@ from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
 from edge_agent.serving import pieces
-from edge_agent.serving.costs import Costs
 from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.loading import WALL_S, Loads
 from fleet import tasks
@@ -32,6 +31,7 @@ from fleet.protocol.manifest import Variant
 from fleet.protocol.selftest import decode_vectors, from_array
 from fleet.protocol.sketch import Encoder, decode_encoder
 from fleet.runtimes.cost import body_limit
+from fleet.runtimes.run_costs import RunCosts
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,12 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 REFUSAL_LIMIT = 200  # characters of what is said of a refused request: names in it are the application's
 TIMED = 256  # run times that a release's latency is judged by
 SLOW_S = 0.02  # a model slower than this runs in a thread, so that other requests are not held up
+
+
+def run_costs() -> RunCosts:
+    """As a device judges runs: a warm-up has measured the first one before any request; other work of the device
+    interrupts some; what is large here has many rows, each of which costs the same."""
+    return RunCosts(unknown_s=0.0, growth=2.0, interrupted=1)
 
 
 class Served:
@@ -69,11 +75,11 @@ class Served:
         self.instances = Instances(model, load, most(release.variant.blob.size))
         self.task = tasks.of_manifest(release.manifest)
         self.body_limit = body_limit(release.manifest)
-        self.costs = Costs()
+        self.costs = run_costs()
         self._times: deque[float] = deque(maxlen=TIMED)
 
     def cost_s(self, inputs: Arrays) -> float:
-        """How long a run of these inputs may take, in seconds; see `Costs`."""
+        """How long a run of these inputs may take, in seconds; see `RunCosts`."""
         return self.costs.of(_values(inputs))
 
     def slow(self, inputs: Arrays) -> bool:

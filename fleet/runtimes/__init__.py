@@ -4,6 +4,7 @@ models   the port, and requests of any number of rows      tensors  names, datat
 litert   ai-edge-litert and tflite-runtime                 onnx     ONNX Runtime
 prepared a release's steps before its file
 errors   what can be wrong with a file              cost   what a request may cost, known before it is paid
+run_costs how long a run will take, by those before
 
 A runtime is imported and made when it is first asked for. Scheduling and batching stay with who uses it.
 """

@@ -12,7 +12,6 @@ import pytest
 
 from cloud_hub.errors import BusyError, DeadlineError, NoAnswerError
 from cloud_hub.inference.batching import Batcher, Limits
-from cloud_hub.inference.costs import Costs
 
 
 class Gated:
@@ -163,15 +162,3 @@ def test_an_answer_that_is_none_spoils_no_other(pool: ThreadPoolExecutor) -> Non
         assert model.batches == [3]
 
     asyncio.run(scenario())
-
-
-def test_a_slower_run_counts_at_once_and_what_is_larger_than_known_is_guessed_high() -> None:
-    costs = Costs()
-    assert costs.estimate(4) == float("inf")
-    costs.add(4, 0.001)
-    costs.add(5, 0.003)
-    assert costs.estimate(7) == 0.003
-    costs.add(4, 0.002)
-    assert 0.002 < costs.estimate(4) < 0.003
-    assert costs.estimate(64) >= 16 * costs.estimate(4)
-    assert costs.estimate(1) == costs.estimate(4)

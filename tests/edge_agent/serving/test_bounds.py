@@ -12,7 +12,6 @@ import pytest
 from msgspec.structs import replace
 
 from edge_agent.serving import slots
-from edge_agent.serving.costs import Costs
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.errors import TooLargeError
@@ -117,7 +116,7 @@ def test_a_run_leaves_the_event_loop_by_its_own_number_of_values(agent, monkeypa
     served = agent.slots.slot("tiny").active
     ticks = iter([0.0, 0.0001] * 50)
     monkeypatch.setattr(slots.time, "perf_counter", lambda: next(ticks))
-    served.costs = Costs()
+    served.costs = slots.run_costs()
     for _ in range(20):
         served.run({"input": X})  # 0.1 ms each
     assert served.slow({"input": np.zeros((rows, 4), np.float32)}) is slow

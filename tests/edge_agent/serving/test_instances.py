@@ -10,8 +10,8 @@ import pytest
 
 from edge_agent.errors import InferenceError, LateError
 from edge_agent.serving import instances
-from edge_agent.serving.costs import Costs
 from edge_agent.serving.instances import EXTRA_BYTES, PER_BYTE, Instances, most
+from edge_agent.serving.slots import run_costs
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.errors import MalformedError
@@ -108,30 +108,6 @@ def test_who_waits_goes_at_the_deadline_and_costs_nobody_a_place(monkeypatch):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(
-    ("learnt", "asked", "found"),
-    [
-        ([], 8, 0.0),
-        ([(8, 1.0)], 8, 1.0),
-        ([(8, 1.0)], 15, 1.0),  # of about the same size
-        ([(8, 1.0)], 80, 8.0),
-        ([(8, 1.0), (1000, 50.0)], 80, 8.0),
-        ([(8, 1.0), (1000, 5.0)], 80, 5.0),  # in no proportion: what a run costs whatever its size
-        ([(8, 1.0), (1000, 0.5)], 80, 1.0),
-        ([(1000, 0.5)], 8, 0.5),
-        ([(8, 0.1), (8, 1.0)], 8, 1.0),
-        ([(8, 0.1), (8, 0.1), (8, 1.0)], 8, 0.1),  # one among several was interrupted
-        ([(8, 0.1), (8, 0.1), (8, 1.0), (8, 1.0)], 8, 1.0),  # two were not
-        ([(8, 1.0)] * 5 + [(8, 0.1)] * 4, 8, 0.1),
-    ],
-)
-def test_what_a_run_costs_is_judged_by_runs_of_its_size(learnt, asked, found):
-    costs = Costs()
-    for values, took in learnt:
-        costs.learn(values, took)
-    assert costs.of(asked) == pytest.approx(found)
-
-
 @pytest.fixture
 def held(tmp_path):
     """A real LiteRT model that is known to be slow; its runs wait for `go_on`."""
@@ -173,7 +149,7 @@ def test_while_an_interpreter_is_busy_in_a_thread_nobody_waits_for_it_on_the_eve
     async def scenario(agent, served, go_on, threads):
         first = asyncio.create_task(agent.ask(X))
         await until(lambda: threads)
-        served.costs = Costs()
+        served.costs = run_costs()
         second = asyncio.create_task(agent.ask(X))
         for _ in range(5):
             await asyncio.sleep(0)
