@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import grimp
 import pytest
@@ -35,6 +37,8 @@ ALLOWED = {
     "fleet.simulator": {"fleet.protocol", "edge_agent"},
     "fleet": {"fleet.api", "fleet.protocol", "fleet.rollouts"},
 }
+
+COMMANDS = ("fleet.cli", "fleet.client")  # of the room `fleet`
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,33 @@ def test_the_protocol_needs_only_msgspec_and_numpy() -> None:
         for target in external.find_modules_directly_imported_by(module)
     }
     assert found - set(sys.stdlib_module_names) - {"fleet"} == {"msgspec", "numpy"}
+
+
+def contracts() -> list[dict[str, Any]]:
+    found = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    return [contract for contract in found if contract["type"] == "forbidden"]
+
+
+def forbidden_to(room: str) -> set[str]:
+    return {name for one in contracts() if room in one["source_modules"] for name in one["forbidden_modules"]}
+
+
+def test_every_package_of_fleet_is_a_room() -> None:
+    """One that comes later is given its arrows here, or is of the commands."""
+    found = {f"fleet.{folder.parent.name}" for folder in (ROOT / "fleet").glob("*/__init__.py")}
+    assert found - ALLOWED.keys() == set(COMMANDS)
+
+
+@pytest.mark.parametrize("source", sorted({*ALLOWED, *COMMANDS} - {"fleet", "fleet.simulator"}))
+def test_the_contract_of_a_room_names_all_that_it_may_not_import(source: str) -> None:
+    there = {name for name in {*ALLOWED, *COMMANDS} - {"fleet"} if (ROOT / name.replace(".", "/")).is_dir()}
+    may = ALLOWED[room(source)] | {source} | set(COMMANDS if source in COMMANDS else ())
+    assert there - may <= forbidden_to(source)
+
+
+def test_what_runs_users_code_may_import_no_other_package_of_the_hub() -> None:
+    others = {f"cloud_hub.{folder.parent.name}" for folder in (ROOT / "cloud_hub").glob("*/__init__.py")}
+    assert others - {"cloud_hub.execution"} <= forbidden_to("cloud_hub.execution")
 
 
 def test_the_contracts_of_import_linter_hold() -> None:
