@@ -44,6 +44,10 @@ class Limits(Struct, frozen=True, kw_only=True):
     max_queue: int = 256
 
 
+def _here() -> bool:
+    return False
+
+
 def run_costs() -> RunCosts:
     """As the hub judges runs, on the safe side: its event loop answers for all models, and a thread costs a quick run
     little. So what was never run goes there, what is larger may have grown by the square, and a slow run counts at
@@ -54,10 +58,12 @@ def run_costs() -> RunCosts:
 class _Waiting:
     """`rows` is 0 for a request that is never joined."""
 
-    __slots__ = ("answer", "inputs", "rows", "shapes", "size", "timer", "until")
+    __slots__ = ("answer", "gone", "inputs", "rows", "shapes", "size", "timer", "until")
 
-    def __init__(self, inputs: Values, rows: int, until: float, answer: asyncio.Future[Answer]) -> None:
-        self.inputs, self.rows, self.until, self.answer = inputs, rows, until, answer
+    def __init__(
+        self, inputs: Values, rows: int, until: float, answer: asyncio.Future[Answer], gone: Callable[[], bool]
+    ) -> None:
+        self.inputs, self.rows, self.until, self.answer, self.gone = inputs, rows, until, answer, gone
         self.shapes = shapes_of(inputs)
         self.size = sum(array.size for array in inputs.values())
         self.timer: asyncio.TimerHandle | None = None
@@ -97,10 +103,13 @@ class Batcher:
         """Batches in threads now."""
         return self._lanes - len(self._free)
 
-    def submit(self, inputs: Values, until: float) -> asyncio.Future[Answer]:
+    def submit(self, inputs: Values, until: float, gone: Callable[[], bool] = _here) -> asyncio.Future[Answer]:
         """The answer to `inputs`, which are as the manifest says.
 
         The future raises DeadlineError at `until` (the event loop's time, seconds), and what the model raises.
+
+        Args:
+            gone: whether nobody waits for the answer any more; then it is not run, which counts as too late.
 
         Raises:
             BusyError: the queue is full. DeadlineError: it is too late already.
@@ -112,7 +121,7 @@ class Batcher:
         if until <= loop.time():
             raise _late()
         joins = self._joins and not isinstance(inputs, Ready)  # they would become raw beside raw ones
-        waiting = _Waiting(inputs, _rows(inputs) if joins else 0, until, loop.create_future())
+        waiting = _Waiting(inputs, _rows(inputs) if joins else 0, until, loop.create_future(), gone)
         self._queue.append(waiting)
         if self._free:
             self._schedule(loop)
@@ -210,11 +219,13 @@ class Batcher:
         return outputs
 
     def _take(self) -> list[_Waiting]:
-        """The next batch; requests whose caller has gone are dropped."""
+        """The next batch, without the requests whose time is over or whose caller has gone."""
         batch: list[_Waiting] = []
         rows = 0
         while self._queue:
             first = self._queue[0]
+            if first.gone() and not first.answer.done():
+                first.answer.set_exception(_late())
             if first.answer.done():
                 self._queue.popleft()
                 continue

@@ -90,7 +90,8 @@ class InferEndpoint:
             asked = await self._read(request, served)
             inputs = inputs_of(asked, served.manifest)
             wanted_s = deadline_s(asked.parameters) or self._longest_s
-            outputs = await served.batcher.submit(inputs, request.began + min(wanted_s, self._longest_s))
+            until = request.began + min(wanted_s, self._longest_s)
+            outputs = await served.batcher.submit(inputs, until, lambda: request.gone)
             body, head = _written(served, asked, outputs)
             headers = _JSON if head is None else _BINARY % head
             if len(body) > ZIPPED and b"gzip" in request.headers.get(b"accept-encoding", b""):

@@ -38,14 +38,15 @@ class NotAskedError(UnreachableError):
 class Question(NamedTuple):
     """One call: a model, its version at the cloud (None: the current one), and the request to send.
 
-    `check` gives the answer as it may go out, or raises CloudError: then the call failed. `routing.remote` says where
-    the call goes, if not to the hub.
+    `check` gives the answer as it may go out, or raises CloudError: then the call failed. `gone` says
+    whether nobody waits any more. `routing.remote` says where the call goes, if not to the hub.
     """
 
     model: str
     version: int | None
     request: oip.InferRequest
     check: Callable[[oip.InferResponse], oip.InferResponse] = lambda answer: answer
+    gone: Callable[[], bool] = lambda: False
 
 
 class _Call:
@@ -93,7 +94,8 @@ class Endpoint:
         """The cloud's answer within `left_s` seconds, the time in the queue included.
 
         Raises:
-            NotAskedError: no place in that time, or the breaker opened meanwhile. LateError: no answer in that time.
+            NotAskedError: no place in that time, or the breaker opened meanwhile. LateError: no answer in that time, or
+                nobody waits for one.
             UnreachableError, CloudError and whatever else the cloud's adapter raises: the call failed.
         """
         until = self._now() + left_s
@@ -104,6 +106,8 @@ class Endpoint:
                 word = "cloud-busy"  # others can make better use of the place
             if word:
                 raise NotAskedError(word, question.model)
+            if question.gone():
+                raise LateError("the caller has gone while others had the cloud", subject=question.model)
             call = self._begin(question.model)
             self._budget.called(question.model, routing, self._now())
         except BaseException:

@@ -41,8 +41,13 @@ log = logging.getLogger(__name__)
 NOTHING = Ran({}, Scores())
 
 
+def _here() -> bool:
+    return False
+
+
 class Asked(NamedTuple):
-    """A request on its way. Times are the engine's clock, in seconds; `until` is the caller's deadline."""
+    """A request on its way. Times are the engine's clock, in seconds; `until` is the caller's deadline, `gone` says
+    whether it waits no more."""
 
     model: str
     request: oip.InferRequest
@@ -50,6 +55,7 @@ class Asked(NamedTuple):
     started: float
     until: float | None
     drawn: bool
+    gone: Callable[[], bool]
     early: asyncio.Task[tuple[oip.InferResponse | None, str | None]] | None = None  # a call that began before the run
 
 
@@ -76,14 +82,24 @@ class Engine:
         self.runs = self._threads.runs
 
     async def infer(
-        self, model: str, version: str, request: oip.InferRequest, began: float | None = None
+        self,
+        model: str,
+        version: str,
+        request: oip.InferRequest,
+        began: float | None = None,
+        gone: Callable[[], bool] = _here,
     ) -> oip.InferResponse:
         """`answer`, for whoever waits for it in any case."""
-        found = self.answer(model, version, request, began)
+        found = self.answer(model, version, request, began, gone)
         return found if isinstance(found, oip.InferResponse) else await found
 
     def answer(
-        self, model: str, version: str, request: oip.InferRequest, began: float | None = None
+        self,
+        model: str,
+        version: str,
+        request: oip.InferRequest,
+        began: float | None = None,
+        gone: Callable[[], bool] = _here,
     ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
         """Answer a request, at once where that takes no time.
 
@@ -95,15 +111,16 @@ class Engine:
         Args:
             version: of the active release or the previous one, if it is held; empty for the active one.
             began: when its first byte came, by the event loop's clock; now by default.
+            gone: whether its caller waits no more; then it is not run, nor is the cloud asked, when its turn comes.
 
         Raises:
             NotFoundError: no such model or version here.
             RefusalError: inputs that are not what the model takes, outputs that it does not have, or a batch that it
                 failed on and need not take. MalformedError: a deadline that is none.
-            LateError: the caller's deadline came first.
+            LateError: the caller's deadline came first, or the caller has gone.
             InferenceError: nobody could answer, or too many wait; the message says why.
         """
-        asked = self._ask(model, request, self._now() if began is None else began)
+        asked = self._ask(model, request, self._now() if began is None else began, gone)
         served = self.slots.find(model, version)
         if served is None:
             self._check_known(model, version)
@@ -136,7 +153,7 @@ class Engine:
         """Count a request to a model that is served here, or is to be, whose body could not be read."""
         self._refuse_unread(model, refusal_word(error), str(error))
 
-    def _ask(self, model: str, request: oip.InferRequest, started: float) -> Asked:
+    def _ask(self, model: str, request: oip.InferRequest, started: float, gone: Callable[[], bool]) -> Asked:
         entry, limit_s = self._policies.entry(model), None
         if request.parameters:
             try:
@@ -145,7 +162,7 @@ class Engine:
                 self.refuse(model, error)
                 raise
         drawn = entry.audit.auditor is not None and _observed(request) and self._rng() * MILLION < entry.audit.share_ppm
-        return Asked(model, request, entry, started, None if limit_s is None else started + limit_s, drawn)
+        return Asked(model, request, entry, started, None if limit_s is None else started + limit_s, drawn, gone)
 
     def _refuse_unread(self, model: str, word: str, why: str) -> None:
         served = self.slots.find(model)
@@ -177,7 +194,7 @@ class Engine:
         """With a run in a thread. The caller has taken a reference."""
         try:
             try:
-                ran = await self._threads.run(served, inputs, asked.until)
+                ran = await self._threads.run(served, inputs, asked.until, asked.gone)
             except (InferenceError, LateError) as error:  # says nothing about the model
                 self._refused(served, asked, "other", str(error), newly=False)
                 raise
@@ -356,6 +373,7 @@ class Engine:
             cloud_version(served, asked.entry),
             forwarded(request, served),
             lambda said: checked(said, manifest, request.outputs),
+            asked.gone,
         )
         try:
             return await self._cloud.ask(question, asked.entry.routing, max(self._left_s(asked), 0.001)), None

@@ -72,7 +72,7 @@ class InferRoute:
         try:
             asked = self._read(request, request.body)
             model, version = request.context
-            found = self._engine.answer(model, version, asked, request.began)
+            found = self._engine.answer(model, version, asked, request.began, lambda: request.gone)
             return _reply(found, asked) if isinstance(found, oip.InferResponse) else _later(found, asked)
         except ERRORS as error:
             return error_answer(error)
@@ -86,7 +86,8 @@ class InferRoute:
                 self._engine.refuse(model, error)
                 raise
             asked = self._read(request, body)
-            return _reply(await self._engine.infer(model, version, asked, request.began), asked)
+            found = await self._engine.infer(model, version, asked, request.began, lambda: request.gone)
+            return _reply(found, asked)
         except ERRORS as error:
             return error_answer(error)
 

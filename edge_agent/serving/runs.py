@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -65,18 +66,24 @@ class Threads:
         self.runs = Runs()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="model")
 
-    async def run(self, served: Served, inputs: Arrays, until: float | None) -> Ran:
+    async def run(self, served: Served, inputs: Arrays, until: float | None, gone: Callable[[], bool]) -> Ran:
         """Run in a thread, with an interpreter that is free before `until` (the event loop's clock; None: whenever).
 
         A run that is late goes on by itself: its interpreter, its place and its count end with it.
 
+        Args:
+            gone: whether nobody waits for the answer any more; what has not begun by then does not.
+
         Raises:
-            InferenceError: too many wait for the model. LateError: no answer before `until`.
+            InferenceError: too many wait for the model. LateError: no answer before `until`, or for nobody.
         """
         loop = asyncio.get_running_loop()
         if until is not None and loop.time() >= until:
             raise LateError("the deadline passed before the request was here")
         model = await served.instances.take(until, served.cost_s(inputs), self._pool)
+        if gone():
+            served.instances.give(model)
+            raise LateError("the caller has gone while others had the model")
         served.references += 1
         self.runs.begin()
         call = loop.run_in_executor(self._pool, run, served, model, inputs)

@@ -17,7 +17,7 @@ class Request:
         body: whole, once `HotRoute.answer` is called; without transfer coding, with content coding.
         began: when the first byte came, by the event loop's clock in seconds.
         unix: it came through a Unix socket.
-        gone: the client closed the connection meanwhile; nobody reads an answer.
+        gone: the client closed the connection meanwhile; nobody reads an answer, and what has not begun need not.
     """
 
     __slots__ = ("began", "body", "context", "gone", "headers", "method", "target", "unix")

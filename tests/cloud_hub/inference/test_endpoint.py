@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import ssl
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 
@@ -14,12 +16,15 @@ import pytest
 
 from cloud_hub.app import create_app
 from cloud_hub.identity.tokens import revoke_token
+from cloud_hub.inference.batching import run_costs
 from fleet.protocol import oip
 from fleet.protocol.manifest import encode_manifest
 from fleet.runtimes.cost import JSON_LIMIT
 from fleet.serving import hot_protocol
+from tests.fleet.serving.listener import noted
 from tests.support import models
 from tests.support.hub import HubFixture, make_hub
+from tests.support.locks import until
 from tests.support.server import serving
 
 PATH = "/v2/models/tiny/infer"
@@ -167,6 +172,29 @@ def test_refusals_are_json_with_their_status(client: Client, published: HubFixtu
     assert status == 400 and json.loads(text)["error"]
     client.token = "el1.unknown.secret"
     assert [client.ask(ROW)[0] for _ in range(2)] == [401, 401]
+
+
+def test_a_queued_request_whose_client_has_gone_is_not_run(client: Client, monkeypatch) -> None:
+    assert client.ask(ROW)[0] == 200
+    batcher = client._app.state.inference.loaded.find("tiny", "").batcher
+    (lane, *_), entered, go_on, runs = batcher._free, threading.Event(), threading.Event(), []
+    monkeypatch.setattr(batcher, "_free", [lane])
+    monkeypatch.setattr(batcher, "_costs", run_costs())  # unknown: in a thread
+    run = lane.run
+    monkeypatch.setattr(lane, "run", lambda x: (runs.append(x), entered.set(), go_on.wait(60), run(x))[-1])
+    seen = noted(client._app.state.inference.shared.route)
+    with ThreadPoolExecutor(1) as pool:
+        stays = pool.submit(client.ask, ROW)
+        assert entered.wait(60)
+        goes = HTTPConnection(client._connection.host, client._connection.port, timeout=20)
+        goes.request("POST", PATH, json.dumps(ROW), {"Authorization": f"Bearer {client.token}"})
+        until(lambda: batcher.waiting)
+        goes.close()
+        until(lambda: seen[1].gone)
+        go_on.set()
+        assert stays.result(60)[0] == 200
+    assert client.ask(ROW)[0] == 200
+    assert (len(runs), batcher.waiting, client._app.state.inference.budget.taken) == (2, 0, 0)
 
 
 def test_queues_and_answers_can_be_scraped(client: Client) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import InferenceError, LateError, UnreachableError
+from edge_agent.serving.breaker import Breaker
 from edge_agent.serving.cloud import CloudError, HubCloud
 from edge_agent.serving.endpoint import WAITING_BYTES, Endpoint, NotAskedError, Question
 from fleet.protocol import oip
@@ -349,3 +350,23 @@ def test_audits_leave_a_busy_cloud_alone_as_long_as_it_asks(tmp_path):
     asyncio.run(scenario())
     assert agent.auditor.dropped == 3
     assert len(slept) >= 1 and set(slept) == {7.0}
+
+
+def test_the_cloud_is_not_asked_for_a_caller_that_has_gone():
+    async def scenario():
+        cloud, gone = Gated(), []
+        endpoint = Endpoint(cloud, calls=1)
+        first, second = begin(endpoint), begin(endpoint, ASKED._replace(gone=lambda: bool(gone)))
+        await settle()
+        gone.append(True)
+        cloud.end()
+        await first
+        with pytest.raises(LateError, match="gone"):
+            await second
+        third = begin(endpoint)
+        await settle()
+        cloud.end()
+        await third
+        return len(cloud.calls), endpoint.breaker("tiny")
+
+    assert asyncio.run(scenario()) == (2, Breaker())

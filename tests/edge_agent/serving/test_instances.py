@@ -15,6 +15,8 @@ from edge_agent.serving.slots import run_costs
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.errors import MalformedError
+from tests.edge_agent.serving.test_app import JSON, PATH
+from tests.fleet.serving.listener import listening, noted, post, until
 from tests.support import models
 from tests.support.agent import Agent
 
@@ -140,11 +142,6 @@ def held(tmp_path):
     go_on.set()
 
 
-async def until(condition) -> None:
-    while not condition():
-        await asyncio.sleep(0)
-
-
 def test_while_an_interpreter_is_busy_in_a_thread_nobody_waits_for_it_on_the_event_loop(held):
     async def scenario(agent, served, go_on, threads):
         first = asyncio.create_task(agent.ask(X))
@@ -224,3 +221,25 @@ def test_a_clock_that_began_with_the_first_byte_is_kept(tmp_path):
         assert answer.parameters["latency_us"] >= 10_000
 
     asyncio.run(scenario())
+
+
+def test_a_queued_request_whose_client_has_gone_is_not_run(held):
+    async def scenario(agent, served, go_on, threads):
+        route = agent.shared.route
+        seen = noted(route)
+        async with listening(route) as listener:
+            stays, goes = await listener.client(), await listener.client()
+            await stays.send(post(PATH, JSON, host="localhost"))
+            await until(lambda: threads)
+            await goes.send(post(PATH, JSON, host="localhost"))
+            await until(lambda: served.instances.waiting)
+            goes.close()
+            await until(lambda: seen[1].gone)
+            go_on.set()
+            assert (await stays.answer())[0] == 200
+            await stays.send(post(PATH, JSON, host="localhost"))
+            assert (await stays.answer())[0] == 200
+            await until(lambda: served.references == 1)
+        assert (len(threads), served.requests, served.failures) == (2, 2, 0)
+
+    held(scenario)

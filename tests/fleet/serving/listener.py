@@ -106,8 +106,9 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def listening(*, budget: int = 8 << 20, connections: int = 64):
-    route = Route()
+async def listening(route=None, *, budget: int = 8 << 20, connections: int = 64):
+    """`route` by default is a `Route`, whose slow requests are answered at the end."""
+    route = route or Route()
     shared = Shared(route, ByteBudget(budget), connections)
     config = uvicorn.Config(app, http=hot_protocol(shared), lifespan="off", log_config=None, server_header=False,
                             date_header=False, access_log=False)  # fmt: skip
@@ -117,11 +118,25 @@ async def listening(*, budget: int = 8 << 20, connections: int = 64):
         task = asyncio.create_task(server._serve([listener]))  # `serve` would take the signals of the test run
         async with asyncio.timeout(60):
             yield Listener(listener.getsockname(), route, shared, server)
-        route.open.set()
+        if isinstance(route, Route):
+            route.open.set()
         for one in list(server.server_state.connections):
             one.end()
         server.should_exit = True
         await task
+
+
+def noted(route) -> list:
+    """The requests that `route` is asked from now on."""
+    seen, answer = [], route.answer
+    route.answer = lambda request: (seen.append(request), answer(request))[1]
+    return seen
+
+
+async def until(condition) -> None:
+    """Wait for it, a turn of the event loop at a time."""
+    while not condition():
+        await asyncio.sleep(0)
 
 
 def run(scenario, **options):
@@ -134,8 +149,9 @@ def run(scenario, **options):
     asyncio.run(whole())
 
 
-def post(path: str, body: bytes = b"", *lines: str, chunks: bool = False) -> bytes:
+def post(path: str, body: bytes = b"", *lines: str, chunks: bool = False, host: str = "a") -> bytes:
     """A request."""
     how = b"transfer-encoding: chunked" if chunks else b"content-length: %d" % len(body)
     more = "".join(f"{line}\r\n" for line in lines).encode()
-    return b"POST %b HTTP/1.1\r\nhost: a\r\n%b%b\r\n\r\n" % (path.encode(), more, how) + body
+    head = b"POST %b HTTP/1.1\r\nhost: %b\r\n" % (path.encode(), host.encode())
+    return head + b"%b%b\r\n\r\n" % (more, how) + body

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from fleet.serving.framing import HEAD_LIMIT, HEADERS
-from tests.fleet.serving.listener import LIMIT, post, run
+from tests.fleet.serving.listener import LIMIT, noted, post, run, until
 
 CHUNKED = b"3\r\nabc\r\n2;a=b\r\nde\r\n0\r\ntrailer: x\r\n\r\n"
 
@@ -265,19 +265,14 @@ def test_a_fault_of_the_route_costs_one_request(caplog):
 
 def test_a_client_that_left_is_known_to_whoever_answers_it():
     async def scenario(listener):
-        seen = []
-        answer = listener.route.answer
-        listener.route.answer = lambda request: (seen.append(request), answer(request))[1]
+        seen = noted(listener.route)
         client = await listener.client()
         await client.send(post("/slow", b"x" * 1000))
-        while not seen:
-            await asyncio.sleep(0)
+        await until(lambda: seen)
         client.close()
-        while not seen[0].gone:
-            await asyncio.sleep(0)
+        await until(lambda: seen[0].gone)
         listener.route.open.set()
-        while listener.shared.budget.taken:
-            await asyncio.sleep(0)
+        await until(lambda: not listener.shared.budget.taken)
 
     run(scenario)
 
