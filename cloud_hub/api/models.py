@@ -10,6 +10,7 @@ from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath
+from cloud_hub.drift import labelled
 from cloud_hub.identity.callers import check_may_name_code
 from cloud_hub.jobs.retraining import check_recipe
 from cloud_hub.samples import owners_check
@@ -37,8 +38,9 @@ def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewModel, JsonBo
 
 @router.get("/{name}", responses=errors(404))
 def show(name: KeyPath, hub: HubDep, caller: Viewer) -> ModelDetail:
-    """One model with its interface: what every release of it keeps, and the release that fixes it."""
-    return models.show_model(hub, name)
+    """One model with its interface: what every release of it keeps, and the release that fixes it. `answers` says how
+    right its default releases are by people's labels."""
+    return models.show_model(hub, name).model_copy(update={"answers": labelled.of_model(hub, name)})
 
 
 @router.patch("/{name}", responses=errors(404, 409))

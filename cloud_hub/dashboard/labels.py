@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
+from cloud_hub.drift import labelled
+from cloud_hub.drift.deferring import WORSE, Estimate
 from cloud_hub.errors import HubError, InvalidError
 from cloud_hub.samples import parquet, store
 from cloud_hub.store.tables import SampleRow
@@ -37,6 +39,17 @@ class SampleView(Struct, frozen=True, kw_only=True):
     label: str
 
 
+class RightView(Struct, frozen=True, kw_only=True):
+    """A release's line: how right it is by labels, how right both are where the cloud was asked, and if that pays."""
+
+    release: int
+    device: str
+    asked_device: str
+    asked_cloud: str
+    worse: bool
+    reason: str
+
+
 class SamplesPage(Struct, frozen=True, kw_only=True):
     """Everything on the page; `wanted` says what a label is."""
 
@@ -44,6 +57,7 @@ class SamplesPage(Struct, frozen=True, kw_only=True):
     task: str
     wanted: str
     samples: list[SampleView]
+    right: list[RightView]
 
 
 def page_of(hub: Hub, model: str) -> SamplesPage:
@@ -59,8 +73,32 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
         for row in rows
     ]
     return SamplesPage(
-        model=model, task=task.name if task is not None else "none", wanted=wanted_of(task), samples=views
+        model=model,
+        task=task.name if task is not None else "none",
+        wanted=wanted_of(task),
+        samples=views,
+        right=[_right(found) for found in labelled.judged(hub, model)],
     )
+
+
+def _right(found: labelled.ByLabels) -> RightView:
+    said = found.judgment
+    device, asked_device, asked_cloud = map(_share, (said.device, said.asked_device, said.asked_cloud))
+    return RightView(
+        release=found.release,
+        device=device,
+        asked_device=asked_device,
+        asked_cloud=asked_cloud,
+        worse=said.verdict == WORSE,
+        reason=said.reason,
+    )
+
+
+def _share(found: Estimate | None) -> str:
+    if found is None:
+        return "not enough evidence"
+    low, share, high = (f"{100 * value:.1f}" for value in (found.low, found.share, found.high))
+    return f"{share} % ({low} to {high} %)"
 
 
 def write(hub: Hub, sample: str, text: str, *, actor: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fleet.api.base import Answer, Page, Request
 from fleet.api.types import Document, Key, Name, ReleaseNumber, Settings
@@ -66,10 +66,42 @@ class ModelInterface(Answer):
     preprocess: list[str] = []
 
 
+class ShareOfRight(Answer):
+    """A share of right answers with its 95 % interval, in [0, 1]: of `samples` labelled ones from `hours` hours, each
+    of one device."""
+
+    share: float
+    low: float
+    high: float
+    samples: int
+    hours: int
+
+
+class AnswersByLabels(Answer):
+    """How right a release's answers are by people's labels, and whether deferring to the cloud pays.
+
+    `device` is of randomly drawn samples. `asked_device` and `asked_cloud` are of those that the cloud answered, too:
+    `compared` ones, of which `only_device` and `only_cloud` were answered right by one alone. Null where there are too
+    few. `verdict` is of the cloud's answers against the device's, `reason` says it in words.
+    """
+
+    release: int
+    device: ShareOfRight | None = None
+    asked_device: ShareOfRight | None = None
+    asked_cloud: ShareOfRight | None = None
+    compared: int = 0
+    only_device: int = 0
+    only_cloud: int = 0
+    verdict: Literal["better", "worse", "not enough evidence"] = "not enough evidence"
+    reason: str = ""
+
+
 class ModelDetail(ModelInfo):
-    """A model with its interface; null until a release fixes it."""
+    """A model with its interface, null until a release fixes it, and how right its default releases' answers are by
+    labels; empty where the task is no classification."""
 
     interface: ModelInterface | None = None
+    answers: list[AnswersByLabels] = []
 
 
 class ModelPage(Page[ModelInfo]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from fleet.cli.output import note, print_document, print_items
 from fleet.cli.session import JsonFlag, body_of, client_of
 
 if TYPE_CHECKING:
-    from fleet.api.models import ModelInfo
+    from fleet.api.models import AnswersByLabels, ModelInfo, ShareOfRight
 
 app = typer.Typer(name="model", help="Models: the names that applications ask for.", no_args_is_help=True)
 COLUMNS = [
@@ -28,6 +29,13 @@ INTERFACE = [
     ("preprocessing", "interface.preprocess"),
     ("sketch", "interface.sketch_id"),
     ("fixed by release", "interface.release"),
+]
+RIGHT: list[tuple[str, str | Callable[[AnswersByLabels], object]]] = [
+    ("by labels, release", "release"),
+    ("device right", lambda answers: _in_words(answers.device)),
+    ("where the cloud was asked: device right", lambda answers: _in_words(answers.asked_device)),
+    ("cloud right", lambda answers: _in_words(answers.asked_cloud)),
+    ("asking the cloud", "reason"),
 ]
 NameArgument = Annotated[str, typer.Argument(help="Name of the model.")]
 
@@ -64,12 +72,15 @@ def list_(context: typer.Context, json: JsonFlag = False) -> None:
 
 @app.command("show")
 def show(context: typer.Context, name: NameArgument, json: JsonFlag = False) -> None:
-    """Show one model, and the interface that every release of it keeps.
+    """Show one model, the interface that every release of it keeps, and how right its answers are by labels.
 
     Example: fleet model show digits
     """
     found = client_of(context).model(name)
     print_document(found, [*COLUMNS, ("policy", "policy"), *INTERFACE], json=json)
+    if not json:
+        for answers in found.answers:
+            print_document(answers, RIGHT, json=False)
     _say_disputed(found)
 
 
@@ -129,6 +140,13 @@ def _settings(text: str) -> dict[str, Any] | None:
         return msgspec.json.decode(text, type=dict) if text else None
     except msgspec.DecodeError as error:
         raise typer.BadParameter(f"--policy is not a JSON document: {error}") from None
+
+
+def _in_words(found: ShareOfRight | None) -> str:
+    if found is None:
+        return "not enough evidence"
+    low, share, high = (f"{100 * value:.1f}" for value in (found.low, found.share, found.high))
+    return f"{share} % ({low} to {high} %, {found.samples} labels)"
 
 
 def _say_disputed(found: ModelInfo) -> None:

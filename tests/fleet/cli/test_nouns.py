@@ -366,3 +366,15 @@ def test_a_rollout_for_a_group_names_its_label(fleet, hub) -> None:
     hub.on("POST", "/rollouts", {}, status=201)
     assert fleet("rollout", "create", "digits", "2", "--channel", "stable", "--group", "site=berlin").code == 0
     assert hub.sent("POST", "/rollouts")[0]["groups"] == ["site=berlin"]
+
+
+def test_a_model_says_how_right_it_is_and_whether_asking_the_cloud_pays(fleet, hub) -> None:
+    right = {"share": 0.931, "low": 0.91, "high": 0.9482, "samples": 812, "hours": 300}
+    reason = "the cloud's answers are worse: of 60 labelled samples; where they differ, …"
+    answers = {"release": 3, "device": right, "compared": 60, "verdict": "worse", "reason": reason}
+    model = {"name": "digits", "created_at": 0.0, "answers": [answers]}
+    hub.on("GET", "/models/digits", model)
+    out = fleet("model", "show", "digits").out
+    assert "93.1 % (91.0 to 94.8 %, 812 labels)" in out and reason in out
+    assert "cloud right:" in out and "not enough evidence" in out
+    assert fleet("model", "show", "digits", "--json").document["answers"][0]["verdict"] == "worse"
