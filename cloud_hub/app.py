@@ -39,6 +39,7 @@ from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.inference.loaded import WarmUp
 from cloud_hub.inference.parts import Inference
 from cloud_hub.inference.routes import router as inference_router
+from cloud_hub.inference.rpc import make_rpc_server
 from cloud_hub.monitoring.health import Health
 from cloud_hub.services.supervisor import Service, run_services
 
@@ -88,6 +89,12 @@ def all_services(hub: Hub) -> list[Service]:
     ]
 
 
+def inference_services(hub: Hub, inference: Inference) -> list[Service]:
+    """What runs beside the answering of requests, in every process that answers some."""
+    rpc = make_rpc_server(hub.config, inference.rpc)
+    return [WarmUp(hub, inference.loaded), *([rpc] if rpc is not None else [])]
+
+
 class HubApp(FastAPI):
     """The application, with its own way to the OpenAPI document."""
 
@@ -108,7 +115,7 @@ def create_app(hub: Hub, services: Sequence[Service] = (), *, inference_only: bo
 
     registry = CollectorRegistry()
     inference = Inference(hub, registry)
-    running = [*services, WarmUp(hub, inference.loaded)] if services or inference_only else []
+    running = [*services, *inference_services(hub, inference)] if services or inference_only else []
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -124,7 +124,9 @@ class InferenceConfig(Section):
     requests may wait for one model; none waits longer than `deadline_s`.
 
     `devices` run the models: `cpu`, or `cuda:0` and so on, which need `onnxruntime-gpu`. Up to `callers` verified
-    tokens and `releases` are kept in memory. All bodies together hold up to `in_flight` bytes."""
+    tokens and `releases` are kept in memory. All bodies together hold up to `in_flight` bytes.
+
+    With `grpc_port` the same is answered over gRPC (extra `[grpc]`), up to `grpc_calls` calls at a time."""
 
     models: int = 8
     batch_rows: int = 64
@@ -134,6 +136,8 @@ class InferenceConfig(Section):
     callers: Count = 10_000
     releases: Count = 1_000
     in_flight: Count = 256 << 20
+    grpc_port: Port | None = None
+    grpc_calls: Count = 1024
 
 
 class WorkerConfig(Section):

@@ -82,6 +82,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help=HOST_HELP)] = None,
     port: Annotated[int | None, typer.Option(help="Port that HTTP listens on.", min=1, max=65_535)] = None,
     broker_port: BrokerPort = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Answer gRPC here, too.", min=1, max=65_535)] = None,
     tls: Annotated[bool | None, typer.Option("--tls/--no-tls", help="Off is for loopback only.")] = None,
     roles: Annotated[
         str, typer.Option(help="all, or infer: an instance that only answers inference requests.")
@@ -99,6 +100,7 @@ def serve(
     if roles not in ("all", "infer"):
         raise InvalidError(f"unknown role {roles!r}", subject="roles", hint="all or infer")
     given = {"host": host, "port": port, "tls": tls, "broker": {"port": broker_port} if broker_port else None}
+    given |= {"inference": {"grpc_port": grpc_port} if grpc_port else None}
     config = HubConfig.load(directory, **{key: value for key, value in given.items() if value is not None})
     _log(log_level)
     check_safe(config)

@@ -79,6 +79,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--port", type=int, help="loopback port of the local API (0: any free one; 8200, or none with --uds alone)"
     )
     run.add_argument("--uds", help="listen on this Unix socket (mode 0660), beside --port where that is given")
+    run.add_argument(
+        "--grpc-port", type=int, help='answer gRPC here, too (0: any free port; pip install "edgeloop[grpc]")'
+    )
     run.add_argument("--redact", default="", metavar="MODULE:FUNCTION", help="hook that sees samples first")
 
     install = _add(commands, "install", "install from a folder that `fleet release bundle` wrote, without any network",
@@ -166,7 +169,8 @@ def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
     from edge_agent.seldom import Seldom
 
     check_owner(arguments.dir, "run")
-    config = load(arguments.dir, overrides={"port": arguments.port, "uds": arguments.uds})
+    given = {"port": arguments.port, "uds": arguments.uds, "grpc_port": arguments.grpc_port}
+    config = load(arguments.dir, overrides=given)
     logging.getLogger().setLevel(config.log_level)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Seldom())

@@ -29,6 +29,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     hub: str = ""
     host: str = "127.0.0.1"
     port: int | None = None  # of the local API on loopback: PORT by default, none where there is a Unix socket only
+    grpc_port: int | None = None  # of gRPC on the same host; none by default (needs the extra grpc)
     uds: str = ""  # a Unix socket, beside the port where that is set
     credentials: dict[str, Credential] = {}  # [credentials.NAME]: for servers that a channel names in the hub's place
     variants: tuple[str, ...] = ()  # preferred variants by name, such as ["litert-fp32"]; else the publisher's order

@@ -130,13 +130,17 @@ class Agent:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
         from edge_agent import memory
         from edge_agent.notify import ServiceManager
+        from edge_agent.serving.rpc import open_rpc
         from edge_agent.serving.server import address, listen, make_server, share
         from edge_agent.watchdog import Watchdog
 
         memory.bound()
         manager = ServiceManager(self.config.notify_socket)
-        server, listeners = make_server(self.app, share(self.engine)), listen(self.config)
+        shared = share(self.engine)
+        server, listeners = make_server(self.app, shared), listen(self.config)
         self.addresses = [address(listener) for listener in listeners]
+        rpc = open_rpc(self.config, self.engine, self.app.about, shared.budget)
+        self.addresses += [where for where, _ in rpc]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, server)
@@ -162,6 +166,7 @@ class Agent:
                 ("measurer", self.measurer.run),
                 ("local records", self.locals.run),
                 ("local draws", self.draws.run),
+                *(("grpc", run) for _, run in rpc),
             )
         ]
         try:

@@ -4,7 +4,8 @@
 
 `Viewer`, `OperatorUser`, `Admin`: operators by role. `DeviceCaller`: the id of an enrolled device, not revoked.
 `Fetcher`: a device, mirror or operator, for what is public to the fleet. `ModelCaller`: who may ask the model in the
-path for an answer. Each says in `security` which credential it wants; the OpenAPI document repeats that.
+path for an answer, `InferenceCaller` who may ask any. Each says in `security` which credential it wants; the OpenAPI
+document repeats that.
 """
 
 # Annotations stay values here: FastAPI cannot resolve text in the methods of objects.
@@ -110,9 +111,23 @@ class RequireModel(Access):
         return caller
 
 
+class RequireInference(Access):
+    """Lets pass who may ask some model for an answer; which ones is up to the route."""
+
+    security = RequireModel.security
+
+    async def __call__(self, request: Request) -> Caller:
+        """The caller."""
+        admission: Admission = request.app.state.admission
+        caller = await admission.get(request.headers.get("authorization", ""))
+        admission.enter(caller)
+        return caller
+
+
 Viewer = Annotated[Caller, Depends(RequireRole("viewer"))]
 OperatorUser = Annotated[Caller, Depends(RequireRole("operator"))]
 Admin = Annotated[Caller, Depends(RequireRole("admin"))]
 DeviceCaller = Annotated[str, Depends(RequireDevice())]
 Fetcher = Annotated[Caller, Depends(RequireFetcher())]
+InferenceCaller = Annotated[Caller, Depends(RequireInference())]
 ModelCaller = Annotated[Caller, Depends(RequireModel())]

@@ -24,7 +24,7 @@ from cloud_hub.api.access import SCHEMES, Access
 from cloud_hub.api.bodies import BodyReader
 from fleet.api.errors import ErrorDocument, OipError
 from fleet.api.wire import MARK, partial
-from fleet.protocol import calls, channel, manifest, messages, oip, refusals
+from fleet.protocol import calls, channel, manifest, messages, oip, refusals, repository
 from fleet.rollouts import guard, machine
 
 Schema = dict[str, Any]
@@ -42,7 +42,8 @@ _KINDS: tuple[type, ...] = (
     calls.TrustBundle, calls.EnrollRequest, calls.EnrollResponse, calls.NonceRequest, calls.NonceResponse,
     calls.TokenRequest, calls.TokenResponse, calls.RenewRequest, calls.RenewResponse, calls.DeviceMe,
     calls.SampleBatch, calls.SampleReceipt, channel.Channel, manifest.Manifest, manifest.Tensor, messages.AgentReport,
-    oip.OipRequest, oip.OipResponse, machine.Plan, machine.Progress, guard.GuardPolicy, *map(partial, POLICIES),
+    oip.OipRequest, oip.OipResponse, repository.IndexRequest, machine.Plan, machine.Progress, guard.GuardPolicy,
+    *map(partial, POLICIES),
 )  # fmt: skip
 # Structs that bodies and fields name, by the name that they have in the document.
 STRUCTS: dict[str, type] = {**{kind.__name__: kind for kind in _KINDS}, "Judgement": guard.Verdict}

@@ -6,7 +6,7 @@ import hashlib
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import UnauthenticatedError
-from cloud_hub.identity.callers import Authenticated, Caller, RateLimiter, authenticated, check_may_infer
+from cloud_hub.identity.callers import Authenticated, Caller, RateLimiter, authenticated, check_may_ask, check_may_infer
 from cloud_hub.store.fresh import Cache, Freshness
 
 TOKEN_LIMIT = 4096  # characters; ours have less than 200
@@ -42,6 +42,14 @@ class Admission:
     def take(self, caller: Caller, model: str) -> None:
         """Count a request of `caller` to `model`; raises ForbiddenError, or RateError over the token's rate."""
         check_may_infer(caller, model)
+        self._count(caller)
+
+    def enter(self, caller: Caller) -> None:
+        """Count a request of `caller` about no model in particular; raises as `take`."""
+        check_may_ask(caller)
+        self._count(caller)
+
+    def _count(self, caller: Caller) -> None:
         if caller.rate_per_s > 0:
             self._rates.take(caller.actor, caller.rate_per_s, self._hub.clock())
 

@@ -67,8 +67,15 @@ def authenticated(hub: Hub, text: str) -> Authenticated:
 
 def check_may_infer(caller: Caller, model: str) -> None:
     """Raise ForbiddenError unless `caller` may ask `model`: a device, an operator, or an application in its scope."""
-    if caller.kind == "mirror" or (caller.kind == "application" and not tokens.scope_allows(caller.scope, model)):
+    check_may_ask(caller)
+    if caller.kind == "application" and not tokens.scope_allows(caller.scope, model):
         raise ForbiddenError(f"this token does not allow inference on {model!r}", subject=caller.actor)
+
+
+def check_may_ask(caller: Caller) -> None:
+    """Raise ForbiddenError unless `caller` may ask some model: a device, an operator or an application."""
+    if caller.kind == "mirror":
+        raise ForbiddenError("a mirror's token does not allow inference", subject=caller.actor)
     if caller.kind == "operator" and not tokens.role_allows(caller.role, "operator"):
         raise ForbiddenError("inference needs the role operator", subject=caller.actor)
 

@@ -29,6 +29,7 @@ from cloud_hub.inference.sessions import CloudModel, Values
 from fleet.protocol.preprocessing import Ready
 from fleet.runtimes.models import cut, joined, shapes_of
 from fleet.runtimes.run_costs import RunCosts
+from fleet.serving import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -56,14 +57,21 @@ def run_costs() -> RunCosts:
 
 
 class _Waiting:
-    """`rows` is 0 for a request that is never joined."""
+    """`rows` is 0 for a request that is never joined; `since` is when it came into the queue."""
 
-    __slots__ = ("answer", "gone", "inputs", "rows", "shapes", "size", "timer", "until")
+    __slots__ = ("answer", "gone", "inputs", "rows", "shapes", "since", "size", "timer", "until")
 
     def __init__(
-        self, inputs: Values, rows: int, until: float, answer: asyncio.Future[Answer], gone: Callable[[], bool]
+        self,
+        inputs: Values,
+        rows: int,
+        since: float,
+        until: float,
+        answer: asyncio.Future[Answer],
+        gone: Callable[[], bool],
     ) -> None:
-        self.inputs, self.rows, self.until, self.answer, self.gone = inputs, rows, until, answer, gone
+        self.inputs, self.rows, self.answer, self.gone = inputs, rows, answer, gone
+        self.since, self.until = since, until
         self.shapes = shapes_of(inputs)
         self.size = sum(array.size for array in inputs.values())
         self.timer: asyncio.TimerHandle | None = None
@@ -74,6 +82,8 @@ class Batcher:
 
     Args:
         check: what is wrong with an answer, as the error to raise; None for a good one.
+        statistics: where runs are counted, in whatever thread they end.
+        batched: whether the first dimension counts rows.
         clock: seconds, for the measurement of runs.
     """
 
@@ -84,11 +94,14 @@ class Batcher:
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         *,
         check: Callable[[Answer], Exception | None] = lambda answer: None,
+        statistics: Statistics | None = None,
+        batched: bool = True,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._free, self._pool, self._limits = list(lanes), pool, limits
         self._lanes, self._joins = len(lanes), all(lane.joins for lane in lanes)
         self._check, self._clock = check, clock
+        self._statistics, self._batched = statistics or Statistics(), batched
         self._queue: deque[_Waiting] = deque()
         self._costs = run_costs()
         self._scheduled = False
@@ -118,10 +131,11 @@ class Batcher:
         if len(self._queue) >= self._limits.max_queue:
             hint = "try again later"
             raise BusyError(f"{self._limits.max_queue} requests are waiting already", subject="model", hint=hint)
-        if until <= loop.time():
+        now = loop.time()
+        if until <= now:
             raise _late()
         joins = self._joins and not isinstance(inputs, Ready)  # they would become raw beside raw ones
-        waiting = _Waiting(inputs, _rows(inputs) if joins else 0, until, loop.create_future(), gone)
+        waiting = _Waiting(inputs, _rows(inputs) if joins else 0, now, until, loop.create_future(), gone)
         self._queue.append(waiting)
         if self._free:
             self._schedule(loop)
@@ -141,6 +155,8 @@ class Batcher:
             batch = self._take()
             if not batch:
                 break
+            now = loop.time()
+            self._statistics.queued(sum(now - waiting.since for waiting in batch))
             lane = self._free[-1]
             run = self._run
             if self._costs.of(sum(waiting.size for waiting in batch)) <= QUICK_S:
@@ -193,7 +209,7 @@ class Batcher:
         if len(batch) == 1:
             return [self._alone(lane, batch[0])]
         try:
-            outputs = self._measured(lane, joined([waiting.inputs for waiting in batch]))
+            outputs = self._measured(lane, joined([waiting.inputs for waiting in batch]), batch)
             answers = cut(outputs, [waiting.rows for waiting in batch])
         except Exception as error:  # noqa: BLE001 (whose fault it is shows when each is asked alone)
             log.info("%d joined requests failed, each is asked alone: %s", len(batch), error)
@@ -207,15 +223,17 @@ class Batcher:
 
     def _alone(self, lane: CloudModel, waiting: _Waiting) -> Answer | Exception:
         try:
-            answer = self._measured(lane, waiting.inputs)
+            answer = self._measured(lane, waiting.inputs, [waiting])
         except Exception as error:  # noqa: BLE001 (handed to the caller, who raises it)
             return error
         return self._check(answer) or answer
 
-    def _measured(self, lane: CloudModel, inputs: Values) -> Answer:
+    def _measured(self, lane: CloudModel, inputs: Values, batch: list[_Waiting]) -> Answer:
         began = self._clock()
         outputs = lane.run(inputs)
-        self._costs.learn(sum(array.size for array in inputs.values()), self._clock() - began)
+        took = self._clock() - began
+        self._costs.learn(sum(array.size for array in inputs.values()), took)
+        self._statistics.ran(_rows(inputs) if self._batched else 1, took, len(batch))
         return outputs
 
     def _take(self) -> list[_Waiting]:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -22,12 +23,13 @@ from fleet.protocol.asking import inputs_of, labels_of
 from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import LATER, STATUS
+from fleet.rpc import Refusal
 from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
 from fleet.serving import ByteBudget, Reply, Request
 
 PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
 MARKER = oip.HEADER.encode()
-RETRY = b"retry-after: 1\r\n"
+RETRY_S = 1
 CHALLENGE = b"www-authenticate: Bearer\r\n"
 ZIPPED = 1024  # bytes of an answer; a smaller one is not worth it
 IN_THREAD = 64 << 10  # bytes; compressing more would hold up others
@@ -49,7 +51,8 @@ class InferEndpoint:
     def __init__(
         self, admission: Admission, loaded: Loaded, budget: ByteBudget, answers: Answers, *, longest_s: float
     ) -> None:
-        self._admission, self._loaded, self._budget, self._answers = admission, loaded, budget, answers
+        self._admission, self._loaded, self._budget = admission, loaded, budget
+        self.answers = answers
         self._longest_s = longest_s
 
     def begin(self, request: Request) -> int | Reply | None:
@@ -88,38 +91,69 @@ class InferEndpoint:
         served: Served = request.context.served
         try:
             asked = await self._read(request, served)
-            inputs = inputs_of(asked, served.manifest)
-            wanted_s = deadline_s(asked.parameters) or self._longest_s
-            until = request.began + min(wanted_s, self._longest_s)
-            outputs = await served.batcher.submit(inputs, until, lambda: request.gone)
-            body, head = _written(served, asked, outputs)
+            response = await self.infer(served, asked, request.began, lambda: request.gone)
+            body, head = _written(response, asked)
             headers = _JSON if head is None else _BINARY % head
             if len(body) > ZIPPED and b"gzip" in request.headers.get(b"accept-encoding", b""):
                 body, headers = await _zipped(body), headers + _GZIP
         except (ProtocolError, HubError) as error:
             return self.refusal(error)
-        self._answers.counted(200, asyncio.get_running_loop().time() - request.began)
+        self.answers.counted(200, asyncio.get_running_loop().time() - request.began)
         return Reply(200, headers, body)
+
+    async def infer(
+        self, served: Served, asked: oip.InferRequest, began: float, gone: Callable[[], bool]
+    ) -> oip.InferResponse:
+        """The answer of a release, whatever the request came by.
+
+        Args:
+            began: when its first byte came, by the event loop's clock.
+            gone: whether nobody waits any more; then it is not run when its turn comes.
+
+        Raises:
+            ProtocolError: the request's fault. HubError: too late, a full queue, or the model failed.
+        """
+        now = asyncio.get_running_loop().time
+        try:
+            inputs = inputs_of(asked, served.manifest)
+            wanted_s = deadline_s(asked.parameters) or self._longest_s
+            until = began + min(wanted_s, self._longest_s)
+            outputs = await served.batcher.submit(inputs, until, gone)
+        except (ProtocolError, HubError):
+            served.statistics.failed(now() - began)
+            raise
+        served.statistics.succeeded(served.rows(inputs), now() - began)
+        return oip.InferResponse(
+            model_name=served.model,
+            model_version=str(served.number),
+            id=asked.id,
+            parameters=dict(served.parameters),
+            outputs=tuple(oip.TensorValue(name, array) for name, array in outputs.items()),
+            labels=labels_of(served.manifest, asked),
+        )
 
     def refusal(self, error: HubError | ProtocolError) -> Reply:
         """An error as the protocol's clients read it."""
-        code = error_code(error)
+        code, text, later_s = refusal_of(error)
         status = STATUS[code]
-        self._answers.counted(status, None)
-        text = f"{error}; {error.hint}" if error.hint else str(error)
-        more = RETRY if status in LATER else CHALLENGE if status == 401 else b""
+        self.answers.counted(status, None)
+        more = b"retry-after: %d\r\n" % later_s if later_s else CHALLENGE if status == 401 else b""
         body = {"error": text.encode("utf-8", "replace").decode(), "code": code}
         return Reply(status, _JSON + more, msgspec.json.encode(body))
 
     async def _read(self, request: Request, served: Served) -> oip.InferRequest:
         body, most = request.body, served.body_limit
         coding = request.headers.get(b"content-encoding")
-        if coding is not None:
-            body = await self._inflated(body, coding.decode("latin-1"), most)
-        marker = request.headers.get(MARKER)
-        length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
-        check_json(body, length)
-        return oip.decode_request(body, length, limit=most)
+        try:
+            if coding is not None:
+                body = await self._inflated(body, coding.decode("latin-1"), most)
+            marker = request.headers.get(MARKER)
+            length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
+            check_json(body, length)
+            return oip.decode_request(body, length, limit=most)
+        except (ProtocolError, HubError):
+            served.statistics.failed(0.0)
+            raise
 
     async def _inflated(self, body: bytes, coding: str, limit: int) -> bytes:
         size = min(limit, INFLATED * len(body))
@@ -133,17 +167,16 @@ class InferEndpoint:
             self._budget.taken -= size
 
 
-def _written(served: Served, asked: oip.InferRequest, outputs: dict[str, Any]) -> tuple[bytes, int | None]:
-    answer = oip.InferResponse(
-        model_name=served.model,
-        model_version=str(served.number),
-        id=asked.id,
-        parameters=dict(served.parameters),
-        outputs=tuple(oip.TensorValue(name, array) for name, array in outputs.items()),
-        labels=labels_of(served.manifest, asked),
-    )
-    check_answer(answer, asked)
-    return oip.encode_response(answer, asked)
+def _written(response: oip.InferResponse, asked: oip.InferRequest) -> tuple[bytes, int | None]:
+    check_answer(response, asked)
+    return oip.encode_response(response, asked)
+
+
+def refusal_of(error: HubError | ProtocolError) -> Refusal:
+    """How an error is told, over HTTP and gRPC alike."""
+    code = error_code(error)
+    text = f"{error}; {error.hint}" if error.hint else str(error)
+    return Refusal(code, text, RETRY_S if STATUS[code] in LATER else 0)
 
 
 async def _zipped(body: bytes) -> bytes:

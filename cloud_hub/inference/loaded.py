@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -23,7 +23,9 @@ from fleet.protocol.channel import decode_channel
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.runtimes.cost import body_limit
+from fleet.serving import Statistics
 
+INDEXED = 10_000  # releases in an answer
 VERSION = re.compile(r"[0-9]{1,9}")
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class Served(Struct, frozen=True, kw_only=True):
     Attributes:
         body_limit: the most bytes that a request to it can need.
         parameters: what its answers say of themselves.
+        statistics: of this instance, since it was loaded.
     """
 
     model: str
@@ -49,6 +52,12 @@ class Served(Struct, frozen=True, kw_only=True):
     batcher: Batcher
     body_limit: int
     parameters: Mapping[str, Any]
+    statistics: Statistics
+
+    def rows(self, inputs: Mapping[str, Any]) -> int:
+        """How many rows these inputs are; 1 without a batch."""
+        first = self.manifest.inputs[0]
+        return len(inputs[first.name]) if first.batched and first.name in inputs else 1
 
 
 class Loaded:
@@ -116,12 +125,14 @@ class Loaded:
             why = f"release {number} of {model}: {broken}"
             return NoAnswerError(why, subject=model, hint="see its cloud variant") if broken else None
 
+        statistics, batched = Statistics(), all(spec.batched for spec in manifest.inputs)
         limits = Limits(max_rows=self._settings.batch_rows, max_queue=self._settings.queue)
         served = Served(
             model=model,
             number=number,
             manifest=manifest,
-            batcher=Batcher(lanes, self._pool, limits, check=check),
+            batcher=Batcher(lanes, self._pool, limits, check=check, statistics=statistics, batched=batched),
+            statistics=statistics,
             body_limit=min(body_limit(manifest), self._hub.config.limits.infer_body),
             parameters=_parameters(number, manifest),
         )
@@ -147,6 +158,14 @@ def published(hub: Hub, model: str, version: str) -> Published:
         which = f"release {version}" if version else "release"
         raise NotFoundError(f"no published {which} of {model!r}", subject=model)
     return Published(row.number, decode_manifest(row.manifest))
+
+
+def index(hub: Hub, allowed: Callable[[str], bool]) -> list[tuple[str, int]]:
+    """Model and number of every published release of the models that are `allowed`, in order, at most INDEXED."""
+    columns = select(Release.model, Release.number).where(Release.status == "published")
+    with hub.reading() as session:
+        found = session.exec(columns.order_by(Release.model, col(Release.number)).limit(INDEXED)).all()
+    return [(model, number) for model, number in found if allowed(model)]
 
 
 def _parameters(number: int, manifest: Manifest) -> dict[str, Any]:

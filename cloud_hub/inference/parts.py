@@ -8,9 +8,11 @@ from prometheus_client import CollectorRegistry
 
 from cloud_hub.context import Hub
 from cloud_hub.identity.admission import Admission
+from cloud_hub.inference.about import About
 from cloud_hub.inference.endpoint import InferEndpoint
 from cloud_hub.inference.loaded import Loaded
 from cloud_hub.inference.metrics import Answers, Queues
+from cloud_hub.inference.rpc import HubInference
 from cloud_hub.store import access_version
 from cloud_hub.store.fresh import Freshness
 from fleet.serving import ByteBudget, Shared
@@ -31,10 +33,12 @@ class Inference:
         self.freshness.watch(hub.engine)
         self.admission = Admission(hub, self.freshness)
         self.loaded = Loaded(hub, self.freshness)
+        self.about = About(hub, self.loaded)
         self.budget = ByteBudget(settings.in_flight)
         answers = Answers(registry)
         registry.register(Queues(self.queues))
         self.endpoint = InferEndpoint(self.admission, self.loaded, self.budget, answers, longest_s=settings.deadline_s)
+        self.rpc = HubInference(self.admission, self.loaded, self.about, self.endpoint, self.budget)
         self.shared = Shared(self.endpoint, self.budget, connections())
 
     def queues(self) -> list[tuple[str, int, int, int]]:

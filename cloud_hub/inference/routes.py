@@ -7,15 +7,24 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from cloud_hub.api.access import ModelCaller
+from cloud_hub.api.access import InferenceCaller, ModelCaller
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath
 from cloud_hub.errors import BusyError
 from cloud_hub.inference.parts import Inference
-from fleet.api.inference import ModelMetadata, ModelReady, ServerLive, ServerMetadata, ServerReady
+from fleet.api.inference import (
+    IndexEntry,
+    ModelConfig,
+    ModelMetadata,
+    ModelReady,
+    ModelStatistics,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
 from fleet.api.types import Key
 from fleet.protocol import oip
-from fleet.protocol.asking import parameters_of
+from fleet.protocol.repository import IndexRequest, decode_index_request
 from fleet.serving import ByteBudget, Reply
 from fleet.serving import Request as InferRequest
 
@@ -32,9 +41,9 @@ InferenceDep = Annotated[Inference, Depends(get_inference)]
 
 
 @router.get("")
-def server() -> ServerMetadata:
+def server(parts: InferenceDep) -> ServerMetadata:
     """Who answers."""
-    return ServerMetadata(name="edgeloop-hub", version="1", extensions=list(oip.EXTENSIONS))
+    return ServerMetadata.model_validate(parts.about.server())
 
 
 @router.get("/health/live")
@@ -49,23 +58,45 @@ def ready_to_serve() -> ServerReady:
     return ServerReady(live=True, ready=True)
 
 
-@router.get("/models/{model}", responses=errors(404))
-@router.get("/models/{model}/versions/{version}", responses=errors(404))
+@router.post("/repository/index", responses=errors(429), openapi_extra=takes(IndexRequest, required=False))
+async def repository_index(request: Request, parts: InferenceDep, caller: InferenceCaller) -> list[IndexEntry]:
+    """The releases that the caller may ask; each is loaded when it is asked for."""
+    decode_index_request(await request.body())
+    return [IndexEntry.model_validate(entry) for entry in await parts.about.index(caller)]
+
+
+@router.get("/models/stats", responses=errors(429))
+async def all_statistics(parts: InferenceDep, caller: InferenceCaller) -> ModelStatistics:
+    """What this instance has counted of the releases in its memory."""
+    return ModelStatistics.model_validate(parts.about.all_statistics(caller))
+
+
+@router.get("/models/{model}", responses=errors(404, 429))
+@router.get("/models/{model}/versions/{version}", responses=errors(404, 429))
 async def metadata(model: KeyPath, parts: InferenceDep, caller: ModelCaller, version: Key = "") -> ModelMetadata:
     """Inputs and outputs, task, class names and preprocessing steps."""
-    found = await parts.loaded.release(model, version)
-    manifest = found.manifest
-    more = parameters_of(manifest)
-    document = oip.model_metadata(model, [str(found.number)], "onnx_onnxv1", manifest.inputs, manifest.outputs, more)
-    return ModelMetadata.model_validate(document)
+    return ModelMetadata.model_validate(await parts.about.model(model, version))
 
 
-@router.get("/models/{model}/ready", responses=errors(404))
-@router.get("/models/{model}/versions/{version}/ready", responses=errors(404))
+@router.get("/models/{model}/ready", responses=errors(404, 429))
+@router.get("/models/{model}/versions/{version}/ready", responses=errors(404, 429))
 async def ready(model: KeyPath, parts: InferenceDep, caller: ModelCaller, version: Key = "") -> ModelReady:
     """200 once the model is loaded."""
-    await parts.loaded.get(model, version)
-    return ModelReady(name=model, ready=True)
+    return ModelReady.model_validate(await parts.about.model_ready(model, version))
+
+
+@router.get("/models/{model}/config", responses=errors(404, 429))
+@router.get("/models/{model}/versions/{version}/config", responses=errors(404, 429))
+async def config(model: KeyPath, parts: InferenceDep, caller: ModelCaller, version: Key = "") -> ModelConfig:
+    """The model's configuration, as Triton's clients read it."""
+    return ModelConfig.model_validate(await parts.about.config(model, version))
+
+
+@router.get("/models/{model}/stats", responses=errors(404, 429))
+@router.get("/models/{model}/versions/{version}/stats", responses=errors(404, 429))
+async def statistics(model: KeyPath, parts: InferenceDep, caller: ModelCaller, version: Key = "") -> ModelStatistics:
+    """What this instance has counted of one release, by default the newest."""
+    return ModelStatistics.model_validate(await parts.about.statistics(model, version))
 
 
 _INFER: dict[str, Any] = {

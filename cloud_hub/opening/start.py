@@ -57,10 +57,21 @@ def ports(config: HubConfig) -> Iterator[list[socket.socket]]:
     try:
         if addresses.broker is not None:
             check_free(addresses.broker, "the broker", "--broker-port, or `port` under [broker] in hub.toml")
+        check_rpc(config)
         yield found
     finally:
         for one in found:
             one.close()
+
+
+def check_rpc(config: HubConfig) -> None:
+    """See that the port of gRPC is free, if there is one; raises ConflictError."""
+    from cloud_hub.inference.rpc import rpc_endpoint
+    from cloud_hub.opening.listening import check_free
+
+    endpoint = rpc_endpoint(config)
+    if endpoint is not None:
+        check_free(endpoint, "gRPC", "--grpc-port, or `grpc_port` under [inference] in hub.toml")
 
 
 def introduction(config: HubConfig) -> list[str]:
@@ -118,6 +129,7 @@ def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None])
     listening = listen(config.addresses.http, "HTTP", "--port")
     try:
         check_database(config)
+        check_rpc(config)
         hub = open_hub(config)
         say(f"inference at {config.addresses.http_connect}/v2, over the hub's database and objects")
         _serve(create_app(hub, inference_only=True), config, listening, log_level)

@@ -1,6 +1,6 @@
 """The agent's local API beside the hot route (see `infer`): the rest of the protocol v2, `/metrics` and `/status`.
 
-Nine paths that take GET need no framework: importing one took a fifth of the agent's start and 2 MB of it.
+A dozen paths need no framework: importing one took a fifth of the agent's start and 2 MB of it.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Any
 
 import msgspec
 
-from edge_agent import VERSION
 from edge_agent.errors import NotFoundError
 from edge_agent.serving import access
+from edge_agent.serving.about import About
 from edge_agent.serving.engine import Engine
-from edge_agent.serving.infer import SOON_S
+from edge_agent.serving.infer import SOON_S, error_answer
 from edge_agent.serving.metrics import CONTENT_TYPE, Metrics
-from edge_agent.serving.slots import Served
-from fleet.protocol import oip
-from fleet.protocol.asking import parameters_of
+from fleet.protocol import repository
+from fleet.protocol.errors import ProtocolError
 from fleet.serving import JSON, Reply, error_reply
 
 log = logging.getLogger(__name__)
 
 Scope = Mapping[str, Any]
+Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-PLATFORMS = {"litert": "litert_tflite", "onnx": "onnx_onnxv1"}
 MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+INDEX = "/v2/repository/index"
 METHODS = b"GET, HEAD"
 
 
@@ -36,27 +36,35 @@ class App:
     """An ASGI application over one engine. `status` gives the `/status` document."""
 
     def __init__(self, engine: Engine, metrics: Metrics, status: Callable[[], dict[str, Any]]) -> None:
-        self._engine = engine
+        self.about = about = About(engine)
         routes: dict[str, Callable[..., Reply]] = {
-            "/v2": lambda: _json({"name": "edgeloop-agent", "version": VERSION, "extensions": list(oip.EXTENSIONS)}),
+            "/v2": lambda: _json(about.server()),
             "/v2/health/live": lambda: _json({"live": True}),
             "/v2/health/ready": self._ready,
-            MODEL: self._model,
-            MODEL + "/ready": self._model_ready,
+            "/v2/models/stats": lambda: _json(about.statistics("", "")),
+            MODEL: lambda model, version: _json(about.model(model, version)),
+            MODEL + "/ready": lambda model, version: _json(about.model_ready(model, version)),
+            MODEL + "/config": lambda model, version: _json(about.config(model, version)),
+            MODEL + "/stats": lambda model, version: _json(about.statistics(model, version)),
             "/metrics": lambda: Reply(200, b"content-type: %b\r\n" % CONTENT_TYPE.encode(), metrics.render()),
             "/status": lambda: _json(status()),
         }
         self._routes = [(re.compile(path), answer) for path, answer in routes.items()]
         self._infer = re.compile(MODEL + "/infer")
 
-    async def __call__(self, scope: Scope, receive: Callable[[], Awaitable[Any]], send: Send) -> None:
-        """One request. Its body, if it has one, is not read."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. Its body, if it has one, is read for the index alone."""
         unix = scope["server"] is not None and scope["server"][1] is None
         refused = access.refused(dict(scope["headers"]), unix=unix)
         try:
-            reply = error_reply(403, "forbidden", refused) if refused else self._answer(scope["method"], scope["path"])
-        except NotFoundError as error:
-            reply = error_reply(404, "not-found", f"{error}; {error.hint}")
+            if refused:
+                reply = error_reply(403, "forbidden", refused)
+            elif (scope["method"], scope["path"].removesuffix("/")) == ("POST", INDEX):
+                reply = await self._index(receive)
+            else:
+                reply = self._answer(scope["method"], scope["path"])
+        except (NotFoundError, ProtocolError) as error:
+            reply = error_answer(error)
         except Exception:  # the boundary: logged with its trace
             log.exception("%s %s failed", scope["method"], scope["path"])
             reply = error_reply(500, "internal", "internal error; the agent's log has the reason")
@@ -75,43 +83,26 @@ class App:
                     return _not_allowed(shown, METHODS)
                 return answer(**{name: value or "" for name, value in match.groupdict().items()})
         match = self._infer.fullmatch(path)
-        if match is None:
+        if match is None and path != INDEX:
             return error_reply(404, "not-found", f"Not Found: {shown}; see GET /v2 and GET /status")
-        if method != "POST":
+        if match is None or method != "POST":
             return _not_allowed(shown, b"POST")
         # The hot route left it alone: no model can have such a name.
         raise NotFoundError(f"model {match['model']!r} is not served here", hint="see GET /status")
 
+    async def _index(self, receive: Receive) -> Reply:
+        body, more = b"", True
+        while more and len(body) <= repository.INDEX_BODY:
+            event = await receive()
+            body += event.get("body", b"")
+            more = event["type"] == "http.request" and event.get("more_body", False)
+        asked = repository.decode_index_request(body)
+        return _json(self.about.index(asked.ready is True))
+
     def _ready(self) -> Reply:
-        ready = bool(self._engine.slots.names())
+        ready = self.about.ready()
         answer = _json({"live": True, "ready": ready}, 200 if ready else 503)
         return answer if ready else answer._replace(headers=answer.headers + b"retry-after: %d\r\n" % SOON_S)
-
-    def _model(self, model: str, version: str) -> Reply:
-        served = self._held(model, version)
-        slot = self._engine.slots.slot(served.release.model)
-        held = [s for s in ((slot.active, slot.previous) if slot else ()) if s is not None]
-        manifest, variant = served.release.manifest, served.release.variant
-        return _json(
-            oip.model_metadata(
-                served.release.model,
-                [str(s.release.number) for s in held],
-                PLATFORMS[variant.runtime],
-                manifest.inputs,
-                manifest.outputs,
-                parameters_of(manifest),
-            )
-        )
-
-    def _model_ready(self, model: str, version: str) -> Reply:
-        return _json({"name": self._held(model, version).release.model, "ready": True})
-
-    def _held(self, model: str, version: str) -> Served:
-        served = self._engine.slots.find(model, version)
-        if served is None:
-            what = f"model {model!r}" + (f" version {version!r}" if version else "")
-            raise NotFoundError(f"{what} is not served here", subject=model, hint="see GET /status")
-        return served
 
 
 def _not_allowed(shown: str, methods: bytes) -> Reply:
@@ -119,5 +110,5 @@ def _not_allowed(shown: str, methods: bytes) -> Reply:
     return error_reply(405, "method-not-allowed", text, b"allow: %b\r\n" % methods)
 
 
-def _json(value: dict[str, Any], status: int = 200) -> Reply:
+def _json(value: object, status: int = 200) -> Reply:
     return Reply(status, JSON, msgspec.json.encode(value))

@@ -149,6 +149,10 @@ class Engine:
             return slot.active.body_limit
         return BODY_LIMIT if self._policies.knows(model) or self.slots.expects(model) else JSON_LIMIT
 
+    def known(self) -> list[str]:
+        """The models that are served here, or are to be, or that the channel names."""
+        return [*self.slots.expected(), *self._policies.models()]
+
     def refuse(self, model: str, error: ProtocolError) -> None:
         """Count a request to a model that is served here, or is to be, whose body could not be read."""
         self._refuse_unread(model, refusal_word(error), str(error))
@@ -168,6 +172,7 @@ class Engine:
         served = self.slots.find(model)
         if served is not None:
             served.refuse(why, newly=False)
+            served.statistics.failed(0.0)
         elif not (self._policies.knows(model) or self.slots.expects(model)):
             return  # any name at all may come here
         number, variant = (served.release.number, served.release.variant.name) if served is not None else (0, "")
@@ -176,8 +181,10 @@ class Engine:
 
     def _refused(self, served: Served, asked: Asked, word: str, why: str, *, newly: bool) -> None:
         served.refuse(why, newly=newly)
+        took = self._now() - asked.started
+        served.statistics.failed(took)
         if _observed(asked.request):
-            release, took = served.release, self._now() - asked.started
+            release = served.release
             name, number = release.variant.name, release.number
             self._observer.refused(
                 Refused(model=asked.model, release=number, variant=name, word=word, newly=newly, latency_s=took)
@@ -280,7 +287,9 @@ class Engine:
                 )
             )
         if verdict.served_by == "nobody" and ran.failure is not None:
+            served.statistics.failed(took)
             raise self._nobody(served, asked, verdict, ran.failure)
+        served.statistics.succeeded(served.rows(inputs), took)
         number, sure = str(release.number), ran.scores.confidence
         return oip.InferResponse(
             model_name=asked.model,

@@ -16,6 +16,7 @@ from edge_agent.serving.engine import Engine
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import STATUS, Code
+from fleet.rpc import Refusal
 from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
 from fleet.serving import JSON, ByteBudget, Reply, Request, error_reply
 
@@ -136,13 +137,17 @@ def path_of(target: bytes) -> bytes:
     return unquote(path.decode("latin-1")).encode("utf-8", "surrogateescape") if b"%" in path else path
 
 
-def error_answer(error: Exception) -> Reply:
-    """Status and JSON of one of `ERRORS`."""
+def refusal_of(error: Exception) -> Refusal:
+    """How one of `ERRORS` is told, over HTTP and gRPC alike."""
     hint = getattr(error, "hint", "")
     text = f"{error}; {hint}" if hint else str(error)
     if isinstance(error, InferenceError):
         later = SOON_S if error.retry_after_s is None else error.retry_after_s
-        code: Code = "busy" if error.busy else "unreachable"
-        return error_reply(STATUS[code], code, text, b"retry-after: %d\r\n" % max(1, math.ceil(later)))
-    code = next(word for kind, word in WORDS if isinstance(error, kind))
-    return error_reply(STATUS[code], code, text)
+        return Refusal("busy" if error.busy else "unreachable", text, max(1, math.ceil(later)))
+    return Refusal(next(word for kind, word in WORDS if isinstance(error, kind)), text)
+
+
+def error_answer(error: Exception) -> Reply:
+    """Status and JSON of one of `ERRORS`."""
+    code, text, later_s = refusal_of(error)
+    return error_reply(STATUS[code], code, text, b"retry-after: %d\r\n" % later_s if later_s else b"")

@@ -23,6 +23,10 @@ class Policies:
             return DEFAULT
         return self.channel.models.get(model, DEFAULT)
 
+    def models(self) -> list[str]:
+        """The models that the channel names."""
+        return [] if self.channel is None else list(self.channel.models)
+
     def knows(self, model: str) -> bool:
         """Whether the channel names the model."""
         return self.channel is not None and model in self.channel.models

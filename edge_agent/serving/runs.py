@@ -80,7 +80,9 @@ class Threads:
         loop = asyncio.get_running_loop()
         if until is not None and loop.time() >= until:
             raise LateError("the deadline passed before the request was here")
+        waits = loop.time()
         model = await served.instances.take(until, served.cost_s(inputs), self._pool)
+        served.statistics.queued(loop.time() - waits)
         if gone():
             served.instances.give(model)
             raise LateError("the caller has gone while others had the model")

@@ -100,7 +100,7 @@ def address(listener: socket.socket) -> str:
 
 
 def _listen_loopback(host: str, port: int) -> socket.socket:
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise UsageError(f"the local API listens on loopback only, not on {host}", hint="host = 127.0.0.1")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -110,7 +110,8 @@ def _listen_loopback(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only programs of this machine reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

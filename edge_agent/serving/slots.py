@@ -32,6 +32,7 @@ from fleet.protocol.selftest import decode_vectors, from_array
 from fleet.protocol.sketch import Encoder, decode_encoder
 from fleet.runtimes.cost import body_limit
 from fleet.runtimes.run_costs import RunCosts
+from fleet.serving import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class Served:
         self.task = tasks.of_manifest(release.manifest)
         self.body_limit = body_limit(release.manifest)
         self.costs = run_costs()
+        self.statistics = Statistics()
+        self._rows_of = release.manifest.inputs[0].name if all(i.batched for i in release.manifest.inputs) else None
         self._times: deque[float] = deque(maxlen=TIMED)
 
     def cost_s(self, inputs: Arrays) -> float:
@@ -86,6 +89,11 @@ class Served:
         """Whether these inputs may take so long that the run should leave the event loop."""
         return self.cost_s(inputs) > SLOW_S
 
+    def rows(self, inputs: Arrays) -> int:
+        """How many rows these inputs are; 1 without a batch."""
+        first = inputs.get(self._rows_of) if self._rows_of is not None else None
+        return int(first.shape[0]) if first is not None and first.ndim else 1
+
     def run(self, inputs: Arrays, model: LoadedModel | None = None) -> Arrays:
         """Run the model, or another interpreter of it; raises what the runtime does. The end is counted by `count`."""
         started = time.perf_counter()
@@ -93,6 +101,7 @@ class Served:
         outputs = pieces.run(model, inputs) if self._cut else model.run(inputs)
         took = time.perf_counter() - started
         self.costs.learn(_values(inputs), took)
+        self.statistics.ran(self.rows(inputs), took)
         self._times.append(took)
         return outputs
 
@@ -228,6 +237,10 @@ class Slots:
     def expects(self, model: str) -> bool:
         """Whether a release of the model serves, or is to as soon as it can be loaded."""
         return model in self._slots
+
+    def expected(self) -> list[str]:
+        """The models that `expects` is true of."""
+        return list(self._slots)
 
     @contextmanager
     def lease(self, model: str, version: str = "") -> Iterator[Served | None]:

@@ -5,6 +5,8 @@ Its requests and answers are structs of `fleet.protocol.oip`, which reads and wr
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fleet.api.base import Answer
 from fleet.api.types import Document
 
@@ -56,3 +58,89 @@ class ModelMetadata(Answer):
     inputs: list[TensorMetadata]
     outputs: list[TensorMetadata]
     parameters: Document = {}
+
+
+class IndexEntry(Answer):
+    """A release that can be asked by its number; of another one, `reason` says why not."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+class InputConfig(Answer):
+    """An input as Triton's configuration has it; `dims` are without the batch where there is one."""
+
+    name: str
+    data_type: str
+    format: str
+    dims: list[int]
+
+
+class OutputConfig(Answer):
+    """An output, likewise."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+    label_filename: str
+
+
+class ModelConfig(Answer):
+    """A model's configuration; `max_batch_size` is 0 for one without a batch."""
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: Document
+    max_batch_size: int
+    input: list[InputConfig]
+    output: list[OutputConfig]
+
+
+class Duration(Answer):
+    """How often, and how many nanoseconds together."""
+
+    count: int
+    ns: int
+
+
+class InferStatistics(Answer):
+    """Of requests: how many were answered and refused, how long they waited, and how long their runs took."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration
+    cache_miss: Duration
+
+
+class BatchStatistics(Answer):
+    """Of runs of one size."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ReleaseStatistics(Answer):
+    """Of one release, since this instance loaded it; `last_inference` in milliseconds since 1970."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: InferStatistics
+    batch_stats: list[BatchStatistics]
+
+
+class ModelStatistics(Answer):
+    """What this instance has counted."""
+
+    model_stats: list[ReleaseStatistics]

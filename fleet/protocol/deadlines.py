@@ -32,3 +32,12 @@ def deadline_s(parameters: Mapping[str, Any]) -> float | None:
         seconds = min(value, LONGEST_S / unit) * unit
         found = seconds if found is None else min(found, seconds)
     return found
+
+
+def bounded(parameters: Mapping[str, Any], within_s: float | None) -> dict[str, Any]:
+    """The parameters with a deadline in no more than `within_s` seconds; what is no number is left to be refused."""
+    found = dict(parameters)
+    said = found.get("deadline_ms")
+    if within_s is not None and (said is None or (type(said) in (int, float) and said > within_s * 1e3)):
+        found["deadline_ms"] = max(within_s * 1e3, 1e-3)
+    return found

@@ -26,14 +26,14 @@ from fleet.protocol.oip_messages import OipOutput as OipOutput
 from fleet.protocol.oip_messages import OipRequest as OipRequest
 from fleet.protocol.oip_messages import OipResponse as OipResponse
 from fleet.protocol.oip_messages import OipTensor as OipTensor
-from fleet.protocol.oip_messages import ReadRequest, ReadResponse, ReadTensor
+from fleet.protocol.oip_messages import ReadOutput, ReadRequest, ReadResponse, ReadTensor
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
 from fleet.protocol.top_classes import class_count, in_words
 
 HEADER = "inference-header-content-length"
-EXTENSIONS = ("binary_tensor_data", "classification")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 LIMIT = 64 << 20  # bytes of one body
 ALL: Final = frozenset(("*",))  # `InferRequest.binary_outputs`: every output
 
@@ -131,10 +131,11 @@ def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT
     request: ReadRequest = _parse(_REQUEST, head)
     if not request.inputs:
         _bad("the request has no inputs")
-    names, binary, classification = _asked_outputs(request)
+    parameters = request.parameters or {}
+    names, binary, classification = asked_outputs(parameters, request.outputs or ())
     return InferRequest(
         id=request.id or "",
-        parameters=request.parameters or {},
+        parameters=parameters,
         inputs=_read_tensors(request.inputs, tail, nulls=False),
         outputs=names,
         binary_outputs=binary,
@@ -167,6 +168,16 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
         MalformedError: the request asks for an output that the model does not have, or for the classes of one that
             has none. TooLargeError: for more of them than are written.
     """
+    outputs = chosen_outputs(response, request)
+    tensors, tails = _write_tensors(outputs, request.binary_outputs)
+    head = _ENCODER.encode(
+        OipResponse(response.model_name, tensors, response.model_version, response.id, response.parameters)
+    )
+    return _join(head, tails)
+
+
+def chosen_outputs(response: InferResponse, request: InferRequest) -> Sequence[TensorValue]:
+    """The outputs that `request` asks for, as numbers or in words; raises as `encode_response`."""
     outputs: Sequence[TensorValue] = response.outputs
     if request.outputs:
         known = {value.name: value for value in response.outputs}
@@ -177,11 +188,7 @@ def encode_response(response: InferResponse, request: InferRequest) -> tuple[byt
     if request.classification:
         wanted, labels = request.classification, response.labels
         outputs = [TensorValue(n, in_words(array, wanted.get(n, 0), labels, n)) for n, array in outputs]
-    tensors, tails = _write_tensors(outputs, request.binary_outputs)
-    head = _ENCODER.encode(
-        OipResponse(response.model_name, tensors, response.model_version, response.id, response.parameters)
-    )
-    return _join(head, tails)
+    return outputs
 
 
 def decode_response(body: bytes, header_length: int | None, *, limit: int = LIMIT) -> InferResponse:
@@ -281,22 +288,28 @@ def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:
         raise MalformedError(f"not an inference message: {error}", subject="body", hint=hint) from error
 
 
-def _asked_outputs(request: ReadRequest) -> tuple[tuple[str, ...], frozenset[str], dict[str, int]]:
-    default = (request.parameters or {}).pop("binary_data_output", False) is True
-    if not request.outputs:
+def asked_outputs(
+    parameters: dict[str, Any], outputs: Sequence[ReadOutput]
+) -> tuple[tuple[str, ...], frozenset[str], dict[str, int]]:
+    """Names of the outputs that are asked for, those of them in binary, and of which the best classes, how many.
+
+    Args:
+        parameters: the request's, of which `binary_data_output` is taken away.
+    """
+    default = parameters.pop("binary_data_output", False) is True
+    if not outputs:
         return (), ALL if default else frozenset(), {}
     chosen, classification = [], {}
-    for output in request.outputs:
-        parameters = output.parameters or {}
-        count = class_count(parameters, output.name)
+    for output in outputs:
+        said = output.parameters or {}
+        count = class_count(said, output.name)
         if count:
             classification[output.name] = count
-        if "shared_memory_region" in parameters:
+        if "shared_memory_region" in said:
             _bad(f"output {output.name!r}: shared memory is not supported")
-        if parameters.get("binary_data", default) is True:
+        if said.get("binary_data", default) is True:
             chosen.append(output.name)
-    names = tuple(output.name for output in request.outputs)
-    return names, frozenset(chosen), classification
+    return tuple(output.name for output in outputs), frozenset(chosen), classification
 
 
 def _read_tensors(tensors: list[ReadTensor], tail: memoryview, *, nulls: bool) -> tuple[TensorValue, ...]:

@@ -1,7 +1,8 @@
-"""The words by which a program tells refusals over HTTP apart: one table for hub and agent.
+"""The words by which a program tells refusals apart, over HTTP and gRPC: one table for hub and agent.
 
 A refusal's document holds its word as `code`, beside the sentence for people in `error`. A status in `LATER` comes
-with Retry-After. `docs/how-to/call-the-api.md` says what each word means.
+with Retry-After. Over gRPC word and seconds are in the trailing metadata. `docs/how-to/call-the-api.md` says what each
+word means.
 """
 
 from __future__ import annotations
@@ -38,6 +39,21 @@ STATUS: dict[Code, int] = {
     "busy": 503,  # a queue is full, whoever asks
     "unreachable": 503,  # nobody who could answer does
     "deadline": 504,
+}
+GRPC: dict[Code, str] = {  # the names of `grpc.StatusCode`
+    "invalid": "INVALID_ARGUMENT",
+    "unauthenticated": "UNAUTHENTICATED",
+    "forbidden": "PERMISSION_DENIED",
+    "not-found": "NOT_FOUND",
+    "method-not-allowed": "UNIMPLEMENTED",
+    "conflict": "ABORTED",
+    "too-large": "INVALID_ARGUMENT",
+    "no-answer": "FAILED_PRECONDITION",
+    "rate-limited": "RESOURCE_EXHAUSTED",
+    "internal": "INTERNAL",
+    "busy": "UNAVAILABLE",
+    "unreachable": "UNAVAILABLE",
+    "deadline": "DEADLINE_EXCEEDED",
 }
 CODES: tuple[Code, ...] = get_args(Code)
 LATER = frozenset({429, 503})

@@ -4,6 +4,7 @@ port         `HotRoute`, the port that an application implements; `Request` and 
 protocol     uvicorn's httptools protocol class with the branch in it; everything else goes on as ASGI
 connections  how many there may be and how long each may take for what; `sweep`
 budget       the bytes of all bodies and unsent answers together
+statistics   what is counted of each model, as clients ask for it
 
 Two lines make a listener of it; whoever runs the server calls `sweep(shared, connections, now)` once a second::
 
@@ -15,6 +16,7 @@ from fleet.serving.budget import ByteBudget
 from fleet.serving.connections import LIMIT_S, Shared, most, sweep
 from fleet.serving.port import JSON, HotRoute, Reply, Request, error_reply
 from fleet.serving.protocol import hot_protocol
+from fleet.serving.statistics import Statistics
 
 __all__ = [
     "JSON",
@@ -24,6 +26,7 @@ __all__ = [
     "Reply",
     "Request",
     "Shared",
+    "Statistics",
     "error_reply",
     "hot_protocol",
     "most",

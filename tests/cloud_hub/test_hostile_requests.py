@@ -76,6 +76,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/models/{model}/retrain": {"seed": 1, "rollout": {"stages": [100]}, "channel": "stable"},
     "POST /v2/models/{model}/infer": INFER,
     "POST /v2/models/{model}/versions/{version}/infer": INFER,
+    "POST /v2/repository/index": {"ready": True, "repository_name": "r"},
     "POST /enroll": {"token": "t", "secret": "s", "csr": KEY.csr(), "name": "kiosk-9", "agent": "1",
                      "hardware": {"machine": "x86", "cpus": 4}},
     "POST /device/nonce": {"device_id": "d-0"},

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import numpy as np
 import pytest
 
@@ -23,6 +24,7 @@ from edge_agent.lock import only_one
 from edge_agent.main import main
 from edge_agent.update.machine import ModelState
 from edge_agent.update.state import StateFile
+from fleet.rpc import messages
 from tests.support import models
 from tests.support.agent_process import enrolled, running
 
@@ -74,14 +76,19 @@ def test_a_second_agent_in_the_same_directory_is_refused(device, capsys):
     assert "another agent runs" in capsys.readouterr().err
 
 
-def test_a_unix_socket_is_for_the_group_only(device):
+def test_a_unix_socket_is_for_the_group_only_and_grpc_beside_it_where_it_is_asked_for(device):
     with tempfile.TemporaryDirectory(dir="/tmp") as short:  # a socket's path may have 107 characters
         path = Path(short, "api.sock")
-        with running(device, "--uds", str(path)) as (_, address):
+        with running(device, "--uds", str(path), "--grpc-port", "0") as (_, address):
             assert address == f"unix:{path}"
             assert ask(address).parameters["served_by"] == "edge"
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
-            assert client.status(device)["addresses"] == [address]
+            also, rpc = client.status(device)["addresses"]
+            assert also == address and rpc.startswith("grpc:127.0.0.1:")
+            with grpc.insecure_channel(rpc.removeprefix("grpc:")) as channel:
+                answer = messages.kind("ServerReadyResponse").FromString
+                call = channel.unary_unary(f"/{messages.SERVICE}/ServerReady", None, answer)
+                assert call(b"", timeout=60).ready
 
 
 def test_an_agent_that_is_not_enrolled_says_what_to_do(tmp_path, capsys):

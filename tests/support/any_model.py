@@ -27,9 +27,9 @@ def onnx_file(nodes: Sequence[Any], inputs: Shapes, outputs: Shapes, constants: 
     from onnx import TensorProto, helper, numpy_helper
 
     kinds = {
-        "BOOL": TensorProto.BOOL, "INT32": TensorProto.INT32, "INT64": TensorProto.INT64, "FP16": TensorProto.FLOAT16,
-        "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE, "BYTES": TensorProto.STRING, "UINT8": TensorProto.UINT8,
-        "INT8": TensorProto.INT8,
+        "BOOL": TensorProto.BOOL, "FP16": TensorProto.FLOAT16, "FP32": TensorProto.FLOAT, "FP64": TensorProto.DOUBLE,
+        "BYTES": TensorProto.STRING,
+        **{f"{u}INT{n}": getattr(TensorProto, f"{u}INT{n}") for u in ("", "U") for n in (8, 16, 32, 64)},
     }  # fmt: skip
 
     def values(shapes: Shapes) -> list[Any]:

@@ -13,6 +13,26 @@ import uvicorn
 
 
 @contextlib.contextmanager
+def answering(server: Any, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    """Run a `fleet.rpc.server.Server` on the loop of `serving`; gives its "host:port"."""
+
+    async def start() -> tuple[asyncio.Task[None], int]:
+        bound, port = server.bind()
+        return asyncio.create_task(server.serve(bound)), port
+
+    async def stop(task: asyncio.Task[None]) -> None:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    task, port = asyncio.run_coroutine_threadsafe(start(), loop).result(60)
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        asyncio.run_coroutine_threadsafe(stop(task), loop).result(60)
+
+
+@contextlib.contextmanager
 def serving(app: Any, **options: Any) -> Iterator[tuple[str, asyncio.AbstractEventLoop]]:
     """Serve an ASGI app; gives its "host:port" and the loop it runs on. `options` are uvicorn's (`ssl_certfile=…`)."""
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,0 +1,125 @@
+"""The hub's side of the gRPC service: tokens, models, batches and counters are those of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from cloud_hub.addresses import Endpoint
+from cloud_hub.config import HubConfig
+from cloud_hub.errors import HubError
+from cloud_hub.identity.admission import Admission
+from cloud_hub.identity.callers import Caller
+from cloud_hub.inference.about import About, Document
+from cloud_hub.inference.endpoint import InferEndpoint, refusal_of
+from cloud_hub.inference.loaded import Loaded
+from fleet.protocol import oip
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.refusals import STATUS
+from fleet.rpc import Refusal
+from fleet.serving import ByteBudget
+
+if TYPE_CHECKING:
+    from fleet.rpc.server import Server
+
+FRAME = 64 << 10  # bytes around the tensors of the largest request
+
+
+class HubInference:
+    """Implements `fleet.rpc.Inference`."""
+
+    def __init__(
+        self, admission: Admission, loaded: Loaded, about: About, endpoint: InferEndpoint, budget: ByteBudget
+    ) -> None:
+        self._admission, self._loaded, self._about, self._endpoint = admission, loaded, about, endpoint
+        self.budget = budget
+
+    async def admit(self, authorization: str, model: str | None) -> Caller:
+        """See Inference."""
+        caller = await self._admission.get(authorization)
+        if model is None:
+            self._admission.enter(caller)
+        else:
+            self._admission.take(caller, model)
+        return caller
+
+    def server(self) -> Document:
+        """See Inference."""
+        return self._about.server()
+
+    def ready(self) -> bool:
+        """Models are loaded when they are asked for, so the hub is ready as soon as it answers."""
+        return True
+
+    async def model_ready(self, model: str, version: str) -> Document:
+        """See Inference."""
+        return await self._about.model_ready(model, version)
+
+    async def metadata(self, model: str, version: str) -> Document:
+        """See Inference."""
+        return await self._about.model(model, version)
+
+    async def config(self, model: str, version: str) -> Document:
+        """See Inference."""
+        return await self._about.config(model, version)
+
+    async def statistics(self, caller: Any, model: str, version: str) -> Document:
+        """See Inference."""
+        return await self._about.statistics(model, version) if model else self._about.all_statistics(caller)
+
+    async def index(self, caller: Any, only_ready: bool) -> list[Document]:
+        """See Inference: every release that is published can be asked."""
+        return await self._about.index(caller)
+
+    async def body_limit(self, model: str, version: str) -> int:
+        """See Inference."""
+        return (await self._loaded.get(model, version)).body_limit
+
+    async def infer(
+        self, model: str, version: str, request: oip.InferRequest, began: float, gone: Callable[[], bool]
+    ) -> oip.InferResponse:
+        """See Inference."""
+        return await self._endpoint.infer(await self._loaded.get(model, version), request, began, gone)
+
+    def unread(self, model: str, error: ProtocolError) -> None:
+        """See Inference."""
+        served = self._loaded.find(model, "")
+        if served is not None:
+            served.statistics.failed(0.0)
+
+    def counted(self, refusal: Refusal | None, seconds: float) -> None:
+        """See Inference."""
+        status = 200 if refusal is None else STATUS[refusal.code]
+        self._endpoint.answers.counted(status, seconds if refusal is None else None)
+
+    def refusal(self, error: Exception) -> Refusal | None:
+        """See Inference."""
+        return refusal_of(error) if isinstance(error, HubError | ProtocolError) else None
+
+
+def rpc_endpoint(config: HubConfig) -> Endpoint | None:
+    """Where gRPC listens: beside HTTP, on its own port; None without one."""
+    port = config.inference.grpc_port
+    return None if port is None else config.addresses.http._replace(port=port)
+
+
+def make_rpc_server(config: HubConfig, inference: HubInference) -> Server | None:
+    """The server of `[inference] grpc_port`, with the certificate of HTTP; None without such a port.
+
+    Raises HubError where the extra is not installed.
+    """
+    endpoint = rpc_endpoint(config)
+    if endpoint is None:
+        return None
+    try:
+        from fleet.rpc.server import Certificate, Server
+    except ImportError as error:
+        raise HubError(f"gRPC is not installed: {error}", hint='pip install "edgeloop[grpc]"') from error
+    certificate = None
+    if config.tls:
+        certificate = Certificate(config.server_certificate.read_bytes(), config.server_key.read_bytes())
+    address = str(endpoint if endpoint.host else endpoint._replace(host="::"))
+    return Server(
+        inference, address, message_limit=config.limits.infer_body + FRAME, certificate=certificate,
+        calls=config.inference.grpc_calls,
+    )  # fmt: skip

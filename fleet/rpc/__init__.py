@@ -1,0 +1,15 @@
+"""The Open Inference Protocol over gRPC, `inference.GRPCInferenceService`, on agent and hub alike (extra `[grpc]`).
+
+port       `Inference`, what an agent and a hub implement; `Refusal`, how they refuse
+messages   the protocol's messages, made of `inference.proto`
+head       what a request costs, looked at before it is decoded
+codec      messages to requests and answers of `fleet.protocol.oip`, and back
+service    the calls, for `grpc.aio`
+server     `Server`, which binds a port and serves until it is cancelled
+
+Nothing of grpc is imported before `server` or `service` is.
+"""
+
+from fleet.rpc.port import Inference, Refusal
+
+__all__ = ["Inference", "Refusal"]

@@ -1,0 +1,71 @@
+"""The port between the gRPC service and what answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from fleet.protocol import oip
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.refusals import Code
+from fleet.serving import ByteBudget
+
+Document = dict[str, Any]
+
+
+class Refusal(NamedTuple):
+    """Why a call is refused: a word of the table, a sentence, and when to come back in seconds (0: not said)."""
+
+    code: Code
+    text: str
+    later_s: int = 0
+
+
+class Inference(Protocol):
+    """What answers, an agent or a hub. Its methods are called on one event loop, and may raise what `refusal` knows.
+
+    A version is empty where the caller leaves it open. Documents are those of the protocol's HTTP form.
+    """
+
+    budget: ByteBudget
+
+    async def admit(self, authorization: str, model: str | None) -> Any:
+        """Whoever sends this credential, if they may ask the model (None: some model); counts the call."""
+
+    def server(self) -> Document:
+        """Who answers."""
+
+    def ready(self) -> bool:
+        """Whether requests can be taken."""
+
+    async def model_ready(self, model: str, version: str) -> Document:
+        """As `GET /v2/models/{model}/ready`."""
+
+    async def metadata(self, model: str, version: str) -> Document:
+        """As `GET /v2/models/{model}`."""
+
+    async def config(self, model: str, version: str) -> Document:
+        """As `GET /v2/models/{model}/config`."""
+
+    async def statistics(self, caller: Any, model: str, version: str) -> Document:
+        """As `GET /v2/models/{model}/stats`; of all models that the caller may ask with an empty name."""
+
+    async def index(self, caller: Any, only_ready: bool) -> list[Document]:
+        """As `POST /v2/repository/index`."""
+
+    async def body_limit(self, model: str, version: str) -> int:
+        """The most bytes that a request to the model can need."""
+
+    async def infer(
+        self, model: str, version: str, request: oip.InferRequest, began: float, gone: Callable[[], bool]
+    ) -> oip.InferResponse:
+        """The answer; `began` is when the request came, by the event loop's clock, `gone` whether nobody waits."""
+
+    def unread(self, model: str, error: ProtocolError) -> None:
+        """Count a request that could not be read."""
+
+    def counted(self, refusal: Refusal | None, seconds: float) -> None:
+        """Count an inference request that was answered, or refused, so long after it came."""
+
+    def refusal(self, error: Exception) -> Refusal | None:
+        """How an error is told to the caller; None for a fault of the server's own."""

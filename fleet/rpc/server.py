@@ -1,0 +1,88 @@
+"""A gRPC server on one port, bounded in calls and in the size of a message."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import grpc.aio
+
+from fleet.rpc.port import Inference
+from fleet.rpc.service import IDLE_S, Service
+
+CALLS = 256  # at a time; a stream is one, however much it carries
+GRACE_S = 5.0  # for calls that run when the server stops
+ANSWER_LIMIT = 64 << 20  # bytes
+KEEPALIVE_MS = 60_000  # a client that does not answer a ping after so long is gone
+
+
+class Certificate(NamedTuple):
+    """PEM files of a TLS listener, as bytes."""
+
+    chain: bytes
+    key: bytes
+
+
+class Server:
+    """`name` is for a supervisor of services.
+
+    Args:
+        inference: what answers.
+        address: `host:port` or `[::1]:port`; with port 0 any free one, which `bind` says.
+        message_limit: bytes of one request, refused before they are read.
+        certificate: of TLS; None: plain, for loopback.
+        calls: how many may run at a time; further ones are RESOURCE_EXHAUSTED.
+        idle_s: how long a stream may lie still.
+    """
+
+    name = "grpc"
+
+    def __init__(
+        self,
+        inference: Inference,
+        address: str,
+        *,
+        message_limit: int,
+        certificate: Certificate | None = None,
+        calls: int = CALLS,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self._service, self._address, self._certificate = Service(inference, idle_s=idle_s), address, certificate
+        self._message_limit, self._calls = message_limit, calls
+
+    def bind(self) -> tuple[grpc.aio.Server, int]:
+        """A server that is bound and not started, and its port; raises OSError. For the event loop that it runs on."""
+        server = grpc.aio.server(
+            maximum_concurrent_rpcs=self._calls,
+            options=[
+                ("grpc.max_receive_message_length", self._message_limit),
+                ("grpc.max_send_message_length", ANSWER_LIMIT),
+                ("grpc.so_reuseport", 0),  # a port that another process has is refused, not shared
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.http2.max_pings_without_data", 0),
+            ],
+        )
+        server.add_generic_rpc_handlers((self._service.handler(),))
+        try:
+            if self._certificate is None:
+                port = server.add_insecure_port(self._address)
+            else:
+                pair = self._certificate.key, self._certificate.chain
+                port = server.add_secure_port(self._address, grpc.ssl_server_credentials([pair]))
+        except RuntimeError as error:  # grpc's word for an address that it does not get
+            raise OSError(f"gRPC cannot listen on {self._address}: {error}") from error
+        if not port:
+            raise OSError(f"gRPC cannot listen on {self._address}")
+        return server, int(port)
+
+    async def run(self) -> None:
+        """Bind, and serve until it is cancelled; raises OSError."""
+        await self.serve(self.bind()[0])
+
+    async def serve(self, bound: grpc.aio.Server) -> None:
+        """Serve until it is cancelled; calls that run have GRACE_S to end."""
+        await bound.start()
+        try:
+            await bound.wait_for_termination()
+        finally:
+            await asyncio.shield(bound.stop(GRACE_S))

@@ -1,0 +1,267 @@
+"""The calls of `inference.GRPCInferenceService` for `grpc.aio`, over an `Inference`.
+
+A refusal ends its call with the status of `fleet.protocol.refusals.GRPC`; its word is in the trailing metadata as
+`edgeloop-code`, and when to come back, in seconds, as `retry-after`. In a stream it is the `error_message` of an answer
+that carries the request's id, and the stream goes on, unless nobody is known to send it. The caller's gRPC deadline is
+one of the request's own. Answers of a stream come in the order of its requests, of which AHEAD run at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from msgspec.structs import replace
+
+from fleet.protocol.deadlines import bounded
+from fleet.protocol.errors import MalformedError, ProtocolError, TooLargeError
+from fleet.protocol.refusals import GRPC
+from fleet.rpc import messages
+from fleet.rpc.codec import decode_request, encode_response
+from fleet.rpc.head import Head, head_of
+from fleet.rpc.port import Inference, Refusal
+from fleet.serving import ByteBudget
+
+log = logging.getLogger(__name__)
+
+AHEAD = 8  # requests of one stream that run at a time
+NAME = 256  # characters of a model or version
+IDLE_S = 75.0  # a stream without a request for so long is ended, as an idle connection is over HTTP
+BROKEN = Refusal("internal", "internal error; the log has the reason")
+Context = Any  # grpc.aio.ServicerContext; what it is generic in says nothing here
+
+
+class _RefusedError(Exception):
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+
+
+class _Caller:
+    """`gone`: the call was cancelled, nobody waits for its answer."""
+
+    gone = False
+
+
+class Service:
+    """See the module; for one event loop. `idle_s` bounds how long a stream may lie still."""
+
+    def __init__(self, inference: Inference, *, idle_s: float = IDLE_S) -> None:
+        self._inference = inference
+        self._idle_s = idle_s
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """All calls, for a server of `grpc.aio`."""
+        found = {}
+        for name, (request, answer) in messages.calls().items():
+            call = getattr(self, name)
+            if name == "ModelInfer":  # read by itself, once its cost is known
+                made = grpc.unary_unary_rpc_method_handler(call, None, answer.SerializeToString)
+            elif name == "ModelStreamInfer":
+                made = grpc.stream_stream_rpc_method_handler(call, None, answer.SerializeToString)
+            else:
+                made = grpc.unary_unary_rpc_method_handler(
+                    self._told(call, answer), request.FromString, answer.SerializeToString
+                )
+            found[name] = made
+        return grpc.method_handlers_generic_handler(messages.SERVICE, found)
+
+    async def ServerLive(self, request: Any, context: Context) -> dict[str, Any]:
+        """The process answers."""
+        return {"live": True}
+
+    async def ServerReady(self, request: Any, context: Context) -> dict[str, Any]:
+        """Whether requests can be taken."""
+        return {"ready": self._inference.ready()}
+
+    async def ServerMetadata(self, request: Any, context: Context) -> dict[str, Any]:
+        """Who answers."""
+        return self._inference.server()
+
+    async def ModelReady(self, request: Any, context: Context) -> dict[str, Any]:
+        """Whether a model can take requests; one that there is not cannot."""
+        await self._admit(context, request.name, request.version)
+        try:
+            await self._inference.model_ready(request.name, request.version)
+        except Exception as error:
+            refusal = self._inference.refusal(error)
+            if refusal is None or refusal.code != "not-found":
+                raise
+            return {"ready": False}
+        return {"ready": True}
+
+    async def ModelMetadata(self, request: Any, context: Context) -> dict[str, Any]:
+        """Inputs and outputs."""
+        await self._admit(context, request.name, request.version)
+        return await self._inference.metadata(request.name, request.version)
+
+    async def ModelConfig(self, request: Any, context: Context) -> dict[str, Any]:
+        """The configuration."""
+        await self._admit(context, request.name, request.version)
+        return {"config": await self._inference.config(request.name, request.version)}
+
+    async def ModelStatistics(self, request: Any, context: Context) -> dict[str, Any]:
+        """What was counted."""
+        caller = await self._admit(context, request.name or None, request.version)
+        return await self._inference.statistics(caller, request.name, request.version)
+
+    async def RepositoryIndex(self, request: Any, context: Context) -> dict[str, Any]:
+        """Which models there are."""
+        caller = await self._admit(context, None)
+        return {"models": await self._inference.index(caller, request.ready)}
+
+    async def ModelInfer(self, data: bytes, context: Context) -> Any:
+        """One request, one answer."""
+        try:
+            return await self._infer(data, context)
+        except Exception as error:  # noqa: BLE001 (the boundary of a call: told, or logged)
+            refusal = self._refusal(error)
+        await _abort(context, refusal)
+        return None
+
+    async def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        """Requests as they come, answers in their order."""
+        running: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AHEAD)
+        reader = asyncio.create_task(self._read(requests, context, running))
+        try:
+            while (task := await running.get()) is not None:
+                answer = await task
+                if isinstance(answer, Refusal):
+                    await _abort(context, answer)
+                yield answer
+            await reader  # raises what ended it
+        finally:
+            reader.cancel()
+            while not running.empty():
+                left = running.get_nowait()
+                if left is not None:
+                    left.cancel()
+
+    async def _read(self, requests: AsyncIterator[bytes], context: Context, running: asyncio.Queue[Any]) -> None:
+        """Begin the stream's requests; None ends the queue."""
+        come = aiter(requests)
+        try:
+            while True:
+                data = await asyncio.wait_for(anext(come), self._idle_s)
+                await running.put(asyncio.create_task(self._streamed(data, context)))
+        except StopAsyncIteration:
+            await running.put(None)
+        except TimeoutError:
+            why = f"no request came for {self._idle_s:g} s"
+            await running.put(asyncio.create_task(_said(Refusal("deadline", why))))
+
+    async def _streamed(self, data: bytes, context: Context) -> Any:
+        """The answer to a request of a stream; a Refusal ends the stream."""
+        try:
+            return messages.StreamResponse(infer_response=await self._infer(data, context))
+        except Exception as error:  # noqa: BLE001 (the boundary of a request: told, or logged)
+            refusal = self._refusal(error)
+        if refusal.code == "unauthenticated":
+            return refusal
+        answer = messages.StreamResponse(error_message=_text(refusal))
+        answer.infer_response.id = _id_of(data)
+        return answer
+
+    async def _infer(self, data: bytes, context: Context) -> Any:
+        began = asyncio.get_running_loop().time()
+        try:
+            answer = await self._held(data, context, began)
+        except Exception as error:
+            self._inference.counted(self._inference.refusal(error), 0.0)
+            raise
+        self._inference.counted(None, asyncio.get_running_loop().time() - began)
+        return answer
+
+    async def _held(self, data: bytes, context: Context, began: float) -> Any:
+        """Answer, with the request's bytes counted in the budget meanwhile."""
+        head, budget = head_of(data), self._inference.budget
+        await self._admit(context, *head)
+        if not budget.fits(len(data)):
+            raise _RefusedError(Refusal("busy", budget.full(len(data)), 1))
+        caller = _Caller()
+        budget.taken += len(data)
+        task = asyncio.create_task(self._answer(data, head, context, began, caller))
+        task.add_done_callback(lambda done: _ended(done, budget, len(data)))
+        try:
+            return await asyncio.shield(task)  # a run that has begun goes on, as over HTTP
+        except asyncio.CancelledError:
+            caller.gone = True
+            raise
+
+    async def _answer(self, data: bytes, head: Head, context: Context, began: float, caller: _Caller) -> Any:
+        request = await self._decoded(data, head, context)
+        return encode_response(await self._inference.infer(*head, request, began, lambda: caller.gone), request)
+
+    async def _decoded(self, data: bytes, head: Head, context: Context) -> Any:
+        most = await self._inference.body_limit(*head)
+        try:
+            if len(data) > most:
+                why = f"the request has {len(data)} bytes, at most {most} are allowed for this model"
+                raise TooLargeError(why, subject="body")
+            request = decode_request(data)
+        except ProtocolError as error:
+            self._inference.unread(head.model, error)
+            raise
+        return replace(request, parameters=bounded(request.parameters, context.time_remaining()))
+
+    async def _admit(self, context: Context, model: str | None, version: str = "") -> Any:
+        """The caller, by the metadata `authorization`; names that cannot be any are refused here."""
+        if len(model or "") > NAME or len(version) > NAME or "\0" in f"{model}{version}":
+            raise MalformedError(f"a model or version has more than {NAME} characters, or a NUL", subject="model")
+        sent = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
+        return await self._inference.admit(sent[0] if len(sent) == 1 and isinstance(sent[0], str) else "", model)
+
+    def _told(self, call: Callable[..., Awaitable[dict[str, Any]]], answer: Any) -> Callable[..., Awaitable[Any]]:
+        """A call that answers with a document, whose errors become statuses."""
+
+        async def told(request: Any, context: Context) -> Any:
+            try:
+                return json_format.ParseDict(await call(request, context), answer(), ignore_unknown_fields=True)
+            except Exception as error:  # noqa: BLE001 (the boundary of a call: told, or logged)
+                refusal = self._refusal(error)
+            await _abort(context, refusal)
+            return None
+
+        return told
+
+    def _refusal(self, error: Exception) -> Refusal:
+        if isinstance(error, _RefusedError):
+            return error.refusal
+        found = self._inference.refusal(error)
+        if found is None:
+            log.error("a gRPC call failed", exc_info=error)
+        return found or BROKEN
+
+
+def _ended(task: asyncio.Task[Any], budget: ByteBudget, size: int) -> None:
+    budget.taken -= size
+    if not task.cancelled():
+        task.exception()  # whoever still waited has heard it
+
+
+async def _said(refusal: Refusal) -> Refusal:
+    return refusal
+
+
+async def _abort(context: Context, refusal: Refusal) -> None:
+    trailing: list[tuple[str, str]] = [("edgeloop-code", refusal.code)]
+    if refusal.later_s:
+        trailing.append(("retry-after", str(refusal.later_s)))
+    await context.abort(grpc.StatusCode[GRPC[refusal.code]], _text(refusal), tuple(trailing))
+
+
+def _text(refusal: Refusal) -> str:
+    return refusal.text.encode("utf-8", "replace").decode()  # a caller's half a character
+
+
+def _id_of(data: bytes) -> str:
+    """The id of a request that was refused, perhaps before it was decoded."""
+    try:
+        head_of(data)
+        return str(messages.InferRequest.FromString(data).id)
+    except Exception:  # noqa: BLE001 (it is no message: it has no id)
+        return ""
