@@ -227,7 +227,8 @@ def _deferral(
             return measured, None
         softmax = verdict.holds_logits(first(item.outputs))
         theirs = predicted(first(cloud)) if cloud is not None else None
-        return measured, deferral.fit(first(item.outputs), y, theirs, request.defer, apply_softmax=softmax)
+        fitted = deferral.fit(first(item.outputs), y, theirs, request.defer, apply_softmax=softmax)
+        return _with_target(measured, fitted, request)
     labels = request.labels or (request.interface.labels if request.interface is not None else ())
     task, found = tasking.reading(spec, labels, item.outputs)
     if not found.confidence:
@@ -238,7 +239,13 @@ def _deferral(
         why = f"no deferral: nobody says whether one answer of a {spec.name} is right"
         return _with_notes(measured, (why,)), None
     theirs = None if cloud is None else rightness.right(task, tasking.reading(spec, labels, cloud)[1].answers, y)
-    return measured, deferral.fit_sure(np.array(found.confidence), right, theirs, request.defer)
+    return _with_target(measured, deferral.fit_sure(np.array(found.confidence), right, theirs, request.defer), request)
+
+
+def _with_target(measured: Verdict, fitted: Deferral, request: CompileRequest) -> tuple[Verdict, Deferral]:
+    """A target that nobody can promise is told, not signed."""
+    why = deferral.unmet(fitted, request.defer)
+    return _with_notes(measured, (why,) if why else ()), fitted
 
 
 def _with_notes(measured: Verdict, notes: tuple[str, ...]) -> Verdict:

@@ -100,11 +100,16 @@ class DeferralPoint(Struct, frozen=True, kw_only=True):
 
 
 class Deferral(Struct, frozen=True, kw_only=True):
-    """Calibration fitted for one variant after quantization; see `fleet.protocol.confidence`."""
+    """Calibration fitted for one variant after quantization; see `fleet.protocol.confidence`.
+
+    `target` holds with confidence `level` for inputs exchangeable with the compiler's evaluation rows, and for no
+    others; it is empty where none could be promised. A level of 0.0: chosen on the rows that it was read from (0.1).
+    """
 
     temperature: float
     threshold: float
     target: str
+    level: float = 0.0
     curve: tuple[DeferralPoint, ...] = ()
 
 

@@ -17,6 +17,7 @@ from model_compiler.data import check_labels, check_pair, load_dataset, make_dat
 from model_compiler.errors import DataError, SourceError
 from model_compiler.sources import load_torch
 from tests.support.manifests import small_release
+from tests.support.size import sized
 
 X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
 Y = np.arange(40) % 4
@@ -216,6 +217,62 @@ def test_a_variant_whose_task_says_how_sure_it_is_defers_by_that() -> None:
     right = sure > 0.3
     found = deferral.fit_sure(sure, right, np.ones(200, bool), deferral.DeferTarget(error=0.0, cloud=None))
     assert found.temperature == 1.0 and found.threshold == pytest.approx(0.3, abs=0.02)
+
+
+def population(seed: int, rows: int = 6000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How sure an edge model is, whether it is right (93 %), and whether the cloud is (98.5 %); (rows,) each."""
+    rng = np.random.default_rng(seed)
+    sure = rng.beta(6, 1.2, rows)
+    right = rng.random(rows) < np.clip(0.93 + 0.6 * (sure - sure.mean()), 0, 1)
+    return sure, right, rng.random(rows) < 0.985
+
+
+@pytest.mark.parametrize("n", [100, 500])
+@pytest.mark.parametrize(
+    "target",
+    [
+        deferral.DeferTarget(error=0.05, cloud=None),
+        deferral.DeferTarget(error=0.2, cloud=None),
+        deferral.DeferTarget(cloud=0.1),
+        deferral.DeferTarget(cloud=0.02),
+    ],
+    ids=deferral.DeferTarget.describe,
+)
+def test_a_signed_target_holds_on_the_whole_population(target: deferral.DeferTarget, n: int) -> None:
+    sure, right, cloud = population(n)
+    draws, broken, signed = sized(100, 2000), 0, 0
+    rng = np.random.default_rng(n)
+    for _ in range(draws):
+        rows = rng.choice(len(sure), n, replace=False)
+        found = deferral.fit_sure(sure[rows], right[rows], cloud[rows], target)
+        deferred = sure < found.threshold
+        bad = deferred.mean() if target.error is None else (~np.where(deferred, cloud, right)).mean()
+        signed += bool(found.target)
+        broken += bool(found.target) and bad > (target.cloud if target.error is None else target.error)
+    assert broken <= 0.05 * draws
+    assert signed >= (0.9 if n == 500 or target.error != 0.05 else 0.1) * draws
+
+
+def test_a_target_out_of_reach_is_said_and_not_signed() -> None:
+    sure, right, cloud = population(1, 500)
+    target = deferral.DeferTarget(error=0.0001, cloud=None)
+    found = deferral.fit_sure(sure, right, cloud, target)
+    assert (found.target, found.level) == ("", 0.0)
+    said = deferral.unmet(found, target)
+    assert "at most 0.01 % error could not be shown with 95 % confidence" in said and "best error seen is" in said
+    wrong = (~np.where(sure < found.threshold, cloud, right)).mean()
+    assert wrong <= min((~cloud).mean(), (~right).mean()), "the threshold does the best that it can"
+    few = deferral.fit_sure(sure[:20], right[:20], cloud[:20], deferral.DeferTarget(cloud=0.02))
+    assert few.threshold == 0.0 and "never asks the cloud" in deferral.unmet(few, deferral.DeferTarget(cloud=0.02))
+
+
+def test_a_cloud_that_is_worse_than_the_edge_is_asked_only_where_it_helps() -> None:
+    """All answers from the cloud would break the target, and so would none; the rows in between do not."""
+    rng = np.random.default_rng(0)
+    sure = rng.random(2000)
+    right, cloud = sure > 0.1, rng.random(2000) < 0.9
+    found = deferral.fit_sure(sure, right, cloud, deferral.DeferTarget(error=0.05, cloud=None))
+    assert found.target and 0.05 < found.threshold < 0.5
 
 
 def test_rightness_is_the_task_s() -> None:
