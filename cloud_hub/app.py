@@ -36,6 +36,7 @@ from cloud_hub.api.limits import BodyLimit
 from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
+from cloud_hub.inference.async_routes import router as async_router
 from cloud_hub.inference.loaded import WarmUp
 from cloud_hub.inference.parts import Inference
 from cloud_hub.inference.routes import router as inference_router
@@ -64,6 +65,7 @@ def routers() -> list[APIRouter]:
         sample_routes.router,
         jobs_routes.router,
         inference_router,
+        async_router,
         audit.router,
         docs.router,
         dashboard.router,
@@ -72,7 +74,7 @@ def routers() -> list[APIRouter]:
 
 def inference_routers() -> list[APIRouter]:
     """The routers of an instance that answers inference requests alone."""
-    return [health.router, monitoring.router, inference_router]
+    return [health.router, monitoring.router, inference_router, async_router]
 
 
 def all_services(hub: Hub) -> list[Service]:
@@ -92,7 +94,7 @@ def all_services(hub: Hub) -> list[Service]:
 def inference_services(hub: Hub, inference: Inference) -> list[Service]:
     """What runs beside the answering of requests, in every process that answers some."""
     rpc = make_rpc_server(hub.config, inference.rpc)
-    return [WarmUp(hub, inference.loaded), *([rpc] if rpc is not None else [])]
+    return [WarmUp(hub, inference.loaded), inference.later, *([rpc] if rpc is not None else [])]
 
 
 class HubApp(FastAPI):

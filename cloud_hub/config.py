@@ -119,6 +119,19 @@ class EnginesConfig(Section):
     drift_tick_s: float = 5.0
 
 
+class AsyncConfig(Section):
+    """Requests whose answers are fetched later. An instance runs `running` of them at a time, none for longer than
+    `deadline_s`; a token may have `pending` without an answer; answers are kept for `keep_s`. All of them together
+    hold up to `bytes` bytes, those of one token `token_bytes`."""
+
+    running: Count = 4
+    pending: Count = 100
+    deadline_s: Annotated[float, Field(gt=0)] = 900.0
+    keep_s: Annotated[float, Field(ge=60)] = 3600.0
+    bytes: Count = 1 << 30
+    token_bytes: Count = 256 << 20
+
+
 class InferenceConfig(Section):
     """Inference in the cloud. `models` stay in memory at a time; a batch joins up to `batch_rows` rows; `queue`
     requests may wait for one model; none waits longer than `deadline_s`.
@@ -138,6 +151,7 @@ class InferenceConfig(Section):
     in_flight: Count = 256 << 20
     grpc_port: Port | None = None
     grpc_calls: Count = 1024
+    asynchronous: AsyncConfig = AsyncConfig()
 
 
 class WorkerConfig(Section):

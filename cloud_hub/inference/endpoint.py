@@ -43,6 +43,7 @@ class Asked(NamedTuple):
 
     served: Served
     most: int  # bytes of its body
+    longest_s: float
 
 
 class InferEndpoint:
@@ -71,11 +72,15 @@ class InferEndpoint:
             return self.refusal(error)
         return self.enter(request, served)
 
-    def enter(self, request: Request, served: Served) -> int:
-        """Take a request of a caller who may make it; the most bytes of its body."""
+    def enter(self, request: Request, served: Served, longest_s: float | None = None) -> int:
+        """Take a request of a caller who may make it, to be answered in the hub's own deadline, or in `longest_s`.
+
+        Returns:
+            The most bytes of its body.
+        """
         limit = served.body_limit
         most = limit if MARKER in request.headers else min(limit, JSON_LIMIT)
-        request.context = Asked(served, most)
+        request.context = Asked(served, most, longest_s or self._longest_s)
         return most
 
     def too_large(self, request: Request, size: int) -> Reply:
@@ -90,8 +95,9 @@ class InferEndpoint:
         """The answer, an error included. Its time is counted from the request's first byte."""
         served: Served = request.context.served
         try:
-            asked = await self._read(request, served)
-            response = await self.infer(served, asked, request.began, lambda: request.gone)
+            asked = await self.read(request, served)
+            longest_s = request.context.longest_s
+            response = await self.infer(served, asked, request.began, lambda: request.gone, longest_s)
             body, head = _written(response, asked)
             headers = _JSON if head is None else _BINARY % head
             if len(body) > ZIPPED and b"gzip" in request.headers.get(b"accept-encoding", b""):
@@ -102,13 +108,19 @@ class InferEndpoint:
         return Reply(200, headers, body)
 
     async def infer(
-        self, served: Served, asked: oip.InferRequest, began: float, gone: Callable[[], bool]
+        self,
+        served: Served,
+        asked: oip.InferRequest,
+        began: float,
+        gone: Callable[[], bool],
+        longest_s: float | None = None,
     ) -> oip.InferResponse:
         """The answer of a release, whatever the request came by.
 
         Args:
             began: when its first byte came, by the event loop's clock.
             gone: whether nobody waits any more; then it is not run when its turn comes.
+            longest_s: the deadline where the request has none; the hub's own by default.
 
         Raises:
             ProtocolError: the request's fault. HubError: too late, a full queue, or the model failed.
@@ -116,8 +128,8 @@ class InferEndpoint:
         now = asyncio.get_running_loop().time
         try:
             inputs = inputs_of(asked, served.manifest)
-            wanted_s = deadline_s(asked.parameters) or self._longest_s
-            until = began + min(wanted_s, self._longest_s)
+            most_s = longest_s or self._longest_s
+            until = began + min(deadline_s(asked.parameters) or most_s, most_s)
             outputs = await served.batcher.submit(inputs, until, gone)
         except (ProtocolError, HubError):
             served.statistics.failed(now() - began)
@@ -141,7 +153,8 @@ class InferEndpoint:
         body = {"error": text.encode("utf-8", "replace").decode(), "code": code}
         return Reply(status, _JSON + more, msgspec.json.encode(body))
 
-    async def _read(self, request: Request, served: Served) -> oip.InferRequest:
+    async def read(self, request: Request, served: Served) -> oip.InferRequest:
+        """The request in a body; raises as `infer`."""
         body, most = request.body, served.body_limit
         coding = request.headers.get(b"content-encoding")
         try:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from cloud_hub.context import Hub
 from cloud_hub.identity.admission import Admission
 from cloud_hub.inference.about import About
+from cloud_hub.inference.async_runner import AsyncRunner
 from cloud_hub.inference.endpoint import InferEndpoint
 from cloud_hub.inference.loaded import Loaded
 from cloud_hub.inference.metrics import Answers, Queues
@@ -38,6 +39,7 @@ class Inference:
         answers = Answers(registry)
         registry.register(Queues(self.queues))
         self.endpoint = InferEndpoint(self.admission, self.loaded, self.budget, answers, longest_s=settings.deadline_s)
+        self.later = AsyncRunner(hub, self.loaded, self.endpoint, self.budget)
         self.rpc = HubInference(self.admission, self.loaded, self.about, self.endpoint, self.budget)
         self.shared = Shared(self.endpoint, self.budget, connections())
 

@@ -113,23 +113,23 @@ async def infer(
     """Answer a batch. Here come the requests that the hot route leaves alone; see `endpoint`."""
     served = await parts.loaded.get(model, version)
     target = request.url.path.encode("utf-8", "replace")
-    asked = InferRequest(b"POST", target, dict(request.scope["headers"]), _began(request), unix=False)
+    asked = InferRequest(b"POST", target, dict(request.scope["headers"]), began_at(request), unix=False)
     most = parts.endpoint.enter(asked, served)
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > most:
-        return _response(parts.endpoint.too_large(asked, int(declared)))
+        return response_of(parts.endpoint.too_large(asked, int(declared)))
     pieces: list[bytes] = []
     try:
-        size = await _read(request, parts.budget, pieces, most)
+        size = await read_body(request, parts.budget, pieces, most)
         if size > most:
-            return _response(parts.endpoint.too_large(asked, size))
+            return response_of(parts.endpoint.too_large(asked, size))
         asked.body = b"".join(pieces)
-        return _response(await parts.endpoint.answer(asked))
+        return response_of(await parts.endpoint.answer(asked))
     finally:
         parts.budget.taken -= sum(map(len, pieces))
 
 
-async def _read(request: Request, budget: ByteBudget, pieces: list[bytes], most: int) -> int:
+async def read_body(request: Request, budget: ByteBudget, pieces: list[bytes], most: int) -> int:
     """Read the body into `pieces`, counted in the budget, and no further than one piece beyond `most` bytes.
 
     Returns:
@@ -150,12 +150,13 @@ async def _read(request: Request, budget: ByteBudget, pieces: list[bytes], most:
     return size
 
 
-def _began(request: Request) -> float:
+def began_at(request: Request) -> float:
     """When the request came, by the event loop's clock; the middleware that counts requests has noted it."""
     found: float = request.scope.get("edgeloop.began", 0.0) or asyncio.get_running_loop().time()
     return found
 
 
-def _response(reply: Reply) -> Response:
+def response_of(reply: Reply) -> Response:
+    """A reply of the endpoint as a response of this framework."""
     lines = (line.split(": ", 1) for line in reply.headers.decode("latin-1").split("\r\n") if line)
     return Response(reply.body, reply.status, dict(lines))

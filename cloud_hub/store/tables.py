@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Column, Index, LargeBinary, Text, text
 from sqlmodel import Field, SQLModel
 
+from cloud_hub.store.async_requests import AsyncRequest as AsyncRequest
 from cloud_hub.store.reported import DeviceEvent as DeviceEvent
 from cloud_hub.store.reported import DeviceModel as DeviceModel
 from cloud_hub.store.reported import MeasuredRow as MeasuredRow

@@ -60,6 +60,23 @@ class ModelMetadata(Answer):
     parameters: Document = {}
 
 
+class AsyncInference(Answer):
+    """A request whose answer is fetched later. `release` is the one that it asks; times are Unix seconds.
+
+    `code` and `error` say why one has failed. Request and answer are deleted at `expires_at`.
+    """
+
+    id: str
+    model: str
+    release: int
+    state: Literal["arriving", "queued", "running", "succeeded", "failed"]
+    code: str = ""
+    error: str = ""
+    created_at: float
+    ended_at: float | None = None
+    expires_at: float
+
+
 class IndexEntry(Answer):
     """A release that can be asked by its number; of another one, `reason` says why not."""
 

@@ -1,4 +1,4 @@
-"""Typed client of the hub's operator API (`/api/v1`).
+"""Typed client of the hub's operator API (`/api/v1`), and of its models (`/v2`).
 
     client = Client(HttpTransport("https://hub.example:8080"), token)
     client.create_rollout(NewRollout(model="digits", release=2, channel="stable"))
@@ -7,7 +7,7 @@ Methods take and return the models of `fleet.api`. Every failure is a `fleet.err
 
 | module | what |
 |---|---|
-| `devices`, `releases`, `rollouts`, `samples` | the calls by what they are about; `client` joins them |
+| `devices`, `releases`, `rollouts`, `samples`, `inference` | the calls by what they are about; `client` joins them |
 | `calls` | how a call is made |
 | `transport` | one port to a hub, and its adapter over urllib3 |
 | `signing` | a publisher's own release key |

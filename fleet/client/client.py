@@ -1,12 +1,13 @@
-"""The client: all calls of the hub's operator API."""
+"""The client: all calls of the hub's operator API, and an application's."""
 
 from __future__ import annotations
 
 from fleet.client.devices import DeviceCalls
+from fleet.client.inference import InferenceCalls
 from fleet.client.releases import ReleaseCalls
 from fleet.client.rollouts import RolloutCalls
 from fleet.client.samples import SampleCalls
 
 
-class Client(DeviceCalls, ReleaseCalls, RolloutCalls, SampleCalls):
+class Client(DeviceCalls, InferenceCalls, ReleaseCalls, RolloutCalls, SampleCalls):
     """An operator's view of one hub."""

@@ -76,6 +76,8 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/models/{model}/retrain": {"seed": 1, "rollout": {"stages": [100]}, "channel": "stable"},
     "POST /v2/models/{model}/infer": INFER,
     "POST /v2/models/{model}/versions/{version}/infer": INFER,
+    "POST /v2/models/{model}/infer_async": INFER,
+    "POST /v2/models/{model}/versions/{version}/infer_async": INFER,
     "POST /v2/repository/index": {"ready": True, "repository_name": "r"},
     "POST /enroll": {"token": "t", "secret": "s", "csr": KEY.csr(), "name": "kiosk-9", "agent": "1",
                      "hardware": {"machine": "x86", "cpus": 4}},
@@ -181,6 +183,8 @@ class Maker:
         if "rollout" in operation.path:
             rollout = (live(hub) or [start(hub)])[0]
         self._known = known_values(hub, rollout)
+        if "request_id" in operation.path:
+            self._known["request_id"] = hub.async_request()
         if operation.path.startswith("/api/v1/channels"):
             self._known["name"] = "stable"
         if operation.path.startswith("/tuf/metadata"):

@@ -90,6 +90,7 @@ def known(hub: HubFixture) -> dict[str, str]:
         "model": "digits", "number": "1", "device_id": "d-0", "sha256": sha256, "old": sha256, "channel": "stable",
         "rollout": (live(hub) or [start(hub)])[0], "order": "pause", "sample": "s1", "alarm": "1", "version": "1",
         "job": queue.submit(hub.hub, "retrain", model="digits", actor="test").id, "kind": "retrain",
+        "request_id": hub.async_request(),
     }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from cloud_hub.app import create_app
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.identity.tokens import create_token
+from cloud_hub.inference import async_queue
 from cloud_hub.opening.bootstrap import initialise
 from cloud_hub.store.tables import ChannelRow, Model
 from tests.support.databases import migrated_sqlite
@@ -60,6 +61,11 @@ class HubFixture:
         """A new token's text."""
         with self.hub.session() as session:
             return create_token(session, kind, now=self.clock(), **fields).text
+
+    def async_request(self, model: str = "digits") -> str:
+        """The id of a request to a model that the admin has handed in and nobody has answered."""
+        owner = f"operator:{self.admin_token.split('.')[1]}"
+        return async_queue.submit(self.hub, async_queue.Asked(owner, model, 1, b"{}", {})).id
 
     def model(self, name: str = "digits") -> str:
         """Make a model."""
