@@ -3,6 +3,9 @@
 Deferral: handwritten digits (scikit-learn's), a weak edge model and a strong cloud model. A target is fitted to n
 random rows, and held against all rows. Broken: it was signed and does not hold there. Writes
 `benchmarks/results/statistics.json` with the seed and the machine's description.
+
+Teachers: one that is right in 90 % of all cases and one after it that is 0 or 5 points worse, on the same held-out
+labels; they disagree on a tenth of them. Accepted: the later one is shown to be good enough to audit.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from cloud_hub.training.gate import compare
 from fleet.protocol.confidence import confidence, probabilities
 from model_compiler import deferral
 from model_compiler.deferral import DeferTarget
@@ -29,6 +33,7 @@ TRAINED = 600  # rows that train both models; the others are the population
 COLUMNS = 20  # of 64 pixels that the edge model sees
 SPARE = 0.03  # by which an oracle meets the targets that are to be signed
 ROWS = (100, 500, 900)
+RIGHT, DISAGREED = 0.9, 0.1  # of the teacher before; of two teachers
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,17 @@ def judge(population: Population, target: DeferTarget, n: int, draws: int, seed:
     return {"target": target.describe(), "rows": n, "signed": signed / draws, "broken": broken / draws}
 
 
+def teachers(worse: float, labels: int, draws: int, seed: int) -> dict[str, Any]:
+    """How often a teacher that is `worse` (a fraction) than the one before becomes auditor."""
+    rng = np.random.default_rng([seed, labels])
+    accepted = 0
+    for _ in range(draws):
+        old, drawn = rng.random(labels) < RIGHT, rng.random(labels)
+        lost, won = (DISAGREED + worse) / 2 / RIGHT, (DISAGREED - worse) / 2 / (1 - RIGHT)
+        accepted += compare(old, np.where(old, drawn >= lost, drawn < won)).shown
+    return {"worse": worse, "labels": labels, "accepted": accepted / draws}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=400, help="random sets of rows for each line")
@@ -99,9 +115,12 @@ def main() -> None:
         for n in ROWS:
             found.append(judge(population, target, n, options.draws, options.seed))
             print("{target:28} {rows:5} rows: signed {signed:.3f}, broken {broken:.3f}".format(**found[-1]))
+    judged = [teachers(w, n, 10 * options.draws, options.seed) for w in (0.05, 0.0) for n in (100, 200, 400)]
+    for line in judged:
+        print("teacher {worse:.2f} worse, {labels} labels: accepted {accepted:.3f}".format(**line))
     document = {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
-        "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found,
+        "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found, "teachers": judged,
     }  # fmt: skip
     options.out.write_text(json.dumps(document, indent=2) + "\n")
 

@@ -1,17 +1,23 @@
-"""May a new model take over? Old and new answer the same held-out human labels; pure.
+"""May a new model take over, and may it judge others? Old and new answer the same held-out human labels; pure.
 
-Only the inputs on which one is better than the other, by the task's agreement with the label, say who is better. Were
-both equally good, each such input would fall to either side like a fair coin, so the number that the new one lost has a
-binomial distribution: the exact one-sided McNemar test (McNemar, 1947, "Note on the sampling error of the difference
-between correlated proportions"), which is the sign test where agreement is a share. One label more or less is chance;
-four lost and none won is not. Where a task says nothing of one input (embeddings, custom tasks) its metric is drawn
-again over the inputs (paired bootstrap, Efron, 1979).
+Refused is what is worse by more than chance. Only the inputs on which one is better than the other, by the task's
+agreement with the label, say who is better. Were both equally good, each such input would fall to either side like a
+fair coin, so the number that the new one lost has a binomial distribution: the exact one-sided McNemar test (McNemar,
+1947, "Note on the sampling error of the difference between correlated proportions"), which is the sign test where
+agreement is a share. One label more or less is chance; four lost and none won is not. Where a task says nothing of one
+input (embeddings, custom tasks) its metric is drawn again over the inputs (paired bootstrap, Efron, 1979).
+
+A model that is not refused is not shown to be good: few labels refuse nobody. It may audit others once it is shown, at
+`LEVEL`, to be less than `MARGIN` worse than the old one. For answers that are right or wrong that is the score test of
+Tango ("Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998);
+for shares a test by betting against "worse by the margin" (Waudby-Smith and Ramdas, "Estimating means of bounded random
+variables by betting", 2023), which holds for any distribution; for whole sets the bootstrap's quantile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import comb
+from math import comb, sqrt
 from typing import Any
 
 import numpy as np
@@ -21,13 +27,18 @@ from msgspec import Struct
 Rows = npt.NDArray[np.int64]
 DRAWS = 400
 REFUSE_BELOW = 0.1  # a mild level on purpose: a wrong refusal costs labels, a bad teacher misleads the guard
+MARGIN = 0.05  # of rightness, by which an auditor may be worse than the one before
+LEVEL = 0.95
+NORMAL = 1.6449  # its one-sided quantile
+STAKES = np.linspace(0.05, 0.95, 19)  # of what can be lost at a bet
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
     """Two models on `labels` inputs. `lost`: the old one is better; `won`: the new one; both 0 where only whole sets
     are compared.
 
-    `chance` is how probable at least `lost` losses are if both are equally good.
+    `chance` is how probable at least `lost` losses are if both are equally good. `shown`: the new one is less than
+    `MARGIN` worse, at `LEVEL`.
     """
 
     labels: int
@@ -36,6 +47,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     lost: int
     won: int
     chance: float
+    shown: bool
 
     @property
     def refused(self) -> bool:
@@ -48,12 +60,39 @@ def compare(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> Comparison:
     lost, won = int((new < old).sum()), int((new > old).sum())
     decided = lost + won
     chance = sum(comb(decided, k) for k in range(lost, decided + 1)) / 2**decided
-    return Comparison(labels=len(old), old=float(old.mean()), new=float(new.mean()), lost=lost, won=won, chance=chance)
+    differences = new.astype(np.float64) - old
+    whole = bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
+    return Comparison(
+        labels=len(old), old=float(old.mean()), new=float(new.mean()), lost=lost, won=won, chance=chance,
+        shown=_shown_by_counts(lost, won, len(old)) if whole else _shown_by_bets(differences),
+    )  # fmt: skip
 
 
 def compare_sets(old: Callable[[Rows], float], new: Callable[[Rows], float], labels: int) -> Comparison:
     """Compare two models by a metric, higher is better, over rows of the n = `labels` inputs."""
     draws = [np.random.default_rng(seed).integers(0, labels, labels) for seed in range(DRAWS)]
-    chance = float(np.mean([new(rows) >= old(rows) for rows in draws]))
+    drawn = np.array([(old(rows), new(rows)) for rows in draws])
     every = np.arange(labels)
-    return Comparison(labels=labels, old=old(every), new=new(every), lost=0, won=0, chance=chance)
+    before = old(every)
+    within = np.mean(drawn[:, 1] > drawn[:, 0] - MARGIN * abs(before))
+    return Comparison(
+        labels=labels, old=before, new=new(every), lost=0, won=0,
+        chance=float(np.mean(drawn[:, 1] >= drawn[:, 0])), shown=bool(within >= LEVEL),
+    )  # fmt: skip
+
+
+def _shown_by_counts(lost: int, won: int, n: int) -> bool:
+    """Tango's score test of "the new one is right in `MARGIN` fewer of all cases", its variance under that claim."""
+    b = -lost - won + (2 * n - lost + won) * MARGIN
+    c = -won * MARGIN * (1 - MARGIN)
+    both = (sqrt(b * b - 8 * n * c) - b) / (4 * n)  # the share of wins under the claim
+    return (n * MARGIN - (lost - won)) / sqrt(n * (2 * both + MARGIN * (1 - MARGIN))) > NORMAL
+
+
+def _shown_by_bets(differences: npt.NDArray[np.float64]) -> bool:
+    """Bets on "worse by less than the margin", fair or losing where that is wrong: the mean of all stakes' wealth.
+
+    `differences` lie in [-1, 1], so a bet on difference + margin can lose at most 1 - margin.
+    """
+    gains = np.log1p(STAKES[:, None] / (1 - MARGIN) * (differences + MARGIN)[None, :]).sum(axis=1)
+    return bool(np.logaddexp.reduce(gains) - np.log(len(STAKES)) >= -np.log(1 - LEVEL))

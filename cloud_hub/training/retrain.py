@@ -23,6 +23,7 @@ from cloud_hub.rollouts.create import create_rollout
 from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
 from cloud_hub.training import handing
+from cloud_hub.training.gate import MARGIN
 from cloud_hub.training.handed import RELEASE
 from cloud_hub.training.work import ENTRY
 from cloud_hub.trust.rows import get_model, get_release, interface_release
@@ -50,7 +51,7 @@ def retrain(running: Running, executor: Executor) -> dict[str, object]:
     if options.channel:
         running.step("putting it on the channel", 0.95)
         if decode_manifest(release.manifest).placed("cloud"):  # only a cloud variant can audit
-            _set_auditor(running, options.channel, number)
+            _choose_auditor(running, options.channel, number)
         if options.rollout is not None and "rollout" not in running.saved:
             running.step("starting the rollout", 0.97)
             running.save(rollout=_start_rollout(running, options, number))
@@ -143,6 +144,30 @@ def current_release(hub: Hub, model: str, channel: str) -> tuple[int, Manifest] 
                 return None
             release = newest
     return release.number, decode_manifest(release.manifest)
+
+
+def _choose_auditor(running: Running, channel: str, number: int) -> None:
+    """The new release audits if the gate has shown that it may, or if there was none before it; else an earlier one."""
+    saved, model = running.saved, running.job.model
+    if saved.get("gate_shown", True):
+        _set_auditor(running, channel, number)
+        running.save(auditor=number)
+        return
+    before = saved["gate_release"]
+    with running.hub.reading() as session:
+        row = session.get(ChannelRow, channel)
+        entry = decode_channel(row.document).models.get(model) if row is not None else None
+        judge = entry.audit.auditor if entry is not None else None
+        if judge is None and decode_manifest(get_release(session, model, before).manifest).placed("cloud"):
+            judge = before
+    if judge is not None:
+        _set_auditor(running, channel, judge)
+    running.save(
+        auditor=judge,
+        auditor_why=f"{saved['gate_labels']} held-out labels do not show that the new model is less than "
+        f"{100 * MARGIN:g} points worse than release {before}, so it does not audit; label more samples, or decide it "
+        f"by hand: fleet channel set {channel} --auditor {number}",
+    )
 
 
 def _set_auditor(running: Running, channel: str, number: int) -> None:

@@ -46,7 +46,8 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
             (it fixes the interface) and `current` (devices come from it), each None without one.
 
     Returns:
-        What the gate found: `gate_new`, `gate_labels` and, where there was a release before, `gate_old`; and in `data`
+        What the gate found: `gate_new`, `gate_labels` and, where there was a release before, `gate_old`, `gate_release`
+        and `gate_shown` (it may audit); and in `data`
         what is worth knowing of the recipe's data.
 
     Raises:
@@ -121,7 +122,10 @@ def gate_model(what: str, current: Released | None, made: Made, gate: Examples, 
             subject=what,
             hint="label more samples, or change the recipe",
         )
-    return {"gate_new": found.new, "gate_old": found.old, "gate_labels": len(gate), "gate_release": current.number}
+    return {
+        "gate_new": found.new, "gate_old": found.old, "gate_labels": len(gate), "gate_release": current.number,
+        "gate_shown": found.shown,
+    }  # fmt: skip
 
 
 def _rated(settled: Settled, outputs: Mapping[str, Array], y: Array) -> Array | None:

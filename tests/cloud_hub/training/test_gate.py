@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from cloud_hub.training.gate import compare
+from cloud_hub.training.gate import Comparison, compare, compare_sets
+from tests.support.size import sized
 
 
 def right(lost: int, won: int, both: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,3 +35,47 @@ def test_exact_probabilities(lost: int, won: int, chance: float, refused: bool) 
     assert found.refused is refused
     assert (found.lost, found.won, found.labels) == (lost, won, 40 + lost + won)
     assert found.old - found.new == pytest.approx((lost - won) / found.labels)
+
+
+def often(points: float, labels: int, runs: int, judge: Callable[[np.ndarray, np.ndarray], Comparison]) -> float:
+    """The share of runs in which a teacher, `points` worse than the one before, is shown to be good enough."""
+    rng = np.random.default_rng([labels, int(1000 * points)])
+    shown = 0
+    for _ in range(runs):
+        old = rng.random(labels) < 0.9
+        flips = rng.random(labels)
+        new = np.where(old, flips >= 0.05 + points, flips < 0.45)  # 4.5 % won, so many and `points` lost
+        shown += judge(old, new).shown
+    return shown / runs
+
+
+def as_shares(old: np.ndarray, new: np.ndarray) -> Comparison:
+    return compare(0.9 * old, 0.9 * new)
+
+
+@pytest.mark.parametrize("judge", [compare, as_shares])
+@pytest.mark.parametrize("labels", [25, 100, 400])
+def test_a_worse_teacher_is_not_shown_to_be_good(labels: int, judge: Callable[..., Comparison]) -> None:
+    assert often(0.056, labels, sized(200, 5000), judge) <= 0.05
+
+
+def test_an_equal_teacher_is_shown_with_labels_enough() -> None:
+    assert often(0.0, 400, sized(200, 5000), compare) >= 0.8
+    assert often(0.0, 1500, sized(50, 1000), as_shares) >= 0.8
+
+
+def test_no_evidence_is_no_proof() -> None:
+    assert not compare(*right(0, 0, both=10)).shown and not as_shares(*right(0, 0, both=10)).shown
+    assert compare(*right(0, 0, both=100)).shown and compare(*right(0, 8, both=20)).shown
+
+
+def test_a_metric_of_whole_sets_is_shown_by_the_bootstrap() -> None:
+    truth = np.random.default_rng(0).random(200)
+
+    def score(noise: float) -> Callable[[np.ndarray], float]:
+        said = truth + np.random.default_rng(1).normal(0, noise, 200)
+        return lambda rows: float(np.corrcoef(said[rows], truth[rows])[0, 1])
+
+    assert compare_sets(score(0.1), score(0.1), 200).shown
+    worse = compare_sets(score(0.1), score(0.3), 200)
+    assert not worse.shown and worse.refused

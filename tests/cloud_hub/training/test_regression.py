@@ -129,6 +129,7 @@ def test_a_regression_goes_round_the_whole_loop(wear: HubFixture, tmp_path: Path
     with wear.hub.reading() as session:
         channel = decode_channel(session.get(ChannelRow, "stable").document).models["wear"]
         rollout = session.get(RolloutRow, job.result["rollout"])
-    assert (channel.audit.auditor, rollout.state, rollout.release) == (2, "running", 2)
+    assert (channel.audit.auditor, rollout.state, rollout.release) == (1, "running", 2)
+    assert "12 held-out labels do not show" in job.result["auditor_why"], "so few are no evidence for an auditor"
     found = np.concatenate([answer["wear"] for answer in device.serve(2, asked)])
     assert float(np.abs(found[:, 0] - data.labels).mean()) < 0.5

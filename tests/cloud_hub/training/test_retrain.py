@@ -14,6 +14,7 @@ from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.tables import ChannelRow, Model, Release, RolloutRow
+from cloud_hub.training import gate
 from cloud_hub.training.retrain import kinds
 from cloud_hub.trust.rows import get_release
 from examples.digits import data, recipe
@@ -64,7 +65,10 @@ def on_a_channel(hub: HubFixture) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_the_next_release_is_compared_audited_and_rolled_out(digits: HubFixture) -> None:
+def test_the_next_release_is_compared_audits_and_is_rolled_out(
+    digits: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "MARGIN", 0.5)  # which 30 labels can show
     on_a_channel(digits)
     options = {"channel": "stable", "rollout": {"stages": [50, 100]}, "seed": 1}
     job = retrain(digits, snapshot=snapshot(digits), **options)
@@ -77,7 +81,7 @@ def test_the_next_release_is_compared_audited_and_rolled_out(digits: HubFixture)
         rollout = session.get(RolloutRow, job.result["rollout"])
     assert old.sketch is not None and new.sketch is not None
     assert new.sketch.encoder == old.sketch.encoder and new.lineage.parents == ("release 1",)
-    assert channel.release == 1 and channel.audit.auditor == 2
+    assert channel.release == 1 and channel.audit.auditor == 2 and job.result["gate_shown"] is True
     assert channel.rollout is not None and channel.rollout.release == 2
     assert (rollout.from_release, rollout.release, rollout.state) == (1, 2, "running")
 
