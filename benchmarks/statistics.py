@@ -120,7 +120,8 @@ def main() -> None:
         print("teacher {worse:.2f} worse, {labels} labels: accepted {accepted:.3f}".format(**line))
     document = {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
-        "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found, "teachers": judged,
+        "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found,
+        "teachers": judged,
     }  # fmt: skip
     options.out.write_text(json.dumps(document, indent=2) + "\n")
 
