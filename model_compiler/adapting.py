@@ -1,7 +1,7 @@
 """A torch module as the converters want it: positional tensors in, a tensor or a tuple of tensors out.
 
-What a user's module may do instead: take its inputs by name, take integers where the data file holds
-floats, take channels first where the data is channels last, or answer with a dict or a list.
+What a user's module may do instead: take its inputs by name, take integers or another precision where the data file
+holds floats, take channels first where the data is channels last, or answer with a dict or a list.
 """
 
 from __future__ import annotations
@@ -10,16 +10,20 @@ import inspect
 import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from model_compiler import naming
-from model_compiler.data import Array, Dataset
+from model_compiler.data import Array, Dataset, plain, wanted
 from model_compiler.errors import DataError, SourceError
 
 if TYPE_CHECKING:
     import torch
+
+Kinds = dict[str, np.dtype[Any]]
+NONE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,12 @@ def adapt(
     classes: bool = True,
     inputs: Sequence[str] = (),
     outputs: Sequence[str] = (),
+    known: Mapping[str, str] = NONE,
 ) -> Adapted:
     """Find out by one run how `module` takes the inputs of `data`, and wrap it where that is not by position.
+
+    Its inputs have the datatypes of the data where the module runs on them. Double precision is numpy's habit more than
+    anybody's choice: it is kept only for a module that computes in it.
 
     Args:
         channels_last: inputs with four axes are (n, height, width, channels) in the data; the module
@@ -59,6 +67,7 @@ def adapt(
         classes: whether a single output without a name is called `logits`, else `output`.
         inputs: the names that were asked for; empty for the data's and the module's own.
         outputs: likewise, of the outputs.
+        known: the datatypes that applications of an existing model send, by input; they are tried first.
 
     Raises:
         DataError: the inputs of the data and of the module cannot be paired.
@@ -68,7 +77,7 @@ def adapt(
     own = naming.parameters(module)
     names = naming.input_names(tuple(data.inputs), own, inputs)
     sample = data.take(slice(1)).renamed(names)
-    way, dtypes, answer = _first_run(module, sample, channels_last)
+    way, dtypes, answer = _first_run(module, sample, channels_last, known)
     named = isinstance(answer, Mapping)
     found = _flat(answer)
     if not found:
@@ -112,12 +121,13 @@ def _ways(module: torch.nn.Module, names: tuple[str, ...]) -> list[_Way]:
     return ways or [_Way(straight)]
 
 
-def _first_run(module: torch.nn.Module, data: Dataset, channels_last: bool) -> tuple[_Way, dict[str, Any], Any]:
+def _first_run(
+    module: torch.nn.Module, data: Dataset, channels_last: bool, known: Mapping[str, str]
+) -> tuple[_Way, Kinds, Any]:
     import torch
 
-    kinds = {name: array.dtype for name, array in data.inputs.items()}
     words = ""
-    for dtypes in (kinds, {name: np.dtype(np.float32) for name in kinds}):
+    for dtypes in _choices(module, {name: array.dtype for name, array in data.inputs.items()}, known):
         sample = data.cast(dtypes)
         for way in _ways(module, tuple(data.inputs)):
             asked = _module(module, way, channels_last)
@@ -132,6 +142,34 @@ def _first_run(module: torch.nn.Module, data: Dataset, channels_last: bool) -> t
         f"the model does not run on the data ({shapes}): {words}",
         hint="check the shapes, the layout (--channels-last) and the names of the inputs",
     )
+
+
+def _choices(module: torch.nn.Module, given: Kinds, known: Mapping[str, str]) -> list[Kinds]:
+    """Every set of dtypes that the module may take the data in, the likeliest first."""
+    own = _precisions(module)
+    single = np.dtype(np.float32)
+
+    def real(precision: np.dtype[Any] | None) -> Kinds:
+        """The data's dtypes, with real numbers in this precision; None for their own, unless that is habit."""
+        kept = {n: single if d == np.float64 and d not in own else d for n, d in given.items()}
+        return {n: precision or kept[n] if d.kind == "f" else d for n, d in given.items()}
+
+    found = [
+        real(None),
+        real(single),
+        {name: plain(dtype) for name, dtype in given.items()},
+        *(real(dtype) for dtype in own),
+        dict.fromkeys(given, single),
+    ]
+    if known:
+        found.insert(0, {name: wanted(known, name, given[name]) or dtype for name, dtype in found[0].items()})
+    return [choice for place, choice in enumerate(found) if choice not in found[:place]]
+
+
+def _precisions(module: torch.nn.Module) -> list[np.dtype[Any]]:
+    """The precisions of its weights, of those that numpy knows."""
+    kinds = {str(value.dtype).removeprefix("torch.") for value in (*module.parameters(), *module.buffers())}
+    return [np.dtype(name) for name in ("float16", "float32", "float64") if name in kinds]
 
 
 def _plain(answer: Any) -> bool:

@@ -24,6 +24,20 @@ class Asked:
     preparation: Preparation
 
 
+def single(request: CompileRequest) -> CompileRequest:
+    """The request with its data in the datatypes of most models, or in those that applications of its model send: what
+    the steps make does not depend on it, so nothing else says what they shall take."""
+    kept, arrays = request.datatypes(), tuple(request.validation.inputs)
+    if len(kept) == len(arrays) == 1:
+        kept = dict(zip(arrays, kept.values(), strict=True))
+    return replace(
+        request,
+        calibration=request.calibration.plain(kept),
+        validation=request.validation.plain(kept),
+        tuning=request.tuning.plain(kept) if request.tuning is not None else None,
+    )
+
+
 def asked_of(request: CompileRequest) -> Asked:
     """The data of a request with steps, under the names of the release.
 

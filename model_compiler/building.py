@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fleet.protocol.manifest import Placement, Runtime
-from model_compiler import naming, sources
+from fleet.protocol.tensors import DTYPES, datatype_of
+from model_compiler import naming, ports, sources
 from model_compiler.adapting import Adapted, adapt, check_channels_last
-from model_compiler.asked import Asked, asked_of, behind, check_kinds
-from model_compiler.data import Dataset
+from model_compiler.asked import Asked, asked_of, behind, check_kinds, single
+from model_compiler.data import Array, Dataset, plain, wanted
 from model_compiler.errors import TargetError
 from model_compiler.metrics import Metric
 from model_compiler.preparing import NO_STEPS
@@ -44,8 +45,8 @@ class Prepared:
     """The source and the data, made to fit each other and called as in the release. `outputs` are the outputs' names.
 
     `tuning` is the request's training data, likewise. `cloud` is the teacher with the release's names. `names` maps the
-    data's names of inputs to the release's. Where the request has preprocessing steps, these are what the steps make,
-    and `asked` is what applications send.
+    data's names of inputs to the release's; `notes` say which inputs have another datatype than in the data. Where the
+    request has preprocessing steps, these are what the steps make, and `asked` is what applications send.
     """
 
     request: CompileRequest
@@ -55,6 +56,7 @@ class Prepared:
     outputs: tuple[str, ...]
     asked: Asked
     tuning: Dataset | None = None
+    notes: tuple[str, ...] = ()
     module: torch.nn.Module | None = None
     onnx: bytes | None = None
     cloud: bytes | None = None
@@ -69,12 +71,13 @@ def prepare(request: CompileRequest, metric: Metric) -> Prepared:
         InterfaceError: they fit, but not the interface of the model.
     """
     check_kinds(request)
-    asked = asked_of(request) if request.preprocess else None
+    asked = asked_of(request := single(request)) if request.preprocess else None
     source = behind(request, asked) if asked is not None else request
     if request.channels_last:
         check_channels_last(source.validation)
     prepared = _of_torch(source, metric) if request.module is not None else _of_onnx(source, metric)
-    prepared = replace(prepared, request=request, asked=asked or prepared.asked)
+    notes = _other_datatypes(source.validation, prepared)
+    prepared = replace(prepared, request=request, asked=asked or prepared.asked, notes=notes)
     if request.cloud is None:
         return prepared
     teacher = sources.cloud_model(request.cloud, tuple(prepared.validation.inputs), prepared.outputs)
@@ -92,9 +95,14 @@ def adapt_module(request: CompileRequest, metric: Metric) -> Adapted:
     check_kinds(request)
     inputs, outputs = request.names()
     adapted = adapt(
-        request.module, request.validation, channels_last=request.channels_last, classes=metric.classes,
-        inputs=inputs, outputs=outputs,
-    )  # fmt: skip
+        request.module,
+        request.validation,
+        channels_last=request.channels_last,
+        classes=metric.classes,
+        inputs=inputs,
+        outputs=outputs,
+        known=request.datatypes(),
+    )
     if request.interface is not None:
         naming.check_early(request.interface, adapted.data.inputs, adapted.outputs, request.labels)
     _check_contract(request, adapted.data, tuple(adapted.outputs))
@@ -128,13 +136,37 @@ def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
     )
     outputs = naming.output_names(dict.fromkeys(own_out), wanted[1], named=True, lone="")
     model = sources.named(model, tuple(inputs.values()), tuple(outputs.values()))
-    floats = sources.float_inputs(model)
     data = [d.renamed(inputs) for d in (request.calibration, request.validation)]
-    dtypes = {n: np.dtype(np.float32) if n in floats else a.dtype for n, a in data[1].inputs.items()}
+    dtypes = _dtypes_of_file(model, data[1], request.datatypes())
     calibration, validation = (d.cast(dtypes) for d in data)
     _check_contract(request, validation, tuple(outputs.values()))
     asked = Asked(calibration, validation, NO_STEPS)
     return Prepared(request, metric, calibration, validation, tuple(outputs.values()), asked, onnx=model, names=inputs)
+
+
+def _dtypes_of_file(model: bytes, data: Dataset, known: Mapping[str, str]) -> dict[str, np.dtype[Any]]:
+    """Real numbers and truth values as the file takes them, or as applications of an existing model send them; integers
+    as the data has them, which the runtime converts."""
+    own = {tensor.name: tensor.datatype for tensor in ports.read("onnx", model).inputs}
+    return {
+        name: wanted(known, name, array.dtype)
+        or (DTYPES[own[name]] if own[name].startswith(("FP", "BOOL")) else plain(array.dtype))
+        for name, array in data.inputs.items()
+    }
+
+
+def _other_datatypes(given: Dataset, prepared: Prepared) -> tuple[str, ...]:
+    """For people: the inputs that have another datatype in the release than in the data."""
+    return tuple(
+        f"input {name!r} is {datatype_of(made)}, which the model takes, and {datatype_of(array)} in the data"
+        for (name, made), array in zip(prepared.validation.inputs.items(), _in_order(given, prepared), strict=True)
+        if datatype_of(made) != datatype_of(array)
+    )
+
+
+def _in_order(given: Dataset, prepared: Prepared) -> list[Array]:
+    """The data's arrays in the release's order."""
+    return [given.inputs[old] for old in prepared.names]
 
 
 def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:
@@ -154,7 +186,7 @@ def build(prepared: Prepared) -> tuple[list[Artifact], dict[str, str]]:
     for name in sorted(wanted, key=lambda n: (TARGETS[n].precision != "fp32", n)):
         request.progress(f"building {name}")
         try:
-            made[name] = Artifact(name, TARGETS[name], "edge", _model(prepared, name, made))
+            made[name] = Artifact(name, TARGETS[name], "edge", _model(prepared, name, made), prepared.notes)
         except TargetError as error:
             left_out[name] = str(error)
     if not any(name in made for name in request.targets):

@@ -13,13 +13,14 @@ import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fleet.protocol.finite import is_finite
-from fleet.protocol.tensors import to_bytes
+from fleet.protocol.tensors import DTYPES, datatype_of, to_bytes
 from model_compiler.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -30,7 +31,8 @@ RIGHT, RIGHT_BESIDE_Y = "y", "@y"
 
 @dataclass(frozen=True)
 class Dataset:
-    """`inputs` maps a name to float32, integers or text of shape (n, …), all of one n; `y` has shape (n, …).
+    """`inputs` maps a name to real numbers, integers, truth values or text of shape (n, …), all of one n; `y` has shape
+    (n, …).
 
     `y` is int64 (n,) for classes, float32, integers or text else, and None where nobody needs it (calibration).
     Text is an object array of UTF-8 bytes.
@@ -67,19 +69,60 @@ class Dataset:
         return Dataset({n: a[rows] for n, a in self.inputs.items()}, None if self.y is None else self.y[rows])
 
     def cast(self, dtypes: Mapping[str, Any]) -> Dataset:
-        """The same set with other dtypes of its inputs."""
-        return Dataset({n: np.ascontiguousarray(a, dtype=dtypes[n]) for n, a in self.inputs.items()}, self.y)
+        """The same set with other dtypes of its inputs; raises DataError for real numbers and truth values that these
+        cannot hold."""
+        return Dataset({n: _cast(n, a, np.dtype(dtypes[n])) for n, a in self.inputs.items()}, self.y)
+
+    def plain(self, kept: Mapping[str, str] = MappingProxyType({})) -> Dataset:
+        """The same set in the dtypes of most models: half and double precision as single, truth values as bytes.
+
+        Args:
+            kept: the datatypes that inputs shall have where they can be taken for it (`wanted`).
+        """
+        dtypes = {name: plain(array.dtype) for name, array in self.inputs.items()}
+        return self.cast({name: wanted(kept, name, array.dtype) or dtypes[name] for name, array in self.inputs.items()})
+
+
+def plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """See `Dataset.plain`."""
+    return np.dtype({"f": np.float32, "b": np.uint8}.get(dtype.kind, dtype))
+
+
+def wanted(datatypes: Mapping[str, str], name: str, given: np.dtype[Any]) -> np.dtype[Any] | None:
+    """What an input shall be by its name in `datatypes`: another precision of real numbers, or bytes as truth values.
+
+    None where its name is not there, or what is given means something else.
+    """
+    found = DTYPES.get(datatypes.get(name, ""))
+    if found is None or found.kind not in "fb":
+        return None
+    return found if found.kind == given.kind or (found.kind == "b" and given == np.uint8) else None
+
+
+def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast: Array = np.ascontiguousarray(array, dtype=dtype)
+    narrower = dtype.kind == array.dtype.kind == "f" and dtype.itemsize < array.dtype.itemsize
+    lost = narrower and bool((np.isfinite(array) & ~np.isfinite(cast)).any())
+    if lost or (dtype.kind == "b" != array.dtype.kind and not np.array_equal(cast, array)):
+        raise DataError(f"input {name!r} has values that {datatype_of(cast)} cannot hold", subject=name)
+    return cast
 
 
 def load_dataset(
-    path: Path, *, labelled: bool = True, non_finite: Collection[str] = (), exact: bool = False
+    path: Path,
+    *,
+    labelled: bool = True,
+    non_finite: Collection[str] = (),
+    precise: bool = False,
+    exact: bool = False,
 ) -> Dataset:
     """Read an `.npz` with inputs and `y` (which may be missing when not `labelled`).
 
     Args:
         path: the file.
         labelled: whether `y` must be there.
-        exact: see `make_dataset`.
+        precise, exact: see `make_dataset`.
         non_finite: inputs and outputs that may hold NaN and infinity; with any, `y` may.
 
     Raises:
@@ -102,7 +145,7 @@ def load_dataset(
             subject=str(path),
             hint="np.savez(path, NAME=…, y=…); where an input is called y, the labels are @y",
         )
-    return make_dataset(arrays, y, str(path), non_finite=non_finite, exact=exact)
+    return make_dataset(arrays, y, str(path), non_finite=non_finite, precise=precise, exact=exact)
 
 
 def save_dataset(path: Path, data: Dataset) -> None:
@@ -136,6 +179,7 @@ def make_dataset(
     name: str,
     *,
     non_finite: Collection[str] = (),
+    precise: bool = False,
     exact: bool = False,
 ) -> Dataset:
     """Check and convert; an array alone is one unnamed input.
@@ -145,8 +189,8 @@ def make_dataset(
         y: what is right, likewise; None where nobody needs it.
         name: of the set, for messages.
         non_finite: inputs and outputs that may hold NaN and infinity.
-        exact: keep half and double precision and truth values, which else become single precision and bytes, and give
-            every sample an input that has one value only.
+        precise: keep half and double precision and truth values, which else become single precision and bytes.
+        exact: likewise, and give every sample an input that has one value only.
 
     Raises:
         DataError: names `name` and what is wrong.
@@ -159,7 +203,7 @@ def make_dataset(
         rank = 2 if len(inputs) == 1 and array.dtype.kind not in "USO" and not exact else 1
         # A lone unnamed input gets its name later; the release is looked through for it.
         loose = key in non_finite or (bool(non_finite) and list(inputs) == [UNNAMED])
-        inputs[key] = _checked(array, f"{name}: {key}", name, rank=rank, finite=not loose, exact=exact)
+        inputs[key] = _checked(array, f"{name}: {key}", name, rank=rank, finite=not loose, precise=precise or exact)
     counts = {len(array) for array in inputs.values()} | (set() if y is None else {len(y)})
     if counts == {0} or len(counts) != 1:
         have = ", ".join(f"{len(a)} of {k}" for k, a in inputs.items())
@@ -173,21 +217,21 @@ def make_dataset(
     return Dataset(inputs, y)
 
 
-def _checked(array: Array, what: str, subject: str, *, rank: int, finite: bool, exact: bool = False) -> Array:
+def _checked(array: Array, what: str, subject: str, *, rank: int, finite: bool, precise: bool = False) -> Array:
     if array.ndim < rank:
         raise DataError(f"{what} must have shape (n, …), it is {array.shape}", subject=subject)
     if array.dtype.kind in "USO":
         return _text(array, what, subject)
     if array.dtype.kind == "b":
-        return array if exact else array.astype(np.uint8)
+        return np.ascontiguousarray(array, dtype=array.dtype if precise else np.uint8)
     if array.dtype.kind not in NUMBERS:
         raise DataError(f"{what} must hold numbers or text, it is {array.dtype}", subject=subject)
     if array.dtype.kind == "f":
-        array = np.ascontiguousarray(array, dtype=array.dtype if exact and array.dtype.itemsize <= 8 else np.float32)
+        array = np.ascontiguousarray(array, dtype=array.dtype if precise and array.dtype.itemsize <= 8 else np.float32)
         if finite and not is_finite(array):
             bad = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).sum())
             raise DataError(f"{what} holds NaN or infinite values in {bad} of {len(array)} rows", subject=subject)
-    return array
+    return np.ascontiguousarray(array)
 
 
 def _text(array: Array, what: str, subject: str) -> Array:
@@ -205,8 +249,8 @@ def check_pair(calibration: Dataset, validation: Dataset) -> None:
     """Raise DataError unless both have the same inputs and share no sample: a verdict is measured on unseen data."""
     if calibration.shapes() != validation.shapes():
         raise DataError(f"calibration inputs are {_words(calibration)}, validation inputs {_words(validation)}")
-    seen = set(_rows(calibration))
-    shared = sum(row in seen for row in _rows(validation))
+    seen = set(_rows(calibration.plain()))
+    shared = sum(row in seen for row in _rows(validation.plain()))
     if shared:
         raise DataError(
             f"{shared} validation inputs are also calibration inputs",

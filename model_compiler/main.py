@@ -198,8 +198,8 @@ def _sets(calibration: Path, validation: Path, non_finite: Sequence[str]) -> dic
     from model_compiler.data import load_dataset
 
     return {
-        "calibration": load_dataset(calibration, labelled=False, non_finite=non_finite),
-        "validation": load_dataset(validation, non_finite=non_finite),
+        "calibration": load_dataset(calibration, labelled=False, non_finite=non_finite, precise=True),
+        "validation": load_dataset(validation, non_finite=non_finite, precise=True),
     }
 
 

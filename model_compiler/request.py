@@ -74,6 +74,10 @@ class CompileRequest:
         """Inputs and outputs that may hold NaN and infinity, by what was asked for or by the model's interface."""
         return frozenset(self.non_finite) | non_finite_of(self.interface) | imputed(self.preprocess)
 
+    def datatypes(self) -> dict[str, str]:
+        """What applications of an existing model send, by input."""
+        return {tensor.name: tensor.datatype for tensor in self.interface.inputs} if self.interface is not None else {}
+
     def names(self) -> tuple[Sequence[str], Sequence[str]]:
         """The names of the inputs and of the outputs that were asked for; empty where none were.
 

@@ -153,15 +153,6 @@ def onnx_names(data: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(v.name for v in graph.input if v.name not in constants), tuple(v.name for v in graph.output)
 
 
-def float_inputs(data: bytes) -> frozenset[str]:
-    """Which inputs an ONNX model takes as real numbers."""
-    import onnx
-
-    reals = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
-    graph = onnx.load_from_string(data).graph
-    return frozenset(value.name for value in graph.input if value.type.tensor_type.elem_type in reals)
-
-
 def named(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
     """An ONNX model with these names of inputs and outputs, in this order.
 

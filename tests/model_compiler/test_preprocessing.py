@@ -19,6 +19,8 @@ from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.sketch import decode_encoder
 from fleet.protocol.steps import AnyStep, Concat, Impute, Normalise, OneHot
+from model_compiler import tasking
+from model_compiler.building import prepare
 from model_compiler.data import Dataset, make_dataset
 from model_compiler.errors import CompilerError, DataError, InterfaceError
 from model_compiler.importing import import_release
@@ -129,10 +131,18 @@ def test_other_raw_inputs_than_the_models_are_refused_before_anything_is_built(
     compiled: CompileReport, tmp_path: Path
 ) -> None:
     interface = interface_of(compiled.manifest)
-    wide = (msgspec.structs.replace(interface.inputs[0], datatype="FP64"), interface.inputs[1])
+    wide = (msgspec.structs.replace(interface.inputs[0], datatype="INT32"), interface.inputs[1])
     fixed = msgspec.structs.replace(interface, inputs=wide)
-    with pytest.raises(InterfaceError, match=r"sensors FP64 \[-1, 2\] or NaN"):
+    with pytest.raises(InterfaceError, match=r"sensors INT32 \[-1, 2\] or NaN"):
         compile_release(asked(tmp_path / "release", interface=fixed))
+
+
+def test_raw_inputs_have_the_precision_that_applications_send(compiled: CompileReport, tmp_path: Path) -> None:
+    interface = interface_of(compiled.manifest)
+    wide = (msgspec.structs.replace(interface.inputs[0], datatype="FP64"), interface.inputs[1])
+    request = asked(tmp_path / "release", interface=msgspec.structs.replace(interface, inputs=wide))
+    made = prepare(request, tasking.metric_of(request))
+    assert made.asked.validation.inputs["sensors"].dtype == np.float64
 
 
 def test_a_value_that_no_step_can_take_is_said_with_its_place(tmp_path: Path) -> None:
