@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 SEED ?= 0
 KEEP ?=
 TESTS ?= tests
+MINUTES ?= 60
 FAULTS := tests/faults tests/edge_agent/identity/test_renew_interrupted.py
 # Keyed by what the environment is made of: a changed pin or dependency makes a new stamp.
 STAMP := $(VENV)/.installed-$(shell cat constraints/dev.txt pyproject.toml | cksum | tr ' ' '-')
 
 COUNTS := benchmarks/results/tests.json
 
-.PHONY: help demo test test-full faults lint format clean constraints system-packages
+.PHONY: help demo test test-full faults soak lint format clean constraints system-packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,9 @@ test-full: lint system-packages ## the same in full size, hours; writes benchmar
 
 faults: $(STAMP) system-packages ## the fault tests in full size, about half an hour; writes benchmarks/results/faults.json
 	EDGELOOP_SIZE=full EDGELOOP_FAULTS_RESULTS=benchmarks/results/faults.json $(BIN)/python -m pytest -q $(FAULTS)
+
+soak: $(STAMP) system-packages ## an hour at half load with swaps, outages and new brokers; writes benchmarks/results/soak.json [MINUTES=n]
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 lint: $(STAMP) ## ruff, mypy (strict), import-linter
 	$(BIN)/ruff check .

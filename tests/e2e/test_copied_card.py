@@ -10,14 +10,14 @@ import pytest
 
 from edge_agent import client
 from fleet.protocol.messages import IN_USE_TWICE
-from tests.e2e.test_hub_and_agent import HubProcess, command, publish, until
+from tests.e2e.test_hub_and_agent import OperatedHub, command, publish, until
 from tests.e2e.test_hub_and_agent import hub as hub  # a hub's own process
 from tests.support.agent_process import running
 
 pytestmark = pytest.mark.e2e
 
 
-def enrol(hub: HubProcess, directory: Path, name: str) -> None:
+def enrol(hub: OperatedHub, directory: Path, name: str) -> None:
     token = hub.call("POST", "/api/v1/tokens", {"kind": "claim", "channel": "stable"})["token"]
     command("edge_agent.main", "enroll", hub.url, "--token", token, "--name", name, "--dir", str(directory))
 
@@ -26,7 +26,7 @@ def status(directory: Path) -> dict[str, Any]:
     return client.found(directory)[1]
 
 
-def test_two_machines_with_one_identity_are_named_on_both_sides(hub: HubProcess, tmp_path: Path) -> None:
+def test_two_machines_with_one_identity_are_named_on_both_sides(hub: OperatedHub, tmp_path: Path) -> None:
     publish(hub, tmp_path / "blobs")
     original, copy = tmp_path / "original", tmp_path / "copy"
     enrol(hub, original, "cam-1")
@@ -45,7 +45,7 @@ def test_two_machines_with_one_identity_are_named_on_both_sides(hub: HubProcess,
     assert "two machines connect as cam-1" in hub.log()
 
 
-def test_what_the_hint_says_helps(hub: HubProcess, tmp_path: Path) -> None:
+def test_what_the_hint_says_helps(hub: OperatedHub, tmp_path: Path) -> None:
     """The other machine, with an emptied directory and a token of its own, is a device of its own."""
     publish(hub, tmp_path / "blobs")
     original, copy = tmp_path / "original", tmp_path / "copy"

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import socket
-import sqlite3
-import ssl
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,111 +14,24 @@ from edge_agent import client
 from edge_agent.errors import AgentError
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
-from tests.support.agent_process import ROOT, running
+from tests.support.agent_process import running
+from tests.support.operated_hub import OperatedHub, command, until, waiting
 
 pytestmark = pytest.mark.e2e
 
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("EDGELOOP_")}
 X = np.array([[9, 0, 0, 0]], np.float32)
-WAIT_S = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def command(module: str, *arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret"},
-        capture_output=True, text=True, timeout=WAIT_S, check=False, stdin=subprocess.DEVNULL, cwd=ROOT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def until(look: Callable[[], Any], what: str) -> Any:
-    """The first true answer of `look`, which asks a process again and again."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        found = look()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"{what}: {found!r}"
-        time.sleep(0.02)
-
-
-class HubProcess:
-    """`cloud-hub serve` that can be killed and started again."""
-
-    def __init__(self, base: Path) -> None:
-        self.base, self.directory = base, base / "hub"
-        self.port, self.broker_port = free_port(), free_port()
-        made = command(
-            "cloud_hub", "init", str(self.directory), "--offline-keys", str(base / "offline"),
-            "--token-file", str(base / "token"), "--json",
-        )  # fmt: skip
-        self.token = json.loads(made)["admin_token"]
-        self.url = f"https://127.0.0.1:{self.port}"
-        self.context = ssl.create_default_context(cafile=str(self.directory / "keys" / "ca.pem"))
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        settings = {"EDGELOOP_HUB_BROKER__PORT": str(self.broker_port)}
-        with (self.base / "hub.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "cloud_hub", "serve", str(self.directory), "--port", str(self.port)],
-                env={**ENVIRONMENT, **settings}, stdout=log, stderr=log, cwd=ROOT,
-            )  # fmt: skip
-        until(self._healthy, "the hub answers")
-
-    def _healthy(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, self.log()
-        try:
-            self.call("GET", "/healthz")
-        except OSError:
-            return False
-        return True
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        headers = {"Authorization": f"Bearer {self.token}"}
-        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
-        try:
-            with urllib.request.urlopen(request, context=self.context, timeout=60) as answer:
-                return json.loads(answer.read() or b"null")
-        except urllib.error.HTTPError as error:
-            raise AssertionError(f"{method} {path}: {error.code} {error.read()!r}") from error
-
-    def device(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.call("GET", "/api/v1/devices/cam-1")
-        return found
-
-    def rows(self, query: str) -> list[tuple[Any, ...]]:
-        with sqlite3.connect(f"file:{self.directory / 'hub.db'}?mode=ro", uri=True) as database:
-            return database.execute(query).fetchall()
-
-    def stop(self, number: int) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(WAIT_S)
-
-    def log(self) -> str:
-        return (self.base / "hub.log").read_text()
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[HubProcess]:
-    hub = HubProcess(tmp_path)
+def hub(tmp_path: Path) -> Iterator[OperatedHub]:
+    hub = OperatedHub(tmp_path)
     hub.start()
     yield hub
     if hub.process is not None and hub.process.poll() is None:
         hub.stop(signal.SIGTERM)
 
 
-def publish(hub: HubProcess, folder: Path) -> None:
+def publish(hub: OperatedHub, folder: Path) -> None:
     """A model with one release of the tiny classifier, for the channel `stable`."""
     made = models.release(folder, data=models.litert_bytes("fp32"), runtime="litert")
     hub.call("POST", "/api/v1/models", {"name": "tiny"})
@@ -141,12 +44,6 @@ def publish(hub: HubProcess, folder: Path) -> None:
     hub.call("PATCH", "/api/v1/channels/stable", {"telemetry": {"window_s": 2}})
 
 
-def waiting(directory: Path) -> int:
-    """Records in the device's spool that no receipt covers yet."""
-    with sqlite3.connect(f"file:{directory / 'spool.db'}?mode=ro", uri=True) as database:
-        return int(database.execute("SELECT count(*) FROM records").fetchone()[0])
-
-
 def ask(address: str) -> bool:
     try:
         return bool(client.infer("tiny", X, url=address).parameters["served_by"] == "edge")
@@ -154,7 +51,7 @@ def ask(address: str) -> bool:
         return False
 
 
-def test_what_a_device_does_arrives_once(hub: HubProcess, tmp_path: Path) -> None:
+def test_what_a_device_does_arrives_once(hub: OperatedHub, tmp_path: Path) -> None:
     publish(hub, tmp_path / "blobs")
     token = hub.call("POST", "/api/v1/tokens", {"kind": "claim", "channel": "stable"})["token"]
     directory = tmp_path / "device"

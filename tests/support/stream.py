@@ -20,6 +20,7 @@ from fleet.protocol import oip
 MODEL_INPUTS = 4
 IDLE_S = 30.0  # a connection idle for longer is left: the server closes it some day, maybe under a request
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Row = tuple[float, float, bool, str]  # moment, seconds, answered, release or why not
 
 
 class Stream:
@@ -34,7 +35,7 @@ class Stream:
         head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
         self._request = head.encode() + body
         self._free: list[tuple[float, Connection]] = []
-        self.rows: list[tuple[float, float, bool, str]] = []
+        self.rows: list[Row] = []
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until `stop`, then wait for the last answers."""

@@ -1,0 +1,117 @@
+"""A hub as an operator starts it, on the same ports at every start, and the commands beside it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support.hub_process import ENVIRONMENT, ROOT, free_port
+
+WAIT_S = 120.0
+
+
+def command(module: str, *arguments: str) -> str:
+    """Run `python -m module …` to its end; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret"},
+        capture_output=True, text=True, timeout=WAIT_S, check=False, stdin=subprocess.DEVNULL, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def until(look: Callable[[], Any], what: str) -> Any:
+    """The first true answer of `look`, which asks a process again and again."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"{what}: {found!r}"
+        time.sleep(0.02)
+
+
+class OperatedHub:
+    """`cloud-hub serve` that can be killed and started again."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.directory = base, base / "hub"
+        self.port, self.broker_port = free_port(), free_port()
+        made = command(
+            "cloud_hub", "init", str(self.directory), "--offline-keys", str(base / "offline"),
+            "--token-file", str(base / "token"), "--json",
+        )  # fmt: skip
+        self.token = json.loads(made)["admin_token"]
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.context = ssl.create_default_context(cafile=str(self.directory / "keys" / "ca.pem"))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Serve; on return it answers."""
+        settings = {"EDGELOOP_HUB_BROKER__PORT": str(self.broker_port)}
+        with (self.base / "hub.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cloud_hub", "serve", str(self.directory), "--port", str(self.port)],
+                env={**ENVIRONMENT, **settings}, stdout=log, stderr=log, cwd=ROOT,
+            )  # fmt: skip
+        until(self._healthy, "the hub answers")
+
+    def _healthy(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log()
+        try:
+            self.call("GET", "/healthz")
+        except OSError:
+            return False
+        return True
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of the operator's; AssertionError when it is refused, OSError when nobody answers."""
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self.token}"}
+        request = urllib.request.Request(self.url + path, data=data, headers=headers, method=method)
+        try:
+            with urllib.request.urlopen(request, context=self.context, timeout=60) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {error.code} {error.read()!r}") from error
+
+    def device(self) -> dict[str, Any]:
+        """The device `cam-1`."""
+        found: dict[str, Any] = self.call("GET", "/api/v1/devices/cam-1")
+        return found
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of its database."""
+        with sqlite3.connect(f"file:{self.directory / 'hub.db'}?mode=ro", uri=True) as database:
+            return database.execute(query).fetchall()
+
+    def mosquitto(self) -> int:
+        """The process id of its broker, as the broker's file says."""
+        return int((self.directory / "broker" / "mosquitto.pid").read_text().split()[0])
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(WAIT_S)
+
+    def log(self) -> str:
+        """What it has logged."""
+        return (self.base / "hub.log").read_text()
+
+
+def waiting(directory: Path) -> int:
+    """Records in a device's spool that no receipt covers yet."""
+    with sqlite3.connect(f"file:{directory / 'spool.db'}?mode=ro", uri=True) as database:
+        return int(database.execute("SELECT count(*) FROM records").fetchone()[0])
