@@ -13,7 +13,6 @@ from cloud_hub.api.params import KeyPath
 from cloud_hub.drift import labelled
 from cloud_hub.identity.callers import check_may_name_code
 from cloud_hub.jobs.retraining import check_recipe
-from cloud_hub.samples import owners_check
 from cloud_hub.trust import models
 from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelPage, NewModel
 
@@ -29,7 +28,7 @@ def list_models(hub: HubDep, caller: Viewer) -> ModelPage:
 @router.post("", status_code=201, responses=errors(404, 409))
 def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewModel, JsonBody(NewModel)]) -> ModelInfo:
     """Make a model."""
-    if wanted.recipe or owners_check.check_of(wanted.policy):
+    if wanted.recipe or wanted.policy.labels.check:
         check_may_name_code(caller)
     if wanted.recipe:
         check_recipe(hub, wanted.recipe)
@@ -48,7 +47,7 @@ def change(
     name: KeyPath, hub: HubDep, caller: OperatorUser, wanted: Annotated[ModelChanges, JsonBody(ModelChanges)]
 ) -> ModelInfo:
     """Change a model: its recipe, its policy, its floor, or the release whose interface holds."""
-    if wanted.recipe is not None or owners_check.check_of(wanted.policy):
+    if wanted.recipe is not None or wanted.policy.labels.check:
         check_may_name_code(caller)
     if wanted.recipe:
         check_recipe(hub, wanted.recipe)

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
-import msgspec
-from msgspec import Struct
+from pydantic import ValidationError
 
 from cloud_hub.errors import InvalidError
+from fleet.api.models import DriftPolicy as DriftPolicy
 
 
-class DriftPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`budget_days`: at most one false alarm in so many days. A window with fewer than `min_count`
-    sketched inputs is not counted. `samples`: how many each device is asked for after an alarm.
-    `retrain`: whether an alarm starts a retrain job by itself."""
-
-    baseline_windows: int = 30
-    min_count: int = 20
-    budget_days: float = 1000.0
-    samples: int = 200
-    retrain: Literal["off", "on-alarm"] = "off"
-
-
-def policy_of(document: dict[str, Any]) -> DriftPolicy:
+def policy_of(document: Mapping[str, Any]) -> DriftPolicy:
     """The drift policy in a model's policy document.
 
     Raises:
-        InvalidError: an unknown field, or a value of the wrong type or size.
+        InvalidError: an unknown field, or a value of the wrong type or size, which an earlier version let in.
     """
     try:
-        policy = msgspec.convert(document.get("drift", {}), DriftPolicy)
-    except msgspec.ValidationError as error:
-        raise InvalidError(f"drift policy: {error}", subject="policy.drift") from error
-    if policy.baseline_windows < 3 or policy.min_count < 2 or policy.budget_days <= 0:
-        raise InvalidError("drift policy: at least 3 windows of 2 inputs, and more than 0 days", subject="policy.drift")
-    return policy
+        return DriftPolicy.model_validate(document.get("drift", {}))
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ("policy.drift", *wrong["loc"])))
+        raise InvalidError(f"drift policy: {where}: {wrong['msg']}", subject=where) from error

@@ -48,7 +48,7 @@ def check_name(name: str) -> tuple[str, str]:
 def check_of(policy: Mapping[str, Any]) -> str:
     """The check that a model's policy names (`{"labels": {"check": "FILE.py:FUNCTION"}}`); empty without one.
 
-    Raises InvalidError for anything else under `labels`.
+    Raises InvalidError for anything else under `labels`, which an earlier version let in.
     """
     settings = policy.get("labels", {})
     if not isinstance(settings, Mapping) or set(settings) - {"check"} or not isinstance(settings.get("check", ""), str):

@@ -35,7 +35,7 @@ def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
             raise ConflictError(f"model {wanted.name!r} exists", subject=wanted.name, hint="change it with PATCH")
         first = gone.first_release(session, wanted.name)
         row = Model(
-            name=wanted.name, recipe=wanted.recipe, policy=wanted.policy, created_at=hub.clock(),
+            name=wanted.name, recipe=wanted.recipe, policy=wanted.policy.document(), created_at=hub.clock(),
             next_release=first, min_release=first,
         )  # fmt: skip
         session.add(row)
@@ -56,8 +56,7 @@ def change_model(hub: Hub, name: str, wanted: ModelChanges, *, actor: str) -> Mo
         row = get_model(session, name, lock=True)  # a policy is merged into what another change has left
         if wanted.recipe is not None:
             row.recipe = wanted.recipe
-        if wanted.policy:
-            row.policy = {**row.policy, **wanted.policy}
+        row.policy = {**row.policy, **wanted.policy.document()}
         if wanted.interface_from is not None:
             _choose_interface(hub, session, row, wanted.interface_from, actor)
         session.add(row)

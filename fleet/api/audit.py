@@ -7,7 +7,10 @@ from fleet.api.types import Document
 
 
 class AuditRecord(Answer):
-    """Who did what to what. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`, …"""
+    """Who did what to what. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`, …
+
+    `detail` is plain JSON that depends on the action: what was asked, and what it was before.
+    """
 
     id: int
     at: float

@@ -32,12 +32,17 @@ class NewJob(Request):
 
 
 class JobInfo(Answer):
-    """A job with its step, its progress (0 to 1) and, at the end, its result or error."""
+    """A job with its step, its progress (0 to 1) and, at the end, its result or error.
+
+    `payload` are the options of its kind, which is `retrain`; a job of another version's kind shows its own. `result`
+    is what the job has done so far, in plain JSON: a retrain's `snapshot`, `release`, `rollout`, and what its gates
+    measured.
+    """
 
     id: str
     kind: str
     model: str = ""
-    payload: Document = {}
+    payload: Annotated[RetrainOptions | Document, Field(union_mode="left_to_right")] = RetrainOptions()
     state: JobState
     step: str = ""
     progress: float = 0.0

@@ -4,18 +4,62 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import ConfigDict, Field, JsonValue
+
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import Document, Key, Name, ReleaseNumber, Settings
+from fleet.api.types import INT32, LABEL_CHECK, Document, Key, Name, ReleaseNumber
 from fleet.api.wire import Wire
 from fleet.protocol.manifest import Tensor
 
 
+class DriftPolicy(Request):
+    """How a model's drift is watched.
+
+    `budget_days`: at most one false alarm in so many days. A window with fewer than `min_count` sketched inputs is not
+    counted. `samples`: how many each device is asked for after an alarm. `retrain`: whether an alarm starts a retrain
+    job by itself.
+    """
+
+    baseline_windows: Annotated[int, Field(ge=3, le=INT32)] = 30
+    min_count: Annotated[int, Field(ge=2, le=INT32)] = 20
+    budget_days: Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False)] = 1000.0
+    samples: Annotated[int, Field(ge=0, le=INT32)] = 200
+    retrain: Literal["off", "on-alarm"] = "off"
+
+
+class LabelPolicy(Request):
+    """How labels are judged: `check` is a function of the owner's own, `FILE.py:FUNCTION` in DIR/recipes; empty for the
+    task's alone."""
+
+    check: Annotated[str, Field(max_length=255, pattern=LABEL_CHECK)] = ""
+
+
+class ModelPolicy(Request):
+    """What the hub does for a model by itself."""
+
+    drift: DriftPolicy = DriftPolicy()
+    labels: LabelPolicy = LabelPolicy()
+
+    def document(self) -> dict[str, JsonValue]:
+        """What was given of it, as it is stored."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+class PolicyInfo(Answer):
+    """A model's policy as it holds, defaults included. What earlier versions took in beside it is shown as it was."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    drift: Annotated[DriftPolicy | Document, Field(union_mode="left_to_right")] = DriftPolicy()
+    labels: Annotated[LabelPolicy | Document, Field(union_mode="left_to_right")] = LabelPolicy()
+
+
 class NewModel(Request):
-    """A model; `recipe` trains it, `policy` holds retrain, gate and drift settings."""
+    """A model; `recipe` trains it."""
 
     name: Name
     recipe: Key = ""
-    policy: Settings = {}
+    policy: ModelPolicy = ModelPolicy()
 
 
 class ModelChanges(Request):
@@ -26,7 +70,7 @@ class ModelChanges(Request):
     """
 
     recipe: Key | None = None
-    policy: Settings = {}
+    policy: ModelPolicy = ModelPolicy()
     min_release: ReleaseNumber | None = None
     interface_from: ReleaseNumber | None = None
 
@@ -43,7 +87,7 @@ class ModelInfo(Answer):
     next_release: int = 1
     min_release: int = 1
     sketch_id: str = ""
-    policy: Document = {}
+    policy: PolicyInfo = PolicyInfo()
     created_at: float
     releases: dict[str, list[int]] = {}
     disputed: list[int] = []

@@ -22,12 +22,14 @@ NO_NUL = r"^[^\x00]*$"
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 SHA256 = r"^[0-9a-f]{64}$"
 HEX = r"^([0-9a-fA-F]{2})*$"
+LABEL_CHECK = r"^([A-Za-z0-9_][A-Za-z0-9_.-]*\.py:[A-Za-z_][A-Za-z0-9_]*)?$"
 # What a pattern means, for the one who broke it.
 PATTERNS = {
     NO_NUL: "it holds a NUL character",
     NAME: "use 1 to 63 lower-case letters, digits and dashes, starting with a letter or digit",
     SHA256: "it is not a SHA-256 in lower-case hexadecimal",
     HEX: "it is not hexadecimal",
+    LABEL_CHECK: "use FILE.py:FUNCTION, the bare name of a file in DIR/recipes and a function in it",
 }
 
 Int64 = Annotated[int, Field(ge=-INT64 - 1, le=INT64)]

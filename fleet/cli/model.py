@@ -45,7 +45,7 @@ def create(
     context: typer.Context,
     name: NameArgument,
     recipe: Annotated[str, typer.Option("--recipe", help="The Python module that trains it.")] = "",
-    policy: Annotated[str, typer.Option("--policy", help="JSON: retrain, gate and drift settings.")] = "",
+    policy: Annotated[str, typer.Option("--policy", help="JSON: how drift is watched and labels are checked.")] = "",
     json: JsonFlag = False,
 ) -> None:
     """Create a model and bind a recipe to it.

@@ -49,7 +49,7 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/tokens": {"kind": "claim", "note": "n", "channel": "stable", "labels": {"a": "b"},
                             "expires_in_s": 60.0, "rate_per_s": 0.0, "role": "", "scope": ""},
     "POST /api/v1/models": {"name": "faces", "recipe": "examples.digits.recipe",
-                            "policy": {"drift": {"samples": 3, "min_count": 1}}},
+                            "policy": {"drift": {"samples": 3, "min_count": 2}}},
     "PATCH /api/v1/models/{name}": {"recipe": "examples.digits.recipe", "policy": {"drift": {"samples": 3}},
                                     "min_release": 1, "interface_from": 1},
     "POST /api/v1/models/{model}/releases": msgspec.json.decode(MANIFEST),

@@ -153,14 +153,15 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
 
 def test_two_changes_of_a_policy_both_stay(made: HubFixture, together: Together) -> None:
     made.model()
+    drift, labels = {"drift": {"samples": 1}}, {"labels": {"check": "a.py:f"}}
 
     def change(policy: dict[str, Any]) -> None:
         answer = made.client.patch("/api/v1/models/digits", json={"policy": policy}, headers=made.auth())
         assert answer.status_code == 200, answer.text
 
-    together(models, "get_model", lambda: change({"a": 1}), lambda: change({"b": 2}))
+    together(models, "get_model", lambda: change(drift), lambda: change(labels))
     with made.hub.reading() as session:
-        assert session.get_one(Model, "digits").policy == {"a": 1, "b": 2}
+        assert session.get_one(Model, "digits").policy == drift | labels
 
 
 def test_one_key_is_one_device_whatever_it_is_called(made: HubFixture, together: Together) -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from cloud_hub.app import create_app
 from fleet.api.channels import ChannelChanges, EntryChanges, NewChannel
-from fleet.api.models import ModelChanges, NewModel
+from fleet.api.models import DriftPolicy, ModelChanges, ModelPolicy, NewModel
 from fleet.api.rollouts import NewRollout
 from fleet.api.tokens import NewToken
 from fleet.cli.main import run
@@ -84,7 +84,8 @@ def test_what_was_made_by_mistake_is_deleted_once_nothing_names_it(client: Clien
     assert client.remove_channel_model("stabel", "digitz").document.models == {}
     assert client.delete_channel("stabel").name == "stabel"
     assert client.delete_release("digitz", number).number == number
-    assert client.change_model("digitz", ModelChanges(policy={"drift": {"samples": 3}})).next_release == 2
+    changed = client.change_model("digitz", ModelChanges(policy=ModelPolicy(drift=DriftPolicy(samples=3))))
+    assert (changed.next_release, changed.policy.drift) == (2, DriftPolicy(samples=3))
     assert client.delete_model("digitz").name == "digitz"
     assert client.models() == [] and client.channels() == []
 
