@@ -1,130 +1,18 @@
-"""Whether what a release promises is kept: `python benchmarks/statistics.py [--draws N] [--seed S]`, about a minute.
+"""Whether what a release promises is kept: `python benchmarks/statistics.py`; see `promises`, which does the work.
 
-Deferral: handwritten digits (scikit-learn's), a weak edge model and a strong cloud model. A target is fitted to n
-random rows, and held against all rows. Broken: it was signed and does not hold there. Writes
-`benchmarks/results/statistics.json` with the seed and the machine's description.
-
-Teachers: one that is right in 90 % of all cases and one after it that is 0 or 5 points worse, on the same held-out
-labels; they disagree on a tenth of them. Accepted: the later one is shown to be good enough to audit.
+Python looks for modules in a script's folder first. So every other script here, and whatever it imports, finds this
+file where it means the standard library's, and is given that.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
-from dataclasses import dataclass
+import sysconfig
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.svm import SVC
-
-from cloud_hub.training.gate import compare
-from fleet.protocol.confidence import confidence, probabilities
-from model_compiler import deferral
-from model_compiler.deferral import DeferTarget
-
-TRAINED = 600  # rows that train both models; the others are the population
-COLUMNS = 20  # of 64 pixels that the edge model sees
-SPARE = 0.03  # by which an oracle meets the targets that are to be signed
-ROWS = (100, 500, 900)
-RIGHT, DISAGREED = 0.9, 0.1  # of the teacher before; of two teachers
-
-
-@dataclass(frozen=True)
-class Population:
-    """Outputs of the edge model, (n, 10), the cloud's classes and the true ones, (n,)."""
-
-    logits: npt.NDArray[np.float32]
-    cloud: npt.NDArray[np.int64]
-    y: npt.NDArray[np.int64]
-
-    def kept(self, found: deferral.Deferral, target: DeferTarget) -> bool:
-        """Whether the target holds here with this temperature and threshold."""
-        p = probabilities(self.logits, temperature=found.temperature)
-        deferred = confidence(p) < found.threshold
-        if target.error is None:
-            return bool(deferred.mean() <= (target.cloud or 0.0))
-        return bool((np.where(deferred, self.cloud, p.argmax(axis=1)) != self.y).mean() <= target.error)
-
-
-def digits(seed: int) -> Population:
-    """A population, with the rows that train drawn by `seed`."""
-    x, y = load_digits(return_X_y=True)
-    rng = np.random.default_rng(seed)
-    order, seen = rng.permutation(len(y)), rng.permutation(x.shape[1])[:COLUMNS]
-    train, rest = order[:TRAINED], order[TRAINED:]
-    edge = LogisticRegression(max_iter=2000).fit(x[train][:, seen], y[train])
-    cloud = SVC().fit(x[train], y[train])
-    logits = edge.decision_function(x[rest][:, seen]).astype(np.float32)
-    return Population(logits=logits, cloud=cloud.predict(x[rest]).astype(np.int64), y=y[rest].astype(np.int64))
-
-
-def oracle(population: Population) -> float:
-    """The least error that any threshold reaches when all rows are known."""
-    sure = confidence(probabilities(population.logits, temperature=1.0))
-    right = population.logits.argmax(axis=1) == population.y
-    rows = deferral.Rows(sure, right, population.cloud == population.y)
-    return float(rows.wrong(np.unique([0.0, *sure, deferral.ALL])).min() / len(sure))
-
-
-def judge(population: Population, target: DeferTarget, n: int, draws: int, seed: int) -> dict[str, Any]:
-    """How often the target is signed, and broken all the same, over random sets of n rows."""
-    rng = np.random.default_rng([seed, n])
-    signed = broken = 0
-    for _ in range(draws):
-        rows = rng.choice(len(population.y), n, replace=False)
-        found = deferral.fit(
-            population.logits[rows], population.y[rows], population.cloud[rows], target, apply_softmax=True
-        )
-        signed += bool(found.target)
-        broken += bool(found.target) and not population.kept(found, target)
-    return {"target": target.describe(), "rows": n, "signed": signed / draws, "broken": broken / draws}
-
-
-def teachers(worse: float, labels: int, draws: int, seed: int) -> dict[str, Any]:
-    """How often a teacher that is `worse` (a fraction) than the one before becomes auditor."""
-    rng = np.random.default_rng([seed, labels])
-    accepted = 0
-    for _ in range(draws):
-        old, drawn = rng.random(labels) < RIGHT, rng.random(labels)
-        lost, won = (DISAGREED + worse) / 2 / RIGHT, (DISAGREED - worse) / 2 / (1 - RIGHT)
-        accepted += compare(old, np.where(old, drawn >= lost, drawn < won)).shown
-    return {"worse": worse, "labels": labels, "accepted": accepted / draws}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--draws", type=int, default=400, help="random sets of rows for each line")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "statistics.json")
-    options = parser.parse_args()
-    population = digits(options.seed)
-    least = oracle(population)
-    edge = float((population.logits.argmax(axis=1) != population.y).mean())
-    print(f"edge error {100 * edge:.1f} %, best with the cloud {100 * least:.1f} %, {len(population.y)} rows")
-    targets = [DeferTarget(error=e, cloud=None) for e in (least + SPARE, least + 2 * SPARE, 0.2)]
-    targets += [DeferTarget(cloud=share) for share in (0.05, 0.1, 0.3)]
-    found = []
-    for target in targets:
-        for n in ROWS:
-            found.append(judge(population, target, n, options.draws, options.seed))
-            print("{target:28} {rows:5} rows: signed {signed:.3f}, broken {broken:.3f}".format(**found[-1]))
-    judged = [teachers(w, n, 10 * options.draws, options.seed) for w in (0.05, 0.0) for n in (100, 200, 400)]
-    for line in judged:
-        print("teacher {worse:.2f} worse, {labels} labels: accepted {accepted:.3f}".format(**line))
-    document = {
-        "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
-        "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found,
-        "teachers": judged,
-    }  # fmt: skip
-    options.out.write_text(json.dumps(document, indent=2) + "\n")
-
 
 if __name__ == "__main__":
+    from promises import main
+
     main()
+else:
+    path = Path(sysconfig.get_path("stdlib"), "statistics.py")
+    exec(compile(path.read_bytes(), path, "exec"))
