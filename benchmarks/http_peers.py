@@ -28,7 +28,7 @@ INSTALL_S, START_S = 900, 60
 class Peer(NamedTuple):
     """A server. `packages` are installed; `command` is run with `python` before it and {port} and {workers} filled in.
 
-    `complete`: it is a server of models that one would deploy, not a bound for one.
+    `complete`: it is a server of models that one would deploy, not a bound for one. `runtime` is installed beside it.
     """
 
     packages: tuple[str, ...]
@@ -36,6 +36,7 @@ class Peer(NamedTuple):
     path: str = "/v2/models/model/infer"
     workers: int = 1
     complete: bool = True
+    runtime: tuple[str, ...] = RUNTIME
 
 
 UVICORN = ("-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log", "--log-level", "warning")
@@ -69,15 +70,21 @@ PEERS = {
 }
 
 
-def python_of(name: str, packages: tuple[str, ...]) -> Path:
+def free_port() -> int:
+    """A port of loopback that nobody has now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def python_of(name: str, packages: tuple[str, ...], runtime: tuple[str, ...] = RUNTIME) -> Path:
     """The peer's interpreter, in an environment that is made when it is missing; raises RuntimeError."""
     folder = ENVIRONMENTS / name
     python, done = folder / "bin" / "python", folder / "installed"
-    wanted = "\n".join((*packages, *RUNTIME))
+    wanted = "\n".join((*packages, *runtime))
     if done.exists() and done.read_text() == wanted:
         return python
     venv.create(folder, with_pip=True, clear=True)
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages, *RUNTIME]
+    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages, *runtime]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=INSTALL_S)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -88,13 +95,18 @@ def python_of(name: str, packages: tuple[str, ...]) -> Path:
 
 
 @contextlib.contextmanager
-def running(name: str, environment: Mapping[str, str]) -> Iterator[tuple[str, int]]:
-    """A peer on a free port of loopback, which it listens on when this begins; RuntimeError when it does not."""
-    peer = PEERS[name]
-    python = python_of(name, peer.packages)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [part.format(port=port, workers=peer.workers) for part in peer.command]
+def running(
+    name: str, environment: Mapping[str, str], peer: Peer | None = None, port: int = 0
+) -> Iterator[tuple[str, int]]:
+    """A peer on a port of loopback (0: a free one), which it listens on when this begins; RuntimeError when not.
+
+    `peer` is one that is not among PEERS; {folder} of its command is `PEER_FOLDER` of the environment.
+    """
+    peer = peer or PEERS[name]
+    python = python_of(name, peer.packages, peer.runtime)
+    port = port or free_port()
+    folder = environment.get("PEER_FOLDER", "")
+    command = [part.format(port=port, workers=peer.workers, folder=folder) for part in peer.command]
     with (ENVIRONMENTS / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             [python, *command],

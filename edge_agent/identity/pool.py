@@ -54,10 +54,17 @@ class _Reads(io.RawIOBase):
 
 
 class _Answer(http.client.HTTPResponse):
+    # Behind a status 500 the connection is not used again: a server whose application failed ends it a moment after
+    # the answer, which does not say so, and the next request would be lost with it.
     def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         super().__init__(sock, *arguments, **options)
         self._reads = _Reads(self.fp.detach(), sock.gettimeout())
         self.fp = io.BufferedReader(self._reads)
+
+    def begin(self) -> None:
+        super().begin()
+        if self.status == 500:
+            self.will_close = True
 
     def read1(self, amount: int = -1) -> bytes:
         self._reads.renew()

@@ -31,7 +31,11 @@ Reply = tuple[int, dict[str, str], bytes]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as `behave` says; remembers paths, headers and bodies."""
+    """Answers as `behave` says; remembers paths, headers and bodies.
+
+    Behind a fault of its own it ends the connection when the next request comes on it, as uvicorn does behind an
+    application that failed: its answer is out, and says nothing of that.
+    """
 
     daemon_threads = True
 
@@ -40,12 +44,17 @@ class Server(ThreadingHTTPServer):
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            ends = False
 
             def do_POST(handler) -> None:
+                if handler.ends:
+                    handler.close_connection = True
+                    return
                 body = handler.rfile.read(int(handler.headers["content-length"]))
                 headers = {key.lower(): value for key, value in handler.headers.items()}
                 self.asked.append((handler.path, headers, body))
                 status, more, data = behave(handler.path, headers, body)
+                handler.ends = status == 500
                 handler.send_response(status)
                 for key, value in {**more, "content-length": str(len(data))}.items():
                     handler.send_header(key, value)
