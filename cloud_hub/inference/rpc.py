@@ -16,7 +16,8 @@ from cloud_hub.inference.loaded import Loaded
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import STATUS
-from fleet.rpc import Refusal
+from fleet.rpc import Certificate, Refusal
+from fleet.rpc.loading import load_server
 from fleet.serving import ByteBudget
 
 if TYPE_CHECKING:
@@ -112,14 +113,14 @@ def make_rpc_server(config: HubConfig, inference: HubInference) -> Server | None
     if endpoint is None:
         return None
     try:
-        from fleet.rpc.server import Certificate, Server
+        found = load_server()
     except ImportError as error:
         raise HubError(f"gRPC is not installed: {error}", hint='pip install "edgeloop[grpc]"') from error
     certificate = None
     if config.tls:
         certificate = Certificate(config.server_certificate.read_bytes(), config.server_key.read_bytes())
     address = str(endpoint if endpoint.host else endpoint._replace(host="::"))
-    return Server(
+    return found(
         inference, address, message_limit=config.limits.infer_body + FRAME, certificate=certificate,
         calls=config.inference.grpc_calls,
     )  # fmt: skip

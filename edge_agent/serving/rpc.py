@@ -14,6 +14,7 @@ from edge_agent.serving.server import is_loopback
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.rpc import Refusal
+from fleet.rpc.loading import load_server
 from fleet.runtimes.cost import BODY_LIMIT
 from fleet.serving import ByteBudget
 
@@ -91,13 +92,13 @@ def make_rpc_server(config: AgentConfig, inference: AgentInference) -> Server:
         UsageError: an address beyond loopback. AgentError: the extra is not installed.
     """
     try:
-        from fleet.rpc.server import Server
+        found = load_server()
     except ImportError as error:
         raise AgentError(f"gRPC is not installed: {error}", hint='pip install "edgeloop[grpc]"') from error
     if not is_loopback(config.host):
         raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
     host = f"[{config.host}]" if ":" in config.host else config.host
-    return Server(inference, f"{host}:{config.grpc_port}", message_limit=BODY_LIMIT + FRAME, calls=CALLS)
+    return found(inference, f"{host}:{config.grpc_port}", message_limit=BODY_LIMIT + FRAME, calls=CALLS)
 
 
 def open_rpc(

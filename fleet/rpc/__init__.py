@@ -6,10 +6,9 @@ head       what a request costs, looked at before it is decoded
 codec      messages to requests and answers of `fleet.protocol.oip`, and back
 service    the calls, for `grpc.aio`
 server     `Server`, which binds a port and serves until it is cancelled
-
-Nothing of grpc is imported before `server` or `service` is.
+loading    brings the server in, and grpc with it: nothing of that is imported before it is asked for
 """
 
-from fleet.rpc.port import Inference, Refusal
+from fleet.rpc.port import Certificate, Inference, Refusal
 
-__all__ = ["Inference", "Refusal"]
+__all__ = ["Certificate", "Inference", "Refusal"]

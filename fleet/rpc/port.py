@@ -21,6 +21,13 @@ class Refusal(NamedTuple):
     later_s: int = 0
 
 
+class Certificate(NamedTuple):
+    """PEM files of a TLS listener, as bytes."""
+
+    chain: bytes
+    key: bytes
+
+
 class Inference(Protocol):
     """What answers, an agent or a hub. Its methods are called on one event loop, and may raise what `refusal` knows.
 

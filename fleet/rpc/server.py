@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+import resource
 
 import grpc.aio
 
-from fleet.rpc.port import Inference
+from fleet.rpc.port import Certificate, Inference
 from fleet.rpc.service import IDLE_S, Service
 
 CALLS = 256  # at a time; a stream is one, however much it carries
 GRACE_S = 5.0  # for calls that run when the server stops
 ANSWER_LIMIT = 64 << 20  # bytes
+CONNECTIONS = 512  # at a time, where the process may open four times as many files: HTTP takes half of them
+HANDSHAKE_MS = 10_000  # for TLS and the first frames of HTTP/2
+IDLE_MS = 75_000  # a connection without a call for so long is closed
 KEEPALIVE_MS = 60_000  # a client that does not answer a ping after so long is gone
 
 
-class Certificate(NamedTuple):
-    """PEM files of a TLS listener, as bytes."""
-
-    chain: bytes
-    key: bytes
+def most() -> int:
+    """How many connections fit beside those of HTTP."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft // 4))
 
 
 class Server:
@@ -33,6 +35,7 @@ class Server:
         certificate: of TLS; None: plain, for loopback.
         calls: how many may run at a time; further ones are RESOURCE_EXHAUSTED.
         idle_s: how long a stream may lie still.
+        connections: how many there may be; further ones are closed at once. By default what fits (`most`).
     """
 
     name = "grpc"
@@ -46,9 +49,11 @@ class Server:
         certificate: Certificate | None = None,
         calls: int = CALLS,
         idle_s: float = IDLE_S,
+        connections: int | None = None,
     ) -> None:
         self._service, self._address, self._certificate = Service(inference, idle_s=idle_s), address, certificate
         self._message_limit, self._calls = message_limit, calls
+        self._connections = most() if connections is None else connections
 
     def bind(self) -> tuple[grpc.aio.Server, int]:
         """A server that is bound and not started, and its port; raises OSError. For the event loop that it runs on."""
@@ -58,6 +63,9 @@ class Server:
                 ("grpc.max_receive_message_length", self._message_limit),
                 ("grpc.max_send_message_length", ANSWER_LIMIT),
                 ("grpc.so_reuseport", 0),  # a port that another process has is refused, not shared
+                ("grpc.max_allowed_incoming_connections", self._connections),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+                ("grpc.max_connection_idle_ms", IDLE_MS),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
                 ("grpc.http2.max_pings_without_data", 0),
             ],

@@ -133,7 +133,6 @@ class Service:
                 if isinstance(answer, Refusal):
                     await _abort(context, answer)
                 yield answer
-            await reader  # raises what ended it
         finally:
             reader.cancel()
             while not running.empty():
@@ -153,6 +152,8 @@ class Service:
         except TimeoutError:
             why = f"no request came for {self._idle_s:g} s"
             await running.put(asyncio.create_task(_said(Refusal("deadline", why))))
+        except Exception as error:  # noqa: BLE001 (the boundary of a stream: told, or logged)
+            await running.put(asyncio.create_task(_said(self._refusal(error))))
 
     async def _streamed(self, data: bytes, context: Context) -> Any:
         """The answer to a request of a stream; a Refusal ends the stream."""

@@ -1,0 +1,22 @@
+"""Brings in what needs grpc, for those who ask for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fleet.rpc.server import Server
+
+
+def load_server() -> type[Server]:
+    """The class; ImportError where the extra `[grpc]` is not installed.
+
+    grpc's core writes to the standard error by itself, by default a line for every connection that fails to speak
+    TLS: whoever reaches the port could fill the log. It reads this variable when it is loaded, and then says errors
+    of its own only; what a call ends with is our log's business.
+    """
+    os.putenv("GRPC_VERBOSITY", "ERROR")
+    from fleet.rpc.server import Server
+
+    return Server
