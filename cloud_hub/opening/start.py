@@ -76,13 +76,16 @@ def check_rpc(config: HubConfig) -> None:
 
 def introduction(config: HubConfig) -> list[str]:
     """What is said at the start: every address, which broker was chosen, and who cannot reach them."""
-    addresses, broker = config.addresses, config.broker.resolved()
+    from cloud_hub.inference.rpc import rpc_endpoint
+
+    addresses, broker, rpc = config.addresses, config.broker.resolved(), rpc_endpoint(config)
     what = {"mosquitto": f"mosquitto ({broker.binary()})", "embedded": "the embedded one", "external": "external"}
     where = f"on {addresses.broker}" if addresses.broker else f"at {addresses.broker_connect}"
     return [
         f"hub at {addresses.http_connect} (dashboard: {addresses.http_connect}/)",
         f"HTTP listens on {addresses.http}; devices reach it at {addresses.http_advertise}",
         f"broker: {what[broker.kind]} {where}; devices are told {addresses.broker_advertise}",
+        *([f"gRPC listens on {rpc}"] if rpc is not None else []),
         *warnings(addresses),
     ]
 

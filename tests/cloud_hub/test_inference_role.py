@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import grpc
 import pytest
 from fastapi.testclient import TestClient
 
@@ -18,10 +19,12 @@ from cloud_hub.errors import ConflictError
 from cloud_hub.identity.tokens import revoke_token
 from cloud_hub.opening.bootstrap import check_database, open_hub
 from cloud_hub.store.migrate import downgrade
+from fleet.client import Client, HttpTransport
 from fleet.protocol.manifest import encode_manifest
+from fleet.rpc import messages
 from tests.support import models
 from tests.support.hub import HubFixture, make_hub
-from tests.support.hub_process import serving
+from tests.support.hub_process import free_port, serving
 
 PATH = "/v2/models/tiny/infer"
 ROW = {"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]}
@@ -64,13 +67,26 @@ def ask(url: str, token: str) -> int:
         return error.code
 
 
+def rpc_ready(authority: Path, port: str) -> bool:
+    with grpc.secure_channel(f"127.0.0.1:{port}", grpc.ssl_channel_credentials(authority.read_bytes())) as channel:
+        answer = messages.kind("ServerReadyResponse").FromString
+        return bool(channel.unary_unary(f"/{messages.SERVICE}/ServerReady", None, answer)(b"", timeout=60).ready)
+
+
 @pytest.mark.e2e
-def test_two_processes_on_one_directory_obey_a_revocation_made_elsewhere(tmp_path: Path) -> None:
+def test_two_processes_on_one_directory_share_work_and_obey_a_revocation_made_elsewhere(tmp_path: Path) -> None:
     hub = make_hub(tmp_path, start=time.time())
     token = publish(hub, tmp_path)
     directory = hub.hub.config.directory
-    with serving(directory, "--roles", "infer") as one, serving(directory, "--roles", "infer") as other:
+    rpc = str(free_port())
+    instance = ("--roles", "infer")
+    with serving(directory, *instance) as one, serving(directory, *instance, "--grpc-port", rpc) as other:
         both = [one.url, other.url]
+        assert rpc_ready(directory / "keys" / "ca.pem", rpc)
+        client = Client(HttpTransport(one.url, ca=directory / "keys" / "ca.pem"), token)
+        asked = client.infer_later("tiny", {"input": models.inputs(2)})
+        elsewhere = Client(HttpTransport(other.url, ca=directory / "keys" / "ca.pem"), token)
+        assert elsewhere.wait(asked, timeout_s=60, every_s=0.05).model_version == "1"
         assert [ask(url, token) for url in both] == [200, 200]
         here = open_hub(HubConfig.load(directory))
         with here.session() as session:

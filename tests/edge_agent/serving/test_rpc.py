@@ -166,3 +166,19 @@ def test_who_hangs_up_is_known_to_have_gone(device: Device, monkeypatch: pytest.
     assert ended.wait(60) and seen == [False, True, True]
     monkeypatch.undo()
     assert device.ask(SURE).model_version == "1" and device.agent.shared.budget.taken == 0
+
+
+def test_the_deadline_of_the_call_is_one_of_the_request(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, seen = device.agent.engine, []
+    whole = engine.infer
+
+    async def looks(model: str, version: str, request: Any, *more: Any) -> Any:
+        seen.append(request.parameters["deadline_ms"])
+        return await whole(model, version, request, *more)
+
+    monkeypatch.setattr(engine, "infer", looks)
+    device.ask(SURE)  # within 60 s, as every call of this test
+    device.ask(SURE, deadline_ms=50_000.0)
+    device.ask(SURE, deadline_ms=70_000.0)
+    least, most = 50_000, 65_000  # grpc rounds a time-out up
+    assert least < seen[0] < most and seen[1] == 50_000 and least < seen[2] < most
