@@ -9,13 +9,13 @@ import asyncio
 import faulthandler
 import importlib
 import logging
-import os
 import random
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from edge_agent.config import AgentConfig
+    from edge_agent.reporting.recorder import Recorder
     from edge_agent.reporting.samples import Redact
     from edge_agent.serving.engine import Engine
     from edge_agent.update.install import Outcome
@@ -73,13 +74,9 @@ class Agent:
         from edge_agent.identity.signer import SignerProcess
         from edge_agent.links import Links
         from edge_agent.reporting.actions import Actions
-        from edge_agent.reporting.budget import Budget
         from edge_agent.reporting.draws import DrawnRequests, LocalDraws
         from edge_agent.reporting.locals import LocalRecords
         from edge_agent.reporting.measuring import Measurer
-        from edge_agent.reporting.recorder import Recorder
-        from edge_agent.reporting.samples import SampleStore
-        from edge_agent.reporting.spool import Database, Spool
         from edge_agent.reporting.uploader import Uploader
         from edge_agent.serving.app import App
         from edge_agent.serving.metrics import Metrics
@@ -94,15 +91,8 @@ class Agent:
         sweep_drafts(config.dir, config.identity, spare=REQUEST)  # which another process writes
         self.signer = SignerProcess(config.identity)
         self.links = Links(config, self.signer)
-        self.database = Database(config.dir / "spool.db")
-        self.spool = Spool(self.database)
         self.slots, self.policies, self.metrics = Slots(load_wall_s=config.load_wall_s), Policies(), Metrics()
-        self.samples = SampleStore(self.database, redact)
-        self.budget = Budget(self.database, time.time)
-        self.recorder = Recorder(
-            self.slots, self.policies, self.spool, self.samples, self.budget, self.metrics,
-            clock=time.time, rng=random.random,
-        )  # fmt: skip
+        self.recorder = self._recorder(redact)
         self.engine = self._engine()
         self.uploader = Uploader(self.links.hub, self.samples, self.budget)
         self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
@@ -126,9 +116,16 @@ class Agent:
         self.app = App(self.engine, self.metrics, self.status)
         self.addresses: list[str] = []
 
+    def status(self) -> dict[str, Any]:
+        """The `/status` document."""
+        from edge_agent.running_status import document
+
+        return document(self)
+
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
         from edge_agent import memory
+        from edge_agent.announcement import announce, announce_later
         from edge_agent.notify import ServiceManager
         from edge_agent.serving.rpc import open_rpc
         from edge_agent.serving.server import address, listen, make_server, share
@@ -149,26 +146,12 @@ class Agent:
         )
         await self.updater.start()
         memory.freeze()
-        announced = _announce(self.config.dir, self.addresses[0])
+        beside = self._tasks() | {f"grpc {where}": run for where, run in rpc}
+        if not announce(self.config.dir, self.addresses[0]):
+            beside["address"] = partial(announce_later, self.config.dir, self.addresses[0])
         log.info("agent %s serves on %s", self.links.enrollment.device_id, " and ".join(self.addresses))
         manager.ready()
-        tasks = [watchdog] + [
-            loop.create_task(_guarded(name, run))
-            for name, run in (
-                ("address", lambda: self._announce_later(announced)),
-                ("updater", self.updater.run),
-                ("bundles", lambda: self.installer.run(self.updater)),
-                ("recorder", self.recorder.run),
-                ("auditor", self.auditor.run),
-                ("uplink", self.uplink.run),
-                ("uploader", self.uploader.run),
-                ("actions", self.actions.run),
-                ("measurer", self.measurer.run),
-                ("local records", self.locals.run),
-                ("local draws", self.draws.run),
-                *(("grpc", run) for _, run in rpc),
-            )
-        ]
+        tasks = [watchdog, *(loop.create_task(_guarded(name, run)) for name, run in beside.items())]
         try:
             await server.serve(listeners)
         finally:
@@ -176,19 +159,28 @@ class Agent:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.cloud.close()
-            self.remotes.close()
-            self.audits.close()
-            self.signer.close()
-            self.database.close()
-            _announce(self.config.dir, "")
+            self._close()
+            announce(self.config.dir, "")
             log.info("agent stopped")
 
-    async def _announce_later(self, announced: bool) -> None:
-        """Try again on a disk that refused to say where the agent answers."""
-        while not announced:
-            await asyncio.sleep(RESTART_S)
-            announced = _announce(self.config.dir, self.addresses[0])
+    def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What runs beside serving."""
+        return {
+            "updater": self.updater.run,
+            "bundles": lambda: self.installer.run(self.updater),
+            "recorder": self.recorder.run,
+            "auditor": self.auditor.run,
+            "uplink": self.uplink.run,
+            "uploader": self.uploader.run,
+            "actions": self.actions.run,
+            "measurer": self.measurer.run,
+            "local records": self.locals.run,
+            "local draws": self.draws.run,
+        }
+
+    def _close(self) -> None:
+        for one in (self.cloud, self.remotes, self.audits, self.signer, self.database):
+            one.close()
 
     async def install(self, folder: Path) -> Outcome:
         """Serve what is installed, take one look at the bundle, and end; the running agent decides the probation."""
@@ -196,64 +188,23 @@ class Agent:
             await self.updater.start(to_serve=False)
             return await self.installer.install(self.updater, folder)
         finally:
-            self.cloud.close()
-            self.remotes.close()
-            self.audits.close()
-            self.signer.close()
-            self.database.close()
+            self._close()
 
-    def status(self) -> dict[str, Any]:
-        """The `/status` document: who, what serves, what is under way, and why not."""
-        from edge_agent.standing import around
+    def _recorder(self, redact: Redact | None) -> Recorder:
+        """What is kept of requests until the hub has it: the spool, samples and the day's bytes in one database."""
+        from edge_agent.reporting.budget import Budget
+        from edge_agent.reporting.recorder import Recorder
+        from edge_agent.reporting.samples import SampleStore
+        from edge_agent.reporting.spool import Database, Spool
 
-        return {
-            **self.updater.status(),
-            **self.links.problem(),
-            "device": self.links.enrollment.device_id,
-            "agent": VERSION,
-            "pid": os.getpid(),  # the same as in run.json, by which this agent is told from others
-            "hub": self.links.enrollment.hub,
-            "address": self.addresses[0] if self.addresses else "",
-            "addresses": self.addresses,
-            "online": self.uplink.online,
-            "broker": self.uplink.connection.document(),
-            **around(self.config),
-            "certificate_expires": self.updater.file.state.looked.certificate_expires,
-            "started": self.started,
-            "outbox": {
-                "spool": self.spool.id,
-                "waiting": len(self.spool),
-                "lost": self.spool.lost,
-                "problem": self.database.refusal,
-            },
-            "samples": {"waiting": len(self.samples), "dropped": self.samples.dropped},
-            "audits_dropped": self.auditor.dropped,
-            "local_draws": self.draws.counts,
-            "bytes": {"up": self.budget.up, "down": self.budget.down},
-            "models": self._models(),
-        }
-
-    def _models(self) -> dict[str, Any]:
-        models: dict[str, Any] = msgspec.to_builtins(self.updater.status()["models"])
-        for name in self.slots.names():
-            slot = self.slots.slot(name)
-            if slot is None or slot.active is None:
-                continue
-            served = slot.active
-            models.setdefault(name, {}).update(
-                serving=served.release.number,
-                variant=served.release.variant.name,
-                runtime=served.runtime,
-                requests=served.requests,
-                failures=served.failures,
-                refused=served.refused,
-                newly_refused=served.newly_refused,
-                refusal=served.refusal,
-                shadow=slot.previous.release.number if slot.previous is not None else None,
-            )
-        for name in self.updater.loading:
-            models.setdefault(name, {})["loading"] = True
-        return models
+        self.database = Database(self.config.dir / "spool.db")
+        self.spool = Spool(self.database)
+        self.samples = SampleStore(self.database, redact)
+        self.budget = Budget(self.database, time.time)
+        return Recorder(
+            self.slots, self.policies, self.spool, self.samples, self.budget, self.metrics,
+            clock=time.time, rng=random.random,
+        )  # fmt: skip
 
     def _engine(self) -> Engine:
         """What answers requests, and the auditor beside it: each has calls of its own to the cloud."""
@@ -365,23 +316,6 @@ async def _guarded(name: str, run: Callable[[], Awaitable[None]]) -> None:
         except Exception:  # the task boundary: logged with its trace, then started again
             log.exception("%s failed; it starts again in %.0f s", name, RESTART_S)
             await asyncio.sleep(RESTART_S)
-
-
-def _announce(directory: Path, address: str) -> bool:
-    """Tell this machine's commands where the agent answers; it serves also when the disk will not have it."""
-    from edge_agent.durable import write_durably
-    from fleet.protocol.codec import encode_json
-
-    path = directory / "run.json"
-    try:
-        if address:
-            write_durably(path, encode_json({"address": address, "pid": os.getpid()}))
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("%s is not written: %s; name the address %s to commands yourself", path, error, address)
-        return False
-    return True
 
 
 def _stop(server: uvicorn.Server) -> None:

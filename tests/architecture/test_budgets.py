@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
-MODULE_LINES, FUNCTION_LINES = 400, 60
+MODULE_LINES, FUNCTION_LINES = 400, 48
 GENERATED = ("migrations/versions",)  # written by a tool, one file per schema version
 MODULES = sorted(p.relative_to(ROOT) for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
 ARCHIVES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "tarfile"}
@@ -23,13 +23,10 @@ def tree(path: Path) -> ast.Module:
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function without decorators and docstring."""
+    """Lines of a function's body without its docstring. A signature is left out: a command's lists all its options."""
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
     assert function.end_lineno is not None
-    lines = function.end_lineno - function.lineno + 1
-    first = function.body[0]
-    if ast.get_docstring(function) is not None and first.end_lineno is not None:
-        lines -= first.end_lineno - first.lineno + 1
-    return lines
+    return function.end_lineno - statements[0].lineno + 1 if statements else 0
 
 
 def reads_environment(node: ast.AST) -> bool:
@@ -108,4 +105,4 @@ def test_the_checks_see_what_they_look_for() -> None:
         assert any(reads_environment(node) for node in ast.walk(ast.parse(text))), text
     assert not any(reads_environment(node) for node in ast.walk(ast.parse("{**os.environ, 'A': '1'}")))
     function = ast.parse("def f():\n    '''doc\n    string'''\n    return 1\n").body[0]
-    assert isinstance(function, ast.FunctionDef) and code_lines(function) == 2
+    assert isinstance(function, ast.FunctionDef) and code_lines(function) == 1

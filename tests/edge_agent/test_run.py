@@ -11,14 +11,13 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import grpc
 import numpy as np
 import pytest
 
 from edge_agent import client
-from edge_agent import main as composition
+from edge_agent.announcement import announce, announce_later
 from edge_agent.errors import ConflictError, NotFoundError
 from edge_agent.lock import only_one
 from edge_agent.main import main
@@ -96,22 +95,21 @@ def test_an_agent_that_is_not_enrolled_says_what_to_do(tmp_path, capsys):
     assert "edge-agent enroll" in capsys.readouterr().err
 
 
-def test_an_address_that_the_disk_refuses_is_told_when_it_takes_it(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(composition, "RESTART_S", 0.01)
+def test_an_address_that_the_disk_refuses_is_told_when_it_takes_it(tmp_path: Path) -> None:
     there = tmp_path / "run.json"
     there.mkdir()  # nothing can be renamed to it
-    assert not composition._announce(tmp_path, "http://127.0.0.1:1")
-    agent = SimpleNamespace(config=SimpleNamespace(dir=tmp_path), addresses=["http://127.0.0.1:1"])
+    address = "http://127.0.0.1:1"
+    assert not announce(tmp_path, address)
 
     async def heal() -> None:
-        later = asyncio.ensure_future(composition.Agent._announce_later(agent, announced=False))
+        later = asyncio.ensure_future(announce_later(tmp_path, address, every_s=0.01))
         await asyncio.sleep(0.03)
         assert not later.done()
         there.rmdir()
         await asyncio.wait_for(later, 60)
 
     asyncio.run(heal())
-    assert json.loads(there.read_bytes())["address"] == agent.addresses[0]
+    assert json.loads(there.read_bytes())["address"] == address
 
 
 def test_a_folder_in_which_no_agent_ever_ran_is_locked_also_where_nothing_can_be_written(tmp_path: Path, monkeypatch):

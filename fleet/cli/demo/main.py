@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
@@ -49,8 +49,21 @@ def run_demo(*, seed: int, keep: bool, directory: Path, report: Path) -> int:
 
 def play(story: Story) -> None:
     """The acts, in order."""
+    good, bad = _first_release(story)
+    _serve(story)
+    _rollouts(story, good, bad)
     shop = story.shop
+    shop.act("8  The camera slips: alarm, labels, retrain")
+    alarms = _drift(story)
 
+    shop.act("9  The hub goes away")
+    kill.hub_away(story)
+    drift.count_later_alarms(story, alarms)
+
+
+def _first_release(story: Story) -> tuple[Future[Path], Future[Path]]:
+    """Acts 1 to 3; what the later acts roll out, a good and a bad release, is made while the first one serves."""
+    shop = story.shop
     shop.act("1  Train a teacher and its student")
     train.make_data(story)
     first = train.train(shop, "first", "--seed", shop.seed)
@@ -60,7 +73,6 @@ def play(story: Story) -> None:
     shop.say(train.describe(release))
     story.input_name = train.manifest(release)["inputs"][0]["name"]
     story.raw_runtime_p50 = train.manifest(release)["variants"][0]["verdict"]["latency_us_p50"]
-    # What the later acts roll out is made while the first release serves.
     good = story.background.submit(_make, story, "good", "--seed", shop.seed + 1000)
     bad = story.background.submit(_make, story, "bad", "--seed", shop.seed + 2000, "--swap-labels", SWAP)
 
@@ -68,7 +80,12 @@ def play(story: Story) -> None:
     opening.open_hub(shop)
     opening.create_model(story)
     opening.put_on_channel(shop, opening.publish(shop, release, "the first"))
+    return good, bad
 
+
+def _serve(story: Story) -> None:
+    """Acts 4 and 5."""
+    shop = story.shop
     shop.act("4  Three devices pull, verify, try and serve it")
     opening.enrol_devices(shop)
     story.traffic = Traffic(
@@ -83,6 +100,10 @@ def play(story: Story) -> None:
     _examine(story, "before_shift", shifted=False)
     variants.compare(story)
 
+
+def _rollouts(story: Story, good: Future[Path], bad: Future[Path]) -> None:
+    """Acts 6 and 7."""
+    shop = story.shop
     shop.act("6  A good release is rolled out and promoted, though two devices are killed on the way (9)")
     _good_release(story, good.result())
 
@@ -90,13 +111,6 @@ def play(story: Story) -> None:
     number = opening.publish(shop, bad.result(), "looks fine")
     rollouts.follow(story, rollouts.create(shop, number), number, expected="halted")
     rollouts.wait_back_on(shop, 2)
-
-    shop.act("8  The camera slips: alarm, labels, retrain")
-    alarms = _drift(story)
-
-    shop.act("9  The hub goes away")
-    kill.hub_away(story)
-    drift.count_later_alarms(story, alarms)
 
 
 def _good_release(story: Story, release: Path) -> None:
