@@ -18,14 +18,14 @@ from cloud_hub.errors import HubError, NoAnswerError, NotFoundError
 from cloud_hub.inference.batching import Answer, Batcher, Limits
 from cloud_hub.inference.sessions import cores, load_lanes
 from cloud_hub.store.fresh import Cache, Freshness
-from cloud_hub.store.tables import ChannelRow, Release
+from cloud_hub.store.tables import ChannelRow, Model, Release
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.finite import not_finite
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.runtimes.cost import body_limit
 from fleet.serving import Statistics
 
-INDEXED = 10_000  # releases in an answer
+INDEXED = 2_000  # releases in an answer; writing more would hold up others
 VERSION = re.compile(r"[0-9]{1,9}")
 log = logging.getLogger(__name__)
 
@@ -161,11 +161,12 @@ def published(hub: Hub, model: str, version: str) -> Published:
 
 
 def index(hub: Hub, allowed: Callable[[str], bool]) -> list[tuple[str, int]]:
-    """Model and number of every published release of the models that are `allowed`, in order, at most INDEXED."""
-    columns = select(Release.model, Release.number).where(Release.status == "published")
+    """Model and number of the published releases of the models that are `allowed`, in order; the INDEXED newest."""
     with hub.reading() as session:
-        found = session.exec(columns.order_by(Release.model, col(Release.number)).limit(INDEXED)).all()
-    return [(model, number) for model, number in found if allowed(model)]
+        names = [name for name in session.exec(select(Model.name)).all() if allowed(name)]
+        mine = select(Release.model, Release.number).where(col(Release.model).in_(names))
+        newest = mine.where(Release.status == "published").order_by(col(Release.published_at).desc()).limit(INDEXED)
+        return sorted((model, number) for model, number in session.exec(newest).all())
 
 
 def _parameters(number: int, manifest: Manifest) -> dict[str, Any]:

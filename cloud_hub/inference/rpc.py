@@ -35,6 +35,10 @@ class HubInference:
         self._admission, self._loaded, self._about, self._endpoint = admission, loaded, about, endpoint
         self.budget = budget
 
+    async def known(self, authorization: str) -> None:
+        """See Inference."""
+        await self._admission.get(authorization)
+
     async def admit(self, authorization: str, model: str | None) -> Caller:
         """See Inference."""
         caller = await self._admission.get(authorization)

@@ -32,6 +32,9 @@ class AgentInference:
         self._engine, self._about = engine, about
         self.budget = budget
 
+    async def known(self, authorization: str) -> None:
+        """See Inference."""
+
     async def admit(self, authorization: str, model: str | None) -> None:
         """See Inference."""
 

@@ -36,6 +36,9 @@ class Inference(Protocol):
 
     budget: ByteBudget
 
+    async def known(self, authorization: str) -> None:
+        """Raise unless somebody may call with this credential; nothing of the call has been read yet."""
+
     async def admit(self, authorization: str, model: str | None) -> Any:
         """Whoever sends this credential, if they may ask the model (None: some model); counts the call."""
 

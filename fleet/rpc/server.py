@@ -8,7 +8,7 @@ import resource
 import grpc.aio
 
 from fleet.rpc.port import Certificate, Inference
-from fleet.rpc.service import IDLE_S, Service
+from fleet.rpc.service import IDLE_S, Gate, Service
 
 CALLS = 256  # at a time; a stream is one, however much it carries
 GRACE_S = 5.0  # for calls that run when the server stops
@@ -58,6 +58,7 @@ class Server:
     def bind(self) -> tuple[grpc.aio.Server, int]:
         """A server that is bound and not started, and its port; raises OSError. For the event loop that it runs on."""
         server = grpc.aio.server(
+            interceptors=[Gate(self._service)],
             maximum_concurrent_rpcs=self._calls,
             options=[
                 ("grpc.max_receive_message_length", self._message_limit),

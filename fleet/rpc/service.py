@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+import grpc.aio
 from google.protobuf import json_format
 from msgspec.structs import replace
 
@@ -28,6 +29,7 @@ from fleet.serving import ByteBudget
 
 log = logging.getLogger(__name__)
 
+OPEN = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})  # to anybody, as over HTTP
 AHEAD = 8  # requests of one stream that run at a time
 NAME = 256  # characters of a model or version
 IDLE_S = 75.0  # a stream without a request for so long is ended, as an idle connection is over HTTP
@@ -45,6 +47,27 @@ class _Caller:
     """`gone`: the call was cancelled, nobody waits for its answer."""
 
     gone = False
+
+
+class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """Refuses who is not known before a message of theirs is read, which may be large."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
+        """The call's handler, or one that refuses and reads nothing."""
+        if details.method.rpartition("/")[2] in OPEN:
+            return await continuation(details)
+        refusal = await self._service.unknown(details.invocation_metadata)
+        if refusal is None:
+            return await continuation(details)
+
+        async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
+            await _abort(context, refusal)
+            yield b""  # which makes it a stream's
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 class Service:
@@ -69,6 +92,14 @@ class Service:
                 )
             found[name] = made
         return grpc.method_handlers_generic_handler(messages.SERVICE, found)
+
+    async def unknown(self, sent: Any) -> Refusal | None:
+        """Why a call with this metadata is refused before it is read."""
+        try:
+            await self._inference.known(_authorization(sent))
+        except Exception as error:  # noqa: BLE001 (the boundary of a call: told, or logged)
+            return self._refusal(error)
+        return None
 
     async def ServerLive(self, request: Any, context: Context) -> dict[str, Any]:
         """The process answers."""
@@ -213,8 +244,7 @@ class Service:
         """The caller, by the metadata `authorization`; names that cannot be any are refused here."""
         if len(model or "") > NAME or len(version) > NAME or "\0" in f"{model}{version}":
             raise MalformedError(f"a model or version has more than {NAME} characters, or a NUL", subject="model")
-        sent = [value for name, value in context.invocation_metadata() or () if name == "authorization"]
-        return await self._inference.admit(sent[0] if len(sent) == 1 and isinstance(sent[0], str) else "", model)
+        return await self._inference.admit(_authorization(context.invocation_metadata()), model)
 
     def _told(self, call: Callable[..., Awaitable[dict[str, Any]]], answer: Any) -> Callable[..., Awaitable[Any]]:
         """A call that answers with a document, whose errors become statuses."""
@@ -236,6 +266,11 @@ class Service:
         if found is None:
             log.error("a gRPC call failed", exc_info=error)
         return found or BROKEN
+
+
+def _authorization(sent: Any) -> str:
+    found = [value for name, value in sent or () if name == "authorization"]
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
 
 
 def _ended(task: asyncio.Task[Any], budget: ByteBudget, size: int) -> None:

@@ -275,7 +275,15 @@ def test_who_may_not_ask_is_refused(door: Door, channel: grpc.Channel) -> None:
             with pytest.raises(grpc.RpcError) as caught:
                 call(channel, name, data, door, metadata=sent)
             assert caught.value.code() == grpc.StatusCode[status], name
-    stream = channel.stream_stream(f"/{messages.SERVICE}/ModelStreamInfer", None, messages.StreamResponse.FromString)
-    with pytest.raises(grpc.RpcError) as caught:
-        list(stream(iter([b"\x0a\x03any"]), metadata=()))
-    assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait(60)
+        yield b""
+
+    for name in ("ModelStreamInfer", "ModelInfer", "ModelConfig"):  # and nothing of the call was read before
+        with pytest.raises(grpc.RpcError) as caught:
+            list(channel.stream_stream(f"/{messages.SERVICE}/{name}")(nothing(), metadata=(), timeout=20))
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED, name
+    never.set()
+    assert call(channel, "ServerReady", b"", door, metadata=()).ready  # as over HTTP
