@@ -90,6 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_dir(install)
     _add_json(install)
 
+    _add_asking(commands)
+    _add_measuring(commands)
+    return parser
+
+
+def _add_asking(commands: Any) -> None:
     status = _add(commands, "status", "what runs here, and why not more", "edge-agent status --dir agent1 --json")
     _add_dir(status)
     _add_json(status)
@@ -103,9 +109,6 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--url", help="the agent's address, as http://127.0.0.1:8200")
     where.add_argument("--dir", type=Path, help="the agent's directory")
     _add_json(infer)
-
-    _add_measuring(commands)
-    return parser
 
 
 def _add_measuring(commands: Any) -> None:

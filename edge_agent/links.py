@@ -22,7 +22,7 @@ from edge_agent.identity.http import HubHttp
 from edge_agent.identity.pairs import CERTIFICATE, KEY, settle
 from edge_agent.identity.tls import Dates, client_context
 from edge_agent.ports import HubCalls, HubResponse, Signer
-from edge_agent.reporting.uplink import Link
+from edge_agent.reporting.linking import Link
 from edge_agent.update.state import Looked, read_state
 from fleet.protocol.messages import MqttEndpoint
 

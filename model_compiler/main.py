@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +10,13 @@ import typer
 
 from model_compiler import options as o
 from model_compiler.errors import CompilerError
+from model_compiler.option_values import defer_of, gate_of, lineage_of, metric_of, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fleet.protocol.manifest import Gate, Lineage, Manifest
     from fleet.protocol.steps import AnyStep
-    from fleet.protocol.task import TaskSpec
-    from model_compiler.deferral import DeferTarget
     from model_compiler.extending import Kept
-    from model_compiler.metrics import Metric
     from model_compiler.request import CompileReport, CompileRequest
 
 app = typer.Typer(
@@ -81,13 +77,13 @@ def compile_(
             **_source(source, weights),
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
-            metric=_metric(metric),
-            task=_task(task),
+            metric=metric_of(metric),
+            task=task_of(task),
             channels_last=channels_last,
-            gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
+            gate=gate_of(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             search=search,
-            defer=_defer(defer_error, defer_cloud),
-            lineage=_lineage(lineage),
+            defer=defer_of(defer_error, defer_cloud),
+            lineage=lineage_of(lineage),
             seed=seed,
             measurements=_kept(measurements, again=measure_again),
             pythons=tuple(python or ()),
@@ -143,9 +139,9 @@ def import_(
             out=out,
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
-            metric=_metric(metric),
-            task=_task(task),
-            gate=_gate(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
+            metric=metric_of(metric),
+            task=task_of(task),
+            gate=gate_of(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio),
             measurements=_kept(measurements, again=measure_again),
             pythons=tuple(python or ()),
         )
@@ -159,9 +155,10 @@ def inspect(release: o.Release, json: o.Json = False) -> None:
     Example: model-compiler inspect out/release
     """
     from model_compiler.pack import read_release
+    from model_compiler.report.terminal import show
 
     with _exit_on_error():
-        _show(read_release(release), {}, json=json)
+        show(read_release(release), {}, json=json)
 
 
 @app.command("delta")
@@ -173,6 +170,7 @@ def delta_(old: o.Old, new: o.New, out: o.Patch = None, model: o.Name = "", json
     Example: model-compiler delta out/release1 out/release2 --out patch
     """
     from model_compiler import delta
+    from model_compiler.report.terminal import print_json
 
     with _exit_on_error():
         before, after = delta.model_of(old, model), delta.model_of(new, model)
@@ -183,7 +181,7 @@ def delta_(old: o.Old, new: o.New, out: o.Patch = None, model: o.Name = "", json
             out.write_bytes(built.patch)
         if json:
             sizes = {"method": built.method, "patch_bytes": len(built.patch), "file_bytes": len(after)}
-            _print({**sizes, "methods": built.sizes})
+            print_json({**sizes, "methods": built.sizes})
             return
         for method, size in sorted(built.sizes.items(), key=lambda item: item[1]):
             typer.echo(f"{method:9} {size:>12,} bytes, {size / max(len(after), 1):.1%} of the file")
@@ -255,43 +253,6 @@ def _steps(path: Path | None) -> tuple[AnyStep, ...]:
         raise CompilerError(f"{path}: {error.strerror}", subject=str(path)) from error
 
 
-def _defer(error: float | None, cloud: float) -> DeferTarget:
-    """The target of deferral; both are given in per cent."""
-    from model_compiler.deferral import DeferTarget
-
-    return DeferTarget(error=None if error is None else error / 100, cloud=cloud / 100)
-
-
-def _gate(
-    max_drop: float | None,
-    min_metric: float | None,
-    min_agreement: float | None,
-    max_class_drop: float | None,
-    max_latency_ratio: float | None,
-) -> Gate:
-    from fleet.protocol.manifest import Gate
-
-    return Gate(
-        max_drop_points=max_drop,
-        min_metric=min_metric,
-        min_agreement=min_agreement,
-        max_class_drop=max_class_drop,
-        max_latency_ratio=max_latency_ratio,
-    )
-
-
-def _metric(text: str) -> Metric | None:
-    from model_compiler.metrics import parse
-
-    return parse(text) if text else None
-
-
-def _task(text: str) -> TaskSpec | None:
-    from model_compiler.tasking import parse
-
-    return parse(text) if text else None
-
-
 def _kept(folder: Path | None, *, again: bool) -> Path | None:
     """Where measurements are kept: `$XDG_CACHE_HOME/edgeloop/measurements`, under `~/.cache` without that; None where
     there is no home."""
@@ -304,19 +265,6 @@ def _kept(folder: Path | None, *, again: bool) -> Path | None:
     return cache / "edgeloop" / "measurements"
 
 
-def _lineage(path: Path | None) -> Lineage:
-    import msgspec
-
-    from fleet.protocol.manifest import Lineage
-
-    if path is None:
-        return Lineage()
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Lineage)
-    except (OSError, msgspec.DecodeError) as error:
-        raise CompilerError(f"{path}: not a lineage file: {error}", subject=str(path)) from error
-
-
 def _run(request: CompileRequest, work: Callable[[CompileRequest], CompileReport], *, json: bool) -> None:
     """Work under a bar that says what is being done, then show what came of it."""
     from dataclasses import replace
@@ -324,35 +272,14 @@ def _run(request: CompileRequest, work: Callable[[CompileRequest], CompileReport
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from model_compiler.report.terminal import show
+
     columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     # Every target is built, run and tried; six steps are taken once. A search adds steps and so runs over.
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=2 * len(request.targets) + 6)
         report = work(replace(request, progress=lambda step: bar.update(task, advance=1, description=step)))
-    _show(report.manifest, report.left_out, json=json)
-
-
-def _print(document: dict[str, object]) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
-
-
-def _show(manifest: Manifest, left_out: dict[str, str], *, json: bool) -> None:
-    from rich.console import Console
-
-    from model_compiler.report.terminal import table
-
-    if json:
-        _print({"manifest": manifest, "left_out": left_out})
-        return
-    console = Console(soft_wrap=True)
-    console.print(table(manifest))
-    for variant in manifest.variants:
-        for note in variant.verdict.notes:
-            console.print(f"{variant.name}: {note}")
-    for name, why in left_out.items():
-        console.print(f"left out: {name}: {why}")
+    show(report.manifest, report.left_out, json=json)
 
 
 class _exit_on_error:  # reads as a statement

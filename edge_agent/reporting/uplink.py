@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -19,8 +18,6 @@ from typing import Any
 
 import msgspec
 import paho.mqtt.client as mqtt
-from msgspec import Struct
-from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.errors import AgentError, DeniedError
 from edge_agent.reporting import connecting, gobackn
@@ -28,6 +25,7 @@ from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.commands import accept
 from edge_agent.reporting.connecting import Trouble
 from edge_agent.reporting.connection import Client, Connection
+from edge_agent.reporting.linking import Link, end_client, make_client
 from edge_agent.reporting.reconnecting import Reconnecting
 from edge_agent.reporting.spool import Database, Record, Spool
 from fleet.protocol import topics
@@ -37,7 +35,6 @@ from fleet.protocol.messages import (
     Command,
     CommandKeys,
     Envelope,
-    MqttEndpoint,
     Notify,
     Receipt,
     Status,
@@ -47,21 +44,9 @@ from fleet.protocol.resolve import spread_delay
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 30.0
 ANSWER_S = 10.0  # for the broker to answer a login, then what is wrong is said
 SILENCE = 2.5  # heartbeats without a sign from the broker, then the client is rebuilt
 COUNTER = "command-counter"
-
-
-class Link(Struct, frozen=True, kw_only=True):
-    """Who connects where. `context` is the device's TLS context when the endpoint has TLS."""
-
-    device_id: str
-    channel: str
-    endpoint: MqttEndpoint
-    context: ssl.SSLContext | None = None
-    agent: str = ""
-    heartbeat_s: float = HEARTBEAT_S
 
 
 class Uplink:
@@ -171,18 +156,7 @@ class Uplink:
             self.connection.failed(connecting.of_error(error, link.endpoint))
 
     def _made(self, link: Link) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False
-        )
-        if link.endpoint.tls:
-            if link.context is None:
-                raise AgentError("the broker wants TLS and this device has no certificate", hint="enrol again")
-            client.tls_set_context(link.context)
-        else:
-            client.username_pw_set(link.device_id, link.endpoint.password)
-        client.max_inflight_messages_set(gobackn.WINDOW)
-        client.max_queued_messages_set(gobackn.WINDOW * 2)
-        client.reconnect_delay_set(1, 60)
+        client = make_client(link)
         # One session id per client, in the will too: the hub drops a `lost` of an older session.
         self._session = secrets.token_hex(8)
         client.will_set(self._topic("status"), self._status("lost"), qos=1)
@@ -205,7 +179,7 @@ class Uplink:
         for name in ("on_connect", "on_disconnect", "on_message", "on_publish", "on_failure", "on_socket_open"):
             setattr(client, name, None)
         goodbye = self._status("lost") if polite else None
-        await asyncio.to_thread(_end, client, self._topic("status"), goodbye)
+        await asyncio.to_thread(end_client, client, self._topic("status"), goodbye)
 
     async def _watch(self, now: float) -> None:
         if self._opened and now - self._opened > ANSWER_S:
@@ -369,15 +343,3 @@ class Uplink:
             state=state, session=self._session, at=self._clock(), agent=self._link.agent, instance=self._instance  # type: ignore[arg-type]
         )  # fmt: skip
         return encode_json(said)
-
-
-def _end(client: mqtt.Client, topic: str, goodbye: bytes | None) -> None:
-    """Say goodbye where that is wanted and possible, and wait for the client's thread."""
-    if goodbye is not None and client.is_connected():
-        info = client.publish(topic, goodbye, qos=1)
-        try:
-            info.wait_for_publish(1.0)
-        except (RuntimeError, ValueError) as error:
-            log.debug("the goodbye did not leave: %s", error)
-    client.disconnect()
-    client.loop_stop()

@@ -1,8 +1,12 @@
-"""The table of verdicts in a terminal."""
+"""What a command shows of a release: the table of verdicts, or JSON."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from fleet.protocol.manifest import Manifest
 
@@ -25,3 +29,24 @@ def table(manifest: Manifest) -> Table:
             f"{v.load_ms:.1f}", f"{v.peak_memory_bytes / 1e6:.1f}",
         )  # fmt: skip
     return shown
+
+
+def show(manifest: Manifest, left_out: Mapping[str, str], *, json: bool) -> None:
+    """The release with its notes, and the targets that were left out; as one JSON document on request."""
+    if json:
+        print_json({"manifest": manifest, "left_out": left_out})
+        return
+    from rich.console import Console
+
+    console = Console(soft_wrap=True)
+    console.print(table(manifest))
+    for variant in manifest.variants:
+        for note in variant.verdict.notes:
+            console.print(f"{variant.name}: {note}")
+    for name, why in left_out.items():
+        console.print(f"left out: {name}: {why}")
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(msgspec.json.encode(document).decode() + "\n")

@@ -25,8 +25,9 @@ from edge_agent.identity.tls import Dates, client_context
 from edge_agent.reporting import connecting, uplink
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.connection import AGAIN_S, Connection
+from edge_agent.reporting.linking import Link
 from edge_agent.reporting.spool import Database, Spool
-from edge_agent.reporting.uplink import Link, Uplink
+from edge_agent.reporting.uplink import Uplink
 from fleet.protocol.messages import MqttEndpoint
 from tests.support.require import require
 

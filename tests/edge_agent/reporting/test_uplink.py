@@ -20,8 +20,9 @@ from edge_agent.identity.keys import signed_by
 from edge_agent.reporting import reconnecting
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.commands import accept
+from edge_agent.reporting.linking import Link
 from edge_agent.reporting.spool import Database, Spool
-from edge_agent.reporting.uplink import Link, Uplink
+from edge_agent.reporting.uplink import Uplink
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import (

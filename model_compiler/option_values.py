@@ -1,0 +1,68 @@
+"""What single options say, as a request has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_compiler.errors import CompilerError
+
+if TYPE_CHECKING:
+    from fleet.protocol.manifest import Gate, Lineage
+    from fleet.protocol.task import TaskSpec
+    from model_compiler.deferral import DeferTarget
+    from model_compiler.metrics import Metric
+
+
+def defer_of(error: float | None, cloud: float) -> DeferTarget:
+    """The target of deferral; both are given in per cent."""
+    from model_compiler.deferral import DeferTarget
+
+    return DeferTarget(error=None if error is None else error / 100, cloud=cloud / 100)
+
+
+def gate_of(
+    max_drop: float | None,
+    min_metric: float | None,
+    min_agreement: float | None,
+    max_class_drop: float | None,
+    max_latency_ratio: float | None,
+) -> Gate:
+    """What a variant must keep; None leaves a bound out."""
+    from fleet.protocol.manifest import Gate
+
+    return Gate(
+        max_drop_points=max_drop,
+        min_metric=min_metric,
+        min_agreement=min_agreement,
+        max_class_drop=max_class_drop,
+        max_latency_ratio=max_latency_ratio,
+    )
+
+
+def metric_of(text: str) -> Metric | None:
+    """None where none is named."""
+    from model_compiler.metrics import parse
+
+    return parse(text) if text else None
+
+
+def task_of(text: str) -> TaskSpec | None:
+    """None where none is named."""
+    from model_compiler.tasking import parse
+
+    return parse(text) if text else None
+
+
+def lineage_of(path: Path | None) -> Lineage:
+    """The lineage in a file; raises CompilerError where it holds none."""
+    import msgspec
+
+    from fleet.protocol.manifest import Lineage
+
+    if path is None:
+        return Lineage()
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Lineage)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CompilerError(f"{path}: not a lineage file: {error}", subject=str(path)) from error
