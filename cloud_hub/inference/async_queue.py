@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, func, or_, update
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, delete, select
 
 from cloud_hub.clock import SLACK_S
@@ -96,12 +97,17 @@ def forget(hub: Hub, row: AsyncRequest) -> None:
 def claim(hub: Hub, runner: str) -> AsyncRequest | None:
     """Take the request that has waited longest, or whose instance has fallen silent; None where there is none.
 
+    An owner of whom fewer run comes first, so that nobody's requests keep another's waiting.
+
     Nothing is written before a look has found one: a commit would make every cache of this process look again.
     """
     now = hub.clock()
     due = or_(and_(col(AsyncRequest.state) == "queued", _is_over(AsyncRequest.ready_at, now, 60.0)), _abandoned(now))
     wanted = col(AsyncRequest.expires_at) > now  # the others are the sweep's
-    oldest = select(AsyncRequest.id).where(due, wanted).order_by(col(AsyncRequest.created_at)).limit(1)
+    others = aliased(AsyncRequest)
+    running = select(func.count()).where(col(others.owner) == col(AsyncRequest.owner), col(others.state) == "running")
+    order = running.scalar_subquery(), col(AsyncRequest.created_at)
+    oldest = select(AsyncRequest.id).where(due, wanted).order_by(*order).limit(1)
     with hub.reading() as session:
         if session.exec(oldest).first() is None:
             return None

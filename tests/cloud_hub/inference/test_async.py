@@ -255,6 +255,13 @@ def test_everything_is_deleted_at_its_end(
     assert left(hub) == [] and hub.client.get(f"{PATH}/{asked}", headers=auth).status_code == 404
 
 
+def test_one_tokens_requests_keep_no_other_waiting(hub: HubFixture, auth: dict[str, str]) -> None:
+    mine = [submit(hub, auth) for _ in range(3)]
+    theirs = submit(hub, hub.auth(hub.token("application", scope="infer:tiny")))
+    taken = [async_queue.claim(hub.hub, "one") for _ in range(4)]
+    assert [row.id for row in taken if row is not None] == [mine[0], theirs, *mine[1:]]
+
+
 def test_a_clock_that_ran_ahead_holds_nothing_up(hub: HubFixture, auth: dict[str, str]) -> None:
     hub.clock.advance(10 * KEEP_S)
     asked = submit(hub, auth)
