@@ -197,6 +197,11 @@ def _log(level: Literal["debug", "info", "warning", "error"] | str) -> None:
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    if level != "debug":
+        from fleet.serving.seldom import Seldom
+
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(Seldom())
 
 
 def _tell(document: dict[str, Any], text: str, as_json: bool) -> None:

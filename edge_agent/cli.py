@@ -169,7 +169,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
     from edge_agent.config import load
     from edge_agent.owner import check_owner
-    from edge_agent.seldom import Seldom
+    from fleet.serving.seldom import Seldom
 
     check_owner(arguments.dir, "run")
     given = {"port": arguments.port, "uds": arguments.uds, "grpc_port": arguments.grpc_port}

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from fleet.serving import Shared, hot_protocol, sweep
-
-SWEEP_TICKS = 10  # uvicorn ticks ten times a second
+from fleet.serving import BoundedServer, Shared, hot_protocol
 
 
-class Server(uvicorn.Server):
-    """See the module. `shared` is what the connections share."""
+class Server(BoundedServer):
+    """See the module."""
 
-    def __init__(self, config: uvicorn.Config, shared: Shared) -> None:
-        super().__init__(config)
-        self._shared = shared
-
-    async def on_tick(self, counter: int) -> bool:
-        """uvicorn's own; with a sweep of the connections once a second."""
-        if counter % SWEEP_TICKS == 0:
-            waiting = [one for one in self.server_state.connections if not _uploads(one)]
-            sweep(self._shared, waiting, asyncio.get_running_loop().time())
-        return await super().on_tick(counter)
+    def swept(self) -> list[Any]:
+        """All but those that upload."""
+        return [one for one in super().swept() if not _uploads(one)]
 
 
 def make_server(app: Any, shared: Shared, **settings: Any) -> Server:

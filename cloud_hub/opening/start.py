@@ -154,6 +154,7 @@ def _serve(app: Any, config: HubConfig, listening: list[socket.socket], log_leve
         app,
         app.state.inference.shared,
         log_level=log_level,
+        log_config=None,  # its lines go where the hub's go, and cannot flood it either
         access_log=log_level == "debug",
         timeout_graceful_shutdown=10,
         **certificates,

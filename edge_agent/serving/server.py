@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ipaddress
 import os
@@ -19,28 +18,18 @@ from edge_agent.serving.app import App
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import InferRoute
 from fleet.runtimes.cost import IN_FLIGHT
-from fleet.serving import ByteBudget, Shared, hot_protocol, most, sweep
+from fleet.serving import BoundedServer, ByteBudget, Shared, hot_protocol, most
 
 BACKLOG = 256  # connections; asyncio accepts as many in one turn, beside those that there are
 
 
-class Server(uvicorn.Server):
-    """uvicorn without its own signal handling, which would end the process before the spool is closed."""
-
-    def __init__(self, config: uvicorn.Config, shared: Shared) -> None:
-        super().__init__(config)
-        self.shared = shared
+class Server(BoundedServer):
+    """Without uvicorn's signal handling, which would end the process before the spool is closed."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the composition root."""
         yield
-
-    async def on_tick(self, counter: int) -> bool:
-        """uvicorn's own, ten times a second; with a sweep of the connections in every tenth."""
-        if counter % 10 == 0:
-            sweep(self.shared, self.server_state.connections, asyncio.get_running_loop().time())
-        return await super().on_tick(counter)
 
 
 def share(engine: Engine) -> Shared:

@@ -3,15 +3,18 @@
 port         `HotRoute`, the port that an application implements; `Request` and `Reply`
 protocol     uvicorn's httptools protocol class with the branch in it; everything else goes on as ASGI
 connections  how many there may be and how long each may take for what; `sweep`
+acceptor     a uvicorn server that accepts connections itself, and sweeps them
+seldom       a filter for the log, so that nobody can flood it
 budget       the bytes of all bodies and unsent answers together
 statistics   what is counted of each model, as clients ask for it
 
-Two lines make a listener of it; whoever runs the server calls `sweep(shared, connections, now)` once a second::
+Two lines make a server of it::
 
     shared = Shared(route, ByteBudget(48 << 20), most())
-    uvicorn.Config(app, http=hot_protocol(shared), …)
+    BoundedServer(uvicorn.Config(app, http=hot_protocol(shared), …), shared)
 """
 
+from fleet.serving.acceptor import HANDSHAKE_S, BoundedServer
 from fleet.serving.budget import ByteBudget
 from fleet.serving.connections import LIMIT_S, Shared, most, sweep
 from fleet.serving.port import JSON, HotRoute, Reply, Request, error_reply
@@ -19,8 +22,10 @@ from fleet.serving.protocol import hot_protocol
 from fleet.serving.statistics import Statistics
 
 __all__ = [
+    "HANDSHAKE_S",
     "JSON",
     "LIMIT_S",
+    "BoundedServer",
     "ByteBudget",
     "HotRoute",
     "Reply",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import ssl
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from cloud_hub import main
+from fleet.serving.seldom import Seldom
 from tests.support.commands import call
 from tests.support.hub_process import START_S, cloud_hub, free_port
 
@@ -114,3 +117,13 @@ def test_keys(made: Path, tmp_path: Path) -> None:
     wrong = run("keys", "renew", str(made / "hub"), *offline, EDGELOOP_PASSPHRASE="wrong")
     assert wrong.returncode == 4 and "passphrase" in wrong.stderr
     assert run("keys", "rotate", str(made / "hub"), "none", *offline).returncode == 1
+
+
+@pytest.mark.parametrize(("level", "bounded"), [("info", True), ("debug", False)])
+def test_nobody_can_flood_the_hubs_log(monkeypatch: pytest.MonkeyPatch, level: str, bounded: bool) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    main._log(level)
+    (handler,) = root.handlers
+    assert any(isinstance(one, Seldom) for one in handler.filters) is bounded

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 
 import uvicorn
 
-from fleet.serving import ByteBudget, Reply, Shared, error_reply, hot_protocol, sweep
+from fleet.serving import BoundedServer, ByteBudget, Reply, Shared, error_reply, hot_protocol, sweep
 
 LIMIT = 1 << 20
 
@@ -106,7 +107,7 @@ class Listener:
 
 
 @contextlib.asynccontextmanager
-async def listening(route=None, *, budget: int = 8 << 20, connections: int = 64):
+async def listening(route=None, *, budget: int = 8 << 20, connections: int = 64, tls: ssl.SSLContext | None = None):
     """`route` by default is a `Route`, whose slow requests are answered at the end."""
     route = route or Route()
     shared = Shared(route, ByteBudget(budget), connections)
@@ -114,7 +115,9 @@ async def listening(route=None, *, budget: int = 8 << 20, connections: int = 64)
                             date_header=False, access_log=False)  # fmt: skip
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        server = uvicorn.Server(config)
+        config.load()
+        config.ssl = tls
+        server = BoundedServer(config, shared)
         task = asyncio.create_task(server._serve([listener]))  # `serve` would take the signals of the test run
         async with asyncio.timeout(60):
             yield Listener(listener.getsockname(), route, shared, server)

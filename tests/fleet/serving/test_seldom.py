@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 
-from edge_agent.seldom import BURST, WINDOW_S, Seldom
+from fleet.serving.seldom import BURST, WINDOW_S, Seldom
 
 
 def test_a_place_that_floods_is_cut_off_and_counted_and_others_are_not(tmp_path):
