@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,35 +22,10 @@ from tests.support import any_model
 from tests.support.agent import Agent
 from tests.support.any_model import tensors
 from tests.support.hub import HubFixture, make_hub
+from tests.support.loop import Calls
 
 PATIENT = Routing(deadline_ms=60_000)  # the teacher is loaded at its first request
 WANTED = {"minus": A - B, "plus": A + B}
-
-
-class Said(NamedTuple):
-    """`edge_agent.ports.HubResponse`."""
-
-    status: int
-    data: bytes
-    headers: Mapping[str, str]
-
-
-class Calls:
-    """`edge_agent.ports.HubCalls` to a hub in this process, as an application that may ask the model."""
-
-    def __init__(self, hub: HubFixture) -> None:
-        self._hub, self._auth = hub, hub.auth(hub.token("application", scope="infer:any"))
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = 30.0,
-    ) -> Said:
-        answer = self._hub.client.request(method, path, content=body, headers={**self._auth, **(headers or {})})
-        return Said(status=answer.status_code, data=answer.content, headers=dict(answer.headers))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +52,7 @@ def asked(
 ) -> oip.InferResponse:
     """One request to an agent that serves the student and may ask the hub."""
     agent = Agent(directory / "agent", runtime=runtimes.for_variant(made.variant))  # type: ignore[arg-type]
-    agent.endpoint._cloud = HubCloud(Calls(hub))
+    agent.endpoint._cloud = HubCloud(Calls(hub, "any"))
     entry = ModelEntry(release=made.number, routing=PATIENT)
     agent.policies.apply(Channel(channel="stable", version=1, models={"any": entry}))
     request = request_of({"a": A[:rows], "b": B[:rows]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -14,28 +13,17 @@ import torch
 from sqlmodel import select
 
 from cloud_hub.errors import InvalidError
-from cloud_hub.execution.here import InlineExecutor
-from cloud_hub.jobs import queue
-from cloud_hub.jobs.worker import run_worker
-from cloud_hub.samples import snapshots, store
+from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
-from cloud_hub.store.tables import Job, Model, Release, Snapshot
+from cloud_hub.store.tables import Model, Release, Snapshot
 from cloud_hub.training.checking import Contract, settle
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.recipe import Examples, load_recipe
-from cloud_hub.training.retrain import kinds
-from cloud_hub.trust.rows import get_release
-from edge_agent import runtimes
-from edge_agent.ports import InstalledRelease
-from fleet.protocol import oip
-from fleet.protocol.channel import Channel, ModelEntry, Routing, Sampling
-from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Manifest, Tensor, decode_manifest
-from fleet.protocol.messages import SampleBatch
-from tests.support.agent import Agent
 from tests.support.commands import call
 from tests.support.hub import HubFixture
+from tests.support.loop import DeviceOf, manifest_of, publish, retrain
 
 torch.set_num_threads(1)
 
@@ -103,63 +91,6 @@ RECIPE = Recipe(
 '''
 
 
-class Device:
-    """A real engine with real runtimes; releases come from the hub's store."""
-
-    def __init__(self, directory: Path, hub: HubFixture, model: str) -> None:
-        directory.mkdir()
-        self.agent = Agent(directory, runtime=Real())  # type: ignore[arg-type]
-        self.hub, self.model = hub, model
-        sampling = Sampling(enabled=True, random_ppm=1_000_000)
-        entry = ModelEntry(release=1, sampling=sampling, routing=Routing(cloud=False))
-        self.agent.policies.apply(Channel(channel="stable", version=1, models={model: entry}))
-
-    def serve(self, number: int, requests: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-        """Activate a release and ask it; the outputs by name."""
-        manifest = manifest_of(self.hub, self.model, number)
-        self.agent.blobs.mkdir(parents=True, exist_ok=True)
-        for blob in manifest.blobs():
-            (self.agent.blobs / blob.sha256).write_bytes(self.hub.hub.objects.get(f"blobs/{blob.sha256}").data)
-        release = InstalledRelease(
-            model=self.model, number=number, manifest=manifest, variant=manifest.placed("edge")[0],
-            blobs=self.agent.blobs,
-        )  # fmt: skip
-
-        async def scenario() -> list[oip.InferResponse]:
-            await self.agent.slots.activate(release, None, None)
-            found = []
-            for request in requests:
-                values = tuple(oip.TensorValue(name, array) for name, array in request.items())
-                found.append(await self.agent.engine.infer(self.model, "", oip.InferRequest(inputs=values)))
-            await self.agent.recorder.flush()
-            return found
-
-        answers = asyncio.run(scenario())
-        assert all(a.parameters["served_by"] == "edge" and not a.parameters["degraded"] for a in answers)
-        return [{output.name: output.array for output in answer.outputs} for answer in answers]
-
-    def upload(self) -> list[str]:
-        ids, body = self.agent.samples.batch()
-        batch = decode_msgpack(body, SampleBatch, limit=1 << 24)
-        store.commit(self.hub.hub, "kiosk-1", batch.samples)
-        self.agent.samples.delete(tuple(ids))
-        return ids
-
-
-class Real:
-    """The device's own runtimes behind the one that `Agent` takes."""
-
-    name = "its own"
-
-    def load(self, model: bytes, manifest: Manifest, variant: object) -> object:
-        return runtimes.for_variant(variant).load(model, manifest, variant)  # type: ignore[arg-type]
-
-
-def manifest_of(hub: HubFixture, model: str, number: int) -> Manifest:
-    with hub.hub.reading() as session:
-        return decode_manifest(get_release(session, model, number).manifest)
-
-
 def made(hub: HubFixture, tmp_path: Path, name: str, source: str) -> None:
     """A model with a recipe in the hub's folder, trained by hand, compiled by the command, published as release 1."""
     folder = hub.hub.config.directory / "recipes"
@@ -191,65 +122,54 @@ def compiled(trained: Path, out: Path, labels: tuple[str, ...]) -> Path:
     return out
 
 
-def publish(hub: HubFixture, release: Path, name: str) -> int:
-    for blob in (release / "blobs").iterdir():
-        hub.hub.objects.put_new(f"blobs/{blob.name}", blob.read_bytes())
-    return hub.hub.publisher.publish_release(name, (release / "manifest.json").read_bytes(), actor="t").number
-
-
-def retrain(hub: HubFixture, model: str, **options: object) -> Job:
-    answer = hub.client.post(f"/api/v1/models/{model}/retrain", json=options, headers=hub.auth())
-    assert answer.status_code == 201, answer.text
-    run_worker(hub.hub, kinds(InlineExecutor()), once=True)
-    return queue.get(hub.hub, answer.json()["id"])
-
-
 def interface(manifest: Manifest) -> tuple[object, ...]:
     assert manifest.sketch is not None
     return manifest.inputs, manifest.outputs, manifest.labels, manifest.sketch.encoder
 
 
-def test_a_model_that_takes_sensors_keeps_them_through_a_retrain(hub: HubFixture, tmp_path: Path) -> None:
+def test_a_model_that_takes_sensors_keeps_them_through_a_retrain(
+    hub: HubFixture, tmp_path: Path, device_of: DeviceOf
+) -> None:
     made(hub, tmp_path, "machines", MACHINES)
     first = manifest_of(hub, "machines", 1)
     assert [t.name for t in (*first.inputs, *first.outputs)] == ["sensors", "logits"]
-    device = Device(tmp_path / "device", hub, "machines")
+    device = device_of(hub, "machines")
     data = fresh("machines")
-    requests = [{"sensors": row[None]} for row in data.x]
-    device.serve(1, requests)
-    store.label(hub.hub, dict(zip(device.upload(), data.y.tolist(), strict=True)), by="ada", actor="t")
+    device.serve(1, {"sensors": data.x})
+    assert device.label(lambda x: int(x["sensors"][0, 0] > x["sensors"][0, 1])) == len(data)
     job = retrain(hub, "machines", seed=1)
     assert job.state == "succeeded", job.error
+    assert job.result["gate_new"] > 0.8  # by labels that belong to their inputs; by others it would be 0.5
     second = manifest_of(hub, "machines", 2)
     assert interface(second) == interface(first) and second.sketch is not None
     assert second.sketch.reference != first.sketch.reference  # type: ignore[union-attr]
     dataset = snapshots.load(hub.hub, job.result["snapshot"])
     assert list(dataset.inputs) == ["sensors"] and dataset.labelled == len(data)
-    found = np.concatenate([a["logits"] for a in device.serve(2, requests)])
+    found = device.serve(2, {"sensors": data.x})["logits"]
     assert (found.argmax(axis=1) == data.y).mean() > 0.8  # swapped inputs would give 0.2
 
 
-def test_two_inputs_in_three_orders_called_as_labels_are(hub: HubFixture, tmp_path: Path) -> None:
+def test_two_inputs_in_three_orders_called_as_labels_are(hub: HubFixture, tmp_path: Path, device_of: DeviceOf) -> None:
     made(hub, tmp_path, "pair", PAIR)
     first = manifest_of(hub, "pair", 1)
     assert [t.name for t in (*first.inputs, *first.outputs)] == ["label", "y", "class", "apart"]
     assert next(iter(first.placed("cloud"))).verdict.value > 0.8  # the teacher is asked by name
-    device = Device(tmp_path / "device", hub, "pair")
+    device = device_of(hub, "pair")
     data = fresh("pair")
     inputs = data.inputs
-    requests = [{"y": inputs["y"][i : i + 1], "label": inputs["label"][i : i + 1]} for i in range(len(data))]
-    device.serve(1, requests)
-    store.label(hub.hub, dict(zip(device.upload(), data.y.tolist(), strict=True)), by="ada", actor="t")
+    turned = {"y": inputs["y"], "label": inputs["label"]}
+    device.serve(1, turned)
+    assert device.label(lambda x: int(x["y"].mean() > x["label"].mean())) == len(data)
     job = retrain(hub, "pair", seed=1)
     assert job.state == "succeeded", job.error
+    assert job.result["gate_new"] > 0.8  # by labels that belong to their inputs; by others it would be 0.5
     second = manifest_of(hub, "pair", 2)
     assert interface(second) == interface(first)
     dataset = snapshots.load(hub.hub, job.result["snapshot"])
     np.testing.assert_array_equal(np.sort(dataset.inputs["y"], axis=0), np.sort(inputs["y"], axis=0))
-    answers = device.serve(2, requests)
-    found = np.concatenate([answer["class"] for answer in answers])
-    assert (found.argmax(axis=1) == data.y).mean() > 0.8  # swapped inputs would give 0.2
-    apart = np.concatenate([answer["apart"] for answer in answers])[:, 0]
+    answers = device.serve(2, turned)
+    assert (answers["class"].argmax(axis=1) == data.y).mean() > 0.8  # swapped inputs would give 0.2
+    apart = answers["apart"][:, 0]
     np.testing.assert_allclose(apart, inputs["y"].mean(1) - inputs["label"].mean(1), atol=1e-5)
 
 

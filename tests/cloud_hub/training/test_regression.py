@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cloud_hub.samples import store
 from cloud_hub.store.tables import ChannelRow, RolloutRow
 from cloud_hub.training.cli import main as train
 from fleet.protocol.channel import decode_channel
-from fleet.protocol.codec import decode_msgpack
-from fleet.protocol.messages import SampleBatch
-from fleet.protocol.selftest import from_array
 from fleet.protocol.task import TaskSpec
 from model_compiler.data import load_dataset
-from tests.cloud_hub.training.test_names import Device, manifest_of, publish, retrain
+from tests.support.commands import call
 from tests.support.hub import HubFixture
+from tests.support.loop import DeviceOf, Rows, create, manifest_of, publish, retrain
 
-ROOT = Path(__file__).resolve().parents[3]
 torch.set_num_threads(1)
 SIZES = {"torque": 3, "speed": 2}
 
@@ -56,72 +49,54 @@ RECIPE = Recipe(
 '''
 
 
-def right(x: dict[str, np.ndarray]) -> np.ndarray:
-    return 2 * x["torque"][:, 0] - x["speed"][:, 1]
-
-
-def label(hub: HubFixture, device: Device) -> int:
-    """Upload the device's samples, and say by the API what is right for each; how many they were."""
-    ids, body = device.agent.samples.batch()
-    samples = decode_msgpack(body, SampleBatch, limit=1 << 24).samples
-    store.commit(hub.hub, "kiosk-1", samples)
-    device.agent.samples.delete(tuple(ids))
-    labels = [
-        {"id": sample.id, "label": float(right({a.name: from_array(a) for a in sample.inputs})[0])}
-        for sample in samples
-    ]
-    answer = hub.client.post("/api/v1/samples/labels", json={"labels": labels, "by": "ada"}, headers=hub.auth())
-    assert answer.status_code == 200, answer.text
-    return len(labels)
+def right(x: Rows) -> float:
+    return float(2 * x["torque"][0, 0] - x["speed"][0, 1])
 
 
 @pytest.fixture
 def wear(hub: HubFixture, tmp_path: Path) -> HubFixture:
     """The model `wear` with its recipe, and release 1 from `cloud-hub train` and `model-compiler compile`."""
-    folder = hub.hub.config.directory / "recipes"
-    folder.mkdir(exist_ok=True)
-    (folder / "wear.py").write_text(WEAR)
-    answer = hub.client.post("/api/v1/models", json={"name": "wear", "recipe": "wear.py"}, headers=hub.auth())
-    assert answer.status_code == 201, answer.text
+    path = create(hub, "wear", WEAR)
     trained = tmp_path / "trained"
-    train([str(folder / "wear.py"), "--out", str(trained)])
+    train([str(path), "--out", str(trained)])
     command = [
         "compile", trained / "student.pt2", "--cloud", trained / "teacher.onnx", "--task", "regression:tolerance=0.5",
         "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
         "--target", "onnx-fp32", "--out", tmp_path / "release",
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "model_compiler", *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, cwd=ROOT,
-    )  # fmt: skip
+    done = call("model-compiler", *command)
     assert done.returncode == 0, done.stderr
     publish(hub, tmp_path / "release", "wear")
     return hub
 
 
-def test_a_regression_goes_round_the_whole_loop(wear: HubFixture, tmp_path: Path) -> None:
+def test_a_regression_goes_round_the_whole_loop(
+    wear: HubFixture, tmp_path: Path, device_of: DeviceOf, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = manifest_of(wear, "wear", 1)
     assert first.named_task == TaskSpec(name="regression", tolerance=0.5) and first.requires == ("task:regression",)
     assert [t.name for t in (*first.inputs, *first.outputs)] == ["torque", "speed", "wear"]
-    device = Device(tmp_path / "device", wear, "wear")
+    device = device_of(wear, "wear")
 
     # what the verdict says is what the served release does
     data = load_dataset(tmp_path / "trained" / "validation.npz")
-    asked = [{name: array[i : i + 1] for name, array in data.inputs.items()} for i in range(len(data))]
-    served = np.concatenate([answer["wear"] for answer in device.serve(1, asked)])
+    served = device.serve(1, data.inputs)["wear"]
     verdict = first.placed("edge")[0].verdict
     assert (verdict.metric, verdict.higher_is_better) == ("rmse", False)
     assert verdict.value == pytest.approx(float(np.sqrt(((served[:, 0] - data.labels) ** 2).mean())), rel=1e-4)
 
-    assert label(wear, device) == len(data)  # they are in the recipe's validation set, and teach nothing
+    assert device.label(right) == len(data)  # they are in the recipe's validation set, and teach nothing
     fresh = {name: np.random.default_rng(7).normal(size=(48, n)).astype(np.float32) for name, n in SIZES.items()}
-    device.serve(1, [{name: array[i : i + 1] for name, array in fresh.items()} for i in range(48)])
-    assert label(wear, device) == 48
+    device.serve(1, fresh)
+    assert device.label(right) == 48
 
     answer = wear.client.put("/api/v1/channels/stable/models/wear", json={"release": 1}, headers=wear.auth())
     assert answer.status_code == 200, answer.text
+    capsys.readouterr()
     job = retrain(wear, "wear", channel="stable", rollout={"stages": [50, 100]}, seed=1)
     assert job.state == "succeeded", job.error
+    said = capsys.readouterr().err  # release 1 was made by hand: the weights are those of its own files
+    assert "teacher: warm start" in said and "student: warm start" in said
     assert job.result["gate_labels"] == 12 and job.result["gate_new"] > 0.5 and job.result["gate_release"] == 1
     second = manifest_of(wear, "wear", 2)
     assert (second.inputs, second.outputs, second.named_task) == (first.inputs, first.outputs, first.named_task)
@@ -131,5 +106,5 @@ def test_a_regression_goes_round_the_whole_loop(wear: HubFixture, tmp_path: Path
         rollout = session.get(RolloutRow, job.result["rollout"])
     assert (channel.audit.auditor, rollout.state, rollout.release) == (1, "running", 2)
     assert "12 held-out labels do not show" in job.result["auditor_why"], "so few are no evidence for an auditor"
-    found = np.concatenate([answer["wear"] for answer in device.serve(2, asked)])
+    found = device.serve(2, data.inputs)["wear"]
     assert float(np.abs(found[:, 0] - data.labels).mean()) < 0.5
