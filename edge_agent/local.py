@@ -29,7 +29,7 @@ from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
 from edge_agent.local_draws import SUPPORTED, Draws, is_of_use
 from edge_agent.local_records import Entry, Outbox
-from edge_agent.ports import Arrays, InstalledRelease, LoadedModel
+from edge_agent.ports import Arrays, InstalledRelease, LoadedModel, load_variant
 from edge_agent.serving.scores import PendingScores, score_later
 from edge_agent.update.machine import Held
 from edge_agent.update.state import AgentState, read_state
@@ -236,8 +236,7 @@ class LocalModel:
     def _load(self, held: Held, former: Held | None) -> tuple[InstalledRelease, LoadedModel]:
         release = Store(self._directory).open(self._name, held, former)
         runtime = runtimes.for_variant(release.variant)
-        data = release.open_blob(release.variant.blob.sha256)
-        return release, runtime.load(data, release.manifest, release.variant)
+        return release, load_variant(runtime, release.open_blob, release.manifest, release.variant)
 
 
 def _refusal(release: InstalledRelease, inputs: Arrays, error: Exception) -> RefusalError | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_agent import CAPABILITIES, VERSION
+from edge_agent import VERSION
 from edge_agent import cli as commands
 from edge_agent.errors import UsageError
 from edge_agent.lock import is_running, only_one
@@ -87,7 +87,7 @@ class Agent:
 
         self.config = config
         self.started = time.time()
-        self.runtimes = runtimes.available()
+        self.runtimes, self.capabilities = runtimes.available(), runtimes.capabilities()
         sweep_drafts(config.dir, config.identity, spare=REQUEST)  # which another process writes
         self.signer = SignerProcess(config.identity)
         self.links = Links(config, self.signer)
@@ -102,7 +102,8 @@ class Agent:
         self.installer = Installer(config.dir)
         self.updater = Updater(
             config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
-            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=self.runtimes, capabilities=CAPABILITIES,
+            self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=self.runtimes,
+            capabilities=self.capabilities,
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received), budget=self.budget,
         )  # fmt: skip
         self.measurer = Measurer(
@@ -256,7 +257,7 @@ class Agent:
             self.budget.limit = looked.channel.fetching.bytes_per_day
         self.measurer.wake()
         self._relink()
-        report = _describe(looked.follows(self.links.enrollment.channel), looked, self.runtimes)
+        report = _describe(looked.follows(self.links.enrollment.channel), looked, self.runtimes, self.capabilities)
         if report != self._described:
             self._described = report
             free = shutil.disk_usage(self.config.dir).free
@@ -273,7 +274,7 @@ class Agent:
         self.uploader.wake()
 
 
-def _describe(channel: str, looked: Looked, runtimes: dict[str, str]) -> AgentReport:
+def _describe(channel: str, looked: Looked, runtimes: dict[str, str], capabilities: tuple[str, ...]) -> AgentReport:
     import platform
 
     from fleet.protocol.messages import AgentReport
@@ -281,7 +282,7 @@ def _describe(channel: str, looked: Looked, runtimes: dict[str, str]) -> AgentRe
     return AgentReport(
         agent=VERSION,
         channel=channel,
-        capabilities=CAPABILITIES,
+        capabilities=capabilities,
         hardware={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
         runtimes=runtimes,
         channel_version=looked.channel.version if looked.channel is not None else 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -92,8 +92,19 @@ class Runtime(Protocol):
     name: str
     version: str
 
-    def load(self, model: bytes, manifest: Manifest, variant: Variant) -> LoadedModel:
-        """Load a variant from memory; raises ModelLoadError."""
+    def load(self, model: bytes, manifest: Manifest, variant: Variant, front: bytes = b"") -> LoadedModel:
+        """Load a variant from memory, behind its release's front where there is one; raises ModelLoadError."""
+
+
+def load_variant(runtime: Runtime, read: Callable[[str], bytes], manifest: Manifest, variant: Variant) -> LoadedModel:
+    """Load a variant, and the front of its release, of blobs that `read` gives by their SHA-256.
+
+    Raises ModelLoadError, and what `read` raises.
+    """
+    model, front = read(variant.blob.sha256), manifest.in_front
+    if front is None:
+        return runtime.load(model, manifest, variant)
+    return runtime.load(model, manifest, variant, front=read(front.blob.sha256))
 
 
 class Activator(Protocol):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from msgspec import structs
 
 from fleet.protocol.interface import steps_in_words
 from fleet.protocol.preprocessing import kinds_of
-from model_compiler import naming
+from model_compiler import fronts, naming
 from model_compiler.data import Dataset
 from model_compiler.errors import InterfaceError
-from model_compiler.preparing import Preparation
+from model_compiler.preparing import FrontFile, Preparation
 from model_compiler.request import CompileRequest
 
 
@@ -45,11 +46,14 @@ def asked_of(request: CompileRequest) -> Asked:
         InterfaceError: other inputs or kinds of steps than the model has, or than were asked for.
         DataError: the data does not fit the steps.
     """
-    preparation = Preparation(steps=tuple(request.preprocess), loose=tuple(sorted(request.loose())))
-    arrays = tuple(request.validation.inputs)
-    own = request.preprocess[0].takes if len(arrays) == 1 else ()
-    names = naming.input_names(arrays, own, request.names()[0])
+    names = raw_names(request)
     calibration, validation = request.calibration.renamed(names), request.validation.renamed(names)
+    front = _front_of(request, names)
+    preparation = Preparation(
+        steps=tuple(request.preprocess),
+        loose=tuple(sorted(request.loose())),
+        front=fronts.tried(front, validation) if front is not None else None,
+    )
     preparation.pipeline(validation.inputs)
     if request.interface is not None:
         naming.check_inputs(request.interface, validation.inputs)
@@ -59,22 +63,34 @@ def asked_of(request: CompileRequest) -> Asked:
     return Asked(calibration, validation, preparation)
 
 
-def behind(request: CompileRequest, asked: Asked) -> CompileRequest:
-    """The request as the model file sees it: no steps, and data, names and interface of what the steps make.
+def raw_names(request: CompileRequest) -> dict[str, str]:
+    """The data's names of inputs to the release's, of a request with a front or steps; their constants do not matter.
 
-    Raises DataError where the steps cannot work on the data.
+    Raises InterfaceError when it has other inputs than the model, or than were asked for.
     """
-    steps = asked.preparation
-    pipeline = steps.pipeline(asked.validation.inputs)
-    assert pipeline is not None  # there are steps
+    arrays = tuple(request.validation.inputs)
+    first = request.front.inputs if request.front is not None else request.preprocess[0].takes
+    own = first if len(arrays) == 1 else ()
+    return naming.input_names(arrays, own, request.names()[0])
+
+
+def behind(request: CompileRequest, asked: Asked) -> CompileRequest:
+    """The request as the model file sees it: no front, no steps, and data, names and interface of what they make.
+
+    Raises DataError where they cannot work on the data.
+    """
+    before = asked.preparation
+    pipeline = before.pipeline(asked.validation.inputs)
+    assert pipeline is not None  # there is a front, or there are steps
     names = dict(zip(request.validation.inputs, asked.validation.inputs, strict=False))
     fixed = request.interface
     return replace(
         request,
         preprocess=(),
-        calibration=steps.ready(asked.calibration),
-        validation=steps.ready(asked.validation),
-        tuning=steps.ready(request.tuning.renamed(names)) if request.tuning is not None else None,
+        front=None,
+        calibration=fronts.ready(before, asked.calibration),
+        validation=fronts.ready(before, asked.validation),
+        tuning=fronts.ready(before, request.tuning.renamed(names)) if request.tuning is not None else None,
         inputs=tuple(tensor.name for tensor in pipeline.ready),
         interface=structs.replace(fixed, inputs=pipeline.ready, preprocess=()) if fixed is not None else None,
         encoder=None,
@@ -82,11 +98,18 @@ def behind(request: CompileRequest, asked: Asked) -> CompileRequest:
 
 
 def check_kinds(request: CompileRequest) -> None:
-    """Raise InterfaceError unless the request has the kinds of steps that the model has."""
-    kinds = kinds_of(request.preprocess)
-    if request.interface is not None and request.interface.preprocess != kinds:
+    """Raise InterfaceError unless the request has the kinds of steps that the model has, and a front where it has."""
+    if request.interface is None:
+        return
+    front = _front_of(request, raw_names(request)) if request.front is not None else None
+    kinds = kinds_of(request.preprocess, front.inputs if front is not None else ())
+    if request.interface.preprocess != kinds:
         raise InterfaceError(
             f"the model's preprocessing is {steps_in_words(request.interface.preprocess)}; "
             f"this has {steps_in_words(kinds)}",
             hint="a changed interface is a new model name: fleet model create NAME",
         )
+
+
+def _front_of(request: CompileRequest, names: Mapping[str, str]) -> FrontFile | None:
+    return fronts.called(request.front, tuple(names.values())) if request.front is not None else None

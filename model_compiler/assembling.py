@@ -24,6 +24,7 @@ from model_compiler.errors import CompilerError, GateError
 from model_compiler.judging import Judged
 from model_compiler.metrics import Metric, first
 from model_compiler.naming import check_encoder, check_kept, tensor_of
+from model_compiler.preparing import FrontFile
 from model_compiler.request import non_finite_of
 
 TOOLS = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "numpy", "onnx", "onnxruntime", "torch")
@@ -49,6 +50,7 @@ class Parts:
     non_finite: Collection[str] = ()
     task: TaskSpec | None = None
     steps: tuple[AnyStep, ...] = ()
+    front: FrontFile | None = None
 
     def class_names(self) -> tuple[str, ...]:
         """Those given, else the model's."""
@@ -71,11 +73,14 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     selftest, _, data = vectors.build(
         parts.validation, {item.name: item.ran.outputs for item in kept}, groups,
         classes=parts.metric.classes, sliced=profile.sliced, batched=profile.batched,
+        least=tasking.least_agreement(parts.task),
     )  # fmt: skip
     drift, drift_data = _drift(parts)
+    front = parts.front.described if parts.front is not None else None
     manifest = Manifest(
-        requires=required_by(parts.steps),
+        requires=required_by(parts.steps, front),
         preprocess=parts.steps or msgspec.UNSET,
+        front=front or msgspec.UNSET,
         inputs=_tensors(parts, parts.validation.inputs, kept, "input"),
         outputs=_tensors(parts, outputs, kept, "output"),
         labels=_labels(parts, first(outputs)),
@@ -90,7 +95,8 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     manifest = tasking.named(_allowing(manifest, parts, kept), parts.task)
     if parts.interface is not None:
         check_kept(parts.interface, interface_of(manifest))
-    return manifest, [*(item.ran.artifact.model for item in kept), data, *drift_data]
+    files = [item.ran.artifact.model for item in kept] + ([parts.front.data] if parts.front is not None else [])
+    return manifest, [*files, data, *drift_data]
 
 
 def _allowing(manifest: Manifest, parts: Parts, kept: Sequence[Judged]) -> Manifest:
@@ -118,12 +124,13 @@ def _allowing(manifest: Manifest, parts: Parts, kept: Sequence[Judged]) -> Manif
 
 
 def _tensors(parts: Parts, arrays: Mapping[str, Array], kept: Sequence[Judged], kind: str) -> tuple[Tensor, ...]:
+    # The files do not know what lies before front and steps; these work on rows.
+    raw = kind == "input" and (bool(parts.steps) or parts.front is not None)
     return tuple(
         tensor_of(
             name,
             array,
-            # The files do not know what lies before their steps; these work on rows.
-            (-1, *array.shape[1:]) if parts.steps and kind == "input" else _shape(name, place, array, kept, kind),
+            (-1, *array.shape[1:]) if raw else _shape(name, place, array, kept, kind),
             parts.interface,
             kind,
         )

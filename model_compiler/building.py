@@ -71,7 +71,7 @@ def prepare(request: CompileRequest, metric: Metric) -> Prepared:
         InterfaceError: they fit, but not the interface of the model.
     """
     check_kinds(request)
-    asked = asked_of(request := single(request)) if request.preprocess else None
+    asked = asked_of(request := single(request)) if request.prepares else None
     source = behind(request, asked) if asked is not None else request
     if request.channels_last:
         check_channels_last(source.validation)

@@ -151,14 +151,24 @@ def load_dataset(
 def save_dataset(path: Path, data: Dataset) -> None:
     """Write what `load_dataset` reads, whatever the inputs are called (`np.savez` has keywords of its own).
 
-    Raises DataError for an input called `@y`, which the file could not tell from the labels.
+    Raises DataError for an input called `@y`, which the file could not tell from the labels, and for text that ends
+    with a zero byte, which numpy's files do not keep.
     """
     if RIGHT_BESIDE_Y in data.inputs:
         raise DataError(f"an input called {RIGHT_BESIDE_Y!r} cannot be kept in a file", subject=str(path))
     arrays = dict(data.inputs)
     if data.y is not None:
         arrays[RIGHT_BESIDE_Y if RIGHT in arrays else RIGHT] = data.y
-    path.write_bytes(npz_of(arrays))
+    path.write_bytes(npz_of({name: _fixed(array, name, path) for name, array in arrays.items()}))
+
+
+def _fixed(array: Array, name: str, path: Path) -> Array:
+    """Text as bytes of one length, which numpy writes without pickling; other arrays as they are."""
+    if array.dtype.kind != "O":
+        return array
+    if any(item.endswith(b"\0") for item in array.ravel().tolist()):
+        raise DataError(f"{name} holds text that ends with a zero byte, which no file keeps", subject=str(path))
+    return array.astype(np.bytes_)
 
 
 def npz_of(arrays: Mapping[str, Array]) -> bytes:

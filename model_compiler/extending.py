@@ -16,11 +16,13 @@ from typing import Any
 import msgspec
 
 from fleet.protocol.interface import Interface, interface_of, steps_in_words, tensors
+from fleet.protocol.manifest import Manifest
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import in_words
 from model_compiler.errors import CompilerError, SourceError
-from model_compiler.pack import read_release
+from model_compiler.pack import read_blob, read_release
+from model_compiler.preparing import FrontFile
 from model_compiler.reference import encoder_of
 
 TIMEOUT_S = 600.0
@@ -31,13 +33,14 @@ FLEET = [sys.executable, "-c", "from fleet.cli.entry import main; main()"]
 class Kept:
     """An interface and an encoder, None where nothing is kept; `said` tells people what was taken, and from where.
 
-    `steps` are the release's preprocessing steps with their constants.
+    `steps` are the release's preprocessing steps with their constants, `front` is the model file in front of them.
     """
 
     interface: Interface | None = None
     encoder: Encoder | None = None
     said: str = ""
     steps: tuple[AnyStep, ...] = ()
+    front: FrontFile | None = None
 
 
 def found(release: Path | None, model: str, encoder_from: Path | None) -> Kept:
@@ -69,9 +72,18 @@ def _of_release(folder: Path, words: str) -> Kept:
         f"kept from {words}: inputs {tensors(interface.inputs)}; outputs {tensors(interface.outputs)}; {classes}"
         f"task {in_words(interface.named_task)}; {watched}"
     )
-    if manifest.steps:
+    if interface.preprocess:
         said += f"; preprocessing {steps_in_words(interface.preprocess)}"
-    return Kept(interface, encoder_of(folder) if manifest.sketch is not None else None, said, manifest.steps)
+    encoder = encoder_of(folder) if manifest.sketch is not None else None
+    return Kept(interface, encoder, said, manifest.steps, _front(folder, manifest))
+
+
+def _front(folder: Path, manifest: Manifest) -> FrontFile | None:
+    front = manifest.in_front
+    if front is None:
+        return None
+    data = read_blob(folder, front.blob)
+    return FrontFile(runtime=front.runtime, data=data, inputs=front.inputs, names=tuple(t.name for t in front.outputs))
 
 
 def _of_hub(model: str) -> Kept:

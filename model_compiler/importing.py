@@ -51,7 +51,7 @@ def import_release(
     metric = tasking.metric_of(request)
     target, model = _read(file)
     check_kinds(request)
-    given = asked_of(request) if request.preprocess else None
+    given = asked_of(request) if request.prepares else None
     fitted = _fitted(request if given is None else behind(request, given), target, model, metric)
     asked = given or Asked(fitted.data, fitted.data, NO_STEPS)
     wanted = replace(fitted.wanted, raw=raw)
@@ -71,7 +71,7 @@ def import_release(
         metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
         labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
         encoder=request.encoder, seed=request.seed, interface=request.interface, non_finite=request.loose(),
-        task=tasking.task_of(request), steps=tuple(request.preprocess),
+        task=tasking.task_of(request), steps=preparation.steps, front=preparation.front,
     )  # fmt: skip
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)

@@ -42,6 +42,7 @@ def compile_(
     task: o.TaskName = "",
     non_finite: o.NonFinite = None,
     preprocess: o.Preprocess = None,
+    front: o.FrontModel = "",
     channels_last: o.ChannelsLast = False,
     max_drop: o.MaxDrop = None,
     min_metric: o.MinMetric = None,
@@ -69,7 +70,7 @@ def compile_(
     from model_compiler.sources import load_onnx
 
     with _exit_on_error():
-        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess)
+        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess, front)
         request = CompileRequest(
             **_sets(calibration, validation, fixed["non_finite"]),
             targets=tuple(target or ("litert-int8", "litert-fp32")),
@@ -108,6 +109,7 @@ def import_(
     task: o.TaskName = "",
     non_finite: o.NonFinite = None,
     preprocess: o.Preprocess = None,
+    front: o.FrontModel = "",
     raw: o.Raw = False,
     max_drop: o.MaxDrop = None,
     min_metric: o.MinMetric = None,
@@ -130,7 +132,7 @@ def import_(
     from model_compiler.sources import load_onnx
 
     with _exit_on_error():
-        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess)
+        fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess, front)
         data = load_dataset(validation, non_finite=fixed["non_finite"], exact=True)
         request = CompileRequest(
             calibration=data,
@@ -223,8 +225,10 @@ def _contract(
     kept: Kept,
     non_finite: list[str] | None,
     preprocess: Path | None,
+    front: str,
 ) -> dict[str, Any]:
     """The fields of a request that say what applications rely on: an earlier release gives what was not said."""
+    from model_compiler.fronts import read
     from model_compiler.preparing import imputed
     from model_compiler.request import non_finite_of
 
@@ -238,6 +242,7 @@ def _contract(
         "interface": kept.interface,
         "non_finite": tuple(sorted({*(non_finite or ()), *non_finite_of(kept.interface), *imputed(steps)})),
         "preprocess": steps,
+        "front": read(front) if front else kept.front,
         "encoder": kept.encoder,
     }
 

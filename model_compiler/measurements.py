@@ -79,7 +79,7 @@ def _key(artifacts: Sequence[Artifact], data: Dataset, preparation: Preparation)
         VERSION, platform.python_version(), *[f"{name} {metadata.version(name)}" for name in RUNTIMES], _machine(),
         sorted((a.name, hashlib.sha256(a.model).hexdigest(), *a.wanted.outputs) for a in artifacts),
         [(name, hashlib.sha256(to_bytes(array)).hexdigest()) for name, array in rows.inputs.items()],
-        *([digest(preparation.steps)] if preparation else []),
+        *([digest(preparation.steps, preparation.described)] if preparation else []),
     ]  # fmt: skip
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
 

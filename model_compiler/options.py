@@ -50,6 +50,10 @@ Preprocess = Annotated[
     Path | None,
     Option("--preprocess", help="JSON list of steps, with constants, between what applications send and the model."),
 ]
+FrontModel = Annotated[
+    str,
+    Option("--front", help="FILE[:INPUTS[=OUTPUTS]], an .onnx or .tflite in front of steps and model: a spectrogram."),
+]
 
 MaxDrop = Annotated[float | None, Option("--max-drop", help="Gate: percentage points below fp32.")]
 MinMetric = Annotated[float | None, Option("--min-metric", help="Gate: least value (largest, of an error).")]

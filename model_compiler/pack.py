@@ -109,6 +109,17 @@ def report_json(document: Mapping[str, Any]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document, order="sorted"), indent=2) + b"\n"
 
 
+def read_blob(folder: Path, blob: Blob) -> bytes:
+    """A blob of a release directory; raises SourceError where it is missing or changed."""
+    try:
+        data = (folder / "blobs" / blob.sha256).read_bytes()
+    except OSError as error:
+        raise SourceError(f"{folder}: blob {blob.sha256[:12]}: {error.strerror}", subject=str(folder)) from error
+    if blob_of(data) != blob:
+        raise SourceError(f"{folder}: blob {blob.sha256[:12]} has changed", subject=str(folder))
+    return data
+
+
 def read_release(folder: Path) -> Manifest:
     """The manifest of a release directory, with every blob checked against its hash.
 
@@ -118,8 +129,7 @@ def read_release(folder: Path) -> Manifest:
     try:
         manifest = decode_manifest((folder / "manifest.json").read_bytes())
         for blob in manifest.blobs():
-            if blob_of((folder / "blobs" / blob.sha256).read_bytes()) != blob:
-                raise SourceError(f"{folder}: blob {blob.sha256[:12]} has changed", subject=str(folder))
+            read_blob(folder, blob)
     except OSError as error:
         raise SourceError(f"{folder}: not a release directory: {error.strerror}", subject=str(folder)) from error
     except ProtocolError as error:

@@ -76,7 +76,8 @@ def _parts(prepared: Prepared) -> assembling.Parts:
         interface=request.interface,
         non_finite=request.loose(),
         task=tasking.task_of(request),
-        steps=tuple(request.preprocess),
+        steps=prepared.asked.preparation.steps,
+        front=prepared.asked.preparation.front,
     )
 
 

@@ -1,52 +1,81 @@
-"""Preprocessing steps at compile time: what the model file is built from and measured through."""
+"""What lies before a model file at compile time, a front and steps: what it is built from and measured through."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
+from fleet import runtimes
+from fleet.protocol.blob import Blob
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.front import Front
+from fleet.protocol.manifest import Runtime
 from fleet.protocol.preprocessing import Pipeline
 from fleet.protocol.steps import AnyStep, Concat, Impute
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import datatype_of
+from fleet.runtimes import Before
 from model_compiler.data import Array, Dataset
 from model_compiler.errors import DataError
 
 ROWS = 1024  # of a data set at a time: a step bounds what it makes of one request
 
 
+class FrontFile(Struct, frozen=True, kw_only=True):
+    """The front of a release that is yet to be made: its file, the raw inputs that it takes, and what it makes.
+
+    What it makes is known once it has run: `outputs` are empty before (`fronts.tried`). `names` are those that its
+    outputs shall have; empty for the file's own.
+    """
+
+    runtime: Runtime
+    data: bytes
+    inputs: tuple[str, ...]
+    outputs: tuple[Tensor, ...] = ()
+    names: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> Front:
+        """As the manifest says it."""
+        blob = Blob(sha256=hashlib.sha256(self.data).hexdigest(), size=len(self.data))
+        return Front(runtime=self.runtime, blob=blob, inputs=self.inputs, outputs=self.outputs)
+
+
 class Preparation(Struct, frozen=True, kw_only=True):
-    """The steps of a release that is yet to be made; `loose` names raw inputs that may hold NaN and infinity."""
+    """Front and steps of a release that is yet to be made; `loose` names raw inputs that may hold NaN and infinity."""
 
     steps: tuple[AnyStep, ...] = ()
     loose: tuple[str, ...] = ()
+    front: FrontFile | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.steps)
+        return bool(self.steps) or self.front is not None
+
+    @property
+    def described(self) -> Front | None:
+        """The front as the manifest says it; None without."""
+        return self.front.described if self.front is not None else None
 
     def pipeline(self, inputs: Mapping[str, Array], *, batched: bool = True) -> Pipeline | None:
-        """The steps bound to inputs of these arrays' names, datatypes and shapes, each (n, …); None without steps.
+        """Front and steps bound to inputs of these arrays' names, datatypes and shapes, each (n, …); None without any.
 
         Raises DataError where they do not fit.
         """
         return self.bound(tensors_of(inputs, self.loose, batched=batched))
 
     def bound(self, raw: Sequence[Tensor]) -> Pipeline | None:
-        """The steps bound to `raw`; None without steps. Raises DataError where they do not fit."""
+        """Front and steps bound to `raw`; None without any. Raises DataError where they do not fit."""
         try:
-            return Pipeline(self.steps, raw) if self.steps else None
+            return Pipeline(self.steps, raw, front=self.described) if self else None
         except ProtocolError as error:
             raise DataError(str(error), subject="preprocess", hint=error.hint) from error
 
-    def ready(self, data: Dataset) -> Dataset:
-        """What the steps make of a data set, which its raw inputs have names in; raises DataError where they cannot."""
-        pipeline = self.pipeline(data.inputs)
-        if pipeline is None:
-            return data
+    def stepped(self, data: Dataset, pipeline: Pipeline) -> Dataset:
+        """What the steps make of a data set (n, …) behind the front; raises DataError where they cannot."""
         try:
             parts = [
                 pipeline.run({name: array[start : start + ROWS] for name, array in data.inputs.items()})
@@ -56,6 +85,16 @@ class Preparation(Struct, frozen=True, kw_only=True):
             raise DataError(f"the preprocessing steps: {error}", subject="preprocess", hint=error.hint) from error
         names = [tensor.name for tensor in pipeline.ready]
         return Dataset({name: np.concatenate([part[name] for part in parts]) for name in names}, data.y)
+
+    def opened(self, inputs: Mapping[str, Array]) -> Before | None:
+        """Front and steps in memory, for raw inputs like these, each (n, …); None without any.
+
+        For a process that may run model files. Raises DataError where they do not fit, ModelLoadError for the front.
+        """
+        pipeline = self.pipeline(inputs)
+        if pipeline is None:
+            return None
+        return runtimes.before(pipeline, self.front.data if self.front is not None else b"")
 
 
 NO_STEPS = Preparation()

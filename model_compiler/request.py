@@ -16,7 +16,7 @@ from model_compiler.data import UNNAMED, Dataset
 from model_compiler.deferral import DeferTarget
 from model_compiler.errors import InterfaceError
 from model_compiler.metrics import Metric
-from model_compiler.preparing import imputed
+from model_compiler.preparing import FrontFile, imputed
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +32,8 @@ class CompileRequest:
     differs. `task` is the kind of answer; None for the model's own, else a classification where there are classes.
     `metric` is by default the task's: accuracy for integer labels, equality for text, else the root mean squared error.
     `non_finite` names the inputs and outputs that may hold NaN and infinity, of a model that means them.
-    `preprocess` are the steps, with their constants, between what applications send, which the data holds, and what the
-    source takes; what a step imputes may hold NaN.
+    `front`, a model file, and then `preprocess`, steps with their constants, are between what applications send, which
+    the data holds, and what the source takes; what a step imputes may hold NaN.
     `channels_last`: the data is (n, height, width, channels), the module takes channels first. `search` looks for a
     better quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
     fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was measured, by
@@ -57,6 +57,7 @@ class CompileRequest:
     task: TaskSpec | None = None
     non_finite: Sequence[str] = ()
     preprocess: Sequence[AnyStep] = ()
+    front: FrontFile | None = None
     channels_last: bool = False
     gate: Gate = field(default_factory=Gate)
     search: bool = False
@@ -69,6 +70,11 @@ class CompileRequest:
     pythons: Sequence[Path] = ()
     earlier: Sequence[Path] = ()
     progress: Callable[[str], None] = lambda step: None
+
+    @property
+    def prepares(self) -> bool:
+        """Whether there is anything between what applications send and what the source takes."""
+        return bool(self.preprocess) or self.front is not None
 
     def loose(self) -> frozenset[str]:
         """Inputs and outputs that may hold NaN and infinity, by what was asked for or by the model's interface."""

@@ -18,7 +18,6 @@ from fleet.protocol.manifest import Runtime, Tensor
 from fleet.protocol.tensors import DTYPES, datatype_of
 from fleet.runtimes.models import ModelFile
 from fleet.runtimes.tensors import FileTensor
-from model_compiler.data import Dataset
 from model_compiler.exchange import load_inputs, save_arrays
 from model_compiler.preparing import NO_STEPS, Preparation
 from model_compiler.runners import Latency, Profile, RunJob, Wanted
@@ -37,7 +36,7 @@ class Loaded:
     with as many axes as the file's tensor holds a sample in each row, and the file gets rows of it; one with an axis
     more holds a whole tensor in each. `batched`: rows go in, and rows come out. See `runners.Profile`.
 
-    With a `preparation` the data is what applications send, and the file is asked through its steps, row by row.
+    With a `preparation` the data is what applications send, and the file is asked through it, row by row.
 
     Raises ValueError, and DataError, where the data is not what the file or the steps take.
     """
@@ -51,8 +50,8 @@ class Loaded:
         preparation: Preparation = NO_STEPS,
     ) -> None:
         self._arrays = dict(zip(names, arrays, strict=True))
-        self._pipeline = preparation.pipeline(self._arrays)
-        ready = preparation.ready(Dataset(self._arrays)).inputs
+        self._before = preparation.opened(self._arrays)
+        ready = self._arrays if self._before is None else self._before.run(self._row(0))
         names, arrays = tuple(ready), tuple(ready.values())
         own = {tensor.signature: tensor for tensor in file.inputs if tensor.signature}
         if not own.keys() >= set(names):
@@ -76,7 +75,7 @@ class Loaded:
         # A file that names none of its inputs as the data does was converted from a source that did, in its order.
         strict = bool(own.keys() & set(names)) or file.keeps_names
         self._model = file.model(inputs, self._outputs, strict=strict)
-        if self._pipeline is not None:
+        if self._before is not None:
             if not self.batched or set(self.sliced) != set(names):
                 raise ValueError("preprocessing steps need a model whose inputs and outputs all count rows first")
             self.sliced = tuple(self._arrays)
@@ -101,9 +100,12 @@ class Loaded:
         return [found[spec.name] for spec in self._outputs]
 
     def _asked(self, row: int) -> dict[str, Array]:
-        if self._pipeline is not None:
-            return self._pipeline.run({n: array[row : row + 1] for n, array in self._arrays.items()})
+        if self._before is not None:
+            return self._before.run(self._row(row))
         return {n: array[row : row + 1] if n in self.sliced else array[row, ...] for n, array in self._arrays.items()}
+
+    def _row(self, row: int) -> dict[str, Array]:
+        return {name: array[row : row + 1] for name, array in self._arrays.items()}
 
     def answers(self, places: Sequence[int]) -> list[Array]:
         """These outputs for every sample, each (n, …)."""

@@ -23,6 +23,7 @@ from model_compiler.request import CompileRequest
 from model_compiler.task_metrics import metric_for
 
 FLAGS = {"true": True, "false": False}
+LEAST_AGREEMENT = 0.75  # of self-test vectors; the tolerance of the numbers is the finer net
 GROUPS = 6  # of values, by quantiles
 LOWEST = 1e-3  # a detection's mean average precision is over boxes of any score
 
@@ -109,6 +110,14 @@ def named(manifest: Manifest, spec: TaskSpec | None) -> Manifest:
     except ProtocolError as error:
         raise CompilerError(str(error), subject=error.subject, hint=error.hint) from error
     return found
+
+
+def least_agreement(spec: TaskSpec | None) -> float:
+    """The share of self-test vectors whose answers must agree on a device, by the task; 0 where it compares nothing.
+
+    Not all of them: a score beside the threshold, or a box of another rank, may turn by another processor's rounding.
+    """
+    return LEAST_AGREEMENT if spec is not None and _compares(spec) else 0.0
 
 
 def groups_of(spec: TaskSpec | None, labels: Sequence[str], outputs: Outputs, *, classes: bool) -> Array:

@@ -55,6 +55,7 @@ def build(
     classes: bool,
     sliced: Collection[str],
     batched: bool,
+    least: float = 0.0,
 ) -> tuple[SelfTest, Blob, bytes]:
     """The self-test section, its blob reference and the blob's bytes.
 
@@ -64,6 +65,7 @@ def build(
         classes: whether the first output ranks classes.
         sliced: inputs of which a request has rows; of the others it has one sample's whole tensor.
         batched: whether the answers have rows, too; else each is one sample's whole tensor.
+        least: where no classes are ranked, the share of vectors whose answers must agree by the task.
     """
     rows = choose(outputs, groups, classes=classes, count=_affordable(data, outputs))
 
@@ -83,7 +85,7 @@ def build(
     encoded = encode_vectors(vectors)
     blob = blob_of(encoded)
     selftest = SelfTest(
-        blob=blob, vectors=len(vectors), tolerance=_tolerance(outputs), min_agreement=1.0 if classes else 0.0
+        blob=blob, vectors=len(vectors), tolerance=_tolerance(outputs), min_agreement=1.0 if classes else least
     )
     return selftest, blob, encoded
 

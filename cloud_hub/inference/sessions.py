@@ -83,11 +83,12 @@ def load_lanes(hub: Hub, manifest: Manifest) -> list[CloudModel]:
     variant = next((v for v in manifest.placed("cloud") if v.runtime == "onnx"), None)
     if variant is None:
         raise NotFoundError("the release has no cloud variant", subject="model", hint="compile it with --cloud")
-    data = _blob(hub, variant.blob.sha256)
+    data, front = _blob(hub, variant.blob.sha256), manifest.in_front
+    before = _blob(hub, front.blob.sha256) if front is not None else b""
     lanes: list[CloudModel] = []
     joins: bool | None = None
     for device in hub.config.inference.devices:
-        model = _load(data, manifest, device)
+        model = _load(data, manifest, device, before)
         if joins is None:
             joins = model.joins and _joins(hub, manifest, variant, model)
         times = cores() if device == CPU else 1
@@ -100,11 +101,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _load(data: bytes, manifest: Manifest, device: str) -> LoadedModel:
+def _load(data: bytes, manifest: Manifest, device: str, front: bytes) -> LoadedModel:
     options = Options(device=device)
     try:
         runtime = runtimes.named("onnxruntime")
-        return runtimes.load_release(runtime, data, manifest, strict=True, options=options)
+        return runtimes.load_release(runtime, data, manifest, strict=True, options=options, front=front)
     except runtimes.ModelLoadError as error:
         raise InvalidError(f"the cloud variant does not load: {error}", subject="model", hint=error.hint) from error
 

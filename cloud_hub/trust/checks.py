@@ -75,8 +75,8 @@ def check_interface(current: Current | None, manifest: Manifest, model: str, *, 
 
 
 def check_steps(manifest: Manifest) -> None:
-    """Raise MalformedError unless a release asks of its agents that they know its preprocessing steps."""
-    missing = set(required_by(manifest.steps)) - set(manifest.requires)
+    """Raise MalformedError unless a release asks of its agents that they know its front and its steps."""
+    missing = set(required_by(manifest.steps, manifest.in_front)) - set(manifest.requires)
     if missing:
         raise MalformedError(
             f"a release with these preprocessing steps must require {', '.join(sorted(missing))}",

@@ -1,6 +1,7 @@
 """Releases that disagree on the interface of their model, as hubs of 0.1 published them, and the operator's choice.
 
-What is compared is what no later release may add to or leave out: tensors and class names. Equal is then equal in
+What is compared is what no later release may add to or leave out: tensors, class names and the kinds of preprocessing
+steps. Equal is then equal in
 either direction, so that the order in which releases came means nothing.
 """
 
@@ -13,8 +14,11 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.errors import ConflictError
 from cloud_hub.store.tables import Model, Release
+from fleet.protocol.front import Front
 from fleet.protocol.interface import Interface, differences
 from fleet.protocol.manifest import Tensor
+from fleet.protocol.preprocessing import kinds_of
+from fleet.protocol.steps import AnyStep
 
 
 class _Ports(msgspec.Struct, frozen=True):
@@ -23,6 +27,8 @@ class _Ports(msgspec.Struct, frozen=True):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...] = ()
+    preprocess: tuple[AnyStep, ...] = ()
+    front: Front | None = None
 
 
 def live_releases(session: Session, owner: Model) -> list[Release]:
@@ -85,9 +91,12 @@ def among(session: Session, owners: Sequence[Model]) -> dict[str, tuple[int, ...
 
 
 def ports(row: Release) -> Interface:
-    """Tensors and class names of a release that was checked when it was published."""
+    """Tensors, class names and kinds of steps of a release that was checked when it was published."""
     found = msgspec.json.decode(row.manifest, type=_Ports)
-    return Interface(inputs=found.inputs, outputs=found.outputs, labels=found.labels)
+    return Interface(
+        inputs=found.inputs, outputs=found.outputs, labels=found.labels,
+        preprocess=kinds_of(found.preprocess, found.front.inputs if found.front is not None else ()),
+    )  # fmt: skip
 
 
 def in_words(numbers: Iterable[int]) -> str:

@@ -17,7 +17,6 @@ import msgspec
 import urllib3
 from msgspec import Struct
 
-from edge_agent import CAPABILITIES
 from edge_agent.clock import FILE as FLOOR
 from edge_agent.clock import TimeFloor
 from edge_agent.durable import make_folder, write_durably
@@ -96,6 +95,8 @@ def enroll(
         IdentityError: what the hub answers is no certificate for this device's key.
         UnreachableError: no answer.
     """  # fmt: skip
+    from edge_agent import runtimes
+
     claim, base = parse_claim(token), _checked(url)
     identity = directory / "identity"
     make_folder(identity)
@@ -110,7 +111,7 @@ def enroll(
         key = _key(identity / pairs.KEY)
         request = EnrollRequest(
             token=claim.id, secret=claim.secret, csr=signing_request(key, name), name=name, agent=agent,
-            hardware=hardware, capabilities=CAPABILITIES,
+            hardware=hardware, capabilities=runtimes.capabilities(),
         )  # fmt: skip
         answer = _post(base, bundle.ca, request)
         return _kept(directory, base, bundle, answer, key, clock())

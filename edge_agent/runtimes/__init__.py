@@ -10,9 +10,11 @@ from functools import cache
 
 from msgspec import UNSET
 
+from edge_agent import CAPABILITIES
 from edge_agent.errors import ModelLoadError, RuntimeMissingError
 from edge_agent.ports import LoadedModel, Runtime
 from fleet import runtimes
+from fleet.protocol.front import capability
 from fleet.protocol.manifest import Manifest, Variant
 from fleet.runtimes import RUNTIMES as RUNTIMES
 from fleet.runtimes import available as available
@@ -26,8 +28,8 @@ class Installed:
         self._runtime = runtime
         self.name, self.version = runtime.name, runtime.version
 
-    def load(self, model: bytes, manifest: Manifest, variant: Variant) -> LoadedModel:
-        """Load a variant from memory.
+    def load(self, model: bytes, manifest: Manifest, variant: Variant, front: bytes = b"") -> LoadedModel:
+        """Load a variant from memory, behind its release's front where there is one.
 
         Raises:
             ModelLoadError: the runtime refuses the bytes, or its inputs and outputs are not the manifest's.
@@ -36,9 +38,14 @@ class Installed:
             raise ModelLoadError(f"{self.name} cannot load variant {variant.name!r} for {variant.runtime}")
         try:
             ports = variant.ports if variant.ports is not UNSET else None
-            return runtimes.load_release(self._runtime, model, manifest, ports=ports)
+            return runtimes.load_release(self._runtime, model, manifest, ports=ports, front=front)
         except runtimes.ModelLoadError as error:
             raise ModelLoadError(f"{self.name} refuses variant {variant.name!r}: {error}", hint=error.hint) from error
+
+
+def capabilities() -> tuple[str, ...]:
+    """What releases and channels may require of this agent: what it knows, and fronts for the runtimes that it has."""
+    return (*CAPABILITIES, *(capability(kind) for kind in sorted(kinds())))
 
 
 @cache

@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from edge_agent import VERSION, runtimes
 from edge_agent.errors import AgentError, TrialError
-from edge_agent.ports import Arrays, LoadedModel, read_blob
+from edge_agent.ports import Arrays, LoadedModel, load_variant, read_blob
+from edge_agent.runtimes.selftest import agree_of
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.messages import Benchmark
@@ -101,15 +102,20 @@ def measure(case: Case) -> Benchmark:
     vectors = decode_vectors(read_blob(blobs, case.manifest.selftest.blob.sha256))
     if not vectors:
         raise TrialError("the release has no self-test vectors", subject=case.variant)
-    data = read_blob(blobs, variant.blob.sha256)
+    front = case.manifest.in_front
+    files = [variant.blob.sha256] + ([front.blob.sha256] if front is not None else [])
+    data = {sha256: read_blob(blobs, sha256) for sha256 in files}  # the disk is not what is measured
     runtime = runtimes.named(case.runtime)
     before = _forget_peak()
     started = time.perf_counter()
-    model = runtime.load(data, case.manifest, variant)
+    model = load_variant(runtime, data.__getitem__, case.manifest, variant)
     load_us = (time.perf_counter() - started) * 1e6
     try:
         if any(case.variant in vector.outputs for vector in vectors):
-            outcome = check(vectors, case.manifest.selftest, case.variant, model.run, case.manifest.outputs)
+            outcome = check(
+                vectors, case.manifest.selftest, case.variant, model.run, case.manifest.outputs,
+                agree_of(case.manifest),
+            )  # fmt: skip
             if not outcome.passed:
                 raise TrialError(outcome.reason, subject=case.variant)
         p50_us, p95_us = quantiles(_timed(model, rows_of(vectors, case.manifest), case.rounds))

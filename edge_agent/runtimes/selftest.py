@@ -5,11 +5,12 @@ Every blob is hashed before anything parses it, and what is loaded is what was h
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from edge_agent import runtimes
 from edge_agent.errors import ModelLoadError
-from edge_agent.ports import read_blob
+from edge_agent.ports import load_variant, read_blob
 from fleet import tasks
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.selftest import Agree, Arrays, Outcome, check, decode_vectors
@@ -29,16 +30,16 @@ def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = 
     variant = manifest.variant(variant_name)
     runtime = runtimes.named(runtime_name) if runtime_name else runtimes.for_variant(variant)
     vectors = decode_vectors(read_blob(blobs, manifest.selftest.blob.sha256))
-    model = runtime.load(read_blob(blobs, variant.blob.sha256), manifest, variant)
+    model = load_variant(runtime, partial(read_blob, blobs), manifest, variant)
     try:
-        return check(vectors, manifest.selftest, variant_name, model.run, manifest.outputs, _agree_of(manifest))
+        return check(vectors, manifest.selftest, variant_name, model.run, manifest.outputs, agree_of(manifest))
     except (ValueError, RuntimeError, KeyError) as error:
         raise ModelLoadError(f"{runtime.name} {runtime.version} failed on variant {variant_name!r}: {error}") from error
     finally:
         model.close()
 
 
-def _agree_of(manifest: Manifest) -> Agree | None:
+def agree_of(manifest: Manifest) -> Agree | None:
     """What the release's task says of two answers; None for a classification, whose scores say it themselves."""
     spec = manifest.named_task
     if spec is None or spec.name == CLASSIFICATION:

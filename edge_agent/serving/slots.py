@@ -20,7 +20,7 @@ import numpy as np
 
 from edge_agent import memory, runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
-from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime
+from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime, load_variant
 from edge_agent.serving import pieces
 from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.loading import WALL_S, Loads
@@ -299,7 +299,7 @@ class Slots:
 
 
 def _interpreter(runtime: Runtime, release: InstalledRelease) -> LoadedModel:
-    return runtime.load(release.open_blob(release.variant.blob.sha256), release.manifest, release.variant)
+    return load_variant(runtime, release.open_blob, release.manifest, release.variant)
 
 
 def _values(inputs: Arrays) -> int:

@@ -49,9 +49,10 @@ def ready_arrays(arrays: Mapping[str, AnyArray], said: object, pipeline: Pipelin
 
 
 def parameters_of(manifest: Manifest) -> dict[str, Any]:
-    """What a model's metadata says of a release beyond the protocol's fields: its task, its class names, its steps.
+    """What a model's metadata says of a release beyond the protocol's fields: its task, its class names, its steps, and
+    what the front before them takes and makes.
 
-    `ready` is the digest by which a request names the steps, and `ready_inputs` are the tensors that they make.
+    `ready` is the digest by which a request names all of these, and `ready_inputs` are the tensors that they make.
     """
     task, pipeline = manifest.named_task, manifest.pipeline
     found: dict[str, Any] = {"task": task.name if task is not None else "", "labels": list(manifest.labels)}
@@ -61,6 +62,9 @@ def parameters_of(manifest: Manifest) -> dict[str, Any]:
             "ready_inputs": [oip.described(tensor) for tensor in pipeline.ready],
             "preprocess": to_document(pipeline.steps),
         }
+    if pipeline is not None and pipeline.front is not None:
+        made = [oip.described(tensor) for tensor in pipeline.front.outputs]
+        found["front"] = {"inputs": list(pipeline.front.inputs), "outputs": made}
     return found
 
 
@@ -71,7 +75,7 @@ def labels_of(manifest: Manifest, request: oip.InferRequest) -> dict[str, tuple[
 
 def _agreed(said: object, pipeline: Pipeline | None) -> Pipeline:
     if pipeline is None:
-        refuse("version", "the release has no preprocessing steps, so nothing can be ready for it", hint="send it raw")
+        refuse("version", "the release has no preprocessing, so nothing can be ready for it", hint="send it raw")
     if said != pipeline.digest:
         refuse(
             "version",

@@ -26,7 +26,7 @@ SHOWN_CLASSES = 12
 class Interface(Struct, frozen=True, kw_only=True):
     """`labels` are the class names in output order; `sketch_id` is empty where no drift is watched. `task` None is a
     classification where there are class names, else nobody scores the answers. `preprocess` are the kinds of steps
-    before the model, in order, each with what it takes: `normalise sensors`.
+    before the model, in order, each with what it takes: `normalise sensors`; a front is the first: `front audio`.
 
     The order of inputs means nothing, since requests name them; the first output is the one that is scored.
     """
@@ -52,7 +52,7 @@ def interface_of(manifest: Manifest) -> Interface:
         labels=manifest.labels,
         sketch_id=manifest.sketch.sketch_id if manifest.sketch is not None else "",
         task=manifest.named_task,
-        preprocess=kinds_of(manifest.steps),
+        preprocess=kinds_of(manifest.steps, manifest.in_front.inputs if manifest.in_front is not None else ()),
     )
 
 

@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
 
+from fleet.protocol.blob import Blob as Blob
+from fleet.protocol.blob import check_blob as check_blob
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
+from fleet.protocol.front import Front
 from fleet.protocol.preprocessing import Pipeline
 from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import TaskSpec, implied
@@ -23,13 +26,6 @@ SCHEMA = 1
 Runtime = Literal["litert", "onnx"]
 Precision = Literal["fp32", "int8", "int8-dynamic"]
 Placement = Literal["edge", "cloud"]
-
-
-class Blob(Struct, frozen=True, kw_only=True):
-    """A content-addressed file: lower-case hex SHA-256 and size in bytes."""
-
-    sha256: str
-    size: int
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -178,9 +174,9 @@ class Lineage(Struct, frozen=True, kw_only=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """A release. `labels` are the class names in output order; empty for a model without classes.
 
-    `inputs` are what applications send; `preprocess` are the steps that make of them what the model files take.
-    `task` is left out of a classification, and `preprocess` where there is none, so that the bytes are those of 0.1;
-    see `named_task` and `pipeline`.
+    `inputs` are what applications send; `front` and then `preprocess`, a model file and steps, make of them what the
+    model files take. `task` is left out of a classification, and these two where there are none, so that the bytes are
+    those of 0.1; see `named_task` and `pipeline`.
     """
 
     schema: int = SCHEMA
@@ -195,16 +191,24 @@ class Manifest(Struct, frozen=True, kw_only=True):
     lineage: Lineage = Lineage()
     task: TaskSpec | UnsetType = UNSET
     preprocess: tuple[AnyStep, ...] | UnsetType = UNSET
+    front: Front | UnsetType = UNSET
+
+    @property
+    def in_front(self) -> Front | None:
+        """The model file in front of the steps and the model files; None without."""
+        return self.front if isinstance(self.front, Front) else None
 
     @property
     def steps(self) -> tuple[AnyStep, ...]:
-        """The steps between what applications send and what the model files take; empty without."""
+        """The steps between what applications send, or the front makes, and what the model files take."""
         return self.preprocess if isinstance(self.preprocess, tuple) else ()
 
     @property
     def pipeline(self) -> Pipeline | None:
-        """The steps bound to the inputs, made anew; None without any. Raises MalformedError where they do not fit."""
-        return Pipeline(self.steps, self.inputs) if self.steps else None
+        """Front and steps bound to the inputs, made anew; None without any. Raises MalformedError where they do not
+        fit."""
+        front = self.in_front
+        return Pipeline(self.steps, self.inputs, front=front) if self.steps or front is not None else None
 
     @property
     def ready(self) -> tuple[Tensor, ...]:
@@ -232,6 +236,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
         """Every blob needed for `variants` (default: all), each once."""
         chosen = self.variants if variants is None else variants
         found = [v.blob for v in chosen] + [self.selftest.blob]
+        if self.in_front is not None:
+            found.append(self.in_front.blob)
         if self.sketch is not None:
             found += [self.sketch.encoder, self.sketch.reference]
         return tuple({blob.sha256: blob for blob in found}.values())
@@ -298,12 +304,6 @@ def decode_manifest(data: bytes, capabilities: frozenset[str] | None = None) -> 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Canonical bytes of a manifest: equal manifests give equal bytes."""
     return encode_json(manifest)
-
-
-def check_blob(blob: Blob) -> None:
-    """Raise MalformedError unless the blob's hash is 64 hex digits and its size is not negative."""
-    if len(blob.sha256) != 64 or not set(blob.sha256) <= set("0123456789abcdef") or blob.size < 0:
-        raise MalformedError(f"not a blob reference: {blob.sha256!r}", subject="blob")
 
 
 def check_requires(requires: tuple[str, ...], capabilities: frozenset[str]) -> None:

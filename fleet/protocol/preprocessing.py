@@ -1,7 +1,8 @@
-"""What a release does to an application's tensors before its model file sees them: its steps, one after the other.
+"""What a release does to an application's tensors before its model file sees them: its front, then its steps.
 
 The manifest's inputs are *raw*: what the interface promises, what applications send, and what samples, sketches and
-audits hold. The steps make of them the *ready* tensors, which the model file takes. An application that has done the
+audits hold. A front (a model file, see `front`) and the steps, one after the other, make of them the *ready* tensors,
+which the model file takes. An application that has done the
 steps itself sends ready tensors and names by `digest` the steps that it has done, since a retrain may have fitted
 others.
 """
@@ -19,6 +20,9 @@ import numpy as np
 from fleet.protocol.codec import encode_json
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.finite import not_finite
+from fleet.protocol.front import KIND as FRONT
+from fleet.protocol.front import Front, between
+from fleet.protocol.front import capability as front_capability
 from fleet.protocol.steps import MAX_CONSTANTS, MAX_ROW_VALUES, AnyStep, Bound
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray
@@ -34,32 +38,33 @@ class Ready(dict[str, AnyArray]):
 
 
 class Pipeline:
-    """Steps bound to the tensors of an interface.
+    """Steps bound to the tensors of an interface, behind a front where there is one; `between` are those in between.
 
     Raises MalformedError where a step finds no tensor of its name or cannot work on it, or there is more than a release
     may hold: `MAX_STEPS`, `MAX_CONSTANTS`, `MAX_ROW_VALUES`. Nothing of the data's size is allocated.
     """
 
-    def __init__(self, steps: Sequence[AnyStep], raw: Sequence[Tensor]) -> None:
+    def __init__(self, steps: Sequence[AnyStep], raw: Sequence[Tensor], *, front: Front | None = None) -> None:
         check_bounds(steps)
         self.steps = tuple(steps)
-        self.raw = tuple(raw)
-        known = {tensor.name: tensor for tensor in raw}
+        self.raw, self.front = tuple(raw), front
+        self.between = between(front, raw)
+        known = {tensor.name: tensor for tensor in self.between}
         self._bound: list[Bound] = []
         for step in steps:
             self._bound.append(_bound(step, known))
         self.ready = tuple(known.values())
-        self.digest = digest(steps)
+        self.digest = digest(steps, front)
 
     def run(self, inputs: Mapping[str, AnyArray]) -> Arrays:
-        """The ready tensors of raw ones, which are as the interface says.
+        """The ready tensors of those between front and steps; without a front these are the raw ones.
 
         Raises:
             MalformedError: a value that the steps cannot work on: not in a vocabulary, too short a series, too much
                 for one request, or NaN or infinity that is left at the end.
             ValueError: inputs that disagree about the rows.
         """
-        found = {tensor.name: inputs[tensor.name] for tensor in self.raw}
+        found = {tensor.name: inputs[tensor.name] for tensor in self.between}
         with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused below, with its place
             for step, bound in zip(self.steps, self._bound, strict=True):
                 _put(found, step, bound.gives.name, bound.apply([found[name] for name in step.takes]))
@@ -82,14 +87,21 @@ def check_bounds(steps: Sequence[AnyStep]) -> None:
         )
 
 
-def kinds_of(steps: Sequence[AnyStep]) -> tuple[str, ...]:
-    """What an interface says of steps: `normalise sensors`. Fitted constants are not in it."""
-    return tuple(f"{step.kind} {', '.join(step.takes)}" for step in steps)
+def kinds_of(steps: Sequence[AnyStep], front: Sequence[str] = ()) -> tuple[str, ...]:
+    """What an interface says of steps: `normalise sensors`. Fitted constants are not in it.
+
+    Args:
+        steps: the steps in order.
+        front: the names of the inputs that a front before them takes; empty without one.
+    """
+    first = (f"{FRONT} {', '.join(front)}",) if front else ()
+    return (*first, *(f"{step.kind} {', '.join(step.takes)}" for step in steps))
 
 
-def required_by(steps: Sequence[AnyStep]) -> tuple[str, ...]:
-    """What a release with these steps requires of an agent."""
-    return tuple(sorted({capability(step.kind) for step in steps}))
+def required_by(steps: Sequence[AnyStep], front: Front | None = None) -> tuple[str, ...]:
+    """What a release with these steps, and this front, requires of an agent."""
+    first = (front_capability(front.runtime),) if front is not None else ()
+    return (*first, *sorted({capability(step.kind) for step in steps}))
 
 
 def capability(kind: str) -> str:
@@ -97,10 +109,11 @@ def capability(kind: str) -> str:
     return f"step:{kind}"
 
 
-def digest(steps: Sequence[AnyStep]) -> str:
-    """By what ready tensors name the steps that made them: 16 hex digits, others for other constants."""
+def digest(steps: Sequence[AnyStep], front: Front | None = None) -> str:
+    """By what ready tensors name what made them: 16 hex digits, others for other constants or another front."""
     as_read = msgspec.json.decode(encode_json(tuple(steps)), type=tuple[AnyStep, ...])  # 1 is 1.0 there
-    return hashlib.sha256(encode_json(as_read)).hexdigest()[:16]
+    file = front.blob.sha256.encode() if front is not None else b""
+    return hashlib.sha256(file + encode_json(as_read)).hexdigest()[:16]
 
 
 def _bound(step: AnyStep, known: dict[str, Tensor]) -> Bound:

@@ -2,7 +2,7 @@
 
 models   the port, and requests of any number of rows      tensors  names, datatypes, quantization, text
 litert   ai-edge-litert and tflite-runtime                 onnx     ONNX Runtime
-prepared a release's steps before its file
+prepared a release's front and steps before its file
 errors   what can be wrong with a file              cost   what a request may cost, known before it is paid
 run_costs how long a run will take, by those before
 
@@ -17,12 +17,15 @@ from importlib import metadata
 from importlib.util import find_spec
 
 from fleet.protocol.manifest import Manifest, Ports, Tensor
+from fleet.protocol.preprocessing import Pipeline
 from fleet.runtimes.errors import InputError, ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import LoadedModel, Options, Runtime
-from fleet.runtimes.prepared import Prepared
+from fleet.runtimes.prepared import Before, FrontModel, Prepared
 
 __all__ = [
     "RUNTIMES",
+    "Before",
+    "FrontModel",
     "InputError",
     "LoadedModel",
     "ModelLoadError",
@@ -31,6 +34,7 @@ __all__ = [
     "Runtime",
     "RuntimeMissingError",
     "available",
+    "before",
     "best",
     "kinds",
     "load",
@@ -142,13 +146,30 @@ def load_release(
     strict: bool = False,
     ports: Ports | None = None,
     options: Options = Options(),  # noqa: B008 (frozen)
+    front: bytes = b"",
 ) -> LoadedModel:
-    """A release's model file from its bytes, to be asked as its manifest says: behind its steps, where it has some.
+    """A release's model file from its bytes, to be asked as its manifest says: behind its front and steps.
 
-    Args and Raises as `load`.
+    Args and Raises as `load`; `front` are the bytes of the release's front, where it has one (`Manifest.in_front`).
     """
     pipeline = manifest.pipeline
     if pipeline is None:
         return load(runtime, data, manifest.inputs, manifest.outputs, strict=strict, ports=ports, options=options)
     model = load(runtime, data, pipeline.ready, manifest.outputs, strict=strict, ports=ports, options=options)
-    return Prepared(model, pipeline)
+    return Prepared(model, before(pipeline, front))
+
+
+def before(pipeline: Pipeline, front: bytes = b"") -> Before:
+    """What a release does to raw tensors, with the file of its front from `front`.
+
+    Raises ModelLoadError: no runtime here takes the front, or its tensors are not those that the release names.
+    """
+    described = pipeline.front
+    if described is None:
+        return Before(pipeline, None)
+    taken = [tensor for name in described.inputs for tensor in pipeline.raw if tensor.name == name]
+    try:
+        model = load(best(described.runtime), front, taken, described.outputs, strict=len(taken) > 1)
+    except (RuntimeMissingError, ModelLoadError) as error:
+        raise ModelLoadError(f"the front: {error}", hint=error.hint) from error
+    return Before(pipeline, FrontModel(model, described))

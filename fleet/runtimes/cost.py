@@ -7,11 +7,12 @@ larger requests use.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 from fleet.protocol import oip
 from fleet.protocol.errors import TooLargeError
-from fleet.protocol.manifest import Manifest
+from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.tensors import dtype_of
 from fleet.runtimes.models import MAX_BATCH
 
@@ -25,9 +26,13 @@ _HINT = "send and ask for tensors with the binary extension (binary_data_size, b
 
 
 def body_limit(manifest: Manifest) -> int:
-    """The most bytes that a request to a model can need: its inputs at the largest batch, and JSON around them."""
+    """The most bytes that a request to a model can need: its inputs, raw or ready, at the largest batch, in JSON."""
+    return max(_limit(manifest.inputs), _limit(manifest.ready))
+
+
+def _limit(inputs: Sequence[Tensor]) -> int:
     total = JSON_LIMIT
-    for spec in manifest.inputs:
+    for spec in inputs:
         sample = spec.shape[1:] if spec.shape[:1] == (-1,) else spec.shape
         if spec.datatype == "BYTES" or -1 in sample:
             return BODY_LIMIT
