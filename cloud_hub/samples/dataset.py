@@ -1,6 +1,7 @@
 """A snapshot's content: plain arrays in one `.npz`, named by the hash of what they say.
 
-The file holds `input:NAME` for every input, `label` and `ids`; that of 0.1 held `x`, the first input of each sample
+The file holds `input:NAME` for every input (of text `text:NAME`, the protocol's bytes, and `shape:NAME`), `label` and
+`ids`; that of 0.1 held `x`, the first input of each sample
 without its name, in place of the inputs. Prefixes keep an input called `label` apart from the labels. Where a label is
 no class number there is `label_json`, too: the UTF-8 bytes of a JSON list of all labels, null where there is none.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,16 @@ import numpy.typing as npt
 
 from cloud_hub.errors import InvalidError, NotFoundError
 from fleet.protocol.errors import MalformedError
+from fleet.protocol.tensors import from_bytes, to_bytes
 from fleet.tasks import Task
 from model_compiler.data import UNNAMED, Array, npz_of
 
-PREFIX = "input:"
+PREFIX, TEXT, SHAPE = "input:", "text:", "shape:"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """`inputs` maps a name to numbers (n, …); `label` int64 (n,), -1 without one; `ids` (n,) text.
+    """`inputs` maps a name to numbers or text (bytes) (n, …); `label` int64 (n,), -1 without one; `ids` (n,) text.
 
     `other` holds the labels as tasks keep them (plain JSON, None without one) where one of them is no class number;
     `label` is then -1 for every row that has such a label, and what is right is `labels`. A lone input called `UNNAMED`
@@ -57,7 +59,7 @@ class Dataset:
             kinds = sorted((name, array.dtype.str, array.shape) for name, array in self.inputs.items())
             digest = hashlib.sha256(repr((kinds, self.ids.tolist())).encode())
             for name in sorted(self.inputs):
-                digest.update(np.ascontiguousarray(self.inputs[name]).tobytes())
+                digest.update(_bytes_of(self.inputs[name]))
         digest.update(np.ascontiguousarray(self.label, "<i8").tobytes())
         if self.other:
             digest.update(_json(self.other))
@@ -117,7 +119,13 @@ def stack(dataset: Dataset, task: Task[Any]) -> Stacked:
 
 def encode_dataset(dataset: Dataset) -> bytes:
     """The dataset as `.npz` bytes."""
-    arrays: dict[str, Array] = {f"{PREFIX}{name}": array for name, array in dataset.inputs.items()}
+    arrays: dict[str, Array] = {}
+    for name, array in dataset.inputs.items():
+        if array.dtype.kind == "O":
+            arrays[f"{TEXT}{name}"] = np.frombuffer(to_bytes(array), np.uint8)
+            arrays[f"{SHAPE}{name}"] = np.array(array.shape, np.int64)
+        else:
+            arrays[f"{PREFIX}{name}"] = array
     arrays |= {"label": dataset.label, "ids": dataset.ids}
     if dataset.other:
         arrays["label_json"] = np.frombuffer(_json(dataset.other), np.uint8)
@@ -128,12 +136,18 @@ def decode_dataset(data: bytes, *, subject: str) -> Dataset:
     """Read `.npz` bytes, never unpickled; raises InvalidError."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            inputs = {key.removeprefix(PREFIX): arrays[key] for key in arrays.files if key.startswith(PREFIX)}
+            inputs = dict(_inputs_in(arrays))
             inputs = inputs or {UNNAMED: arrays["x"].astype(np.float32)}
             text = arrays["label_json"].tobytes() if "label_json" in arrays.files else b"[]"
             other = msgspec.json.decode(text, type=tuple[Any, ...])
             dataset = Dataset(inputs, arrays["label"].astype(np.int64), arrays["ids"], other)
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:  # ValueError: also what is no JSON list
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        MalformedError,
+    ) as error:  # ValueError: also what is no JSON list
         raise InvalidError(f"{subject} is not a snapshot: {error}", subject=subject) from error
     rows = {len(array) for array in inputs.values()} | {len(dataset.label), len(dataset.labels)}
     if rows != {len(dataset.ids)}:
@@ -147,6 +161,19 @@ def read_dataset(path: Path) -> Dataset:
         return decode_dataset(path.read_bytes(), subject=str(path))
     except FileNotFoundError:
         raise NotFoundError(f"no snapshot file {path}", subject=str(path)) from None
+
+
+def _inputs_in(arrays: Any) -> Iterator[tuple[str, Array]]:
+    for key in arrays.files:
+        if key.startswith(PREFIX):
+            yield key.removeprefix(PREFIX), arrays[key]
+        elif key.startswith(TEXT):
+            name = key.removeprefix(TEXT)
+            yield name, from_bytes(arrays[key].tobytes(), "BYTES", arrays[f"{SHAPE}{name}"].tolist(), name)
+
+
+def _bytes_of(array: Array) -> bytes:
+    return to_bytes(array) if array.dtype.kind == "O" else np.ascontiguousarray(array).tobytes()
 
 
 def _json(labels: tuple[Any, ...]) -> bytes:

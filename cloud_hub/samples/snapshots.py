@@ -94,7 +94,6 @@ def _fits(inputs: Sequence[Array], wanted: Sequence[Tensor]) -> bool:
     return len(have) == len(inputs) == len(wanted) and all(
         tensor.name in have
         and have[tensor.name].datatype == tensor.datatype
-        and have[tensor.name].datatype != "BYTES"  # text: nothing here learns from it
         and _same_shape(have[tensor.name].shape, tensor.shape)
         and (not tensor.finite or is_finite(from_array(have[tensor.name])))  # one NaN makes all weights NaN
         for tensor in wanted

@@ -7,7 +7,7 @@ shapes of inputs and outputs of student and teacher, task, class names, and an e
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from cloud_hub.errors import ConflictError, InvalidError
 from cloud_hub.samples.dataset import Dataset, stack
 from cloud_hub.training.data_checks import check_data
 from cloud_hub.training.examples import Examples, Sets, labels_like
-from cloud_hub.training.models import source_of
-from cloud_hub.training.recipe import Fitting, Recipe
+from cloud_hub.training.recipe import Recipe
+from cloud_hub.training.trying import Tried, request_of, try_model
+from cloud_hub.training.trying import handful as handful
 from fleet import tasks
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface
@@ -25,22 +26,19 @@ from fleet.protocol.manifest import Tensor
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import CLASSIFICATION, TaskSpec, in_words
 from fleet.protocol.tensors import datatype_of
-from model_compiler import metrics, naming, reference, runners, tasking
+from model_compiler import metrics, reference, tasking
 from model_compiler.adapting import Adapted, adapt
-from model_compiler.building import adapt_module, prepare
 from model_compiler.data import UNNAMED, Array, make_dataset
-from model_compiler.data import Dataset as CompilerDataset
 from model_compiler.errors import CompilerError, InterfaceError
 from model_compiler.metrics import Metric
-from model_compiler.request import CompileRequest, non_finite_of
+from model_compiler.preparing import NO_STEPS, Preparation, imputed
+from model_compiler.request import non_finite_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
-ROWS = 2
-HANDFUL, OF_EACH, MOST_CLASSES = 64, 4, 100  # rows that a recipe's own fit is tried on, and of each class
 SAME_MODEL = "a changed interface is a new model name: fleet model create NAME"
 
 
@@ -65,7 +63,9 @@ class Settled:
     """The recipe's sets with the release's names of inputs, in the release's order; `outputs` are those of outputs.
 
     `names` maps the data's names of inputs to the release's. `spec` names the task, None for a classification; `task`
-    is it, with the model's outputs and class names. `findings` are what is worth knowing of the data.
+    is it, with the model's outputs and class names. `findings` are what is worth knowing of the data. `loose` names
+    inputs and outputs that may hold NaN and infinity. `preparation` holds front and preprocessing steps as the recipe
+    declares them, `ready` the dtypes of what the networks take, by name and in their order.
     """
 
     sets: Sets
@@ -76,15 +76,9 @@ class Settled:
     task: tasks.Task[Any]
     metric: Metric
     findings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Tried:
-    """What a handful of rows showed: names of inputs (data's to release's), their dtypes, and the answers."""
-
-    names: Mapping[str, str]
-    dtypes: Mapping[str, Any]
-    outputs: Mapping[str, Array]
+    loose: frozenset[str] = frozenset()
+    preparation: Preparation = NO_STEPS
+    ready: Mapping[str, Any] = field(default_factory=dict)
 
 
 def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> Settled:
@@ -101,13 +95,13 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
     """
     _check_alike(sets)
     if contract is not None and contract.encoder is not None:
-        _check_enough(sets)
+        _check_enough(sets, contract.encoder.tensor)
     try:
         spec = task_of(recipe, contract)
-        findings = check_data(
-            sets, spec, _known_labels(recipe, contract), non_finite=() if contract is None else contract.non_finite
-        )
-        tried = _tried(recipe, sets, contract, spec, out)
+        loose = _loose(recipe, contract)
+        findings = check_data(sets, spec, _known_labels(recipe, contract), non_finite=loose)
+        tried = try_model(recipe, sets, request_of(recipe, sets, spec, loose, out, *_kept(contract)))
+        _check_loose(recipe, tried)
         labels = _labels(recipe, tried.outputs, contract, spec)
         task = _task(spec, labels, tried.outputs)
         metric = _metric(recipe, sets, labels, spec)
@@ -116,7 +110,10 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
             raise refused(contract, str(error)) from error
         raise InvalidError(f"the recipe: {error}", subject="recipe", hint=error.hint) from error
     called = sets.each(lambda part: part.renamed(tried.names).cast(tried.dtypes))
-    return Settled(called, tried.names, tuple(tried.outputs), labels, spec, task, metric, findings)
+    return Settled(
+        called, tried.names, tuple(tried.outputs), labels, spec, task, metric, findings, loose, tried.preparation,
+        tried.ready,
+    )  # fmt: skip
 
 
 def task_of(recipe: Recipe, contract: Contract | None) -> TaskSpec | None:
@@ -130,6 +127,35 @@ def task_of(recipe: Recipe, contract: Contract | None) -> TaskSpec | None:
         raise InterfaceError(f"its task is {in_words(fixed)}; the recipe's is {in_words(asked)}")
     found = fixed or asked
     return None if found is None or found == TaskSpec(name=CLASSIFICATION) else found
+
+
+def _kept(contract: Contract | None) -> tuple[Interface | None, Encoder | None]:
+    return (contract.interface, contract.encoder) if contract is not None else (None, None)
+
+
+def _loose(recipe: Recipe, contract: Contract | None) -> frozenset[str]:
+    """Inputs and outputs that may hold NaN and infinity, by the model's interface, or by the recipe of a new model.
+
+    Raises InterfaceError when the recipe's may do so where the model's may not.
+    """
+    own = frozenset(recipe.non_finite) | imputed(recipe.preprocess)
+    if contract is None:
+        return own
+    more = sorted(own - contract.non_finite)
+    if more:
+        raise InterfaceError(f"{more[0]!r} holds no NaN and no infinity; by the recipe it may")
+    return contract.non_finite
+
+
+def _check_loose(recipe: Recipe, tried: Tried) -> None:
+    known = (*tried.names.values(), *tried.outputs)
+    unknown = [name for name in recipe.non_finite if name not in known]
+    if unknown:
+        raise InvalidError(
+            f"the recipe: there is no input or output {unknown[0]!r} that may be non-finite; there are "
+            f"{', '.join(known)}",
+            subject="recipe",
+        )
 
 
 def refused(contract: Contract, why: str) -> ConflictError:
@@ -175,59 +201,6 @@ def samples_of(snapshot: Dataset, like: Examples, task: tasks.Task[Any]) -> Exam
     return Examples(ordered if isinstance(like.x, Mapping) else ordered[UNNAMED], y, known)
 
 
-def handful(data: Examples) -> Examples:
-    """A few rows of `data`, some of each class where there are classes."""
-    rows = np.arange(min(HANDFUL, len(data)))
-    if data.y.ndim == 1 and data.y.dtype.kind in "iu":
-        order = np.argsort(data.y, kind="stable")
-        starts = np.unique(data.y[order], return_index=True)[1]
-        each = np.concatenate([order[start : start + OF_EACH] for start in starts[:MOST_CLASSES]])
-        rows = np.union1d(rows, each)
-    return data.take(rows)
-
-
-def _tried(recipe: Recipe, sets: Sets, contract: Contract | None, spec: TaskSpec | None, out: Path) -> _Tried:
-    loose = contract.non_finite if contract is not None else frozenset[str]()
-    rows = make_dataset(sets.train.take(slice(ROWS)).inputs, sets.train.y[:ROWS], "the training set", non_finite=loose)
-    source: nn.Module | bytes
-    if recipe.student is not None:
-        source = recipe.student().eval()
-    else:
-        assert recipe.fit is not None  # a recipe has one of the two
-        few, folder = handful(sets.train), out / "dry"
-        folder.mkdir(parents=True, exist_ok=True)
-        source = source_of(recipe.fit(Fitting(few, 0, folder)), few.inputs)
-    request = CompileRequest(
-        calibration=rows, validation=rows, targets=(), out=out,
-        module=None if isinstance(source, bytes) else source.eval(), onnx=source if isinstance(source, bytes) else None,
-        inputs=recipe.inputs, outputs=recipe.outputs, labels=recipe.labels, task=spec,
-        metric=metrics.parse(recipe.metric) if recipe.metric else None,
-        interface=contract.interface if contract is not None else None,
-        encoder=contract.encoder if contract is not None else None,
-    )  # fmt: skip
-    if request.module is None:
-        tried = _tried_onnx(request)
-    else:
-        student = adapt_module(request, tasking.metric_of(request))
-        dtypes = {name: array.dtype for name, array in student.data.inputs.items()}
-        tried = _Tried(student.names, dtypes, student.outputs)
-    if recipe.teacher is not None:
-        names = CompilerDataset({name: rows.inputs[old][:1] for old, name in tried.names.items()}).cast(tried.dtypes)
-        _check_teacher(recipe.teacher().eval(), names, tried.outputs)
-    return tried
-
-
-def _tried_onnx(request: CompileRequest) -> _Tried:
-    prepared = prepare(request, tasking.metric_of(request))
-    assert prepared.onnx is not None  # the request's source
-    data = prepared.validation
-    found = runners.run("the recipe's model", "onnx", prepared.onnx, data, finite=False)
-    outputs = dict(zip(prepared.outputs, found.outputs, strict=True))
-    if request.interface is not None:
-        naming.check_early(request.interface, data.inputs, outputs, request.labels)
-    return _Tried(prepared.names, {name: array.dtype for name, array in data.inputs.items()}, outputs)
-
-
 def _task(spec: TaskSpec | None, labels: Sequence[str], outputs: Mapping[str, Array]) -> tasks.Task[Any]:
     tensors = [Tensor(name=n, datatype=datatype_of(a), shape=(-1, *a.shape[1:])) for n, a in outputs.items()]
     if spec is None and not labels:
@@ -263,26 +236,15 @@ def _check_alike(sets: Sets) -> None:
             )
 
 
-def _check_enough(sets: Sets) -> None:
+def _check_enough(sets: Sets, watched: str) -> None:
     for name, part in (("calibration", sets.calibration), ("validation", sets.validation)):
-        if not reference.possible(next(iter(part.inputs.values())), next(iter(part.inputs.values()))):
+        array = part.inputs.get(watched, next(iter(part.inputs.values())))
+        if not reference.possible(array, array):
             raise InvalidError(
                 f"the recipe: the {name} set has {len(part)} rows; the model's drift is watched, which needs at least "
                 f"{reference.LEAST_ROWS} that differ",
                 subject="recipe",
                 hint="give it more rows",
-            )
-
-
-def _check_teacher(teacher: nn.Module, rows: CompilerDataset, outputs: Mapping[str, Array]) -> None:
-    """The cloud variant answers what the edge variants answer, by the same names."""
-    theirs = adapt(teacher, rows, inputs=tuple(rows.inputs), outputs=tuple(outputs)).outputs
-    for name, answer in outputs.items():
-        if theirs[name].shape[1:] != answer.shape[1:]:
-            raise InterfaceError(
-                f"output {name!r} of the student has shape {[1, *answer.shape[1:]]}, "
-                f"the teacher's {list(theirs[name].shape)}",
-                hint="make both answer alike",
             )
 
 

@@ -45,7 +45,7 @@ def compile_run(
     out = request.out / RELEASE
     shutil.rmtree(out, ignore_errors=True)
     contract = request.contract
-    loose = contract.non_finite if contract is not None else frozenset[str]()
+    loose = settled.loose
     lineage = lineage_of(request)
     if current is not None:
         lineage = msgspec.structs.replace(lineage, parents=(f"release {current.number}",))
@@ -63,10 +63,12 @@ def compile_run(
                 out=out,
                 module=student.module,
                 onnx=student.onnx,
-                cloud=onnx_of_made(teacher, parts.train.inputs) if teacher is not None else None,
+                cloud=onnx_of_made(teacher, parts.train) if teacher is not None else None,
                 labels=settled.labels,
                 inputs=tuple(parts.train.inputs),
                 outputs=settled.outputs,
+                preprocess=parts.steps.preparation.steps,
+                front=parts.steps.preparation.front,
                 task=settled.spec,
                 metric=metrics.parse(recipe.metric) if recipe.metric else None,
                 interface=contract.interface if contract is not None else None,

@@ -17,6 +17,7 @@ import numpy as np
 from cloud_hub.errors import InvalidError
 from cloud_hub.training.examples import Examples, Sets
 from fleet.protocol.task import TaskSpec
+from fleet.protocol.tensors import to_bytes
 from model_compiler.data import Array
 
 SHOWN = 8  # rows that a finding names
@@ -93,7 +94,12 @@ def conflicts(name: str, part: Examples) -> Iterator[Finding]:
 def keys_of(examples: Examples) -> list[bytes]:
     """For every row the bytes of all its inputs."""
     arrays = [np.ascontiguousarray(array) for array in examples.inputs.values()]
-    return [b"".join(array[row].tobytes() for array in arrays) for row in range(len(examples))]
+    return [b"".join(_bytes_of(array[row, ...]) for array in arrays) for row in range(len(examples))]
+
+
+def _bytes_of(values: Array) -> bytes:
+    """Text by what it says, not by where it lies or how wide its array is."""
+    return to_bytes(values.astype(object)) if values.dtype.kind in "USO" else values.tobytes()
 
 
 def _shapes(sets: Sets) -> Iterator[Finding]:

@@ -129,13 +129,29 @@ def save_weights(network: nn.Module, path: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}, path)
 
 
-def load_weights(network: nn.Module, start: Mapping[str, Array]) -> bool:
-    """Begin with these weights, when their names and shapes are the network's; else it stays, and False comes back."""
-    own = network.state_dict()
-    fits = bool(start) and {n: tuple(v.shape) for n, v in own.items()} == {n: a.shape for n, a in start.items()}
-    if fits:
-        network.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in start.items()})
-    return fits
+def load_weights(network: nn.Module, start: Mapping[str, Array]) -> str:
+    """Begin with these weights, or stay as it is; returns why it stayed, in words, empty where it did not.
+
+    Args:
+        network: as the recipe makes it.
+        start: the weights by name. Those of an ONNX file have no counters (`num_batches_tracked`), have tensors
+            besides, and the names of a network inside a wrapper; what a converter has folded away is missing.
+    """
+    if not start:
+        return "the release before has no file that holds them by name (onnx-fp32), and no job has kept them"
+    own, found = network.state_dict(), {}
+    for name, value in own.items():
+        array = next((a for key, a in start.items() if key == name or key.endswith(f".{name}")), None)
+        if array is None and name.endswith("num_batches_tracked"):
+            found[name] = value
+        elif array is None:
+            return f"the release before has no {name!r}: it is of another network, or a converter has folded it away"
+        elif array.shape != tuple(value.shape):
+            return f"{name!r} has shape {list(array.shape)} in the release before, {list(value.shape)} in the recipe's"
+        else:
+            found[name] = torch.from_numpy(np.array(array)).to(value.dtype)
+    network.load_state_dict(found)
+    return ""
 
 
 @dataclass(frozen=True)

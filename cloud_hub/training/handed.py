@@ -4,7 +4,9 @@ what it leaves there: `release/`, and the weights of its networks, `student.safe
     snapshot.npz    the samples and labels to train on
     fixed.json      the manifest that fixed the model's interface; fixed.encoder: the encoder of its sketch
     current.json    the manifest of the release that devices come from; current.model: its best model file;
-                    current.student and current.teacher: the weights of its networks, where the hub has them
+                    current.front: the model file in front of it, where there is one;
+                    current.student and current.teacher: the weights of its networks, where a job has kept them,
+                    else current.student.onnx and current.teacher.onnx: its own files that hold them
 
 The hub writes it (`handing`), the work reads it: users' code never sees the hub, its database or its keys.
 """
@@ -21,8 +23,8 @@ from fleet.protocol.manifest import Manifest, Variant, decode_manifest
 from fleet.protocol.sketch import decode_encoder
 from model_compiler.data import Array
 
-SNAPSHOT, FIXED, ENCODER, CURRENT, CURRENT_MODEL = (
-    "snapshot.npz", "fixed.json", "fixed.encoder", "current.json", "current.model",
+SNAPSHOT, FIXED, ENCODER, CURRENT, CURRENT_MODEL, CURRENT_FRONT = (
+    "snapshot.npz", "fixed.json", "fixed.encoder", "current.json", "current.model", "current.front",
 )  # fmt: skip
 
 
@@ -32,12 +34,13 @@ NETWORKS = ("student", "teacher")
 
 @dataclass(frozen=True)
 class Released:
-    """A published release with its best model file, and the variant that the file is."""
+    """A published release with its best model file, the variant that the file is, and the file of its front."""
 
     number: int
     manifest: Manifest
     variant: Variant
     model: bytes
+    front: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,22 @@ class Handed:
         if number is None:
             return None
         manifest = decode_manifest((self.folder / CURRENT).read_bytes())
-        return Released(number, manifest, best_of(manifest), (self.folder / CURRENT_MODEL).read_bytes())
+        front = (self.folder / CURRENT_FRONT).read_bytes() if manifest.in_front is not None else b""
+        return Released(number, manifest, best_of(manifest), (self.folder / CURRENT_MODEL).read_bytes(), front)
 
     @property
     def start(self) -> dict[str, dict[str, Array]]:
-        """The weights of the release before by network and name; without those that the hub does not have."""
+        """The weights of the release before by network and name, empty for a network whose weights are not to be had;
+        without any networks where there was no release before."""
+        return {network: self._weights(network) for network in NETWORKS if (self.folder / CURRENT).is_file()}
+
+    def _weights(self, network: str) -> dict[str, Array]:
         from safetensors.numpy import load_file
 
-        files = {network: self.folder / weights_file(network) for network in NETWORKS}
-        return {network: load_file(path) for network, path in files.items() if path.is_file()}
+        kept, file = self.folder / weights_file(network), self.folder / f"{weights_file(network)}.onnx"
+        if kept.is_file():
+            return load_file(kept)
+        return weights_in(file.read_bytes()) if file.is_file() else {}
 
 
 def words(model: str, number: int) -> str:
@@ -84,6 +94,21 @@ def best_of(manifest: Manifest) -> Variant:
     """The variant that answers best: the cloud's where there is one, else the first of the edge's."""
     cloud = [variant for variant in manifest.placed("cloud") if variant.runtime == "onnx"]
     return (cloud or list(manifest.placed("edge")))[0]
+
+
+def holder_of(manifest: Manifest, network: str) -> Variant | None:
+    """The variant whose file holds a network's weights by name: ONNX in single precision; None without one."""
+    places = manifest.placed("edge" if network == "student" else "cloud")
+    return next((v for v in places if v.runtime == "onnx" and v.precision == "fp32"), None)
+
+
+def weights_in(model: bytes) -> dict[str, Array]:
+    """The named tensors of an ONNX file. Exporters keep the names of a torch module's parameters, unless they fold them
+    into others."""
+    from onnx import load_from_string, numpy_helper
+
+    found = load_from_string(model).graph.initializer
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in found}
 
 
 def weights_file(network: str) -> str:

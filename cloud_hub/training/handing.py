@@ -14,12 +14,14 @@ from cloud_hub.samples.dataset import encode_dataset
 from cloud_hub.training.checking import Contract
 from cloud_hub.training.handed import (
     CURRENT,
+    CURRENT_FRONT,
     CURRENT_MODEL,
     ENCODER,
     FIXED,
     NETWORKS,
     SNAPSHOT,
     best_of,
+    holder_of,
     weights_file,
     words,
 )
@@ -54,10 +56,20 @@ def hand_in(
         number, manifest = current
         (folder / CURRENT).write_bytes(encode_manifest(manifest))
         (folder / CURRENT_MODEL).write_bytes(_blob(hub, best_of(manifest).blob, f"of release {number}"))
+        if manifest.in_front is not None:
+            (folder / CURRENT_FRONT).write_bytes(_blob(hub, manifest.in_front.blob, f"of release {number}"))
         for network in NETWORKS:
-            with contextlib.suppress(NotFoundError):  # of a release that no job made
-                weights = hub.objects.get(_weights_key(model, number, network)).data
-                (folder / weights_file(network)).write_bytes(weights)
+            _hand_weights(hub, model, number, manifest, network, folder / weights_file(network))
+
+
+def _hand_weights(hub: Hub, model: str, number: int, manifest: Manifest, network: str, path: Path) -> None:
+    """Write the weights that a job has kept; of a release that no job made, its own file that holds them."""
+    with contextlib.suppress(NotFoundError):
+        path.write_bytes(hub.objects.get(_weights_key(model, number, network)).data)
+        return
+    variant = holder_of(manifest, network)
+    if variant is not None:
+        path.with_name(f"{path.name}.onnx").write_bytes(_blob(hub, variant.blob, f"of release {number}"))
 
 
 def keep_weights(hub: Hub, model: str, number: int, folder: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cloud_hub.errors import InvalidError
+from cloud_hub.training.steps import NO_FITTED_STEPS, FittedSteps
 from model_compiler import runners
 from model_compiler.data import Array, Dataset
 from model_compiler.errors import CompilerError
@@ -17,14 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Made:
-    """A model with the release's names; exactly one of `module`, which takes its inputs by place, and `onnx`."""
+    """A model with the release's names; exactly one of `module`, which takes its inputs by place, and `onnx`.
+
+    `steps` are between what applications send and what it takes.
+    """
 
     outputs: tuple[str, ...]
     module: nn.Module | None = None
     onnx: bytes | None = None
+    steps: FittedSteps = NO_FITTED_STEPS
 
     def answers(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output (n, …) to inputs (n, …); raises InvalidError when an ONNX file does not take them."""
+        """Every output (n, …) to raw inputs (n, …); raises InvalidError when an ONNX file does not take them."""
+        inputs = self.steps.inputs(inputs)
         if self.module is not None:
             from cloud_hub.training.fitting import answers_of
 

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
 from cloud_hub.training.examples import Examples as Examples
 from cloud_hub.training.examples import Sets as Sets
+from fleet.protocol.steps import AnyStep
 from model_compiler.data import Array
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Hyper:
 class Fitting:
     """What a recipe's own `fit` is given.
 
-    `train` are the rows to fit to, inputs called as in `data`; some may have no label. `soft` is what the teacher says
+    `train` are the rows to fit to, inputs called as in `data`, or behind preprocessing steps what these make; some may
+    have no label. `soft` is what the teacher says
     to them, (n, …), None without one. `start` holds the weights of the release before by name, empty where there are
     none; `released` is its model file (ONNX or LiteRT), empty likewise. `folder` keeps what a killed run shall go on
     from.
@@ -63,19 +65,25 @@ class Fitting:
 class Recipe:
     """How a model is made: of its data, and of a student that is trained by the kit's loop, or fitted by `fit`.
 
-    `task` is the kind of answer as `model-compiler --task` takes it (`regression:tolerance=0.5`); empty for the model's
-    own, else a classification. `metric` likewise as `--metric`; empty for the task's. `teacher` is a larger network
-    that the student learns from, and becomes the cloud variant; None for none. `loss` is the kit's loop's:
-    `loss(answer, batch)` of what the student's `forward` gives and a `losses.Batch`, or a name (`losses`). `fit` is in
-    place of `student`: it gets a `Fitting` and returns a torch module, the bytes of an ONNX model, or an estimator of
-    scikit-learn. `augment` changes a training batch (n, …), by name where there are several inputs, with a seeded
-    generator. With `warm`, a retrain starts from the weights of the release before, where they fit.
+    `task` is the kind of answer as `model-compiler --task` takes it (`regression:tolerance=0.5`); empty for the
+    model's own, else a classification. `metric` likewise as `--metric`, a file of one's own lies beside the recipe;
+    empty for the task's. `teacher` is a larger network that the student learns from, and becomes the cloud variant;
+    None for none. `loss` is the kit's loop's: `loss(answer, batch)` of what the student's `forward` gives and a
+    `losses.Batch`, or a name (`losses`). `fit` is in place of `student`: it gets a `Fitting` and returns a torch
+    module, the bytes of an ONNX model, or an estimator of scikit-learn. `augment` changes a training batch (n, …),
+    by name where there are several inputs, with a seeded generator. With `warm`, a retrain starts from the weights
+    of the release before, where they fit.
 
     `inputs` and `outputs` are the names that applications use; by default those of the data, of the parameters of the
     student's `forward`, and of the dict that it answers with. Of several outputs the first is trained. In a retrain the
     model's interface at the hub outranks all names that are not said here, and what is said here must agree with it.
     A network with several inputs gets them by name, so `forward` calls its parameters as the data does. `sources` are
     further modules whose code belongs to the recipe's hash.
+
+    `preprocess` are the steps between what the data holds, which is what applications send, and what the networks take
+    (`fleet.protocol.steps`); constants that are left out are fitted to the rows that are trained on. `front` is a model
+    file before these, beside the recipe, as `model-compiler --front` takes it. `augment`, losses and `fit` see what
+    they make. `non_finite` names inputs and outputs that may hold NaN and infinity.
     """
 
     data: Callable[[], Sets]
@@ -93,6 +101,9 @@ class Recipe:
     loss: str | Callable[[Any, Any], torch.Tensor] = ""
     fit: Callable[[Fitting], Any] | None = None
     warm: bool = False
+    preprocess: tuple[AnyStep, ...] = ()
+    front: str = ""
+    non_finite: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.student is None) == (self.fit is None):
@@ -128,7 +139,25 @@ def load_recipe(name: str, *, folder: Path | None = None) -> LoadedRecipe:
     digest = hashlib.sha256()
     for part in (module, *recipe.sources):
         digest.update(inspect.getsource(part).encode())
+    recipe, files = _located(recipe, Path(str(module.__file__)).parent)
+    for file in files:
+        digest.update(file.read_bytes())
     return LoadedRecipe(name, digest.hexdigest(), recipe)
+
+
+def _located(recipe: Recipe, folder: Path) -> tuple[Recipe, list[Path]]:
+    """The recipe with its own files, which lie beside it in `folder`, found wherever it is run; and these files."""
+    files = []
+    path, _, function = recipe.metric.partition(":")
+    if path.endswith(".py") and (folder / path).is_file():
+        files.append(folder / path)
+        recipe = replace(recipe, metric=f"{folder / path}:{function}")
+    if recipe.front:
+        files.append(folder / recipe.front.partition(":")[0])
+        if not files[-1].is_file():
+            raise NotFoundError(f"no front {files[-1]}", subject="recipe", hint="put it beside the recipe")
+        recipe = replace(recipe, front=f"{folder}/{recipe.front}")
+    return recipe, files
 
 
 def _from_module(name: str) -> ModuleType:

@@ -99,7 +99,7 @@ class _Rehearsal:
 
     def _export(self) -> str:
         models = [made for made in (self.student, self.teacher) if made is not None]
-        sizes = [len(onnx_of_made(made, self.parts.train.inputs)) for made in models]
+        sizes = [len(onnx_of_made(made, self.parts.train)) for made in models]
         return f"as ONNX, {' and '.join(f'{size:,} bytes' for size in sizes)}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +18,10 @@ from cloud_hub.training.checking import Contract, Settled, placed, samples_of, s
 from cloud_hub.training.data_checks import keys_of
 from cloud_hub.training.models import Made, source_of
 from cloud_hub.training.recipe import Examples, Fitting, LoadedRecipe, Sets, swap_labels
+from cloud_hub.training.steps import NO_FITTED_STEPS, FittedSteps, fitted
 from fleet.protocol.manifest import Lineage
 from model_compiler.data import Array, make_dataset, save_dataset
+from model_compiler.preparing import Preparation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +35,8 @@ class RunRequest:
     """What to train. `progress(step, fraction)` may raise to stop the run.
 
     `contract` is what the applications of an existing model rely on: its names and classes outrank the recipe's.
-    `start` holds the weights of the release before by network and name, `released` its model file; empty without.
+    `start` holds the weights of the release before by network and name (of a network that they are not to be had of,
+    none), `released` its model file; empty without such a release.
     """
 
     loaded: LoadedRecipe
@@ -49,7 +52,8 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class Parts:
-    """A run's sets after a snapshot was dealt out. `gate` are human labels that training never saw."""
+    """A run's sets after a snapshot was dealt out, as applications send them. `gate` are human labels that training
+    never saw; `steps` are fitted to `train`."""
 
     train: Examples
     unlabelled: Examples
@@ -57,6 +61,7 @@ class Parts:
     validation: Examples
     gate: Examples
     exam: Examples
+    steps: FittedSteps = NO_FITTED_STEPS
 
 
 def deal(sets: Sets, samples: Examples | None, *, seed: int, repeats: int) -> Parts:
@@ -106,7 +111,7 @@ def train_teacher(request: RunRequest, parts: Parts, settled: Settled) -> Made |
     if recipe.teacher is None:
         return None
     plan = _Plan("teacher", "training the teacher", request.seed, hyper.teacher_epochs, hyper.teacher_rate)
-    return _fitted(request, settled, recipe.teacher, parts.train, plan, None)
+    return _fitted(request, settled, recipe.teacher, parts.train, parts.steps, plan, None)
 
 
 def train_student(request: RunRequest, parts: Parts, settled: Settled, teacher: Made | None) -> Made:
@@ -114,11 +119,11 @@ def train_student(request: RunRequest, parts: Parts, settled: Settled, teacher: 
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     every = parts.train.join(parts.unlabelled)
     if recipe.fit is not None:
-        return _own_fit(request, settled, every, teacher)
+        return _own_fit(request, settled, every, parts.steps, teacher)
     assert recipe.student is not None  # a recipe has one of the two
     step = "training the student" if teacher is None else "distilling the student"
     plan = _Plan("student", step, request.seed + 1, hyper.student_epochs, hyper.student_rate)
-    return _fitted(request, settled, recipe.student, every, plan, teacher)
+    return _fitted(request, settled, recipe.student, every, parts.steps, plan, teacher)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,8 @@ def _fitted(
     request: RunRequest,
     settled: Settled,
     make: Callable[[], nn.Module],
-    data: Examples,
+    raw: Examples,
+    steps: FittedSteps,
     plan: _Plan,
     teacher: Made | None,
 ) -> Made:
@@ -149,9 +155,11 @@ def _fitted(
 
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     torch.manual_seed(plan.seed)
+    data = steps.ready(raw)
     adapted = placed(make(), data, settled.outputs)
-    if recipe.warm and request.start and not load_weights(original(adapted.module), request.start.get(plan.name, {})):
-        print(f"{plan.name}: the weights of the release before are of another network; it starts anew", file=sys.stderr)
+    if recipe.warm and plan.name in request.start:
+        why = load_weights(original(adapted.module), request.start[plan.name])
+        print(f"{plan.name}: " + (f"it starts anew: {why}" if why else "warm start"), file=sys.stderr)
     soft_share = hyper.soft_share if teacher is not None else 0.0
     settings = FitSettings(
         plan.epochs, hyper.batch, plan.rate, hyper.weight_decay, plan.seed,
@@ -162,10 +170,10 @@ def _fitted(
     network = adapted.raw if callable(recipe.loss) else adapted.module
     fit(network, data, settings, teacher.module if teacher is not None else None)
     save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
-    return Made(settled.outputs, module=adapted.module.cpu().eval())
+    return Made(settled.outputs, module=adapted.module.cpu().eval(), steps=steps)
 
 
-def _own_fit(request: RunRequest, settled: Settled, data: Examples, teacher: Made | None) -> Made:
+def _own_fit(request: RunRequest, settled: Settled, raw: Examples, steps: FittedSteps, teacher: Made | None) -> Made:
     """By the recipe's own `fit`."""
     from cloud_hub.training.fitting import save_weights
 
@@ -174,14 +182,15 @@ def _own_fit(request: RunRequest, settled: Settled, data: Examples, teacher: Mad
     request.progress("fitting the student", 0.0)
     folder = request.out / "fit"
     folder.mkdir(parents=True, exist_ok=True)
-    soft = None if teacher is None else teacher.answers(data.inputs)[settled.outputs[0]]
-    own = data.renamed({new: old for old, new in settled.names.items()})
+    soft = None if teacher is None else teacher.answers(raw.inputs)[settled.outputs[0]]
+    data = steps.ready(raw)
+    own = data if steps.preparation else data.renamed({new: old for old, new in settled.names.items()})
     given = Fitting(own, request.seed, folder, soft, request.start.get("student", {}), request.released)
     source = source_of(recipe.fit(given), own.inputs)
     if isinstance(source, bytes):
-        return Made(settled.outputs, onnx=_named(source, data, settled.outputs))
+        return Made(settled.outputs, onnx=_named(source, data, settled.outputs), steps=steps)
     save_weights(source, request.out / "student.safetensors")
-    return Made(settled.outputs, module=placed(source, data, settled.outputs).module)
+    return Made(settled.outputs, module=placed(source, data, settled.outputs).module, steps=steps)
 
 
 def _named(onnx: bytes, data: Examples, outputs: Sequence[str]) -> bytes:
@@ -234,26 +243,31 @@ def settle_run(request: RunRequest) -> Settled:
 
 
 def deal_run(request: RunRequest, settled: Settled) -> Parts:
-    """Deal out the settled sets and the request's snapshot.
+    """Deal out the settled sets and the request's snapshot, and fit the recipe's steps to what is trained on.
 
     Raises InvalidError when the snapshot is of other inputs or labels than the recipe's data.
     """
     repeats = request.loaded.recipe.hyper.sample_repeats
     samples = samples_of(request.snapshot, settled.sets.train, settled.task) if request.snapshot is not None else None
-    return deal(settled.sets, samples, seed=request.seed, repeats=repeats)
+    parts = deal(settled.sets, samples, seed=request.seed, repeats=repeats)
+    if not settled.preparation:
+        return parts
+    steps = fitted(settled.preparation, parts.train.inputs)
+    return replace(parts, steps=FittedSteps(msgspec.structs.replace(settled.preparation, steps=steps), settled.ready))
 
 
-def onnx_of_made(made: Made, inputs: Mapping[str, Array]) -> bytes:
-    """A model as ONNX with a variable batch."""
+def onnx_of_made(made: Made, rows: Examples) -> bytes:
+    """A model as ONNX with a variable batch, without its steps; `rows` are raw."""
     if made.onnx is not None:
         return made.onnx
     assert made.module is not None  # one of the two is given
-    return onnx_of(made.module, inputs, made.outputs)
+    return onnx_of(made.module, made.steps.inputs(rows.take(slice(2)).inputs), made.outputs)
 
 
 def run(request: RunRequest) -> dict[str, float]:
     """Train and write `out`: student.pt2 (or student.onnx), teacher.onnx where there is a teacher, calibration.npz,
-    validation.npz, metrics.json and lineage.json. Returns the metric of each on the exam."""
+    validation.npz, metrics.json, lineage.json and, where there are preprocessing steps, steps.json, and front.onnx or
+    front.tflite for a front. Returns the metric of each on the exam."""
     settled = settle_run(request)
     parts = deal_run(request, settled)
     request.out.mkdir(parents=True, exist_ok=True)
@@ -261,11 +275,11 @@ def run(request: RunRequest) -> dict[str, float]:
     student = train_student(request, parts, settled, teacher)
     request.progress("writing", 0.0)
     if teacher is not None:
-        (request.out / "teacher.onnx").write_bytes(onnx_of_made(teacher, parts.train.inputs))
+        (request.out / "teacher.onnx").write_bytes(onnx_of_made(teacher, parts.train))
     _write_student(request.out, student, parts)
-    loose = request.contract.non_finite if request.contract is not None else frozenset[str]()
+    _write_before(request.out, parts.steps.preparation)
     for name, part in (("calibration", parts.calibration), ("validation", parts.validation.with_labels())):
-        save_dataset(request.out / f"{name}.npz", make_dataset(part.inputs, part.y, name, non_finite=loose))
+        save_dataset(request.out / f"{name}.npz", make_dataset(part.inputs, part.y, name, non_finite=settled.loose))
     exam = parts.exam.with_labels()
     made = {"teacher": teacher, "student": student} if teacher is not None else {"student": student}
     found = {
@@ -278,6 +292,17 @@ def run(request: RunRequest) -> dict[str, float]:
     return found
 
 
+def _write_before(out: Path, preparation: Preparation) -> None:
+    """What `model-compiler compile` takes by `--preprocess` and, as `front.txt` says it, by `--front`."""
+    if preparation.steps:
+        (out / "steps.json").write_bytes(msgspec.json.encode(preparation.steps))
+    if preparation.front is not None:
+        ending = "onnx" if preparation.front.runtime == "onnx" else "tflite"
+        (out / f"front.{ending}").write_bytes(preparation.front.data)
+        made = ",".join(tensor.name for tensor in preparation.front.outputs)
+        (out / "front.txt").write_text(f"front.{ending}:{','.join(preparation.front.inputs)}={made}")
+
+
 def _write_student(out: Path, student: Made, parts: Parts) -> None:
     import torch
 
@@ -287,6 +312,6 @@ def _write_student(out: Path, student: Made, parts: Parts) -> None:
         assert student.onnx is not None  # one of the two is given
         (out / "student.onnx").write_bytes(student.onnx)
         return
-    rows = parts.train.take(slice(2)).inputs
+    rows = student.steps.inputs(parts.train.take(slice(2)).inputs)
     two = make_dataset(rows, None, "training", non_finite=tuple(rows))  # only their shapes count
     torch.export.save(export_program(student.module, two, student.outputs), out / "student.pt2")

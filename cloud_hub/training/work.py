@@ -24,7 +24,7 @@ from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
 from fleet import runtimes
-from fleet.protocol.manifest import Manifest
+from fleet.protocol.manifest import Manifest, Ports
 from model_compiler.data import Array
 from model_compiler.rightness import agreements
 
@@ -155,9 +155,10 @@ def ask(release: Released, inputs: Mapping[str, Array]) -> dict[str, Array]:
     """
     manifest, variant = release.manifest, release.variant
     try:
-        model = runtimes.load(
-            runtimes.best(variant.runtime, variant.runtimes), release.model, manifest.inputs, manifest.outputs,
-            strict=variant.placement == "cloud",
+        model = runtimes.load_release(
+            runtimes.best(variant.runtime, variant.runtimes), release.model, manifest,
+            strict=variant.placement == "cloud", ports=variant.ports if isinstance(variant.ports, Ports) else None,
+            front=release.front,
         )  # fmt: skip
         count = len(next(iter(inputs.values())))
         if all(tensor.shape[:1] == (-1,) for tensor in manifest.inputs):

@@ -15,9 +15,18 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import make_dataset
 from cloud_hub.training.checking import Contract, Settled, handful, samples_of, settle, task_of
 from cloud_hub.training.examples import Examples, Sets, labels_like
+from cloud_hub.training.handed import weights_in
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import Fitting, Hyper, LoadedRecipe, Recipe
-from cloud_hub.training.run import RunRequest, deal_run, run, settle_run, train_student, train_teacher
+from cloud_hub.training.run import (
+    RunRequest,
+    deal_run,
+    onnx_of_made,
+    run,
+    settle_run,
+    train_student,
+    train_teacher,
+)
 from cloud_hub.training.work import GateRefusedError, gate_model
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Tensor
@@ -31,9 +40,9 @@ QUICK = Hyper(teacher_epochs=25, student_epochs=25, batch=32, teacher_rate=0.02,
 class Two(nn.Module):
     """Two named inputs to `width` numbers."""
 
-    def __init__(self, width: int = 1) -> None:
+    def __init__(self, width: int = 1, hidden: int = 16) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, width))
+        self.layers = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
     def forward(self, load: torch.Tensor, speed: torch.Tensor) -> torch.Tensor:
         return self.layers(torch.cat([load, speed], dim=1))
@@ -228,7 +237,9 @@ def test_a_recipe_has_a_student_or_its_own_fit() -> None:
             Recipe(data=lambda: sets("regression"), **given)
 
 
-def test_a_retrain_may_start_from_the_weights_of_the_release_before(tmp_path: Path) -> None:
+def test_a_retrain_may_start_from_the_weights_of_the_release_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from safetensors.numpy import load_file
 
     _, student, settled, _ = trained(recipe("regression"), tmp_path / "first")
@@ -240,6 +251,17 @@ def test_a_retrain_may_start_from_the_weights_of_the_release_before(tmp_path: Pa
     assert np.array_equal(student.answers(x)["output"], again.answers(x)["output"])
     _, cold, _, _ = trained(still, tmp_path / "third", start={"student": {"other": np.zeros(1, np.float32)}})
     assert not np.array_equal(student.answers(x)["output"], cold.answers(x)["output"])
+    capsys.readouterr()
+    file = onnx_of_made(student, settled.sets.train)
+    _, again, _, _ = trained(still, tmp_path / "fourth", start={"student": weights_in(file)})
+    assert np.array_equal(student.answers(x)["output"], again.answers(x)["output"])
+    assert "student: warm start" in capsys.readouterr().err
+    wider = Recipe(**{**vars(still), "student": lambda: Two(1, hidden=8)})
+    cases: list[tuple[Any, str]] = [({}, "no file that holds them"), (weights_in(file), "has shape [16, 4] in the")]
+    for start, words in cases:
+        trained(wider, tmp_path / "fifth", start={"student": start})
+        said = capsys.readouterr().err
+        assert "student: it starts anew: " in said and words in said
 
 
 def test_the_gate_asks_the_task_who_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

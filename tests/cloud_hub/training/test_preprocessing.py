@@ -1,0 +1,198 @@
+"""A model behind steps whose constants training fits: trained, compiled, served raw, and trained again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cloud_hub.errors import ConflictError, InvalidError
+from cloud_hub.training.checking import Contract, settle
+from cloud_hub.training.cli import main as train
+from cloud_hub.training.recipe import load_recipe
+from cloud_hub.training.rehearsal import rehearse
+from cloud_hub.training.steps import fitted
+from fleet.protocol.interface import Interface, interface_of
+from fleet.protocol.manifest import Tensor
+from fleet.protocol.steps import AnyStep, Clip, Concat, Impute, Normalise, OneHot, Ordinal, Scale
+from model_compiler.data import load_dataset
+from model_compiler.preparing import Preparation, read_steps
+from tests.support.hub import HubFixture
+from tests.support.loop import DeviceOf, Rows, compiled, create, manifest_of, publish, retrain, validation_of
+
+torch.set_num_threads(1)
+
+WORN = '''
+"""Worn tools, of two readings in their units, some of them missing, and the kind of machine in words."""
+import numpy as np
+from torch import nn
+from cloud_hub.training.recipe import Examples, Hyper, Recipe, Sets
+from fleet.protocol.steps import Concat, Impute, Normalise, OneHot
+
+class Net(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(5, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+    def forward(self, features):
+        return {"worn": self.layers(features)}
+
+def rows(count, seed):
+    random = np.random.default_rng(seed)
+    sensors = random.normal((300, 1500), (2, 180), (count, 2)).astype(np.float32)
+    kind = random.choice(["H", "L", "M"], count)
+    y = ((sensors[:, 0] - 300) / 2 + (kind == "H") > 0.3).astype(np.int64)
+    sensors[random.random(count) < 0.1, 1] = np.nan
+    return Examples({"kind": kind, "sensors": sensors}, y)
+
+RECIPE = Recipe(
+    data=lambda: Sets(rows(300, 1), rows(60, 2), rows(80, 3), rows(60, 4)), labels=("fine", "worn"),
+    teacher=lambda: Net(16), student=lambda: Net(8), targets=("litert-fp32", "litert-int8", "onnx-fp32"),
+    hyper=Hyper(teacher_epochs=25, student_epochs=25, teacher_rate=0.02, student_rate=0.02, batch=32),
+    preprocess=(
+        Impute(input="sensors"), Normalise(input="sensors"), OneHot(input="kind"),
+        Concat(inputs=("sensors", "kind"), output="features"),
+    ),
+)
+'''
+KINDS = ("impute sensors", "normalise sensors", "one-hot kind", "concat sensors, kind")
+
+
+INTERFACE = Interface(
+    inputs=(
+        Tensor(name="kind", datatype="BYTES", shape=(-1,)),
+        Tensor(name="sensors", datatype="FP32", shape=(-1, 2), finite=False),
+    ),
+    outputs=(Tensor(name="worn", datatype="FP32", shape=(-1, 2)),), labels=("fine", "worn"), preprocess=KINDS,
+)  # fmt: skip
+
+
+def right(x: Rows) -> int:
+    return int((x["sensors"][0, 0] - 300) / 2 + (x["kind"][0] == b"H") > 0.3)
+
+
+def fresh(count: int) -> Rows:
+    """Rows around other means than those of the recipe."""
+    random = np.random.default_rng(9)
+    kind = np.array([str(word).encode() for word in random.choice(["H", "L", "M"], count)], object)
+    return {"sensors": random.normal((301, 1400), (2, 180), (count, 2)).astype(np.float32), "kind": kind}
+
+
+def test_a_model_behind_steps_goes_round_the_loop(hub: HubFixture, tmp_path: Path, device_of: DeviceOf) -> None:
+    recipe = create(hub, "worn", WORN)
+    trained = tmp_path / "trained"
+    train([str(recipe), "--out", str(trained)])
+    steps = read_steps((trained / "steps.json").read_bytes(), "steps.json")
+    assert isinstance(steps[1], Normalise) and steps[1].mean == pytest.approx((300, 1500), rel=0.02)
+    assert isinstance(steps[2], OneHot) and steps[2].vocabulary == ("H", "L", "M")
+    publish(hub, compiled(recipe, trained, tmp_path / "release"), "worn")
+    first = manifest_of(hub, "worn", 1)
+    assert interface_of(first).preprocess == KINDS and first.steps == steps
+    assert {variant.name for variant in first.placed("edge")} == {"litert-fp32", "litert-int8", "onnx-fp32"}
+
+    device = device_of(hub, "worn")
+    device.reproduces(1, load_dataset(trained / "validation.npz", non_finite=("sensors",)), recipe)
+    device.serve(1, fresh(60))
+    assert device.label(right) == 60 + 80
+    answer = hub.client.put("/api/v1/channels/stable/models/worn", json={"release": 1}, headers=hub.auth())
+    assert answer.status_code == 200, answer.text
+    job = retrain(hub, "worn", channel="stable", rollout={"stages": [50, 100]}, seed=1)
+    assert job.state == "succeeded", job.error
+    assert job.result["gate_old"] > 0.7 and job.result["gate_new"] > 0.7
+    second = manifest_of(hub, "worn", 2)
+    assert interface_of(second) == interface_of(first) and second.steps != first.steps
+    device.reproduces(2, validation_of(hub, "worn", recipe, job.result["snapshot"], tmp_path), recipe)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('Impute(input="sensors"), ', "", "preprocessing is impute sensors; normalise sensors"),
+        ('Impute(input="sensors"), Normalise(input="sensors")', 'Impute(input="sensors")', "impute sensors; normalise"),
+        ('OneHot(input="kind")', 'OneHot(input="sort")', "one-hot kind"),
+    ],
+)
+def test_a_recipe_with_other_kinds_of_steps_than_the_model_is_refused(
+    hub: HubFixture, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    path = tmp_path / "worn.py"
+    path.write_text(WORN.replace(old, new))
+    recipe = load_recipe(str(path)).recipe
+    with pytest.raises(ConflictError, match=words):
+        settle(recipe, recipe.data(), Contract("worn", "the model", INTERFACE), tmp_path)
+
+
+def test_the_check_of_a_recipe_goes_through_its_steps(tmp_path: Path) -> None:
+    (tmp_path / "worn.py").write_text(WORN)
+    steps = list(rehearse(load_recipe(str(tmp_path / "worn.py")), tmp_path / "out"))
+    assert [step.words for step in steps if not step.passed] == [] and steps[-1].name == "export"
+    assert "inputs kind object [n], sensors float32 [n, 2]" in steps[0].words
+
+
+def fit(steps: tuple[AnyStep, ...], inputs: dict[str, np.ndarray]) -> tuple[AnyStep, ...]:
+    return fitted(Preparation(steps=steps, loose=("x",)), inputs)
+
+
+def test_constants_are_those_of_the_rows_and_what_is_given_stays() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(5, 2, (200, 3)).astype(np.float32)
+    x[:20, 1] = np.nan
+    x[:, 2] = 7
+    kind = np.array([b"b", b"a", b"b", b"c"] * 50, object)
+    scale, impute, normalise, clip, hot, place, _ = fit(
+        (
+            Scale(input="y"), Impute(input="x"), Normalise(input="x", std=(2.0,)), Clip(input="x"), OneHot(input="k"),
+            Ordinal(input="n"), Concat(inputs=("x", "k"), output="all"),
+        ),
+        {"x": x, "y": x[:, :1], "k": kind, "n": np.arange(200) % 3},
+    )  # fmt: skip
+    y = x[:, 0].astype(np.float64)
+    assert scale.factor == pytest.approx((1 / (y.max() - y.min()),)) and scale.offset[0] == -y.min() * scale.factor[0]
+    assert impute.value == pytest.approx(np.nanmedian(x.astype(np.float64), axis=0))
+    filled = np.where(np.isnan(x), np.float32(impute.value), x)
+    assert normalise.mean == pytest.approx(filled.astype(np.float64).mean(axis=0)) and normalise.std == (2.0,)
+    made = ((filled - np.float32(normalise.mean)) / np.float32(2)).astype(np.float64)
+    assert clip.low == pytest.approx(made.min(axis=0)) and clip.high == pytest.approx(made.max(axis=0))
+    assert hot.vocabulary == ("a", "b", "c") and place.vocabulary == (0, 1, 2)
+
+
+def test_channels_have_constants_of_their_own_and_what_does_not_vary_is_left_alone() -> None:
+    image = np.stack([np.full((10, 4, 4), 3.0), np.arange(160.0).reshape(10, 4, 4)], axis=1).astype(np.float32)
+    (found,) = fit((Normalise(input="image", axis=-3),), {"image": image})
+    assert isinstance(found, Normalise) and found.mean == (3.0, 79.5) and found.std[0] == 1.0
+    ready = Preparation(steps=(found,)).pipeline({"image": image})
+    assert ready is not None and abs(float(ready.run({"image": image})["image"].mean())) < 1e-6
+
+
+WRONG: list[tuple[AnyStep, str]] = [
+    (Normalise(input="z"), "there is no 'z'"),
+    (Normalise(input="k"), "it holds text"),
+    (Normalise(input="x", axis=-2), "axis -2"),
+    (OneHot(input="x"), "it holds float32"),
+    (Impute(input="x"), "element 1 is NaN"),
+]
+
+
+@pytest.mark.parametrize(("step", "words"), WRONG, ids=[words for _, words in WRONG])
+def test_what_cannot_be_fitted_is_said(step: AnyStep, words: str) -> None:
+    x = np.ones((4, 2), np.float32)
+    x[:, 1] = np.nan
+    with pytest.raises(InvalidError, match=words):
+        fit((step,), {"x": x, "k": np.array([b"a"] * 4, object)})
+
+
+def test_a_new_model_may_take_nan_by_its_recipe_alone(tmp_path: Path) -> None:
+    source = WORN.replace('Impute(input="sensors"), ', "").replace(
+        "self.layers(features)", "self.layers(features.nan_to_num())"
+    )
+    path = tmp_path / "worn.py"
+    for more, wrong in (
+        ("", "input 'sensors' holds NaN"),
+        ('non_finite=("sensors",), ', ""),
+        ('non_finite=("load", "sensors"), ', "no input or output 'load'"),
+    ):
+        path.write_text(source.replace("    preprocess=", f"    {more}preprocess="))
+        steps = list(rehearse(load_recipe(str(path)), tmp_path / "out"))
+        assert steps[-1].passed == (not wrong) and wrong in steps[-1].words
