@@ -159,6 +159,7 @@ class WorkerConfig(Section):
 
     The others limit what one job's recipe may take, with all the processes that it starts: seconds, bytes of memory
     (by default four fifths of the machine's), bytes in its folder under `DIR/work`; `spare_disk_bytes` stay free there.
+    The folder of a job that failed or was cancelled is removed after `keep_s` seconds; its log stays at the hub.
     """
 
     local: bool = True
@@ -166,6 +167,7 @@ class WorkerConfig(Section):
     memory_bytes: Annotated[int, Field(ge=1 << 28)] | None = None
     disk_bytes: Annotated[int, Field(ge=1 << 20)] = 20 << 30
     spare_disk_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    keep_s: Annotated[float, Field(ge=0)] = 7 * DAY
 
 
 class HubConfig(BaseSettings):

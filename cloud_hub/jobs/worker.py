@@ -14,6 +14,7 @@ from typing import Any
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError
 from cloud_hub.jobs import queue
+from cloud_hub.jobs.folders import WorkFolders
 from cloud_hub.jobs.running import Running as Running
 from cloud_hub.store.tables import Job
 from fleet.protocol.errors import ProtocolError
@@ -40,7 +41,9 @@ def run_worker(hub: Hub, table: Mapping[str, Kind], *, once: bool = False, paren
             signal.signal(number, lambda *_: stop.set())
     owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     parent = os.getppid() if parent is None else parent
+    folders = WorkFolders(hub)
     while not stop.is_set() and os.getppid() == parent:
+        folders.look()
         job = queue.claim(hub, owner)
         if job is not None:
             run_job(hub, job, owner, table)

@@ -16,6 +16,7 @@ from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.execution.port import Executor, Work
+from cloud_hub.jobs.folders import work_folder
 from cloud_hub.jobs.logs import keep_log
 from cloud_hub.jobs.running import Running
 from cloud_hub.objects import blob_key, delta_key
@@ -70,7 +71,7 @@ def _make_release(running: Running, options: RetrainOptions, executor: Executor)
     current = current_release(hub, model, options.channel)
     work = Work(
         ENTRY,
-        hub.config.directory / "work" / running.job.id,
+        work_folder(hub, running.job.id),
         {
             "recipe": recipe,
             "recipes": str(hub.config.directory / "recipes"),
