@@ -142,12 +142,34 @@ def _onnx_tensor(value: Any) -> FileTensor:
 def _of_litert(data: bytes) -> Ports:
     from ai_edge_litert import schema_py_generated as schema
 
-    graph: Any = schema.Model.GetRootAs(data, 0).Subgraphs(0)
+    model: Any = schema.Model.GetRootAs(data, 0)
+    _check_stateless(model)
+    graph: Any = model.Subgraphs(0)
     inputs = tuple(_litert_tensor(graph.Tensors(graph.Inputs(place))) for place in range(graph.InputsLength()))
     outputs = tuple(_litert_tensor(graph.Tensors(graph.Outputs(place))) for place in range(graph.OutputsLength()))
     names = [tensor.plain_name for tensor in inputs]
     made_up = len(set(names)) < len(names) or any(not name or _NUMBERED.fullmatch(name) for name in names)
     return Ports(inputs, outputs, named=not made_up)
+
+
+def _check_stateless(model: Any) -> None:
+    """Raise SourceError for a file that remembers: rows of a batch, audits and the self-test would change its answers.
+
+    Such are resource variables (Keras' stateful layers), and the variable tensors of fused LSTM and SVDF operators.
+    """
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    codes = [model.OperatorCodes(place) for place in range(model.OperatorCodesLength())]
+    kinds = {max(code.BuiltinCode(), code.DeprecatedBuiltinCode()) for code in codes}
+    graphs = [model.Subgraphs(place) for place in range(model.SubgraphsLength())]
+    kept = [t for graph in graphs for t in map(graph.Tensors, range(graph.TensorsLength())) if t.IsVariable()]
+    if kept or kinds & {BuiltinOperator.VAR_HANDLE, BuiltinOperator.READ_VARIABLE, BuiltinOperator.ASSIGN_VARIABLE}:
+        what = f"in {(kept[0].Name() or b'').decode('utf-8', 'replace')!r} " if kept else ""
+        raise SourceError(
+            f"the model keeps a state {what}from one request to the next: its answers depend on who asked before",
+            hint="export it with the state as an input and an output, which the application passes on; "
+            "unroll a recurrent layer, or convert it without fused operators",
+        )
 
 
 def _litert_tensor(tensor: Any) -> FileTensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from model_compiler.building import Artifact
 from model_compiler.data import Dataset, make_dataset
 from model_compiler.errors import DataError, InterfaceError, SourceError
 from model_compiler.importing import import_release
+from model_compiler.metrics import parse
 from model_compiler.request import CompileRequest
 from model_compiler.runners import Wanted
 from model_compiler.running import Loaded
 from model_compiler.variants import TARGETS
 from tests.support.any_model import onnx_file
+from tests.support.litert_file import Node, litert_file
 
 N = 24
 RANDOM = np.random.default_rng(5)
@@ -339,3 +342,46 @@ def test_a_release_that_cannot_be_written_is_a_sentence_and_leaves_the_old_one(t
         pack.write_release(tmp_path / "file" / "r", made, [], {})
     assert "--out" in refused.value.hint
     assert pack.read_release(tmp_path / "r") == made
+
+
+def remembering(*, resource: bool) -> bytes:
+    """The sum of all that was ever asked, in a resource variable, or in a variable tensor."""
+    x, y = {"x": ("FP32", [1, 4])}, {"y": ("FP32", [1, 4])}
+    if not resource:
+        return litert_file(
+            [Node("ADD", ["x", "sum"], ["y"])], x, y, between={"sum": ("FP32", [1, 4])}, variables=["sum"]
+        )
+    between = {"handle": ("INT32", []), "sum": ("FP32", [1, 4])}
+    nodes = [
+        Node("VAR_HANDLE", [], ["handle"]), Node("READ_VARIABLE", ["handle"], ["sum"]),
+        Node("ADD", ["x", "sum"], ["y"]), Node("ASSIGN_VARIABLE", ["handle", "y"], []),
+    ]  # fmt: skip
+    return litert_file(nodes, x, y, between=between)
+
+
+@pytest.mark.parametrize("resource", [True, False])
+def test_a_litert_file_that_remembers_is_refused_in_words(tmp_path: Path, resource: bool) -> None:
+    (tmp_path / "model.tflite").write_bytes(remembering(resource=resource))
+    data = make_dataset({"x": np.ones((N, 4), np.float32)}, np.ones((N, 4), np.float32), "validation", exact=True)
+    request = CompileRequest(calibration=data, validation=data, targets=(), out=tmp_path / "release")
+    with pytest.raises(SourceError, match=r"keeps a state .*from one request to the next") as refused:
+        import_release(tmp_path / "model.tflite", request)
+    assert "state as an input and an output" in refused.value.hint
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_a_file_of_skl2onnx_as_it_comes_names_zipmap_and_what_to_do(tmp_path: Path, words: bool) -> None:
+    from skl2onnx import to_onnx
+    from sklearn.linear_model import LogisticRegression
+
+    x = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    y = np.array(["fine", "odd"])[(x[:, 0] > 0).astype(int)] if words else (x[:, 0] > 0).astype(np.int64)
+    (tmp_path / "model.onnx").write_bytes(to_onnx(LogisticRegression().fit(x, y), x[:1]).SerializeToString())
+    data = make_dataset(x, y, "validation", exact=True)
+    request = CompileRequest(calibration=data, validation=data, targets=(), out=tmp_path / "release")
+    with pytest.raises(SourceError, match=r"'output_probability' is no tensor.*ZipMap") as refused:
+        import_release(tmp_path / "model.onnx", request)
+    assert "--output output_label" in refused.value.hint
+    made = import_release(tmp_path / "model.onnx", replace(request, outputs=("output_label",), metric=parse("exact")))
+    assert made.manifest.outputs[0].datatype == ("BYTES" if words else "INT64")
+    assert made.manifest.placed("edge")[0].verdict.value > 0.9

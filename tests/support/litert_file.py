@@ -42,8 +42,10 @@ def litert_file(
     between: Shapes | None = None,
     constants: Arrays | None = None,
     names: Names | None = None,
+    variables: Sequence[str] = (),
 ) -> bytes:
-    """A `.tflite` of one graph; a text in a shape is a variable dimension, which is 1 until it is resized."""
+    """A `.tflite` of one graph; a text in a shape is a variable dimension, which is 1 until it is resized. `variables`
+    are tensors between that keep their values from one run to the next."""
     model, graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.subgraphs, model.buffers = 3, [graph], [schema.BufferT()]
     places: dict[str, int] = {}
@@ -68,6 +70,8 @@ def litert_file(
     for name, array in (constants or {}).items():
         kind = next(kind for kind, code in TYPES.items() if code == _code(array))
         add(name, kind, array.shape, array.tobytes())
+    for name in variables:
+        graph.tensors[places[name]].isVariable = True
     graph.inputs, graph.outputs = [places[name] for name in inputs], [places[name] for name in outputs]
     _operators(model, graph, nodes, places)
     if names is not None:
