@@ -41,6 +41,8 @@ def main(arguments: Sequence[str]) -> None:
         progress=_show if sys.stderr.isatty() else lambda step, share: None,
     )
     metrics = run(request)
+    if not metrics:  # not the first process of torchrun's
+        return
     if options.json:
         print(json.dumps({"out": str(options.out), "metrics": metrics}))
     else:

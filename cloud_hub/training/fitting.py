@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cloud_hub.errors import InvalidError
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.losses import Batch, Loss, Weights, first, loss_of
+from cloud_hub.training.parallel import Share, device, share
 from model_compiler.data import Array
 
 CHECKPOINT_EPOCHS = 10
@@ -26,8 +27,12 @@ BATCH = 512  # rows of an answer without training
 
 @dataclass(frozen=True)
 class FitSettings:
-    """One fit. `tick(fraction)` is called after every epoch and may raise to stop it; `loss` is by default that of a
-    classification."""
+    """One fit.
+
+    `tick(fraction)` is called after every epoch and may raise to stop it; `hear` hears of each epoch's number and mean
+    loss. `loss` is by default that of a classification. `precision` is `fp32`, `bf16` (mixed), or `auto`: mixed on a
+    GPU. `compiled`: whether torch.compile is used; None: on a GPU.
+    """
 
     epochs: int
     batch: int
@@ -40,25 +45,25 @@ class FitSettings:
     augment: Callable[[Any, torch.Generator], Any] | None = None
     tick: Callable[[float], None] = lambda fraction: None
     loss: Loss | None = None
-
-
-def device() -> torch.device:
-    """The GPU when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    hear: Callable[[int, float], None] = lambda epoch, loss: None
+    precision: str = "auto"
+    compiled: bool | None = None
 
 
 def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None) -> nn.Module:
     """Train `network` and return it on the CPU in evaluation mode.
 
     It takes the inputs of `data` by place (`checking.placed` makes it so), and answers as `settings.loss` takes it.
-    Rows without a label teach through `teacher` only, whose first output is learned from. Mixed precision and
-    torch.compile are used on CUDA; the CPU computes in float32.
+    Rows without a label teach through `teacher` only, whose first output is learned from. Under torchrun all processes
+    train it together (`parallel`), and the first keeps the checkpoints.
     """
-    where = device()
+    where, mine = device(), share()
     network.to(where).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
+    mine.wait()
     start = _resume(network, optimizer, settings.checkpoint)
-    run = torch.compile(network) if where.type == "cuda" else network
+    compiled = where.type == "cuda" if settings.compiled is None else settings.compiled
+    run = torch.compile(network) if compiled else network
     if teacher is not None:
         teacher.to(where).eval()
     x = {name: torch.from_numpy(array).to(where) for name, array in data.inputs.items()}
@@ -68,9 +73,14 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
         rate = settings.rate * 0.5 * (1 + np.cos(np.pi * epoch / settings.epochs))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        _epoch(_Step(run, optimizer, loss, settings, teacher), Batch(x, y, known), epoch)
+        heard = _epoch(_Step(run, network, optimizer, loss, settings, teacher, mine), Batch(x, y, known), epoch)
+        settings.hear(epoch + 1, heard)
         _check_weights(network, epoch + 1)  # before they become a checkpoint
-        if settings.checkpoint is not None and ((epoch + 1) % CHECKPOINT_EPOCHS == 0 or epoch + 1 == settings.epochs):
+        if (
+            settings.checkpoint is not None
+            and mine.first
+            and ((epoch + 1) % CHECKPOINT_EPOCHS == 0 or epoch + 1 == settings.epochs)
+        ):
             _save(network, optimizer, settings.checkpoint, epoch + 1)
         settings.tick((epoch + 1) / settings.epochs)
     return network.to("cpu").eval()
@@ -158,29 +168,44 @@ def load_weights(network: nn.Module, start: Mapping[str, Array]) -> str:
 class _Step:
     """What an epoch needs besides its data."""
 
-    network: Callable[..., Any]
+    run: Callable[..., Any]
+    network: nn.Module
     optimizer: torch.optim.Optimizer
     loss: Loss
     settings: FitSettings
     teacher: nn.Module | None
+    mine: Share
 
 
-def _epoch(step: _Step, whole: Batch, epoch: int) -> None:
+def _epoch(step: _Step, whole: Batch, epoch: int) -> float:
+    """One pass over the data; its mean loss."""
     # Every epoch has its own seed, so that a resumed run draws what an unbroken one would.
     seed, y = step.settings.seed * 100_003 + epoch, whole.y
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros((), device=y.device)
     for rows in torch.randperm(len(y), generator=generator).split(step.settings.batch):
         inputs = {name: tensor[rows] for name, tensor in whole.inputs.items()}
         if step.settings.augment is not None:
-            inputs = _augmented(step.settings.augment, inputs, generator)
-        values = tuple(inputs.values())
-        with _precision(y.device):
-            soft = None if step.teacher is None else _answers(step.teacher, values)
-            loss = step.loss(step.network(*values), Batch(inputs, y[rows], whole.known[rows], soft))
+            inputs = _augmented(step.settings.augment, inputs, generator)  # the whole batch: all draw alike
+        inputs = {name: step.mine.of(tensor) for name, tensor in inputs.items()}
         step.optimizer.zero_grad()
-        loss.backward()
+        total += len(rows) * _stepped(step, inputs, whole, step.mine.of(rows), len(rows))
         step.optimizer.step()
+    return float(total) / max(len(y), 1)
+
+
+def _stepped(step: _Step, inputs: dict[str, Tensor], whole: Batch, rows: Tensor, count: int) -> Tensor:
+    """Gradients of a batch of `count` rows, of which `rows` and `inputs` are this process's; the batch's loss."""
+    loss = torch.zeros((), device=whole.y.device)
+    if len(rows):
+        values = tuple(inputs.values())
+        with _precision(whole.y.device, step.settings.precision):
+            soft = None if step.teacher is None else _answers(step.teacher, values)
+            loss = step.loss(step.run(*values), Batch(inputs, whole.y[rows], whole.known[rows], soft))
+        loss = loss * (len(rows) / count)
+        loss.backward()
+    return step.mine.add(step.network, loss)
 
 
 def _augmented(
@@ -197,8 +222,9 @@ def _answers(teacher: nn.Module, values: tuple[Tensor, ...]) -> Tensor:
         return first(teacher(*values))
 
 
-def _precision(where: torch.device) -> AbstractContextManager[object]:
-    return torch.autocast("cuda", torch.bfloat16) if where.type == "cuda" else nullcontext()
+def _precision(where: torch.device, asked: str) -> AbstractContextManager[object]:
+    mixed = where.type == "cuda" if asked == "auto" else asked == "bf16"
+    return torch.autocast(where.type, torch.bfloat16) if mixed else nullcontext()
 
 
 def _save(network: nn.Module, optimizer: torch.optim.Optimizer, path: Path, epoch: int) -> None:

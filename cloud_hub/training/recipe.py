@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
 from cloud_hub.training.examples import Examples as Examples
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hyper:
-    """Numbers of a run. `soft_share` weighs the teacher's soft answers against labels when distilling."""
+    """Numbers of a run. `soft_share` weighs the teacher's soft answers against labels when distilling. `precision` is
+    `fp32`, `bf16` (mixed), or `auto`: mixed on a GPU; `compiled`: whether torch.compile is used, None: on a GPU."""
 
     teacher_epochs: int = 30
     student_epochs: int = 60
@@ -40,6 +41,8 @@ class Hyper:
     distill_temperature: float = 2.0
     soft_share: float = 0.7
     sample_repeats: int = 3  # how often a labelled sample counts beside one original example
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compiled: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,7 @@ def _fitted(
 
     from cloud_hub.training.fitting import FitSettings, fit, load_weights, save_weights
     from cloud_hub.training.losses import Weights, loss_of
+    from cloud_hub.training.parallel import share
     from model_compiler.adapting import original
 
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
@@ -166,11 +168,21 @@ def _fitted(
         checkpoint=request.out / "checkpoints" / f"{plan.name}.safetensors", augment=recipe.augment,
         tick=lambda share: request.progress(plan.step, share),
         loss=loss_of(settled.spec, recipe.loss, Weights(hyper.distill_temperature, soft_share)),
+        hear=partial(_say_loss, plan), precision=hyper.precision, compiled=hyper.compiled,
     )  # fmt: skip
     network = adapted.raw if callable(recipe.loss) else adapted.module
     fit(network, data, settings, teacher.module if teacher is not None else None)
-    save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
+    if share().first:
+        save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
     return Made(settled.outputs, module=adapted.module.cpu().eval(), steps=steps)
+
+
+def _say_loss(plan: _Plan, epoch: int, loss: float) -> None:
+    """Each epoch's loss, ten times or so, for whoever reads the job's log."""
+    from cloud_hub.training.parallel import share
+
+    if share().first and (epoch % max(plan.epochs // 10, 1) == 0 or epoch == plan.epochs):
+        print(f"{plan.name}: epoch {epoch} of {plan.epochs}, loss {loss:.4g}", file=sys.stderr)
 
 
 def _own_fit(request: RunRequest, settled: Settled, raw: Examples, steps: FittedSteps, teacher: Made | None) -> Made:
@@ -267,12 +279,14 @@ def onnx_of_made(made: Made, rows: Examples) -> bytes:
 def run(request: RunRequest) -> dict[str, float]:
     """Train and write `out`: student.pt2 (or student.onnx), teacher.onnx where there is a teacher, calibration.npz,
     validation.npz, metrics.json, lineage.json and, where there are preprocessing steps, steps.json, and front.onnx or
-    front.tflite for a front. Returns the metric of each on the exam."""
+    front.tflite for a front. Returns the metric of each on the exam; nothing where torchrun's first process writes."""
     settled = settle_run(request)
     parts = deal_run(request, settled)
     request.out.mkdir(parents=True, exist_ok=True)
     teacher = train_teacher(request, parts, settled)
     student = train_student(request, parts, settled, teacher)
+    if not _writes():
+        return {}
     request.progress("writing", 0.0)
     if teacher is not None:
         (request.out / "teacher.onnx").write_bytes(onnx_of_made(teacher, parts.train))
@@ -290,6 +304,13 @@ def run(request: RunRequest) -> dict[str, float]:
     (request.out / "metrics.json").write_text(json.dumps(found, indent=2) + "\n")
     (request.out / "lineage.json").write_bytes(msgspec.json.encode(lineage_of(request)))
     return found
+
+
+def _writes() -> bool:
+    """Whether this process writes the run's files: the first under torchrun."""
+    from cloud_hub.training.parallel import share
+
+    return share().first
 
 
 def _write_before(out: Path, preparation: Preparation) -> None:
