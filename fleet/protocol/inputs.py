@@ -7,10 +7,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from fleet.protocol.errors import RefusalError
+from fleet.protocol.errors import MalformedError, RefusalError
 from fleet.protocol.finite import not_finite
 from fleet.protocol.tensor_spec import Tensor
-from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of
+from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes
 
 
 def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, kind: str = "input") -> None:
@@ -58,3 +58,28 @@ def names_of(specs: Sequence[Tensor]) -> str:
 def refuse(word: str, message: str, *, hint: str = "") -> NoReturn:
     """Raise RefusalError; `word` is one of `errors.REFUSALS`."""
     raise RefusalError(message, word=word, hint=hint)
+
+
+def raw_input(raw: AnyArray, specs: Sequence[Tensor]) -> dict[str, AnyArray]:
+    """A body of raw bytes as the model's single input, by name.
+
+    Raises RefusalError where the model has others, or the bytes do not fill it.
+    """
+    if len(specs) != 1:
+        refuse("name", f"a raw body needs a model with one input, this one has {len(specs)}")
+    spec = specs[0]
+    shape = list(spec.shape)
+    if spec.datatype == "BYTES" or shape.count(-1) > 1:
+        refuse("datatype", f"a raw body cannot fill input {spec.name!r} of {spec.datatype} {shape}")
+    itemsize = dtype_of(spec.datatype).itemsize
+    if -1 in shape:
+        step = itemsize
+        for size in shape:
+            step *= size if size != -1 else 1
+        if step == 0 or raw.size % step:
+            refuse("shape", f"{raw.size} bytes do not fill input {spec.name!r} of {spec.datatype} {shape}")
+        shape[shape.index(-1)] = raw.size // step
+    try:
+        return {spec.name: from_bytes(raw.data, spec.datatype, shape, spec.name)}
+    except MalformedError as error:
+        raise RefusalError(str(error), word="shape") from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -20,16 +20,18 @@ import numpy as np
 from msgspec import UNSET, Struct, field
 
 from fleet.protocol.codec import DECODE_ERRORS
-from fleet.protocol.errors import MalformedError, RefusalError, TooLargeError
-from fleet.protocol.inputs import check_arrays, names_of, refuse
+from fleet.protocol.errors import MalformedError, TooLargeError
+from fleet.protocol.inputs import check_arrays, names_of, raw_input, refuse
 from fleet.protocol.oip_messages import OipOutput as OipOutput
 from fleet.protocol.oip_messages import OipRequest as OipRequest
 from fleet.protocol.oip_messages import OipResponse as OipResponse
 from fleet.protocol.oip_messages import OipTensor as OipTensor
 from fleet.protocol.oip_messages import ReadOutput, ReadRequest, ReadResponse, ReadTensor
+from fleet.protocol.oip_messages import described as described
+from fleet.protocol.oip_messages import model_metadata as model_metadata
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
-from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes, from_json, to_bytes, to_json
+from fleet.protocol.tensors import AnyArray, datatype_of, from_bytes, from_json, to_bytes, to_json
 from fleet.protocol.top_classes import class_count, in_words
 
 HEADER = "inference-header-content-length"
@@ -232,7 +234,7 @@ def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> di
             infinity where the manifest wants finite numbers; the message names the first such value's place.
     """
     if len(values) == 1 and not values[0].name:
-        found = _raw_input(values[0].array, specs)
+        found = raw_input(values[0].array, specs)
     else:
         found = {value.name: value.array for value in values}
         if len(found) != len(values):
@@ -240,35 +242,6 @@ def check_inputs(values: Sequence[TensorValue], specs: tuple[Tensor, ...]) -> di
             refuse("name", f"two inputs are called {next(n for n in names if names.count(n) > 1)!r}")
     check_arrays(found, specs)
     return found
-
-
-def model_metadata(
-    name: str,
-    versions: Sequence[str],
-    platform: str,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    parameters: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The body of `GET /v2/models/{name}`.
-
-    Args:
-        platform: like `litert_tflite` or `onnx_onnxv1`.
-        parameters: what the protocol has no field for; see `asking.parameters_of`.
-    """
-    return {
-        "name": name,
-        "versions": list(versions),
-        "platform": platform,
-        "inputs": list(map(described, inputs)),
-        "outputs": list(map(described, outputs)),
-        **({"parameters": dict(parameters)} if parameters else {}),
-    }
-
-
-def described(tensor: Tensor) -> dict[str, Any]:
-    """A tensor as metadata shows it."""
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
 def _split(body: bytes, header_length: int | None) -> tuple[bytes | memoryview, memoryview]:
@@ -355,27 +328,6 @@ def _join(head: bytes, tails: list[bytes]) -> tuple[bytes, int | None]:
 
 def _binary_mark(request: InferRequest, name: str) -> dict[str, Any]:
     return {"binary_data": True} if request.wants_binary(name) else {}
-
-
-def _raw_input(raw: AnyArray, specs: tuple[Tensor, ...]) -> dict[str, AnyArray]:
-    if len(specs) != 1:
-        refuse("name", f"a raw body needs a model with one input, this one has {len(specs)}")
-    spec = specs[0]
-    shape = list(spec.shape)
-    if spec.datatype == "BYTES" or shape.count(-1) > 1:
-        refuse("datatype", f"a raw body cannot fill input {spec.name!r} of {spec.datatype} {shape}")
-    itemsize = dtype_of(spec.datatype).itemsize
-    if -1 in shape:
-        step = itemsize
-        for size in shape:
-            step *= size if size != -1 else 1
-        if step == 0 or raw.size % step:
-            refuse("shape", f"{raw.size} bytes do not fill input {spec.name!r} of {spec.datatype} {shape}")
-        shape[shape.index(-1)] = raw.size // step
-    try:
-        return {spec.name: from_bytes(raw.data, spec.datatype, shape, spec.name)}
-    except MalformedError as error:
-        raise RefusalError(str(error), word="shape") from error
 
 
 def _bad(message: str, *, hint: str = "") -> NoReturn:

@@ -5,9 +5,12 @@ Some servers and clients (KServe's among them) write null where they have nothin
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
+
+from fleet.protocol.tensor_spec import Tensor
 
 
 class OipTensor(Struct, omit_defaults=True):
@@ -81,3 +84,32 @@ class ReadResponse(Struct):
     model_version: str | None = None
     id: str | None = None
     parameters: dict[str, Any] | None = None
+
+
+def model_metadata(
+    name: str,
+    versions: Sequence[str],
+    platform: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    parameters: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The body of `GET /v2/models/{name}`.
+
+    Args:
+        platform: like `litert_tflite` or `onnx_onnxv1`.
+        parameters: what the protocol has no field for; see `asking.parameters_of`.
+    """
+    return {
+        "name": name,
+        "versions": list(versions),
+        "platform": platform,
+        "inputs": list(map(described, inputs)),
+        "outputs": list(map(described, outputs)),
+        **({"parameters": dict(parameters)} if parameters else {}),
+    }
+
+
+def described(tensor: Tensor) -> dict[str, Any]:
+    """A tensor as metadata shows it."""
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
