@@ -59,7 +59,10 @@ def quantiles(data: QuantileData, shares: Sequence[float]) -> tuple[float, ...]:
     ranks = np.concatenate([[0.0], ends - weights / 2, [ends[-1]]])
     line = np.asarray([data.low, *data.means, data.high])
     scale = _scale(data.low, data.high)
-    found = np.interp(np.asarray(shares) * ends[-1], ranks, line / scale) * scale
+    at = np.asarray(shares) * ends[-1]
+    found = np.interp(at, ranks, line / scale) * scale
+    # The ends as they are: a number that is tiny beside the other end loses digits on the scale of both.
+    found = np.where(at <= 0, data.low, np.where(at >= ends[-1], data.high, found))
     return tuple(np.clip(found, data.low, data.high).tolist())
 
 

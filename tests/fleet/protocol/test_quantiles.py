@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fleet.protocol.bounds import plain
@@ -60,6 +60,7 @@ numbers = st.lists(st.floats(allow_nan=True, allow_infinity=True), max_size=60)
 
 
 @given(st.lists(numbers, max_size=5))
+@example([[1.152921504606847e18, -9.560584265050899e-291]])
 def test_any_numbers_give_a_summary_that_a_hub_takes(groups: list[list[float]]) -> None:
     parts = [summarize(group) for group in groups]
     data = merge(parts)
