@@ -131,8 +131,10 @@ class Agent:
         from edge_agent.serving.rpc import open_rpc
         from edge_agent.serving.server import address, listen, make_server, share
         from edge_agent.watchdog import Watchdog
+        from fleet.protocol.described import describe_all
 
         memory.bound()
+        describe_all()  # before there are threads
         manager = ServiceManager(self.config.notify_socket)
         shared = share(self.engine)
         server, listeners = make_server(self.app, shared), listen(self.config)

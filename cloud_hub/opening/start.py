@@ -144,7 +144,9 @@ def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None])
 
 def _serve(app: Any, config: HubConfig, listening: list[socket.socket], log_level: str) -> None:
     from cloud_hub.opening.server import make_server
+    from fleet.protocol.described import describe_all
 
+    describe_all()  # before the services' threads begin
     certificates: dict[str, Any] = {}
     if config.tls:
         certificates = {"ssl_certfile": str(config.server_certificate), "ssl_keyfile": str(config.server_key)}

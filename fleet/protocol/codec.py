@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from fleet.protocol.described import describe
 from fleet.protocol.errors import MalformedError, TooLargeError
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") ->
         MalformedError: not JSON, or a field of the wrong type; the message has its path.
     """
     _check_size(data, limit, subject or kind.__name__)
+    describe(kind)
     try:
         return msgspec.json.decode(data, type=kind)
     except DECODE_ERRORS as error:
@@ -32,6 +34,7 @@ def decode_json(data: bytes, kind: type[T], *, limit: int, subject: str = "") ->
 def decode_msgpack(data: bytes, kind: type[T], *, limit: int, subject: str = "") -> T:
     """Like `decode_json`, for MessagePack."""
     _check_size(data, limit, subject or kind.__name__)
+    describe(kind)
     try:
         return msgspec.msgpack.decode(data, type=kind)
     except DECODE_ERRORS as error:
@@ -54,6 +57,7 @@ def from_document(document: object, kind: type[T], *, subject: str = "") -> T:
     Raises:
         MalformedError: a field is missing or of the wrong type; the message has its path.
     """
+    describe(kind)
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:

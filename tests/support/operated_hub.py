@@ -68,7 +68,8 @@ class OperatedHub:
         until(self._healthy, "the hub answers")
 
     def _healthy(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, self.log()
+        assert self.process is not None
+        assert self.process.poll() is None, f"exit status {self.process.returncode}\n{self.log()}"
         try:
             self.call("GET", "/healthz")
         except OSError:
