@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import datatype_of
-from model_compiler import ports, runners, sources
+from model_compiler import naming, ports, runners, sources
 from model_compiler.data import Dataset
 from model_compiler.errors import DataError, SourceError, TargetError
 from model_compiler.preparing import FrontFile, Preparation
+
+if TYPE_CHECKING:
+    import torch
 
 WHO = "the front"
 
@@ -46,6 +50,23 @@ def _litert(path: Path) -> bytes:
     if path.suffix != ".tflite" or data[4:8] != b"TFL3":
         raise SourceError(f"{path}: a front is an .onnx or a .tflite file", subject=str(path))
     return data
+
+
+def of_module(module: torch.nn.Module, data: Dataset) -> FrontFile:
+    """A front of a torch module, as ONNX: it takes the inputs that its `forward` names, or all of them.
+
+    Raises DataError, SourceError, TargetError where it does not run on `data`, or cannot be exported.
+    """
+    from model_compiler.adapting import adapt
+    from model_compiler.variants import onnx
+
+    own = naming.parameters(module)
+    taken = {name: array for name, array in data.inputs.items() if name in own} or dict(data.inputs)
+    adapted = adapt(module.eval(), Dataset(taken), classes=False)
+    inputs, outputs = tuple(adapted.data.inputs), tuple(adapted.outputs)
+    examples = tuple(map(sources.example_of, adapted.data.inputs.values()))
+    made = onnx.export(adapted.module, examples, inputs=inputs, outputs=outputs)
+    return FrontFile(runtime="onnx", data=made, inputs=inputs, names=outputs)
 
 
 def called(front: FrontFile, raw: tuple[str, ...]) -> FrontFile:

@@ -85,8 +85,9 @@ class Recipe:
 
     `preprocess` are the steps between what the data holds, which is what applications send, and what the networks take
     (`fleet.protocol.steps`); constants that are left out are fitted to the rows that are trained on. `front` is a model
-    file before these, beside the recipe, as `model-compiler --front` takes it. `augment`, losses and `fit` see what
-    they make. `non_finite` names inputs and outputs that may hold NaN and infinity.
+    file before these, beside the recipe, as `model-compiler --front` takes it, or a function that returns a torch
+    module, which is not trained. `augment`, losses and `fit` see what they make. `non_finite` names inputs and outputs
+    that may hold NaN and infinity.
     """
 
     data: Callable[[], Sets]
@@ -105,7 +106,7 @@ class Recipe:
     fit: Callable[[Fitting], Any] | None = None
     warm: bool = False
     preprocess: tuple[AnyStep, ...] = ()
-    front: str = ""
+    front: str | Callable[[], torch.nn.Module] = ""
     non_finite: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -155,7 +156,7 @@ def _located(recipe: Recipe, folder: Path) -> tuple[Recipe, list[Path]]:
     if path.endswith(".py") and (folder / path).is_file():
         files.append(folder / path)
         recipe = replace(recipe, metric=f"{folder / path}:{function}")
-    if recipe.front:
+    if recipe.front and isinstance(recipe.front, str):
         files.append(folder / recipe.front.partition(":")[0])
         if not files[-1].is_file():
             raise NotFoundError(f"no front {files[-1]}", subject="recipe", hint="put it beside the recipe")

@@ -22,7 +22,7 @@ from model_compiler.building import adapt_module, prepare
 from model_compiler.data import Array, make_dataset
 from model_compiler.data import Dataset as CompilerDataset
 from model_compiler.errors import InterfaceError
-from model_compiler.preparing import NO_STEPS, Preparation
+from model_compiler.preparing import NO_STEPS, FrontFile, Preparation
 from model_compiler.request import CompileRequest
 
 if TYPE_CHECKING:
@@ -74,10 +74,16 @@ def request_of(
         inputs=recipe.inputs, outputs=recipe.outputs, labels=recipe.labels, task=spec,
         metric=metrics.parse(recipe.metric) if recipe.metric else None,
         interface=interface, encoder=encoder, preprocess=recipe.preprocess,
-        front=fronts.read(recipe.front) if recipe.front else None,
+        front=_front_of(recipe, rows),
     )  # fmt: skip
     check_kinds(request)
     return request
+
+
+def _front_of(recipe: Recipe, rows: CompilerDataset) -> FrontFile | None:
+    if isinstance(recipe.front, str):
+        return fronts.read(recipe.front) if recipe.front else None
+    return fronts.of_module(recipe.front(), rows)
 
 
 def try_model(recipe: Recipe, sets: Sets, request: CompileRequest) -> Tried:

@@ -1,8 +1,9 @@
 """Three spoken-like patterns in half a second of sound at 4 kHz: `fleet recipe check examples/keywords/recipe.py`.
 
-The model takes the samples as the microphone gives them. The spectrogram is its first layer: two fixed convolutions
-(the real and the imaginary part of a windowed Fourier transform), so that device, cloud and training compute it alike,
-and any converter knows it.
+Applications send the samples as the microphone gives them. The spectrogram is a front: a model file before the model,
+two fixed convolutions (the real and the imaginary part of a windowed Fourier transform), signed with the release, so
+that device, cloud and training compute it alike, and quantization leaves it alone. Its bands are normalised by what
+they are in the training data. Who has spectrograms already sends these (`docs/preprocessing.md`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from cloud_hub.training.recipe import Examples, Hyper, Recipe, Sets
+from fleet.protocol.steps import Normalise
 
 RATE, SAMPLES = 4000, 2000
 WINDOW, HOP, BANDS = 128, 64, 32
@@ -31,28 +33,27 @@ class Spectrogram(nn.Module):
         waves = torch.cat([torch.cos(phase), torch.sin(phase)]) * window
         self.register_buffer("waves", waves[:, None, :])
 
-    def forward(self, sound: torch.Tensor) -> torch.Tensor:
+    def forward(self, sound: torch.Tensor) -> dict[str, torch.Tensor]:
         """Samples to a picture of them."""
         both = nn.functional.conv1d(sound[:, None, :], self.waves, stride=HOP)
         real, imaginary = both[:, :BANDS], both[:, BANDS:]
-        return torch.log(real * real + imaginary * imaginary + 1e-3)
+        return {"bands": torch.log(real * real + imaginary * imaginary + 1e-3)}
 
 
 class Keywords(nn.Module):
-    """(n, samples) in [-1, 1] to logits (n, 3)."""
+    """Spectrograms (n, bands, frames) to logits (n, 3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.front = Spectrogram()
         self.body = nn.Sequential(
             nn.Conv1d(BANDS, channels, 5, stride=2), nn.ReLU(), nn.Conv1d(channels, channels, 5, stride=2), nn.ReLU()
         )
         frames = ((SAMPLES - WINDOW) // HOP + 1 - 5) // 2 + 1
         self.head = nn.Linear(channels * ((frames - 5) // 2 + 1), len(WORDS))
 
-    def forward(self, sound: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Sound to words."""
-        return {"logits": self.head(torch.flatten(self.body(self.front(sound)), 1))}
+    def forward(self, bands: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Pictures of sound to words."""
+        return {"logits": self.head(torch.flatten(self.body(bands), 1))}
 
 
 def rows(count: int, seed: int) -> Examples:
@@ -78,5 +79,7 @@ RECIPE = Recipe(
     teacher=lambda: Keywords(32),
     student=lambda: Keywords(12),
     labels=WORDS,
+    front=Spectrogram,
+    preprocess=(Normalise(input="bands", axis=-2),),
     hyper=Hyper(teacher_epochs=8, student_epochs=12, teacher_rate=5e-3, student_rate=1e-2, batch=32),
 )

@@ -29,3 +29,4 @@ def test_an_example_is_ready_and_learns(tmp_path: Path, name: str, monkeypatch: 
     assert [step.words for step in steps if not step.passed] == [] and steps[-1].name == "export"
     found = run(RunRequest(loaded, tmp_path / "out"))
     assert LEARNED[name](found["student"]), found
+    assert (tmp_path / "out" / "front.txt").is_file() == (name == "keywords")  # its spectrogram
