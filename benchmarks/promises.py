@@ -4,6 +4,11 @@ Deferral: handwritten digits (scikit-learn's), a weak edge model and a strong cl
 random rows, and held against all rows. Broken: it was signed and does not hold there. Writes
 `benchmarks/results/statistics.json` with the seed and the machine's description.
 
+Guard: two releases that answer a population of scenes, differently in 4 % of them or more; a harmless one loses
+nothing, a harmful one 5 points. Devices meet scenes independently, 20 fixed ones each, each scene ten times
+in a row, or all the same scenes. What the hub counts (each distinct scene once) is judged by the default policy as it
+comes, until a verdict or for the planned time.
+
 Teachers: one that is right in 90 % of all cases and one after it that is 0 or 5 points worse, on the same held-out
 labels; they disagree on a tenth of them. Accepted: the later one is shown to be good enough to audit.
 """
@@ -26,6 +31,9 @@ from sklearn.svm import SVC
 
 from cloud_hub.training.gate import compare
 from fleet.protocol.confidence import confidence, probabilities
+from fleet.rollouts.evidence import Pairs
+from fleet.rollouts.guard import CohortHealth, GuardPolicy
+from fleet.rollouts.guard import judge as judge_stage
 from model_compiler import deferral
 from model_compiler.deferral import DeferTarget
 
@@ -33,6 +41,8 @@ TRAINED = 600  # rows that train both models; the others are the population
 COLUMNS = 20  # of 64 pixels that the edge model sees
 SPARE = 0.03  # by which an oracle meets the targets that are to be signed
 ROWS = (100, 500, 900)
+SCENES, DIFFER, AUDITS = 20_000, 0.04, 400  # of the guard's population; audited requests of each device
+LINE = "loss {loss:.2f}, {scenes:18}, {devices:2} devices: healthy {healthy:.3f}, harmful {harmful:.3f}"
 RIGHT, DISAGREED = 0.9, 0.1  # of the teacher before; of two teachers
 
 
@@ -98,6 +108,49 @@ def teachers(worse: float, labels: int, draws: int, seed: int) -> dict[str, Any]
     return {"worse": worse, "labels": labels, "accepted": accepted / draws}
 
 
+def scenes(pattern: str, devices: int, length: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Which scene each device meets at each of its audited requests, (length, devices)."""
+    if pattern == "20 scenes a device":
+        own = rng.integers(0, SCENES, (20, devices))
+        return np.take_along_axis(own, rng.integers(0, 20, (length, devices)), axis=0)
+    if pattern == "ten times each":
+        return np.repeat(rng.integers(0, SCENES, (-(-length // 10), devices)), 10, axis=0)[:length]
+    if pattern == "all the same":
+        return np.repeat(rng.integers(0, SCENES, (length, 1)), devices, axis=1)
+    return rng.integers(0, SCENES, (length, devices))
+
+
+def rollout(pattern: str, devices: int, loss: float, rng: np.random.Generator) -> str:
+    """The guard's verdict on one rollout, looked at after every round of audits."""
+    drawn = rng.random(SCENES)
+    won = max(0.0, (DIFFER - loss) / 2)
+    lost = won + loss
+    outcome = np.where(drawn < lost, "only_old", np.where(drawn < lost + won, "only_new", "both"))
+    met = scenes(pattern, devices, AUDITS, rng)
+    seen: set[int] = set()
+    counts = [dict.fromkeys(("both", "only_old", "only_new"), 0) for _ in range(devices)]
+    cohort = CohortHealth(present=devices, committed=devices)
+    for number, at_once in enumerate(met):
+        for device, scene in enumerate(at_once.tolist()):
+            if scene not in seen:
+                seen.add(scene)
+                counts[device][str(outcome[scene])] += 1
+        if number % 10 == 9:
+            pairs = {f"d{device:02}": Pairs(**found) for device, found in enumerate(counts)}
+            verdict = judge_stage(GuardPolicy(), cohort, pairs)
+            if verdict.judgement != "not-enough-evidence":
+                return verdict.judgement
+    return "not-enough-evidence"
+
+
+def guard(pattern: str, devices: int, loss: float, draws: int, seed: int) -> dict[str, Any]:
+    """How rollouts of a harmless, or harmful, release end."""
+    rng = np.random.default_rng([seed, devices, int(1000 * loss)])
+    ends = [rollout(pattern, devices, loss, rng) for _ in range(draws)]
+    shares = {name: ends.count(name) / draws for name in ("healthy", "harmful", "not-enough-evidence")}
+    return {"scenes": pattern, "devices": devices, "loss": loss, **shares}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=400, help="random sets of rows for each line")
@@ -118,10 +171,17 @@ def main() -> None:
     judged = [teachers(w, n, 10 * options.draws, options.seed) for w in (0.05, 0.0) for n in (100, 200, 400)]
     for line in judged:
         print("teacher {worse:.2f} worse, {labels} labels: accepted {accepted:.3f}".format(**line))
+    rollouts = []
+    for loss in (0.0, 0.05):
+        for pattern in ("independent", "20 scenes a device", "ten times each", "all the same"):
+            for devices in (3, 10, 50):
+                rollouts.append(guard(pattern, devices, loss, options.draws // 2, options.seed))
+                print(LINE.format(**rollouts[-1]))
     document = {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
         "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found,
         "teachers": judged,
+        "guard": rollouts,
     }  # fmt: skip
     options.out.write_text(json.dumps(document, indent=2) + "\n")
 

@@ -32,12 +32,14 @@ from fleet.protocol.messages import (
     decode_envelope,
 )
 from fleet.protocol.names import check_name
+from fleet.protocol.pairing import KEY_BYTES
 from fleet.protocol.quantiles import check_quantiles
 from fleet.protocol.sketch import check_sketch
 
 MOST_NUMBER = 1 << 62  # of a spool's record: far above what a device can write, far below what overflows
 MOST_COUNT = 1 << 50  # requests, or microseconds of them, that one window may count
 MOST_PAIRS = 1 << 31  # audited requests in one window
+MOST_KEYS = 4096  # inputs of pairs in one window; an agent sends at most 512
 MOST_SKETCHED = 1 << 20  # inputs in one window's sketch; agents draw 256
 COUNTERS, BUCKETS, BINS, REASONS = 64, 64, 256, 32  # entries of a window's lists
 
@@ -91,8 +93,7 @@ def read_record(data: bytes) -> Record:
         _check_window(body)
     elif isinstance(body, ModelReport):
         _check_report(body)
-    whole = msgspec.structs.replace(body, sketch=None) if isinstance(body, Window) else body
-    document = _document(whole, envelope.kind)
+    document = _document(_without_bytes(body) if isinstance(body, Window) else body, envelope.kind)
     return Record(envelope=envelope, body=body, document=document, figures=_figures(body))
 
 
@@ -104,6 +105,12 @@ def read_status(data: bytes) -> Status:
         check_word(status.instance, "instance")
     check_time(status.at, "at")
     return status
+
+
+def _without_bytes(window: Window) -> Window:
+    """What is kept of it beside its sketch: the inputs of pairs are counted, and not kept with the window."""
+    pairs = msgspec.structs.replace(window.pairs, keys=b"") if window.pairs is not None else None
+    return msgspec.structs.replace(window, sketch=None, pairs=pairs)
 
 
 def _document(body: Struct, kind: str) -> dict[str, Any]:
@@ -159,6 +166,12 @@ def _check_pairs(pairs: PairCounts) -> None:
         check_count(getattr(pairs, name), name, LARGEST)
     for name in ("both", "only_old", "only_new", "neither"):
         check_count(getattr(pairs, name), name, MOST_PAIRS)
+    check_count(pairs.repeats, "repeats", MOST_PAIRS)
+    keys = [pairs.keys[at : at + KEY_BYTES] for at in range(0, len(pairs.keys), KEY_BYTES)]
+    check_count(len(keys), "inputs of pairs", MOST_KEYS)
+    told = pairs.both + pairs.only_old + pairs.only_new + pairs.neither
+    if keys and (len(pairs.keys) % KEY_BYTES or len(set(keys)) != len(keys) or len(keys) != told):
+        raise MalformedError(f"{len(pairs.keys)} bytes of keys are not {told} different inputs", subject="pairs")
 
 
 def _figures(body: Any) -> Benchmark | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlmodel import Session, func, select
 
+from cloud_hub.ingest import pairing
 from cloud_hub.ingest.reading import Record
 from cloud_hub.store import benchmarks
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, RolloutRow, WindowRow
@@ -80,12 +81,16 @@ def _window(session: Session, device_id: str, record: Record, window: Window) ->
             sketch=sketch.sums if sketch else b"",
         )
     )  # fmt: skip
-    if window.pairs is not None:
-        pairs = window.pairs
-        names = ("both", "only_old", "only_new", "neither")
-        _add(session, (pairs.rollout, pairs.attempt, device_id), {name: getattr(pairs, name) for name in names})
+    if window.pairs is not None and _live(session, window.pairs.rollout):
+        place = (window.pairs.rollout, window.pairs.attempt, device_id)
+        _add(session, place, pairing.count(session, session.get(PairEvidence, place), window.pairs))
     if window.rollout and session.get(RolloutRow, window.rollout) is not None:
         _add(session, (window.rollout, window.attempt, device_id), _served(window))
+
+
+def _live(session: Session, rollout: str) -> bool:
+    row = session.get(RolloutRow, rollout)
+    return row is not None and row.ended_at is None
 
 
 def _served(window: Window) -> dict[str, int]:

@@ -104,9 +104,12 @@ def _cohort_fact(
         committed=committed,
         failed=failed or bool(reason),
         reason=reason,
-        pairs=Pairs(both=said.both, only_old=said.only_old, only_new=said.only_new, neither=said.neither),
+        pairs=Pairs(
+            both=said.both, only_old=said.only_old, only_new=said.only_new, neither=said.neither,
+            repeats=said.repeats, unnamed=said.unnamed,
+        ),
         untried=report is not None and report.untried and not said.answered,
-    )
+    )  # fmt: skip
 
 
 def _failing(said: PairEvidence) -> str:

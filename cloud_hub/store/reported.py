@@ -106,7 +106,8 @@ class SetAside(SQLModel, table=True):
 
 class PairEvidence(SQLModel, table=True):
     """What one device says about a rollout's release, summed over the attempt: paired counts
-    (`messages.PairCounts`), and of its requests how many the release itself answered, failed on, and refused
+    (`messages.PairCounts`) of inputs that no device had met before, how often inputs came again and how many pairs told
+    no input, and of its requests how many the release itself answered, failed on, and refused
     though the release before would have taken them."""
 
     rollout: str = Field(primary_key=True)
@@ -116,9 +117,19 @@ class PairEvidence(SQLModel, table=True):
     only_old: int = 0
     only_new: int = 0
     neither: int = 0
+    repeats: int = 0
+    unnamed: int = 0
     answered: int = 0
     local_failed: int = 0
     newly_refused: int = 0
+
+
+class PairInput(SQLModel, table=True):
+    """An input that counts in a live rollout's attempt; `key` is `fleet.protocol.pairing`'s as a signed number."""
+
+    rollout: str = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    key: int = Field(primary_key=True)
 
 
 class WindowRow(SQLModel, table=True):

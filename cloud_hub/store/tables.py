@@ -16,6 +16,7 @@ from cloud_hub.store.reported import DeviceEvent as DeviceEvent
 from cloud_hub.store.reported import DeviceModel as DeviceModel
 from cloud_hub.store.reported import MeasuredRow as MeasuredRow
 from cloud_hub.store.reported import PairEvidence as PairEvidence
+from cloud_hub.store.reported import PairInput as PairInput
 from cloud_hub.store.reported import SetAside as SetAside
 from cloud_hub.store.reported import SpoolCursor as SpoolCursor
 from cloud_hub.store.reported import WindowRow as WindowRow

@@ -136,7 +136,7 @@ class Recorder:
         release = job.served.release
         key = Key(release.model, release.number, release.variant.name, job.auditor, pair_key(job.pairing))
         builder = self._windows.late(key, self._clock(), len(release.manifest.labels))
-        builder.audited(result.agree, result.pairs)
+        builder.audited(result.agree, zip(result.keys, result.pairs, strict=True))
 
     def local(self, record: LocalRecord) -> None:
         """Count a request that an application answered in its own process, for the window and for probation.

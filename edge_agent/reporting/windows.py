@@ -22,6 +22,7 @@ LATENCY_BUCKETS = 32  # powers of two of microseconds: the last one is over an h
 CONFIDENCE_BINS = 20
 RESERVOIR_ROWS = 256
 RESERVOIR_BYTES = 8 << 20
+PAIRED_INPUTS = 512  # distinct ones of one window; more count as repeats
 COUNTERS = (
     "requests",
     "edge",
@@ -73,7 +74,10 @@ class Builder:
         self._weight = 1.0
         self._refusals: dict[str, int] = {}
         self._values = Values()
-        self._pairs = [0, 0, 0, 0]  # both, only_old, only_new, neither
+        self._pairs: dict[
+            bytes, int
+        ] = {}  # by the input's key: 0 both right, 1 only the old, 2 only the new, 3 neither
+        self._repeats = 0
 
     def request(self, latency_s: float, marks: Iterable[str]) -> None:
         """Count one request; `marks` are counters to raise besides `requests`."""
@@ -138,13 +142,16 @@ class Builder:
             self._reservoir.pop()
         self._rows, self._weight = max(units, float(len(self._reservoir))), weight
 
-    def audited(self, agree: Iterable[bool], pairs: Iterable[tuple[bool, bool]]) -> None:
-        """Count audited rows; `pairs` says per row whether (old, new) were right."""
+    def audited(self, agree: Iterable[bool], pairs: Iterable[tuple[bytes, tuple[bool, bool]]]) -> None:
+        """Count audited rows; `pairs` says per row, with its input's key, whether (old, new) were right."""
         for right in agree:
             self.counters["audited"] += 1
             self.counters["audit_agree"] += int(right)
-        for old, new in pairs:
-            self._pairs[(0 if new else 1) if old else (2 if new else 3)] += 1
+        for key, (old, new) in pairs:
+            if key in self._pairs or len(self._pairs) >= PAIRED_INPUTS:
+                self._repeats += 1
+            else:
+                self._pairs[key] = (0 if new else 1) if old else (2 if new else 3)
 
     @property
     def empty(self) -> bool:
@@ -173,20 +180,15 @@ class Builder:
         )
 
     def _pair_counts(self) -> PairCounts | None:
-        if self.key.rollout is None or not any(self._pairs):
+        if self.key.rollout is None or not self._pairs:
             return None
         rollout, attempt, old, new = self.key.rollout
-        both, only_old, only_new, neither = self._pairs
+        found = [[key for key, outcome in self._pairs.items() if outcome == number] for number in range(4)]
+        both, only_old, only_new, neither = map(len, found)
         return PairCounts(
-            rollout=rollout,
-            attempt=attempt,
-            old=old,
-            new=new,
-            both=both,
-            only_old=only_old,
-            only_new=only_new,
-            neither=neither,
-        )
+            rollout=rollout, attempt=attempt, old=old, new=new, both=both, only_old=only_old, only_new=only_new,
+            neither=neither, repeats=self._repeats, keys=b"".join(key for keys in found for key in keys),
+        )  # fmt: skip
 
     def _sketch(self) -> SketchData | None:
         if self._encoder is None or not self._reservoir:

@@ -23,6 +23,7 @@ from fleet import tasks
 from fleet.protocol import oip
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.errors import MalformedError
+from fleet.protocol.pairing import input_keys
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class Audited(NamedTuple):
     job: Job
     agree: tuple[bool, ...]
     pairs: tuple[tuple[bool, bool], ...]
+    keys: tuple[bytes, ...] = ()  # of the pairs' inputs
 
 
 class AuditSink(Protocol):
@@ -133,12 +135,14 @@ class Auditor:
         task = tasks.of_manifest(manifest)
         agree = tuple(map(task.agrees, job.answers, truth))
         pairs: tuple[tuple[bool, bool], ...] = ()
+        keys: tuple[bytes, ...] = ()
         if job.shadow is not None and job.pairing is not None:
             outputs = await _shadow_outputs(job.shadow, job.inputs)
             check_outputs(job.shadow.release, outputs)
             old = task.answers(outputs)  # by the same task, also where the old release names none
             pairs = tuple(zip(map(task.agrees, old, truth), agree, strict=True))
-        return Audited(job, agree, pairs)
+            keys = input_keys(job.pairing, job.inputs, len(pairs))
+        return Audited(job, agree, pairs, keys)
 
 
 def _size(job: Job) -> int:

@@ -215,8 +215,10 @@ class Benchmark(Struct, frozen=True, kw_only=True):
 class PairCounts(Struct, frozen=True, kw_only=True):
     """Audited requests that a cohort device also answered with the release it came from.
 
-    An answer is right when its class equals the auditor's. `only_old` counts requests that only
-    the old release got right, `only_new` those that only the new one did.
+    An answer is right when it agrees with the auditor's. `only_old` counts inputs that only the old release got right,
+    `only_new` those that only the new one did; each distinct input of the window counts once, and `repeats` says how
+    often one came again. `keys` are the inputs' (`fleet.protocol.pairing`), one after the other in the order both,
+    only_old, only_new, neither. Agents of 0.1 send no keys and count every request.
     """
 
     rollout: str
@@ -227,6 +229,8 @@ class PairCounts(Struct, frozen=True, kw_only=True):
     only_old: int = 0
     only_new: int = 0
     neither: int = 0
+    repeats: int = 0
+    keys: bytes = b""
 
 
 class SketchData(Struct, frozen=True, kw_only=True):

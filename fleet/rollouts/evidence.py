@@ -5,6 +5,10 @@ hypothesis holds, the chance that it ever reaches 1/alpha is at most alpha, howe
 (Ville's inequality). All bets here are mixtures over a fixed grid of stakes, so that they depend on
 counts and not on the order in which reports arrive, and they are computed with logarithms.
 
+The paired bets treat each pair as one more draw of what the fleet sees. That holds for distinct inputs only: a scene
+that comes again, on the same device or on another, says nothing new, so it counts once. Inputs that are alike without
+being equal (the frames of a video) still count each.
+
 - harm, paired: "of the requests that only one release answers right, the new one gets at least half".
 - health, paired: "the new release loses at least `margin` of all requests, net".
 - installs: "a device of the cohort fails no sooner than one of the concurrent control".
@@ -42,21 +46,29 @@ LARGEST = 1e12  # what an e-value is reported as at most
 
 
 class Pairs(Struct, frozen=True, kw_only=True):
-    """One device's audited pairs, counted as in `fleet.protocol.messages.PairCounts`."""
+    """One device's audited pairs of distinct inputs, counted as in `fleet.protocol.messages.PairCounts`.
+
+    Beside them, and no evidence: `repeats` of inputs that are counted already, here or on another device, and pairs
+    whose inputs the agent did not name (`unnamed`), which may be repeats.
+    """
 
     both: int = 0
     only_old: int = 0
     only_new: int = 0
     neither: int = 0
+    repeats: int = 0
+    unnamed: int = 0
 
     @property
     def total(self) -> int:
-        """All pairs."""
+        """All pairs that count."""
         return self.both + self.only_old + self.only_new + self.neither
 
 
 class PairedEvidence(Struct, frozen=True, kw_only=True):
-    """The summed counts and what they prove. `harm_e` and `health_e` are e-values (at most 10¹²);
+    """The summed counts and what they prove; `repeats` and `unnamed` are left out of `pairs`.
+
+    `harm_e` and `health_e` are e-values (at most 10¹²);
     `odd` names devices whose own pairs alone show harm, after a correction for their number."""
 
     pairs: int = 0
@@ -65,6 +77,8 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     only_new: int = 0
     neither: int = 0
     devices: int = 0
+    repeats: int = 0
+    unnamed: int = 0
     harm_e: float = 1.0
     health_e: float = 1.0
     odd: tuple[str, ...] = ()
@@ -126,8 +140,9 @@ def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float
 def paired(by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, health_alpha: float) -> PairedEvidence:
     """Evidence from the audited pairs of each device, in any order of devices."""
     named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
+    repeats, unnamed = sum(p.repeats for p in by_device.values()), sum(p.unnamed for p in by_device.values())
     if not named:
-        return PairedEvidence()
+        return PairedEvidence(repeats=repeats, unnamed=unnamed)
     pairs = [p for _, p in named]
     old, new = np.array([p.only_old for p in pairs]), np.array([p.only_new for p in pairs])
     same = np.array([p.both + p.neither for p in pairs])
@@ -142,6 +157,8 @@ def paired(by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, 
         only_new=int(new.sum()),
         neither=sum(p.neither for p in pairs),
         devices=len(pairs),
+        repeats=repeats,
+        unnamed=unnamed,
         harm_e=_bounded(float(harm_log_e(old, new, cap=harm_cap))),
         health_e=_bounded(float(health_log_e(old, new, same, margin, cap=health_cap))),
         odd=tuple(name for (name, _), log_e in zip(named, alone, strict=True) if log_e >= bar),

@@ -190,13 +190,21 @@ def _lack(
     if policy.evidence == "install":
         return ""
     if fresh < policy.min_pairs:
-        return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed"
+        return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed{_left_out(paired)}"
     if paired.health_e < 1 / policy.alpha:
         return (
             f"{paired.pairs} audited pairs do not yet show a loss below {policy.margin:.3g} "
-            f"(e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof)"
+            f"(e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof){_left_out(paired)}"
         )
     return ""
+
+
+def _left_out(paired: PairedEvidence) -> str:
+    """Which pairs are no evidence, in words; empty where all are."""
+    found = [f"{paired.repeats} are repeats of an input"] * bool(paired.repeats)
+    if paired.unnamed:
+        found.append(f"{paired.unnamed} are of agents that do not tell repeats (update them)")
+    return f"; beside these, {' and '.join(found)}" if found else ""
 
 
 def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, latencies: tuple[Latency, ...]) -> str:

@@ -54,11 +54,11 @@ def play(story: Story) -> None:
     _rollouts(story, good, bad)
     shop = story.shop
     shop.act("8  The camera slips: alarm, labels, retrain")
-    alarms = _drift(story)
+    release = _drift(story)
 
     shop.act("9  The hub goes away")
     kill.hub_away(story)
-    drift.count_later_alarms(story, alarms)
+    drift.count_later_alarms(story, release)
 
 
 def _first_release(story: Story) -> tuple[Future[Path], Future[Path]]:
@@ -128,16 +128,15 @@ def _good_release(story: Story, release: Path) -> None:
 
 
 def _drift(story: Story) -> int:
-    """From the slipped camera to a retrained release on every device; returns the alarms raised on the way."""
+    """From the slipped camera to a retrained release on every device; returns its number."""
     shop = story.shop
     drift.collect_samples(shop)
     drift.slip(story)
     _examine(story, "during_shift", shifted=True)
     drift.label(story)
-    raised = opening.alarms(shop)
-    shop.wait_installed(drift.retrain(story))
+    shop.wait_installed(release := drift.retrain(story))
     _examine(story, "after_retrain", shifted=True)
-    return raised
+    return release
 
 
 def finish(story: Story, path: Path) -> list[str]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlmodel import select
 
+from cloud_hub.ingest import pairing
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message, step
 from cloud_hub.store.tables import (
@@ -16,6 +17,7 @@ from cloud_hub.store.tables import (
     DeviceEvent,
     DeviceModel,
     PairEvidence,
+    PairInput,
     RolloutRow,
     SetAside,
     SpoolCursor,
@@ -73,6 +75,20 @@ def window(**fields) -> Window:
     )  # fmt: skip
 
 
+def live_rollout(fleet: HubFixture) -> None:
+    with fleet.hub.session() as session:
+        session.add(
+            RolloutRow(
+                id="r-1", model="digits", channel="stable", release=2, from_release=1, state="running", salt="s",
+                created_at=0.0, updated_at=0.0,
+            )
+        )  # fmt: skip
+
+
+def keys(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(8, "little") for number in numbers)
+
+
 def upto(fleet: HubFixture, out) -> list[tuple[str, int]]:
     """What the receipts say, checked the way a device checks them."""
     keys, found = decode_keys(fleet.hub.command_key.target()), []
@@ -102,12 +118,58 @@ def test_records_land_in_order_with_one_receipt_for_the_batch(fleet):
 
 def test_a_duplicate_changes_nothing_and_is_receipted_again(fleet):
     ingestor = Ingestor(fleet.hub)
-    pairs = PairCounts(rollout="r-1", attempt=1, old=1, new=2, both=7, only_old=2)
+    live_rollout(fleet)
+    pairs = PairCounts(rollout="r-1", attempt=1, old=1, new=2, both=7, only_old=2, keys=keys(*range(9)))
     ingestor.take([envelope(1, window(pairs=pairs), "window")])
     assert upto(fleet, ingestor.take([envelope(1, window(pairs=pairs), "window")])) == [("cam-1", 1)]
     (evidence,) = rows(fleet, PairEvidence)
     assert (evidence.both, evidence.only_old) == (7, 2)
     assert len(rows(fleet, WindowRow)) == 1
+
+
+def paired(fleet: HubFixture, seq: int, device: str, counts: dict[str, int], inputs: bytes, repeats: int = 0) -> None:
+    told = PairCounts(rollout="r-1", attempt=1, old=1, new=2, keys=inputs, repeats=repeats, **counts)
+    Ingestor(fleet.hub).take([envelope(seq, window(pairs=told), "window", device=device)])
+
+
+def test_an_input_counts_once_in_a_rollout_whoever_meets_it(fleet):
+    live_rollout(fleet)
+    most = (1 << 64) - 1  # signed in the database
+    paired(fleet, 1, "cam-1", {"both": 2, "only_old": 1}, keys(1, 2, most), repeats=4)
+    paired(fleet, 2, "cam-1", {"both": 1, "neither": 1}, keys(2, 3))  # 2 comes again in another window
+    paired(fleet, 1, "cam-2", {"only_old": 2, "only_new": 1}, keys(most, 4, 5))  # and one on another device
+    found = {row.device_id: row for row in rows(fleet, PairEvidence)}
+    shown = {name: (r.both, r.only_old, r.only_new, r.neither, r.repeats) for name, r in found.items()}
+    assert shown == {"cam-1": (2, 1, 0, 1, 5), "cam-2": (0, 1, 1, 0, 1)}
+    assert all(row.body["pairs"]["keys"] == "" for row in rows(fleet, WindowRow)), "no input is kept with a window"
+
+
+def test_pairs_that_name_no_input_prove_nothing(fleet):
+    live_rollout(fleet)
+    paired(fleet, 1, "cam-1", {"both": 90, "only_old": 4}, b"")
+    (evidence,) = rows(fleet, PairEvidence)
+    assert (evidence.both, evidence.only_old, evidence.unnamed) == (0, 0, 94)
+
+
+def test_one_device_brings_so_many_inputs_and_no_more(fleet, monkeypatch):
+    monkeypatch.setattr(pairing, "MOST_INPUTS", 5)
+    live_rollout(fleet)
+    paired(fleet, 1, "cam-1", {"only_old": 4}, keys(*range(4)))
+    paired(fleet, 2, "cam-1", {"only_old": 4}, keys(*range(4, 8)))
+    (evidence,) = rows(fleet, PairEvidence)
+    assert (evidence.only_old, evidence.repeats) == (5, 3) and len(rows(fleet, PairInput)) == 5
+
+
+def test_pairs_of_a_rollout_that_is_not_or_has_ended_are_not_kept(fleet):
+    paired(fleet, 1, "cam-1", {"both": 1}, keys(1))
+    assert rows(fleet, PairEvidence) == [] and rows(fleet, PairInput) == []
+
+
+@pytest.mark.parametrize("inputs", [keys(1), keys(1, 1), keys(1, 2)[:-1], keys(1, 2, 3)], ids=str)
+def test_keys_that_do_not_fit_their_counts_are_set_aside(fleet, inputs):
+    live_rollout(fleet)
+    paired(fleet, 1, "cam-1", {"both": 1, "only_old": 1}, inputs)
+    assert [row.reason for row in rows(fleet, SetAside)] == ["malformed"] and rows(fleet, PairInput) == []
 
 
 def test_a_record_that_comes_too_early_waits_for_the_device_to_send_again(fleet):

@@ -91,6 +91,6 @@ def _newest_rollout(shop: Workshop, release: int) -> str:
     raise DemoError(f"the retrain job started no rollout of release {release}")
 
 
-def count_later_alarms(story: Story, before: int) -> None:
-    """Alarms that came after the retrained release was promoted."""
-    story.report["drift"]["alarms_after_retrain"] = alarms(story.shop) - before
+def count_later_alarms(story: Story, release: int) -> None:
+    """Alarms about the retrained release: of the one before it, whose answers did become worse, more may still come."""
+    story.report["drift"]["alarms_after_retrain"] = alarms(story.shop, of=release)

@@ -80,9 +80,10 @@ def create_model(story: Story) -> None:
     story.shop.fleet("model", "create", MODEL, "--recipe", train.RECIPE, "--policy", POLICY)
 
 
-def alarms(shop: Workshop) -> int:
-    """How many drift alarms the hub has raised so far."""
+def alarms(shop: Workshop, *, of: int | None = None) -> int:
+    """How many drift alarms the hub has raised so far, about one release or about all."""
     try:
-        return len([alarm for alarm in shop.client.alarms() if alarm.model == MODEL])
+        found = [alarm for alarm in shop.client.alarms() if alarm.model == MODEL]
+        return len([alarm for alarm in found if of in (None, alarm.release)])
     except FleetError as error:
         raise type(error)(f"asking for alarms: {error}", subject=error.subject, hint=error.hint) from error

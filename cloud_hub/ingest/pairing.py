@@ -1,0 +1,46 @@
+"""What a window's audited pairs add to the evidence of its rollout: each distinct input once, whoever met it."""
+
+from __future__ import annotations
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col
+
+from cloud_hub.store.tables import PairEvidence, PairInput
+from fleet.protocol.messages import PairCounts
+from fleet.protocol.pairing import KEY_BYTES
+
+OUTCOMES = ("both", "only_old", "only_new", "neither")
+MOST_INPUTS = 2000  # that one device brings to an attempt: far more than any proof needs
+
+
+def count(session: Session, before: PairEvidence | None, pairs: PairCounts) -> dict[str, int]:
+    """Remember the inputs that the attempt has not seen yet; returns what is to be added to the device's evidence.
+
+    Pairs without keys (of agents of 0.1) cannot be told from repeats: they are counted as `unnamed`, and prove nothing.
+
+    Args:
+        before: the device's evidence so far, None without any.
+    """
+    told = sum(getattr(pairs, name) for name in OUTCOMES)
+    if not pairs.keys:
+        return {"unnamed": told}
+    have = 0 if before is None else sum(getattr(before, name) for name in OUTCOMES)
+    found = _remember(session, pairs, max(0, MOST_INPUTS - have))
+    return found | {"repeats": pairs.repeats + told - sum(found.values())}
+
+
+def _remember(session: Session, pairs: PairCounts, most: int) -> dict[str, int]:
+    keys = [pairs.keys[at : at + KEY_BYTES] for at in range(0, len(pairs.keys), KEY_BYTES)]
+    outcome: dict[int, str] = {}
+    for name in OUTCOMES:
+        these, keys = keys[: getattr(pairs, name)], keys[getattr(pairs, name) :]
+        outcome |= {int.from_bytes(key, "little", signed=True): name for key in these}
+    rows = [{"rollout": pairs.rollout, "attempt": pairs.attempt, "key": key} for key in list(outcome)[:most]]
+    found = dict.fromkeys(OUTCOMES, 0)
+    if rows:
+        # Another hub may take the same input in at the same moment: the database says whose it is.
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        fresh = insert(PairInput).values(rows).on_conflict_do_nothing().returning(col(PairInput.key))
+        for key in session.connection().execute(fresh).scalars():
+            found[outcome[key]] += 1
+    return found
