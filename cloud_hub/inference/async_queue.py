@@ -1,7 +1,7 @@
 """Requests that are answered later: rows in the database, bodies and answers in the object store, for any instance.
 
     arriving → queued → running → succeeded | failed
-                 ↑_________|   no room for it now, or its instance fell silent
+                 ↑_________|   no room for it now, or its instance fell silent or failed
 
 A row is there before its body and goes after its answer, so whatever an instance that dies leaves behind is found
 again and deleted at its end. What is written under an attempt is that attempt's: of two instances that both believe to
@@ -10,11 +10,12 @@ have a request, the one whose lease ran out writes for nobody.
 
 from __future__ import annotations
 
+import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, or_, update
+from sqlalchemy import ColumnElement, and_, func, or_, tuple_, update
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, delete, select
 
@@ -24,12 +25,21 @@ from cloud_hub.errors import BusyError, HubError, NotFoundError, RateError
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import AsyncRequest
 
+log = logging.getLogger(__name__)
+
 LEASE_S = 30.0
-ATTEMPTS = 3  # a request during which that many instances died is not tried again
+ATTEMPTS = 3  # a request during which that many instances died, or failed by a fault of ours, is not tried again
 ERROR_LIMIT = 1000  # characters that are kept of why there is no answer
-SWEPT = 100  # rows that are deleted at a time
+SWEPT = 100  # rows that are deleted in one transaction
 PENDING = ("arriving", "queued", "running")
 ENDED = ("succeeded", "failed")
+
+
+class Attempt(NamedTuple):
+    """One run of a request, which its instance holds."""
+
+    request: str
+    number: int
 
 
 class Asked(NamedTuple):
@@ -128,9 +138,15 @@ def body_of(hub: Hub, row: AsyncRequest) -> bytes:
     return hub.objects.get(_body_key(row.id)).data
 
 
-def renew(hub: Hub, runner: str) -> None:
-    """Keep everything that `runner` runs."""
-    mine = update(AsyncRequest).where(col(AsyncRequest.runner) == runner, col(AsyncRequest.state) == "running")
+def renew(hub: Hub, runner: str, held: Collection[Attempt]) -> None:
+    """Keep what `runner` is running. What it has let go of by a fault is not in `held`, and its lease ends."""
+    if not held:
+        return
+    mine = update(AsyncRequest).where(
+        tuple_(col(AsyncRequest.id), col(AsyncRequest.attempt)).in_(held),
+        col(AsyncRequest.runner) == runner,
+        col(AsyncRequest.state) == "running",
+    )
     with hub.session() as session:
         session.connection().execute(mine.values(lease_until=hub.clock() + LEASE_S))
 
@@ -151,19 +167,43 @@ def succeed(hub: Hub, row: AsyncRequest, body: bytes, headers: Mapping[str, str]
 
 
 def fail(hub: Hub, row: AsyncRequest, code: str, error: str) -> None:
-    """Keep why there is no answer."""
-    _end(hub, row, state="failed", code=code, error=error[:ERROR_LIMIT])
+    """Keep why there is no answer; a NUL of the caller's in it is one that PostgreSQL does not keep."""
+    _end(hub, row, state="failed", code=code, error=error[:ERROR_LIMIT].replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
 def sweep(hub: Hub) -> int:
-    """Delete what is past its end, objects first; returns how many."""
+    """Delete everything that is past its end, objects first; returns how many."""
+    deleted, last = 0, ""
+    while True:
+        found = _past_their_end(hub, last)
+        deleted += _deleted(hub, found)
+        if len(found) < SWEPT:
+            return deleted
+        last = found[-1]
+
+
+def _past_their_end(hub: Hub, last: str) -> Sequence[str]:
+    """Up to SWEPT ids after `last`, in their order."""
     now = hub.clock()
     old = _is_over(AsyncRequest.expires_at, now, hub.config.inference.asynchronous.keep_s)
     running = and_(col(AsyncRequest.state) == "running", ~_abandoned(now))
+    after = col(AsyncRequest.id) > last
     with hub.reading() as session:
-        gone = session.exec(select(AsyncRequest.id).where(old, ~running).limit(SWEPT)).all()
-    for request in gone:
-        _delete_objects(hub, request)
+        return session.exec(
+            select(AsyncRequest.id).where(old, ~running, after).order_by(col(AsyncRequest.id)).limit(SWEPT)
+        ).all()
+
+
+def _deleted(hub: Hub, requests: Sequence[str]) -> int:
+    """Delete them; one whose objects the store does not delete stays for the next time."""
+    gone = []
+    for request in requests:
+        try:
+            _delete_objects(hub, request)
+        except HubError as error:
+            log.warning("request %s is past its end and cannot be deleted: %s", request, error)
+        else:
+            gone.append(request)
     if gone:
         with hub.session() as session:
             session.connection().execute(delete(AsyncRequest).where(col(AsyncRequest.id).in_(gone)))
@@ -188,7 +228,7 @@ def _give_up(session: Session, now: float, keep_s: float) -> None:
     worn = and_(_abandoned(now), col(AsyncRequest.attempt) >= ATTEMPTS)
     session.connection().execute(
         update(AsyncRequest).where(worn).values(
-            state="failed", code="internal", error=f"{ATTEMPTS} instances ended while they answered it",
+            state="failed", code="internal", error=f"{ATTEMPTS} attempts to answer it ended without an answer",
             ended_at=now, expires_at=now + keep_s,
         )
     )  # fmt: skip

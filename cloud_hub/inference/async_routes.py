@@ -32,7 +32,7 @@ POLL_S = 1  # Retry-After while there is no answer
 
 _SUBMIT: dict[str, Any] = {
     "status_code": 202,
-    "responses": errors(404, 413, 422, 429, 503),
+    "responses": errors(404, 413, 422, 429, 503, 504),
     "openapi_extra": takes(oip.OipRequest),
 }
 

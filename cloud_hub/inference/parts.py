@@ -39,7 +39,8 @@ class Inference:
         answers = Answers(registry)
         registry.register(Queues(self.queues))
         self.endpoint = InferEndpoint(self.admission, self.loaded, self.budget, answers, longest_s=settings.deadline_s)
-        self.later = AsyncRunner(hub, self.loaded, self.endpoint, self.budget)
+        uncounted = InferEndpoint(self.admission, self.loaded, self.budget, Answers(), longest_s=settings.deadline_s)
+        self.later = AsyncRunner(hub, self.loaded, uncounted, self.budget, answers)
         self.rpc = HubInference(self.admission, self.loaded, self.about, self.endpoint, self.budget)
         self.shared = Shared(self.endpoint, self.budget, connections())
 

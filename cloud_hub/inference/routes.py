@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from cloud_hub.api.access import InferenceCaller, ModelCaller
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath
-from cloud_hub.errors import BusyError
+from cloud_hub.errors import BusyError, DeadlineError, TooLargeError
 from cloud_hub.inference.parts import Inference
 from fleet.api.inference import (
     IndexEntry,
@@ -24,8 +24,8 @@ from fleet.api.inference import (
 )
 from fleet.api.types import Key
 from fleet.protocol import oip
-from fleet.protocol.repository import IndexRequest, decode_index_request
-from fleet.serving import ByteBudget, Reply
+from fleet.protocol.repository import INDEX_BODY, IndexRequest, decode_index_request
+from fleet.serving import LIMIT_S, ByteBudget, Reply
 from fleet.serving import Request as InferRequest
 
 router = APIRouter(prefix="/v2", tags=["inference"])
@@ -58,10 +58,18 @@ def ready_to_serve() -> ServerReady:
     return ServerReady(live=True, ready=True)
 
 
-@router.post("/repository/index", responses=errors(429), openapi_extra=takes(IndexRequest, required=False))
+@router.post(
+    "/repository/index", responses=errors(413, 429, 503, 504), openapi_extra=takes(IndexRequest, required=False)
+)
 async def repository_index(request: Request, parts: InferenceDep, caller: InferenceCaller) -> list[IndexEntry]:
     """The releases that the caller may ask; each is loaded when it is asked for."""
-    decode_index_request(await request.body())
+    pieces: list[bytes] = []
+    try:
+        if await read_body(request, parts.budget, pieces, INDEX_BODY) > INDEX_BODY:
+            raise TooLargeError(f"the body has more than {INDEX_BODY} bytes", subject="index")
+        decode_index_request(b"".join(pieces))
+    finally:
+        parts.budget.taken -= sum(map(len, pieces))
     return [IndexEntry.model_validate(entry) for entry in await parts.about.index(caller)]
 
 
@@ -136,17 +144,21 @@ async def read_body(request: Request, budget: ByteBudget, pieces: list[bytes], m
         The bytes that were read.
 
     Raises:
-        BusyError: the budget has no room for it now.
+        BusyError: the budget has no room for it now. DeadlineError: it does not come within `LIMIT_S["body"]`.
     """
-    size = 0
-    async for piece in request.stream():
-        if not budget.fits(len(piece)):
-            raise BusyError(budget.full(len(piece)), subject="body")
-        pieces.append(piece)
-        budget.taken += len(piece)
-        size += len(piece)
-        if size > most:
-            break
+    limit_s, size = LIMIT_S["body"], 0
+    try:
+        async with asyncio.timeout(limit_s):
+            async for piece in request.stream():
+                if not budget.fits(len(piece)):
+                    raise BusyError(budget.full(len(piece)), subject="body")
+                pieces.append(piece)
+                budget.taken += len(piece)
+                size += len(piece)
+                if size > most:
+                    break
+    except TimeoutError:
+        raise DeadlineError(f"{size} bytes of the body came in {limit_s:g} s", subject="body") from None
     return size
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
+from sqlalchemy.exc import OperationalError
 
 from cloud_hub.app import create_app
-from cloud_hub.errors import NotFoundError
-from cloud_hub.inference import async_queue
-from cloud_hub.inference.async_queue import ATTEMPTS, LEASE_S, Asked
+from cloud_hub.errors import NotFoundError, UnreachableError
+from cloud_hub.inference import async_queue, async_runner
+from cloud_hub.inference.async_queue import ATTEMPTS, LEASE_S, SWEPT, Asked, Attempt
 from cloud_hub.inference.parts import Inference
 from cloud_hub.store.tables import AsyncRequest
 from fleet.api.inference import AsyncInference
@@ -38,7 +42,9 @@ def published(folder: Path, **document: Any) -> HubFixture:
     made = models.release(folder / "blobs", cloud=True)
     for blob in made.blobs.iterdir():
         hub.hub.objects.put_new(f"blobs/{blob.name}", blob.read_bytes())
-    hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test")
+    manifest = encode_manifest(made.manifest)
+    hub.hub.publisher.publish_release("tiny", manifest, actor="test")
+    (folder / "manifest").write_bytes(manifest)
     return hub
 
 
@@ -94,9 +100,12 @@ def test_the_release_is_the_one_of_the_time_of_asking(
     hub: HubFixture, auth: dict[str, str], instance: Inference
 ) -> None:
     asked = submit(hub, auth)
-    with hub.hub.reading() as session:
-        manifest = session.get(async_queue.AsyncRequest, asked)
-    assert manifest is not None and manifest.release == 1
+    manifest = (hub.hub.config.directory.parent / "manifest").read_bytes()
+    assert hub.hub.publisher.publish_release("tiny", manifest, actor="test").number == 2
+    later = submit(hub, auth)
+    assert run(instance) and run(instance)
+    answers = [hub.client.get(f"{PATH}/{one}/result", headers=auth).json() for one in (asked, later)]
+    assert [answer["model_version"] for answer in answers] == ["1", "2"]
 
 
 def test_the_python_client(hub: HubFixture, instance: Inference) -> None:
@@ -181,7 +190,7 @@ def test_a_request_of_an_instance_that_died_is_taken_over_and_the_late_one_write
     late = async_queue.claim(hub.hub, "first")
     assert late is not None and async_queue.claim(hub.hub, "second") is None
     hub.clock.advance(LEASE_S - 1)
-    async_queue.renew(hub.hub, "first")
+    async_queue.renew(hub.hub, "first", {Attempt(late.id, late.attempt)})
     hub.clock.advance(LEASE_S - 1)
     assert async_queue.claim(hub.hub, "second") is None
     hub.clock.advance(2)
@@ -201,7 +210,7 @@ def test_a_request_that_ends_its_instances_is_given_up(hub: HubFixture, auth: di
         hub.clock.advance(LEASE_S + 1)
     assert async_queue.claim(hub.hub, "last") is None
     answer = hub.client.get(f"{PATH}/{asked}/result", headers=auth)
-    assert (answer.status_code, answer.json()["code"]) == (500, "internal") and "3 instances" in answer.json()["error"]
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal") and "3 attempts" in answer.json()["error"]
 
 
 def test_what_finds_no_room_waits_and_loses_no_attempt(
@@ -246,7 +255,7 @@ def test_everything_is_deleted_at_its_end(
             session.add(row)
     hub.clock.advance(KEEP_S - 1)
     if state == "running":
-        async_queue.renew(hub.hub, "")
+        async_queue.renew(hub.hub, "", {Attempt(asked, 0)})
     assert async_queue.sweep(hub.hub) == 0
     hub.clock.advance(2)
     assert async_queue.sweep(hub.hub) == (0 if state == "running" else 1)  # what runs has its lease
@@ -273,21 +282,25 @@ def test_a_clock_that_ran_ahead_holds_nothing_up(hub: HubFixture, auth: dict[str
     assert hub.client.get(f"{PATH}/{asked}", headers=auth).status_code == 404
 
 
-def test_the_service_answers_what_it_is_woken_for(hub: HubFixture, instance: Inference) -> None:
-    async def scenario() -> str:
-        task = asyncio.create_task(instance.later.run())
+async def state_at_the_end(hub: HubFixture, instance: Inference, first: Callable[[], bool] = lambda: True) -> str:
+    """Of a request that comes after `first`, with the service running."""
+    task = asyncio.create_task(instance.later.run())
+    async with asyncio.timeout(60):
+        while not first():
+            await asyncio.sleep(0)
         asked = Asked("application:a", "tiny", 1, json.dumps(ASKED).encode(), {})
         row = await asyncio.to_thread(async_queue.submit, hub.hub, asked)
         instance.later.wake()
         state: Callable[[], AsyncRequest] = lambda: async_queue.find(hub.hub, "application:a", "tiny", row.id)  # noqa: E731
-        async with asyncio.timeout(60):
-            while (found := await asyncio.to_thread(state)).state in async_queue.PENDING:
-                pass
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return found.state
+        while (found := await asyncio.to_thread(state)).state in async_queue.PENDING and not task.done():
+            pass
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return found.state
 
-    assert asyncio.run(scenario()) == "succeeded"
+
+def test_the_service_answers_what_it_is_woken_for(hub: HubFixture, instance: Inference) -> None:
+    assert asyncio.run(state_at_the_end(hub, instance)) == "succeeded"
 
 
 def test_two_instances_never_take_the_same(hub_database: str, tmp_path: Path) -> None:
@@ -295,8 +308,110 @@ def test_two_instances_never_take_the_same(hub_database: str, tmp_path: Path) ->
     hub = make_hub(tmp_path, database=hub_database).hub
     for _ in range(3):
         async_queue.submit(hub, Asked("a", "m", 1, b"x", {}))
-    taken = [async_queue.claim(hub, str(number)) for number in range(4)]
-    assert len({row.id for row in taken if row is not None}) == 3 and taken[3] is None
+    begin = threading.Barrier(4)
+
+    def take(number: int) -> AsyncRequest | None:
+        begin.wait(60)
+        return async_queue.claim(hub, str(number))
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = [row.id for row in pool.map(take, range(4)) if row is not None]
+    assert len(set(taken)) == len(taken)
+    taken += [row.id for row in iter(lambda: async_queue.claim(hub, "last"), None)]  # who came second may have none
+    assert len(set(taken)) == len(taken) == 3
+
+
+class Faults:
+    """What `real` does, after it has raised `error` once."""
+
+    def __init__(self, real: Callable[..., Any], error: Exception) -> None:
+        self.real, self.error, self.raised = real, error, False
+
+    def __call__(self, *args: Any) -> Any:
+        if not self.raised:
+            self.raised = True
+            raise self.error
+        return self.real(*args)
+
+
+def test_a_store_that_fails_once_costs_a_request_one_lease(
+    hub: HubFixture, auth: dict[str, str], instance: Inference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = submit(hub, auth)
+    store = hub.hub.objects
+    monkeypatch.setattr(store, "put", Faults(store.put, UnreachableError("the store is away", subject="async")))
+    assert run(instance)
+    hub.clock.advance(LEASE_S - 1)
+    asyncio.run(instance.later._renew())  # nothing of what it has let go of
+    hub.clock.advance(2)
+    assert run(instance)
+    assert hub.client.get(f"{PATH}/{asked}/result", headers=auth).json()["id"] == "7"
+
+
+def test_an_attempt_is_held_while_it_runs(
+    hub: HubFixture, auth: dict[str, str], instance: Inference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = submit(hub, auth)
+    answer = instance.later._one
+
+    async def slowly(row: AsyncRequest) -> None:
+        for _ in range(3):
+            hub.clock.advance(LEASE_S - 1)
+            await instance.later._renew()
+        assert async_queue.claim(hub.hub, "second") is None
+        await answer(row)
+
+    monkeypatch.setattr(instance.later, "_one", slowly)
+    assert run(instance)
+    assert hub.client.get(f"{PATH}/{asked}/result", headers=auth).json()["id"] == "7"
+
+
+@pytest.mark.parametrize("call", ["claim", "renew", "sweep"])
+def test_a_database_that_fails_once_ends_no_service(
+    hub: HubFixture, instance: Inference, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    for module, name in ((async_runner, "AGAIN_S"), (async_runner, "SWEEP_S"), (async_queue, "LEASE_S")):
+        monkeypatch.setattr(module, name, 0.01)
+    fault = Faults(getattr(async_queue, call), OperationalError("", {}, Exception("the database is away")))
+    monkeypatch.setattr(async_queue, call, fault)
+    if call == "renew":
+        instance.later._held.add(Attempt("any", 1))
+    assert asyncio.run(state_at_the_end(hub, instance, lambda: fault.raised)) == "succeeded"
+
+
+def test_a_nul_in_a_refusal_is_kept_as_another_sign(hub: HubFixture, auth: dict[str, str]) -> None:
+    asked = submit(hub, auth)
+    row = async_queue.claim(hub.hub, "one")
+    assert row is not None
+    async_queue.fail(hub.hub, row, "invalid", "a\0b")
+    assert async_queue.find(hub.hub, row.owner, "tiny", asked).error == "a\N{REPLACEMENT CHARACTER}b"
+
+
+def test_a_sweep_deletes_everything_but_what_the_store_keeps(hub: HubFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {"owner": "a", "model": "m", "release": 1, "state": "queued", "size_bytes": 0, "created_at": 0.0}
+    with hub.hub.session() as session:
+        ids = [f"{number:04}" for number in range(2 * SWEPT + 1)]
+        session.add_all(AsyncRequest(id=one, expires_at=hub.clock() - 1, **old) for one in ids)
+    store = hub.hub.objects
+    monkeypatch.setattr(store, "list", Faults(store.list, UnreachableError("the store is away", subject="async")))
+    assert async_queue.sweep(hub.hub) == 2 * SWEPT
+    assert async_queue.sweep(hub.hub) == 1
+
+
+def test_answers_are_counted_once_and_their_wait_is_no_latency(hub: HubFixture, auth: dict[str, str]) -> None:
+    registry = CollectorRegistry()
+    instance = Inference(hub.hub, registry)
+    submit(hub, auth)
+    submit(hub, auth, parameters={"timeout": 1})
+    before, instance.budget.limit = instance.budget.limit, 1
+    assert run(instance) and run(instance)  # no room
+    instance.budget.limit = before
+    hub.clock.advance(5)
+    assert run(instance) and run(instance)
+    read = registry.get_sample_value
+    counts = [read("edgeloop_hub_inference_answers_total", {"status": status}) for status in ("200", "503", "504")]
+    assert (counts, read("edgeloop_hub_inference_seconds_count")) == ([1.0, None, 1.0], 0.0)
+    instance.close()
 
 
 def test_a_model_of_the_answer(hub: HubFixture, auth: dict[str, str]) -> None:
