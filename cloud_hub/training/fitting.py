@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from cloud_hub.training.parallel import Share, device, share
 from model_compiler.data import Array
 
 CHECKPOINT_EPOCHS = 10
+COUNTER = "num_batches_tracked"  # of batch normalisation: no weight, and in no ONNX file
 BATCH = 512  # rows of an answer without training
 
 
@@ -150,9 +151,10 @@ def load_weights(network: nn.Module, start: Mapping[str, Array]) -> str:
     if not start:
         return "the release before has no file that holds them by name (onnx-fp32), and no job has kept them"
     own, found = network.state_dict(), {}
+    prefix = _prefix([name for name in own if not name.endswith(COUNTER)], start)
     for name, value in own.items():
-        array = next((a for key, a in start.items() if key == name or key.endswith(f".{name}")), None)
-        if array is None and name.endswith("num_batches_tracked"):
+        array = start.get(prefix + name)
+        if array is None and name.endswith(COUNTER):
             found[name] = value
         elif array is None:
             return f"the release before has no {name!r}: it is of another network, or a converter has folded it away"
@@ -162,6 +164,17 @@ def load_weights(network: nn.Module, start: Mapping[str, Array]) -> str:
             found[name] = torch.from_numpy(np.array(array)).to(value.dtype)
     network.load_state_dict(found)
     return ""
+
+
+def _prefix(names: Sequence[str], start: Mapping[str, Array]) -> str:
+    """What stands before all of a network's names in `start`: nothing where it has the names themselves, else the one
+    wrapper under which it has all of them; nothing, too, where there is none or more than one."""
+    if not names or all(name in start for name in names):
+        return ""
+    last = f".{names[0]}"
+    wrappers = [key.removesuffix(names[0]) for key in start if key.endswith(last)]
+    whole = [wrapper for wrapper in wrappers if all(wrapper + name in start for name in names)]
+    return whole[0] if len(whole) == 1 else ""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,16 @@ A model that is not refused is not shown to be good: few labels refuse nobody. I
 Tango ("Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998);
 for shares a test by betting against "worse by the margin" (Waudby-Smith and Ramdas, "Estimating means of bounded random
 variables by betting", 2023), which holds for any distribution; for whole sets the bootstrap's quantile.
+
+Score test and bootstrap hold for many labels. A model that loses `MARGIN` of all cases and wins none loses nothing on n
+labels with probability (1 - MARGIN)^n, and on a few the bootstrap draws the same rows again: below `LEAST` labels
+right and wrong are bet on, too, and whole sets show nothing. From there on the score test is right to 1.5 points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import comb, sqrt
+from math import ceil, comb, log, sqrt
 from typing import Any
 
 import numpy as np
@@ -30,6 +34,7 @@ REFUSE_BELOW = 0.1  # a mild level on purpose: a wrong refusal costs labels, a b
 MARGIN = 0.05  # of rightness, by which an auditor may be worse than the one before
 LEVEL = 0.95
 NORMAL = 1.6449  # its one-sided quantile
+LEAST = ceil(log(1 - LEVEL) / log(1 - MARGIN))  # labels, 59: on fewer, a model worse by the margin may well lose none
 STAKES = np.linspace(0.05, 0.95, 19)  # of what can be lost at a bet
 
 
@@ -61,10 +66,10 @@ def compare(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> Comparison:
     decided = lost + won
     chance = sum(comb(decided, k) for k in range(lost, decided + 1)) / 2**decided
     differences = new.astype(np.float64) - old
-    whole = bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
+    counted = len(old) >= LEAST and bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
     return Comparison(
         labels=len(old), old=float(old.mean()), new=float(new.mean()), lost=lost, won=won, chance=chance,
-        shown=_shown_by_counts(lost, won, len(old)) if whole else _shown_by_bets(differences),
+        shown=_shown_by_counts(lost, won, len(old)) if counted else _shown_by_bets(differences),
     )  # fmt: skip
 
 
@@ -77,7 +82,7 @@ def compare_sets(old: Callable[[Rows], float], new: Callable[[Rows], float], lab
     within = np.mean(drawn[:, 1] > drawn[:, 0] - MARGIN * abs(before))
     return Comparison(
         labels=labels, old=before, new=new(every), lost=0, won=0,
-        chance=float(np.mean(drawn[:, 1] >= drawn[:, 0])), shown=bool(within >= LEVEL),
+        chance=float(np.mean(drawn[:, 1] >= drawn[:, 0])), shown=labels >= LEAST and bool(within >= LEVEL),
     )  # fmt: skip
 
 

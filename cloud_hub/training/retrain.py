@@ -8,8 +8,9 @@ release and the rollout are never made twice; training resumes its checkpoints.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlmodel import col, select
@@ -33,6 +34,8 @@ from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 
+PINNED = "a rollout is under way, its auditor is pinned"
+
 
 def retrain(running: Running, executor: Executor) -> dict[str, object]:
     """Run the job; returns what was made: snapshot, release, status, accuracies, rollout.
@@ -51,7 +54,8 @@ def retrain(running: Running, executor: Executor) -> dict[str, object]:
         return {**running.saved, "status": status}
     if options.channel:
         running.step("putting it on the channel", 0.95)
-        if decode_manifest(release.manifest).placed("cloud"):  # only a cloud variant can audit
+        # Only a cloud variant can audit. A worker that takes over finds the rollout that this choice was made for.
+        if "auditor" not in running.saved and decode_manifest(release.manifest).placed("cloud"):
             _choose_auditor(running, options.channel, number)
         if options.rollout is not None and "rollout" not in running.saved:
             running.step("starting the rollout", 0.97)
@@ -148,39 +152,45 @@ def current_release(hub: Hub, model: str, channel: str) -> tuple[int, Manifest] 
 
 
 def _choose_auditor(running: Running, channel: str, number: int) -> None:
-    """The new release audits if the gate has shown that it may, or if there was none before it; else an earlier one."""
-    saved, model = running.saved, running.job.model
-    if saved.get("gate_shown", True):
-        _set_auditor(running, channel, number)
-        running.save(auditor=number)
-        return
-    before = saved["gate_release"]
-    with running.hub.reading() as session:
-        row = session.get(ChannelRow, channel)
-        entry = decode_channel(row.document).models.get(model) if row is not None else None
-        judge = entry.audit.auditor if entry is not None else None
-        if judge is None and decode_manifest(get_release(session, model, before).manifest).placed("cloud"):
-            judge = before
-    if judge is not None:
-        _set_auditor(running, channel, judge)
-    running.save(
-        auditor=judge,
-        auditor_why=f"{saved['gate_labels']} held-out labels do not show that the new model is less than "
-        f"{100 * MARGIN:g} points worse than release {before}, so it does not audit; label more samples, or decide it "
-        f"by hand: fleet channel set {channel} --auditor {number}",
-    )
+    """The new release audits if the gate has shown that it may, or if there was none before it; else an earlier one.
 
-
-def _set_auditor(running: Running, channel: str, number: int) -> None:
-    model = running.job.model
+    Nothing is published where this changes nothing. A live rollout keeps the auditor by which it is judged.
+    """
+    saved, hub, model = running.saved, running.hub, running.job.model
+    # A job that an earlier version began does not say whether its model was shown to be good enough.
+    shown = bool(saved.get("gate_shown", "gate_release" not in saved))
+    judge = number if shown else _judge(hub, model, saved["gate_release"])
 
     def change(document: Channel) -> Channel:
-        entry = document.models.get(model) or ModelEntry(release=number)
-        audit = msgspec.structs.replace(entry.audit, auditor=number)
-        models = {**document.models, model: msgspec.structs.replace(entry, audit=audit)}
-        return msgspec.structs.replace(document, models=models)
+        entry = document.models.get(model, ModelEntry(release=number))
+        if entry.rollout is not None or (not shown and entry.audit.auditor is not None):
+            return document
+        entry = msgspec.structs.replace(entry, audit=msgspec.structs.replace(entry.audit, auditor=judge))
+        return msgspec.structs.replace(document, models={**document.models, model: entry})
 
-    running.hub.publisher.change_channel(channel, change, actor=f"job:{running.job.id}", create=False)
+    with hub.reading() as session:
+        row = session.get(ChannelRow, channel)
+        document = decode_channel(row.document) if row is not None else None
+    if document is None or change(document) != document:
+        document = hub.publisher.change_channel(channel, change, actor=f"job:{running.job.id}", create=False)
+    entry = document.models[model]
+    running.save(auditor=entry.audit.auditor)
+    if entry.audit.auditor != number:
+        running.save(auditor_why=PINNED if entry.rollout is not None else _unproven(saved, channel, number))
+
+
+def _judge(hub: Hub, model: str, before: int) -> int | None:
+    """The release before, where it can audit."""
+    with hub.reading() as session:
+        return before if decode_manifest(get_release(session, model, before).manifest).placed("cloud") else None
+
+
+def _unproven(saved: Mapping[str, Any], channel: str, number: int) -> str:
+    return (
+        f"{saved['gate_labels']} held-out labels do not show that the new model is less than {100 * MARGIN:g} points "
+        f"worse than release {saved['gate_release']}, so it does not audit; label more samples, or decide it by hand: "
+        f"fleet channel set {channel} --auditor {number}"
+    )
 
 
 def _start_rollout(running: Running, options: RetrainOptions, number: int) -> str:

@@ -19,7 +19,7 @@ from cloud_hub.training.checking import Contract, Settled, placed, samples_of, s
 from cloud_hub.training.data_checks import keys_of
 from cloud_hub.training.models import Made, source_of
 from cloud_hub.training.recipe import Examples, Fitting, LoadedRecipe, Sets, swap_labels
-from cloud_hub.training.steps import NO_FITTED_STEPS, FittedSteps, fitted
+from cloud_hub.training.steps import NO_FITTED_STEPS, FittedSteps, fitted, with_vocabularies
 from fleet.protocol.manifest import Lineage
 from model_compiler.data import Array, make_dataset, save_dataset
 from model_compiler.preparing import Preparation
@@ -255,7 +255,8 @@ def settle_run(request: RunRequest) -> Settled:
 
 
 def deal_run(request: RunRequest, settled: Settled) -> Parts:
-    """Deal out the settled sets and the request's snapshot, and fit the recipe's steps to what is trained on.
+    """Deal out the settled sets and the request's snapshot, and fit the recipe's steps to what is trained on, but
+    vocabularies to the recipe's own rows.
 
     Raises InvalidError when the snapshot is of other inputs or labels than the recipe's data.
     """
@@ -264,8 +265,9 @@ def deal_run(request: RunRequest, settled: Settled) -> Parts:
     parts = deal(settled.sets, samples, seed=request.seed, repeats=repeats)
     if not settled.preparation:
         return parts
-    steps = fitted(settled.preparation, parts.train.inputs)
-    return replace(parts, steps=FittedSteps(msgspec.structs.replace(settled.preparation, steps=steps), settled.ready))
+    declared = with_vocabularies(settled.preparation, settled.sets.train.inputs)
+    steps = fitted(declared, parts.train.inputs)
+    return replace(parts, steps=FittedSteps(msgspec.structs.replace(declared, steps=steps), settled.ready))
 
 
 def onnx_of_made(made: Made, rows: Examples) -> bytes:

@@ -5,6 +5,8 @@
                not vary                                        one-hot, ordinal   the values that occur, in order
 
 One of each for every element along the step's axis. NaN counts for nothing. Constants that the recipe gives stay.
+Numbers are fitted again to all rows of a retrain; a vocabulary is that of the recipe's own rows, so that columns
+stay.
 """
 
 from __future__ import annotations
@@ -76,6 +78,20 @@ def fitted(declared: Preparation, inputs: Mapping[str, Array]) -> tuple[AnyStep,
         may -= set(step.takes) if isinstance(step, Impute) else set()
         found.append(step)
     return tuple(found)
+
+
+def with_vocabularies(declared: Preparation, inputs: Mapping[str, Array]) -> Preparation:
+    """The steps as declared, each that lacks a vocabulary with that of `inputs`, the recipe's own rows (n, …).
+
+    Samples bring new words; were these to join, the step would make other columns than those that the networks take.
+
+    Raises InvalidError as `fitted`.
+    """
+    if not any(isinstance(step, OneHot | Ordinal) and step.needs_fitting for step in declared.steps):
+        return declared
+    own = zip(declared.steps, fitted(declared, inputs), strict=True)
+    steps = tuple(done if isinstance(step, OneHot | Ordinal) else step for step, done in own)
+    return structs.replace(declared, steps=steps)
 
 
 def _before(preparation: Preparation, inputs: Mapping[str, Array]) -> Dataset:

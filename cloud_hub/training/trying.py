@@ -81,9 +81,15 @@ def request_of(
 
 
 def _front_of(recipe: Recipe, rows: CompilerDataset) -> FrontFile | None:
+    """The recipe's front; a function makes the same one in every run, on every resume and in all of torchrun's
+    processes, whatever it draws from torch."""
     if isinstance(recipe.front, str):
         return fronts.read(recipe.front) if recipe.front else None
-    return fronts.of_module(recipe.front(), rows)
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return fronts.of_module(recipe.front(), rows)
 
 
 def try_model(recipe: Recipe, sets: Sets, request: CompileRequest) -> Tried:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import comb
 
 import numpy as np
 import pytest
 
-from cloud_hub.training.gate import Comparison, compare, compare_sets
+from cloud_hub.training.gate import LEAST, LEVEL, MARGIN, Comparison, compare, compare_sets
 from tests.support.size import sized
 
 
@@ -66,7 +67,26 @@ def test_an_equal_teacher_is_shown_with_labels_enough() -> None:
 
 def test_no_evidence_is_no_proof() -> None:
     assert not compare(*right(0, 0, both=10)).shown and not as_shares(*right(0, 0, both=10)).shown
-    assert compare(*right(0, 0, both=100)).shown and compare(*right(0, 8, both=20)).shown
+    assert compare(*right(0, 0, both=100)).shown and compare(*right(0, 28, both=20)).shown
+
+
+@pytest.mark.parametrize("labels", [3, 4, 52])
+def test_luck_with_few_labels_is_no_proof(labels: int) -> None:
+    """A teacher that is worse by the margin, by all that it may lose and win: exact, and within the level."""
+    cases = [(lost, won) for lost in range(labels + 1) for won in range(labels + 1 - lost)]
+    shown = [(lost, won) for lost, won in cases if compare(*right(lost, won, both=labels - lost - won)).shown]
+    for wins in (0.0, 0.045, 0.475):
+        luck = sum(
+            comb(labels, lost) * comb(labels - lost, won)
+            * (wins + MARGIN) ** lost * wins**won * max(1 - MARGIN - 2 * wins, 0.0) ** (labels - lost - won)
+            for lost, won in shown
+        )  # fmt: skip
+        assert luck <= 1 - LEVEL, wins
+
+
+@pytest.mark.parametrize(("labels", "shown"), [(1, False), (LEAST - 1, False), (LEAST, True)])
+def test_a_metric_of_few_labels_shows_nothing(labels: int, shown: bool) -> None:
+    assert compare_sets(lambda rows: 0.9, lambda rows: 0.9, labels).shown is shown
 
 
 def test_a_metric_of_whole_sets_is_shown_by_the_bootstrap() -> None:

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from cloud_hub.errors import ConflictError, InvalidError
+from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.checking import Contract, settle
 from cloud_hub.training.cli import main as train
-from cloud_hub.training.recipe import load_recipe
+from cloud_hub.training.recipe import Examples, Recipe, Sets, load_recipe
 from cloud_hub.training.rehearsal import rehearse
+from cloud_hub.training.run import RunRequest, deal_run, settle_run
 from cloud_hub.training.steps import fitted
+from cloud_hub.training.trying import request_of
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.steps import AnyStep, Clip, Concat, Impute, Normalise, OneHot, Ordinal, Scale
@@ -196,3 +199,53 @@ def test_a_new_model_may_take_nan_by_its_recipe_alone(tmp_path: Path) -> None:
         path.write_text(source.replace("    preprocess=", f"    {more}preprocess="))
         steps = list(rehearse(load_recipe(str(path)), tmp_path / "out"))
         assert steps[-1].passed == (not wrong) and wrong in steps[-1].words
+
+
+UNKNOWN = WORN.replace(
+    'OneHot(input="kind")', 'Ordinal(input="sort", unknown="last"), OneHot(input="kind", unknown="zeros")'
+)
+UNKNOWN = UNKNOWN.replace("Normalise, OneHot", "Normalise, OneHot, Ordinal").replace(
+    '"sensors": sensors}', '"sensors": sensors, "sort": kind}'
+)
+UNKNOWN = UNKNOWN.replace("self, features", "self, features, sort")
+
+
+def test_a_new_word_of_a_sample_changes_no_column_and_numbers_are_fitted_to_all(tmp_path: Path) -> None:
+    (tmp_path / "worn.py").write_text(UNKNOWN)
+    loaded = load_recipe(str(tmp_path / "worn.py"))
+    kind = np.array([b"A", b"H", b"L", b"M"] * 25, object)
+    random = np.random.default_rng(3)
+    sensors = random.normal((900, 1500), (2, 180), (100, 2)).astype(np.float32)
+    taken = Dataset({"kind": kind, "sensors": sensors, "sort": kind}, np.arange(100) % 2, np.arange(100).astype(str))
+    request = RunRequest(loaded, tmp_path / "out", snapshot=taken)
+    settled = settle_run(request)
+    parts = deal_run(request, settled)
+    _, normalise, place, hot, _ = parts.steps.preparation.steps
+    assert isinstance(place, Ordinal) and isinstance(hot, OneHot) and isinstance(normalise, Normalise)
+    assert place.vocabulary == hot.vocabulary == ("H", "L", "M") and normalise.mean[0] > 400
+    ready = parts.steps.inputs({name: array[:2] for name, array in taken.inputs.items()})
+    assert ready["features"][:, 2:].tolist() == [[0, 0, 0], [1, 0, 0]] and ready["sort"].tolist() == [3, 0]
+
+
+class Drawn(torch.nn.Module):
+    """A front with weights that nobody trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Linear(2, 2)
+
+    def forward(self, sensors: torch.Tensor) -> torch.Tensor:
+        return self.mix(sensors)
+
+
+def test_a_front_that_is_drawn_is_the_same_in_every_run(tmp_path: Path) -> None:
+    recipe = Recipe(data=lambda: sets, student=Drawn, front=Drawn, labels=("fine", "worn"))
+    rows = Examples({"sensors": np.ones((4, 2), np.float32)}, np.arange(4) % 2)
+    sets, found = Sets(rows, rows, rows, rows), []
+    for seed in (1, 2):  # as another run, or another of torchrun's processes, may have drawn before
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        front = request_of(recipe, sets, None, frozenset(), tmp_path, None, None).front
+        assert front is not None and torch.equal(torch.get_rng_state(), before)
+        found.append(front.data)
+    assert found[0] == found[1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
-from cloud_hub.training.fitting import FitSettings, accuracy, fit, logits
+from cloud_hub.training.fitting import FitSettings, accuracy, fit, load_weights, logits
 from cloud_hub.training.recipe import Examples, Sets, load_recipe, swap_labels
 from cloud_hub.training.run import deal
 
@@ -102,3 +102,21 @@ def test_recipes_are_registered_code(tmp_path: Path) -> None:
         load_recipe("empty.py", folder=tmp_path)
     loaded = load_recipe("examples.digits.recipe")
     assert len(loaded.sha256) == 64 and len(loaded.recipe.labels) == 10
+
+
+def test_warm_weights_are_those_of_the_same_layer() -> None:
+    net = network()
+    own = {name: np.full(value.shape, 1.0, np.float32) for name, value in net.state_dict().items()}
+    other = {name: 2 * array for name, array in own.items()}
+    for head, start in (
+        ("its own names", {**{f"head.{name}": array for name, array in other.items()}, **own}),
+        (
+            "one wrapper",
+            {f"head.{next(iter(own))}": next(iter(other.values())), **{f"net.{name}": a for name, a in own.items()}},
+        ),
+    ):
+        assert load_weights(net, start) == "", head
+        assert all(bool((value == 1).all()) for value in net.state_dict().values()), head
+    both = {f"{head}.{name}": array for head in ("a", "b") for name, array in own.items()}
+    mixed = {f"{'a' if index else 'b'}.{name}": array for index, (name, array) in enumerate(own.items())}
+    assert "the release before has no" in load_weights(net, both) and load_weights(net, mixed)

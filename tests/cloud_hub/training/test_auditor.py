@@ -1,0 +1,101 @@
+"""Who audits after a retrain, and the end of a job that was taken over: the work itself is done by a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from safetensors.numpy import save_file
+
+from cloud_hub.execution.port import Progress, Work
+from cloud_hub.jobs import queue
+from cloud_hub.jobs.running import Running
+from cloud_hub.rollouts.create import create_rollout
+from cloud_hub.store.tables import ChannelRow
+from cloud_hub.training.handed import RELEASE
+from cloud_hub.training.retrain import PINNED, retrain
+from fleet.protocol.channel import Channel, ModelEntry, decode_channel
+from fleet.protocol.manifest import encode_manifest
+from tests.support.device import follow, publish
+from tests.support.hub import HubFixture
+from tests.support.models import onnx_bytes, release
+
+GATED = {"gate_labels": 12, "gate_new": 0.9, "gate_old": 0.9, "gate_release": 1}
+
+
+class Done:
+    """Implements `Executor`: a release of some bytes, with the weights of its student."""
+
+    def run(self, work: Work, *, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
+        (work.folder / RELEASE).mkdir(exist_ok=True)
+        made = release(work.folder / RELEASE / "blobs", data=onnx_bytes(), cloud=True)
+        (work.folder / RELEASE / "manifest.json").write_bytes(encode_manifest(made.manifest))
+        save_file({"weight": np.ones(3, np.float32)}, work.folder / "student.safetensors")
+        return {"gate_labels": 12, "gate_new": 0.9}
+
+
+def running(hub: HubFixture, saved: dict[str, Any], **options: Any) -> Running:
+    """A retrain that a worker has claimed."""
+    queue.submit(hub.hub, "retrain", model="tiny", payload=options, actor="test")
+    job = queue.claim(hub.hub, "worker")
+    assert job is not None
+    found = Running(hub.hub, job, "worker")
+    found.save(**saved)
+    return found
+
+
+def channel_of(hub: HubFixture) -> Channel:
+    with hub.hub.reading() as session:
+        row = session.get(ChannelRow, "stable")
+        assert row is not None
+        return decode_channel(row.document)
+
+
+@pytest.fixture
+def tiny(hub: HubFixture, tmp_path: Path) -> HubFixture:
+    """Releases 1 and 2; the first is the channel's default, and nobody audits."""
+    assert [publish(hub, tmp_path, seed=seed) for seed in (1, 2)] == [1, 2]
+    follow(hub, 1)
+    return hub
+
+
+def audited(entry: ModelEntry) -> ModelEntry:
+    return replace(entry, audit=replace(entry.audit, auditor=1))
+
+
+def test_a_live_rollout_keeps_its_auditor(tiny: HubFixture) -> None:
+    follow(tiny, 1, audited)
+    create_rollout(tiny.hub, model="tiny", release=2, channel="stable", stages=[50, 100], actor="test")
+    before = channel_of(tiny)
+    assert before.models["tiny"].rollout is not None
+    found = retrain(running(tiny, {"release": 2, **GATED, "gate_shown": True}, channel="stable"), Done())
+    assert channel_of(tiny) == before
+    assert (found["auditor"], found["auditor_why"]) == (1, PINNED)
+
+
+def test_an_auditor_that_stays_is_not_published_again(tiny: HubFixture) -> None:
+    for shown, auditor in ((False, 1), (True, 2)):
+        found = retrain(running(tiny, {"release": 2, **GATED, "gate_shown": shown}, channel="stable"), Done())
+        before = channel_of(tiny)
+        assert before.models["tiny"].audit.auditor == found["auditor"] == auditor
+        assert ("12 held-out labels" in str(found.get("auditor_why", ""))) is not shown
+        retrain(running(tiny, {"release": 2, **GATED, "gate_shown": shown}, channel="stable"), Done())
+        assert channel_of(tiny) == before
+
+
+def test_a_channel_without_the_model_gets_the_new_release_and_the_old_one_audits(tiny: HubFixture) -> None:
+    empty = lambda channel: replace(channel, models={})  # noqa: E731
+    tiny.hub.publisher.change_channel("stable", empty, actor="test")
+    retrain(running(tiny, {"release": 2, **GATED, "gate_shown": False}, channel="stable"), Done())
+    entry = channel_of(tiny).models["tiny"]
+    assert (entry.release, entry.audit.auditor) == (2, 1)
+
+
+def test_a_job_of_an_earlier_version_has_shown_nothing(tiny: HubFixture) -> None:
+    for gated, auditor in ((GATED, 1), ({"gate_labels": 12, "gate_new": 0.9}, 2)):
+        found = retrain(running(tiny, {"release": 2, **gated}, channel="stable"), Done())
+        assert found["auditor"] == channel_of(tiny).models["tiny"].audit.auditor == auditor
