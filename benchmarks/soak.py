@@ -40,7 +40,7 @@ from edge_agent.update.state import read_state
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import ROOT, running
-from tests.support.operated_hub import OperatedHub, command, until, waiting
+from tests.support.operated_hub import OperatedHub, command, until
 
 EVENTS = ("swap", "broker", "swap", "outage", "swap", "hang")
 RELEASES = 3
@@ -60,6 +60,7 @@ class Soak:
         self.device = folder / "device"
         self.hub = OperatedHub(folder)
         self.happened: Counter[str] = Counter()
+        self._killed = 0
         self._release = itertools.cycle(range(1, RELEASES + 1))
 
     def prepare(self) -> None:
@@ -93,6 +94,11 @@ class Soak:
         if self.device.exists():
             until(lambda: self.serves(number), f"the agent serves release {number}")
 
+    def counted(self) -> int:
+        """The requests in the windows that the hub has."""
+        rows = self.hub.rows("SELECT json_extract(body, '$.counters.requests') FROM window")
+        return sum(row[0] or 0 for row in rows)
+
     def serves(self, number: int) -> bool:
         """Whether the device has committed that release."""
         model = read_state(self.device).models.get("tiny")
@@ -100,10 +106,17 @@ class Soak:
 
     def broker(self) -> None:
         """Kill the broker; another one runs on return, and the device has come back to it."""
-        old = self.hub.mosquitto()
-        os.kill(old, signal.SIGKILL)
+        until(self._kill_broker, "a broker runs")
+        old = self._killed
         until(lambda: self._other_broker(old), "the broker comes back")
         until(lambda: self.hub.device()["state"] == "online", "the device comes back")
+
+    def _kill_broker(self) -> bool:
+        with contextlib.suppress(OSError, ValueError, IndexError):  # of a broker that ended a moment ago
+            self._killed = self.hub.mosquitto()
+            os.kill(self._killed, signal.SIGKILL)
+            return True
+        return False
 
     def _other_broker(self, old: int) -> bool:
         with contextlib.suppress(OSError, ValueError, IndexError):
@@ -189,19 +202,26 @@ def soak(
             application("http", address, "tiny", str(rate), out=http),
             application("in-process", str(made.device), "tiny", str(LOCAL_RATE), out=local) as app,
         ):
+            until(lambda: all(out.with_suffix(".ready").exists() for out in (http, local)), "both applications ask")
             seen = {"agent": Process(agent.pid), "application": Process(app.pid)}
             disturb(made, list(seen.values()), seconds, every_s, events)
-        time.sleep(WINDOW_S + 1)  # the last windows close
-        until(lambda: waiting(made.device) == 0, "what the agent has to tell arrives")
-        counted = sum(row[0] for row in made.hub.rows("SELECT json_extract(body, '$.counters.requests') FROM window"))
+        asked = json.loads(http.read_text())["requests"]
+        until(lambda: made.counted() >= asked, "what the agent has to tell arrives")
+        counted = made.counted()
     document: dict[str, Any] = {
         "seconds": seconds, "events": dict(made.happened), "http": json.loads(http.read_text()),
         "in_process": json.loads(local.read_text()), "counted_at_the_hub": counted,
         **{name: process.document() for name, process in seen.items()},
     }  # fmt: skip
     failed = document["http"]["failed"] + document["in_process"]["failed"]
+    asked = min(document["http"]["requests"], document["in_process"]["requests"]) > 0
     grew = [name for name in seen if document[name]["grew"]] if seconds >= JUDGED_S else []
-    return {**document, "failed": failed, "memory_judged": seconds >= JUDGED_S, "passed": not failed and not grew}
+    return {
+        **document,
+        "failed": failed,
+        "memory_judged": seconds >= JUDGED_S,
+        "passed": asked and not failed and not grew,
+    }
 
 
 def disturb(made: Soak, seen: list[Process], seconds: float, every_s: float, events: Sequence[str]) -> None:

@@ -92,16 +92,16 @@ class Load(Stream):
 
     async def _again(self, until: float) -> None:
         while time.monotonic() < until:
-            await self._one()
+            await self._one(time.monotonic())
 
     async def at(self, rate: float, stop: asyncio.Event) -> None:
         """Send so many a second until `stop`."""
         self._rate = rate
         await self.run(stop)
 
-    async def _one(self) -> None:
+    async def _one(self, moment: float) -> None:
         async with self._places:
-            await super()._one()
+            await super()._one(moment)
 
 
 async def over_http(url: str, model: str, rate: float, out: Path) -> None:
@@ -111,6 +111,8 @@ async def over_http(url: str, model: str, rate: float, out: Path) -> None:
     load = Load(url, model)
     capacity = 0.0 if rate else await load.capacity(TRIES)
     rate = rate or max(1.0, capacity / 2)
+    await load._one(time.monotonic())
+    out.with_suffix(".ready").touch()
     await load.at(rate, stop)
     loop.remove_reader(sys.stdin)
     found: Tally = load.rows  # type: ignore[assignment]
@@ -131,6 +133,7 @@ def in_process(directory: Path, model: str, rate: float, out: Path) -> None:
             except (AgentError, ValueError, RuntimeError) as error:
                 said, answered = repr(error), False
             tally.append((began, time.monotonic() - began, answered, said))
+            out.with_suffix(".ready").touch()
         lost = loaded._outbox.lost
     out.write_text(json.dumps({"rate_per_s": rate, "pid": os.getpid(), "records_lost": lost, **tally.document()}))
 

@@ -39,9 +39,9 @@ from fleet.protocol.asking import ready_arrays, specs_of
 from fleet.protocol.errors import ProtocolError, RefusalError
 from fleet.protocol.inputs import check_arrays
 from fleet.protocol.interface import takes
-from fleet.protocol.preprocessing import Pipeline
 from fleet.runtimes import InputError
 from fleet.runtimes.models import unfair
+from fleet.runtimes.prepared import Before
 
 __all__ = ["Answer", "LocalModel", "open_model"]
 
@@ -93,6 +93,11 @@ class Answer:
         return f"Answer({outputs=}, {release=}, {confidence=}, {classes=})"
 
 
+_opened: weakref.WeakSet[LocalModel] = weakref.WeakSet()
+_forking = threading.Lock()
+_paused: list[LocalModel] = []  # while a fork is under way
+
+
 class LocalModel:
     """The active release of one model; may be used from several threads. `now` is monotonic, seconds."""
 
@@ -112,7 +117,8 @@ class LocalModel:
         self._outbox = Outbox(directory, self._draws)
         # When the process ends, or nobody holds the model any more.
         self._close_outbox = weakref.finalize(self, self._outbox.close)
-        _opened.add(self)
+        with _forking:  # which goes through all of them
+            _opened.add(self)
 
     @property
     def release(self) -> int:
@@ -123,12 +129,12 @@ class LocalModel:
             return self._current()[0].number
 
     @property
-    def steps(self) -> Pipeline | None:
-        """The preprocessing steps of that release, with their `digest`; None without any."""
+    def steps(self) -> Before | None:
+        """What that release does to raw tensors, its front included, with `digest` and `ready`; None for nothing."""
         with self._lock:
             self._current()
             self._follow()
-            return getattr(self._current()[1], "pipeline", None)
+            return getattr(self._current()[1], "before", None)
 
     def infer(self, inputs: Arrays, *, ready: str = "") -> Answer:
         """Answer one request.
@@ -154,7 +160,8 @@ class LocalModel:
                 release, model = self._current()
             try:
                 if ready:
-                    inputs = ready_arrays(inputs, ready, getattr(model, "pipeline", None))
+                    before = getattr(model, "before", None)
+                    inputs = ready_arrays(inputs, ready, before.pipeline if before is not None else None)
                 else:
                     check_arrays(inputs, release.manifest.inputs)
             except RefusalError as error:
@@ -256,11 +263,6 @@ def open_model(directory: Path | str, name: str) -> LocalModel:
     return LocalModel(Path(directory), name)
 
 
-_opened: weakref.WeakSet[LocalModel] = weakref.WeakSet()
-_forking = threading.Lock()
-_paused: list[LocalModel] = []  # while a fork is under way
-
-
 def _before_fork() -> None:
     """Let no request be under way: its locks, the runtime's too, would stay shut in the child for ever."""
     _forking.acquire()
@@ -270,10 +272,12 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    for model in _paused:
-        model._lock.release()
-    _paused.clear()
-    _forking.release()
+    try:
+        for model in _paused:
+            model._lock.release()
+    finally:
+        _paused.clear()
+        _forking.release()
 
 
 def _after_fork_in_child() -> None:

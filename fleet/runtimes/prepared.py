@@ -32,16 +32,20 @@ class FrontModel:
 
 
 class Before:
-    """What happens to raw tensors before a release's model file sees them."""
+    """What happens to raw tensors before a release's model file sees them.
+
+    `ready` are the tensors that come out, and `digest` names what made them.
+    """
 
     def __init__(self, pipeline: Pipeline, front: FrontModel | None) -> None:
-        self._pipeline, self._front = pipeline, front
+        self.pipeline, self._front = pipeline, front
+        self.digest, self.ready = pipeline.digest, pipeline.ready
 
     def run(self, inputs: Arrays) -> Arrays:
         """The ready tensors. Raises InputError for what the steps refuse, else as a model that the front is."""
         found = inputs if self._front is None else self._front.run(inputs)
         try:
-            return self._pipeline.run(found)
+            return self.pipeline.run(found)
         except MalformedError as error:
             raise InputError(str(error), subject=error.subject, hint=error.hint) from error
 
@@ -55,7 +59,7 @@ class Prepared:
     """A model behind its release's front and steps; a LoadedModel. Inputs that are `Ready` go past both."""
 
     def __init__(self, model: LoadedModel, before: Before) -> None:
-        self._model, self._before = model, before
+        self._model, self.before = model, before
 
     @property
     def joins(self) -> bool:
@@ -64,9 +68,9 @@ class Prepared:
 
     def run(self, inputs: Arrays) -> Arrays:
         """See LoadedModel; InputError is also what the steps refuse."""
-        return self._model.run(inputs if isinstance(inputs, Ready) else self._before.run(inputs))
+        return self._model.run(inputs if isinstance(inputs, Ready) else self.before.run(inputs))
 
     def close(self) -> None:
         """See LoadedModel."""
         self._model.close()
-        self._before.close()
+        self.before.close()

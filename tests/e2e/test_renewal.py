@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import test_hub_and_agent as pair
+from tests.support import hub_process
 from tests.support.agent_process import running
 from tests.support.require import require
 
@@ -21,10 +22,12 @@ LIFE_S = 16
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     require("mosquitto", "mosquitto")  # the embedded broker knows no certificates
-    monkeypatch.setitem(pair.ENVIRONMENT, "EDGELOOP_HUB_DEVICE_CERTIFICATE_DAYS", str(LIFE_S / 86_400))
-    monkeypatch.setitem(pair.ENVIRONMENT, "EDGELOOP_HUB_BROKER__PREFIX", "acme/fleet")  # devices are told it, too
+    monkeypatch.setitem(hub_process.ENVIRONMENT, "EDGELOOP_HUB_DEVICE_CERTIFICATE_DAYS", str(LIFE_S / 86_400))
+    monkeypatch.setitem(
+        hub_process.ENVIRONMENT, "EDGELOOP_HUB_BROKER__PREFIX", "acme/fleet"
+    )  # devices are told it, too
     monkeypatch.setenv("EDGELOOP_POLL_S", "1")
-    hub = pair.HubProcess(tmp_path)
+    hub = pair.OperatedHub(tmp_path)
     hub.start()
     yield hub
     if hub.process is not None and hub.process.poll() is None:

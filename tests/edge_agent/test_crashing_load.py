@@ -14,7 +14,7 @@ from edge_agent.update.state import StateFile, read_state
 from edge_agent.update.suspects import FILE, MOST
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled, running
-from tests.support.crashing_load import HOOK, crashing
+from tests.support.crashing import HOOK, crashing
 
 
 def version(address: str, model: str) -> str:

@@ -332,7 +332,7 @@ def at_agent(tmp_path, entry, scenario):
     return asyncio.run(run())
 
 
-def test_an_application_in_another_thread_is_sketched_sampled_and_audited(tmp_path):
+def test_an_application_in_another_thread_is_sketched_sampled_and_audited(tmp_path, quiet):
     """The whole way: records and drawn requests of 40 requests, through both sockets."""
     install(tmp_path, 1)
     entry = ModelEntry(

@@ -19,7 +19,7 @@ from edge_agent.update.state import StateFile
 from edge_agent.update.suspects import FILE
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled
-from tests.support.crashing_load import HOOK, stuck
+from tests.support.crashing import HOOK, stuck
 
 
 @pytest.fixture

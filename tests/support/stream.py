@@ -42,18 +42,21 @@ class Stream:
         start, sent = time.monotonic(), 0
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():
-                await asyncio.sleep(start + sent / self._rate - time.monotonic())
-                group.create_task(self._one())
+                moment = start + sent / self._rate
+                await asyncio.sleep(moment - time.monotonic())
+                group.create_task(self._one(moment))
                 sent += 1
 
-    async def _one(self) -> None:
-        moment = time.monotonic()
+    async def _one(self, moment: float) -> None:
+        """A request that was due at this moment, from which its time counts."""
+        connection = None
         try:
             connection = self._take() or await asyncio.open_connection(self._host, self._port)
-            moment = time.monotonic()
             status, answer = await asyncio.wait_for(self._exchange(*connection), 30)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             self.rows.append((moment, time.monotonic() - moment, False, repr(error)))
+            if connection is not None:
+                connection[1].close()
             return
         took = time.monotonic() - moment
         self._free.append((time.monotonic(), connection))

@@ -129,7 +129,7 @@ def test_a_release_without_steps_takes_nothing_that_is_ready(agent: Agent) -> No
     async def scenario() -> None:
         agent.follow(ModelEntry(release=1))
         await agent.slots.activate(models.release(agent.blobs), None, None)
-        with pytest.raises(RefusalError, match="has no preprocessing steps"):
+        with pytest.raises(RefusalError, match="has no preprocessing, so nothing can be ready"):
             await agent.ask(X, ready="0123456789abcdef")
 
     asyncio.run(scenario())
