@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlmodel import Session, col, select, tuple_
+from sqlmodel import Session, col, func, select, tuple_
 
 from cloud_hub.context import Hub
 from cloud_hub.drift import meaning
@@ -112,9 +112,27 @@ def watch_again(session: Session, model: str) -> None:
     monitor = session.get(MeaningMonitor, model)
     if monitor is not None:
         watched = read(monitor)
+        _skip_what_came(session, monitor)
         kept = replace(watched, alarmed="", audits=meaning.again(watched.audits), labels=meaning.again(watched.labels))
         monitor.document = msgspec.to_builtins(kept)
         session.add(monitor)
+
+
+def _skip_what_came(session: Session, monitor: MeaningMonitor) -> None:
+    """What came while the alarm was open belongs to it, and raises no other."""
+    windows = select(func.max(WindowRow.id)).where(
+        WindowRow.model == monitor.model, WindowRow.release == monitor.release
+    )
+    monitor.last_window = session.exec(windows).one() or monitor.last_window
+    newest = session.exec(
+        select(SampleRow.labelled_at, SampleRow.id)
+        .where(SampleRow.model == monitor.model, SampleRow.release == monitor.release)
+        .where(col(SampleRow.labelled_at).is_not(None))
+        .order_by(col(SampleRow.labelled_at).desc(), col(SampleRow.id).desc())
+        .limit(1)
+    ).first()
+    if newest is not None:
+        monitor.last_label_at, monitor.last_label = newest[0] or 0.0, newest[1]
 
 
 def _current(session: Session, model: str, release: int, now: float) -> MeaningMonitor:
@@ -190,13 +208,15 @@ def _right(hub: Hub, rows: list[SampleRow], task: Task[Any]) -> list[float | Non
     """How right the device's own answer to each sample is, by its label; None where nothing says it."""
     if task.name == "classification":  # the answer stands in the row
         return [task.right(row.prediction, row.label) for row in rows]
-    parts = []
-    for path in sorted({row.path for row in rows}):
+    wanted = {row.id for row in rows}
+    found: dict[str, parquet.Arrays] = {}
+    for path in sorted({row.path for row in rows}):  # one file at a time: a device decides how large they are
         try:
-            parts.append(hub.objects.get(path).data)
+            part = hub.objects.get(path).data
         except HubError as error:
             log.warning("samples in %s cannot be compared with their labels: %s", path, error)
-    found = parquet.arrays_of(parts)
+            continue
+        found |= {key: arrays for key, arrays in parquet.arrays_of([part]).items() if key in wanted}
     return [_right_in(found.get(row.id), row, task) for row in rows]
 
 

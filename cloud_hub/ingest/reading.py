@@ -39,7 +39,7 @@ from fleet.protocol.sketch import check_sketch
 MOST_NUMBER = 1 << 62  # of a spool's record: far above what a device can write, far below what overflows
 MOST_COUNT = 1 << 50  # requests, or microseconds of them, that one window may count
 MOST_PAIRS = 1 << 31  # audited requests in one window
-MOST_KEYS = 4096  # inputs of pairs in one window; an agent sends at most 512
+MOST_KEYS = 512  # inputs of pairs in one window, as many as an agent sends
 MOST_SKETCHED = 1 << 20  # inputs in one window's sketch; agents draw 256
 COUNTERS, BUCKETS, BINS, REASONS = 64, 64, 256, 32  # entries of a window's lists
 

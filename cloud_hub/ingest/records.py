@@ -6,9 +6,8 @@ from typing import Any
 
 from sqlmodel import Session, func, select
 
-from cloud_hub.ingest import pairing
 from cloud_hub.ingest.reading import Record
-from cloud_hub.store import benchmarks
+from cloud_hub.store import benchmarks, pairing
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.bounds import LARGEST
 from fleet.protocol.errors import MalformedError
@@ -26,7 +25,7 @@ def write(session: Session, device: Device, record: Record, now: float) -> str:
     """
     envelope, body = record.envelope, record.body
     if isinstance(body, Window):
-        _window(session, device.id, record, body)
+        _window(session, device, record, body)
     else:
         _event(session, device.id, record, now)
     if isinstance(body, ModelReport):
@@ -71,8 +70,8 @@ def _at_most(session: Session, table: type[DeviceModel] | type[MeasuredRow], dev
         raise MalformedError(f"more than {most} rows of {table.__tablename__} for one device", subject=device_id)
 
 
-def _window(session: Session, device_id: str, record: Record, window: Window) -> None:
-    envelope, sketch = record.envelope, window.sketch
+def _window(session: Session, device: Device, record: Record, window: Window) -> None:
+    envelope, sketch, device_id = record.envelope, window.sketch, device.id
     session.add(
         WindowRow(
             device_id=device_id, spool=envelope.spool, seq=envelope.seq, model=window.model, release=window.release,
@@ -81,16 +80,12 @@ def _window(session: Session, device_id: str, record: Record, window: Window) ->
             sketch=sketch.sums if sketch else b"",
         )
     )  # fmt: skip
-    if window.pairs is not None and _live(session, window.pairs.rollout):
+    if window.pairs is not None and pairing.counts(session, device, window.pairs):
         place = (window.pairs.rollout, window.pairs.attempt, device_id)
         _add(session, place, pairing.count(session, session.get(PairEvidence, place), window.pairs))
-    if window.rollout and session.get(RolloutRow, window.rollout) is not None:
+    rollout = session.get(RolloutRow, window.rollout) if window.rollout else None
+    if rollout is not None and window.attempt <= rollout.attempt:
         _add(session, (window.rollout, window.attempt, device_id), _served(window))
-
-
-def _live(session: Session, rollout: str) -> bool:
-    row = session.get(RolloutRow, rollout)
-    return row is not None and row.ended_at is None
 
 
 def _served(window: Window) -> dict[str, int]:

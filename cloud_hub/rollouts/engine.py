@@ -14,14 +14,15 @@ from typing import Any
 
 import msgspec
 from msgspec.structs import replace
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError, NotFoundError
 from cloud_hub.rollouts.facts import gather, reference
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
-from cloud_hub.store.tables import ChannelRow, PairInput, RolloutEvent, RolloutRow
+from cloud_hub.store import pairing
+from cloud_hub.store.tables import ChannelRow, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.errors import ProtocolError
 from fleet.rollouts import machine
@@ -103,7 +104,7 @@ def store(session: Session, row: RolloutRow, decision: Decision, now: float) -> 
     session.add(row)
     session.flush()
     if progress.ended_at is not None:
-        session.execute(delete(PairInput).where(col(PairInput.rollout) == row.id))  # no input counts any more
+        pairing.forget(session, row.id)  # no input counts any more
     for event in decision.events:
         session.add(RolloutEvent(rollout=row.id, at=now, event=event.name, detail={"reason": event.reason}))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,12 +12,13 @@ from typing import Any
 import msgspec
 from sqlalchemy import update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import col, select
+from sqlmodel import Session, col, func, select
 
 from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.samples import owners_check, parquet
+from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import ChannelRow, Device, Model, SampleRow
 from cloud_hub.trust.rows import class_count, label_task
 from fleet.api.types import check_value
@@ -93,6 +95,7 @@ def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str) -> int:
     ranges: dict[str, Task[Any] | int] = {}
     judged = {**labels, **_judged_by_owners(hub, labels)}  # before the transaction: it may take seconds
     with hub.session() as session:
+        at = _label_time(session, hub.clock())
         for key, value in sorted(judged.items()):  # in one order, so that two who label the same wait for each other
             row = session.get(SampleRow, key, with_for_update=True)
             if row is None or row.deleted_at is not None:
@@ -100,11 +103,20 @@ def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str) -> int:
             if row.model not in ranges:
                 known = label_task(session, row.model)
                 ranges[row.model] = known if known is not None else class_count(session, row.model) or MOST_CLASSES
-            row.label = _checked(row, value, ranges[row.model])
-            row.labelled_by, row.labelled_at = by, hub.clock()
+            said = _checked(row, value, ranges[row.model])
+            if row.labelled_at is None or said != row.label:  # said again, it is no new evidence
+                row.labelled_at = at
+            row.label, row.labelled_by = said, by
             session.add(row)
         hub.audit(session, actor, "sample.label", by, {"labels": len(labels)})
     return len(labels)
+
+
+def _label_time(session: Session, now: float) -> float:
+    """A time after that of every label before: who counts labels goes on from the last one that he has seen."""
+    lock_name(session, "labels")
+    last = session.exec(select(func.max(SampleRow.labelled_at))).one()
+    return now if last is None else max(now, math.nextafter(last, math.inf))
 
 
 def _judged_by_owners(hub: Hub, labels: Mapping[str, Any]) -> dict[str, Any]:

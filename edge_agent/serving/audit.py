@@ -141,7 +141,7 @@ class Auditor:
             check_outputs(job.shadow.release, outputs)
             old = task.answers(outputs)  # by the same task, also where the old release names none
             pairs = tuple(zip(map(task.agrees, old, truth), agree, strict=True))
-            keys = input_keys(job.pairing, job.inputs, len(pairs))
+            keys = input_keys(job.pairing, job.inputs, len(pairs), {t.name for t in manifest.inputs if t.batched})
         return Audited(job, agree, pairs, keys)
 
 

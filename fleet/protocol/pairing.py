@@ -8,7 +8,7 @@ input could be looked up in a table. The key is the rollout's and its attempt's,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,25 +19,29 @@ from fleet.protocol.channel import RolloutRef
 KEY_BYTES = 8
 
 
-def input_keys(rollout: RolloutRef, inputs: Mapping[str, npt.NDArray[Any]], rows: int) -> tuple[bytes, ...]:
-    """The key of each row, `KEY_BYTES` long.
+def input_keys(
+    rollout: RolloutRef, inputs: Mapping[str, npt.NDArray[Any]], rows: int, batched: Collection[str]
+) -> tuple[bytes, ...]:
+    """The key of each row, `KEY_BYTES` long: the same in whatever batch the row comes.
 
     Args:
-        inputs: by name, each (rows, …) or, where a request is one row, of any shape; BYTES as object arrays.
+        inputs: by name; BYTES as object arrays.
+        batched: the inputs that count rows, each (rows, …); the others belong to every row.
     """
     secret = hashlib.blake2b(f"{rollout.id}/{rollout.attempt}/{rollout.salt}".encode(), digest_size=32).digest()
-    return tuple(_key(secret, inputs, row, rows) for row in range(rows))
+    parts = [{name: array[row] if name in batched else array for name, array in inputs.items()} for row in range(rows)]
+    return tuple(_key(secret, part) for part in parts)
 
 
-def _key(secret: bytes, inputs: Mapping[str, npt.NDArray[Any]], row: int, rows: int) -> bytes:
+def _key(secret: bytes, row: Mapping[str, Any]) -> bytes:
     found = hashlib.blake2b(digest_size=KEY_BYTES, key=secret)
-    for name, array in sorted(inputs.items()):
-        part = array[row] if rows > 1 else array
-        found.update(f"{name}\0{array.dtype.str}\0{part.shape}\0".encode())
+    for name, value in sorted(row.items()):
+        array = np.asarray(value)
+        found.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         if array.dtype != object:
-            found.update(np.ascontiguousarray(part).tobytes())
+            found.update(np.ascontiguousarray(array).tobytes())
             continue
-        for value in np.asarray(part).ravel():
-            text = value if isinstance(value, bytes) else str(value).encode()
+        for item in array.ravel():
+            text = item if isinstance(item, bytes) else str(item).encode()
             found.update(len(text).to_bytes(8, "little") + text)
     return found.digest()

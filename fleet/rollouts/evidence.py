@@ -83,6 +83,11 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     health_e: float = 1.0
     odd: tuple[str, ...] = ()
 
+    @property
+    def seen(self) -> int:
+        """All pairs that came, evidence or not."""
+        return self.pairs + self.repeats + self.unnamed
+
 
 class Arms(Struct, frozen=True, kw_only=True):
     """Devices of one hardware class by assignment, and how many of them failed."""

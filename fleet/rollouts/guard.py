@@ -122,14 +122,15 @@ def judge(
     Args:
         pairs: per device, summed over the attempt so far.
         arms: per hardware class, cohort and control by assignment.
-        pairs_before: pairs that earlier stages had already brought.
+        pairs_before: pairs that earlier stages had already brought, repeats among them: that a stage sees what an
+            earlier one has seen is no proof, but it was watched.
         latencies: what the cohort measured of the release, per hardware class.
     """
     harm_alpha = policy.alpha / 2  # two statistical tests share the false-halt budget
     paired = evidence.paired(pairs, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha)
     installs = evidence.installs(arms)
     harm = _harm(policy, cohort, paired, installs, harm_alpha) or _too_slow(policy, latencies)
-    lack = _lack(policy, cohort, paired, paired.pairs - pairs_before, latencies)
+    lack = _lack(policy, cohort, paired, paired.seen - pairs_before, latencies)
     judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
     reason = harm or lack or _praise(policy, cohort, paired, latencies)
     return Verdict(

@@ -272,7 +272,7 @@ def _healthy(plan: Plan, progress: Progress, verdict: Verdict, now: float) -> De
         stage_times=(*progress.stage_times, now),
         deadline_from=now,
         settled_at=None,
-        pairs_before=verdict.paired.pairs,
+        pairs_before=verdict.paired.seen,
     )
     share = plan.stages[advanced.stage].share_ppm
     where = f"stage {advanced.stage + 1} of {len(plan.stages)}: {share / 10_000:g} % of {plan.channel}"

@@ -149,6 +149,8 @@ def test_labels_that_contradict_the_answers_raise_an_alarm_that_says_so(hub: Hub
         (alarm,) = session.exec(select(Alarm)).all()
     assert "answers agree with labels in 0 %" in alarm.detail["reason"] and "record is 100 %" in alarm.detail["reason"]
     assert alarm.detail["reason"] in page(hub)
+    more = send_samples(hub, range(400, 420), level=2.0)
+    assert put(hub, dict.fromkeys(more, -3.0))[0] == 200  # while the alarm is open, to which they belong
     closed = hub.client.post(f"/api/v1/alarms/{alarm.id}/close", headers=hub.auth()).json()
     assert closed["status"] == "closed" and status(hub)["labels"]["state"] == "watching"
 
@@ -184,6 +186,21 @@ def test_samples_are_fetched_while_no_transaction_is_open_and_counted_once(hub: 
             counted.append(truth.read(writer.get_one(MeaningMonitor, "tide")).labels.counted)
     assert counted[0] == counted[1]
     assert truth.look(hub.hub, "tide", 1, manifest) is None, "nothing new, so nothing is written"
+
+
+def test_a_label_is_counted_once_however_often_it_is_said_and_whatever_the_clock_does(hub: HubFixture) -> None:
+    def counted() -> int:
+        return int(status(hub)["labels"]["counted"])
+
+    ids = send_samples(hub, range(500, 503), level=2.0)
+    before = counted()
+    assert put(hub, {ids[0]: 2.25})[0] == 200 and counted() == before + 1
+    assert put(hub, {ids[0]: 2.25})[0] == 200 and counted() == before + 1
+    hub.clock.advance(-3600)  # it ran ahead, and is put right
+    try:
+        assert put(hub, {ids[1]: 2.25})[0] == 200 and counted() == before + 2
+    finally:
+        hub.clock.advance(3600)
 
 
 def test_people_label_samples_on_the_dashboard_in_the_words_of_the_task(hub: HubFixture) -> None:

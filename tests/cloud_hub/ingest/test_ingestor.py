@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlmodel import select
 
-from cloud_hub.ingest import pairing
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message, step
+from cloud_hub.store import pairing
 from cloud_hub.store.tables import (
     Device,
     DeviceEvent,
@@ -75,14 +75,12 @@ def window(**fields) -> Window:
     )  # fmt: skip
 
 
-def live_rollout(fleet: HubFixture) -> None:
+def live_rollout(fleet: HubFixture, **other: object) -> None:
+    fields = {"channel": "stable", "release": 2, "from_release": 1, **other}
     with fleet.hub.session() as session:
         session.add(
-            RolloutRow(
-                id="r-1", model="digits", channel="stable", release=2, from_release=1, state="running", salt="s",
-                created_at=0.0, updated_at=0.0,
-            )
-        )  # fmt: skip
+            RolloutRow(id="r-1", model="digits", state="running", salt="s", created_at=0.0, updated_at=0.0, **fields)
+        )
 
 
 def keys(*numbers: int) -> bytes:
@@ -151,18 +149,46 @@ def test_pairs_that_name_no_input_prove_nothing(fleet):
     assert (evidence.both, evidence.only_old, evidence.unnamed) == (0, 0, 94)
 
 
-def test_one_device_brings_so_many_inputs_and_no_more(fleet, monkeypatch):
+def test_one_device_brings_so_many_inputs_and_no_more_whatever_they_show(fleet, monkeypatch):
     monkeypatch.setattr(pairing, "MOST_INPUTS", 5)
     live_rollout(fleet)
-    paired(fleet, 1, "cam-1", {"only_old": 4}, keys(*range(4)))
-    paired(fleet, 2, "cam-1", {"only_old": 4}, keys(*range(4, 8)))
+    paired(fleet, 1, "cam-1", {"both": 3}, keys(0, 1, 2))
+    paired(fleet, 2, "cam-1", {"both": 2, "only_old": 2}, keys(8, 9, 6, 7))
     (evidence,) = rows(fleet, PairEvidence)
-    assert (evidence.only_old, evidence.repeats) == (5, 3) and len(rows(fleet, PairInput)) == 5
+    assert (evidence.both, evidence.only_old, evidence.repeats) == (3, 2, 2) and len(rows(fleet, PairInput)) == 5
 
 
-def test_pairs_of_a_rollout_that_is_not_or_has_ended_are_not_kept(fleet):
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"ended_at": 1.0},
+        {"attempt": 2},  # the pairs are of its first
+        {"channel": "other"},
+        {"release": 3},
+        {"from_release": 2},
+        None,
+    ],
+    ids=str,
+)
+def test_pairs_of_no_live_attempt_on_the_devices_channel_are_not_kept(fleet, other):
+    if other is not None:
+        live_rollout(fleet, **other)
     paired(fleet, 1, "cam-1", {"both": 1}, keys(1))
     assert rows(fleet, PairEvidence) == [] and rows(fleet, PairInput) == []
+
+
+def test_what_a_rollout_that_has_ended_counted_is_forgotten(fleet):
+    live_rollout(fleet)
+    paired(fleet, 1, "cam-1", {"both": 1}, keys(1))
+    with fleet.hub.session() as session:
+        pairing.forget(session, "r-1")
+    assert rows(fleet, PairInput) == [] and len(rows(fleet, PairEvidence)) == 1
+
+
+def test_requests_of_an_attempt_that_is_not_begun_are_not_counted(fleet):
+    live_rollout(fleet)
+    Ingestor(fleet.hub).take([envelope(1, window(rollout="r-1", attempt=1 << 40), "window")])
+    assert rows(fleet, PairEvidence) == []
 
 
 @pytest.mark.parametrize("inputs", [keys(1), keys(1, 1), keys(1, 2)[:-1], keys(1, 2, 3)], ids=str)

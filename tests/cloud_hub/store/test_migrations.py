@@ -12,7 +12,7 @@ from sqlmodel import Session, select
 from cloud_hub.store import migrate
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import differences, downgrade, upgrade
-from cloud_hub.store.tables import SampleRow
+from cloud_hub.store.tables import PairEvidence, SampleRow
 
 
 def test_up_check_down_up(database_url: str) -> None:
@@ -150,4 +150,36 @@ def test_models_whose_releases_disagree_are_written_down(database_url: str) -> N
     ]
     assert chosen == [None], "who chooses is the operator"
     downgrade(engine, "0007")
+    engine.dispose()
+
+
+def test_pairs_that_a_live_rollout_has_counted_prove_nothing_any_more(database_url: str) -> None:
+    """They may be repeats, and the same inputs will come again, now with their names."""
+    engine = make_engine(database_url)
+    upgrade(engine, "0011")
+    with engine.begin() as connection:
+        for key, ended in (("live", None), ("ended", 1.0)):
+            connection.execute(
+                text(
+                    "INSERT INTO rollout (id, model, channel, release, from_release, state, attempt, salt, plan, "
+                    "progress, reason, created_at, created_by, updated_at, ended_at) VALUES (:id, 'm', 'stable', 2, 1, "
+                    "'running', 1, :id, '{}', '{}', '', 0.0, '', 0.0, :ended)"
+                ),
+                {"id": key, "ended": ended},
+            )
+            connection.execute(
+                text(
+                    'INSERT INTO pairevidence (rollout, attempt, device_id, "both", only_old, only_new, neither, '
+                    "answered, local_failed, newly_refused) VALUES (:id, 1, 'd', 90, 4, 3, 2, 500, 0, 0)"
+                ),
+                {"id": key},
+            )
+    upgrade(engine)
+    with Session(engine) as session:
+        found = {
+            row.rollout: (row.both, row.only_old, row.unnamed, row.answered)
+            for row in session.exec(select(PairEvidence))
+        }
+    assert found == {"live": (0, 0, 99, 500), "ended": (90, 4, 0, 500)}
+    downgrade(engine, "0011")
     engine.dispose()

@@ -16,14 +16,23 @@ X = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
 def key(rollout: RolloutRef = ROLLOUT, **inputs: Any) -> bytes:
-    (found,) = input_keys(rollout, inputs, 1)
+    (found,) = input_keys(rollout, inputs, 1, ())
     return found
 
 
 def test_each_row_has_the_key_that_it_has_alone() -> None:
-    both = input_keys(ROLLOUT, {"x": X, "y": X[:, :1]}, 2)
+    whole = np.float32(7)  # belongs to every row
+    both = input_keys(ROLLOUT, {"x": X, "y": X[:, :1], "z": whole}, 2, {"x", "y"})
     assert [len(found) for found in both] == [KEY_BYTES] * 2 and both[0] != both[1]
-    assert input_keys(ROLLOUT, {"y": X[::-1, :1], "x": X[::-1]}, 2) == both[::-1]
+    for row in range(2):
+        one = {"z": whole, "y": X[row : row + 1, :1], "x": X[row : row + 1]}
+        assert input_keys(ROLLOUT, one, 1, {"x", "y"}) == both[row : row + 1]
+
+
+def test_an_input_that_counts_no_rows_may_be_shorter_than_the_batch() -> None:
+    rows = np.arange(5, dtype=np.float32)[:, None]
+    found = input_keys(ROLLOUT, {"x": rows, "scale": np.ones(3, np.float32)}, 5, {"x"})
+    assert len(set(found)) == 5
 
 
 @pytest.mark.parametrize(

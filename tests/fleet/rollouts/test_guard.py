@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.evidence import Arms, Pairs
@@ -36,6 +37,8 @@ def test_a_stage_needs_pairs_of_its_own() -> None:
     pairs = {"a": Pairs(both=300)}
     assert judge(POLICY, WHOLE, pairs, pairs_before=280).judgement == "not-enough-evidence"
     assert judge(POLICY, WHOLE, pairs, pairs_before=200).judgement == "healthy"
+    again = {name: replace(found, repeats=40) for name, found in pairs.items()}
+    assert judge(POLICY, WHOLE, again, pairs_before=280).judgement == "healthy", "it saw what the stage before has seen"
 
 
 def test_an_equally_noisy_release_is_undecided_until_the_pairs_suffice() -> None:

@@ -24,6 +24,11 @@ def upgrade() -> None:
     )
     for column in ("repeats", "unnamed"):
         op.add_column("pairevidence", sa.Column(column, WHOLE, nullable=False, server_default="0"))
+    # Pairs that a live rollout has counted so far may be repeats, as those of agents that name no inputs.
+    op.execute(
+        'UPDATE pairevidence SET unnamed = "both" + only_old + only_new + neither, "both" = 0, only_old = 0, '
+        "only_new = 0, neither = 0 WHERE rollout IN (SELECT id FROM rollout WHERE ended_at IS NULL)"
+    )
 
 
 def downgrade() -> None:

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlmodel import Session, col
+from sqlmodel import Session, col, delete
 
-from cloud_hub.store.tables import PairEvidence, PairInput
+from cloud_hub.store.engine import lock_name
+from cloud_hub.store.tables import Device, PairEvidence, PairInput, RolloutRow
 from fleet.protocol.messages import PairCounts
 from fleet.protocol.pairing import KEY_BYTES
 
 OUTCOMES = ("both", "only_old", "only_new", "neither")
+LOCK = "pairs"
 MOST_INPUTS = 2000  # that one device brings to an attempt: far more than any proof needs
+
+
+def counts(session: Session, device: Device, pairs: PairCounts) -> bool:
+    """Whether the pairs are of a rollout that goes on, in its present attempt, and on the device's own channel.
+
+    Holds the lock of all pairs until the transaction ends: hubs that take the same inputs in, each in its own order,
+    would wait for each other, and a rollout that ends meanwhile would leave inputs behind.
+    """
+    lock_name(session, LOCK)
+    row = session.get(RolloutRow, pairs.rollout, populate_existing=True)
+    if row is None or row.ended_at is not None or row.channel != device.channel:
+        return False
+    return (pairs.attempt, pairs.old, pairs.new) == (row.attempt, row.from_release, row.release)
+
+
+def forget(session: Session, rollout: str) -> None:
+    """Let the inputs of a rollout go that has ended."""
+    lock_name(session, LOCK)
+    session.execute(delete(PairInput).where(col(PairInput.rollout) == rollout))
 
 
 def count(session: Session, before: PairEvidence | None, pairs: PairCounts) -> dict[str, int]:
@@ -35,10 +56,10 @@ def _remember(session: Session, pairs: PairCounts, most: int) -> dict[str, int]:
     for name in OUTCOMES:
         these, keys = keys[: getattr(pairs, name)], keys[getattr(pairs, name) :]
         outcome |= {int.from_bytes(key, "little", signed=True): name for key in these}
-    rows = [{"rollout": pairs.rollout, "attempt": pairs.attempt, "key": key} for key in list(outcome)[:most]]
+    taken = sorted(outcome)[:most]  # keys are hashes, so that what is left out does not depend on the outcome
+    rows = [{"rollout": pairs.rollout, "attempt": pairs.attempt, "key": key} for key in taken]
     found = dict.fromkeys(OUTCOMES, 0)
     if rows:
-        # Another hub may take the same input in at the same moment: the database says whose it is.
         insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
         fresh = insert(PairInput).values(rows).on_conflict_do_nothing().returning(col(PairInput.key))
         for key in session.connection().execute(fresh).scalars():
