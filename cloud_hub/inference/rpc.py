@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from cloud_hub.addresses import Endpoint
 from cloud_hub.config import HubConfig
-from cloud_hub.errors import HubError
+from cloud_hub.errors import HubError, UnreachableError
 from cloud_hub.identity.admission import Admission
 from cloud_hub.identity.callers import Caller
 from cloud_hub.inference.about import About, Document
 from cloud_hub.inference.endpoint import InferEndpoint, refusal_of
 from cloud_hub.inference.loaded import Loaded
+from cloud_hub.store.engine import is_outage
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import STATUS
@@ -22,6 +26,8 @@ from fleet.serving import ByteBudget
 
 if TYPE_CHECKING:
     from fleet.rpc.server import Server
+
+log = logging.getLogger(__name__)
 
 FRAME = 64 << 10  # bytes around the tensors of the largest request
 
@@ -86,9 +92,9 @@ class HubInference:
         """See Inference."""
         return await self._endpoint.infer(await self._loaded.get(model, version), request, began, gone)
 
-    def unread(self, model: str, error: ProtocolError) -> None:
+    def unread(self, model: str, version: str, error: ProtocolError) -> None:
         """See Inference."""
-        served = self._loaded.find(model, "")
+        served = self._loaded.find(model, version)
         if served is not None:
             served.statistics.failed(0.0)
 
@@ -98,7 +104,10 @@ class HubInference:
         self._endpoint.answers.counted(status, seconds if refusal is None else None)
 
     def refusal(self, error: Exception) -> Refusal | None:
-        """See Inference."""
+        """See Inference; a database that does not answer is told as over HTTP."""
+        if isinstance(error, SQLAlchemyError) and is_outage(error):
+            log.error("a gRPC call: the database does not answer", exc_info=error)
+            error = UnreachableError("the database does not answer", subject="database", hint="try again later")
         return refusal_of(error) if isinstance(error, HubError | ProtocolError) else None
 
 

@@ -76,7 +76,7 @@ class AgentInference:
         """See Inference."""
         return await self._engine.infer(model, version, request, began, gone)
 
-    def unread(self, model: str, error: ProtocolError) -> None:
+    def unread(self, model: str, version: str, error: ProtocolError) -> None:
         """See Inference."""
         self._engine.refuse(model, error)
 

@@ -71,7 +71,7 @@ class Inference(Protocol):
     ) -> oip.InferResponse:
         """The answer; `began` is when the request came, by the event loop's clock, `gone` whether nobody waits."""
 
-    def unread(self, model: str, error: ProtocolError) -> None:
+    def unread(self, model: str, version: str, error: ProtocolError) -> None:
         """Count a request that could not be read."""
 
     def counted(self, refusal: Refusal | None, seconds: float) -> None:

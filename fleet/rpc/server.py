@@ -8,7 +8,7 @@ import resource
 import grpc.aio
 
 from fleet.rpc.port import Certificate, Inference
-from fleet.rpc.service import IDLE_S, Gate, Service
+from fleet.rpc.service import IDLE_S, REQUEST_S, Gate, Service
 
 CALLS = 256  # at a time; a stream is one, however much it carries
 GRACE_S = 5.0  # for calls that run when the server stops
@@ -17,6 +17,8 @@ CONNECTIONS = 512  # at a time, where the process may open four times as many fi
 HANDSHAKE_MS = 10_000  # for TLS and the first frames of HTTP/2
 IDLE_MS = 75_000  # a connection without a call for so long is closed
 KEEPALIVE_MS = 60_000  # a client that does not answer a ping after so long is gone
+AGE_MS = 3_600_000  # a connection is closed after so long: nothing else ends a call whose answer is never read
+AGE_GRACE_MS = 60_000  # for calls that run then; clients begin new ones on a new connection by themselves
 
 
 def most() -> int:
@@ -35,6 +37,7 @@ class Server:
         certificate: of TLS; None: plain, for loopback.
         calls: how many may run at a time; further ones are RESOURCE_EXHAUSTED.
         idle_s: how long a stream may lie still.
+        request_s: how long the message of another call may take to come.
         connections: how many there may be; further ones are closed at once. By default what fits (`most`).
     """
 
@@ -49,9 +52,11 @@ class Server:
         certificate: Certificate | None = None,
         calls: int = CALLS,
         idle_s: float = IDLE_S,
+        request_s: float = REQUEST_S,
         connections: int | None = None,
     ) -> None:
-        self._service, self._address, self._certificate = Service(inference, idle_s=idle_s), address, certificate
+        self._service = Service(inference, idle_s=idle_s, request_s=request_s)
+        self._address, self._certificate = address, certificate
         self._message_limit, self._calls = message_limit, calls
         self._connections = most() if connections is None else connections
 
@@ -68,6 +73,8 @@ class Server:
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
                 ("grpc.max_connection_idle_ms", IDLE_MS),
                 ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.max_connection_age_ms", AGE_MS),
+                ("grpc.max_connection_age_grace_ms", AGE_GRACE_MS),
                 ("grpc.http2.max_pings_without_data", 0),
             ],
         )

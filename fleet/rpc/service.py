@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
 import grpc.aio
 from google.protobuf import json_format
+from google.protobuf.message import DecodeError
 from msgspec.structs import replace
 
 from fleet.protocol.deadlines import bounded
@@ -25,6 +26,7 @@ from fleet.rpc import messages
 from fleet.rpc.codec import decode_request, encode_response
 from fleet.rpc.head import Head, head_of
 from fleet.rpc.port import Inference, Refusal
+from fleet.rpc.reading import read, retrieved
 from fleet.serving import ByteBudget
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ OPEN = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})  # to anybody,
 AHEAD = 8  # requests of one stream that run at a time
 NAME = 256  # characters of a model or version
 IDLE_S = 75.0  # a stream without a request for so long is ended, as an idle connection is over HTTP
+REQUEST_S = 30.0  # for the message of a call that is no stream, as for a body over HTTP
 BROKEN = Refusal("internal", "internal error; the log has the reason")
 Context = Any  # grpc.aio.ServicerContext; what it is generic in says nothing here
 
@@ -71,27 +74,45 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 
 class Service:
-    """See the module; for one event loop. `idle_s` bounds how long a stream may lie still."""
+    """See the module; for one event loop.
 
-    def __init__(self, inference: Inference, *, idle_s: float = IDLE_S) -> None:
+    `idle_s` bounds how long a stream may lie still, `request_s` how long another call's message may take to come.
+    """
+
+    def __init__(self, inference: Inference, *, idle_s: float = IDLE_S, request_s: float = REQUEST_S) -> None:
         self._inference = inference
-        self._idle_s = idle_s
+        self._idle_s, self._request_s = idle_s, request_s
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """All calls, for a server of `grpc.aio`."""
+        """All calls, for a server of `grpc.aio`, as streams: it waits for ever for the message of a call of one."""
         found = {}
         for name, (request, answer) in messages.calls().items():
             call = getattr(self, name)
-            if name == "ModelInfer":  # read by itself, once its cost is known
-                made = grpc.unary_unary_rpc_method_handler(call, None, answer.SerializeToString)
-            elif name == "ModelStreamInfer":
-                made = grpc.stream_stream_rpc_method_handler(call, None, answer.SerializeToString)
-            else:
-                made = grpc.unary_unary_rpc_method_handler(
-                    self._told(call, answer), request.FromString, answer.SerializeToString
-                )
-            found[name] = made
+            if name == "ModelInfer":  # decoded by itself, once its cost is known
+                call = self._single(call)
+            elif name != "ModelStreamInfer":
+                call = self._single(self._told(call, request, answer), reads=name not in OPEN)
+            found[name] = grpc.stream_stream_rpc_method_handler(call, None, answer.SerializeToString)
         return grpc.method_handlers_generic_handler(messages.SERVICE, found)
+
+    def _single(self, call: Callable[..., Awaitable[Any]], *, reads: bool = True) -> Callable[..., AsyncIterator[Any]]:
+        """A call of one message and one answer; one that `reads` nothing is answered whatever is sent."""
+
+        async def single(requests: Any, context: Context) -> AsyncIterator[Any]:
+            data = await self._message(context) if reads else b""
+            yield await call(data, context)
+
+        return single
+
+    async def _message(self, context: Context) -> bytes:
+        """The message of a call; the call is ended where none comes in time."""
+        try:
+            data = await read(context, self._request_s)
+        except TimeoutError:
+            await _abort(context, Refusal("deadline", f"the request did not come within {self._request_s:g} s"))
+        if data is grpc.aio.EOF:
+            await _abort(context, Refusal("invalid", "the call has ended without a request"))
+        return bytes(data)
 
     async def unknown(self, sent: Any) -> Refusal | None:
         """Why a call with this metadata is refused before it is read."""
@@ -147,17 +168,15 @@ class Service:
 
     async def ModelInfer(self, data: bytes, context: Context) -> Any:
         """One request, one answer."""
-        try:
-            return await self._infer(data, context)
-        except Exception as error:  # noqa: BLE001 (the boundary of a call: told, or logged)
-            refusal = self._refusal(error)
-        await _abort(context, refusal)
-        return None
+        answer = await self._infer(data, context)
+        if isinstance(answer, Refusal):
+            await _abort(context, answer)
+        return answer
 
     async def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
         """Requests as they come, answers in their order."""
         running: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AHEAD)
-        reader = asyncio.create_task(self._read(requests, context, running))
+        reader = asyncio.create_task(self._begin(context, running))
         try:
             while (task := await running.get()) is not None:
                 answer = await task
@@ -171,40 +190,38 @@ class Service:
                 if left is not None:
                     left.cancel()
 
-    async def _read(self, requests: AsyncIterator[bytes], context: Context, running: asyncio.Queue[Any]) -> None:
+    async def _begin(self, context: Context, running: asyncio.Queue[Any]) -> None:
         """Begin the stream's requests; None ends the queue."""
-        come = aiter(requests)
         try:
-            while True:
-                data = await asyncio.wait_for(anext(come), self._idle_s)
-                await running.put(asyncio.create_task(self._streamed(data, context)))
-        except StopAsyncIteration:
+            while (data := await read(context, self._idle_s)) is not grpc.aio.EOF:
+                await _put(running, self._streamed(data, context))
             await running.put(None)
         except TimeoutError:
             why = f"no request came for {self._idle_s:g} s"
-            await running.put(asyncio.create_task(_said(Refusal("deadline", why))))
+            await _put(running, _said(Refusal("deadline", why)))
         except Exception as error:  # noqa: BLE001 (the boundary of a stream: told, or logged)
-            await running.put(asyncio.create_task(_said(self._refusal(error))))
+            await _put(running, _said(self._refusal(error)))
 
     async def _streamed(self, data: bytes, context: Context) -> Any:
         """The answer to a request of a stream; a Refusal ends the stream."""
-        try:
-            return messages.StreamResponse(infer_response=await self._infer(data, context))
-        except Exception as error:  # noqa: BLE001 (the boundary of a request: told, or logged)
-            refusal = self._refusal(error)
-        if refusal.code == "unauthenticated":
-            return refusal
-        answer = messages.StreamResponse(error_message=_text(refusal))
+        found = await self._infer(data, context)
+        if not isinstance(found, Refusal):
+            return messages.StreamResponse(infer_response=found)
+        if found.code == "unauthenticated":
+            return found
+        answer = messages.StreamResponse(error_message=_text(found))
         answer.infer_response.id = _id_of(data)
         return answer
 
     async def _infer(self, data: bytes, context: Context) -> Any:
+        """The answer to a request, or its Refusal; counted."""
         began = asyncio.get_running_loop().time()
         try:
             answer = await self._held(data, context, began)
-        except Exception as error:
-            self._inference.counted(self._inference.refusal(error), 0.0)
-            raise
+        except Exception as error:  # noqa: BLE001 (the boundary of a request: told, or logged)
+            refusal = self._refusal(error)
+            self._inference.counted(refusal, 0.0)
+            return refusal
         self._inference.counted(None, asyncio.get_running_loop().time() - began)
         return answer
 
@@ -236,7 +253,7 @@ class Service:
                 raise TooLargeError(why, subject="body")
             request = decode_request(data)
         except ProtocolError as error:
-            self._inference.unread(head.model, error)
+            self._inference.unread(*head, error)
             raise
         return replace(request, parameters=bounded(request.parameters, context.time_remaining()))
 
@@ -246,12 +263,15 @@ class Service:
             raise MalformedError(f"a model or version has more than {NAME} characters, or a NUL", subject="model")
         return await self._inference.admit(_authorization(context.invocation_metadata()), model)
 
-    def _told(self, call: Callable[..., Awaitable[dict[str, Any]]], answer: Any) -> Callable[..., Awaitable[Any]]:
+    def _told(
+        self, call: Callable[..., Awaitable[dict[str, Any]]], request: Any, answer: Any
+    ) -> Callable[..., Awaitable[Any]]:
         """A call that answers with a document, whose errors become statuses."""
 
-        async def told(request: Any, context: Context) -> Any:
+        async def told(data: bytes, context: Context) -> Any:
             try:
-                return json_format.ParseDict(await call(request, context), answer(), ignore_unknown_fields=True)
+                document = await call(_decoded(request, data), context)
+                return json_format.ParseDict(document, answer(), ignore_unknown_fields=True)
             except Exception as error:  # noqa: BLE001 (the boundary of a call: told, or logged)
                 refusal = self._refusal(error)
             await _abort(context, refusal)
@@ -273,10 +293,26 @@ def _authorization(sent: Any) -> str:
     return found[0] if len(found) == 1 and isinstance(found[0], str) else ""
 
 
+async def _put(running: asyncio.Queue[Any], what: Coroutine[Any, Any, Any]) -> None:
+    """Begin it and queue it; it ends where there is no stream any more to take it."""
+    task = asyncio.create_task(what)
+    try:
+        await running.put(task)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+
+
+def _decoded(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise MalformedError(f"not a {kind.DESCRIPTOR.name}", subject="body") from error
+
+
 def _ended(task: asyncio.Task[Any], budget: ByteBudget, size: int) -> None:
     budget.taken -= size
-    if not task.cancelled():
-        task.exception()  # whoever still waited has heard it
+    retrieved(task)  # whoever still waited has heard it
 
 
 async def _said(refusal: Refusal) -> Refusal:

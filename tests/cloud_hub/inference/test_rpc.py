@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 import time
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import grpc
 import pytest
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cloud_hub.app import create_app, inference_services
 from cloud_hub.errors import ConflictError, HubError
+from cloud_hub.inference import rpc
 from cloud_hub.inference.rpc import make_rpc_server
 from cloud_hub.opening.start import check_rpc
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import encode_manifest
 from fleet.rpc import messages
 from tests.support import models
@@ -21,13 +25,10 @@ from tests.support.hub import make_hub
 from tests.support.server import answering, serving
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
-
-
-def test_a_token_over_tls_and_the_same_counters_as_http(tmp_path: Path) -> None:
-    hub = make_hub(tmp_path, start=time.time(), inference={"grpc_port": free_port()})
+def test_a_token_over_tls_and_the_same_counters_as_http(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    any_free = lambda config: config.addresses.http._replace(port=0)  # noqa: E731
+    monkeypatch.setattr(rpc, "rpc_endpoint", any_free)
+    hub = make_hub(tmp_path, start=time.time())
     hub.model("tiny")
     made = models.release(tmp_path / "blobs", cloud=True)
     for blob in made.blobs.iterdir():
@@ -65,9 +66,41 @@ def test_its_port_is_taken_or_the_extra_is_missing(tmp_path: Path, monkeypatch: 
             check_rpc(hub.hub.config)
     assert "--grpc-port" in caught.value.hint
     check_rpc(hub.hub.config)
-    rpc = create_app(hub.hub).state.inference.rpc
+    inference = create_app(hub.hub).state.inference.rpc
     monkeypatch.delitem(sys.modules, "fleet.rpc.server", raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
     monkeypatch.setitem(sys.modules, "grpc.aio", None)
     with pytest.raises(HubError, match="gRPC is not installed"):
-        make_rpc_server(hub.hub.config, rpc)
+        make_rpc_server(hub.hub.config, inference)
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_hub(tmp_path: Path) -> None:
+    inference = create_app(make_hub(tmp_path).hub).state.inference.rpc
+    refusal = inference.refusal(OperationalError("", {}, Exception("it is away")))
+    assert refusal is not None and (refusal.code, refusal.later_s) == ("unreachable", 1)
+    for error in (OSError("a file"), IntegrityError("", {}, Exception("a fault"))):
+        assert inference.refusal(error) is None
+
+
+def test_what_cannot_be_read_is_counted_for_its_release(tmp_path: Path) -> None:
+    hub = make_hub(tmp_path)
+    hub.model("tiny")
+    made = models.release(tmp_path / "blobs", cloud=True)
+    for blob in made.blobs.iterdir():
+        hub.hub.objects.put_new(f"blobs/{blob.name}", blob.read_bytes())
+    for _ in range(2):
+        hub.hub.publisher.publish_release("tiny", encode_manifest(made.manifest), actor="test")
+    parts = create_app(hub.hub).state.inference
+
+    async def scenario() -> None:
+        for version in ("1", ""):
+            await parts.loaded.get("tiny", version)
+
+    asyncio.run(scenario())
+    parts.rpc.unread("tiny", "1", MalformedError("no"))
+    failed = {
+        one.number: one.statistics.document("tiny", "")["inference_stats"]["fail"]["count"]
+        for one in parts.loaded.served()
+    }
+    assert failed == {1: 1, 2: 0}
+    parts.close()
