@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 WHO = "the front"
+_FILE = re.compile(r"(?P<file>.*?\.(?:onnx|tflite))(?::(?P<names>.*))?", re.DOTALL)  # names may hold ":" and "/"
 
 
 def read(text: str) -> FrontFile:
@@ -28,9 +30,8 @@ def read(text: str) -> FrontFile:
 
     Raises SourceError for anything else, a damaged file, or another number of inputs.
     """
-    path, colon, names = text.rpartition(":")
-    path, names = (path, names) if colon and "/" not in names else (text, "")
-    file = Path(path)
+    found = _FILE.fullmatch(text)
+    file, names = (Path(found["file"]), found["names"] or "") if found is not None else (Path(text), "")
     inputs, outputs = (tuple(filter(None, part.split(","))) for part in (*names.split("=", 1), "")[:2])
     if file.suffix == ".onnx":
         front = FrontFile(runtime="onnx", data=sources.load_onnx(file), inputs=inputs, names=outputs)
@@ -40,6 +41,11 @@ def read(text: str) -> FrontFile:
     if inputs and len(inputs) != len(own):
         raise SourceError(f"{file}: the front takes {', '.join(own)}; these names were given: {names}", subject=text)
     return msgspec.structs.replace(front, inputs=inputs or own)
+
+
+def written(front: FrontFile, file: str) -> str:
+    """How `read` takes a front that lies in `file`."""
+    return f"{file}:{','.join(front.inputs)}={','.join(tensor.name for tensor in front.outputs)}"
 
 
 def _litert(path: Path) -> bytes:

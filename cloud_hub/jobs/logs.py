@@ -9,17 +9,16 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import NotFoundError
 from cloud_hub.execution.port import LOG
 from cloud_hub.jobs import queue
-from cloud_hub.jobs.running import Running
 
 KEPT = 1 << 20  # bytes: the end of it
 
 
-def keep_log(running: Running, folder: Path) -> None:
-    """Keep the end of the log of the work in `folder`; nothing happens where it printed nothing."""
+def keep_log(hub: Hub, job: str, folder: Path) -> None:
+    """Keep the end of the log of a job's work in `folder`; nothing happens where it printed nothing."""
     with contextlib.suppress(FileNotFoundError):
         data = b"".join(part.read_bytes() for part in (folder / f"{LOG}.1", folder / LOG) if part.exists())
         if data:
-            running.hub.objects.put(_key(running.job.id), data[-KEPT:])
+            hub.objects.put(_key(job), data[-KEPT:])
 
 
 def read_log(hub: Hub, job: str) -> str:

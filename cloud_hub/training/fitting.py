@@ -63,6 +63,7 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
     mine.wait()
     start = _resume(network, optimizer, settings.checkpoint)
+    mine.agree(network)
     compiled = where.type == "cuda" if settings.compiled is None else settings.compiled
     run = torch.compile(network) if compiled else network
     if teacher is not None:
@@ -84,6 +85,7 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
         ):
             _save(network, optimizer, settings.checkpoint, epoch + 1)
         settings.tick((epoch + 1) / settings.epochs)
+    mine.agree(network)  # batch statistics were of a share each
     return network.to("cpu").eval()
 
 

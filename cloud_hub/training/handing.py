@@ -63,13 +63,17 @@ def hand_in(
 
 
 def _hand_weights(hub: Hub, model: str, number: int, manifest: Manifest, network: str, path: Path) -> None:
-    """Write the weights that a job has kept; of a release that no job made, its own file that holds them."""
+    """Write the weights that a job has kept; of a release that no job made, its own file that holds them. Those of
+    another release go, which a worker before this one was given."""
+    file = path.with_name(f"{path.name}.onnx")
+    for stale in (path, file):
+        stale.unlink(missing_ok=True)
     with contextlib.suppress(NotFoundError):
         path.write_bytes(hub.objects.get(_weights_key(model, number, network)).data)
         return
     variant = holder_of(manifest, network)
     if variant is not None:
-        path.with_name(f"{path.name}.onnx").write_bytes(_blob(hub, variant.blob, f"of release {number}"))
+        file.write_bytes(_blob(hub, variant.blob, f"of release {number}"))
 
 
 def keep_weights(hub: Hub, model: str, number: int, folder: Path) -> None:

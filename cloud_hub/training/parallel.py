@@ -26,7 +26,12 @@ class Share:
         return self.number == 0
 
     def of(self, rows: Tensor) -> Tensor:
-        """This process's share of a batch's rows (b, …); it may be empty."""
+        """This process's share of a batch's rows (b, …); it may be empty.
+
+        A batch that has not two rows for each is the first's alone: batch statistics of one row are none.
+        """
+        if len(rows) < 2 * self.count:
+            return rows if self.first else rows[:0]
         return rows[self.number :: self.count]
 
     def add(self, network: nn.Module, loss: Tensor) -> Tensor:
@@ -48,6 +53,12 @@ class Share:
             parameter.grad = part.reshape(parameter.shape).clone()
         return flat[0]
 
+    def agree(self, network: nn.Module) -> None:
+        """Give all processes the first one's weights and buffers, whatever a recipe drew without a seed."""
+        if self.count > 1:
+            for tensor in (*network.parameters(), *network.buffers()):
+                distributed.broadcast(tensor.detach(), 0)
+
     def wait(self) -> None:
         """Until all are here: what the first has written is there."""
         if self.count > 1:
@@ -59,8 +70,17 @@ def share() -> Share:
     if not distributed.is_available() or not distributed.is_torchelastic_launched():
         return Share()
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        from torch.distributed.elastic.utils.api import get_env_variable_or_raise
+
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        here = int(get_env_variable_or_raise("LOCAL_WORLD_SIZE"))  # torchrun's, as torch reads it
+        distributed.init_process_group(backend(gpus, here))
     return Share(distributed.get_rank(), distributed.get_world_size())
+
+
+def backend(gpus: int, processes: int) -> str:
+    """How `processes` on one machine with `gpus` talk: NCCL wants a GPU for each."""
+    return "nccl" if processes <= gpus else "gloo"
 
 
 def device() -> torch.device:

@@ -89,10 +89,11 @@ def _make_release(running: Running, options: RetrainOptions, executor: Executor)
     try:
         running.save(**executor.run(work, progress=running.step, check=running.check))
     finally:
-        keep_log(running, work.folder)
+        keep_log(hub, running.job.id, work.folder)
     running.step("publishing", 0.9)
-    _publish(running, _taken(hub, work.folder / RELEASE, current))
-    handing.keep_weights(hub, model, int(running.saved["release"]), work.folder)
+    number = _publish(running, _taken(hub, work.folder / RELEASE, current))
+    handing.keep_weights(hub, model, number, work.folder)
+    running.save(release=number)  # last: who takes over before does all this again, which changes nothing
     shutil.rmtree(work.folder, ignore_errors=True)  # all that is needed of it is in the store
 
 
@@ -121,8 +122,8 @@ def _put_patches(hub: Hub, old: Manifest, new: Manifest) -> None:
             hub.objects.put_new(delta_key(variant.blob.sha256, before.sha256), patch)
 
 
-def _publish(running: Running, manifest: bytes) -> None:
-    """Publish under a number that is written down first, so that no second release is made of one job."""
+def _publish(running: Running, manifest: bytes) -> int:
+    """Publish under a number that is written down first, so that no second release is made of one job; the number."""
     hub, model, actor = running.hub, running.job.model, f"job:{running.job.id}"
     if "number" not in running.saved:
         running.save(number=hub.publisher.reserve(model, actor=actor))
@@ -132,7 +133,7 @@ def _publish(running: Running, manifest: bytes) -> None:
     if reserved:
         note = f"retrained on snapshot {running.saved['snapshot'][:12]}"
         hub.publisher.publish_release(model, manifest, actor=actor, note=note, number=number)
-    running.save(release=number)
+    return number
 
 
 def current_release(hub: Hub, model: str, channel: str) -> tuple[int, Manifest] | None:

@@ -21,6 +21,7 @@ from cloud_hub.training.models import Made, source_of
 from cloud_hub.training.recipe import Examples, Fitting, LoadedRecipe, Sets, swap_labels
 from cloud_hub.training.steps import NO_FITTED_STEPS, FittedSteps, fitted, with_vocabularies
 from fleet.protocol.manifest import Lineage
+from model_compiler import fronts
 from model_compiler.data import Array, make_dataset, save_dataset
 from model_compiler.preparing import Preparation
 
@@ -248,6 +249,14 @@ def lineage_of(request: RunRequest) -> Lineage:
 
 def settle_run(request: RunRequest) -> Settled:
     """Check the recipe before anything is trained (`checking.settle`), and print what is worth knowing of its data."""
+    from cloud_hub.training.parallel import share
+
+    if request.loaded.recipe.fit is not None and share().count > 1:
+        raise InvalidError(
+            f"the recipe: torchrun started {share().count} processes, and its own fit knows nothing of the others",
+            subject="recipe",
+            hint="start it without torchrun: python -m cloud_hub train …; fit may use several GPUs itself",
+        )
     settled = settle(request.loaded.recipe, sets_of(request), request.contract, request.out)
     for finding in settled.findings:
         print(f"data: {finding}", file=sys.stderr)
@@ -322,8 +331,7 @@ def _write_before(out: Path, preparation: Preparation) -> None:
     if preparation.front is not None:
         ending = "onnx" if preparation.front.runtime == "onnx" else "tflite"
         (out / f"front.{ending}").write_bytes(preparation.front.data)
-        made = ",".join(tensor.name for tensor in preparation.front.outputs)
-        (out / "front.txt").write_text(f"front.{ending}:{','.join(preparation.front.inputs)}={made}")
+        (out / "front.txt").write_text(fronts.written(preparation.front, f"front.{ending}"))
 
 
 def _write_student(out: Path, student: Made, parts: Parts) -> None:

@@ -19,6 +19,7 @@ from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.preprocessing import Ready
 from fleet.protocol.steps import Normalise
+from fleet.protocol.tensor_spec import Tensor
 from fleet.runtimes import ModelLoadError
 from fleet.runtimes.cost import body_limit
 from model_compiler import fronts
@@ -166,3 +167,12 @@ def test_a_front_that_does_not_take_the_data_is_said(tmp_path: Path, monkeypatch
         fronts.called(front, ("light", "dark"))
     with pytest.raises(DataError, match="the front"):
         fronts.tried(front, make_dataset({"sound": np.zeros((3, 5), np.float32)}, None, "x"))
+
+
+@pytest.mark.parametrize("name", ["sound", "mic/0:left", "mic.onnx/0"])
+def test_a_front_is_read_back_as_it_was_written(tmp_path: Path, name: str) -> None:
+    (tmp_path / "front.onnx").write_bytes(file_of("onnx"))
+    tensor = Tensor(name=f"{name}:bands", datatype="FP32", shape=(-1, 4))
+    front = fronts.FrontFile(runtime="onnx", data=b"", inputs=(name,), outputs=(tensor,))
+    found = fronts.read(f"{tmp_path}/{fronts.written(front, 'front.onnx')}")
+    assert (found.inputs, found.names) == ((name,), (tensor.name,))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cloud_hub.execution.port import LOG
 from cloud_hub.jobs.folders import EVERY_S, WorkFolders, work_folder
+from cloud_hub.jobs.logs import read_log
 from cloud_hub.store.tables import Job
 from tests.support.hub import START, HubFixture
 
@@ -34,6 +36,8 @@ def folders(hub: HubFixture) -> dict[str, Path]:
 
 def test_a_failed_job_s_folder_goes_after_a_week(hub: HubFixture, folders: dict[str, Path]) -> None:
     now = [0.0]
+    (folders["failed"] / LOG).write_text("epoch 3\n")  # its worker was killed before it kept that
+    (folders["failed"].parent / "gone").symlink_to("nowhere")  # as what another worker removes at this moment
     watched = WorkFolders(hub.hub, lambda: now[0])
     hub.clock.now = START + 6.9 * DAY
     assert watched.look() == [] and all(path.is_dir() for path in folders.values())
@@ -42,6 +46,7 @@ def test_a_failed_job_s_folder_goes_after_a_week(hub: HubFixture, folders: dict[
     now[0] = EVERY_S
     assert watched.look() == ["failed", "stranger"]
     assert [name for name, path in folders.items() if path.is_dir()] == ["running", "later"]
+    assert read_log(hub.hub, "failed") == "epoch 3\n"
 
 
 def test_a_hub_whose_workers_have_no_folder_has_nothing_to_remove(hub: HubFixture) -> None:

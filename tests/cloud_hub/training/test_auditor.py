@@ -9,19 +9,24 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
-from safetensors.numpy import save_file
+from safetensors.numpy import load, save_file
+from sqlmodel import select
 
 from cloud_hub.execution.port import Progress, Work
 from cloud_hub.jobs import queue
 from cloud_hub.jobs.running import Running
 from cloud_hub.rollouts.create import create_rollout
-from cloud_hub.store.tables import ChannelRow
-from cloud_hub.training.handed import RELEASE
+from cloud_hub.samples import snapshots
+from cloud_hub.samples.dataset import Dataset
+from cloud_hub.store.tables import ChannelRow, Model, Release
+from cloud_hub.training import handing
+from cloud_hub.training.handed import RELEASE, Handed
 from cloud_hub.training.retrain import PINNED, retrain
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import encode_manifest
 from tests.support.device import follow, publish
 from tests.support.hub import HubFixture
+from tests.support.loop import manifest_of
 from tests.support.models import onnx_bytes, release
 
 GATED = {"gate_labels": 12, "gate_new": 0.9, "gate_old": 0.9, "gate_release": 1}
@@ -99,3 +104,44 @@ def test_a_job_of_an_earlier_version_has_shown_nothing(tiny: HubFixture) -> None
     for gated, auditor in ((GATED, 1), ({"gate_labels": 12, "gate_new": 0.9}, 2)):
         found = retrain(running(tiny, {"release": 2, **gated}, channel="stable"), Done())
         assert found["auditor"] == channel_of(tiny).models["tiny"].audit.auditor == auditor
+
+
+def frozen(hub: HubFixture) -> str:
+    return snapshots.save(
+        hub.hub, "tiny", Dataset({"input": np.ones((4, 2), np.float32)}, np.zeros(4, int), np.arange(4).astype(str)),
+        actor="test",
+    ).id  # fmt: skip
+
+
+def test_weights_are_kept_by_who_takes_over_behind_the_publication(
+    hub: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with hub.hub.session() as session:
+        session.add(Model(name="tiny", created_at=0))
+    job = running(hub, {}, snapshot=frozen(hub))
+
+    def die(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(handing, "keep_weights", die)
+        retrain(job, Done())
+    again = Running(hub.hub, queue.get(hub.hub, job.job.id), "worker")
+    assert retrain(again, Done())["release"] == 1
+    assert load(hub.hub.objects.get("weights/tiny/1/student.safetensors").data)["weight"].tolist() == [1, 1, 1]
+    with hub.hub.reading() as session:
+        rows = session.exec(select(Release).where(Release.model == "tiny")).all()
+    assert [(row.number, row.status) for row in rows] == [(1, "published")]
+
+
+def test_the_weights_of_another_release_do_not_stay_in_the_folder(tiny: HubFixture, tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    save_file({"weight": np.ones(3, np.float32)}, folder / "student.safetensors")
+    handing.keep_weights(tiny.hub, "tiny", 1, folder)
+    known = []
+    for number in (1, 2):
+        current = (number, manifest_of(tiny, "tiny", number))
+        handing.hand_in(tiny.hub, "tiny", folder, frozen(tiny), None, current)
+        known.append("weight" in Handed(folder).start["student"])
+    assert known == [True, False]

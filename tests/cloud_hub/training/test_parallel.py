@@ -8,17 +8,23 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
 
+from cloud_hub.errors import InvalidError
+from cloud_hub.training import parallel
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.parallel import Share
+from cloud_hub.training.recipe import LoadedRecipe, Recipe
+from cloud_hub.training.run import RunRequest, run
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = """
+import os
 import numpy as np
 import torch
 from torch import nn
@@ -28,6 +34,8 @@ class Net(nn.Module):
     def __init__(self, hidden=8):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+        if os.environ.get("RANK", "0") != "0":  # as weights that are drawn without a seed
+            nn.init.ones_(self.layers[0].weight)
 
     def forward(self, x):
         return self.layers(x)
@@ -77,8 +85,30 @@ def test_two_processes_train_what_one_does(tmp_path: Path, capsys: pytest.Captur
 def test_a_share_is_every_other_row_and_all_shares_are_the_batch() -> None:
     rows = torch.arange(7)
     parts = [Share(number, 3).of(rows).tolist() for number in range(3)]
-    assert parts == [[0, 3, 6], [1, 4], [2, 5]] and Share(2, 3).of(rows[:2]).tolist() == []
+    assert parts == [[0, 3, 6], [1, 4], [2, 5]]
+    # Batch statistics of one row are none, so the first takes a short batch alone.
+    assert [Share(number, 3).of(rows[:5]).tolist() for number in range(3)] == [[0, 1, 2, 3, 4], [], []]
+    assert [Share(number, 3).of(rows[:6]).tolist() for number in range(3)] == [[0, 3], [1, 4], [2, 5]]
     assert Share().of(rows).tolist() == rows.tolist() and Share().first and not Share(1, 3).first
+
+
+def test_a_recipe_s_own_fit_is_refused_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*given: object) -> Any:
+        raise AssertionError("it is refused before")
+
+    monkeypatch.setattr(parallel, "share", lambda: Share(1, 2))
+    request = RunRequest(LoadedRecipe("r", "0" * 64, Recipe(data=never, fit=never)), tmp_path)
+    with pytest.raises(InvalidError, match="torchrun started 2 processes"):
+        run(request)
+
+
+def test_processes_that_share_a_gpu_talk_by_gloo() -> None:
+    assert [parallel.backend(*machine) for machine in ((2, 2), (8, 2), (1, 2), (0, 1))] == [
+        "nccl",
+        "nccl",
+        "gloo",
+        "gloo",
+    ]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
