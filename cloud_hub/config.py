@@ -121,11 +121,12 @@ class EnginesConfig(Section):
 
 class AsyncConfig(Section):
     """Requests whose answers are fetched later. An instance runs `running` of them at a time, none for longer than
-    `deadline_s`; a token may have `pending` without an answer; answers are kept for `keep_s`. All of them together
-    hold up to `bytes` bytes, those of one token `token_bytes`."""
+    `deadline_s`; a token may have `pending` without an answer, and `kept` in all; answers are kept for `keep_s`. All of
+    them together hold up to `bytes` bytes, those of one token `token_bytes`."""
 
     running: Count = 4
     pending: Count = 100
+    kept: Count = 100_000
     deadline_s: Annotated[float, Field(gt=0)] = 900.0
     keep_s: Annotated[float, Field(ge=60)] = 3600.0
     bytes: Count = 1 << 30

@@ -2,7 +2,8 @@
 
 Durability: obstore writes a directory's file beside its final name and links it in, but calls no
 fsync; after a power cut such a file may be there with no bytes. `LocalObjects` therefore syncs the
-file and every folder on its path before a put returns. S3 is durable when it answers.
+file and every folder on its path before a put returns. S3 is durable when it answers. A folder inside
+another one goes with its last object.
 
 Compare-and-swap: S3 and memory compare the store's own tag. A directory has no such operation, so
 `LocalObjects` takes a file lock beside the directory and compares a hash of the content; all
@@ -16,7 +17,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,6 @@ class LocalObjects(ObstoreObjects):
         self._root = root.resolve()
         self._root.mkdir(parents=True, exist_ok=True, mode=0o750)
         self._lock = self._root.with_name(self._root.name + ".lock")
-        self._synced: set[Path] = set()
         super().__init__(LocalStore(str(self._root)))
 
     def put_new(self, key: str, data: bytes) -> bool:
@@ -195,6 +195,15 @@ class LocalObjects(ObstoreObjects):
         """Replace and sync."""
         super().put(key, data)
         self._sync(key)
+
+    def delete(self, key: str) -> None:
+        """See `Objects.delete`. Its folder goes with the last object in it, and no other: whoever puts one beside it
+        makes that folder again, and needs the one around it to stay. obstore's own cleanup removes both."""
+        super().delete(key)
+        folder = (self._root / key).parent
+        if self._root in folder.parents and folder.parent != self._root:
+            with suppress(OSError):  # there are others in it, or it is gone
+                folder.rmdir()
 
     def get(self, key: str) -> Stored:
         """The tag is a hash of the content."""
@@ -223,18 +232,14 @@ class LocalObjects(ObstoreObjects):
             os.close(descriptor)
 
     def _sync(self, key: str) -> None:
-        """Sync the file and its folder; the folders above change only when one is made, so once is enough."""
+        """Sync the file and every folder up to the root: any of them may have been made for it."""
         path = self._root / key
         with _translated(key):
             _fsync(path)
             for folder in path.parents:
-                if folder in self._synced:
-                    break
                 _fsync(folder)
                 if folder == self._root:
                     break
-            _fsync(path.parent)
-        self._synced.update(folder for folder in path.parent.parents if folder.is_relative_to(self._root))
 
 
 def _fsync(path: Path) -> None:

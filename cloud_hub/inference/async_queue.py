@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, func, or_, tuple_, update
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 30.0
 ATTEMPTS = 3  # a request during which that many instances died, or failed by a fault of ours, is not tried again
 ERROR_LIMIT = 1000  # characters that are kept of why there is no answer
+PIECE = 1 << 20  # bytes of an answer that are in memory while it is sent
 SWEPT = 100  # rows that are deleted in one transaction
 PENDING = ("arriving", "queued", "running")
 ENDED = ("succeeded", "failed")
@@ -91,9 +92,15 @@ def find(hub: Hub, owner: str, model: str, request: str) -> AsyncRequest:
     return row
 
 
-def answer_of(hub: Hub, row: AsyncRequest) -> bytes:
-    """The body of the answer to a request that has succeeded."""
-    return hub.objects.get(_answer_key(row)).data
+def answer_of(hub: Hub, row: AsyncRequest) -> tuple[int, Iterator[bytes]]:
+    """The body of the answer to a request that has succeeded: its size in bytes, and its pieces.
+
+    Raises NotFoundError where it was forgotten meanwhile.
+    """
+    found = hub.objects.info(_answer_key(row))
+    if found is None:
+        raise NotFoundError(f"the answer to request {row.id!r} was deleted", subject=row.id)
+    return found.size, hub.objects.stream(found.key, 0, found.size, PIECE)
 
 
 def forget(hub: Hub, row: AsyncRequest) -> None:
@@ -217,6 +224,9 @@ def _check_room(hub: Hub, session: Session, asked: Asked) -> None:
     if session.exec(pending).one() >= settings.pending:
         why = f"{settings.pending} requests of this token have no answer yet"
         raise RateError(why, subject=asked.owner, hint="wait for some of them")
+    if session.exec(select(func.count()).where(mine)).one() >= settings.kept:
+        why = f"{settings.kept} requests and answers of this token are kept"
+        raise RateError(why, subject=asked.owner, hint="delete the answers that were fetched")
     if session.exec(select(size).where(mine)).one() + len(asked.body) > settings.token_bytes:
         why = f"requests and answers of this token would hold more than {settings.token_bytes} bytes"
         raise RateError(why, subject=asked.owner, hint="delete the answers that were fetched")

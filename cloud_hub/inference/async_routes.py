@@ -9,6 +9,7 @@ import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import StreamingResponse
 
 from cloud_hub.api.access import HubDep, ModelCaller
 from cloud_hub.api.errors import error_response
@@ -85,8 +86,8 @@ async def show(found: Found) -> AsyncInference:
 async def result(found: Found, hub: HubDep) -> Response:
     """The answer as `/infer` would have given it; 202 while there is none, and the refusal where there will be none."""
     if found.state == "succeeded":
-        body = await asyncio.to_thread(async_queue.answer_of, hub, found)
-        return Response(body, 200, found.headers)
+        size, pieces = await asyncio.to_thread(async_queue.answer_of, hub, found)
+        return StreamingResponse(pieces, 200, found.headers | {"content-length": str(size)})
     if found.state == "failed":
         return error_response("/v2", found.code, found.error)  # type: ignore[arg-type]
     waiting = AsyncInference.model_validate(found).model_dump_json()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cloud_hub import objects as module
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.objects import LocalObjects, open_objects
 from cloud_hub.ports import Objects
@@ -110,3 +112,43 @@ def test_two_stores_on_one_directory_share_the_lock(tmp_path: Path) -> None:
 def test_unknown_url() -> None:
     with pytest.raises(InvalidError, match="unknown object store"):
         open_objects("ftp://x")
+
+
+def test_every_folder_that_a_key_made_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, synced = LocalObjects(tmp_path / "objects"), set[Path]()
+    store.put("async/1/request", b"x")
+    monkeypatch.setattr(module, "_fsync", synced.add)
+    store.put("async/2/request", b"x")
+    names = ("", "async", "async/2", "async/2/request")
+    assert synced == {tmp_path / "objects" / name for name in names}
+
+
+def test_a_folder_inside_another_goes_with_its_last_object(tmp_path: Path) -> None:
+    store, root = LocalObjects(tmp_path / "objects"), tmp_path / "objects"
+    for key in ("async/1/request", "async/1/answer", "async/2/request"):
+        store.put(key, b"x")
+    store.delete("async/1/request")
+    store.delete("async/1/answer")
+    assert [found.name for found in (root / "async").iterdir()] == ["2"]
+    store.delete("async/2/request")
+    assert list(root.rglob("*")) == [root / "async"]
+    store.put("async/1/request", b"y")
+    assert store.get("async/1/request").data == b"y"
+
+
+def test_whoever_puts_an_object_where_another_is_deleted_has_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_fsync", lambda path: None)
+    store = LocalObjects(tmp_path / "objects")
+
+    def turn(name: str) -> None:
+        for _ in range(300):
+            store.put(f"a/b/{name}", b"x")
+            assert store.put_new(f"a/b/{name}-new", b"x")
+            store.delete(f"a/b/{name}")
+            store.delete(f"a/b/{name}-new")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(turn, "1234"))
+    assert list((tmp_path / "objects").rglob("*")) == [tmp_path / "objects" / "a"]

@@ -174,6 +174,35 @@ def test_a_token_has_a_bound_of_requests_and_of_bytes(
     assert len(first) == 3
 
 
+def test_a_token_has_a_bound_of_what_is_kept(tmp_path: Path) -> None:
+    hub = published(tmp_path, inference={"asynchronous": {"kept": 2}})
+    one, other = (hub.auth(hub.token("application", scope="infer:tiny")) for _ in range(2))
+    instance = create_app(hub.hub).state.inference
+    first = submit(hub, one)
+    assert run(instance) and submit(hub, one)
+    refused = hub.client.post(PATH, json=ASKED, headers=one)
+    assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited") and "delete" in refused.json()[
+        "error"
+    ]
+    assert hub.client.delete(f"{PATH}/{first}", headers=one).status_code == 200
+    assert submit(hub, one) and submit(hub, other)
+
+
+def test_an_answer_is_sent_in_pieces_and_never_held_whole(
+    hub: HubFixture, auth: dict[str, str], instance: Inference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = submit(hub, auth)
+    assert run(instance)
+    monkeypatch.setattr(async_queue, "PIECE", 7)
+    monkeypatch.setattr(hub.hub.objects, "get", None)
+    answer = hub.client.get(f"{PATH}/{asked}/result", headers=auth)
+    assert answer.json()["id"] == "7" and answer.headers["content-length"] == str(len(answer.content))
+    for key in left(hub):
+        hub.hub.objects.delete(key)
+    answer = hub.client.get(f"{PATH}/{asked}/result", headers=auth)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not-found")
+
+
 def test_the_store_has_a_bound_of_bytes(tmp_path: Path) -> None:
     size = len(json.dumps(ASKED).encode())
     hub = published(tmp_path, inference={"asynchronous": {"bytes": 3 * size, "token_bytes": 2 * size}})
