@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -45,3 +46,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     counts.note(items)
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled_heap() -> None:
+    """Let the collector look at what a module's tests make, and not at the million objects of torch, JAX and pytest.
+
+    An agent collects when it has swapped a model, which takes a quarter of a second with all of them in sight.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """At its end the interpreter takes everything down."""
+    gc.unfreeze()
