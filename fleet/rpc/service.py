@@ -84,23 +84,24 @@ class Service:
         self._idle_s, self._request_s = idle_s, request_s
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """All calls, for a server of `grpc.aio`, as streams: it waits for ever for the message of a call of one."""
+        """All calls, for a server of `grpc.aio`, as streams of requests: it would wait for ever for a single one."""
         found = {}
         for name, (request, answer) in messages.calls().items():
-            call = getattr(self, name)
-            if name == "ModelInfer":  # decoded by itself, once its cost is known
+            call, made = getattr(self, name), grpc.stream_unary_rpc_method_handler
+            if name == "ModelStreamInfer":
+                made = grpc.stream_stream_rpc_method_handler
+            elif name == "ModelInfer":  # decoded by itself, once its cost is known
                 call = self._single(call)
-            elif name != "ModelStreamInfer":
+            else:
                 call = self._single(self._told(call, request, answer), reads=name not in OPEN)
-            found[name] = grpc.stream_stream_rpc_method_handler(call, None, answer.SerializeToString)
+            found[name] = made(call, None, answer.SerializeToString)
         return grpc.method_handlers_generic_handler(messages.SERVICE, found)
 
-    def _single(self, call: Callable[..., Awaitable[Any]], *, reads: bool = True) -> Callable[..., AsyncIterator[Any]]:
+    def _single(self, call: Callable[..., Awaitable[Any]], *, reads: bool = True) -> Callable[..., Awaitable[Any]]:
         """A call of one message and one answer; one that `reads` nothing is answered whatever is sent."""
 
-        async def single(requests: Any, context: Context) -> AsyncIterator[Any]:
-            data = await self._message(context) if reads else b""
-            yield await call(data, context)
+        async def single(requests: Any, context: Context) -> Any:
+            return await call(await self._message(context) if reads else b"", context)
 
         return single
 
