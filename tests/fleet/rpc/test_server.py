@@ -19,6 +19,7 @@ from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.rpc import Refusal, messages, server
 from fleet.rpc.server import Server, most
+from fleet.rpc.service import Service
 from fleet.serving import ByteBudget
 
 LARGE = np.zeros(1 << 20, np.float32)  # an answer that no window of HTTP/2 takes in at once
@@ -68,6 +69,13 @@ class Echo:
 
     def refusal(self, error: Exception) -> Refusal | None:
         return Refusal("invalid", str(error)) if isinstance(error, ProtocolError) else None
+
+
+class Messages:
+    """A call's context from which a message can be read at any time."""
+
+    async def read(self) -> bytes:
+        return INFER
 
 
 @contextlib.asynccontextmanager
@@ -230,6 +238,32 @@ def test_what_is_refused_is_counted_as_that(error: Exception | None, taken: int,
 
     asyncio.run(scenario())
     assert [refusal and refusal.code for refusal in inference.counts] == [code]
+
+
+def test_a_request_of_a_stream_that_has_ended_ends_too() -> None:
+    """One that had begun, and waited for its place behind those that ran."""
+
+    async def scenario() -> None:
+        begun, over = asyncio.Event(), asyncio.Event()
+
+        async def infer(*asked: Any) -> Any:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                over.set()
+
+        running: asyncio.Queue[Any] = asyncio.Queue(1)
+        running.put_nowait(None)
+        made = Service(Echo())  # type: ignore[arg-type]
+        made._streamed = infer  # type: ignore[method-assign]
+        reader = asyncio.create_task(made._begin(Messages(), running))
+        async with asyncio.timeout(60):
+            await begun.wait()
+            reader.cancel()
+            await over.wait()
+
+    asyncio.run(scenario())
 
 
 def test_what_cannot_be_read_is_the_asked_versions() -> None:
