@@ -126,9 +126,11 @@ def fit_sure(
 def unmet(fitted: Deferral, target: DeferTarget) -> str:
     """What cannot be promised, in words; empty where the target is signed and the cloud is asked."""
     if target.error is None:
-        silent = target.cloud and not fitted.threshold
-        return f"the variant never asks the cloud: too few evaluation rows to promise {target.describe()}" * bool(
-            silent
+        if not target.cloud or fitted.threshold > fitted.curve[0].threshold:  # the curve begins where nothing is sent
+            return ""
+        return (
+            "the variant never asks the cloud: the evaluation rows are too few, or their confidences too much alike, "
+            f"to promise {target.describe()}"
         )
     if fitted.target:
         return ""

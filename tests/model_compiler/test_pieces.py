@@ -264,6 +264,8 @@ def test_a_target_out_of_reach_is_said_and_not_signed() -> None:
     assert wrong <= min((~cloud).mean(), (~right).mean()), "the threshold does the best that it can"
     few = deferral.fit_sure(sure[:20], right[:20], cloud[:20], deferral.DeferTarget(cloud=0.02))
     assert few.threshold == 0.0 and "never asks the cloud" in deferral.unmet(few, deferral.DeferTarget(cloud=0.02))
+    alike = deferral.fit_sure(np.full(500, 0.9), right, cloud, deferral.DeferTarget(cloud=0.1))
+    assert "too much alike" in deferral.unmet(alike, deferral.DeferTarget(cloud=0.1))
 
 
 def test_a_cloud_that_is_worse_than_the_edge_is_asked_only_where_it_helps() -> None:
