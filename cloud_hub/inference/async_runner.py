@@ -77,7 +77,7 @@ class AsyncRunner:
             self._news.clear()
             try:
                 row = await asyncio.to_thread(async_queue.claim, self._hub, self._id)
-            except Exception:
+            except Exception:  # the boundary of a look: whatever the database says, there is another one
                 log.exception("cannot look for inference requests; looking again in %g s", AGAIN_S)
                 await asyncio.sleep(AGAIN_S)
                 continue
@@ -91,7 +91,7 @@ class AsyncRunner:
         self._held.add(attempt)
         try:
             await self._one(row)
-        except Exception:
+        except Exception:  # the boundary of a request: the others go on
             log.exception("attempt %d at request %s failed; it is taken again when its lease ends", row.attempt, row.id)
         finally:
             self._held.discard(attempt)
@@ -144,5 +144,5 @@ class AsyncRunner:
             await asyncio.sleep(seconds)
             try:
                 await what()
-            except Exception:
+            except Exception:  # the boundary of a round: the next one may succeed
                 log.exception("leases are not renewed, or old requests not deleted; trying again in %g s", seconds)

@@ -47,8 +47,7 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
 
     Returns:
         What the gate found: `gate_new`, `gate_labels` and, where there was a release before, `gate_old`, `gate_release`
-        and `gate_shown` (it may audit); and in `data`
-        what is worth knowing of the recipe's data.
+        and `gate_shown` (it may audit); and in `data` what is worth knowing of the recipe's data.
 
     Raises:
         GateRefusedError: the new teacher is worse by more than chance.

@@ -26,7 +26,8 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     `alpha` bounds the chance of a false halt and, separately, of a false all-clear. `margin` is the
     net loss (requests only the old release got right, less those only the new one did, over all
-    audited pairs) that is no longer tolerable. Every stage needs `min_pairs` pairs of its own.
+    audited pairs) that is no longer tolerable. Every stage needs `min_pairs` pairs of its own, of
+    which any may repeat inputs of earlier ones: they show that the stage was watched, and prove nothing more.
     Without evidence `evidence_deadline_s` seconds into a stage the rollout holds or halts.
     `max_install_failures` is a fraction of the cohort's devices; one that was alive when it joined
     and has been silent for `silent_after_s` seconds counts as failed. With `evidence = "install"`
