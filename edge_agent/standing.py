@@ -166,7 +166,7 @@ def _broker(found: dict[str, Any]) -> list[str]:
     if not found.get("state"):
         return [f"  broker: {found['address']}"] if found.get("address") else []
     since = f"since {_date(found['since'])}"
-    if found["state"] != "failed":
+    if found["state"] != "failed" and not found["reason"]:
         return [f"  broker: {found['address']}, {found['state']} {since}"]
     tries = f"{found['failures']} times {since}" if found["failures"] > 1 else since
     said = [f"  broker: {found['address']}, {found['reason']} ({tries}): {found['detail']}"]

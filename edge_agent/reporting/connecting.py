@@ -9,6 +9,7 @@ wrong-hub        a certificate that is not of this device's hub, or no TLS at al
 bad-dates        a certificate whose dates do not hold by this device's clock
 not-authorised   the broker refuses this device
 closed           the broker, or something before it, hung up
+not-subscribed   the broker accepts this device and lets it not listen to what the hub tells it
 does-not-last    the broker accepts this device and the connection is gone within moments, again and again
 bad-address      what the hub named cannot be a broker
 """
@@ -19,6 +20,7 @@ import errno
 import ipaddress
 import socket
 import ssl
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -95,9 +97,17 @@ def unsteady(said: str, times: int) -> Trouble | None:
     )
 
 
+def deaf(topics: Sequence[str]) -> Trouble | None:
+    """What is missing where the broker refused these subscriptions; None without one."""
+    if not topics:
+        return None
+    hint = "do the broker's rules let a device read its own commands and its channel's notices? the hub writes them"
+    return Trouble("not-subscribed", f"the broker refuses the subscription to {' and '.join(topics)}", hint)
+
+
 def silent(endpoint: MqttEndpoint, seconds: float) -> Trouble:
-    """A connection that stands, with nobody who answers the login."""
-    said = f"no answer to the login within {seconds:.0f} s"
+    """A connection that stands, with nobody who answers the login, or the subscription after it."""
+    said = f"no answer to login and subscription within {seconds:.0f} s"
     return Trouble("timed-out", said, f"is what listens on port {endpoint.port} there an MQTT broker?")
 
 

@@ -30,10 +30,13 @@ class Connection:
             self._endpoint, self._trouble, self._failures = endpoint, None, 0
             self._state, self._since = "connecting", self._clock()
 
-    def made(self) -> None:
-        """The broker accepted this device."""
+    def made(self, lacks: Trouble | None = None) -> None:
+        """The broker accepted this device; `lacks` is what it does not let it do."""
         log.info("connected to the broker at %s", self._where())
-        self._state, self._since, self._trouble, self._failures = "connected", self._clock(), None, 0
+        self._state, self._since, self._failures = "connected", self._clock(), 0
+        self._trouble = None
+        if lacks is not None:
+            self._say("the connection to the broker at %s lacks something: %s", lacks)
 
     def failed(self, trouble: Trouble) -> None:
         """An attempt failed, or the connection is gone."""
@@ -41,10 +44,14 @@ class Connection:
         if self._state != "failed":
             self._state, self._since = "failed", now
         self._failures += 1
+        self._say("no connection to the broker at %s: %s", trouble)
+
+    def _say(self, text: str, trouble: Trouble) -> None:
+        now = self._clock()
         if trouble != self._trouble or not 0 <= now - self._said_at < AGAIN_S:
             self._said_at = now
             said = f"{trouble.reason}: {trouble.detail}" + (f"; {trouble.hint}" if trouble.hint else "")
-            log.warning("no connection to the broker at %s: %s", self._where(), said)
+            log.warning(text, self._where(), said)
         self._trouble = trouble
 
     def document(self) -> dict[str, Any]:

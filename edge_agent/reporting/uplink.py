@@ -44,9 +44,18 @@ from fleet.protocol.resolve import spread_delay
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 10.0  # for the broker to answer a login, then what is wrong is said
+ANSWER_S = 10.0  # for the broker to answer login and subscription, then what is wrong is said
 SILENCE = 2.5  # heartbeats without a sign from the broker, then the client is rebuilt
 COUNTER = "command-counter"
+CALLBACKS = (
+    "on_connect",
+    "on_subscribe",
+    "on_disconnect",
+    "on_message",
+    "on_publish",
+    "on_failure",
+    "on_socket_open",
+)
 
 
 class Uplink:
@@ -94,14 +103,14 @@ class Uplink:
         self._session, self._instance = "", secrets.token_hex(8)
         self._reconnecting = Reconnecting(twice)
         self.connection = Connection(clock)
-        self._opened = 0.0  # since when a connection stands whose login has no answer; 0: none does
+        self._opened = 0.0  # since when a connection stands that is not online; 0: none does
         self._heard = 0.0
         self._beat = 0.0
         self.rebuilt = 0
 
     @property
     def online(self) -> bool:
-        """Whether the broker accepted the connection."""
+        """Whether the broker accepted the connection and the subscription."""
         return self._sender.connected
 
     def wake(self) -> None:
@@ -161,6 +170,7 @@ class Uplink:
         self._session = secrets.token_hex(8)
         client.will_set(self._topic("status"), self._status("lost"), qos=1)
         client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
@@ -176,7 +186,7 @@ class Uplink:
         if client is None:
             return
         self._sender = gobackn.disconnected(self._sender)
-        for name in ("on_connect", "on_disconnect", "on_message", "on_publish", "on_failure", "on_socket_open"):
+        for name in CALLBACKS:
             setattr(client, name, None)
         goodbye = self._status("lost") if polite else None
         await asyncio.to_thread(end_client, client, self._topic("status"), goodbye)
@@ -196,10 +206,13 @@ class Uplink:
         if code.is_failure:
             self._post(self._failed, connecting.of_refusal(str(code)))
             return
-        link, prefix = self._link, self._link.endpoint.prefix
-        client.subscribe([(topics.command(link.device_id, prefix), 1), (topics.notify(link.channel, prefix), 1)])
+        client.subscribe([(topic, 1) for topic in self._topics()])
         self._reconnecting.accepted()
-        self._post(self._connected)
+
+    def _on_subscribe(self, _client: mqtt.Client, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+        """Only now is the device online: what is sent to it before the broker has the subscription goes nowhere."""
+        refused = [topic for topic, code in zip(self._topics(), codes, strict=False) if code.is_failure]
+        self._post(self._connected, refused)
 
     def _on_failure(self, error: Exception) -> None:
         self._post(self._failed, connecting.of_error(error, self._link.endpoint))
@@ -225,11 +238,11 @@ class Uplink:
 
     # ---- on the event loop --------------------------------------------------------------------
 
-    def _connected(self) -> None:
+    def _connected(self, refused: list[str]) -> None:
         self._heard = time.monotonic()
         self._sender = gobackn.connected(self._sender, self._heard)
         self._opened = 0.0
-        self.connection.made()
+        self.connection.made(connecting.deaf(refused))
         self._say_online()
         self._notified("connected")
         self._wake.set()
@@ -294,10 +307,10 @@ class Uplink:
 
     async def _receive(self, topic: str, payload: bytes) -> None:
         try:
-            link, prefix = self._link, self._link.endpoint.prefix
-            if topic == topics.notify(link.channel, prefix):
+            command, notify = self._topics()
+            if topic == notify:
                 self._notify(decode_control(payload, Notify))
-            elif topic == topics.command(link.device_id, prefix):
+            elif topic == command:
                 await self._command(payload)
         except (DeniedError, ProtocolError) as error:
             log.warning("a message on %s is refused: %s", topic, error)
@@ -334,6 +347,11 @@ class Uplink:
             self._sender = gobackn.receipt(self._sender, min(upto, self._spool.top), time.monotonic())
         else:
             self._handle(command)
+
+    def _topics(self) -> tuple[str, str]:
+        """What the device listens to: commands and receipts for itself, news of its channel."""
+        link, prefix = self._link, self._link.endpoint.prefix
+        return topics.command(link.device_id, prefix), topics.notify(link.channel, prefix)
 
     def _topic(self, leaf: topics.Leaf) -> str:
         return topics.uplink(self._link.device_id, leaf, self._link.endpoint.prefix)

@@ -259,9 +259,8 @@ def test_a_notify_reaches_the_updater(tmp_path, line):
         device = Device(tmp_path, port)
         async with device.running():
             assert await device.notified.get() == "connected"
-            # Retained, as the hub does it: the connection is there, its subscription may not be yet.
             said = encode_json(Notify(channel="stable", version=9))
-            hub.client.publish(topics.notify("stable"), said, qos=1, retain=True)
+            hub.client.publish(topics.notify("stable"), said, qos=1)
             assert await device.notified.get() == "channel version 9"
 
     asyncio.run(scenario())
