@@ -95,13 +95,18 @@ class _Loader(asyncio.Protocol):
         self.transport.write(self.request)
 
 
-def per_second(where: tuple[str, int], request: bytes, clients: int, seconds: float) -> float:
-    """Answers per second to so many clients, each with one request at a time; a fifth of the time is not counted."""
+def per_second(
+    where: tuple[str, int], request: bytes, clients: int, seconds: float, *, warm_up_s: float | None = None
+) -> float:
+    """Answers per second to so many clients, each with one request at a time.
+
+    `warm_up_s` are not counted, a fifth of `seconds` by default, which come after.
+    """
 
     async def load() -> float:
         done, loop = [0], asyncio.get_running_loop()
         made = [await loop.create_connection(lambda: _Loader(request, done), *where) for _ in range(clients)]
-        await asyncio.sleep(seconds / 5)
+        await asyncio.sleep(seconds / 5 if warm_up_s is None else warm_up_s)
         before, started = done[0], time.perf_counter()
         await asyncio.sleep(seconds)
         found = (done[0] - before) / (time.perf_counter() - started)
