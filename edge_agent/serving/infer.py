@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from typing import NamedTuple
 from urllib.parse import unquote
 
 import httptools
@@ -33,6 +34,21 @@ ERRORS = (ProtocolError, NotFoundError, InferenceError, LateError)
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 
+class Head(NamedTuple):
+    """What a request's line and headers say. `length` is that of its JSON where the `marker` for it is a number."""
+
+    model: str
+    version: str
+    coding: str | None
+    marker: str | None
+    length: int | None
+
+    @property
+    def binary(self) -> bool:
+        """Whether its tensors follow the JSON."""
+        return self.marker is not None
+
+
 class InferRoute:
     """Implements `fleet.serving.HotRoute` over one engine. `budget` is the listener's."""
 
@@ -44,22 +60,23 @@ class InferRoute:
         """The most bytes that the model's body may have; 403 for whoever may not ask; None for any other path."""
         if request.method != b"POST":
             return None
-        match = PATH.fullmatch(request.target) or PATH.fullmatch(path_of(request.target))
-        if match is None:
-            return None
-        reason = access.refused(request.headers, unix=request.unix)
-        if reason:
-            return error_reply(403, "forbidden", reason)
-        model = match[1].decode()
-        request.context = model, (match[2] or b"").decode()
-        limit = self._engine.body_limit(model)
-        return limit if MARKER in request.headers else min(limit, JSON_LIMIT)
+        head = request.context
+        if head is None:  # else it is that of the same bytes
+            match = PATH.fullmatch(request.target) or PATH.fullmatch(path_of(request.target))
+            if match is None:
+                return None
+            reason = access.refused(request.headers, unix=request.unix)
+            if reason:
+                return error_reply(403, "forbidden", reason)
+            head = request.context = _head(match[1].decode(), (match[2] or b"").decode(), request.headers)
+        limit = self._engine.body_limit(head.model)
+        return limit if head.binary else min(limit, JSON_LIMIT)
 
     def too_large(self, request: Request, size: int) -> Reply:
         """413, which names the binary extension where that would help; it counts as a refusal of the model's."""
-        model = request.context[0]
+        model = request.context.model
         limit = self._engine.body_limit(model)
-        if MARKER in request.headers or size > limit:
+        if request.context.binary or size > limit:
             error = TooLargeError(f"the body has {size} bytes, at most {limit} are allowed for this model")
         else:
             error = json_too_large(size)
@@ -68,39 +85,37 @@ class InferRoute:
 
     def answer(self, request: Request) -> Reply | Awaitable[Reply]:
         """The answer, an error included; at once where that takes no time."""
-        if b"content-encoding" in request.headers:
+        head: Head = request.context
+        if head.coding is not None:
             return self._compressed(request)
         try:
-            asked = self._read(request, request.body)
-            model, version = request.context
-            found = self._engine.answer(model, version, asked, request.began, lambda: request.gone)
+            asked = self._read(head, request.body)
+            found = self._engine.answer(head.model, head.version, asked, request.began, request.left)
             return _reply(found, asked) if isinstance(found, oip.InferResponse) else _later(found, asked)
         except ERRORS as error:
             return error_answer(error)
 
     async def _compressed(self, request: Request) -> Reply:
-        (model, version), coding = request.context, request.headers[b"content-encoding"].decode("latin-1")
+        head: Head = request.context
         try:
             try:
-                body = await self._inflated(request.body, coding, self._engine.body_limit(model))
+                body = await self._inflated(request.body, head.coding or "", self._engine.body_limit(head.model))
             except ProtocolError as error:
-                self._engine.refuse(model, error)
+                self._engine.refuse(head.model, error)
                 raise
-            asked = self._read(request, body)
-            found = await self._engine.infer(model, version, asked, request.began, lambda: request.gone)
+            asked = self._read(head, body)
+            found = await self._engine.infer(head.model, head.version, asked, request.began, request.left)
             return _reply(found, asked)
         except ERRORS as error:
             return error_answer(error)
 
-    def _read(self, request: Request, body: bytes) -> oip.InferRequest:
-        model = request.context[0]
+    def _read(self, head: Head, body: bytes) -> oip.InferRequest:
         try:
-            marker = request.headers.get(MARKER)
-            length = oip.parse_header(marker.decode("latin-1") if marker is not None else None)
+            length = head.length if head.length is not None else oip.parse_header(head.marker)
             check_json(body, length)
             return oip.decode_request(body, length)
         except ProtocolError as error:
-            self._engine.refuse(model, error)
+            self._engine.refuse(head.model, error)
             raise
 
     async def _inflated(self, body: bytes, coding: str, limit: int) -> bytes:
@@ -113,6 +128,16 @@ class InferRoute:
             return await asyncio.to_thread(oip.decompress, body, coding, limit=limit)
         finally:
             self._budget.taken -= size
+
+
+def _head(model: str, version: str, headers: Mapping[bytes, bytes]) -> Head:
+    coding, marker = headers.get(b"content-encoding"), headers.get(MARKER)
+    said = None if marker is None else marker.decode("latin-1")
+    try:
+        length = oip.parse_header(said)
+    except ProtocolError:  # which is told, and counted, when the body is here
+        length = None
+    return Head(model, version, None if coding is None else coding.decode("latin-1"), said, length)
 
 
 async def _later(found: Awaitable[oip.InferResponse], asked: oip.InferRequest) -> Reply:

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 
 class Request:
-    """One request of the hot route. The route may keep what it likes in `context`.
+    """One request of the hot route.
 
     Attributes:
+        context: what the route likes to keep. A request with the same head as one before it on its connection, byte for
+            byte, begins with that one's, else with None.
         method, target: as the request line has them; the target is not decoded.
         headers: by lower-case name; a name that comes twice has its last value, and those that decide something
             (`framing.SINGLE`) never come twice.
@@ -28,6 +30,10 @@ class Request:
         self.body = b""
         self.gone = False
         self.context: Any = None
+
+    def left(self) -> bool:
+        """Whether nobody reads an answer any more: `gone`, for whoever asks later."""
+        return self.gone
 
 
 class Reply(NamedTuple):

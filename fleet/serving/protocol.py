@@ -4,6 +4,7 @@ No scope, no task, no queue stands between the parser and the route; what the ro
 same connection, in order with the rest. Beside uvicorn's own, this class
 
 * answers at most one request per connection and turn of the event loop, so that a pipeline holds up nobody;
+* spares a head that its connection has sent before, byte for byte, the parser (see `repeated`);
 * counts what it holds (bodies that are not answered, answers that are not taken) in one budget for all connections;
 * reads a body whose answer is out already to its end, and a request no further than its headers may reach;
 * refuses in JSON, in its turn, what llhttp refuses (two lengths, length and chunks, folded headers, bare line feeds)
@@ -26,6 +27,7 @@ from fleet.serving.connections import BoundedProtocol, Shared
 from fleet.serving.exchange import Exchange
 from fleet.serving.framing import HEAD_LIMIT, HEADERS, HeadTooLargeError, endless, faulty, too_long
 from fleet.serving.port import Reply, Request, error_reply
+from fleet.serving.repeated import Head, head_of
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class HotProtocol(BoundedProtocol):
         self._raw = 0  # bytes since the request began, without its body
         self._began = self._offered = 0.0
         self._answered = self._scheduled = self._in_body = False
+        self._between, self._messages = True, 0  # the parser is in no message; how many began in what came last
+        self._known: Head | None = None
         self._running: Exchange | None = None
         super().connection_made(transport)
         self._unix = isinstance(transport.get_extra_info("sockname"), str | bytes)
@@ -62,16 +66,21 @@ class HotProtocol(BoundedProtocol):
     def data_received(self, data: bytes) -> None:
         """Feed the parser; nearly everything else happens in its callbacks."""
         self._answered = False
+        known = self._known
+        if known is not None and self._between and known.heads(data) and self._once_more(known, data):
+            return
+        between, self._messages = self._between, 0
         self._raw += len(data)
-        while data:
+        rest = data
+        while rest:
             try:
-                self.parser.feed_data(data)
+                self.parser.feed_data(rest)
                 break
             except httptools.HttpParserUpgrade as upgrade:
                 if self.parser.get_method() == b"CONNECT":
                     self._malformed(error_reply(405, "method-not-allowed", "this is no proxy"))
                     return
-                data = self._without_offer() + data[upgrade.args[0] :]
+                rest = self._without_offer() + rest[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 large = isinstance(error.__context__, HeadTooLargeError)
                 self._malformed(too_long() if large else error_reply(400, "invalid", f"malformed HTTP: {error}"))
@@ -82,8 +91,26 @@ class HotProtocol(BoundedProtocol):
             if found is not None:
                 self._malformed(found)
                 return
-        if type(self.cycle) is Exchange and self.cycle.more_body and not self.cycle.response_complete:
-            self._unanswered(self.cycle)
+        cycle = self.cycle
+        if type(cycle) is not Exchange:
+            return
+        if cycle.more_body and not cycle.response_complete:
+            self._unanswered(cycle)
+        elif between and self._between and self._messages == 1 and cycle.keep_alive:
+            self._known = head_of(data, cycle.request, cycle.size)
+
+    def _once_more(self, head: Head, data: bytes) -> bool:
+        """Take a whole request with a known head; False where it has to go by the parser all the same."""
+        if self.transport.is_closing():
+            return False
+        self._raw, self._began = 0, self.loop.time()
+        exchange = self._begun(head.request(self._began), head.size, keep=True)
+        if exchange is None:
+            return False
+        if exchange.reply is None:
+            exchange.add(data[len(head.data) :])
+        self._whole(exchange)
+        return True
 
     def _without_offer(self) -> bytes:
         """The head of a request that offers another protocol, for a parser that reads on as HTTP/1.1.
@@ -110,7 +137,8 @@ class HotProtocol(BoundedProtocol):
     def on_message_begin(self) -> None:
         """A new request's first byte. uvicorn's scope is made when it is known to be needed."""
         self._began, self._offered = self._offered or self.loop.time(), 0.0
-        self._in_body = False
+        self._in_body = self._between = False
+        self._messages += 1
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -134,29 +162,40 @@ class HotProtocol(BoundedProtocol):
         headers = dict(self.headers)
         request = Request(self.parser.get_method(), self.url, headers, self._began, self._unix)
         version = self.parser.get_http_version()
-        found: int | Reply | None = faulty(self.url, self.headers, headers, self._raw, version)
+        found = faulty(self.url, self.headers, headers, self._raw, version)
         # Behind a head that is refused, where the next request begins is not certain.
         keep = found is None and version != "1.0" and self.parser.should_keep_alive()
         if self.transport.is_closing():  # what follows a request that ended the connection
             self.cycle = Exchange(request, 0, keep_alive=False)
             self.cycle.response_complete = True
             return
+        declared = headers.get(b"content-length")
+        size = int(declared) if declared is not None and found is None else 0
+        if self._begun(request, size, keep=keep, refused=found, expects=self.expect_100_continue) is None:
+            self._go_on_as_asgi()
+
+    def _begun(
+        self, request: Request, size: int, *, keep: bool, refused: Reply | None = None, expects: bool = False
+    ) -> Exchange | None:
+        """The exchange of a request whose headers are here; None where the route leaves it to ASGI.
+
+        Args:
+            size: bytes that it announces.
+            refused: its answer, where its head is no good.
+        """
+        found = self.shared.route.begin(request) if refused is None else refused
         if found is None:
-            found = self.shared.route.begin(request)
-            if found is None:
-                self._go_on_as_asgi()
-                return
+            return None
         if type(found) is int:
-            found = self._check_length(request, found)
+            found = self._check_length(request, size, found)
         exchange = Exchange(request, found if type(found) is int else 0, keep_alive=keep)
-        exchange.expects = self.expect_100_continue
+        exchange.expects = expects
         self._enter(exchange)
         if type(found) is not int:
             self._settle(exchange, cast(Reply, found))
+        return exchange
 
-    def _check_length(self, request: Request, limit: int) -> int | Reply:
-        declared = request.headers.get(b"content-length")
-        size = int(declared) if declared is not None else 0
+    def _check_length(self, request: Request, size: int, limit: int) -> int | Reply:
         if size > limit:
             return self.shared.route.too_large(request, size)
         budget = self.shared.budget
@@ -185,12 +224,16 @@ class HotProtocol(BoundedProtocol):
         """A whole request is here."""
         if self.parser.should_upgrade():
             return
-        self._raw = 0
+        self._raw, self._between = 0, True
         exchange = self.cycle
-        if type(exchange) is not Exchange:
+        if type(exchange) is Exchange:
+            self._whole(exchange)
+        else:
             super().on_message_complete()
             exchange.more_body = False  # which uvicorn leaves as it is where the answer is out
-            return
+
+    def _whole(self, exchange: Exchange) -> None:
+        """Nothing more is to come of a request."""
         exchange.more_body = False
         if exchange.response_complete:
             if not exchange.keep_alive:
@@ -308,7 +351,8 @@ class HotProtocol(BoundedProtocol):
         if self.transport.is_closing():
             return
         lines = [STATUS_LINE[reply.status], reply.headers, b"content-length: %d\r\n" % len(reply.body)]
-        lines += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        if self.server_state.default_headers:
+            lines += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         lines.append(b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n")
         if len(reply.body) <= JOINED:
             lines.append(reply.body)
