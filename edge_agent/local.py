@@ -27,7 +27,7 @@ from typing import Any
 
 from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
-from edge_agent.local_draws import SUPPORTED, Draws, is_of_use
+from edge_agent.local_draws import SUPPORTED, Draws
 from edge_agent.local_records import Entry, Outbox
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel, load_variant
 from edge_agent.serving.scores import PendingScores, score_later
@@ -220,9 +220,7 @@ class LocalModel:
                 old, self._loaded, self._held = self._loaded, fresh, held
                 if old is not None:
                     old[1].close()
-            channel = state.looked.channel
-            entry = channel.models.get(self._name) if channel is not None else None
-            self._drawing = self._loaded is not None and SUPPORTED and is_of_use(self._loaded[0], entry)
+            self._drawing = self._loaded is not None and SUPPORTED
             self._mark = mark
         except (AgentError, ProtocolError, OSError) as error:
             if self._loaded is None:

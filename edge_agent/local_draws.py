@@ -4,7 +4,8 @@ A sketch, a sample or an audit needs the request itself, and records (`local_rec
 draws uniformly, without knowing the answers, at most `MOST` requests and `BYTES` bytes per `EVERY_S` seconds, whatever
 its traffic (reservoir sampling by skips: Li, "Reservoir-Sampling Algorithms of Time Complexity O(n(1 + log(N/n)))",
 ACM TOMS 1994, algorithm L). Of a batch it takes one random row. Each drawn request says for how many it stands, so
-that the agent can keep the channel's shares, and a sketch stays a uniform draw of the window's rows.
+that the agent can keep the channel's shares, and a sketch stays a uniform draw of the window's rows. It is drawn where
+nobody samples, too: the hub may ask for samples at any time.
 
 What was drawn goes through one memory file of the process (memfd, passed over `DIR/draws.sock`). The agent empties it
 when it has read it. Until then nothing more is sent: a busy agent costs the application one such file and a count.
@@ -26,7 +27,6 @@ import msgspec
 from msgspec import Struct
 
 from edge_agent.ports import Arrays, InstalledRelease
-from fleet.protocol.channel import ModelEntry
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import Array
@@ -68,15 +68,6 @@ class DrawnBatch(Struct, frozen=True, kw_only=True):
     drawn: tuple[msgspec.Raw, ...]
     lost: int = 0
     too_large: int = 0
-
-
-def is_of_use(release: InstalledRelease, entry: ModelEntry | None) -> bool:
-    """Whether anybody wants the requests themselves: a drift sketch, the channel's sampling, or its audit."""
-    if release.manifest.sketch is not None:
-        return True
-    return entry is not None and (
-        entry.sampling.enabled or (entry.audit.auditor is not None and entry.audit.share_ppm > 0)
-    )
 
 
 class Kept(Struct, frozen=True):

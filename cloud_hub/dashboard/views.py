@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.context import Hub
 from cloud_hub.dashboard.answers import ModelView, failed, model_views, share
 from cloud_hub.devices.status import problem_of, state_of
+from cloud_hub.drift.response import described
 from cloud_hub.store.benchmarks import Figures, by_hardware
 from cloud_hub.store.tables import (
     Alarm,
@@ -65,13 +66,14 @@ class RolloutView(Struct, frozen=True, kw_only=True):
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """Everything on the page."""
+    """Everything on the page; `followed` says by an alarm's number what follows it."""
 
     devices: list[dict[str, Any]]
     releases: list[dict[str, Any]]
     rollouts: list[RolloutView]
     monitors: list[DriftMonitor]
     alarms: list[Alarm]
+    followed: dict[int, str]
     audit: list[AuditEntry]
     numbers: list[tuple[str, str]]
     models: list[ModelView]
@@ -90,6 +92,7 @@ def overview(hub: Hub) -> Overview:
             rollouts=_rollouts(session),
             monitors=list(session.exec(select(DriftMonitor).order_by(col(DriftMonitor.model)))),
             alarms=alarms,
+            followed={alarm.id: alarm.response.sentence for alarm in described(session, alarms) if alarm.response},
             audit=list(session.exec(select(AuditEntry).order_by(col(AuditEntry.id).desc()).limit(AUDIT))),
             numbers=_numbers(session, devices, alarms),
             models=model_views(session),

@@ -24,7 +24,7 @@ from cloud_hub.drift import detector, truth
 from cloud_hub.drift.detector import Baseline, Bet, Detector, DeviceWindow
 from cloud_hub.drift.explain import Summary, explain, summarize
 from cloud_hub.drift.policy import DriftPolicy, policy_of
-from cloud_hub.drift.response import respond
+from cloud_hub.drift.response import follow, respond
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store.engine import lock_name
@@ -66,6 +66,7 @@ class DriftEngine(PeriodicService):
             for alarm in (self._step_model(model, release), self._step_meaning(model, release)):
                 if alarm is not None:
                     respond(self._hub, model, alarm)
+        follow(self._hub)
 
     def _step_model(self, model: str, release: int) -> int | None:
         """Returns the number of a new alarm."""

@@ -7,6 +7,7 @@ from sqlmodel import col, select
 from cloud_hub.context import Hub
 from cloud_hub.drift import truth
 from cloud_hub.drift.meaning import Track
+from cloud_hub.drift.response import described
 from cloud_hub.errors import NotFoundError
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Alarm, DriftMonitor, MeaningMonitor
@@ -28,7 +29,7 @@ def list_alarms(hub: Hub) -> list[AlarmInfo]:
     """All alarms, newest first."""
     rows = select(Alarm).order_by(col(Alarm.id).desc())
     with hub.reading() as session:
-        return [AlarmInfo.model_validate(vars(row)) for row in session.exec(rows)]
+        return described(session, list(session.exec(rows)))
 
 
 def close_alarm(hub: Hub, alarm: int, *, actor: str) -> AlarmInfo:
@@ -47,7 +48,7 @@ def close_alarm(hub: Hub, alarm: int, *, actor: str) -> AlarmInfo:
                 _watch_again(session.get(DriftMonitor, row.model))
             hub.audit(session, actor, "alarm.close", str(alarm), {"model": row.model})
         session.add(row)
-        return AlarmInfo.model_validate(row)
+        return described(session, [row])[0]
 
 
 def describe(model: str, inputs: DriftMonitor | None, answers: MeaningMonitor | None) -> MonitorInfo:

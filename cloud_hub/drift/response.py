@@ -1,56 +1,226 @@
-"""What follows an alarm: devices are asked for samples, and a retrain job may start."""
+"""What follows an alarm: devices are asked for samples, and with the labels that come of them a retrain starts.
+
+    asked        samples are asked for; the policy starts no retrain
+    collecting   labels of samples from after the shift are awaited: as many as the policy says, or its deadline
+    retraining   the job waits or runs
+    retrained, failed, cancelled    the job's end
+    closed       the alarm was closed before a job began
+
+What is missing stands in the response in words. A job that cannot be queued now (no recipe, another one under way) is
+tried again at every look, and its reason is shown.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
 
-from sqlmodel import col, select
+from msgspec import Struct
+from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
 from cloud_hub.drift.policy import policy_of
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import send_command
-from cloud_hub.jobs.retraining import check_retrain
-from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Model
+from cloud_hub.jobs.retraining import check_options, check_retrain
+from cloud_hub.store.tables import Alarm, AlarmResponse, ChannelRow, Device, DeviceModel, Job, Model, SampleRow
+from fleet.api import drift as api
+from fleet.api.drift import AlarmInfo
 from fleet.api.jobs import RetrainOptions
+from fleet.api.models import DriftPolicy
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import decode_channel
 
 log = logging.getLogger(__name__)
+HOUR_S, DAY_S = 3600.0, 86_400.0
+LEAST_LABELS = 4  # that a retrain needs for its gate, at the deadline, too
+ENDS = {"succeeded": "retrained", "failed": "failed", "cancelled": "cancelled"}
+
+
+class Labels(Struct, frozen=True):
+    """What is on the hub of a model's samples from after a shift."""
+
+    samples: int
+    labelled: int
 
 
 def respond(hub: Hub, model: str, alarm: int) -> None:
-    """Ask every device that runs `model` for samples; with `retrain = "on-alarm"`, queue one retrain job."""
+    """Ask devices that run `model` for samples of what they see now, those that the alarm names first.
+
+    At most `sample_devices` are asked, within a budget of samples, bytes and hours each. They answer it where their
+    channel samples nothing, too. Kept is whom was asked for what.
+    """
     with hub.reading() as session:
-        owner = session.get(Model, model)
-        policy = policy_of(owner.policy if owner is not None else {})
-        devices = list(
-            session.exec(
-                select(Device.id)
-                .join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
-                .where(DeviceModel.model == model, col(Device.revoked_at).is_(None))
-            )
-        )
-    for device in devices:
+        policy = _policy(session, model)
+        detail = session.get_one(Alarm, alarm).detail
+        devices = _running(session, model)
+    now = hub.clock()
+    asked = _ask(hub, model, _chosen(devices, detail.get("devices", ()), policy.sample_devices, alarm), policy)
+    wants_labels = policy.retrain == "on-alarm"
+    document = {
+        "asked": asked, "of": len(devices), "samples": policy.samples, "max_bytes": policy.sample_bytes,
+        "until": now + policy.sample_hours * HOUR_S, "labels": policy.retrain_labels, "missing": "",
+    }  # fmt: skip
+    row = AlarmResponse(
+        alarm=alarm, model=model, state="collecting" if wants_labels else "asked",
+        since=float(detail.get("since") or now), deadline=now + policy.retrain_days * DAY_S if wants_labels else None,
+        document=document, updated_at=now,
+    )  # fmt: skip
+    with hub.session() as session:
+        session.merge(row)
+
+
+def follow(hub: Hub) -> None:
+    """Look at every response that has not ended: count its labels, start its retrain, hear of its job's end."""
+    with hub.reading() as session:
+        rows = select(AlarmResponse.alarm).where(col(AlarmResponse.state).in_(("asked", "collecting", "retraining")))
+        alarms = list(session.exec(rows.order_by(col(AlarmResponse.alarm))))
+    for alarm in alarms:
         try:
-            send_command(hub, device, "send-samples", {"model": model, "count": policy.samples})
-        except HubError as error:  # revoked in this moment; the others are asked all the same
-            log.info("device %s is not asked for samples: %s", device, error)
-    if policy.retrain == "on-alarm":
-        _queue_retrain(hub, model, alarm)
+            _follow(hub, alarm)
+        except HubError as error:  # one alarm's trouble is not the others'
+            log.warning("alarm %d: %s", alarm, error)
 
 
-def _queue_retrain(hub: Hub, model: str, alarm: int) -> None:
-    """Queue a retrain for the first channel that holds the model; why it cannot be is written down, not raised."""
+def collected(session: Session, model: str, since: float) -> Labels:
+    """Samples of a model, and how many are labelled, that devices recorded and the hub received after a moment."""
+    after = (SampleRow.model == model, col(SampleRow.deleted_at).is_(None))
+    times = (SampleRow.at >= since, SampleRow.received_at >= since)  # by both clocks: one of them may be wrong
+    samples, labelled = session.exec(
+        select(func.count(), func.count(col(SampleRow.labelled_at))).where(*after, *times)
+    ).one()
+    return Labels(samples, labelled)
+
+
+def described(session: Session, alarms: Sequence[Alarm]) -> list[AlarmInfo]:
+    """Alarms with what follows them, as the API shows them."""
+    rows = session.exec(select(AlarmResponse).where(col(AlarmResponse.alarm).in_([alarm.id for alarm in alarms])))
+    found = {row.alarm: row for row in rows}
+    return [
+        AlarmInfo.model_validate({**vars(alarm), "response": _shown(found[alarm.id]) if alarm.id in found else None})
+        for alarm in alarms
+    ]
+
+
+def _shown(row: AlarmResponse) -> api.AlarmResponse:
+    document = {**row.document, "state": row.state, "since": row.since, "deadline": row.deadline, "job": row.job}
+    known = api.AlarmResponse.model_fields
+    return api.AlarmResponse.model_validate({key: value for key, value in document.items() if key in known})
+
+
+def _follow(hub: Hub, alarm: int) -> None:
     with hub.reading() as session:
-        channels = [
-            row.name for row in session.exec(select(ChannelRow)) if model in decode_channel(row.document).models
-        ]
+        row = session.get_one(AlarmResponse, alarm)
+        before = (row.state, row.job, row.document)
+        if row.state == "retraining":
+            _hear(session, row)
+        elif session.get_one(Alarm, alarm).status == "closed":
+            row.state, row.document = "closed", {**row.document, "missing": ""}
+        else:
+            _count(session, row, hub.clock())
+    if row.state == "collecting":
+        _start(hub, row, before[2])
+    if (row.state, row.job, row.document) != before:
+        row.updated_at = hub.clock()
+        with hub.session() as session:
+            session.merge(row)
+
+
+def _count(session: Session, row: AlarmResponse, now: float) -> None:
+    found = collected(session, row.model, row.since)
+    row.document = {**row.document, "collected": found.samples, "labelled": found.labelled, "missing": ""}
+    if row.state == "collecting":
+        late = row.deadline is not None and now >= row.deadline
+        wanted = min(row.document["labels"], LEAST_LABELS) if late else row.document["labels"]
+        row.document = {**row.document, "missing": _missing(row.model, found, wanted, late=late)}
+
+
+def _missing(model: str, found: Labels, wanted: int, *, late: bool) -> str:
+    """What keeps the retrain from starting, in words; empty when nothing does."""
+    if found.labelled >= wanted:
+        return ""
+    words = f"{found.labelled} of {wanted} labels of samples from after the shift"
+    if not found.samples:
+        return f"{words}: no such sample is here yet"
+    words += f", {found.samples} such samples are here: fleet sample list --model {model} --unlabelled"
+    return words if late else f"{words}; at the deadline {LEAST_LABELS} are enough"
+
+
+def _start(hub: Hub, row: AlarmResponse, before: Mapping[str, Any]) -> None:
+    """Queue the retrain for the first channel that holds the model, if labels are there; say it if it cannot be.
+
+    That a recipe is missing is said at once, and not when the labels are there. The job is the alarm's only one.
+    """
+    with hub.reading() as session:
+        channels = [c.name for c in session.exec(select(ChannelRow)) if row.model in decode_channel(c.document).models]
+        made = session.exec(select(Job.id).where(Job.created_by == f"alarm:{row.alarm}").limit(1)).first()
     # A rollout with the usual stages: an alarm closes the loop up to the guarded rollout.
     options = RetrainOptions(channel=min(channels), rollout=RolloutOptions()) if channels else RetrainOptions()
+    actor, missing = f"alarm:{row.alarm}", row.document["missing"]
     try:
-        check_retrain(hub, model, options, actor=f"alarm:{alarm}", alone=True)
+        if missing:
+            check_options(hub, row.model, options)
+        else:
+            row.job = made or check_retrain(hub, row.model, options, actor=actor, alone=True).id
+            row.state = "retraining"
     except HubError as error:
-        log.warning("alarm %d starts no retrain of %s: %s", alarm, model, error)
-        with hub.session() as session:
-            hub.audit(session, f"alarm:{alarm}", "retrain.refused", model, {"reason": str(error)})
+        refused = f"no retrain: {error}"
+        row.document = {**row.document, "refused": refused, "missing": f"{refused}; {missing}" if missing else refused}
+        if before.get("refused") != refused:
+            log.warning("alarm %d starts no retrain of %s: %s", row.alarm, row.model, error)
+            with hub.session() as session:
+                hub.audit(session, actor, "retrain.refused", row.model, {"reason": str(error)})
+    else:
+        row.document = {**row.document, "refused": ""}
+
+
+def _hear(session: Session, row: AlarmResponse) -> None:
+    job = session.get(Job, row.job)
+    if job is None:
+        row.state, row.document = "failed", {**row.document, "missing": f"job {row.job} is gone"}
+    elif job.state in ENDS:
+        row.state, row.document = ENDS[job.state], {**row.document, "missing": job.error}
+
+
+def _policy(session: Session, model: str) -> DriftPolicy:
+    owner = session.get(Model, model)
+    return policy_of(owner.policy if owner is not None else {})
+
+
+def _running(session: Session, model: str) -> list[str]:
+    """The devices that run a model and were not revoked."""
+    rows = (
+        select(Device.id)
+        .join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
+        .where(DeviceModel.model == model, col(Device.revoked_at).is_(None))
+        .order_by(col(Device.id))
+    )
+    return list(session.exec(rows))
+
+
+def _chosen(devices: Sequence[str], named: Sequence[str], most: int, alarm: int) -> list[str]:
+    """At most `most` devices: the alarm's own in their order, then others at random (by the alarm's number)."""
+    known = set(devices)
+    first = [device for device in dict.fromkeys(named) if device in known]
+    others = sorted(known.difference(first), key=lambda device: sha256(f"{alarm}:{device}".encode()).digest())
+    return [*first, *others][:most]
+
+
+def _ask(hub: Hub, model: str, devices: Sequence[str], policy: DriftPolicy) -> int:
+    """Returns how many were asked."""
+    if not policy.samples:
+        return 0
+    arguments: dict[str, Any] = {
+        "model": model, "count": policy.samples, "max_bytes": policy.sample_bytes,
+        "seconds": policy.sample_hours * HOUR_S,
+    }  # fmt: skip
+    asked = 0
+    for device in devices:
+        try:
+            send_command(hub, device, "send-samples", arguments)
+            asked += 1
+        except HubError as error:  # revoked in this moment; the others are asked all the same
+            log.info("device %s is not asked for samples: %s", device, error)
+    return asked

@@ -34,6 +34,12 @@ def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, 
         InvalidError: the model has no recipe, or the snapshot is of another model.
         ConflictError: `alone`, and another is under way; releases of the model disagree on its interface.
     """
+    check_options(hub, model, options)
+    return queue.submit(hub, "retrain", model=model, payload=options.model_dump(), actor=actor, alone=alone)
+
+
+def check_options(hub: Hub, model: str, options: RetrainOptions) -> None:
+    """The checks of `check_retrain`, without a job."""
     with hub.reading() as session:
         owner = get_model(session, model)
         if not owner.recipe:
@@ -51,7 +57,6 @@ def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, 
             _check_channel(session, options.channel, model, rolls_out=options.rollout is not None)
         if options.rollout is not None:
             known_groups(session, options.channel, options.rollout.groups, hub.device_tokens.group_secret)
-    return queue.submit(hub, "retrain", model=model, payload=options.model_dump(), actor=actor, alone=alone)
 
 
 def check_recipe(hub: Hub, name: str) -> None:

@@ -276,6 +276,25 @@ class Alarm(SQLModel, table=True):
     detail: dict[str, Any] = _json(dict)
 
 
+class AlarmResponse(SQLModel, table=True):
+    """What follows an alarm; `state` and `document` are those of `drift.response`.
+
+    `since` is the moment after which samples are of the shift, `deadline` when a retrain starts with few labels;
+    null where the policy starts none.
+    """
+
+    __tablename__ = "alarm_response"
+
+    alarm: int = Field(primary_key=True)
+    model: str = Field(index=True)
+    state: str = Field(index=True)
+    since: float
+    deadline: float | None = None
+    job: str = ""
+    document: dict[str, Any] = _json(dict)
+    updated_at: float
+
+
 class SampleRow(SQLModel, table=True):
     """The index of a sample; its arrays are in the Parquet partition `path`. Labels outrank the auditor.
 

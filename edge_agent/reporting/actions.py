@@ -77,10 +77,10 @@ class Actions:
         if command.kind == "diagnose":
             return self._status()
         if command.kind == "send-samples":
-            self._recorder.want_samples(str(command.args.get("model", "")), int(command.args.get("count", 100)))
+            answer = self._recorder.want_samples(command.args)
             if self._uploader is not None:
                 self._uploader.wake()
-            return {}
+            return answer
         if command.kind == "benchmark":
             rounds = int(command.args.get("rounds", measuring.ROUNDS))
             return await self._benchmark(str(command.args.get("model", "")), rounds)

@@ -19,27 +19,23 @@ from msgspec import Struct
 from edge_agent.errors import AgentError, SpoolError
 from edge_agent.local_records import LocalRecord
 from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.samples import Draft, SampleStore, build, choose, class_of, is_outlying
+from edge_agent.reporting.sampler import Drafted, Sampler
+from edge_agent.reporting.samples import SampleStore
 from edge_agent.reporting.spool import Spool
 from edge_agent.reporting.windows import Builder, Key, Windows, pair_key
 from edge_agent.serving.audit import Audited, Auditor, Job
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Outcome, Refused
 from edge_agent.serving.policy import Policies
-from edge_agent.serving.router import threshold
 from edge_agent.serving.slots import Arrays, Served, Slots
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.confidence import should_defer
 from fleet.protocol.errors import REFUSALS, ProtocolError
 from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport, Window
 from fleet.protocol.sketch import Encoder
-from fleet.protocol.task import NO_CLASS
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-MAX_DRAFTS = 512
-DAY_S = 86_400
 
 
 class Recorder:
@@ -60,19 +56,15 @@ class Recorder:
         self._slots = slots
         self._policies = policies
         self._spool = spool
-        self._samples = samples
+        self._sampler = Sampler(slots, policies, samples, spool, clock=clock, rng=rng)
         self._budget = budget
         self._clock = clock
-        self._rng = rng
         self._windows = Windows(rng)
         self._closed: list[Builder] = []
-        self._drafts: list[tuple[Draft, Encoder | None]] = []
-        self._wanted: dict[str, int] = {}
         self._flush = asyncio.Event()
         self.auditor: Auditor | None = None
         self.spooled: Callable[[], None] = lambda: None  # the uplink hears of new records
         self.sampled: Callable[[], None] = lambda: None  # the uploader hears of new samples
-        self.dropped_samples = 0
         self._observe = metrics.histogram("edge_inference_duration_seconds", "Whole request.", ("model", "served_by"))
         self._requests = metrics.counter(
             "edge_inference_requests_total", "Answered and failed requests.", ("model", "served_by", "degraded")
@@ -106,7 +98,7 @@ class Recorder:
             self._refusals(outcome.model, outcome.refused)
         builder.scores(outcome.scores.confidence, outcome.scores.classes, outcome.scores.values)
         self._sketch(builder, outcome, encoder)
-        self._sample(outcome, encoder, self._rng())
+        self._sampler.offer(outcome, encoder)
         channel = self._policies.channel
         if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:
             self._flush.set()
@@ -167,7 +159,7 @@ class Recorder:
         """Sketch a request that has been counted, and perhaps keep it; it stands for `requests` ones of `rows` rows."""
         builder, encoder = self._window(outcome.model, outcome.release, outcome.variant)
         self._sketch(builder, outcome, encoder, requests * rows)
-        self._sample(outcome, encoder, self._rng() / requests)
+        self._sampler.offer(outcome, encoder, requests)
 
     def _sketch(self, builder: Builder, outcome: Outcome, encoder: Encoder | None, weight: float = 1.0) -> None:
         if encoder is None or not outcome.inputs:
@@ -175,7 +167,7 @@ class Recorder:
         name = encoder.tensor or next(iter(outcome.inputs))
         watched = outcome.inputs.get(name)
         if watched is not None:
-            self._windows.draw(builder, watched if self._batched(outcome)(name) else watched[None], weight)
+            self._windows.draw(builder, watched if self._sampler.batched(outcome)(name) else watched[None], weight)
 
     def _window(self, model: str, release: int, variant: str) -> tuple[Builder, Encoder | None]:
         """The window of a request that a release answered or refused (0: none was here), and what sketches it."""
@@ -196,61 +188,6 @@ class Recorder:
         builder, replaced = self._windows.open(key, now, classes, encoder)
         self._closed += [old for old in replaced if not old.empty]
         return builder
-
-    def _sample(self, outcome: Outcome, encoder: Encoder | None, draw: float) -> None:
-        sampling = self._policies.entry(outcome.model).sampling
-        task, answers, theirs = outcome.task, outcome.scores.answers, outcome.cloud_answers
-        if not sampling.enabled or not outcome.inputs or not outcome.release or task is None or not outcome.outputs:
-            return
-        if task.compares and not answers:  # a task that compares nothing has samples without an answer
-            return
-        wanted = self._wanted.get(outcome.model, 0)
-        reason = choose(
-            sampling,
-            draw,
-            uncertain=self._uncertain(outcome),
-            disagreeing=bool(answers and theirs) and not task.agrees(answers[0], theirs[0]),
-            wanted=wanted > 0,
-        )
-        if reason is None:
-            return
-        if wanted:
-            self._wanted[outcome.model] = wanted - 1
-        if len(self._drafts) >= MAX_DRAFTS:
-            self.dropped_samples += 1
-            return
-        batched = self._batched(outcome)
-        first = Draft(
-            model=outcome.model,
-            release=outcome.release,
-            variant=outcome.variant,
-            at=self._clock(),
-            reason=reason,
-            inputs={name: (a[:1] if batched(name) else a).copy() for name, a in outcome.inputs.items()},
-            outputs={name: a[:1] if batched(name) else a for name, a in outcome.outputs.items()},
-            confidence=next(iter(outcome.scores.confidence), 0.0),
-            prediction=class_of(task, answers[0]) if answers else NO_CLASS,
-            cloud_prediction=class_of(task, theirs[0]) if theirs else None,
-        )
-        self._drafts.append((first, encoder))
-
-    def _batched(self, outcome: Outcome) -> Callable[[str], bool]:
-        """Whether a tensor's first axis counts requests: the whole of any other one is one request's."""
-        slot = self._slots.slot(outcome.model)
-        if slot is None or slot.active is None:
-            return lambda name: True
-        manifest = slot.active.release.manifest
-        whole = {t.name for t in (*manifest.inputs, *manifest.outputs) if t.shape[:1] != (-1,)}
-        return lambda name: name not in whole
-
-    def _uncertain(self, outcome: Outcome) -> bool:
-        if outcome.verdict.deferred:
-            return True
-        slot = self._slots.slot(outcome.model)
-        deferral = slot.active.release.variant.deferral if slot is not None and slot.active is not None else None
-        limit = threshold(self._policies.entry(outcome.model).routing, deferral)
-        sure = outcome.scores.confidence
-        return limit is not None and bool(sure) and should_defer(sure[0], limit)
 
     # ---- reports ------------------------------------------------------------------------------
 
@@ -278,9 +215,9 @@ class Recorder:
         """Spool the answer to a command."""
         self._append("result", result)
 
-    def want_samples(self, model: str, count: int) -> None:
-        """Keep the next `count` requests of a model, as far as the channel's sampling is enabled."""
-        self._wanted[model] = min(max(count, 0), 10_000)
+    def want_samples(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Draw the samples that the hub asks for; see `Sampler.want`."""
+        return self._sampler.want(arguments)
 
     def _append(self, kind: str, body: Struct, facts: dict[str, str] | None = None) -> None:
         try:
@@ -304,8 +241,8 @@ class Recorder:
         finally:
             self._closed += self._windows.take_all()
             builders, self._closed = self._closed, []
-            drafts, self._drafts = self._drafts, []
-            self._store(builders, drafts, self._clock())
+            now = self._clock()
+            self._store(builders, self._sampler.take(now), now)
 
     async def flush(self) -> None:
         """Close every window now."""
@@ -319,21 +256,19 @@ class Recorder:
             telemetry = channel.telemetry
             self._closed += self._windows.due(now, telemetry.window_s, telemetry.window_requests)
         builders, self._closed = self._closed, []
-        drafts, self._drafts = self._drafts, []
+        drafts = self._sampler.take(now)
         stored, kept = await asyncio.to_thread(self._store, builders, drafts, now)
         if stored:
             self.spooled()
         if kept:
             self.sampled()
 
-    def _store(
-        self, builders: list[Builder], drafts: list[tuple[Draft, Encoder | None]], now: float
-    ) -> tuple[int, int]:
+    def _store(self, builders: list[Builder], drafts: list[Drafted], now: float) -> tuple[int, int]:
         stored = kept = 0
         try:
             for builder in builders:
                 stored += self._store_window(builder.close(now))
-            kept = self._store_samples(drafts, now)
+            kept = self._sampler.store(drafts, now)
             self._budget.save()
         except (AgentError, ProtocolError) as error:
             log.error("windows or samples are lost: %s", error)
@@ -348,20 +283,6 @@ class Recorder:
                 body = encode_msgpack(window)
         self._spool.append("window", body, window.ended_at)
         return 1
-
-    def _store_samples(self, drafts: list[tuple[Draft, Encoder | None]], now: float) -> int:
-        kept = 0
-        by_model: dict[str, list[Any]] = {}
-        for draft, encoder in drafts:
-            if draft.reason != "outlying" or is_outlying(draft.inputs, encoder):
-                by_model.setdefault(draft.model, []).append(build(draft))
-        for model, samples in by_model.items():
-            kept += self._samples.put(samples, max_bytes=self._policies.entry(model).sampling.max_spool_bytes)
-        channel = self._policies.channel
-        days = [entry.sampling.retention_days for entry in channel.models.values()] if channel is not None else []
-        if days:
-            self._samples.expire(now - min(days) * DAY_S)
-        return kept
 
     def _info(self) -> list[tuple[tuple[str, ...], float]]:
         rows: list[tuple[tuple[str, ...], float]] = []

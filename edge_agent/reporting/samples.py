@@ -1,7 +1,7 @@
 """Recorded inputs: which requests are kept, and the bounded store they wait in for their upload.
 
-Nothing is recorded until the channel enables sampling. The redaction hook sees every sample before
-the disk does, and may change it or refuse it. A sample is deleted when the hub's receipt names it,
+Nothing is recorded until the channel enables sampling, or the hub asks for samples (`wanted`). The redaction hook sees
+every sample before the disk does, and may change it or refuse it. A sample is deleted when the hub's receipt names it,
 when it is older than the retention, or, oldest first, when the store is full.
 """
 
@@ -48,18 +48,17 @@ class Draft(NamedTuple):
     cloud_prediction: int | None
 
 
-def choose(sampling: Sampling, draw: float, *, uncertain: bool, disagreeing: bool, wanted: bool) -> SampleReason | None:
+def choose(sampling: Sampling, draw: float, *, uncertain: bool, disagreeing: bool) -> SampleReason | None:
     """The reason to keep a request, or None.
 
     Args:
         draw: uniform in [0, 1), one per request. The random share comes first, so that it stays a
             uniform draw over all requests; the others share the part above it.
-        wanted: the hub asked for samples of this model.
     """
     if not sampling.enabled:
         return None
     ppm = draw * MILLION
-    if ppm < sampling.random_ppm or wanted:
+    if ppm < sampling.random_ppm:
         return "random"
     if ppm >= sampling.random_ppm + sampling.uncertain_ppm:
         return None
@@ -110,6 +109,11 @@ class SampleStore:
         self._database = database
         self._redact = redact
         self.dropped = 0
+
+    @property
+    def redacts(self) -> bool:
+        """Whether a hook sees each sample before the disk does."""
+        return self._redact is not None
 
     def put(self, samples: list[Sample], *, max_bytes: int) -> int:
         """Redact and store; returns how many were stored. The oldest give way to `max_bytes`."""

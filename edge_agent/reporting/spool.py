@@ -168,6 +168,12 @@ class Spool:
         except sqlite3.Error as error:
             raise SpoolError(f"spool {self._database.path}: {error}", hint="check the disk") from error
 
+    def keep(self, facts: dict[str, str]) -> None:
+        """Store small values without a record; raises SpoolError when the disk refuses."""
+        with self._database.transaction() as connection:
+            for name, value in facts.items():
+                set_fact(connection, name, value)
+
     def append(self, kind: str, body: bytes, at: float, facts: dict[str, str] | None = None) -> int:
         """Store one record durably, and `facts` with it, and return its number.
 

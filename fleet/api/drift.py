@@ -72,8 +72,37 @@ class AlarmDetail(Answer):
     closed: str = ""
 
 
+class AlarmResponse(Answer):
+    """What follows an alarm. `asked` of the `of` devices that run the model were asked for `samples` samples each, of
+    `max_bytes` bytes at most, until `until`; `collected` samples from after `since` are here, `labelled` of them with a
+    label. A retrain starts with `labels` labels, or with few at `deadline` (null: the policy starts none); `missing`
+    says what keeps it from starting, or how its `job` ended."""
+
+    state: str
+    since: float = 0.0
+    asked: int = 0
+    of: int = 0
+    samples: int = 0
+    max_bytes: int = 0
+    until: float = 0.0
+    collected: int = 0
+    labelled: int = 0
+    labels: int = 0
+    deadline: float | None = None
+    missing: str = ""
+    job: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """All of it for people."""
+        words = f"{self.asked} of {self.of} devices were asked for {self.samples} samples each; "
+        words += f"{self.collected} from after the shift are here, {self.labelled} with a label; {self.state}"
+        return words + (f" as {self.job}" if self.job else "") + (f": {self.missing}" if self.missing else "")
+
+
 class AlarmInfo(Answer):
-    """A drift alarm; `detail` explains it."""
+    """A drift alarm; `detail` explains it, `response` says what follows (null before the hub has looked at it, and of
+    alarms of earlier versions)."""
 
     id: int
     model: str
@@ -81,6 +110,7 @@ class AlarmInfo(Answer):
     at: float = 0.0
     status: AlarmStatus
     detail: AlarmDetail = AlarmDetail()
+    response: AlarmResponse | None = None
 
 
 class AlarmPage(Page[AlarmInfo]):

@@ -16,15 +16,22 @@ class DriftPolicy(Request):
     """How a model's drift is watched.
 
     `budget_days`: at most one false alarm in so many days. A window with fewer than `min_count` sketched inputs is not
-    counted. `samples`: how many each device is asked for after an alarm. `retrain`: whether an alarm starts a retrain
-    job by itself.
+    counted. After an alarm `sample_devices` devices at most, those that it names first, are asked for `samples` samples
+    each, within `sample_bytes` bytes and `sample_hours` hours, also where their channel samples nothing. `retrain`:
+    whether an alarm starts a retrain by itself: when `retrain_labels` samples from after the shift are labelled, or
+    after `retrain_days` with what there is.
     """
 
     baseline_windows: Annotated[int, Field(ge=3, le=INT32)] = 30
     min_count: Annotated[int, Field(ge=2, le=INT32)] = 20
     budget_days: Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False)] = 1000.0
-    samples: Annotated[int, Field(ge=0, le=INT32)] = 200
+    samples: Annotated[int, Field(ge=0, le=10_000)] = 200
+    sample_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 4 << 20
+    sample_hours: Annotated[float, Field(ge=0.01, le=720, allow_inf_nan=False)] = 6.0
+    sample_devices: Annotated[int, Field(ge=0, le=INT32)] = 100
     retrain: Literal["off", "on-alarm"] = "off"
+    retrain_labels: Annotated[int, Field(ge=4, le=INT32)] = 100
+    retrain_days: Annotated[float, Field(ge=0, le=3650, allow_inf_nan=False)] = 7.0
 
 
 class LabelPolicy(Request):

@@ -24,13 +24,14 @@ COLUMNS: list[Column] = [
     ("labels agree", lambda monitor: _agreement(monitor.labels)),
     ("updated", "updated_at"),
 ]
-ALARM_COLUMNS = [
+ALARM_COLUMNS: list[Column] = [
     ("alarm", "id"),
     ("model", "model"),
     ("release", "release"),
     ("status", "status"),
     ("at", "at"),
     ("detail", "detail"),
+    ("what follows", lambda alarm: alarm.response.sentence if alarm.response is not None else ""),
 ]
 
 

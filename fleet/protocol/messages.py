@@ -77,8 +77,9 @@ class Command(Struct, frozen=True, kw_only=True):
 
     Refused unless `device` is the receiver and `counter` is above the last one it accepted; an
     expired command is refused while the device's clock is trusted. Kinds: `receipt` (args
-    `Receipt`), `diagnose`, `send-samples` (args `{"model", "count"}`), `benchmark` (args
-    `{"model", "rounds"}`, answered with a `Benchmark`), `set-log-level` (args `{"level"}`). A kind
+    `Receipt`), `diagnose`, `send-samples` (args `{"model", "count"}` and, beside what agents of 0.1 know,
+    `{"max_bytes", "seconds"}`; answered with what will be kept, until when, and whether the channel samples as well),
+    `benchmark` (args `{"model", "rounds"}`, answered with a `Benchmark`), `set-log-level` (args `{"level"}`). A kind
     that the receiver does not know is answered with a result that says so.
     """
 

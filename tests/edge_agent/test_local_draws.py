@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from edge_agent.local import LocalModel, open_model
+from edge_agent.local import open_model
 from edge_agent.local_draws import (
     BYTES,
     EVERY_S,
@@ -27,7 +27,6 @@ from edge_agent.local_draws import (
     DrawnBatch,
     DrawnRequest,
     Draws,
-    is_of_use,
 )
 from edge_agent.local_records import Outbox
 from edge_agent.reporting.draws import DrawnRequests, LocalDraws
@@ -255,42 +254,6 @@ def test_a_forked_child_tells_of_its_own_draws_only(tmp_path, reader):
     assert list(map(number_of, reader.read()[1])) == [70]
     box.flush()
     assert sorted(map(number_of, reader.read()[1])) == [0, 1, 2]
-
-
-# ---- what the application is told to draw --------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("entry", "sketched", "wanted"),
-    [
-        (ModelEntry(release=1), False, False),
-        (ModelEntry(release=1), True, True),
-        (None, True, True),
-        (None, False, False),
-        (ModelEntry(release=1, sampling=Sampling(enabled=True)), False, True),
-        (ModelEntry(release=1, audit=Audit(auditor=1)), False, True),
-        (ModelEntry(release=1, audit=Audit(auditor=1, share_ppm=0)), False, False),
-    ],
-)
-def test_nothing_is_drawn_that_nobody_wants(tmp_path, entry, sketched, wanted):
-    release = models.release(tmp_path / "blobs")
-    if not sketched:
-        release = replace(release, manifest=replace(release.manifest, sketch=None))
-    assert is_of_use(release, entry) == wanted
-
-
-def test_the_channel_is_followed_without_a_new_release(tmp_path, quiet, monkeypatch):
-    monkeypatch.setattr("edge_agent.local.is_of_use", lambda _, entry: entry is not None and entry.sampling.enabled)
-    install(tmp_path, 1)
-    state, clock = StateFile(tmp_path), Clock()
-    with LocalModel(tmp_path, "tiny", now=clock) as model:
-        for enabled in (False, True, False):
-            entry = ModelEntry(release=1, sampling=Sampling(enabled=enabled))
-            state.keep_looked(Looked(channel=Channel(channel="stable", version=1, models={"tiny": entry})))
-            clock.now += 1.0
-            before = model._draws._interval.seen
-            model.infer({"input": X})
-            assert model._draws._interval.seen - before == enabled
 
 
 # ---- what the agent makes of them -----------------------------------------------------------------------

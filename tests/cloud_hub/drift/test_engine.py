@@ -8,7 +8,17 @@ from msgspec.structs import replace
 from sqlmodel import select
 
 from cloud_hub.drift.engine import DriftEngine
-from cloud_hub.store.tables import Alarm, AuditEntry, Device, DeviceModel, DriftMonitor, Job, Model, WindowRow
+from cloud_hub.store.tables import (
+    Alarm,
+    AlarmResponse,
+    AuditEntry,
+    Device,
+    DeviceModel,
+    DriftMonitor,
+    Job,
+    Model,
+    WindowRow,
+)
 from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import ModelEntry
@@ -130,6 +140,13 @@ def test_a_shift_raises_one_alarm_that_explains_itself_and_asks_for_samples_and_
     assert alarm.status == "open" and "3 of 3 devices" in alarm.detail["reason"]
     assert alarm.detail["classes"][0]["before"] != alarm.detail["classes"][0]["after"]
     assert monitor(watched).state == "alarmed"
+    with watched.hub.reading() as session:
+        assert session.exec(select(Job)).all() == []  # labels of the shift are awaited
+        response = session.get_one(AlarmResponse, alarm.id)
+    assert response.state == "collecting" and response.document["asked"] == 3
+    with watched.hub.session() as session:
+        session.get_one(AlarmResponse, alarm.id).document = {**response.document, "labels": 0}
+    engine.step()
     with watched.hub.reading() as session:
         (job,) = session.exec(select(Job)).all()
     assert (job.kind, job.model, job.state) == ("retrain", "digits", "queued")

@@ -16,7 +16,7 @@ from fleet.protocol.messages import SAMPLES_LIMIT, SampleBatch, SampleReceipt
 from tests.support import models
 
 SAMPLING = Sampling(enabled=True, random_ppm=100_000, uncertain_ppm=200_000)
-NOTHING = {"uncertain": False, "disagreeing": False, "wanted": False}
+NOTHING = {"uncertain": False, "disagreeing": False}
 
 
 def sample(at=1.0):
@@ -33,8 +33,7 @@ def sample(at=1.0):
         (SAMPLING, 0.15, {**NOTHING, "uncertain": True, "disagreeing": True}, "disagreeing"),
         (SAMPLING, 0.15, NOTHING, "outlying"),
         (SAMPLING, 0.35, {**NOTHING, "uncertain": True}, None),
-        (SAMPLING, 0.35, {**NOTHING, "wanted": True}, "random"),
-        (Sampling(), 0.0, {**NOTHING, "wanted": True}, None),
+        (Sampling(), 0.0, NOTHING, None),
     ],
 )
 def test_choose(sampling, draw, flags, reason):
