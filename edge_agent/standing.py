@@ -107,7 +107,7 @@ def _progress(directory: Path, state: ModelState) -> float:
     held = state.target.held
     try:
         manifest = decode_manifest((directory / "releases" / f"{held.manifest}.json").read_bytes())
-        blobs = manifest.blobs((manifest.variant(held.variant),))
+        blobs = manifest.needed_for(manifest.variant(held.variant))
     except (OSError, ProtocolError):
         return 0.0  # the manifest is fetched again with the rest
     paths = [(directory / "blobs" / blob.sha256, blob.size) for blob in blobs]

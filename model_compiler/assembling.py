@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from fleet.protocol import manifest_detail
 from fleet.protocol.finite import CAPABILITY, is_finite, not_finite
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Gate, Lineage, Manifest, SketchRef, Tensor, Variant
@@ -21,6 +22,7 @@ from fleet.protocol.task import CLASSIFICATION, TaskSpec
 from model_compiler import preflight, reference, tasking, vectors
 from model_compiler.data import Array, Dataset
 from model_compiler.errors import CompilerError, GateError
+from model_compiler.former import Former
 from model_compiler.judging import Judged
 from model_compiler.metrics import Metric, first
 from model_compiler.naming import check_encoder, check_kept, tensor_of
@@ -51,6 +53,7 @@ class Parts:
     task: TaskSpec | None = None
     steps: tuple[AnyStep, ...] = ()
     front: FrontFile | None = None
+    former: Former | None = None
 
     def class_names(self) -> tuple[str, ...]:
         """Those given, else the model's."""
@@ -73,7 +76,7 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     selftest, _, data = vectors.build(
         parts.validation, {item.name: item.ran.outputs for item in kept}, groups,
         classes=parts.metric.classes, sliced=profile.sliced, batched=profile.batched,
-        least=tasking.least_agreement(parts.task),
+        least=tasking.least_agreement(parts.task), former=parts.former.vectors if parts.former is not None else (),
     )  # fmt: skip
     drift, drift_data = _drift(parts)
     front = parts.front.described if parts.front is not None else None
@@ -217,12 +220,14 @@ def preflighted(
     return msgspec.structs.replace(manifest, variants=tuple(kept)), refusals
 
 
-def needed(manifest: Manifest, blobs: Sequence[bytes]) -> list[bytes]:
-    """Those blobs that the manifest lists."""
+def for_devices(manifest: Manifest, blobs: Sequence[bytes]) -> tuple[Manifest, list[bytes]]:
+    """The manifest as it is published, and all blobs that it lists: what no device needs is one of them."""
     from model_compiler.pack import blob_of
 
-    wanted = {blob.sha256 for blob in manifest.blobs()}
-    return [data for data in blobs if blob_of(data).sha256 in wanted]
+    detail = manifest_detail.encode_detail(manifest_detail.detail_of(manifest))
+    bare = manifest_detail.without_detail(manifest, blob_of(detail))
+    wanted = {blob.sha256 for blob in bare.blobs()}
+    return bare, [data for data in (*blobs, detail) if blob_of(data).sha256 in wanted]
 
 
 def tool_versions() -> dict[str, str]:

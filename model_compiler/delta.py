@@ -17,6 +17,7 @@ from fleet.protocol.delta import Header, Method
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest
 from model_compiler.errors import CompilerError, SourceError
+from model_compiler.former import pairs
 from model_compiler.pack import blob_of, read_release
 
 LEVEL = 19
@@ -68,7 +69,7 @@ def apply(old: bytes, patch: bytes) -> bytes:
 
 
 def patches(manifest: Manifest, blobs: Sequence[bytes], earlier: Sequence[Path]) -> dict[tuple[str, str], bytes]:
-    """By (to, from): a patch for every edge variant that an earlier release directory has, too.
+    """By (to, from): a patch for every file that a device of an earlier release directory replaces (`former.pairs`).
 
     Only patches that are smaller than the file are kept.
 
@@ -78,15 +79,11 @@ def patches(manifest: Manifest, blobs: Sequence[bytes], earlier: Sequence[Path])
     mine = {blob_of(data).sha256: data for data in blobs}
     found = {}
     for folder in earlier:
-        known = {variant.name: variant.blob for variant in read_release(folder).placed("edge")}
-        for variant in manifest.placed("edge"):
-            old = known.get(variant.name)
-            if old is None or old == variant.blob:
-                continue
-            new = mine[variant.blob.sha256]
-            patch = build((folder / "blobs" / old.sha256).read_bytes(), new).patch
-            if len(patch) < len(new):
-                found[variant.blob.sha256, old.sha256] = patch
+        for old, new in pairs(read_release(folder), manifest):
+            data = mine[new.sha256]
+            patch = build((folder / "blobs" / old.sha256).read_bytes(), data).patch
+            if len(patch) < len(data):
+                found[new.sha256, old.sha256] = patch
     return found
 
 

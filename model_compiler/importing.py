@@ -76,7 +76,7 @@ def import_release(
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
     document = report(metric.name, manifest, kept, {}, refusals)
-    pack.write_release(request.out, manifest, assembling.needed(manifest, blobs), document)
+    pack.write_release(request.out, *assembling.for_devices(manifest, blobs), document)
     return CompileReport(request.out, manifest, {}, document)
 
 

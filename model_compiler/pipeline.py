@@ -44,8 +44,8 @@ def compile_release(request: CompileRequest) -> CompileReport:
     left_out |= _dropped(manifest, kept, refusals)
     document = report(prepared.metric.name, manifest, asked, left_out, refusals) | {"search": searched}
     request.progress("building patches")
-    blobs = assembling.needed(manifest, blobs)
-    pack.write_release(request.out, manifest, blobs, document, patches(manifest, blobs, request.earlier))
+    bare, blobs = assembling.for_devices(manifest, blobs)
+    pack.write_release(request.out, bare, blobs, document, patches(bare, blobs, request.earlier))
     return CompileReport(request.out, manifest, left_out, document)
 
 
@@ -78,6 +78,7 @@ def _parts(prepared: Prepared) -> assembling.Parts:
         task=tasking.task_of(request),
         steps=prepared.asked.preparation.steps,
         front=prepared.asked.preparation.front,
+        former=request.before(),
     )
 
 

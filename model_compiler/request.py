@@ -15,6 +15,7 @@ from fleet.protocol.task import TaskSpec
 from model_compiler.data import UNNAMED, Dataset
 from model_compiler.deferral import DeferTarget
 from model_compiler.errors import InterfaceError
+from model_compiler.former import Former, former_of
 from model_compiler.metrics import Metric
 from model_compiler.preparing import FrontFile, imputed
 
@@ -39,7 +40,8 @@ class CompileRequest:
     fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was measured, by
     content: the same model files on the same machine are not measured again, so that the same inputs give the same
     bytes. `pythons` are interpreters of other environments whose runtimes each variant is tried in, too. `earlier` are
-    release directories that devices may come from.
+    release directories that devices may come from; `former` is the release whose self-test inputs are kept where they
+    still serve, by default the first of these.
     """
 
     calibration: Dataset
@@ -69,12 +71,17 @@ class CompileRequest:
     measurements: Path | None = None
     pythons: Sequence[Path] = ()
     earlier: Sequence[Path] = ()
+    former: Former | None = None
     progress: Callable[[str], None] = lambda step: None
 
     @property
     def prepares(self) -> bool:
         """Whether there is anything between what applications send and what the source takes."""
         return bool(self.preprocess) or self.front is not None
+
+    def before(self) -> Former | None:
+        """The release that devices come from; raises SourceError when its directory is damaged."""
+        return self.former or (former_of(self.earlier[0]) if self.earlier else None)
 
     def loose(self) -> frozenset[str]:
         """Inputs and outputs that may hold NaN and infinity, by what was asked for or by the model's interface."""
@@ -117,8 +124,8 @@ def non_finite_of(interface: Interface | None) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What came of it: the manifest as written, each target that was left out with its reason, and the
-    document of `report.json`."""
+    """What came of it: the manifest with its detail, which `out` has as a blob (`fleet.protocol.manifest_detail`); each
+    target that was left out with its reason, and the document of `report.json`."""
 
     out: Path
     manifest: Manifest

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -14,6 +16,9 @@ from cloud_hub.training.models import Made
 from cloud_hub.training.run import Parts, RunRequest, lineage_of, onnx_of_made
 from fleet.protocol.manifest import Gate
 from model_compiler import metrics
+
+if TYPE_CHECKING:
+    from model_compiler.request import CompileRequest
 
 
 def compile_run(
@@ -37,51 +42,59 @@ def compile_run(
         ConflictError: the release would not keep the model's interface.
         InvalidError: the compiler refuses it, with its reason.
     """
-    from model_compiler.data import make_dataset
     from model_compiler.errors import CompilerError, InterfaceError
     from model_compiler.pipeline import compile_release
+
+    shutil.rmtree(request.out / RELEASE, ignore_errors=True)
+    try:
+        asked = _asked(request, parts, settled, teacher=teacher, student=student, current=current)
+        compile_release(replace(asked, progress=progress))
+    except CompilerError as error:
+        if request.contract is not None and isinstance(error, InterfaceError):
+            raise refused(request.contract, str(error)) from error
+        raise InvalidError(f"the compiler refuses it: {error}", subject="compile", hint=error.hint) from error
+
+
+def _asked(
+    request: RunRequest,
+    parts: Parts,
+    settled: Settled,
+    *,
+    teacher: Made | None,
+    student: Made,
+    current: Released | None,
+) -> CompileRequest:
+    """What is asked of the compiler; raises DataError for data that no model takes."""
+    from model_compiler.data import make_dataset
     from model_compiler.request import CompileRequest
 
-    out = request.out / RELEASE
-    shutil.rmtree(out, ignore_errors=True)
-    contract = request.contract
-    loose = settled.loose
-    lineage = lineage_of(request)
+    contract, loose, lineage = request.contract, settled.loose, lineage_of(request)
     if current is not None:
         lineage = msgspec.structs.replace(lineage, parents=(f"release {current.number}",))
     recipe = request.loaded.recipe
     validation, train = parts.validation.with_labels(), parts.train.with_labels()
-    try:
-        compile_release(
-            CompileRequest(
-                calibration=make_dataset(
-                    parts.calibration.inputs, parts.calibration.y, "calibration", non_finite=loose
-                ),
-                validation=make_dataset(validation.inputs, validation.y, "validation", non_finite=loose),
-                non_finite=tuple(sorted(loose)),
-                targets=recipe.targets,
-                out=out,
-                module=student.module,
-                onnx=student.onnx,
-                cloud=onnx_of_made(teacher, parts.train) if teacher is not None else None,
-                labels=settled.labels,
-                inputs=tuple(parts.train.inputs),
-                outputs=settled.outputs,
-                preprocess=parts.steps.preparation.steps,
-                front=parts.steps.preparation.front,
-                task=settled.spec,
-                metric=metrics.parse(recipe.metric) if recipe.metric else None,
-                interface=contract.interface if contract is not None else None,
-                encoder=contract.encoder if contract is not None else None,
-                gate=current.manifest.gate if current is not None else Gate(),
-                search=True,
-                tuning=make_dataset(train.inputs, train.y, "training", non_finite=loose) if len(train) else None,
-                lineage=lineage,
-                seed=request.seed,
-                progress=progress,
-            )
-        )
-    except CompilerError as error:
-        if contract is not None and isinstance(error, InterfaceError):
-            raise refused(contract, str(error)) from error
-        raise InvalidError(f"the compiler refuses it: {error}", subject="compile", hint=error.hint) from error
+    return CompileRequest(
+        calibration=make_dataset(parts.calibration.inputs, parts.calibration.y, "calibration", non_finite=loose),
+        validation=make_dataset(validation.inputs, validation.y, "validation", non_finite=loose),
+        non_finite=tuple(sorted(loose)),
+        targets=recipe.targets,
+        out=request.out / RELEASE,
+        module=student.module,
+        onnx=student.onnx,
+        cloud=onnx_of_made(teacher, parts.train) if teacher is not None else None,
+        labels=settled.labels,
+        inputs=tuple(parts.train.inputs),
+        outputs=settled.outputs,
+        preprocess=parts.steps.preparation.steps,
+        front=parts.steps.preparation.front,
+        task=settled.spec,
+        metric=metrics.parse(recipe.metric) if recipe.metric else None,
+        interface=contract.interface if contract is not None else None,
+        encoder=contract.encoder if contract is not None else None,
+        gate=current.manifest.gate if current is not None else Gate(),
+        search=True,
+        tuning=make_dataset(train.inputs, train.y, "training", non_finite=loose) if len(train) else None,
+        lineage=lineage,
+        former=current.former if current is not None else None,
+        seed=request.seed,
+    )

@@ -5,6 +5,7 @@ what it leaves there: `release/`, and the weights of its networks, `student.safe
     fixed.json      the manifest that fixed the model's interface; fixed.encoder: the encoder of its sketch
     current.json    the manifest of the release that devices come from; current.model: its best model file;
                     current.front: the model file in front of it, where there is one;
+                    current.blobs/: the files of it that devices hold, by SHA-256 (`model_compiler.former`);
                     current.student and current.teacher: the weights of its networks, where a job has kept them,
                     else current.student.onnx and current.teacher.onnx: its own files that hold them
 
@@ -13,7 +14,8 @@ The hub writes it (`handing`), the work reads it: users' code never sees the hub
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloud_hub.samples.dataset import Dataset, read_dataset
@@ -22,9 +24,10 @@ from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Manifest, Variant, decode_manifest
 from fleet.protocol.sketch import decode_encoder
 from model_compiler.data import Array
+from model_compiler.former import Former
 
-SNAPSHOT, FIXED, ENCODER, CURRENT, CURRENT_MODEL, CURRENT_FRONT = (
-    "snapshot.npz", "fixed.json", "fixed.encoder", "current.json", "current.model", "current.front",
+SNAPSHOT, FIXED, ENCODER, CURRENT, CURRENT_MODEL, CURRENT_FRONT, CURRENT_FILES = (
+    "snapshot.npz", "fixed.json", "fixed.encoder", "current.json", "current.model", "current.front", "current.blobs",
 )  # fmt: skip
 
 
@@ -34,13 +37,20 @@ NETWORKS = ("student", "teacher")
 
 @dataclass(frozen=True)
 class Released:
-    """A published release with its best model file, the variant that the file is, and the file of its front."""
+    """A published release with its best model file, the variant that the file is, the file of its front, and those that
+    devices hold by SHA-256."""
 
     number: int
     manifest: Manifest
     variant: Variant
     model: bytes
     front: bytes = b""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def former(self) -> Former:
+        """It as the compiler takes it."""
+        return Former(self.manifest, self.files)
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,9 @@ class Handed:
             return None
         manifest = decode_manifest((self.folder / CURRENT).read_bytes())
         front = (self.folder / CURRENT_FRONT).read_bytes() if manifest.in_front is not None else b""
-        return Released(number, manifest, best_of(manifest), (self.folder / CURRENT_MODEL).read_bytes(), front)
+        model, folder = (self.folder / CURRENT_MODEL).read_bytes(), self.folder / CURRENT_FILES
+        files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
+        return Released(number, manifest, best_of(manifest), model, front, files)
 
     @property
     def start(self) -> dict[str, dict[str, Array]]:

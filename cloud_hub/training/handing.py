@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from pathlib import Path
 
 from cloud_hub.context import Hub
@@ -14,6 +15,7 @@ from cloud_hub.samples.dataset import encode_dataset
 from cloud_hub.training.checking import Contract
 from cloud_hub.training.handed import (
     CURRENT,
+    CURRENT_FILES,
     CURRENT_FRONT,
     CURRENT_MODEL,
     ENCODER,
@@ -30,6 +32,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Blob, Manifest, encode_manifest
 from fleet.protocol.sketch import Encoder, decode_encoder
+from model_compiler.former import wanted_of
 
 
 def hand_in(
@@ -56,10 +59,19 @@ def hand_in(
         number, manifest = current
         (folder / CURRENT).write_bytes(encode_manifest(manifest))
         (folder / CURRENT_MODEL).write_bytes(_blob(hub, best_of(manifest).blob, f"of release {number}"))
+        _hand_files(hub, number, manifest, folder / CURRENT_FILES)
         if manifest.in_front is not None:
             (folder / CURRENT_FRONT).write_bytes(_blob(hub, manifest.in_front.blob, f"of release {number}"))
         for network in NETWORKS:
             _hand_weights(hub, model, number, manifest, network, folder / weights_file(network))
+
+
+def _hand_files(hub: Hub, number: int, manifest: Manifest, folder: Path) -> None:
+    """Write what devices hold of a release; of another one, which a worker before this one was given, nothing stays."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for blob in wanted_of(manifest):
+        (folder / blob.sha256).write_bytes(_blob(hub, blob, f"of release {number}"))
 
 
 def _hand_weights(hub: Hub, model: str, number: int, manifest: Manifest, network: str, path: Path) -> None:

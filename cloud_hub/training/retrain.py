@@ -110,16 +110,13 @@ def _taken(hub: Hub, release: Path, current: tuple[int, Manifest] | None) -> byt
 def _put_patches(hub: Hub, old: Manifest, new: Manifest) -> None:
     """So that devices with the current release need not fetch whole files."""
     from model_compiler.delta import build
+    from model_compiler.former import pairs
 
-    known = {variant.name: variant.blob for variant in old.placed("edge")}
-    for variant in new.placed("edge"):
-        before = known.get(variant.name)
-        if before is None or before == variant.blob:
-            continue
-        files = [hub.objects.get(blob_key(blob.sha256)).data for blob in (before, variant.blob)]
+    for before, after in pairs(old, new):
+        files = [hub.objects.get(blob_key(blob.sha256)).data for blob in (before, after)]
         patch = build(*files).patch
-        if len(patch) < variant.blob.size:
-            hub.objects.put_new(delta_key(variant.blob.sha256, before.sha256), patch)
+        if len(patch) < after.size:
+            hub.objects.put_new(delta_key(after.sha256, before.sha256), patch)
 
 
 def _publish(running: Running, manifest: bytes) -> int:

@@ -39,7 +39,7 @@ from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
 from edge_agent.update.store import Store
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.manifest import Blob
+from fleet.protocol.manifest import Blob, Manifest
 from fleet.protocol.messages import IN_USE_TWICE, DeviceMe
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def trial(config: AgentConfig, held: Held) -> None:
     store = Store(config.dir)
     manifest = store.manifest(held.manifest)
     variant = manifest.variant(held.variant)
-    files = [store.blobs / blob.sha256 for blob in manifest.blobs((variant,))]
+    files = [store.blobs / blob.sha256 for blob in manifest.needed_for(variant)]
     in_force: tuple[str, ...] = ("rlimits",)
     if config.selftest_sandbox:
         in_force += sandbox.confine_files(files, never=config.dir)
@@ -132,6 +132,17 @@ def nearest(wanted: Step, held: Mapping[str, Iterable[Held]]) -> list[Held]:
     here = [(model, release) for model, releases in held.items() for release in releases]
     here.sort(key=lambda pair: (pair[0] != wanted.model, pair[1].variant != wanted.held.variant))
     return [release for _, release in here]
+
+
+def _uses(manifest: Manifest, variant: str) -> tuple[Blob | None, ...]:
+    """What a release's blobs are used for, by place: model file, self-test, front, encoder; None where it has none."""
+    front, sketch = manifest.in_front, manifest.sketch
+    return (
+        manifest.variant(variant).blob,
+        manifest.selftest.blob,
+        front.blob if front is not None else None,
+        sketch.encoder if sketch is not None else None,
+    )
 
 
 class Session:
@@ -262,19 +273,18 @@ class Session:
         emit(Moved(share=1.0, received=network * received), self._out)
 
     def _try_delta(self, step: Step, blob: Blob, pace: Pace, progress: Callable[[int], None], budget: Budgeted) -> None:
-        """Make the model file from one that is here, where the hub offers a patch that saves bytes.
+        """Make a file from one of the same use that is here, where the hub offers a patch that saves bytes.
 
         Raises:
             UnreachableError, FetchError: the patch broke off; the rest of it is less than the whole file.
         """
         from edge_agent.update.delta import fetch_delta
 
-        model_file = self._store.manifest(step.held.manifest).variant(step.held.variant).blob
-        if blob != model_file or self._store.has(blob) or self._from.free(blob):
+        if self._store.has(blob) or self._from.free(blob):
             return
         left_s = step.patch_s
-        for old in self._held_files(step):
-            if old == blob.sha256 or left_s <= 0:
+        for old in self._held_files(step, blob):
+            if left_s <= 0:
                 return
             begun = time.monotonic()
             try:
@@ -287,12 +297,17 @@ class Session:
                 log.info("%s", error)
                 left_s -= time.monotonic() - begun
 
-    def _held_files(self, wanted: Step) -> list[str]:
-        found = []
+    def _held_files(self, wanted: Step, blob: Blob) -> list[str]:
+        """The files here that `blob` might be made from: those of the nearest releases that serve as it does."""
+        use = _uses(self._store.manifest(wanted.held.manifest), wanted.held.variant).index(blob)
+        found: dict[str, None] = {}
         for held in nearest(wanted, self._asked.held)[:MOST_PATCHES]:
             with contextlib.suppress(CorruptBlobError, UnreadableError, ProtocolError):
-                found.append(self._store.manifest(held.manifest).variant(held.variant).blob.sha256)
-        return found
+                old = _uses(self._store.manifest(held.manifest), held.variant)[use]
+                if old is not None and self._store.has(old):
+                    found[old.sha256] = None
+        found.pop(blob.sha256, None)
+        return list(found)
 
     def _verify(self, step: Step) -> None:
         for blob in self._blobs(step.held):
@@ -301,7 +316,7 @@ class Session:
 
     def _blobs(self, held: Held) -> tuple[Blob, ...]:
         manifest = self._store.manifest(held.manifest)
-        return manifest.blobs((manifest.variant(held.variant),))
+        return manifest.needed_for(manifest.variant(held.variant))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,6 @@ class Shares:
     def _blobs(self, held: Held) -> set[Blob]:
         try:
             manifest = self._store.manifest(held.manifest)
-            return set(manifest.blobs((manifest.variant(held.variant),)))
+            return set(manifest.needed_for(manifest.variant(held.variant)))
         except (CorruptBlobError, UnreadableError, ProtocolError):  # the child will say so
             return set()

@@ -86,7 +86,7 @@ class Store:
             variant = manifest.variant(held.variant)
         except ProtocolError as error:
             raise CorruptBlobError(str(error), subject=held.variant) from error
-        for blob in manifest.blobs((variant,)):
+        for blob in manifest.needed_for(variant):
             self.verify(blob)
         return InstalledRelease(
             model=model,
@@ -241,7 +241,8 @@ class Store:
         try:
             for item in held:
                 manifest = self.manifest(item.manifest)
-                keep |= {blob.sha256 for blob in manifest.blobs((manifest.variant(item.variant),))}
+                variant = manifest.variant(item.variant)
+                keep |= {blob.sha256 for blob in manifest.blobs((variant,))}  # an agent of 0.1 would miss the others
         except (CorruptBlobError, UnreadableError, ProtocolError):
             return 0
         freed = 0

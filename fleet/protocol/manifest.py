@@ -176,7 +176,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     `inputs` are what applications send; `front` and then `preprocess`, a model file and steps, make of them what the
     model files take. `task` is left out of a classification, and these two where there are none, so that the bytes are
-    those of 0.1; see `named_task` and `pipeline`.
+    those of 0.1; see `named_task` and `pipeline`. `detail` is a blob for people, which no device fetches
+    (`fleet.protocol.manifest_detail`).
     """
 
     schema: int = SCHEMA
@@ -192,6 +193,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     task: TaskSpec | UnsetType = UNSET
     preprocess: tuple[AnyStep, ...] | UnsetType = UNSET
     front: Front | UnsetType = UNSET
+    detail: Blob | UnsetType = UNSET
 
     @property
     def in_front(self) -> Front | None:
@@ -233,14 +235,31 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return tuple(v for v in self.variants if v.placement == placement)
 
     def blobs(self, variants: tuple[Variant, ...] | None = None) -> tuple[Blob, ...]:
-        """Every blob needed for `variants` (default: all), each once."""
+        """Every blob that `variants` come with, each once; by default those of all, and the detail."""
         chosen = self.variants if variants is None else variants
-        found = [v.blob for v in chosen] + [self.selftest.blob]
+        found = [v.blob for v in chosen] + self._beside()
+        if self.sketch is not None:
+            found.append(self.sketch.reference)
+        if variants is None and isinstance(self.detail, Blob):
+            found.append(self.detail)
+        return tuple({blob.sha256: blob for blob in found}.values())
+
+    def needed_for(self, variant: Variant) -> tuple[Blob, ...]:
+        """What a device fetches and keeps to serve `variant`, each once.
+
+        The sketch of the training fit is not among it, since the hub alone shows it; agents of 0.1 fetch it all the
+        same.
+        """
+        return tuple({blob.sha256: blob for blob in (variant.blob, *self._beside())}.values())
+
+    def _beside(self) -> list[Blob]:
+        """What serves beside a variant's own file: self-test, front and encoder."""
+        found = [self.selftest.blob]
         if self.in_front is not None:
             found.append(self.in_front.blob)
         if self.sketch is not None:
-            found += [self.sketch.encoder, self.sketch.reference]
-        return tuple({blob.sha256: blob for blob in found}.values())
+            found.append(self.sketch.encoder)
+        return found
 
 
 class Floor(Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from fleet.protocol import channel as c
 from fleet.protocol import manifest as m
+from fleet.protocol import manifest_detail as d
 from fleet.protocol import messages as w
 from fleet.protocol.calls import NonceRequest
 from fleet.protocol.codec import encode_msgpack
@@ -176,6 +177,8 @@ JSON: dict[str, Struct] = {
     "device-me": w.DeviceMe(device_id="d1", channel="stable", groups=("g1",), pins={"digits": 2}, mqtt=MQTT),
     "sample-receipt": w.SampleReceipt(committed=("01J",)),
     "manifest": MANIFEST,
+    "manifest-detail": d.without_detail(MANIFEST, m.Blob(sha256="6" * 64, size=50)),
+    "release-detail": d.detail_of(MANIFEST),
     "manifest-task": replace(
         MANIFEST,
         requires=("task:detection",),

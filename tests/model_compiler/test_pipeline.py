@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from fleet.protocol import selftest
-from fleet.protocol.manifest import Gate
+from fleet.protocol.manifest import Gate, encode_manifest
+from fleet.protocol.manifest_detail import decode_detail, with_detail
 from fleet.protocol.sketch import decode_encoder
+from model_compiler import vectors as making
 from model_compiler.building import CLOUD
 from model_compiler.errors import DataError, GateError, TargetError
-from model_compiler.pack import read_release
+from model_compiler.pack import read_blob, read_release
 from model_compiler.pipeline import compile_release
 from model_compiler.request import CompileReport, CompileRequest
 from tests.model_compiler.conftest import answers, stripes
@@ -23,7 +25,11 @@ from tests.model_compiler.conftest import answers, stripes
 
 def test_every_target_is_built_measured_and_packed(compiled: CompileReport, request_: CompileRequest):
     manifest = read_release(compiled.out)
-    assert manifest == compiled.manifest
+    blob = manifest.detail
+    assert with_detail(manifest, decode_detail(read_blob(compiled.out, blob))) == compiled.manifest
+    assert not manifest.lineage.tools and not any(v.deferral.curve for v in manifest.placed("edge"))
+    sizes = [len(encode_manifest(each)) for each in (manifest, compiled.manifest)]
+    assert sizes[0] < 0.5 * sizes[1]  # what each device fetches, at each update
     assert compiled.left_out == {}
     assert [variant.name for variant in manifest.variants] == [*request_.targets, CLOUD]
     for variant in manifest.variants:
@@ -34,7 +40,7 @@ def test_every_target_is_built_measured_and_packed(compiled: CompileReport, requ
         assert verdict.latency_us_p95 >= verdict.latency_us_p50 > 0
     assert manifest.variant("litert-fp32").verdict.latency_ratio == 1.0
     assert manifest.variant("litert-int8").verdict.size_bytes < manifest.variant("litert-fp32").verdict.size_bytes
-    assert manifest.lineage.tools["torch"] == torch.__version__
+    assert compiled.manifest.lineage.tools["torch"] == torch.__version__
 
 
 def test_the_float_variants_agree_with_torch(compiled, request_, student):
@@ -72,7 +78,7 @@ def test_self_test_vectors_pass_the_right_model_and_fail_one_with_flipped_weight
         return lambda inputs: {"logits": next(rows)[None]}
 
     good = selftest.check(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
-    assert good.passed and good.worst == 0.0
+    assert good.passed and good.worst <= manifest.selftest.tolerance["litert-int8"] / making.STEPS
     dense = _largest_run_of_weights(bytes(model))
     model[dense] = bytes((-b) % 256 for b in model[dense])
     bad = selftest.check(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
@@ -152,5 +158,8 @@ def test_the_same_inputs_give_the_same_release_but_for_latencies(compiled, reque
         return document
 
     assert untimed(again.manifest) == untimed(compiled.manifest)
-    names = [sorted(blob.name for blob in (out / "blobs").iterdir()) for out in (again.out, compiled.out)]
+    names = [
+        {blob.name for blob in (out / "blobs").iterdir()} - {read_release(out).detail.sha256}  # notes on latencies
+        for out in (again.out, compiled.out)
+    ]
     assert names[0] == names[1]
