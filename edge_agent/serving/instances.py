@@ -54,7 +54,7 @@ class Instances:
 
     def idle(self) -> LoadedModel | None:
         """One that nobody uses, for a run on the event loop, which does not yield while it runs; None without one."""
-        return None if self._places.locked() else self._idle[-1]
+        return self._idle[-1] if self._idle else None
 
     async def take(self, until: float | None, cost_s: float, pool: Executor | None = None) -> LoadedModel:
         """One for a run in a thread; `give` it back.

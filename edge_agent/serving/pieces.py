@@ -36,9 +36,8 @@ def run(model: LoadedModel, inputs: Arrays) -> Arrays:
 
     What the model would refuse as a whole (more rows than any takes, inputs that disagree about them) goes to it whole.
     """
-    sizes = {len(array) for array in inputs.values()}
-    rows = sizes.pop()
-    if sizes or not PIECE < rows <= MAX_BATCH:
+    rows = len(next(iter(inputs.values())))
+    if not PIECE < rows <= MAX_BATCH or any(len(array) != rows for array in inputs.values()):
         return model.run(inputs)
     kind = type(inputs)  # `Ready` inputs stay ready
     answers = [

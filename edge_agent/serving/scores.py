@@ -120,6 +120,6 @@ def _temperature(release: InstalledRelease) -> float:
 def _scores(release: InstalledRelease, outputs: Arrays, task: tasks.Task[Any] | None = None) -> Scores:
     task = task or tasks.of_manifest(release.manifest)
     reading = task.read(outputs, Calibration(_temperature(release), release.variant.apply_softmax))
-    classes = tuple(number for answer in reading.answers for number in task.classes(answer))
+    classes = task.all_classes(reading.answers)
     values = tuple(task.values(a)[:VALUES] for a in reading.answers) if task.summarises == "values" else ()
     return Scores(reading.confidence, classes, reading.answers, values)

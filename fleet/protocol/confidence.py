@@ -72,11 +72,11 @@ def best(row: npt.NDArray[Any], *, temperature: float = 1.0, apply_softmax: bool
     if temperature != 1.0:
         np.divide(values, temperature, out=values)
     top = int(values.argmax())
-    highest = float(values[top])
+    highest = values.item(top)
     if not math.isfinite(highest):
         return None
-    np.subtract(values, highest, out=values)
-    np.exp(values, out=values)
+    values -= highest
+    np.exp(values, values)
     total = float(np.add.reduce(values))
     if not math.isfinite(total):
         return None

@@ -12,6 +12,8 @@ from fleet.protocol.finite import not_finite
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes
 
+_ARRAYS = (np.ndarray, np.generic)
+
 
 def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, kind: str = "input") -> None:
     """Check inputs by name against the manifest's names, datatypes and shapes; raises RefusalError.
@@ -22,14 +24,15 @@ def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, ki
         array = found.get(spec.name)
         if array is None:
             refuse("name", f"{kind} {spec.name!r} is missing", hint=f"the model's {kind}s are {names_of(specs)}")
-        if not isinstance(array, np.ndarray | np.generic):
+        if not isinstance(array, _ARRAYS):
             found_type = type(array).__name__
             refuse(
                 "datatype",
                 f"{kind} {spec.name!r} is a {found_type}, no array",
                 hint=f"give a numpy array of {spec.datatype}",
             )
-        if array.dtype != dtype_of(spec.datatype):
+        wanted = dtype_of(spec.datatype)
+        if array.dtype is not wanted and array.dtype != wanted:
             refuse("datatype", f"{kind} {spec.name!r} is {datatype_of(array)}, the model takes {spec.datatype}")
         if not _has_shape(array.shape, spec.shape):
             refuse("shape", f"{kind} {spec.name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, NoReturn
 
 import msgspec
@@ -37,6 +38,7 @@ from fleet.protocol.top_classes import class_count, in_words
 HEADER = "inference-header-content-length"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "statistics")
 LIMIT = 64 << 20  # bytes of one body
+KEPT_HEADS, KEPT_HEAD = 64, 1024  # JSON before binary tensors that is remembered, and the bytes it may have
 ALL: Final = frozenset(("*",))  # `InferRequest.binary_outputs`: every output
 
 
@@ -130,18 +132,14 @@ def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT
         raw = TensorValue("", np.frombuffer(body, np.uint8))
         return InferRequest(inputs=(raw,), binary_outputs=ALL)
     head, tail = _split(body, header_length)
-    request: ReadRequest = _parse(_REQUEST, head)
-    if not request.inputs:
-        _bad("the request has no inputs")
-    parameters = request.parameters or {}
-    names, binary, classification = asked_outputs(parameters, request.outputs or ())
+    said = _said(head) if header_length is None or header_length > KEPT_HEAD else _said_again(bytes(head))
     return InferRequest(
-        id=request.id or "",
-        parameters=parameters,
-        inputs=_read_tensors(request.inputs, tail, nulls=False),
-        outputs=names,
-        binary_outputs=binary,
-        classification=classification,
+        id=said.id,
+        parameters=said.parameters.copy(),
+        inputs=_read_tensors(said.inputs, tail, nulls=False),
+        outputs=said.outputs,
+        binary_outputs=said.binary_outputs,
+        classification=said.classification,
     )
 
 
@@ -217,6 +215,8 @@ def check_request(
         RefusalError: as `check_inputs`, or it asks for an output that the model does not have.
     """
     found = check_inputs(request.inputs, inputs)
+    if not request.outputs:
+        return found
     names = {spec.name for spec in outputs}
     missing = [name for name in request.outputs if name not in names]
     if missing:
@@ -251,6 +251,29 @@ def _split(body: bytes, header_length: int | None) -> tuple[bytes | memoryview, 
     if not 0 < header_length <= len(body):
         _bad(f"header {HEADER} is {header_length}, the body has {len(body)} bytes")
     return view[:header_length], view[header_length:]
+
+
+class _Said(NamedTuple):
+    """What the JSON of a request says; of its tensors, all but the bytes behind it."""
+
+    id: str
+    parameters: dict[str, Any]
+    inputs: list[ReadTensor]
+    outputs: tuple[str, ...]
+    binary_outputs: frozenset[str]
+    classification: dict[str, int]
+
+
+def _said(head: bytes | memoryview) -> _Said:
+    request: ReadRequest = _parse(_REQUEST, head)
+    if not request.inputs:
+        _bad("the request has no inputs")
+    parameters = request.parameters or {}
+    return _Said(request.id or "", parameters, request.inputs, *asked_outputs(parameters, request.outputs or ()))
+
+
+# The requests of a client differ in the bytes behind their JSON, which is the same again and again.
+_said_again = lru_cache(maxsize=KEPT_HEADS)(_said)
 
 
 def _parse(decoder: msgspec.json.Decoder[Any], head: bytes | memoryview) -> Any:

@@ -60,7 +60,7 @@ def datatype_of(array: AnyArray) -> str:
 
 def count(shape: Sequence[int], subject: str) -> int:
     """The number of elements of a concrete shape, in Python integers so that it cannot overflow."""
-    if len(shape) > MAX_DIMENSIONS or any(size < 0 for size in shape):
+    if len(shape) > MAX_DIMENSIONS or (shape and min(shape) < 0):
         raise MalformedError(f"tensor {subject!r}: shape {list(shape)} is not a concrete shape", subject=subject)
     return math.prod(shape)
 
@@ -95,7 +95,9 @@ def to_bytes(array: AnyArray) -> bytes:
     if array.dtype.kind == "O":
         items = [_as_bytes(item) for item in array.ravel()]
         return b"".join(struct.pack("<I", len(item)) + item for item in items)
-    return np.ascontiguousarray(array, DTYPES[datatype_of(array)]).tobytes()
+    if array.dtype in _NAMES:  # little-endian as it is
+        return array.tobytes()
+    return array.astype(DTYPES[datatype_of(array)]).tobytes()
 
 
 def from_json(data: Any, datatype: str, shape: Sequence[int], name: str, *, nulls: bool = False) -> AnyArray:

@@ -107,7 +107,8 @@ class Batches:
             raise ValueError(f"its inputs take different numbers of rows: {sorted(fixed)}")
         self._fixed = fixed.pop() if fixed else None
         axes = {port.file.axis for port in inputs if _leads(port)}
-        self._alike = [tuple(p.name for p in inputs if _leads(p) and p.file.axis == axis) for axis in sorted(axes)]
+        alike = [tuple(p.name for p in inputs if _leads(p) and p.file.axis == axis) for axis in sorted(axes)]
+        self._alike = [names for names in alike if len(names) > 1]  # one input agrees with itself
 
     @property
     def joins(self) -> bool:

@@ -31,7 +31,9 @@ class RunCosts:
     def learn(self, values: int, took: float) -> None:
         """A run of so many values took so long."""
         size = values.bit_length()
-        runs = self._runs.setdefault(size, deque(maxlen=RECENT))
+        runs = self._runs.get(size)
+        if runs is None:
+            runs = self._runs[size] = deque(maxlen=RECENT)
         runs.append(took)
         left_out = self._interrupted if len(runs) > 2 * self._interrupted else 0
         self._known[size] = sorted(runs)[-1 - left_out]

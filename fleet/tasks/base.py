@@ -90,6 +90,10 @@ class Task(ABC, Generic[A]):
         needed = self.agree_at if self.spec.agree_at is None else self.spec.agree_at
         return self.agreement(one, other) >= needed
 
+    def all_classes(self, answers: tuple[A, ...]) -> tuple[int, ...]:
+        """The class numbers in several answers, one after the other."""
+        return tuple(number for answer in answers for number in self.classes(answer))
+
     def classes(self, answer: A) -> tuple[int, ...]:
         """The class numbers in an answer, for a window's counts of classes."""
         return ()

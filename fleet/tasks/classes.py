@@ -54,6 +54,10 @@ class Classification(Task[int]):
         """Class numbers, int64 (n,)."""
         return np.asarray(labels, np.int64).reshape(-1)
 
+    def all_classes(self, answers: tuple[int, ...]) -> tuple[int, ...]:
+        """The answers themselves."""
+        return answers
+
     def classes(self, answer: int) -> tuple[int, ...]:
         """The class."""
         return (answer,)
