@@ -117,14 +117,16 @@ def request(path: str, body: bytes, head: int) -> bytes:
 
 
 def idle(pid: int, directory: Path) -> dict[str, float]:
-    """Proportional set sizes in MB: of the agent with its children, and of a process with runtime and model only."""
+    """Proportional set sizes in MB: of the agent with its children, and of a process with runtime and model only.
+
+    At one moment, so that a page of a library that others map, too, counts alike on both sides.
+    """
     time.sleep(1.0)
-    agent = sum(pss(one) for one in (pid, *children(pid)))
     command = [sys.executable, "-c", LOADED, str(directory / "bare.tflite")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        bare = pss(process.pid)
+        agent, bare = sum(pss(one) for one in (pid, *children(pid))), pss(process.pid)
         process.kill()
     return {"agent_mb": round(agent, 1), "bare_mb": round(bare, 1), "above_mb": round(agent - bare, 1)}
 

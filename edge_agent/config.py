@@ -6,7 +6,6 @@ The only place of the agent that reads the environment.
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -85,6 +84,8 @@ def load(
     values: dict[str, Any] = {}
     path = directory / "agent.toml"
     if path.exists():
+        import tomllib  # most devices have no such file
+
         try:
             values.update(tomllib.loads(path.read_text("utf-8")))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -86,7 +86,7 @@ class Agent:
         from edge_agent.update.install import REQUEST, Installer
 
         self.config = config
-        self.started = time.time()
+        self.started, self._started = time.time(), False  # when this began, and whether what is installed serves
         self.runtimes, self.capabilities = runtimes.available(), runtimes.capabilities()
         sweep_drafts(config.dir, config.identity, spare=REQUEST)  # which another process writes
         self.signer = SignerProcess(config.identity)
@@ -148,7 +148,10 @@ class Agent:
             _guarded("watchdog", Watchdog(self.config.watchdog_s, self.engine.runs, manager).run)
         )
         await self.updater.start()
+        self._started = True
+        self._prepare_calls()
         memory.freeze()
+        await asyncio.to_thread(memory.give_back)  # what the start needed
         beside = self._tasks() | {f"grpc {where}": run for where, run in rpc}
         if not announce(self.config.dir, self.addresses[0]):
             beside["address"] = partial(announce_later, self.config.dir, self.addresses[0])
@@ -240,6 +243,11 @@ class Agent:
             twice=lambda: self.updater.file.state.looked.problem == IN_USE_TWICE,
         )
 
+    def _prepare_calls(self) -> None:
+        """Import in a thread what the first call to the cloud would wait for, where one may be made."""
+        if self.engine.may_ask():
+            asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "edge_agent.identity.pool")
+
     def _relink(self) -> None:
         """Connect anew when the hub named another broker or channel, or the certificate is a new one."""
         link = self.links.changed(self.updater.file.state.looked)
@@ -259,6 +267,8 @@ class Agent:
             self.budget.limit = looked.channel.fetching.bytes_per_day
         self.measurer.wake()
         self._relink()
+        if self._started:
+            self._prepare_calls()
         report = _describe(looked.follows(self.links.enrollment.channel), looked, self.runtimes, self.capabilities)
         if report != self._described:
             self._described = report

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
-import urllib3
 from msgspec import Struct
 
 from edge_agent.clock import FILE as FLOOR
@@ -31,13 +30,13 @@ from edge_agent.errors import (
 )
 from edge_agent.identity import pairs
 from edge_agent.identity.keys import load_or_make_key, signing_request
-from edge_agent.identity.pool import pool_manager
 from edge_agent.lock import only_one
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import HTTP_LIMIT, EnrollRequest, EnrollResponse, MqttEndpoint, TrustBundle
 
 if TYPE_CHECKING:
+    import urllib3
     from cryptography.hazmat.primitives.asymmetric import ec
 
 T = TypeVar("T")
@@ -230,6 +229,10 @@ def _refuse_other_hub(identity: Path, base: str) -> None:
 
 def _trust(base: str) -> TrustBundle:
     # Nothing is known yet, so nothing is verified here: the pin is what makes the answer trusted.
+    import urllib3
+
+    from edge_agent.identity.pool import pool_manager
+
     pool = pool_manager(cert_reqs="CERT_NONE", retries=False, timeout=10.0)
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     answer = _call(pool, "GET", f"{base}/enroll/trust", None)
@@ -237,17 +240,21 @@ def _trust(base: str) -> TrustBundle:
 
 
 def _post(base: str, ca: bytes, request: EnrollRequest) -> EnrollResponse:
+    from edge_agent.identity.pool import pool_manager
+
     context = ssl.create_default_context(cadata=ca.decode())
     pool = pool_manager(ssl_context=context, retries=False, timeout=30.0)
     return _decode(_call(pool, "POST", f"{base}/enroll", encode_json(request)), EnrollResponse)
 
 
 def _call(pool: urllib3.PoolManager, method: str, url: str, body: bytes | None) -> bytes:
+    from urllib3.exceptions import HTTPError
+
     try:
         answer = pool.request(method, url, body=body, redirect=False, preload_content=False)
         data = answer.read(HTTP_LIMIT + 1)
         answer.release_conn()
-    except urllib3.exceptions.HTTPError as error:
+    except HTTPError as error:
         hint = "is the hub running?"
         if "not yet valid" in str(error) or "has expired" in str(error):  # OpenSSL's words
             hint = f"this device's clock says {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC: set it"

@@ -7,22 +7,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import urllib3
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
 from edge_agent.identity.enroll import enrol_again, load_enrollment
-from edge_agent.identity.pool import pool_manager
 from edge_agent.identity.signer import LocalSigner
 from edge_agent.identity.tls import Dates, client_context
 from edge_agent.ports import Signer
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import HTTP_LIMIT, NonceResponse, TokenRequest, TokenResponse
+
+if TYPE_CHECKING:
+    import urllib3
 
 T = TypeVar("T")
 
@@ -67,13 +69,19 @@ class HubHttp:
         self._connect_timeout_s = connect_timeout_s
         dates = Dates(directory, clock=clock, slack_s=clock_slack_s)
         try:
-            context = client_context(self._identity / "ca.pem", dates)
+            self._context = client_context(self._identity / "ca.pem", dates)
         except OSError as error:  # ssl.SSLError is one
             why = f"{self._identity / 'ca.pem'}: not the hub's certificate authority: {error}"
             raise IdentityError(why, subject="ca.pem", hint=enrol_again(directory)) from error
-        self._pool = pool_manager(maxsize=connections, ssl_context=context, retries=False)
+        self._connections = connections
         self._token = ""
         self._lock = threading.Lock()
+
+    @cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        from edge_agent.identity.pool import pool_manager
+
+        return pool_manager(maxsize=self._connections, ssl_context=self._context, retries=False)
 
     def request(
         self,
@@ -97,6 +105,8 @@ class HubHttp:
 
     def _whole(self, answer: urllib3.BaseHTTPResponse, path: str, timeout: float, limit: int) -> bytes:
         """The body, at most one byte over `limit`. A server that drips is left: silence alone does not bound it."""
+        from urllib3.exceptions import HTTPError
+
         pieces, size, until = [], 0, time.monotonic() + 2 * timeout
         try:
             while size <= limit and (piece := answer.read1(min(PIECE, limit + 1 - size))):
@@ -104,7 +114,7 @@ class HubHttp:
                 size += len(piece)
                 if time.monotonic() > until:
                     raise UnreachableError(f"the answer to {path} took over {2 * timeout:g} s", subject=self.base)
-        except urllib3.exceptions.HTTPError as error:
+        except HTTPError as error:
             raise UnreachableError(f"the answer to {path} broke off: {error}", subject=self.base) from error
         return b"".join(pieces)
 
@@ -136,13 +146,16 @@ class HubHttp:
     def _open(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None, timeout: float, token: str
     ) -> urllib3.BaseHTTPResponse:
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
         sent = {"Authorization": f"Bearer {token}", **(headers or {})} if token else dict(headers or {})
         try:
             answer = self._pool.request(
                 method, self.base + path, body=body, headers=sent, redirect=False, preload_content=False,
-                timeout=urllib3.Timeout(connect=min(self._connect_timeout_s, timeout), read=timeout),
+                timeout=Timeout(connect=min(self._connect_timeout_s, timeout), read=timeout),
             )  # fmt: skip
-        except urllib3.exceptions.HTTPError as error:
+        except HTTPError as error:
             raise UnreachableError(f"the hub at {self.base} does not answer: {error}", subject=self.base) from error
         if answer.status == 200 and answer.headers.get("Content-Type", "").startswith("text/html"):
             answer.close()

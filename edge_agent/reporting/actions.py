@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_agent import bench
 from edge_agent.errors import AgentError, NotFoundError, UsageError
 from edge_agent.reporting.recorder import Recorder
 from edge_agent.reporting.uploader import Uploader
-from edge_agent.runtimes import measuring
 from edge_agent.serving.slots import Slots
 from fleet.protocol.messages import Benchmark, Command, CommandResult
+
+if TYPE_CHECKING:
+    from edge_agent.runtimes.measuring import Case
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ class Actions:
         uploader: Uploader | None,
         slots: Slots,
         status: Callable[[], dict[str, Any]],
-        measure: Callable[[measuring.Case], Awaitable[Benchmark]] = bench.in_child,
+        measure: Callable[[Case], Awaitable[Benchmark]] | None = None,
     ) -> None:
+        """`measure` measures a case, by default in a child process; what that needs is imported when it is asked."""
         self._recorder = recorder
         self._uploader = uploader
         self._slots = slots
@@ -82,7 +84,9 @@ class Actions:
                 self._uploader.wake()
             return answer
         if command.kind == "benchmark":
-            rounds = int(command.args.get("rounds", measuring.ROUNDS))
+            from edge_agent.runtimes.measuring import ROUNDS
+
+            rounds = int(command.args.get("rounds", ROUNDS))
             return await self._benchmark(str(command.args.get("model", "")), rounds)
         if command.kind == "set-log-level":
             return _set_level(str(command.args.get("level", "")))
@@ -90,6 +94,8 @@ class Actions:
 
     async def _benchmark(self, model: str, rounds: int) -> dict[str, Any]:
         """The active release as it is served: its variant, on its runtime, in a child process."""
+        from edge_agent import bench
+
         with self._slots.lease(model) as served:
             if served is None:
                 raise NotFoundError(f"model {model!r} is not served here", subject=model)
@@ -100,7 +106,7 @@ class Actions:
         )  # fmt: skip
         case = next((case for case in cases if case.runtime == runtime), cases[0])
         async with self._measuring:
-            figures: dict[str, Any] = msgspec.to_builtins(await self._measure(case))
+            figures: dict[str, Any] = msgspec.to_builtins(await (self._measure or bench.in_child)(case))
         return figures
 
 

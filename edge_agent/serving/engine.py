@@ -20,7 +20,7 @@ from typing import NamedTuple
 from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving.answers import answers_of, checked, parameters_of
 from edge_agent.serving.endpoint import Endpoint, Question, word_of
-from edge_agent.serving.forwarding import cloud_version, forwarded
+from edge_agent.serving.forwarding import cloud_version, forwarded, somebody
 from edge_agent.serving.outcomes import Observer, Outcome, Refused
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, route, settle, threshold
@@ -148,6 +148,10 @@ class Engine:
         if slot is not None and slot.active is not None:
             return slot.active.body_limit
         return BODY_LIMIT if self._policies.knows(model) or self.slots.expects(model) else JSON_LIMIT
+
+    def may_ask(self) -> bool:
+        """Whether a request to what is served now may go to the cloud."""
+        return any(somebody(self.slots.find(name), self._policies.entry(name)) for name in self.slots.names())
 
     def known(self) -> list[str]:
         """The models that are served here, or are to be, or that the channel names."""
@@ -349,12 +353,10 @@ class Engine:
 
     def _plan(self, served: Served | None, asked: Asked, local: Local | None, limit: float | None) -> Route:
         routing = asked.entry.routing
-        # A release without a cloud variant, on a channel without an auditor, has nobody to ask.
-        somebody = served is None or routing.remote is not None or cloud_version(served, asked.entry) is not None
         return route(
             local,
             limit,
-            cloud=routing.cloud and self._cloud is not None and somebody,
+            cloud=self._cloud is not None and somebody(served, asked.entry),
             edge_only=asked.request.parameters.get("route") == "edge",
             blocked=self._cloud.blocked(asked.model, routing) if self._cloud is not None and not asked.early else "",
             budget_s=self._left_s(asked),

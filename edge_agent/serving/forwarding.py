@@ -20,6 +20,15 @@ def forwarded(request: oip.InferRequest, served: Served | None) -> oip.InferRequ
     )
 
 
+def somebody(served: Served | None, entry: ModelEntry) -> bool:
+    """Whether the channel lets a request go to the cloud, and somebody there could answer it.
+
+    A release without a cloud variant, on a channel without an auditor, has nobody to ask.
+    """
+    there = served is None or entry.routing.remote is not None or cloud_version(served, entry) is not None
+    return entry.routing.cloud and there
+
+
 def cloud_version(served: Served | None, entry: ModelEntry) -> int | None:
     """The release's own cloud variant, else the auditor, else whatever the hub holds current."""
     if served is not None and served.release.manifest.placed("cloud"):

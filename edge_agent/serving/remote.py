@@ -14,20 +14,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import urllib3
 from msgspec.structs import replace
 
 from edge_agent.errors import UnreachableError
-from edge_agent.identity.pool import pool_manager
 from edge_agent.ports import Credential
 from edge_agent.serving.cloud import CALLS, CloudError, refusal
 from fleet.protocol import oip
 from fleet.protocol.channel import Remote
 from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.protocol.finite import is_finite
+
+if TYPE_CHECKING:
+    import urllib3
 
 SERVERS = 16  # that are remembered: a channel changes now and then
 ANSWER_LIMIT = 64 << 20  # bytes
@@ -80,8 +83,13 @@ class RemoteServer:
         self._remote, self._credential, self._threads, self._count = remote, credential, threads, count
         self._binary, self._proven = remote.binary, False
         ca_file = credential.ca_file if credential is not None else ""
-        context = ssl.create_default_context(cafile=ca_file or None)
-        self._pool = pool_manager(maxsize=CALLS, ssl_context=context, retries=False)
+        self._context = ssl.create_default_context(cafile=ca_file or None)
+
+    @cached_property
+    def _pool(self) -> urllib3.PoolManager:
+        from edge_agent.identity.pool import pool_manager
+
+        return pool_manager(maxsize=CALLS, ssl_context=self._context, retries=False)
 
     async def infer(
         self, model: str, version: int | None, request: oip.InferRequest, timeout_s: float
@@ -132,11 +140,14 @@ class RemoteServer:
     def _post(
         self, url: str, body: bytes, headers: dict[str, str], timeout_s: float
     ) -> tuple[urllib3.BaseHTTPResponse, bytes]:
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
         until, pieces, size = time.monotonic() + timeout_s, [], 0
         try:
             answer = self._pool.request(
                 "POST", url, body=body, headers=headers, redirect=False, preload_content=False,
-                timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+                timeout=Timeout(connect=timeout_s, read=timeout_s),
             )  # fmt: skip
             try:
                 while piece := answer.read1(PIECE):
@@ -148,7 +159,7 @@ class RemoteServer:
                 answer.close()
                 raise
             answer.release_conn()
-        except urllib3.exceptions.HTTPError as error:
+        except HTTPError as error:
             raise UnreachableError(f"{self._remote.url} does not answer: {error}", subject=url) from error
         finally:
             self._count(len(body), size)

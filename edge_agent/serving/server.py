@@ -46,6 +46,7 @@ def make_server(app: App, shared: Shared) -> Server:
         http=hot_protocol(shared),
         backlog=BACKLOG,
         lifespan="off",
+        ws="none",
         access_log=False,
         log_config=None,
         server_header=False,

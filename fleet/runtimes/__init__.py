@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import metadata
 from importlib.util import find_spec
 
 from fleet.protocol.manifest import Manifest, Ports, Tensor
 from fleet.protocol.preprocessing import Pipeline
+from fleet.runtimes import distributions
 from fleet.runtimes.errors import InputError, ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import LoadedModel, Options, Runtime
 from fleet.runtimes.prepared import Before, FrontModel, Prepared
@@ -74,7 +74,8 @@ RUNTIMES: dict[str, tuple[str, str, str, Callable[[], Runtime]]] = {
 
 def available() -> dict[str, str]:
     """Installed runtimes and their versions, without importing any."""
-    return {name: metadata.version(name) for name, (module, *_) in RUNTIMES.items() if find_spec(module) is not None}
+    here = {name: module for name, (module, *_) in RUNTIMES.items() if find_spec(module) is not None}
+    return {name: distributions.version(name, module) for name, module in here.items()}
 
 
 def kinds() -> frozenset[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.tensors import datatype_of
+from fleet.runtimes.distributions import version
 from fleet.runtimes.errors import ModelLoadError, RuntimeMissingError
 from fleet.runtimes.models import CPU, Arrays, Batches, Options, batch_size, check_rows, paired
 from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file, quantize, scalar_of
@@ -30,8 +30,8 @@ class LiteRt:
     kind = "litert"
 
     def __init__(self) -> None:
-        self.version = metadata.version(self.name)
         self._interpreter = self._load_class()
+        self.version = version(self.name, self._interpreter.__module__.partition(".")[0])
 
     def _load_class(self) -> Any:
         from ai_edge_litert.interpreter import Interpreter

@@ -66,6 +66,13 @@ def test_what_an_agent_is_made_of_needs_neither_tuf_nor_cryptography() -> None:
     assert found & {"tuf", "securesystemslib", "cryptography"} == set()
 
 
+def test_an_agent_that_calls_nobody_needs_no_http_client_and_no_metadata() -> None:
+    """2 MB and 1 MB of each idle device; they are imported where a call is made, or a folder does not say a version."""
+    found = pulled_in("edge_agent.main", "edge_agent.links", "edge_agent.update.driver", "edge_agent.update.install",
+                      *modules_of("edge_agent.serving"), *modules_of("edge_agent.reporting"))  # fmt: skip
+    assert found & {"urllib3", "importlib.metadata", "websockets", "edge_agent.bench"} == set()
+
+
 def test_the_protocol_pulls_in_only_msgspec_and_numpy() -> None:
     found = {name for name in pulled_in(*modules_of("fleet.protocol")) if "." not in name}
     assert found - pulled_in("json", "msgspec", "numpy") - set(sys.stdlib_module_names) == {"fleet"}
