@@ -25,7 +25,7 @@ from cloud_hub.api.bodies import BodyReader
 from fleet.api.errors import ErrorDocument, OipError
 from fleet.api.wire import MARK, partial
 from fleet.protocol import calls, channel, manifest, messages, oip, refusals, repository
-from fleet.rollouts import guard, machine
+from fleet.rollouts import forecast, guard, machine
 
 Schema = dict[str, Any]
 
@@ -46,7 +46,9 @@ _KINDS: tuple[type, ...] = (
     *map(partial, POLICIES),
 )  # fmt: skip
 # Structs that bodies and fields name, by the name that they have in the document.
-STRUCTS: dict[str, type] = {**{kind.__name__: kind for kind in _KINDS}, "Judgement": guard.Verdict}
+STRUCTS: dict[str, type] = {
+    **{kind.__name__: kind for kind in _KINDS}, "Judgement": guard.Verdict, "Forecast": forecast.Forecast,
+}  # fmt: skip
 
 _DESCRIPTIONS = {
     400: "The request is not acceptable; the document says which field, and what to do.",

@@ -17,6 +17,7 @@ from fleet.api.rollouts import (
     NewRollout,
     Order,
     RolloutEventPage,
+    RolloutForecast,
     RolloutInfo,
     RolloutOrder,
     RolloutPage,
@@ -33,8 +34,14 @@ def list_rollouts(hub: HubDep, caller: Viewer) -> RolloutPage:
 
 @router.post("", status_code=201, responses=errors(404, 409))
 def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewRollout, JsonBody(NewRollout)]) -> CreatedRollout:
-    """Start a rollout; the answer says how many devices cannot follow it."""
+    """Start a rollout; one that could never finish is refused with what to add (see `plan`)."""
     return orders.start(hub, wanted, actor=caller.actor)
+
+
+@router.post("/plan", responses=errors(404, 409))
+def plan(hub: HubDep, caller: Viewer, wanted: Annotated[NewRollout, JsonBody(NewRollout)]) -> RolloutForecast:
+    """What a rollout would take (devices, distinct inputs, time) and what it lacks; nothing is started."""
+    return orders.plan(hub, wanted)
 
 
 @router.get("/{rollout}", responses=errors(404))

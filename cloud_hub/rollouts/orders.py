@@ -6,10 +6,17 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, NotFoundError
-from cloud_hub.rollouts.create import cannot_follow, create_rollout
-from cloud_hub.rollouts.engine import carry_out, locked, read, store
+from cloud_hub.rollouts.create import look_ahead, start_rollout
+from cloud_hub.rollouts.engine import carry_out, locked, read, settle, store
 from cloud_hub.store.tables import RolloutEvent, RolloutRow
-from fleet.api.rollouts import CreatedRollout, NewRollout, Order, RolloutEventInfo, RolloutInfo
+from fleet.api.rollouts import (
+    CreatedRollout,
+    NewRollout,
+    Order,
+    RolloutEventInfo,
+    RolloutForecast,
+    RolloutInfo,
+)
 from fleet.rollouts import machine
 from fleet.rollouts.errors import TransitionError
 
@@ -34,13 +41,28 @@ def list_events(hub: Hub, rollout: str) -> list[RolloutEventInfo]:
         return [RolloutEventInfo.model_validate(row) for row in session.exec(wanted)]
 
 
+def plan(hub: Hub, wanted: NewRollout) -> RolloutForecast:
+    """What a rollout would take; see `look_ahead` for what it raises."""
+    ahead = look_ahead(hub, **wanted.model_dump())
+    return RolloutForecast(
+        model=wanted.model,
+        channel=wanted.channel,
+        release=wanted.release,
+        from_release=ahead.from_release,
+        forecast=ahead.forecast,
+    )
+
+
 def start(hub: Hub, wanted: NewRollout, *, actor: str) -> CreatedRollout:
-    """Start a rollout, and count who cannot follow it; see `create_rollout` for what it raises."""
-    row = create_rollout(hub, **wanted.model_dump(), actor=actor)
-    with hub.reading() as session:
-        left = cannot_follow(session, row.model, row.release, row.channel)
-    known = describe(row)
-    return CreatedRollout(**{name: getattr(known, name) for name in RolloutInfo.model_fields}, cannot_follow=left)
+    """Start a rollout, and say what there is to know; see `look_ahead` and `start_rollout` for what they raise."""
+    settle(hub, wanted.channel, actor=actor)
+    ahead = look_ahead(hub, **wanted.model_dump())
+    known, found = describe(start_rollout(hub, ahead, actor=actor)), ahead.forecast
+    return CreatedRollout(
+        **{name: getattr(known, name) for name in RolloutInfo.model_fields},
+        cannot_follow=len(found.scope.unable),
+        notes=list(found.notes),
+    )
 
 
 def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str) -> RolloutInfo:

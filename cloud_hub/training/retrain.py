@@ -21,7 +21,8 @@ from cloud_hub.jobs.folders import work_folder
 from cloud_hub.jobs.logs import keep_log
 from cloud_hub.jobs.running import Running
 from cloud_hub.objects import blob_key, delta_key
-from cloud_hub.rollouts.create import create_rollout
+from cloud_hub.rollouts import settle
+from cloud_hub.rollouts.create import look_ahead, start_rollout
 from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
 from cloud_hub.training import handing
@@ -192,21 +193,22 @@ def _unproven(saved: Mapping[str, Any], channel: str, number: int) -> str:
 
 
 def _start_rollout(running: Running, options: RetrainOptions, number: int) -> str:
-    """Start the rollout, or find the one that this job started before its worker died."""
+    """Start the rollout, or find the one that this job started before its worker died; its id, empty when it could
+    never finish."""
     actor = f"job:{running.job.id}"
     with running.hub.reading() as session:
         made = session.exec(select(RolloutRow).where(RolloutRow.created_by == actor)).first()
     if made is not None:
         return made.id
     wanted = options.rollout or RolloutOptions()
-    return create_rollout(
-        running.hub,
-        model=running.job.model,
-        release=number,
-        channel=options.channel,
-        actor=actor,
-        **wanted.model_dump(),
-    ).id
+    settle(running.hub, options.channel, actor=actor)
+    ahead = look_ahead(
+        running.hub, model=running.job.model, release=number, channel=options.channel, **wanted.model_dump()
+    )
+    if ahead.forecast.endless:  # the release stays, and an operator may add what it lacks
+        running.save(rollout_why=f"it could never finish: {ahead.forecast.endless}; {ahead.forecast.add}")
+        return ""
+    return start_rollout(running.hub, ahead, actor=actor).id
 
 
 def kinds(executor: Executor) -> dict[str, Callable[[Running], dict[str, object]]]:

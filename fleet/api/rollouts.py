@@ -9,6 +9,7 @@ from pydantic import Field
 from fleet.api.base import Answer, Page, Request
 from fleet.api.types import Key, ReleaseNumber, Seconds, Text
 from fleet.api.wire import Given, Wire
+from fleet.rollouts.forecast import Forecast
 from fleet.rollouts.guard import GuardPolicy, Verdict
 from fleet.rollouts.machine import Order as Order
 from fleet.rollouts.machine import Plan, Progress
@@ -69,9 +70,20 @@ class RolloutInfo(Answer):
 
 
 class CreatedRollout(RolloutInfo):
-    """A new rollout, and how many devices cannot follow it."""
+    """A new rollout, how many devices cannot follow it, and what an operator should know (`RolloutForecast`)."""
 
     cannot_follow: int = 0
+    notes: list[str] = []
+
+
+class RolloutForecast(Answer):
+    """What a rollout would take, and what it lacks: nothing has been started."""
+
+    model: str
+    channel: str
+    release: int
+    from_release: int
+    forecast: Annotated[Forecast, Wire(Forecast)]
 
 
 class RolloutPage(Page[RolloutInfo]):

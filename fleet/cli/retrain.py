@@ -27,7 +27,7 @@ def retrain(
     """
     from fleet.api.jobs import RetrainOptions
     from fleet.api.rollouts import RolloutOptions
-    from fleet.cli.rollout import parse_stages
+    from fleet.cli.planning import parse_stages
 
     rollout = body_of(RolloutOptions, stages=parse_stages(stages)) if stages else None
     options = body_of(RetrainOptions, snapshot=snapshot or None, channel=channel or None, rollout=rollout)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleet.cli import planning
 from fleet.cli.output import moment, note, print_document, print_items, print_json
-from fleet.cli.session import JsonFlag, TimeoutOption, body_of, client_of, parse_seconds, session_of
+from fleet.cli.planning import COLUMNS
+from fleet.cli.session import JsonFlag, TimeoutOption, client_of, session_of
 from fleet.errors import HaltedError
 
 if TYPE_CHECKING:
@@ -15,101 +17,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="rollout", help="Rollouts: staged updates under a guard.", no_args_is_help=True)
 ENDED = ("finished", "halted", "aborted")
-COLUMNS = [
-    ("rollout", "id"),
-    ("model", "model"),
-    ("release", "release"),
-    ("from", "from_release"),
-    ("channel", "channel"),
-    ("state", "state"),
-    ("stage", "stage"),
-    ("stages", "stages"),
-    ("attempt", "attempt"),
-    ("exposed", "exposed_devices"),
-    ("verdict", "verdict.judgement"),
-    ("untried", "verdict.cohort.untried"),
-    ("reason", "reason"),
-    ("created", "created_at"),
-    ("ended", "ended_at"),
-]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the rollout's history.")]
 RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.")]
 
 
-def parse_stages(text: str) -> list[float]:
-    """`10,50,100` → percentages that rise to 100; a usage error otherwise."""
-    try:
-        stages = [float(part) for part in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a list of percentages; for example 10,50,100") from None
-    rising = all(low < high for low, high in zip([0.0, *stages], stages, strict=False))
-    if not rising or stages[-1] != 100:
-        raise typer.BadParameter("stages rise and end with 100; for example 10,50,100")
-    return [int(stage) if stage.is_integer() else stage for stage in stages]
-
-
-@app.command("create")
-def create(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the model.")],
-    number: Annotated[int, typer.Argument(help="The release to roll out.")],
-    channel: Annotated[str, typer.Option("--channel", "-c", help="The channel to roll it out on.")],
-    stages: Annotated[str, typer.Option("--stages", help="Shares of the fleet in per cent.")] = "10,50,100",
-    evidence_deadline: Annotated[
-        str, typer.Option("--evidence-deadline", help="How long a stage waits for evidence, such as 1h.")
-    ] = "",
-    on_no_evidence: Annotated[str, typer.Option("--on-no-evidence", help="What then: hold (default) or halt.")] = "",
-    soak: Annotated[str, typer.Option("--soak", help="How long each stage must stay healthy, such as 10m.")] = "",
-    max_p95: Annotated[
-        float | None,
-        typer.Option("--max-p95-us", help="Highest p95 (µs, batch 1) that devices may measure of the release."),
-    ] = None,
-    min_measured: Annotated[
-        int | None, typer.Option("--min-measured", help="Devices that must have measured it before a stage goes on.")
-    ] = None,
-    group: Annotated[
-        list[str] | None, typer.Option("--group", help="Only devices with this label, key=value; repeatable.")
-    ] = None,
-    guard: Annotated[str, typer.Option("--guard", help="JSON: settings of the guard.")] = "",
-    json: JsonFlag = False,
-) -> None:
-    """Start a rollout; its guard promotes it stage by stage, or halts it.
-
-    Example: fleet rollout create digits 2 --channel stable --stages 10,50,100
-    """
-    import msgspec
-
-    try:
-        settings: dict[str, object] = msgspec.json.decode(guard, type=dict) if guard else {}
-    except msgspec.DecodeError as error:
-        raise typer.BadParameter(f"--guard is not a JSON document: {error}") from None
-    if evidence_deadline:
-        settings["evidence_deadline_s"] = parse_seconds(evidence_deadline)
-    if on_no_evidence:
-        if on_no_evidence not in ("hold", "halt"):
-            raise typer.BadParameter("--on-no-evidence is hold or halt")
-        settings["on_no_evidence"] = on_no_evidence
-    if min_measured is not None and max_p95 is None:
-        raise typer.BadParameter("--min-measured needs --max-p95-us")
-    settings |= {
-        key: value for key, value in (("max_p95_us", max_p95), ("min_measured", min_measured)) if value is not None
-    }
-    from fleet.api.rollouts import NewRollout
-
-    wanted = body_of(
-        NewRollout,
-        model=name,
-        release=number,
-        channel=channel,
-        stages=parse_stages(stages),
-        guard=settings or None,
-        soak_s=parse_seconds(soak) if soak else None,
-        groups=group,
-    )
-    made = client_of(context).create_rollout(wanted)
-    print_document(made, COLUMNS, json=json)
-    if made.cannot_follow:
-        note(f"{made.cannot_follow} devices lack what this release requires; they keep what they have")
+app.command("plan")(planning.plan)
+app.command("create")(planning.create)
 
 
 @app.command("status")

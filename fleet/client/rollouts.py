@@ -9,6 +9,7 @@ from fleet.api.rollouts import (
     Order,
     RolloutEventInfo,
     RolloutEventPage,
+    RolloutForecast,
     RolloutInfo,
     RolloutOrder,
     RolloutPage,
@@ -46,6 +47,10 @@ class RolloutCalls(Calls):
     def change_channel(self, channel: str, changes: ChannelChanges) -> ChangedChannel:
         """Change the channel's telemetry or fetching."""
         return self._change("PATCH", path_of("channels", channel), changes, ChangedChannel)
+
+    def plan_rollout(self, wanted: NewRollout) -> RolloutForecast:
+        """What a rollout would take, and what it lacks; nothing is started."""
+        return self._post("/rollouts/plan", wanted, RolloutForecast)
 
     def create_rollout(self, wanted: NewRollout) -> CreatedRollout:
         """Start a staged rollout."""

@@ -3,6 +3,7 @@
     stages.plan_stages      percentages -> stages
     cohorts.draw_salt       the salt whose cohorts come nearest the plan
     machine.make_plan/start one rollout; `machine.decide` every tick, `machine.apply` for an operator's event
+    forecast.forecast       what a rollout will take and what it lacks; `power` counts the inputs of a verdict
     guard.judge             healthy, harmful, or not enough evidence, with a sentence of reason
     evidence                anytime-valid e-values from counts
     facts                   what is known about the devices, counted by assignment

@@ -50,7 +50,7 @@ def draw_salt(rng: Random, device_ids: Collection[str], shares_ppm: Sequence[int
     Raises:
         PlanError: no salt met the conditions, because a share is too small for so few devices.
     """
-    planned = _planned(len(device_ids), shares_ppm)
+    planned = planned_counts(len(device_ids), shares_ppm)
     best, best_gap = "", -1
     hashes = 0
     for _ in range(MAX_SALTS):
@@ -73,7 +73,8 @@ def draw_salt(rng: Random, device_ids: Collection[str], shares_ppm: Sequence[int
     return best
 
 
-def _planned(devices: int, shares_ppm: Sequence[int]) -> tuple[int, ...]:
+def planned_counts(devices: int, shares_ppm: Sequence[int]) -> tuple[int, ...]:
+    """How many of so many devices each stage's cohort should hold; salts are drawn to come near."""
     wanted = []
     for share in shares_ppm:
         most = devices if share == MILLION or devices < 2 else devices - 1

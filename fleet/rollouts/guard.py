@@ -49,6 +49,13 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_p95_us: float | None = None
     min_measured: int = 1
 
+    @property
+    def goal(self) -> str:
+        """What "healthy" means under this policy, in words."""
+        if self.evidence == "install":
+            return f"at most {100 * self.max_install_failures:g} % of the devices fail; answers are not judged"
+        return f"not worse by more than {points(self.margin)}, at {100 * (1 - self.alpha):g} %"
+
 
 class Latency(Struct, frozen=True, kw_only=True):
     """What `devices` of one hardware class measured of the release: the median of their p95 (µs)."""
@@ -73,10 +80,11 @@ class CohortHealth(Struct, frozen=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """The judgement, a sentence that says why, and the evidence it rests on."""
+    """The judgement, a sentence that says why, and the evidence it rests on. `goal` is what "healthy" means."""
 
     judgement: Judgement
     reason: str
+    goal: str = ""
     paired: PairedEvidence = PairedEvidence()
     installs: InstallEvidence = InstallEvidence()
     cohort: CohortHealth = CohortHealth()
@@ -135,8 +143,14 @@ def judge(
     judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
     reason = harm or lack or _praise(policy, cohort, paired, latencies)
     return Verdict(
-        judgement=judgement, reason=reason, paired=paired, installs=installs, cohort=cohort, latencies=latencies
-    )
+        judgement=judgement, reason=reason, goal=policy.goal, paired=paired, installs=installs, cohort=cohort,
+        latencies=latencies,
+    )  # fmt: skip
+
+
+def points(share: float) -> str:
+    """A share of requests in percentage points, in words: 0.05 is "5 points"."""
+    return f"{100 * share:.4g} point{'' if share == 0.01 else 's'}"
 
 
 def _harm(
@@ -195,7 +209,7 @@ def _lack(
         return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed{_left_out(paired)}"
     if paired.health_e < 1 / policy.alpha:
         return (
-            f"{paired.pairs} audited pairs do not yet show a loss below {policy.margin:.3g} "
+            f"{paired.pairs} audited pairs do not yet show that it is {policy.goal} "
             f"(e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof){_left_out(paired)}"
         )
     return ""
@@ -218,7 +232,7 @@ def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, l
         untried = f" ({cohort.untried} of them untried)" if cohort.untried else ""
         return f"{cohort.committed} of {cohort.present} devices committed{untried}, {cohort.failed} failed{fast}"
     return (
-        f"{paired.pairs} audited pairs show a net loss below {policy.margin:.3g} (e-value {paired.health_e:.3g}); "
+        f"{policy.goal}: {paired.pairs} audited pairs show it (e-value {paired.health_e:.3g}); "
         f"{paired.only_old} right only by the old release, {paired.only_new} only by the new one{fast}"
     )
 

@@ -25,7 +25,7 @@ from cloud_hub.jobs import queue
 from cloud_hub.rollouts.orders import apply_order
 from cloud_hub.samples import store
 from cloud_hub.store.tables import Alarm, ChannelRow
-from fleet.protocol.channel import Channel, ModelEntry, decode_channel
+from fleet.protocol.channel import Audit, Channel, ModelEntry, decode_channel
 from fleet.protocol.messages import Sample, SampleBatch
 from fleet.protocol.tensors import to_array
 from tests.support.device_key import DeviceKey
@@ -68,6 +68,8 @@ BODIES: dict[str, Any] = {
     "POST /api/v1/rollouts": {"model": "digits", "release": 2, "channel": "stable", "stages": [34.0, 100.0],
                               "guard": {"margin": 0.1, "min_pairs": 30, "max_p95_us": 5.0}, "soak_s": 1.0,
                               "groups": ["g-1"]},
+    "POST /api/v1/rollouts/plan": {"model": "digits", "release": 2, "channel": "stable", "stages": [34.0, 100.0],
+                                   "guard": {"margin": 0.1, "evidence": "install"}, "soak_s": 1.0, "groups": ["g-1"]},
     "POST /api/v1/rollouts/{rollout}/{order}": ORDER,
     "POST /api/v1/samples/labels": {"labels": [{"id": "s1", "label": 3}], "by": "ada"},
     "POST /api/v1/snapshots": {"model": "digits"},
@@ -161,14 +163,16 @@ def known_values(hub: HubFixture, rollout: str) -> dict[str, str]:
 
 
 def hold_the_model(hub: HubFixture) -> None:
-    """Let the channel hold the model again, if an operation before has taken it out or deleted the channel."""
+    """Let the channel hold the model and audit it again, if an operation before has changed that."""
 
     def change(channel: Channel) -> Channel:
-        return replace(channel, models={"digits": ModelEntry(release=1), **channel.models})
+        entry = channel.models.get("digits", ModelEntry(release=1))
+        return replace(channel, models={**channel.models, "digits": replace(entry, audit=Audit(auditor=1))})
 
     with hub.hub.reading() as session:
         row = session.get(ChannelRow, "stable")
-    if row is None or "digits" not in decode_channel(row.document).models:
+    entry = None if row is None else decode_channel(row.document).models.get("digits")
+    if entry is None or entry.audit.auditor is None or not entry.audit.share_ppm:
         hub.hub.publisher.change_channel("stable", change, actor="test")
 
 

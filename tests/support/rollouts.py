@@ -17,7 +17,7 @@ from cloud_hub.store.tables import (
     RolloutEvent,
     RolloutRow,
 )
-from fleet.protocol.channel import Channel, ModelEntry, decode_channel
+from fleet.protocol.channel import Audit, Channel, ModelEntry, decode_channel
 from fleet.protocol.resolve import resolve
 from tests.support.hub import HubFixture
 
@@ -32,7 +32,7 @@ def make_fleet(hub: HubFixture, releases: int = 3) -> HubFixture:
         hub.release(seed=seed)
 
     def first(channel: Channel) -> Channel:
-        return replace(channel, models={"digits": ModelEntry(release=1)})
+        return replace(channel, models={"digits": ModelEntry(release=1, audit=Audit(auditor=1))})
 
     hub.hub.publisher.change_channel("stable", first, actor="test")
     with hub.hub.session() as session:
@@ -64,7 +64,7 @@ def begin_anew(hub: HubFixture) -> None:
         connection.execute(update(Model).values(min_release=1))
 
     def first(channel: Channel) -> Channel:
-        return replace(channel, models={"digits": ModelEntry(release=1)})
+        return replace(channel, models={"digits": ModelEntry(release=1, audit=Audit(auditor=1))})
 
     hub.hub.publisher.change_channel("stable", first, actor="test")
 

@@ -50,7 +50,8 @@ def test_an_old_agent_serves_reports_and_follows_a_rollout_and_its_halt(agent: P
         pair.until(lambda: at(1), "the first release is committed")
         assert hub.device()["info"]["agent"] == agent.parent.name, "it is the old code that runs"
         pair.until(lambda: hub.rows("SELECT 1 FROM window LIMIT 1"), "a window arrives")
-        body = {"model": "tiny", "release": second, "channel": "stable", "stages": [100], "guard": {"min_pairs": 10**6}}
+        body = {"model": "tiny", "release": second, "channel": "stable", "stages": [100], "soak_s": 3600.0}
+        body["guard"] = {"evidence": "install"}
         rollout = hub.call("POST", "/api/v1/rollouts", body)["id"]
         pair.until(lambda: at(second), "the rollout's release is committed")
         hub.call("POST", f"/api/v1/rollouts/{rollout}/abort", {})

@@ -10,7 +10,7 @@ from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
 from cloud_hub.store.benchmarks import keep
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
-from fleet.protocol.channel import ModelEntry, decode_channel
+from fleet.protocol.channel import Audit, ModelEntry, decode_channel
 from fleet.protocol.messages import Benchmark
 from fleet.protocol.resolve import resolve
 from fleet.rollouts import machine
@@ -38,7 +38,7 @@ def fleet(hub: HubFixture) -> HubFixture:
         hub.release(seed=seed)
 
     def first(channel):
-        return replace(channel, models={"digits": ModelEntry(release=1)})
+        return replace(channel, models={"digits": ModelEntry(release=1, audit=Audit(auditor=1))})
 
     hub.hub.publisher.change_channel("stable", first, actor="test")
     for device_id in DEVICES:

@@ -170,6 +170,43 @@ def test_rollout_create_sends_stages_and_guard(fleet, hub) -> None:
     ]
 
 
+FORECAST = {
+    "goal": "not worse by more than 5 points, at 95 %",
+    "power": 0.95,
+    "pairs": 800,
+    "scope": {"free": 3, "unable": [{"device": "old-1", "lacks": ["step:clip"]}]},
+    "traffic": {"hours": 24, "requests": 86400.0, "audited": 864.0},
+    "stages": [{"share_ppm": 340000, "devices": 1, "control": 2, "pairs": 800, "seconds": 80000.0}],
+    "seconds": 80000.0,
+    "evidence": ["pairs: release 1 audits 1 % of the requests of both releases"],
+    "notes": ["the first stage is one device"],
+}
+
+
+def test_rollout_plan_says_what_it_takes_and_starts_nothing(fleet, hub) -> None:
+    hub.on(
+        "POST", "/rollouts/plan",
+        {"model": "digits", "channel": "stable", "release": 2, "from_release": 1, "forecast": FORECAST},
+    )  # fmt: skip
+    outcome = fleet("rollout", "plan", "digits", "2", "-c", "stable", "--stages", "34,100", "--margin", "3")
+    assert outcome.code == 0
+    for said in ("not worse by more than 5 points", "800", "22.2 h", "old-1 lacks step:clip", "note: the first"):
+        assert said in outcome.out
+    assert hub.sent("POST", "/rollouts/plan")[0]["guard"] == {"margin": 0.03}
+    assert fleet("rollout", "plan", "digits", "2", "-c", "stable", "--json").document["forecast"]["pairs"] == 800
+
+
+def test_rollout_plan_of_one_that_could_never_finish_says_what_to_add(fleet, hub) -> None:
+    blocked = {**FORECAST, "blockers": [{"what": "no auditor", "add": "fleet channel set"}]}
+    hub.on(
+        "POST", "/rollouts/plan",
+        {"model": "digits", "channel": "stable", "release": 2, "from_release": 1, "forecast": blocked},
+    )  # fmt: skip
+    outcome = fleet("rollout", "plan", "digits", "2", "-c", "stable", "--evidence", "paired")
+    assert outcome.code == 5 and "could never finish: no auditor" in outcome.err and "fleet channel set" in outcome.err
+    assert fleet("rollout", "plan", "digits", "2", "-c", "stable", "--evidence", "hope").code == 2
+
+
 def test_a_rollout_can_bound_what_devices_measure(fleet, hub) -> None:
     hub.on("POST", "/rollouts", {"id": "r1", "state": "running"})
     given = ("rollout", "create", "digits", "2", "-c", "stable")

@@ -222,7 +222,7 @@ def filled(hub: HubFixture) -> HubFixture:
     hub.release()
     hub.release(seed=1)
     client = Client(AppTransport(hub.client), hub.admin_token)
-    client.set_channel_model("stable", "digits", EntryChanges(release=1))
+    client.set_channel_model("stable", "digits", EntryChanges(release=1, audit={"auditor": 1}))
     add_device(hub, "d1", site="berlin")
     client.create_rollout(NewRollout(model="digits", release=2, channel="stable", guard={"evidence": "install"}))
     return hub

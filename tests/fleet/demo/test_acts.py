@@ -15,7 +15,7 @@ from fleet.cli.demo.acts import drift, rollouts, train
 from fleet.cli.demo.driver import Tally, image_key
 from fleet.cli.demo.report import byte_totals, requests_section
 from fleet.cli.demo.workshop import MODEL, Workshop
-from fleet.cli.rollout import parse_stages
+from fleet.cli.planning import parse_stages
 from fleet.rollouts.guard import GuardPolicy
 
 

@@ -1,0 +1,136 @@
+"""What the hub knows before a rollout: who can belong to its cohort, and what traffic the devices reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+from sqlmodel import Session, col, func, select
+
+from cloud_hub.identity.groups import groups_of
+from cloud_hub.rollouts.capabilities import lacking, required
+from cloud_hub.rollouts.facts import scope
+from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES
+from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
+from fleet.protocol.channel import MILLION, Channel, RolloutRef
+from fleet.protocol.resolve import resolve
+from fleet.rollouts.forecast import CannotFollow, Scope, Situation, Traffic
+
+HOURS, HOUR_S = 24, 3600.0
+WINDOWS = 100  # of each hour that are read, its last ones: what a fleet of any size costs
+MOST_PER_S = 10_000.0  # requests of one device that are believed; a window that claims more counts as this many
+
+
+def situation(
+    session: Session, channel: Channel, model: str, release: int, groups: tuple[str, ...], secret: bytes, now: float
+) -> tuple[Situation, list[str]]:
+    """What is known about a rollout of `release`, and the devices that can belong to its cohort.
+
+    Args:
+        groups: opaque ids; empty for all devices.
+        secret: of the groups.
+    """
+    scoped, free = _survey(session, channel, model, release, groups, secret)
+    found = Situation(
+        model=model,
+        channel=channel.channel,
+        scope=scoped,
+        traffic=_traffic(session, channel.channel, model, scoped.total, now),
+        audit=channel.models[model].audit,
+        most_per_device=MOST_INPUTS,
+    )
+    return found, free
+
+
+def _survey(
+    session: Session, channel: Channel, model: str, release: int, groups: tuple[str, ...], secret: bytes
+) -> tuple[Scope, list[str]]:
+    """Each device asked by the rule that devices follow, at a share of 100 %."""
+    entry, needed = channel.models[model], required(session, model, release)
+    whole = RolloutRef(
+        id="forecast",
+        attempt=1,
+        release=release,
+        from_release=entry.release,
+        share_ppm=MILLION,
+        salt="-",
+        groups=groups,
+    )
+    assigned = replace(channel, models={model: replace(entry, rollout=whole)})
+    counts = {"rollout": 0, "pin": 0, "rule": 0, "default": 0}
+    free: list[str] = []
+    unable: list[CannotFollow] = []
+    for device in scope(session, channel.channel):
+        lacks = lacking(device, needed)
+        if lacks:
+            unable.append(CannotFollow(device=device.id, lacks=lacks))
+            continue
+        target = resolve(
+            assigned, model, device.id, groups=frozenset(groups_of(secret, device.labels)),
+            pin=device.pins.get(model), committed=entry.release,
+        )  # fmt: skip
+        assert target is not None  # the model is on the channel
+        counts[target.why] += 1
+        if target.rollout is not None:
+            free.append(device.id)
+    found = Scope(
+        free=len(free), pinned=counts["pin"], ruled=counts["rule"], outside=counts["default"], unable=tuple(unable)
+    )
+    return found, free
+
+
+def _traffic(session: Session, channel: str, model: str, devices: int, now: float) -> Traffic:
+    """Means over the hours since the first window of the last day; of each hour its last `WINDOWS` windows are read."""
+    hours = list(_hours(session, channel, model, now))
+    while hours and hours[-1] is None:  # before the first window of the last day
+        hours.pop()
+    told = [hour or (0.0, 0.0) for hour in hours]
+    if not told or not devices:
+        return Traffic(distinct=_distinct(session, channel, model))
+    requests, audited = (sum(hour[place] for hour in told) / len(told) for place in (0, 1))
+    return Traffic(
+        hours=len(told),
+        requests=requests * HOURS / devices,
+        audited=audited * HOURS / devices,
+        distinct=_distinct(session, channel, model),
+    )
+
+
+def _hours(session: Session, channel: str, model: str, now: float) -> Iterator[tuple[float, float] | None]:
+    """Requests and audited ones of all devices per hour, from the last hour backwards; None without a window."""
+    for number in range(HOURS):
+        until = now - number * HOUR_S
+        rows = session.exec(
+            select(WindowRow.started_at, WindowRow.ended_at, WindowRow.body)
+            .join(Device, col(Device.id) == col(WindowRow.device_id))
+            .where(WindowRow.model == model, Device.channel == channel)
+            .where(WindowRow.ended_at <= until, WindowRow.ended_at > until - HOUR_S)
+            .order_by(col(WindowRow.ended_at).desc())
+            .limit(WINDOWS)
+        ).all()
+        if not rows:
+            yield None
+            continue
+        span = HOUR_S if len(rows) < WINDOWS else max(1.0, until - rows[-1][1])
+        requests = audited = 0.0
+        for started, ended, body in rows:
+            counters = body.get("counters", {})
+            asked = min(float(counters.get("requests", 0)), MOST_PER_S * max(1.0, ended - started))
+            requests += asked
+            audited += min(float(counters.get("audited", 0)), asked)
+        yield requests * HOUR_S / span, audited * HOUR_S / span
+
+
+def _distinct(session: Session, channel: str, model: str) -> float | None:
+    """The share of inputs that were new among those that the last rollout with evidence counted."""
+    new = sum(func.sum(getattr(PairEvidence, name)) for name in OUTCOMES)
+    found = session.exec(
+        select(new, func.sum(PairEvidence.repeats))
+        .join(RolloutRow, col(RolloutRow.id) == col(PairEvidence.rollout))
+        .where(RolloutRow.model == model, RolloutRow.channel == channel)
+        .group_by(col(RolloutRow.id), col(RolloutRow.created_at))
+        .having(new > 0)
+        .order_by(col(RolloutRow.created_at).desc())
+        .limit(1)
+    ).first()
+    return None if found is None else float(found[0]) / float(found[0] + found[1])

@@ -1,0 +1,243 @@
+"""What a rollout will take, said beforehand: devices, distinct inputs and time of each stage, and what it lacks.
+
+A rollout that could never finish has `blockers`, each with what to add; `create` refuses it by the same computation.
+`notes` are what an operator should know and may accept. Times are what the measured traffic makes likely, no promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from fleet.protocol.channel import MILLION, Audit
+from fleet.rollouts.cohorts import planned_counts
+from fleet.rollouts.evidence import CAP, MIN_ARM
+from fleet.rollouts.guard import GuardPolicy, points
+from fleet.rollouts.power import POWER, pairs_needed
+from fleet.rollouts.stages import Stage
+
+DAY_S = 86_400.0
+
+
+class Traffic(Struct, frozen=True, kw_only=True):
+    """What the channel's devices reported of the model in the last `hours` hours (0: nothing).
+
+    Per device and day: `requests`, and `audited` of them. `distinct` is the share of audited inputs that were new in
+    the model's last rollout, None when there was none that told.
+    """
+
+    hours: int = 0
+    requests: float = 0.0
+    audited: float = 0.0
+    distinct: float | None = None
+
+
+class CannotFollow(Struct, frozen=True, kw_only=True):
+    """A device whose agent lacks what the release requires."""
+
+    device: str
+    lacks: tuple[str, ...]
+
+
+class Scope(Struct, frozen=True, kw_only=True):
+    """The channel's devices: `free` can belong to a cohort; the others are pinned, follow a rule, are outside of the
+    rollout's groups, or cannot follow."""
+
+    free: int = 0
+    pinned: int = 0
+    ruled: int = 0
+    outside: int = 0
+    unable: tuple[CannotFollow, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """All devices of the channel."""
+        return self.free + self.pinned + self.ruled + self.outside + len(self.unable)
+
+
+class StageForecast(Struct, frozen=True, kw_only=True):
+    """A stage: devices in cohort and control, the distinct audited inputs that it takes beyond those of the stages
+    before (0: none are asked for), and seconds (None: cannot be told)."""
+
+    share_ppm: int
+    devices: int
+    control: int
+    pairs: int
+    seconds: float | None
+
+
+class Blocker(Struct, frozen=True, kw_only=True):
+    """Why the rollout could never finish, and what to add."""
+
+    what: str
+    add: str
+
+
+class Forecast(Struct, frozen=True, kw_only=True):
+    """What a rollout will take; `goal` is what "healthy" will mean, `pairs` the distinct audited inputs of a verdict
+    on the first stage."""
+
+    goal: str
+    power: float
+    pairs: int | None
+    scope: Scope
+    traffic: Traffic
+    stages: tuple[StageForecast, ...]
+    seconds: float | None
+    evidence: tuple[str, ...]
+    blockers: tuple[Blocker, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def endless(self) -> str:
+        """Why it could never finish, in one sentence; empty when it can."""
+        return "; ".join(blocker.what for blocker in self.blockers)
+
+    @property
+    def add(self) -> str:
+        """What to add to one that could never finish."""
+        return "; ".join(dict.fromkeys(blocker.add for blocker in self.blockers))
+
+
+class Situation(Struct, frozen=True, kw_only=True):
+    """What is known before a rollout: where it would run, who audits there, and how many distinct inputs one device
+    can bring at most."""
+
+    model: str
+    channel: str
+    scope: Scope
+    traffic: Traffic
+    audit: Audit
+    most_per_device: int
+
+
+def forecast(policy: GuardPolicy, stages: tuple[Stage, ...], at: Situation) -> Forecast:
+    """What the rollout will take."""
+    counts = planned_counts(at.scope.free, [stage.share_ppm for stage in stages])
+    needed = [_pairs(policy, max(1, count)) for count in counts]
+    found = tuple(_stages(policy, stages, at, counts, needed))
+    times = [stage.seconds for stage in found]
+    return Forecast(
+        goal=policy.goal,
+        power=POWER,
+        pairs=needed[0],
+        scope=at.scope,
+        traffic=at.traffic,
+        stages=found,
+        seconds=None if None in times else sum(time for time in times if time is not None),
+        evidence=tuple(_evidence(policy, at, found)),
+        blockers=tuple(_blockers(policy, at, counts, needed)),
+        notes=tuple(_notes(policy, stages, at, found)),
+    )
+
+
+def _pairs(policy: GuardPolicy, devices: int) -> int | None:
+    if policy.evidence == "install":
+        return 0
+    return pairs_needed(margin=policy.margin, alpha=policy.alpha, devices=devices)
+
+
+def _stages(
+    policy: GuardPolicy,
+    stages: tuple[Stage, ...],
+    at: Situation,
+    counts: tuple[int, ...],
+    needed: list[int | None],
+) -> Iterator[StageForecast]:
+    per_s = at.traffic.requests * at.audit.share_ppm / MILLION / DAY_S  # audited inputs of one device
+    per_s *= 1.0 if at.traffic.distinct is None else at.traffic.distinct
+    had = devices_before = 0
+    for stage, devices, pairs in zip(stages, counts, needed, strict=True):
+        # What one device brought alone counts for less beside others: they must bring a verdict of their own.
+        carried = 0 if devices_before == 1 < devices else had
+        fresh = 0 if pairs == 0 else max(policy.min_pairs, (pairs or 0) - carried)
+        rate = per_s * devices
+        seconds = None if pairs is None or devices == 0 or (fresh and rate <= 0) else stage.soak_s
+        if seconds is not None and fresh:
+            seconds += fresh / rate
+        yield StageForecast(
+            share_ppm=stage.share_ppm, devices=devices, control=at.scope.free - devices, pairs=fresh, seconds=seconds
+        )
+        had, devices_before = had + fresh, devices
+
+
+def _evidence(policy: GuardPolicy, at: Situation, stages: tuple[StageForecast, ...]) -> Iterator[str]:
+    if policy.evidence == "install":
+        yield "time and install health alone: nothing shows whether the answers are right"
+    elif at.audit.auditor is not None:
+        share = f"{at.audit.share_ppm / 10_000:g} %"
+        yield f"pairs: release {at.audit.auditor} audits {share} of the requests of both releases"
+    compared = [number for number, stage in enumerate(stages, 1) if min(stage.devices, stage.control) >= MIN_ARM]
+    if compared:
+        where = f"stage{'s' if len(compared) > 1 else ''} {', '.join(map(str, compared))}"
+        yield f"failed and silent devices against the concurrent control, in {where}"
+    if policy.max_p95_us is not None:
+        yield f"the measured p95, at most {policy.max_p95_us:g} µs"
+
+
+def _blockers(
+    policy: GuardPolicy, at: Situation, counts: tuple[int, ...], needed: list[int | None]
+) -> Iterator[Blocker]:
+    scope, command = at.scope, f"fleet channel set {at.channel} --model {at.model}"
+    if scope.total and not scope.free:
+        yield Blocker(
+            what=f"none of the {scope.total} devices of channel {at.channel!r} can join: {_left(scope)}",
+            add="update agents, lift pins or rules, or name other groups",
+        )
+    if policy.evidence == "install":
+        return
+    alone = "or judge by time and install health alone: --evidence install"
+    if at.audit.auditor is None:
+        what = f"channel {at.channel!r} has no auditor for {at.model!r}: nothing tells which answers are right"
+        yield Blocker(what=what, add=f"{command} --auditor N, {alone}")
+    elif at.audit.share_ppm == 0:
+        yield Blocker(what="no request is audited: the audit share is 0", add=f"{command} --audit-share 1, {alone}")
+    for number, (devices, pairs) in enumerate(zip(counts, needed, strict=True), 1):
+        if devices and (pairs is None or pairs > devices * at.most_per_device):
+            most = f"{devices} {_devices(devices)} bring at most {devices * at.most_per_device} distinct inputs"
+            what = f"a margin of {points(policy.margin)} takes {pairs or 'too many'} distinct inputs in stage {number}"
+            yield Blocker(what=f"{what}, and {most}", add="a wider margin, such as --guard '{\"margin\": 0.05}'")
+            return
+
+
+def _notes(
+    policy: GuardPolicy, stages: tuple[Stage, ...], at: Situation, found: tuple[StageForecast, ...]
+) -> Iterator[str]:
+    scope = at.scope
+    if not scope.total:
+        yield f"channel {at.channel!r} has no devices yet"
+    elif scope.free < scope.total:
+        yield f"{scope.total - scope.free} of {scope.total} devices keep what they have: {_left(scope)}"
+    if policy.evidence == "install":
+        if not all(stage.soak_s for stage in stages):
+            yield "no soak: a stage ends as soon as its devices have committed; --soak 1h makes it wait"
+        return
+    if not at.traffic.requests:
+        yield "no traffic was measured in the last day, so nothing tells how long this takes"
+    if at.traffic.distinct is not None and at.traffic.distinct < 1.0:
+        yield f"in the last rollout {at.traffic.distinct:.0%} of the audited inputs were new; only these count"
+    if found[0].devices == 1:
+        yield "the first stage is one device: its inputs alone decide whether the others follow"
+    elif found[0].devices > 1:
+        most = f"one alone brings at most {CAP:.0%} of a proof"
+        yield f"at least 2 devices of a cohort must bring audited inputs: {most}"
+    slow = [number for number, stage in enumerate(found, 1) if (stage.seconds or 0.0) > policy.evidence_deadline_s]
+    if slow:
+        what = "is halted" if policy.on_no_evidence == "halt" else "holds until the evidence is there"
+        where = f"stage{'s' if len(slow) > 1 else ''} {', '.join(map(str, slow))}"
+        yield f"{where} will take longer than the evidence deadline of {policy.evidence_deadline_s:g} s: it {what}"
+
+
+def _left(scope: Scope) -> str:
+    counts = (
+        (scope.pinned, "pinned"),
+        (scope.ruled, "on a rule's release"),
+        (scope.outside, "outside of the groups"),
+        (len(scope.unable), "lacking what the release requires"),
+    )
+    return ", ".join(f"{count} {what}" for count, what in counts if count)
+
+
+def _devices(count: int) -> str:
+    return "device" if count == 1 else "devices"

@@ -1,0 +1,96 @@
+"""What a rollout will take, and what it lacks."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from fleet.protocol.channel import Audit
+from fleet.rollouts.forecast import CannotFollow, Forecast, Scope, Situation, Traffic, forecast
+from fleet.rollouts.guard import GuardPolicy
+from fleet.rollouts.stages import plan_stages
+
+AT = Situation(
+    model="digits",
+    channel="stable",
+    scope=Scope(free=20),
+    traffic=Traffic(hours=24, requests=86_400.0, audited=864.0),
+    audit=Audit(auditor=1, share_ppm=10_000),
+    most_per_device=2000,
+)
+
+
+def ahead(at: Situation = AT, *, soak_s: float = 0.0, **policy: object) -> Forecast:
+    return forecast(GuardPolicy(**policy), plan_stages([10, 50, 100], soak_s=soak_s), at)
+
+
+def test_stages_have_devices_inputs_and_times_from_the_measured_traffic() -> None:
+    found = ahead(soak_s=60.0)
+    assert [stage.devices for stage in found.stages] == [2, 10, 20]
+    assert [stage.control for stage in found.stages] == [18, 10, 0]
+    assert found.pairs == found.stages[0].pairs
+    assert found.stages[0].seconds == pytest.approx(60 + found.stages[0].pairs / (864 * 2 / 86_400))
+    assert found.seconds == pytest.approx(sum(stage.seconds or 0 for stage in found.stages))
+    assert (
+        found.blockers == ()
+        and "failed and silent devices against the concurrent control, in stage 2" in found.evidence
+    )
+
+
+def test_inputs_that_repeat_make_it_longer() -> None:
+    once = ahead().seconds
+    again = ahead(replace(AT, traffic=replace(AT.traffic, distinct=0.25))).seconds
+    assert once is not None and again == pytest.approx(4 * once)
+
+
+def test_what_one_device_brought_alone_carries_no_further() -> None:
+    few = ahead(replace(AT, scope=Scope(free=6)))
+    assert [stage.devices for stage in few.stages] == [1, 3, 6]
+    assert few.stages[1].pairs > 30 and few.stages[2].pairs == 30
+
+
+def test_healthy_names_its_margin() -> None:
+    assert ahead().goal == "not worse by more than 5 points, at 95 %"
+    assert GuardPolicy(margin=0.01, alpha=0.1).goal == "not worse by more than 1 point, at 90 %"
+    assert "answers are not judged" in ahead(evidence="install").goal
+
+
+@pytest.mark.parametrize(
+    ("changes", "policy", "what", "add"),
+    [
+        ({"audit": Audit()}, {}, "has no auditor", "--evidence install"),
+        ({"audit": Audit(auditor=1, share_ppm=0)}, {}, "audit share is 0", "--audit-share"),
+        ({"most_per_device": 20}, {}, "distinct inputs in stage 1", "a wider margin"),
+        ({}, {"margin": 0.0005}, "too many distinct inputs", "a wider margin"),
+        ({"scope": Scope(pinned=2, ruled=1)}, {}, "none of the 3 devices", "lift pins"),
+        ({"scope": Scope(unable=(CannotFollow(device="d", lacks=("x",)),))}, {"evidence": "install"}, "none", "agents"),
+    ],
+)
+def test_one_that_could_never_finish_says_what_to_add(changes: dict, policy: dict, what: str, add: str) -> None:
+    found = ahead(replace(AT, **changes), **policy)
+    assert what in found.endless and add in found.add
+
+
+def test_by_time_and_install_health_alone_it_needs_no_auditor_and_says_what_that_means() -> None:
+    found = ahead(replace(AT, audit=Audit()), evidence="install", soak_s=10.0)
+    assert found.endless == "" and found.seconds == 30.0 and found.pairs == 0
+    assert "nothing shows whether the answers are right" in found.evidence[0]
+    assert any("no soak" in note for note in ahead(evidence="install").notes)
+
+
+def test_without_traffic_nothing_tells_how_long() -> None:
+    found = ahead(replace(AT, traffic=Traffic()))
+    assert found.seconds is None and found.endless == ""
+    assert any("no traffic" in note for note in found.notes)
+
+
+def test_a_stage_beyond_its_deadline_says_what_happens_then() -> None:
+    assert any("it holds until" in note for note in ahead(evidence_deadline_s=60.0).notes)
+    assert any("it is halted" in note for note in ahead(evidence_deadline_s=60.0, on_no_evidence="halt").notes)
+    assert not any("deadline" in note for note in ahead(evidence_deadline_s=1e9).notes)
+
+
+def test_who_keeps_what_it_has_is_counted() -> None:
+    scope = Scope(free=5, pinned=1, outside=2, unable=(CannotFollow(device="d", lacks=("x",)),))
+    notes = ahead(replace(AT, scope=scope)).notes
+    assert "4 of 9 devices keep what they have: 1 pinned, 2 outside of the groups, 1 lacking" in " ".join(notes)
