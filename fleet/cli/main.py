@@ -25,6 +25,7 @@ from fleet.cli import (
     retrain,
     rollout,
     sample,
+    simulate,
     snapshot,
     token,
 )
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.command("login")(login.login)
 app.command("retrain")(retrain.retrain)
 app.command("demo")(demo_command.demo)
+app.command("simulate")(simulate.simulate)
 for _noun in (token, device, release, channel, model, recipe, rollout, snapshot, job, drift, sample, audit):
     app.add_typer(_noun.app)
 

@@ -37,7 +37,7 @@ ALLOWED = {
         "model_compiler",
     },
     "fleet.simulator": {"fleet.protocol", "edge_agent"},
-    "fleet": {"fleet.api", "fleet.protocol", "fleet.rollouts"},
+    "fleet": {"fleet.api", "fleet.protocol", "fleet.rollouts", "fleet.simulator"},
 }
 
 COMMANDS = ("fleet.cli", "fleet.client")  # of the room `fleet`

@@ -1,0 +1,113 @@
+"""What the signed repository says, fetched and verified once and read by all devices of a process."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from msgspec import Struct
+
+from edge_agent.clock import FILE as FLOOR
+from edge_agent.clock import TimeFloor
+from edge_agent.errors import AgentError, RefusedError
+from edge_agent.identity.enroll import first_root
+from edge_agent.identity.http import HubHttp
+from edge_agent.reporting.commands import decode_keys
+from edge_agent.update.look import choose
+from edge_agent.update.machine import Held
+from edge_agent.update.pace import Pace
+from edge_agent.update.tuf_client import Fetcher, Trusted, opened
+from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
+from fleet.protocol.errors import ProtocolError
+from fleet.protocol.manifest import MANIFEST_LIMIT, Manifest, decode_manifest
+from fleet.protocol.messages import HTTP_LIMIT, CommandKeys
+from fleet.protocol.sketch import ENCODER_LIMIT, decode_encoder
+
+KINDS = ("litert", "onnx")  # runtimes that a simulated device says it has
+ATTEMPT_S = 60.0  # for one file
+
+
+class ReleaseFacts(Struct, frozen=True, kw_only=True):
+    """What a simulated device needs of a release: what it would install, and how large that is."""
+
+    held: Held
+    bytes: int
+    classes: int = 0
+    sketch_id: str = ""
+    features: int = 0
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """The channel and its releases. `refused` says of the releases that are left out, why."""
+
+    channel: Channel
+    releases: dict[tuple[str, int], ReleaseFacts]
+    keys: CommandKeys | None
+    tuf: dict[str, int]
+    tuf_expires: dict[str, float]
+    refused: dict[tuple[str, int], tuple[str, str]] = {}
+
+
+def fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[str], before: View | None) -> View:
+    """Refresh the metadata with the device enrolled in `directory`, and read the channel with every release it names.
+
+    Raises:
+        AgentError, ProtocolError: it cannot be fetched, verified or read; nothing is known that was not before.
+    """
+    fetcher = Fetcher(hub, Pace(deadline_s=ATTEMPT_S))
+    with opened(directory / "tuf", first_root(directory), fetcher, TimeFloor(directory / FLOOR)) as trusted:
+        data = trusted.read(f"channels/{channel}.json", CHANNEL_LIMIT)
+        if data is None:
+            raise RefusedError(f"nobody signed channel {channel!r}", subject=channel, reason="no-channel")
+        document = decode_channel(data, capabilities)
+        key = trusted.read("hub/command-key.json", HTTP_LIMIT)
+        known = dict(before.releases) if before is not None else {}
+        refused: dict[tuple[str, int], tuple[str, str]] = {}
+        for wanted in _named(document):
+            if wanted not in known:
+                try:
+                    known[wanted] = _facts(trusted, hub, *wanted, capabilities)
+                except (AgentError, ProtocolError) as error:
+                    refused[wanted] = (getattr(error, "reason", "") or "bad-manifest", str(error))
+        return View(
+            channel=document, releases=known, keys=decode_keys(key) if key else None, tuf=trusted.versions,
+            tuf_expires=trusted.expires, refused=refused,
+        )  # fmt: skip
+
+
+def _named(channel: Channel) -> set[tuple[str, int]]:
+    found = set()
+    for model, entry in channel.models.items():
+        found |= {(model, entry.release), *((model, rule.release) for rule in entry.rules)}
+        if entry.rollout is not None:
+            found |= {(model, entry.rollout.release), (model, entry.rollout.from_release)}
+    return found
+
+
+def _facts(trusted: Trusted, hub: HubHttp, model: str, release: int, capabilities: frozenset[str]) -> ReleaseFacts:
+    path = f"models/{model}/{release}.json"
+    data = trusted.read(path, MANIFEST_LIMIT)
+    if data is None:
+        raise RefusedError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")
+    manifest = decode_manifest(data, capabilities)
+    variant = choose(manifest, KINDS)
+    blobs = [variant.blob, manifest.selftest.blob]
+    if manifest.sketch is not None:
+        blobs.append(manifest.sketch.encoder)
+    return ReleaseFacts(
+        held=Held(release=release, variant=variant.name, manifest=hashlib.sha256(data).hexdigest()),
+        bytes=len(data) + sum(blob.size for blob in blobs),
+        classes=len(manifest.labels),
+        sketch_id=manifest.sketch.sketch_id if manifest.sketch is not None else "",
+        features=_features(hub, manifest),
+    )
+
+
+def _features(hub: HubHttp, manifest: Manifest) -> int:
+    """How many numbers a sketch of this release has; 0 without one."""
+    if manifest.sketch is None:
+        return 0
+    answer = hub.request("GET", f"/blobs/{manifest.sketch.encoder.sha256}")
+    if answer.status != 200 or len(answer.data) > ENCODER_LIMIT:
+        return 0
+    return decode_encoder(answer.data).features
