@@ -40,7 +40,7 @@ class LocalRecord(Struct, frozen=True, kw_only=True):
     """One in-process request, for the agent's windows.
 
     `refused` is why the release did not take it (`errors.REFUSALS`), `detail` that in words; `newly`: the release
-    before it would have.
+    before it would have. `tensor` and `place` are where NaN or infinity was.
     """
 
     source: Literal["local"] = "local"
@@ -55,6 +55,8 @@ class LocalRecord(Struct, frozen=True, kw_only=True):
     refused: str = ""
     newly: bool = False
     detail: str = ""
+    tensor: str = ""
+    place: int = -1
 
 
 class Entry(NamedTuple):
@@ -82,6 +84,8 @@ class Entry(NamedTuple):
             refused=self.why.word if self.why is not None else "",
             newly=self.newly,
             detail=str(self.why)[:DETAIL_LIMIT] if self.why is not None else "",
+            tensor=self.why.tensor if self.why is not None else "",
+            place=self.why.place if self.why is not None else -1,
         )
 
 

@@ -26,6 +26,7 @@ from model_compiler.former import Former
 from model_compiler.judging import Judged
 from model_compiler.metrics import Metric, first
 from model_compiler.naming import check_encoder, check_kept, tensor_of
+from model_compiler.pack import blob_of
 from model_compiler.preparing import FrontFile
 from model_compiler.request import non_finite_of
 
@@ -80,16 +81,19 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     )  # fmt: skip
     drift, drift_data = _drift(parts)
     front = parts.front.described if parts.front is not None else None
+    inputs = _tensors(parts, parts.validation.inputs, kept, "input")
+    profile_data = reference.profile(parts.background.inputs, inputs)
     manifest = Manifest(
         requires=required_by(parts.steps, front),
         preprocess=parts.steps or msgspec.UNSET,
         front=front or msgspec.UNSET,
-        inputs=_tensors(parts, parts.validation.inputs, kept, "input"),
+        inputs=inputs,
         outputs=_tensors(parts, outputs, kept, "output"),
         labels=_labels(parts, first(outputs)),
         variants=tuple(item.variant() for item in kept),
         selftest=selftest,
         sketch=drift,
+        profile=blob_of(profile_data),
         gate=parts.gate,
         lineage=msgspec.structs.replace(
             parts.lineage, tools={**parts.lineage.tools, **tool_versions()}, seed=parts.seed
@@ -99,7 +103,7 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     if parts.interface is not None:
         check_kept(parts.interface, interface_of(manifest))
     files = [item.ran.artifact.model for item in kept] + ([parts.front.data] if parts.front is not None else [])
-    return manifest, [*files, data, *drift_data]
+    return manifest, [*files, data, *drift_data, profile_data]
 
 
 def _allowing(manifest: Manifest, parts: Parts, kept: Sequence[Judged]) -> Manifest:
@@ -222,8 +226,6 @@ def preflighted(
 
 def for_devices(manifest: Manifest, blobs: Sequence[bytes]) -> tuple[Manifest, list[bytes]]:
     """The manifest as it is published, and all blobs that it lists: what no device needs is one of them."""
-    from model_compiler.pack import blob_of
-
     detail = manifest_detail.encode_detail(manifest_detail.detail_of(manifest))
     bare = manifest_detail.without_detail(manifest, blob_of(detail))
     wanted = {blob.sha256 for blob in bare.blobs()}

@@ -1,21 +1,25 @@
-"""The drift section of a release: the model name's fixed encoder, the training-fit reference, the margin."""
+"""The drift section of a release: the model name's fixed encoder, the training-fit reference, the margin; and what the
+inputs were."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fleet.protocol import sketch
+from fleet.protocol import figures, sketch
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.finite import is_finite
 from fleet.protocol.manifest import SketchRef
+from fleet.protocol.tensor_spec import Tensor
 from model_compiler.errors import DataError, SourceError
 from model_compiler.pack import blob_of, read_release
 
 LEAST_ROWS = 8
+PROFILE_ROWS = 10_000
 
 
 def encoder_of(release: Path) -> sketch.Encoder:
@@ -60,3 +64,18 @@ def build(
         sketch_id=sketch.sketch_id(fitted), encoder=blob_of(blobs[0]), reference=blob_of(blobs[1]), margin=margin
     )
     return ref, blobs
+
+
+def profile(background: Mapping[str, npt.NDArray[Any]], inputs: Sequence[Tensor]) -> bytes:
+    """What the release was trained on, input by input: the bytes of a `figures.Profile` of at most `PROFILE_ROWS` rows.
+
+    Args:
+        background: (n, …) by the release's names.
+        inputs: the manifest's.
+    """
+    summaries = []
+    for told in figures.plan(inputs):
+        rows = background[told.tensor]
+        picked = np.linspace(0, len(rows) - 1, min(len(rows), PROFILE_ROWS)).astype(np.int64)
+        summaries.append(figures.summarize(told, [rows[place] for place in picked], every=True))
+    return figures.encode_profile(figures.Profile(inputs=tuple(summaries)))

@@ -15,6 +15,7 @@ from cloud_hub.store import benchmarks
 from fleet.protocol.bounds import LARGEST, check_count, check_time, check_word, plain
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, VersionError
+from fleet.protocol.figures import check_summaries
 from fleet.protocol.messages import (
     TELEMETRY_LIMIT,
     VALUES,
@@ -149,15 +150,23 @@ def _check_window(window: Window) -> None:
     check_count(len(window.values), "summarised values", VALUES)
     for summary in window.values:
         check_quantiles(summary)
+    _check_inputs(window)
     if window.rollout:
         check_word(window.rollout, "rollout")
     check_count(window.attempt, "attempt")
     if window.pairs is not None:
         _check_pairs(window.pairs)
+
+
+def _check_inputs(window: Window) -> None:
+    sketched = 0
     if window.sketch is not None:
         check_word(window.sketch.sketch_id, "sketch_id")
-        check_count(window.sketch.count, "sketched inputs", MOST_SKETCHED)
+        sketched = check_count(window.sketch.count, "sketched inputs", MOST_SKETCHED)
         check_sketch(window.sketch)
+    if window.outlying != -1:
+        check_count(window.outlying, "outlying inputs", sketched)
+    check_summaries(window.inputs)
 
 
 def _check_pairs(pairs: PairCounts) -> None:

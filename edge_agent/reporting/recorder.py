@@ -97,7 +97,7 @@ class Recorder:
             builder.refusal(outcome.refused)
             self._refusals(outcome.model, outcome.refused)
         builder.scores(outcome.scores.confidence, outcome.scores.classes, outcome.scores.values)
-        self._sketch(builder, outcome, encoder)
+        self._draw(builder, outcome)
         self._sampler.offer(outcome, encoder)
         channel = self._policies.channel
         if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:
@@ -110,7 +110,7 @@ class Recorder:
         self._refusals(refused.model, refused.word)
         builder, _ = self._window(refused.model, refused.release, refused.variant)
         builder.request(refused.latency_s, _refusal_marks(refused.newly))
-        builder.refusal(refused.word)
+        builder.refusal(refused.word, refused.tensor, refused.place)
 
     def audit(self, served: Served, inputs: Arrays, answers: tuple[Any, ...]) -> None:
         """Queue an audit of a drawn request."""
@@ -143,13 +143,13 @@ class Recorder:
         auditor = self._policies.entry(record.model).audit.auditor
         key = Key(record.model, record.release, record.variant, auditor, pair_key(slot.pairing))
         assert slot.active is not None
-        builder = self._builder(key, len(active.manifest.labels), slot.active.encoder, current=True)
+        builder = self._builder(key, slot.active)
         if record.refused:
             word = record.refused if record.refused in REFUSALS else "other"
             slot.active.refuse(record.detail or word, newly=record.newly)
             self._refusals(record.model, word)
             builder.request(record.latency_s, ["local", *_refusal_marks(record.newly)])
-            builder.refusal(word)
+            builder.refusal(word, record.tensor, record.place)
             return
         slot.active.count(failed=record.failed)
         builder.request(record.latency_s, ("local", "failed", "local_failed") if record.failed else ("local", "edge"))
@@ -158,16 +158,14 @@ class Recorder:
     def offered(self, outcome: Outcome, requests: float, rows: float) -> None:
         """Sketch a request that has been counted, and perhaps keep it; it stands for `requests` ones of `rows` rows."""
         builder, encoder = self._window(outcome.model, outcome.release, outcome.variant)
-        self._sketch(builder, outcome, encoder, requests * rows)
+        self._draw(builder, outcome, requests * rows)
         self._sampler.offer(outcome, encoder, requests)
 
-    def _sketch(self, builder: Builder, outcome: Outcome, encoder: Encoder | None, weight: float = 1.0) -> None:
-        if encoder is None or not outcome.inputs:
-            return
-        name = encoder.tensor or next(iter(outcome.inputs))
-        watched = outcome.inputs.get(name)
-        if watched is not None:
-            self._windows.draw(builder, watched if self._sampler.batched(outcome)(name) else watched[None], weight)
+    def _draw(self, builder: Builder, outcome: Outcome, weight: float = 1.0) -> None:
+        if outcome.inputs:
+            batched = self._sampler.batched(outcome)
+            rows = {name: array if batched(name) else array[None] for name, array in outcome.inputs.items()}
+            self._windows.draw(builder, rows, weight)
 
     def _window(self, model: str, release: int, variant: str) -> tuple[Builder, Encoder | None]:
         """The window of a request that a release answered or refused (0: none was here), and what sketches it."""
@@ -175,17 +173,16 @@ class Recorder:
         served = slot.active if slot is not None else None
         if served is not None and served.release.number != release:
             served = None
-        encoder = served.encoder if served is not None else None
-        classes = len(served.release.manifest.labels) if served is not None else 0
         pairing = pair_key(slot.pairing) if slot is not None and release else None
         key = Key(model, release, variant, self._policies.entry(model).audit.auditor, pairing)
-        return self._builder(key, classes, encoder, current=served is not None), encoder
+        return self._builder(key, served), served.encoder if served is not None else None
 
-    def _builder(self, key: Key, classes: int, encoder: Encoder | None, *, current: bool) -> Builder:
+    def _builder(self, key: Key, served: Served | None) -> Builder:
         now = self._clock()
-        if not current:  # an answer of the release that was just replaced, or of the cloud alone
-            return self._windows.late(key, now, classes)
-        builder, replaced = self._windows.open(key, now, classes, encoder)
+        if served is None:  # an answer of the release that was just replaced, or of the cloud alone
+            return self._windows.late(key, now, 0)
+        manifest = served.release.manifest
+        builder, replaced = self._windows.open(key, now, len(manifest.labels), served.encoder, manifest.inputs)
         self._closed += [old for old in replaced if not old.empty]
         return builder
 
@@ -276,7 +273,8 @@ class Recorder:
 
     def _store_window(self, window: Window) -> int:
         body = encode_msgpack(window)
-        for what, changes in (("sketch", {"sketch": None}), ("quantiles", {"values": ()})):
+        less = ("sketch", {"sketch": None, "outlying": -1}), ("quantiles", {"values": ()}), ("inputs", {"inputs": ()})
+        for what, changes in less:
             if len(body) > TELEMETRY_LIMIT - 512:  # the envelope needs its share
                 log.warning("a window of model %s has %d bytes; its %s is left out", window.model, len(body), what)
                 window = msgspec.structs.replace(window, **changes)

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from edge_agent.ports import Arrays
 from edge_agent.reporting.spool import Database
 from fleet.protocol.channel import MILLION, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.messages import SAMPLES_LIMIT, Sample, SampleBatch, SampleReason
-from fleet.protocol.sketch import Encoder
+from fleet.protocol.sketch import Encoder, outlying
 from fleet.protocol.task import CLASSIFICATION, NO_CLASS
 from fleet.protocol.tensors import to_array
 from fleet.tasks import Task
@@ -28,7 +27,6 @@ from fleet.tasks import Task
 log = logging.getLogger(__name__)
 
 Redact = Callable[[Sample], Sample | None]
-OUTLYING = 4.0  # mean squared whitened coordinate, 1 on the training data: two standard deviations
 BATCH_BYTES = 1 << 20
 DAY_S = 86_400
 
@@ -74,15 +72,12 @@ def class_of(task: Task[Any], answer: object) -> int:
 
 def is_outlying(inputs: Arrays, encoder: Encoder | None) -> bool:
     """Whether the first row lies far from the training data in the encoder's whitened space."""
-    if encoder is None or encoder.pool != 1:
+    if encoder is None:
         return False
     array = inputs.get(encoder.tensor) if encoder.tensor else next(iter(inputs.values()), None)
-    if array is None or array[:1].size != encoder.inputs:
+    if array is None or array.dtype.kind == "O" or array[:1].size != encoder.inputs:
         return False
-    mean = np.frombuffer(encoder.mean, "<f4")
-    projection = np.frombuffer(encoder.projection, "<f4").reshape(-1, encoder.dims)
-    place = (array[:1].reshape(-1).astype(np.float32) - mean) @ projection
-    return float(np.mean(place**2)) > OUTLYING
+    return bool(outlying(encoder, array[:1])[0])
 
 
 def build(draft: Draft) -> Sample:

@@ -2,21 +2,27 @@
 
 A window belongs to one (release, variant, auditor); a change of any closes it. Audits come back
 later than their requests and count in the window of the release that answered, which is opened
-again for them when it has closed. The sketch covers a uniform random draw of the window's rows
-(reservoir sampling: Vitter, "Random Sampling with a Reservoir", ACM TOMS 1985, algorithm R).
+again for them when it has closed. Sketch and input summaries cover a uniform random draw of the
+window's rows (reservoir sampling: Vitter, "Random Sampling with a Reservoir", ACM TOMS 1985, algorithm R).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from edge_agent.reporting.values import Values
 from fleet.protocol.channel import RolloutRef
-from fleet.protocol.messages import PairCounts, SketchData, Window
-from fleet.protocol.sketch import Encoder, Sketcher
+from fleet.protocol.figures import MOST_FIGURES, MOST_INPUTS, plan, summarize
+from fleet.protocol.messages import InputSummary, PairCounts, SketchData, Window
+from fleet.protocol.sketch import Encoder, Sketcher, outlying
+from fleet.protocol.tensor_spec import Tensor
+from fleet.protocol.tensors import AnyArray
+
+Row = dict[str, np.ndarray[Any, Any]]  # one row of every input, without its batch axis
 
 LATENCY_BUCKETS = 32  # powers of two of microseconds: the last one is over an hour
 CONFIDENCE_BINS = 20
@@ -69,10 +75,13 @@ class Builder:
         self._confidence = [0] * CONFIDENCE_BINS
         self._classes = [0] * classes
         self._encoder = encoder
-        self._reservoir: list[np.ndarray[Any, Any]] = []
+        self._tensors: tuple[Tensor, ...] = ()
+        self._reservoir: list[Row] = []
+        self._size = 0  # rows that the reservoir may hold; 0: not known yet
         self._rows = 0.0  # seen, in units of `_weight`
         self._weight = 1.0
         self._refusals: dict[str, int] = {}
+        self._broken: dict[str, Counter[int]] = {}
         self._values = Values()
         self._pairs: dict[
             bytes, int
@@ -88,9 +97,11 @@ class Builder:
         for mark in marks:
             self.counters[mark] += 1
 
-    def refusal(self, word: str) -> None:
-        """Say why the request that was just counted was refused."""
+    def refusal(self, word: str, tensor: str = "", place: int = -1) -> None:
+        """Say why the request that was just counted was refused; `tensor` and `place` as in `RefusalError`."""
         self._refusals[word] = self._refusals.get(word, 0) + 1
+        if tensor and (tensor in self._broken or len(self._broken) < MOST_INPUTS):
+            self._broken.setdefault(tensor, Counter())[place if place < MOST_FIGURES else -1] += 1
 
     def scores(
         self, confidences: Iterable[float], classes: Iterable[int], values: Iterable[Sequence[float]] = ()
@@ -103,33 +114,35 @@ class Builder:
             if 0 <= index < len(self._classes):
                 self._classes[index] += 1
 
-    def sketch_with(self, encoder: Encoder | None) -> None:
-        """Sketch from now on: a window that an audit opened before its first request has no encoder yet."""
+    def watch(self, tensors: tuple[Tensor, ...], encoder: Encoder | None) -> None:
+        """Sketch and summarise inputs from now on: a window that an audit opened has neither yet."""
+        self._tensors = tensors
         if self._encoder is None:
             self._encoder = encoder
 
-    def draw(self, rows: np.ndarray[Any, Any], rng: Callable[[], float], weight: float = 1.0) -> None:
-        """Offer the rows of an input to the reservoir; kept rows are copied.
+    def draw(self, inputs: Mapping[str, AnyArray], rng: Callable[[], float], weight: float = 1.0) -> None:
+        """Offer the rows of all inputs to the reservoir; kept rows are copied.
 
         Args:
+            inputs: by name, (n, …) each; one row of an input that has no batch goes with all rows of the others.
             weight: how many of the window's rows each of these stands for, at least 1. All kept rows stand for
                 equally many: those that stand for fewer are thinned, so that the draw stays uniform.
         """
-        if self._encoder is None or rows[:1].size != self._encoder.inputs:
-            return
         if weight > self._weight:
             self._weigh(weight, rng)
-        size = min(RESERVOIR_ROWS, max(1, RESERVOIR_BYTES // max(1, rows[:1].nbytes)))
-        for row in rows:
+        for place in range(max(map(len, inputs.values()), default=0)):
             if weight < self._weight and rng() * self._weight >= weight:
                 continue
             self._rows += 1
-            if len(self._reservoir) < size:
-                self._reservoir.append(np.array(row))
+            if len(self._reservoir) < (self._size or RESERVOIR_ROWS):
+                self._reservoir.append(_row(inputs, place))
+                if not self._size:
+                    size = sum(array.nbytes for array in self._reservoir[0].values())
+                    self._size = min(RESERVOIR_ROWS, max(1, RESERVOIR_BYTES // max(1, size)))
             else:
-                place = int(rng() * self._rows)
-                if place < size:
-                    self._reservoir[place] = np.array(row)
+                kept = int(rng() * self._rows)
+                if kept < self._size:
+                    self._reservoir[kept] = _row(inputs, place)
 
     def _weigh(self, weight: float, rng: Callable[[], float]) -> None:
         """Let every kept row stand for `weight` rows. A uniform draw stays one with whatever rows it has; only it
@@ -159,7 +172,8 @@ class Builder:
         return not self.counters["requests"] and not self.counters["audited"]
 
     def close(self, ended_at: float) -> Window:
-        """The window; costs a sketch of at most `RESERVOIR_ROWS` rows, so do it off the request path."""
+        """The window; costs sketch and figures of at most `RESERVOIR_ROWS` rows, so do it off the request path."""
+        sketch, far = self._sketch()
         return Window(
             model=self.key.model,
             release=self.key.release,
@@ -172,7 +186,9 @@ class Builder:
             confidence=tuple(self._confidence),
             classes=tuple(self._classes),
             pairs=self._pair_counts(),
-            sketch=self._sketch(),
+            sketch=sketch,
+            outlying=far,
+            inputs=self._inputs(),
             refusals=self._refusals,
             rollout=self.key.rollout[0] if self.key.rollout is not None else "",
             attempt=self.key.rollout[1] if self.key.rollout is not None else 0,
@@ -190,12 +206,31 @@ class Builder:
             neither=neither, repeats=self._repeats, keys=b"".join(key for keys in found for key in keys),
         )  # fmt: skip
 
-    def _sketch(self) -> SketchData | None:
-        if self._encoder is None or not self._reservoir:
-            return None
-        sketcher = Sketcher(self._encoder)
-        sketcher.add(np.stack(self._reservoir))
-        return sketcher.data()
+    def _sketch(self) -> tuple[SketchData | None, int]:
+        """The sketch of the drawn rows, and how many of them are outlying; None and -1 without an encoder."""
+        if self._encoder is None:
+            return None, -1
+        tensor, wanted = self._encoder.tensor, self._encoder.inputs
+        watched = (row.get(tensor) if tensor else next(iter(row.values())) for row in self._reservoir)
+        rows = [array for array in watched if array is not None and array.size == wanted and array.dtype.kind != "O"]
+        if not rows:
+            return None, -1
+        sketcher, stacked = Sketcher(self._encoder), np.stack(rows)
+        sketcher.add(stacked)
+        return sketcher.data(), min(int(outlying(self._encoder, stacked).sum()), sketcher.count)
+
+    def _inputs(self) -> tuple[InputSummary, ...]:
+        found = []
+        for told in plan(self._tensors):
+            rows = [row[told.tensor] for row in self._reservoir if told.tensor in row]
+            places = self._broken.get(told.tensor, Counter())
+            values = told.kind == "values"
+            refused: Counter[str] = Counter()
+            for place, count in places.items():
+                refused[str(place) if values and place >= 0 else ""] += count
+            if rows or refused:
+                found.append(summarize(told, rows, refused))
+        return tuple(found)
 
 
 class Windows:
@@ -206,7 +241,9 @@ class Windows:
         self._open: dict[Key, Builder] = {}
         self._current: dict[str, Key] = {}
 
-    def open(self, key: Key, now: float, classes: int, encoder: Encoder | None) -> tuple[Builder, list[Builder]]:
+    def open(
+        self, key: Key, now: float, classes: int, encoder: Encoder | None, tensors: tuple[Tensor, ...] = ()
+    ) -> tuple[Builder, list[Builder]]:
         """The builder for `key`, and those that it replaces (an older release or auditor of the model)."""
         closed = []
         current = self._current.get(key.model)
@@ -217,7 +254,7 @@ class Windows:
         builder = self._open.get(key)
         if builder is None:
             builder = self._open[key] = Builder(key, now, classes, encoder)
-        builder.sketch_with(encoder)
+        builder.watch(tensors, encoder)
         return builder, closed
 
     def late(self, key: Key, now: float, classes: int) -> Builder:
@@ -227,9 +264,9 @@ class Windows:
             builder = self._open[key] = Builder(key, now, classes, None)
         return builder
 
-    def draw(self, builder: Builder, rows: np.ndarray[Any, Any], weight: float = 1.0) -> None:
+    def draw(self, builder: Builder, inputs: Mapping[str, AnyArray], weight: float = 1.0) -> None:
         """Offer rows to a builder's reservoir with this object's randomness; see `Builder.draw`."""
-        builder.draw(rows, self._rng, weight)
+        builder.draw(inputs, self._rng, weight)
 
     def due(self, now: float, window_s: float, requests: int) -> list[Builder]:
         """Take out the windows that are full or old; empty ones just start again."""
@@ -246,6 +283,10 @@ class Windows:
         closed = [builder for builder in self._open.values() if not builder.empty]
         self._open.clear()
         return closed
+
+
+def _row(inputs: Mapping[str, AnyArray], place: int) -> Row:
+    return {name: np.array(array[place if len(array) > place else 0]) for name, array in inputs.items() if len(array)}
 
 
 def _used(counts: list[int]) -> int:

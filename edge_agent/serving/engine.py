@@ -21,7 +21,7 @@ from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving.answers import answers_of, checked, parameters_of
 from edge_agent.serving.endpoint import Endpoint, Question, word_of
 from edge_agent.serving.forwarding import cloud_version, forwarded, somebody
-from edge_agent.serving.outcomes import Observer, Outcome, Refused
+from edge_agent.serving.outcomes import Observer, Outcome, Refused, refused_for
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, route, settle, threshold
 from edge_agent.serving.runs import Ran, Threads, ended, run
@@ -129,7 +129,7 @@ class Engine:
         try:
             inputs = inputs_of(request, manifest, served.pipeline)
         except RefusalError as error:
-            self._refused(served, asked, error.word, str(error), newly=takes(served.former, request))
+            self._refused(served, asked, error, newly=takes(served.former, request))
             raise
         if self._speculates(served, asked):
             served.references += 1
@@ -183,16 +183,12 @@ class Engine:
         refused = Refused(model=model, release=number, variant=variant, word=word, newly=False, latency_s=0.0)
         self._observer.refused(refused)
 
-    def _refused(self, served: Served, asked: Asked, word: str, why: str, *, newly: bool) -> None:
-        served.refuse(why, newly=newly)
+    def _refused(self, served: Served, asked: Asked, why: RefusalError, *, newly: bool) -> None:
+        served.refuse(str(why), newly=newly)
         took = self._now() - asked.started
         served.statistics.failed(took)
         if _observed(asked.request):
-            release = served.release
-            name, number = release.variant.name, release.number
-            self._observer.refused(
-                Refused(model=asked.model, release=number, variant=name, word=word, newly=newly, latency_s=took)
-            )
+            self._observer.refused(refused_for(served.release, asked.model, why, newly=newly, latency_s=took))
 
     def _check_known(self, model: str, version: str) -> None:
         if version:
@@ -207,7 +203,7 @@ class Engine:
             try:
                 ran = await self._threads.run(served, inputs, asked.until, asked.gone)
             except (InferenceError, LateError) as error:  # says nothing about the model
-                self._refused(served, asked, "other", str(error), newly=False)
+                self._refused(served, asked, RefusalError(str(error), word="other"), newly=False)
                 raise
             found = self._after(served, asked, inputs, ran)
             return found if isinstance(found, oip.InferResponse) else await found

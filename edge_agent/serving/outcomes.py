@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from edge_agent.ports import Arrays
+from edge_agent.ports import Arrays, InstalledRelease
 from edge_agent.serving.router import Verdict
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Served
+from fleet.protocol.errors import RefusalError
 from fleet.tasks import Task
 
 
@@ -40,7 +41,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 class Refused(Struct, frozen=True, kw_only=True):
     """A request that was refused; `word` is one of `errors.REFUSALS`. `release` 0: no local model.
 
-    `newly`: the release before this one would have taken it.
+    `newly`: the release before this one would have taken it. `tensor` and `place`: see `RefusalError`.
     """
 
     model: str
@@ -49,6 +50,16 @@ class Refused(Struct, frozen=True, kw_only=True):
     word: str
     newly: bool
     latency_s: float
+    tensor: str = ""
+    place: int = -1
+
+
+def refused_for(release: InstalledRelease, model: str, why: RefusalError, *, newly: bool, latency_s: float) -> Refused:
+    """A request that `release` does not take."""
+    return Refused(
+        model=model, release=release.number, variant=release.variant.name, word=why.word, newly=newly,
+        latency_s=latency_s, tensor=why.tensor, place=why.place,
+    )  # fmt: skip
 
 
 class Observer(Protocol):

@@ -33,11 +33,16 @@ REFUSALS = ("body", "size", "name", "datatype", "shape", "value", "batch", "outp
 
 
 class RefusalError(MalformedError):
-    """A request that decodes, and that the model does not take. `word` is one of `REFUSALS`."""
+    """A request that decodes, and that the model does not take. `word` is one of `REFUSALS`.
 
-    def __init__(self, message: str, *, word: str, hint: str = "") -> None:
+    `tensor` is the input that held NaN or infinity, and `place` which number of its row did; "" and -1 otherwise.
+    """
+
+    def __init__(self, message: str, *, word: str, hint: str = "", tensor: str = "", place: int = -1) -> None:
         super().__init__(message, subject="inference", hint=hint)
         self.word = word
+        self.tensor = tensor
+        self.place = place
 
 
 def refusal_word(error: ProtocolError) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from fleet.protocol.errors import MalformedError, RefusalError
-from fleet.protocol.finite import not_finite
+from fleet.protocol.finite import is_finite, not_finite
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray, datatype_of, dtype_of, from_bytes
 
@@ -41,7 +41,15 @@ def check_arrays(found: Mapping[str, AnyArray], specs: tuple[Tensor, ...], *, ki
         refuse("name", f"the model has no {kind} {sorted(unknown)[0]!r}")
     broken = not_finite(kind, found, specs)
     if broken:
-        refuse("value", broken, hint="this model takes finite numbers only")
+        hint = "this model takes finite numbers only"
+        raise RefusalError(broken, word="value", hint=hint, **_broken_place(found, specs))
+
+
+def _broken_place(found: Mapping[str, AnyArray], specs: Sequence[Tensor]) -> dict[str, Any]:
+    spec = next(spec for spec in specs if spec.finite and not is_finite(found[spec.name]))
+    array = found[spec.name]
+    row = array[0].size if spec.shape[:1] == (-1,) and len(array) else array.size
+    return {"tensor": spec.name, "place": int(np.argmin(np.isfinite(array).ravel())) % max(row, 1)}
 
 
 def _has_shape(have: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -176,8 +176,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     `inputs` are what applications send; `front` and then `preprocess`, a model file and steps, make of them what the
     model files take. `task` is left out of a classification, and these two where there are none, so that the bytes are
-    those of 0.1; see `named_task` and `pipeline`. `detail` is a blob for people, which no device fetches
-    (`fleet.protocol.manifest_detail`).
+    those of 0.1; see `named_task` and `pipeline`. `detail` is a blob for people (`fleet.protocol.manifest_detail`) and
+    `profile` one for the hub, which sums up the training inputs (`figures.Profile`): no device fetches them.
     """
 
     schema: int = SCHEMA
@@ -194,6 +194,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     preprocess: tuple[AnyStep, ...] | UnsetType = UNSET
     front: Front | UnsetType = UNSET
     detail: Blob | UnsetType = UNSET
+    profile: Blob | UnsetType = UNSET
 
     @property
     def in_front(self) -> Front | None:
@@ -235,13 +236,13 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return tuple(v for v in self.variants if v.placement == placement)
 
     def blobs(self, variants: tuple[Variant, ...] | None = None) -> tuple[Blob, ...]:
-        """Every blob that `variants` come with, each once; by default those of all, and the detail."""
+        """Every blob that `variants` come with, each once; by default those of all, the detail and the profile."""
         chosen = self.variants if variants is None else variants
         found = [v.blob for v in chosen] + self._beside()
         if self.sketch is not None:
             found.append(self.sketch.reference)
-        if variants is None and isinstance(self.detail, Blob):
-            found.append(self.detail)
+        if variants is None:
+            found += [blob for blob in (self.detail, self.profile) if isinstance(blob, Blob)]
         return tuple({blob.sha256: blob for blob in found}.values())
 
     def needed_for(self, variant: Variant) -> tuple[Blob, ...]:

@@ -255,6 +255,21 @@ class QuantileData(Struct, frozen=True, kw_only=True):
     weights: tuple[int, ...] = ()
 
 
+class InputSummary(Struct, frozen=True, kw_only=True):
+    """What one input held in the rows that a window drew; see `fleet.protocol.figures`.
+
+    `nan` and `infinite` count the rows with any. `refused` counts requests that were refused for such (as not `rows`
+    do), by the place of the number in its row, "" where the input has many. `figures` is float32 little-endian (f, 8).
+    """
+
+    name: str
+    rows: int
+    nan: int = 0
+    infinite: int = 0
+    refused: dict[str, int] = field(default_factory=dict)
+    figures: bytes = b""
+
+
 class Window(Struct, frozen=True, kw_only=True):
     """`kind="window"` (MessagePack): what one model did on one device between two moments.
 
@@ -268,7 +283,9 @@ class Window(Struct, frozen=True, kw_only=True):
     holds [2^i, 2^(i+1))). `confidence` is a 20-bin histogram over [0, 1]; `classes` counts the edge
     model's predicted classes; `values` summarises the numbers in its answers, value by value, where the task's answers
     are numbers (at most `VALUES`; agents before it was added send none). `sketch` covers rows that were drawn uniformly
-    from the window's requests, those in an application's own process included; its `count` says how many.
+    from the window's requests, those in an application's own process included; its `count` says how many, and
+    `outlying` how many of them lie far from the training data (-1: nobody looked). `inputs` summarises the same rows
+    input by input, where there are at most 16 (agents before it was added send none).
     """
 
     model: str
@@ -287,6 +304,8 @@ class Window(Struct, frozen=True, kw_only=True):
     rollout: str = ""
     attempt: int = 0
     values: tuple[QuantileData, ...] = ()
+    outlying: int = -1
+    inputs: tuple[InputSummary, ...] = ()
 
 
 def decode_control(data: bytes, kind: type[Any]) -> Any:

@@ -34,6 +34,7 @@ MAX_INPUTS = 4096  # wider inputs are averaged over neighbours first, so that th
 MAX_FIT_ROWS = 2000
 MAX_FEATURES = 8192
 MAX_DIMS = 60
+OUTLYING = 4.0  # two standard deviations
 SCHEMA = 1
 
 
@@ -168,6 +169,17 @@ class Sketcher:
     def data(self) -> SketchData:
         """The window's sketch so far."""
         return SketchData(sketch_id=self.sketch_id, count=self.count, sums=self._sums.astype("<f4").tobytes())
+
+
+def outlying(encoder: Encoder, x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which examples (n, …) lie far from the training data: a mean square over `OUTLYING` of the encoder's whitened
+    coordinates, which is 1 on that data. (n,); False for NaN."""
+    rows = np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        flat = _pooled(rows.reshape(len(rows), -1), encoder.pool) - np.frombuffer(encoder.mean, "<f4")
+        place = flat @ np.frombuffer(encoder.projection, "<f4").reshape(-1, encoder.dims)
+        found: npt.NDArray[np.bool_] = np.mean(place.astype(np.float64) ** 2, axis=1) > OUTLYING
+    return found
 
 
 def sketch(encoder: Encoder, x: npt.NDArray[Any]) -> SketchData:

@@ -461,9 +461,9 @@ def test_rows_of_different_weight_are_sketched_as_often_as_they_came(order, own)
     for _ in range(60):
         builder = Builder(Key("digits", 1, "v", None), 0.0, 3, encoder)
         for weight in order:
-            builder.draw(np.full((own, 6), weight, np.float32), rng, weight)
+            builder.draw({"x": np.full((own, 6), weight, np.float32)}, rng, weight)
         held += len(builder._reservoir)
-        light += sum(row[0] == 1.0 for row in builder._reservoir)
+        light += sum(row["x"][0] == 1.0 for row in builder._reservoir)
     share = light / held
     assert abs(share - 1 / 9) < 5 * (1 / 9 * 8 / 9 / held) ** 0.5
     assert held / 60 >= min(256, own)
@@ -475,6 +475,6 @@ def test_a_sketch_of_equal_weights_is_what_it_was():
     found = []
     for weight in (1.0, 3.0):
         builder = Builder(Key("digits", 1, "v", None), 0.0, 3, encoder)
-        builder.draw(rows, random.Random(0).random, weight)
+        builder.draw({"x": rows}, random.Random(0).random, weight)
         found.append(builder.close(1.0).sketch)
     assert found[0] is not None and found[0].count == found[1].count == 256

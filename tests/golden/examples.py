@@ -258,6 +258,22 @@ MSGPACK |= {  # what came after 0.1
         counters={"requests": 4, "edge": 4},
         values=(w.QuantileData(low=-1.5, high=9.0, means=(-1.5, 2.25, 9.0), weights=(1, 2, 1)),),
     ),
+    "body-window-inputs": w.Window(
+        model="digits",
+        release=2,
+        variant="litert-int8",
+        auditor=None,
+        started_at=1.5,
+        ended_at=61.5,
+        counters={"requests": 10, "edge": 9, "failed": 1, "refused": 1},
+        sketch=w.SketchData(sketch_id="5" * 64, count=9, sums=bytes(16)),
+        refusals={"value": 1},
+        outlying=2,
+        inputs=(
+            w.InputSummary(name="x", rows=9, nan=1, infinite=2, refused={"0": 1}, figures=bytes(32)),
+            w.InputSummary(name="note", rows=9, figures=bytes(32)),
+        ),
+    ),
     "body-window-refusals": w.Window(
         model="digits",
         release=2,

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fleet.protocol import selftest
+from fleet.protocol.figures import decode_profile, figures_of, plan
 from fleet.protocol.manifest import Gate, encode_manifest
 from fleet.protocol.manifest_detail import decode_detail, with_detail
 from fleet.protocol.sketch import decode_encoder
@@ -83,6 +84,17 @@ def test_self_test_vectors_pass_the_right_model_and_fail_one_with_flipped_weight
     model[dense] = bytes((-b) % 256 for b in model[dense])
     bad = selftest.check(vectors, manifest.selftest, "litert-int8", run_with(bytes(model)))
     assert not bad.passed and bad.reason
+
+
+def test_a_release_says_what_it_was_trained_on_and_no_device_fetches_it(compiled, request_):
+    manifest = compiled.manifest
+    data = (compiled.out / "blobs" / manifest.profile.sha256).read_bytes()
+    (found,) = decode_profile(data).inputs
+    (told,) = plan(manifest.inputs)
+    rows = next(iter(request_.calibration.inputs.values()))
+    assert (found.name, found.rows, found.nan) == (manifest.inputs[0].name, len(rows), 0)
+    assert len(figures_of(found)) == len(told.names) and len(data) < 4096
+    assert manifest.profile in manifest.blobs() and manifest.profile not in manifest.blobs(manifest.variants)
 
 
 def _largest_run_of_weights(model: bytes) -> slice:

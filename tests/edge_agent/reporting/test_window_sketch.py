@@ -16,7 +16,7 @@ def test_a_window_that_an_audit_opened_is_sketched_like_any_other():
     windows.late(KEY, 0.0, 3).audited([True], [])  # the audit of the last window's last request
     builder, _ = windows.open(KEY, 0.1, 3, encoder)
     builder.request(0.001, ("edge",))
-    windows.draw(builder, X[:5])
+    windows.draw(builder, {"x": X[:5]})
     window = builder.close(1.0)
     assert window.counters["audited"] == 1 and window.counters["requests"] == 1
     assert window.sketch is not None and window.sketch.count == 5
