@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 
 from cloud_hub.drift import signed
 from cloud_hub.drift.baseline import DAY_S, History, fit
-from cloud_hub.drift.basis import fit_basis
+from cloud_hub.drift.basis import basis_of_encoder
 from cloud_hub.drift.signed import Bank
 from fleet.protocol.messages import SketchData
 from fleet.protocol.sketch import Sketcher, distance, fit_encoder
@@ -76,7 +76,7 @@ def digits(seed: int) -> Digits:
     mean, projection = np.frombuffer(encoder.mean, "<f4"), np.frombuffer(encoder.projection, "<f4")
     scaled = projection.reshape(-1, encoder.dims).astype(np.float64) / encoder.bandwidth
     embedded = {name: (some.reshape(len(some), -1) - mean) @ scaled for name, some in images.items()}
-    basis = fit_basis(windows(features[""], 432, rng), np.arange(432) % 3)
+    basis = basis_of_encoder(encoder)
     seen = {name: some @ basis.directions for name, some in features.items()}
     return Digits(seen[""], seen, y, basis.weights, features, embedded)
 

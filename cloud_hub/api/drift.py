@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 
 from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.openapi import errors
-from cloud_hub.api.params import KeyQuery, NumberPath
+from cloud_hub.api.params import KeyPath, KeyQuery, NumberPath
 from cloud_hub.drift import monitors
-from fleet.api.drift import AlarmInfo, AlarmPage, MonitorPage
+from fleet.api.drift import AlarmInfo, AlarmPage, MonitorPage, Rebaseline, Rebaselined, StreamPage
 
 router = APIRouter(prefix="/api/v1", tags=["drift"])
 
 
 @router.get("/drift")
 def list_monitors(hub: HubDep, caller: Viewer, model: KeyQuery = "") -> MonitorPage:
-    """Every monitor, or one model's: its state, last distance, margin and evidence against its limit."""
+    """Every monitor, or one model's: its state, and what has most evidence that its inputs have moved."""
     return MonitorPage(items=monitors.list_monitors(hub, model))
+
+
+@router.get("/drift/{model}/streams")
+def list_streams(
+    model: KeyPath, hub: HubDep, caller: Viewer, kind: KeyQuery = "", limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> StreamPage:
+    """Where a model's inputs are watched, those with most evidence first; `kind`: device, group or fleet."""
+    return StreamPage(items=monitors.list_streams(hub, model, kind, limit))
+
+
+@router.post("/drift/{model}/rebaseline", responses=errors(404))
+def rebaseline(model: KeyPath, body: Rebaseline, hub: HubDep, caller: OperatorUser) -> Rebaselined:
+    """Begin baselines anew: what devices see from now on is what is usual. Alarms about all of a model are closed."""
+    count = monitors.rebaseline(hub, model, body.devices, actor=caller.actor)
+    return Rebaselined(model=model, streams=count)
 
 
 @router.get("/alarms")
@@ -27,5 +44,5 @@ def list_alarms(hub: HubDep, caller: Viewer) -> AlarmPage:
 
 @router.post("/alarms/{alarm}/close", responses=errors(404))
 def close(alarm: NumberPath, hub: HubDep, caller: OperatorUser) -> AlarmInfo:
-    """Close an alarm. The monitor goes on watching against the same baseline, from nothing."""
+    """Close an alarm. What it names goes on being watched against the same baseline, from nothing."""
     return monitors.close_alarm(hub, alarm, actor=caller.actor)

@@ -2,54 +2,70 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
-import msgspec
+import numpy as np
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift.detector import Baseline
+from cloud_hub.drift import records
+from cloud_hub.drift.basis import Basis, decode_basis
+from cloud_hub.drift.signed import Bank
 from cloud_hub.store.tables import DriftMonitor, Release, WindowRow
 from fleet.protocol.manifest import SketchRef, decode_manifest
 from fleet.protocol.messages import SketchData
-from fleet.protocol.sketch import decode_sketch, distance
+from fleet.protocol.sketch import decode_sketch, distance, mean
 
 POINTS = 240  # windows per model
 MIN_COUNT = 10  # inputs; the distance of a smaller window says little
 
 
 def drift_plots(hub: Hub) -> list[dict[str, Any]]:
-    """Per model: `at` (Unix seconds), `distance` (squared MMD) and `margin`, in order of time.
+    """Per model: `at` (Unix seconds), `distance` and `margin` (roots of squared MMD), in order of time.
 
-    The distance is from the deployed baseline once it is frozen, before that from the training fit.
+    Each window's distance is from its device's own baseline, and the margin how far from it is far; of a device
+    without a baseline both are from the training fit.
     """
     with hub.reading() as session:
         sources = _sketches(session)
         found = {model: _windows(session, model, ref.sketch_id) for model, ref in sources.items()}
-        baselines = {monitor.model: baseline_of(monitor) for monitor in session.exec(select(DriftMonitor))}
+        own = {model: _baselines(session, model, ref.sketch_id, found[model]) for model, ref in sources.items()}
     plots = []
     for model, ref in sources.items():
-        baseline = baselines.get(model)
-        if baseline is not None and baseline.sketch.sketch_id == ref.sketch_id:
-            reference, margin = baseline.sketch, baseline.margin
-        else:
-            reference, margin = decode_sketch(hub.objects.get(f"blobs/{ref.reference.sha256}").data), ref.margin
-        points = [(at, distance(reference, window)) for at, window in found[model]]
-        plots.append(
-            {
-                "model": model,
-                "at": [at for at, _ in points],
-                "distance": [value for _, value in points],
-                "margin": [margin] * len(points),
-            }
-        )
+        basis, banks = own[model]
+        reference = None
+        points: list[tuple[float, float, float]] = []
+        for row in found[model]:
+            window, bank = _sketch(row), banks.get(row.device_id)
+            if basis is not None and bank is not None and len(row.sketch) == 4 * len(basis.directions):
+                away = mean(window) @ basis.directions - bank.mean[0]
+                points.append((row.ended_at, float(np.linalg.norm(away)), float(bank.far[0])))
+                continue
+            if reference is None:
+                reference = decode_sketch(hub.objects.get(f"blobs/{ref.reference.sha256}").data)
+            squared = distance(reference, window)
+            points.append((row.ended_at, math.sqrt(max(squared, 0.0)), math.sqrt(max(ref.margin, 0.0))))
+        at, away_from, margin = (list(part) for part in zip(*points, strict=True)) if points else ([], [], [])
+        plots.append({"model": model, "at": at, "distance": away_from, "margin": margin})
     return plots
 
 
-def baseline_of(monitor: DriftMonitor) -> Baseline | None:
-    """The frozen baseline in the monitor's document, or None while there is none."""
-    document = monitor.document.get("watch", {}).get("baseline")
-    return None if document is None else msgspec.convert(document, Baseline)
+def _baselines(
+    session: Session, model: str, sketch_id: str, rows: Sequence[WindowRow]
+) -> tuple[Basis | None, dict[str, Bank]]:
+    """The coordinates of a model's streams, and the baselines of the windows' devices."""
+    monitor = session.get(DriftMonitor, model)
+    if monitor is None or not monitor.basis or monitor.sketch_id != sketch_id:
+        return None, {}
+    streams = records.load(session, model, {row.device_id for row in rows}).values()
+    banks = {s.name: s.bank for s in streams if s.kind == "device" and s.bank is not None}
+    return decode_basis(monitor.basis), banks
+
+
+def _sketch(row: WindowRow) -> SketchData:
+    return SketchData(sketch_id=row.sketch_id, count=row.sketch_count, sums=row.sketch)
 
 
 def _sketches(session: Session) -> dict[str, SketchRef]:
@@ -66,7 +82,7 @@ def _sketches(session: Session) -> dict[str, SketchRef]:
     return found
 
 
-def _windows(session: Session, model: str, sketch_id: str) -> list[tuple[float, SketchData]]:
+def _windows(session: Session, model: str, sketch_id: str) -> list[WindowRow]:
     """The last windows with a sketch, oldest first."""
     rows = session.exec(
         select(WindowRow)
@@ -74,7 +90,4 @@ def _windows(session: Session, model: str, sketch_id: str) -> list[tuple[float, 
         .order_by(col(WindowRow.ended_at).desc())
         .limit(POINTS)
     )
-    windows = [
-        (row.ended_at, SketchData(sketch_id=row.sketch_id, count=row.sketch_count, sums=row.sketch)) for row in rows
-    ]
-    return windows[::-1]
+    return list(rows)[::-1]

@@ -122,7 +122,7 @@ def dimensions(covariance: Floats, weights: Floats) -> float:
     """Effective dimensions of a spread (K, K) in weighted coordinates: tr(S)² / tr(S²)."""
     root = np.sqrt(weights)
     weighted = covariance * root[:, None] * root[None, :]
-    return float(np.trace(weighted) ** 2 / np.sum(weighted**2))
+    return float(np.trace(weighted) ** 2 / max(float(np.sum(weighted**2)), 1e-300))
 
 
 def part_s(level: int) -> float:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from cloud_hub.drift.detector import Baseline, Bet
+from cloud_hub.drift.streams import Stream
 from cloud_hub.store.tables import WindowRow
 from fleet.protocol.messages import QuantileData
 from fleet.protocol.quantiles import merge, quantiles
@@ -56,41 +56,74 @@ def added(parts: Sequence[Summary]) -> Summary:
     )
 
 
-def explain(
-    baseline: Baseline, normal: Summary, recent: Sequence[Bet], seen: Sequence[Summary], log_e: float, limit: float
-) -> dict[str, Any]:
-    """The alarm's detail; `reason` is the sentence that people read first."""
-    devices: dict[str, list[float]] = defaultdict(list)
-    for item in recent:
-        devices[item.device_id].append(item.distance)
-    over = sorted(
-        device for device, values in devices.items() if np.mean(values) > baseline.margins.get(device, baseline.margin)
-    )
-    now = added(seen)
-    distance = float(np.mean([item.distance for item in recent]))
-    before, after = _mean_confidence(normal.confidence), _mean_confidence(now.confidence)
-    reason = (
-        f"inputs lie {distance:.3f} from the baseline, {baseline.margin:.3f} is normal, "
-        f"on {len(over)} of {len(devices)} devices"
-    )
-    if before is not None and after is not None:
-        reason += f"; mean confidence went from {before:.2f} to {after:.2f}"
+class Moved(Struct, frozen=True, kw_only=True):
+    """What an alarm names: the streams over their limit, of them the `leading` one with its limit; the devices that
+    moved, of how many; and since when (Unix seconds)."""
+
+    streams: Sequence[Stream]
+    leading: Stream
+    limit: float
+    devices: Sequence[str]
+    of_devices: int
+    since: float
+
+
+def explain(found: Moved, before: Sequence[WindowRow], after: Sequence[WindowRow], *, most: int) -> dict[str, Any]:
+    """The alarm's detail; `reason` is the sentence that people read first.
+
+    Args:
+        before, after: windows before and since the move.
+        most: devices that are listed by name.
+    """
+    normal, now, leading = summarize(before), summarize(after), found.leading
+    groups = sorted(stream.name for stream in found.streams if stream.kind == "group")
+    old, new = _mean_confidence(normal.confidence), _mean_confidence(now.confidence)
+    reason = _sentence(found, groups)
+    if old is not None and new is not None:
+        reason += f"; mean confidence went from {old:.2f} to {new:.2f}"
     values = _shifted(normal.values, now.values)
     if values:
         first = values[0]
         reason += f"; the median answer went from {first['before'][MEDIAN]:.4g} to {first['after'][MEDIAN]:.4g}"
     return {
+        "kind": "inputs",
         "reason": reason,
-        "distance": distance,
-        "margin": baseline.margin,
-        "devices": over,
-        "windows": len(recent),
-        "evidence": log_e,
-        "limit": limit,
-        "confidence": [before, after],
+        "distance": leading.distance,
+        "margin": leading.margin,
+        "devices": list(found.devices[:most]),
+        "device_count": len(found.devices),
+        "of_devices": found.of_devices,
+        "groups": groups,
+        "fleet": any(stream.kind == "fleet" for stream in found.streams),
+        "since": found.since,
+        "provisional": all(stream.state != "steady" for stream in found.streams),
+        "windows": len(after),
+        "window_ids": [max((row.id or 0 for row in rows), default=0) for rows in (before, after)],
+        "evidence": leading.evidence,
+        "limit": found.limit,
+        "confidence": [old, new],
         "classes": _moved(normal.classes, now.classes),
         "values": values,
     }
+
+
+def _sentence(found: Moved, groups: Sequence[str]) -> str:
+    leading = found.leading
+    words = f"inputs have moved by {leading.distance:.3f} since {_moment(found.since)}"
+    words += f" on {len(found.devices)} of {found.of_devices} devices"
+    if len(found.devices) == 1:
+        words += f" ({found.devices[0]})"
+    if any(stream.kind == "fleet" for stream in found.streams):
+        words += ", in the fleet as a whole"
+    elif groups:
+        words += f", in {', '.join(groups[:3])}" + (" and others" if len(groups) > 3 else "")
+    if all(stream.state != "steady" for stream in found.streams):
+        words += "; provisional: the baseline does not say yet what is usual"
+    return words
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _shifted(before: Sequence[QuantileData], after: Sequence[QuantileData]) -> list[dict[str, Any]]:

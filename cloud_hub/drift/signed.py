@@ -110,14 +110,15 @@ class Bank:
         """The evidence of each stream (n,): the mixture over bets and rates."""
         return evidence(self.logs)
 
-    def take(self, which: Numbers) -> Bank:
-        """A copy of some streams."""
-        return Bank(**{field.name: getattr(self, field.name)[which] for field in fields(self)})
+    @classmethod
+    def stack(cls, parts: Sequence[Bank]) -> Bank:
+        """The streams of some banks, in their order."""
+        return cls(**{f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
-    def put(self, which: Numbers, part: Bank) -> None:
-        """Write some streams back."""
-        for field in fields(self):
-            getattr(self, field.name)[which] = getattr(part, field.name)
+    def split(self) -> list[Bank]:
+        """A bank for each stream."""
+        names = [field.name for field in fields(self)]
+        return [Bank(**{name: getattr(self, name)[n : n + 1] for name in names}) for n in range(len(self.mean))]
 
 
 def evidence(logs: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """Every table of the hub. Times are Unix seconds (float, UTC); JSON columns hold plain documents.
 
 Rows are validated by the code that writes them, not by these classes: SQLModel tables do not check.
-What devices report has its tables in `reported`; whole numbers have 64 bits in every table.
+What devices report has its tables in `reported`, drift in `drift`; whole numbers have 64 bits in every table.
 """
 
 from __future__ import annotations
@@ -12,6 +12,11 @@ from sqlalchemy import Column, Index, LargeBinary, Text, text
 from sqlmodel import Field, SQLModel
 
 from cloud_hub.store.async_requests import AsyncRequest as AsyncRequest
+from cloud_hub.store.drift import Alarm as Alarm
+from cloud_hub.store.drift import AlarmResponse as AlarmResponse
+from cloud_hub.store.drift import DriftMonitor as DriftMonitor
+from cloud_hub.store.drift import DriftStream as DriftStream
+from cloud_hub.store.drift import MeaningMonitor as MeaningMonitor
 from cloud_hub.store.reported import DeviceEvent as DeviceEvent
 from cloud_hub.store.reported import DeviceModel as DeviceModel
 from cloud_hub.store.reported import MeasuredRow as MeasuredRow
@@ -230,69 +235,6 @@ class RolloutEvent(SQLModel, table=True):
     at: float
     event: str
     detail: dict[str, Any] = _json(dict)
-
-
-class DriftMonitor(SQLModel, table=True):
-    """One drift test per model: the frozen baseline and the test's running state.
-
-    `state`: waiting, baseline, watching, alarmed. `document` is the engine's own; `last_window` the
-    id of the last window it has counted.
-    """
-
-    model: str = Field(primary_key=True)
-    sketch_id: str
-    release: int
-    state: str
-    document: dict[str, Any] = _json(dict)
-    last_window: int = 0
-    updated_at: float
-
-
-class MeaningMonitor(SQLModel, table=True):
-    """How right a model's default release is, by audits and labels, against its own record.
-
-    `document` is `drift.truth.Watched`; `last_window`, `last_label_at` and `last_label` say what it has counted.
-    """
-
-    __tablename__ = "meaning"
-
-    model: str = Field(primary_key=True)
-    release: int
-    document: dict[str, Any] = _json(dict)
-    last_window: int = 0
-    last_label_at: float = 0.0
-    last_label: str = ""
-    updated_at: float
-
-
-class Alarm(SQLModel, table=True):
-    """A drift alarm; `detail` explains it. `status`: open, acknowledged, closed."""
-
-    id: int | None = Field(default=None, primary_key=True)
-    model: str = Field(index=True)
-    release: int
-    at: float
-    status: str
-    detail: dict[str, Any] = _json(dict)
-
-
-class AlarmResponse(SQLModel, table=True):
-    """What follows an alarm; `state` and `document` are those of `drift.response`.
-
-    `since` is the moment after which samples are of the shift, `deadline` when a retrain starts with few labels;
-    null where the policy starts none.
-    """
-
-    __tablename__ = "alarm_response"
-
-    alarm: int = Field(primary_key=True)
-    model: str = Field(index=True)
-    state: str = Field(index=True)
-    since: float
-    deadline: float | None = None
-    job: str = ""
-    document: dict[str, Any] = _json(dict)
-    updated_at: float
 
 
 class SampleRow(SQLModel, table=True):

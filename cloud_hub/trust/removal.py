@@ -17,6 +17,7 @@ from cloud_hub.store.tables import (
     ChannelRow,
     Device,
     DriftMonitor,
+    DriftStream,
     Job,
     MeaningMonitor,
     Model,
@@ -110,7 +111,7 @@ def delete_model(transactions: Transactions, name: str, *, actor: str) -> Model:
         if any(release.status in ("published", "withdrawn") for release in releases):
             draft.change("models").targets.pop(repository.floor_target(name), None)
         gone.remember_model(session, row)
-        for monitor in (DriftMonitor, MeaningMonitor):
+        for monitor in (DriftMonitor, DriftStream, MeaningMonitor):
             session.connection().execute(delete(monitor).where(col(monitor.model) == name))
         session.delete(row)
         for alarm in session.exec(select(Alarm).where(Alarm.model == name, Alarm.status != "closed")):

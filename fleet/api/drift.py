@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from fleet.api.base import Answer, Page
+from fleet.api.base import Answer, Page, Request
+from fleet.api.types import Key
 
 AlarmStatus = Literal["open", "acknowledged", "closed"]
 
@@ -25,8 +26,10 @@ class Agreement(Answer):
 
 
 class MonitorInfo(Answer):
-    """A model's drift monitor. `distance` and `margin` are of the last window; an alarm comes when the evidence (log
-    e-value) reaches `limit`. `audits` and `labels` say whether the answers are still right."""
+    """A model's drift monitor. `leading` is the device, group or fleet with most evidence that its inputs have moved;
+    `distance` (root of a squared maximum mean discrepancy), `margin`, `baseline_windows`, `evidence` (log e-value) and
+    `limit`, where an alarm comes, are its own. `streams` counts devices by the state of their baseline. `audits` and
+    `labels` say whether the answers are still right."""
 
     model: str
     state: str
@@ -37,6 +40,8 @@ class MonitorInfo(Answer):
     margin: float | None = None
     evidence: float | None = None
     limit: float | None = None
+    leading: str = ""
+    streams: dict[str, int] = {}
     audits: Agreement | None = None
     labels: Agreement | None = None
     updated_at: float = 0.0
@@ -44,6 +49,47 @@ class MonitorInfo(Answer):
 
 class MonitorPage(Page[MonitorInfo]):
     """Monitors by model."""
+
+
+class StreamInfo(Answer):
+    """Where a model's inputs are watched: on a device, in a group of devices (`site=berlin`), or in the fleet.
+
+    `state`: waiting (too few windows), provisional (the baseline does not say yet what is usual: only what lies far
+    outside counts, and nothing is promised), steady. Of `windows` since `began_at`, `evidence` (log e-value) has added
+    up `since` that moment; at `alarm_at` an alarm comes. `distance` is how far it has moved by these, a root of a
+    squared maximum mean discrepancy; `margin` what it is held against. `alarm` is the open one that names it, or 0.
+    """
+
+    kind: str
+    name: str = ""
+    release: int = 0
+    state: str
+    windows: int = 0
+    began_at: float = 0.0
+    last_at: float = 0.0
+    distance: float = 0.0
+    margin: float | None = None
+    evidence: float = 0.0
+    alarm_at: float = 0.0
+    since: float | None = None
+    alarm: int = 0
+
+
+class StreamPage(Page[StreamInfo]):
+    """Streams, those with most evidence first."""
+
+
+class Rebaseline(Request):
+    """Whose baseline begins anew: these devices', or with null the whole model's."""
+
+    devices: Annotated[list[Key], Field(min_length=1, max_length=1000)] | None = None
+
+
+class Rebaselined(Answer):
+    """How many streams begin anew."""
+
+    model: str
+    streams: int
 
 
 class ClassShare(Answer):
@@ -57,13 +103,22 @@ class ClassShare(Answer):
 
 
 class AlarmDetail(Answer):
-    """An alarm in words and numbers. `devices` are those beyond their margin, `windows` how many were looked at last;
-    `confidence` is the mean before and now, `classes` are those whose share moved most, `closed` why it was closed."""
+    """An alarm in words and numbers. `kind`: inputs or meaning. Of inputs: `devices` are those that moved
+    (`device_count` of `of_devices`; a long list is cut), with the `groups` and whether the `fleet` as a whole has;
+    `since` when, by how much (`distance`); `provisional` when no baseline was steady. `windows` is how many were looked
+    at, `confidence` the mean before and now, `classes` are those whose share moved most, `closed` why it was closed."""
 
+    kind: str = "inputs"
     reason: str = ""
     distance: float | None = None
     margin: float | None = None
     devices: list[str] = []
+    device_count: int = 0
+    of_devices: int = 0
+    groups: list[str] = []
+    fleet: bool = False
+    since: float | None = None
+    provisional: bool = False
     windows: int = 0
     evidence: float | None = None
     limit: float | None = None

@@ -11,10 +11,22 @@ from fleet.api.types import INT32, LABEL_CHECK, Document, Key, Name, ReleaseNumb
 from fleet.api.wire import Wire
 from fleet.protocol.manifest import Tensor
 
+DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
+UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def seconds_of(duration: str) -> float:
+    """Seconds of `90s`, `15m`, `12h` or `30d`."""
+    return float(duration[:-1]) * UNITS_S[duration[-1]]
+
 
 class DriftPolicy(Request):
     """How a model's drift is watched.
 
+    `baseline`: the period whose windows say what is usual on a device, such as `1h`, `1d` or `7d`; it grows until it
+    covers 30 blocks of time that do not depend on one another. Before that, from `baseline_windows` windows on, a
+    provisional test answers only to what lies far outside. (So many windows also make the record of right answers.)
+    `refresh`: after how long a new baseline replaces the last, as `90d` for seasons; never when empty.
     `budget_days`: at most one false alarm in so many days. A window with fewer than `min_count` sketched inputs is not
     counted. After an alarm `sample_devices` devices at most, those that it names first, are asked for `samples` samples
     each, within `sample_bytes` bytes and `sample_hours` hours, also where their channel samples nothing. `retrain`:
@@ -22,6 +34,8 @@ class DriftPolicy(Request):
     after `retrain_days` with what there is.
     """
 
+    baseline: Annotated[str, Field(max_length=16, pattern=DURATION)] = "1d"
+    refresh: Annotated[str, Field(max_length=16, pattern=r"^([1-9][0-9]{0,6}[smhd])?$")] = ""
     baseline_windows: Annotated[int, Field(ge=3, le=INT32)] = 30
     min_count: Annotated[int, Field(ge=2, le=INT32)] = 20
     budget_days: Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False)] = 1000.0
@@ -32,6 +46,16 @@ class DriftPolicy(Request):
     retrain: Literal["off", "on-alarm"] = "off"
     retrain_labels: Annotated[int, Field(ge=4, le=INT32)] = 100
     retrain_days: Annotated[float, Field(ge=0, le=3650, allow_inf_nan=False)] = 7.0
+
+    @property
+    def baseline_s(self) -> float:
+        """`baseline` in seconds."""
+        return seconds_of(self.baseline)
+
+    @property
+    def refresh_s(self) -> float:
+        """`refresh` in seconds, 0 for never."""
+        return seconds_of(self.refresh) if self.refresh else 0.0
 
 
 class LabelPolicy(Request):

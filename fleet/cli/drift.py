@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fleet.cli.output import Column, print_document, print_items, print_json
-from fleet.cli.session import JsonFlag, client_of
+from fleet.cli.session import JsonFlag, body_of, client_of
 
 if TYPE_CHECKING:
     from fleet.api.drift import Agreement
@@ -17,12 +17,26 @@ COLUMNS: list[Column] = [
     ("model", "model"),
     ("state", "state"),
     ("release", "release"),
+    ("devices", lambda monitor: ", ".join(f"{count} {state}" for state, count in sorted(monitor.streams.items()))),
+    ("most evidence", "leading"),
     ("distance", "distance"),
-    ("margin", "margin"),
     ("evidence", "evidence"),
+    ("alarm at", "limit"),
     ("auditor agrees", lambda monitor: _agreement(monitor.audits)),
     ("labels agree", lambda monitor: _agreement(monitor.labels)),
     ("updated", "updated_at"),
+]
+STREAM_COLUMNS: list[Column] = [
+    ("kind", "kind"),
+    ("name", "name"),
+    ("release", "release"),
+    ("baseline", "state"),
+    ("windows", "windows"),
+    ("distance", "distance"),
+    ("evidence", "evidence"),
+    ("alarm at", "alarm_at"),
+    ("since", lambda stream: stream.since if stream.evidence > 0 else ""),
+    ("alarm", lambda stream: stream.alarm or ""),
 ]
 ALARM_COLUMNS: list[Column] = [
     ("alarm", "id"),
@@ -58,13 +72,58 @@ def status(
         print_items(alarms, ALARM_COLUMNS, json=False, empty="")
 
 
+@app.command("show")
+def show(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    kind: Annotated[str, typer.Option("--kind", help="Only device, group or fleet.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="How many at most.")] = 100,
+    json: JsonFlag = False,
+) -> None:
+    """Show where a model's inputs are watched, what has most evidence that they have moved first.
+
+    A baseline is waiting (too few windows), provisional (it does not say yet what is usual: only what lies far outside
+    raises an alarm, and nothing is promised) or steady.
+
+    Example: fleet drift show digits --kind device
+    """
+    streams = client_of(context).drift_streams(model, kind=kind, limit=limit)
+    print_items(streams, STREAM_COLUMNS, json=json, empty="nothing yet: it starts with the first windows")
+
+
+@app.command("rebaseline")
+def rebaseline(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="Name of the model.")],
+    device: Annotated[list[str] | None, typer.Option("--device", help="Only this device; repeatable.")] = None,
+    baseline: Annotated[str, typer.Option("--baseline", help="Over this period from now on: 1h, 1d, 7d.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Take what devices see from now on for what is usual, as after a change that is meant; it is in the audit log.
+
+    Until the period is over the test is provisional. Without --device the whole model begins anew, and its alarms about
+    inputs are closed.
+
+    Example: fleet drift rebaseline digits --baseline 7d
+    """
+    from fleet.api.models import DriftPolicy, ModelChanges, ModelPolicy
+
+    client = client_of(context)
+    if baseline:
+        given = client.model(model).policy.drift
+        known = given.model_dump(exclude_unset=True) if isinstance(given, DriftPolicy) else {}
+        drift = body_of(DriftPolicy, **known | {"baseline": baseline})
+        client.change_model(model, ModelChanges(policy=ModelPolicy(drift=drift)))
+    print_document(client.rebaseline(model, device or None), [("model", "model"), ("begun anew", "streams")], json=json)
+
+
 @app.command("close")
 def close(
     context: typer.Context,
     alarm: Annotated[int, typer.Argument(help="The alarm's number.")],
     json: JsonFlag = False,
 ) -> None:
-    """Close an alarm.
+    """Close an alarm. What it names goes on being watched against the same baseline; see rebaseline for a new one.
 
     Example: fleet drift close 3
     """

@@ -8,7 +8,16 @@ from urllib.parse import urlencode
 from pydantic import JsonValue, ValidationError
 
 from fleet.api.audit import AuditPage, AuditRecord
-from fleet.api.drift import AlarmInfo, AlarmPage, MonitorInfo, MonitorPage
+from fleet.api.drift import (
+    AlarmInfo,
+    AlarmPage,
+    MonitorInfo,
+    MonitorPage,
+    Rebaseline,
+    Rebaselined,
+    StreamInfo,
+    StreamPage,
+)
 from fleet.api.jobs import JobInfo, JobLog, JobPage, RetrainOptions
 from fleet.api.samples import (
     MAX_LABELS,
@@ -35,6 +44,15 @@ class SampleCalls(Calls):
     def drift(self, *, model: str = "") -> list[MonitorInfo]:
         """The drift monitor of every model, or of `model`."""
         return list(self._items("/drift", MonitorPage, [("model", model)] if model else []))
+
+    def drift_streams(self, model: str, *, kind: str = "", limit: int = 100) -> list[StreamInfo]:
+        """Where a model's inputs are watched, those with most evidence first; `kind`: device, group or fleet."""
+        query: list[tuple[str, str]] = [("kind", kind)] if kind else []
+        return list(self._items(path_of("drift", model, "streams"), StreamPage, [*query, ("limit", str(limit))]))
+
+    def rebaseline(self, model: str, devices: list[str] | None = None) -> Rebaselined:
+        """Begin the baselines of a model anew, or of some of its devices."""
+        return self._post(path_of("drift", model, "rebaseline"), Rebaseline(devices=devices), Rebaselined)
 
     def alarms(self) -> list[AlarmInfo]:
         """Drift alarms, newest first."""

@@ -182,6 +182,13 @@ def outlying(encoder: Encoder, x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return found
 
 
+def features_of_embedded(encoder: Encoder, embedded: npt.NDArray[Any]) -> Singles:
+    """phi of points of the embedding: (n, dims) → (n, features), each of length 1."""
+    angles = np.asarray(embedded, np.float32) @ _frequencies(encoder)
+    result: Singles = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return result * np.float32(math.sqrt(2.0 / encoder.features))
+
+
 def sketch(encoder: Encoder, x: npt.NDArray[Any]) -> SketchData:
     """The sketch of a whole data set: (n, …) numbers."""
     sketcher = Sketcher(encoder)

@@ -15,7 +15,8 @@ from cryptography import x509
 from sqlmodel import select
 
 from cloud_hub.clock import MEASURE_S, SLACK_S, DatabaseClock, clock_of
-from cloud_hub.drift.engine import DriftEngine, _current
+from cloud_hub.drift.engine import DriftEngine, Target, _current
+from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.errors import RateError, UnauthenticatedError
 from cloud_hub.identity import ca
 from cloud_hub.identity.callers import RateLimiter
@@ -34,7 +35,7 @@ from cloud_hub.samples.retention import Retention
 from cloud_hub.services.leases import hold
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.tables import Device, Metadata, OutboxCommand, SampleRow
+from cloud_hub.store.tables import Device, DriftMonitor, Metadata, OutboxCommand, SampleRow
 from cloud_hub.trust import repository
 from cloud_hub.trust.rows import latest_metadata
 from fleet.protocol.manifest import decode_manifest
@@ -186,14 +187,21 @@ def test_devices_that_were_heard_a_year_ahead_become_silent(both: HubFixture) ->
 
 def test_a_drift_baseline_that_begins_a_year_ahead_begins_now(both: HubFixture) -> None:
     both.model()
-    manifest = decode_manifest(small_release(sketch_id="s" * 64)[0])
-    with both.hub.session() as session:
-        session.add(_current(session, "digits", 1, manifest, both.clock()))
-        newer = small_release(sketch_id="t" * 64)[0]
-        session.add(_current(session, "digits", 2, decode_manifest(newer), both.clock() + YEAR_S))
-    with both.hub.session() as session:
-        monitor = _current(session, "digits", 2, decode_manifest(newer), both.clock())
-        assert monitor.document["since"] == both.clock()
+
+    def current(release: int, sketch_id: str) -> DriftMonitor:
+        sketch = decode_manifest(small_release(sketch_id=sketch_id)[0]).sketch
+        assert sketch is not None
+        target = Target(model="digits", release=release, releases=frozenset((release,)))
+        with both.hub.session() as session:
+            monitor = _current(both.hub, session, target, sketch, DriftPolicy())
+            session.add(monitor)
+        return monitor
+
+    current(1, "s" * 64)
+    both.clock.advance(YEAR_S)
+    current(2, "t" * 64)
+    both.clock.advance(-YEAR_S)
+    assert current(2, "t" * 64).document["since"] == both.clock()
 
 
 def test_the_drift_engine_scans_again(both: HubFixture) -> None:

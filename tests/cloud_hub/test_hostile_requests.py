@@ -46,6 +46,7 @@ INFER = {"id": "1", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 64
          "outputs": [{"name": "logits"}], "parameters": {"timeout": 1000}}  # fmt: skip
 KEY = DeviceKey()
 BODIES: dict[str, Any] = {
+    "POST /api/v1/drift/{model}/rebaseline": {"devices": ["d-0"]},
     "POST /api/v1/tokens": {"kind": "claim", "note": "n", "channel": "stable", "labels": {"a": "b"},
                             "expires_in_s": 60.0, "rate_per_s": 0.0, "role": "", "scope": ""},
     "POST /api/v1/models": {"name": "faces", "recipe": "examples.digits.recipe",

@@ -15,7 +15,10 @@ from sqlmodel import select
 
 from cloud_hub.context import Hub
 from cloud_hub.drift import engine as drift_engine
-from cloud_hub.drift import monitors
+from cloud_hub.drift import monitors, records
+from cloud_hub.drift.basis import encode_basis, fit_basis
+from cloud_hub.drift.policy import DriftPolicy
+from cloud_hub.drift.streams import Settings, new_stream
 from cloud_hub.errors import HubError
 from cloud_hub.identity import enroll as enrolment
 from cloud_hub.identity.tokens import create_token
@@ -23,7 +26,7 @@ from cloud_hub.jobs import queue
 from cloud_hub.samples import snapshots, store
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.services.leases import hold
-from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Job, Model, SampleRow
+from cloud_hub.store.tables import Alarm, Device, DriftMonitor, DriftStream, Job, Model, SampleRow
 from cloud_hub.trust import models
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.messages import EnrollRequest
@@ -123,32 +126,38 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
     made: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made.model()
-    manifest = decode_manifest(small_release(sketch_id="s" * 64)[0])
-    document = {"epoch": manifest.lineage.snapshot, "since": 0.0, "watch": {"detector": {"log_e": 9.0}}}
+    sketch = decode_manifest(small_release(sketch_id="s" * 64)[0]).sketch
+    assert sketch is not None
+    basis = fit_basis(np.eye(8), np.zeros(8, np.int64))
+    settings = Settings(period_s=60.0, first=3, budget_days=1.0, weights=basis.weights)
     with made.hub.session() as session:
         monitor = DriftMonitor(model="digits", sketch_id="s" * 64, release=1, state="alarmed", updated_at=0.0)
-        monitor.document = document
+        monitor.document, monitor.basis = {"epoch": 1, "since": 0.0, "began": 0.0}, encode_basis(basis)
         session.add(monitor)
         alarm = Alarm(model="digits", release=1, at=0.0, status="open")
         session.add(alarm)
         session.flush()
         number = alarm.id
+        stream = new_stream("device", "d-0", 1, 1.0, 8)
+        stream.alarm = number or 0
+        records.save(session, "digits", [stream], settings, 0.0)
 
     def close() -> int:
         return made.client.post(f"/api/v1/alarms/{number}/close", headers=made.auth()).status_code
 
     said: list[Any] = []
     between(monkeypatch, drift_engine, "_current", lambda: said.append(meanwhile.call(close)))
+    target = drift_engine.Target(model="digits", release=1, releases=frozenset((1,)))
     with made.hub.session() as session:  # a step of the engine that finds nothing new
-        found = drift_engine._current(session, "digits", 1, manifest, made.clock())
-        found.document = {**found.document, "limit": 1.0}
+        found = drift_engine._current(made.hub, session, target, sketch, DriftPolicy())
+        found.document = {**found.document, "slot_s": 1.0}
         session.add(found)
     assert said[0].result(DEADLINE_S) == 200
     with made.hub.reading() as session:
         after = session.get_one(DriftMonitor, "digits")
-        assert after.state == "watching" and after.document["watch"]["detector"] == {}
-        assert after.document["limit"] == 1.0
-    assert monitors.describe("digits", after, None).state == "watching"
+        assert after.state == "watching" and after.document["slot_s"] == 1.0
+        assert session.get_one(DriftStream, ("digits", "device", "d-0")).alarm == 0
+    assert monitors.list_monitors(made.hub, "digits")[0].state == "watching"
 
 
 def test_two_changes_of_a_policy_both_stay(made: HubFixture, together: Together) -> None:

@@ -22,6 +22,7 @@ SHOWN: list[tuple[Any, Any, set[str]]] = [
     (tables.RolloutRow, rollouts.RolloutInfo, set()),
     (tables.RolloutEvent, rollouts.RolloutEventInfo, set()),
     (tables.Alarm, drift.AlarmInfo, set()),
+    (tables.DriftStream, drift.StreamInfo, {"model", "updated_at", "body"}),
     (tables.SampleRow, samples.SampleInfo, {"path", "deleted_at"}),
     (tables.Snapshot, samples.SnapshotInfo, set()),
     (tables.Job, jobs.JobInfo, {"owner", "lease_until"}),

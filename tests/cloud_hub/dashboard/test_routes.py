@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import re
 
-import msgspec
+import numpy as np
 import pytest
-from sqlmodel import col, select
+from sqlmodel import select
 
 from cloud_hub.dashboard import access
-from cloud_hub.drift.detector import Baseline
+from cloud_hub.drift import records
+from cloud_hub.drift.basis import encode_basis, fit_basis
+from cloud_hub.drift.streams import Settings, learn, new_stream
 from cloud_hub.store.benchmarks import keep
 from cloud_hub.store.tables import AuditEntry, Device, DeviceModel, DriftMonitor, RolloutRow, WindowRow
-from fleet.protocol.messages import Benchmark, SketchData
+from fleet.protocol.messages import Benchmark
 from tests.support.hub import HubFixture
 
 ROLLOUT = "r-2"
@@ -120,21 +122,25 @@ def test_the_plot_follows_the_shift(busy_hub: HubFixture) -> None:
     assert max(plot["distance"][:25]) < plot["margin"][0] < plot["distance"][-1]
 
 
-def test_the_plot_measures_from_the_frozen_baseline_once_there_is_one(busy_hub: HubFixture) -> None:
+def test_the_plot_measures_from_a_devices_own_baseline_once_there_is_one(busy_hub: HubFixture) -> None:
     with busy_hub.hub.session() as session:
-        row = session.exec(select(WindowRow).order_by(col(WindowRow.id).desc())).first()
-        assert row is not None
-        moved = SketchData(sketch_id=row.sketch_id, count=row.sketch_count, sums=row.sketch)
-        baseline = Baseline(sketch=moved, margin=0.5, margins={}, windows=1)
-        document = {"watch": {"baseline": msgspec.to_builtins(baseline)}}
-        session.add(
-            DriftMonitor(
-                model="digits", sketch_id=row.sketch_id, release=2, state="watching", document=document, updated_at=0
-            )
-        )
+        rows = list(session.exec(select(WindowRow).where(WindowRow.device_id == "kiosk-0")))
+        features = np.stack([np.frombuffer(row.sketch, "<f4") / row.sketch_count for row in rows])
+        basis = fit_basis(features, np.zeros(len(rows), np.int64))
+        monitor = DriftMonitor(model="digits", sketch_id=rows[0].sketch_id, release=2, state="watching", updated_at=0)
+        monitor.basis = encode_basis(basis)
+        session.add(monitor)
+        stream = new_stream("device", "kiosk-0", 2, 1.0, len(basis.weights))
+        settings = Settings(period_s=60.0, first=3, budget_days=1.0, weights=basis.weights)
+        for row in rows[-3:]:  # what is usual is what the others have moved to
+            place = np.frombuffer(row.sketch, "<f4") / row.sketch_count @ basis.directions
+            learn(stream, place, row.ended_at, row.sketch_count, settings)
+        records.save(session, "digits", [stream], settings, 0.0)
+        first, last = rows[0].ended_at, rows[-1].ended_at
     log_in(busy_hub)
     (plot,) = busy_hub.client.get("/dashboard/drift.json").json()["items"]
-    assert plot["distance"][-1] < plot["distance"][0] and plot["margin"][0] == 0.5
+    points = {at: (away, margin) for at, away, margin in zip(plot["at"], plot["distance"], plot["margin"], strict=True)}
+    assert points[last][0] < points[first][0] and points[first][1] >= 0.2
 
 
 def test_leaving_needs_our_own_form(hub: HubFixture) -> None:

@@ -15,6 +15,7 @@ from cloud_hub.store.tables import (
     Device,
     DeviceModel,
     DriftMonitor,
+    DriftStream,
     Job,
     Model,
     WindowRow,
@@ -45,24 +46,36 @@ def promote(fixture: HubFixture, release: int) -> None:
     fixture.hub.publisher.change_channel("stable", change, actor="test")
 
 
-def add_windows(fixture: HubFixture, count: int, *, shifted: bool, seed: int = 0) -> None:
-    """`count` windows of unit feature vectors around one direction, or around another."""
+def add_windows(
+    fixture: HubFixture, count: int, *, shifted: bool, seed: int = 0, release: int = 1, devices: int = 3,
+    only: str = "",
+) -> None:  # fmt: skip
+    """`count` windows of the devices in turn, a minute each, of unit feature vectors around one direction, or around
+    another (on the device `only`, where it is given)."""
     random = np.random.default_rng([seed, shifted])
-    centre = np.zeros(FEATURES)
-    centre[1 if shifted else 0] = 1.0
     with fixture.hub.session() as session:
         for number in range(count):
+            centre = np.zeros(FEATURES)
+            centre[1 if shifted and only in ("", f"d-{number % devices}") else 0] = 1.0
             rows = centre + 0.05 * random.standard_normal((N, FEATURES))
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
             fixture.clock.advance(60)
             body = {"classes": [N - 10, 10] if shifted else [10, N - 10], "confidence": [0] * 10 + [N] + [0] * 9}
             session.add(
                 WindowRow(
-                    device_id=f"d-{number % 3}", spool=f"s{seed}{shifted}", seq=number + 1, model="digits", release=1,
+                    device_id=f"d-{number % devices}", spool=f"s{seed}{shifted}{release}{only}", seq=number + 1,
+                    model="digits", release=release,
                     started_at=fixture.clock() - 60, ended_at=fixture.clock(), body=body, sketch_id=SKETCH,
                     sketch_count=N, sketch=rows.sum(axis=0).astype("<f4").tobytes(),
                 )
             )  # fmt: skip
+
+
+def device(name: str) -> Device:
+    return Device(
+        id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="-",
+        certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -71,15 +84,10 @@ def watched(hub: HubFixture) -> HubFixture:
     with hub.hub.session() as session:
         owner = session.get(Model, "digits")
         owner.recipe = "examples.digits.recipe"
-        owner.policy = {"drift": {"baseline_windows": 9, "retrain": "on-alarm"}}
+        owner.policy = {"drift": {"baseline": "30m", "baseline_windows": 9, "retrain": "on-alarm"}}
         session.add(owner)
         for number in range(3):
-            session.add(
-                Device(
-                    id=f"d-{number}", public_key="-", key_fingerprint=str(number), certificate="-",
-                    certificate_serial="-", certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
-                )
-            )  # fmt: skip
+            session.add(device(f"d-{number}"))
             session.flush()
             session.add(DeviceModel(device_id=f"d-{number}", model="digits", state="committed", active=1))
     promote(hub, publish(hub, "", seed=1))
@@ -98,17 +106,27 @@ def alarms(fixture: HubFixture) -> list[Alarm]:
         return list(session.exec(select(Alarm)))
 
 
-def test_no_alarm_on_the_traffic_of_the_baseline(watched):
+def streams(fixture: HubFixture, kind: str = "device") -> dict[str, DriftStream]:
+    with fixture.hub.reading() as session:
+        return {row.name: row for row in session.exec(select(DriftStream).where(DriftStream.kind == kind))}
+
+
+def test_the_baseline_is_a_period_and_the_test_provisional_until_it_is_over(watched):
     engine = DriftEngine(watched.hub)
     engine.step()
     assert monitor(watched).state == "waiting"
-    add_windows(watched, 60, shifted=False)
+    add_windows(watched, 27, shifted=False)
+    engine.step()
+    assert monitor(watched).state == "baseline"
+    assert {row.state for row in streams(watched).values()} == {"provisional"}
+    add_windows(watched, 90, shifted=False, seed=1)
     engine.step()
     assert monitor(watched).state == "watching"
+    assert {row.state for row in streams(watched).values()} == {"steady"}
     assert alarms(watched) == []
 
 
-@pytest.mark.parametrize("begin", [0, 30], ids=["in the baseline", "while it is watched"])
+@pytest.mark.parametrize("begin", [0, 120], ids=["in the baseline", "while it is watched"])
 def test_sketches_of_another_size_from_one_device_end_no_watch(watched, begin):
     engine = DriftEngine(watched.hub)
     add_windows(watched, begin, shifted=False)
@@ -121,7 +139,7 @@ def test_sketches_of_another_size_from_one_device_end_no_watch(watched, begin):
                     ended_at=watched.clock(), body={}, sketch_id=SKETCH, sketch_count=N, sketch=b"\0" * 8,
                 )
             )  # fmt: skip
-    add_windows(watched, 30, shifted=False, seed=1)
+    add_windows(watched, 120, shifted=False, seed=1)
     engine.step()
     assert monitor(watched).state == "watching"
     add_windows(watched, 60, shifted=True)
@@ -131,13 +149,17 @@ def test_sketches_of_another_size_from_one_device_end_no_watch(watched, begin):
 
 def test_a_shift_raises_one_alarm_that_explains_itself_and_asks_for_samples_and_a_retrain(watched):
     engine = DriftEngine(watched.hub)
-    add_windows(watched, 30, shifted=False)
+    add_windows(watched, 120, shifted=False)
     engine.step()
+    began = watched.clock()
     add_windows(watched, 60, shifted=True)
     engine.step()
     engine.step()
     (alarm,) = alarms(watched)
     assert alarm.status == "open" and "3 of 3 devices" in alarm.detail["reason"]
+    assert alarm.detail["kind"] == "inputs" and alarm.detail["devices"] == ["d-0", "d-1", "d-2"]
+    assert abs(alarm.detail["since"] - began) < 600 and 0.9 < alarm.detail["distance"] < 1.5
+    assert not alarm.detail["provisional"]
     assert alarm.detail["classes"][0]["before"] != alarm.detail["classes"][0]["after"]
     assert monitor(watched).state == "alarmed"
     with watched.hub.reading() as session:
@@ -154,11 +176,34 @@ def test_a_shift_raises_one_alarm_that_explains_itself_and_asks_for_samples_and_
     assert RetrainOptions.model_validate(job.payload) == RetrainOptions(channel="stable", rollout=RolloutOptions())
 
 
+def test_an_alarm_names_the_one_device_that_moved_and_later_the_others(watched):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 120, shifted=False)
+    add_windows(watched, 36, shifted=True, only="d-1")
+    engine.step()
+    (alarm,) = alarms(watched)
+    assert alarm.detail["devices"] == ["d-1"] and not alarm.detail["fleet"] and "(d-1)" in alarm.detail["reason"]
+    assert streams(watched)["d-1"].alarm == alarm.id
+    add_windows(watched, 60, shifted=True, seed=2)
+    engine.step()
+    (alarm,) = alarms(watched)
+    assert alarm.detail["devices"] == ["d-0", "d-1", "d-2"]
+
+
+def test_a_far_shift_before_the_baseline_is_steady_is_said_to_be_provisional(watched):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 60, shifted=False)
+    add_windows(watched, 60, shifted=True)
+    engine.step()
+    (alarm,) = alarms(watched)
+    assert alarm.detail["provisional"] and "provisional" in alarm.detail["reason"]
+
+
 def test_an_alarm_of_a_model_without_a_recipe_says_why_it_starts_no_retrain(watched):
     with watched.hub.session() as session:
         session.get(Model, "digits").recipe = ""
     engine = DriftEngine(watched.hub)
-    add_windows(watched, 30, shifted=False)
+    add_windows(watched, 120, shifted=False)
     add_windows(watched, 60, shifted=True)
     engine.step()
     with watched.hub.reading() as session:
@@ -170,46 +215,128 @@ def test_an_alarm_of_a_model_without_a_recipe_says_why_it_starts_no_retrain(watc
 def test_windows_are_counted_once_whatever_the_steps(watched):
     add_windows(watched, 30, shifted=False)
     DriftEngine(watched.hub).step()
-    counted = monitor(watched).document["watch"]["detector"]["windows"]
     watched.clock.advance(120)
     DriftEngine(watched.hub).step()
-    assert counted == 21 == monitor(watched).document["watch"]["detector"]["windows"]
+    assert [row.windows for row in streams(watched).values()] == [10, 10, 10]
 
 
-def test_a_release_of_the_same_epoch_keeps_the_baseline(watched):
+def test_a_step_at_a_time_finds_what_one_large_step_finds(watched):
     engine = DriftEngine(watched.hub)
-    add_windows(watched, 12, shifted=False)
-    engine.step()
-    baseline = monitor(watched).document["baseline"]
-    promote(watched, publish(watched, "", seed=2))
-    engine.step()
-    assert monitor(watched).document["baseline"] == baseline
-    assert monitor(watched).release == 2
+    for number in range(6):
+        add_windows(watched, 21, shifted=False, seed=number)
+        engine.step()
+    for number in range(6):
+        add_windows(watched, 9, shifted=True, seed=number)
+        engine.step()
+    (alarm,) = alarms(watched)
+    assert alarm.detail["devices"] == ["d-0", "d-1", "d-2"]
 
 
-def test_a_retrained_release_makes_a_new_baseline_and_closes_the_alarm(watched):
+def test_any_promotion_makes_new_baselines_from_windows_of_its_own_release(watched):
     engine = DriftEngine(watched.hub)
-    add_windows(watched, 20, shifted=False)
-    add_windows(watched, 40, shifted=True)
+    add_windows(watched, 120, shifted=False)
+    add_windows(watched, 60, shifted=True)
     engine.step()
     assert monitor(watched).state == "alarmed"
-    promote(watched, publish(watched, "snapshot-1", seed=3))
+    promote(watched, publish(watched, "", seed=3))
+    add_windows(watched, 30, shifted=False, seed=5)  # of the release before: never counted
     engine.step()
-    assert monitor(watched).state == "waiting"
-    add_windows(watched, 60, shifted=True, seed=7)
-    engine.step()
-    assert monitor(watched).state == "watching"
+    assert monitor(watched).state == "waiting" and streams(watched) == {}
     assert [alarm.status for alarm in alarms(watched)] == ["closed"]
+    add_windows(watched, 180, shifted=True, seed=7, release=2)
+    engine.step()
+    assert monitor(watched).state == "watching" and monitor(watched).release == 2
+    assert [alarm.status for alarm in alarms(watched)] == ["closed"]
+
+
+def test_a_device_that_joins_later_borrows_and_then_has_a_baseline_of_its_own(watched):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 120, shifted=False)
+    with watched.hub.session() as session:
+        session.add(device("d-3"))
+    add_windows(watched, 8, shifted=False, seed=3, devices=4)
+    engine.step()
+    late = streams(watched)["d-3"]
+    assert (late.windows, late.state) == (2, "provisional")
+    add_windows(watched, 160, shifted=False, seed=4, devices=4)
+    engine.step()
+    assert streams(watched)["d-3"].state == "steady" and alarms(watched) == []
+
+
+@pytest.mark.parametrize("clock", [0.0, 9e12], ids=["in 1970", "far ahead"])
+def test_a_device_with_a_wrong_clock_is_watched_by_the_hubs(watched, clock):
+    engine = DriftEngine(watched.hub)
+    with watched.hub.session() as session:
+        session.get_one(Device, "d-0").enrolled_at = watched.clock() - 10
+    for number in range(6):
+        add_windows(watched, 20, shifted=False, seed=number)
+        with watched.hub.session() as session:
+            for row in session.exec(select(WindowRow).where(WindowRow.device_id == "d-0")):
+                row.started_at, row.ended_at = clock, clock + 60
+        engine.step()
+    row = streams(watched)["d-0"]
+    assert watched.clock() - 110 * 60 <= row.began_at < row.last_at <= watched.clock()
+    assert alarms(watched) == []
+
+
+def test_a_group_of_devices_with_one_label_is_watched_beside_the_fleet(watched):
+    with watched.hub.session() as session:
+        for number in range(8):
+            row = device(f"d-{number}") if number > 2 else session.get_one(Device, f"d-{number}")
+            row.labels = {"site": "berlin" if number < 4 else "kyoto"}
+            session.add(row)
+            session.flush()
+            session.merge(DeviceModel(device_id=row.id, model="digits", state="committed", active=1))
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 400, shifted=False, devices=8)
+    engine.step()
+    assert set(streams(watched, "group")) == {"site=berlin", "site=kyoto"}
+    assert {row.state for row in streams(watched, "group").values()} == {"steady"}
 
 
 def test_an_operator_closes_an_alarm_and_the_test_begins_from_nothing(watched):
     engine = DriftEngine(watched.hub)
-    add_windows(watched, 20, shifted=False)
+    add_windows(watched, 120, shifted=False)
     add_windows(watched, 40, shifted=True)
     engine.step()
     (alarm,) = alarms(watched)
     headers = watched.auth()
     assert watched.client.post(f"/api/v1/alarms/{alarm.id}/close", headers=headers).json()["status"] == "closed"
     (shown,) = watched.client.get("/api/v1/drift?model=digits", headers=headers).json()["items"]
-    assert shown["state"] == "watching" and shown["evidence"] is None
+    assert shown["state"] == "watching" and shown["evidence"] == 0.0
     assert watched.client.post("/api/v1/alarms/99/close", headers=headers).status_code == 404
+
+
+def test_an_operator_begins_baselines_anew(watched):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 120, shifted=False)
+    add_windows(watched, 40, shifted=True, only="d-1")
+    engine.step()
+    headers, path = watched.auth(), "/api/v1/drift/digits"
+    shown = watched.client.get(f"{path}/streams", params={"kind": "device"}, headers=headers).json()["items"]
+    assert (shown[0]["name"], shown[0]["state"]) == ("d-1", "steady") and shown[0]["alarm"]
+    answer = watched.client.post(f"{path}/rebaseline", json={"devices": ["d-1"]}, headers=headers)
+    assert answer.json() == {"model": "digits", "streams": 1}
+    assert watched.client.post(f"{path}/rebaseline", json={"devices": ["who"]}, headers=headers).status_code == 404
+    add_windows(watched, 150, shifted=True, seed=9, only="d-1")
+    engine.step()
+    assert streams(watched)["d-1"].state == "steady" and not streams(watched)["d-1"].alarm
+    assert watched.client.post(f"{path}/rebaseline", json={}, headers=headers).json()["streams"] == 4
+    assert monitor(watched).state == "waiting" and alarms(watched)[0].status == "closed"
+    with watched.hub.reading() as session:
+        entries = session.exec(select(AuditEntry).where(AuditEntry.action == "drift.rebaseline")).all()
+    assert len(entries) == 2
+
+
+def test_a_policy_renews_baselines(watched):
+    engine = DriftEngine(watched.hub)
+    with watched.hub.session() as session:
+        session.get_one(Model, "digits").policy = {"drift": {"baseline": "30m", "baseline_windows": 9, "refresh": "4h"}}
+    add_windows(watched, 120, shifted=False)
+    engine.step()
+    assert monitor(watched).state == "watching"
+    watched.clock.advance(4 * 3600)
+    engine.step()
+    assert streams(watched) == {}
+    with watched.hub.reading() as session:
+        assert session.exec(select(AuditEntry).where(AuditEntry.action == "drift.rebaseline")).one().actor == "policy"

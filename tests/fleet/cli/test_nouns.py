@@ -316,6 +316,22 @@ def test_drift_shows_monitors_and_alarms(fleet, hub) -> None:
     assert document["items"][0]["state"] == "alarmed"
 
 
+def test_drift_shows_where_inputs_are_watched_and_begins_baselines_anew(fleet, hub) -> None:
+    stream = {"kind": "device", "name": "cam-1", "state": "provisional", "evidence": 2.5, "since": 1e9, "alarm": 0}
+    hub.on("GET", "/drift/digits/streams?kind=device&limit=100", {"items": [stream], **PAGE_END})
+    assert fleet("drift", "show", "digits", "--kind", "device", "--json").document["items"][0]["name"] == "cam-1"
+    assert "provisional" in fleet("drift", "show", "digits", "--kind", "device").out
+    hub.on("POST", "/drift/digits/rebaseline", {"model": "digits", "streams": 3})
+    model = {"name": "digits", "created_at": 0.0, "policy": {"drift": {"budget_days": 9.0}}}
+    hub.on("GET", "/models/digits", model)
+    hub.on("PATCH", "/models/digits", model)
+    done = fleet("drift", "rebaseline", "digits", "--device", "cam-1", "--baseline", "7d", "--json")
+    assert done.document["streams"] == 3
+    assert hub.sent("PATCH", "/models/digits") == [{"policy": {"drift": {"budget_days": 9.0, "baseline": "7d"}}}]
+    assert hub.sent("POST", "/drift/digits/rebaseline") == [{"devices": ["cam-1"]}]
+    assert fleet("drift", "rebaseline", "digits", "--baseline", "a day").code == 2
+
+
 def test_the_audit_log_is_a_table_or_json(fleet, hub) -> None:
     entry = {
         "id": 1,

@@ -12,7 +12,8 @@ from fleet.errors import FleetError, UnreachableError
 
 AUDIT_SHARE = 40  # per cent of requests; a demo has minutes, a fleet has days
 WINDOW_REQUESTS = 30
-POLICY = '{"drift": {"baseline_windows": 20}}'  # fewer than a fleet would take: the demo has minutes
+# Less than a fleet would take: the demo has minutes, and windows of a second that do not depend on one another.
+POLICY = '{"drift": {"baseline": "30s", "baseline_windows": 20}}'
 
 
 def open_hub(shop: Workshop) -> None:

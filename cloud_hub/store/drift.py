@@ -1,0 +1,102 @@
+"""The tables of drift: a model's monitor, its streams, how right its answers are, and alarms. See `tables`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Column, Index, LargeBinary
+from sqlmodel import Field, SQLModel
+
+from cloud_hub.store.types import json_field as _json
+
+
+class DriftMonitor(SQLModel, table=True):
+    """What a model's streams have in common.
+
+    `state`: waiting, baseline, watching, alarmed. `document` is the engine's own, `basis` the coordinates of its
+    streams (`drift.basis`); `last_window` is the id of the last window that was counted.
+    """
+
+    model: str = Field(primary_key=True)
+    sketch_id: str
+    release: int
+    state: str
+    document: dict[str, Any] = _json(dict)
+    last_window: int = 0
+    updated_at: float
+    basis: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False, server_default=""))
+
+
+class DriftStream(SQLModel, table=True):
+    """A device, a group of devices or the fleet, and the test whether a model's inputs have moved there.
+
+    `kind`: device, group, fleet. `state`: waiting, provisional, steady. `evidence` is a log e-value that raises an
+    alarm at `alarm_at`; `distance` how far it has moved by what has come `since`; `alarm` the open alarm that names it,
+    or 0. `body` is `drift.streams`'; the other columns are shown from it.
+    """
+
+    __table_args__ = (Index("ix_driftstream_model_evidence", "model", "evidence"),)
+
+    model: str = Field(primary_key=True)
+    kind: str = Field(primary_key=True)
+    name: str = Field(primary_key=True)
+    release: int
+    state: str
+    windows: int = 0
+    began_at: float
+    last_at: float
+    evidence: float = 0.0
+    alarm_at: float = 0.0
+    distance: float = 0.0
+    margin: float | None = None
+    since: float | None = None
+    alarm: int = 0
+    updated_at: float
+    body: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+
+
+class MeaningMonitor(SQLModel, table=True):
+    """How right a model's default release is, by audits and labels, against its own record.
+
+    `document` is `drift.truth.Watched`; `last_window`, `last_label_at` and `last_label` say what it has counted.
+    """
+
+    __tablename__ = "meaning"
+
+    model: str = Field(primary_key=True)
+    release: int
+    document: dict[str, Any] = _json(dict)
+    last_window: int = 0
+    last_label_at: float = 0.0
+    last_label: str = ""
+    updated_at: float
+
+
+class Alarm(SQLModel, table=True):
+    """A drift alarm; `detail` explains it. `status`: open, acknowledged, closed."""
+
+    id: int | None = Field(default=None, primary_key=True)
+    model: str = Field(index=True)
+    release: int
+    at: float
+    status: str
+    detail: dict[str, Any] = _json(dict)
+
+
+class AlarmResponse(SQLModel, table=True):
+    """What follows an alarm; `state` and `document` are those of `drift.response`.
+
+    `since` is the moment after which samples are of the shift, `deadline` when a retrain starts with few labels;
+    null where the policy starts none.
+    """
+
+    __tablename__ = "alarm_response"
+
+    alarm: int = Field(primary_key=True)
+    model: str = Field(index=True)
+    state: str = Field(index=True)
+    since: float
+    deadline: float | None = None
+    job: str = ""
+    document: dict[str, Any] = _json(dict)
+    updated_at: float
