@@ -9,6 +9,8 @@ nothing, a harmful one 5 points. Devices meet scenes independently, 20 fixed one
 in a row, or all the same scenes. What the hub counts (each distinct scene once) is judged by the default policy as it
 comes, until a verdict or for the planned time.
 
+Silence: harmless and harmful releases on devices that are off for half an hour a day; see `silence`.
+
 Teachers: one that is right in 90 % of all cases and one after it that is 0 or 5 points worse, on the same held-out
 labels; they disagree on a tenth of them. Accepted: the later one is shown to be good enough to audit.
 
@@ -28,6 +30,7 @@ from typing import Any
 import drift_promises
 import numpy as np
 import numpy.typing as npt
+import silence
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
@@ -181,11 +184,12 @@ def main() -> None:
             for devices in (3, 10, 50):
                 rollouts.append(guard(pattern, devices, loss, options.draws // 2, options.seed))
                 print(LINE.format(**rollouts[-1]))
+    silences = silence.rows(options.draws // 4, options.seed)
     document = {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
         "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found,
         "teachers": judged,
-        "guard": rollouts,
+        "guard": rollouts, "silence": silences,
         "drift": drift_promises.measure(options.draws, options.model_days, options.seed),
     }  # fmt: skip
     options.out.write_text(json.dumps(document, indent=2) + "\n")

@@ -32,7 +32,7 @@ CLONED = (
     "two machines connect as this device, as after a card was copied: keep the identity on one of them, and enrol the"
     " other anew, in an empty directory, with a token of its own (fleet token create)"
 )
-HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions"}
+HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions", "quiet_s", "quiet_before_s", "quiet_since"}
 
 
 class Problem(NamedTuple):

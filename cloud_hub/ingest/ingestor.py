@@ -24,6 +24,7 @@ from cloud_hub.ingest import aside, records
 from cloud_hub.ingest.clones import Heard, heard, still_cloned
 from cloud_hub.ingest.commands import signed_receipt
 from cloud_hub.ingest.reading import Numbered, read_number, read_record, read_status
+from cloud_hub.store import quiet
 from cloud_hub.store.engine import is_outage
 from cloud_hub.store.tables import Device, Setting, SpoolCursor
 from fleet.protocol import topics
@@ -159,11 +160,19 @@ class Ingestor:
     def _status(self, session: Session, device: Device, status: Status) -> None:
         """An `online` starts a session; a `lost` counts only for the session it belongs to."""
         if status.state == "online":
-            device.session, device.online, device.last_seen_at = status.session, True, self._hub.clock()
+            device.session, device.online = status.session, True
+            self._hear(device)
             self._look_for_clones(session, device, status.instance or status.session)
         elif status.session == device.session:
             device.online = False
         self.counts["status"] += 1
+
+    def _hear(self, device: Device) -> float:
+        """The device was heard now; returns the time."""
+        now = self._hub.clock()
+        quiet.heard(device, now)
+        device.last_seen_at = now
+        return now
 
     def _look_for_clones(self, session: Session, device: Device, name: str) -> None:
         now = self._hub.clock()
@@ -194,7 +203,7 @@ class Ingestor:
             cursor = SpoolCursor(device_id=device.id, spool=number.spool)
         result = step(cursor.committed, number.seq, number.base)
         cursor.committed, cursor.lost = result.committed, cursor.lost + result.lost
-        cursor.used_at = device.last_seen_at = self._hub.clock()
+        cursor.used_at = self._hear(device)
         session.add(cursor)
         return result
 

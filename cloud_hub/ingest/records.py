@@ -11,7 +11,7 @@ from cloud_hub.store import benchmarks, pairing
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.bounds import LARGEST
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import AgentReport, Envelope, ModelReport, Window
+from fleet.protocol.messages import AgentReport, Envelope, ModelReport, PairCounts, Window
 
 MODELS = 256  # per device; each is a line wherever the device is shown
 MEASURED = 4096  # figures per device
@@ -82,18 +82,24 @@ def _window(session: Session, device: Device, record: Record, window: Window) ->
     )  # fmt: skip
     if window.pairs is not None and pairing.counts(session, device, window.pairs):
         place = (window.pairs.rollout, window.pairs.attempt, device_id)
-        _add(session, place, pairing.count(session, session.get(PairEvidence, place), window.pairs))
+        _add(session, place, _new_pairs(session, place, window, window.pairs))
     rollout = session.get(RolloutRow, window.rollout) if window.rollout else None
     if rollout is not None and window.attempt <= rollout.attempt:
         _add(session, (window.rollout, window.attempt, device_id), _served(window))
 
 
+def _new_pairs(session: Session, place: tuple[str, int, str], window: Window, pairs: PairCounts) -> dict[str, int]:
+    audited = min(window.counters.get("audited", 0), pairing.servable(window.started_at, window.ended_at))
+    return pairing.count(session, session.get(PairEvidence, place), pairs, audited)
+
+
 def _served(window: Window) -> dict[str, int]:
     """What a window says about its release: of the requests that it took, how many it answered itself."""
-    count = window.counters.get
-    failed, refused = count("local_failed", 0), count("refused", 0)
-    answered = max(0, count("requests", 0) - refused - failed)
-    return {"answered": answered, "local_failed": failed, "newly_refused": count("newly_refused", 0)}
+    most = pairing.servable(window.started_at, window.ended_at)
+    requests, failed, refused, newly = (
+        min(window.counters.get(name, 0), most) for name in ("requests", "local_failed", "refused", "newly_refused")
+    )
+    return {"answered": max(0, requests - refused - failed), "local_failed": failed, "newly_refused": newly}
 
 
 def _add(session: Session, key: tuple[str, int, str], counts: dict[str, int]) -> None:

@@ -18,7 +18,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError, NotFoundError
-from cloud_hub.rollouts.facts import gather, reference
+from cloud_hub.rollouts.facts import gather, mark, reference
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store import pairing
@@ -65,7 +65,9 @@ class RolloutEngine(PeriodicService):
             if channel is not None and row.state not in machine.ENDED:
                 document = decode_channel(channel.document)
                 facts = gather(session, plan, progress, document, self._hub.device_tokens.group_secret)
-                decision = machine.decide(plan, progress, facts, self._hub.clock())
+                now = self._hub.clock()
+                mark(session, plan, progress, facts, machine.newly_silent(plan, progress, facts, now), now)
+                decision = machine.decide(plan, progress, facts, now)
                 if decision.progress != progress:
                     store(session, row, decision, self._hub.clock())
                 for event in decision.events:

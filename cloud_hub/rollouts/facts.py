@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 from msgspec.structs import replace
 from sqlmodel import Session, col, select
 
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.store.benchmarks import hardware_class, newest_p95
+from cloud_hub.store.quiet import habit
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
@@ -18,6 +21,7 @@ from fleet.rollouts.machine import DeviceFact, Facts, Plan, Progress
 # Reasons for which a device refuses a release as such; a lost network is none of them.
 REFUSALS = ("gate-broken", "no-variant", "below-floor", "withdrawn", "unsupported:", "selftest-failed")
 
+SHOWN = ("both", "only_old", "only_new", "neither", "answered", "local_failed", "newly_refused")
 REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the release before took every one of them
 
 
@@ -51,6 +55,7 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
     measured = newest_p95(session, plan.model, plan.release)
     cohort: list[DeviceFact] = []
     control: list[DeviceFact] = []
+    left = _met(plan, progress, reports, said)
     needed = required(session, plan.model, plan.release)
     for device in scope(session, plan.channel):
         if lacking(device, needed):
@@ -63,9 +68,51 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
         if target is not None and target.rollout is not None:
             fact = _cohort_fact(plan, progress, device, report, said.get(device.id, _nothing(plan, device.id)))
             cohort.append(replace(fact, p95_us=measured.get(device.id)))
-        elif target is not None and target.why == "default":
-            control.append(_control_fact(plan, progress, device, report))
-    return Facts(cohort=tuple(cohort), control=tuple(control))
+            left.discard(device.id)
+        elif target is not None and target.why == "default" and device.id not in left:
+            control.append(_control_fact(plan, progress, device, report, said.get(device.id)))
+    return Facts(cohort=tuple(cohort), control=tuple(control), left=_left(session, plan, progress, left, reports, said))
+
+
+def _met(
+    plan: Plan, progress: Progress, reports: Mapping[str, DeviceModel], said: Mapping[str, PairEvidence]
+) -> set[str]:
+    """The devices that have met the release in this attempt, wherever they are by now."""
+    attempt = (plan.id, progress.attempt)
+    told = {device for device, row in said.items() if row.reason or any(getattr(row, name) for name in SHOWN)}
+    return told | {device for device, row in reports.items() if (row.rollout, row.attempt) == attempt}
+
+
+def _left(
+    session: Session,
+    plan: Plan,
+    progress: Progress,
+    ids: set[str],
+    reports: Mapping[str, DeviceModel],
+    said: Mapping[str, PairEvidence],
+) -> tuple[DeviceFact, ...]:
+    found = []
+    names = sorted(ids)
+    for at in range(0, len(names), 500):
+        rows = select(Device).where(col(Device.id).in_(names[at : at + 500])).order_by(col(Device.id))
+        for device in session.exec(rows):
+            row = said.get(device.id, _nothing(plan, device.id))
+            found.append(_cohort_fact(plan, progress, device, reports.get(device.id), row))
+    return tuple(found)
+
+
+def mark(session: Session, plan: Plan, progress: Progress, facts: Facts, silent: Collection[str], now: float) -> None:
+    """Keep what a device's next report would hide: that it was silent (`silent`: ids) or failed in this attempt."""
+    failed = {fact.device_id: fact.reason or "failed" for fact in facts.cohort if fact.failed}
+    for device in sorted({*silent, *failed}):
+        key = (plan.id, progress.attempt, device)
+        row = session.get(PairEvidence, key) or PairEvidence(rollout=key[0], attempt=key[1], device_id=device)
+        if device in silent:
+            row.silent_at = now
+        report = session.get(DeviceModel, (device, plan.model))
+        if device in failed and not row.reason and report is not None and _failed(plan, progress, report):
+            row.reason = failed[device]
+        session.add(row)
 
 
 def scope(session: Session, channel: str) -> list[Device]:
@@ -94,9 +141,9 @@ def _nothing(plan: Plan, device_id: str) -> PairEvidence:
 def _cohort_fact(
     plan: Plan, progress: Progress, device: Device, report: DeviceModel | None, said: PairEvidence
 ) -> DeviceFact:
-    failed = report is not None and _failed(plan, progress, report)
+    failed = bool(said.reason) or (report is not None and _failed(plan, progress, report))
     committed = report is not None and report.state == "committed" and report.active == plan.release
-    reason = report.reason if report is not None and failed else "" if failed else _failing(said)
+    reason = said.reason or (report.reason if report is not None and failed else "" if failed else _failing(said))
     return DeviceFact(
         device_id=device.id,
         last_seen=device.last_seen_at or 0.0,
@@ -109,6 +156,7 @@ def _cohort_fact(
             repeats=said.repeats, unnamed=said.unnamed,
         ),
         untried=report is not None and report.untried and not said.answered,
+        quiet_s=habit(device), silenced_at=said.silent_at,
     )  # fmt: skip
 
 
@@ -131,9 +179,12 @@ def _failed(plan: Plan, progress: Progress, report: DeviceModel) -> bool:
     return report.state == "rolled_back" or (report.active != plan.release and report.reason.startswith(REFUSALS))
 
 
-def _control_fact(plan: Plan, progress: Progress, device: Device, report: DeviceModel | None) -> DeviceFact:
+def _control_fact(
+    plan: Plan, progress: Progress, device: Device, report: DeviceModel | None, said: PairEvidence | None
+) -> DeviceFact:
     failed = report is not None and report.state == "rolled_back" and report.at >= progress.started_at
     return DeviceFact(
         device_id=device.id, last_seen=device.last_seen_at or 0.0, hardware=hardware_class(device),
         failed=failed and report is not None and report.target != plan.release,
+        quiet_s=habit(device), silenced_at=None if said is None else said.silent_at,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from sqlmodel import Session, col, func, select
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.rollouts.facts import scope
-from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES
+from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.channel import MILLION, Channel, RolloutRef
 from fleet.protocol.resolve import resolve
@@ -18,7 +18,6 @@ from fleet.rollouts.forecast import CannotFollow, Scope, Situation, Traffic
 
 HOURS, HOUR_S = 24, 3600.0
 WINDOWS = 100  # of each hour that are read, its last ones: what a fleet of any size costs
-MOST_PER_S = 10_000.0  # requests of one device that are believed; a window that claims more counts as this many
 
 
 def situation(
@@ -115,7 +114,7 @@ def _hours(session: Session, channel: str, model: str, now: float) -> Iterator[t
         requests = audited = 0.0
         for started, ended, body in rows:
             counters = body.get("counters", {})
-            asked = min(float(counters.get("requests", 0)), MOST_PER_S * max(1.0, ended - started))
+            asked = float(min(counters.get("requests", 0), servable(started, ended)))
             requests += asked
             audited += min(float(counters.get("audited", 0)), asked)
         yield requests * HOUR_S / span, audited * HOUR_S / span

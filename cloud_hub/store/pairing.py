@@ -12,7 +12,13 @@ from fleet.protocol.pairing import KEY_BYTES
 
 OUTCOMES = ("both", "only_old", "only_new", "neither")
 LOCK = "pairs"
+MOST_PER_S = 10_000  # requests of one device and model that are believed
 MOST_INPUTS = 2000  # that one device brings to an attempt: far more than any proof needs
+
+
+def servable(started_at: float, ended_at: float) -> int:
+    """The most requests that a device can have served between two moments (Unix seconds), a day apart at most."""
+    return int(MOST_PER_S * min(max(1.0, ended_at - started_at), 86_400.0))
 
 
 def counts(session: Session, device: Device, pairs: PairCounts) -> bool:
@@ -34,16 +40,18 @@ def forget(session: Session, rollout: str) -> None:
     session.execute(delete(PairInput).where(col(PairInput.rollout) == rollout))
 
 
-def count(session: Session, before: PairEvidence | None, pairs: PairCounts) -> dict[str, int]:
+def count(session: Session, before: PairEvidence | None, pairs: PairCounts, audited: int) -> dict[str, int]:
     """Remember the inputs that the attempt has not seen yet; returns what is to be added to the device's evidence.
 
     Pairs without keys (of agents of 0.1) cannot be told from repeats: they are counted as `unnamed`, and prove nothing.
+    Neither do more pairs than the window's rows that were audited.
 
     Args:
         before: the device's evidence so far, None without any.
+        audited: rows that the window's device can have had audited.
     """
     told = sum(getattr(pairs, name) for name in OUTCOMES)
-    if not pairs.keys:
+    if not pairs.keys or told > audited:
         return {"unnamed": told}
     have = 0 if before is None else sum(getattr(before, name) for name in OUTCOMES)
     found = _remember(session, pairs, max(0, MOST_INPUTS - have))

@@ -108,7 +108,9 @@ class PairEvidence(SQLModel, table=True):
     """What one device says about a rollout's release, summed over the attempt: paired counts
     (`messages.PairCounts`) of inputs that no device had met before, how often inputs came again and how many pairs told
     no input, and of its requests how many the release itself answered, failed on, and refused
-    though the release before would have taken them."""
+    though the release before would have taken them. `silent_at` is when it first was silent beyond its habit, `reason`
+    why it rolled the release back: both stay, whatever it reports later. A device of the control has a row when it was
+    silent."""
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
@@ -122,6 +124,8 @@ class PairEvidence(SQLModel, table=True):
     answered: int = 0
     local_failed: int = 0
     newly_refused: int = 0
+    silent_at: float | None = None
+    reason: str = ""
 
 
 class PairInput(SQLModel, table=True):

@@ -80,7 +80,8 @@ class AuditEntry(SQLModel, table=True):
 
 class Device(SQLModel, table=True):
     """One agent installation. `pins` maps model to release; `set_aside` counts the messages of it that were;
-    `sessions` is what `ingest.clones` remembers of its connections."""
+    `sessions` is what `ingest.clones` remembers of its connections, `quiet_…` what `store.quiet` does of its silences.
+    """
 
     id: str = Field(primary_key=True)
     public_key: str = Field(sa_column=Column(Text, nullable=False))
@@ -101,6 +102,9 @@ class Device(SQLModel, table=True):
     command_counter: int = 0
     set_aside: int = 0
     sessions: dict[str, Any] = _json(dict)
+    quiet_s: float = 0.0
+    quiet_before_s: float = 0.0
+    quiet_since: float = 0.0
 
 
 class CertificateRow(SQLModel, table=True):

@@ -14,9 +14,9 @@ being equal (the frames of a video) still count each.
 - installs: "a device of the cohort fails no sooner than one of the concurrent control".
 
 Per device, a reserve of the stake is never bet, so that one device with a run of bad luck cannot
-erase what the others show; and where several devices give evidence, each device's gain is capped
-below the threshold, so that one odd device does not decide. Both keep the bound: a reserve is a bet
-of stake zero, and a cap only lowers the wealth.
+erase what the others show; and in a cohort of several devices each device's gain is capped
+below the threshold, so that one odd device does not decide, nor one that forges its counts. Both keep the bound: a
+reserve is a bet of stake zero, and a cap only lowers the wealth.
 
 Sources: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS-B
 86(1), 2024; Shafer, "Testing by betting", JRSS-A 184(2), 2021; Howard, Ramdas, McAuliffe & Sekhon,
@@ -39,8 +39,7 @@ Counts = npt.NDArray[Any]
 
 STAKES = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])  # fractions of the largest fair stake
 RESERVE = 0.2  # of each device's stake that is never bet
-CAP = 0.8  # of the threshold's logarithm that a single device can bring when several give evidence
-MIN_DEVICE_PAIRS = 5  # below, a device does not yet "give evidence"
+CAP = 0.8  # of the threshold's logarithm that a single device can bring to a cohort of several
 MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control
 LARGEST = 1e12  # what an e-value is reported as at most
 
@@ -142,8 +141,10 @@ def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float
     return _pooled(gains, cap)
 
 
-def paired(by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, health_alpha: float) -> PairedEvidence:
-    """Evidence from the audited pairs of each device, in any order of devices."""
+def paired(
+    by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, health_alpha: float, devices: int = 1
+) -> PairedEvidence:
+    """Evidence from the audited pairs of each device, in any order; `devices` is how many could have brought some."""
     named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
     repeats, unnamed = sum(p.repeats for p in by_device.values()), sum(p.unnamed for p in by_device.values())
     if not named:
@@ -151,7 +152,7 @@ def paired(by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, 
     pairs = [p for _, p in named]
     old, new = np.array([p.only_old for p in pairs]), np.array([p.only_new for p in pairs])
     same = np.array([p.both + p.neither for p in pairs])
-    several = sum(p.total >= MIN_DEVICE_PAIRS for p in pairs) >= 2
+    several = max(devices, len(pairs)) >= 2
     harm_cap, health_cap = (CAP * math.log(1 / a) if several else math.inf for a in (harm_alpha, health_alpha))
     alone = harm_log_e(old[:, None], new[:, None])
     bar = math.log(len(pairs) / harm_alpha)
@@ -170,20 +171,24 @@ def paired(by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, 
     )
 
 
-def installs(arms: Sequence[Arms]) -> InstallEvidence:
+def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
     """Evidence that the cohort fails more than its concurrent control, per hardware class.
 
     Under equal hazards the next failure falls on the cohort with probability (cohort devices still
     whole) / (all devices still whole), which never exceeds cohort / (all - failures so far). Betting
-    at that largest price gives at most the wealth of the exact bet in the order of the failures.
+    at that largest price gives at most the wealth of the exact bet in the order of the failures. A bet of a share s of
+    the wealth pays 1 + s (1/price - 1) when the cohort fails and leaves 1 - s when the control does.
+
+    Args:
+        cap: largest logarithm that one failure brings, so that one device decides nothing, however small the cohort is.
     """
     used = [a for a in arms if a.cohort >= MIN_ARM and a.control >= MIN_ARM]
     log_e = np.zeros(len(STAKES))
     for arm in used:
         whole = arm.cohort + arm.control - arm.cohort_failed - arm.control_failed
         price = min(1.0, arm.cohort / whole) if whole > 0 else 1.0
-        log_e = log_e + arm.cohort_failed * np.log1p(STAKES * (1.0 - price))
-        log_e = log_e + arm.control_failed * np.log1p(-STAKES * price)
+        log_e = log_e + arm.cohort_failed * np.minimum(np.log1p(STAKES * (1.0 / price - 1.0)), cap)
+        log_e = log_e + arm.control_failed * np.log1p(-STAKES)
     return InstallEvidence(
         cohort=sum(a.cohort for a in used),
         cohort_failed=sum(a.cohort_failed for a in used),

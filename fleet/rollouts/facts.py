@@ -12,6 +12,7 @@ from fleet.rollouts.evidence import Arms, Pairs
 from fleet.rollouts.guard import CohortHealth, Latency
 
 Standing = Literal["away", "failed", "silent", "whole"]
+HABIT = 1.5  # times its longest silence in the last weeks: longer is not a device's habit any more
 
 
 class DeviceFact(Struct, frozen=True, kw_only=True):
@@ -21,6 +22,8 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
     a roll-back or failure of that release in this attempt, with `reason` (a stable word). For a
     control device, `failed` means that its own release fails. `pairs` are summed over the attempt.
     `untried`: it committed the release by its self-test alone, and no request has been answered since.
+    `quiet_s` is its habit: the longest silence between two of its reports in the last weeks. `silenced_at` is when it
+    first was silent beyond that habit in this attempt, None before: that it came back does not undo it.
     `p95_us` is the latency at batch 1 that the device measured of the rollout's release, None before.
     """
 
@@ -33,15 +36,19 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
     pairs: Pairs = Pairs()
     untried: bool = False
     p95_us: float | None = None
+    quiet_s: float = 0.0
+    silenced_at: float | None = None
 
 
 class Facts(Struct, frozen=True, kw_only=True):
     """What is known now. `cohort` are the devices that `resolve` assigns to the rollout at the
-    current share, `control` the others in its scope. `withdrawn` says why the release may no longer
+    current share, `control` the others in its scope. `left` have met the release in this attempt and are in neither any
+    more: pinned, relabelled, moved or revoked; what they showed stays. `withdrawn` says why the release may no longer
     run (halts), `superseded` that somebody else changed the channel's default (aborts)."""
 
     cohort: tuple[DeviceFact, ...] = ()
     control: tuple[DeviceFact, ...] = ()
+    left: tuple[DeviceFact, ...] = ()
     withdrawn: str = ""
     superseded: str = ""
 
@@ -50,14 +57,36 @@ def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float)
     """How a device stands that was assigned to its arm at `joined`.
 
     One that has not been heard since well before that is `away`: it has not met the release and says
-    nothing about it. One that was alive then and is not heard any more is `silent`, which counts as
-    failed: a release that takes a device off the air must not pass for want of reports.
+    nothing about it. One that was alive then and is not heard any more, for longer than is its habit, is `silent`: a
+    release that takes a device off the air must not pass for want of reports. Within its habit it is as it was last
+    heard: `away` before it has committed, so that nobody waits for a device that is off at night.
     """
     if fact.failed:
         return "failed"
-    if now - fact.last_seen <= silent_after_s:
+    quiet = now - fact.last_seen
+    if quiet <= silent_after_s:
         return "whole"
-    return "away" if fact.last_seen < joined - silent_after_s else "silent"
+    if fact.last_seen < joined - silent_after_s:
+        return "away"
+    if quiet > HABIT * fact.quiet_s:
+        return "silent"
+    return "whole" if fact.committed else "away"
+
+
+def silenced(
+    facts: Facts, joined: Callable[[DeviceFact], float], control_since: float, silent_after_s: float, now: float
+) -> tuple[str, ...]:
+    """Ids of devices, in both arms, that are silent now and were not yet known to have been; see `tally`."""
+    arms = [(fact, joined(fact)) for fact in facts.cohort] + [(fact, control_since) for fact in facts.control]
+    return tuple(
+        fact.device_id
+        for fact, since in arms
+        if not _was_silent(fact, since) and standing(fact, since, silent_after_s, now) == "silent"
+    )
+
+
+def _was_silent(fact: DeviceFact, since: float) -> bool:
+    return fact.silenced_at is not None and fact.silenced_at >= since
 
 
 def latencies(facts: Facts) -> tuple[Latency, ...]:
@@ -81,19 +110,25 @@ def tally(
 ) -> tuple[CohortHealth, tuple[Arms, ...]]:
     """Count the cohort, and both arms per hardware class.
 
+    In the arms a device fails at most once, when it first failed or was silent, and stays failed: that is what the bets
+    on their counts ask for. In the cohort a device that came back is whole again, and one that left counts when it has
+    failed.
+
     Args:
         joined: when a cohort device was assigned to the rollout, in Unix seconds.
         control_since: when the control began to be watched, likewise.
     """
-    cohort = [(fact, standing(fact, joined(fact), silent_after_s, now)) for fact in facts.cohort]
+    left = [(fact, "failed") for fact in facts.left if fact.failed]
+    cohort = [*((fact, standing(fact, joined(fact), silent_after_s, now)) for fact in facts.cohort), *left]
     control = [(fact, standing(fact, control_since, silent_after_s, now)) for fact in facts.control]
     rows: dict[str, list[int]] = {}
     for offset, arm in ((0, cohort), (2, control)):
         for fact, stands in arm:
-            if stands != "away":
+            was_silent = _was_silent(fact, control_since if offset else joined(fact))
+            if stands != "away" or was_silent:
                 row = rows.setdefault(fact.hardware, [0, 0, 0, 0])
                 row[offset] += 1
-                row[offset + 1] += stands != "whole"
+                row[offset + 1] += stands in ("failed", "silent") or was_silent
     whole = [fact for fact, stands in cohort if stands == "whole"]
     failed = [fact for fact, stands in cohort if stands in ("failed", "silent")]
     health = CohortHealth(
@@ -104,6 +139,7 @@ def tally(
         silent=sum(stands == "silent" for _, stands in cohort),
         pending=sum(not fact.committed for fact in whole),
         reasons=tuple(sorted({fact.reason for fact in failed if fact.failed and fact.reason})[:5]),
+        examples=tuple(sorted(fact.device_id for fact in failed)[:5]),
     )
     arms = tuple(
         Arms(hardware=hardware, cohort=row[0], cohort_failed=row[1], control=row[2], control_failed=row[3])

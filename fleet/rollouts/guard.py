@@ -1,14 +1,18 @@
 """The guard: is the new release healthy, harmful, or is there not enough evidence?
 
 Harm is found in three ways, and the chance that a release as good as the old one is ever called
-harmful by the two statistical ones together is at most `alpha`: paired evidence, failures of the
-cohort against its concurrent control, and plainly too many failed devices. A policy may also bound
-the latency that devices measure of the release.
+harmful by the two statistical ones together is at most `alpha`: paired evidence, failures and silence of the
+cohort against its concurrent control, and plainly too many devices that say themselves that the release failed. A
+policy may also bound the latency that devices measure of the release.
+
+One device of several decides nothing: what it shows is held against the device, and keeps the stage from ending where
+that is too much to be health. Silence alone never halts without a control to compare it with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -29,9 +33,10 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     audited pairs) that is no longer tolerable. Every stage needs `min_pairs` pairs of its own, of
     which any may repeat inputs of earlier ones: they show that the stage was watched, and prove nothing more.
     Without evidence `evidence_deadline_s` seconds into a stage the rollout holds or halts.
-    `max_install_failures` is a fraction of the cohort's devices; one that was alive when it joined
-    and has been silent for `silent_after_s` seconds counts as failed. With `evidence = "install"`
-    (a model without an auditor) install health alone makes a stage healthy.
+    `max_install_failures` is a fraction of the cohort's devices: more keep a stage from being healthy, and halt the
+    rollout where two or more of them say so themselves. One that was alive when it joined and has been silent for
+    `silent_after_s` seconds, and for longer than is its habit, counts as failed. With `evidence = "install"` (a model
+    without an auditor) install health alone makes a stage healthy.
 
     With `max_p95_us` every stage waits until `min_measured` devices of the cohort (all of a smaller
     one) have measured the release (p95 at batch 1, µs), and it is harmful when the median over the
@@ -67,8 +72,8 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 class CohortHealth(Struct, frozen=True, kw_only=True):
     """The cohort by assignment. `present` were alive when they joined; `failed` of them rolled back
-    or fell silent; `pending` are reachable and have neither committed nor failed. Of the committed ones,
-    `untried` have not answered a single request yet: that they are whole says nothing about serving."""
+    or fell silent, `examples` names some; `pending` are reachable and have neither committed nor failed. Of the
+    committed ones, `untried` have not answered a single request yet: that they are whole says nothing about serving."""
 
     present: int = 0
     committed: int = 0
@@ -77,6 +82,15 @@ class CohortHealth(Struct, frozen=True, kw_only=True):
     silent: int = 0
     pending: int = 0
     reasons: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """How many failed, of them silent, why, and which for example."""
+        silent = f", {self.silent} of them silent" if self.silent else ""
+        why = f" ({', '.join(self.reasons)})" if self.reasons else ""
+        such = f", such as {', '.join(self.examples)}" if self.examples and self.present > 1 else ""
+        return f"{self.failed} of {self.present} devices failed{silent}{why}{such}"
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -136,9 +150,13 @@ def judge(
         latencies: what the cohort measured of the release, per hardware class.
     """
     harm_alpha = policy.alpha / 2  # two statistical tests share the false-halt budget
-    paired = evidence.paired(pairs, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha)
-    installs = evidence.installs(arms)
-    harm = _harm(policy, cohort, paired, installs, harm_alpha) or _too_slow(policy, latencies)
+    paired = evidence.paired(
+        pairs, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha, devices=cohort.present
+    )
+    installs = evidence.installs(arms, cap=evidence.CAP * math.log(1 / harm_alpha))
+    alone = min(2, cohort.present)  # devices of a class that must have measured before their median decides
+    slow = _too_slow(policy, [found for found in latencies if found.devices >= alone])
+    harm = _harm(policy, cohort, paired, installs, harm_alpha) or slow
     lack = _lack(policy, cohort, paired, paired.seen - pairs_before, latencies)
     judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
     reason = harm or lack or _praise(policy, cohort, paired, latencies)
@@ -161,10 +179,9 @@ def _harm(
     harm_alpha: float,
 ) -> str:
     """Why the release is harmful, or an empty string."""
-    if cohort.failed > policy.max_install_failures * cohort.present:
-        why = f" ({', '.join(cohort.reasons)})" if cohort.reasons else ""
-        silent = f", {cohort.silent} of them silent" if cohort.silent else ""
-        return f"{cohort.failed} of {cohort.present} devices failed{silent}{why}"
+    said = cohort.failed - cohort.silent  # by the devices themselves
+    if said > policy.max_install_failures * cohort.present and said >= min(2, cohort.present):
+        return cohort.in_words
     if paired.harm_e >= 1 / harm_alpha:
         return (
             f"of {paired.pairs} audited requests, {paired.only_old} were right only by the old release and "
@@ -178,7 +195,7 @@ def _harm(
     return ""
 
 
-def _too_slow(policy: GuardPolicy, latencies: tuple[Latency, ...]) -> str:
+def _too_slow(policy: GuardPolicy, latencies: Sequence[Latency]) -> str:
     if policy.max_p95_us is None:
         return ""
     worst = max(latencies, key=lambda found: found.p95_us, default=None)
@@ -196,15 +213,22 @@ def _lack(
     """Which evidence is missing, or an empty string."""
     if cohort.present == 0:
         return "no device of the cohort is reachable"
+    if cohort.failed > policy.max_install_failures * cohort.present:
+        return f"not enough evidence: {cohort.in_words}, which neither is health nor shows harm"
     measured = sum(found.devices for found in latencies)
     needed = min(policy.min_measured, max(1, cohort.present - cohort.failed))
     if policy.max_p95_us is not None and measured < needed:
         return f"not enough evidence: {measured} {_devices(measured)} measured the release's p95, {needed} must"
+    slow = _too_slow(policy, latencies)
+    if slow:
+        return f"not enough evidence: {slow}; one device of several does not decide"
     if 0 < cohort.committed == cohort.untried:
         verb = "has" if cohort.untried == 1 else "have"
         return f"not enough evidence: {cohort.untried} {_devices(cohort.untried)} {verb} had no request"
     if policy.evidence == "install":
         return ""
+    if paired.devices == 1 < cohort.present and paired.pairs >= policy.min_pairs:
+        return f"not enough evidence: of {cohort.present} devices 1 brought audited pairs, 2 must{_left_out(paired)}"
     if fresh < policy.min_pairs:
         return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed{_left_out(paired)}"
     if paired.health_e < 1 / policy.alpha:

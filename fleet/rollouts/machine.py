@@ -15,6 +15,7 @@ Use: store `Decision.progress` first, then carry out `Decision.actions`. After a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from msgspec import Struct, field, structs, to_builtins
@@ -25,12 +26,13 @@ from fleet.rollouts.cohorts import stage_of
 from fleet.rollouts.errors import PlanError, PolicyError, TransitionError
 from fleet.rollouts.facts import DeviceFact as DeviceFact
 from fleet.rollouts.facts import Facts as Facts
-from fleet.rollouts.facts import latencies, tally
+from fleet.rollouts.facts import latencies, silenced, tally
 from fleet.rollouts.guard import GuardPolicy, Verdict
 from fleet.rollouts.stages import Stage
 
 State = Literal["running", "paused", "holding", "finished", "halted", "aborted"]
 Order = Literal["pause", "resume", "abort", "retry"]
+MOST_ODD = 10  # devices that one step names in the history
 ENDED: frozenset[str] = frozenset(("finished", "halted", "aborted"))
 
 
@@ -177,7 +179,21 @@ def decide(plan: Plan, progress: Progress, facts: Facts, now: float) -> Decision
     except PolicyError as error:
         return _hold(progress, str(error))
     verdict = _judge(plan, progress, policy, facts, now)
-    progress = structs.replace(progress, verdict=verdict)
+    decision = _after(plan, structs.replace(progress, verdict=verdict), policy, verdict, now)
+    odd = () if verdict.judgement == "harmful" else _odd(plan, progress.verdict, verdict)
+    return structs.replace(decision, events=(*odd, *decision.events))
+
+
+def _odd(plan: Plan, before: Verdict | None, verdict: Verdict) -> tuple[Event, ...]:
+    """What is said of devices that alone show harm now: each is judged by itself, and decides for no other."""
+    known = before.paired.odd if before is not None else ()
+    fresh = [device for device in verdict.paired.odd if device not in known][:MOST_ODD]
+    stay = f"keep it on the release before: fleet device set DEVICE --pin {plan.model}={plan.from_release}"
+    return tuple(Event(name="device-harmed", reason=f"{device} loses on its own inputs; {stay}") for device in fresh)
+
+
+def _after(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict, now: float) -> Decision:
+    """What follows from a verdict; `progress` holds it."""
     if verdict.judgement == "harmful":
         return _end(progress, "halted", verdict.reason, now)
     settled = verdict.cohort.pending == 0 and verdict.cohort.committed > 0
@@ -243,14 +259,30 @@ def _until(progress: Progress, now: float) -> Progress:
     )
 
 
-def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> Verdict:
+def newly_silent(plan: Plan, progress: Progress, facts: Facts, now: float) -> tuple[str, ...]:
+    """Ids of the devices whose `silenced_at` is now, for whoever keeps the facts; none under an unreadable policy."""
+    try:
+        policy = guard.load_policy(plan.policy)
+    except PolicyError:
+        return ()
+    progress = _until(progress, now)
+    return silenced(facts, _joined(plan, progress), progress.stage_times[0], policy.silent_after_s, now)
+
+
+def _joined(plan: Plan, progress: Progress) -> Callable[[DeviceFact], float]:
+    """When a device of the cohort was assigned to the rollout's attempt."""
+
     def joined(fact: DeviceFact) -> float:
         stage = stage_of(plan.salt, fact.device_id, plan.shares_ppm)
         last = len(progress.stage_times) - 1
         return progress.stage_times[last if stage is None else min(stage, last)]
 
-    cohort, arms = tally(facts, joined, progress.started_at, policy.silent_after_s, now)
-    pairs = {fact.device_id: fact.pairs for fact in facts.cohort}
+    return joined
+
+
+def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> Verdict:
+    cohort, arms = tally(facts, _joined(plan, progress), progress.stage_times[0], policy.silent_after_s, now)
+    pairs = {fact.device_id: fact.pairs for fact in (*facts.cohort, *facts.left)}
     return guard.judge(policy, cohort, pairs, arms, pairs_before=progress.pairs_before, latencies=latencies(facts))
 
 

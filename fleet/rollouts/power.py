@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from fleet.rollouts.evidence import CAP, MIN_DEVICE_PAIRS, harm_log_e, health_log_e
+from fleet.rollouts.evidence import CAP, harm_log_e, health_log_e
 
 POWER = 0.95
 DIFFER = 0.04  # of the inputs, half of them each way
@@ -68,10 +68,9 @@ class _Plays:
         each[late] += 1
         self._first = (self._first + fresh) % self._devices
         self._counts += rng.multinomial(each, self._shares, size=(PLAYS, self._devices))
-        several = (self._counts[0].sum(axis=1) >= MIN_DEVICE_PAIRS).sum() >= 2
         old, new, same = np.moveaxis(self._counts, -1, 0)
         harm, health = math.log(2 / self._alpha), math.log(1 / self._alpha)
-        caps = (CAP * harm, CAP * health) if several else (math.inf, math.inf)
+        caps = (CAP * harm, CAP * health) if self._devices > 1 else (math.inf, math.inf)
         lost = harm_log_e(old, new, cap=caps[0]) >= harm
         well = health_log_e(old, new, same, self._margin, cap=caps[1]) >= health
         self.harmful |= lost & ~self.healthy

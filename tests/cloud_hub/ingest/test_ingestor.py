@@ -69,10 +69,8 @@ def report(state="fetching", **fields) -> ModelReport:
 
 
 def window(**fields) -> Window:
-    return Window(
-        model="digits", release=2, variant="litert-int8", auditor=1, started_at=1.0, ended_at=2.0,
-        counters={"requests": 5}, **fields,
-    )  # fmt: skip
+    usual = {"started_at": 1.0, "ended_at": 2.0, "counters": {"requests": 5}}
+    return Window(model="digits", release=2, variant="litert-int8", auditor=1, **{**usual, **fields})
 
 
 def live_rollout(fleet: HubFixture, **other: object) -> None:
@@ -118,16 +116,21 @@ def test_a_duplicate_changes_nothing_and_is_receipted_again(fleet):
     ingestor = Ingestor(fleet.hub)
     live_rollout(fleet)
     pairs = PairCounts(rollout="r-1", attempt=1, old=1, new=2, both=7, only_old=2, keys=keys(*range(9)))
-    ingestor.take([envelope(1, window(pairs=pairs), "window")])
-    assert upto(fleet, ingestor.take([envelope(1, window(pairs=pairs), "window")])) == [("cam-1", 1)]
+    told = window(pairs=pairs, counters={"requests": 9, "audited": 9})
+    ingestor.take([envelope(1, told, "window")])
+    assert upto(fleet, ingestor.take([envelope(1, told, "window")])) == [("cam-1", 1)]
     (evidence,) = rows(fleet, PairEvidence)
     assert (evidence.both, evidence.only_old) == (7, 2)
     assert len(rows(fleet, WindowRow)) == 1
 
 
-def paired(fleet: HubFixture, seq: int, device: str, counts: dict[str, int], inputs: bytes, repeats: int = 0) -> None:
+def paired(
+    fleet: HubFixture, seq: int, device: str, counts: dict[str, int], inputs: bytes, repeats: int = 0,
+    audited: int | None = None,
+) -> None:  # fmt: skip
     told = PairCounts(rollout="r-1", attempt=1, old=1, new=2, keys=inputs, repeats=repeats, **counts)
-    Ingestor(fleet.hub).take([envelope(seq, window(pairs=told), "window", device=device)])
+    counters = {"audited": sum(counts.values()) + repeats if audited is None else audited}
+    Ingestor(fleet.hub).take([envelope(seq, window(pairs=told, counters=counters), "window", device=device)])
 
 
 def test_an_input_counts_once_in_a_rollout_whoever_meets_it(fleet):
@@ -147,6 +150,32 @@ def test_pairs_that_name_no_input_prove_nothing(fleet):
     paired(fleet, 1, "cam-1", {"both": 90, "only_old": 4}, b"")
     (evidence,) = rows(fleet, PairEvidence)
     assert (evidence.both, evidence.only_old, evidence.unnamed) == (0, 0, 94)
+
+
+@pytest.mark.parametrize("audited", [0, 2])
+def test_more_pairs_than_were_audited_prove_nothing(fleet, audited: int):
+    live_rollout(fleet)
+    paired(fleet, 1, "cam-1", {"only_old": 3}, keys(0, 1, 2), audited=audited)
+    (evidence,) = rows(fleet, PairEvidence)
+    assert (evidence.only_old, evidence.unnamed) == (0, 3) and rows(fleet, PairInput) == []
+
+
+def test_counts_are_bounded_by_what_a_device_can_have_served(fleet):
+    live_rollout(fleet)
+    counters = {"requests": 1 << 49, "newly_refused": 1 << 49}
+    told = window(rollout="r-1", attempt=1, counters=counters, started_at=0.0, ended_at=2.0)
+    Ingestor(fleet.hub).take([envelope(1, told, "window")])
+    (evidence,) = rows(fleet, PairEvidence)
+    assert evidence.newly_refused == evidence.answered == 2 * pairing.MOST_PER_S
+
+
+def test_how_long_a_device_was_quiet_is_noted(fleet):
+    for seq, later_s in enumerate((0.0, 1800.0, 60.0), 1):
+        fleet.clock.advance(later_s)
+        Ingestor(fleet.hub).take([envelope(seq, report())])
+    with fleet.hub.reading() as session:
+        device = session.get(Device, "cam-1")
+        assert device is not None and device.quiet_s == 1800.0
 
 
 def test_one_device_brings_so_many_inputs_and_no_more_whatever_they_show(fleet, monkeypatch):

@@ -134,6 +134,65 @@ def test_a_device_that_rolled_back_counts_against_the_release(fleet):
     assert row.state == "halted" and "selftest-failed" in row.reason
 
 
+def leave(fleet: HubFixture, device_id: str, how: str) -> None:
+    """The device leaves the rollout, as an operator or the hub has it."""
+    changes = {
+        "pinned": {"pins": {"digits": 1}},
+        "revoked": {"revoked_at": fleet.clock()},
+        "moved": {"channel": "beta"},
+        "relabelled": {"labels": {}},
+    }[how]
+    with fleet.hub.session() as session:
+        row = session.get(Device, device_id)
+        assert row is not None
+        for name, value in changes.items():
+            setattr(row, name, value)
+        session.add(row)
+    report(fleet, device_id, "", state="committed", active=1, reason="")  # it follows
+
+
+@pytest.mark.parametrize("how", ["pinned", "revoked", "moved", "relabelled"])
+def test_what_a_device_showed_stays_with_the_rollout_when_it_leaves(fleet, how: str):
+    for device_id in DEVICES:
+        with fleet.hub.session() as session:
+            session.get(Device, device_id).labels = {"site": "berlin"}
+    row = create_rollout(
+        fleet.hub, model="digits", release=2, channel="stable", stages=[100], guard=GUARD, groups=["site=berlin"],
+        actor="test",
+    )  # fmt: skip
+    engine = RolloutEngine(fleet.hub)
+    first, second, third = DEVICES
+    for device_id in (second, third):
+        report(fleet, device_id, row.id, state="committed", active=2)
+        pairs(fleet, device_id, row.id, both=200)
+    report(fleet, first, row.id, state="rolled_back", target=2, active=1, reason="crash-loop")
+    engine.step()
+    assert state(fleet, row.id).state == "running", "one of three"
+    leave(fleet, first, how)
+    for _ in range(2):
+        fleet.clock.advance(5)
+        engine.step()
+    verdict = state(fleet, row.id).progress["verdict"]
+    assert (verdict["judgement"], verdict["cohort"]["failed"]) == ("not-enough-evidence", 1)
+    assert "crash-loop" in verdict["reason"] and first in verdict["reason"]
+    report(fleet, second, row.id, state="rolled_back", target=2, active=1, reason="crash-loop")
+    engine.step()
+    assert state(fleet, row.id).state == "halted"
+
+
+def test_a_device_that_was_silent_stays_so_in_the_comparison_with_the_control(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="committed", active=2)
+    fleet.clock.advance(301)
+    engine.step()
+    with fleet.hub.reading() as session:
+        marks = {row.device_id: row.silent_at for row in session.exec(select(PairEvidence))}
+    assert marks == dict.fromkeys(DEVICES, fleet.clock())
+    verdict = state(fleet, rollout).progress["verdict"]
+    assert verdict["judgement"] == "not-enough-evidence" and verdict["cohort"]["silent"] == 1
+
+
 def test_without_evidence_nothing_moves(fleet):
     rollout, engine = start(fleet), RolloutEngine(fleet.hub)
     (device_id,) = cohort(fleet)
@@ -226,7 +285,7 @@ def test_a_rollout_with_a_bounded_p95_asks_for_figures_and_halts_on_slow_ones(fl
     engine.step()
     assert state(fleet, row.id).state == "running" and entry(fleet).rollout.share_ppm < 500_000
 
-    def measure(release: int, p95_us: float) -> None:
+    def measure(release: int, p95_us: float, device_id: str = device_id) -> None:
         figures = Benchmark(
             model="digits", release=release, variant="v", runtime="r", rounds=9, p50_us=1.0, p95_us=p95_us
         )
@@ -240,6 +299,9 @@ def test_a_rollout_with_a_bounded_p95_asks_for_figures_and_halts_on_slow_ones(fl
     engine.step()
     assert entry(fleet).rollout.share_ppm == 1_000_000
     measure(2, 101.0)
+    engine.step()
+    assert state(fleet, row.id).state == "running", "one device of three does not decide"
+    measure(2, 101.0, next(other for other in DEVICES if other != device_id))
     engine.step()
     assert state(fleet, row.id).state == "halted" and "101 µs" in state(fleet, row.id).reason
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fleet.rollouts.evidence import Arms
-from fleet.rollouts.facts import DeviceFact, Facts, latencies, standing, tally
+from fleet.rollouts.facts import DeviceFact, Facts, latencies, silenced, standing, tally
 from fleet.rollouts.guard import CohortHealth, Latency
 
 NOW, JOINED, SILENT = 1000.0, 500.0, 100.0
@@ -25,6 +25,10 @@ def device(name: str = "a", last_seen: float = NOW, **changes) -> DeviceFact:
         (device(last_seen=JOINED - SILENT - 1), "away"),
         (device(failed=True, last_seen=0.0), "failed"),
         (device(failed=True), "failed"),
+        (device(last_seen=700.0, quiet_s=250.0), "away"),
+        (device(last_seen=700.0, quiet_s=250.0, committed=True), "whole"),
+        (device(last_seen=700.0, quiet_s=199.0, committed=True), "silent"),
+        (device(last_seen=1.0, quiet_s=1e6), "away"),
     ],
 )
 def test_standing(fact: DeviceFact, expected: str) -> None:
@@ -45,11 +49,35 @@ def test_devices_are_counted_by_assignment_and_hardware() -> None:
         device("h", last_seen=2.0),
     )
     health, arms = tally(Facts(cohort=cohort, control=control), lambda _: JOINED, JOINED, SILENT, NOW)
-    assert health == CohortHealth(present=4, committed=1, failed=2, silent=1, pending=1, reasons=("selftest-failed",))
+    assert health == CohortHealth(
+        present=4, committed=1, failed=2, silent=1, pending=1, reasons=("selftest-failed",), examples=("c", "d")
+    )
     assert arms == (
         Arms(hardware="pc", cohort=1, cohort_failed=1, control=0, control_failed=0),
         Arms(hardware="pi", cohort=3, cohort_failed=1, control=2, control_failed=1),
     )
+
+
+def test_in_the_arms_a_device_fails_once_and_stays_failed_in_the_cohort_it_is_whole_when_it_is_back() -> None:
+    cohort = (device("a", committed=True, silenced_at=600.0), device("b", committed=True, silenced_at=JOINED - 1))
+    control = (device("c", silenced_at=600.0), device("d"), device("e", last_seen=1.0, silenced_at=550.0))
+    health, arms = tally(Facts(cohort=cohort, control=control), lambda _: JOINED, JOINED, SILENT, NOW)
+    assert (health.present, health.committed, health.failed) == (2, 2, 0)
+    assert arms == (Arms(cohort=2, cohort_failed=1, control=3, control_failed=2),)
+
+
+def test_who_falls_silent_is_told_once_and_again_after_it_joined() -> None:
+    cohort = (device("a", last_seen=700.0), device("b", last_seen=700.0, silenced_at=600.0), device("c"))
+    control = (device("d", last_seen=700.0), device("e", last_seen=700.0, silenced_at=JOINED - 9))
+    found = silenced(Facts(cohort=cohort, control=control), lambda _: JOINED, JOINED, SILENT, NOW)
+    assert found == ("a", "d", "e")
+
+
+def test_what_a_device_showed_before_it_left_stays() -> None:
+    left = (device("a", failed=True, reason="crash-loop", hardware="pi"), device("b", committed=True))
+    health, arms = tally(Facts(cohort=(device("c", committed=True),), left=left), lambda _: JOINED, JOINED, SILENT, NOW)
+    assert (health.present, health.committed, health.failed, health.reasons) == (2, 1, 1, ("crash-loop",))
+    assert Arms(hardware="pi", cohort=1, cohort_failed=1, control=0, control_failed=0) in arms
 
 
 def test_what_the_cohort_measured_is_its_median_per_hardware_class() -> None:

@@ -11,16 +11,18 @@ from fleet.rollouts.guard import CohortHealth, GuardPolicy, Latency, judge, load
 
 POLICY = GuardPolicy()
 WHOLE = CohortHealth(present=3, committed=3)
+ALONE = CohortHealth(present=1, committed=1)
 
 
 def test_good_pairs_are_healthy_and_the_reason_has_the_counts() -> None:
-    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=100)})
+    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=50), "b": Pairs(both=70)})
     assert verdict.judgement == "healthy"
-    assert "100 audited pairs" in verdict.reason
+    assert "not worse by more than 5 points, at 95 %: 120 audited pairs" in verdict.reason
+    assert verdict.goal == POLICY.goal
 
 
 def test_losing_pairs_are_harmful() -> None:
-    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=60, only_old=15)})
+    verdict = judge(POLICY, ALONE, {"a": Pairs(both=60, only_old=15)})
     assert verdict.judgement == "harmful"
     assert "15 were right only by the old release" in verdict.reason
 
@@ -34,10 +36,10 @@ def test_few_pairs_are_not_enough_evidence() -> None:
 
 
 def test_a_stage_needs_pairs_of_its_own() -> None:
-    pairs = {"a": Pairs(both=300)}
+    pairs = {"a": Pairs(both=150), "b": Pairs(both=150)}
     assert judge(POLICY, WHOLE, pairs, pairs_before=280).judgement == "not-enough-evidence"
     assert judge(POLICY, WHOLE, pairs, pairs_before=200).judgement == "healthy"
-    again = {name: replace(found, repeats=40) for name, found in pairs.items()}
+    again = {name: replace(found, repeats=20) for name, found in pairs.items()}
     assert judge(POLICY, WHOLE, again, pairs_before=280).judgement == "healthy", "it saw what the stage before has seen"
 
 
@@ -53,9 +55,37 @@ def test_more_failed_devices_than_allowed_are_harmful_whatever_the_pairs_say() -
     assert verdict.reason == "1 of 1 devices failed (selftest-failed)"
 
 
+def test_one_failed_device_of_several_neither_halts_nor_is_health() -> None:
+    for present in (2, 10, 19):
+        cohort = CohortHealth(present=present, committed=present - 1, failed=1, reasons=("disk",), examples=("d-7",))
+        verdict = judge(POLICY, cohort, {"a": Pairs(both=1000), "b": Pairs(both=1000)})
+        assert verdict.judgement == "not-enough-evidence"
+        assert f"1 of {present} devices failed (disk), such as d-7" in verdict.reason
+    assert judge(POLICY, CohortHealth(present=10, committed=8, failed=2), {}).judgement == "harmful"
+
+
+def test_silence_without_a_control_to_compare_with_neither_halts_nor_is_health() -> None:
+    cohort = CohortHealth(present=10, committed=1, failed=9, silent=9)
+    pairs = {"a": Pairs(both=1000), "b": Pairs(both=1000)}
+    verdict = judge(POLICY, cohort, pairs)
+    assert verdict.judgement == "not-enough-evidence" and "9 of them silent" in verdict.reason
+    compared = (Arms(cohort=10, cohort_failed=9, control=90, control_failed=0),)
+    assert judge(POLICY, cohort, pairs, compared).judgement == "harmful"
+    both = (Arms(cohort=10, cohort_failed=9, control=90, control_failed=80),)
+    assert judge(POLICY, cohort, pairs, both).judgement == "not-enough-evidence"
+
+
+def test_a_forged_number_of_one_device_decides_nothing_for_a_cohort_of_several() -> None:
+    forged = {"enemy": Pairs(only_old=2000)}
+    verdict = judge(POLICY, WHOLE, forged)
+    assert verdict.judgement == "not-enough-evidence" and verdict.paired.odd == ("enemy",)
+    assert judge(POLICY, WHOLE, {"enemy": Pairs(both=2000)}).judgement == "not-enough-evidence"
+    assert "1 brought audited pairs, 2 must" in judge(POLICY, WHOLE, {"enemy": Pairs(both=2000)}).reason
+
+
 def test_failures_within_the_allowance_are_tolerated() -> None:
     cohort = CohortHealth(present=100, committed=95, failed=5)
-    assert judge(POLICY, cohort, {"a": Pairs(both=200)}).judgement == "healthy"
+    assert judge(POLICY, cohort, {"a": Pairs(both=100), "b": Pairs(both=100)}).judgement == "healthy"
 
 
 def test_failures_against_the_control_are_harmful() -> None:
@@ -120,12 +150,15 @@ def test_a_cohort_smaller_than_the_number_asked_for_needs_all_its_devices() -> N
 
 
 def test_a_hardware_class_over_the_limit_is_harmful_whatever_else_is_known() -> None:
-    verdict = judge(BOUND, WHOLE, {}, latencies=(fast(), fast(1, 250.0, "rpi3")))
+    verdict = judge(BOUND, WHOLE, {}, latencies=(fast(), fast(2, 250.0, "rpi3")))
     assert verdict.judgement == "harmful"
-    assert verdict.reason == "the measured p95 is 250 µs on rpi3 hardware (median of 1 device), 100 µs is allowed"
+    assert verdict.reason == "the measured p95 is 250 µs on rpi3 hardware (median of 2 devices), 100 µs is allowed"
     paired = GuardPolicy(max_p95_us=100.0)
     assert judge(paired, WHOLE, {"a": Pairs(both=500)}, latencies=(fast(3, 100.5),)).judgement == "harmful"
-    assert judge(paired, WHOLE, {"a": Pairs(both=500)}, latencies=(fast(3, 100.0),)).judgement == "healthy"
+    both = {"a": Pairs(both=500), "b": Pairs(both=500)}
+    assert judge(paired, WHOLE, both, latencies=(fast(3, 100.0),)).judgement == "healthy"
+    alone = judge(paired, WHOLE, both, latencies=(fast(2), fast(1, 250.0, "rpi3")))
+    assert alone.judgement == "not-enough-evidence" and "one device of several does not decide" in alone.reason
 
 
 def test_speed_does_not_replace_the_other_evidence() -> None:
@@ -134,19 +167,19 @@ def test_speed_does_not_replace_the_other_evidence() -> None:
 
 
 def test_without_a_limit_figures_change_nothing() -> None:
-    verdict = judge(POLICY, WHOLE, {"a": Pairs(both=100)}, latencies=(fast(3, 1e9),))
+    verdict = judge(POLICY, ALONE, {"a": Pairs(both=100)}, latencies=(fast(3, 1e9),))
     assert verdict.judgement == "healthy" and verdict.latencies == (fast(3, 1e9),)
 
 
 @pytest.mark.parametrize("policy", [POLICY, GuardPolicy(evidence="install")])
 def test_devices_that_had_no_request_are_no_evidence_of_health(policy: GuardPolicy) -> None:
-    pairs = {"a": Pairs(both=100)}
+    pairs = {"a": Pairs(both=100), "b": Pairs(both=100)}
     verdict = judge(policy, CohortHealth(present=3, committed=3, untried=3), pairs)
     assert verdict.judgement == "not-enough-evidence"
     assert verdict.reason == "not enough evidence: 3 devices have had no request"
     alone = judge(policy, CohortHealth(present=1, committed=1, untried=1), pairs)
     assert alone.reason == "not enough evidence: 1 device has had no request"
-    assert judge(policy, CohortHealth(present=3, committed=3, untried=2), pairs).judgement == "healthy"
+    assert judge(policy, CohortHealth(present=3, committed=3, untried=1), pairs).judgement == "healthy"
 
 
 def test_untried_devices_are_told_apart_from_those_that_answer() -> None:

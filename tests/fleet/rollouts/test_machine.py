@@ -6,7 +6,7 @@ from random import Random
 
 import msgspec
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -146,13 +146,48 @@ def test_without_evidence_the_rollout_halts_when_the_policy_says_so() -> None:
     assert decision.progress.state == "halted" and decision.actions == (Clear(),)
 
 
-def test_devices_that_fall_silent_after_joining_halt_the_rollout() -> None:
+@pytest.mark.parametrize(("policy", "state"), [({}, "holding"), ({"on_no_evidence": "halt"}, "halted")])
+def test_devices_that_fall_silent_after_joining_keep_the_stage_from_ending(policy: dict, state: str) -> None:
+    p = plan(**policy)
+    progress = start(p, 0).progress
+    for now, expected in ((100.0, "running"), (121.0, "running"), (600.0, state)):
+        decision = decide(p, progress, facts(progress, now, last_seen=20.0), now)
+        assert (decision.progress.state, decision.progress.stage) == (expected, 0)
+    assert "silent" in decision.progress.reason
+
+
+def test_devices_that_fall_silent_where_the_control_does_not_halt_the_rollout() -> None:
     p = plan()
     progress = start(p, 0).progress
-    for now, state in ((100.0, "running"), (121.0, "halted")):
-        decision = decide(p, progress, facts(progress, now, committed=False, last_seen=20.0), now)
-        assert decision.progress.state == state
-    assert "silent" in decision.progress.reason
+    heard = {"hardware": "pi", "committed": True}
+    silent = tuple(DeviceFact(device_id=f"c{n}", last_seen=20.0, **heard) for n in range(12))
+    for control_seen, state in ((20.0, "running"), (200.0, "halted")):
+        control = tuple(DeviceFact(device_id=f"o{n}", last_seen=control_seen, hardware="pi") for n in range(60))
+        assert decide(p, progress, Facts(cohort=silent, control=control), 200.0).progress.state == state
+
+
+def test_a_device_that_loses_on_its_own_inputs_is_named_once_and_decides_for_no_other() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    well = tuple(DeviceFact(device_id=f"c{n}", last_seen=5, committed=True, pairs=GOOD) for n in range(4))
+    odd = DeviceFact(device_id="odd", last_seen=5, committed=True, pairs=Pairs(only_old=2000))
+    decision = decide(p, progress, Facts(cohort=(*well, odd)), 5)
+    assert decision.progress.state == "running"
+    (event,) = [e for e in decision.events if e.name == "device-harmed"]
+    assert event.reason.startswith("odd loses") and "--pin digits=1" in event.reason
+    again = decide(p, decision.progress, Facts(cohort=(*well, odd)), 6)
+    assert not any(e.name == "device-harmed" for e in again.events)
+
+
+def test_a_device_that_left_takes_neither_its_failure_nor_its_pairs_along() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    here = tuple(DeviceFact(device_id=f"c{n}", last_seen=5, committed=True, pairs=GOOD) for n in range(2))
+    gone = tuple(DeviceFact(device_id=f"l{n}", last_seen=5, failed=True, reason="crash-loop") for n in range(2))
+    decision = decide(p, progress, Facts(cohort=here, left=gone), 5)
+    assert decision.progress.state == "halted" and "crash-loop" in decision.progress.reason
+    bad = tuple(msgspec.structs.replace(fact, failed=False, pairs=BAD) for fact in gone)
+    assert decide(p, progress, Facts(cohort=here[:1], left=bad), 5).progress.state == "halted"
 
 
 def test_a_device_that_was_away_before_the_rollout_neither_fails_nor_delays_it() -> None:
@@ -242,8 +277,34 @@ def test_plan_and_progress_survive_storage_as_documents() -> None:
         assert msgspec.convert(stored, type(value)) == value
 
 
+COUNT = st.integers(0, 2**62)
+
+
+@given(
+    devices=st.integers(2, 30), now=st.floats(0, 1e5), failed=FLAG, committed=FLAG, untried=FLAG,
+    pairs=st.builds(Pairs, both=COUNT, only_old=COUNT, only_new=COUNT, neither=COUNT, repeats=COUNT, unnamed=COUNT),
+    p95_us=st.floats(0, allow_nan=False), quiet=st.floats(0, 1e6),
+)  # fmt: skip
+@settings(max_examples=examples(60), deadline=None)
+def test_whatever_one_device_of_several_says_neither_ends_a_rollout_nor_lets_it_grow(
+    devices, now, failed, committed, untried, pairs, p95_us, quiet
+) -> None:
+    p = plan(max_p95_us=100.0, min_pairs=0)
+    progress = start(p, 0).progress
+    honest = tuple(
+        DeviceFact(device_id=f"d{n}", last_seen=now, committed=True, p95_us=50.0) for n in range(devices - 1)
+    )
+    enemy = DeviceFact(
+        device_id="enemy", last_seen=now, hardware="own", failed=failed, committed=committed, untried=untried,
+        pairs=pairs, p95_us=p95_us, quiet_s=quiet,
+    )  # fmt: skip
+    decision = decide(p, progress, Facts(cohort=(*honest, enemy)), now)
+    assert decision.progress.stage == 0 and decision.progress.state in ("running", "holding")
+    assert decision.actions == ()
+
+
 class Rollout(RuleBasedStateMachine):
-    """Random facts, orders and clock: exposure follows the stages, ends absorb, silence halts."""
+    """Random facts, orders and clock: exposure follows the stages, ends absorb, silence is never health."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -284,10 +345,10 @@ class Rollout(RuleBasedStateMachine):
     @precondition(lambda self: self.progress.state not in ENDED)
     @rule()
     def silence(self) -> None:
-        last = self.now
+        last, stage = self.now, self.progress.stage
         self.now += 101
         self.take(decide(self.plan, self.progress, facts(self.progress, self.now, last_seen=last), self.now))
-        assert self.progress.state == "halted"
+        assert self.progress.stage == stage and self.progress.state not in ENDED
 
     @rule(order=st.sampled_from(["pause", "resume", "retry", "abort"]), dt=st.floats(0, 400))
     def order(self, order, dt: float) -> None:

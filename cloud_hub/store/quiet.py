@@ -1,0 +1,25 @@
+"""How long a device is quiet by habit: the longest time between two of its messages in the last one to two weeks.
+
+Devices that are off at night, or half an hour a day, are so under every release: only a longer silence says something.
+"""
+
+from __future__ import annotations
+
+from cloud_hub.store.tables import Device
+
+PERIOD_S = 7 * 86_400.0
+
+
+def heard(device: Device, now: float) -> None:
+    """Note that the device was heard `now` (the hub's time, Unix seconds), before `last_seen_at` is moved on."""
+    age = now - device.quiet_since
+    if not 0 <= age < PERIOD_S:  # also after a clock that ran ahead
+        device.quiet_before_s = device.quiet_s if 0 <= age < 2 * PERIOD_S else 0.0
+        device.quiet_s, device.quiet_since = 0.0, now
+    if device.last_seen_at is not None:
+        device.quiet_s = max(device.quiet_s, now - device.last_seen_at)
+
+
+def habit(device: Device) -> float:
+    """Seconds that the device is known to be quiet now and then; 0 for one that has not been watched."""
+    return max(device.quiet_s, device.quiet_before_s)
