@@ -64,7 +64,7 @@ def give_order(
     caller: OperatorUser,
     wanted: Annotated[RolloutOrder, JsonBody(RolloutOrder)],
 ) -> RolloutInfo:
-    """Pause, resume, abort or retry."""
+    """Pause, resume, abort, retry, approve or promote (which needs a reason)."""
     if order not in get_args(Order):
-        raise NotFoundError(f"no order {order!r}", subject=order, hint="pause, resume, abort or retry")
+        raise NotFoundError(f"no order {order!r}", subject=order, hint=" or ".join(get_args(Order)))
     return orders.apply_order(hub, rollout, cast(Order, order), wanted.reason, caller.actor)

@@ -23,7 +23,7 @@ from cloud_hub.rollouts.orders import apply_order
 from fleet.api.rollouts import Order
 
 HERE = Path(__file__).parent
-ORDERS: dict[str, Order] = {"pause": "pause", "resume": "resume", "abort": "abort"}
+ORDERS: dict[str, Order] = {"pause": "pause", "resume": "resume", "abort": "abort", "approve": "approve"}
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -140,7 +140,7 @@ async def order(
     action: Annotated[str, Form()] = "",
     csrf: Annotated[str, Form()] = "",
 ) -> Response:
-    """Pause, resume or abort a rollout."""
+    """Pause, resume, abort or approve a rollout."""
     access.check_change(request, caller, csrf)
     if action not in ORDERS:
         raise InvalidError(f"no order {action!r}", subject="action", hint=", ".join(ORDERS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
@@ -13,6 +12,7 @@ from cloud_hub.context import Hub
 from cloud_hub.dashboard.answers import ModelView, failed, model_views, share
 from cloud_hub.devices.status import problem_of, state_of
 from cloud_hub.drift.response import described
+from cloud_hub.rollouts.engine import read_or_name
 from cloud_hub.store.benchmarks import Figures, by_hardware
 from cloud_hub.store.tables import (
     Alarm,
@@ -150,11 +150,12 @@ def release_uses(channels: Sequence[Channel]) -> dict[tuple[str, int], list[str]
 
 def _rollouts(session: Session) -> list[RolloutView]:
     rows = session.exec(select(RolloutRow).order_by(col(RolloutRow.created_at).desc()).limit(ROLLOUTS))
+    readable = [(row, *read_or_name(row)) for row in rows]
     return [
         RolloutView(
             row=row,
-            plan=msgspec.convert(row.plan, Plan),
-            progress=msgspec.convert(row.progress, Progress),
+            plan=plan,
+            progress=progress,
             events=list(
                 session.exec(
                     select(RolloutEvent)
@@ -164,7 +165,7 @@ def _rollouts(session: Session) -> list[RolloutView]:
                 )
             ),
         )
-        for row in rows
+        for row, plan, progress in readable
     ]
 
 

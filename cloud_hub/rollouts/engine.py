@@ -10,7 +10,7 @@ its reading to its writing, so that each decides on what the other has left.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -91,6 +91,22 @@ def read(row: RolloutRow) -> tuple[Plan, Progress]:
     return msgspec.convert(row.plan, Plan), msgspec.convert(row.progress, Progress)
 
 
+def read_or_name(row: RolloutRow) -> tuple[Plan, Progress]:
+    """As `read`; of one that this hub cannot read, what its columns say, so that it can be shown and aborted."""
+    try:
+        return read(row)
+    except msgspec.ValidationError as error:
+        plan = Plan(
+            id=row.id, model=row.model, channel=row.channel, release=row.release, from_release=row.from_release,
+            stages=(), salt=row.salt,
+        )  # fmt: skip
+        progress = Progress(
+            state=cast(machine.State, row.state), attempt=row.attempt, ended_at=row.ended_at,
+            reason=row.reason or f"this hub cannot read the rollout, perhaps a newer one wrote it: {error}",
+        )  # fmt: skip
+        return plan, progress
+
+
 def document_of(value: Plan | Progress) -> dict[str, Any]:
     """A plan or progress as its column holds it, the same before and after it was written: lists, no tuples."""
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
@@ -120,7 +136,7 @@ def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
     with hub.reading() as session:
         row = session.get(RolloutRow, rollout)
         assert row is not None
-        plan, progress = read(row)
+        plan, progress = read_or_name(row)
         channel = session.get(ChannelRow, row.channel)
         document = None if channel is None else decode_channel(channel.document)
     if document is None or with_progress(document, plan, progress) == document:
@@ -128,7 +144,7 @@ def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
 
     def look_again(session: Session) -> None:
         nonlocal progress
-        progress = read(locked(session, rollout))[1]
+        progress = read_or_name(locked(session, rollout))[1]
 
     def change(current: Channel) -> Channel:
         return with_progress(current, plan, progress)

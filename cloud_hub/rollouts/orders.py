@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import ConflictError, NotFoundError
+from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.rollouts.create import look_ahead, start_rollout
-from cloud_hub.rollouts.engine import carry_out, locked, read, settle, store
+from cloud_hub.rollouts.engine import carry_out, locked, read, read_or_name, settle, store
 from cloud_hub.store.tables import RolloutEvent, RolloutRow
 from fleet.api.rollouts import (
     CreatedRollout,
@@ -71,16 +72,19 @@ def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str) -
     Args:
         hub: the hub.
         rollout: its id.
-        order: pause, resume, abort or retry.
+        order: pause, resume, abort, retry, approve or promote.
         reason: goes into the rollout's history.
         actor: who orders, for the audit log.
 
     Raises:
-        NotFoundError: no such rollout. ConflictError: its state does not allow it.
+        NotFoundError: no such rollout. ConflictError: its state does not allow it. InvalidError: promoting without a
+            reason.
     """
+    if order == "promote" and not reason.strip():
+        raise InvalidError("promoting by hand needs a reason", subject=rollout, hint="add --reason WHY")
     with hub.session() as session:
         row = locked(session, rollout)
-        plan, progress = read(row)
+        plan, progress = _readable(row, order)
         try:
             decision = machine.apply(plan, progress, order, hub.clock(), reason=reason)
         except TransitionError as error:
@@ -91,11 +95,23 @@ def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str) -
     return describe(row)
 
 
+def _readable(row: RolloutRow, order: Order) -> tuple[machine.Plan, machine.Progress]:
+    """The rollout, which may be one that this hub cannot read where it is to be aborted."""
+    try:
+        return read(row)
+    except msgspec.ValidationError as error:
+        if order == "abort":
+            return read_or_name(row)
+        what = f"this hub cannot read rollout {row.id}, perhaps a newer one wrote it: {error}"
+        raise ConflictError(what, subject=row.id, hint="abort it, or order this from the newer hub") from error
+
+
 def describe(row: RolloutRow) -> RolloutInfo:
     """A rollout as the API shows it."""
-    plan, progress = read(row)
+    plan, progress = read_or_name(row)
     return RolloutInfo(
-        **row.model_dump(exclude={"plan", "progress"}),
+        **row.model_dump(exclude={"plan", "progress", "reason"}),
+        reason=progress.reason,
         plan=plan,
         progress=progress,
         stage=progress.stage + 1,

@@ -64,6 +64,10 @@ MeasuredOption = Annotated[
 GroupOption = Annotated[
     list[str] | None, typer.Option("--group", help="Only devices with this label, key=value; repeatable.")
 ]
+ApprovalOption = Annotated[bool, typer.Option("--approval", help="Each stage waits for `fleet rollout approve`.")]
+DevicesOption = Annotated[
+    int | None, typer.Option("--min-devices", help="Devices that must have committed the release in a stage.")
+]
 GuardOption = Annotated[str, typer.Option("--guard", help="JSON: settings of the guard.")]
 
 
@@ -102,6 +106,8 @@ def plan(
     soak: SoakOption = "",
     max_p95: P95Option = None,
     min_measured: MeasuredOption = None,
+    min_devices: DevicesOption = None,
+    approval: ApprovalOption = False,
     group: GroupOption = None,
     guard: GuardOption = "",
     json: JsonFlag = False,
@@ -111,8 +117,9 @@ def plan(
     Example: fleet rollout plan digits 2 --channel stable --stages 10,50,100
     """
     settings = _settings(
-        guard, evidence, margin, evidence_deadline, on_no_evidence, max_p95_us=max_p95, min_measured=min_measured
-    )
+        guard, evidence, margin, evidence_deadline, on_no_evidence, max_p95_us=max_p95, min_measured=min_measured,
+        min_devices=min_devices, approval=approval or None,
+    )  # fmt: skip
     found = client_of(context).plan_rollout(_wanted(name, number, channel, stages, settings, soak, group))
     if json:
         print_json(found)
@@ -136,6 +143,8 @@ def create(
     soak: SoakOption = "",
     max_p95: P95Option = None,
     min_measured: MeasuredOption = None,
+    min_devices: DevicesOption = None,
+    approval: ApprovalOption = False,
     group: GroupOption = None,
     guard: GuardOption = "",
     json: JsonFlag = False,
@@ -145,8 +154,9 @@ def create(
     Example: fleet rollout create digits 2 --channel stable --stages 10,50,100
     """
     settings = _settings(
-        guard, evidence, margin, evidence_deadline, on_no_evidence, max_p95_us=max_p95, min_measured=min_measured
-    )
+        guard, evidence, margin, evidence_deadline, on_no_evidence, max_p95_us=max_p95, min_measured=min_measured,
+        min_devices=min_devices, approval=approval or None,
+    )  # fmt: skip
     made = client_of(context).create_rollout(_wanted(name, number, channel, stages, settings, soak, group))
     print_document(made, COLUMNS, json=json)
     if made.cannot_follow:

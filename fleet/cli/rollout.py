@@ -124,3 +124,28 @@ def retry(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption
     Example: fleet rollout retry r-7
     """
     _order(context, rollout, "retry", reason, json)
+
+
+@app.command("approve")
+def approve(
+    context: typer.Context, rollout: RolloutArgument, reason: ReasonOption = "", json: JsonFlag = False
+) -> None:
+    """Let a stage end, now or once it is healthy, of a rollout that was created with --approval.
+
+    Example: fleet rollout approve r-7
+    """
+    _order(context, rollout, "approve", reason, json)
+
+
+@app.command("promote")
+def promote(
+    context: typer.Context,
+    rollout: RolloutArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the history and the audit log.")],
+    json: JsonFlag = False,
+) -> None:
+    """End a stage by hand, whatever is known by then: the next one begins, or the release becomes the default.
+
+    Example: fleet rollout promote r-7 --reason "checked on the spot"
+    """
+    _order(context, rollout, "promote", reason, json)

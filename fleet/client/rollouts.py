@@ -69,6 +69,6 @@ class RolloutCalls(Calls):
         return list(self._items(path_of("rollouts", rollout, "events"), RolloutEventPage))
 
     def order_rollout(self, rollout: str, order: Order, *, reason: str = "") -> RolloutInfo:
-        """Pause, resume, abort or retry; the reason goes into the history."""
+        """Pause, resume, abort, retry, approve or promote; the reason goes into the history."""
         body = RolloutOrder(reason=reason) if reason else RolloutOrder()
         return self._post(path_of("rollouts", rollout, order), body, RolloutInfo)

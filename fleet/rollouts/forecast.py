@@ -185,6 +185,10 @@ def _blockers(
             what=f"none of the {scope.total} devices of channel {at.channel!r} can join: {_left(scope)}",
             add="update agents, lift pins or rules, or name other groups",
         )
+    if scope.free and counts[0] < policy.min_devices:
+        has = f"the first stage has {counts[0]} {_devices(counts[0])}"
+        what = f"{has}, and {policy.min_devices} have to commit the release"
+        yield Blocker(what=what, add="a larger first stage, or a smaller --min-devices")
     if policy.evidence == "install":
         return
     alone = "or judge by time and install health alone: --evidence install"
@@ -209,6 +213,8 @@ def _notes(
         yield f"channel {at.channel!r} has no devices yet"
     elif scope.free < scope.total:
         yield f"{scope.total - scope.free} of {scope.total} devices keep what they have: {_left(scope)}"
+    if policy.approval:
+        yield f"each of the {len(stages)} stages waits for an operator: fleet rollout approve ROLLOUT"
     if policy.evidence == "install":
         if not all(stage.soak_s for stage in stages):
             yield "no soak: a stage ends as soon as its devices have committed; --soak 1h makes it wait"

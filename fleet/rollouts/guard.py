@@ -38,6 +38,9 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `silent_after_s` seconds, and for longer than is its habit, counts as failed. With `evidence = "install"` (a model
     without an auditor) install health alone makes a stage healthy.
 
+    With `approval` every stage that is healthy waits until an operator approves it. `min_devices` have to have
+    committed the release before a stage is healthy.
+
     With `max_p95_us` every stage waits until `min_measured` devices of the cohort (all of a smaller
     one) have measured the release (p95 at batch 1, µs), and it is harmful when the median over the
     devices of one hardware class lies above the limit.
@@ -53,6 +56,8 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     evidence: Literal["paired", "install"] = "paired"
     max_p95_us: float | None = None
     min_measured: int = 1
+    approval: bool = False
+    min_devices: int = 1
 
     @property
     def goal(self) -> str:
@@ -124,6 +129,7 @@ def load_policy(document: Mapping[str, Any]) -> GuardPolicy:
         "silent_after_s": policy.silent_after_s > 0,
         "max_p95_us": policy.max_p95_us is None or policy.max_p95_us > 0,
         "min_measured": policy.min_measured >= 1,
+        "min_devices": policy.min_devices >= 1,
     }
     for name, good in bounds.items():
         if not good:
@@ -215,6 +221,9 @@ def _lack(
         return "no device of the cohort is reachable"
     if cohort.failed > policy.max_install_failures * cohort.present:
         return f"not enough evidence: {cohort.in_words}, which neither is health nor shows harm"
+    if cohort.committed < policy.min_devices:
+        have = f"{cohort.committed} {_devices(cohort.committed)}"
+        return f"not enough evidence: {have} committed the release, {policy.min_devices} must"
     measured = sum(found.devices for found in latencies)
     needed = min(policy.min_measured, max(1, cohort.present - cohort.failed))
     if policy.max_p95_us is not None and measured < needed:

@@ -1,6 +1,8 @@
 """The rollout's state machine: a pure function from what is known to what happens next.
 
     running ─┬─ healthy, all committed, soaked ──> next stage … ──> finished   (promote)
+             ├─ the same, but not approved yet ─> holding ── approve ──> running
+             ├─ promote by hand ────────────────> next stage … ──> finished   (promote)
              ├─ harmful ────────────────────────> halted                       (clear)
              ├─ no evidence by the deadline ────> holding ── evidence ──> running
              ├─ pause ──> paused ── resume ──> running
@@ -31,7 +33,8 @@ from fleet.rollouts.guard import GuardPolicy, Verdict
 from fleet.rollouts.stages import Stage
 
 State = Literal["running", "paused", "holding", "finished", "halted", "aborted"]
-Order = Literal["pause", "resume", "abort", "retry"]
+Order = Literal["pause", "resume", "abort", "retry", "approve", "promote"]
+LIVE: tuple[State, ...] = ("running", "paused", "holding")
 MOST_ODD = 10  # devices that one step names in the history
 ENDED: frozenset[str] = frozenset(("finished", "halted", "aborted"))
 
@@ -58,7 +61,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 class Progress(Struct, frozen=True, kw_only=True):
     """Where a rollout stands. `stage` counts from 0; `stage_times` holds when each stage that was
-    entered began; `exposed` is the largest cohort by assignment so far; times are Unix seconds."""
+    entered began; `exposed` is the largest cohort by assignment so far; `approved` is how many stages an operator has
+    approved; times are Unix seconds."""
 
     state: State = "running"
     stage: int = 0
@@ -69,6 +73,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     settled_at: float | None = None
     pairs_before: int = 0
     exposed: int = 0
+    approved: int = 0
     reason: str = ""
     ended_at: float | None = None
     verdict: Verdict | None = None
@@ -202,23 +207,19 @@ def _after(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict
     if progress.state == "paused":
         return Decision(progress=progress)
     if verdict.judgement == "healthy" and settled:
-        return _healthy(plan, progress, verdict, now)
+        return _healthy(plan, progress, policy, verdict, now)
     return _wait(policy, progress, verdict, now)
 
 
 def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: str = "") -> Decision:
     """An operator's order. `resume` of a holding rollout waits for evidence once more; `retry`
-    raises the attempt, so that devices that rolled back try again, and forgets the old evidence.
+    raises the attempt, so that devices that rolled back try again, and forgets the old evidence. `approve` lets the
+    stage end once it is healthy; `promote` ends it now, whatever is known, and needs a reason.
 
     Raises:
-        TransitionError: the state does not allow it.
+        TransitionError: the state does not allow it, or there is nothing to approve, or no reason to promote.
     """
-    allowed = {
-        "pause": ("running", "holding"),
-        "resume": ("paused", "holding"),
-        "abort": ("running", "paused", "holding"),
-        "retry": ("running", "paused", "holding"),
-    }[order]
+    allowed = {"pause": ("running", "holding"), "resume": ("paused", "holding")}.get(order, LIVE)
     if progress.state not in allowed:
         raise TransitionError(
             f"rollout {plan.id} is {progress.state}: {order} needs one that is {' or '.join(allowed)}",
@@ -231,9 +232,15 @@ def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: s
     if order == "pause":
         paused = structs.replace(progress, state="paused", reason=why)
         return Decision(progress=paused, events=(Event(name="paused", reason=why),))
+    if order == "approve":
+        return _approve(plan, progress, why, now)
     running = structs.replace(progress, state="running", reason="", deadline_from=now)
     if order == "resume":
         return Decision(progress=running, events=(Event(name="resumed", reason=why),))
+    if order == "promote":
+        if not reason.strip():
+            raise TransitionError("promoting by hand needs a reason", subject=plan.id, hint="add --reason WHY")
+        return _advance(plan, running, why, now, (Event(name="promoted", reason=why),))
     # Evidence belongs to an attempt, and devices that were silent get a new chance to speak up.
     fresh = structs.replace(
         running,
@@ -245,6 +252,17 @@ def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: s
     )
     event = Event(name="retried", reason=f"attempt {fresh.attempt}: {why}")
     return Decision(progress=fresh, actions=(wanted(plan, fresh),), events=(event,))
+
+
+def _approve(plan: Plan, progress: Progress, why: str, now: float) -> Decision:
+    """The stage may end once it is healthy; one that waits for nothing else goes on at the next step."""
+    if not plan.policy.get("approval"):
+        raise TransitionError(f"rollout {plan.id} asks for no approval", subject=plan.id, hint="fleet rollout promote")
+    approved = structs.replace(progress, approved=progress.stage + 1)
+    if progress.state == "holding":
+        approved = structs.replace(approved, state="running", reason="", deadline_from=now)
+    where = f"stage {progress.stage + 1} of {len(plan.stages)}"
+    return Decision(progress=approved, events=(Event(name="approved", reason=f"{where}: {why}"),))
 
 
 def _until(progress: Progress, now: float) -> Progress:
@@ -286,17 +304,26 @@ def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, no
     return guard.judge(policy, cohort, pairs, arms, pairs_before=progress.pairs_before, latencies=latencies(facts))
 
 
-def _healthy(plan: Plan, progress: Progress, verdict: Verdict, now: float) -> Decision:
+def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict, now: float) -> Decision:
+    settled_at = progress.settled_at if progress.settled_at is not None else now
+    soaked = now - settled_at >= plan.stages[progress.stage].soak_s
+    if soaked and policy.approval and progress.approved <= progress.stage:
+        stage = f"stage {progress.stage + 1} of {len(plan.stages)} is healthy and waits for approval"
+        return _hold(progress, f"{stage} (fleet rollout approve {plan.id}); {verdict.reason}")
     events: tuple[Event, ...] = ()
     if progress.state == "holding":
         progress = structs.replace(progress, state="running", reason="")
         events = (Event(name="evidence-arrived", reason=verdict.reason),)
-    settled_at = progress.settled_at if progress.settled_at is not None else now
-    if now - settled_at < plan.stages[progress.stage].soak_s:
+    if not soaked:
         return Decision(progress=progress, events=events)
+    return _advance(plan, progress, verdict.reason, now, events)
+
+
+def _advance(plan: Plan, progress: Progress, why: str, now: float, events: tuple[Event, ...]) -> Decision:
+    """The next stage, or the end after the last one."""
     if progress.stage + 1 == len(plan.stages):
-        ended = structs.replace(progress, state="finished", reason=verdict.reason, ended_at=now)
-        event = Event(name="finished", reason=verdict.reason)
+        ended = structs.replace(progress, state="finished", reason=why, ended_at=now)
+        event = Event(name="finished", reason=why)
         return Decision(progress=ended, actions=(Promote(release=plan.release),), events=(*events, event))
     advanced = structs.replace(
         progress,
@@ -304,21 +331,22 @@ def _healthy(plan: Plan, progress: Progress, verdict: Verdict, now: float) -> De
         stage_times=(*progress.stage_times, now),
         deadline_from=now,
         settled_at=None,
-        pairs_before=verdict.paired.seen,
+        pairs_before=progress.pairs_before if progress.verdict is None else progress.verdict.paired.seen,
     )
     share = plan.stages[advanced.stage].share_ppm
     where = f"stage {advanced.stage + 1} of {len(plan.stages)}: {share / 10_000:g} % of {plan.channel}"
-    event = Event(name="advanced", reason=f"{where}; {verdict.reason}")
+    event = Event(name="advanced", reason=f"{where}; {why}")
     return Decision(progress=advanced, actions=(wanted(plan, advanced),), events=(*events, event))
 
 
 def _wait(policy: GuardPolicy, progress: Progress, verdict: Verdict, now: float) -> Decision:
     if progress.state == "holding" or now - progress.deadline_from < policy.evidence_deadline_s:
         return Decision(progress=progress)
-    reason = verdict.reason
+    reason, cohort = verdict.reason, verdict.cohort
     if verdict.judgement == "healthy":
-        reason = f"{verdict.cohort.pending} of {verdict.cohort.present} devices have neither committed nor failed"
-    elif policy.on_no_evidence == "halt":
+        reason = f"{cohort.pending} of {cohort.present} devices have neither committed nor failed"
+    one_of_several = verdict.judgement == "healthy" and cohort.pending < min(2, cohort.present)
+    if policy.on_no_evidence == "halt" and not one_of_several:
         return _end(progress, "halted", f"no evidence within {policy.evidence_deadline_s:g} s: {reason}", now)
     return _hold(progress, f"no evidence within {policy.evidence_deadline_s:g} s: {reason}")
 

@@ -221,6 +221,46 @@ def test_a_crash_between_row_and_channel_is_made_good_by_the_next_step(fleet):
     assert fleet.hub.publisher.change_channel("stable", lambda c: c, actor="test").version == version + 1
 
 
+def test_a_plan_that_cannot_be_read_stops_only_itself_is_shown_and_can_be_aborted(fleet):
+    rollout = start(fleet)
+    newer = {"kind": "canary", "version": 9}
+    with fleet.hub.session() as session:
+        row = session.get(RolloutRow, rollout)
+        row.plan = row.progress = newer
+        session.add(row)
+    client, headers = fleet.client, fleet.auth()
+    RolloutEngine(fleet.hub).step()
+    assert state(fleet, rollout).plan == state(fleet, rollout).progress == newer, "it stays for the hub that wrote it"
+    (shown,) = client.get("/api/v1/rollouts", headers=headers).json()["items"]
+    assert shown["state"] == "running" and "cannot read" in shown["reason"]
+    assert client.get("/", headers=headers).status_code < 500
+    refused = client.post(f"/api/v1/rollouts/{rollout}/pause", json={}, headers=headers)
+    assert refused.status_code == 409 and "abort" in refused.json()["hint"]
+    assert client.post(f"/api/v1/rollouts/{rollout}/abort", json={}, headers=headers).json()["state"] == "aborted"
+    assert entry(fleet).rollout is None
+    second, engine = start(fleet), RolloutEngine(fleet.hub)
+    fleet.clock.advance(60)
+    for device_id in cohort(fleet):
+        report(fleet, device_id, second, state="committed", active=2)
+        pairs(fleet, device_id, second, both=200)
+    engine.step()
+    assert state(fleet, second).progress["stage"] == 1
+
+
+def test_promoting_by_hand_needs_a_reason_and_goes_into_history_and_audit_log(fleet):
+    rollout = start(fleet)
+    client, headers = fleet.client, fleet.auth()
+    path = f"/api/v1/rollouts/{rollout}/promote"
+    assert client.post(path, json={"reason": " "}, headers=headers).status_code == 400
+    assert client.post(path, json={"reason": "checked"}, headers=headers).json()["stage"] == 2
+    assert client.post(path, json={"reason": "checked"}, headers=headers).json()["state"] == "finished"
+    assert entry(fleet).release == 2
+    events = client.get(f"/api/v1/rollouts/{rollout}/events", headers=headers).json()["items"]
+    assert [event["event"] for event in events] == ["started", "promoted", "advanced", "promoted", "finished"]
+    log = client.get("/api/v1/audit", headers=headers).json()["items"]
+    assert sum(item["action"] == "rollout.promote" and item["detail"]["reason"] == "checked" for item in log) == 2
+
+
 def test_only_one_replica_acts(fleet):
     rollout = start(fleet, 3)
     (device_id,) = cohort(fleet)

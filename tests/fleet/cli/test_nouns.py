@@ -242,7 +242,7 @@ def test_watch_follows_a_rollout_to_its_end(fleet, hub, state: str, code: int) -
     assert ("harmful" in outcome.err) == (code == 7)
 
 
-@pytest.mark.parametrize("action", ["pause", "resume", "abort", "retry"])
+@pytest.mark.parametrize("action", ["pause", "resume", "abort", "retry", "approve", "promote"])
 def test_rollout_actions(fleet, hub, action: str) -> None:
     hub.on("POST", f"/rollouts/r1/{action}", {"id": "r1", "state": "paused"})
     outcome = fleet("rollout", action, "r1", "--reason", "lunch", "--json")

@@ -60,6 +60,7 @@ def test_healthy_names_its_margin() -> None:
     [
         ({"audit": Audit()}, {}, "has no auditor", "--evidence install"),
         ({"audit": Audit(auditor=1, share_ppm=0)}, {}, "audit share is 0", "--audit-share"),
+        ({}, {"min_devices": 3}, "the first stage has 2 devices, and 3", "a larger first stage"),
         ({"most_per_device": 20}, {}, "distinct inputs in stage 1", "a wider margin"),
         ({}, {"margin": 0.0005}, "too many distinct inputs", "a wider margin"),
         ({"scope": Scope(pinned=2, ruled=1)}, {}, "none of the 3 devices", "lift pins"),

@@ -96,6 +96,14 @@ def test_failures_against_the_control_are_harmful() -> None:
     assert verdict.judgement == "harmful" and "0 of 50 in the control" in verdict.reason
 
 
+def test_a_stage_waits_for_as_many_devices_as_were_asked_for() -> None:
+    policy, pairs = GuardPolicy(min_devices=3), {"a": Pairs(both=100), "b": Pairs(both=100)}
+    assert judge(policy, CohortHealth(present=5, committed=3), pairs).judgement == "healthy"
+    verdict = judge(policy, CohortHealth(present=5, committed=2), pairs)
+    assert verdict.judgement == "not-enough-evidence"
+    assert verdict.reason == "not enough evidence: 2 devices committed the release, 3 must"
+
+
 def test_no_reachable_device_is_not_healthy_even_without_pairs_asked_for() -> None:
     policy = GuardPolicy(evidence="install")
     assert judge(policy, CohortHealth(), {}).judgement == "not-enough-evidence"
@@ -117,6 +125,7 @@ def test_no_reachable_device_is_not_healthy_even_without_pairs_asked_for() -> No
         ({"max_p95_us": 0}, "max_p95_us"),
         ({"max_p95_us": float("nan")}, "max_p95_us"),
         ({"min_measured": 0}, "min_measured"),
+        ({"min_devices": 0}, "min_devices"),
     ],
 )
 def test_a_policy_that_cannot_be_read_is_refused_by_name(document: dict, word: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from fleet.protocol.resolve import in_cohort
 from fleet.rollouts.cohorts import draw_salt
@@ -237,7 +238,67 @@ def test_retry_raises_the_attempt_at_the_same_share() -> None:
     assert decision.actions == (Publish(share_ppm=SHARES[0], attempt=2),)
 
 
-@pytest.mark.parametrize("order", ["pause", "resume", "abort", "retry"])
+def test_a_stage_that_is_healthy_waits_for_its_approval() -> None:
+    p = plan(approval=True)
+    progress = start(p, 0).progress
+    steps = []
+    for now in (10.0, 15.0, 20.0, 21.0, 25.0):
+        decision = decide(p, progress, facts(progress, now), now)
+        progress = decision.progress
+        steps.append((progress.state, progress.stage, [event.name for event in decision.events]))
+    assert steps[:2] == [("running", 0, []), ("running", 0, [])], "it soaks"
+    assert steps[2:] == [("holding", 0, ["holding"]), ("holding", 0, []), ("holding", 0, [])]
+    assert "waits for approval (fleet rollout approve r1)" in progress.reason
+    approved = apply(p, progress, "approve", 30, reason="looks well")
+    assert [(e.name, e.reason) for e in approved.events] == [("approved", "stage 1 of 3: looks well")]
+    decision = decide(p, approved.progress, facts(approved.progress, 31), 31)
+    assert (decision.progress.state, decision.progress.stage) == ("running", 1)
+    for order in ("approve", "promote"):
+        assert (
+            decide(p, apply(p, progress, order, 32, reason="r").progress, facts(progress, 33), 33).progress.stage == 1
+        )
+
+
+def test_what_was_approved_early_still_needs_its_evidence() -> None:
+    p = plan(approval=True)
+    progress = apply(p, start(p, 0).progress, "approve", 1).progress
+    assert decide(p, progress, facts(progress, 50, pairs=Pairs()), 50).progress.stage == 0
+    halted = decide(p, progress, facts(progress, 50, pairs=BAD), 50).progress
+    assert halted.state == "halted"
+    with pytest.raises(TransitionError, match="asks for no approval"):
+        apply(plan(), start(plan(), 0).progress, "approve", 1)
+
+
+@pytest.mark.parametrize("before", [None, "pause"])
+def test_promoting_by_hand_ends_a_stage_and_needs_a_reason(before: Any) -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    progress = decide(p, progress, facts(progress, 600, pairs=Pairs()), 600).progress
+    assert progress.state == "holding"
+    if before:
+        progress = apply(p, progress, before, 601).progress
+    with pytest.raises(TransitionError, match="needs a reason"):
+        apply(p, progress, "promote", 602, reason=" ")
+    names = []
+    for stage in (1, 2, 2):
+        decision = apply(p, progress, "promote", 603, reason="checked on the spot")
+        progress = decision.progress
+        names += [event.name for event in decision.events]
+        assert progress.stage == stage and decision.actions == (wanted(p, progress),)
+    assert progress.state == "finished" and progress.reason == "checked on the spot"
+    assert names == ["promoted", "advanced", "promoted", "advanced", "promoted", "finished"]
+
+
+def test_devices_that_neither_commit_nor_fail_end_a_rollout_where_no_evidence_halts() -> None:
+    p = plan(on_no_evidence="halt", min_pairs=0)
+    progress = start(p, 0).progress
+    well = [DeviceFact(device_id=f"c{n}", last_seen=600, committed=True, pairs=GOOD) for n in range(3)]
+    late = [DeviceFact(device_id=f"p{n}", last_seen=600) for n in range(2)]
+    assert decide(p, progress, Facts(cohort=(*well, *late)), 600).progress.state == "halted"
+    assert decide(p, progress, Facts(cohort=(*well, late[0])), 600).progress.state == "holding", "one of several"
+
+
+@pytest.mark.parametrize("order", ["pause", "resume", "abort", "retry", "approve", "promote"])
 def test_an_ended_rollout_takes_no_order(order) -> None:
     p = plan()
     ended = apply(p, start(p, 0).progress, "abort", 1).progress
@@ -306,9 +367,10 @@ def test_whatever_one_device_of_several_says_neither_ends_a_rollout_nor_lets_it_
 class Rollout(RuleBasedStateMachine):
     """Random facts, orders and clock: exposure follows the stages, ends absorb, silence is never health."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.plan, self.now, self.pairs = plan(), 1000.0, 0
+    @initialize(approval=FLAG, halts=FLAG)
+    def begin(self, approval: bool, halts: bool) -> None:
+        self.plan = plan(approval=approval, on_no_evidence="halt" if halts else "hold")
+        self.now, self.pairs = 1000.0, 0
         first = start(self.plan, self.now)
         self.progress, self.published = first.progress, SHARES[0]
         self.ended: Progress | None = None
@@ -336,10 +398,11 @@ class Rollout(RuleBasedStateMachine):
         pairs = Pairs(both=self.pairs, only_old=self.pairs if bad else 0)
         seen = facts(self.progress, self.now, committed=committed, failed=failed, pairs=pairs)
         stage, was_open = self.progress.stage, self.progress.state not in ENDED
+        approved = self.progress.approved > stage or not self.plan.policy["approval"]
         self.take(decide(self.plan, self.progress, seen, self.now))
         if was_open and failed:
             assert self.progress.state == "halted"
-        if not committed:
+        if was_open and (not committed or not approved):
             assert self.progress.stage == stage and self.progress.state != "finished"
 
     @precondition(lambda self: self.progress.state not in ENDED)
@@ -348,13 +411,13 @@ class Rollout(RuleBasedStateMachine):
         last, stage = self.now, self.progress.stage
         self.now += 101
         self.take(decide(self.plan, self.progress, facts(self.progress, self.now, last_seen=last), self.now))
-        assert self.progress.stage == stage and self.progress.state not in ENDED
+        assert self.progress.stage == stage and self.progress.state != "finished"
 
-    @rule(order=st.sampled_from(["pause", "resume", "retry", "abort"]), dt=st.floats(0, 400))
+    @rule(order=st.sampled_from(["pause", "resume", "retry", "abort", "approve", "promote"]), dt=st.floats(0, 400))
     def order(self, order, dt: float) -> None:
         self.now += dt
         try:
-            decision = apply(self.plan, self.progress, order, self.now)
+            decision = apply(self.plan, self.progress, order, self.now, reason="by hand")
         except TransitionError:
             return
         assert self.ended is None
