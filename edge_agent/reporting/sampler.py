@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edge_agent.errors import NotFoundError, SpoolError
-from edge_agent.reporting.samples import Draft, SampleStore, build, choose, class_of, is_outlying
+from edge_agent.reporting.samples import Draft, SampleStore, build, choose, class_of, is_outlying, may_keep
 from edge_agent.reporting.spool import Spool
 from edge_agent.reporting.wanted import Draw, Want, read_want
 from edge_agent.serving.outcomes import Outcome
@@ -74,9 +74,12 @@ class Sampler:
         sampling, draw = self._policies.entry(outcome.model).sampling, self._draws.get(outcome.model)
         if not sampling.enabled and draw is None:
             return
+        chance = self._rng() / weight
+        if draw is None and not may_keep(sampling, chance):
+            return
         disagreeing = bool(answers and theirs) and not task.agrees(answers[0], theirs[0])
         uncertain = self._uncertain(outcome)
-        reason = choose(sampling, self._rng() / weight, uncertain=uncertain, disagreeing=disagreeing)
+        reason = choose(sampling, chance, uncertain=uncertain, disagreeing=disagreeing)
         if reason is not None:
             self._add(self._drafted(outcome, encoder, reason))
         if draw is not None and reason != "random":  # one that is drawn at random anyway is not drawn twice

@@ -46,6 +46,11 @@ class Draft(NamedTuple):
     cloud_prediction: int | None
 
 
+def may_keep(sampling: Sampling, draw: float) -> bool:
+    """Whether `choose` keeps any request with this draw: of nearly all the rest need not be known."""
+    return sampling.enabled and draw * MILLION < sampling.random_ppm + sampling.uncertain_ppm
+
+
 def choose(sampling: Sampling, draw: float, *, uncertain: bool, disagreeing: bool) -> SampleReason | None:
     """The reason to keep a request, or None.
 
@@ -53,13 +58,10 @@ def choose(sampling: Sampling, draw: float, *, uncertain: bool, disagreeing: boo
         draw: uniform in [0, 1), one per request. The random share comes first, so that it stays a
             uniform draw over all requests; the others share the part above it.
     """
-    if not sampling.enabled:
+    if not may_keep(sampling, draw):
         return None
-    ppm = draw * MILLION
-    if ppm < sampling.random_ppm:
+    if draw * MILLION < sampling.random_ppm:
         return "random"
-    if ppm >= sampling.random_ppm + sampling.uncertain_ppm:
-        return None
     if disagreeing:
         return "disagreeing"
     return "uncertain" if uncertain else "outlying"

@@ -298,8 +298,8 @@ class Engine:
             parameters=parameters_of(verdict, release, min(sure) if sure else None, took, answer),
             outputs=answer.outputs
             if answer is not None
-            else tuple(oip.TensorValue(*item) for item in ran.outputs.items()),
-            labels=labels_of(release.manifest, asked.request),
+            else tuple([oip.TensorValue(*item) for item in ran.outputs.items()]),
+            labels=labels_of(release.manifest, asked.request) if asked.request.classification else {},
         )
 
     def _nobody(self, served: Served, asked: Asked, verdict: Verdict, failure: Exception) -> Exception:

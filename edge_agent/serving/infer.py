@@ -35,18 +35,16 @@ _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-l
 
 
 class Head(NamedTuple):
-    """What a request's line and headers say. `length` is that of its JSON where the `marker` for it is a number."""
+    """What a request's line and headers say.
+
+    `marker` says that tensors follow the JSON, whose `length` it is, where it is a number.
+    """
 
     model: str
     version: str
     coding: str | None
     marker: str | None
     length: int | None
-
-    @property
-    def binary(self) -> bool:
-        """Whether its tensors follow the JSON."""
-        return self.marker is not None
 
 
 class InferRoute:
@@ -70,13 +68,13 @@ class InferRoute:
                 return error_reply(403, "forbidden", reason)
             head = request.context = _head(match[1].decode(), (match[2] or b"").decode(), request.headers)
         limit = self._engine.body_limit(head.model)
-        return limit if head.binary else min(limit, JSON_LIMIT)
+        return limit if head.marker is not None or limit < JSON_LIMIT else JSON_LIMIT
 
     def too_large(self, request: Request, size: int) -> Reply:
         """413, which names the binary extension where that would help; it counts as a refusal of the model's."""
         model = request.context.model
         limit = self._engine.body_limit(model)
-        if request.context.binary or size > limit:
+        if request.context.marker is not None or size > limit:
             error = TooLargeError(f"the body has {size} bytes, at most {limit} are allowed for this model")
         else:
             error = json_too_large(size)

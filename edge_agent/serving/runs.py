@@ -41,7 +41,7 @@ def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
     """Run and score, in any thread. Whoever hears of the end tells it to `ended`, on the event loop."""
     try:
         outputs = served.run(inputs, model)
-        return Ran(outputs, score(served.release, outputs, served.task))
+        return Ran(outputs, score(served.release, outputs, served.task, served.calibration))
     except InputError as error:
         return Ran({}, Scores(), RefusalError(str(error), word="value", hint=error.hint))
     except Exception as error:  # whatever a runtime raises is a failed run
@@ -55,8 +55,10 @@ def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
 
 def ended(served: Served, ran: Ran) -> None:
     """Count a run for probation, when its end is known: one that is under way is no good answer yet."""
-    if ran.failure is None or ran.blamed:
-        served.count(failed=ran.blamed)
+    if ran.failure is None:
+        served.count(failed=False)
+    elif ran.blamed:
+        served.count(failed=True)
 
 
 class Threads:

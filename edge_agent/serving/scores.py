@@ -36,15 +36,20 @@ class Scores(NamedTuple):
     values: tuple[tuple[float, ...], ...] = ()
 
 
-def score(release: InstalledRelease, outputs: Arrays, task: tasks.Task[Any] | None = None) -> Scores:
-    """Scores by the release's task, which a caller may hold already.
+def score(
+    release: InstalledRelease,
+    outputs: Arrays,
+    task: tasks.Task[Any] | None = None,
+    calibration: Calibration | None = None,
+) -> Scores:
+    """Scores by the release's task and its calibration, which a caller may hold already.
 
     Raises:
         InferenceError: an output holds NaN or infinity where the manifest wants finite numbers.
         MalformedError: the outputs are not those of the task.
     """
     check_outputs(release, outputs)
-    return _scores(release, outputs, task)
+    return _scores(release, outputs, task, calibration)
 
 
 def check_outputs(release: InstalledRelease, outputs: Arrays) -> None:
@@ -112,14 +117,24 @@ def score_all(pending: Sequence[PendingScores]) -> None:
             one._table = None
 
 
+def calibration_of(release: InstalledRelease) -> Calibration:
+    """What turns the outputs of the release's variant into confidence."""
+    return Calibration(_temperature(release), release.variant.apply_softmax)
+
+
 def _temperature(release: InstalledRelease) -> float:
     deferral = release.variant.deferral
     return deferral.temperature if deferral is not None else 1.0
 
 
-def _scores(release: InstalledRelease, outputs: Arrays, task: tasks.Task[Any] | None = None) -> Scores:
+def _scores(
+    release: InstalledRelease,
+    outputs: Arrays,
+    task: tasks.Task[Any] | None = None,
+    calibration: Calibration | None = None,
+) -> Scores:
     task = task or tasks.of_manifest(release.manifest)
-    reading = task.read(outputs, Calibration(_temperature(release), release.variant.apply_softmax))
+    reading = task.read(outputs, calibration or calibration_of(release))
     classes = task.all_classes(reading.answers)
     values = tuple(task.values(a)[:VALUES] for a in reading.answers) if task.summarises == "values" else ()
     return Scores(reading.confidence, classes, reading.answers, values)

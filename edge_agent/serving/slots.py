@@ -24,6 +24,7 @@ from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime, loa
 from edge_agent.serving import pieces
 from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.loading import WALL_S, Loads
+from edge_agent.serving.scores import calibration_of
 from fleet import tasks
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.errors import ProtocolError
@@ -75,6 +76,7 @@ class Served:
         self._cut = False  # see `pieces`
         self.instances = Instances(model, load, most(release.variant.blob.size))
         self.task = tasks.of_manifest(release.manifest)
+        self.calibration = calibration_of(release)
         self.body_limit = body_limit(release.manifest)
         self.costs = run_costs()
         self.statistics = Statistics()

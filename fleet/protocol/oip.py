@@ -10,6 +10,7 @@ Source: https://github.com/kserve/open-inference-protocol (REST) and Triton's bi
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from fleet.protocol.oip_messages import described as described
 from fleet.protocol.oip_messages import model_metadata as model_metadata
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import DTYPES as DTYPES
-from fleet.protocol.tensors import AnyArray, datatype_of, from_bytes, from_json, to_bytes, to_json
+from fleet.protocol.tensors import MAX_DIMENSIONS, AnyArray, datatype_of, from_bytes, from_json, to_bytes, to_json
 from fleet.protocol.top_classes import class_count, in_words
 
 HEADER = "inference-header-content-length"
@@ -133,10 +134,11 @@ def decode_request(body: bytes, header_length: int | None, *, limit: int = LIMIT
         return InferRequest(inputs=(raw,), binary_outputs=ALL)
     head, tail = _split(body, header_length)
     said = _said(head) if header_length is None or header_length > KEPT_HEAD else _said_again(bytes(head))
+    plain = said.places is not None and said.size == len(tail)
     return InferRequest(
         id=said.id,
         parameters=said.parameters.copy(),
-        inputs=_read_tensors(said.inputs, tail, nulls=False),
+        inputs=_views(said.places or (), tail) if plain else _read_tensors(said.inputs, tail, nulls=False),
         outputs=said.outputs,
         binary_outputs=said.binary_outputs,
         classification=said.classification,
@@ -253,8 +255,21 @@ def _split(body: bytes, header_length: int | None) -> tuple[bytes | memoryview, 
     return view[:header_length], view[header_length:]
 
 
+class _Place(NamedTuple):
+    """Where behind the JSON a tensor of numbers is."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    values: int
+    at: int
+
+
 class _Said(NamedTuple):
-    """What the JSON of a request says; of its tensors, all but the bytes behind it."""
+    """What the JSON of a request says; of its tensors, all but the bytes behind it.
+
+    `places` are those of its tensors where all are plain numbers behind it, in `size` bytes; None where not.
+    """
 
     id: str
     parameters: dict[str, Any]
@@ -262,6 +277,8 @@ class _Said(NamedTuple):
     outputs: tuple[str, ...]
     binary_outputs: frozenset[str]
     classification: dict[str, int]
+    places: tuple[_Place, ...] | None
+    size: int
 
 
 def _said(head: bytes | memoryview) -> _Said:
@@ -269,7 +286,31 @@ def _said(head: bytes | memoryview) -> _Said:
     if not request.inputs:
         _bad("the request has no inputs")
     parameters = request.parameters or {}
-    return _Said(request.id or "", parameters, request.inputs, *asked_outputs(parameters, request.outputs or ()))
+    asked = asked_outputs(parameters, request.outputs or ())
+    return _Said(request.id or "", parameters, request.inputs, *asked, *_places(request.inputs))
+
+
+def _places(tensors: list[ReadTensor]) -> tuple[tuple[_Place, ...] | None, int]:
+    places, at = [], 0
+    for tensor in tensors:
+        dtype, size = DTYPES.get(tensor.datatype), (tensor.parameters or {}).get("binary_data_size")
+        plain = dtype is not None and dtype.kind in "iuf" and tensor.data is UNSET
+        if dtype is None or not plain or not min(tensor.shape, default=0) >= 0 or len(tensor.shape) > MAX_DIMENSIONS:
+            return None, 0
+        values = math.prod(tensor.shape)
+        if type(size) is not int or size != values * dtype.itemsize or not size:
+            return None, 0
+        places.append(_Place(tensor.name, dtype, tensor.shape, values, at))
+        at += size
+    return tuple(places), at
+
+
+def _views(places: Sequence[_Place], tail: memoryview) -> tuple[TensorValue, ...]:
+    found = []
+    for name, dtype, shape, values, at in places:
+        array = np.frombuffer(tail, dtype, values, at).reshape(shape)
+        found.append(TensorValue(name, array if array.flags.aligned else np.copy(array)))
+    return tuple(found)
 
 
 # The requests of a client differ in the bytes behind their JSON, which is the same again and again.

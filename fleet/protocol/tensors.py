@@ -20,6 +20,7 @@ from fleet.protocol.messages import Array
 AnyArray = npt.NDArray[Any]
 MAX_TEXTS = 100_000  # elements of a BYTES tensor: each is an object of its own, at 0.3 µs and more
 MAX_DIMENSIONS = 32  # numpy 1.26's own limit
+MAX_SPAN = 1 << 48  # elements of an empty tensor beside its dimension of size 0; numpy counts their bytes in 63 bits
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -62,7 +63,10 @@ def count(shape: Sequence[int], subject: str) -> int:
     """The number of elements of a concrete shape, in Python integers so that it cannot overflow."""
     if len(shape) > MAX_DIMENSIONS or (shape and min(shape) < 0):
         raise MalformedError(f"tensor {subject!r}: shape {list(shape)} is not a concrete shape", subject=subject)
-    return math.prod(shape)
+    elements = math.prod(shape)
+    if not elements and math.prod(filter(None, shape)) > MAX_SPAN:
+        raise MalformedError(f"tensor {subject!r}: shape {list(shape)} is larger than any memory", subject=subject)
+    return elements
 
 
 def from_bytes(data: bytes | memoryview, datatype: str, shape: Sequence[int], name: str) -> AnyArray:

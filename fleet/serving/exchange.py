@@ -63,8 +63,9 @@ class Exchange:
 
     def whole(self) -> Request:
         """The request with its body."""
-        parts, self.parts = self.parts, []
-        self.request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if self.parts:
+            parts, self.parts = self.parts, []
+            self.request.body = parts[0] if len(parts) == 1 else b"".join(parts)
         return self.request
 
     def hold(self, budget: ByteBudget) -> None:

@@ -104,11 +104,12 @@ class HotProtocol(BoundedProtocol):
         if self.transport.is_closing():
             return False
         self._raw, self._began = 0, self.loop.time()
-        exchange = self._begun(head.request(self._began), head.size, keep=True)
+        request = head.request(self._began)
+        exchange = self._begun(request, head.size, keep=True)
         if exchange is None:
             return False
-        if exchange.reply is None:
-            exchange.add(data[len(head.data) :])
+        if exchange.reply is None:  # the size has been checked
+            request.body, exchange.size = data[len(head.data) :], head.size
         self._whole(exchange)
         return True
 
@@ -196,9 +197,9 @@ class HotProtocol(BoundedProtocol):
         return exchange
 
     def _check_length(self, request: Request, size: int, limit: int) -> int | Reply:
+        budget = self.shared.budget
         if size > limit:
             return self.shared.route.too_large(request, size)
-        budget = self.shared.budget
         return limit if budget.fits(size) else error_reply(503, "busy", budget.full(size), RETRY)
 
     def _go_on_as_asgi(self) -> None:
@@ -303,12 +304,15 @@ class HotProtocol(BoundedProtocol):
     def on_response_complete(self) -> None:
         """The next of the pipeline, in the next turn. Idle connections are the sweep's business."""
         self.server_state.total_requests += 1
+        flow = self.flow
+        if not self.pipeline and not flow.read_paused:
+            return  # of nearly all requests
         if self.transport.is_closing():
             return
         if self.pipeline:
             self._schedule()
-        elif not self.flow.write_paused:
-            self.flow.resume_reading()
+        elif not flow.write_paused:
+            flow.resume_reading()
 
     def _run(self, exchange: Exchange) -> None:
         self._answered = True
@@ -339,6 +343,7 @@ class HotProtocol(BoundedProtocol):
         """An answer that does not wait for the body."""
         exchange.reply = reply
         exchange.parts.clear()
+        exchange.request.body = b""
         exchange.give_back(self.shared.budget)
         if exchange.expects and exchange.more_body:
             exchange.keep_alive = exchange.more_body = False  # whether the body still comes, nobody can tell
@@ -347,7 +352,8 @@ class HotProtocol(BoundedProtocol):
 
     def _send(self, exchange: Exchange, reply: Reply) -> None:
         exchange.response_complete = True
-        exchange.give_back(self.shared.budget)
+        if exchange.held:
+            exchange.give_back(self.shared.budget)
         if self.transport.is_closing():
             return
         lines = [STATUS_LINE[reply.status], reply.headers, b"content-length: %d\r\n" % len(reply.body)]

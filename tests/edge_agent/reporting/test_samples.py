@@ -3,10 +3,12 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edge_agent.errors import AgentError, UnreachableError
 from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.samples import Draft, SampleStore, build, choose, is_outlying, without_inputs
+from edge_agent.reporting.samples import Draft, SampleStore, build, choose, is_outlying, may_keep, without_inputs
 from edge_agent.reporting.spool import Database
 from edge_agent.reporting.uploader import Uploader
 from fleet.protocol import sketch
@@ -154,3 +156,13 @@ def test_a_spent_budget_stops_samples(line):
     budget.limit = 100
     assert not uploader.upload()
     assert (hub.calls, len(store)) == (0, 6)
+
+
+@given(
+    st.integers(0, 1_000_000), st.integers(0, 1_000_000), st.booleans(), st.floats(0, 1, exclude_max=True),
+    st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_a_draw_that_may_keep_nothing_keeps_nothing(random, uncertain_share, enabled, draw, uncertain, disagreeing):
+    sampling = Sampling(enabled=enabled, random_ppm=random, uncertain_ppm=uncertain_share)
+    kept = choose(sampling, draw, uncertain=uncertain, disagreeing=disagreeing)
+    assert (kept is not None) == may_keep(sampling, draw)

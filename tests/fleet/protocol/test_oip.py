@@ -254,3 +254,48 @@ def test_json_that_holds_no_number_says_so(value: str) -> None:
     with pytest.raises(MalformedError) as caught:
         oip.decode_request(b'{"inputs":[{"name":"NaN"', None)
     assert not caught.value.hint
+
+
+def test_json_that_comes_again_is_read_as_the_first_time() -> None:
+    """Requests of one client differ in the bytes behind it; nothing that one was given is the next one's."""
+    first = np.arange(6, dtype=np.float32).reshape(2, 3)
+    found = []
+    for array in (first, first + 1, first):
+        body, length = oip.encode_request(
+            oip.InferRequest(id="a", parameters={"timeout_ms": 9}, inputs=(oip.TensorValue("x", array),))
+        )
+        asked = oip.decode_request(body, length)
+        np.testing.assert_array_equal(asked.inputs[0].array, array)
+        found.append((asked.id, dict(asked.parameters), asked.outputs, asked.binary_outputs))
+        asked.parameters["timeout_ms"] = 1
+    assert found[0] == found[1] == found[2] and found[0][1] == {"timeout_ms": 9}
+
+
+@pytest.mark.parametrize("behind", [-1, 1, 8])
+def test_json_that_comes_again_with_other_bytes_behind_it_is_refused(behind: int) -> None:
+    array = np.arange(4, dtype=np.int64)
+    body, length = oip.encode_request(oip.InferRequest(inputs=(oip.TensorValue("x", array),)))
+    oip.decode_request(body, length)
+    wrong = body[:behind] if behind < 0 else body + bytes(behind)
+    with pytest.raises(MalformedError, match=r"does not fit|follow the last tensor"):
+        oip.decode_request(wrong, length)
+
+
+@pytest.mark.parametrize("pad", range(8))
+def test_tensors_behind_json_of_any_length_are_aligned(pad: int) -> None:
+    arrays = {"a": np.arange(3, dtype=np.float64), "b": np.arange(5, dtype=np.int16), "c": np.zeros((0, 2), np.uint32)}
+    values = tuple(oip.TensorValue(*item) for item in arrays.items())
+    body, length = oip.encode_request(oip.InferRequest(id="x" * pad, inputs=values))
+    for name, array in oip.decode_request(body, length).inputs:
+        np.testing.assert_array_equal(array, arrays[name])
+        assert array.flags.aligned and array.dtype == arrays[name].dtype
+
+
+@pytest.mark.parametrize("shape", [[0, 2**62], [0, 2**70], [2**40, 2**40, 0]])
+@pytest.mark.parametrize("binary", [True, False])
+def test_an_empty_tensor_with_a_shape_beyond_memory_is_refused(shape: list[int], binary: bool) -> None:
+    tensor = {"name": "x", "shape": shape, "datatype": "FP64"}
+    tensor |= {"parameters": {"binary_data_size": 0}} if binary else {"data": []}
+    sent = json.dumps({"inputs": [tensor]}).encode()
+    with pytest.raises(MalformedError, match="shape"):
+        oip.decode_request(sent, len(sent) if binary else None)
