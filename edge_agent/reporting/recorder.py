@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -86,12 +86,24 @@ class Recorder:
 
     def finished(self, outcome: Outcome) -> None:
         """Count a request, offer its input to the sketch, and perhaps keep a sample."""
+        self._finished(outcome, *self._window(outcome.model, outcome.release, outcome.variant))
+
+    def finished_together(self, outcomes: Sequence[Outcome]) -> None:
+        """Like `finished`, for those of one turn of the event loop: the window of a release is looked up once."""
+        windows: dict[tuple[str, int, str], tuple[Builder, Encoder | None]] = {}
+        for outcome in outcomes:
+            about = outcome.model, outcome.release, outcome.variant
+            found = windows.get(about)
+            if found is None:
+                found = windows[about] = self._window(*about)
+            self._finished(outcome, *found)
+
+    def _finished(self, outcome: Outcome, builder: Builder, encoder: Encoder | None) -> None:
         verdict = outcome.verdict
         self._observe(outcome.latency_s, outcome.model, verdict.served_by)
         self._requests(outcome.model, verdict.served_by, "true" if verdict.degraded else "false")
         if verdict.fallback_reason:
             self._fallbacks(verdict.fallback_reason)
-        builder, encoder = self._window(outcome.model, outcome.release, outcome.variant)
         builder.request(outcome.latency_s, _marks(outcome))
         if outcome.refused and verdict.served_by == "nobody":
             builder.refusal(outcome.refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -75,13 +76,20 @@ class Observer(Protocol):
         """A request was drawn for audit before its confidence was known."""
 
 
+class Recorder(Observer, Protocol):
+    """An observer that takes several at a time."""
+
+    def finished_together(self, outcomes: Sequence[Outcome]) -> None:
+        """Requests ended in one turn of the event loop, in this order."""
+
+
 class Afterwards:
     """Tells another observer of finished requests in the next turn of the event loop, when their answers are out.
 
     What is recorded of a request takes as long as the rest of it does beside the model; nobody has to wait for that.
     """
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, observer: Recorder) -> None:
         self._observer = observer
         self._waiting: list[Outcome] = []
 
@@ -101,5 +109,4 @@ class Afterwards:
 
     def _tell(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for outcome in waiting:
-            self._observer.finished(outcome)
+        self._observer.finished_together(waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
@@ -52,13 +53,9 @@ def _broken_place(found: Mapping[str, AnyArray], specs: Sequence[Tensor]) -> dic
     return {"tensor": spec.name, "place": int(np.argmin(np.isfinite(array).ravel())) % max(row, 1)}
 
 
+@lru_cache(maxsize=256)  # a device's models are asked the same few shapes again and again
 def _has_shape(have: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    if len(have) != len(wanted):
-        return False
-    for size, want in zip(have, wanted):  # noqa: B905, SIM110 (a `strict` and a generator cost a microsecond)
-        if size != want and want != -1:
-            return False
-    return True
+    return len(have) == len(wanted) and all(want in (-1, size) for size, want in zip(have, wanted, strict=True))
 
 
 def names_of(specs: Sequence[Tensor]) -> str:

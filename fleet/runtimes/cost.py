@@ -48,8 +48,8 @@ def check_json(body: bytes, header_length: int | None) -> None:
     size = len(body) if header_length is None else min(header_length, len(body))
     if size > JSON_LIMIT:
         raise json_too_large(size)
-    head = body if size == len(body) else body[:size]
     if size * LIST > JSON_VALUES:
+        head = body if size == len(body) else body[:size]
         values = head.count(b",") + LIST * (head.count(b"[") + head.count(b"{"))
         if values > JSON_VALUES:
             raise TooLargeError(

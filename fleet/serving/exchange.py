@@ -25,30 +25,16 @@ class Exchange:
         size: bytes of the body that have come; `held` of them are counted in the budget.
     """
 
-    __slots__ = (
-        "disconnected",
-        "expects",
-        "held",
-        "keep_alive",
-        "limit",
-        "more_body",
-        "parts",
-        "reply",
-        "request",
-        "response_complete",
-        "size",
-        "waiting",
-    )
     message_event = _NoEvent()
+    # As most exchanges have it to their end; one is made for each request.
+    response_complete = disconnected = waiting = expects = False
+    more_body = True
+    reply: Reply | None = None
+    size = held = 0
 
     def __init__(self, request: Request, limit: int, *, keep_alive: bool) -> None:
-        self.response_complete = self.disconnected = False
-        self.more_body, self.keep_alive = True, keep_alive
-        self.request, self.limit = request, limit
-        self.reply: Reply | None = None
-        self.waiting = self.expects = False
+        self.request, self.limit, self.keep_alive = request, limit, keep_alive
         self.parts: list[bytes] = []
-        self.size = self.held = 0
 
     @property
     def open(self) -> bool:

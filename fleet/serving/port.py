@@ -22,14 +22,13 @@ class Request:
         gone: the client closed the connection meanwhile; nobody reads an answer, and what has not begun need not.
     """
 
-    __slots__ = ("began", "body", "context", "gone", "headers", "method", "target", "unix")
+    body = b""
+    gone = False
+    context: Any = None
 
     def __init__(self, method: bytes, target: bytes, headers: dict[bytes, bytes], began: float, unix: bool) -> None:
         self.method, self.target, self.headers = method, target, headers
         self.began, self.unix = began, unix
-        self.body = b""
-        self.gone = False
-        self.context: Any = None
 
     def left(self) -> bool:
         """Whether nobody reads an answer any more: `gone`, for whoever asks later."""

@@ -356,16 +356,16 @@ class HotProtocol(BoundedProtocol):
             exchange.give_back(self.shared.budget)
         if self.transport.is_closing():
             return
-        lines = [STATUS_LINE[reply.status], reply.headers, b"content-length: %d\r\n" % len(reply.body)]
+        status, headers, body = reply
         if self.server_state.default_headers:
-            lines += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        lines.append(b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n")
-        if len(reply.body) <= JOINED:
-            lines.append(reply.body)
-            self.transport.write(b"".join(lines))
+            headers += b"".join([b"%b: %b\r\n" % header for header in self.server_state.default_headers])
+        end = b"\r\n" if exchange.keep_alive else b"connection: close\r\n\r\n"
+        head = b"%b%bcontent-length: %d\r\n%b" % (STATUS_LINE[status], headers, len(body), end)
+        if len(body) <= JOINED:
+            self.transport.write(head + body)
         else:
-            self.transport.write(b"".join(lines))
-            self.transport.write(reply.body)
+            self.transport.write(head)
+            self.transport.write(body)
         if not exchange.keep_alive and not exchange.more_body:
             self.transport.close()
         self.on_response_complete()

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from edge_agent.errors import ActivationError, InferenceError, LateError, NotFoundError
 from edge_agent.serving.cloud import CloudError
@@ -525,7 +526,7 @@ def test_what_is_recorded_keeps_no_answer_waiting(agent):
     async def scenario():
         await agent.slots.activate(release(agent), None, None)
         heard = []
-        agent.recorder.finished = heard.append
+        agent.recorder.finished_together = heard.extend
         agent.engine._observer = Afterwards(agent.recorder)
         answers = [agent.engine.answer("tiny", "", asked(SURE)) for _ in range(3)]
         assert heard == [] and all(answer.parameters["served_by"] == "edge" for answer in answers)
@@ -537,6 +538,39 @@ def test_what_is_recorded_keeps_no_answer_waiting(agent):
 
     asyncio.run(scenario())
     assert windows(agent)[0].refusals == {"shape": 1}
+
+
+def test_requests_of_one_turn_are_recorded_as_one_by_one(tmp_path):
+    def recorded(folder, together):
+        agent, heard = Agent(folder), []
+        tell, agent.engine._observer = agent.recorder, Afterwards(agent.recorder)
+        agent.engine._observer.finished = heard.append
+
+        async def scenario():
+            for number in (1, 2):
+                await agent.slots.activate(release(agent, number), None, None)
+                for x in (SURE, UNSURE, SURE):
+                    await agent.ask(x)
+            late = heard[3], heard[0], heard[4], heard[1], heard[2], heard[5]  # those of both, mixed
+            if together:
+                tell.finished_together(late)
+            else:
+                for outcome in late:
+                    tell.finished(outcome)
+            await agent.recorder.flush()
+
+        asyncio.run(scenario())
+        found = [
+            replace(window, latency_us=(), counters={**window.counters, "latency_us_sum": 0})
+            for window in windows(agent)
+        ]
+        return sorted(found, key=lambda window: window.release)
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    together, alone = recorded(tmp_path / "a", True), recorded(tmp_path / "b", False)
+    assert [(window.release, window.counters["requests"]) for window in together] == [(1, 3), (2, 3)]
+    assert together == alone
 
 
 def asked(x):
