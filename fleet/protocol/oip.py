@@ -372,12 +372,13 @@ def _read_tensors(tensors: list[ReadTensor], tail: memoryview, *, nulls: bool) -
 
 
 def _write_tensors(values: Sequence[TensorValue], binary: frozenset[str]) -> tuple[list[OipTensor], list[bytes]]:
-    tensors, tails = [], []
+    tensors, tails, everything = [], [], "*" in binary
     for name, array in values:
         tensor = OipTensor(name, array.shape, datatype_of(array))
-        if "*" in binary or name in binary:
-            tails.append(to_bytes(array))
-            tensor.parameters = {"binary_data_size": len(tails[-1])}
+        if everything or name in binary:
+            data = to_bytes(array)
+            tails.append(data)
+            tensor.parameters = {"binary_data_size": len(data)}
         else:
             tensor.data = to_json(array)
         tensors.append(tensor)

@@ -76,7 +76,11 @@ class LiteRtFile:
         signed = _signature(interpreter)
         self.inputs = tuple(_tensor(detail, signed[0]) for detail in interpreter.get_input_details())
         self.outputs = tuple(_tensor(detail, signed[1]) for detail in interpreter.get_output_details())
-        self.allocated = {int(d["index"]): _shape(d["shape"]) for d in interpreter.get_input_details()}
+
+    @property
+    def allocated(self) -> dict[int, Shape]:
+        """The shapes that the inputs have now, by their index: a model before may have made room for others."""
+        return {int(d["index"]): _shape(d["shape"]) for d in self.interpreter.get_input_details()}
 
     def model(
         self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool = False, ports: Ports | None = None
@@ -94,7 +98,8 @@ class LiteRtModel(Batches):
             if port.dtype.kind == "O":
                 raise ValueError(f"tensor {port.name!r} holds text, which LiteRT files cannot be asked here")
         self._interpreter = file.interpreter
-        self._allocated = {port.name: file.allocated[port.file.index] for port in self._inputs}
+        allocated = file.allocated
+        self._allocated = {port.name: allocated[port.file.index] for port in self._inputs}
         self._lock = threading.Lock()
 
     def run(self, inputs: Arrays) -> Arrays:

@@ -48,10 +48,9 @@ class Exchange:
         return self.size <= self.limit
 
     def whole(self) -> Request:
-        """The request with its body."""
-        if self.parts:
-            parts, self.parts = self.parts, []
-            self.request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        """The request with the body that its pieces make."""
+        parts, self.parts = self.parts, []
+        self.request.body = parts[0] if len(parts) == 1 else b"".join(parts)
         return self.request
 
     def hold(self, budget: ByteBudget) -> None:

@@ -67,7 +67,13 @@ class HotProtocol(BoundedProtocol):
         """Feed the parser; nearly everything else happens in its callbacks."""
         self._answered = False
         known = self._known
-        if known is not None and self._between and known.heads(data) and self._once_more(known, data):
+        if (
+            known is not None
+            and self._between
+            and len(data) == known.whole
+            and data.startswith(known.data)
+            and self._once_more(known, data)
+        ):
             return
         between, self._messages = self._between, 0
         self._raw += len(data)
@@ -317,7 +323,7 @@ class HotProtocol(BoundedProtocol):
     def _run(self, exchange: Exchange) -> None:
         self._answered = True
         try:
-            found = self.shared.route.answer(exchange.whole())
+            found = self.shared.route.answer(exchange.whole() if exchange.parts else exchange.request)
         except Exception:  # the boundary: a fault of the route costs one request
             log.exception("a request of the hot route failed")
             found = BROKEN

@@ -16,15 +16,15 @@ LIMIT = 2048  # bytes of a head that is kept; there is one for each connection
 
 
 class Head(NamedTuple):
-    """Request line and headers as they came, the request that they made, and the bytes of body that they announce."""
+    """Request line and headers as they came, the request that they made, and the bytes of body that they announce.
+
+    Data of `whole` bytes that starts with `data` is another request with this head, and no byte more or less.
+    """
 
     data: bytes
     first: Request
     size: int
-
-    def heads(self, data: bytes) -> bool:
-        """Whether `data` is this head and a body, and no byte more or less."""
-        return len(data) == len(self.data) + self.size and data.startswith(self.data)
+    whole: int
 
     def request(self, began: float) -> Request:
         """Another request with this head, with what the route made of it."""
@@ -44,4 +44,4 @@ def head_of(data: bytes, request: Request, size: int) -> Head | None:
         return None
     first = Request(request.method, request.target, request.headers, request.began, request.unix)
     first.context = request.context  # and not the body
-    return Head(data[:end], first, size)
+    return Head(data[:end], first, size, end + size)

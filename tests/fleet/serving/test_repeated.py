@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from fleet.serving import ByteBudget, Reply, Request, Shared, error_reply, hot_protocol
-from fleet.serving.repeated import LIMIT, Head, head_of
+from fleet.serving.protocol import HotProtocol
+from fleet.serving.repeated import LIMIT, head_of
 from tests.support.size import sized
 
 
@@ -93,16 +94,17 @@ async def answers(pieces: list[bytes], *, budget: int = 1 << 20) -> tuple[bytes,
 
 def both(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any, int]:
     """With the short way and without it, and how often it was taken."""
-    heads, taken = Head.heads, 0
+    once_more, taken = HotProtocol._once_more, 0
 
-    def counted(self: Head, data: bytes) -> bool:
+    def counted(self: HotProtocol, *arguments: Any) -> bool:
         nonlocal taken
-        taken += heads(self, data)
-        return heads(self, data)
+        found = once_more(self, *arguments)
+        taken += found
+        return found
 
-    monkeypatch.setattr(Head, "heads", counted)
+    monkeypatch.setattr(HotProtocol, "_once_more", counted)
     short = asyncio.run(answers(pieces))
-    monkeypatch.setattr(Head, "heads", lambda *_: False)
+    monkeypatch.setattr(HotProtocol, "_once_more", lambda *_: False)
     return short, asyncio.run(answers(pieces)), taken
 
 
@@ -181,7 +183,7 @@ def test_what_a_route_notes_of_a_head_comes_again_with_it_and_nothing_of_a_body_
     request = Request(b"POST", b"/hot", {b"content-length": b"3"}, 0.0, unix=False)
     request.body, request.context = b"abc", "noted"
     head = head_of(post(), request, 3)
-    assert head is not None and head.heads(post(body=b"xyz")) and not head.heads(post(body=b"xyz") + b"\r\n")
+    assert head is not None and post(body=b"xyz") == head.data + b"xyz" and head.whole == len(post())
     again = head.request(2.0)
     assert (again.context, again.began, again.body, head.first.body) == ("noted", 2.0, b"", b"")
 
