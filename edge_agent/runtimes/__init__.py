@@ -14,8 +14,10 @@ from edge_agent import CAPABILITIES
 from edge_agent.errors import ModelLoadError, RuntimeMissingError
 from edge_agent.ports import LoadedModel, Runtime
 from fleet import runtimes
+from fleet.protocol.channel import ROUTING_GRPC
 from fleet.protocol.front import capability
 from fleet.protocol.manifest import Manifest, Variant
+from fleet.rpc.loading import installed as rpc_installed
 from fleet.runtimes import RUNTIMES as RUNTIMES
 from fleet.runtimes import available as available
 from fleet.runtimes import kinds as kinds
@@ -44,8 +46,9 @@ class Installed:
 
 
 def capabilities() -> tuple[str, ...]:
-    """What releases and channels may require of this agent: what it knows, and fronts for the runtimes that it has."""
-    return (*CAPABILITIES, *(capability(kind) for kind in sorted(kinds())))
+    """What releases and channels may require of this agent: what it knows, and what the packages beside it allow."""
+    more = (ROUTING_GRPC,) if rpc_installed() else ()
+    return (*CAPABILITIES, *(capability(kind) for kind in sorted(kinds())), *more)
 
 
 @cache

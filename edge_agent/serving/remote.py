@@ -15,15 +15,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
 from edge_agent.errors import UnreachableError
 from edge_agent.ports import Credential
-from edge_agent.serving.cloud import CALLS, CloudError, refusal
+from edge_agent.serving.cloud import CALLS, Cloud, CloudError, refusal
+from edge_agent.serving.credentials import authorization
+from edge_agent.serving.remote_rpc import RemoteRpcServer
 from fleet.protocol import oip
 from fleet.protocol.channel import Remote
 from fleet.protocol.errors import MalformedError, ProtocolError
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 SERVERS = 16  # that are remembered: a channel changes now and then
 ANSWER_LIMIT = 64 << 20  # bytes
-SECRET_LIMIT = 8 << 10
 PIECE = 64 << 10
 NOT_BINARY = (400, 415, 422, 500, 501)  # what servers say to tensors behind the JSON
 
@@ -52,14 +51,15 @@ class RemoteServers:
     ) -> None:
         self._credentials, self._count = credentials, count
         self._threads = ThreadPoolExecutor(calls, thread_name_prefix="remote")
-        self._servers: OrderedDict[Remote, RemoteServer] = OrderedDict()
+        self._servers: OrderedDict[Remote, RemoteServer | RemoteRpcServer] = OrderedDict()
 
-    def server(self, remote: Remote) -> RemoteServer:
-        """The server, as `Cloud`."""
+    def server(self, remote: Remote) -> Cloud:
+        """The server, as `Cloud`: over gRPC where its address says so."""
         found = self._servers.get(remote)
         if found is None:
             credential = self._credentials.get(remote.credential) if remote.credential else None
-            found = self._servers[remote] = RemoteServer(remote, credential, self._threads, self._count)
+            kind = RemoteRpcServer if remote.rpc else RemoteServer
+            found = self._servers[remote] = kind(remote, credential, self._threads, self._count)
             if len(self._servers) > SERVERS:
                 self._servers.popitem(last=False)
         self._servers.move_to_end(remote)
@@ -100,7 +100,7 @@ class RemoteServer:
 
     def _infer(self, model: str, request: oip.InferRequest, timeout_s: float) -> oip.InferResponse:
         until = time.monotonic() + timeout_s
-        headers = self._authorization()
+        headers = authorization(self._remote, self._credential)
         if not self._binary:
             return self._ask(model, request, headers, timeout_s, binary=False)
         try:
@@ -164,27 +164,6 @@ class RemoteServer:
         finally:
             self._count(len(body), size)
         return answer, b"".join(pieces)
-
-    def _authorization(self) -> dict[str, str]:
-        """The header of the credential that the channel names; CloudError where this device may not use it there."""
-        name, credential = self._remote.credential, self._credential
-        if not name:
-            return {}
-        if credential is None:
-            raise CloudError(f"this device has no credential {name!r} (agent.toml, [credentials.{name}])", status=401)
-        if origin(credential.origin) != origin(self._remote.url):
-            raise CloudError(f"credential {name!r} is for {credential.origin}, not {self._remote.url}", status=401)
-        try:
-            secret = Path(credential.file).read_bytes()[:SECRET_LIMIT].decode("ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CloudError(f"credential {name!r} cannot be read: {error}", status=401) from error
-        return {credential.header: f"{credential.scheme} {secret}".strip()}
-
-
-def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port of an address."""
-    parts = urlsplit(url)
-    return parts.scheme, (parts.hostname or "").lower(), parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
 
 
 def _written(request: oip.InferRequest, *, binary: bool) -> tuple[bytes, int | None]:

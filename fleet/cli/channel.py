@@ -187,7 +187,9 @@ def cloud_(
     ] = None,
     rate: Annotated[float | None, typer.Option("--rate", help="Calls per second and device; 0: any.")] = None,
     daily_bytes: Annotated[int | None, typer.Option("--bytes", help="Bytes of calls per day; 0: any.")] = None,
-    url: Annotated[str | None, typer.Option("--url", help="A server in the hub's place; empty: the hub again.")] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="A server in the hub's place, https:// or grpcs://; empty: the hub.")
+    ] = None,
     name: Annotated[str, typer.Option("--name", help="That server's name of the model.")] = "",
     version: Annotated[str, typer.Option("--version", help="That server's version; else none is asked for.")] = "",
     credential: Annotated[str, typer.Option("--credential", help="Of the devices' agent.toml.")] = "",

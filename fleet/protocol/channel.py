@@ -25,9 +25,10 @@ SCHEMA = 1
 MILLION = 1_000_000
 WHEN = ("never", "on-failure", "low-confidence", "always", "speculative")
 NEVER, ON_FAILURE, LOW_CONFIDENCE, ALWAYS, SPECULATIVE = WHEN
-ROUTING_WHEN, ROUTING_BUDGET, ROUTING_REMOTE = "routing-when", "routing-budget", "routing-remote"  # capabilities
+ROUTING = ("routing-when", "routing-budget", "routing-remote", "routing-grpc")  # capabilities
+ROUTING_WHEN, ROUTING_BUDGET, ROUTING_REMOTE, ROUTING_GRPC = ROUTING
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")  # of another server's model or version
-_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]{1,255}(/[A-Za-z0-9._~/-]{0,255})?")
+_URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]{1,255}(/[A-Za-z0-9._~/-]{0,255})?|grpcs?://[A-Za-z0-9.\-\[\]:]{1,255}")
 
 
 class Rule(Struct, frozen=True, kw_only=True):
@@ -55,12 +56,13 @@ class RolloutRef(Struct, frozen=True, kw_only=True):
 
 
 class Remote(Struct, frozen=True, kw_only=True):
-    """A server that answers in the hub's place: any that speaks the Open Inference Protocol v2 over HTTP.
+    """A server that answers in the hub's place: any that speaks the Open Inference Protocol v2, over HTTP, or over gRPC
+    where `url` is `grpc://host:port` or, with TLS, `grpcs://host:port`.
 
     `model` and `version` are its names (empty: the model's own, and whatever version it holds current). `credential`
     names an entry of the device's own `agent.toml`, which is bound to one origin: no secret is in a channel, and no
-    channel can have one sent elsewhere. With `binary` off requests are JSON from the first; else they become so when
-    the server refuses binary tensors.
+    channel can have one sent elsewhere. With `binary` off requests are JSON (over gRPC in typed fields) from the first;
+    else they become so when the server refuses binary tensors.
     """
 
     url: str
@@ -68,6 +70,11 @@ class Remote(Struct, frozen=True, kw_only=True):
     version: str = ""
     credential: str = ""
     binary: bool = True
+
+    @property
+    def rpc(self) -> bool:
+        """Whether it is asked over gRPC."""
+        return self.url.startswith(("grpc://", "grpcs://"))
 
 
 class Routing(Struct, frozen=True, kw_only=True):
@@ -207,7 +214,7 @@ def with_requirements(channel: Channel) -> Channel:
     """The channel with `requires` naming what its routing needs of an agent, so that an older one keeps what it has
     and says so, in place of reading less than is meant. What else is required stays."""
     needed = {name for entry in channel.models.values() for name in _needed(entry.routing)}
-    others = [name for name in channel.requires if name not in (ROUTING_WHEN, ROUTING_BUDGET, ROUTING_REMOTE)]
+    others = [name for name in channel.requires if name not in ROUTING]
     return msgspec.structs.replace(channel, requires=(*others, *sorted(needed)))
 
 
@@ -218,6 +225,8 @@ def _needed(routing: Routing) -> Iterator[str]:
         yield ROUTING_BUDGET
     if routing.remote is not None:
         yield ROUTING_REMOTE
+        if routing.remote.rpc:
+            yield ROUTING_GRPC
 
 
 def check_routing(routing: Routing, model: str) -> None:
@@ -232,7 +241,7 @@ def check_routing(routing: Routing, model: str) -> None:
     if remote is None:
         return
     if not _URL.fullmatch(remote.url):
-        hint = "such as https://kserve.example:8080, without user and query"
+        hint = "such as https://kserve.example:8080 or grpcs://kserve.example:8081, without user and query"
         raise MalformedError(f"model {model!r}: routing.remote.url is no such address", subject="channel", hint=hint)
     for name in (remote.model, remote.version):
         if name and not _NAME.fullmatch(name):

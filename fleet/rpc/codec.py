@@ -83,13 +83,13 @@ def encode_response(response: oip.InferResponse, request: oip.InferRequest) -> A
     message = messages.InferResponse(
         model_name=response.model_name, model_version=response.model_version, id=response.id
     )
-    _set_parameters(message.parameters, response.parameters)
+    set_parameters(message.parameters, response.parameters)
     for (name, array), kind in zip(outputs, kinds, strict=True):
         tensor = message.outputs.add(name=name, datatype=kind, shape=array.shape)
         if raw:
             message.raw_output_contents.append(to_bytes(array))
         else:
-            getattr(tensor.contents, FIELDS[kind]).extend(_elements(array))
+            getattr(tensor.contents, FIELDS[kind]).extend(elements_of(array))
     return message
 
 
@@ -101,7 +101,8 @@ def parameters_of(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: getattr(value, field) for name, value, field in chosen if field}
 
 
-def _set_parameters(parameters: Any, values: Mapping[str, Any]) -> None:
+def set_parameters(parameters: Any, values: Mapping[str, Any]) -> None:
+    """Write values into a message's parameters; a kind of value that the protocol has no field for is left out."""
     fields = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
     for name, value in values.items():
         field = fields.get(type(value))
@@ -136,11 +137,12 @@ def _typed_inputs(message: Any) -> tuple[oip.TensorValue, ...]:
         left -= len(values)
         if left < 0:
             raise TooLargeError(f"more than {VALUES} values are not read one by one", subject=tensor.name, hint=RAW)
-        found.append(oip.TensorValue(tensor.name, _array(list(values), tensor)))
+        found.append(oip.TensorValue(tensor.name, typed_array(list(values), tensor)))
     return tuple(found)
 
 
-def _array(values: list[Any], tensor: Any) -> AnyArray:
+def typed_array(values: list[Any], tensor: Any) -> AnyArray:
+    """The array of a tensor whose elements are in its typed field; raises MalformedError where they do not fill it."""
     shape, name = tuple(tensor.shape), tensor.name
     if tensor.datatype != "BYTES":
         return from_json(values, tensor.datatype, shape, name)
@@ -159,6 +161,7 @@ def _check(tensor: Any) -> None:
         raise MalformedError(f"tensor {tensor.name!r}: shared memory is not supported", subject=tensor.name)
 
 
-def _elements(array: AnyArray) -> list[Any]:
+def elements_of(array: AnyArray) -> list[Any]:
+    """What a typed field holds of an array."""
     flat: list[Any] = array.ravel().tolist()
     return [item.encode() if isinstance(item, str) else item for item in flat] if array.dtype.kind == "O" else flat

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fleet.rpc.client import Client
     from fleet.rpc.server import Server
 
 
@@ -20,3 +22,16 @@ def load_server() -> type[Server]:
     from fleet.rpc.server import Server
 
     return Server
+
+
+def load_client() -> type[Client]:
+    """The class; ImportError where the extra `[grpc]` is not installed."""
+    os.putenv("GRPC_VERBOSITY", "ERROR")
+    from fleet.rpc.client import Client
+
+    return Client
+
+
+def installed() -> bool:
+    """Whether the extra `[grpc]` is; nothing of it is imported."""
+    return find_spec("grpc") is not None and find_spec("google") is not None

@@ -79,3 +79,12 @@ class Inference(Protocol):
 
     def refusal(self, error: Exception) -> Refusal | None:
         """How an error is told to the caller; None for a fault of the server's own."""
+
+
+class CallError(Exception):
+    """A call to somebody else that ended with a status: `status` is the name of a `grpc.StatusCode`, `retry_after` what
+    the server says of when to come back, in seconds as text."""
+
+    def __init__(self, status: str, text: str, retry_after: str | None) -> None:
+        super().__init__(f"{status}: {text}")
+        self.status, self.retry_after = status, retry_after

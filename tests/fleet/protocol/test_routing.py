@@ -34,12 +34,13 @@ def channel(routing: Routing, **fields: Any) -> Channel:
         (Routing(calls_per_s=1.0), ("routing-budget",)),
         (Routing(calls_bytes_per_day=1), ("routing-budget",)),
         (Routing(remote=Remote(url=URL), when="never"), ("routing-remote", "routing-when")),
+        (Routing(remote=Remote(url="grpcs://triton.example:8001")), ("routing-grpc", "routing-remote")),
     ],
 )
 def test_what_an_older_agent_would_misread_is_required(routing: Routing, needed: tuple[str, ...]) -> None:
     made = with_requirements(channel(routing, requires=("litert", "routing-when")))
     assert made.requires == ("litert", *needed)
-    assert decode_channel(encode_channel(made), frozenset({"litert", *CAPABILITIES})) == made
+    assert decode_channel(encode_channel(made), frozenset({"litert", "routing-grpc", *CAPABILITIES})) == made
     if needed:
         with pytest.raises(UnsupportedError) as caught:
             decode_channel(encode_channel(made), frozenset({"litert", "non-finite"}))
@@ -56,6 +57,7 @@ def test_what_an_older_agent_would_misread_is_required(routing: Routing, needed:
         Routing(remote=Remote(url="ftp://kserve.example")),
         Routing(remote=Remote(url="https://user:secret@kserve.example")),
         Routing(remote=Remote(url=URL + "?x=1")),
+        Routing(remote=Remote(url="grpc://triton.example:8001/path")),
         Routing(remote=Remote(url=URL, model="../admin")),
         Routing(remote=Remote(url=URL, version="1/ready")),
         Routing(remote=Remote(url=URL, credential="../key")),
