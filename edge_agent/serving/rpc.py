@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,10 @@ from fleet.serving import ByteBudget
 if TYPE_CHECKING:
     from fleet.rpc.server import Server
 
-CALLS = 64  # at a time
+CALLS, LEAST = 64, 8  # at a time
+SHARE = 8  # of the machine's memory, the part that messages may take which nobody has counted yet
 FRAME = 64 << 10  # bytes around the tensors of the largest request
+MESSAGE = BODY_LIMIT + FRAME
 
 
 class AgentInference:
@@ -101,7 +104,16 @@ def make_rpc_server(config: AgentConfig, inference: AgentInference) -> Server:
     if not is_loopback(config.host):
         raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
     host = f"[{config.host}]" if ":" in config.host else config.host
-    return found(inference, f"{host}:{config.grpc_port}", message_limit=BODY_LIMIT + FRAME, calls=CALLS)
+    calls = calls_within(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return found(inference, f"{host}:{config.grpc_port}", message_limit=MESSAGE, calls=calls)
+
+
+def calls_within(memory: int) -> int:
+    """How many calls may run at a time on a machine with so many bytes of memory.
+
+    gRPC reads a message whole before the budget of bytes in flight can refuse it, so a small machine takes fewer.
+    """
+    return max(LEAST, min(CALLS, memory // SHARE // MESSAGE))
 
 
 def open_rpc(
