@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel import Session, col, select
 
-from cloud_hub.drift import records, truth
+from cloud_hub.drift import records
 from cloud_hub.drift.explain import Moved, explain
 from cloud_hub.drift.streams import Settings, Stream
 from cloud_hub.store.tables import Alarm, DriftMonitor, DriftStream, WindowRow
@@ -46,7 +46,7 @@ def raise_or_extend(
 def close_all(session: Session, model: str, why: str) -> None:
     """Close the open alarms about a model's inputs."""
     for alarm in session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed")):
-        if alarm.detail.get("kind") == truth.KIND:  # that follows the release, not the encoder
+        if alarm.detail.get("kind", KIND) != KIND:  # those follow the release, not the encoder
             continue
         alarm.status = "closed"
         alarm.detail = {**alarm.detail, "closed": why}

@@ -21,7 +21,7 @@ from sqlmodel import Session, col, func, select
 
 from cloud_hub.clock import lies_ahead
 from cloud_hub.context import Hub
-from cloud_hub.drift import alarms, intake, records, truth
+from cloud_hub.drift import alarms, inputs, intake, records, truth
 from cloud_hub.drift.basis import Basis, basis_of_encoder, decode_basis, encode_basis
 from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import follow, respond
@@ -66,7 +66,8 @@ class DriftEngine(PeriodicService):
         with self._hub.reading() as session:
             targets = _targets(session)
         for target in targets:
-            for alarm in (self._step_model(target), self._step_meaning(target.model, target.release)):
+            found = [self._step_model(target), self._step_meaning(target.model, target.release)]
+            for alarm in [*found, *self._step_inputs(target.model, target.release)]:
                 if alarm is not None:
                     respond(self._hub, target.model, alarm)
         follow(self._hub)
@@ -121,6 +122,15 @@ class DriftEngine(PeriodicService):
         with hub.session() as session:
             alarm = truth.step(hub, session, news, policy)
             return alarm.id if alarm is not None else None
+
+    def _step_inputs(self, model: str, release: int) -> list[int]:
+        """Is the data broken, and are there more outliers? It needs no sketch either."""
+        with self._hub.reading() as session:
+            row, owner = session.get(Release, (model, release)), session.get(Model, model)
+            if row is None or not row.manifest:
+                return []
+            manifest, policy = decode_manifest(row.manifest), policy_of(owner.policy if owner is not None else {})
+        return inputs.step(self._hub, model, release, manifest, policy)
 
     def _count(
         self, session: Session, monitor: DriftMonitor, target: Target, policy: DriftPolicy, basis: Basis | None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import engine, records, truth
+from cloud_hub.drift import engine, input_alarms, records, truth
 from cloud_hub.drift.basis import decode_basis
 from cloud_hub.drift.meaning import Track
 from cloud_hub.drift.policy import policy_of
@@ -15,7 +15,7 @@ from cloud_hub.drift.response import described
 from cloud_hub.drift.streams import watch_again
 from cloud_hub.errors import NotFoundError
 from cloud_hub.store.engine import lock_name
-from cloud_hub.store.tables import Alarm, DriftMonitor, DriftStream, MeaningMonitor, Model
+from cloud_hub.store.tables import Alarm, DriftMonitor, DriftStream, InputMonitor, MeaningMonitor, Model
 from fleet.api.drift import Agreement, AlarmInfo, MonitorInfo, StreamInfo
 
 NO_SKETCH = "no sketch"  # the state of a model whose inputs nobody watches
@@ -26,14 +26,20 @@ def list_monitors(hub: Hub, model: str) -> list[MonitorInfo]:
     with hub.reading() as session:
         inputs = {row.model: row for row in session.exec(select(DriftMonitor))}
         answers = {row.model: row for row in session.exec(select(MeaningMonitor))}
+        quality = {name: input_alarms.watched(session, name) for name in session.exec(select(InputMonitor.model))}
         streams = {name: row for name in inputs if (row := _leading(session, name)) is not None}
         counts = _counts(session)
-    names = sorted(inputs.keys() | answers.keys())
-    return [
+    names = sorted(inputs.keys() | answers.keys() | quality.keys())
+    found = [
         describe(name, inputs.get(name), answers.get(name), streams, counts)
         for name in names
         if not model or name == model
     ]
+    return [_with_quality(info, quality.get(info.model)) for info in found]
+
+
+def _with_quality(info: MonitorInfo, words: tuple[str, str] | None) -> MonitorInfo:
+    return info if words is None else info.model_copy(update={"quality": words[0], "outliers": words[1]})
 
 
 def list_alarms(hub: Hub) -> list[AlarmInfo]:
@@ -55,6 +61,8 @@ def close_alarm(hub: Hub, alarm: int, *, actor: str) -> AlarmInfo:
             row.status = "closed"
             if row.detail.get("kind") == truth.KIND:
                 truth.watch_again(session, row.model)
+            elif row.detail.get("kind") in input_alarms.KINDS:
+                input_alarms.accept(session, row)
             else:
                 _watch_again(hub, session, session.get(DriftMonitor, row.model))
             hub.audit(session, actor, "alarm.close", str(alarm), {"model": row.model})
@@ -105,7 +113,7 @@ def describe(
     return MonitorInfo(
         model=model,
         state=inputs.state if inputs is not None else NO_SKETCH,
-        release=rows[0].release,
+        release=rows[0].release if rows else 0,
         sketch_id=inputs.sketch_id if inputs is not None else "",
         baseline_windows=leading.windows if leading is not None else 0,
         distance=leading.distance if leading is not None else None,
@@ -116,7 +124,7 @@ def describe(
         streams=counts.get(model, {}),
         audits=_agreement(watched.audits, watched.alarmed == "audits") if watched is not None else None,
         labels=_agreement(watched.labels, watched.alarmed == "labels") if watched is not None else None,
-        updated_at=max(row.updated_at for row in rows),
+        updated_at=max((row.updated_at for row in rows), default=0.0),
     )
 
 

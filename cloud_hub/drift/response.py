@@ -21,6 +21,7 @@ from msgspec import Struct
 from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
+from cloud_hub.drift.input_alarms import QUALITY
 from cloud_hub.drift.policy import policy_of
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import send_command
@@ -58,7 +59,7 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
         devices = _running(session, model)
     now = hub.clock()
     asked = _ask(hub, model, _chosen(devices, detail.get("devices", ()), policy.sample_devices, alarm), policy)
-    wants_labels = policy.retrain == "on-alarm"
+    wants_labels = policy.retrain == "on-alarm" and detail.get("kind") != QUALITY  # broken data is mended, not learnt
     document = {
         "asked": asked, "of": len(devices), "samples": policy.samples, "max_bytes": policy.sample_bytes,
         "until": now + policy.sample_hours * HOUR_S, "labels": policy.retrain_labels, "missing": "",

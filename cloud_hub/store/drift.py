@@ -72,6 +72,29 @@ class MeaningMonitor(SQLModel, table=True):
     updated_at: float
 
 
+class InputMonitor(SQLModel, table=True):
+    """What was counted of a model's inputs; `document` is `drift.input_state.Facts`, `last_window` the last one."""
+
+    __tablename__ = "input_monitor"
+
+    model: str = Field(primary_key=True)
+    release: int
+    document: dict[str, Any] = _json(dict)
+    last_window: int = 0
+    updated_at: float
+
+
+class InputWatch(SQLModel, table=True):
+    """What is held against one device's inputs to a model; `document` is `drift.input_state.Device`."""
+
+    __tablename__ = "input_watch"
+
+    model: str = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    document: dict[str, Any] = _json(dict)
+    updated_at: float
+
+
 class Alarm(SQLModel, table=True):
     """A drift alarm; `detail` explains it. `status`: open, acknowledged, closed."""
 

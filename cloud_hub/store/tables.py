@@ -16,6 +16,8 @@ from cloud_hub.store.drift import Alarm as Alarm
 from cloud_hub.store.drift import AlarmResponse as AlarmResponse
 from cloud_hub.store.drift import DriftMonitor as DriftMonitor
 from cloud_hub.store.drift import DriftStream as DriftStream
+from cloud_hub.store.drift import InputMonitor as InputMonitor
+from cloud_hub.store.drift import InputWatch as InputWatch
 from cloud_hub.store.drift import MeaningMonitor as MeaningMonitor
 from cloud_hub.store.reported import DeviceEvent as DeviceEvent
 from cloud_hub.store.reported import DeviceModel as DeviceModel

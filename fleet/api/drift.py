@@ -29,7 +29,8 @@ class MonitorInfo(Answer):
     """A model's drift monitor. `leading` is the device, group or fleet with most evidence that its inputs have moved;
     `distance` (root of a squared maximum mean discrepancy), `margin`, `baseline_windows`, `evidence` (log e-value) and
     `limit`, where an alarm comes, are its own. `streams` counts devices by the state of their baseline. `audits` and
-    `labels` say whether the answers are still right."""
+    `labels` say whether the answers are still right, `quality` and `outliers` in words how broken data and outliers
+    are watched, or why not."""
 
     model: str
     state: str
@@ -44,6 +45,8 @@ class MonitorInfo(Answer):
     streams: dict[str, int] = {}
     audits: Agreement | None = None
     labels: Agreement | None = None
+    quality: str = ""
+    outliers: str = ""
     updated_at: float = 0.0
 
 
@@ -102,11 +105,24 @@ class ClassShare(Answer):
     after: float
 
 
+class AlarmFinding(Answer):
+    """What is wrong on one device, in words; `share` in [0, 1] of its inputs or windows, `since` in Unix seconds."""
+
+    device: str
+    what: str
+    share: float = 0.0
+    since: float = 0.0
+    tensor: str = ""
+    place: int = -1
+    problem: str = ""
+
+
 class AlarmDetail(Answer):
-    """An alarm in words and numbers. `kind`: inputs or meaning. Of inputs: `devices` are those that moved
-    (`device_count` of `of_devices`; a long list is cut), with the `groups` and whether the `fleet` as a whole has;
-    `since` when, by how much (`distance`); `provisional` when no baseline was steady. `windows` is how many were looked
-    at, `confidence` the mean before and now, `classes` are those whose share moved most, `closed` why it was closed."""
+    """An alarm in words and numbers. `kind`: inputs, meaning, quality or outliers; the last two have `findings`. Of
+    inputs: `devices` are those that moved (`device_count` of `of_devices`; a long list is cut), with the `groups`
+    and whether the `fleet` as a whole has; `since` when, by how much (`distance`); `provisional` when no baseline
+    was steady. `windows` is how many were looked at, `confidence` the mean before and now, `classes` are those
+    whose share moved most, `closed` why it was closed."""
 
     kind: str = "inputs"
     reason: str = ""
@@ -125,6 +141,7 @@ class AlarmDetail(Answer):
     confidence: list[float | None] = []
     classes: list[ClassShare] = []
     closed: str = ""
+    findings: list[AlarmFinding] = []
 
 
 class AlarmResponse(Answer):

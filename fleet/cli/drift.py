@@ -24,6 +24,8 @@ COLUMNS: list[Column] = [
     ("alarm at", "limit"),
     ("auditor agrees", lambda monitor: _agreement(monitor.audits)),
     ("labels agree", lambda monitor: _agreement(monitor.labels)),
+    ("data quality", "quality"),
+    ("outliers", "outliers"),
     ("updated", "updated_at"),
 ]
 STREAM_COLUMNS: list[Column] = [

@@ -1,0 +1,149 @@
+"""Alarms about inputs: one of broken data and one of outliers is open at a time, and names device by device."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.drift import outliers, quality
+from cloud_hub.drift.input_state import Device, Facts, Track
+from cloud_hub.drift.outliers import Outliers
+from cloud_hub.drift.quality import Key
+from cloud_hub.store.tables import Alarm, InputMonitor, InputWatch
+from fleet.protocol.figures import Told
+
+log = logging.getLogger(__name__)
+SHOWN = 200  # findings in an alarm
+DEVICES = 3  # that a sentence names
+QUALITY, OUTLIERS = "quality", "outliers"  # the kinds, in an alarm's detail
+KINDS = (QUALITY, OUTLIERS)
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """What an alarm says of one device; `place` and `problem` as in `quality.Key`, `since` in Unix seconds."""
+
+    device: str
+    what: str
+    share: float
+    since: float
+    tensor: str = ""
+    place: int = quality.WHOLE
+    problem: str = ""
+
+
+def broken(
+    device: str, key: Key, track: Track, names: Mapping[str, Sequence[str]], told: Mapping[str, Told]
+) -> Finding:
+    """What an alarm says of a problem."""
+    return Finding(
+        device=device, what=quality.words(key, track.now, names, told), share=track.now, since=track.since,
+        tensor=key.tensor, place=key.place, problem=key.problem,
+    )  # fmt: skip
+
+
+def outlying(device: str, found: Outliers) -> Finding:
+    """What an alarm says of a device's outliers."""
+    share, normal = found.now or 0.0, found.normal or 0.0
+    what = f"{100 * share:.0f} % of the inputs are outlying, {100 * normal:.0f} % at most in an hour of its record"
+    return Finding(device=device, what=what, share=share, since=found.since)
+
+
+def raise_or_extend(
+    hub: Hub, session: Session, monitor: InputMonitor, kind: str, found: Sequence[Finding], limit: float
+) -> tuple[int, list[int]]:
+    """Say what was found, in the open alarm of its kind or in a new one; the alarm's number, once more if it is new."""
+    if not found:
+        return 0, []
+    alarm = _open(session, monitor.model, kind)
+    new = alarm is None
+    if alarm is None:
+        alarm = Alarm(model=monitor.model, release=monitor.release, at=hub.clock(), status="open", detail={})
+    known = msgspec.convert(alarm.detail.get("findings", []), list[Finding])
+    alarm.detail = _detail(kind, [*known, *found][:SHOWN], limit)
+    session.add(alarm)
+    session.flush()
+    reason = alarm.detail["reason"]
+    hub.audit(session, "drift", "alarm.raise" if new else "alarm.extend", monitor.model, {"reason": reason})
+    log.warning("inputs of %s: %s", monitor.model, reason)
+    number = alarm.id or 0
+    return number, [number] if new else []
+
+
+def close_all(session: Session, model: str, why: str) -> None:
+    """Close the model's open alarms about inputs' quality and outliers."""
+    for kind in KINDS:
+        alarm = _open(session, model, kind)
+        if alarm is not None:
+            alarm.status, alarm.detail = "closed", {**alarm.detail, "closed": why}
+            session.add(alarm)
+
+
+def accept(session: Session, alarm: Alarm) -> None:
+    """An operator has closed it: what it named is normal from now on, and speaks again when it becomes more."""
+    rows = select(InputWatch).where(InputWatch.model == alarm.model)  # an alarm does not list all that it is about
+    for row in session.exec(rows):
+        device = msgspec.convert(row.document, Device)
+        for name, track in device.tracks.items():
+            if track.alarm == alarm.id:
+                accepted = max(track.accepted, track.now)
+                device.tracks[name] = Track(since=track.since, now=track.now, accepted=accepted)
+        if device.outliers.alarm == alarm.id:
+            device.outliers = outliers.accept(device.outliers)
+        row.document = msgspec.to_builtins(device)
+        session.add(row)
+
+
+def watched(session: Session, model: str) -> tuple[str, str]:
+    """How data quality and outliers of a model are watched, in words: what is not watched is said."""
+    monitor = session.get(InputMonitor, model)
+    facts = msgspec.convert(monitor.document, Facts) if monitor is not None else Facts()
+    if not facts.windows:
+        return "not watched: no window yet", "not watched: no window yet"
+    of = f"of {facts.windows} windows"
+    quality_ = f"watched: {facts.told} {of} say what inputs held"
+    if not facts.told:
+        quality_ = f"not watched: none {of} says what inputs held (agents of 0.1)"
+    elif not facts.profiled:
+        quality_ += "; range and unit are not watched: the release does not say what it was trained on"
+    if not facts.sketched:
+        return quality_, f"not watched: none {of} says how many inputs are outlying (no sketch, or agents of 0.1)"
+    return quality_, f"watched: {facts.sketched} {of}, each device against the record of its first ones (`baseline`)"
+
+
+def _open(session: Session, model: str, kind: str) -> Alarm | None:
+    rows = session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed").order_by(col(Alarm.id)))
+    return next((row for row in rows if row.detail.get("kind") == kind), None)
+
+
+def _detail(kind: str, found: Sequence[Finding], limit: float) -> dict[str, Any]:
+    """The same said of several devices is said once."""
+    by_what: defaultdict[tuple[str, int, str], list[Finding]] = defaultdict(list)
+    for finding in found:
+        by_what[finding.tensor, finding.place, finding.problem].append(finding)
+    said = [_sentence(part) for part in sorted(by_what.values(), key=lambda part: (-len(part), part[0].what))]
+    more = f"; and {len(said) - 3} more findings" if len(said) > 3 else ""
+    return {
+        "kind": kind,
+        "reason": "; ".join(said[:3]) + more,
+        "devices": sorted({finding.device for finding in found}),
+        "since": min(finding.since for finding in found),
+        "findings": msgspec.to_builtins(list(found)),
+        "limit": limit,
+    }
+
+
+def _sentence(found: Sequence[Finding]) -> str:
+    names = sorted({finding.device for finding in found})
+    more = f" and {len(names) - DEVICES} more" if len(names) > DEVICES else ""
+    since = datetime.fromtimestamp(min(finding.since for finding in found), UTC).strftime("%Y-%m-%d %H:%M")
+    worst = max(found, key=lambda finding: finding.share)
+    devices = "device" if len(names) == 1 else "devices"
+    return f"{worst.what}, on {devices} {', '.join(names[:DEVICES])}{more} since {since} UTC"

@@ -1,0 +1,50 @@
+"""What is kept of a model's inputs and of each device's: documents of `input_monitor` and `input_watch`. Pure."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from msgspec import Struct
+
+from cloud_hub.drift import bets
+from cloud_hub.drift.outliers import Outliers
+from cloud_hub.drift.quality import Key, Problem
+
+
+class Track(Struct, frozen=True, kw_only=True):
+    """What is held against one problem of a device. `accepted` is what an operator has let pass."""
+
+    logs: tuple[float, ...] = bets.NOTHING
+    since: float = 0.0
+    now: float = 0.0
+    alarm: int = 0
+    accepted: float = 0.0
+
+
+class Device(Struct, kw_only=True):
+    """A row's document: what is held against a device's inputs, by `Key` as text, and its outliers."""
+
+    tracks: dict[str, Track] = {}
+    outliers: Outliers = Outliers()
+
+
+class Facts(Struct, kw_only=True):
+    """A monitor's document: windows counted, those with summaries and with outliers, and what the first ones showed."""
+
+    begun: float = 0.0
+    windows: int = 0
+    told: int = 0
+    sketched: int = 0
+    usual: dict[str, tuple[float, int]] = {}
+    profiled: bool = False
+
+
+def text_of(key: Key) -> str:
+    """A key as documents have it."""
+    return f"{key.problem}:{key.place}:{key.tensor}"
+
+
+def key_of(text: str) -> Key:
+    """The other way round."""
+    problem, place, tensor = text.split(":", 2)
+    return Key(tensor, int(place), cast(Problem, problem))

@@ -1,0 +1,200 @@
+"""From windows to what is wrong with inputs: data quality and outliers, device by device, and their alarms.
+
+A model has one monitor, which says what it has counted, and each of its devices one row: what is bet on of it. All
+begin anew with another default release; windows of others are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlmodel import Session, col, delete, select
+
+from cloud_hub.context import Hub
+from cloud_hub.drift import bets, input_alarms, outliers, quality
+from cloud_hub.drift.input_alarms import OUTLIERS, QUALITY
+from cloud_hub.drift.input_state import Device, Facts, Track, key_of, text_of
+from cloud_hub.drift.policy import DriftPolicy
+from cloud_hub.drift.profiles import profile_of
+from cloud_hub.store.engine import lock_name
+from cloud_hub.store.tables import InputMonitor, InputWatch, WindowRow
+from fleet.protocol.figures import Profile, Told, plan
+from fleet.protocol.manifest import Manifest
+from fleet.protocol.messages import InputSummary
+
+BATCH = 500  # windows per transaction
+BATCHES = 20  # per look and model
+FIRST = 20  # windows of the release that say what is usual where its training data does not
+SHARES = 4  # of the budget of false alarms: inputs, answers by audits and labels, and this
+TRACKS = 256  # of one device that something may be held against
+
+
+def step(hub: Hub, model: str, release: int, manifest: Manifest, policy: DriftPolicy) -> list[int]:
+    """Count the release's new windows; returns the numbers of new alarms."""
+    with hub.reading() as session:
+        known = session.get(InputMonitor, model)
+        if known is not None and known.release == release and not _new_windows(session, known, 1):
+            return []
+    profile = profile_of(hub, manifest)
+    raised: list[int] = []
+    for _ in range(BATCHES):
+        with hub.session() as session:
+            lock_name(session, f"drift:{model}")  # also the operator who closes an alarm
+            monitor = _current(session, model, release, hub.clock())
+            rows = _new_windows(session, monitor, BATCH)
+            counted = Counted(session, monitor, plan(manifest.inputs), profile, policy, hub.clock())
+            for row in rows:
+                counted.window(row)
+            raised += counted.alarms(hub)
+            counted.keep()
+        if len(rows) < BATCH:
+            break
+    return raised
+
+
+def _current(session: Session, model: str, release: int, now: float) -> InputMonitor:
+    monitor = session.get(InputMonitor, model)
+    if monitor is None:
+        return InputMonitor(model=model, release=release, updated_at=now)
+    if monitor.release != release:
+        monitor.release, monitor.document, monitor.last_window = release, {}, 0
+        session.connection().execute(delete(InputWatch).where(col(InputWatch.model) == model))
+        input_alarms.close_all(session, model, f"release {release} was promoted")
+    return monitor
+
+
+def _new_windows(session: Session, monitor: InputMonitor, most: int) -> list[WindowRow]:
+    rows = (
+        select(WindowRow)
+        .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
+        .where(col(WindowRow.id) > monitor.last_window)
+        .order_by(col(WindowRow.id))
+        .limit(most)
+    )
+    return list(session.exec(rows))
+
+
+class Counted:
+    """One step over a model's windows, within a transaction."""
+
+    def __init__(
+        self,
+        session: Session,
+        monitor: InputMonitor,
+        told: Sequence[Told],
+        profile: Profile | None,
+        policy: DriftPolicy,
+        now: float,
+    ) -> None:
+        self._session = session
+        self._monitor = monitor
+        self._facts = msgspec.convert(monitor.document, Facts)
+        self._facts.profiled = profile is not None
+        self._plan = told
+        self._profile = profile
+        self._policy = policy
+        self._devices: dict[str, Device] = {}
+        self._now = now  # the hub's: those of devices may be wrong
+        self._facts.begun = self._facts.begun or now
+
+    def window(self, row: WindowRow) -> None:
+        """Count one window."""
+        facts, body = self._facts, row.body
+        self._monitor.last_window = row.id or 0
+        facts.windows += 1
+        summaries = msgspec.convert(body.get("inputs", ()), tuple[InputSummary, ...])
+        far = body.get("outlying", -1)
+        if summaries:
+            facts.told += 1
+            self._quality(row, summaries)
+        if far >= 0 and row.sketch_count >= self._policy.min_count:
+            facts.sketched += 1
+            device = self._device(row.device_id)
+            device.outliers = outliers.count(
+                device.outliers, far / row.sketch_count, row.started_at, row.ended_at,
+                first=self._policy.baseline_windows, period_s=self._policy.baseline_s,
+            )  # fmt: skip
+
+    def _quality(self, row: WindowRow, summaries: tuple[InputSummary, ...]) -> None:
+        device = self._device(row.device_id)
+        seen = quality.seen_in(summaries, row.body.get("counters", {}).get("requests", 0), self._plan, self._profile)
+        learning = self._facts.told <= FIRST
+        for key, found in seen.items():
+            name, normal = text_of(key), found.normal
+            if normal is None:
+                total, windows = self._facts.usual.get(name, (0.0, 0))
+                if learning:
+                    self._facts.usual[name] = (total + found.share, windows + 1)
+                    continue
+                normal = total / windows if windows else 0.0
+            self._track(device, name, quality.margin_of(key, normal), found.share, row.started_at)
+
+    def _track(self, device: Device, name: str, margin: float, share: float, at: float) -> None:
+        track = device.tracks.get(name)
+        if track is None:
+            if share <= margin or len(device.tracks) >= TRACKS:  # nothing is held against it
+                return
+            track = Track(since=at, now=share)
+        logs = bets.bet(track.logs, share, min(margin + track.accepted, quality.MOST))
+        if max(logs) <= 0 and not track.alarm and not track.accepted:
+            device.tracks.pop(name, None)
+            return
+        since = at if bets.evidence(track.logs) <= 0 else track.since
+        now = track.now + outliers.LAST * (share - track.now)
+        device.tracks[name] = msgspec.structs.replace(track, logs=logs, since=since, now=now)
+
+    def alarms(self, hub: Hub) -> list[int]:
+        """Raise alarms, or add to open ones, for what has come over its limit; returns the numbers of new ones."""
+        limit = self.limit
+        bad = [
+            (name, key, track)
+            for name, device in sorted(self._devices.items())
+            for key, track in device.tracks.items()
+            if not track.alarm and bets.evidence(track.logs) >= limit
+        ]
+        far = [
+            name
+            for name, device in sorted(self._devices.items())
+            if not device.outliers.alarm and bets.evidence(device.outliers.logs) >= limit
+        ]
+        told, names = {one.tensor: one for one in self._plan}, self._profile.names if self._profile is not None else {}
+        found = [input_alarms.broken(name, key_of(key), track, names, told) for name, key, track in bad]
+        alarm, raised = input_alarms.raise_or_extend(hub, self._session, self._monitor, QUALITY, found, limit)
+        for name, key, track in bad:
+            self._devices[name].tracks[key] = msgspec.structs.replace(track, alarm=alarm)
+        found = [input_alarms.outlying(name, self._devices[name].outliers) for name in far]
+        alarm, more = input_alarms.raise_or_extend(hub, self._session, self._monitor, OUTLIERS, found, limit)
+        for name in far:
+            device = self._devices[name]
+            device.outliers = msgspec.structs.replace(device.outliers, alarm=alarm)
+        return [*raised, *more]
+
+    @property
+    def limit(self) -> float:
+        """The evidence that raises an alarm, of any device."""
+        facts = self._facts
+        span = max(self._now - facts.begun, 3600.0)
+        tests = (1 + sum(len(told.names) for told in self._plan)) * len(quality.PROBLEMS)
+        return bets.limit(self._policy.budget_days * SHARES, facts.windows * bets.DAY_S / span, tests)
+
+    def keep(self) -> None:
+        """Write down what was counted."""
+        now = self._now
+        self._monitor.document = msgspec.to_builtins(self._facts)
+        self._monitor.updated_at = now
+        self._session.add(self._monitor)
+        for name, device in self._devices.items():
+            row = self._session.get(InputWatch, (self._monitor.model, name))
+            if row is None:
+                row = InputWatch(model=self._monitor.model, device_id=name, updated_at=now)
+            row.document, row.updated_at = msgspec.to_builtins(device), now
+            self._session.add(row)
+        self._session.flush()
+
+    def _device(self, name: str) -> Device:
+        found = self._devices.get(name)
+        if found is None:
+            row = self._session.get(InputWatch, (self._monitor.model, name))
+            found = self._devices[name] = msgspec.convert(row.document, Device) if row is not None else Device()
+        return found
