@@ -38,7 +38,8 @@ def raise_or_extend(
         stream.alarm = alarm.id or 0
     records.save(session, monitor.model, over, settings, now)
     named = records.named_by(session, monitor.model, alarm.id or 0)
-    alarm.detail = _detail(session, monitor, named, settings)
+    kept = {key: alarm.detail[key] for key in ("features",) if key in alarm.detail}  # what others have found out
+    alarm.detail = {**_detail(session, monitor, named, settings), **kept}
     session.add(alarm)
     return alarm, new
 

@@ -21,6 +21,7 @@ from msgspec import Struct
 from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
+from cloud_hub.drift.explaining import name_features
 from cloud_hub.drift.input_alarms import QUALITY
 from cloud_hub.drift.policy import policy_of
 from cloud_hub.errors import HubError
@@ -51,8 +52,9 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
     """Ask devices that run `model` for samples of what they see now, those that the alarm names first.
 
     At most `sample_devices` are asked, within a budget of samples, bytes and hours each. They answer it where their
-    channel samples nothing, too. Kept is whom was asked for what.
+    channel samples nothing, too. Kept is whom was asked for what. First the alarm is told which features moved.
     """
+    name_features(hub, alarm)
     with hub.reading() as session:
         policy = _policy(session, model)
         detail = session.get_one(Alarm, alarm).detail

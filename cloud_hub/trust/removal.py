@@ -18,6 +18,8 @@ from cloud_hub.store.tables import (
     Device,
     DriftMonitor,
     DriftStream,
+    InputMonitor,
+    InputWatch,
     Job,
     MeaningMonitor,
     Model,
@@ -111,7 +113,7 @@ def delete_model(transactions: Transactions, name: str, *, actor: str) -> Model:
         if any(release.status in ("published", "withdrawn") for release in releases):
             draft.change("models").targets.pop(repository.floor_target(name), None)
         gone.remember_model(session, row)
-        for monitor in (DriftMonitor, DriftStream, MeaningMonitor):
+        for monitor in (DriftMonitor, DriftStream, MeaningMonitor, InputMonitor, InputWatch):
             session.connection().execute(delete(monitor).where(col(monitor.model) == name))
         session.delete(row)
         for alarm in session.exec(select(Alarm).where(Alarm.model == name, Alarm.status != "closed")):

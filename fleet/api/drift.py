@@ -117,12 +117,29 @@ class AlarmFinding(Answer):
     problem: str = ""
 
 
+class MovedFeature(Answer):
+    """A feature of an input, or a figure such as an image's brightness, over the rows before the alarm's moment and
+    after it: means and spreads, and shares of finite values. `size` from 1 on orders them."""
+
+    tensor: str
+    place: int
+    name: str
+    before: float | None = None
+    after: float | None = None
+    spread_before: float | None = None
+    spread_after: float | None = None
+    finite_before: float = 1.0
+    finite_after: float = 1.0
+    size: float = 0.0
+
+
 class AlarmDetail(Answer):
     """An alarm in words and numbers. `kind`: inputs, meaning, quality or outliers; the last two have `findings`. Of
     inputs: `devices` are those that moved (`device_count` of `of_devices`; a long list is cut), with the `groups`
     and whether the `fleet` as a whole has; `since` when, by how much (`distance`); `provisional` when no baseline
     was steady. `windows` is how many were looked at, `confidence` the mean before and now, `classes` are those
-    whose share moved most, `closed` why it was closed."""
+    whose share moved most, `closed` why it was closed,
+    `features` those of the inputs that moved most."""
 
     kind: str = "inputs"
     reason: str = ""
@@ -142,6 +159,7 @@ class AlarmDetail(Answer):
     classes: list[ClassShare] = []
     closed: str = ""
     findings: list[AlarmFinding] = []
+    features: list[MovedFeature] = []
 
 
 class AlarmResponse(Answer):

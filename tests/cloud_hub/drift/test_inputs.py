@@ -20,7 +20,7 @@ from fleet.protocol.messages import Envelope
 from fleet.protocol.sketch import fit_encoder, outlying
 from model_compiler.pack import blob_of
 from tests.cloud_hub.drift.test_engine import promote
-from tests.cloud_hub.drift.test_response import device_row
+from tests.cloud_hub.drift.test_response import device_row, raise_alarm
 from tests.support.hub import HubFixture
 from tests.support.manifests import small_release
 
@@ -162,6 +162,25 @@ def test_a_promotion_begins_anew_and_closes_what_was_open(fleet: Fleet) -> None:
     assert alarm.status == "closed" and "promoted" in alarm.detail["closed"]
     with fleet.hub.hub.reading() as session:
         assert session.get_one(InputMonitor, "digits").document["windows"] == 60
+
+
+def test_an_alarm_names_the_features_that_moved_on_its_devices(fleet: Fleet) -> None:
+    def warmer(name, rows):
+        rows[:, 0] += 10.0 if name == "a" else 0.0
+        return rows
+
+    fleet.windows(30)
+    since = fleet.hub.clock()
+    fleet.windows(10, warmer)
+    alarm = raise_alarm(fleet.hub, devices=["a"], since=since, kind="inputs")
+    detail = next(found for found in fleet.alarms() if found.id == alarm).detail
+    assert [one["name"] for one in detail["features"]] == ["temperature"]
+    assert "most moved: temperature " in detail["reason"] and " → " in detail["reason"]
+    other = raise_alarm(fleet.hub, devices=["b"], since=since, kind="inputs")
+    items = fleet.hub.client.get("/api/v1/alarms", headers=fleet.hub.auth()).json()["items"]
+    shown = {item["id"]: item["detail"] for item in items}
+    assert shown[alarm]["features"][0]["after"] == pytest.approx(30, abs=1) and shown[other]["features"] == []
+    assert "no feature moved by itself" in shown[other]["reason"]
 
 
 def test_what_is_not_watched_is_said(hub: HubFixture) -> None:

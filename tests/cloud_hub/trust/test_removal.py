@@ -12,7 +12,7 @@ import pytest
 
 from cloud_hub.errors import ConflictError
 from cloud_hub.samples import store
-from cloud_hub.store.tables import Alarm, DriftMonitor, Job, MeaningMonitor, Release, Snapshot
+from cloud_hub.store.tables import Alarm, DriftMonitor, InputMonitor, InputWatch, Job, MeaningMonitor, Release, Snapshot
 from cloud_hub.trust import repository
 from cloud_hub.trust.collecting import GRACE_S, collect
 from cloud_hub.trust.rows import all_targets, latest_metadata
@@ -55,6 +55,8 @@ def test_a_model_goes_with_its_releases_and_what_is_signed_of_them(hub: HubFixtu
     with hub.hub.session() as session:
         session.add(DriftMonitor(model="digitz", sketch_id="", release=1, state="alarmed", updated_at=0.0))
         session.add(MeaningMonitor(model="digitz", release=1, updated_at=0.0))
+        session.add(InputMonitor(model="digitz", release=1, updated_at=0.0))
+        session.add(InputWatch(model="digitz", device_id="d", updated_at=0.0))
         session.add(Alarm(id=1, model="digitz", release=1, at=0.0, status="open"))
     assert listed(hub, "models") == {"models/digitz/1.json", "models/digitz/2.json", "models/digitz/floor.json"}
     assert delete(hub, "/models/digitz").json()["name"] == "digitz"
@@ -62,6 +64,7 @@ def test_a_model_goes_with_its_releases_and_what_is_signed_of_them(hub: HubFixtu
     assert hub.client.get("/api/v1/models/digitz", headers=hub.auth()).status_code == 404
     with hub.hub.reading() as session:
         assert session.get(DriftMonitor, "digitz") is None and session.get(MeaningMonitor, "digitz") is None
+        assert session.get(InputMonitor, "digitz") is None and session.get(InputWatch, ("digitz", "d")) is None
         assert session.get(Alarm, 1).status == "closed"  # type: ignore[union-attr]
         assert set(all_targets(session)) & {"models/digitz/1.json"} == set()
     actions = [entry["action"] for entry in hub.client.get("/api/v1/audit", headers=hub.auth()).json()["items"]]

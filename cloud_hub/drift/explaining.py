@@ -1,0 +1,65 @@
+"""Adds to an alarm which features moved on the devices that it names, from the windows before and after its moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlmodel import Session, col, select
+
+from cloud_hub.context import Hub
+from cloud_hub.drift import features
+from cloud_hub.drift.input_alarms import QUALITY
+from cloud_hub.drift.profiles import profile_of
+from cloud_hub.store.tables import Alarm, Release, WindowRow
+from fleet.protocol.figures import plan
+from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.messages import InputSummary
+
+WINDOWS = 60  # before and after, each
+NEWEST = 20  # of those after, where the alarm does not know its moment
+DEVICES = 200
+UNKNOWN = "which features moved is not known: no window before or after says what its inputs held"
+
+
+def name_features(hub: Hub, alarm: int) -> None:
+    """Write into the alarm's detail what moved (`features`), and the largest into its `reason`; or why nothing is."""
+    with hub.reading() as session:
+        row = session.get_one(Alarm, alarm)
+        if row.detail.get("kind") == QUALITY:  # that says it itself
+            return
+        release = session.get(Release, (row.model, row.release))
+        if release is None or not release.manifest:
+            return
+        manifest = decode_manifest(release.manifest)
+        before, after = _windows(session, row)
+    profile = profile_of(hub, manifest)
+    names = profile.names if profile is not None else {}
+    found = features.moved(before, after, plan(manifest.inputs), names)
+    words = f"most moved: {features.in_words(found)}" if found else "no feature moved by itself"
+    if not any(before) or not any(after):
+        words = UNKNOWN
+    with hub.session() as session:
+        row = session.get_one(Alarm, alarm)
+        reason = f"{row.detail.get('reason', '')}; {words}"
+        row.detail = {**row.detail, "reason": reason, "features": msgspec.to_builtins(found)}
+        session.add(row)
+
+
+def _windows(session: Session, alarm: Alarm) -> tuple[list[Sequence[InputSummary]], list[Sequence[InputSummary]]]:
+    query = select(WindowRow).where(WindowRow.model == alarm.model)
+    devices = alarm.detail.get("devices") or []
+    if 0 < len(devices) <= DEVICES:
+        query = query.where(col(WindowRow.device_id).in_(devices))
+    newest = query.order_by(col(WindowRow.ended_at).desc())
+    since = alarm.detail.get("since")
+    if since is None:
+        recent = session.exec(newest.limit(NEWEST)).all()
+        since = min((row.started_at for row in recent), default=alarm.at)
+    after = session.exec(newest.where(WindowRow.started_at >= since).limit(WINDOWS)).all()
+    before = session.exec(newest.where(WindowRow.ended_at <= since).limit(WINDOWS)).all()
+    return [_summaries(row) for row in before], [_summaries(row) for row in after]
+
+
+def _summaries(row: WindowRow) -> tuple[InputSummary, ...]:
+    return msgspec.convert(row.body.get("inputs", ()), tuple[InputSummary, ...])
