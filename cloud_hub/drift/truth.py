@@ -1,14 +1,18 @@
 """How right a model's answers are, from what the hub holds: audits in windows, and labels of randomly drawn samples.
 
 A sample that was kept because it was uncertain, disagreeing or outlying says nothing about the usual request, so only
-those that were drawn at random count. Labels outrank the auditor: both are shown, each held to its own record.
+those that were drawn at random count. Labels outrank the auditor: both are shown, each held to its own record. Another
+auditor is another judge: each has a record of its own, and comes back to it, so that a change of the auditor, or two at
+once on two channels, is no change of the devices. Groups of devices by their labels are watched beside the whole; all
+share one budget of false alarms.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -16,7 +20,7 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, func, select, tuple_
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import meaning
+from cloud_hub.drift import groups, meaning
 from cloud_hub.drift.meaning import Track, Unit
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.errors import HubError
@@ -30,6 +34,8 @@ from fleet.tasks import Task, of_manifest
 
 log = logging.getLogger(__name__)
 BATCH = 500  # windows, and labels, per step and model
+OTHERS = 64  # tracks beside the two of the whole
+GROUPS_S = 600.0  # how old what is known of the groups may be
 SHARES = 2  # audits and labels share one budget of false alarms
 KIND = "meaning"  # in an alarm's detail
 
@@ -44,12 +50,32 @@ class Judged(Struct, frozen=True, kw_only=True):
 
 
 class Watched(Struct, frozen=True, kw_only=True):
-    """A monitor's document: `auditor` is the release that `audits` compares with; `alarmed` names the source."""
+    """A monitor's document: `auditor` is the release that `audits` compares with; `alarmed` names the source.
+
+    `others` are what is watched beside the two, by `Name` as text: other auditors' audits, and groups. `groups` are
+    their names, as they were at `groups_at`.
+    """
 
     auditor: int = 0
     audits: Track = Track()
     labels: Track = Track()
     alarmed: str = ""
+    others: dict[str, Track] = {}
+    groups: tuple[str, ...] = ()
+    groups_at: float = 0.0
+
+
+class Name(NamedTuple):
+    """What a track is about: `auditor` is 0 of labels, `group` empty of all devices."""
+
+    source: str
+    auditor: int
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        """As a document has it."""
+        return f"{self.source}:{self.auditor}:{self.group}"
 
 
 class News(Struct, frozen=True, kw_only=True):
@@ -86,15 +112,17 @@ def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm |
     lock_name(session, f"drift:{news.model}")
     monitor = _current(session, news.model, news.release, hub.clock())
     watched = read(monitor)
-    if not watched.alarmed:
-        watched = _count_audits(session, monitor, watched, policy)
-        watched = _count_labels(monitor, watched, news, policy)
     alarm = None
-    for source in ("labels", "audits"):
-        track: Track = getattr(watched, source)
-        if not watched.alarmed and track.log_e >= track.limit(policy.budget_days * SHARES):
-            watched = replace(watched, alarmed=source)
-            alarm = _alarm(hub, session, monitor, source, track, policy)
+    if not watched.alarmed:
+        watched = _with_groups(session, monitor.model, watched, hub.clock())
+        watched = _count_audits(session, monitor, watched, policy)
+        watched = _count_labels(session, monitor, watched, news, policy)
+        days = policy.budget_days * SHARES * (2 + len(watched.others))
+        over = {name: track for name, track in tracks_of(watched).items() if track.log_e >= track.limit(days)}
+        if over:
+            name = max(over, key=lambda name: over[name].log_e - over[name].limit(days))
+            watched = replace(watched, alarmed=name.source)
+            alarm = _alarm(hub, session, monitor, name, over[name], days)
     monitor.document = msgspec.to_builtins(watched)
     monitor.updated_at = hub.clock()
     session.add(monitor)
@@ -107,13 +135,26 @@ def read(monitor: MeaningMonitor) -> Watched:
     return msgspec.convert(monitor.document, Watched)
 
 
+def tracks_of(watched: Watched) -> dict[Name, Track]:
+    """Everything that is watched."""
+    found = {Name("labels", 0): watched.labels, Name("audits", watched.auditor): watched.audits}
+    for text, track in watched.others.items():
+        source, auditor, group = text.split(":", 2)
+        found[Name(source, int(auditor), group)] = track
+    return found
+
+
 def watch_again(session: Session, model: str) -> None:
     """Go on after an alarm was closed: the same record, no evidence yet."""
     monitor = session.get(MeaningMonitor, model)
     if monitor is not None:
         watched = read(monitor)
         _skip_what_came(session, monitor)
-        kept = replace(watched, alarmed="", audits=meaning.again(watched.audits), labels=meaning.again(watched.labels))
+        others = {name: meaning.again(track) for name, track in watched.others.items()}
+        kept = replace(
+            watched, alarmed="", audits=meaning.again(watched.audits), labels=meaning.again(watched.labels),
+            others=others,
+        )  # fmt: skip
         monitor.document = msgspec.to_builtins(kept)
         session.add(monitor)
 
@@ -151,30 +192,59 @@ def _current(session: Session, model: str, release: int, now: float) -> MeaningM
     return monitor
 
 
+def _with_groups(session: Session, model: str, watched: Watched, now: float) -> Watched:
+    if watched.groups_at and 0 <= now - watched.groups_at < GROUPS_S:
+        return watched
+    return replace(watched, groups=groups.of_model(session, model), groups_at=now)
+
+
 def _count_audits(session: Session, monitor: MeaningMonitor, watched: Watched, policy: DriftPolicy) -> Watched:
-    for row in _windows(session, monitor, BATCH):
-        monitor.last_window = row.id or 0
-        counters = row.body.get("counters", {})
-        audited = counters.get("audited", 0)
-        if not audited:
-            continue
-        auditor = row.body.get("auditor") or 0
-        if auditor != watched.auditor:  # another judge, another record
-            watched = replace(watched, auditor=auditor, audits=Track())
-        share = min(counters.get("audit_agree", 0) / audited, 1.0)
+    rows = _windows(session, monitor, BATCH)
+    if rows:
+        monitor.last_window = rows[-1].id or 0
+    rows = [row for row in rows if row.body.get("counters", {}).get("audited", 0)]
+    belongs = groups.of_devices(session, (row.device_id for row in rows), watched.groups) if watched.groups else {}
+    for row in rows:
+        counters, auditor = row.body["counters"], row.body.get("auditor") or 0
+        if auditor != watched.auditor:  # another judge, another record: the former one's is kept
+            watched = _judged_by(watched, auditor)
+        share = min(counters.get("audit_agree", 0) / counters["audited"], 1.0)
         unit = Unit(device_id=row.device_id, at=row.ended_at, share=share)
         watched = replace(watched, audits=meaning.count(watched.audits, unit, policy.baseline_windows))
+        watched = _count_groups(watched, Name("audits", auditor), belongs.get(row.device_id, ()), unit, policy)
     return watched
 
 
-def _count_labels(monitor: MeaningMonitor, watched: Watched, news: News, policy: DriftPolicy) -> Watched:
+def _judged_by(watched: Watched, auditor: int) -> Watched:
+    others = dict(watched.others)
+    if watched.audits.counted:
+        others[Name("audits", watched.auditor).text] = watched.audits
+    audits = others.pop(Name("audits", auditor).text, Track())
+    return replace(watched, auditor=auditor, audits=audits, others=dict(list(others.items())[-OTHERS:]))
+
+
+def _count_groups(watched: Watched, whole: Name, names: Iterable[str], unit: Unit, policy: DriftPolicy) -> Watched:
+    others = watched.others
+    for group in names:
+        text = whole._replace(group=group).text
+        if text in others or len(others) < OTHERS:
+            others = {**others, text: meaning.count(others.get(text, Track()), unit, policy.baseline_windows)}
+    return replace(watched, others=others) if others is not watched.others else watched
+
+
+def _count_labels(
+    session: Session, monitor: MeaningMonitor, watched: Watched, news: News, policy: DriftPolicy
+) -> Watched:
     if news.after != (monitor.last_label_at, monitor.last_label):  # another hub has counted them meanwhile
         return watched
+    devices = (label.device_id for label in news.labels)
+    belongs = groups.of_devices(session, devices, watched.groups) if watched.groups and news.labels else {}
     for label in news.labels:
         monitor.last_label_at, monitor.last_label = label.at, label.sample
         if label.share is not None:
             unit = Unit(device_id=label.device_id, at=label.at, share=label.share)
             watched = replace(watched, labels=meaning.count(watched.labels, unit, policy.baseline_windows))
+            watched = _count_groups(watched, Name("labels", 0), belongs.get(label.device_id, ()), unit, policy)
     return watched
 
 
@@ -231,20 +301,22 @@ def _right_in(arrays: parquet.Arrays | None, row: SampleRow, task: Task[Any]) ->
         return None
 
 
-def _alarm(
-    hub: Hub, session: Session, monitor: MeaningMonitor, source: str, track: Track, policy: DriftPolicy
-) -> Alarm:
+def _alarm(hub: Hub, session: Session, monitor: MeaningMonitor, name: Name, track: Track, budget_days: float) -> Alarm:
     assert track.record is not None and track.now is not None
-    judge, unit = ("labels", "labelled samples") if source == "labels" else ("the auditor", "windows")
+    judge, unit = ("labels", "labelled samples")
+    if name.source == "audits":
+        judge, unit = f"the auditor (release {name.auditor})" if name.auditor else "the auditor", "windows"
     devices = Counter(item.device_id for item in track.recent if item.share < track.record.mean - track.record.margin)
     reason = (
-        f"answers agree with {judge} in {100 * track.now:.0f} % over the last {len(track.recent)} {unit}, "
+        f"answers agree with {judge} in {100 * track.now:.0f} % over the last {len(track.recent)} {unit}"
+        f"{f' of {name.group}' if name.group else ''}, "
         f"the release's own record is {100 * track.record.mean:.0f} %; lower on {len(devices)} devices"
     )
     detail = {
-        "kind": KIND, "reason": reason, "source": source, "agreement": track.now, "record": track.record.mean,
-        "margin": track.record.margin, "devices": sorted(devices), "windows": len(track.recent),
-        "evidence": track.log_e, "limit": track.limit(policy.budget_days * SHARES),
+        "kind": KIND, "reason": reason, "source": name.source, "group": name.group, "auditor": name.auditor,
+        "agreement": track.now, "record": track.record.mean, "margin": track.record.margin,
+        "devices": sorted(devices), "windows": len(track.recent), "evidence": track.log_e,
+        "limit": track.limit(budget_days),
     }  # fmt: skip
     alarm = Alarm(model=monitor.model, release=monitor.release, at=hub.clock(), status="open", detail=detail)
     session.add(alarm)
