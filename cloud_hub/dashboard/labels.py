@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
+from cloud_hub.dashboard import pictures
 from cloud_hub.drift import labelled
 from cloud_hub.drift.deferring import WORSE, Estimate
 from cloud_hub.errors import HubError, InvalidError
@@ -32,9 +33,11 @@ NUMBERS = 6  # of an answer that is a vector
 
 
 class SampleView(Struct, frozen=True, kw_only=True):
-    """A sample's line: its row, and answer and label in words."""
+    """A sample's line: its row, and inputs, answer and label in words; `pictured`: it has an input that is an image."""
 
     row: SampleRow
+    inputs: str
+    pictured: bool
     answer: str
     label: str
 
@@ -69,7 +72,13 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
         rows = list(session.exec(query.order_by(col(SampleRow.received_at).desc(), col(SampleRow.id)).limit(SAMPLES)))
     found = _arrays(hub, rows)
     views = [
-        SampleView(row=row, answer=answer_in_words(task, found.get(row.id)), label=label_in_words(task, row.label))
+        SampleView(
+            row=row,
+            inputs=pictures.in_words(found[row.id].inputs) if row.id in found else "–",
+            pictured=row.id in found and pictures.is_pictured(found[row.id].inputs),
+            answer=answer_in_words(task, found.get(row.id)),
+            label=label_in_words(task, row.label),
+        )
         for row in rows
     ]
     return SamplesPage(

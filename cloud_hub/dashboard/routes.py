@@ -14,12 +14,13 @@ from starlette.templating import Jinja2Templates
 
 from cloud_hub.api.access import HubDep
 from cloud_hub.api.errors import error_response
-from cloud_hub.dashboard import access, labels, plots, views
+from cloud_hub.dashboard import access, labels, pictures, plots, views
 from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
-from cloud_hub.errors import HubError, InvalidError
+from cloud_hub.errors import HubError, InvalidError, NotFoundError
 from cloud_hub.identity.callers import Caller
 from cloud_hub.identity.tokens import role_allows
 from cloud_hub.rollouts.orders import apply_order
+from cloud_hub.samples import store
 from fleet.api.rollouts import Order
 
 HERE = Path(__file__).parent
@@ -152,6 +153,15 @@ async def order(
 def samples(model: str, request: Request, hub: HubDep, caller: Visitor) -> Response:
     """A model's newest samples with their answers and labels."""
     return _samples(request, hub, caller, model)
+
+
+@router.get("/dashboard/pictures/{sample}")
+def picture(sample: str, hub: HubDep, caller: Visitor) -> Response:
+    """A sample's input that is an image, as PNG; 404 without any."""
+    found = pictures.picture_of(store.arrays(hub, store.get(hub, sample)).inputs)
+    if found is None:
+        raise NotFoundError(f"sample {sample} has no picture", subject=sample)
+    return Response(found, media_type="image/png", headers=HEADERS)
 
 
 @router.post("/dashboard/samples/{model}")

@@ -175,15 +175,16 @@ def _kind(tensor: Tensor, left: int) -> tuple[Kind, tuple[str, ...]]:
     width = math.prod(shape)
     if width <= left:
         return "values", tuple(str(place) for place in range(width))
-    if _channels(shape) is not None:
+    if channels(shape) is not None:
         return "image", IMAGE
     if max(shape) >= SIGNAL and width <= 2 * max(shape):
         return "signal", SIGNAL_NAMES
     return "whole", WHOLE
 
 
-def _channels(shape: Sequence[int]) -> int | None:
-    """The axis of an image's channels, -1 or 0; 2 of an image without any; None of what is no image."""
+def channels(shape: Sequence[int]) -> int | None:
+    """The axis of an image's channels, -1 or 0; 2 of an image without any; None of what is no image. `shape` has no
+    batch."""
     if len(shape) == 2 and min(shape) >= SIDE:
         return 2
     if len(shape) == 3 and min(shape[:2]) >= SIDE and shape[2] <= 4:
@@ -215,7 +216,7 @@ def _image(rows: Sequence[npt.NDArray[Any]]) -> Floats:
     found = np.empty((len(rows), len(IMAGE)))
     for place, row in enumerate(rows):
         pixels = np.asarray(row, np.float64)
-        axis = _channels(pixels.shape)
+        axis = channels(pixels.shape)
         grey = pixels if axis == 2 else pixels.mean(axis=-1 if axis is None else axis)
         detail = (np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()) / 2
         found[place] = grey.mean(), grey.std(), detail
