@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import numpy as np
 from fleet.protocol import delta
 from fleet.protocol.delta import Header, Method
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.manifest import Manifest
+from fleet.protocol.manifest import Blob, Manifest, encode_manifest
 from model_compiler.errors import CompilerError, SourceError
-from model_compiler.former import pairs
+from model_compiler.former import Former, pairs
 from model_compiler.pack import blob_of, read_release
 
 LEVEL = 19
@@ -85,6 +85,34 @@ def patches(manifest: Manifest, blobs: Sequence[bytes], earlier: Sequence[Path])
             if len(patch) < len(data):
                 found[new.sha256, old.sha256] = patch
     return found
+
+
+def update_bytes(former: Former, new: Manifest, files: Mapping[str, bytes]) -> dict[str, int]:
+    """What a device fetches to go from a release to a new one, by edge variant: the manifest, and each file that it
+    lacks as a patch where there is a smaller one. The repository's signed metadata and the channel come on top.
+
+    Args:
+        former: the release that it has, with the same variant.
+        new: the new one's manifest.
+        files: its blobs by SHA-256.
+    """
+    manifest = len(encode_manifest(new))
+    known = {variant.name: former.manifest.needed_for(variant) for variant in former.manifest.placed("edge")}
+    changed = {after: before for before, after in pairs(former.manifest, new)}
+    costs: dict[Blob, int] = {}
+
+    def cost(blob: Blob) -> int:
+        if blob not in costs:
+            old = former.files.get(changed[blob].sha256) if blob in changed else None
+            patch = blob.size if old is None else len(build(old, files[blob.sha256]).patch)
+            costs[blob] = min(patch, blob.size)
+        return costs[blob]
+
+    return {
+        variant.name: manifest
+        + sum(cost(blob) for blob in new.needed_for(variant) if blob not in known.get(variant.name, ()))
+        for variant in new.placed("edge")
+    }
 
 
 def model_of(path: Path, variant: str = "") -> bytes:

@@ -14,7 +14,7 @@ from model_compiler.pack import read_blob, read_release
 
 @dataclass(frozen=True)
 class Former:
-    """Its manifest, and those of its blobs that are at hand by SHA-256: edge model files and self-test."""
+    """Its manifest, and those of its blobs that are at hand by SHA-256: edge model files, self-test and front."""
 
     manifest: Manifest
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -36,7 +36,8 @@ class Former:
 
 def wanted_of(manifest: Manifest) -> tuple[Blob, ...]:
     """The blobs that a `Former` of this manifest uses."""
-    return (*[variant.blob for variant in manifest.placed("edge")], manifest.selftest.blob)
+    front = [manifest.in_front.blob] if manifest.in_front is not None else []
+    return (*[variant.blob for variant in manifest.placed("edge")], manifest.selftest.blob, *front)
 
 
 def former_of(folder: Path) -> Former:

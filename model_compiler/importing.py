@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from msgspec.structs import replace
 
 from fleet.protocol.manifest import Lineage
+from fleet.protocol.tensors import to_bytes
 from fleet.runtimes.tensors import FileTensor
 from model_compiler import assembling, judging, naming, pack, ports, precision, sources, tasking
 from model_compiler.asked import Asked, asked_of, behind, check_kinds
 from model_compiler.building import CLOUD, Artifact
-from model_compiler.data import Dataset
+from model_compiler.data import Array, Dataset
 from model_compiler.errors import SourceError
 from model_compiler.metrics import Metric
 from model_compiler.pipeline import report
@@ -32,8 +35,8 @@ def import_release(
 
     Inputs and outputs are called as the request says, else as in the file; the data's arrays are paired by name. They
     have the file's datatypes and shapes, variable sizes included. An array with as many axes as the file's input holds
-    a sample in each row; one with an axis more holds a whole input in each (a scalar, a state). The first half of the
-    validation inputs gives the drift reference, the second half its margin.
+    a sample in each row; one with an axis more holds a whole input in each (a scalar, a state). One half of the
+    validation inputs gives the drift reference, the other half its margin (`halves`).
 
     Args:
         file: `.tflite` or `.onnx`.
@@ -66,9 +69,9 @@ def import_release(
     bases = {artifact.name: REFERENCE} if reference is not None else {}
     judged = judging.judge(request, metric, ran, data, bases, preparation)
     kept, _ = judging.passing([item for item in judged if item.name != REFERENCE])
-    half = len(data) // 2
+    background, held_out = (data.take(rows) for rows in halves(data, request.seed, classes=metric.classes))
     parts = assembling.Parts(
-        metric=metric, background=data.take(slice(half)), held_out=data.take(slice(half, None)), validation=data,
+        metric=metric, background=background, held_out=held_out, validation=data,
         labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
         encoder=request.encoder, seed=request.seed, interface=request.interface, non_finite=request.loose(),
         task=tasking.task_of(request), steps=preparation.steps, front=preparation.front,
@@ -78,6 +81,36 @@ def import_release(
     document = report(metric.name, manifest, kept, {}, refusals)
     pack.write_release(request.out, *assembling.for_devices(manifest, blobs), document)
     return CompileReport(request.out, manifest, {}, document)
+
+
+def halves(data: Dataset, seed: int, *, classes: bool) -> tuple[Array, Array]:
+    """The numbers of the rows of two halves that are alike, each in order; the first is the smaller one.
+
+    Files are often sorted by class or by time: their first and second half are of different origin, and a margin taken
+    between them would let every drift pass. So rows are drawn by `seed`, of each class alike. Rows with the same
+    inputs fall on one side, or the halves would look more alike than two samples are.
+    """
+    keys, first, group = _groups(data)
+    order = np.random.default_rng(seed).permutation(len(keys))
+    if classes and data.y is not None and data.y.ndim == 1:  # by class, and at random within each
+        order = order[np.argsort(data.y[first][order], kind="stable")]
+    side = np.zeros(len(keys), bool)
+    side[order[::2]] = True
+    if int(np.bincount(group, minlength=len(keys))[side].sum()) * 2 < len(data):
+        side = ~side
+    return np.flatnonzero(~side[group]), np.flatnonzero(side[group])
+
+
+def _groups(data: Dataset) -> tuple[list[bytes], Array, Array]:
+    """Distinct inputs: their digests, the first row of each, and which of them each row is."""
+    digests = [
+        hashlib.sha256(b"".join(to_bytes(array[row : row + 1]) for array in data.inputs.values())).digest()
+        for row in range(len(data))
+    ]
+    places: dict[bytes, int] = {}
+    group = np.array([places.setdefault(digest, len(places)) for digest in digests], np.int64)
+    first = np.unique(group, return_index=True)[1]
+    return list(places), first, group
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from model_compiler.data import check_pair
 from model_compiler.delta import patches
 from model_compiler.improving import improve
 from model_compiler.judging import Judged
+from model_compiler.keeping import keep_grid
 from model_compiler.request import CompileReport, CompileRequest
 
 
@@ -28,6 +29,7 @@ def compile_release(request: CompileRequest) -> CompileReport:
     pack.check_replaceable(request.out)
     prepared = prepare(request, tasking.metric_of(request))
     artifacts, left_out = build(prepared)
+    artifacts = keep_grid(prepared, artifacts)
     judged, refused = _judge(prepared, artifacts)
     searched: dict[str, Any] = {}
     if request.search and any(item.broken for item in judged):

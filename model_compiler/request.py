@@ -41,7 +41,8 @@ class CompileRequest:
     content: the same model files on the same machine are not measured again, so that the same inputs give the same
     bytes. `pythons` are interpreters of other environments whose runtimes each variant is tried in, too. `earlier` are
     release directories that devices may come from; `former` is the release whose self-test inputs are kept where they
-    still serve, by default the first of these.
+    still serve, by default the first of these. Its quantization grid is kept
+    where that costs no accuracy, with `on_grid` in any case.
     """
 
     calibration: Dataset
@@ -72,6 +73,7 @@ class CompileRequest:
     pythons: Sequence[Path] = ()
     earlier: Sequence[Path] = ()
     former: Former | None = None
+    on_grid: bool = False
     progress: Callable[[str], None] = lambda step: None
 
     @property

@@ -29,6 +29,7 @@ def compile_run(
     teacher: Made | None,
     student: Made,
     current: Released | None,
+    on_grid: bool,
     progress: Callable[[str], None],
 ) -> None:
     """Compile into `request.out / RELEASE`, with the gate of the current release and the request's contract.
@@ -37,6 +38,7 @@ def compile_run(
         parts: the run's data, its inputs called as in the release.
         settled: names, task and metric.
         current: the release that devices come from.
+        on_grid: whether its quantization grid is kept whatever that costs.
 
     Raises:
         ConflictError: the release would not keep the model's interface.
@@ -48,7 +50,7 @@ def compile_run(
     shutil.rmtree(request.out / RELEASE, ignore_errors=True)
     try:
         asked = _asked(request, parts, settled, teacher=teacher, student=student, current=current)
-        compile_release(replace(asked, progress=progress))
+        compile_release(replace(asked, on_grid=on_grid, progress=progress))
     except CompilerError as error:
         if request.contract is not None and isinstance(error, InterfaceError):
             raise refused(request.contract, str(error)) from error

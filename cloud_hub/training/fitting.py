@@ -32,7 +32,8 @@ class FitSettings:
 
     `tick(fraction)` is called after every epoch and may raise to stop it; `hear` hears of each epoch's number and mean
     loss. `loss` is by default that of a classification. `precision` is `fp32`, `bf16` (mixed), or `auto`: mixed on a
-    GPU. `compiled`: whether torch.compile is used; None: on a GPU.
+    GPU. `compiled`: whether torch.compile is used; None: on a GPU. `free` says by parameter which weights may change,
+    bool (…); all others stay as they are, to the bit, and so do batch statistics. None: all may.
     """
 
     epochs: int
@@ -49,6 +50,7 @@ class FitSettings:
     hear: Callable[[int, float], None] = lambda epoch, loss: None
     precision: str = "auto"
     compiled: bool | None = None
+    free: Mapping[str, Tensor] | None = None
 
 
 def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None) -> nn.Module:
@@ -59,8 +61,10 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
     train it together (`parallel`), and the first keeps the checkpoints.
     """
     where, mine = device(), share()
-    network.to(where).train()
+    network.to(where)
+    _train(network, settings)
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=settings.weight_decay)
+    held = _held(network, settings.free)
     mine.wait()
     start = _resume(network, optimizer, settings.checkpoint)
     mine.agree(network)
@@ -75,7 +79,7 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
         rate = settings.rate * 0.5 * (1 + np.cos(np.pi * epoch / settings.epochs))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        heard = _epoch(_Step(run, network, optimizer, loss, settings, teacher, mine), Batch(x, y, known), epoch)
+        heard = _epoch(_Step(run, network, optimizer, loss, settings, teacher, mine, held), Batch(x, y, known), epoch)
         settings.hear(epoch + 1, heard)
         _check_weights(network, epoch + 1)  # before they become a checkpoint
         if (
@@ -87,6 +91,69 @@ def fit(network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.M
         settings.tick((epoch + 1) / settings.epochs)
     mine.agree(network)  # batch statistics were of a share each
     return network.to("cpu").eval()
+
+
+def gradients(
+    network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None = None
+) -> dict[str, Tensor]:
+    """The gradient of the loss over all rows at the weights as they are, by parameter; nothing is changed.
+
+    Takes what `fit` takes.
+    """
+    where, mine = device(), share()
+    network.to(where).eval()
+    if teacher is not None:
+        teacher.to(where).eval()
+    x = {name: torch.from_numpy(array).to(where) for name, array in data.inputs.items()}
+    y, known = (tensor.to(where) for tensor in labels_of(data))
+    loss = settings.loss or loss_of(None, "", Weights(settings.temperature, settings.soft_share))
+    optimizer = torch.optim.SGD(network.parameters())  # it only empties gradients
+    step = _Step(network, network, optimizer, loss, settings, teacher, mine)
+    generator = torch.Generator().manual_seed(settings.seed)
+    found = {name: torch.zeros_like(weights) for name, weights in network.named_parameters()}
+    for rows in torch.randperm(len(y), generator=generator).split(settings.batch):
+        optimizer.zero_grad()
+        _passed(step, Batch(x, y, known), rows, generator)
+        for name, weights in network.named_parameters():
+            if weights.grad is not None:
+                found[name] += weights.grad * (len(rows) / len(y))
+    network.to("cpu")
+    return {name: total.cpu() for name, total in found.items()}
+
+
+def _train(network: nn.Module, settings: FitSettings) -> None:
+    """Training mode; where most weights are held, so are the statistics that their layers were folded with."""
+    network.train()
+    for module in network.modules() if settings.free is not None else ():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.eval()
+
+
+def _held(network: nn.Module, free: Mapping[str, Tensor] | None) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Each parameter with which of its weights may change, the values that the others keep, and how far one may go:
+    to the largest of its channel at the start, where the channel's quantization grid ends."""
+    if free is None:
+        return []
+    none = torch.zeros((), dtype=torch.bool)
+    return [
+        (weights, free.get(name, none).to(weights.device), weights.detach().clone(), _reach(weights.detach()))
+        for name, weights in network.named_parameters()
+    ]
+
+
+def _reach(weights: Tensor) -> Tensor:
+    """The largest of each channel, broadcast; a bias has no end."""
+    if weights.ndim < 2:
+        return torch.full((), torch.inf, device=weights.device)
+    return weights.reshape(len(weights), -1).abs().amax(1).reshape(-1, *[1] * (weights.ndim - 1))
+
+
+def _hold(held: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]]) -> None:
+    """Undo what the optimizer did to weights that are held, whose decay and momentum know no gradient, and what goes
+    beyond the grid."""
+    with torch.no_grad():
+        for weights, free, values, reach in held:
+            weights.copy_(torch.where(free, weights.clamp(-reach, reach), values))
 
 
 def _check_weights(network: nn.Module, epoch: int) -> None:
@@ -190,6 +257,7 @@ class _Step:
     settings: FitSettings
     teacher: nn.Module | None
     mine: Share
+    held: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]] = ()
 
 
 def _epoch(step: _Step, whole: Batch, epoch: int) -> float:
@@ -200,14 +268,20 @@ def _epoch(step: _Step, whole: Batch, epoch: int) -> float:
     generator = torch.Generator().manual_seed(seed)
     total = torch.zeros((), device=y.device)
     for rows in torch.randperm(len(y), generator=generator).split(step.settings.batch):
-        inputs = {name: tensor[rows] for name, tensor in whole.inputs.items()}
-        if step.settings.augment is not None:
-            inputs = _augmented(step.settings.augment, inputs, generator)  # the whole batch: all draw alike
-        inputs = {name: step.mine.of(tensor) for name, tensor in inputs.items()}
         step.optimizer.zero_grad()
-        total += len(rows) * _stepped(step, inputs, whole, step.mine.of(rows), len(rows))
+        total += len(rows) * _passed(step, whole, rows, generator)
         step.optimizer.step()
+        _hold(step.held)
     return float(total) / max(len(y), 1)
+
+
+def _passed(step: _Step, whole: Batch, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """The gradients of a batch, in all processes alike; its mean loss."""
+    inputs = {name: tensor[rows] for name, tensor in whole.inputs.items()}
+    if step.settings.augment is not None:
+        inputs = _augmented(step.settings.augment, inputs, generator)  # the whole batch: all draw alike
+    inputs = {name: step.mine.of(tensor) for name, tensor in inputs.items()}
+    return _stepped(step, inputs, whole, step.mine.of(rows), len(rows))
 
 
 def _stepped(step: _Step, inputs: dict[str, Tensor], whole: Batch, rows: Tensor, count: int) -> Tensor:

@@ -41,6 +41,7 @@ class Hyper:
     distill_temperature: float = 2.0
     soft_share: float = 0.7
     sample_repeats: int = 3  # how often a labelled sample counts beside one original example
+    warm_share: float = 0.2  # of a student's weights that may change where it starts from the release before
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compiled: bool | None = None
 
@@ -74,8 +75,10 @@ class Recipe:
     None for none. `loss` is the kit's loop's: `loss(answer, batch)` of what the student's `forward` gives and a
     `losses.Batch`, or a name (`losses`). `fit` is in place of `student`: it gets a `Fitting` and returns a torch
     module, the bytes of an ONNX model, or an estimator of scikit-learn. `augment` changes a training batch (n, …),
-    by name where there are several inputs, with a seeded generator. With `warm`, a retrain starts from the weights
-    of the release before, where they fit.
+    by name where there are several inputs, with a seeded generator. `warm`: whether a retrain starts from the
+    weights of the release before, where they fit. By default the student does, and changes those of its weights that
+    matter most (`Hyper.warm_share`), so that devices fetch a small patch; the teacher starts anew. True: both,
+    False: neither.
 
     `inputs` and `outputs` are the names that applications use; by default those of the data, of the parameters of the
     student's `forward`, and of the dict that it answers with. Of several outputs the first is trained. In a retrain the
@@ -104,7 +107,7 @@ class Recipe:
     metric: str = ""
     loss: str | Callable[[Any, Any], torch.Tensor] = ""
     fit: Callable[[Fitting], Any] | None = None
-    warm: bool = False
+    warm: bool | None = None
     preprocess: tuple[AnyStep, ...] = ()
     front: str | Callable[[], torch.nn.Module] = ""
     non_finite: tuple[str, ...] = ()

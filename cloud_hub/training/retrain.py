@@ -84,6 +84,7 @@ def _make_release(running: Running, options: RetrainOptions, executor: Executor)
             "model": model,
             "fixed": fixed.number if fixed is not None else None,
             "current": current[0] if current is not None else None,
+            "max_bytes": options.max_bytes,
         },
     )
     handing.hand_in(hub, model, work.folder, running.saved["snapshot"], fixed, current)

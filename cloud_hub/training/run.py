@@ -112,31 +112,45 @@ def train_teacher(request: RunRequest, parts: Parts, settled: Settled) -> Made |
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     if recipe.teacher is None:
         return None
-    plan = _Plan("teacher", "training the teacher", request.seed, hyper.teacher_epochs, hyper.teacher_rate)
+    warm = recipe.warm is True
+    step = "training the teacher"
+    plan = _Plan("teacher", step, request.seed, hyper.teacher_epochs, hyper.teacher_rate, warm)
     return _fitted(request, settled, recipe.teacher, parts.train, parts.steps, plan, None)
 
 
-def train_student(request: RunRequest, parts: Parts, settled: Settled, teacher: Made | None) -> Made:
-    """Train the recipe's student, from the teacher's answers, too, where there is a teacher; or let it fit its own."""
+def train_student(
+    request: RunRequest, parts: Parts, settled: Settled, teacher: Made | None, share: float | None = None
+) -> Made:
+    """Train the recipe's student, from the teacher's answers, too, where there is a teacher; or let it fit its own.
+
+    `share` of its weights may change where it starts from those of the release before; None: as the recipe says.
+    """
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     every = parts.train.join(parts.unlabelled)
     if recipe.fit is not None:
         return _own_fit(request, settled, every, parts.steps, teacher)
     assert recipe.student is not None  # a recipe has one of the two
     step = "training the student" if teacher is None else "distilling the student"
-    plan = _Plan("student", step, request.seed + 1, hyper.student_epochs, hyper.student_rate)
+    warm = recipe.warm is not False
+    free = hyper.warm_share if share is None else share
+    plan = _Plan("student", step, request.seed + 1, hyper.student_epochs, hyper.student_rate, warm, free)
     return _fitted(request, settled, recipe.student, every, parts.steps, plan, teacher)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """One network's fit: its name among the run's files, its step in words, and the numbers that are its own."""
+    """One network's fit: its name among the run's files, its step in words, and the numbers that are its own.
+
+    `warm`: it starts from the weights of the release before, and `share` of them may change.
+    """
 
     name: str
     step: str
     seed: int
     epochs: int
     rate: float
+    warm: bool
+    share: float = 1.0
 
 
 def _fitted(
@@ -151,31 +165,43 @@ def _fitted(
     """By the kit's loop. A recipe's own loss gets what `forward` answers, one of the kit's the release's outputs."""
     import torch
 
-    from cloud_hub.training.fitting import FitSettings, fit, load_weights, save_weights
+    from cloud_hub.training.fitting import FitSettings, fit, gradients, load_weights, save_weights
     from cloud_hub.training.losses import Weights, loss_of
     from cloud_hub.training.parallel import share
+    from cloud_hub.training.sparing import free_of, worth_of
     from model_compiler.adapting import original
 
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     torch.manual_seed(plan.seed)
     data = steps.ready(raw)
     adapted = placed(make(), data, settled.outputs)
-    if recipe.warm and plan.name in request.start:
+    warm = False
+    if plan.warm and plan.name in request.start:
         why = load_weights(original(adapted.module), request.start[plan.name])
+        warm = not why
         print(f"{plan.name}: " + (f"it starts anew: {why}" if why else "warm start"), file=sys.stderr)
     soft_share = hyper.soft_share if teacher is not None else 0.0
     settings = FitSettings(
         plan.epochs, hyper.batch, plan.rate, hyper.weight_decay, plan.seed,
-        checkpoint=request.out / "checkpoints" / f"{plan.name}.safetensors", augment=recipe.augment,
+        checkpoint=request.out / "checkpoints" / f"{plan.name}{_mark(plan, warm)}.safetensors", augment=recipe.augment,
         tick=lambda share: request.progress(plan.step, share),
         loss=loss_of(settled.spec, recipe.loss, Weights(hyper.distill_temperature, soft_share)),
         hear=partial(_say_loss, plan), precision=hyper.precision, compiled=hyper.compiled,
     )  # fmt: skip
     network = adapted.raw if callable(recipe.loss) else adapted.module
-    fit(network, data, settings, teacher.module if teacher is not None else None)
+    from_teacher = teacher.module if teacher is not None else None
+    if warm and plan.share < 1:
+        worth = worth_of(network, gradients(network, data, settings, from_teacher))
+        settings = replace(settings, free=free_of(worth, plan.share) if worth else None)
+    fit(network, data, settings, from_teacher)
     if share().first:
         save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
     return Made(settled.outputs, module=adapted.module.cpu().eval(), steps=steps)
+
+
+def _mark(plan: _Plan, warm: bool) -> str:
+    """What tells a fit's checkpoints from those of another start and share."""
+    return f"-{plan.share:.6f}" if warm and plan.share < 1 else ""
 
 
 def _say_loss(plan: _Plan, epoch: int, loss: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import numpy as np
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.execution.port import Progress
+from cloud_hub.training import forgetting
 from cloud_hub.training.checking import Settled
 from cloud_hub.training.compiling import compile_run
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.gate import Comparison, Rows, compare, compare_sets
-from cloud_hub.training.handed import Handed, Released
+from cloud_hub.training.handed import RELEASE, Handed, Released
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
+from cloud_hub.training.run import Parts, RunRequest, deal_run, settle_run, train_student, train_teacher
+from cloud_hub.training.spending import Budget, budget_of, fetched, over, patch_size, train_within, weights_of
 from fleet import runtimes
 from fleet.protocol.manifest import Manifest, Ports
 from model_compiler.data import Array
@@ -80,20 +83,68 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
     if teacher is not None:
         progress("gating the teacher", 0.25)
         gated = gate_model("teacher", current, teacher, parts.gate, settled)
-    student = train_student(request, parts, settled, teacher)
-    if teacher is None:
-        progress("gating the student", 0.5)
-        gated = gate_model("model", current, student, parts.gate, settled)
+    student = _Student(request, parts, settled, teacher, current, arguments.get("max_bytes"), progress)
+    gated |= student.released(gate=teacher is None)
+    if current is not None:
+        gated |= check_kept(current, folder / RELEASE, settled, parts)
     if settled.findings:
         gated["data"] = list(settled.findings)
-    compile_run(
-        request, parts, settled, teacher=teacher, student=student, current=current,
-        progress=lambda step: progress(step, 0.6),
-    )  # fmt: skip
     fresh = done.with_suffix(".tmp")
     fresh.write_text(json.dumps(gated))
     fresh.replace(done)
     return gated
+
+
+@dataclass(frozen=True)
+class _Student:
+    """What the student is made of, up to the release directory; `max_bytes` is what devices may fetch for it."""
+
+    request: RunRequest
+    parts: Parts
+    settled: Settled
+    teacher: Made | None
+    current: Released | None
+    max_bytes: int | None
+    progress: Progress
+
+    def released(self, *, gate: bool) -> dict[str, Any]:
+        """Train it, gate it where it has no teacher, and compile; what the gate found, and what devices fetch.
+
+        Raises:
+            GateRefusedError: it is worse by more than chance.
+            InvalidError: the byte budget cannot be kept.
+        """
+        budget = None if self.max_bytes is None else budget_of(self.request, self.current, self.max_bytes)
+        room = budget.limit - budget.beside if budget is not None else 0
+        found: dict[str, Any] = {}
+        for again in (True, False):
+            student = self._trained(budget, room)
+            if gate:
+                self.progress("gating the student", 0.5)
+                found = gate_model("model", self.current, student, self.parts.gate, self.settled)
+            compile_run(
+                self.request, self.parts, self.settled, teacher=self.teacher, student=student, current=self.current,
+                on_grid=budget is not None, progress=lambda step: self.progress(step, 0.6),
+            )  # fmt: skip
+            if self.current is None:
+                return found
+            update, whole = fetched(self.current.former, self.request.out)
+            found |= {"update_bytes": update, "whole_bytes": whole}
+            if budget is None or update[budget.variant.name] <= budget.limit:
+                return found
+            room -= update[budget.variant.name] - budget.limit  # the rest was larger than it looked before
+            if not again:
+                raise over(budget, update[budget.variant.name])
+        return found
+
+    def _trained(self, budget: Budget | None, room: int) -> Made:
+        if budget is None:
+            return train_student(self.request, self.parts, self.settled, self.teacher)
+        return train_within(
+            budget, room, weights_of(self.request),
+            lambda share: train_student(self.request, self.parts, self.settled, self.teacher, share),
+            lambda made: patch_size(budget, self.parts, made),
+        )  # fmt: skip
 
 
 def gate_model(what: str, current: Released | None, made: Made, gate: Examples, settled: Settled) -> dict[str, Any]:
@@ -145,6 +196,35 @@ def _compared(settled: Settled, old: Mapping[str, Array], new: Mapping[str, Arra
         return lambda rows: sign * metric.score({name: array[rows] for name, array in whole.items()}, y[rows])
 
     return compare_sets(scored(old), scored(new), len(y))
+
+
+def check_kept(current: Released, folder: Path, settled: Settled, parts: Parts) -> dict[str, Any]:
+    """Compare what devices would run with what they run, on old and on new rows (`forgetting`).
+
+    Args:
+        folder: the new release's directory.
+
+    Raises:
+        GateRefusedError: it is worse in a group by more than chance.
+    """
+    after = forgetting.made_at(folder, current.number + 1)
+    before = forgetting.edge_of(current, after.variant.name)
+    if before is None:
+        return {}
+    classes = settled.labels if settled.spec is None else ()
+    found = forgetting.compared(
+        before, after, forgetting.groups_of(settled.sets.validation, parts.gate, classes),
+        lambda release, rows: ask(release, _called(rows, release.number, release.manifest)),
+        lambda old, new, y: _compared(settled, old, new, y),
+    )  # fmt: skip
+    lost = forgetting.forgotten(found)
+    if lost:
+        raise GateRefusedError(
+            f"the new model has forgotten what release {current.number} knew: {forgetting.in_words(lost)}",
+            subject="student",
+            hint="let the recipe's data hold more of the old, lower sample_repeats, or raise the byte budget",
+        )
+    return {"kept": forgetting.figures(found)}
 
 
 def ask(release: Released, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -15,12 +15,14 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 class RetrainOptions(Request):
     """`snapshot` empty: a new one. With `channel`, the release becomes its auditor and is rolled out there;
-    `rollout` holds the rollout's options (`stages`, …)."""
+    `rollout` holds the rollout's options (`stages`, …). `max_bytes`: what a device with the release before may fetch
+    for the new one, its manifest included."""
 
     snapshot: Key = ""
     channel: Key = ""
     rollout: RolloutOptions | None = None
     seed: Annotated[int, Field(ge=0, le=INT32)] = 0
+    max_bytes: Annotated[int | None, Field(ge=1, le=INT32)] = None
 
 
 class NewJob(Request):

@@ -70,7 +70,7 @@ def test_the_next_release_is_compared_audits_and_is_rolled_out(
 ) -> None:
     monkeypatch.setattr(gate, "MARGIN", 0.5)  # which 30 labels can show
     on_a_channel(digits)
-    options = {"channel": "stable", "rollout": {"stages": [50, 100]}, "seed": 1}
+    options = {"channel": "stable", "rollout": {"stages": [50, 100]}, "seed": 1, "max_bytes": 6500}
     job = retrain(digits, snapshot=snapshot(digits), **options)
     assert job.state == "succeeded", job.error
     assert job.result["release"] == 2 and job.result["gate_release"] == 1
@@ -79,6 +79,9 @@ def test_the_next_release_is_compared_audits_and_is_rolled_out(
         old, new = (decode_manifest(get_release(session, "digits", number).manifest) for number in (1, 2))
         channel = decode_channel(session.get(ChannelRow, "stable").document).models["digits"]
         rollout = session.get(RolloutRow, job.result["rollout"])
+    update, whole = (job.result[key]["litert-int8"] for key in ("update_bytes", "whole_bytes"))
+    assert update <= 6500 < 0.3 * whole
+    assert {name: part["labels"] for name, part in job.result["kept"].items()} == {"old": 100, "new": 30}
     assert old.sketch is not None and new.sketch is not None
     assert new.sketch.encoder == old.sketch.encoder and new.lineage.parents == ("release 1",)
     assert channel.release == 1 and channel.audit.auditor == 2 and job.result["gate_shown"] is True

@@ -263,6 +263,20 @@ def test_a_job_s_log_is_printed_as_it_is(fleet, hub) -> None:
     assert fleet("job", "log", "j", "--json").document == {"job": "j", "text": "epoch 1\nepoch 2\n"}
 
 
+@pytest.mark.parametrize(("size", "count"), [("8k", 8000), ("1.5M", 1_500_000), ("900", 900)])
+def test_retrain_takes_a_byte_budget(fleet, hub, size, count) -> None:
+    hub.on("POST", "/models/digits/retrain", {"id": "j", "state": "queued"})
+    assert fleet("retrain", "digits", "--max-bytes", size).code == 0
+    assert hub.sent("POST", "/models/digits/retrain") == [{"max_bytes": count}]
+
+
+@pytest.mark.parametrize("size", ["k", "8kb", "-1", "0", "nan", "inf", "9999999M", "8 000"])
+def test_retrain_refuses_what_is_no_size(fleet, hub, size) -> None:
+    outcome = fleet("retrain", "digits", f"--max-bytes={size}")
+    assert outcome.code == 2 and "is no size" in outcome.err
+    assert hub.sent("POST", "/models/digits/retrain") == []
+
+
 def test_retrain_can_wait(fleet, hub) -> None:
     hub.on("POST", "/models/digits/retrain", {"id": "j", "state": "queued"})
     hub.on("GET", "/jobs/j", {"id": "j", "state": "succeeded", "step": "", "progress": 1.0, "result": {"release": 4}})

@@ -1,0 +1,137 @@
+"""A retrain under a byte budget: as many of the student's weights change as devices can pay for.
+
+The budget is what a device with the release before fetches for the new one: manifest, patch of the self-test, patch
+of its model file. It is met by making that patch, and less is changed until it fits.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cloud_hub.errors import InvalidError
+from cloud_hub.training.handed import RELEASE, Released
+from cloud_hub.training.models import Made
+from cloud_hub.training.run import Parts, RunRequest
+from cloud_hub.training.sparing import LEAST_SHARE, share_for
+from fleet.protocol.manifest import Manifest, Variant, encode_manifest
+from fleet.protocol.manifest_detail import without_detail
+from model_compiler.former import Former
+
+ANSWERS = 0.3  # of a self-test's bytes: its patch, as long as it asks the same inputs
+TRIES = 6
+AIM = 0.9  # of what is left after a patch was too large
+Train = Callable[[float], Made]
+Size = Callable[[Made], int | None]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At most `limit` bytes for a device that has `former` and its variant `variant`."""
+
+    limit: int
+    former: Former
+    variant: Variant
+
+    @property
+    def beside(self) -> int:
+        """About what an update takes beside the model file's patch."""
+        bare = without_detail(self.former.manifest, self.former.manifest.selftest.blob)
+        return len(encode_manifest(bare)) + int(ANSWERS * self.former.manifest.selftest.blob.size)
+
+
+def budget_of(request: RunRequest, current: Released | None, limit: int) -> Budget:
+    """The budget, before anything is trained.
+
+    Raises:
+        InvalidError: there is no release to start from, the recipe makes its student by itself or anew, or no variant
+            of the release can keep its grid.
+    """
+    recipe = request.loaded.recipe
+    if current is None:
+        raise _refused("there is no release before that devices could make the new one from", "retrain without it once")
+    if recipe.fit is not None:
+        raise _refused("the recipe fits its student by itself", "give it a student that the kit trains")
+    if recipe.warm is False or not request.start.get("student"):
+        why = "the recipe says warm=False" if recipe.warm is False else "its weights are not to be had"
+        raise _refused(f"the student cannot start from release {current.number}: {why}", "retrain without it once")
+    known = current.former
+    for variant in current.manifest.placed("edge"):
+        if variant.runtime == "litert" and variant.name in recipe.targets and known.file_of(variant.name) is not None:
+            return Budget(limit, known, variant)
+    raise _refused(
+        f"release {current.number} has no LiteRT variant that the recipe builds again",
+        "let the recipe build a LiteRT target: targets=('litert-int8', …)",
+    )
+
+
+def train_within(budget: Budget, room: int, weights: int, train: Train, size_of: Size) -> Made:
+    """A student whose model file's patch has at most `room` bytes.
+
+    Args:
+        weights: how many it has.
+        train: trains a student of which a share of the weights may change.
+        size_of: makes its patch, in bytes; None where it compiles to another graph than the released file's.
+
+    Raises:
+        InvalidError: not even the least share fits; the least that is possible is in the message.
+    """
+    share, size = share_for(max(room, 1), weights), 0
+    for _ in range(TRIES):
+        made = train(share)
+        found = size_of(made)
+        if found is None:
+            raise _refused("the network compiles to another graph than the released one", "retrain without it once")
+        size = found
+        print(f"student: {share:.2%} of the weights may change, the patch has {size} bytes", file=sys.stderr)
+        if size <= room:
+            return made
+        if share <= LEAST_SHARE:
+            break
+        share = max(LEAST_SHARE, share * min(AIM, max(0.1, AIM * room / size)))
+    raise over(budget, budget.beside + size)
+
+
+def patch_size(budget: Budget, parts: Parts, made: Made) -> int | None:
+    """The bytes of the patch to a student's model file, see `train_within`."""
+    from model_compiler.keeping import written_patch
+
+    assert made.module is not None  # the kit trained it
+    rows = made.steps.inputs(parts.train.take(slice(1)).inputs)
+    return written_patch(budget.former, budget.variant.name, made.module, tuple(rows.values()))
+
+
+def weights_of(request: RunRequest) -> int:
+    """How many weights the student of the release before has."""
+    return sum(int(array.size) for array in request.start["student"].values())
+
+
+def over(budget: Budget, least: int) -> InvalidError:
+    """The refusal of a budget that cannot be kept, with about the least that can."""
+    return InvalidError(
+        f"an update of at most {budget.limit} bytes is not possible: the least is about {least} "
+        f"(about {budget.beside} of them are manifest and self-test)",
+        subject="max_bytes",
+        hint=f"--max-bytes {least}, or more",
+    )
+
+
+def fetched(former: Former, folder: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """What devices fetch for the release directory `folder`, by variant: with `former`, and with nothing."""
+    from model_compiler.delta import update_bytes
+    from model_compiler.pack import read_blob, read_release
+
+    manifest = read_release(folder / RELEASE)
+    files = {blob.sha256: read_blob(folder / RELEASE, blob) for blob in manifest.blobs()}
+    return update_bytes(former, manifest, files), _whole(manifest)
+
+
+def _whole(manifest: Manifest) -> dict[str, int]:
+    size = len(encode_manifest(manifest))
+    return {v.name: size + sum(blob.size for blob in manifest.needed_for(v)) for v in manifest.placed("edge")}
+
+
+def _refused(why: str, hint: str) -> InvalidError:
+    return InvalidError(f"no byte budget can be kept: {why}", subject="max_bytes", hint=hint)

@@ -1,0 +1,99 @@
+"""Which weights may change, and that the others do not, to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cloud_hub.training.examples import Examples
+from cloud_hub.training.fitting import FitSettings, fit, gradients
+from cloud_hub.training.sparing import LEAST_SHARE, bytes_for, free_of, share_for, worth_of
+
+torch.set_num_threads(1)
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(96, 6)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(np.int64)
+SETTINGS = FitSettings(3, 32, 1e-2, 1e-2, 0)
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def test_only_free_weights_change_and_batch_statistics_stay() -> None:
+    """Weight decay, momentum and the statistics of normalisation would move others, too."""
+    made = network()
+    before = state(made)
+    free = free_of(worth_of(made, gradients(made, Examples(X, Y), SETTINGS)), 0.2)
+    fit(made, Examples(X, Y), FitSettings(3, 32, 0.5, 1e-2, 0, free=free))
+    after = state(made)
+    for name, value in after.items():
+        may = free.get(name, torch.zeros(value.shape, dtype=torch.bool))
+        assert torch.equal(value[~may], before[name][~may]), name
+    for layer in (0, 3):  # as far as the grid of its channel goes
+        reach = [weights[f"{layer}.weight"].abs().amax(1) for weights in (before, after)]
+        assert bool((reach[1] <= reach[0]).all())
+    moved = sum(int((after[name] != before[name]).sum()) for name in free)
+    assert 0 < moved <= sum(int(mask.sum()) for mask in free.values())
+
+
+def test_a_killed_fit_goes_on_to_the_same_weights(tmp_path) -> None:
+    free = free_of(worth_of(network(), gradients(network(), Examples(X, Y), SETTINGS)), 0.3)
+    whole = fit(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, free=free))
+
+    def stop(share: float) -> None:
+        if share > 0.9:
+            raise InterruptedError
+
+    path = tmp_path / "c.safetensors"
+    with pytest.raises(InterruptedError):
+        fit(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, checkpoint=path, free=free, tick=stop))
+    again = fit(network(), Examples(X, Y), FitSettings(12, 32, 1e-2, 1e-2, 0, checkpoint=path, free=free))
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+def test_gradients_change_nothing_and_are_of_all_rows() -> None:
+    made = network()
+    before = state(made)
+    found = gradients(made, Examples(X, Y), SETTINGS)
+    assert all(torch.equal(value, before[name]) for name, value in made.state_dict().items())
+    in_one = gradients(made, Examples(X, Y), FitSettings(1, len(X), 1e-2, 0.0, 0))
+    assert all(torch.allclose(found[name], value, atol=1e-6) for name, value in in_one.items())
+
+
+def test_a_weight_is_worth_its_gradient_times_the_step_of_its_channel() -> None:
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.27, 0.1], [12.7, 0.1]]))
+    worth = worth_of(layer, {"weight": torch.tensor([[1.0, -2.0], [1.0, 0.0]])})
+    assert torch.allclose(worth["weight"], torch.tensor([[0.01, 0.02], [0.1, 0.0]]))
+    assert set(worth_of(network(), dict(network().named_parameters()))) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+@given(share=st.floats(1e-6, 1.0))
+def test_the_share_is_of_all_weights_together(share: float) -> None:
+    worth = {"a": torch.arange(40.0).reshape(4, 10), "b": torch.arange(60.0)}
+    free = free_of(worth, share)
+    count = sum(int(mask.sum()) for mask in free.values())
+    assert count == max(1, round(share * 100)) and {n: m.shape for n, m in free.items()} == {
+        n: w.shape for n, w in worth.items()
+    }
+    least = min(float(worth[name][mask].min()) for name, mask in free.items() if mask.any())
+    assert all(float(worth[name][~mask].max()) <= least for name, mask in free.items() if (~mask).any())
+
+
+@given(patch=st.integers(1, 10**7), weights=st.integers(1, 10**7))
+def test_the_share_for_a_patch_keeps_to_it(patch: int, weights: int) -> None:
+    share = share_for(patch, weights)
+    assert LEAST_SHARE <= share <= 1.0
+    assert share == LEAST_SHARE or bytes_for(share, weights) <= patch
+    assert share_for(2 * patch, weights) >= share
