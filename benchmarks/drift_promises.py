@@ -237,15 +237,24 @@ def against_mmd(shift: str, data: Digits, draws: int, seed: int, n: int = 200) -
     squares = (both**2).sum(axis=1)
     kernel = np.exp(-0.5 * np.maximum(squares[:, None] + squares[None, :] - 2 * both @ both.T, 0.0))
 
-    def distances(moved: bool) -> tuple[float, float]:
-        left = rng.integers(0, len(plain), n)
-        right = rng.integers(0, len(changed), n) + len(plain) if moved else rng.integers(0, len(plain), n)
-        features = changed[right - len(plain)] if moved else plain[right]
-        a, b = (SketchData(sketch_id="", count=n, sums=_sums(part)) for part in (plain[left], features))
-        within = sum(float(kernel[np.ix_(rows, rows)].sum()) - n for rows in (left, right)) / (n * (n - 1))
-        return distance(a, b), within - 2 * float(kernel[np.ix_(left, right)].mean())
+    everything = np.concatenate([plain, changed])
 
-    none, some = (np.array([distances(moved) for _ in range(draws)]) for moved in (False, True))
+    def drawn(start: int, size: int) -> Floats:
+        """How often each image is in each sample: (draws, images)."""
+        counts = np.zeros((draws, len(both)))
+        np.add.at(counts, (np.arange(draws)[:, None], rng.integers(start, start + size, (draws, n))), 1.0)
+        return counts
+
+    def distances(moved: bool) -> Floats:
+        """The sketches' and the exact distance of each pair of samples: (draws, 2)."""
+        left, right = drawn(0, len(plain)), drawn(len(plain), len(changed)) if moved else drawn(0, len(plain))
+        through = left @ kernel, right @ kernel
+        within = sum((a * b).sum(axis=1) - n for a, b in zip(through, (left, right), strict=True)) / (n * (n - 1))
+        exact = within - 2 * (through[0] * right).sum(axis=1) / n**2
+        sketches = zip(left @ everything, right @ everything, strict=True)
+        return np.stack([[distance(_sketch(a, n), _sketch(b, n)) for a, b in sketches], exact], axis=1)
+
+    none, some = distances(moved=False), distances(moved=True)
     found = some > np.quantile(none, 0.95, axis=0)
     picks = rng.integers(0, draws, (1000, draws))
     ratios = found[picks, 0].mean(axis=1) / np.maximum(found[picks, 1].mean(axis=1), 1e-9)
@@ -253,8 +262,8 @@ def against_mmd(shift: str, data: Digits, draws: int, seed: int, n: int = 200) -
     return {"shift": shift, "draws": draws, "sketch": sketch, "exact": exact, "low": float(np.quantile(ratios, 0.05))}
 
 
-def _sums(features: Floats) -> bytes:
-    return features.sum(axis=0).astype("<f4").tobytes()
+def _sketch(sums: Floats, count: int) -> SketchData:
+    return SketchData(sketch_id="", count=count, sums=sums.astype("<f4").tobytes())
 
 
 def measure(draws: int, model_days: int, seed: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     waiting → baseline → watching ⇄ alarmed
                  ↑___________|________|     when another release is promoted, or an operator asks for a new baseline
 
-*waiting*: too few windows. *baseline*: the fleet's own is not steady yet, and the test provisional. *alarmed*: an alarm
+*waiting*: too few windows. *baseline*: none is steady yet, and the test provisional. *alarmed*: an alarm
 is open; the streams that it does not name go on being watched, and one that moves later is added to it.
 
 A monitor belongs to the release that is the default. Windows of releases that are no channel's default (or a device's
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 from msgspec import Struct
 from sqlmodel import Session, col, func, select
@@ -26,7 +27,7 @@ from cloud_hub.drift.basis import Basis, basis_of_encoder, decode_basis, encode_
 from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import follow, respond
 from cloud_hub.drift.streams import Settings
-from cloud_hub.drift.watch import FLEET, MOST_GROUPS, Facts, Watch
+from cloud_hub.drift.watch import MOST_GROUPS, Facts, Watch
 from cloud_hub.errors import HubError
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
@@ -164,7 +165,7 @@ class DriftEngine(PeriodicService):
         watch = Watch(
             settings,
             records.load(session, monitor.model, devices),
-            {name: sorted(set(facts["groups"]) & set(labels(device))) for name, device in devices.items()},
+            {name: sorted(set(facts["groups"]) & set(labels(device.labels))) for name, device in devices.items()},
             Facts(
                 devices=max(facts["devices"], len(devices)),
                 groups=len(facts["groups"]),
@@ -184,11 +185,8 @@ class DriftEngine(PeriodicService):
                 session, "drift", "alarm.raise" if new else "alarm.extend", monitor.model, {"reason": reason}
             )
             log.warning("drift of %s: %s", monitor.model, reason)
-        fleet = watch.streams.get(FLEET)
         alarmed = alarm is not None or alarms.open_alarm(session, monitor.model) is not None
-        steady = fleet is not None and fleet.state == "steady"
-        if facts["devices"] < 2:
-            steady = any(stream.state == "steady" for stream in watch.streams.values())
+        steady = any(stream.state == "steady" for stream in watch.streams.values())
         monitor.state = "alarmed" if alarmed else "watching" if steady else "baseline"
         return alarm if new else None
 
@@ -203,9 +201,9 @@ def settings_of(policy: DriftPolicy, weights: intake.Floats) -> Settings:
     )
 
 
-def labels(device: Device) -> list[str]:
+def labels(given: Mapping[str, str]) -> list[str]:
     """A device's labels as names of groups: `site=berlin`."""
-    return [f"{key}={value}" for key, value in device.labels.items()]
+    return [f"{key}={value}" for key, value in given.items()]
 
 
 def _targets(session: Session) -> list[Target]:
@@ -272,12 +270,12 @@ def _learn_facts(session: Session, monitor: DriftMonitor, now: float) -> None:
     facts = monitor.document.get("facts")
     if facts is not None and 0 <= now - facts["at"] < FACTS_S:
         return
-    query = select(Device).join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
-    devices = list(session.exec(query.where(DeviceModel.model == monitor.model, col(Device.revoked_at).is_(None))))
-    counts = Counter(name for device in devices for name in labels(device))
+    query = select(Device.labels, Device.pins).join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
+    devices = session.exec(query.where(DeviceModel.model == monitor.model, col(Device.revoked_at).is_(None))).all()
+    counts = Counter(name for given, _ in devices for name in labels(given))
     groups = [(count, name) for name, count in counts.items() if GROUP_DEVICES <= count < len(devices)]
     chosen = [name for _, name in sorted(groups, reverse=True)[:MOST_GROUPS]]
-    pinned = sorted({device.pins[monitor.model] for device in devices if monitor.model in device.pins})
+    pinned = sorted({pins[monitor.model] for _, pins in devices if monitor.model in pins})
     facts = {"at": now, "devices": len(devices), "groups": sorted(chosen), "pinned": pinned}
     monitor.document = {**monitor.document, "facts": facts}
 

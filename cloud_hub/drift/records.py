@@ -14,6 +14,7 @@ from cloud_hub.store.tables import DriftStream
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
+HELD = "drift rows"
 AT_ONCE = 500  # names in one statement
 
 
@@ -25,6 +26,7 @@ def load(session: Session, model: str, devices: Iterable[str]) -> dict[Key, Stre
     for start in range(0, len(names), AT_ONCE):
         some = col(DriftStream.name).in_(names[start : start + AT_ONCE])
         rows += session.exec(query.where(DriftStream.kind == "device", some))
+    session.info[HELD] = rows  # or the session forgets them, and asks for each again when it is saved
     return {(row.kind, row.name): stream for row in rows if (stream := _read(row)) is not None}
 
 

@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 Kind = Literal["device", "group", "fleet"]
 State = Literal["waiting", "provisional", "steady"]
 PATIENCE = 64  # periods after which a baseline that is not steady yet is tried again each time as long
-SUSPICION = 3.0  # log evidence
+SUSPICION = 1.0  # log evidence of the provisional bet
 SCHEMA = 1
 
 
@@ -105,7 +105,7 @@ class Stream:
         noise = float(np.trace(self.bank.covariance[0])) if self.state == "steady" else float(self.bank.scale[0]) ** 2
         lately = float(self.bank.fast[0] @ self.bank.fast[0]) - noise / seen
         moved = self.bank.moved[0, bet] if bet < len(signed.HORIZONS) else self.bank.fast[0]
-        return math.sqrt(max(lately, float(moved @ moved) if self.evidence >= SUSPICION else 0.0, 0.0))
+        return math.sqrt(max(lately, float(moved @ moved) if self.evidence >= 3.0 else 0.0, 0.0))
 
     @property
     def since(self) -> float | None:
@@ -145,7 +145,7 @@ def learn(stream: Stream, row: Floats, at: float, count: int, settings: Settings
         The baseline's mean less the one before, (K,), when there is a new one after an earlier; else None.
     """
     assert stream.history is not None
-    if stream.own and stream.bank is not None and stream.evidence >= SUSPICION:
+    if stream.own and stream.bank is not None and stream.bank.logs[0, -1].max() >= SUSPICION:
         return None
     stream.history.add(row, at, count)
     elapsed = at - stream.began

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from msgspec.structs import replace
 from sqlmodel import select
 
+from cloud_hub.drift.basis import basis_of_encoder, encode_basis
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.store.tables import (
     Alarm,
@@ -23,7 +26,8 @@ from cloud_hub.store.tables import (
 from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import ModelEntry
-from fleet.protocol.manifest import Lineage, decode_manifest, encode_manifest
+from fleet.protocol.manifest import Blob, Lineage, SketchRef, decode_manifest, encode_manifest
+from fleet.protocol.sketch import encode_encoder, encode_sketch, fit_encoder, sketch, sketch_id
 from tests.support.hub import HubFixture
 from tests.support.manifests import small_release
 
@@ -340,3 +344,42 @@ def test_a_policy_renews_baselines(watched):
     assert streams(watched) == {}
     with watched.hub.reading() as session:
         assert session.exec(select(AuditEntry).where(AuditEntry.action == "drift.rebaseline")).one().actor == "policy"
+
+
+def test_the_encoder_of_a_real_release_says_what_is_looked_at(hub):
+    """Inputs that a device's sketcher summed up, from the encoder in the release's own blobs."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 16)).astype(np.float32)
+    encoder = fit_encoder(x, tensor="x", dims=8, features=128)
+    blobs = {"encoder": encode_encoder(encoder), "reference": encode_sketch(sketch(encoder, x))}
+    for data in blobs.values():
+        hub.hub.objects.put_new(f"blobs/{hashlib.sha256(data).hexdigest()}", data)
+    refs = {name: Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in blobs.items()}
+    hub.model()
+    with hub.hub.session() as session:
+        session.get_one(Model, "digits").policy = {"drift": {"baseline": "30m", "baseline_windows": 9}}
+        session.add(device("d-0")), session.add(device("d-1"))
+    document, others = small_release(seed=1)
+    manifest = replace(decode_manifest(document), sketch=SketchRef(sketch_id=sketch_id(encoder), margin=0.02, **refs))
+    for name, data in others.items():
+        hub.hub.objects.put_new(f"blobs/{name}", data)
+    promote(hub, hub.hub.publisher.publish_release("digits", encode_manifest(manifest), actor="test").number)
+    engine = DriftEngine(hub.hub)
+    for number in range(60):
+        with hub.hub.session() as session:
+            for place in range(2):
+                shift = 0.8 if number >= 45 and place == 1 else 0.0
+                data = sketch(encoder, random.normal(size=(N, 16)).astype(np.float32) + np.float32(shift))
+                session.add(
+                    WindowRow(
+                        device_id=f"d-{place}", spool="s", seq=number + 1, model="digits", release=1, body={},
+                        started_at=hub.clock(), ended_at=hub.clock() + 60, sketch_id=data.sketch_id,
+                        sketch_count=data.count, sketch=data.sums,
+                    )
+                )  # fmt: skip
+        hub.clock.advance(60)
+    engine.step()
+    with hub.hub.reading() as session:
+        assert session.get_one(DriftMonitor, "digits").basis == encode_basis(basis_of_encoder(encoder))
+    (alarm,) = alarms(hub)
+    assert alarm.detail["devices"] == ["d-1"] and not alarm.detail["provisional"]

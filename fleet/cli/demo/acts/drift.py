@@ -13,8 +13,9 @@ from fleet.cli.demo.driver import image_key
 from fleet.cli.demo.processes import DemoError
 from fleet.cli.demo.promises import MIN_LABELS
 from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import CHANNEL, MODEL, Workshop
+from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
 
+BASELINE_TIMEOUT_S = 180.0
 ALARM_TIMEOUT_S = 60.0
 SAMPLES_TIMEOUT_S = 60.0
 
@@ -22,6 +23,8 @@ SAMPLES_TIMEOUT_S = 60.0
 def slip(story: Story) -> None:
     """Turn what the cameras see, and wait for the alarm."""
     shop, traffic = story.shop, story.running_traffic
+    # A shift that comes before the promoted release has its baselines would become a part of them.
+    shop.wait("a baseline of every device", lambda: _steady(shop) >= len(DEVICES), timeout_s=BASELINE_TIMEOUT_S)
     story.report["drift"]["alarms_before_shift"] = alarms(shop)
     story.shifted_from = traffic.total
     traffic.use(story.shifted["traffic"])
@@ -29,6 +32,11 @@ def slip(story: Story) -> None:
     after = traffic.total - story.shifted_from
     story.report["drift"]["alarm_after_requests"] = after
     shop.say(f"drift alarm after {after} shifted requests")
+
+
+def _steady(shop: Workshop) -> int:
+    """How many devices have a baseline."""
+    return sum(monitor.streams.get("steady", 0) for monitor in shop.client.drift(model=MODEL))
 
 
 def collect_samples(shop: Workshop) -> None:
