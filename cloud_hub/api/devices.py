@@ -11,8 +11,10 @@ from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
 from cloud_hub.devices import changes, status
+from cloud_hub.devices.explain import explain_device
 from cloud_hub.errors import InvalidError
 from cloud_hub.ingest.commands import send_command
+from fleet.api.channels import ChannelExplanation
 from fleet.api.devices import (
     DeviceChanges,
     DeviceDetail,
@@ -47,6 +49,12 @@ def list_devices(
 def show(device_id: KeyPath, hub: HubDep, caller: Viewer) -> DeviceDetail:
     """One device with its last events."""
     return status.detail(hub, device_id)
+
+
+@router.get("/{device_id}/explain", responses=errors(404))
+def explain(device_id: KeyPath, hub: HubDep, caller: Viewer) -> ChannelExplanation:
+    """What a device should run of each model of its channel, and why."""
+    return explain_device(hub, device_id)
 
 
 @router.get("/{device_id}/set-aside", responses=errors(404))

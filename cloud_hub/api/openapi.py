@@ -25,7 +25,7 @@ from cloud_hub.api.bodies import BodyReader
 from fleet.api.errors import ErrorDocument, OipError
 from fleet.api.wire import MARK, partial
 from fleet.protocol import calls, channel, manifest, messages, oip, refusals, repository
-from fleet.rollouts import forecast, guard, machine
+from fleet.rollouts import explain, forecast, guard, machine
 
 Schema = dict[str, Any]
 
@@ -48,6 +48,7 @@ _KINDS: tuple[type, ...] = (
 # Structs that bodies and fields name, by the name that they have in the document.
 STRUCTS: dict[str, type] = {
     **{kind.__name__: kind for kind in _KINDS}, "Judgement": guard.Verdict, "Forecast": forecast.Forecast,
+    "Explained": explain.Explained,
 }  # fmt: skip
 
 _DESCRIPTIONS = {

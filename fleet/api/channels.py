@@ -10,6 +10,7 @@ from fleet.api.base import Answer, Page, Request
 from fleet.api.types import Name, ReleaseNumber
 from fleet.api.wire import Changes, Changing, Wire, unchanged
 from fleet.protocol.channel import Audit, Bench, Channel, Fetching, Probation, Routing, Sampling, Telemetry
+from fleet.rollouts.explain import Explained
 
 DAY_S = 86_400
 Spread = Annotated[int, Field(ge=0, le=DAY_S)]
@@ -55,6 +56,16 @@ class ChannelInfo(ChangedChannel):
 
     updated_at: float
     spread_s: int = 0
+
+
+class ChannelExplanation(Answer):
+    """What a device should run of each model of its channel, and why; `version` is the channel's, null where it is not
+    there."""
+
+    device: str
+    channel: str
+    version: int | None
+    items: list[Annotated[Explained, Wire(Explained)]]
 
 
 class ChannelPage(Page[ChannelInfo]):

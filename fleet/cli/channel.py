@@ -78,6 +78,22 @@ def list_(context: typer.Context, json: JsonFlag = False) -> None:
     show(context, "", json)
 
 
+@app.command("explain")
+def explain(
+    context: typer.Context, device: Annotated[str, typer.Argument(help="The device's id.")], json: JsonFlag = False
+) -> None:
+    """Say what a device should run of each model of its channel, and why.
+
+    Example: fleet channel explain kiosk-7
+    """
+    found = client_of(context).explain_device(device)
+    if json:
+        print_json(found)
+        return
+    columns = [(name, name) for name in ("model", "release", "why", "detail", "committed")]
+    print_items(found.items, columns, json=False, empty=f"channel {found.channel} names no model")
+
+
 @app.command("create")
 def create(context: typer.Context, channel: ChannelArgument, json: JsonFlag = False) -> None:
     """Create a channel that names no model yet, so that devices can be enrolled before there is a release.

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, ChannelPage, EntryChanges, NewChannel
+from fleet.api.channels import (
+    ChangedChannel,
+    ChannelChanges,
+    ChannelExplanation,
+    ChannelInfo,
+    ChannelPage,
+    EntryChanges,
+    NewChannel,
+)
 from fleet.api.rollouts import (
     CreatedRollout,
     NewRollout,
@@ -27,6 +35,10 @@ class RolloutCalls(Calls):
     def channel(self, name: str) -> ChannelInfo:
         """One channel with its document."""
         return self._get(path_of("channels", name), ChannelInfo)
+
+    def explain_device(self, device: str) -> ChannelExplanation:
+        """What a device should run of each model of its channel, and why."""
+        return self._get(path_of("devices", device, "explain"), ChannelExplanation)
 
     def create_channel(self, wanted: NewChannel) -> ChangedChannel:
         """A new channel, which names no model yet."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from cloud_hub.devices.told import told
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.rollouts.capabilities import held_back, pins
 from cloud_hub.store.tables import Device, DeviceModel
-from fleet.protocol.channel import ModelEntry, Rule
+from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule
+from fleet.protocol.resolve import resolve
 from tests.cloud_hub.rollouts.test_engine import add_device, cohort
 from tests.support.hub import HubFixture
 
@@ -101,3 +103,44 @@ def test_a_rollout_leaves_them_out_and_says_how_many(fleet: HubFixture) -> None:
     assert set(cohort(fleet)) == {"d-0", "d-1", "d-2"}, "by their hashes all belong to the last stage"
     shown = fleet.client.get("/api/v1/devices/d-0", headers=fleet.auth()).json()
     assert shown["held_back"] == {"digits": {"offered": 3, "lacks": ["two"], "release": 1}}
+
+
+@pytest.mark.parametrize("pinned", [None, 1, 2, 3])
+@pytest.mark.parametrize("state", ["committed", "probation"])
+def test_what_is_explained_is_what_a_device_that_asks_finds(fleet: HubFixture, pinned: int | None, state: str) -> None:
+    rollout = RolloutRef(id="r", attempt=1, release=2, from_release=1, share_ppm=600_000, salt="s")
+    with fleet.hub.session() as session:
+        device = session.get(Device, "d-1")
+        assert device is not None
+        device.labels = {"site": "berlin"}
+        groups = groups_of(fleet.hub.device_tokens.group_secret, device.labels)
+        for name in ("d-0", "d-1", "d-2"):
+            row = session.get(Device, name)
+            assert row is not None
+            row.pins = {} if pinned is None else {"digits": pinned}
+            session.add(DeviceModel(device_id=name, model="digits", state=state, active=2, previous=1))
+    for entry in (
+        ModelEntry(release=3),
+        ModelEntry(release=1, rollout=rollout),
+        ModelEntry(release=1, rollout=rollout, rules=(Rule(groups=groups, release=3),)),
+    ):
+        offer(fleet, entry)
+        channel = Channel(channel="stable", version=1, models={"digits": entry})
+        for name in ("d-0", "d-1", "d-2"):
+            mine = told(fleet.hub, name)
+            committed = 2 if state == "committed" else 1
+            target = resolve(
+                channel, "digits", name, groups=frozenset(mine.groups), pin=mine.pins.get("digits"), committed=committed
+            )
+            answer = fleet.client.get(f"/api/v1/devices/{name}/explain", headers=fleet.auth()).json()
+            (found,) = answer["items"]
+            assert target is not None and found["release"] == target.release, (name, entry, found)
+            assert (answer["device"], answer["channel"], found["committed"]) == (name, "stable", committed)
+    assert "site=berlin" in found["detail"] or found["why"] != "rule"
+
+
+def test_a_device_whose_channel_is_not_there_has_nothing_to_run(fleet: HubFixture) -> None:
+    add_device(fleet, "d-9", channel="nowhere")
+    answer = fleet.client.get("/api/v1/devices/d-9/explain", headers=fleet.auth()).json()
+    assert answer == {"device": "d-9", "channel": "nowhere", "version": None, "items": []}
+    assert fleet.client.get("/api/v1/devices/none/explain", headers=fleet.auth()).status_code == 404

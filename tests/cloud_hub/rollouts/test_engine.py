@@ -21,11 +21,12 @@ GUARD = {"margin": 0.1, "min_pairs": 30}
 
 
 def add_device(fixture: HubFixture, device_id: str, **fields: object) -> None:
+    given = {"channel": "stable", **fields}
     with fixture.hub.session() as session:
         session.add(
             Device(
                 id=device_id, public_key="-", key_fingerprint=device_id, certificate="-", certificate_serial="-",
-                certificate_expires_at=0.0, channel="stable", enrolled_at=0.0, last_seen_at=fixture.clock(), **fields,
+                certificate_expires_at=0.0, enrolled_at=0.0, last_seen_at=fixture.clock(), **given,
             )
         )  # fmt: skip
 

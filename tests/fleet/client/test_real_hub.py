@@ -212,6 +212,7 @@ THINGS = {
     "/api/v1/models/digits/releases/1": ["release", "show", "digits", "1"],
     "/api/v1/channels/stable": ["channel", "show", "stable"],
     "/api/v1/devices/d1": ["device", "show", "d1"],
+    "/api/v1/devices/d1/explain": ["channel", "explain", "d1"],
 }
 
 
