@@ -14,9 +14,10 @@ being equal (the frames of a video) still count each.
 - installs: "a device of the cohort fails no sooner than one of the concurrent control".
 
 Per device, a reserve of the stake is never bet, so that one device with a run of bad luck cannot
-erase what the others show; and in a cohort of several devices each device's gain is capped
-below the threshold, so that one odd device does not decide, nor one that forges its counts. Both keep the bound: a
-reserve is a bet of stake zero, and a cap only lowers the wealth.
+erase what the others show; and each device's gain is capped below the threshold, so that one odd device does not
+decide, nor one that forges its counts: for harm in every cohort of several devices, for health where several bring
+inputs that count (where the others meet only what is counted already, one has brought all there is). Both keep the
+bound: a reserve is a bet of stake zero, and a cap only lowers the wealth.
 
 Sources: Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting", JRSS-B
 86(1), 2024; Shafer, "Testing by betting", JRSS-A 184(2), 2021; Howard, Ramdas, McAuliffe & Sekhon,
@@ -39,7 +40,8 @@ Counts = npt.NDArray[Any]
 
 STAKES = np.array([0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95])  # fractions of the largest fair stake
 RESERVE = 0.2  # of each device's stake that is never bet
-CAP = 0.8  # of the threshold's logarithm that a single device can bring to a cohort of several
+CAP = 0.8  # of the threshold's logarithm that a single device can bring beside others
+MIN_DEVICE_PAIRS = 5  # below, a device's inputs are too few to cap what the others show of health
 MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control
 LARGEST = 1e12  # what an e-value is reported as at most
 
@@ -67,7 +69,8 @@ class Pairs(Struct, frozen=True, kw_only=True):
 class PairedEvidence(Struct, frozen=True, kw_only=True):
     """The summed counts and what they prove; `repeats` and `unnamed` are left out of `pairs`.
 
-    `harm_e` and `health_e` are e-values (at most 10¹²);
+    `seen_on` is how many devices brought any of these, repeats included; `harm_e` and `health_e` are e-values (at most
+    10¹²);
     `odd` names devices whose own pairs alone show harm, after a correction for their number."""
 
     pairs: int = 0
@@ -76,6 +79,7 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     only_new: int = 0
     neither: int = 0
     devices: int = 0
+    seen_on: int = 0
     repeats: int = 0
     unnamed: int = 0
     harm_e: float = 1.0
@@ -147,13 +151,15 @@ def paired(
     """Evidence from the audited pairs of each device, in any order; `devices` is how many could have brought some."""
     named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
     repeats, unnamed = sum(p.repeats for p in by_device.values()), sum(p.unnamed for p in by_device.values())
+    seen_on = sum(p.total + p.repeats > 0 for p in by_device.values())
     if not named:
-        return PairedEvidence(repeats=repeats, unnamed=unnamed)
+        return PairedEvidence(repeats=repeats, unnamed=unnamed, seen_on=seen_on)
     pairs = [p for _, p in named]
     old, new = np.array([p.only_old for p in pairs]), np.array([p.only_new for p in pairs])
     same = np.array([p.both + p.neither for p in pairs])
-    several = max(devices, len(pairs)) >= 2
-    harm_cap, health_cap = (CAP * math.log(1 / a) if several else math.inf for a in (harm_alpha, health_alpha))
+    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, len(pairs)) >= 2 else math.inf
+    several = sum(p.total >= MIN_DEVICE_PAIRS for p in pairs) >= 2
+    health_cap = CAP * math.log(1 / health_alpha) if several else math.inf
     alone = harm_log_e(old[:, None], new[:, None])
     bar = math.log(len(pairs) / harm_alpha)
     return PairedEvidence(
@@ -163,6 +169,7 @@ def paired(
         only_new=int(new.sum()),
         neither=sum(p.neither for p in pairs),
         devices=len(pairs),
+        seen_on=seen_on,
         repeats=repeats,
         unnamed=unnamed,
         harm_e=_bounded(float(harm_log_e(old, new, cap=harm_cap))),

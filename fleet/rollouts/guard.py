@@ -236,7 +236,7 @@ def _lack(
         return f"not enough evidence: {cohort.untried} {_devices(cohort.untried)} {verb} had no request"
     if policy.evidence == "install":
         return ""
-    if paired.devices == 1 < cohort.present and paired.pairs >= policy.min_pairs:
+    if paired.seen_on == 1 < cohort.present and paired.pairs >= policy.min_pairs:
         return f"not enough evidence: of {cohort.present} devices 1 brought audited pairs, 2 must{_left_out(paired)}"
     if fresh < policy.min_pairs:
         return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed{_left_out(paired)}"

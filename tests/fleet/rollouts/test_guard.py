@@ -80,6 +80,8 @@ def test_a_forged_number_of_one_device_decides_nothing_for_a_cohort_of_several()
     verdict = judge(POLICY, WHOLE, forged)
     assert verdict.judgement == "not-enough-evidence" and verdict.paired.odd == ("enemy",)
     assert judge(POLICY, WHOLE, {"enemy": Pairs(both=2000)}).judgement == "not-enough-evidence"
+    seen_too = {"first": Pairs(both=300), "second": Pairs(both=2, repeats=40)}
+    assert judge(POLICY, WHOLE, seen_too).judgement == "healthy", "the others meet only what is counted already"
     assert "1 brought audited pairs, 2 must" in judge(POLICY, WHOLE, {"enemy": Pairs(both=2000)}).reason
 
 
