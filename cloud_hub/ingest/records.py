@@ -103,10 +103,7 @@ def _served(window: Window) -> dict[str, int]:
 
 
 def _add(session: Session, key: tuple[str, int, str], counts: dict[str, int]) -> None:
-    row = session.get(PairEvidence, key)
-    if row is None:
-        rollout, attempt, device_id = key
-        row = PairEvidence(rollout=rollout, attempt=attempt, device_id=device_id)
+    row = pairing.row_of(session, *key)
     for name, count in counts.items():
         setattr(row, name, min(getattr(row, name) + count, LARGEST))
     session.add(row)

@@ -10,6 +10,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.store.benchmarks import hardware_class, newest_p95
+from cloud_hub.store.pairing import row_of
 from cloud_hub.store.quiet import habit
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
@@ -105,8 +106,7 @@ def mark(session: Session, plan: Plan, progress: Progress, facts: Facts, silent:
     """Keep what a device's next report would hide: that it was silent (`silent`: ids) or failed in this attempt."""
     failed = {fact.device_id: fact.reason or "failed" for fact in facts.cohort if fact.failed}
     for device in sorted({*silent, *failed}):
-        key = (plan.id, progress.attempt, device)
-        row = session.get(PairEvidence, key) or PairEvidence(rollout=key[0], attempt=key[1], device_id=device)
+        row = row_of(session, plan.id, progress.attempt, device)
         if device in silent:
             row.silent_at = now
         report = session.get(DeviceModel, (device, plan.model))

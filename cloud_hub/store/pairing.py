@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, delete
 
@@ -32,6 +34,18 @@ def counts(session: Session, device: Device, pairs: PairCounts) -> bool:
     if row is None or row.ended_at is not None or row.channel != device.channel:
         return False
     return (pairs.attempt, pairs.old, pairs.new) == (row.attempt, row.from_release, row.release)
+
+
+def row_of(session: Session, rollout: str, attempt: int, device_id: str) -> PairEvidence:
+    """A device's evidence, made where there is none: ingest and the engine may both do so at the same moment."""
+    key = (rollout, attempt, device_id)
+    found = session.get(PairEvidence, key)
+    if found is None:
+        empty = PairEvidence(rollout=rollout, attempt=attempt, device_id=device_id).model_dump()
+        session.connection().execute(_insert(session)(PairEvidence).values(**empty).on_conflict_do_nothing())
+        found = session.get(PairEvidence, key, populate_existing=True)
+        assert found is not None
+    return found
 
 
 def forget(session: Session, rollout: str) -> None:
@@ -68,8 +82,11 @@ def _remember(session: Session, pairs: PairCounts, most: int) -> dict[str, int]:
     rows = [{"rollout": pairs.rollout, "attempt": pairs.attempt, "key": key} for key in taken]
     found = dict.fromkeys(OUTCOMES, 0)
     if rows:
-        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-        fresh = insert(PairInput).values(rows).on_conflict_do_nothing().returning(col(PairInput.key))
+        fresh = _insert(session)(PairInput).values(rows).on_conflict_do_nothing().returning(col(PairInput.key))
         for key in session.connection().execute(fresh).scalars():
             found[outcome[key]] += 1
     return found
+
+
+def _insert(session: Session) -> Any:
+    return postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
