@@ -28,7 +28,8 @@ Grünwald, Ly, Pérez-Ortiz & ter Schure, "The safe logrank test", 2021 (failure
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ RESERVE = 0.2  # of each device's stake that is never bet
 CAP = 0.8  # of the threshold's logarithm that a single device can bring beside others
 MIN_DEVICE_PAIRS = 5  # below, a device's inputs are too few to cap what the others show of health
 MIN_ARM = 5  # devices per arm and hardware class for a comparison with the control
+GROUPS = 1000  # of devices, for the bound on the loss: it is looked for at every step
 LARGEST = 1e12  # what an e-value is reported as at most
 
 
@@ -71,7 +73,9 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
 
     `seen_on` is how many devices brought any of these, repeats included; `harm_e` and `health_e` are e-values (at most
     10¹²);
-    `odd` names devices whose own pairs alone show harm, after a correction for their number."""
+    `loss_at_most` is the smallest net loss that the pairs exclude with the confidence of the health test, however often
+    one looks (None: none of up to one half); `odd` names devices whose own pairs alone show harm, after a correction
+    for their number."""
 
     pairs: int = 0
     both: int = 0
@@ -84,6 +88,7 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
     unnamed: int = 0
     harm_e: float = 1.0
     health_e: float = 1.0
+    loss_at_most: float | None = None
     odd: tuple[str, ...] = ()
 
     @property
@@ -160,6 +165,7 @@ def paired(
     harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, len(pairs)) >= 2 else math.inf
     several = sum(p.total >= MIN_DEVICE_PAIRS for p in pairs) >= 2
     health_cap = CAP * math.log(1 / health_alpha) if several else math.inf
+    grouped = partial(health_log_e, _grouped(old), _grouped(new), _grouped(same), cap=health_cap)
     alone = harm_log_e(old[:, None], new[:, None])
     bar = math.log(len(pairs) / harm_alpha)
     return PairedEvidence(
@@ -174,6 +180,7 @@ def paired(
         unnamed=unnamed,
         harm_e=_bounded(float(harm_log_e(old, new, cap=harm_cap))),
         health_e=_bounded(float(health_log_e(old, new, same, margin, cap=health_cap))),
+        loss_at_most=_loss_at_most(grouped, math.log(1 / health_alpha)),
         odd=tuple(name for (name, _), log_e in zip(named, alone, strict=True) if log_e >= bar),
     )
 
@@ -203,6 +210,24 @@ def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
         control_failed=sum(a.control_failed for a in used),
         harm_e=_bounded(float(np.logaddexp.reduce(log_e) - math.log(len(STAKES)))),
     )
+
+
+def _grouped(counts: Counts) -> Counts:
+    """The counts of at most `GROUPS` devices; of a larger fleet the sums of as many groups, which are evidence, too."""
+    if len(counts) <= GROUPS:
+        return counts
+    return np.add.reduceat(counts, np.linspace(0, len(counts), GROUPS, endpoint=False).astype(np.int64))
+
+
+def _loss_at_most(health: Callable[[float], Floats], bar: float) -> float | None:
+    """The smallest margin that passes, by bisection: what the pairs show rises with the margin."""
+    low, high = 0.0, 0.5
+    if float(health(high)) < bar:
+        return None
+    for _ in range(9):
+        middle = (low + high) / 2
+        low, high = (low, middle) if float(health(middle)) >= bar else (middle, high)
+    return high
 
 
 def _per_stake(counts: Counts, gain: Floats) -> Floats:

@@ -243,9 +243,16 @@ def _lack(
     if paired.health_e < 1 / policy.alpha:
         return (
             f"{paired.pairs} audited pairs do not yet show that it is {policy.goal} "
-            f"(e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof){_left_out(paired)}"
+            f"({_most(paired)}; e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof){_left_out(paired)}"
         )
     return ""
+
+
+def _most(paired: PairedEvidence) -> str:
+    """The net loss that the pairs leave possible, in words."""
+    if paired.loss_at_most is None:
+        return "any loss is possible"
+    return f"a loss of at most {points(paired.loss_at_most)}"
 
 
 def _left_out(paired: PairedEvidence) -> str:
@@ -265,7 +272,7 @@ def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, l
         untried = f" ({cohort.untried} of them untried)" if cohort.untried else ""
         return f"{cohort.committed} of {cohort.present} devices committed{untried}, {cohort.failed} failed{fast}"
     return (
-        f"{policy.goal}: {paired.pairs} audited pairs show it (e-value {paired.health_e:.3g}); "
+        f"{policy.goal}: {paired.pairs} audited pairs show it ({_most(paired)}; e-value {paired.health_e:.3g}); "
         f"{paired.only_old} right only by the old release, {paired.only_new} only by the new one{fast}"
     )
 

@@ -109,6 +109,26 @@ def test_a_cohort_that_fails_more_than_its_control_is_found() -> None:
     assert found.harm_e > 40 and (found.cohort, found.control_failed) == (50, 0)
 
 
+def test_the_loss_that_pairs_leave_possible_is_where_the_health_test_turns() -> None:
+    counts = {"a": Pairs(both=200, only_old=6, only_new=3), "b": Pairs(both=150, only_old=1)}
+    found = paired(counts, margin=0.05, harm_alpha=0.025, health_alpha=0.05)
+    assert found.loss_at_most is not None
+    for margin, proof in ((found.loss_at_most, True), (found.loss_at_most - 0.002, False)):
+        again = paired(counts, margin=margin, harm_alpha=0.025, health_alpha=0.05)
+        assert (again.health_e >= 20) is proof and again.loss_at_most == found.loss_at_most
+    assert paired({"a": Pairs(both=3)}, margin=0.05, harm_alpha=0.025, health_alpha=0.05).loss_at_most is None
+
+
+def test_the_true_loss_is_hardly_ever_excluded_however_often_one_looks() -> None:
+    random, loss, missed = np.random.default_rng(5), 0.04, 0
+    for _ in range(200):
+        drawn = np.cumsum(random.multinomial(10, [0.06, 0.02, 0.92], size=40), axis=0)
+        looks = (Pairs(only_old=int(o), only_new=int(n), both=int(b)) for o, n, b in drawn)
+        bounds = [paired({"a": look}, margin=0.1, harm_alpha=0.025, health_alpha=0.05).loss_at_most for look in looks]
+        missed += any(bound is not None and bound < loss for bound in bounds)
+    assert missed / 200 <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
+
+
 def test_small_arms_are_not_compared() -> None:
     found = installs([Arms(hardware="pi", cohort=4, cohort_failed=4, control=50, control_failed=0)])
     assert found.harm_e == pytest.approx(1.0) and found.cohort == 0
