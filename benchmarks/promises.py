@@ -1,4 +1,4 @@
-"""Whether what a release promises is kept: `python benchmarks/statistics.py [--draws N] [--seed S]`, 20 minutes.
+"""Whether what a release promises holds: `python benchmarks/statistics.py [--only guard silence]`, 20 minutes.
 
 Deferral: handwritten digits (scikit-learn's), a weak edge model and a strong cloud model. A target is fitted to n
 random rows, and held against all rows. Broken: it was signed and does not hold there. Writes
@@ -7,7 +7,8 @@ random rows, and held against all rows. Broken: it was signed and does not hold 
 Guard: two releases that answer a population of scenes, differently in 4 % of them or more; a harmless one loses
 nothing, a harmful one 5 points. Devices meet scenes independently, 20 fixed ones each, each scene ten times
 in a row, or all the same scenes. What the hub counts (each distinct scene once) is judged by the default policy as it
-comes, until a verdict or for the planned time.
+comes, until a verdict or the number of distinct inputs that `fleet rollout plan` prints; where there are never so many,
+until each device has had thrice its part of them audited.
 
 Silence: harmless and harmful releases on devices that are off for half an hour a day; see `silence`.
 
@@ -23,6 +24,7 @@ import argparse
 import json
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from fleet.protocol.confidence import confidence, probabilities
 from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.guard import CohortHealth, GuardPolicy
 from fleet.rollouts.guard import judge as judge_stage
+from fleet.rollouts.power import pairs_needed
 from model_compiler import deferral
 from model_compiler.deferral import DeferTarget
 
@@ -47,8 +50,10 @@ TRAINED = 600  # rows that train both models; the others are the population
 COLUMNS = 20  # of 64 pixels that the edge model sees
 SPARE = 0.03  # by which an oracle meets the targets that are to be signed
 ROWS = (100, 500, 900)
-SCENES, DIFFER, AUDITS = 20_000, 0.04, 400  # of the guard's population; audited requests of each device
-LINE = "loss {loss:.2f}, {scenes:18}, {devices:2} devices: healthy {healthy:.3f}, harmful {harmful:.3f}"
+SCENES, DIFFER = 20_000, 0.04  # of the guard's population
+LINE = (
+    "loss {loss:.2f}, {scenes:18}, {devices:2} devices, {planned} planned: healthy {healthy:.3f}, harmful {harmful:.3f}"
+)
 RIGHT, DISAGREED = 0.9, 0.1  # of the teacher before; of two teachers
 
 
@@ -126,25 +131,35 @@ def scenes(pattern: str, devices: int, length: int, rng: np.random.Generator) ->
     return rng.integers(0, SCENES, (length, devices))
 
 
+def planned(devices: int) -> int:
+    """Distinct inputs that the plan prints for the default policy."""
+    found = pairs_needed(margin=GuardPolicy().margin, alpha=GuardPolicy().alpha, devices=devices)
+    assert found is not None
+    return found
+
+
 def rollout(pattern: str, devices: int, loss: float, rng: np.random.Generator) -> str:
-    """The guard's verdict on one rollout, looked at after every round of audits."""
+    """The guard's verdict on one rollout, looked at after every tenth round of audits."""
     drawn = rng.random(SCENES)
     won = max(0.0, (DIFFER - loss) / 2)
     lost = won + loss
     outcome = np.where(drawn < lost, "only_old", np.where(drawn < lost + won, "only_new", "both"))
-    met = scenes(pattern, devices, AUDITS, rng)
+    enough = planned(devices)
+    each = {"ten times each": 11 * enough // devices, "all the same": enough + enough // 8}  # a scene may come again
+    met = scenes(pattern, devices, each.get(pattern, 3 * enough // devices), rng)
     seen: set[int] = set()
     counts = [dict.fromkeys(("both", "only_old", "only_new"), 0) for _ in range(devices)]
     cohort = CohortHealth(present=devices, committed=devices)
     for number, at_once in enumerate(met):
-        for device, scene in enumerate(at_once.tolist()):
+        for device in rng.permutation(devices).tolist():  # whose window comes first
+            scene = int(at_once[device])
             if scene not in seen:
                 seen.add(scene)
                 counts[device][str(outcome[scene])] += 1
-        if number % 10 == 9:
+        if number % 10 == 9 or len(seen) >= enough:
             pairs = {f"d{device:02}": Pairs(**found) for device, found in enumerate(counts)}
             verdict = judge_stage(GuardPolicy(), cohort, pairs)
-            if verdict.judgement != "not-enough-evidence":
+            if verdict.judgement != "not-enough-evidence" or len(seen) >= enough:
                 return verdict.judgement
     return "not-enough-evidence"
 
@@ -154,16 +169,10 @@ def guard(pattern: str, devices: int, loss: float, draws: int, seed: int) -> dic
     rng = np.random.default_rng([seed, devices, int(1000 * loss)])
     ends = [rollout(pattern, devices, loss, rng) for _ in range(draws)]
     shares = {name: ends.count(name) / draws for name in ("healthy", "harmful", "not-enough-evidence")}
-    return {"scenes": pattern, "devices": devices, "loss": loss, **shares}
+    return {"scenes": pattern, "devices": devices, "loss": loss, "planned": planned(devices), **shares}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--draws", type=int, default=400, help="random sets of rows for each line")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model-days", type=int, default=6000, help="for each line of false drift alarms")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "statistics.json")
-    options = parser.parse_args()
+def measure_deferral(options: argparse.Namespace) -> dict[str, Any]:
     population = digits(options.seed)
     least = oracle(population)
     edge = float((population.logits.argmax(axis=1) != population.y).mean())
@@ -175,23 +184,50 @@ def main() -> None:
         for n in ROWS:
             found.append(judge(population, target, n, options.draws, options.seed))
             print("{target:28} {rows:5} rows: signed {signed:.3f}, broken {broken:.3f}".format(**found[-1]))
+    return {"edge_error": edge, "oracle_error": least, "deferral": found}
+
+
+def measure_teachers(options: argparse.Namespace) -> dict[str, Any]:
     judged = [teachers(w, n, 10 * options.draws, options.seed) for w in (0.05, 0.0) for n in (100, 200, 400)]
     for line in judged:
         print("teacher {worse:.2f} worse, {labels} labels: accepted {accepted:.3f}".format(**line))
+    return {"teachers": judged}
+
+
+def measure_guard(options: argparse.Namespace) -> dict[str, Any]:
     rollouts = []
     for loss in (0.0, 0.05):
         for pattern in ("independent", "20 scenes a device", "ten times each", "all the same"):
             for devices in (3, 10, 50):
                 rollouts.append(guard(pattern, devices, loss, options.draws // 2, options.seed))
                 print(LINE.format(**rollouts[-1]))
-    silences = silence.rows(options.draws // 4, options.seed)
-    document = {
+    return {"guard": rollouts}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "deferral": measure_deferral,
+    "teachers": measure_teachers,
+    "guard": measure_guard,
+    "silence": lambda options: {"silence": silence.rows(options.draws // 4, options.seed)},
+    "drift": lambda options: {"drift": drift_promises.measure(options.draws, options.model_days, options.seed)},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--draws", type=int, default=400, help="random sets of rows for each line")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model-days", type=int, default=6000, help="for each line of false drift alarms")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the other results stay")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "statistics.json")
+    options = parser.parse_args()
+    document = json.loads(options.out.read_text()) if set(options.only) != set(PARTS) else {}
+    document |= {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
-        "seed": options.seed, "draws": options.draws, "edge_error": edge, "oracle_error": least, "deferral": found,
-        "teachers": judged,
-        "guard": rollouts, "silence": silences,
-        "drift": drift_promises.measure(options.draws, options.model_days, options.seed),
+        "seed": options.seed, "draws": options.draws,
     }  # fmt: skip
+    for part in options.only:
+        document |= PARTS[part](options)
     options.out.write_text(json.dumps(document, indent=2) + "\n")
 
 
