@@ -13,6 +13,7 @@ from cloud_hub.errors import NotFoundError
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.ingest import aside
 from cloud_hub.ingest.clones import still_cloned
+from cloud_hub.ingest.slowing import TOO_MANY, still_slowed
 from cloud_hub.rollouts import capabilities
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel
 from fleet.api.devices import (
@@ -31,6 +32,10 @@ EVENTS = 50  # of one device
 CLONED = (
     "two machines connect as this device, as after a card was copied: keep the identity on one of them, and enrol the"
     " other anew, in an empty directory, with a token of its own (fleet token create)"
+)
+SLOWED = (
+    "it sends more than the hub takes of one device, and the rest is dropped: look at what runs on it, and revoke it"
+    " (fleet device revoke) if that is not yours"
 )
 HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions", "quiet_s", "quiet_before_s", "quiet_since"}
 
@@ -130,4 +135,6 @@ def problem_of(row: Device, now: float) -> Problem:
     """What is wrong with the device and what to do: what the hub sees, else what the device reports."""
     if is_cloned(row, now):
         return Problem(IN_USE_TWICE, CLONED)
+    if row.revoked_at is None and still_slowed(row.sessions.get("slowed_at"), now):
+        return Problem(TOO_MANY, SLOWED)
     return Problem(str(row.info.get("problem", "")), str(row.info.get("hint", "")))

@@ -23,6 +23,7 @@ from cloud_hub.context import Hub
 from cloud_hub.ingest import aside, records
 from cloud_hub.ingest.clones import Heard, heard, still_cloned
 from cloud_hub.ingest.commands import signed_receipt
+from cloud_hub.ingest.inbox import Message as Message
 from cloud_hub.ingest.reading import Numbered, read_number, read_record, read_status
 from cloud_hub.store import quiet
 from cloud_hub.store.engine import is_outage
@@ -36,13 +37,6 @@ SPOOLS = 32  # cursors per device: a device begins a new spool only when its fil
 SAY_S = 60.0  # between two log lines about messages of one device that were set aside
 
 Touched = dict[tuple[str, str], int]  # (device, spool) -> the number up to which a receipt is due
-
-
-class Message(NamedTuple):
-    """What arrived."""
-
-    topic: str
-    payload: bytes
 
 
 class Outgoing(NamedTuple):
@@ -183,7 +177,7 @@ class Ingestor:
         if not still_cloned(device.sessions.get("cloned_at"), now):
             log.warning("two machines connect as %s: was its card copied?", device.id)
             self._hub.audit(session, "ingest", "device.cloned", device.id, {"processes": len(after.names)})
-        device.sessions = {"cloned_at": now, "processes": len(after.names)}
+        device.sessions = {**device.sessions, "cloned_at": now, "processes": len(after.names)}
 
     def _envelope(self, session: Session, device: Device, payload: bytes, touched: Touched) -> None:
         number = _number_of(device, payload)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import threading
 import time
 from collections import Counter as Tally
@@ -25,7 +24,9 @@ from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import mark_sent, waiting
-from cloud_hub.ingest.ingestor import Ingestor, Message
+from cloud_hub.ingest.inbox import Inbox, Message
+from cloud_hub.ingest.ingestor import Ingestor
+from cloud_hub.ingest.slowing import note
 from cloud_hub.services.supervisor import Backoff, Service
 from cloud_hub.store.tables import ChannelRow, Device, OutboxCommand
 from fleet.protocol import topics
@@ -34,11 +35,11 @@ from fleet.protocol.messages import Notify
 log = logging.getLogger(__name__)
 GATHER_S = 0.1  # how long messages gather: one commit and one receipt for all of a spool
 BATCH = 500
-QUEUE = 20_000  # messages; beyond that the oldest protection holds: devices send again what has no receipt
-SHARE = 50  # messages of one topic in the queue: an agent has 20 in flight, and no flood of one delays the others much
 PATIENCE = 3  # failures of a batch before its messages are tried one by one
 REVOKE_S = 1.0  # between two looks for revoked devices
 SWEEP_S = 10.0
+NAME_S = 10.0  # between two looks for devices that send more than is taken
+NAMED = 100  # of them at a time
 # In no registry of its own: `routes.monitoring.install` adds it to the application's.
 MESSAGES = Counter("edgeloop_hub_messages_total", "Messages taken from devices", ["kind"], registry=None)
 
@@ -81,9 +82,7 @@ class Ingest:
 
     def __init__(self, hub: Hub, now: Callable[[], float] = time.monotonic) -> None:
         self._hub, self._now = hub, now
-        self._inbox: queue.Queue[Message] = queue.Queue(QUEUE)
-        self._waiting: Tally[str] = Tally()  # topic -> how many of its messages are in the inbox
-        self._counting = threading.Lock()
+        self._inbox = Inbox()
         self._batch: Sequence[Message] = ()
         self._ingestor = Ingestor(hub)
         self._stop = threading.Event()
@@ -102,12 +101,7 @@ class Ingest:
 
     def arrived(self, topic: str, payload: bytes) -> None:
         """Called by the broker's thread; what is too much is dropped, since nothing is lost without a receipt."""
-        with self._counting:
-            fits = self._waiting[topic] < SHARE and not self._inbox.full()
-            if fits:
-                self._inbox.put_nowait(Message(topic, payload))  # nobody else puts
-                self._waiting[topic] += 1
-        if not fits:
+        if not self._inbox.put(topic, payload):
             MESSAGES.labels("dropped").inc()
 
     def _work(self) -> None:
@@ -119,6 +113,7 @@ class Ingest:
                 Step("sending commands", lambda: self._send_commands(link)),
                 Step("announcing channels", lambda: self._notify(link)),
                 Step("looking for silent devices", self._sweep, SWEEP_S),
+                Step("naming devices that send too much", self._name_floods, NAME_S),
             )
             while not self._stop.is_set():
                 self._gather()
@@ -148,19 +143,9 @@ class Ingest:
         batch: list[Message] = []
         until = self._now() + GATHER_S
         while len(batch) < BATCH and (left := until - self._now()) > 0:
-            try:
-                batch.append(self._inbox.get(timeout=left))
-            except queue.Empty:
-                break
-        for message in batch:
-            self._gone(message.topic)
+            batch += self._inbox.take(BATCH - len(batch), self._now())
+            self._inbox.wait(left)
         self._batch = batch
-
-    def _gone(self, topic: str) -> None:
-        with self._counting:
-            self._waiting[topic] -= 1
-            if self._waiting[topic] <= 0:
-                del self._waiting[topic]
 
     def _send_commands(self, link: Open) -> None:
         for command, topic, payload in waiting(self._hub) if self._pending() else ():
@@ -185,6 +170,12 @@ class Ingest:
             older = (col(ChannelRow.name) == row.name, col(ChannelRow.notified_version) < row.version)
             with self._hub.session() as session:  # another replica may have announced a later one
                 session.connection().execute(update(ChannelRow).where(*older).values(notified_version=row.version))
+
+    def _name_floods(self) -> None:
+        """Say which devices send more than is taken of them."""
+        dropped = Tally(self._inbox.named()).most_common(NAMED)
+        if dropped:
+            note(self._hub, dropped)
 
     def _sweep(self) -> None:
         """Devices that were silent for too long are offline, whatever their last word was.

@@ -13,9 +13,11 @@ from sqlmodel import select
 
 from cloud_hub.errors import UnreachableError
 from cloud_hub.ingest import service
-from cloud_hub.ingest.service import SHARE, Ingest, Step
+from cloud_hub.ingest.inbox import SHARE
+from cloud_hub.ingest.service import Ingest, Step
+from cloud_hub.ingest.slowing import SHOWN_S, TOO_MANY, note
 from cloud_hub.services import supervisor
-from cloud_hub.store.tables import DeviceEvent, SetAside
+from cloud_hub.store.tables import AuditEntry, DeviceEvent, SetAside
 from fleet.protocol import topics
 from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # a hub with two devices, on each database
 from tests.support import bad_messages as bad
@@ -134,16 +136,33 @@ def test_the_end_of_the_broker_ends_the_loop_so_that_both_start_anew(fleet, brok
     assert [str(error) for error in ended] == ["mosquitto ended: of old age"] and broker.closed == 1
 
 
-def test_no_device_takes_more_than_its_share_of_the_queue(fleet):
+def test_a_device_that_floods_is_slowed_and_named_and_others_are_taken_at_once(fleet):
     ingest = Ingest(fleet.hub)
     for _ in range(3 * SHARE):
         ingest.arrived(REPORT, b"x")
     ingest.arrived(topics.uplink("cam-2", "report"), b"y")
-    assert ingest._inbox.qsize() == SHARE + 1
     ingest._gather()
-    assert [message.payload for message in ingest._batch][-1] == b"y"
-    ingest.arrived(REPORT, b"z")
-    assert ingest._inbox.qsize() == 1 and ingest._waiting == {REPORT: 1}
+    assert [message.payload for message in ingest._batch][:2] == [b"x", b"y"] and len(ingest._batch) == SHARE + 1
+    ingest._name_floods()
+    shown = {
+        name: fleet.client.get(f"/api/v1/devices/{name}", headers=fleet.auth()).json() for name in ("cam-1", "cam-2")
+    }
+    assert {name: device["problem"] for name, device in shown.items()} == {"cam-1": TOO_MANY, "cam-2": ""}
+    assert "revoke" in shown["cam-1"]["hint"]
+    (entry,) = [row for row in rows(fleet, AuditEntry) if row.action == "device.slowed"]
+    assert (entry.subject, entry.detail) == ("cam-1", {"dropped": 2 * SHARE})
+    for _ in range(3 * SHARE):
+        ingest.arrived(REPORT, b"x")
+    ingest._name_floods()
+    assert len([row for row in rows(fleet, AuditEntry) if row.action == "device.slowed"]) == 1, "once an hour"
+    fleet.clock.advance(SHOWN_S + 1)
+    assert fleet.client.get("/api/v1/devices/cam-1", headers=fleet.auth()).json()["problem"] == ""
+
+
+def test_a_flood_on_topics_that_are_nobodys_is_said_and_costs_no_other_name(fleet, caplog):
+    note(fleet.hub, [("edgeloop/v1/up/0/nobody-of-this-shard-é", 5), (REPORT.rpartition("/")[0], 7), ("x/y/z/gone", 1)])
+    assert [row.subject for row in rows(fleet, AuditEntry) if row.action == "device.slowed"] == ["cam-1"]
+    assert "nobody's" in caplog.text
 
 
 def test_a_piece_of_work_waits_longer_after_each_failure_and_starts_afresh_when_it_worked():
