@@ -82,6 +82,18 @@ def test_a_live_rollout_keeps_its_auditor(tiny: HubFixture) -> None:
     assert (found["auditor"], found["auditor_why"]) == (1, PINNED)
 
 
+def test_a_rollout_that_could_never_finish_is_not_started_and_the_release_stays(tiny: HubFixture) -> None:
+    saved = {"release": 2, **GATED, "auditor": None}
+    found = retrain(running(tiny, saved, channel="stable", rollout={}), Done())
+    assert (found["release"], found["status"], found["rollout"]) == (2, "published", "")
+    assert "no auditor" in str(found["rollout_why"]) and "--auditor" in str(found["rollout_why"])
+    assert channel_of(tiny).models["tiny"].rollout is None
+    alone = {"stages": [100], "guard": {"evidence": "install"}}
+    found = retrain(running(tiny, saved, channel="stable", rollout=alone), Done())
+    started = channel_of(tiny).models["tiny"].rollout
+    assert started is not None and started.id == found["rollout"] and "rollout_why" not in found
+
+
 def test_an_auditor_that_stays_is_not_published_again(tiny: HubFixture) -> None:
     for shown, auditor in ((False, 1), (True, 2)):
         found = retrain(running(tiny, {"release": 2, **GATED, "gate_shown": shown}, channel="stable"), Done())
