@@ -1,7 +1,8 @@
 """What a retrain costs devices, and what it is worth: `python benchmarks/retrain_bytes.py [--data digits|mnist]`.
 
 A student is trained and compiled, then retrained on labelled images that are turned (a camera that slipped): anew, by
-a fine-tune of all its weights, as `fleet retrain` does it, and under a byte budget of a tenth of the whole release.
+a fine-tune of all its weights, as `fleet retrain` does it, and under a byte budget (`--max-bytes`, by default a tenth
+of the whole release; one that cannot be kept is written down as refused).
 Bytes are all that a device with the first release and `litert-int8` fetches: manifest, patches, files. `whole` is the
 first release, each of these packed by zstd -19. Right answers are of that variant as it is served, on an exam that
 nobody trained on, as it is and turned. `--data mnist` needs EDGELOOP_DATA. The result goes to
@@ -27,6 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.requests import machine
+from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.checking import Contract
 from cloud_hub.training.compiling import compile_run
@@ -141,11 +143,14 @@ class Bench:
             lambda made: patch_size(budget, self.parts, made),
         )  # fmt: skip
 
-    def measure(self, way: str, exams: dict[str, Examples]) -> dict[str, float]:
-        """Bytes, their share of the whole release, and right answers."""
+    def measure(self, way: str, exams: dict[str, Examples], most: int = 0) -> dict[str, float]:
+        """Bytes, their share of the whole release, and right answers; `most` is the budget (0: a tenth of it).
+
+        Raises InvalidError for a budget that cannot be kept.
+        """
         whole, began = packed(self.former), time.monotonic()
         request = replace(self.request, out=self._folder / way.replace(" ", "-"))
-        limit = int(SHARE * whole)
+        limit = most or int(SHARE * whole)
         student = self.student(request, way, limit)
         trained = time.monotonic() - began
         compile_run(
@@ -157,7 +162,7 @@ class Bench:
         return {"bytes": update, "share": update / whole, "seconds": trained, **found}
 
 
-def measured(name: str, seed: int) -> dict[str, Any]:
+def measured(name: str, seed: int, most: int) -> dict[str, Any]:
     """Every way on one seed."""
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(name, seed, Path(folder))
@@ -165,8 +170,11 @@ def measured(name: str, seed: int) -> dict[str, Any]:
         found: dict[str, Any] = {"whole": packed(bench.former)}
         found["before"] = {kind: right(bench.release, exam) for kind, exam in exams.items()}
         for way in WAYS:
-            found[way] = bench.measure(way, exams)
-            print(f"{name} seed {seed} {way:12}", {k: round(v, 3) for k, v in found[way].items()}, flush=True)
+            try:
+                found[way] = bench.measure(way, exams, most)
+            except InvalidError as error:
+                found[way] = {"refused": str(error)}
+            print(f"{name} seed {seed} {way:12}", found[way], flush=True)
     return found
 
 
@@ -175,11 +183,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("digits", "mnist"), default="digits")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--max-bytes", type=int, default=0, help="the budget; 0: a tenth of the whole release")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [measured(options.data, seed) for seed in range(options.seeds)]
-    summary = {way: {key: round(mean(row[way][key] for row in rows), 4) for key in rows[0][way]} for way in WAYS}
+    rows = [measured(options.data, seed, options.max_bytes) for seed in range(options.seeds)]
+    kept = [way for way in WAYS if not any("refused" in row[way] for row in rows)]
+    summary = {way: {key: round(mean(row[way][key] for row in rows), 4) for key in rows[0][way]} for way in kept}
     before = {kind: mean(row["before"][kind] for row in rows) for kind in ("plain", "turned")}
     document = json.loads(options.out.read_text()) if options.out.is_file() else {}
     document[options.data] = {"machine": machine(), "before": before, "mean": summary, "seeds": rows}

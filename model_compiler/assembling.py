@@ -224,9 +224,12 @@ def preflighted(
     return msgspec.structs.replace(manifest, variants=tuple(kept)), refusals
 
 
-def for_devices(manifest: Manifest, blobs: Sequence[bytes]) -> tuple[Manifest, list[bytes]]:
-    """The manifest as it is published, and all blobs that it lists: what no device needs is one of them."""
-    detail = manifest_detail.encode_detail(manifest_detail.detail_of(manifest))
+def for_devices(manifest: Manifest, blobs: Sequence[bytes], target: str = "") -> tuple[Manifest, list[bytes]]:
+    """The manifest as it is published, and all blobs that it lists: what no device needs is one of them.
+
+    `target` is that of deferral, in words, as it was asked for.
+    """
+    detail = manifest_detail.encode_detail(manifest_detail.detail_of(manifest, target))
     bare = manifest_detail.without_detail(manifest, blob_of(detail))
     wanted = {blob.sha256 for blob in bare.blobs()}
     return bare, [data for data in (*blobs, detail) if blob_of(data).sha256 in wanted]

@@ -16,6 +16,7 @@ Source of temperature scaling: Guo et al., "On Calibration of Modern Neural Netw
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,18 @@ class DeferTarget:
         if self.error is not None:
             return f"at most {100 * self.error:g} % error"
         return f"at most {100 * (self.cloud or 0.0):g} % cloud calls"
+
+
+def target_in(words: str) -> DeferTarget | None:
+    """The target that `DeferTarget.describe` says, as a manifest carries it; None for other words."""
+    found = re.fullmatch(r"at most ([0-9.e+-]{1,20}) % (error|cloud calls)", words)
+    try:
+        share = float(found[1]) / 100 if found is not None else -1.0
+    except ValueError:
+        return None
+    if found is None or not 0 <= share <= 1:
+        return None
+    return DeferTarget(error=share, cloud=None) if found[2] == "error" else DeferTarget(cloud=share)
 
 
 def fit_temperature(logits: npt.NDArray[Any], y: npt.NDArray[np.int64], *, apply_softmax: bool) -> float:

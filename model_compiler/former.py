@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest
+from fleet.protocol.manifest_detail import decode_detail
 from fleet.protocol.selftest import Vector, decode_vectors
 from model_compiler.pack import read_blob, read_release
 
 
 @dataclass(frozen=True)
 class Former:
-    """Its manifest, and those of its blobs that are at hand by SHA-256: edge model files, self-test and front."""
+    """Its manifest, and those of its blobs that are at hand by SHA-256: what `wanted_of` says."""
 
     manifest: Manifest
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -28,6 +30,22 @@ class Former:
         except ProtocolError:
             return ()
 
+    @property
+    def target(self) -> str:
+        """The target of deferral that it was made for, in words; empty where nobody knows."""
+        detail, asked = self.manifest.detail, ""
+        data = self.files.get(detail.sha256) if isinstance(detail, Blob) else None
+        if data is not None:
+            with contextlib.suppress(ProtocolError):  # of a later format
+                asked = decode_detail(data).target
+        signed = [v.deferral.target for v in self.manifest.placed("edge") if v.deferral is not None]
+        return asked or next((words for words in signed if words), "")
+
+    @property
+    def metric(self) -> str:
+        """The metric that its gate is of."""
+        return self.manifest.variants[0].verdict.metric
+
     def file_of(self, variant: str) -> bytes | None:
         """The model file of an edge variant; None where it has none of that name, or the file is not at hand."""
         found = [v.blob.sha256 for v in self.manifest.placed("edge") if v.name == variant]
@@ -37,7 +55,8 @@ class Former:
 def wanted_of(manifest: Manifest) -> tuple[Blob, ...]:
     """The blobs that a `Former` of this manifest uses."""
     front = [manifest.in_front.blob] if manifest.in_front is not None else []
-    return (*[variant.blob for variant in manifest.placed("edge")], manifest.selftest.blob, *front)
+    detail = [manifest.detail] if isinstance(manifest.detail, Blob) else []
+    return (*[variant.blob for variant in manifest.placed("edge")], manifest.selftest.blob, *front, *detail)
 
 
 def former_of(folder: Path) -> Former:

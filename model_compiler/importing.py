@@ -79,7 +79,7 @@ def import_release(
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
     document = report(metric.name, manifest, kept, {}, refusals)
-    pack.write_release(request.out, *assembling.for_devices(manifest, blobs), document)
+    pack.write_release(request.out, *assembling.for_devices(manifest, blobs, request.defer.describe()), document)
     return CompileReport(request.out, manifest, {}, document)
 
 

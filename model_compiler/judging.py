@@ -189,7 +189,7 @@ def judge(
         base = by_name.get(bases.get(item.artifact.name, ""), item)
         measured = verdict.judge(
             metric, item.outputs, base.outputs, data.labels,
-            cost=costs[item.artifact.name], reference_cost=costs[base.artifact.name],
+            cost=costs[item.artifact.name], reference_cost=costs[base.artifact.name], bound=request.gate.by_bound,
         )  # fmt: skip
         measured = _with_notes(measured, item.artifact.notes)
         measured, fitted = _deferral(request, metric, item, measured, data.labels, cloud) if edge else (measured, None)

@@ -29,6 +29,7 @@ from model_compiler.errors import DataError
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]  # by name, each (n, …); the first one is what labels speak about
 DRAWS = 400
+TAIL = 0.025  # of each of two bounds that hold together with 95 % confidence
 
 
 class OneClassError(DataError):
@@ -69,32 +70,63 @@ class Metric:
             return 100 * (reference - value)
         return 100 * (value - reference) / max(abs(reference), 1e-12)
 
-    def _bootstrap(self, outputs: Outputs, y: Array) -> tuple[float, float]:
-        """Over samples; a draw of which the metric says nothing, such as one with a single class, does not count.
+    def most_points(self, outputs: Outputs, reference: Outputs, y: Array) -> float:
+        """What `points` of the outputs against the reference's, on the same rows, is at most with 95 % confidence.
 
-        Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979 (percentile interval).
+        Of answers that are right or wrong by two exact binomial bounds (Clopper and Pearson, 1934), on the share that
+        was lost and on the share that was won, at half the level each (Bonferroni), so that it holds for any number of
+        rows. Of other metrics by drawing the rows again, the same for both (paired bootstrap, Efron, 1979).
         """
-        from scipy.stats import bootstrap
+        if self.hits is not None:
+            ours, theirs = self.hits(first(outputs), y), self.hits(first(reference), y)
+            return 100 * _most_lost(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()), len(y))
+        if self.reading is not None:
+            outputs, reference = self.reading(outputs, y), self.reading(reference, y)
+        drawn = self._drawn(lambda rows: self.points(self._of(outputs, y, rows), self._of(reference, y, rows)), len(y))
+        value = self.points(self.score(outputs, y), self.score(reference, y))
+        return float(np.percentile(drawn, 95)) if len(drawn) else value
 
-        def score(rows: Array) -> float:
-            try:
-                return self.score({name: array[rows] for name, array in outputs.items()}, y[rows])
-            except OneClassError:
-                return float("nan")
-
-        if len(y) < 2:
-            return (value := self.score(outputs, y)), value
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scipy warns of the draws that say nothing
-            found = bootstrap(
-                (np.arange(len(y)),), score, n_resamples=DRAWS, vectorized=False, method="percentile", rng=0
-            )
-        drawn = found.bootstrap_distribution
-        drawn = drawn[~np.isnan(drawn)]
+    def _bootstrap(self, outputs: Outputs, y: Array) -> tuple[float, float]:
+        """Over samples (percentile interval)."""
+        drawn = self._drawn(lambda rows: self._of(outputs, y, rows), len(y))
         if not len(drawn):
             return (value := self.score(outputs, y)), value
         low, high = np.percentile(drawn, [2.5, 97.5])
         return float(low), float(high)
+
+    def _of(self, outputs: Outputs, y: Array, rows: Array) -> float:
+        return self.score({name: array[rows] for name, array in outputs.items()}, y[rows])
+
+    def _drawn(self, value: Callable[[Array], float], count: int) -> Array:
+        """What `value` is of `count` rows drawn again and again; a draw of which the metric says nothing, such as one
+        with a single class, does not count.
+
+        Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979.
+        """
+        from scipy.stats import bootstrap
+
+        def one(rows: Array) -> float:
+            try:
+                return value(rows)
+            except OneClassError:
+                return float("nan")
+
+        if count < 2:
+            return np.zeros(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scipy warns of the draws that say nothing
+            found = bootstrap((np.arange(count),), one, n_resamples=DRAWS, vectorized=False, method="percentile", rng=0)
+        drawn: Array = found.bootstrap_distribution
+        return drawn[~np.isnan(drawn)]
+
+
+def _most_lost(lost: int, won: int, total: int) -> float:
+    """The largest share that is lost on balance, see `Metric.most_points`."""
+    from scipy.stats import beta
+
+    most = 1.0 if lost == total else float(beta.ppf(1 - TAIL, lost + 1, total - lost))
+    least = 0.0 if won == 0 else float(beta.ppf(TAIL, won, total - won + 1))
+    return most - least
 
 
 def first(outputs: Outputs) -> Array:

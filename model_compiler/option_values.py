@@ -27,8 +27,12 @@ def gate_of(
     min_agreement: float | None,
     max_class_drop: float | None,
     max_latency_ratio: float | None,
+    *,
+    by_bound: bool = False,
 ) -> Gate:
-    """What a variant must keep; None leaves a bound out."""
+    """What a variant must keep; None leaves a term out. `by_bound`: not the point, the interval has to keep it."""
+    from msgspec import UNSET
+
     from fleet.protocol.manifest import Gate
 
     return Gate(
@@ -37,6 +41,7 @@ def gate_of(
         min_agreement=min_agreement,
         max_class_drop=max_class_drop,
         max_latency_ratio=max_latency_ratio,
+        judged_by="bound" if by_bound else UNSET,
     )
 
 

@@ -60,6 +60,9 @@ MinMetric = Annotated[float | None, Option("--min-metric", help="Gate: least val
 MinAgreement = Annotated[float | None, Option("--min-agreement", help="Gate: with fp32, 0 to 1.")]
 MaxClassDrop = Annotated[float | None, Option("--max-class-drop", help="Gate: in one class, 0 to 1.")]
 MaxLatencyRatio = Annotated[float | None, Option("--max-latency-ratio", help="Gate: p50 over fp32's.")]
+GateBound = Annotated[
+    bool, Option("--gate-bound", help="Gate: metric and drop keep their terms with 95 % confidence, not just here.")
+]
 Search = Annotated[bool, Option("--search", help="Where int8 misses the gate, look for operators to keep in float.")]
 
 DeferError = Annotated[float | None, Option("--defer-error", help="Deferral: at most x % error.")]

@@ -46,7 +46,7 @@ def compile_release(request: CompileRequest) -> CompileReport:
     left_out |= _dropped(manifest, kept, refusals)
     document = report(prepared.metric.name, manifest, asked, left_out, refusals) | {"search": searched}
     request.progress("building patches")
-    bare, blobs = assembling.for_devices(manifest, blobs)
+    bare, blobs = assembling.for_devices(manifest, blobs, request.defer.describe())
     pack.write_release(request.out, bare, blobs, document, patches(bare, blobs, request.earlier))
     return CompileReport(request.out, manifest, left_out, document)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
 from fleet.protocol.manifest import Verdict
 from model_compiler.errors import DataError
@@ -74,9 +75,18 @@ def _kept(mine: Array, theirs: Array) -> float:
 
 
 def judge(
-    metric: Metric, outputs: Outputs, reference: Outputs, y: Array, *, cost: Figures, reference_cost: Figures
+    metric: Metric,
+    outputs: Outputs,
+    reference: Outputs,
+    y: Array,
+    *,
+    cost: Figures,
+    reference_cost: Figures,
+    bound: bool = False,
 ) -> Verdict:
     """The verdict on one variant from its outputs and the reference's, both by name (n, …), and `y` (n, …).
+
+    With `bound` it says, too, what the drop is at most.
 
     Raises:
         DataError: the metric cannot be computed from these outputs.
@@ -110,7 +120,7 @@ def judge(
         load_ms=round(cost.load_ms, 2),
         peak_memory_bytes=cost.peak_memory_bytes,
     )
-    return verdict
+    return replace(verdict, drop_bound=metric.most_points(outputs, reference, y)) if bound else verdict
 
 
 def notes(metric: Metric, value: float, reference: float, ratio: float, size_ratio: float) -> list[str]:

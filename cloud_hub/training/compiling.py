@@ -16,6 +16,8 @@ from cloud_hub.training.models import Made
 from cloud_hub.training.run import Parts, RunRequest, lineage_of, onnx_of_made
 from fleet.protocol.manifest import Gate
 from model_compiler import metrics
+from model_compiler.errors import CompilerError
+from model_compiler.metrics import Metric
 
 if TYPE_CHECKING:
     from model_compiler.request import CompileRequest
@@ -44,7 +46,7 @@ def compile_run(
         ConflictError: the release would not keep the model's interface.
         InvalidError: the compiler refuses it, with its reason.
     """
-    from model_compiler.errors import CompilerError, InterfaceError
+    from model_compiler.errors import InterfaceError
     from model_compiler.pipeline import compile_release
 
     shutil.rmtree(request.out / RELEASE, ignore_errors=True)
@@ -68,6 +70,7 @@ def _asked(
 ) -> CompileRequest:
     """What is asked of the compiler; raises DataError for data that no model takes."""
     from model_compiler.data import make_dataset
+    from model_compiler.deferral import DeferTarget, target_in
     from model_compiler.request import CompileRequest
 
     contract, loose, lineage = request.contract, settled.loose, lineage_of(request)
@@ -90,7 +93,8 @@ def _asked(
         preprocess=parts.steps.preparation.steps,
         front=parts.steps.preparation.front,
         task=settled.spec,
-        metric=metrics.parse(recipe.metric) if recipe.metric else None,
+        metric=_metric(recipe.metric, current),
+        defer=(target_in(current.former.target) if current is not None else None) or DeferTarget(),
         interface=contract.interface if contract is not None else None,
         encoder=contract.encoder if contract is not None else None,
         gate=current.manifest.gate if current is not None else Gate(),
@@ -100,3 +104,19 @@ def _asked(
         former=current.former if current is not None else None,
         seed=request.seed,
     )
+
+
+def _metric(asked: str, current: Released | None) -> Metric | None:
+    """The recipe's metric, else that of the release before, whose gate is kept; None for the task's.
+
+    That of a file of one's own is not to be had from its name: the recipe says it, or its terms are held against the
+    task's.
+    """
+    if asked:
+        return metrics.parse(asked)
+    if current is None:
+        return None
+    try:
+        return metrics.parse(current.former.metric)
+    except CompilerError:
+        return None

@@ -15,6 +15,7 @@ import numpy as np
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import Dataset
+from cloud_hub.training import alike
 from cloud_hub.training.checking import Contract, Settled, placed, samples_of, settle
 from cloud_hub.training.data_checks import keys_of
 from cloud_hub.training.models import Made, source_of
@@ -70,8 +71,8 @@ def deal(sets: Sets, samples: Examples | None, *, seed: int, repeats: int) -> Pa
     """Join the recipe's sets with a snapshot's samples (`checking.samples_of`).
 
     A quarter of the human labels is kept for the gate (and joins the validation set), a tenth for
-    calibration; the rest is trained on `repeats` times. Samples without a label teach the student
-    through the teacher alone.
+    calibration; the rest is trained on `repeats` times. Samples that are nearly the same (`alike`) stay together.
+    Samples without a label teach the student through the teacher alone.
     """
     none = sets.train.take(np.zeros(0, np.int64))
     if samples is None:
@@ -80,10 +81,10 @@ def deal(sets: Sets, samples: Examples | None, *, seed: int, repeats: int) -> Pa
     labelled = every.with_labels()
     order = np.random.default_rng(seed).permutation(len(labelled))
     kept, tuned = int(GATE_SHARE * len(order)), int(CALIBRATION_SHARE * len(order))
-    gate, calibration = labelled.take(order[:kept]), labelled.take(order[kept : kept + tuned])
+    gate, calibration, rest = map(labelled.take, alike.split(alike.groups(labelled), order, (kept, tuned)))
     train = sets.train
     for _ in range(repeats):
-        train = train.join(labelled.take(order[kept + tuned :]))
+        train = train.join(rest)
     return Parts(
         train=train,
         unlabelled=every.take(np.flatnonzero(~every.labelled)),

@@ -6,6 +6,7 @@ the manifest holds neither. Blobs are listed by SHA-256 and size and trusted thr
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType, field
@@ -35,7 +36,8 @@ class Verdict(Struct, frozen=True, kw_only=True):
     fractions in [0, 1]. `drop_points` is (reference - value) in percentage points, or, for a metric
     where lower is better, the percentage by which the error grew. Latencies are microseconds at
     batch 1, and `latency_ratio` is this variant's p50 over the fp32 variant's in the same interleaved
-    run. `peak_memory_bytes` is what loading and one answer added to the process at most.
+    run. `peak_memory_bytes` is what loading and one answer added to the process at most. `drop_bound` is what the drop
+    is at most, with 95 % confidence; left out where the gate does not ask for it.
     """
 
     metric: str
@@ -54,12 +56,15 @@ class Verdict(Struct, frozen=True, kw_only=True):
     higher_is_better: bool = True
     load_ms: float = 0.0
     peak_memory_bytes: int = 0
+    drop_bound: float | UnsetType = UNSET
 
 
 class Gate(Struct, frozen=True, kw_only=True):
     """The terms a variant had to meet; None means no term. Hub and agent check them again.
 
-    `min_metric` is the least value allowed, or the largest where lower is better.
+    `min_metric` is the least value allowed, or the largest where lower is better. `judged_by` says what of the metric
+    and of the drop has to keep its term: the `point`, or the end of its interval that is worse (`bound`). Agents of 0.1
+    know the point alone.
     """
 
     max_drop_points: float | None = None
@@ -67,12 +72,23 @@ class Gate(Struct, frozen=True, kw_only=True):
     min_agreement: float | None = None
     max_class_drop: float | None = None
     max_latency_ratio: float | None = None
+    judged_by: Literal["point", "bound"] | UnsetType = UNSET
+
+    @property
+    def by_bound(self) -> bool:
+        """Whether the end of an interval has to keep the terms."""
+        return self.judged_by == "bound"
 
     def broken_by(self, verdict: Verdict) -> list[str]:
         """Each term that `verdict` breaks, in plain words; empty when the gate holds."""
+        drop, value, most = verdict.drop_points, verdict.value, ""
+        if self.by_bound:
+            # Without a bound nothing is shown: a verdict of another gate's release keeps no term.
+            drop = verdict.drop_bound if isinstance(verdict.drop_bound, float) else inf
+            value, most = verdict.interval[0 if verdict.higher_is_better else 1], " with 95 % confidence"
         terms = (
-            ("drop in points", verdict.drop_points, self.max_drop_points, True),
-            (verdict.metric, verdict.value, self.min_metric, not verdict.higher_is_better),
+            (f"drop in points{most}", drop, self.max_drop_points, True),
+            (f"{verdict.metric}{most}", value, self.min_metric, not verdict.higher_is_better),
             ("agreement", verdict.agreement, self.min_agreement, False),
             ("worst class drop", verdict.worst_class_drop, self.max_class_drop, True),
             ("latency ratio", verdict.latency_ratio, self.max_latency_ratio, True),

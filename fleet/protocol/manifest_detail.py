@@ -22,11 +22,13 @@ class VariantDetail(Struct, frozen=True, kw_only=True):
 
 
 class Detail(Struct, frozen=True, kw_only=True):
-    """The blob, as JSON: the detail of variants by name, and the versions of the tools that made them."""
+    """The blob, as JSON: the detail of variants by name, the versions of the tools that made them, and in words the
+    target of deferral that was asked for, which a manifest has only where it can be promised."""
 
     schema: int = 1
     variants: dict[str, VariantDetail] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
+    target: str = ""
 
 
 def encode_detail(detail: Detail) -> bytes:
@@ -39,11 +41,11 @@ def decode_detail(data: bytes) -> Detail:
     return decode_json(data, Detail, limit=MANIFEST_LIMIT, subject="release detail")
 
 
-def detail_of(manifest: Manifest) -> Detail:
-    """What `without_detail` takes out of a manifest."""
+def detail_of(manifest: Manifest, target: str = "") -> Detail:
+    """What `without_detail` takes out of a manifest, and the target of deferral that was asked for."""
     curves = {v.name: v.deferral.curve if v.deferral is not None else () for v in manifest.variants}
     found = {v.name: VariantDetail(notes=v.verdict.notes, curve=curves[v.name]) for v in manifest.variants}
-    return Detail(variants=found, tools=manifest.lineage.tools)
+    return Detail(variants=found, tools=manifest.lineage.tools, target=target)
 
 
 def without_detail(manifest: Manifest, detail: Blob) -> Manifest:

@@ -179,6 +179,12 @@ JSON: dict[str, Struct] = {
     "manifest": MANIFEST,
     "manifest-detail": d.without_detail(MANIFEST, m.Blob(sha256="6" * 64, size=50)),
     "release-detail": d.detail_of(MANIFEST),
+    "release-detail-target": d.detail_of(MANIFEST, "at most 1 % error"),
+    "manifest-bound": replace(
+        MANIFEST,
+        gate=m.Gate(min_metric=0.9, judged_by="bound"),
+        variants=(replace(MANIFEST.variants[0], verdict=replace(VERDICT, drop_bound=1.5)),),
+    ),
     "manifest-task": replace(
         MANIFEST,
         requires=("task:detection",),
