@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
@@ -54,6 +54,7 @@ class Parts:
     task: TaskSpec | None = None
     steps: tuple[AnyStep, ...] = ()
     front: FrontFile | None = None
+    features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     former: Former | None = None
 
     def class_names(self) -> tuple[str, ...]:
@@ -82,7 +83,7 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     drift, drift_data = _drift(parts)
     front = parts.front.described if parts.front is not None else None
     inputs = _tensors(parts, parts.validation.inputs, kept, "input")
-    profile_data = reference.profile(parts.background.inputs, inputs)
+    profile_data = reference.profile(parts.background.inputs, inputs, parts.features)
     manifest = Manifest(
         requires=required_by(parts.steps, front),
         preprocess=parts.steps or msgspec.UNSET,

@@ -71,8 +71,8 @@ def import_release(
     kept, _ = judging.passing([item for item in judged if item.name != REFERENCE])
     background, held_out = (data.take(rows) for rows in halves(data, request.seed, classes=metric.classes))
     parts = assembling.Parts(
-        metric=metric, background=background, held_out=held_out, validation=data,
-        labels=request.labels, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
+        metric=metric, background=background, held_out=held_out, validation=data, labels=request.labels,
+        features=request.features, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
         encoder=request.encoder, seed=request.seed, interface=request.interface, non_finite=request.loose(),
         task=tasking.task_of(request), steps=preparation.steps, front=preparation.front,
     )  # fmt: skip

@@ -10,7 +10,7 @@ import typer
 
 from model_compiler import options as o
 from model_compiler.errors import CompilerError
-from model_compiler.option_values import defer_of, gate_of, lineage_of, metric_of, task_of
+from model_compiler.option_values import defer_of, features_of, gate_of, lineage_of, metric_of, task_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,6 +34,7 @@ def compile_(
     weights: o.Weights = None,
     cloud: o.Cloud = None,
     labels: o.Labels = "",
+    features: o.Features = None,
     input_: o.Inputs = None,
     output: o.Outputs = None,
     extends: o.Extends = None,
@@ -79,6 +80,7 @@ def compile_(
             **_source(source, weights),
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
+            features=features_of(features),
             metric=metric_of(metric),
             task=task_of(task),
             channels_last=channels_last,
@@ -102,6 +104,7 @@ def import_(
     reference: o.Reference = None,
     cloud: o.Cloud = None,
     labels: o.Labels = "",
+    features: o.Features = None,
     input_: o.Inputs = None,
     output: o.Chosen = None,
     extends: o.Extends = None,
@@ -143,6 +146,7 @@ def import_(
             out=out,
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
+            features=features_of(features),
             metric=metric_of(metric),
             task=task_of(task),
             gate=gate_of(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio, by_bound=gate_bound),

@@ -45,6 +45,17 @@ def gate_of(
     )
 
 
+def features_of(texts: list[str] | None) -> dict[str, tuple[str, ...]]:
+    """Names of features by input, "" for the only one; raises CompilerError for an empty name."""
+    found = {}
+    for text in texts or ():
+        tensor, _, names = text.rpartition("=")
+        found[tensor] = tuple(name.strip() for name in names.split(","))
+        if not all(found[tensor]):
+            raise CompilerError(f"--features {text!r}: a name is empty", hint="such as --features temperature,humidity")
+    return found
+
+
 def metric_of(text: str) -> Metric | None:
     """None where none is named."""
     from model_compiler.metrics import parse

@@ -19,6 +19,10 @@ Targets = Annotated[list[str] | None, Option("--target", help="A variant; repeat
 Weights = Annotated[Path | None, Option("--weights", help="safetensors for file.py:factory.")]
 Cloud = Annotated[Path | None, Option("--cloud", help="The teacher as .onnx: the cloud variant.")]
 Labels = Annotated[str, Option("--labels", help="Class names in output order, separated by commas.")]
+Features = Annotated[
+    list[str] | None,
+    Option("--features", help="What an input's numbers are called, in order: [INPUT=]temperature,humidity; repeat."),
+]
 MetricName = Annotated[
     str,
     Option(

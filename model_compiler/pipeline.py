@@ -71,6 +71,7 @@ def _parts(prepared: Prepared) -> assembling.Parts:
         held_out=prepared.asked.validation,
         validation=prepared.asked.validation,
         labels=request.labels,
+        features=request.features,
         gate=request.gate,
         lineage=request.lineage,
         encoder=request.encoder,

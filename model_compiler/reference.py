@@ -66,16 +66,37 @@ def build(
     return ref, blobs
 
 
-def profile(background: Mapping[str, npt.NDArray[Any]], inputs: Sequence[Tensor]) -> bytes:
+def profile(
+    background: Mapping[str, npt.NDArray[Any]], inputs: Sequence[Tensor], names: Mapping[str, Sequence[str]]
+) -> bytes:
     """What the release was trained on, input by input: the bytes of a `figures.Profile` of at most `PROFILE_ROWS` rows.
 
     Args:
         background: (n, …) by the release's names.
         inputs: the manifest's.
+        names: what the numbers of an input are called, by its name, or by "" those of the only one.
+
+    Raises:
+        DataError: names of an input that there is not, or not as many as it has numbers.
     """
-    summaries = []
+    summaries, called = [], _called(names, inputs)
     for told in figures.plan(inputs):
         rows = background[told.tensor]
         picked = np.linspace(0, len(rows) - 1, min(len(rows), PROFILE_ROWS)).astype(np.int64)
-        summaries.append(figures.summarize(told, [rows[place] for place in picked], every=True))
-    return figures.encode_profile(figures.Profile(inputs=tuple(summaries)))
+        summaries.append(figures.summarize(told, [np.asarray(rows[place]) for place in picked], every=True))
+    return figures.encode_profile(figures.Profile(inputs=tuple(summaries), names=called))
+
+
+def _called(names: Mapping[str, Sequence[str]], inputs: Sequence[Tensor]) -> dict[str, tuple[str, ...]]:
+    told = {one.tensor: one for one in figures.plan(inputs)}
+    called = {}
+    for name, given in names.items():
+        only = inputs[0].name if len(inputs) == 1 else name
+        one = told.get(name or only)
+        if one is None or one.kind != "values":
+            known = ", ".join(one.tensor for one in told.values() if one.kind == "values") or "none"
+            raise DataError(f"features are named of input {name!r}; those told by their numbers are: {known}")
+        if len(given) != len(one.names):
+            raise DataError(f"input {one.tensor!r} has {len(one.names)} numbers, {len(given)} are named")
+        called[one.tensor] = tuple(given)
+    return called

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ class CompileRequest:
     `non_finite` names the inputs and outputs that may hold NaN and infinity, of a model that means them.
     `front`, a model file, and then `preprocess`, steps with their constants, are between what applications send, which
     the data holds, and what the source takes; what a step imputes may hold NaN.
+    `features` are what the numbers of an input are called, by its name, or "" for the only one; alarms name them.
     `channels_last`: the data is (n, height, width, channels), the module takes channels first. `search` looks for a
     better quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
     fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was measured, by
@@ -53,6 +54,7 @@ class CompileRequest:
     onnx: bytes | None = None
     cloud: bytes | None = None
     labels: Sequence[str] = ()
+    features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     inputs: Sequence[str] = ()
     outputs: Sequence[str] = ()
     interface: Interface | None = None

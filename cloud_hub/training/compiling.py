@@ -88,6 +88,7 @@ def _asked(
         onnx=student.onnx,
         cloud=onnx_of_made(teacher, parts.train) if teacher is not None else None,
         labels=settled.labels,
+        features=recipe.features,
         inputs=tuple(parts.train.inputs),
         outputs=settled.outputs,
         preprocess=parts.steps.preparation.steps,

@@ -90,13 +90,15 @@ class Recipe:
     (`fleet.protocol.steps`); constants that are left out are fitted to the rows that are trained on. `front` is a model
     file before these, beside the recipe, as `model-compiler --front` takes it, or a function that returns a torch
     module, which is not trained. `augment`, losses and `fit` see what they make. `non_finite` names inputs and outputs
-    that may hold NaN and infinity.
+    that may hold NaN and infinity. `features` says what the numbers of an input are called, by its name, or "" for the
+    only one: alarms name what moved by them.
     """
 
     data: Callable[[], Sets]
     teacher: Callable[[], torch.nn.Module] | None = None
     student: Callable[[], torch.nn.Module] | None = None
     labels: tuple[str, ...] = ()
+    features: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     augment: Callable[[Any, torch.Generator], Any] | None = None

@@ -241,7 +241,8 @@ def _signal(rows: Sequence[npt.NDArray[Any]]) -> Floats:
 
 
 def _text(rows: Sequence[npt.NDArray[Any]]) -> Floats:
-    return np.asarray([[float(np.mean([len(item) for item in row.ravel()])) if row.size else np.nan] for row in rows])
+    lengths = [[len(item) for item in np.asarray(row, object).ravel()] for row in rows]
+    return np.asarray([[float(np.mean(row)) if row else np.nan] for row in lengths])
 
 
 _TABLES: dict[Kind, Callable[[Sequence[npt.NDArray[Any]]], Floats]] = {

@@ -66,6 +66,8 @@ def test_text_is_told_by_its_length_and_all_inputs_together_are_bounded() -> Non
     assert sum(len(one.names) for one in plan(tuple(tensor(64, name=str(n)) for n in range(40)))) <= MOST_FIGURES
     rows = [np.asarray([word], object) for word in (b"", b"four")]
     assert figures_of(summarize(told[0], rows))[0, MEAN] == 2.0
+    alone = np.asarray([b"", b"four"], object)  # an input of one text without an axis of its own
+    assert figures_of(summarize(told[0], [np.asarray(row) for row in alone]))[0, MEAN] == 2.0
 
 
 def test_numbers_are_told_feature_by_feature_and_nan_by_its_share() -> None:
