@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from cloud_hub.drift import bets
 from cloud_hub.drift.outliers import Outliers
@@ -22,20 +22,28 @@ class Track(Struct, frozen=True, kw_only=True):
 
 
 class Device(Struct, kw_only=True):
-    """A row's document: what is held against a device's inputs, by `Key` as text, and its outliers."""
+    """A row's document: what is held against a device's inputs, by `Key` as text, and its outliers.
 
+    `own` are sums of shares over its first `learnt` windows, from `begun` on: its habit.
+    """
+
+    begun: float | None = None
+    learnt: int = 0
+    own: dict[str, float] = {}
     tracks: dict[str, Track] = {}
     outliers: Outliers = Outliers()
 
 
 class Facts(Struct, kw_only=True):
-    """A monitor's document: windows counted, those with summaries and with outliers, and what the first ones showed."""
+    """A monitor's document: windows counted, those with summaries and with outliers, and what the first ones showed:
+    sums of shares by the hour of the day (UTC), over as many windows as `hours` says."""
 
     begun: float = 0.0
     windows: int = 0
     told: int = 0
     sketched: int = 0
-    usual: dict[str, tuple[float, int]] = {}
+    hours: list[int] = field(default_factory=lambda: [0] * 24)
+    usual: dict[str, dict[str, float]] = {}
     profiled: bool = False
 
 

@@ -25,7 +25,6 @@ from fleet.protocol.messages import InputSummary
 
 BATCH = 500  # windows per transaction
 BATCHES = 20  # per look and model
-FIRST = 20  # windows of the release that say what is usual where its training data does not
 SHARES = 4  # of the budget of false alarms: inputs, answers by audits and labels, and this
 TRACKS = 256  # of one device that something may be held against
 
@@ -117,18 +116,39 @@ class Counted:
             )  # fmt: skip
 
     def _quality(self, row: WindowRow, summaries: tuple[InputSummary, ...]) -> None:
-        device = self._device(row.device_id)
+        device, facts = self._device(row.device_id), self._facts
+        device.begun = self._now if device.begun is None else device.begun
+        hour = int(row.ended_at % bets.DAY_S // 3600.0)
+        learning, own = self._learns(facts.begun, facts.told - 1), self._learns(device.begun, device.learnt)
+        facts.hours[hour] += learning
+        device.learnt += own
         seen = quality.seen_in(summaries, row.body.get("counters", {}).get("requests", 0), self._plan, self._profile)
-        learning = self._facts.told <= FIRST
         for key, found in seen.items():
-            name, normal = text_of(key), found.normal
-            if normal is None:
-                total, windows = self._facts.usual.get(name, (0.0, 0))
-                if learning:
-                    self._facts.usual[name] = (total + found.share, windows + 1)
-                    continue
-                normal = total / windows if windows else 0.0
-            self._track(device, name, quality.margin_of(key, normal), found.share, row.started_at)
+            name = text_of(key)
+            if found.normal is not None:
+                margin = quality.margin_of(key, found.normal)
+            elif learning or own:
+                if found.share and learning:
+                    sums = facts.usual.setdefault(name, {})
+                    sums[str(hour)] = sums.get(str(hour), 0.0) + found.share
+                if found.share and own:
+                    device.own[name] = device.own.get(name, 0.0) + found.share
+                continue
+            else:
+                margin = quality.margin_of(key, *self._habit(device, name))
+            if margin is not None:
+                self._track(device, name, margin, found.share, row.started_at)
+
+    def _learns(self, begun: float, windows: int) -> bool:
+        return windows < self._policy.baseline_windows or self._now - begun < self._policy.baseline_s
+
+    def _habit(self, device: Device, name: str) -> tuple[float, int]:
+        """How much of it is usual, by the device's own first windows or by the worst hour of all, and by how many."""
+        habits = [(device.own.get(name, 0.0) / max(device.learnt, 1), device.learnt)]
+        for hour, total in self._facts.usual.get(name, {}).items():
+            habits.append((total / max(self._facts.hours[int(hour)], 1), self._facts.hours[int(hour)]))
+        share, windows = max(habits)
+        return min(share, 1.0), max(windows, 1)
 
     def _track(self, device: Device, name: str, margin: float, share: float, at: float) -> None:
         track = device.tracks.get(name)

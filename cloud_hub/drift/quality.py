@@ -8,12 +8,15 @@ Four things can be wrong with an input, or with one feature of it, on one device
     unit      half of a window lies outside of nine tenths of the training data and is 5 times as large or small
 
 Each is a share of a window's rows, or 1 or 0 for the whole window, and is bet on device by device (`bets`): one
-device's forged numbers name that device only. `NaN` is held to the training data, or, where that is not known, to the
-release's first windows, and `constant` to these; without the training data the other two are not watched.
+device's forged numbers name that device only. `NaN` is held to the training data, or, where that is not known, to
+habit, and `constant` to this: what the device itself did in the first period of the release, and all devices in the
+worst hour of their days. So a sensor that has been stuck from the first is not found, and one that sleeps at night is
+left in peace. Without the training data the other two are not watched.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -81,9 +84,17 @@ def seen_in(
     return found
 
 
-def margin_of(key: Key, normal: float) -> float:
-    """The share under which a problem is no problem; `normal` is what the training data or the first windows show."""
-    return min(normal + LEAST[key.problem], MOST)
+def margin_of(key: Key, normal: float, windows: int = 0) -> float | None:
+    """The share under which a problem is no problem; None where so much is usual that nothing more would show.
+
+    Args:
+        key: what is watched.
+        normal: what is usual: by the training data, or
+        windows: by so many windows, in which it may be off by three standard errors.
+    """
+    error = 3.0 * math.sqrt(max(normal * (1.0 - normal), 1.0 / windows) / windows) if windows else 0.0
+    margin = normal + LEAST[key.problem] + error
+    return margin if margin <= MOST else None
 
 
 def _nan(

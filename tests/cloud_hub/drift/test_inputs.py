@@ -37,7 +37,9 @@ class Fleet:
         self.hub, self.random, self.seq = hub, np.random.default_rng(1), 0
         hub.model()
         with hub.hub.session() as session:
-            session.get_one(Model, "digits").policy = {"drift": {"retrain": "on-alarm", "sample_devices": 1}}
+            session.get_one(Model, "digits").policy = {
+                "drift": {"retrain": "on-alarm", "sample_devices": 1, "baseline": "1h"}
+            }
             for name in NAMES:
                 session.add(device_row(name))
         self.publish(profiled=profiled)
@@ -84,6 +86,11 @@ class Fleet:
         return found
 
 
+def set_baseline(fleet: Fleet, baseline: str) -> None:
+    with fleet.hub.hub.session() as session:
+        session.get_one(Model, "digits").policy = {"drift": {"samples": 0, "baseline": baseline}}
+
+
 @pytest.fixture
 def fleet(hub: HubFixture) -> Fleet:
     return Fleet(hub)
@@ -114,12 +121,30 @@ def test_a_stuck_sensor_and_another_unit_are_told_apart(fleet: Fleet) -> None:
         return rows
 
     fleet.windows(20)
+    fleet.windows(20)
     fleet.windows(40, change)
-    (alarm,) = fleet.alarms()
+    quality, far = fleet.alarms()
+    assert far.detail["kind"] == "outliers" and far.detail["devices"] == ["c"]
+    alarm = quality
     reason = alarm.detail["reason"]
     assert "pressure: stuck" in reason and "another unit?" in reason and alarm.detail["devices"] == ["b", "c"]
     found = {(one["device"], one["problem"]) for one in alarm.detail["findings"]}
     assert ("b", "constant") in found and {("c", "unit"), ("c", "range")} <= found
+
+
+def test_a_sensor_that_sleeps_at_night_and_a_device_that_never_had_one_are_left_in_peace(fleet: Fleet) -> None:
+    def habits(name, rows):
+        if name == "a" or fleet.hub.clock() % 86_400 < 6 * 3600:
+            rows[:, 1] = 1000.0
+        return rows
+
+    set_baseline(fleet, "1d")
+    for _ in range(6):
+        fleet.windows(72, habits)
+    assert fleet.alarms() == []
+    fleet.windows(60, lambda name, rows: rows * [1, 1, 0] + [0, 0, 5] if name == "b" else habits(name, rows))
+    (alarm,) = fleet.alarms()
+    assert alarm.detail["devices"] == ["b"] and "feature 2: stuck" in alarm.detail["reason"]
 
 
 def test_outliers_alarm_by_their_rate(fleet: Fleet) -> None:

@@ -23,9 +23,8 @@ PROFILE = Profile(inputs=(summarize(TOLD, list(TRAINED)),), names={"x": ("temper
 def shares(rows: np.ndarray, profile: Profile | None = PROFILE, refused: dict[str, int] | None = None) -> dict:
     requests = len(rows) + sum((refused or {}).values())
     seen = seen_in((summarize(TOLD, list(rows), refused),), requests, PLAN, profile)
-    return {
-        key: found.share for key, found in seen.items() if found.share > quality.margin_of(key, found.normal or 0.0)
-    }
+    margins = {key: quality.margin_of(key, found.normal or 0.0) or 1.0 for key, found in seen.items()}
+    return {key: found.share for key, found in seen.items() if found.share > margins[key]}
 
 
 def rows(count: int = 200) -> np.ndarray:
@@ -85,6 +84,12 @@ def test_the_share_below_a_value_is_bounded_both_ways(value) -> None:
     share = (data < value).mean()
     assert share_below(quantiles, value) <= share + 1e-3
     assert share_below(quantiles, value, least=False) >= share - 1e-3
+
+
+def test_what_is_usual_is_held_against_nobody() -> None:
+    assert quality.margin_of(Key("x", 0, "constant"), 0.95, 1000) is None
+    few, many = (quality.margin_of(Key("x", 0, "constant"), 0.3, windows) for windows in (30, 3000))
+    assert few > many > 0.4
 
 
 def test_words_name_feature_and_share() -> None:

@@ -82,9 +82,10 @@ def create_model(story: Story) -> None:
 
 
 def alarms(shop: Workshop, *, of: int | None = None) -> int:
-    """How many drift alarms the hub has raised so far, about one release or about all."""
+    """How many drift alarms the hub has raised so far, about one release or all; broken data is another matter."""
     try:
         found = [alarm for alarm in shop.client.alarms() if alarm.model == MODEL]
+        found = [alarm for alarm in found if alarm.detail.kind not in ("quality", "outliers")]
         return len([alarm for alarm in found if of in (None, alarm.release)])
     except FleetError as error:
         raise type(error)(f"asking for alarms: {error}", subject=error.subject, hint=error.hint) from error
