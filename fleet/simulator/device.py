@@ -185,7 +185,8 @@ class Device:
         found = self._sends(now)
         if self.online and self._beat <= now:
             self._beat = now + HEARTBEAT_S
-            found.insert(0, Send(self._topic("status"), self._status("online", now)))
+            if not self._silent(now):
+                found.insert(0, Send(self._topic("status"), self._status("online", now)))
         while self.online and self._hostile_at <= now:
             self._hostile_at = self._gap(self._hostile_at)
             self.counts.hostile += 1
@@ -294,7 +295,7 @@ class Device:
             self._record("window", found, now)
 
     def _record(self, kind: str, body: msgspec.Struct, now: float) -> None:
-        if 0 < self.profile.silent_after_s <= now:
+        if self._silent(now):
             return
         self._outbox.add(kind, body, at=self.clock(now), now=now)
 
@@ -311,10 +312,13 @@ class Device:
         data = {"simulated": True} if known else {}
         self._record("result", CommandResult(id=command.id, ok=known, kind=command.kind, data=data, detail=detail), now)
 
+    def _silent(self, now: float) -> bool:
+        return 0 < self.profile.silent_after_s <= now
+
     def _about(self, view: View) -> AgentReport:
         return AgentReport(
-            agent=AGENT, channel=self.channel, hardware={"machine": "simulated"}, channel_version=view.channel.version,
-            tuf=view.tuf, tuf_expires=view.tuf_expires,
+            agent=AGENT, channel=self.channel, hardware={"machine": "simulated"}, capabilities=view.capabilities,
+            channel_version=view.channel.version, tuf=view.tuf, tuf_expires=view.tuf_expires,
         )  # fmt: skip
 
     def _status(self, state: str, now: float) -> bytes:

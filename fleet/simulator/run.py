@@ -74,6 +74,7 @@ class Simulation:
         self._slowest = 0.0
         self._began = time.time()
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._stopped = False
 
     def run(self) -> Report:
         """Until the plan's time is over, or `stop` is called.
@@ -83,6 +84,8 @@ class Simulation:
         """
         readers = []
         for number in range(self._plan.processes):
+            if self._stopped:
+                break
             process = self._start(number)
             reader = threading.Thread(target=self._read, args=(number, process), daemon=True)
             reader.start()
@@ -91,7 +94,8 @@ class Simulation:
             reader.join()
         codes = [process.wait(END_S) for process in self._processes]
         report = self.report()
-        unfinished = [number for number, code in enumerate(codes) if code or not self._latest[number].done]
+        ended = {number for number, progress in self._latest.items() if progress.done}
+        unfinished = [number for number, code in enumerate(codes) if code or number not in ended]
         if unfinished:
             raise EndedError(
                 f"{len(unfinished)} of {len(codes)} processes of the simulation ended early",
@@ -101,6 +105,7 @@ class Simulation:
 
     def stop(self) -> None:
         """Let all devices say goodbye; `run` returns then."""
+        self._stopped = True
         for process in self._processes:
             if process.stdin is not None and not process.stdin.closed:
                 process.stdin.close()
@@ -136,7 +141,8 @@ class Simulation:
             members=plan.members[number :: plan.processes],
         )  # fmt: skip
         command = [sys.executable, "-m", "fleet.simulator.worker"]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # A session of its own: Ctrl-C in a terminal is for the command, which lets the devices say goodbye.
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         self._processes.append(process)
         assert process.stdin is not None
         process.stdin.write(encode_json(work) + b"\n")

@@ -38,7 +38,7 @@ class ReleaseFacts(Struct, frozen=True, kw_only=True):
 
 
 class View(Struct, frozen=True, kw_only=True):
-    """The channel and its releases. `refused` says of the releases that are left out, why."""
+    """The channel and its releases as a device with `capabilities` reads them; `refused` says why some lack."""
 
     channel: Channel
     releases: dict[tuple[str, int], ReleaseFacts]
@@ -46,6 +46,7 @@ class View(Struct, frozen=True, kw_only=True):
     tuf: dict[str, int]
     tuf_expires: dict[str, float]
     refused: dict[tuple[str, int], tuple[str, str]] = {}
+    capabilities: tuple[str, ...] = ()
 
 
 def fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[str], before: View | None) -> View:
@@ -71,7 +72,7 @@ def fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[s
                     refused[wanted] = (getattr(error, "reason", "") or "bad-manifest", str(error))
         return View(
             channel=document, releases=known, keys=decode_keys(key) if key else None, tuf=trusted.versions,
-            tuf_expires=trusted.expires, refused=refused,
+            tuf_expires=trusted.expires, refused=refused, capabilities=tuple(sorted(capabilities)),
         )  # fmt: skip
 
 

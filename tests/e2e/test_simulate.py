@@ -17,7 +17,7 @@ from fleet.protocol.manifest import encode_manifest
 from fleet.simulator.profiles import assign, parse_mix
 from tests.support import models
 from tests.support.hub_process import ROOT
-from tests.support.operated_hub import OperatedHub
+from tests.support.operated_hub import OperatedHub, until
 
 pytestmark = pytest.mark.e2e
 
@@ -98,3 +98,19 @@ def test_what_cannot_be_meant_is_said(hub: OperatedHub, tmp_path: Path) -> None:
             env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode not in (0, 1) and words in done.stderr, done.stderr
+
+
+def test_an_end_by_hand_lets_the_devices_say_goodbye(hub: OperatedHub, tmp_path: Path) -> None:
+    publish(hub, tmp_path / "blobs")
+    environment = {
+        **os.environ, "EDGELOOP_HUB": hub.url, "EDGELOOP_TOKEN": hub.token,
+        "EDGELOOP_CA": str(hub.directory / "keys" / "ca.pem"),
+    }  # fmt: skip
+    command = [
+        sys.executable, "-m", "fleet.cli.main", "simulate", "3", "--for", "1h", "--dir", str(tmp_path / "s"), "--json"
+    ]  # fmt: skip
+    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        until(lambda: hub.rows("SELECT count(*) FROM device WHERE online") == [(3,)], "they are online")
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and json.loads(said)["enrolled"] == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import msgspec
 import pytest
 from hypothesis import given, settings
 
@@ -86,9 +87,16 @@ def test_a_slow_link_takes_its_time() -> None:
 def test_a_silent_device_stays_connected_and_tells_nothing_more() -> None:
     hub = device("silent")
     hub.run(view(1), 30.0)
-    told = len(hub.bodies)
+    told = len(hub.bodies), len(hub.statuses)
     hub.run(view(1), 200.0, begin=30.25)
-    assert len(hub.bodies) == told and hub.device.online and len(hub.statuses) > 5
+    hub.command(200.0, "diagnose", {})
+    assert (len(hub.bodies), len(hub.statuses)) == told and hub.device.online
+
+
+def test_it_says_what_it_understands() -> None:
+    hub = device()
+    hub.run(msgspec.structs.replace(view(1), capabilities=("a", "b")), 10.0)
+    assert [body.capabilities for body in hub.bodies if hasattr(body, "capabilities")] == [("a", "b")]
 
 
 def test_a_wrong_clock_stands_in_its_records_and_obeys_all_the_same() -> None:
