@@ -25,7 +25,7 @@ from fleet.protocol.messages import InputSummary
 
 BATCH = 500  # windows per transaction
 BATCHES = 20  # per look and model
-SHARES = 4  # of the budget of false alarms: inputs, answers by audits and labels, and this
+SHARES = 4  # these tests together raise a false alarm in so many times `budget_days`
 TRACKS = 256  # of one device that something may be held against
 
 
