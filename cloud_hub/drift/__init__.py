@@ -5,7 +5,10 @@ engine    from telemetry windows to monitors and alarms
 explain   an alarm in words
 meaning   pure: how right answers are, against the release's own record
 truth     from audits and labels to that record
-response  what follows an alarm
+quality   pure: what is broken in a window's inputs; `outliers` likewise, `bets` the test of both
+inputs    from windows to the watch over both, device by device; `input_alarms` their alarms
+features  pure: which features moved; `explaining` adds them to an alarm
+response  what follows an alarm: samples, labels, a retrain
 policy    a model's settings
 monitors  monitors and alarms as the API shows them
 """
