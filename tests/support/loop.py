@@ -107,6 +107,7 @@ class Device:
                 DeviceRow(
                     id=name, public_key="-", key_fingerprint=name, certificate="-", certificate_serial="-",
                     certificate_expires_at=0.0, channel="stable", enrolled_at=0.0,
+                    info={"capabilities": list(runtimes.capabilities())},
                 )
             )  # fmt: skip
 

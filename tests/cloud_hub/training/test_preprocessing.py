@@ -101,7 +101,9 @@ def test_a_model_behind_steps_goes_round_the_loop(hub: HubFixture, tmp_path: Pat
     assert device.label(right) == 60 + 80
     answer = hub.client.put("/api/v1/channels/stable/models/worn", json={"release": 1}, headers=hub.auth())
     assert answer.status_code == 200, answer.text
-    job = retrain(hub, "worn", channel="stable", rollout={"stages": [50, 100]}, seed=1)
+    job = retrain(
+        hub, "worn", channel="stable", rollout={"stages": [50, 100], "guard": {"evidence": "install"}}, seed=1
+    )
     assert job.state == "succeeded", job.error
     assert job.result["gate_old"] > 0.7 and job.result["gate_new"] > 0.7
     second = manifest_of(hub, "worn", 2)

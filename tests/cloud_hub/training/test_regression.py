@@ -93,7 +93,9 @@ def test_a_regression_goes_round_the_whole_loop(
     answer = wear.client.put("/api/v1/channels/stable/models/wear", json={"release": 1}, headers=wear.auth())
     assert answer.status_code == 200, answer.text
     capsys.readouterr()
-    job = retrain(wear, "wear", channel="stable", rollout={"stages": [50, 100]}, seed=1)
+    job = retrain(
+        wear, "wear", channel="stable", rollout={"stages": [50, 100], "guard": {"evidence": "install"}}, seed=1
+    )
     assert job.state == "succeeded", job.error
     said = capsys.readouterr().err  # release 1 was made by hand: the weights are those of its own files
     assert "teacher: warm start" in said and "student: warm start" in said

@@ -274,7 +274,9 @@ def test_a_model_goes_round_the_whole_loop(hub: HubFixture, tmp_path: Path, case
         assert found["labels"]["counted"] >= LABELS and found["labels"]["record"] > 0.5
 
     # a new release from what was labelled, with the same interface, on its way
-    job = retrain(hub, case.name, channel="stable", rollout={"stages": [50, 100]}, seed=1)
+    job = retrain(
+        hub, case.name, channel="stable", rollout={"stages": [50, 100], "guard": {"evidence": "install"}}, seed=1
+    )
     assert job.state == "succeeded", job.error
     assert job.result["gate_release"] == 1 and job.result["gate_labels"] >= LABELS // 4
     second = manifest_of(hub, case.name, 2)
