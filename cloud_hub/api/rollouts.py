@@ -67,4 +67,4 @@ def give_order(
     """Pause, resume, abort, retry, approve or promote (which needs a reason)."""
     if order not in get_args(Order):
         raise NotFoundError(f"no order {order!r}", subject=order, hint=" or ".join(get_args(Order)))
-    return orders.apply_order(hub, rollout, cast(Order, order), wanted.reason, caller.actor)
+    return orders.apply_order(hub, rollout, cast(Order, order), wanted.reason, caller.actor, wanted.stage)

@@ -139,13 +139,15 @@ async def order(
     hub: HubDep,
     caller: Visitor,
     action: Annotated[str, Form()] = "",
+    stage: Annotated[int | None, Form()] = None,
     csrf: Annotated[str, Form()] = "",
 ) -> Response:
     """Pause, resume, abort or approve a rollout."""
     access.check_change(request, caller, csrf)
     if action not in ORDERS:
         raise InvalidError(f"no order {action!r}", subject="action", hint=", ".join(ORDERS))
-    await run_in_threadpool(apply_order, hub, rollout, ORDERS[action], "from the dashboard", caller.actor)
+    seen = stage if action == "approve" else None  # what the page showed; an abort is meant whatever the stage is
+    await run_in_threadpool(apply_order, hub, rollout, ORDERS[action], "from the dashboard", caller.actor, seen)
     return RedirectResponse("/", status_code=303, headers=HEADERS)
 
 

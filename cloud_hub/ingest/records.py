@@ -84,13 +84,19 @@ def _window(session: Session, device: Device, record: Record, window: Window) ->
         place = (window.pairs.rollout, window.pairs.attempt, device_id)
         _add(session, place, _new_pairs(session, place, window, window.pairs))
     rollout = session.get(RolloutRow, window.rollout) if window.rollout else None
-    if rollout is not None and window.attempt <= rollout.attempt:
+    if rollout is not None and window.attempt <= rollout.attempt and _serves(device, window, rollout):
         _add(session, (window.rollout, window.attempt, device_id), _served(window))
 
 
 def _new_pairs(session: Session, place: tuple[str, int, str], window: Window, pairs: PairCounts) -> dict[str, int]:
     audited = min(window.counters.get("audited", 0), pairing.servable(window.started_at, window.ended_at))
     return pairing.count(session, session.get(PairEvidence, place), pairs, audited)
+
+
+def _serves(device: Device, window: Window, rollout: RolloutRow) -> bool:
+    """Whether the window is of what the rollout brings to the device's own channel."""
+    brings = (rollout.channel, rollout.model, rollout.release)
+    return brings == (device.channel, window.model, window.release)
 
 
 def _served(window: Window) -> dict[str, int]:

@@ -16,6 +16,7 @@ from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
 from fleet.protocol.resolve import resolve
+from fleet.rollouts.cohorts import stage_of
 from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.machine import DeviceFact, Facts, Plan, Progress
 
@@ -78,10 +79,15 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
 def _met(
     plan: Plan, progress: Progress, reports: Mapping[str, DeviceModel], said: Mapping[str, PairEvidence]
 ) -> set[str]:
-    """The devices that have met the release in this attempt, wherever they are by now."""
+    """The devices that have met the release in this attempt, wherever they are by now.
+
+    Only those that a stage so far can have held: any device may write what it likes into its reports.
+    """
     attempt = (plan.id, progress.attempt)
     told = {device for device, row in said.items() if row.reason or any(getattr(row, name) for name in SHOWN)}
-    return told | {device for device, row in reports.items() if (row.rollout, row.attempt) == attempt}
+    told |= {device for device, row in reports.items() if (row.rollout, row.attempt) == attempt}
+    held = {device: stage_of(plan.salt, device, plan.shares_ppm) for device in told}
+    return {device for device, stage in held.items() if stage is not None and stage <= progress.stage}
 
 
 def _left(

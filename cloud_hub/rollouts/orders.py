@@ -66,7 +66,7 @@ def start(hub: Hub, wanted: NewRollout, *, actor: str) -> CreatedRollout:
     )
 
 
-def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str) -> RolloutInfo:
+def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str, stage: int | None = None) -> RolloutInfo:
     """Carry out an operator's order.
 
     Args:
@@ -75,10 +75,12 @@ def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str) -
         order: pause, resume, abort, retry, approve or promote.
         reason: goes into the rollout's history.
         actor: who orders, for the audit log.
+        stage: the one that is meant, counted from 1; None for whichever it is at.
 
     Raises:
-        NotFoundError: no such rollout. ConflictError: its state does not allow it. InvalidError: promoting without a
-            reason.
+        NotFoundError: no such rollout.
+        ConflictError: its state does not allow it, or it is at another stage.
+        InvalidError: promoting without a reason.
     """
     if order == "promote" and not reason.strip():
         raise InvalidError("promoting by hand needs a reason", subject=rollout, hint="add --reason WHY")
@@ -86,7 +88,7 @@ def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str) -
         row = locked(session, rollout)
         plan, progress = _readable(row, order)
         try:
-            decision = machine.apply(plan, progress, order, hub.clock(), reason=reason)
+            decision = machine.apply(plan, progress, order, hub.clock(), reason=reason, stage=stage)
         except TransitionError as error:
             raise ConflictError(str(error), subject=rollout, hint=error.hint) from error
         store(session, row, decision, hub.clock())

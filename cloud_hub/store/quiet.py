@@ -8,6 +8,7 @@ from __future__ import annotations
 from cloud_hub.store.tables import Device
 
 PERIOD_S = 7 * 86_400.0
+LONGEST_S = 86_400.0  # a device that was in a drawer for months does not have the habit of being quiet for months
 
 
 def heard(device: Device, now: float) -> None:
@@ -21,5 +22,5 @@ def heard(device: Device, now: float) -> None:
 
 
 def habit(device: Device) -> float:
-    """Seconds that the device is known to be quiet now and then; 0 for one that has not been watched."""
-    return max(device.quiet_s, device.quiet_before_s)
+    """Seconds that the device is known to be quiet now and then, a day at most; 0 for one that has not been watched."""
+    return min(max(device.quiet_s, device.quiet_before_s), LONGEST_S)

@@ -40,9 +40,11 @@ class NewRollout(RolloutOptions):
 
 
 class RolloutOrder(Request):
-    """The body of an order; the reason goes into the rollout's history."""
+    """The body of an order; the reason goes into the rollout's history. With `stage` (counted from 1), the order is
+    refused once the rollout is at another one: an order that is sent twice does not end the next stage, too."""
 
     reason: Text = ""
+    stage: Annotated[int, Field(ge=1, le=MAX_STAGES)] | None = None
 
 
 class RolloutInfo(Answer):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer(name="rollout", help="Rollouts: staged updates under a guard.", no_args_is_help=True)
 ENDED = ("finished", "halted", "aborted")
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the rollout's history.")]
+StageOption = Annotated[
+    int | None,
+    typer.Option("--stage", min=1, help="Only if it is at this stage; the one that it is at now when not given."),
+]
 RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.")]
 
 
@@ -90,6 +94,13 @@ def _order(context: typer.Context, rollout: str, order: Order, reason: str, json
     print_document(client_of(context).order_rollout(rollout, order, reason=reason), COLUMNS, json=json)
 
 
+def _end_stage(context: typer.Context, rollout: str, order: Order, reason: str, stage: int | None, json: bool) -> None:
+    """Order the end of the stage that is meant, or of the one that the rollout is at when this command reads it."""
+    client = client_of(context)
+    meant = stage if stage is not None else client.rollout(rollout).stage
+    print_document(client.order_rollout(rollout, order, reason=reason, stage=meant), COLUMNS, json=json)
+
+
 @app.command("pause")
 def pause(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption = "", json: JsonFlag = False) -> None:
     """Stop promoting; devices keep what they have.
@@ -128,13 +139,17 @@ def retry(context: typer.Context, rollout: RolloutArgument, reason: ReasonOption
 
 @app.command("approve")
 def approve(
-    context: typer.Context, rollout: RolloutArgument, reason: ReasonOption = "", json: JsonFlag = False
+    context: typer.Context,
+    rollout: RolloutArgument,
+    stage: StageOption = None,
+    reason: ReasonOption = "",
+    json: JsonFlag = False,
 ) -> None:
     """Let a stage end, now or once it is healthy, of a rollout that was created with --approval.
 
-    Example: fleet rollout approve r-7
+    Example: fleet rollout approve r-7 --stage 1
     """
-    _order(context, rollout, "approve", reason, json)
+    _end_stage(context, rollout, "approve", reason, stage, json)
 
 
 @app.command("promote")
@@ -142,10 +157,11 @@ def promote(
     context: typer.Context,
     rollout: RolloutArgument,
     reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the history and the audit log.")],
+    stage: StageOption = None,
     json: JsonFlag = False,
 ) -> None:
     """End a stage by hand, whatever is known by then: the next one begins, or the release becomes the default.
 
-    Example: fleet rollout promote r-7 --reason "checked on the spot"
+    Example: fleet rollout promote r-7 --stage 2 --reason "checked on the spot"
     """
-    _order(context, rollout, "promote", reason, json)
+    _end_stage(context, rollout, "promote", reason, stage, json)

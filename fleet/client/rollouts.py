@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fleet.api.channels import (
     ChangedChannel,
     ChannelChanges,
@@ -80,7 +82,13 @@ class RolloutCalls(Calls):
         """What happened in a rollout, in order."""
         return list(self._items(path_of("rollouts", rollout, "events"), RolloutEventPage))
 
-    def order_rollout(self, rollout: str, order: Order, *, reason: str = "") -> RolloutInfo:
-        """Pause, resume, abort, retry, approve or promote; the reason goes into the history."""
-        body = RolloutOrder(reason=reason) if reason else RolloutOrder()
+    def order_rollout(self, rollout: str, order: Order, *, reason: str = "", stage: int | None = None) -> RolloutInfo:
+        """Pause, resume, abort, retry, approve or promote; the reason goes into the history.
+
+        With `stage` (counted from 1), the order is refused once the rollout is at another one.
+        """
+        given: dict[str, Any] = {"reason": reason} if reason else {}
+        if stage is not None:
+            given["stage"] = stage
+        body = RolloutOrder(**given)
         return self._post(path_of("rollouts", rollout, order), body, RolloutInfo)

@@ -189,9 +189,10 @@ def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
     """Evidence that the cohort fails more than its concurrent control, per hardware class.
 
     Under equal hazards the next failure falls on the cohort with probability (cohort devices still
-    whole) / (all devices still whole), which never exceeds cohort / (all - failures so far). Betting
-    at that largest price gives at most the wealth of the exact bet in the order of the failures. A bet of a share s of
-    the wealth pays 1 + s (1/price - 1) when the cohort fails and leaves 1 - s when the control does.
+    whole) / (all devices still whole): the price of a bet on it. A bet of a share s of the wealth pays
+    1 + s (1/price - 1) when the cohort fails and leaves 1 - s when the control does. The order of the failures is not
+    known, and the cohort's are dearest where the control's came first: at these prices the bets bring at most the
+    wealth of the exact ones, in whichever order the failures came, and no further failure of the cohort takes from it.
 
     Args:
         cap: largest logarithm that one failure brings, so that one device decides nothing, however small the cohort is.
@@ -199,9 +200,9 @@ def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
     used = [a for a in arms if a.cohort >= MIN_ARM and a.control >= MIN_ARM]
     log_e = np.zeros(len(STAKES))
     for arm in used:
-        whole = arm.cohort + arm.control - arm.cohort_failed - arm.control_failed
-        price = min(1.0, arm.cohort / whole) if whole > 0 else 1.0
-        log_e = log_e + arm.cohort_failed * np.minimum(np.log1p(STAKES * (1.0 / price - 1.0)), cap)
+        left = arm.cohort - np.arange(arm.cohort_failed)  # of the cohort, before each of its failures
+        odds = (arm.control - arm.control_failed) / left  # 1/price - 1
+        log_e = log_e + np.minimum(np.log1p(STAKES * odds[:, None]), cap).sum(axis=0)
         log_e = log_e + arm.control_failed * np.log1p(-STAKES)
     return InstallEvidence(
         cohort=sum(a.cohort for a in used),

@@ -11,7 +11,7 @@ from msgspec import Struct
 from fleet.rollouts.evidence import Arms, Pairs
 from fleet.rollouts.guard import CohortHealth, Latency
 
-Standing = Literal["away", "failed", "silent", "whole"]
+Standing = Literal["away", "resting", "failed", "silent", "whole"]
 HABIT = 1.5  # times its longest silence in the last weeks: longer is not a device's habit any more
 
 
@@ -58,8 +58,8 @@ def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float)
 
     One that has not been heard since well before that is `away`: it has not met the release and says
     nothing about it. One that was alive then and is not heard any more, for longer than is its habit, is `silent`: a
-    release that takes a device off the air must not pass for want of reports. Within its habit it is as it was last
-    heard: `away` before it has committed, so that nobody waits for a device that is off at night.
+    release that takes a device off the air must not pass for want of reports. Within its habit it says nothing: it is
+    `away` before it has committed, so that nobody waits for a device that is off at night, and `resting` after.
     """
     if fact.failed:
         return "failed"
@@ -70,7 +70,7 @@ def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float)
         return "away"
     if quiet > HABIT * fact.quiet_s:
         return "silent"
-    return "whole" if fact.committed else "away"
+    return "resting" if fact.committed else "away"
 
 
 def silenced(
@@ -111,8 +111,8 @@ def tally(
     """Count the cohort, and both arms per hardware class.
 
     In the arms a device fails at most once, when it first failed or was silent, and stays failed: that is what the bets
-    on their counts ask for. In the cohort a device that came back is whole again, and one that left counts when it has
-    failed.
+    on their counts ask for. In the cohort a device that came back is whole again, one that rests is neither present nor
+    committed, and one that left counts when it has failed.
 
     Args:
         joined: when a cohort device was assigned to the rollout, in Unix seconds.
@@ -137,6 +137,7 @@ def tally(
         untried=sum(fact.committed and fact.untried for fact in whole),
         failed=len(failed),
         silent=sum(stands == "silent" for _, stands in cohort),
+        resting=sum(stands == "resting" for _, stands in cohort),
         pending=sum(not fact.committed for fact in whole),
         reasons=tuple(sorted({fact.reason for fact in failed if fact.failed and fact.reason})[:5]),
         examples=tuple(sorted(fact.device_id for fact in failed)[:5]),

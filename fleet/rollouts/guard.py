@@ -5,8 +5,9 @@ harmful by the two statistical ones together is at most `alpha`: paired evidence
 cohort against its concurrent control, and plainly too many devices that say themselves that the release failed. A
 policy may also bound the latency that devices measure of the release.
 
-One device of several decides nothing: what it shows is held against the device, and keeps the stage from ending where
-that is too much to be health. Silence alone never halts without a control to compare it with.
+One device of several decides nothing, however few of them are reachable: what it shows is held against the device,
+and keeps the stage from ending where that is too much to be health. Silence alone never halts without a control to
+compare it with, and is no health, either.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from fleet.rollouts import evidence
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.evidence import Arms, InstallEvidence, PairedEvidence, Pairs
 
+GONE = "revoke those that are gone for good, or promote by hand"
 Judgement = Literal["healthy", "harmful", "not-enough-evidence"]
 
 
@@ -78,7 +80,8 @@ class Latency(Struct, frozen=True, kw_only=True):
 class CohortHealth(Struct, frozen=True, kw_only=True):
     """The cohort by assignment. `present` were alive when they joined; `failed` of them rolled back
     or fell silent, `examples` names some; `pending` are reachable and have neither committed nor failed. Of the
-    committed ones, `untried` have not answered a single request yet: that they are whole says nothing about serving."""
+    committed ones, `untried` have not answered a single request yet: that they are whole says nothing about serving.
+    `resting` have committed and are quiet since, within their habit: they are not among the present."""
 
     present: int = 0
     committed: int = 0
@@ -86,6 +89,7 @@ class CohortHealth(Struct, frozen=True, kw_only=True):
     failed: int = 0
     silent: int = 0
     pending: int = 0
+    resting: int = 0
     reasons: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
 
@@ -145,6 +149,7 @@ def judge(
     *,
     pairs_before: int = 0,
     latencies: tuple[Latency, ...] = (),
+    assigned: int = 0,
 ) -> Verdict:
     """Judge a stage.
 
@@ -154,16 +159,18 @@ def judge(
         pairs_before: pairs that earlier stages had already brought, repeats among them: that a stage sees what an
             earlier one has seen is no proof, but it was watched.
         latencies: what the cohort measured of the release, per hardware class.
+        assigned: devices of the cohort, and those that have left it; at least those that are present.
     """
+    assigned = max(assigned, cohort.present)
     harm_alpha = policy.alpha / 2  # two statistical tests share the false-halt budget
     paired = evidence.paired(
-        pairs, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha, devices=cohort.present
+        pairs, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha, devices=assigned
     )
     installs = evidence.installs(arms, cap=evidence.CAP * math.log(1 / harm_alpha))
-    alone = min(2, cohort.present)  # devices of a class that must have measured before their median decides
+    alone = min(2, assigned)  # devices of a class that must have measured before their median decides
     slow = _too_slow(policy, [found for found in latencies if found.devices >= alone])
-    harm = _harm(policy, cohort, paired, installs, harm_alpha) or slow
-    lack = _lack(policy, cohort, paired, paired.seen - pairs_before, latencies)
+    harm = _harm(policy, cohort, paired, installs, assigned) or slow
+    lack = _lack(policy, cohort, paired, paired.seen - pairs_before, latencies, assigned)
     judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
     reason = harm or lack or _praise(policy, cohort, paired, latencies)
     return Verdict(
@@ -182,11 +189,12 @@ def _harm(
     cohort: CohortHealth,
     paired: PairedEvidence,
     installs: InstallEvidence,
-    harm_alpha: float,
+    assigned: int,
 ) -> str:
     """Why the release is harmful, or an empty string."""
+    harm_alpha = policy.alpha / 2
     said = cohort.failed - cohort.silent  # by the devices themselves
-    if said > policy.max_install_failures * cohort.present and said >= min(2, cohort.present):
+    if said > policy.max_install_failures * (cohort.present + cohort.resting) and said >= min(2, assigned):
         return cohort.in_words
     if paired.harm_e >= 1 / harm_alpha:
         return (
@@ -214,11 +222,16 @@ def _too_slow(policy: GuardPolicy, latencies: Sequence[Latency]) -> str:
 
 
 def _lack(
-    policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, fresh: int, latencies: tuple[Latency, ...]
+    policy: GuardPolicy,
+    cohort: CohortHealth,
+    paired: PairedEvidence,
+    fresh: int,
+    latencies: tuple[Latency, ...],
+    assigned: int,
 ) -> str:
     """Which evidence is missing, or an empty string."""
     if cohort.present == 0:
-        return "no device of the cohort is reachable"
+        return f"no device of the cohort is reachable{_resting(cohort)}"
     if cohort.failed > policy.max_install_failures * cohort.present:
         return f"not enough evidence: {cohort.in_words}, which neither is health nor shows harm"
     if cohort.committed < policy.min_devices:
@@ -235,9 +248,11 @@ def _lack(
         verb = "has" if cohort.untried == 1 else "have"
         return f"not enough evidence: {cohort.untried} {_devices(cohort.untried)} {verb} had no request"
     if policy.evidence == "install":
-        return ""
-    if paired.seen_on == 1 < cohort.present and paired.pairs >= policy.min_pairs:
-        return f"not enough evidence: of {cohort.present} devices 1 brought audited pairs, 2 must{_left_out(paired)}"
+        few = f"not enough evidence: 1 of {assigned} devices is reachable, 2 must be{_resting(cohort)}; {GONE}"
+        return few if cohort.present == 1 < assigned else ""
+    if paired.seen_on == 1 < assigned and paired.pairs >= policy.min_pairs:
+        gone = f" ({assigned - cohort.present} are not reachable: {GONE})" if cohort.present < 2 else ""
+        return f"not enough evidence: of {assigned} devices 1 brought audited pairs, 2 must{gone}{_left_out(paired)}"
     if fresh < policy.min_pairs:
         return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed{_left_out(paired)}"
     if paired.health_e < 1 / policy.alpha:
@@ -246,6 +261,10 @@ def _lack(
             f"({_most(paired)}; e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof){_left_out(paired)}"
         )
     return ""
+
+
+def _resting(cohort: CohortHealth) -> str:
+    return f"; {cohort.resting} {_devices(cohort.resting)} quiet, by habit" if cohort.resting else ""
 
 
 def _most(paired: PairedEvidence) -> str:
@@ -270,7 +289,8 @@ def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, l
         fast = f"; measured p95 at most {worst:.4g} µs, {policy.max_p95_us:.4g} µs is allowed"
     if policy.evidence == "install":
         untried = f" ({cohort.untried} of them untried)" if cohort.untried else ""
-        return f"{cohort.committed} of {cohort.present} devices committed{untried}, {cohort.failed} failed{fast}"
+        committed = f"{cohort.committed} of {cohort.present} devices committed{untried}"
+        return f"{committed}, {cohort.failed} failed{_resting(cohort)}{fast}"
     return (
         f"{policy.goal}: {paired.pairs} audited pairs show it ({_most(paired)}; e-value {paired.health_e:.3g}); "
         f"{paired.only_old} right only by the old release, {paired.only_new} only by the new one{fast}"

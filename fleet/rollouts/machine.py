@@ -62,7 +62,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 class Progress(Struct, frozen=True, kw_only=True):
     """Where a rollout stands. `stage` counts from 0; `stage_times` holds when each stage that was
     entered began; `exposed` is the largest cohort by assignment so far; `approved` is how many stages an operator has
-    approved; times are Unix seconds."""
+    approved; `awaits_approval` says that it holds for nothing else; times are Unix seconds."""
 
     state: State = "running"
     stage: int = 0
@@ -74,6 +74,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     pairs_before: int = 0
     exposed: int = 0
     approved: int = 0
+    awaits_approval: bool = False
     reason: str = ""
     ended_at: float | None = None
     verdict: Verdict | None = None
@@ -211,13 +212,19 @@ def _after(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict
     return _wait(policy, progress, verdict, now)
 
 
-def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: str = "") -> Decision:
+def apply(
+    plan: Plan, progress: Progress, order: Order, now: float, *, reason: str = "", stage: int | None = None
+) -> Decision:
     """An operator's order. `resume` of a holding rollout waits for evidence once more; `retry`
     raises the attempt, so that devices that rolled back try again, and forgets the old evidence. `approve` lets the
     stage end once it is healthy; `promote` ends it now, whatever is known, and needs a reason.
 
+    Args:
+        stage: the one that is meant, counted from 1: an order that is given twice does not end the next stage, too.
+
     Raises:
-        TransitionError: the state does not allow it, or there is nothing to approve, or no reason to promote.
+        TransitionError: the state does not allow it, or there is nothing to approve, or no reason to promote, or the
+            rollout is at another stage by now.
     """
     allowed = {"pause": ("running", "holding"), "resume": ("paused", "holding")}.get(order, LIVE)
     if progress.state not in allowed:
@@ -226,28 +233,39 @@ def apply(plan: Plan, progress: Progress, order: Order, now: float, *, reason: s
             subject=plan.id,
             hint="create a new rollout" if progress.state in ENDED else "",
         )
+    if stage is not None and stage != progress.stage + 1:
+        raise TransitionError(
+            f"rollout {plan.id} is at stage {progress.stage + 1} by now: {order} was meant for stage {stage}",
+            subject=plan.id,
+            hint=f"look first: fleet rollout status {plan.id}",
+        )
     why = reason or f"asked to {order}"
     if order == "abort":
         return _end(progress, "aborted", why, now)
     if order == "pause":
-        paused = structs.replace(progress, state="paused", reason=why)
+        paused = structs.replace(progress, state="paused", reason=why, awaits_approval=False)
         return Decision(progress=paused, events=(Event(name="paused", reason=why),))
     if order == "approve":
         return _approve(plan, progress, why, now)
-    running = structs.replace(progress, state="running", reason="", deadline_from=now)
+    running = structs.replace(_running(progress), deadline_from=now)
     if order == "resume":
         return Decision(progress=running, events=(Event(name="resumed", reason=why),))
     if order == "promote":
         if not reason.strip():
             raise TransitionError("promoting by hand needs a reason", subject=plan.id, hint="add --reason WHY")
         return _advance(plan, running, why, now, (Event(name="promoted", reason=why),))
-    # Evidence belongs to an attempt, and devices that were silent get a new chance to speak up.
+    return _retry(plan, running, why, now)
+
+
+def _retry(plan: Plan, progress: Progress, why: str, now: float) -> Decision:
+    """Evidence belongs to an attempt, and devices that were silent get a new chance to speak up."""
     fresh = structs.replace(
-        running,
+        progress,
         attempt=progress.attempt + 1,
         stage_times=(now,) * len(progress.stage_times),
         settled_at=None,
         pairs_before=0,
+        approved=min(progress.approved, progress.stage),
         verdict=None,
     )
     event = Event(name="retried", reason=f"attempt {fresh.attempt}: {why}")
@@ -260,7 +278,7 @@ def _approve(plan: Plan, progress: Progress, why: str, now: float) -> Decision:
         raise TransitionError(f"rollout {plan.id} asks for no approval", subject=plan.id, hint="fleet rollout promote")
     approved = structs.replace(progress, approved=progress.stage + 1)
     if progress.state == "holding":
-        approved = structs.replace(approved, state="running", reason="", deadline_from=now)
+        approved = structs.replace(_running(approved), deadline_from=now)
     where = f"stage {progress.stage + 1} of {len(plan.stages)}"
     return Decision(progress=approved, events=(Event(name="approved", reason=f"{where}: {why}"),))
 
@@ -301,7 +319,9 @@ def _joined(plan: Plan, progress: Progress) -> Callable[[DeviceFact], float]:
 def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Facts, now: float) -> Verdict:
     cohort, arms = tally(facts, _joined(plan, progress), progress.stage_times[0], policy.silent_after_s, now)
     pairs = {fact.device_id: fact.pairs for fact in (*facts.cohort, *facts.left)}
-    return guard.judge(policy, cohort, pairs, arms, pairs_before=progress.pairs_before, latencies=latencies(facts))
+    return guard.judge(
+        policy, cohort, pairs, arms, pairs_before=progress.pairs_before, latencies=latencies(facts), assigned=len(pairs)
+    )
 
 
 def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict, now: float) -> Decision:
@@ -309,10 +329,11 @@ def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdi
     soaked = now - settled_at >= plan.stages[progress.stage].soak_s
     if soaked and policy.approval and progress.approved <= progress.stage:
         stage = f"stage {progress.stage + 1} of {len(plan.stages)} is healthy and waits for approval"
-        return _hold(progress, f"{stage} (fleet rollout approve {plan.id}); {verdict.reason}")
+        command = f"fleet rollout approve {plan.id} --stage {progress.stage + 1}"
+        return _hold(progress, f"{stage} ({command}); {verdict.reason}", awaits_approval=True)
     events: tuple[Event, ...] = ()
     if progress.state == "holding":
-        progress = structs.replace(progress, state="running", reason="")
+        progress = _running(progress)
         events = (Event(name="evidence-arrived", reason=verdict.reason),)
     if not soaked:
         return Decision(progress=progress, events=events)
@@ -340,24 +361,33 @@ def _advance(plan: Plan, progress: Progress, why: str, now: float, events: tuple
 
 
 def _wait(policy: GuardPolicy, progress: Progress, verdict: Verdict, now: float) -> Decision:
-    if progress.state == "holding" or now - progress.deadline_from < policy.evidence_deadline_s:
-        return Decision(progress=progress)
     reason, cohort = verdict.reason, verdict.cohort
     if verdict.judgement == "healthy":
         reason = f"{cohort.pending} of {cohort.present} devices have neither committed nor failed"
+    if progress.state == "holding":
+        return _hold(progress, reason)
+    if now - progress.deadline_from < policy.evidence_deadline_s:
+        return Decision(progress=progress)
     one_of_several = verdict.judgement == "healthy" and cohort.pending < min(2, cohort.present)
     if policy.on_no_evidence == "halt" and not one_of_several:
         return _end(progress, "halted", f"no evidence within {policy.evidence_deadline_s:g} s: {reason}", now)
     return _hold(progress, f"no evidence within {policy.evidence_deadline_s:g} s: {reason}")
 
 
-def _hold(progress: Progress, reason: str) -> Decision:
-    if progress.state in ("holding", "paused"):
+def _hold(progress: Progress, reason: str, *, awaits_approval: bool = False) -> Decision:
+    """Hold, which goes into the history once for each thing that is waited for; the reason is the present one."""
+    if progress.state == "paused":
         return Decision(progress=structs.replace(progress, reason=reason))
-    held = structs.replace(progress, state="holding", reason=reason)
-    return Decision(progress=held, events=(Event(name="holding", reason=reason),))
+    held = structs.replace(progress, state="holding", reason=reason, awaits_approval=awaits_approval)
+    known = progress.state == "holding" and progress.awaits_approval is awaits_approval
+    event = Event(name="awaiting-approval" if awaits_approval else "holding", reason=reason)
+    return Decision(progress=held, events=() if known else (event,))
+
+
+def _running(progress: Progress) -> Progress:
+    return structs.replace(progress, state="running", reason="", awaits_approval=False)
 
 
 def _end(progress: Progress, state: Literal["halted", "aborted"], reason: str, now: float) -> Decision:
-    ended = structs.replace(progress, state=state, reason=reason, ended_at=now)
+    ended = structs.replace(progress, state=state, reason=reason, ended_at=now, awaits_approval=False)
     return Decision(progress=ended, actions=(Clear(),), events=(Event(name=state, reason=reason),))

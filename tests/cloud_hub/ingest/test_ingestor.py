@@ -389,6 +389,19 @@ def test_what_became_of_a_rollouts_requests_is_summed_over_the_attempt(fleet):
     assert rows(fleet, WindowRow)[0].body["refusals"] == {"name": 2, "body": 1}
 
 
+@pytest.mark.parametrize("other", [{"channel": "beta"}, {"model": "letters"}, {"release": 3}])
+def test_only_what_the_rollout_brings_to_the_device_tells_how_it_serves(fleet, other: dict):
+    rollout_row(fleet)
+    with fleet.hub.session() as session:
+        row = session.get(RolloutRow, "r1")
+        for name, value in other.items():
+            setattr(row, name, value)
+        session.add(row)
+    counters = {"requests": 10, "local_failed": 10}
+    Ingestor(fleet.hub).take([envelope(1, replace(window(rollout="r1", attempt=1), counters=counters), "window")])
+    assert len(rows(fleet, WindowRow)) == 1 and rows(fleet, PairEvidence) == []
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -194,6 +194,29 @@ def test_a_device_that_was_silent_stays_so_in_the_comparison_with_the_control(fl
     assert verdict["judgement"] == "not-enough-evidence" and verdict["cohort"]["silent"] == 1
 
 
+def test_devices_that_no_stage_has_held_say_nothing_whatever_they_report(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="committed", active=2)
+    for enemy in set(DEVICES) - {device_id}:
+        report(fleet, enemy, rollout, state="rolled_back", target=2, active=1, reason="crash-loop")
+        pairs(fleet, enemy, rollout, only_old=500, local_failed=9)
+    engine.step()
+    row = state(fleet, rollout)
+    assert row.state == "running", row.reason
+    assert (row.progress["verdict"]["cohort"]["present"], row.progress["verdict"]["paired"]["pairs"]) == (1, 0)
+
+
+def test_an_order_for_a_stage_that_is_over_is_a_conflict(fleet):
+    rollout = start(fleet)
+    client, headers = fleet.client, fleet.auth()
+    path, body = f"/api/v1/rollouts/{rollout}/promote", {"reason": "checked", "stage": 1}
+    assert client.post(path, json=body, headers=headers).json()["stage"] == 2
+    again = client.post(path, json=body, headers=headers)
+    assert again.status_code == 409 and "at stage 2 by now" in again.json()["error"]
+    assert client.post(path, json={**body, "stage": 0}, headers=headers).status_code == 400
+
+
 def test_without_evidence_nothing_moves(fleet):
     rollout, engine = start(fleet), RolloutEngine(fleet.hub)
     (device_id,) = cohort(fleet)

@@ -41,6 +41,10 @@ def test_what_was_two_weeks_ago_is_no_habit_any_more() -> None:
     assert hear(found, *[3600.0] * 24 * 15) == 3600.0
 
 
+def test_months_in_a_drawer_are_no_habit_of_months() -> None:
+    assert hear(device(), 90 * DAY_S) == DAY_S
+
+
 def test_a_clock_that_went_back_makes_no_silence() -> None:
     found = device(now=100 * PERIOD_S)
     found.last_seen_at = 1.0  # as the hub sets it back

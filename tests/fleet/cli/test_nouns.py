@@ -242,7 +242,17 @@ def test_watch_follows_a_rollout_to_its_end(fleet, hub, state: str, code: int) -
     assert ("harmful" in outcome.err) == (code == 7)
 
 
-@pytest.mark.parametrize("action", ["pause", "resume", "abort", "retry", "approve", "promote"])
+@pytest.mark.parametrize("action", ["approve", "promote"])
+def test_the_end_of_a_stage_is_ordered_of_the_stage_that_is_meant(fleet, hub, action: str) -> None:
+    hub.on("GET", "/rollouts/r1", {"id": "r1", "state": "running", "stage": 2})
+    hub.on("POST", f"/rollouts/r1/{action}", {"id": "r1", "state": "running"})
+    assert fleet("rollout", action, "r1", "--reason", "looks well").code == 0
+    assert fleet("rollout", action, "r1", "--reason", "looks well", "--stage", "1").code == 0
+    sent = hub.sent("POST", f"/rollouts/r1/{action}")
+    assert sent == [{"reason": "looks well", "stage": stage} for stage in (2, 1)]
+
+
+@pytest.mark.parametrize("action", ["pause", "resume", "abort", "retry"])
 def test_rollout_actions(fleet, hub, action: str) -> None:
     hub.on("POST", f"/rollouts/r1/{action}", {"id": "r1", "state": "paused"})
     outcome = fleet("rollout", action, "r1", "--reason", "lunch", "--json")

@@ -129,6 +129,17 @@ def test_the_true_loss_is_hardly_ever_excluded_however_often_one_looks() -> None
     assert missed / 200 <= 0.05 + 3 * (0.05 * 0.95 / 200) ** 0.5
 
 
+@pytest.mark.parametrize(("cohort", "control"), [(5, 45), (10, 10), (20, 20), (50, 200)])
+def test_the_more_of_the_cohort_dies_the_more_it_proves(cohort: int, control: int) -> None:
+    cap = 0.8 * math.log(40)
+    found = [
+        installs([Arms(cohort=cohort, cohort_failed=dead, control=control, control_failed=0)], cap=cap).harm_e
+        for dead in range(cohort + 1)
+    ]
+    assert found == sorted(found) and found[-1] >= 40
+    assert installs([Arms(cohort=cohort, cohort_failed=cohort, control=control, control_failed=control)]).harm_e <= 1
+
+
 def test_small_arms_are_not_compared() -> None:
     found = installs([Arms(hardware="pi", cohort=4, cohort_failed=4, control=50, control_failed=0)])
     assert found.harm_e == pytest.approx(1.0) and found.cohort == 0
@@ -136,9 +147,10 @@ def test_small_arms_are_not_compared() -> None:
 
 def test_arms_with_equal_hazards_raise_no_false_alarm_however_often_one_looks() -> None:
     random = np.random.default_rng(8)
-    runs, cohort, control, alarms = 400, 10, 30, 0
-    for _ in range(runs):
-        order = random.permutation(cohort + control)[:30] < cohort  # who fails next, by equal hazard
+    runs, control, alarms = 400, 10, 0
+    for run in range(runs):
+        cohort = 10 if run % 2 else 30
+        order = random.permutation(cohort + control) < cohort  # who fails next, by equal hazard, until all have
         failed = np.cumsum(order)
         worst = max(
             installs([Arms(cohort=cohort, cohort_failed=int(f), control=control, control_failed=t + 1 - int(f))]).harm_e

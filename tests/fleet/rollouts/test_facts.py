@@ -26,7 +26,7 @@ def device(name: str = "a", last_seen: float = NOW, **changes) -> DeviceFact:
         (device(failed=True, last_seen=0.0), "failed"),
         (device(failed=True), "failed"),
         (device(last_seen=700.0, quiet_s=250.0), "away"),
-        (device(last_seen=700.0, quiet_s=250.0, committed=True), "whole"),
+        (device(last_seen=700.0, quiet_s=250.0, committed=True), "resting"),
         (device(last_seen=700.0, quiet_s=199.0, committed=True), "silent"),
         (device(last_seen=1.0, quiet_s=1e6), "away"),
     ],
@@ -64,6 +64,13 @@ def test_in_the_arms_a_device_fails_once_and_stays_failed_in_the_cohort_it_is_wh
     health, arms = tally(Facts(cohort=cohort, control=control), lambda _: JOINED, JOINED, SILENT, NOW)
     assert (health.present, health.committed, health.failed) == (2, 2, 0)
     assert arms == (Arms(cohort=2, cohort_failed=1, control=3, control_failed=2),)
+
+
+def test_one_that_is_quiet_within_its_habit_is_no_failure_and_no_health() -> None:
+    cohort = (device("a", committed=True), device("b", last_seen=700.0, quiet_s=250.0, committed=True))
+    health, arms = tally(Facts(cohort=cohort), lambda _: JOINED, JOINED, SILENT, NOW)
+    assert health == CohortHealth(present=1, committed=1, resting=1)
+    assert arms == (Arms(cohort=2, cohort_failed=0, control=0, control_failed=0),)
 
 
 def test_who_falls_silent_is_told_once_and_again_after_it_joined() -> None:

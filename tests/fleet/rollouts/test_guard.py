@@ -85,6 +85,32 @@ def test_a_forged_number_of_one_device_decides_nothing_for_a_cohort_of_several()
     assert "1 brought audited pairs, 2 must" in judge(POLICY, WHOLE, {"enemy": Pairs(both=2000)}).reason
 
 
+def test_one_reachable_device_of_several_decides_no_more_than_one_of_several_that_are() -> None:
+    alone = CohortHealth(present=1, committed=1)
+    for pairs in (Pairs(only_old=2000), Pairs(both=2000)):
+        verdict = judge(POLICY, alone, {"d-1": pairs}, assigned=10)
+        assert verdict.judgement == "not-enough-evidence"
+    assert "of 10 devices 1 brought audited pairs, 2 must (9 are not reachable" in verdict.reason
+    assert judge(POLICY, CohortHealth(present=1, failed=1), {}, assigned=10).judgement == "not-enough-evidence"
+    slow = judge(BOUND, alone, {}, latencies=(fast(1, 500.0),), assigned=10)
+    assert slow.judgement == "not-enough-evidence"
+    install = judge(GuardPolicy(evidence="install"), alone, {}, assigned=10)
+    assert install.judgement == "not-enough-evidence" and "1 of 10 devices is reachable, 2 must be" in install.reason
+
+
+def test_devices_that_rest_are_said_and_are_no_health() -> None:
+    policy = GuardPolicy(evidence="install")
+    asleep = judge(policy, CohortHealth(resting=20), {}, assigned=20)
+    assert (asleep.judgement, asleep.reason) == (
+        "not-enough-evidence",
+        "no device of the cohort is reachable; 20 devices quiet, by habit",
+    )
+    awake = judge(policy, CohortHealth(present=2, committed=2, resting=8), {}, assigned=10)
+    assert awake.judgement == "healthy" and "8 devices quiet, by habit" in awake.reason
+    few = CohortHealth(present=10, committed=8, failed=2, resting=90)
+    assert judge(policy, few, {}, assigned=100).judgement == "not-enough-evidence", "2 of a cohort of 100"
+
+
 def test_failures_within_the_allowance_are_tolerated() -> None:
     cohort = CohortHealth(present=100, committed=95, failed=5)
     assert judge(POLICY, cohort, {"a": Pairs(both=100), "b": Pairs(both=100)}).judgement == "healthy"

@@ -196,10 +196,11 @@ def test_a_device_that_was_away_before_the_rollout_neither_fails_nor_delays_it()
     progress = start(p, 1000).progress
     away = DeviceFact(device_id="device-away", last_seen=500.0)
     both = facts(progress, 1020)
-    decision = decide(p, progress, Facts(cohort=(*both.cohort, away), control=both.control), 1020)
+    second = DeviceFact(device_id="device-second", last_seen=1020, committed=True, pairs=GOOD)
+    decision = decide(p, progress, Facts(cohort=(*both.cohort, second, away), control=both.control), 1020)
     assert decision.progress.verdict is not None
     assert decision.progress.verdict.judgement == "healthy"
-    assert decision.progress.verdict.cohort.present == len(both.cohort)
+    assert decision.progress.verdict.cohort.present == len(both.cohort) + 1
 
 
 def test_nobody_reachable_never_advances() -> None:
@@ -247,8 +248,8 @@ def test_a_stage_that_is_healthy_waits_for_its_approval() -> None:
         progress = decision.progress
         steps.append((progress.state, progress.stage, [event.name for event in decision.events]))
     assert steps[:2] == [("running", 0, []), ("running", 0, [])], "it soaks"
-    assert steps[2:] == [("holding", 0, ["holding"]), ("holding", 0, []), ("holding", 0, [])]
-    assert "waits for approval (fleet rollout approve r1)" in progress.reason
+    assert steps[2:] == [("holding", 0, ["awaiting-approval"]), ("holding", 0, []), ("holding", 0, [])]
+    assert "waits for approval (fleet rollout approve r1 --stage 1)" in progress.reason
     approved = apply(p, progress, "approve", 30, reason="looks well")
     assert [(e.name, e.reason) for e in approved.events] == [("approved", "stage 1 of 3: looks well")]
     decision = decide(p, approved.progress, facts(approved.progress, 31), 31)
@@ -257,6 +258,68 @@ def test_a_stage_that_is_healthy_waits_for_its_approval() -> None:
         assert (
             decide(p, apply(p, progress, order, 32, reason="r").progress, facts(progress, 33), 33).progress.stage == 1
         )
+
+
+def test_what_a_rollout_waits_for_is_said_as_it_changes() -> None:
+    p = plan(approval=True, evidence="install")
+    progress = start(p, 0).progress
+    told = []
+    for now, changes in ((600.0, {"committed": False}), (601.0, {}), (611.0, {}), (620.0, {"committed": False})):
+        decision = decide(p, progress, facts(progress, now, **changes), now)
+        progress = decision.progress
+        told.append((progress.state, progress.awaits_approval, [event.name for event in decision.events]))
+    assert told[0] == ("holding", False, ["holding"])
+    assert told[1] == ("running", False, ["evidence-arrived"])
+    assert told[2] == ("holding", True, ["awaiting-approval"])
+    assert told[3] == ("holding", False, ["holding"]) and "0 devices committed" in progress.reason
+    at_once = plan_stages([20, 50, 100])
+    p = msgspec.structs.replace(p, stages=at_once)
+    held = decide(p, start(p, 0).progress, facts(progress, 600, committed=False), 600).progress
+    decision = decide(p, held, facts(held, 601), 601)
+    assert [event.name for event in decision.events] == ["awaiting-approval"]
+    crashed = decide(p, decision.progress, facts(held, 602, last_seen=1.0), 602).progress
+    assert crashed.verdict is not None and crashed.reason == crashed.verdict.reason
+    assert "healthy" not in crashed.reason
+
+
+@pytest.mark.parametrize("order", ["approve", "promote"])
+def test_an_order_that_is_given_twice_does_not_end_the_next_stage_too(order) -> None:
+    p = plan(approval=True)
+    progress = apply(p, start(p, 0).progress, order, 1, reason="looks well", stage=1).progress
+    for now in (10.0, 21.0):
+        progress = decide(p, progress, facts(progress, now), now).progress
+    assert progress.stage == 1
+    with pytest.raises(TransitionError, match=f"at stage 2 by now: {order} was meant for stage 1"):
+        apply(p, progress, order, 22, reason="looks well", stage=1)
+
+
+def test_a_new_attempt_asks_for_its_own_approval() -> None:
+    p = plan(approval=True)
+    progress = apply(p, start(p, 0).progress, "approve", 1).progress
+    progress = apply(p, progress, "retry", 2).progress
+    for now in (10.0, 20.0):
+        progress = decide(p, progress, facts(progress, now), now).progress
+    assert (progress.stage, progress.awaits_approval) == (0, True)
+
+
+def test_a_cohort_that_died_within_its_habit_is_no_health() -> None:
+    p = plan(evidence="install")
+    progress = start(p, 0).progress
+    for now in (10.0, 3700.0):
+        progress = decide(p, progress, facts(progress, now, last_seen=5.0, quiet_s=4 * 3600.0), now).progress
+    assert progress.stage == 0 and progress.verdict is not None
+    assert "no device of the cohort is reachable" in progress.verdict.reason
+
+
+def test_one_that_left_does_not_decide_for_the_one_that_is_there() -> None:
+    p = plan()
+    progress = start(p, 0).progress
+    here = DeviceFact(device_id="here", last_seen=50, committed=True)
+    for pairs in (Pairs(both=2000), Pairs(only_old=30)):
+        gone = DeviceFact(device_id="gone", last_seen=50, pairs=pairs)
+        after = decide(p, progress, Facts(cohort=(here,), left=(gone,)), 50).progress
+        assert (after.state, after.stage) == ("running", 0)
+        assert after.verdict is not None and after.verdict.judgement == "not-enough-evidence"
 
 
 def test_what_was_approved_early_still_needs_its_evidence() -> None:
@@ -344,24 +407,33 @@ COUNT = st.integers(0, 2**62)
 @given(
     devices=st.integers(2, 30), now=st.floats(0, 1e5), failed=FLAG, committed=FLAG, untried=FLAG,
     pairs=st.builds(Pairs, both=COUNT, only_old=COUNT, only_new=COUNT, neither=COUNT, repeats=COUNT, unnamed=COUNT),
-    p95_us=st.floats(0, allow_nan=False), quiet=st.floats(0, 1e6),
+    p95_us=st.floats(0, allow_nan=False), quiet=st.floats(0, 1e6), evidence=st.sampled_from(["paired", "install"]),
+    where=st.lists(st.sampled_from(["here", "away", "left"]), min_size=29, max_size=29), gone=FLAG,
 )  # fmt: skip
 @settings(max_examples=examples(60), deadline=None)
 def test_whatever_one_device_of_several_says_neither_ends_a_rollout_nor_lets_it_grow(
-    devices, now, failed, committed, untried, pairs, p95_us, quiet
+    devices, now, failed, committed, untried, pairs, p95_us, quiet, evidence, where, gone
 ) -> None:
-    p = plan(max_p95_us=100.0, min_pairs=0)
-    progress = start(p, 0).progress
-    honest = tuple(
-        DeviceFact(device_id=f"d{n}", last_seen=now, committed=True, p95_us=50.0) for n in range(devices - 1)
-    )
+    now += 1e6
+    p = plan(max_p95_us=100.0, min_pairs=0, evidence=evidence)
+    progress = start(p, now).progress
+    # Of the others some are reachable, some are off since before, and some were pinned or moved meanwhile.
+    places: dict[str, list[DeviceFact]] = {"here": [], "away": [], "left": []}
+    for n, place in zip(range(devices - 1), where, strict=False):
+        seen = {"last_seen": 1.0} if place == "away" else {"last_seen": now, "committed": True, "p95_us": 50.0}
+        places[place].append(DeviceFact(device_id=f"d{n}", **seen))
     enemy = DeviceFact(
         device_id="enemy", last_seen=now, hardware="own", failed=failed, committed=committed, untried=untried,
         pairs=pairs, p95_us=p95_us, quiet_s=quiet,
     )  # fmt: skip
-    decision = decide(p, progress, Facts(cohort=(*honest, enemy)), now)
-    assert decision.progress.stage == 0 and decision.progress.state in ("running", "holding")
-    assert decision.actions == ()
+    here = (*places["here"], *places["away"])
+    left = tuple(places["left"])
+    known = Facts(cohort=here, left=(*left, enemy)) if gone else Facts(cohort=(*here, enemy), left=left)
+    progress = decide(p, progress, known, now).progress
+    decision = decide(p, progress, known, now + 11)  # after the soak
+    assert decision.progress.state in ("running", "holding")
+    if evidence == "paired" or len(places["here"]) == 0:
+        assert decision.progress.stage == 0 and decision.actions == ()
 
 
 class Rollout(RuleBasedStateMachine):
