@@ -193,7 +193,8 @@ def _live(session: Session, model: str, channel: str) -> bool:
 def _plan(hub: Hub, ahead: Prospect) -> machine.Plan:
     with hub.reading() as session:
         used = set(session.exec(select(UsedSalt.salt)))
-    salt = cohorts.draw_salt(SystemRandom(), ahead.free, [stage.share_ppm for stage in ahead.stages], used)
+    shares, least = [stage.share_ppm for stage in ahead.stages], ahead.policy.min_devices
+    salt = cohorts.draw_salt(SystemRandom(), ahead.free, shares, used, at_least=least)
     return machine.make_plan(
         id=f"r-{secrets.token_hex(4)}", model=ahead.model, channel=ahead.channel, release=ahead.release,
         from_release=ahead.from_release, stages=ahead.stages, salt=salt, groups=ahead.groups, policy=ahead.policy,

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
@@ -54,6 +55,7 @@ class RolloutEngine(PeriodicService):
                 ProtocolError,
                 RolloutError,
                 msgspec.MsgspecError,
+                DBAPIError,
             ):  # the others go on; this one is looked at again
                 log.exception("rollout %s: its step failed", rollout)
 

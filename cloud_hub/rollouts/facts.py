@@ -10,7 +10,8 @@ from sqlmodel import Session, col, select
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.store.benchmarks import hardware_class, newest_p95
-from cloud_hub.store.pairing import row_of
+from cloud_hub.store.engine import lock_name
+from cloud_hub.store.pairing import LOCK, row_of
 from cloud_hub.store.quiet import habit
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
 from cloud_hub.trust.rows import status_in_words
@@ -111,6 +112,8 @@ def _left(
 def mark(session: Session, plan: Plan, progress: Progress, facts: Facts, silent: Collection[str], now: float) -> None:
     """Keep what a device's next report would hide: that it was silent (`silent`: ids) or failed in this attempt."""
     failed = {fact.device_id: fact.reason or "failed" for fact in facts.cohort if fact.failed}
+    if silent or failed:
+        lock_name(session, LOCK)  # before the rows, as ingest does: else each waits for what the other holds
     for device in sorted({*silent, *failed}):
         row = row_of(session, plan.id, progress.attempt, device)
         if device in silent:

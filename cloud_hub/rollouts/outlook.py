@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from msgspec.structs import replace
@@ -10,6 +11,7 @@ from sqlmodel import Session, col, func, select
 from cloud_hub.identity.groups import groups_of
 from cloud_hub.rollouts.capabilities import lacking, required
 from cloud_hub.rollouts.facts import scope
+from cloud_hub.store.benchmarks import hardware_class
 from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.channel import MILLION, Channel, RolloutRef
@@ -58,6 +60,8 @@ def _survey(
     assigned = replace(channel, models={model: replace(entry, rollout=whole)})
     counts = {"rollout": 0, "pin": 0, "rule": 0, "default": 0}
     free: list[str] = []
+    hardware: Counter[str] = Counter()
+    unnamed = 0
     unable: list[CannotFollow] = []
     for device in scope(session, channel.channel):
         lacks = lacking(device, needed)
@@ -72,9 +76,12 @@ def _survey(
         counts[target.why] += 1
         if target.rollout is not None:
             free.append(device.id)
+            hardware[hardware_class(device)] += 1
+            unnamed += bool(device.info) and not device.info.get("capabilities")  # an agent of 0.1
     found = Scope(
-        free=len(free), pinned=counts["pin"], ruled=counts["rule"], outside=counts["default"], unable=tuple(unable)
-    )
+        free=len(free), pinned=counts["pin"], ruled=counts["rule"], outside=counts["default"], unable=tuple(unable),
+        unnamed=unnamed, hardware=dict(hardware),
+    )  # fmt: skip
     return found, free
 
 
@@ -121,12 +128,16 @@ def _hours(session: Session, channel: str, model: str, now: float) -> Iterator[t
 
 
 def _distinct(session: Session, channel: str, model: str) -> float | None:
-    """The share of inputs that were new among those that the last rollout with evidence counted."""
+    """The share of inputs that were new among those that the last rollout with evidence counted.
+
+    Without the devices that brought all that one may: what they met after that was booked as repeats, new or not.
+    """
+    brought = sum(getattr(PairEvidence, name) for name in OUTCOMES)
     new = sum(func.sum(getattr(PairEvidence, name)) for name in OUTCOMES)
     found = session.exec(
         select(new, func.sum(PairEvidence.repeats))
         .join(RolloutRow, col(RolloutRow.id) == col(PairEvidence.rollout))
-        .where(RolloutRow.model == model, RolloutRow.channel == channel)
+        .where(RolloutRow.model == model, RolloutRow.channel == channel, brought < MOST_INPUTS)
         .group_by(col(RolloutRow.id), col(RolloutRow.created_at))
         .having(new > 0)
         .order_by(col(RolloutRow.created_at).desc())

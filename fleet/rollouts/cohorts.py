@@ -35,7 +35,14 @@ def counts(salt: str, device_ids: Collection[str], shares_ppm: Sequence[int]) ->
     return tuple(sum(found[: number + 1]) for number in range(len(found)))
 
 
-def draw_salt(rng: Random, device_ids: Collection[str], shares_ppm: Sequence[int], used: Collection[str]) -> str:
+def draw_salt(
+    rng: Random,
+    device_ids: Collection[str],
+    shares_ppm: Sequence[int],
+    used: Collection[str],
+    *,
+    at_least: int = 1,
+) -> str:
     """The best of up to 1,000 salts: its stage counts come nearest the plan.
 
     With at least two devices, every stage holds at least one of them and every stage but the last
@@ -46,6 +53,7 @@ def draw_salt(rng: Random, device_ids: Collection[str], shares_ppm: Sequence[int
         device_ids: the devices in the rollout's scope, each once.
         shares_ppm: rising; the last may be 1,000,000.
         used: salts of earlier rollouts; none of them is drawn again.
+        at_least: devices that the first stage has to hold.
 
     Raises:
         PlanError: no salt met the conditions, because a share is too small for so few devices.
@@ -60,13 +68,14 @@ def draw_salt(rng: Random, device_ids: Collection[str], shares_ppm: Sequence[int
         found = counts(salt, device_ids, shares_ppm)
         hashes += len(device_ids) * len(shares_ppm)
         gap = sum(abs(have - want) for have, want in zip(found, planned, strict=True))
-        if _allowed(found, len(device_ids), shares_ppm) and (not best or gap < best_gap):
+        if _allowed(found, len(device_ids), shares_ppm, at_least) and (not best or gap < best_gap):
             best, best_gap = salt, gap
         if best and (best_gap == 0 or hashes > MAX_HASHES):
             break
     if not best:
+        with_them = f" and holds {at_least} of them" if at_least > 1 else ""
         raise PlanError(
-            f"no cohort of {shares_ppm[0] / 10_000:g} % fits {len(device_ids)} devices",
+            f"no cohort of {shares_ppm[0] / 10_000:g} % fits {len(device_ids)} devices{with_them}",
             subject="stages",
             hint="raise the first stage's percentage",
         )
@@ -82,10 +91,10 @@ def planned_counts(devices: int, shares_ppm: Sequence[int]) -> tuple[int, ...]:
     return tuple(wanted)
 
 
-def _allowed(found: tuple[int, ...], devices: int, shares_ppm: Sequence[int]) -> bool:
+def _allowed(found: tuple[int, ...], devices: int, shares_ppm: Sequence[int], at_least: int) -> bool:
     if devices == 0:
         return True
-    if found[0] < 1:
+    if found[0] < at_least:
         return False
     early = [have for have, share in zip(found, shares_ppm, strict=True) if share < MILLION]
     return devices == 1 or all(have < devices for have in early)

@@ -42,13 +42,16 @@ class CannotFollow(Struct, frozen=True, kw_only=True):
 
 class Scope(Struct, frozen=True, kw_only=True):
     """The channel's devices: `free` can belong to a cohort; the others are pinned, follow a rule, are outside of the
-    rollout's groups, or cannot follow."""
+    rollout's groups, or cannot follow. Of the free ones, `hardware` says how many are of each class, and the agents of
+    `unnamed` do not name the inputs of their pairs, which prove nothing then."""
 
     free: int = 0
     pinned: int = 0
     ruled: int = 0
     outside: int = 0
     unable: tuple[CannotFollow, ...] = ()
+    unnamed: int = 0
+    hardware: dict[str, int] = {}
 
     @property
     def total(self) -> int:
@@ -146,6 +149,7 @@ def _stages(
     needed: list[int | None],
 ) -> Iterator[StageForecast]:
     per_s = at.traffic.requests * at.audit.share_ppm / MILLION / DAY_S  # audited inputs of one device
+    per_s *= 1.0 - at.scope.unnamed / max(1, at.scope.free)
     per_s *= 1.0 if at.traffic.distinct is None else at.traffic.distinct
     had = devices_before = 0
     for stage, devices, pairs in zip(stages, counts, needed, strict=True):
@@ -168,12 +172,18 @@ def _evidence(policy: GuardPolicy, at: Situation, stages: tuple[StageForecast, .
     elif at.audit.auditor is not None:
         share = f"{at.audit.share_ppm / 10_000:g} %"
         yield f"pairs: release {at.audit.auditor} audits {share} of the requests of both releases"
-    compared = [number for number, stage in enumerate(stages, 1) if min(stage.devices, stage.control) >= MIN_ARM]
+    compared = [number for number, stage in enumerate(stages, 1) if _comparable(at.scope, stage)]
     if compared:
         where = f"stage{'s' if len(compared) > 1 else ''} {', '.join(map(str, compared))}"
-        yield f"failed and silent devices against the concurrent control, in {where}"
+        yield f"failed and silent devices against the concurrent control of their hardware class, in {where}"
     if policy.max_p95_us is not None:
         yield f"the measured p95, at most {policy.max_p95_us:g} µs"
+
+
+def _comparable(scope: Scope, stage: StageForecast) -> bool:
+    """Whether some hardware class has enough devices in both arms, as it is spread on average."""
+    share = stage.devices / scope.free if scope.free else 0.0
+    return any(min(count * share, count * (1 - share)) >= MIN_ARM for count in scope.hardware.values())
 
 
 def _blockers(
@@ -197,6 +207,9 @@ def _blockers(
         yield Blocker(what=what, add=f"{command} --auditor N, {alone}")
     elif at.audit.share_ppm == 0:
         yield Blocker(what="no request is audited: the audit share is 0", add=f"{command} --audit-share 1, {alone}")
+    if 0 < scope.free == scope.unnamed:
+        what = "no agent of the devices that can join names the inputs of its audited pairs: they prove nothing"
+        yield Blocker(what=what, add=f"update the agents, {alone}")
     for number, (devices, pairs) in enumerate(zip(counts, needed, strict=True), 1):
         if devices and (pairs is None or pairs > devices * at.most_per_device):
             most = f"{devices} {_devices(devices)} bring at most {devices * at.most_per_device} distinct inputs"
@@ -219,6 +232,9 @@ def _notes(
         if not all(stage.soak_s for stage in stages):
             yield "no soak: a stage ends as soon as its devices have committed; --soak 1h makes it wait"
         return
+    if 0 < scope.unnamed < scope.free:
+        some = f"the audited pairs of {scope.unnamed} of {scope.free} devices"
+        yield f"{some} prove nothing until their agents are updated"
     if not at.traffic.requests:
         yield "no traffic was measured in the last day, so nothing tells how long this takes"
     if at.traffic.distinct is not None and at.traffic.distinct < 1.0:

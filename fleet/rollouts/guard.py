@@ -23,6 +23,7 @@ from fleet.rollouts import evidence
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.evidence import Arms, InstallEvidence, PairedEvidence, Pairs
 
+FAILED = "pin those and retry, or promote by hand"
 GONE = "revoke those that are gone for good, or promote by hand"
 Judgement = Literal["healthy", "harmful", "not-enough-evidence"]
 
@@ -233,7 +234,7 @@ def _lack(
     if cohort.present == 0:
         return f"no device of the cohort is reachable{_resting(cohort)}"
     if cohort.failed > policy.max_install_failures * cohort.present:
-        return f"not enough evidence: {cohort.in_words}, which neither is health nor shows harm"
+        return f"not enough evidence: {cohort.in_words}, which neither is health nor shows harm; {FAILED}"
     if cohort.committed < policy.min_devices:
         have = f"{cohort.committed} {_devices(cohort.committed)}"
         return f"not enough evidence: {have} committed the release, {policy.min_devices} must"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from msgspec.structs import replace
+from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 
 from cloud_hub.rollouts import create_rollout
+from cloud_hub.rollouts import facts as rollout_facts
 from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
 from cloud_hub.store.benchmarks import keep
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
@@ -205,6 +209,31 @@ def test_devices_that_no_stage_has_held_say_nothing_whatever_they_report(fleet):
     row = state(fleet, rollout)
     assert row.state == "running", row.reason
     assert (row.progress["verdict"]["cohort"]["present"], row.progress["verdict"]["paired"]["pairs"]) == (1, 0)
+
+
+def test_rows_are_locked_in_the_order_of_ingest(fleet, monkeypatch):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="rolled_back", target=2, active=1, reason="crash-loop")
+    taken = []
+    for module, name in (("facts", "lock_name"), ("facts", "row_of")):
+        kept = getattr(rollout_facts, name)
+        told = partial(lambda kept, name, *args: taken.append(name) or kept(*args), kept, name)
+        monkeypatch.setattr(f"cloud_hub.rollouts.{module}.{name}", told)
+    engine.step()
+    assert taken == ["lock_name", "row_of"] and state(fleet, rollout).state == "halted"
+
+
+def test_a_database_that_breaks_one_step_off_leaves_the_others_theirs(fleet, monkeypatch):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+
+    def broken(rollout: str) -> None:
+        raise OperationalError("UPDATE", {}, Exception("deadlock detected"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_step_one", broken)
+        engine.step()
+    assert state(fleet, rollout).state == "running"
 
 
 def test_an_order_for_a_stage_that_is_over_is_a_conflict(fleet):

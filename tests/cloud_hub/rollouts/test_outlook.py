@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from cloud_hub.store.pairing import MOST_INPUTS
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.channel import Audit, Channel
 from fleet.protocol.resolve import resolve
@@ -82,11 +83,32 @@ def test_of_busy_hours_the_last_windows_are_read(fleet: HubFixture) -> None:
 def test_who_can_belong_to_the_cohort_is_what_devices_would_find(fleet: HubFixture) -> None:
     change(fleet, "d-0", pins={"digits": 1})
     change(fleet, "d-1", labels={"site": "berlin"})
-    assert plan(fleet)["scope"] == {"free": 2, "pinned": 1, "ruled": 0, "outside": 0, "unable": []}
+    assert plan(fleet)["scope"] == {
+        "free": 2,
+        "pinned": 1,
+        "ruled": 0,
+        "outside": 0,
+        "unable": [],
+        "unnamed": 0,
+        "hardware": {"": 2},
+    }
     assert plan(fleet, groups=["site=berlin"])["scope"]["free"] == 1
     made = fleet.client.post("/api/v1/rollouts", json={**WANTED, "groups": ["site=berlin"]}, headers=fleet.auth())
     assert made.status_code == 201, made.text
     assert cohort(fleet) == [] or cohort(fleet) == ["d-1"]
+
+
+def test_agents_that_name_no_inputs_cannot_bring_pairs(fleet: HubFixture) -> None:
+    for device in ("d-0", "d-1"):
+        change(fleet, device, info={"agent": "0.1.0"})
+    found = plan(fleet)
+    assert found["scope"]["unnamed"] == 2 and found["blockers"] == []
+    assert any("pairs of 2 of 3 devices prove nothing" in note for note in found["notes"])
+    change(fleet, "d-2", info={"agent": "0.1.0", "capabilities": []})
+    refused = fleet.client.post("/api/v1/rollouts", json=WANTED, headers=fleet.auth())
+    assert refused.status_code == 409 and "update the agents" in refused.json()["hint"]
+    alone = {**WANTED, "guard": {"evidence": "install"}}
+    assert fleet.client.post("/api/v1/rollouts", json=alone, headers=fleet.auth()).status_code == 201
 
 
 def test_the_first_stage_of_a_group_holds_a_device_of_the_group(fleet: HubFixture) -> None:
@@ -133,6 +155,9 @@ def test_the_share_of_new_inputs_is_the_last_rollouts(fleet: HubFixture) -> None
             session.add(
                 PairEvidence(rollout=f"r-{number}", attempt=1, device_id="d-0", both=9, only_old=1, repeats=repeats)
             )
+    assert plan(fleet)["traffic"]["distinct"] == 0.25
+    with fleet.hub.session() as session:  # one that brought all that one may tells nothing of what it met later
+        session.add(PairEvidence(rollout="r-1", attempt=1, device_id="d-1", both=MOST_INPUTS, repeats=10**6))
     assert plan(fleet)["traffic"]["distinct"] == 0.25
 
 

@@ -40,6 +40,15 @@ def test_counts_come_near_the_plan() -> None:
     assert abs(found[0] - 4) + abs(found[1] - 20) <= 1
 
 
+def test_the_first_stage_holds_as_many_as_have_to_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.rollouts.cohorts.MAX_HASHES", 1)  # as with many devices: any salt that is allowed
+    shares = (30_000, 500_000, 1_000_000)
+    drawn = [draw_salt(Random(seed), ids(100), shares, used=set(), at_least=3) for seed in range(10)]
+    assert min(counts(salt, ids(100), shares)[0] for salt in drawn) >= 3
+    with pytest.raises(PlanError, match="holds 19 of them"):
+        draw_salt(Random(1), ids(20), shares, used=set(), at_least=19)
+
+
 def test_a_used_salt_is_never_drawn_again() -> None:
     first = draw_salt(Random(3), ids(1), (1_000_000,), used=set())
     assert draw_salt(Random(3), ids(1), (1_000_000,), used={first}) != first

@@ -13,7 +13,7 @@ from fleet.rollouts.stages import plan_stages
 AT = Situation(
     model="digits",
     channel="stable",
-    scope=Scope(free=20),
+    scope=Scope(free=20, hardware={"pi": 20}),
     traffic=Traffic(hours=24, requests=86_400.0, audited=864.0),
     audit=Audit(auditor=1, share_ppm=10_000),
     most_per_device=2000,
@@ -33,8 +33,18 @@ def test_stages_have_devices_inputs_and_times_from_the_measured_traffic() -> Non
     assert found.seconds == pytest.approx(sum(stage.seconds or 0 for stage in found.stages))
     assert (
         found.blockers == ()
-        and "failed and silent devices against the concurrent control, in stage 2" in found.evidence
+        and "failed and silent devices against the concurrent control of their hardware class, in stage 2"
+        in found.evidence
     )
+
+
+def test_a_comparison_is_promised_only_within_a_hardware_class() -> None:
+    def compared(**hardware: int) -> bool:
+        scope = Scope(free=sum(hardware.values()), hardware=hardware)
+        return any("concurrent control" in line for line in ahead(replace(AT, scope=scope)).evidence)
+
+    assert compared(pi=10, pc=10)
+    assert not compared(pi=7, pc=7, mcu=6), "half of each is fewer than five"
 
 
 def test_inputs_that_repeat_make_it_longer() -> None:

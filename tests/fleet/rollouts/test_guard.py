@@ -61,6 +61,7 @@ def test_one_failed_device_of_several_neither_halts_nor_is_health() -> None:
         verdict = judge(POLICY, cohort, {"a": Pairs(both=1000), "b": Pairs(both=1000)})
         assert verdict.judgement == "not-enough-evidence"
         assert f"1 of {present} devices failed (disk), such as d-7" in verdict.reason
+        assert "pin those and retry, or promote by hand" in verdict.reason
     assert judge(POLICY, CohortHealth(present=10, committed=8, failed=2), {}).judgement == "harmful"
 
 
