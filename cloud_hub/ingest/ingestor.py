@@ -25,7 +25,7 @@ from cloud_hub.ingest.clones import Heard, heard, still_cloned
 from cloud_hub.ingest.commands import signed_receipt
 from cloud_hub.ingest.inbox import Message as Message
 from cloud_hub.ingest.reading import Numbered, read_number, read_record, read_status
-from cloud_hub.store import quiet
+from cloud_hub.store import hearing, quiet
 from cloud_hub.store.engine import is_outage
 from cloud_hub.store.tables import Device, Setting, SpoolCursor
 from fleet.protocol import topics
@@ -77,6 +77,7 @@ class Ingestor:
         self._said: dict[str, float] = {}
         self._heard: dict[str, Heard] = {}  # of committed batches: one that is tried again is heard once
         self._hearing: dict[str, Heard] = {}
+        self._hub_heard = hearing.Hearing(noted_at=0.0)
         self.counts: Counter[str] = Counter()
 
     def take(self, batch: Sequence[Message]) -> list[Outgoing]:
@@ -84,6 +85,7 @@ class Ingestor:
         touched: Touched = {}
         self._hearing = {}
         with self._hub.session() as session:
+            self._hub_heard = hearing.known(session, self._hub.clock())
             addressed = [(uplink, message) for message in batch if (uplink := self._uplink(message)) is not None]
             devices = _locked(session, {uplink.device_id for uplink, _ in addressed})
             for uplink, message in addressed:
@@ -164,7 +166,7 @@ class Ingestor:
     def _hear(self, device: Device) -> float:
         """The device was heard now; returns the time."""
         now = self._hub.clock()
-        quiet.heard(device, now)
+        quiet.heard(device, now, self._hub_heard)
         device.last_seen_at = now
         return now
 

@@ -28,6 +28,7 @@ from cloud_hub.ingest.inbox import Inbox, Message
 from cloud_hub.ingest.ingestor import Ingestor
 from cloud_hub.ingest.slowing import note
 from cloud_hub.services.supervisor import Backoff, Service
+from cloud_hub.store import hearing
 from cloud_hub.store.tables import ChannelRow, Device, OutboxCommand
 from fleet.protocol import topics
 from fleet.protocol.messages import Notify
@@ -108,6 +109,7 @@ class Ingest:
         with open_link(self._hub, self.arrived) as link:
             taking = Step("writing what devices sent", lambda: self._take(link, taking.failures >= PATIENCE))
             steps = (
+                Step("noting that devices are heard", self._note, hearing.NOTE_S),  # before what they sent is written
                 taking,
                 Step("carrying revocations to the broker", link.revoke, REVOKE_S),
                 Step("sending commands", lambda: self._send_commands(link)),
@@ -121,6 +123,10 @@ class Ingest:
                     step.run(self._now())
                 self._hub.board.say("ingest", next(filter(None, (step.problem for step in steps)), ""))
                 link.check()
+
+    def _note(self) -> None:
+        with self._hub.session() as session:
+            hearing.note(session, self._hub.clock())
 
     def _take(self, link: Open, apart: bool) -> None:
         """Write the batch and answer it; it stays until that worked."""

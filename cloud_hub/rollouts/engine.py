@@ -22,7 +22,7 @@ from cloud_hub.errors import HubError, NotFoundError
 from cloud_hub.rollouts.facts import gather, mark, reference
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
-from cloud_hub.store import pairing
+from cloud_hub.store import hearing, pairing
 from cloud_hub.store.tables import ChannelRow, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.errors import ProtocolError
@@ -66,8 +66,9 @@ class RolloutEngine(PeriodicService):
             channel = session.get(ChannelRow, row.channel)
             if channel is not None and row.state not in machine.ENDED:
                 document = decode_channel(channel.document)
-                facts = gather(session, plan, progress, document, self._hub.device_tokens.group_secret)
                 now = self._hub.clock()
+                facts = gather(session, plan, progress, document, self._hub.device_tokens.group_secret)
+                facts = replace(facts, deaf_until=hearing.known(session, now).deaf_until)
                 mark(session, plan, progress, facts, machine.newly_silent(plan, progress, facts, now), now)
                 decision = machine.decide(plan, progress, facts, now)
                 if decision.progress != progress:

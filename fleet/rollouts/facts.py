@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Literal
 
@@ -44,22 +45,30 @@ class Facts(Struct, frozen=True, kw_only=True):
     """What is known now. `cohort` are the devices that `resolve` assigns to the rollout at the
     current share, `control` the others in its scope. `left` have met the release in this attempt and are in neither any
     more: pinned, relabelled, moved or revoked; what they showed stays. `withdrawn` says why the release may no longer
-    run (halts), `superseded` that somebody else changed the channel's default (aborts)."""
+    run (halts), `superseded` that somebody else changed the channel's default (aborts). Until `deaf_until` (0: never)
+    nobody could hear any device, so that its silence says nothing."""
 
     cohort: tuple[DeviceFact, ...] = ()
     control: tuple[DeviceFact, ...] = ()
     left: tuple[DeviceFact, ...] = ()
+    deaf_until: float = 0.0
     withdrawn: str = ""
     superseded: str = ""
 
+    def heard_for(self, least_s: float, now: float) -> bool:
+        """Whether devices could be heard for long enough that who is silent is known."""
+        return self.deaf_until <= 0.0 or now - self.deaf_until >= least_s
 
-def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float) -> Standing:
+
+def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float, deaf_until: float = 0.0) -> Standing:
     """How a device stands that was assigned to its arm at `joined`.
 
     One that has not been heard since well before that is `away`: it has not met the release and says
     nothing about it. One that was alive then and is not heard any more, for longer than is its habit, is `silent`: a
     release that takes a device off the air must not pass for want of reports. Within its habit it says nothing: it is
     `away` before it has committed, so that nobody waits for a device that is off at night, and `resting` after.
+    Silence counts from when devices can be heard again (`deaf_until`); one that was silent before, and has not been
+    heard since, stays so.
     """
     if fact.failed:
         return "failed"
@@ -68,7 +77,8 @@ def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float)
         return "whole"
     if fact.last_seen < joined - silent_after_s:
         return "away"
-    if quiet > HABIT * fact.quiet_s:
+    known = fact.silenced_at is not None and fact.silenced_at >= max(joined, fact.last_seen)
+    if known or now - max(fact.last_seen, deaf_until) > max(silent_after_s, HABIT * fact.quiet_s):
         return "silent"
     return "resting" if fact.committed else "away"
 
@@ -81,7 +91,7 @@ def silenced(
     return tuple(
         fact.device_id
         for fact, since in arms
-        if not _was_silent(fact, since) and standing(fact, since, silent_after_s, now) == "silent"
+        if not _was_silent(fact, since) and standing(fact, since, silent_after_s, now, facts.deaf_until) == "silent"
     )
 
 
@@ -119,8 +129,9 @@ def tally(
         control_since: when the control began to be watched, likewise.
     """
     left = [(fact, "failed") for fact in facts.left if fact.failed]
-    cohort = [*((fact, standing(fact, joined(fact), silent_after_s, now)) for fact in facts.cohort), *left]
-    control = [(fact, standing(fact, control_since, silent_after_s, now)) for fact in facts.control]
+    stand = partial(standing, silent_after_s=silent_after_s, now=now, deaf_until=facts.deaf_until)
+    cohort = [*((fact, stand(fact, joined(fact))) for fact in facts.cohort), *left]
+    control = [(fact, stand(fact, control_since)) for fact in facts.control]
     rows: dict[str, list[int]] = {}
     for offset, arm in ((0, cohort), (2, control)):
         for fact, stands in arm:

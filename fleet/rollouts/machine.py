@@ -184,8 +184,10 @@ def decide(plan: Plan, progress: Progress, facts: Facts, now: float) -> Decision
         policy = guard.load_policy(plan.policy)
     except PolicyError as error:
         return _hold(progress, str(error))
+    progress = structs.replace(progress, deadline_from=max(progress.deadline_from, min(facts.deaf_until, now)))
     verdict = _judge(plan, progress, policy, facts, now)
-    decision = _after(plan, structs.replace(progress, verdict=verdict), policy, verdict, now)
+    heard = facts.heard_for(policy.silent_after_s, now)
+    decision = _after(plan, structs.replace(progress, verdict=verdict), policy, now, heard=heard)
     odd = () if verdict.judgement == "harmful" else _odd(plan, progress.verdict, verdict)
     return structs.replace(decision, events=(*odd, *decision.events))
 
@@ -198,14 +200,16 @@ def _odd(plan: Plan, before: Verdict | None, verdict: Verdict) -> tuple[Event, .
     return tuple(Event(name="device-harmed", reason=f"{device} loses on its own inputs; {stay}") for device in fresh)
 
 
-def _after(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict, now: float) -> Decision:
-    """What follows from a verdict; `progress` holds it."""
+def _after(plan: Plan, progress: Progress, policy: GuardPolicy, now: float, *, heard: bool) -> Decision:
+    """What follows from the verdict that `progress` holds; only harm, where devices were not `heard` for a while."""
+    verdict = progress.verdict
+    assert verdict is not None
     if verdict.judgement == "harmful":
         return _end(progress, "halted", verdict.reason, now)
     settled = verdict.cohort.pending == 0 and verdict.cohort.committed > 0
     if settled and progress.settled_at is None:
         progress = structs.replace(progress, settled_at=now)
-    if progress.state == "paused":
+    if progress.state == "paused" or not heard:
         return Decision(progress=progress)
     if verdict.judgement == "healthy" and settled:
         return _healthy(plan, progress, policy, verdict, now)

@@ -17,7 +17,8 @@ from cloud_hub.ingest.inbox import SHARE
 from cloud_hub.ingest.service import Ingest, Step
 from cloud_hub.ingest.slowing import SHOWN_S, TOO_MANY, note
 from cloud_hub.services import supervisor
-from cloud_hub.store.tables import AuditEntry, DeviceEvent, SetAside
+from cloud_hub.store import hearing
+from cloud_hub.store.tables import AuditEntry, DeviceEvent, SetAside, Setting
 from fleet.protocol import topics
 from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # a hub with two devices, on each database
 from tests.support import bad_messages as bad
@@ -106,6 +107,7 @@ def test_a_database_that_is_away_for_a_while_costs_neither_the_record_nor_the_br
         assert broker.receipt.wait(60)
         assert left == [0] and (broker.opened, broker.closed) == (1, 0)
     assert len(rows(fleet, DeviceEvent)) == 1 and rows(fleet, SetAside) == []
+    assert hearing.KEY in [row.key for row in rows(fleet, Setting)], "it was noted that devices are heard"
 
 
 def test_a_batch_that_fails_again_and_again_is_written_message_by_message(fleet, broker, monkeypatch):

@@ -12,6 +12,7 @@ from sqlmodel import select
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts import facts as rollout_facts
 from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
+from cloud_hub.store import hearing
 from cloud_hub.store.benchmarks import keep
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Audit, ModelEntry, decode_channel
@@ -244,6 +245,28 @@ def test_an_order_for_a_stage_that_is_over_is_a_conflict(fleet):
     again = client.post(path, json=body, headers=headers)
     assert again.status_code == 409 and "at stage 2 by now" in again.json()["error"]
     assert client.post(path, json={**body, "stage": 0}, headers=headers).status_code == 400
+
+
+def test_an_outage_of_the_hub_is_no_silence_of_its_devices(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="committed", active=2)
+    with fleet.hub.session() as session:
+        hearing.note(session, fleet.clock())
+    fleet.clock.advance(4000)
+    engine.step()
+    with fleet.hub.reading() as session:
+        assert not any(row.silent_at for row in session.exec(select(PairEvidence)))
+    assert state(fleet, rollout).state == "running"
+    with fleet.hub.session() as session:
+        hearing.note(session, fleet.clock())
+    for _ in range(6):
+        fleet.clock.advance(55)
+        with fleet.hub.session() as session:
+            hearing.note(session, fleet.clock())
+    engine.step()
+    with fleet.hub.reading() as session:
+        assert {row.device_id for row in session.exec(select(PairEvidence)) if row.silent_at} == set(DEVICES)
 
 
 def test_without_evidence_nothing_moves(fleet):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from cloud_hub.store.hearing import Hearing
 from cloud_hub.store.quiet import PERIOD_S, habit, heard
 from cloud_hub.store.tables import Device
 
 DAY_S = 86_400.0
+NO_OUTAGE = Hearing(noted_at=0.0)
 
 
 def device(now: float = 0.0) -> Device:
@@ -15,10 +17,10 @@ def device(now: float = 0.0) -> Device:
     )  # fmt: skip
 
 
-def hear(found: Device, *gaps_s: float) -> float:
+def hear(found: Device, *gaps_s: float, hub: Hearing = NO_OUTAGE) -> float:
     for gap in gaps_s:
         now = (found.last_seen_at or 0.0) + gap
-        heard(found, now)
+        heard(found, now, hub)
         found.last_seen_at = now
     return habit(found)
 
@@ -45,6 +47,11 @@ def test_months_in_a_drawer_are_no_habit_of_months() -> None:
     assert hear(device(), 90 * DAY_S) == DAY_S
 
 
+def test_an_outage_of_the_hub_is_no_habit_of_the_device() -> None:
+    outage = Hearing(noted_at=900.0, deaf_from=50.0, deaf_until=850.0)
+    assert hear(device(), 900.0, hub=outage) == 100.0
+
+
 def test_a_clock_that_went_back_makes_no_silence() -> None:
     found = device(now=100 * PERIOD_S)
     found.last_seen_at = 1.0  # as the hub sets it back
@@ -54,5 +61,5 @@ def test_a_clock_that_went_back_makes_no_silence() -> None:
 def test_one_that_was_never_heard_has_no_habit_by_its_first_message() -> None:
     found = device()
     found.last_seen_at = None
-    heard(found, 1e9)
+    heard(found, 1e9, NO_OUTAGE)
     assert habit(found) == 0.0

@@ -35,6 +35,24 @@ def test_standing(fact: DeviceFact, expected: str) -> None:
     assert standing(fact, JOINED, SILENT, NOW) == expected
 
 
+@pytest.mark.parametrize(
+    ("fact", "deaf_until", "expected"),
+    [
+        (device(last_seen=600.0, committed=True), 950.0, "resting"),
+        (device(last_seen=600.0), 950.0, "away"),
+        (device(last_seen=600.0, committed=True), 899.0, "silent"),
+        (device(last_seen=600.0, silenced_at=701.0), 950.0, "silent"),
+        (device(last_seen=960.0), 950.0, "whole"),
+    ],
+)
+def test_silence_counts_from_when_devices_can_be_heard_again(
+    fact: DeviceFact, deaf_until: float, expected: str
+) -> None:
+    assert standing(fact, JOINED, SILENT, NOW, deaf_until) == expected
+    silent = silenced(Facts(cohort=(fact,), deaf_until=deaf_until), lambda _: JOINED, JOINED, SILENT, NOW)
+    assert bool(silent) == (expected == "silent" and fact.silenced_at is None)
+
+
 def test_devices_are_counted_by_assignment_and_hardware() -> None:
     cohort = (
         device("a", committed=True, hardware="pi"),

@@ -27,6 +27,7 @@ from fleet.rollouts.machine import (
     apply,
     decide,
     make_plan,
+    newly_silent,
     start,
     wanted,
 )
@@ -291,6 +292,26 @@ def test_an_order_that_is_given_twice_does_not_end_the_next_stage_too(order) -> 
     assert progress.stage == 1
     with pytest.raises(TransitionError, match=f"at stage 2 by now: {order} was meant for stage 1"):
         apply(p, progress, order, 22, reason="looks well", stage=1)
+
+
+def test_an_outage_of_the_hub_neither_ends_a_stage_nor_holds_nor_halts_it() -> None:
+    p = plan(on_no_evidence="halt", evidence="install")
+    progress = start(p, 0).progress
+    off, back = 550.0, 5000.0
+    for now in (600.0, 4999.0):  # while nothing is heard
+        known = msgspec.structs.replace(facts(progress, now, last_seen=off), deaf_until=now)
+        assert newly_silent(p, progress, known, now) == ()
+        progress = decide(p, progress, known, now).progress
+        assert (progress.state, progress.stage) == ("running", 0)
+    for now in (5001.0, 5099.0):  # some may have died meanwhile
+        known = msgspec.structs.replace(facts(progress, now), deaf_until=back)
+        progress = decide(p, progress, known, now).progress
+        assert (progress.state, progress.stage) == ("running", 0)
+    dead = msgspec.structs.replace(facts(progress, 5101.0, last_seen=off), deaf_until=back)
+    assert newly_silent(p, progress, dead, 5101.0) == tuple(fact.device_id for fact in (*dead.cohort,))
+    alive = msgspec.structs.replace(facts(progress, 5110.0), deaf_until=back)
+    assert decide(p, progress, alive, 5110.0).progress.stage == 1
+    assert decide(p, progress, msgspec.structs.replace(dead, deaf_until=back), 5601.0).progress.state == "halted"
 
 
 def test_a_new_attempt_asks_for_its_own_approval() -> None:
