@@ -12,11 +12,13 @@ from cloud_hub.api.access import DeviceCaller, HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody, read_body
 from cloud_hub.api.openapi import errors, gives, takes
 from cloud_hub.api.params import KeyPath, KeyQuery
-from cloud_hub.samples import index, intake, snapshots, store
+from cloud_hub.errors import NotFoundError
+from cloud_hub.samples import index, intake, pictures, ranking, snapshots, store
 from fleet.api.samples import (
     DeletedSample,
     Labels,
     NewSnapshot,
+    RankedSamples,
     SampleDetail,
     SamplePage,
     SnapshotInfo,
@@ -28,6 +30,7 @@ from fleet.protocol.messages import SampleBatch, SampleReceipt
 
 router = APIRouter(tags=["samples"])
 MAX_PAGE = 1000
+PNG = "image/png"
 PARQUET = "application/vnd.apache.parquet"
 
 
@@ -67,6 +70,18 @@ def export(model: Annotated[str, Query(max_length=KEY_LIMIT, pattern=NO_NUL)], h
     return Response(store.export(hub, model), media_type=PARQUET)
 
 
+@router.get("/api/v1/samples/ranked", responses=errors(404))
+def ranked(
+    model: Annotated[str, Query(max_length=KEY_LIMIT, pattern=NO_NUL)],
+    hub: HubDep,
+    caller: Viewer,
+    count: Annotated[Int64, Query()] = 50,
+    since_alarm: bool = False,
+) -> RankedSamples:
+    """The samples of a model that are worth a label most, near repeats left out."""
+    return ranking.ranked(hub, model, count=max(1, min(count, MAX_PAGE)), since_alarm=since_alarm)
+
+
 @router.post("/api/v1/samples/labels", responses=errors(404))
 def label(hub: HubDep, caller: OperatorUser, wanted: Annotated[Labels, JsonBody(Labels)]) -> WrittenLabels:
     """Write down true classes."""
@@ -79,6 +94,15 @@ def label(hub: HubDep, caller: OperatorUser, wanted: Annotated[Labels, JsonBody(
 def show(sample: KeyPath, hub: HubDep, caller: Viewer) -> SampleDetail:
     """One sample with its arrays."""
     return index.show_sample(hub, sample)
+
+
+@router.get("/api/v1/samples/{sample}/picture", response_class=Response, responses=gives(media_type=PNG) | errors(404))
+def picture(sample: KeyPath, hub: HubDep, caller: Viewer) -> Response:
+    """A sample's first image as a PNG of at most 256 pixels a side; 404 where no input is one."""
+    found = pictures.picture_of(store.arrays(hub, store.get(hub, sample)).inputs)
+    if found is None:
+        raise NotFoundError(f"no input of sample {sample} is an image", subject=sample)
+    return Response(found, media_type=PNG)
 
 
 @router.delete("/api/v1/samples/{sample}", responses=errors(404, 409))

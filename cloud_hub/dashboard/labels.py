@@ -13,11 +13,10 @@ from pydantic import ValidationError
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.dashboard import pictures
 from cloud_hub.drift import labelled
 from cloud_hub.drift.deferring import WORSE, Estimate
 from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.samples import parquet, store
+from cloud_hub.samples import parquet, pictures, store
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.rows import get_model, label_task
 from fleet.api.labels import parse_label

@@ -14,13 +14,13 @@ from starlette.templating import Jinja2Templates
 
 from cloud_hub.api.access import HubDep
 from cloud_hub.api.errors import error_response
-from cloud_hub.dashboard import access, labels, pictures, plots, views
+from cloud_hub.dashboard import access, labels, plots, views
 from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
 from cloud_hub.errors import HubError, InvalidError, NotFoundError
 from cloud_hub.identity.callers import Caller
 from cloud_hub.identity.tokens import role_allows
 from cloud_hub.rollouts.orders import apply_order
-from cloud_hub.samples import store
+from cloud_hub.samples import pictures, store
 from fleet.api.rollouts import Order
 
 HERE = Path(__file__).parent

@@ -60,6 +60,29 @@ class SampleInfo(Answer):
     labelled_at: float | None = None
 
 
+class RankedSample(SampleInfo):
+    """A sample to label: `worth` orders them. How likely the model is `wrong` about it (an order, no probability), and
+    how `unlike` it is to what has a label or comes before it; both in [0, 1], and `worth` is their product."""
+
+    worth: float = 0.0
+    wrong: float = 0.0
+    unlike: float = 0.0
+
+
+class RankedSamples(Answer):
+    """What to label, the first one first. Of `candidates` samples without a label that were looked at, `repeats` were
+    near repeats of others; `unread` had lost their data, have other inputs, or were too many bytes. The `random` ones
+    were left out: labels of the hardest of them would say wrongly how right the model is. Only samples from after
+    `since` (Unix seconds) were looked at; null for all."""
+
+    items: list[RankedSample]
+    candidates: int = 0
+    repeats: int = 0
+    random: int = 0
+    unread: int = 0
+    since: float | None = None
+
+
 class SampleArray(Answer):
     """A tensor; `data` holds its values row by row, `datatype` is an Open Inference Protocol name."""
 

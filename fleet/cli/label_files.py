@@ -32,11 +32,19 @@ class Line(NamedTuple):
     cells: list[str]
 
 
+class Read(NamedTuple):
+    """What a file says: labels by sample, how many were `without` one, and why others are `refused`."""
+
+    labels: dict[str, Any]
+    without: int
+    refused: tuple[str, ...]
+
+
 def label_of(text: str) -> Any:
     """What `parse_label` makes of it, and of `@boxes.json` what the file holds; a usage error for what it refuses."""
     if text.strip().startswith("@"):
         path = text.strip()[1:]
-        return _json(_text_of(Path(path)), path)
+        return _json(text_of(Path(path)), path)
     try:
         return parse_label(text)
     except ValueError as error:
@@ -50,7 +58,7 @@ def read_labels(file: Path) -> dict[str, Any]:
         NotFoundError: no such file.
         BadParameter: it cannot be read without a guess; the message has the line.
     """
-    text = _text_of(file)
+    text = text_of(file)
     if file.suffix.lower() == ".json":
         found = _json(text, str(file))
         if not isinstance(found, dict):
@@ -65,6 +73,52 @@ def read_labels(file: Path) -> dict[str, Any]:
                 file, line, f"it has {len(line.cells)} cells, not SAMPLE,LABEL: quote a label that has commas in it"
             )
     return _unique([(line, _cell(file, line, 1)) for line in lines], file)
+
+
+def read_each(file: Path) -> Read:
+    """The labels in a CSV file, line by line: one that cannot be read takes no other along.
+
+    Raises:
+        NotFoundError: no such file.
+        BadParameter: it is no such file at all: not text, unbalanced quotes, or a heading without a column of labels.
+    """
+    lines = _lines(text_of(file), file)
+    heading = [cell.strip() for cell in lines[0].cells] if lines else []
+    names = [name.lower() for name in heading]
+    if not names or names[0] not in SAMPLE_HEADS or not set(names[1:]) & set(LABEL_HEADS):
+        raise typer.BadParameter(
+            f"{file}: the heading names no columns sample and label; fleet sample label reads others"
+        )
+    column = next(place for place, name in enumerate(names) if place and name in LABEL_HEADS)
+    found: list[tuple[str, str, Any]] = []
+    refused, without = [], 0
+    for line in lines[1:]:
+        if len(line.cells) > column and not line.cells[column].strip():
+            without += 1
+            continue
+        try:
+            ((sample, label),) = _with_heading(heading, [line], file).items()
+        except typer.BadParameter as error:
+            refused.append(str(error))
+        else:
+            found.append((f"{file}, line {line.number}", sample, label))
+    labels, twice = settle(found)
+    return Read(labels, without, (*refused, *twice))
+
+
+def settle(found: Sequence[tuple[str, str, Any]]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Labels by sample, and what is refused: a sample with two different ones has none.
+
+    Args:
+        found: where each was read, its sample, and its label.
+    """
+    labels: dict[str, Any] = {}
+    torn: dict[str, str] = {}
+    for where, sample, label in found:
+        if sample in labels and labels[sample] != label:
+            torn[sample] = f"{where}: sample {sample} has another label before"
+        labels.setdefault(sample, label)
+    return {sample: label for sample, label in labels.items() if sample not in torn}, tuple(torn.values())
 
 
 def _with_heading(heading: Sequence[str], lines: Sequence[Line], file: Path) -> dict[str, Any]:
@@ -136,7 +190,7 @@ def _lines(text: str, file: Path) -> list[Line]:
     return lines
 
 
-def _text_of(file: Path) -> str:
+def text_of(file: Path) -> str:
     """A file's text: UTF-8, or UTF-16 with a byte order mark."""
     if not file.is_file():
         raise NotFoundError(f"no file {file}", subject=str(file))

@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.label_files import label_of, read_labels
-from fleet.cli.output import print_document, print_items
+from fleet.cli.label_files import label_of, read_each, read_labels
+from fleet.cli.label_studio import read_studio
+from fleet.cli.label_tasks import send_each, write_tasks
+from fleet.cli.output import note, print_document, print_items, print_json
 from fleet.cli.session import JsonFlag, ModelOption, client_of, parse_pairs
 
+if TYPE_CHECKING:
+    from fleet.api.samples import SampleInfo
+
 app = typer.Typer(name="sample", help="Samples: recorded inputs, their answers and labels.", no_args_is_help=True)
+SinceAlarmOption = Annotated[
+    bool, typer.Option("--since-alarm", help="Only from after the shift that the newest open alarm names.")
+]
+
+
+class ExportFormat(StrEnum):
+    """What `export` writes."""
+
+    parquet = "parquet"
+    label_studio = "label-studio"
+    csv = "csv"
+
+
+class ImportFormat(StrEnum):
+    """What `import` reads."""
+
+    label_studio = "label-studio"
+    csv = "csv"
+
+
+RANKED = [
+    ("sample", "id"),
+    ("device", "device_id"),
+    ("release", "release"),
+    ("reason", "reason"),
+    ("at", "at"),
+    ("confidence", "confidence"),
+    ("edge said", "prediction"),
+    ("cloud said", "cloud_prediction"),
+    ("worth", "worth"),
+    ("wrong", "wrong"),
+    ("unlike", "unlike"),
+]
 COLUMNS = [
     ("sample", "id"),
     ("device", "device_id"),
@@ -42,20 +82,97 @@ def list_(
     print_items(samples, COLUMNS, json=json, empty=f"no samples of {model}; fleet channel set C --sampling turns it on")
 
 
+@app.command("rank")
+def rank(
+    context: typer.Context,
+    model: ModelOption,
+    count: Annotated[int, typer.Option("--count", min=1, max=1000, help="At most this many.")] = 50,
+    since_alarm: SinceAlarmOption = False,
+    json: JsonFlag = False,
+) -> None:
+    """List what to label, the most useful first.
+
+    Those that the model is unsure or likely wrong about, and that are unlike what has a label; near repeats are out.
+    So are samples drawn at random: their labels say how right the model is, and choosing among them would falsify it.
+
+    Example: fleet sample rank --model digits --count 20
+    """
+    found = client_of(context).ranked_samples(model, count=count, since_alarm=since_alarm)
+    if json:
+        print_json(found)
+        return
+    print_items(found.items, RANKED, json=False, empty=f"no sample of {model} to choose")
+    words = f"{found.candidates} samples without a label were looked at; {found.repeats} are near repeats"
+    words += f"; {found.random} drawn at random are left out: label these as they come" if found.random else ""
+    note(words + (f"; {found.unread} were not read (no data, other inputs, or too many bytes)" if found.unread else ""))
+
+
 @app.command("export")
 def export(
     context: typer.Context,
     model: ModelOption,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    format_: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.parquet,
+    ranked: Annotated[
+        int | None, typer.Option("--ranked", min=1, max=1000, help="Only so many that are worth a label most.")
+    ] = None,
+    since_alarm: SinceAlarmOption = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write every sample of a model to a Parquet file.
+    """Write every sample of a model to a Parquet file, or those without a label as tasks for people.
 
-    Example: fleet sample export --model digits --out digits.parquet
+    Label Studio's tasks hold a small picture, or the inputs as text; a CSV file has an empty column `label`.
+
+    Example: fleet sample export --model digits --format label-studio --ranked 50 --out tasks.json
     """
-    data = client_of(context).export_samples(model)
-    out.write_bytes(data)
-    print_document({"file": str(out), "bytes": len(data)}, [("file", "file"), ("bytes", "bytes")], json=json)
+    client = client_of(context)
+    if format_ == ExportFormat.parquet:
+        if ranked is not None or since_alarm:
+            raise typer.BadParameter("--ranked and --since-alarm go with --format label-studio or csv")
+        data = client.export_samples(model)
+        out.write_bytes(data)
+        print_document({"file": str(out), "bytes": len(data)}, [("file", "file"), ("bytes", "bytes")], json=json)
+        return
+    if since_alarm and ranked is None:
+        raise typer.BadParameter("--since-alarm goes with --ranked")
+    samples: Iterable[SampleInfo] = (
+        client.samples(model=model, labelled=False)
+        if ranked is None
+        else client.ranked_samples(model, count=ranked, since_alarm=since_alarm).items
+    )
+    text, written, gone = write_tasks(client, samples, studio=format_ == ExportFormat.label_studio)
+    out.write_text(text, encoding="utf-8", newline="")
+    document = {"file": str(out), "samples": written, "gone": gone}
+    print_document(document, [("file", "file"), ("samples", "samples"), ("gone meanwhile", "gone")], json=json)
+
+
+@app.command("import")
+def import_(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Label Studio's export (JSON), or a CSV file with a heading.")],
+    format_: Annotated[ImportFormat, typer.Option("--format", help="What it is.")],
+    by: Annotated[str, typer.Option("--by", help="Who says so.")] = "operator",
+    json: JsonFlag = False,
+) -> None:
+    """Write down the labels in a file, each by itself: one that is refused takes no other along (exit code 1).
+
+    Of Label Studio: choices (classes by number or name) and numbers. What cannot be meant is named with its task.
+
+    Example: fleet sample import project.json --format label-studio --by ada
+    """
+    read = read_each(file) if format_ == ImportFormat.csv else read_studio(file)
+    sent = send_each(client_of(context), read.labels, by=by)
+    refused = [*read.refused, *sent.refused]
+    document = {
+        "labelled": sent.labelled, "without": read.without, "refused": refused, "untried": sent.untried, "by": by
+    }  # fmt: skip
+    shown = {**document, "refused": len(refused)}
+    columns = [(name, name) for name in ("labelled", "without", "refused", "untried", "by")]
+    print_document(document if json else shown, columns, json=json)
+    for why in refused:
+        note(f"refused: {why}")
+    if refused:
+        raise typer.Exit(1)
 
 
 @app.command("label")

@@ -24,6 +24,7 @@ from fleet.api.samples import (
     DeletedSample,
     Labels,
     NewSnapshot,
+    RankedSamples,
     SampleDetail,
     SampleInfo,
     SampleLabel,
@@ -111,6 +112,18 @@ class SampleCalls(Calls):
         """Every sample of `model` as a Parquet file."""
         answer = self._send("GET", f"/samples/export?{urlencode({'model': model})}", timeout=UPLOAD_TIMEOUT_S)
         check(answer, f"samples of {model}")
+        return answer.body
+
+    def ranked_samples(self, model: str, *, count: int, since_alarm: bool = False) -> RankedSamples:
+        """The samples of `model` that are worth a label most; the newest alarm's shift on with `since_alarm`."""
+        query = urlencode({"model": model, "count": count, "since_alarm": str(since_alarm).lower()})
+        path = f"/samples/ranked?{query}"
+        return self._read(self._send("GET", path, timeout=UPLOAD_TIMEOUT_S), path, RankedSamples)
+
+    def picture(self, sample: str) -> bytes:
+        """A sample's first image as a small PNG; NotFoundError where no input is one."""
+        answer = self._send("GET", path_of("samples", sample, "picture"))
+        check(answer, f"sample {sample}")
         return answer.body
 
     def create_snapshot(self, model: str) -> SnapshotInfo:

@@ -8,8 +8,8 @@ import zlib
 import numpy as np
 import pytest
 
-from cloud_hub.dashboard.pictures import SIDE, in_words, is_pictured, picture_of
 from cloud_hub.samples import store
+from cloud_hub.samples.pictures import SIDE, in_words, is_pictured, picture_of
 from fleet.protocol.messages import Sample
 from fleet.protocol.tensors import to_array
 
