@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +15,12 @@ from cloud_hub.drift import records
 from cloud_hub.drift.basis import Basis, decode_basis
 from cloud_hub.drift.signed import Bank
 from cloud_hub.store.tables import DriftMonitor, Release, WindowRow
+from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import SketchRef, decode_manifest
 from fleet.protocol.messages import SketchData
 from fleet.protocol.sketch import decode_sketch, distance, mean
 
+log = logging.getLogger(__name__)
 POINTS = 240  # windows per model
 MIN_COUNT = 10  # inputs; the distance of a smaller window says little
 
@@ -45,7 +48,11 @@ def drift_plots(hub: Hub) -> list[dict[str, Any]]:
                 continue
             if reference is None:
                 reference = decode_sketch(hub.objects.get(f"blobs/{ref.reference.sha256}").data)
-            squared = distance(reference, window)
+            try:
+                squared = distance(reference, window)
+            except MalformedError as error:  # one device's window must not hide every model's plot
+                log.warning("a window of %s on %s is not in the plot: %s", model, row.device_id, error)
+                continue
             points.append((row.ended_at, math.sqrt(max(squared, 0.0)), math.sqrt(max(ref.margin, 0.0))))
         at, away_from, margin = (list(part) for part in zip(*points, strict=True)) if points else ([], [], [])
         plots.append({"model": model, "at": at, "distance": away_from, "margin": margin})
@@ -87,7 +94,7 @@ def _windows(session: Session, model: str, sketch_id: str) -> list[WindowRow]:
     rows = session.exec(
         select(WindowRow)
         .where(WindowRow.model == model, WindowRow.sketch_id == sketch_id, WindowRow.sketch_count >= MIN_COUNT)
-        .order_by(col(WindowRow.ended_at).desc())
+        .order_by(col(WindowRow.id).desc())
         .limit(POINTS)
     )
-    return list(rows)[::-1]
+    return sorted(rows, key=lambda row: row.ended_at)

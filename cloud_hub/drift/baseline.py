@@ -33,6 +33,7 @@ COARSE = 8  # blocks below which a variance ratio says nothing
 ERRORS = 2.5  # standard errors of a variance ratio that are no sign of dependence
 LEAST = 0.005  # of the distance (root of the squared maximum mean discrepancy); nobody would act on less
 FAR = 0.2  # the same before a baseline is steady
+FARTHEST = 4 * FAR  # where nothing else bounds it: more is another kind of input
 WIDE = 2.0  # times the largest deviation in a baseline, before it is steady
 SURE = 0.01  # chance that a baseline's own error is larger than its margin, all streams together
 

@@ -3,8 +3,9 @@
     waiting → provisional → steady
        ↑____________|__________|     when its device runs another release, or when an operator asks for a new baseline
 
-*waiting*: too few windows for anything. *provisional*: the period is not over, or does not cover 30 blocks yet; only
-what lies far outside counts. *steady*: the baseline is frozen, the history is gone, and evidence adds up.
+*waiting*: too few windows for anything. *provisional*: the period is not over, or does not cover 30 blocks yet. Within
+the first period everything is usual, its nights too, and nothing is held against it; after that only what lies far
+outside counts. *steady*: the baseline is frozen, the history is gone, and evidence adds up.
 
 The bytes are bounded: at most 15 KB while a baseline is made, 6 KB afterwards, with `DIMS` coordinates.
 """
@@ -21,7 +22,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from cloud_hub.drift import signed
-from cloud_hub.drift.baseline import BLOCKS, DAY_S, FAR, WIDE, Baseline, History, fit
+from cloud_hub.drift.baseline import BLOCKS, DAY_S, FAR, FARTHEST, WIDE, Baseline, History, fit
 from cloud_hub.drift.signed import Bank
 
 Floats = npt.NDArray[np.float64]
@@ -54,7 +55,8 @@ class Stream:
     after `began` its baseline is made anew. `slot`: of a device, the last one in which it counted for its groups; of a
     group, the open one, with the sum of its devices' deviations and their number. `alarm`: the open alarm that names
     it, or 0. `own`: whether the baseline is its own, not borrowed. Of a group: `level`, the mean of the baselines of
-    its `members`, how far `apart` they lie from it at most, and the scale of a window that is `usual` among them.
+    its `members`, how far `apart` they lie from it, and the scale of a window that is `usual` among them: means,
+    which one odd device moves little.
     """
 
     kind: Kind
@@ -120,6 +122,10 @@ class Stream:
         usual = np.sqrt(max(float(np.trace(self.bank.covariance[0])), 0.0))
         return float(usual if self.state == "steady" else self.bank.far[0])
 
+    def in_first_period(self, settings: Settings) -> bool:
+        """Whether its baseline is made of the first windows of a period that is not over."""
+        return self.own and self.history is not None and self.next_fit_s <= settings.period_s
+
     def limit(self, settings: Settings) -> float:
         """The evidence that raises an alarm; its windows per day are those that were counted, in a day at least."""
         days = max((self.last - self.began) / DAY_S, 1.0)
@@ -139,14 +145,18 @@ def new_stream(kind: Kind, name: str, release: int, share: float, dims: int) -> 
 def learn(stream: Stream, row: Floats, at: float, count: int, settings: Settings) -> Floats | None:
     """Add a window to the history of a stream that is not steady, and make its baseline when that is due.
 
-    While there is a suspicion that the stream has moved already, its windows are not taken for what is usual.
+    The first period is what is usual, by definition: a day has a night. After it, while there is a suspicion that the
+    stream has moved already, its windows are not taken for what is usual.
 
     Returns:
         The baseline's mean less the one before, (K,), when there is a new one after an earlier; else None.
     """
     assert stream.history is not None
-    if stream.own and stream.bank is not None and stream.bank.logs[0, -1].max() >= SUSPICION:
-        return None
+    if stream.own and stream.bank is not None:
+        if stream.in_first_period(settings):
+            stream.bank.logs[:, -1] = 0.0
+        elif stream.bank.logs[0, -1].max() >= SUSPICION:
+            return None
     stream.history.add(row, at, count)
     elapsed = at - stream.began
     if not stream.own:
@@ -180,7 +190,7 @@ def borrow(stream: Stream, group: Stream, settings: Settings, at: float) -> None
     dims = len(group.level)
     lent = Baseline(
         mean=group.level, covariance=np.zeros((dims, dims)), block_s=0.0, blocks=1, inflation=1.0, steady=False,
-        far=max(2 * FAR, WIDE * group.apart), scale=group.usual, count=1.0,
+        far=min(max(2 * FAR, WIDE * group.apart), FARTHEST), scale=max(group.usual, 1e-6), count=1.0,
     )  # fmt: skip
     stream.bank = Bank.begin([lent], [stream.share], settings.weights, at)
 

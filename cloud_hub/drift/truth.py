@@ -3,7 +3,8 @@
 A sample that was kept because it was uncertain, disagreeing or outlying says nothing about the usual request, so only
 those that were drawn at random count. Labels outrank the auditor: both are shown, each held to its own record. Another
 auditor is another judge: each has a record of its own, and comes back to it, so that a change of the auditor, or two at
-once on two channels, is no change of the devices. Groups of devices by their labels are watched beside the whole; all
+once on two channels, is no change of the devices. A device can name whom it likes as its auditor: only those count that
+a channel names, or has named. Groups of devices by their labels are watched beside the whole; all
 share one budget of false alarms.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,20 +22,24 @@ from sqlmodel import Session, col, func, select, tuple_
 
 from cloud_hub.context import Hub
 from cloud_hub.drift import groups, meaning
+from cloud_hub.drift.intake import Times
 from cloud_hub.drift.meaning import Track, Unit
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.errors import HubError
 from cloud_hub.samples import parquet
 from cloud_hub.store.engine import lock_name
-from cloud_hub.store.tables import Alarm, MeaningMonitor, SampleRow, WindowRow
+from cloud_hub.store.tables import Alarm, ChannelRow, Device, MeaningMonitor, SampleRow, WindowRow
+from fleet.protocol.channel import decode_channel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.tensors import from_array
 from fleet.tasks import Task, of_manifest
 
 log = logging.getLogger(__name__)
-BATCH = 500  # windows, and labels, per step and model
-OTHERS = 64  # tracks beside the two of the whole
+BATCH = 500  # windows, and labels, at a time
+BATCHES = 20  # of windows, per step and model
+OTHERS = 64  # tracks of groups
+AUDITORS = 8  # that are remembered
 GROUPS_S = 600.0  # how old what is known of the groups may be
 SHARES = 2  # audits and labels share one budget of false alarms
 KIND = "meaning"  # in an alarm's detail
@@ -52,8 +57,8 @@ class Judged(Struct, frozen=True, kw_only=True):
 class Watched(Struct, frozen=True, kw_only=True):
     """A monitor's document: `auditor` is the release that `audits` compares with; `alarmed` names the source.
 
-    `others` are what is watched beside the two, by `Name` as text: other auditors' audits, and groups. `groups` are
-    their names, as they were at `groups_at`.
+    `others` are other auditors' audits and `grouped` groups, by `Name` as text. `groups` are their names, as they were
+    at `groups_at`; `named` the auditors that a channel names or has named, the latest last.
     """
 
     auditor: int = 0
@@ -61,8 +66,10 @@ class Watched(Struct, frozen=True, kw_only=True):
     labels: Track = Track()
     alarmed: str = ""
     others: dict[str, Track] = {}
+    grouped: dict[str, Track] = {}
     groups: tuple[str, ...] = ()
     groups_at: float = 0.0
+    named: tuple[int, ...] = ()
 
 
 class Name(NamedTuple):
@@ -114,10 +121,15 @@ def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm |
     watched = read(monitor)
     alarm = None
     if not watched.alarmed:
+        watched = _with_auditors(session, monitor.model, watched)
         watched = _with_groups(session, monitor.model, watched, hub.clock())
-        watched = _count_audits(session, monitor, watched, policy)
+        for _ in range(BATCHES):
+            rows = _windows(session, monitor, BATCH)
+            watched = _count_audits(session, monitor, rows, watched, policy, hub.clock())
+            if len(rows) < BATCH:
+                break
         watched = _count_labels(session, monitor, watched, news, policy)
-        days = policy.budget_days * SHARES * (2 + len(watched.others))
+        days = policy.budget_days * SHARES * (2 + len(watched.others) + len(watched.grouped))
         over = {name: track for name, track in tracks_of(watched).items() if track.log_e >= track.limit(days)}
         if over:
             name = max(over, key=lambda name: over[name].log_e - over[name].limit(days))
@@ -132,13 +144,18 @@ def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm |
 
 def read(monitor: MeaningMonitor) -> Watched:
     """A monitor's document."""
-    return msgspec.convert(monitor.document, Watched)
+    watched = msgspec.convert(monitor.document, Watched)
+    of_groups = {text: track for text, track in watched.others.items() if text.split(":", 2)[2]}  # an earlier version's
+    if not of_groups:
+        return watched
+    others = {text: track for text, track in watched.others.items() if text not in of_groups}
+    return replace(watched, others=others, grouped={**of_groups, **watched.grouped})
 
 
 def tracks_of(watched: Watched) -> dict[Name, Track]:
     """Everything that is watched."""
     found = {Name("labels", 0): watched.labels, Name("audits", watched.auditor): watched.audits}
-    for text, track in watched.others.items():
+    for text, track in (watched.others | watched.grouped).items():
         source, auditor, group = text.split(":", 2)
         found[Name(source, int(auditor), group)] = track
     return found
@@ -150,10 +167,10 @@ def watch_again(session: Session, model: str) -> None:
     if monitor is not None:
         watched = read(monitor)
         _skip_what_came(session, monitor)
-        others = {name: meaning.again(track) for name, track in watched.others.items()}
         kept = replace(
             watched, alarmed="", audits=meaning.again(watched.audits), labels=meaning.again(watched.labels),
-            others=others,
+            others={name: meaning.again(track) for name, track in watched.others.items()},
+            grouped={name: meaning.again(track) for name, track in watched.grouped.items()},
         )  # fmt: skip
         monitor.document = msgspec.to_builtins(kept)
         session.add(monitor)
@@ -192,24 +209,44 @@ def _current(session: Session, model: str, release: int, now: float) -> MeaningM
     return monitor
 
 
+def _with_auditors(session: Session, model: str, watched: Watched) -> Watched:
+    """Whom channels name as their auditors; what any other has said, by a device's own word, is dropped."""
+    entries = [decode_channel(row.document).models.get(model) for row in session.exec(select(ChannelRow))]
+    now = sorted({entry.audit.auditor for entry in entries if entry is not None and entry.audit.auditor is not None})
+    kept = [number for number in watched.named if number not in now][-AUDITORS:]
+    named = (*kept, *now)
+    known = {str(number) for number in (0, *named)}
+    return replace(
+        watched,
+        named=named,
+        others={text: track for text, track in watched.others.items() if text.split(":", 2)[1] in known},
+        grouped={text: track for text, track in watched.grouped.items() if text.split(":", 2)[1] in known},
+    )
+
+
 def _with_groups(session: Session, model: str, watched: Watched, now: float) -> Watched:
     if watched.groups_at and 0 <= now - watched.groups_at < GROUPS_S:
         return watched
     return replace(watched, groups=groups.of_model(session, model), groups_at=now)
 
 
-def _count_audits(session: Session, monitor: MeaningMonitor, watched: Watched, policy: DriftPolicy) -> Watched:
-    rows = _windows(session, monitor, BATCH)
+def _count_audits(
+    session: Session, monitor: MeaningMonitor, rows: Sequence[Any], watched: Watched, policy: DriftPolicy, now: float
+) -> Watched:
     if rows:
-        monitor.last_window = rows[-1].id or 0
+        monitor.last_window = rows[-1].id
+    known = {0, *watched.named}
     rows = [row for row in rows if row.body.get("counters", {}).get("audited", 0)]
+    rows = [row for row in rows if (row.body.get("auditor") or 0) in known]
+    devices = select(Device.id, Device.enrolled_at).where(col(Device.id).in_(sorted({row.device_id for row in rows})))
+    times = Times(now=now, earliest=dict(session.exec(devices).all()) if rows else {})
     belongs = groups.of_devices(session, (row.device_id for row in rows), watched.groups) if watched.groups else {}
     for row in rows:
         counters, auditor = row.body["counters"], row.body.get("auditor") or 0
         if auditor != watched.auditor:  # another judge, another record: the former one's is kept
             watched = _judged_by(watched, auditor)
         share = min(counters.get("audit_agree", 0) / counters["audited"], 1.0)
-        unit = Unit(device_id=row.device_id, at=row.ended_at, share=share)
+        unit = Unit(device_id=row.device_id, at=times.of(row), share=share)
         watched = replace(watched, audits=meaning.count(watched.audits, unit, policy.baseline_windows))
         watched = _count_groups(watched, Name("audits", auditor), belongs.get(row.device_id, ()), unit, policy)
     return watched
@@ -220,16 +257,16 @@ def _judged_by(watched: Watched, auditor: int) -> Watched:
     if watched.audits.counted:
         others[Name("audits", watched.auditor).text] = watched.audits
     audits = others.pop(Name("audits", auditor).text, Track())
-    return replace(watched, auditor=auditor, audits=audits, others=dict(list(others.items())[-OTHERS:]))
+    return replace(watched, auditor=auditor, audits=audits, others=others)
 
 
 def _count_groups(watched: Watched, whole: Name, names: Iterable[str], unit: Unit, policy: DriftPolicy) -> Watched:
-    others = watched.others
+    grouped = watched.grouped
     for group in names:
         text = whole._replace(group=group).text
-        if text in others or len(others) < OTHERS:
-            others = {**others, text: meaning.count(others.get(text, Track()), unit, policy.baseline_windows)}
-    return replace(watched, others=others) if others is not watched.others else watched
+        if text in grouped or len(grouped) < OTHERS:
+            grouped = {**grouped, text: meaning.count(grouped.get(text, Track()), unit, policy.baseline_windows)}
+    return replace(watched, grouped=grouped) if grouped is not watched.grouped else watched
 
 
 def _count_labels(
@@ -248,16 +285,16 @@ def _count_labels(
     return watched
 
 
-def _windows(session: Session, monitor: MeaningMonitor, most: int) -> list[WindowRow]:
-    """The release's windows that are not counted yet."""
+def _windows(session: Session, monitor: MeaningMonitor, most: int) -> Sequence[Any]:
+    """The release's windows that are not counted yet: what the count needs of them, without their sketches."""
     rows = (
-        select(WindowRow)
+        select(WindowRow.id, WindowRow.device_id, WindowRow.ended_at, WindowRow.body)
         .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
         .where(col(WindowRow.id) > monitor.last_window)
         .order_by(col(WindowRow.id))
         .limit(most)
     )
-    return list(session.exec(rows))
+    return session.exec(rows).all()
 
 
 def _labelled(session: Session, monitor: MeaningMonitor) -> list[SampleRow]:

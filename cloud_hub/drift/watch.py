@@ -15,6 +15,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from cloud_hub.drift import signed
+from cloud_hub.drift.baseline import FARTHEST
 from cloud_hub.drift.signed import Bank
 from cloud_hub.drift.streams import Settings, Stream, borrow, learn, new_stream
 
@@ -116,8 +117,8 @@ class Watch:
             else:
                 group.level = group.level + moved / group.members
                 _correct(group, moved)
-            group.apart = max(group.apart, float(np.linalg.norm(mean - group.level)))
-            group.usual = max(group.usual, scale)
+            group.apart += (min(float(np.linalg.norm(mean - group.level)), FARTHEST) - group.apart) / group.members
+            group.usual += (min(scale, FARTHEST) - group.usual) / group.members
 
     def _join_groups(self, stream: Stream, seen: Seen) -> None:
         """Let a device's window count in the open slot of its groups."""
@@ -125,12 +126,17 @@ class Watch:
             return
         deviation = seen.row - stream.bank.mean[0]
         length = float(np.linalg.norm(deviation))
-        deviation = deviation * min(1.0, float(stream.bank.far[0]) / max(length, 1e-12))
+        far = float(stream.bank.far[0])
+        if stream.in_first_period(self.settings):  # its first windows do not say yet how far its nights lie
+            far = max(far, FARTHEST)
+        deviation = deviation * min(1.0, far / max(length, 1e-12))
         slot = int(stream.last // self.slot_s)
         if slot <= stream.slot:
             return
         stream.slot = slot
         for group in self._groups_of(seen.device, len(seen.row)):
+            if slot < group.slot:  # late: what the others showed then is closed
+                continue
             if slot > group.slot:
                 self._close_slot(group)
                 group.slot, group.open_sum, group.open_devices = slot, np.zeros(len(deviation)), 0

@@ -110,6 +110,8 @@ def rebaseline(
     """
     from fleet.api.models import DriftPolicy, ModelChanges, ModelPolicy
 
+    if baseline and device:
+        raise typer.BadParameter("the period is the whole model's: give --baseline without --device, or leave it out")
     client = client_of(context)
     if baseline:
         given = client.model(model).policy.drift

@@ -143,6 +143,17 @@ def test_the_plot_measures_from_a_devices_own_baseline_once_there_is_one(busy_hu
     assert points[last][0] < points[first][0] and points[first][1] >= 0.2
 
 
+def test_a_window_with_a_sketch_of_another_size_hides_no_plot(busy_hub: HubFixture) -> None:
+    with busy_hub.hub.session() as session:
+        row = session.exec(select(WindowRow).where(WindowRow.device_id == "kiosk-0")).first()
+        assert row is not None
+        row.sketch = row.sketch[:-4]
+        session.add(row)
+    log_in(busy_hub)
+    (plot,) = busy_hub.client.get("/dashboard/drift.json").json()["items"]
+    assert len(plot["at"]) == 39
+
+
 def test_leaving_needs_our_own_form(hub: HubFixture) -> None:
     log_in(hub)
     assert hub.client.post("/logout", data={"csrf": "0" * 64}).status_code == 403

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from sqlmodel import select
 
 from cloud_hub.drift import truth
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.truth import Name, Watched, tracks_of
-from cloud_hub.store.tables import Alarm, Device, DeviceModel, MeaningMonitor, Model, WindowRow
+from cloud_hub.store.tables import Alarm, ChannelRow, Device, DeviceModel, MeaningMonitor, Model, WindowRow
+from fleet.protocol.channel import Audit, decode_channel, encode_channel
 from tests.cloud_hub.drift.test_engine import promote, publish
 from tests.cloud_hub.drift.test_response import device_row
 from tests.support.hub import HubFixture
@@ -30,8 +32,21 @@ class Fleet:
                 session.flush()
                 session.add(DeviceModel(device_id=name, model="digits", state="committed", active=1))
         promote(hub, publish(hub, "", seed=1))
+        self.name_auditors(1)
 
-    def audits(self, rounds: int, rate=lambda name: 0.9, auditor=lambda name: 1) -> None:
+    def name_auditors(self, *auditors: int) -> None:
+        """A channel for each."""
+        with self.hub.hub.session() as session:
+            stable = session.get_one(ChannelRow, "stable")
+            document = decode_channel(stable.document)
+            for number, auditor in enumerate(auditors):
+                entry = replace(document.models["digits"], audit=Audit(auditor=auditor))
+                name = f"c-{number}" if number else "stable"
+                row = stable if not number else ChannelRow(name=name, version=1, document=b"", updated_at=0.0)
+                row.document = encode_channel(replace(document, channel=name, models={"digits": entry}))
+                session.add(row)
+
+    def audits(self, rounds: int, rate=lambda name: 0.9, auditor=lambda name: 1, ended=lambda name: None) -> None:
         """In each round a window of every device, with twenty audits of which `rate` agree."""
         with self.hub.hub.session() as session:
             for _ in range(rounds):
@@ -44,7 +59,7 @@ class Fleet:
                     session.add(
                         WindowRow(
                             device_id=name, spool="s", seq=self.seq, model="digits", release=1, started_at=now - 600,
-                            ended_at=now, body=body,
+                            ended_at=ended(name) or now, body=body,
                         )
                     )  # fmt: skip
         DriftEngine(self.hub.hub).look()
@@ -65,6 +80,7 @@ def fleet(hub: HubFixture) -> Fleet:
 
 def test_a_stricter_auditor_is_no_worse_device_and_the_former_one_s_record_is_kept(fleet: Fleet) -> None:
     fleet.audits(20)
+    fleet.name_auditors(2)
     fleet.audits(20, rate=lambda name: 0.6, auditor=lambda name: 2)
     assert fleet.alarms() == []
     tracks = tracks_of(fleet.watched())
@@ -75,9 +91,36 @@ def test_a_stricter_auditor_is_no_worse_device_and_the_former_one_s_record_is_ke
     assert alarm.detail["auditor"] == 1 and "the auditor (release 1)" in alarm.detail["reason"]
 
 
+def test_whom_a_device_alone_names_as_its_auditor_is_not_heard(fleet: Fleet) -> None:
+    """Else one device with made-up numbers drives out the record of all."""
+    fleet.audits(40)
+    record = fleet.watched().audits.record
+    groups = {name.group for name in tracks_of(fleet.watched())}
+    numbers = iter(range(1000, 2000))
+    fleet.audits(70, rate=lambda name: 0.9, auditor=lambda name: next(numbers) if name == "d-7" else 1)
+    watched = fleet.watched()
+    assert watched.auditor == 1 and watched.audits.record == record and watched.others == {}
+    assert {name.group for name in tracks_of(watched)} == groups
+
+
+def test_a_window_that_ends_in_no_true_time_makes_no_record_longer(fleet: Fleet) -> None:
+    fleet.audits(4)
+    now = fleet.hub.clock()
+    fleet.audits(8, ended=lambda name: {"d-0": 2e11, "d-1": -1e9}.get(name))
+    record = fleet.watched().audits.record
+    assert record is not None
+    assert record.per_day == pytest.approx(60 * 86_400 / (7 * 600), rel=0.5) and now < 1e11
+
+
+def test_a_backlog_of_windows_is_counted_in_one_look(fleet: Fleet) -> None:
+    fleet.audits(130)  # 1040 windows
+    assert fleet.watched().audits.counted == 1040
+
+
 def test_two_channels_with_an_auditor_each_are_watched_both(fleet: Fleet) -> None:
     """Windows of both come mixed: a record that begins anew with every one of them is never made."""
     two = lambda name: 1 if name < "d-4" else 2  # noqa: E731
+    fleet.name_auditors(1, 2)
     fleet.audits(40, auditor=two)
     assert {name.auditor for name, track in tracks_of(fleet.watched()).items() if track.record} == {1, 2}
     fleet.audits(40, rate=lambda name: 0.5 if name < "d-4" else 0.9, auditor=two)

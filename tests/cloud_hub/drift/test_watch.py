@@ -24,18 +24,20 @@ class Model:
         self.own = {name: 0.1 * self.random.normal(size=K) for name in self.names}  # devices differ
         self.groups, self.streams, self.now = groups or {}, dict[tuple[str, str], Stream](), 1e9
 
-    def send(self, windows: int, moved: dict[str, np.ndarray] | None = None, *, step: int = 12) -> Watch:
+    def send(
+        self, windows: int, moved: dict[str, np.ndarray] | None = None, *, step: int = 12, window_s: float = WINDOW_S
+    ) -> Watch:
         """As many windows of every device; the hub looks after every few."""
         watch = None
         for start in range(0, windows, step):
             seen = []
             for _ in range(min(step, windows - start)):
-                self.now += WINDOW_S
+                self.now += window_s
                 for name in self.names:
                     row = self.own[name] + NOISE * self.random.normal(size=K) + (moved or {}).get(name, 0.0)
                     seen.append(Seen(device=name, release=1, at=self.now, count=N, row=row))
             groups = len({name for some in self.groups.values() for name in some})
-            facts = Facts(devices=len(self.names), groups=groups, release=1, slot_s=WINDOW_S, now=self.now)
+            facts = Facts(devices=len(self.names), groups=groups, release=1, slot_s=window_s, now=self.now)
             kept = {key: decode(encode(stream)) for key, stream in self.streams.items()}  # as through the database
             watch = Watch(SETTINGS, kept, self.groups, facts)
             watch.count(seen)
@@ -130,12 +132,58 @@ def test_a_clock_that_was_set_back_stops_no_stream():
     assert {("device", name) for name in model.names} <= model.over()
 
 
-def test_a_move_during_the_first_day_is_not_taken_for_what_is_usual():
+def test_a_move_after_the_first_day_is_found_while_a_baseline_is_still_in_the_making():
     model = Model(3)
-    model.send(60)
-    model.send(100, {"d-1": np.full(K, 0.3)})
+    for hour in range(24):  # d-1 stays for hours: a day says too little of it
+        model.send(6, {"d-1": np.full(K, 0.1 * (hour // 6 % 2))})
+    model.send(12)
+    assert model.streams["device", "d-1"].state == "provisional" and not model.over()
+    model.send(24, {"d-1": np.full(K, 1.0)})
     assert ("device", "d-1") in model.over()
     assert model.streams["device", "d-1"].state == "provisional"
+
+
+@pytest.mark.parametrize("swing", [0.4, 0.9])
+def test_nights_are_usual(swing: float):
+    """From nine in the morning on: the first evening is no alarm, and the nights that follow are in the baseline."""
+    model, step_s, night = Model(2), 1200.0, np.eye(K)[0] * swing
+    model.now = 1.7e9 // DAY_S * DAY_S + 9 * 3600 - step_s
+    over = set()
+    for _ in range(12 * 24):
+        dark = not 6 <= (model.now + step_s) % DAY_S / 3600 < 20
+        model.send(3, dict.fromkeys(model.names, night) if dark else None, window_s=step_s)
+        over |= model.over()
+    assert over == set()
+    bank = model.streams["device", "d-0"].bank
+    assert bank is not None and 0.3 * swing < bank.mean[0, 0] - model.own["d-0"][0] < 0.6 * swing
+
+
+def test_late_windows_of_one_device_are_not_many_devices():
+    model = Model(6)
+    model.send(180)
+    model.names = model.names[:5]
+    model.send(120)
+    before = model.streams[FLEET]
+    late = [
+        Seen(device="d-5", release=1, at=model.now - WINDOW_S * ago, count=N, row=model.own["d-5"])
+        for ago in range(119, 0, -1)
+    ]
+    facts = Facts(devices=6, groups=0, release=1, slot_s=WINDOW_S, now=model.now)
+    watch = Watch(SETTINGS, model.streams, {}, facts)
+    open_devices = before.open_devices
+    watch.count(late)
+    assert watch.streams[FLEET].open_devices == open_devices
+
+
+def test_one_odd_device_does_not_end_the_watch_over_new_ones():
+    model = Model(10)
+    model.own = {name: 0.02 * model.random.normal(size=K) for name in model.names}
+    model.own["d-0"] = model.own["d-0"] + np.eye(K)[0]
+    model.send(40)
+    model.own |= {"like": model.own["d-1"], "unlike": model.own["d-1"] - 1.2 * np.eye(K)[1]}
+    model.names = [*model.names, "like", "unlike"]
+    model.send(24)
+    assert model.over() == {("device", "unlike")}
 
 
 @pytest.mark.parametrize(("windows", "most"), [(10_000, 15 << 10), (150, 6 << 10)], ids=["learning", "steady"])

@@ -349,10 +349,13 @@ def test_drift_shows_where_inputs_are_watched_and_begins_baselines_anew(fleet, h
     model = {"name": "digits", "created_at": 0.0, "policy": {"drift": {"budget_days": 9.0}}}
     hub.on("GET", "/models/digits", model)
     hub.on("PATCH", "/models/digits", model)
-    done = fleet("drift", "rebaseline", "digits", "--device", "cam-1", "--baseline", "7d", "--json")
+    done = fleet("drift", "rebaseline", "digits", "--baseline", "7d", "--json")
     assert done.document["streams"] == 3
     assert hub.sent("PATCH", "/models/digits") == [{"policy": {"drift": {"budget_days": 9.0, "baseline": "7d"}}}]
-    assert hub.sent("POST", "/drift/digits/rebaseline") == [{"devices": ["cam-1"]}]
+    fleet("drift", "rebaseline", "digits", "--device", "cam-1")
+    assert [sent.get("devices") for sent in hub.sent("POST", "/drift/digits/rebaseline")] == [None, ["cam-1"]]
+    both = fleet("drift", "rebaseline", "digits", "--device", "cam-1", "--baseline", "7d")  # a period is the model's
+    assert both.code == 2 and len(hub.sent("PATCH", "/models/digits")) == 1
     assert fleet("drift", "rebaseline", "digits", "--baseline", "a day").code == 2
 
 
