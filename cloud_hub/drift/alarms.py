@@ -54,6 +54,15 @@ def close_all(session: Session, model: str, why: str) -> None:
         session.add(alarm)
 
 
+def close_unnamed(session: Session, model: str, why: str) -> Alarm | None:
+    """Close the open alarm about a model's inputs unless some stream that it names is still watched; the alarm then."""
+    alarm = open_alarm(session, model)
+    if alarm is not None and not records.named_by(session, model, alarm.id or 0):
+        close_all(session, model, why)
+        return None
+    return alarm
+
+
 def _detail(session: Session, monitor: DriftMonitor, named: Sequence[Stream], settings: Settings) -> dict[str, Any]:
     devices = {stream.name for stream in named if stream.kind == "device"}
     if any(stream.kind != "device" for stream in named):

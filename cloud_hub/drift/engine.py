@@ -7,15 +7,15 @@
 is open; the streams that it does not name go on being watched, and one that moves later is added to it.
 
 A monitor belongs to the release that is the default. Windows of releases that are no channel's default (or a device's
-pin) are not counted, so a promotion makes new baselines from what the new release sees. The coordinates stay: the
-encoder is the model's.
+pin) are not counted, so a promotion makes new baselines from what the new release sees; devices that go on with another
+default or a pin keep theirs. The coordinates stay: the encoder is the model's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from msgspec import Struct
 from sqlmodel import Session, col, func, select
@@ -24,15 +24,16 @@ from cloud_hub.clock import lies_ahead
 from cloud_hub.context import Hub
 from cloud_hub.drift import alarms, inputs, intake, records, truth
 from cloud_hub.drift.basis import Basis, basis_of_encoder, decode_basis, encode_basis
+from cloud_hub.drift.facts import labels, learn_facts
 from cloud_hub.drift.policy import DriftPolicy, policy_of
-from cloud_hub.drift.response import follow, respond
+from cloud_hub.drift.response import follow, respond, unanswered
 from cloud_hub.drift.streams import Settings
-from cloud_hub.drift.watch import MOST_GROUPS, Facts, Watch
+from cloud_hub.drift.watch import Facts, Watch
 from cloud_hub.errors import HubError
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store.engine import lock_name
-from cloud_hub.store.tables import Alarm, ChannelRow, Device, DeviceModel, DriftMonitor, Model, Release, WindowRow
+from cloud_hub.store.tables import ChannelRow, Device, DriftMonitor, Model, Release, WindowRow
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import SketchRef, decode_manifest
@@ -41,8 +42,8 @@ from fleet.protocol.sketch import decode_encoder
 log = logging.getLogger(__name__)
 BATCH = 500  # windows per transaction
 BATCHES = 20  # per look and model
-FACTS_S = 600.0  # how old what a monitor knows of the fleet may be
-GROUP_DEVICES = 3  # at least, in a group
+SLOT_S = 60.0  # where no window says how often they come
+LATE_S = 7 * 86_400.0  # a window that tells of a time before a new baseline is late; after so long its clock is wrong
 
 
 class Target(Struct, frozen=True, kw_only=True):
@@ -63,108 +64,132 @@ class DriftEngine(PeriodicService):
         self._bases: dict[str, Basis | None] = {}  # by sketch id; None: the encoder cannot be read
 
     def look(self) -> None:
-        """Count the new windows of every model on a channel."""
+        """Count the new windows of every model on a channel. One model's trouble is not the others'.
+
+        Raises:
+            Exception: the last one, where nothing could be counted of any model.
+        """
         with self._hub.reading() as session:
             targets = _targets(session)
+        steps = (self._step_model, self._step_meaning, self._step_inputs, self._answer)
+        failed: list[Exception] = []
         for target in targets:
-            found = [self._step_model(target), self._step_meaning(target.model, target.release)]
-            for alarm in [*found, *self._step_inputs(target.model, target.release)]:
-                if alarm is not None:
-                    respond(self._hub, target.model, alarm)
+            for step in steps:
+                try:
+                    step(target)
+                except HubError as error:
+                    log.warning("drift of %s is not watched now: %s", target.model, error)
+                    failed.append(error)
+                except Exception as error:
+                    log.exception("drift of %s is not watched now", target.model)
+                    failed.append(error)
         follow(self._hub)
+        if targets and len(failed) >= (len(steps) - 1) * len(targets):
+            raise failed[-1]
 
-    def _step_model(self, target: Target) -> int | None:
-        """Returns the number of a new alarm."""
-        raised: int | None = None
+    def _answer(self, target: Target) -> None:
+        """Let every open alarm be followed that is not yet: a hub may have ended between the two."""
         with self._hub.reading() as session:
-            row = session.get(Release, (target.model, target.release))
+            found = unanswered(session, target.model)
+        for alarm in found:
+            respond(self._hub, target.model, alarm)
+
+    def _step_model(self, target: Target) -> None:
+        """Count what the model's windows say in their sketches."""
+        with self._hub.reading() as session:
+            row, known = session.get(Release, (target.model, target.release)), session.get(DriftMonitor, target.model)
             sketch = decode_manifest(row.manifest).sketch if row is not None and row.manifest else None
+            fixed = known is not None and sketch is not None and known.sketch_id == sketch.sketch_id and known.basis
         if sketch is None:
-            return None
-        basis = self._basis(sketch)
+            return
+        basis = None if fixed else self._basis(sketch)
         for _ in range(BATCHES):
             with self._hub.session() as session:
                 owner = session.get(Model, target.model)
                 policy = policy_of(owner.policy if owner is not None else {})
                 monitor = _current(self._hub, session, target, sketch, policy)
-                counted, alarm = self._count(session, monitor, target, policy, basis)
+                counted = self._count(session, monitor, target, policy, basis)
                 monitor.updated_at = self._hub.clock()
                 session.add(monitor)
                 session.flush()
-                raised = alarm.id if alarm is not None else raised
             if counted < BATCH:
                 break
-        return raised
 
     def _basis(self, sketch: SketchRef) -> Basis | None:
-        """The coordinates of an encoder. Read where no transaction waits."""
+        """The coordinates of an encoder; None where it is none. Read where no transaction waits.
+
+        Raises:
+            HubError: it is not there now. The first windows must not choose the coordinates instead, for ever.
+        """
         if sketch.sketch_id not in self._bases:
+            data = self._hub.objects.get(f"blobs/{sketch.encoder.sha256}").data
             try:
-                encoder = decode_encoder(self._hub.objects.get(f"blobs/{sketch.encoder.sha256}").data)
-                self._bases[sketch.sketch_id] = basis_of_encoder(encoder)
-            except (HubError, ProtocolError) as error:
+                self._bases[sketch.sketch_id] = basis_of_encoder(decode_encoder(data))
+            except ProtocolError as error:
                 log.warning("the sketch encoder %s cannot be read: %s", sketch.sketch_id[:12], error)
-                if isinstance(error, HubError):  # it may come back
-                    return None
                 self._bases[sketch.sketch_id] = None
         return self._bases[sketch.sketch_id]
 
-    def _step_meaning(self, model: str, release: int) -> int | None:
+    def _step_meaning(self, target: Target) -> None:
         """The same for how right the answers are; it needs no sketch."""
-        hub = self._hub
+        hub, model, release = self._hub, target.model, target.release
         with hub.reading() as session:
             row, owner = session.get(Release, (model, release)), session.get(Model, model)
             if row is None or not row.manifest:
-                return None
+                return
             manifest, policy = decode_manifest(row.manifest), policy_of(owner.policy if owner is not None else {})
         news = truth.look(hub, model, release, manifest)
-        if news is None:
-            return None
-        with hub.session() as session:
-            alarm = truth.step(hub, session, news, policy)
-            return alarm.id if alarm is not None else None
+        if news is not None:
+            with hub.session() as session:
+                truth.step(hub, session, news, policy)
 
-    def _step_inputs(self, model: str, release: int) -> list[int]:
+    def _step_inputs(self, target: Target) -> None:
         """Is the data broken, and are there more outliers? It needs no sketch either."""
+        model, release = target.model, target.release
         with self._hub.reading() as session:
             row, owner = session.get(Release, (model, release)), session.get(Model, model)
             if row is None or not row.manifest:
-                return []
+                return
             manifest, policy = decode_manifest(row.manifest), policy_of(owner.policy if owner is not None else {})
-        return inputs.step(self._hub, model, release, manifest, policy)
+        inputs.step(self._hub, model, release, manifest, policy)
 
     def _count(
         self, session: Session, monitor: DriftMonitor, target: Target, policy: DriftPolicy, basis: Basis | None
-    ) -> tuple[int, Alarm | None]:
-        """Count a batch of windows; returns how many, and a new alarm."""
-        _learn_facts(session, monitor, self._hub.clock())
+    ) -> int:
+        """Count a batch of windows; returns how many."""
+        learn_facts(session, monitor, self._hub.clock())
+        newest = _newest(session, monitor.model)
         rows = _new_windows(session, monitor, target, policy.min_count)
         if not monitor.basis:
             if len(rows) < min(policy.baseline_windows, BATCH):
-                return 0, None
+                return 0
             basis = basis or intake.basis_of(rows)
             if basis is None:
                 monitor.last_window = rows[-1].id or 0
-                return len(rows), None
+                return len(rows)
             monitor.basis = encode_basis(basis)
-            monitor.document = {**monitor.document, "slot_s": intake.slot_of(rows)}
-        if not rows:
-            return 0, None
-        monitor.last_window = rows[-1].id or 0
-        alarm = self._watch(session, monitor, rows, policy)
-        return len(rows), alarm
+            ends = [(row.device_id, row.started_at, row.ended_at) for row in rows]
+            monitor.document = {**monitor.document, "slot_s": intake.slot_of(ends) or SLOT_S}
+        if rows:
+            self._watch(session, monitor, rows, policy)
+        # Windows that do not count, as of other releases, are passed once and not at every look.
+        monitor.last_window = (rows[-1].id or 0) if len(rows) == BATCH else max(newest, monitor.last_window)
+        return len(rows)
 
-    def _watch(
-        self, session: Session, monitor: DriftMonitor, rows: list[WindowRow], policy: DriftPolicy
-    ) -> Alarm | None:
+    def _watch(self, session: Session, monitor: DriftMonitor, rows: list[WindowRow], policy: DriftPolicy) -> None:
+        monitor.last_window = rows[-1].id or 0
         basis, now, facts = decode_basis(monitor.basis), self._hub.clock(), monitor.document["facts"]
         settings = settings_of(policy, basis.weights)
         devices = {device.id: device for device in _devices(session, {row.device_id for row in rows})}
-        since = monitor.document["since"]
-        earliest = {name: max(since, device.enrolled_at) for name, device in devices.items()}
+        since, anew = monitor.document["since"], _begun_anew(monitor.document, devices, now)
+        earliest = {name: max(since, anew.get(name, 0.0), device.enrolled_at) for name, device in devices.items()}
+        streams = records.load(session, monitor.model, devices)
+        for stream in streams.values():
+            if stream.slot * monitor.document["slot_s"] > stream.last:  # of slots of another length
+                stream.slot = -1
         watch = Watch(
             settings,
-            records.load(session, monitor.model, devices),
+            streams,
             {name: sorted(set(facts["groups"]) & set(labels(device.labels))) for name, device in devices.items()},
             Facts(
                 devices=max(facts["devices"], len(devices)),
@@ -174,10 +199,15 @@ class DriftEngine(PeriodicService):
                 now=now,
             ),
         )
-        known = [row for row in rows if row.device_id in devices]
+        known = [
+            row
+            for row in rows
+            if (device := devices.get(row.device_id)) is not None
+            and not intake.late(row, device.enrolled_at, anew.get(row.device_id, 0.0))
+        ]
         watch.count(intake.seen_in(known, basis, intake.Times(now=now, earliest=earliest)))
         records.save(session, monitor.model, [watch.streams[key] for key in sorted(watch.touched)], settings, now)
-        over, alarm, new = watch.over(), None, False
+        over = watch.over()
         if over:
             alarm, new = alarms.raise_or_extend(session, monitor, over, settings, now)
             reason = alarm.detail["reason"]
@@ -185,10 +215,9 @@ class DriftEngine(PeriodicService):
                 session, "drift", "alarm.raise" if new else "alarm.extend", monitor.model, {"reason": reason}
             )
             log.warning("drift of %s: %s", monitor.model, reason)
-        alarmed = alarm is not None or alarms.open_alarm(session, monitor.model) is not None
+        alarmed = alarms.open_alarm(session, monitor.model) is not None
         steady = any(stream.state == "steady" for stream in watch.streams.values())
         monitor.state = "alarmed" if alarmed else "watching" if steady else "baseline"
-        return alarm if new else None
 
 
 def settings_of(policy: DriftPolicy, weights: intake.Floats) -> Settings:
@@ -199,11 +228,6 @@ def settings_of(policy: DriftPolicy, weights: intake.Floats) -> Settings:
         budget_days=policy.budget_days,
         weights=weights,
     )
-
-
-def labels(given: Mapping[str, str]) -> list[str]:
-    """A device's labels as names of groups: `site=berlin`."""
-    return [f"{key}={value}" for key, value in given.items()]
 
 
 def _targets(session: Session) -> list[Target]:
@@ -225,29 +249,52 @@ def _current(hub: Hub, session: Session, target: Target, sketch: SketchRef, poli
     monitor = session.get(DriftMonitor, model)
     if monitor is None:
         monitor = DriftMonitor(model=model, sketch_id="", release=0, state="waiting", updated_at=now)
-        since, last = 0.0, 0
+        monitor.document = {"since": 0.0, "began": now, "slot_s": SLOT_S}
     elif monitor.document.get("epoch") == target.release and monitor.sketch_id == sketch.sketch_id:
         refresh = policy.refresh_s
-        if refresh and now - monitor.document.get("began", now) >= refresh:
+        due = refresh and now - monitor.document.get("began", now) >= refresh
+        if due and alarms.open_alarm(session, model) is None:  # what an alarm names is not usual
             begin_anew(hub, session, monitor, actor="policy", why="the policy renews baselines")
-        ahead = [name for name in ("since", "began") if lies_ahead(monitor.document.get(name, 0.0), now)]
+        ahead = [name for name in ("since", "began", "anew") if lies_ahead(monitor.document.get(name, 0.0), now)]
         if ahead:  # a clock that ran ahead has written it
             monitor.document = {**monitor.document, **dict.fromkeys(ahead, now)}
         return monitor
+    elif monitor.document and monitor.sketch_id == sketch.sketch_id:
+        _promoted(session, monitor, target, now)
     else:
-        since, last = now, session.exec(select(func.max(WindowRow.id)).where(WindowRow.model == model)).one() or 0
+        # Of an earlier version: the windows of this release count from the start.
+        since, last = (now, _newest(session, model)) if monitor.document else (0.0, 0)
         alarms.close_all(session, model, f"release {target.release} was promoted")
-        if not monitor.document:  # of an earlier version: the windows of this release count from the start
-            since, last = 0.0, 0
         records.forget(session, model)
+        slot_s = monitor.document.get("slot_s", SLOT_S)
+        monitor.state, monitor.last_window = "waiting", last
+        monitor.document = {"since": since, "began": now, "slot_s": slot_s}
     if monitor.sketch_id != sketch.sketch_id:
         monitor.basis = b""
-    monitor.sketch_id, monitor.release, monitor.state, monitor.last_window = (
-        sketch.sketch_id, target.release, "waiting", last,
-    )  # fmt: skip
-    slot_s = monitor.document.get("slot_s", 60.0)
-    monitor.document = {"epoch": target.release, "since": since, "began": now, "slot_s": slot_s}
+    monitor.sketch_id, monitor.release = sketch.sketch_id, target.release
+    monitor.document = {**monitor.document, "epoch": target.release}
     return monitor
+
+
+def _promoted(session: Session, monitor: DriftMonitor, target: Target, now: float) -> None:
+    """Another release is the newest default, with the same sketch: devices that go on with theirs, on another channel
+    or by a pin, keep baselines, evidence and alarm; groups and the fleet begin anew."""
+    model = monitor.model
+    document = {name: value for name, value in monitor.document.items() if name != "facts"}
+    monitor.document = document
+    learn_facts(session, monitor, now)
+    left = records.forget_all_but(session, model, target.releases | set(monitor.document["facts"]["pinned"]))
+    alarm = alarms.close_unnamed(session, model, f"release {target.release} was promoted")
+    if left:
+        monitor.state = "alarmed" if alarm is not None else "baseline"
+        return
+    monitor.state, monitor.last_window = "waiting", _newest(session, model)
+    monitor.document = {"since": now, "began": now, "slot_s": monitor.document.get("slot_s", SLOT_S)}
+
+
+def _newest(session: Session, model: str) -> int:
+    """The number of the model's newest window."""
+    return session.exec(select(func.max(WindowRow.id)).where(WindowRow.model == model)).one() or 0
 
 
 def begin_anew(
@@ -256,28 +303,25 @@ def begin_anew(
     """Begin baselines anew, of some devices or of all streams; returns how many. Open alarms about all are closed."""
     keys = None if devices is None else [("device", name) for name in devices]
     count = records.forget(session, monitor.model, keys)
+    now = hub.clock()
     if devices is None:
         alarms.close_all(session, monitor.model, why)
-        monitor.state = "waiting"
-        monitor.document = {**monitor.document, "began": hub.clock()}
-        session.add(monitor)
+        monitor.state, monitor.last_window = "waiting", _newest(session, monitor.model)
+        monitor.document = {**monitor.document, "since": now, "began": now, "anew": now, "anew_of": {}}
+    else:
+        known = {name: at for name, at in monitor.document.get("anew_of", {}).items() if now - at < LATE_S}
+        monitor.document = {**monitor.document, "anew_of": {**known, **dict.fromkeys(devices, now)}}
+    session.add(monitor)
     hub.audit(session, actor, "drift.rebaseline", monitor.model, {"why": why, "streams": count, "devices": devices})
     return count
 
 
-def _learn_facts(session: Session, monitor: DriftMonitor, now: float) -> None:
-    """How many devices there are, and which labels make groups, looked up now and then: it costs by the fleet."""
-    facts = monitor.document.get("facts")
-    if facts is not None and 0 <= now - facts["at"] < FACTS_S:
-        return
-    query = select(Device.labels, Device.pins).join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
-    devices = session.exec(query.where(DeviceModel.model == monitor.model, col(Device.revoked_at).is_(None))).all()
-    counts = Counter(name for given, _ in devices for name in labels(given))
-    groups = [(count, name) for name, count in counts.items() if GROUP_DEVICES <= count < len(devices)]
-    chosen = [name for _, name in sorted(groups, reverse=True)[:MOST_GROUPS]]
-    pinned = sorted({pins[monitor.model] for _, pins in devices if monitor.model in pins})
-    facts = {"at": now, "devices": len(devices), "groups": sorted(chosen), "pinned": pinned}
-    monitor.document = {**monitor.document, "facts": facts}
+def _begun_anew(document: Mapping[str, Any], devices: Iterable[str], now: float) -> dict[str, float]:
+    """When baselines were begun anew on request: since when windows of a device count. It is forgotten after `LATE_S`;
+    a time that lies ahead was written by a clock that ran ahead."""
+    whole, some = document.get("anew", 0.0), document.get("anew_of", {})
+    found = {name: max(whole, some.get(name, 0.0)) for name in devices}
+    return {name: at for name, at in found.items() if at and now - at < LATE_S and not lies_ahead(at, now)}
 
 
 def _new_windows(session: Session, monitor: DriftMonitor, target: Target, min_count: int) -> list[WindowRow]:

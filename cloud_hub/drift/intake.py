@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from fleet.protocol.sketch import mean
 
 log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]
+MOST_SLOT_S = 86_400.0
 
 
 class Times(Struct, frozen=True, kw_only=True):
@@ -33,6 +34,12 @@ class Times(Struct, frozen=True, kw_only=True):
         if lies_ahead(row.ended_at, self.now) or not row.ended_at >= self.earliest.get(row.device_id, 0.0):
             return self.now
         return row.ended_at
+
+
+def late(row: WindowRow, enrolled: float, anew: float) -> bool:
+    """Whether a window is of the time before its device's baseline was begun anew (Unix seconds). One that ended before
+    the device was enrolled has a wrong clock, and is of now."""
+    return enrolled <= row.ended_at < anew
 
 
 def basis_of(rows: Sequence[WindowRow]) -> Basis | None:
@@ -61,15 +68,26 @@ def seen_in(rows: Sequence[WindowRow], basis: Basis, times: Times) -> list[Seen]
     ]
 
 
-def slot_of(rows: Sequence[WindowRow]) -> float:
-    """How long after a window a device's next one usually ends, in seconds: what devices are gathered over."""
-    ends: dict[str, list[float]] = {}
-    for row in rows:
-        ends.setdefault(row.device_id, []).append(row.ended_at)
-    lengths = [row.ended_at - row.started_at for row in rows]
-    lengths += [float(gap) for times in ends.values() for gap in np.diff(sorted(times))]
-    good = [length for length in lengths if 0 < length < 86_400.0]
-    return max(float(np.quantile(good, 0.75)), 1.0) if good else 60.0
+def slot_of(ends: Iterable[tuple[str, float, float]]) -> float | None:
+    """How long after a window a device's next one usually ends, in seconds: what devices are gathered over.
+
+    Args:
+        ends: of windows in the order in which they came: the device, when the window began and when it ended (Unix
+            seconds).
+
+    Returns:
+        The median over devices of each one's median, so that no device decides it; None where no window says it.
+    """
+    gaps: dict[str, list[float]] = {}
+    lengths: dict[str, list[float]] = {}
+    last: dict[str, float] = {}
+    for device, started, ended in ends:
+        for found, length in ((lengths, ended - started), (gaps, ended - last.get(device, ended))):
+            if 0 < length < MOST_SLOT_S:
+                found.setdefault(device, []).append(length)
+        last[device] = ended
+    usual = [float(np.median(some)) for some in {**lengths, **gaps}.values()]  # of one window there is the length alone
+    return max(float(np.median(usual)), 1.0) if usual else None
 
 
 def _means(rows: Sequence[WindowRow], size: int) -> Iterator[tuple[WindowRow, Floats]]:

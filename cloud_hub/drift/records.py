@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 from sqlalchemy import delete
-from sqlmodel import Session, col, or_, select
+from sqlmodel import Session, col, func, or_, select
 
 from cloud_hub.drift.streams import Settings, Stream, decode, encode
 from cloud_hub.store.tables import DriftStream
@@ -77,6 +77,26 @@ def forget(session: Session, model: str, keys: Sequence[Key] | None = None) -> i
             return 0
         statement = statement.where(or_(*some))
     return int(session.connection().execute(statement).rowcount)
+
+
+def forget_all_but(session: Session, model: str, releases: Collection[int]) -> int:
+    """Forget groups, the fleet, and devices that run none of some releases; returns how many streams there are left."""
+    ours, devices = col(DriftStream.model) == model, col(DriftStream.kind) == "device"
+    stay = devices & col(DriftStream.release).in_(sorted(releases))
+    session.connection().execute(delete(DriftStream).where(ours, ~stay))
+    return session.exec(select(func.count()).select_from(DriftStream).where(ours)).one()
+
+
+def open_slots_anew(session: Session, model: str) -> None:
+    """Groups and the fleet gather devices over another time from now on: what is gathered is of the one before."""
+    rows = select(DriftStream).where(DriftStream.model == model, col(DriftStream.kind) != "device")
+    for row in session.exec(rows):
+        stream = _read(row)
+        if stream is not None:
+            stream.slot, stream.open_sum, stream.open_devices = -1, None, 0
+            row.body = encode(stream)
+            session.add(row)
+    session.flush()
 
 
 def _read(row: DriftStream) -> Stream | None:

@@ -37,6 +37,7 @@ from fleet.protocol.channel import decode_channel
 
 log = logging.getLogger(__name__)
 HOUR_S, DAY_S = 3600.0, 86_400.0
+MOST_SAMPLES = 10_000  # that an agent takes a request for; policies of earlier versions may say more
 LEAST_LABELS = 4  # that a retrain needs for its gate, at the deadline, too
 ENDS = {"succeeded": "retrained", "failed": "failed", "cancelled": "cancelled"}
 
@@ -63,7 +64,8 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
     asked = _ask(hub, model, _chosen(devices, detail.get("devices", ()), policy.sample_devices, alarm), policy)
     wants_labels = policy.retrain == "on-alarm" and detail.get("kind") != QUALITY  # broken data is mended, not learnt
     document = {
-        "asked": asked, "of": len(devices), "samples": policy.samples, "max_bytes": policy.sample_bytes,
+        "asked": asked, "of": len(devices), "samples": min(policy.samples, MOST_SAMPLES),
+        "max_bytes": policy.sample_bytes,
         "until": now + policy.sample_hours * HOUR_S, "labels": policy.retrain_labels, "missing": "",
     }  # fmt: skip
     row = AlarmResponse(
@@ -73,6 +75,13 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
     )  # fmt: skip
     with hub.session() as session:
         session.merge(row)
+
+
+def unanswered(session: Session, model: str) -> list[int]:
+    """The open alarms of a model that nothing follows yet: new ones, and those after which a hub has ended."""
+    answered = select(AlarmResponse.alarm).where(AlarmResponse.model == model)
+    rows = select(Alarm.id).where(Alarm.model == model, Alarm.status != "closed", col(Alarm.id).not_in(answered))
+    return [number for number in session.exec(rows.order_by(col(Alarm.id))) if number is not None]
 
 
 def follow(hub: Hub) -> None:
@@ -216,7 +225,7 @@ def _ask(hub: Hub, model: str, devices: Sequence[str], policy: DriftPolicy) -> i
     if not policy.samples:
         return 0
     arguments: dict[str, Any] = {
-        "model": model, "count": policy.samples, "max_bytes": policy.sample_bytes,
+        "model": model, "count": min(policy.samples, MOST_SAMPLES), "max_bytes": policy.sample_bytes,
         "seconds": policy.sample_hours * HOUR_S,
     }  # fmt: skip
     asked = 0

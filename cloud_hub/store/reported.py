@@ -143,6 +143,7 @@ class WindowRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("device_id", "spool", "seq"),
         Index("ix_window_model_ended", "model", "ended_at"),
+        Index("ix_window_model_id", "model", "id"),  # those that came since a monitor has looked
     )
 
     id: int | None = Field(default=None, primary_key=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from fleet.api.base import Answer, Page, Request
 from fleet.api.types import INT32, LABEL_CHECK, Document, Key, Name, ReleaseNumber
@@ -13,6 +13,9 @@ from fleet.protocol.manifest import Tensor
 
 DURATION = r"^[1-9][0-9]{0,6}[smhd]$"
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+BASELINES = 30  # periods that a refresh has at least
 
 
 def seconds_of(duration: str) -> float:
@@ -26,7 +29,8 @@ class DriftPolicy(Request):
     `baseline`: the period whose windows say what is usual on a device, such as `1h`, `1d` or `7d`; it grows until it
     covers 30 blocks of time that do not depend on one another. Before that, from `baseline_windows` windows on, a
     provisional test answers only to what lies far outside. (So many windows also make the record of right answers.)
-    `refresh`: after how long a new baseline replaces the last, as `90d` for seasons; never when empty.
+    `refresh`: after how long a new baseline replaces the last, as `90d` for seasons, 30 times `baseline` at least and
+    not while an alarm is open; never when empty.
     `budget_days`: at most one false alarm in so many days. A window with fewer than `min_count` sketched inputs is not
     counted. After an alarm `sample_devices` devices at most, those that it names first, are asked for `samples` samples
     each, within `sample_bytes` bytes and `sample_hours` hours, also where their channel samples nothing. `retrain`:
@@ -39,7 +43,7 @@ class DriftPolicy(Request):
     baseline_windows: Annotated[int, Field(ge=3, le=INT32)] = 30
     min_count: Annotated[int, Field(ge=2, le=INT32)] = 20
     budget_days: Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False)] = 1000.0
-    samples: Annotated[int, Field(ge=0, le=10_000)] = 200
+    samples: Annotated[int, Field(ge=0, le=INT32)] = 200
     sample_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 4 << 20
     sample_hours: Annotated[float, Field(ge=0.01, le=720, allow_inf_nan=False)] = 6.0
     sample_devices: Annotated[int, Field(ge=0, le=INT32)] = 100
@@ -54,8 +58,14 @@ class DriftPolicy(Request):
 
     @property
     def refresh_s(self) -> float:
-        """`refresh` in seconds, 0 for never."""
-        return seconds_of(self.refresh) if self.refresh else 0.0
+        """`refresh` in seconds, 0 for never. One of earlier versions that is shorter than a baseline can take is longer
+        than it says."""
+        return max(seconds_of(self.refresh), self.least_refresh_s) if self.refresh else 0.0
+
+    @property
+    def least_refresh_s(self) -> float:
+        """The shortest `refresh`, in seconds: a baseline takes up to 30 blocks of time as long as its period."""
+        return BASELINES * self.baseline_s
 
 
 class LabelPolicy(Request):
@@ -70,6 +80,14 @@ class ModelPolicy(Request):
 
     drift: DriftPolicy = DriftPolicy()
     labels: LabelPolicy = LabelPolicy()
+
+    @field_validator("drift")
+    @classmethod
+    def _refresh_is_longer_than_a_baseline(cls, drift: DriftPolicy) -> DriftPolicy:
+        if drift.refresh and seconds_of(drift.refresh) < drift.least_refresh_s:
+            least = f"{BASELINES} times baseline ({drift.baseline}) at least: {drift.least_refresh_s:.0f}s"
+            raise ValueError(f"refresh is {drift.refresh}, must be {least}, or empty for never")
+        return drift
 
     def document(self) -> dict[str, JsonValue]:
         """What was given of it, as it is stored."""

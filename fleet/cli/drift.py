@@ -117,7 +117,7 @@ def rebaseline(
         given = client.model(model).policy.drift
         known = given.model_dump(exclude_unset=True) if isinstance(given, DriftPolicy) else {}
         drift = body_of(DriftPolicy, **known | {"baseline": baseline})
-        client.change_model(model, ModelChanges(policy=ModelPolicy(drift=drift)))
+        client.change_model(model, ModelChanges(policy=body_of(ModelPolicy, drift=drift)))
     print_document(client.rebaseline(model, device or None), [("model", "model"), ("begun anew", "streams")], json=json)
 
 

@@ -335,11 +335,13 @@ def test_an_operator_begins_baselines_anew(watched):
 def test_a_policy_renews_baselines(watched):
     engine = DriftEngine(watched.hub)
     with watched.hub.session() as session:
-        session.get_one(Model, "digits").policy = {"drift": {"baseline": "30m", "baseline_windows": 9, "refresh": "4h"}}
+        session.get_one(Model, "digits").policy = {
+            "drift": {"baseline": "30m", "baseline_windows": 9, "refresh": "15h"}
+        }
     add_windows(watched, 120, shifted=False)
     engine.step()
     assert monitor(watched).state == "watching"
-    watched.clock.advance(4 * 3600)
+    watched.clock.advance(15 * 3600)
     engine.step()
     assert streams(watched) == {}
     with watched.hub.reading() as session:
