@@ -178,7 +178,7 @@ def test_late_windows_of_one_device_are_not_many_devices():
 def test_one_odd_device_does_not_end_the_watch_over_new_ones():
     model = Model(10)
     model.own = {name: 0.02 * model.random.normal(size=K) for name in model.names}
-    model.own["d-0"] = model.own["d-0"] + np.eye(K)[0]
+    model.own["d-9"] = model.own["d-9"] + np.eye(K)[0]
     model.send(40)
     model.own |= {"like": model.own["d-1"], "unlike": model.own["d-1"] - 1.2 * np.eye(K)[1]}
     model.names = [*model.names, "like", "unlike"]
