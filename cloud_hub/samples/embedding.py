@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 DIMENSIONS = 64
 LARGEST = 1e30  # of a value: what lies beyond, infinity too, counts as this, so that squares stay finite
 FARTHEST = 10.0  # spreads from the median that count: one forged value moves no other sample
-TEXT_BYTES = 64 << 10  # of a text that are looked at
+TEXT_BYTES = 4 << 10  # of a text that are looked at
 SPREAD_OF_MAD = 1.4826  # the median absolute deviation of a normal distribution is its spread divided by this
 
 
