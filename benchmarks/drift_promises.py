@@ -262,7 +262,7 @@ def against_mmd(shift: str, data: Digits, draws: int, seed: int, n: int = 200) -
         weighted = (((sums[0] - sums[1]) @ data.basis.directions / n) ** 2) @ data.basis.weights
         return np.stack([weighted, plainly, exact], axis=1)
 
-    none, some = (np.concatenate([distances(moved) for _ in range(draws // PAIRS)]) for moved in (False, True))
+    none, some = (np.concatenate([distances(moved) for _ in range(max(draws // PAIRS, 1))]) for moved in (False, True))
     draws = len(some)
     found = some > np.quantile(none, 0.95, axis=0)
     again = [found[rng.integers(0, draws, draws)].mean(axis=0) for _ in range(1000)]
