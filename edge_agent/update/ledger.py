@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import said
 from edge_agent.ports import Reporter
+from edge_agent.update import machine
 from edge_agent.update.machine import ModelState
 from edge_agent.update.state import Looked, StateFile
 from fleet.protocol.messages import ModelReport
@@ -47,17 +48,9 @@ class Ledger:
 
     def report(self, model: str) -> ModelReport:
         """Where one model stands."""
-        state, channel = self.file.model(model), self.file.state.looked.channel
-        rollout = state.target.rollout if state.target else state.about or state.pairing
-        return ModelReport(
-            model=model, state=state.state, target=state.target.held.release if state.target else None,
-            active=state.active.release if state.active else None,
-            active_variant=state.active.variant if state.active else "",
-            previous=state.previous.release if state.previous else None,
-            rollout=rollout.id if rollout else "", attempt=rollout.attempt if rollout else 0,
-            channel_version=channel.version if channel else 0, progress=self.progress.get(model, 0.0),
-            reason=state.reason, detail=state.detail, hint=state.hint, untried=state.untried,
-        )  # fmt: skip
+        channel = self.file.state.looked.channel
+        version = channel.version if channel else 0
+        return machine.reported(model, self.file.model(model), version, progress=self.progress.get(model, 0.0))
 
     def looked(self) -> Looked:
         """What the last look gave; where all else is well, with what keeps the state off the disk."""

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from edge_agent.ports import Health
 from fleet.protocol.channel import Probation, RolloutRef
-from fleet.protocol.messages import UpdateState
+from fleet.protocol.messages import ModelReport, UpdateState
 
 MAX_TRIES = 28  # transitions into trying and probation spent on one target: ends any loop nobody foresaw
 MIN_TIMED = 20  # run times below which a 95th percentile says little
@@ -358,6 +358,20 @@ def resumed(state: ModelState, *, to_serve: bool = True) -> ModelState:
     if state.state == "trying":
         return interrupted(counted, "interrupted", "the agent stopped while trying")
     return counted
+
+
+def reported(model: str, state: ModelState, channel_version: int, *, progress: float = 0.0) -> ModelReport:
+    """Where a model stands, for the hub."""
+    rollout = state.target.rollout if state.target else state.about or state.pairing
+    return ModelReport(
+        model=model, state=state.state, target=state.target.held.release if state.target else None,
+        active=state.active.release if state.active else None,
+        active_variant=state.active.variant if state.active else "",
+        previous=state.previous.release if state.previous else None,
+        rollout=rollout.id if rollout else "", attempt=rollout.attempt if rollout else 0,
+        channel_version=channel_version, progress=progress,
+        reason=state.reason, detail=state.detail, hint=state.hint, untried=state.untried,
+    )  # fmt: skip
 
 
 def _to(state: ModelState, new: UpdateState) -> ModelState:

@@ -15,7 +15,7 @@ from edge_agent.identity.keys import signed_by
 from edge_agent.ports import Health
 from edge_agent.reporting.commands import accept
 from edge_agent.update import machine
-from edge_agent.update.machine import Held, ModelState, Target
+from edge_agent.update.machine import ModelState, Target
 from fleet.protocol import topics
 from fleet.protocol.channel import Channel
 from fleet.protocol.codec import encode_json
@@ -25,7 +25,6 @@ from fleet.protocol.messages import (
     Command,
     CommandResult,
     DeviceMe,
-    ModelReport,
     Notify,
     Receipt,
     Status,
@@ -253,17 +252,8 @@ class Device:
     def _enter(self, name: str, model: _Model, new: ModelState, now: float) -> None:
         if new != model.state:
             model.state = new
-            self._record("model", self._where(name, new), now)
-
-    def _where(self, name: str, state: ModelState) -> ModelReport:
-        rollout = state.target.rollout if state.target else state.about or state.pairing
-        return ModelReport(
-            model=name, state=state.state, target=state.target.held.release if state.target else None,
-            active=_number(state.active), active_variant=state.active.variant if state.active else "",
-            previous=_number(state.previous), rollout=rollout.id if rollout else "",
-            attempt=rollout.attempt if rollout else 0, channel_version=self._channel.version if self._channel else 0,
-            reason=state.reason, detail=state.detail, hint=state.hint, untried=state.untried,
-        )  # fmt: skip
+            version = self._channel.version if self._channel else 0
+            self._record("model", machine.reported(name, new, version), now)
 
     # ---- what it tells -----------------------------------------------------------------------------
 
@@ -333,7 +323,3 @@ class Device:
         """When the next hostile message comes."""
         rate = self.profile.hostile_per_s
         return after + float(self._rng.exponential(1.0 / rate)) if rate else NEVER
-
-
-def _number(held: Held | None) -> int | None:
-    return held.release if held is not None else None
