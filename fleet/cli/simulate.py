@@ -97,6 +97,8 @@ def simulate(
     finally:
         signal.signal(signal.SIGINT, before)
     _print(report, json=json)
+    if not report.enrolled:
+        raise FailedError("no device could be enrolled", subject=channel, hint="what went wrong is listed above")
 
 
 def _members(client: Client, channel: str, name: str, kinds: list[str], directory: Path) -> list[Member]:

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from edge_agent.errors import AgentError
+from edge_agent.errors import AgentError, ConflictError
 from edge_agent.identity.enroll import Enrollment, enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
 from edge_agent.runtimes import capabilities
@@ -188,7 +188,13 @@ class Worker:
 def _enrolled(work: Work, member: Member) -> Enrollment:
     directory = Path(work.directory) / member.name
     if (directory / "identity" / "enrollment.json").exists():
-        return load_enrollment(directory)
+        found = load_enrollment(directory)
+        if (found.hub, found.channel) != (work.hub.rstrip("/"), work.channel):
+            raise ConflictError(
+                f"the devices in {work.directory} are enrolled with {found.hub} for channel {found.channel!r}",
+                subject=work.directory, hint="give another --dir, or the --hub and --channel of before",
+            )  # fmt: skip
+        return found
     return enroll(work.hub, member.token, directory, name=member.name, agent=AGENT, hardware={"machine": "simulated"})
 
 

@@ -44,14 +44,16 @@ def publish(hub: OperatedHub, folder: Path) -> None:
     hub.call("PATCH", "/api/v1/channels/stable", {"telemetry": {"window_s": 10}})
 
 
+def environment_of(hub: OperatedHub) -> dict[str, str]:
+    """What logs a command in."""
+    ca = str(hub.directory / "keys" / "ca.pem")
+    return {**os.environ, "EDGELOOP_HUB": hub.url, "EDGELOOP_TOKEN": hub.token, "EDGELOOP_CA": ca}
+
+
 def simulate(hub: OperatedHub, folder: Path, *arguments: str) -> Any:
-    environment = {
-        **os.environ, "EDGELOOP_HUB": hub.url, "EDGELOOP_TOKEN": hub.token,
-        "EDGELOOP_CA": str(hub.directory / "keys" / "ca.pem"),
-    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-m", "fleet.cli.main", "simulate", *arguments, "--dir", str(folder), "--json"],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
+        env=environment_of(hub), cwd=ROOT, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -84,10 +86,6 @@ def test_devices_enrol_follow_the_channel_and_are_known_one_by_one(hub: Operated
 
 
 def test_what_cannot_be_meant_is_said(hub: OperatedHub, tmp_path: Path) -> None:
-    environment = {
-        **os.environ, "EDGELOOP_HUB": hub.url, "EDGELOOP_TOKEN": hub.token,
-        "EDGELOOP_CA": str(hub.directory / "keys" / "ca.pem"),
-    }  # fmt: skip
     for arguments, words in (
         (["3", "--profile", "nobody=10%"], "no profile 'nobody'"),
         (["3", "--channel", "missing"], "missing"),
@@ -95,22 +93,29 @@ def test_what_cannot_be_meant_is_said(hub: OperatedHub, tmp_path: Path) -> None:
     ):
         done = subprocess.run(
             [sys.executable, "-m", "fleet.cli.main", "simulate", *arguments, "--dir", str(tmp_path / "s")],
-            env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            env=environment_of(hub), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert done.returncode not in (0, 1) and words in done.stderr, done.stderr
 
 
 def test_an_end_by_hand_lets_the_devices_say_goodbye(hub: OperatedHub, tmp_path: Path) -> None:
     publish(hub, tmp_path / "blobs")
-    environment = {
-        **os.environ, "EDGELOOP_HUB": hub.url, "EDGELOOP_TOKEN": hub.token,
-        "EDGELOOP_CA": str(hub.directory / "keys" / "ca.pem"),
-    }  # fmt: skip
     command = [
         sys.executable, "-m", "fleet.cli.main", "simulate", "3", "--for", "1h", "--dir", str(tmp_path / "s"), "--json"
     ]  # fmt: skip
-    with subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, env=environment_of(hub), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         until(lambda: hub.rows("SELECT count(*) FROM device WHERE online") == [(3,)], "they are online")
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and json.loads(said)["enrolled"] == 3
+
+
+def test_identities_of_another_channel_are_not_taken_for_this_one(hub: OperatedHub, tmp_path: Path) -> None:
+    publish(hub, tmp_path / "blobs")
+    simulate(hub, tmp_path / "s", "1", "--for", "1s")
+    hub.call("POST", "/api/v1/channels", {"name": "beta"})
+    done = subprocess.run(
+        [sys.executable, "-m", "fleet.cli.main", "simulate", "1", "--channel", "beta", "--dir", str(tmp_path / "s")],
+        env=environment_of(hub), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "for channel 'stable'" in done.stderr and "no device" in done.stderr, done.stderr
