@@ -10,9 +10,10 @@ from fleet.api.base import Answer, Page, Request
 from fleet.api.types import Name, ReleaseNumber
 from fleet.api.wire import Changes, Changing, Wire, unchanged
 from fleet.protocol.channel import Audit, Bench, Channel, Fetching, Probation, Routing, Sampling, Telemetry
+from fleet.protocol.durations import DAY_S
 from fleet.rollouts.explain import Explained
+from fleet.rollouts.usual import UsualSchedule
 
-DAY_S = 86_400
 Spread = Annotated[int, Field(ge=0, le=DAY_S)]
 
 
@@ -36,10 +37,12 @@ class EntryChanges(Request):
 
 
 class ChannelChanges(Request):
-    """What changes for the whole channel."""
+    """What changes for the whole channel. `schedule` is what new rollouts take where they say none themselves; it is no
+    part of the signed document."""
 
     telemetry: Annotated[Changes[Telemetry], Changing(Telemetry)] = unchanged(Telemetry)
     fetching: Annotated[Changes[Fetching], Changing(Fetching)] = unchanged(Fetching)
+    schedule: Annotated[Changes[UsualSchedule], Changing(UsualSchedule)] = unchanged(UsualSchedule)
     spread_s: Spread = 0
 
 
@@ -52,10 +55,11 @@ class ChangedChannel(Answer):
 
 
 class ChannelInfo(ChangedChannel):
-    """A channel as it stands."""
+    """A channel as it stands; `schedule` is what new rollouts take where they say none themselves."""
 
     updated_at: float
     spread_s: int = 0
+    schedule: Annotated[UsualSchedule, Wire(UsualSchedule)] = Field(default_factory=UsualSchedule)
 
 
 class ChannelExplanation(Answer):

@@ -17,6 +17,7 @@ SILENT = AgentReport(agent="", channel="")  # of a device that has enrolled and 
 MAX_ENTRIES = 256  # labels or pins of one request
 
 DeviceState = Literal["online", "offline", "revoked"]
+CommandState = Literal["waiting", "sent", "answered", "expired"]
 
 
 class DeviceChanges(Request):
@@ -29,7 +30,7 @@ class DeviceChanges(Request):
 
 
 class NewCommand(Request):
-    """What a device shall do: `diagnose`, `send-samples`, `benchmark` or `set-log-level`, with its arguments."""
+    """What a device shall do, with its arguments: `diagnose`, `logs`, `send-samples`, `benchmark`, `set-log-level`."""
 
     kind: Key
     args: Settings = {}
@@ -132,6 +133,16 @@ class DevicePage(Page[DeviceInfo]):
     """Devices by id."""
 
 
+class DeletedDevice(Answer):
+    """A device of which `rows` were deleted; `samples` of it stay until their retention ends. `left`: there are more
+    rows, so ask again."""
+
+    id: str
+    rows: int
+    samples: int = 0
+    left: bool = False
+
+
 class SetAsideInfo(Answer):
     """A message that could not be taken, with the reason; `kept_bytes` of it are kept."""
 
@@ -151,8 +162,30 @@ class SetAsidePage(Page[SetAsideInfo]):
 
 
 class QueuedCommand(Answer):
-    """A command on its way; its answer shows among the device's events."""
+    """A command on its way; `GET /api/v1/devices/DEVICE/commands/ID` has its answer when that is there."""
 
     id: str
     device: str
     kind: str
+
+
+class CommandAnswer(Answer):
+    """What a device said to a command: whether it did it, else why not (`detail`), and what came of it (`data`), which
+    is the device's own word."""
+
+    ok: bool
+    detail: str = ""
+    data: Document = {}
+    at: float
+    received_at: float
+
+
+class CommandInfo(QueuedCommand):
+    """A command and how it stands: `waiting` to be sent, `sent` to the broker, `answered`, or `expired`: too old to be
+    carried out, and without an answer among the device's newest reports."""
+
+    state: CommandState
+    created_at: float
+    sent_at: float | None = None
+    expires_at: float
+    answer: CommandAnswer | None = None

@@ -7,15 +7,18 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import Key
+from fleet.api.types import Key, ReleaseNumber
 
 AlarmStatus = Literal["open", "acknowledged", "closed"]
 
 
 class Agreement(Answer):
     """How far a release's answers agree with the auditor, or with labels of randomly drawn samples, by the model's
-    task: shares in [0, 1]. `now` is of the latest of `counted` device-windows or labels; `record` is the release's own,
-    of its first ones, and an alarm comes when evidence (log e-value) adds up that it is lower by more than `margin`."""
+    task: shares in [0, 1]. `state`: waiting (none came), baseline (too few for a record, or a margin as wide as the
+    record, which hides any change), watching, alarmed. `now` is of the latest of `counted` device-windows or labels;
+    `record` is the release's own, of its first ones, and an alarm comes when evidence (log e-value) adds up that it is
+    lower by more than `margin`. A lasting drop of 4 points is found after about `delay` audits or labels, which take
+    `delay_days` at the present rate; null where the margin hides such a drop, or no record is there yet."""
 
     state: str
     now: float | None = None
@@ -23,35 +26,53 @@ class Agreement(Answer):
     record: float | None = None
     margin: float | None = None
     evidence: float | None = None
+    delay: float | None = None
+    delay_days: float | None = None
 
 
 class MonitorInfo(Answer):
-    """A model's drift monitor. `leading` is the device, group or fleet with most evidence that its inputs have moved;
-    `distance` (root of a squared maximum mean discrepancy), `margin`, `baseline_windows`, `evidence` (log e-value) and
-    `limit`, where an alarm comes, are its own. `streams` counts devices by the state of their baseline. `audits` and
-    `labels` say whether the answers are still right, `quality` and `outliers` in words how broken data and outliers
-    are watched, or why not."""
+    """The drift monitor of a release that is some channel's `default`, or that `devices` devices serve. `state`:
+    waiting, baseline, watching, alarmed; `silent` where no window that counts has come since `silent_since`, which is
+    said of an alarmed one, too, and is no health; `no sketch` (answers and data are watched alone), and `ended` or
+    `left out` of one that is not watched any more, or not: `unwatched` says why, and nothing is known of its health.
+    `leading` is the
+    device, group or fleet with most evidence that its inputs have moved; `distance` (root of a squared maximum mean
+    discrepancy), `margin`, `baseline_windows`, `evidence` (log e-value) and `limit`, where an alarm comes, are its own.
+    Of a move of less than `least_effect`, by the model's policy, nothing is held against any.
+    `streams` counts devices by the state of their baseline, `last_window_at` is when the newest window of one ended,
+    null without any. `audits` and `labels` say whether the answers are still right, `quality` and `outliers` in words
+    how broken data and outliers are watched, or why not; `trouble` why looks at it fail now, empty where none does;
+    `uncounted` which windows were put away before they could be counted, empty where none were in 30 days.
+    Release 0 is a model of which no release is known yet."""
 
     model: str
     state: str
     release: int = 0
+    default: bool = False
+    devices: int = 0
+    unwatched: str = ""
+    last_window_at: float | None = None
+    silent_since: float | None = None
     sketch_id: str = ""
     baseline_windows: int = 0
     distance: float | None = None
     margin: float | None = None
     evidence: float | None = None
     limit: float | None = None
+    least_effect: float | None = None
     leading: str = ""
     streams: dict[str, int] = {}
     audits: Agreement | None = None
     labels: Agreement | None = None
     quality: str = ""
     outliers: str = ""
+    trouble: str = ""
+    uncounted: str = ""
     updated_at: float = 0.0
 
 
 class MonitorPage(Page[MonitorInfo]):
-    """Monitors by model."""
+    """Monitors by model; of each, releases that are defaults come first, the newest of them before the others."""
 
 
 class StreamInfo(Answer):
@@ -61,6 +82,8 @@ class StreamInfo(Answer):
     outside counts, and nothing is promised), steady. Of `windows` since `began_at`, `evidence` (log e-value) has added
     up `since` that moment; at `alarm_at` an alarm comes. `distance` is how far it has moved by these, a root of a
     squared maximum mean discrepancy; `margin` what it is held against. `alarm` is the open one that names it, or 0.
+    `baseline` says what the baseline is made of, `based_at` since when: provisional, a period, or the hours and days of
+    a week (UTC); empty while it is waiting.
     """
 
     kind: str
@@ -76,6 +99,8 @@ class StreamInfo(Answer):
     alarm_at: float = 0.0
     since: float | None = None
     alarm: int = 0
+    baseline: str = ""
+    based_at: float | None = None
 
 
 class StreamPage(Page[StreamInfo]):
@@ -83,16 +108,19 @@ class StreamPage(Page[StreamInfo]):
 
 
 class Rebaseline(Request):
-    """Whose baseline begins anew: these devices', or with null the whole model's."""
+    """Whose baseline begins anew: these devices', or with null all; of this release, or with null of every release of
+    the model that is watched."""
 
+    release: ReleaseNumber | None = None
     devices: Annotated[list[Key], Field(min_length=1, max_length=1000)] | None = None
 
 
 class Rebaselined(Answer):
-    """How many streams begin anew."""
+    """How many streams begin anew, and of which releases."""
 
     model: str
     streams: int
+    releases: list[int] = []
 
 
 class ClassShare(Answer):

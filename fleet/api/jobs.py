@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fleet.api.base import Answer, Page, Request
+from fleet.api.hyper import HyperOptions, Space, check_space
 from fleet.api.rollouts import RolloutOptions
-from fleet.api.types import INT32, Document, Key
+from fleet.api.types import INT32, Document, Key, Seconds
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -16,13 +17,28 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 class RetrainOptions(Request):
     """`snapshot` empty: a new one. With `channel`, the release becomes its auditor and is rolled out there;
     `rollout` holds the rollout's options (`stages`, …). `max_bytes`: what a device with the release before may fetch
-    for the new one, its manifest included."""
+    for the new one, its manifest included. `hyper`: numbers in place of the recipe's own."""
 
     snapshot: Key = ""
     channel: Key = ""
     rollout: RolloutOptions | None = None
     seed: Annotated[int, Field(ge=0, le=INT32)] = 0
     max_bytes: Annotated[int | None, Field(ge=1, le=INT32)] = None
+    hyper: HyperOptions | None = None
+
+
+class TuneOptions(Request):
+    """A search over the hyper-parameters in `space`: `trials` in all, `parallel` at a time, none begun after `for_s`
+    seconds. All have the same snapshot (empty: a new one) and seed. With `retrain`, the best is trained with these
+    options, but with its own numbers and the search's snapshot and seed."""
+
+    space: Annotated[Space, AfterValidator(check_space)]
+    trials: Annotated[int, Field(ge=1, le=200)] = 20
+    parallel: Annotated[int, Field(ge=1, le=16)] = 1
+    for_s: Seconds | None = None
+    snapshot: Key = ""
+    seed: Annotated[int, Field(ge=0, le=INT32)] = 0
+    retrain: RetrainOptions | None = None
 
 
 class NewJob(Request):
@@ -36,15 +52,15 @@ class NewJob(Request):
 class JobInfo(Answer):
     """A job with its step, its progress (0 to 1) and, at the end, its result or error.
 
-    `payload` are the options of its kind, which is `retrain`; a job of another version's kind shows its own. `result`
+    `payload` are the options of its kind, `retrain` or `tune`; a job of another version's kind shows its own. `result`
     is what the job has done so far, in plain JSON: a retrain's `snapshot`, `release`, `rollout`, and what its gates
-    measured.
+    measured; a search's `trials`, the `best` of them, and `retrain`, the job that trains it.
     """
 
     id: str
     kind: str
     model: str = ""
-    payload: Annotated[RetrainOptions | Document, Field(union_mode="left_to_right")] = RetrainOptions()
+    payload: Annotated[RetrainOptions | TuneOptions | Document, Field(union_mode="left_to_right")] = RetrainOptions()
     state: JobState
     step: str = ""
     progress: float = 0.0

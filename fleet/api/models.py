@@ -29,8 +29,14 @@ class DriftPolicy(Request):
     `baseline`: the period whose windows say what is usual on a device, such as `1h`, `1d` or `7d`; it grows until it
     covers 30 blocks of time that do not depend on one another. Before that, from `baseline_windows` windows on, a
     provisional test answers only to what lies far outside. (So many windows also make the record of right answers.)
+    `least_effect`: how far inputs may move, as a distance (root of a squared maximum mean discrepancy; 0.005 is hardly
+    to be seen, 0.2 another kind of input), before anything is held against them. `margin`: by how much of the agreement
+    with auditor or labels, 0.01 for a point, answers may become worse before anything is; what the record itself may be
+    off comes on top only where it is more. Larger ones miss what is smaller, for ever.
     `refresh`: after how long a new baseline replaces the last, as `90d` for seasons, 30 times `baseline` at least and
     not while an alarm is open; never when empty.
+    `silent_after`: how long a monitor may hear nothing before its state is `silent`, as `6h`; when empty, a baseline's
+    period, at most a day, and ten times what lies between two windows of a device at least.
     `budget_days`: at most one false alarm in so many days. A window with fewer than `min_count` sketched inputs is not
     counted. After an alarm `sample_devices` devices at most, those that it names first, are asked for `samples` samples
     each, within `sample_bytes` bytes and `sample_hours` hours, also where their channel samples nothing. `retrain`:
@@ -40,7 +46,10 @@ class DriftPolicy(Request):
 
     baseline: Annotated[str, Field(max_length=16, pattern=DURATION)] = "1d"
     refresh: Annotated[str, Field(max_length=16, pattern=r"^([1-9][0-9]{0,6}[smhd])?$")] = ""
+    silent_after: Annotated[str, Field(max_length=16, pattern=r"^([1-9][0-9]{0,6}[smhd])?$")] = ""
     baseline_windows: Annotated[int, Field(ge=3, le=INT32)] = 30
+    least_effect: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.005
+    margin: Annotated[float, Field(ge=0.01, le=0.5, allow_inf_nan=False)] = 0.01
     min_count: Annotated[int, Field(ge=2, le=INT32)] = 20
     budget_days: Annotated[float, Field(ge=0.001, le=1e9, allow_inf_nan=False)] = 1000.0
     samples: Annotated[int, Field(ge=0, le=INT32)] = 200
@@ -61,6 +70,11 @@ class DriftPolicy(Request):
         """`refresh` in seconds, 0 for never. One of earlier versions that is shorter than a baseline can take is longer
         than it says."""
         return max(seconds_of(self.refresh), self.least_refresh_s) if self.refresh else 0.0
+
+    @property
+    def silent_after_s(self) -> float:
+        """`silent_after` in seconds, 0 for as long as the baseline says."""
+        return seconds_of(self.silent_after) if self.silent_after else 0.0
 
     @property
     def least_refresh_s(self) -> float:

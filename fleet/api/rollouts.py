@@ -7,13 +7,16 @@ from typing import Annotated
 from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
-from fleet.api.types import Key, ReleaseNumber, Seconds, Text
+from fleet.api.types import INT32, Key, Moment, ReleaseNumber, Seconds, Text
 from fleet.api.wire import Given, Wire
 from fleet.rollouts.forecast import Forecast
 from fleet.rollouts.guard import GuardPolicy, Verdict
 from fleet.rollouts.machine import Order as Order
 from fleet.rollouts.machine import Plan, Progress
 from fleet.rollouts.machine import State as RolloutState
+from fleet.rollouts.remaining import Remaining
+from fleet.rollouts.schedule import LARGEST_FACTOR, LARGEST_RATE, LEAST_RATE, USUAL_MOST
+from fleet.rollouts.shadow import ShadowPlan, ShadowVerdict
 
 MAX_STAGES = 100
 MAX_GROUPS = 64
@@ -23,32 +26,62 @@ Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 class RolloutOptions(Request):
     """Stages in per cent, rising to 100. `guard` is what an operator tolerates, `soak_s` how long each stage must stay
-    healthy; with `groups` (labels `key=value`, or group ids), only devices in one of them can belong to the cohort."""
+    healthy; with `groups` (labels `key=value`, or group ids), only devices in one of them can belong to the cohort.
+    With `shadow`, devices compare the release with the one that they serve before anybody is served it."""
 
     stages: Annotated[list[Percent], Field(max_length=MAX_STAGES)] = [10.0, 50.0, 100.0]
     guard: Annotated[GuardPolicy, Given(GuardPolicy)] = Field(default_factory=GuardPolicy)
     soak_s: Seconds = 0.0
     groups: Annotated[list[Key], Field(max_length=MAX_GROUPS)] = []
+    shadow: Annotated[ShadowPlan, Given(ShadowPlan)] | None = None
+
+
+class RolloutRate(Request):
+    """Devices per minute: `per_minute`, times `factor` for every `after` that have committed it, to `most` at most."""
+
+    per_minute: Annotated[float, Field(ge=LEAST_RATE, le=LARGEST_RATE, allow_inf_nan=False)]
+    factor: Annotated[float, Field(ge=1, le=LARGEST_FACTOR, allow_inf_nan=False)] = 1.0
+    after: Annotated[int, Field(ge=1, le=INT32)] = 1
+    most: Annotated[float, Field(ge=LEAST_RATE, le=LARGEST_RATE, allow_inf_nan=False)] = USUAL_MOST
+
+
+class RolloutSchedule(Request):
+    """When devices are asked to join. From `start_at` on; only in the `window`, such as `Mon-Fri 22:00-04:00`, in the
+    local time of `time_zone` (an IANA name); at most at `rate`. At `expires_at` a rollout that has not finished is
+    aborted. Moments are Unix seconds. Without a window the channel's usual one holds, and so does its rate, unless
+    `usual` is false."""
+
+    start_at: Moment | None = None
+    expires_at: Moment | None = None
+    window: Text = ""
+    time_zone: Key = "UTC"
+    rate: RolloutRate | None = None
+    usual: bool = True
 
 
 class NewRollout(RolloutOptions):
-    """Which model goes to which release on which channel, and how."""
+    """Which model goes to which release on which channel, and how; without a `schedule` the channel's
+    usual one holds; where there is none, each stage is ordered at once, at any hour."""
 
     model: Key
     release: ReleaseNumber
     channel: Key
+    schedule: RolloutSchedule | None = None
 
 
 class RolloutOrder(Request):
-    """The body of an order; the reason goes into the rollout's history. With `stage` (counted from 1), the order is
-    refused once the rollout is at another one: an order that is sent twice does not end the next stage, too."""
+    """The body of an order; the reason goes into the rollout's history. With `stage` (counted from 1; 0 is the shadow
+    stage), the order is refused once the rollout is at another one: an order that is sent twice does not end the next
+    stage, too."""
 
     reason: Text = ""
-    stage: Annotated[int, Field(ge=1, le=MAX_STAGES)] | None = None
+    stage: Annotated[int, Field(ge=0, le=MAX_STAGES)] | None = None
 
 
 class RolloutInfo(Answer):
-    """A rollout with its progress and evidence. `stage` counts from 1, `stages` are per cent."""
+    """A rollout with its progress and evidence. `stage` counts from 1 (0: the shadow stage), `stages` are per cent.
+    `waits` says why its schedule lets nothing happen now, or at which pace it does. `shadow` is the shadow stage's
+    judgement. `remaining` is said of a rollout that is asked for by itself."""
 
     id: str
     model: str
@@ -68,7 +101,10 @@ class RolloutInfo(Answer):
     stage: int = 1
     stages: list[float] = []
     exposed_devices: int = 0
+    waits: str = ""
     verdict: Annotated[Verdict, Wire(Verdict, name="Judgement")] | None = None
+    shadow: Annotated[ShadowVerdict, Wire(ShadowVerdict)] | None = None
+    remaining: Annotated[Remaining, Wire(Remaining)] | None = None
 
 
 class CreatedRollout(RolloutInfo):
@@ -89,7 +125,7 @@ class RolloutForecast(Answer):
 
 
 class RolloutPage(Page[RolloutInfo]):
-    """All rollouts, newest first."""
+    """Rollouts, newest first."""
 
 
 class RolloutEventDetail(Answer):

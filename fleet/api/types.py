@@ -12,6 +12,7 @@ from fleet.protocol.bounds import LARGEST
 
 INT64 = LARGEST
 INT32 = 2**31 - 1
+LATEST_S = 253_402_300_799.0  # the last second of the year 9999
 LONGEST_S = 10 * 365 * 86_400.0  # ten years; no duration that an operator gives is longer
 TEXT_LIMIT = 1000  # characters of a note, a reason, a name of a person
 KEY_LIMIT = 255  # characters of an id
@@ -35,6 +36,7 @@ PATTERNS = {
 Int64 = Annotated[int, Field(ge=-INT64 - 1, le=INT64)]
 Count = Annotated[int, Field(ge=0, le=INT64)]
 ReleaseNumber = Annotated[int, Field(ge=1, le=INT32)]
+Moment = Annotated[float, Field(ge=0, le=LATEST_S, allow_inf_nan=False)]  # Unix seconds
 Seconds = Annotated[float, Field(ge=0, le=LONGEST_S, allow_inf_nan=False)]
 Finite = Annotated[float, Field(ge=-sys.float_info.max, le=sys.float_info.max, allow_inf_nan=False)]
 

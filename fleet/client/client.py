@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fleet.client.devices import DeviceCalls
+from fleet.client.events import EventCalls
 from fleet.client.inference import InferenceCalls
 from fleet.client.releases import ReleaseCalls
 from fleet.client.rollouts import RolloutCalls
 from fleet.client.samples import SampleCalls
 
 
-class Client(DeviceCalls, InferenceCalls, ReleaseCalls, RolloutCalls, SampleCalls):
+class Client(DeviceCalls, EventCalls, InferenceCalls, ReleaseCalls, RolloutCalls, SampleCalls):
     """An operator's view of one hub."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fleet.api.devices import (
+    CommandInfo,
+    DeletedDevice,
     DeviceChanges,
     DeviceDetail,
     DeviceInfo,
@@ -16,6 +18,8 @@ from fleet.api.devices import (
 )
 from fleet.api.tokens import CreatedToken, NewToken, TokenInfo, TokenPage
 from fleet.client.calls import Calls, path_of
+
+PAGE = 1000  # devices that the hub gives at most at once
 
 
 class DeviceCalls(Calls):
@@ -37,10 +41,16 @@ class DeviceCalls(Calls):
         """End a token and take it off the list."""
         return self._delete(path_of("tokens", token_id) + "?forget=true", TokenInfo)
 
-    def devices(self, *, labels: Sequence[str] = (), channel: str = "") -> list[DeviceInfo]:
-        """Devices that carry all `labels` (`key=value`) and follow `channel`."""
-        query = [("label", label) for label in labels] + ([("channel", channel)] if channel else [])
-        return list(self._items("/devices", DevicePage, query))
+    def devices(
+        self, *, labels: Sequence[str] = (), channel: str = "", limit: int | None = None, after: str = ""
+    ) -> list[DeviceInfo]:
+        """Devices that carry all `labels` (`key=value`) and follow `channel`, by id: at most `limit`, from those after
+        the id `after` on."""
+        query = [("label", label) for label in labels] + [("channel", channel)] * bool(channel)
+        query += [("after", after)] * bool(after)
+        if limit is not None:
+            query.append(("limit", str(min(limit, PAGE))))
+        return list(self._items("/devices", DevicePage, query, limit=limit))
 
     def device(self, device: str) -> DeviceDetail:
         """One device with its models and last events."""
@@ -58,6 +68,19 @@ class DeviceCalls(Calls):
         """Refuse this device from now on."""
         return self._post(path_of("devices", device, "revoke"), None, DeviceInfo)
 
+    def delete_device(self, device: str) -> DeletedDevice:
+        """Delete a device that was revoked or never came, in as many calls as that takes."""
+        rows = 0
+        while True:
+            done = self._delete(path_of("devices", device), DeletedDevice)
+            rows += done.rows
+            if not done.left:
+                return done.model_copy(update={"rows": rows})
+
     def command_device(self, device: str, command: NewCommand) -> QueuedCommand:
         """Queue a command."""
         return self._post(path_of("devices", device, "commands"), command, QueuedCommand)
+
+    def command(self, device: str, command: str) -> CommandInfo:
+        """How a command stands, with the device's answer if it is there."""
+        return self._get(path_of("devices", device, "commands", command), CommandInfo)

@@ -70,9 +70,10 @@ class RolloutCalls(Calls):
         """Start a staged rollout."""
         return self._post("/rollouts", wanted, CreatedRollout)
 
-    def rollouts(self) -> list[RolloutInfo]:
-        """Every rollout, newest first."""
-        return list(self._items("/rollouts", RolloutPage))
+    def rollouts(self, *, limit: int | None = None, since: float = 0.0, device: str = "") -> list[RolloutInfo]:
+        """Rollouts, newest first: at most `limit`, created at `since` (Unix seconds) or later, of `device`."""
+        query = [("since", repr(since))] * bool(since) + [("device", device)] * bool(device)
+        return list(self._items("/rollouts", RolloutPage, query, limit=limit))
 
     def rollout(self, rollout: str) -> RolloutInfo:
         """One rollout with its progress and evidence."""
@@ -85,7 +86,7 @@ class RolloutCalls(Calls):
     def order_rollout(self, rollout: str, order: Order, *, reason: str = "", stage: int | None = None) -> RolloutInfo:
         """Pause, resume, abort, retry, approve or promote; the reason goes into the history.
 
-        With `stage` (counted from 1), the order is refused once the rollout is at another one.
+        With `stage` (counted from 1; 0 is the shadow stage), the order is refused once the rollout is at another one.
         """
         given: dict[str, Any] = {"reason": reason} if reason else {}
         if stage is not None:

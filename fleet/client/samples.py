@@ -18,7 +18,7 @@ from fleet.api.drift import (
     StreamInfo,
     StreamPage,
 )
-from fleet.api.jobs import JobInfo, JobLog, JobPage, RetrainOptions
+from fleet.api.jobs import JobInfo, JobLog, JobPage, RetrainOptions, TuneOptions
 from fleet.api.samples import (
     MAX_LABELS,
     DeletedSample,
@@ -43,38 +43,50 @@ class SampleCalls(Calls):
     """Calls about what devices saw, and what is made of it."""
 
     def drift(self, *, model: str = "") -> list[MonitorInfo]:
-        """The drift monitor of every model, or of `model`."""
+        """The drift monitor of every release that is watched, or of those of `model`, defaults first."""
         return list(self._items("/drift", MonitorPage, [("model", model)] if model else []))
 
-    def drift_streams(self, model: str, *, kind: str = "", limit: int = 100) -> list[StreamInfo]:
+    def drift_streams(
+        self, model: str, *, release: int | None = None, kind: str = "", limit: int = 100
+    ) -> list[StreamInfo]:
         """Where a model's inputs are watched, those with most evidence first; `kind`: device, group or fleet."""
-        query: list[tuple[str, str]] = [("kind", kind)] if kind else []
+        query = [("kind", kind)] if kind else []
+        query += [("release", str(release))] if release is not None else []
         return list(self._items(path_of("drift", model, "streams"), StreamPage, [*query, ("limit", str(limit))]))
 
-    def rebaseline(self, model: str, devices: list[str] | None = None) -> Rebaselined:
-        """Begin the baselines of a model anew, or of some of its devices."""
-        return self._post(path_of("drift", model, "rebaseline"), Rebaseline(devices=devices), Rebaselined)
+    def rebaseline(self, model: str, devices: list[str] | None = None, *, release: int | None = None) -> Rebaselined:
+        """Begin the baselines of a model anew, or of one release, or of some of its devices."""
+        body = Rebaseline(devices=devices, release=release)
+        return self._post(path_of("drift", model, "rebaseline"), body, Rebaselined)
 
     def alarms(self) -> list[AlarmInfo]:
         """Drift alarms, newest first."""
         return list(self._items("/alarms", AlarmPage))
 
-    def close_alarm(self, alarm: int) -> AlarmInfo:
-        """Close an alarm."""
-        return self._post(path_of("alarms", alarm, "close"), None, AlarmInfo)
+    def close_alarm(self, alarm: int, *, usual: bool = False) -> AlarmInfo:
+        """Close an alarm; with `usual`, what came while it was open may teach what its hours of the week are like."""
+        path = path_of("alarms", alarm, "close")
+        return self._post(f"{path}?usual=true" if usual else path, None, AlarmInfo)
 
     def samples(
-        self, *, model: str = "", reason: str = "", labelled: bool | None = None, limit: int | None = None
+        self,
+        *,
+        model: str = "",
+        device: str = "",
+        reason: str = "",
+        labelled: bool | None = None,
+        limit: int | None = None,
     ) -> Iterator[SampleInfo]:
         """Samples in the order of their ids.
 
         Args:
             model: only of this model.
+            device: only those from this device.
             reason: only those recorded for this reason.
             labelled: only those with (without) a label.
             limit: at most this many.
         """
-        query = [(key, value) for key, value in (("model", model), ("reason", reason)) if value]
+        query = [(key, value) for key, value in (("model", model), ("device", device), ("reason", reason)) if value]
         if labelled is not None:
             query.append(("labelled", "true" if labelled else "false"))
         return self._items("/samples", SamplePage, query, limit=limit)
@@ -108,9 +120,10 @@ class SampleCalls(Calls):
         """Delete one sample for good."""
         return self._delete(path_of("samples", sample), DeletedSample)
 
-    def export_samples(self, model: str) -> bytes:
-        """Every sample of `model` as a Parquet file."""
-        answer = self._send("GET", f"/samples/export?{urlencode({'model': model})}", timeout=UPLOAD_TIMEOUT_S)
+    def export_samples(self, model: str, *, device: str = "") -> bytes:
+        """Every sample of `model`, or those from one device, as a Parquet file."""
+        query = {"model": model} | ({"device": device} if device else {})
+        answer = self._send("GET", f"/samples/export?{urlencode(query)}", timeout=UPLOAD_TIMEOUT_S)
         check(answer, f"samples of {model}")
         return answer.body
 
@@ -142,9 +155,14 @@ class SampleCalls(Calls):
         """Start a retrain job."""
         return self._post(path_of("models", model, "retrain"), options, JobInfo)
 
-    def jobs(self) -> list[JobInfo]:
-        """Every job, newest first."""
-        return list(self._items("/jobs", JobPage))
+    def tune(self, model: str, options: TuneOptions) -> JobInfo:
+        """Start a search over the hyper-parameters of a model's recipe."""
+        return self._post(path_of("models", model, "tune"), options, JobInfo)
+
+    def jobs(self, *, limit: int | None = None, since: float = 0.0) -> list[JobInfo]:
+        """Jobs, newest first: at most `limit`, queued at `since` (Unix seconds) or later."""
+        query = [("since", repr(since))] * bool(since)
+        return list(self._items("/jobs", JobPage, query, limit=limit))
 
     def job(self, job: str) -> JobInfo:
         """One job."""
@@ -158,9 +176,19 @@ class SampleCalls(Calls):
         """Ask a job to stop."""
         return self._post(path_of("jobs", job, "cancel"), None, JobInfo)
 
-    def audit(self, *, limit: int | None = None, after: int | None = None) -> Iterator[AuditRecord]:
-        """Who did what to what."""
+    def audit(
+        self,
+        *,
+        limit: int | None = None,
+        after: int | None = None,
+        newest: bool = False,
+        since: float = 0.0,
+        subject: str = "",
+    ) -> Iterator[AuditRecord]:
+        """Who did what to what, in order; with `newest` the newest first. See the hub's `GET /api/v1/audit`."""
         query = [] if after is None else [("after", str(after))]
+        query += [("newest", "true")] * newest + [("since", repr(since))] * bool(since)
+        query += [("subject", subject)] * bool(subject)
         return self._items("/audit", AuditPage, query, limit=limit)
 
 

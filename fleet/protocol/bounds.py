@@ -7,6 +7,7 @@ infinity, and text with NUL in it. A message that decodes is therefore looked ov
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fleet.protocol.errors import MalformedError
@@ -15,6 +16,7 @@ LARGEST = (1 << 63) - 1  # the largest whole number of a 64-bit column
 END_OF_TIME = 253_402_128_000.0  # 9999-12-30, Unix seconds: what is shown in any time zone stays in a calendar
 WORD = 64  # characters of a word: an id, a version, a reason
 TEXT = 10_000  # characters of a sentence; the rest is cut off
+DIGITS = 18  # of a whole number in a text: within 64 bits
 DEPTH = 16  # levels of lists and mappings within each other
 VALUES = 65_536  # values in one document: a message of 64 KiB holds no more
 
@@ -33,6 +35,22 @@ def check_count(value: int, subject: str, most: int = LARGEST) -> int:
     return value
 
 
+def check_counts(values: Sequence[int], subject: str, most: int = LARGEST) -> Sequence[int]:
+    """Return whole numbers when each is from 0 to `most`; MalformedError otherwise."""
+    if values:
+        check_count(min(values), subject, most)
+        check_count(max(values), subject, most)
+    return values
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text is, as programs write it: 1 to 18 digits of ASCII; None for any other text.
+
+    `str.isdigit` takes `²`, which `int` refuses, and `int` refuses thousands of digits: both would be a crash.
+    """
+    return int(text) if 0 < len(text) <= DIGITS and text.isascii() and text.isdigit() else None
+
+
 def check_word(value: str, subject: str, most: int = WORD) -> str:
     """Return a short printable text, such as an id; MalformedError for an empty, a longer or an unprintable one."""
     if not (0 < len(value) <= most and value.isprintable()):
@@ -44,7 +62,8 @@ def plain(value: Any, subject: str) -> Any:
     """A document as it may be kept: numbers within 64 bits and finite, text without NUL and not without end.
 
     Text is mended (U+FFFD in place of what no database takes, and cut at `TEXT` characters), since a report must
-    not be lost because of the words of an error in it. A number cannot be mended.
+    not be lost because of the words of an error in it. A number cannot be mended. Most documents are as they may be
+    kept, and returned as they are.
 
     Args:
         value: None, booleans, numbers, text, and lists and mappings of them.
@@ -53,7 +72,39 @@ def plain(value: Any, subject: str) -> Any:
     Raises:
         MalformedError: a number out of bounds, another type, or nested too deep; the message has its place.
     """
+    if _clean(value, 0) <= VALUES:
+        return value
     return _Reader(subject).read(value, "", 0)
+
+
+_DIRTY = VALUES + 1
+
+
+def _clean(value: Any, depth: int) -> int:
+    """How many values a document has in which there is nothing to mend; more than `VALUES` where there may be."""
+    kind = type(value)
+    if kind is str:
+        return 1 if len(value) <= TEXT and value.isascii() and "\0" not in value else _DIRTY
+    if kind is bool or value is None:
+        return 1
+    if kind is int:
+        return 1 if -LARGEST <= value <= LARGEST else _DIRTY
+    if kind is float:
+        return 1 if math.isfinite(value) else _DIRTY
+    if depth == DEPTH or kind not in (dict, list, tuple):
+        return _DIRTY
+    values: Iterable[Any] = value
+    count = 1
+    if kind is dict:
+        for name in value:
+            if type(name) is not str or len(name) > TEXT or not name.isascii() or "\0" in name:
+                return _DIRTY
+        count, values = 1 + len(value), value.values()
+    elif value and set(map(type, value)) == {int}:  # counts of a histogram
+        return 1 + len(value) if min(value) >= -LARGEST and max(value) <= LARGEST else _DIRTY
+    for item in values:
+        count += _clean(item, depth + 1)
+    return count
 
 
 class _Reader:

@@ -15,6 +15,7 @@ from fleet.protocol.topics import PREFIX
 VERSION = 1
 HTTP_LIMIT = 1 << 20  # bytes of an enrolment or `/device/me` body
 SAMPLES_LIMIT = 8 << 20  # bytes of one batch of samples
+HELD_LIMIT = 8 << 20  # bytes of what a device holds
 
 IN_USE_TWICE = "identity-in-use-twice"  # the reason word on both sides
 
@@ -125,6 +126,28 @@ class DeviceMe(Struct, frozen=True, kw_only=True):
     mqtt: MqttEndpoint | None = None
     renew: bool = False
     in_use_twice: bool = False
+
+
+class Held(Struct, frozen=True, kw_only=True):
+    """`POST /device/held` (MessagePack): signed bytes that a device keeps, for a hub that serves older ones, as after a
+    restore from a backup. `roots` in order; `documents` are targets by their path. `command` is the last command or
+    receipt that the device accepted, as it came. The hub believes its own signatures and nothing else."""
+
+    v: int = VERSION
+    roots: tuple[bytes, ...] = ()
+    timestamp: bytes = b""
+    snapshot: bytes = b""
+    targets: bytes = b""
+    models: bytes = b""
+    channels: bytes = b""
+    documents: dict[str, bytes] = field(default_factory=dict)
+    command: bytes = b""
+
+
+class HeldAnswer(Struct, frozen=True, kw_only=True):
+    """Whether the hub has risen above what it was shown just now; else it knew all of it already."""
+
+    lifted: bool
 
 
 class Array(Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from fleet.protocol.codec import check_numbers, decode_json, encode_json
 from fleet.protocol.errors import MalformedError, VersionError
 from fleet.protocol.manifest import check_required
 from fleet.protocol.names import check_name
+from fleet.protocol.shadow import Shadow, check_shadow
 from fleet.protocol.window import parse_window
 
 CHANNEL_LIMIT = 64 << 10  # bytes
@@ -42,7 +43,8 @@ class RolloutRef(Struct, frozen=True, kw_only=True):
     """A rollout in progress: the cohort below `share_ppm` runs `release`, all others `from`.
 
     With `groups`, only devices in one of them can belong to the cohort. With `measure`, a device
-    that has committed `release` measures it once (see `Bench`): the rollout's guard waits for that.
+    that has committed `release` measures it once (see `Bench`): the rollout's guard waits for that. With `shadow`,
+    every device that the rollout could take in runs `release` beside what it serves (see `resolve.shadows`).
     """
 
     id: str
@@ -53,6 +55,7 @@ class RolloutRef(Struct, frozen=True, kw_only=True):
     salt: str
     groups: tuple[str, ...] = ()
     measure: bool = False
+    shadow: Shadow | None = None
 
 
 class Remote(Struct, frozen=True, kw_only=True):
@@ -265,6 +268,8 @@ def check_channel(channel: Channel) -> None:
         shares = [entry.audit.share_ppm, entry.sampling.random_ppm, entry.sampling.uncertain_ppm]
         if entry.rollout is not None:
             shares.append(entry.rollout.share_ppm)
+            if entry.rollout.shadow is not None:
+                check_shadow(entry.rollout.shadow, model)
         if any(not 0 <= share <= MILLION for share in shares):
             raise MalformedError(f"model {model!r}: a share lies outside 0 to {MILLION} ppm", subject="channel")
         if not (0 <= entry.probation.max_p95_us < inf and 0 <= entry.probation.max_p95_ratio < inf):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from msgspec import Raw, Struct, field
 
+from fleet.protocol.calls import HELD_LIMIT as HELD_LIMIT
 from fleet.protocol.calls import HTTP_LIMIT as HTTP_LIMIT
 from fleet.protocol.calls import IN_USE_TWICE as IN_USE_TWICE
 from fleet.protocol.calls import SAMPLES_LIMIT as SAMPLES_LIMIT
@@ -21,6 +22,8 @@ from fleet.protocol.calls import Array as Array
 from fleet.protocol.calls import DeviceMe as DeviceMe
 from fleet.protocol.calls import EnrollRequest as EnrollRequest
 from fleet.protocol.calls import EnrollResponse as EnrollResponse
+from fleet.protocol.calls import Held as Held
+from fleet.protocol.calls import HeldAnswer as HeldAnswer
 from fleet.protocol.calls import MqttEndpoint as MqttEndpoint
 from fleet.protocol.calls import NonceRequest as NonceRequest
 from fleet.protocol.calls import NonceResponse as NonceResponse
@@ -36,6 +39,7 @@ from fleet.protocol.calls import TrustBundle as TrustBundle
 from fleet.protocol.calls import renewal_bytes as renewal_bytes
 from fleet.protocol.codec import decode_json, decode_msgpack
 from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
+from fleet.protocol.shadow import ShadowCounts as ShadowCounts
 
 CONTROL_LIMIT = 64 << 10  # bytes of one control message
 TELEMETRY_LIMIT = 64 << 10  # bytes of one telemetry message
@@ -76,11 +80,12 @@ class Command(Struct, frozen=True, kw_only=True):
     """The payload of a `Signed` message to one device.
 
     Refused unless `device` is the receiver and `counter` is above the last one it accepted; an
-    expired command is refused while the device's clock is trusted. Kinds: `receipt` (args
-    `Receipt`), `diagnose`, `send-samples` (args `{"model", "count"}` and, beside what agents of 0.1 know,
-    `{"max_bytes", "seconds"}`; answered with what will be kept, until when, and whether the channel samples as well),
-    `benchmark` (args `{"model", "rounds"}`, answered with a `Benchmark`), `set-log-level` (args `{"level"}`). A kind
-    that the receiver does not know is answered with a result that says so.
+    expired command is refused while the device's clock is trusted. Kinds: `receipt` (args `Receipt`), `diagnose`
+    (answered with the agent's status), `logs` (args `{"lines", "seconds"}`, answered with `left_out` and with `lines`
+    of `{"at", "level", "name", "text"}`), `send-samples` (args `{"model", "count"}` and, beside what agents of 0.1
+    know, `{"max_bytes", "seconds"}`; answered with what will be kept, until when, and whether the channel samples as
+    well), `benchmark` (args `{"model", "rounds"}`, answered with a `Benchmark`), `set-log-level` (args `{"level"}`). A
+    kind that the receiver does not know is answered with a result that says so.
     """
 
     v: int = VERSION
@@ -285,7 +290,8 @@ class Window(Struct, frozen=True, kw_only=True):
     are numbers (at most `VALUES`; agents before it was added send none). `sketch` covers rows that were drawn uniformly
     from the window's requests, those in an application's own process included; its `count` says how many, and
     `outlying` how many of them lie far from the training data (-1: nobody looked). `inputs` summarises the same rows
-    input by input, where there are at most 16 (agents before it was added send none).
+    input by input, where there are at most 16 (agents before it was added send none). `shadow` is what a release that
+    runs beside this one made of the same requests.
     """
 
     model: str
@@ -306,6 +312,7 @@ class Window(Struct, frozen=True, kw_only=True):
     values: tuple[QuantileData, ...] = ()
     outlying: int = -1
     inputs: tuple[InputSummary, ...] = ()
+    shadow: ShadowCounts | None = None
 
 
 def decode_control(data: bytes, kind: type[Any]) -> Any:

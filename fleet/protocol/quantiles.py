@@ -39,7 +39,8 @@ def summarize(values: Iterable[float], clusters: int = CLUSTERS) -> QuantileData
 
 
 def merge(parts: Iterable[QuantileData], clusters: int = CLUSTERS) -> QuantileData:
-    """One summary of all that the parts stand for; their order changes nothing."""
+    """One summary of all that the parts stand for; their order changes nothing. It passes `check_quantiles` where they
+    do: weights that are too large together become smaller in proportion."""
     some = [part for part in parts if part.means]
     if not some:
         return EMPTY
@@ -84,10 +85,11 @@ def _clustered(means: Floats, weights: npt.NDArray[np.int64], low: float, high: 
     place = np.floor(clusters * (np.arcsin(2 * middles - 1) / np.pi + 0.5))
     starts = np.flatnonzero(np.diff(place, prepend=-1.0))
     scale = _scale(low, high)
-    sums = np.add.reduceat(weights, starts)
+    sums = np.add.reduceat(weights.astype(np.float64), starts)  # exact up to 2^53, and beyond it never below zero
     joined = np.add.reduceat(means / scale * weights, starts) / sums * scale
     rising = np.maximum.accumulate(np.clip(joined, low, high))  # rounding never takes a mean beyond its neighbours
-    return QuantileData(low=low, high=high, means=tuple(rising.tolist()), weights=tuple(sums.tolist()))
+    fitting = np.maximum(np.rint(sums * min(1.0, MOST_WEIGHT / sums.max())), 1.0).astype(np.int64)
+    return QuantileData(low=low, high=high, means=tuple(rising.tolist()), weights=tuple(fitting.tolist()))
 
 
 def _scale(low: float, high: float) -> float:

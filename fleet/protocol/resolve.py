@@ -17,10 +17,15 @@ class Target(Struct, frozen=True, kw_only=True):
     why: str = "default"
 
 
+def cohort_place(salt: str, device_id: str) -> int:
+    """Where the device's hash falls, in parts per million: sha256(salt ":" id) · 10⁶ / 2²⁵⁶, rounded down."""
+    digest = hashlib.sha256(f"{salt}:{device_id}".encode()).digest()
+    return int.from_bytes(digest, "big") * MILLION >> 256
+
+
 def in_cohort(salt: str, device_id: str, share_ppm: int) -> bool:
     """Whether the device's hash falls below the share, in integers: sha256(salt ":" id) · 10⁶ < share · 2²⁵⁶."""
-    digest = hashlib.sha256(f"{salt}:{device_id}".encode()).digest()
-    return int.from_bytes(digest, "big") * MILLION < share_ppm << 256
+    return share_ppm >= MILLION or cohort_place(salt, device_id) < share_ppm
 
 
 def spread_delay(version: int, device_id: str, spread_s: int) -> int:
@@ -61,6 +66,28 @@ def resolve(
         assert rollout is not None
         return Target(release=rollout.release, rollout=rollout, why="rollout")
     return Target(release=entry.release)
+
+
+def shadows(
+    channel: Channel,
+    model: str,
+    device_id: str,
+    *,
+    groups: frozenset[str] = frozenset(),
+    pin: int | None = None,
+    committed: int | None = None,
+) -> RolloutRef | None:
+    """The rollout whose release the device runs beside what it serves, None when there is none.
+
+    That is a device that the rollout could take in, at whatever share, and that has committed what it starts from.
+    """
+    entry = channel.models.get(model)
+    rollout = entry.rollout if entry is not None else None
+    if rollout is None or rollout.shadow is None or committed != rollout.from_release:
+        return None
+    found = resolve(channel, model, device_id, groups=groups, pin=pin, committed=committed)
+    free = found is not None and found.why == "default"
+    return rollout if free and (not rollout.groups or groups.intersection(rollout.groups)) else None
 
 
 def _enters(entry: ModelEntry, device_id: str, groups: frozenset[str], committed: int | None) -> bool:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Literal, get_args
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from fleet.protocol.errors import MalformedError
 from fleet.protocol.names import check_name
 
 PREFIX = "edgeloop/v1"
+DIGITS = "0123456789abcdef"  # of the shards
 Leaf = Literal["status", "report", "telemetry"]
 
 
@@ -53,6 +55,12 @@ def uplink(device_id: str, leaf: Leaf, prefix: str = PREFIX) -> str:
 def uplink_filter(digit: str = "+", prefix: str = PREFIX) -> str:
     """The hub's subscription: all devices, or those of one shard digit."""
     return f"{prefix}/up/{digit}/+/+"
+
+
+def uplink_filters(digits: Collection[str], prefix: str = PREFIX) -> frozenset[str]:
+    """The hub's subscriptions for all devices of these shards; one for all of them together."""
+    each = digits if set(digits) != set(DIGITS) else "+"
+    return frozenset(uplink_filter(digit, prefix) for digit in each)
 
 
 def parse_uplink(topic: str, prefix: str = PREFIX) -> Uplink:

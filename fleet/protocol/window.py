@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.errors import MalformedError
 
-DAY_S = 86_400
 _WINDOW = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 
 

@@ -6,33 +6,28 @@ five devices is empty more often than not, so salts are drawn until the stage co
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Sequence
 from random import Random
 
 from fleet.protocol.channel import MILLION
-from fleet.protocol.resolve import in_cohort
+from fleet.protocol.resolve import cohort_place
 from fleet.rollouts.errors import PlanError
 
 MAX_SALTS = 1000
-MAX_HASHES = 3_000_000  # seconds of hashing; at that many devices any salt comes near the plan
+MAX_HASHES = 150_000  # a sixth of a second of hashing; at that many devices any salt comes near the plan
 
 
 def stage_of(salt: str, device_id: str, shares_ppm: Sequence[int]) -> int | None:
     """The first stage whose cohort holds the device, or None when none does."""
-    for number, share in enumerate(shares_ppm):
-        if in_cohort(salt, device_id, share):
-            return number
-    return None
+    stage = bisect_right(shares_ppm, cohort_place(salt, device_id))
+    return stage if stage < len(shares_ppm) else None
 
 
 def counts(salt: str, device_ids: Collection[str], shares_ppm: Sequence[int]) -> tuple[int, ...]:
     """How many of the devices each stage's cohort holds; cohorts are cumulative."""
-    found = [0] * len(shares_ppm)
-    for device_id in device_ids:
-        stage = stage_of(salt, device_id, shares_ppm)
-        if stage is not None:
-            found[stage] += 1
-    return tuple(sum(found[: number + 1]) for number in range(len(found)))
+    places = sorted(cohort_place(salt, device_id) for device_id in device_ids)
+    return tuple(bisect_left(places, share) for share in shares_ppm)
 
 
 def draw_salt(
@@ -66,7 +61,7 @@ def draw_salt(
         if salt in used:
             continue
         found = counts(salt, device_ids, shares_ppm)
-        hashes += len(device_ids) * len(shares_ppm)
+        hashes += len(device_ids)
         gap = sum(abs(have - want) for have, want in zip(found, planned, strict=True))
         if _allowed(found, len(device_ids), shares_ppm, at_least) and (not best or gap < best_gap):
             best, best_gap = salt, gap

@@ -11,6 +11,7 @@ being equal (the frames of a video) still count each.
 
 - harm, paired: "of the requests that only one release answers right, the new one gets at least half".
 - health, paired: "the new release loses at least `margin` of all requests, net".
+- excess, of a shadow stage: "at most `margin` of all answers differ".
 - installs: "a device of the cohort fails no sooner than one of the concurrent control".
 
 Per device, a reserve of the stake is never bet, so that one device with a run of bad luck cannot
@@ -30,7 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -97,6 +98,26 @@ class PairedEvidence(Struct, frozen=True, kw_only=True):
         return self.pairs + self.repeats + self.unnamed
 
 
+class Counted(NamedTuple):
+    """The pairs of many devices, in columns.
+
+    Beside the sums over all devices, what those brought that have pairs that count, in the order of their names: the
+    counts (int64, (devices,)) and the logarithms of each device's gains (float64, (devices, stakes)) as `harm_gains`
+    and `health_gains` give them for the margin of the test.
+    """
+
+    names: Sequence[str]
+    both: Counts
+    only_old: Counts
+    only_new: Counts
+    neither: Counts
+    harm: Floats
+    health: Floats
+    seen_on: int
+    repeats: int
+    unnamed: int
+
+
 class Arms(Struct, frozen=True, kw_only=True):
     """Devices of one hardware class by assignment, and how many of them failed."""
 
@@ -117,72 +138,151 @@ class InstallEvidence(Struct, frozen=True, kw_only=True):
     harm_e: float = 1.0
 
 
-def harm_log_e(only_old: Counts, only_new: Counts, *, cap: float = math.inf) -> Floats:
-    """Log e-value against "the new release wins at least half of the discordant pairs".
+def harm_gains(only_old: Counts, only_new: Counts) -> Floats:
+    """What each device gains in the bets against "the new release wins at least half of the discordant pairs".
 
     Args:
         only_old, only_new: (…, devices) counts.
-        cap: largest logarithm that one device brings.
 
     Returns:
-        (…,) logarithms.
+        (…, devices, stakes) logarithms, none below that of the reserve.
     """
-    gains = _per_stake(only_old, np.log1p(STAKES)) + _per_stake(only_new, np.log1p(-STAKES))
-    return _pooled(gains, cap)
+    return kept(_per_stake(only_old, np.log1p(STAKES)) + _per_stake(only_new, np.log1p(-STAKES)))
 
 
-def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float, *, cap: float = math.inf) -> Floats:
-    """Log e-value against "the share only_old - only_new of all pairs is at least `margin`".
+def health_gains(only_old: Counts, only_new: Counts, same: Counts, margin: float) -> Floats:
+    """What each device gains in the bets against "the share only_old - only_new of all pairs is at least `margin`".
 
     Args:
         only_old, only_new, same: (…, devices) counts; `same` are pairs both right or both wrong.
         margin: net loss per request that is no longer tolerable, in (0, 1).
 
     Returns:
-        (…,) logarithms.
+        (…, devices, stakes) logarithms, none below that of the reserve.
     """
     stakes = STAKES / (1.0 - margin)
-    gains = (
+    return kept(
         _per_stake(only_old, np.log1p(stakes * (margin - 1.0)))
         + _per_stake(only_new, np.log1p(stakes * (margin + 1.0)))
         + _per_stake(same, np.log1p(stakes * margin))
     )
-    return _pooled(gains, cap)
+
+
+def excess_gains(differ: Counts, same: Counts, margin: float) -> Floats:
+    """What each device gains in the bets against "the share `differ` of all inputs is at most `margin`".
+
+    Args:
+        differ, same: (…, devices) counts.
+        margin: in (0, 1).
+
+    Returns:
+        (…, devices, stakes) logarithms, none below that of the reserve.
+    """
+    return kept(_per_stake(differ, np.log1p(STAKES * (1.0 / margin - 1.0))) + _per_stake(same, np.log1p(-STAKES)))
+
+
+class Bets(NamedTuple):
+    """What devices gain, as `harm_gains` and `health_gains` say it, and the largest logarithm that one of them brings,
+    however many there are (None: as `weigh` has it)."""
+
+    harm: Callable[[Counts, Counts], Floats]
+    health: Callable[[Counts, Counts, Counts, float], Floats]
+    cap: float | None = None
+
+
+AUDITED = Bets(harm_gains, health_gains)
+
+
+def pooled(gains: Floats, *, cap: float = math.inf) -> Floats:
+    """The log e-value of all devices together: the product over devices, the mean over stakes.
+
+    Args:
+        gains: (…, devices, stakes) of `harm_gains` or `health_gains`.
+        cap: largest logarithm that one device brings.
+
+    Returns:
+        (…,) logarithms.
+    """
+    total: Floats = np.logaddexp.reduce(np.minimum(gains, cap).sum(axis=-2), axis=-1) - math.log(len(STAKES))
+    return total
+
+
+def harm_log_e(only_old: Counts, only_new: Counts, *, cap: float = math.inf) -> Floats:
+    """Log e-value against "the new release wins at least half of the discordant pairs"; see `harm_gains`, `pooled`."""
+    return pooled(harm_gains(only_old, only_new), cap=cap)
+
+
+def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float, *, cap: float = math.inf) -> Floats:
+    """Log e-value against "the share only_old - only_new of all pairs is at least `margin`"; see `health_gains`."""
+    return pooled(health_gains(only_old, only_new, same, margin), cap=cap)
 
 
 def paired(
     by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, health_alpha: float, devices: int = 1
 ) -> PairedEvidence:
     """Evidence from the audited pairs of each device, in any order; `devices` is how many could have brought some."""
+    found = counted(by_device, margin)
+    return weigh(found, margin=margin, harm_alpha=harm_alpha, health_alpha=health_alpha, devices=devices)
+
+
+def counted(by_device: Mapping[str, Pairs], margin: float, bets: Bets | None = None) -> Counted:
+    """The pairs of each device in columns, with what they gain at that margin by `bets`, as a rule those of audits."""
+    bets = bets or AUDITED
     named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
-    repeats, unnamed = sum(p.repeats for p in by_device.values()), sum(p.unnamed for p in by_device.values())
-    seen_on = sum(p.total + p.repeats > 0 for p in by_device.values())
-    if not named:
-        return PairedEvidence(repeats=repeats, unnamed=unnamed, seen_on=seen_on)
-    pairs = [p for _, p in named]
-    old, new = np.array([p.only_old for p in pairs]), np.array([p.only_new for p in pairs])
-    same = np.array([p.both + p.neither for p in pairs])
-    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, len(pairs)) >= 2 else math.inf
-    several = sum(p.total >= MIN_DEVICE_PAIRS for p in pairs) >= 2
+    both, old, new, neither = (
+        np.array([getattr(p, name) for _, p in named], np.int64) for name in ("both", "only_old", "only_new", "neither")
+    )
+    return Counted(
+        names=[name for name, _ in named], both=both, only_old=old, only_new=new, neither=neither,
+        harm=bets.harm(old, new), health=bets.health(old, new, both + neither, margin),
+        seen_on=sum(p.total + p.repeats > 0 for p in by_device.values()),
+        repeats=sum(p.repeats for p in by_device.values()), unnamed=sum(p.unnamed for p in by_device.values()),
+    )  # fmt: skip
+
+
+def weigh(
+    found: Counted,
+    *,
+    margin: float,
+    harm_alpha: float,
+    health_alpha: float,
+    devices: int = 1,
+    bets: Bets | None = None,
+) -> PairedEvidence:
+    """What the pairs prove; `devices` is how many could have brought some, `margin` and `bets` are those of `found`."""
+    bets = bets or AUDITED
+    if not found.names:
+        return PairedEvidence(repeats=found.repeats, unnamed=found.unnamed, seen_on=found.seen_on)
+    old, new, same = found.only_old, found.only_new, found.both + found.neither
+    totals = old + new + same
+    harm_cap = CAP * math.log(1 / harm_alpha) if max(devices, len(found.names)) >= 2 else math.inf
+    several = int((totals >= MIN_DEVICE_PAIRS).sum()) >= 2
     health_cap = CAP * math.log(1 / health_alpha) if several else math.inf
-    grouped = partial(health_log_e, _grouped(old), _grouped(new), _grouped(same), cap=health_cap)
-    alone = harm_log_e(old[:, None], new[:, None])
-    bar = math.log(len(pairs) / harm_alpha)
+    if bets.cap is not None:
+        harm_cap = health_cap = bets.cap
+    grouped = partial(bets.health, _grouped(old), _grouped(new), _grouped(same))
     return PairedEvidence(
-        pairs=sum(p.total for p in pairs),
-        both=sum(p.both for p in pairs),
+        pairs=int(totals.sum()),
+        both=int(found.both.sum()),
         only_old=int(old.sum()),
         only_new=int(new.sum()),
-        neither=sum(p.neither for p in pairs),
-        devices=len(pairs),
-        seen_on=seen_on,
-        repeats=repeats,
-        unnamed=unnamed,
-        harm_e=_bounded(float(harm_log_e(old, new, cap=harm_cap))),
-        health_e=_bounded(float(health_log_e(old, new, same, margin, cap=health_cap))),
-        loss_at_most=_loss_at_most(grouped, math.log(1 / health_alpha)),
-        odd=tuple(name for (name, _), log_e in zip(named, alone, strict=True) if log_e >= bar),
+        neither=int(found.neither.sum()),
+        devices=len(found.names),
+        seen_on=found.seen_on,
+        repeats=found.repeats,
+        unnamed=found.unnamed,
+        harm_e=_bounded(float(pooled(found.harm, cap=harm_cap))),
+        health_e=_bounded(float(pooled(found.health, cap=health_cap))),
+        loss_at_most=_loss_at_most(lambda at: pooled(grouped(at), cap=health_cap), math.log(1 / health_alpha)),
+        odd=_odd(found, math.log(len(found.names) / harm_alpha)),
     )
+
+
+def _odd(found: Counted, bar: float) -> tuple[str, ...]:
+    """The devices whose own pairs reach the bar; what the largest stake gains bounds what all of them do."""
+    likely = np.flatnonzero(found.harm.max(axis=-1) >= bar - 1e-9)
+    alone = pooled(found.harm[likely][:, None, :])
+    return tuple(found.names[int(at)] for at, log_e in zip(likely, alone, strict=True) if log_e >= bar)
 
 
 def installs(arms: Sequence[Arms], *, cap: float = math.inf) -> InstallEvidence:
@@ -236,11 +336,10 @@ def _per_stake(counts: Counts, gain: Floats) -> Floats:
     return product
 
 
-def _pooled(gains: Floats, cap: float) -> Floats:
-    # (…, devices, stakes): reserve and cap per device, product over devices, mean over stakes
-    kept = np.minimum(np.logaddexp(math.log(RESERVE), math.log1p(-RESERVE) + gains), cap)
-    total: Floats = np.logaddexp.reduce(kept.sum(axis=-2), axis=-1) - math.log(len(STAKES))
-    return total
+def kept(gains: Floats) -> Floats:
+    """Logarithms of what a device gains where its reserve is never bet."""
+    found: Floats = np.logaddexp(math.log(RESERVE), math.log1p(-RESERVE) + gains)
+    return found
 
 
 def _bounded(log_e: float) -> float:

@@ -72,6 +72,8 @@ def explain(channel: Channel, model: str, device: Standing, labels: Mapping[str,
 
 def _outside(rollout: RolloutRef, device: Standing) -> str:
     """Why the device is not in the cohort."""
+    if rollout.shadow is not None:
+        return f"rollout {rollout.id} is at its shadow stage, which serves nobody release {rollout.release}"
     if rollout.groups and not device.groups.intersection(rollout.groups):
         return f"rollout {rollout.id} is for other groups"
     if not in_cohort(rollout.salt, device.device_id, rollout.share_ppm):

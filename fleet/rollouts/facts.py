@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from statistics import median
-from typing import Literal
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth, Latency
+from fleet.protocol.resolve import cohort_place
+from fleet.rollouts.calendar import Opening, closed_s
+from fleet.rollouts.cohorts import stage_of
+from fleet.rollouts.evidence import Arms, Counted, Pairs, counted
+from fleet.rollouts.guard import CohortHealth, Latency, by_reason
+from fleet.rollouts.matching import Matched
 
 Standing = Literal["away", "resting", "failed", "silent", "whole"]
 HABIT = 1.5  # times its longest silence in the last weeks: longer is not a device's habit any more
@@ -46,7 +50,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     current share, `control` the others in its scope. `left` have met the release in this attempt and are in neither any
     more: pinned, relabelled, moved or revoked; what they showed stays. `withdrawn` says why the release may no longer
     run (halts), `superseded` that somebody else changed the channel's default (aborts). Until `deaf_until` (0: never)
-    nobody could hear any device, so that its silence says nothing."""
+    nobody could hear any device, so that its silence says nothing. `matched` are outcomes of both releases, where the
+    policy asks for them."""
 
     cohort: tuple[DeviceFact, ...] = ()
     control: tuple[DeviceFact, ...] = ()
@@ -54,21 +59,128 @@ class Facts(Struct, frozen=True, kw_only=True):
     deaf_until: float = 0.0
     withdrawn: str = ""
     superseded: str = ""
+    matched: Matched | None = None
+
+    @property
+    def size(self) -> int:
+        """Devices of the cohort."""
+        return len(self.cohort)
+
+    @property
+    def met(self) -> int:
+        """Devices of the cohort, and those that have left it."""
+        return len({fact.device_id for fact in (*self.cohort, *self.left)})
+
+    @property
+    def devices(self) -> int:
+        """All of the devices."""
+        return len(self.cohort) + len(self.control)
+
+    def places(self, salt: str, least: int, below: int) -> Sequence[int]:
+        """Where those lie, of at least `least` and below `below` parts per million, that a larger share takes in."""
+        found = (cohort_place(salt, fact.device_id) for fact in self.control)
+        return sorted(place for place in found if least <= place < below)
 
     def heard_for(self, least_s: float, now: float) -> bool:
-        """Whether devices could be heard for long enough that who is silent is known."""
-        return self.deaf_until <= 0.0 or now - self.deaf_until >= least_s
+        """See `heard_for`."""
+        return heard_for(self.deaf_until, least_s, now)
+
+    def tally(self, joined: Joined, silent_after_s: float, now: float) -> tuple[CohortHealth, tuple[Arms, ...]]:
+        """See `tally`."""
+        return tally(self, joined, silent_after_s, now)
+
+    def silenced(self, joined: Joined, silent_after_s: float, now: float) -> tuple[str, ...]:
+        """See `silenced`."""
+        return silenced(self, joined, silent_after_s, now)
+
+    def latencies(self) -> tuple[Latency, ...]:
+        """See `latencies`."""
+        return latencies(self)
+
+    def counted(self, margin: float) -> Counted:
+        """The pairs of the cohort and of those that have left it."""
+        return counted({fact.device_id: fact.pairs for fact in (*self.cohort, *self.left)}, margin)
 
 
-def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float, deaf_until: float = 0.0) -> Standing:
+class Joined(Struct, frozen=True, kw_only=True):
+    """When devices were assigned to the arms of a rollout's attempt.
+
+    The devices below a share, and not below the one before, were assigned at its time; those beyond the last time, at
+    that. The control has been watched since `started_at`. `closed` are the hours in which nobody's silence counts.
+    """
+
+    salt: str
+    shares_ppm: tuple[int, ...]
+    times: tuple[float, ...]
+    started_at: float
+    closed: tuple[Opening, ...] = ()
+
+    def __call__(self, fact: DeviceFact) -> float:
+        """When a device of the cohort was assigned to it."""
+        if not self.times:
+            return self.started_at
+        at, last = stage_of(self.salt, fact.device_id, self.shares_ppm), len(self.times) - 1
+        return self.times[last if at is None else min(at, last)]
+
+
+class Known(Protocol):
+    """What a step has to know of the devices: `Facts`, or the same in columns."""
+
+    @property
+    def withdrawn(self) -> str: ...
+
+    @property
+    def superseded(self) -> str: ...
+
+    @property
+    def deaf_until(self) -> float: ...
+
+    @property
+    def matched(self) -> Matched | None: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def met(self) -> int: ...
+
+    @property
+    def devices(self) -> int: ...
+
+    def places(self, salt: str, least: int, below: int) -> Sequence[int]: ...
+
+    def heard_for(self, least_s: float, now: float) -> bool: ...
+
+    def tally(self, joined: Joined, silent_after_s: float, now: float) -> tuple[CohortHealth, tuple[Arms, ...]]: ...
+
+    def silenced(self, joined: Joined, silent_after_s: float, now: float) -> Sequence[str]: ...
+
+    def latencies(self) -> tuple[Latency, ...]: ...
+
+    def counted(self, margin: float) -> Counted: ...
+
+
+def heard_for(deaf_until: float, least_s: float, now: float) -> bool:
+    """Whether devices could be heard for long enough that who is silent is known."""
+    return deaf_until <= 0.0 or now - deaf_until >= least_s
+
+
+def standing(
+    fact: DeviceFact,
+    joined: float,
+    silent_after_s: float,
+    now: float,
+    deaf_until: float = 0.0,
+    closed: Sequence[Opening] = (),
+) -> Standing:
     """How a device stands that was assigned to its arm at `joined`.
 
     One that has not been heard since well before that is `away`: it has not met the release and says
     nothing about it. One that was alive then and is not heard any more, for longer than is its habit, is `silent`: a
     release that takes a device off the air must not pass for want of reports. Within its habit it says nothing: it is
     `away` before it has committed, so that nobody waits for a device that is off at night, and `resting` after.
-    Silence counts from when devices can be heard again (`deaf_until`); one that was silent before, and has not been
-    heard since, stays so.
+    Silence counts from when devices can be heard again (`deaf_until`), and not in `closed` hours; one that was silent
+    before, and has not been heard since, stays so.
     """
     if fact.failed:
         return "failed"
@@ -78,20 +190,20 @@ def standing(fact: DeviceFact, joined: float, silent_after_s: float, now: float,
     if fact.last_seen < joined - silent_after_s:
         return "away"
     known = fact.silenced_at is not None and fact.silenced_at >= max(joined, fact.last_seen)
-    if known or now - max(fact.last_seen, deaf_until) > max(silent_after_s, HABIT * fact.quiet_s):
+    since = max(fact.last_seen, deaf_until)
+    if known or now - since - closed_s(closed, since, now) > max(silent_after_s, HABIT * fact.quiet_s):
         return "silent"
     return "resting" if fact.committed else "away"
 
 
-def silenced(
-    facts: Facts, joined: Callable[[DeviceFact], float], control_since: float, silent_after_s: float, now: float
-) -> tuple[str, ...]:
+def silenced(facts: Facts, joined: Joined, silent_after_s: float, now: float) -> tuple[str, ...]:
     """Ids of devices, in both arms, that are silent now and were not yet known to have been; see `tally`."""
-    arms = [(fact, joined(fact)) for fact in facts.cohort] + [(fact, control_since) for fact in facts.control]
+    arms = [(fact, joined(fact)) for fact in facts.cohort] + [(fact, joined.started_at) for fact in facts.control]
+    deaf_until, closed = facts.deaf_until, joined.closed
     return tuple(
         fact.device_id
         for fact, since in arms
-        if not _was_silent(fact, since) and standing(fact, since, silent_after_s, now, facts.deaf_until) == "silent"
+        if not _was_silent(fact, since) and standing(fact, since, silent_after_s, now, deaf_until, closed) == "silent"
     )
 
 
@@ -111,25 +223,16 @@ def latencies(facts: Facts) -> tuple[Latency, ...]:
     )
 
 
-def tally(
-    facts: Facts,
-    joined: Callable[[DeviceFact], float],
-    control_since: float,
-    silent_after_s: float,
-    now: float,
-) -> tuple[CohortHealth, tuple[Arms, ...]]:
+def tally(facts: Facts, joined: Joined, silent_after_s: float, now: float) -> tuple[CohortHealth, tuple[Arms, ...]]:
     """Count the cohort, and both arms per hardware class.
 
     In the arms a device fails at most once, when it first failed or was silent, and stays failed: that is what the bets
     on their counts ask for. In the cohort a device that came back is whole again, one that rests is neither present nor
     committed, and one that left counts when it has failed.
-
-    Args:
-        joined: when a cohort device was assigned to the rollout, in Unix seconds.
-        control_since: when the control began to be watched, likewise.
     """
+    control_since = joined.started_at
     left = [(fact, "failed") for fact in facts.left if fact.failed]
-    stand = partial(standing, silent_after_s=silent_after_s, now=now, deaf_until=facts.deaf_until)
+    stand = partial(standing, silent_after_s=silent_after_s, now=now, deaf_until=facts.deaf_until, closed=joined.closed)
     cohort = [*((fact, stand(fact, joined(fact))) for fact in facts.cohort), *left]
     control = [(fact, stand(fact, control_since)) for fact in facts.control]
     rows: dict[str, list[int]] = {}
@@ -152,6 +255,7 @@ def tally(
         pending=sum(not fact.committed for fact in whole),
         reasons=tuple(sorted({fact.reason for fact in failed if fact.failed and fact.reason})[:5]),
         examples=tuple(sorted(fact.device_id for fact in failed)[:5]),
+        failures=by_reason((fact.device_id, fact.reason if fact.failed else "silent") for fact in failed),
     )
     arms = tuple(
         Arms(hardware=hardware, cohort=row[0], cohort_failed=row[1], control=row[2], control_failed=row[3])

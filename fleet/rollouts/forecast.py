@@ -11,26 +11,36 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from fleet.protocol.channel import MILLION, Audit
+from fleet.protocol.durations import DAY_S
 from fleet.rollouts.cohorts import planned_counts
 from fleet.rollouts.evidence import CAP, MIN_ARM
 from fleet.rollouts.guard import GuardPolicy, points
+from fleet.rollouts.matching import MOST_OF_ONE
 from fleet.rollouts.power import POWER, pairs_needed
+from fleet.rollouts.schedule import Schedule
+from fleet.rollouts.shadow import ShadowForecast
+from fleet.rollouts.signals import REQUESTS
 from fleet.rollouts.stages import Stage
+from fleet.rollouts.timetable import Timetable, timetable
 
-DAY_S = 86_400.0
+MOST_WATCHED = 100  # devices of each release whose windows are looked at
 
 
 class Traffic(Struct, frozen=True, kw_only=True):
     """What the channel's devices reported of the model in the last `hours` hours (0: nothing).
 
     Per device and day: `requests`, and `audited` of them. `distinct` is the share of audited inputs that were new in
-    the model's last rollout, None when there was none that told.
+    the model's last rollout, None when there was none that told. `windows`: those that had enough requests to say
+    something by themselves (`signals`). `labelled`: randomly drawn samples that got a label in the last week, per day
+    and all devices together.
     """
 
     hours: int = 0
     requests: float = 0.0
     audited: float = 0.0
     distinct: float | None = None
+    windows: float = 0.0
+    labelled: float = 0.0
 
 
 class CannotFollow(Struct, frozen=True, kw_only=True):
@@ -78,8 +88,9 @@ class Blocker(Struct, frozen=True, kw_only=True):
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
-    """What a rollout will take; `goal` is what "healthy" will mean, `pairs` the distinct audited inputs of a verdict
-    on the first stage."""
+    """What a rollout will take; `goal` is what "healthy" will mean, `pairs` how many `unit` a verdict takes on the
+    first stage. `timetable` says what the schedule alone takes, None without one; `seconds` begin with the
+    first order and include it. `shadow`: the stage before the others, if there is one (`shadow_forecast`)."""
 
     goal: str
     power: float
@@ -91,6 +102,9 @@ class Forecast(Struct, frozen=True, kw_only=True):
     evidence: tuple[str, ...]
     blockers: tuple[Blocker, ...] = ()
     notes: tuple[str, ...] = ()
+    timetable: Timetable | None = None
+    shadow: ShadowForecast | None = None
+    unit: str = "distinct audited inputs"
 
     @property
     def endless(self) -> str:
@@ -104,8 +118,9 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """What is known before a rollout: where it would run, who audits there, and how many distinct inputs one device
-    can bring at most."""
+    """What is known before a rollout: where it would run, who audits there, how many distinct inputs one device
+    can bring at most, and the time (Unix seconds). `labels`: whether a label tells by itself if an answer is right, and
+    `samples` whether the channel draws samples at random."""
 
     model: str
     channel: str
@@ -113,14 +128,29 @@ class Situation(Struct, frozen=True, kw_only=True):
     traffic: Traffic
     audit: Audit
     most_per_device: int
+    now: float = 0.0
+    labels: bool = False
+    samples: bool = False
 
 
-def forecast(policy: GuardPolicy, stages: tuple[Stage, ...], at: Situation) -> Forecast:
-    """What the rollout will take."""
+def forecast(
+    policy: GuardPolicy, stages: tuple[Stage, ...], at: Situation, schedule: Schedule | None = None
+) -> Forecast:
+    """What the rollout will take; PlanError for a schedule that cannot be read."""
     counts = planned_counts(at.scope.free, [stage.share_ppm for stage in stages])
-    needed = [_pairs(policy, max(1, count)) for count in counts]
+    needed = list(_pairs(policy, at.scope.free, counts))
     found = tuple(_stages(policy, stages, at, counts, needed))
     times = [stage.seconds for stage in found]
+    table = None if schedule is None else timetable(schedule, stages, counts, at.now)
+    seconds = None if None in times else sum(time for time in times if time is not None)
+    if table is not None and seconds is not None:  # a soak is in both, and evidence may come while devices are ordered
+        paced = None if table.ends_at is None else table.ends_at - table.stages[0].begins_at
+        seconds = None if paced is None else max(paced, seconds)
+    blockers = list(_blockers(policy, at, counts, needed))
+    notes = list(_notes(policy, stages, at, found))
+    if schedule is not None and table is not None:
+        blockers += _late(schedule, table)
+        notes += _paced(schedule, table, at, seconds)
     return Forecast(
         goal=policy.goal,
         power=POWER,
@@ -128,17 +158,57 @@ def forecast(policy: GuardPolicy, stages: tuple[Stage, ...], at: Situation) -> F
         scope=at.scope,
         traffic=at.traffic,
         stages=found,
-        seconds=None if None in times else sum(time for time in times if time is not None),
+        seconds=seconds,
         evidence=tuple(_evidence(policy, at, found)),
-        blockers=tuple(_blockers(policy, at, counts, needed)),
-        notes=tuple(_notes(policy, stages, at, found)),
+        blockers=tuple(blockers),
+        notes=tuple(notes),
+        timetable=table,
+        unit=policy.pairs if policy.matches else "distinct audited inputs",
     )
 
 
-def _pairs(policy: GuardPolicy, devices: int) -> int | None:
-    if policy.evidence == "install":
-        return 0
-    return pairs_needed(margin=policy.margin, alpha=policy.alpha, devices=devices)
+def _late(schedule: Schedule, table: Timetable) -> Iterator[Blocker]:
+    """Why the schedule could never be kept."""
+    if table.ends_at is None:
+        what = "to order all of its devices would take more than ten years"
+        yield Blocker(what=what, add="a higher rate, or a wider window")
+    elif schedule.expires_at is not None and table.ends_at > schedule.expires_at:
+        expires = schedule.calendar.words(schedule.expires_at)
+        if table.stages[0].begins_at >= schedule.expires_at:
+            yield Blocker(
+                what=f"its window opens first on {table.begins}, after it has expired on {expires}",
+                add="a later expiry, or a window that opens before it",
+            )
+        else:
+            yield Blocker(
+                what=f"it can end on {table.ends} at the earliest, and expires on {expires}",
+                add="a later expiry, a higher rate, a wider window, or shorter soaks",
+            )
+
+
+def _paced(schedule: Schedule, table: Timetable, at: Situation, seconds: float | None) -> Iterator[str]:
+    """What an operator should know of the schedule."""
+    if schedule.paces and at.scope.outside:
+        some = f"{at.scope.outside} {_devices(at.scope.outside)} outside of the groups"
+        yield f"when it finishes, the release is the channel's default, and {some} get it at once"
+    if schedule.expires_at is not None and table.ends_at is not None and seconds is not None:
+        ends = table.stages[0].begins_at + seconds
+        if table.ends_at <= schedule.expires_at < ends:
+            expires = schedule.calendar.words(schedule.expires_at)
+            yield f"by the measured traffic its evidence takes longer than until its expiry on {expires}"
+
+
+def _pairs(policy: GuardPolicy, free: int, counts: tuple[int, ...]) -> Iterator[int | None]:
+    """How many pairs show a stage to be healthy, stage by stage."""
+    most, margin, alpha = 0, policy.margin, policy.alpha
+    for count in counts:
+        devices = count
+        if policy.matches:  # a stage that leaves few in control rests on what more of them have shown before
+            devices = most = max(most, min(count, free - count))
+        if policy.evidence == "install" or (policy.matches and count == free):  # the stages before have shown it
+            yield 0
+        else:
+            yield pairs_needed(margin=margin, alpha=alpha, devices=max(1, devices), matched=policy.matches)
 
 
 def _stages(
@@ -157,6 +227,8 @@ def _stages(
         carried = 0 if devices_before == 1 < devices else had
         fresh = 0 if pairs == 0 else max(policy.min_pairs, (pairs or 0) - carried)
         rate = per_s * devices
+        if policy.matches:
+            rate = _matched_per_s(policy, at, devices)
         seconds = None if pairs is None or devices == 0 or (fresh and rate <= 0) else stage.soak_s
         if seconds is not None and fresh:
             seconds += fresh / rate
@@ -166,9 +238,22 @@ def _stages(
         had, devices_before = had + fresh, devices
 
 
+def _matched_per_s(policy: GuardPolicy, at: Situation, devices: int) -> float:
+    """How many pairs of both releases there are in a second: each takes one of either."""
+    fewer = min(devices, at.scope.free - devices)
+    if policy.evidence == "labels":
+        return at.traffic.labelled / DAY_S * fewer / max(1, at.scope.free)
+    return at.traffic.windows / DAY_S * min(fewer, MOST_WATCHED)
+
+
 def _evidence(policy: GuardPolicy, at: Situation, stages: tuple[StageForecast, ...]) -> Iterator[str]:
     if policy.evidence == "install":
         yield "time and install health alone: nothing shows whether the answers are right"
+    elif policy.evidence == "signals":
+        yield "failures, latency and confidence in windows of both releases, against each device's habit before"
+        yield "nothing shows whether the answers are right"
+    elif policy.matches:
+        yield "labels of randomly drawn samples of the release, each matched with one of the release before"
     elif at.audit.auditor is not None:
         share = f"{at.audit.share_ppm / 10_000:g} %"
         yield f"pairs: release {at.audit.auditor} audits {share} of the requests of both releases"
@@ -201,6 +286,9 @@ def _blockers(
         yield Blocker(what=what, add="a larger first stage, or a smaller --min-devices")
     if policy.evidence == "install":
         return
+    if policy.matches:
+        yield from _unmatched(policy, at, counts, needed)
+        return
     alone = "or judge by time and install health alone: --evidence install"
     if at.audit.auditor is None:
         what = f"channel {at.channel!r} has no auditor for {at.model!r}: nothing tells which answers are right"
@@ -218,6 +306,36 @@ def _blockers(
             return
 
 
+def _unmatched(
+    policy: GuardPolicy, at: Situation, counts: tuple[int, ...], needed: list[int | None]
+) -> Iterator[Blocker]:
+    """Why labels, or signals, could never show anything."""
+    command = f"fleet channel set {at.channel} --model {at.model}"
+    labels = policy.evidence == "labels"
+    if not labels and not at.traffic.requests:
+        what = "no device has reported requests in the last day, so nothing tells what is usual"
+        yield Blocker(what=what, add="wait for a day of requests, or --evidence install")
+    elif not labels and not at.traffic.windows:
+        what = f"no window of the last day has {REQUESTS} requests, and of fewer nothing is said"
+        yield Blocker(what=what, add=f"longer ones: fleet channel set {at.channel} --window 1h, or --evidence install")
+    if labels and not at.labels:
+        what = f"a label of {at.model!r} does not tell by itself whether an answer is right: only of classes it does"
+        yield Blocker(what=what, add=f"an auditor: {command} --auditor N, or --evidence install")
+    if labels and not at.samples:
+        what = f"channel {at.channel!r} draws no samples of {at.model!r} at random, so there is nothing to label"
+        yield Blocker(what=what, add=f"{command} --sampling, or --evidence install")
+    least, control = policy.least_devices, at.scope.free - counts[0]
+    if at.scope.free and min(counts[0], control) < least:
+        has = f"the first stage has {counts[0]} {_devices(counts[0])} and {control} beside it"
+        what = f"{has}: {policy.pairs} of {least} devices that serve each of the releases have to agree"
+        yield Blocker(what=what, add=f"a first stage that has, and leaves, {least} devices; or --evidence install")
+        return
+    most = counts[0] * MOST_OF_ONE
+    if needed[0] is None or needed[0] > most:
+        what = f"a margin of {points(policy.margin)} takes {needed[0] or 'too many'} {policy.pairs}"
+        yield Blocker(what=f"{what}, and {most} count at most", add="a wider margin, such as --margin 10")
+
+
 def _notes(
     policy: GuardPolicy, stages: tuple[Stage, ...], at: Situation, found: tuple[StageForecast, ...]
 ) -> Iterator[str]:
@@ -232,6 +350,19 @@ def _notes(
         if not all(stage.soak_s for stage in stages):
             yield "no soak: a stage ends as soon as its devices have committed; --soak 1h makes it wait"
         return
+    if policy.evidence != "signals":
+        yield from _to_label(at) if policy.matches else _to_audit(at, found)
+    yield from _slow(policy, found)
+
+
+def _to_label(at: Situation) -> Iterator[str]:
+    if not at.traffic.labelled:
+        yield "no randomly drawn sample was labelled in the last week, so nothing tells how long this takes"
+    yield f"somebody has to label samples of both releases alike: fleet sample list --model {at.model}"
+
+
+def _to_audit(at: Situation, found: tuple[StageForecast, ...]) -> Iterator[str]:
+    scope = at.scope
     if 0 < scope.unnamed < scope.free:
         some = f"the audited pairs of {scope.unnamed} of {scope.free} devices"
         yield f"{some} prove nothing until their agents are updated"
@@ -244,6 +375,9 @@ def _notes(
     elif found[0].devices > 1:
         most = f"one alone brings at most {CAP:.0%} of a proof"
         yield f"at least 2 devices of a cohort must bring audited inputs: {most}"
+
+
+def _slow(policy: GuardPolicy, found: tuple[StageForecast, ...]) -> Iterator[str]:
     slow = [number for number, stage in enumerate(found, 1) if (stage.seconds or 0.0) > policy.evidence_deadline_s]
     if slow:
         what = "is halted" if policy.on_no_evidence == "halt" else "holds until the evidence is there"

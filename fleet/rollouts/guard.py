@@ -13,7 +13,8 @@ compare it with, and is no health, either.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -21,11 +22,14 @@ from msgspec import Struct
 
 from fleet.rollouts import evidence
 from fleet.rollouts.errors import PolicyError
-from fleet.rollouts.evidence import Arms, InstallEvidence, PairedEvidence, Pairs
+from fleet.rollouts.evidence import Arms, Counted, InstallEvidence, PairedEvidence, Pairs
+from fleet.rollouts.matching import FAIR, MATCHED, OfOld, weaker
 
 FAILED = "pin those and retry, or promote by hand"
+MOST_REASONS = 10  # that are kept of a step
 GONE = "revoke those that are gone for good, or promote by hand"
 Judgement = Literal["healthy", "harmful", "not-enough-evidence"]
+LEAST_ALPHA = 1e-9  # e-values end at `evidence.LARGEST`: a proof that lies beyond would never come
 
 
 class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,8 +42,9 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     Without evidence `evidence_deadline_s` seconds into a stage the rollout holds or halts.
     `max_install_failures` is a fraction of the cohort's devices: more keep a stage from being healthy, and halt the
     rollout where two or more of them say so themselves. One that was alive when it joined and has been silent for
-    `silent_after_s` seconds, and for longer than is its habit, counts as failed. With `evidence = "install"` (a model
-    without an auditor) install health alone makes a stage healthy.
+    `silent_after_s` seconds, and for longer than is its habit, counts as failed. Without an auditor, `evidence` is
+    "labels" (those of randomly drawn samples of both releases, matched: see `matching`), "signals" (failures, latency
+    and confidence in windows of both releases: see `signals`), or "install": install health alone.
 
     With `approval` every stage that is healthy waits until an operator approves it. `min_devices` have to have
     committed the release before a stage is healthy.
@@ -56,7 +61,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     on_no_evidence: Literal["hold", "halt"] = "hold"
     max_install_failures: float = 0.05
     silent_after_s: float = 300.0
-    evidence: Literal["paired", "install"] = "paired"
+    evidence: Literal["paired", "labels", "signals", "install"] = "paired"
     max_p95_us: float | None = None
     min_measured: int = 1
     approval: bool = False
@@ -67,7 +72,30 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """What "healthy" means under this policy, in words."""
         if self.evidence == "install":
             return f"at most {100 * self.max_install_failures:g} % of the devices fail; answers are not judged"
+        if self.evidence == "signals":
+            what = f"not more by {points(self.margin)} of its windows outside of their devices' habit"
+            return f"{what}, at {100 * (1 - self.alpha):g} %; answers are not judged"
         return f"not worse by more than {points(self.margin)}, at {100 * (1 - self.alpha):g} %"
+
+    @property
+    def pairs(self) -> str:
+        """What its pairs are, in words."""
+        return {"labels": "matched labels", "signals": "matched windows"}.get(self.evidence, "audited pairs")
+
+    @property
+    def good(self) -> str:
+        """What one of a pair is that speaks for a release, in words."""
+        return "within habit" if self.evidence == "signals" else "right"
+
+    @property
+    def least_devices(self) -> int:
+        """How many devices of each release must bring matched pairs before they can show harm, and so health."""
+        return math.ceil(math.log(2 / self.alpha) / FAIR)
+
+    @property
+    def matches(self) -> bool:
+        """Whether its pairs are those of two devices, of which one serves the old release."""
+        return self.evidence in ("labels", "signals")
 
 
 class Latency(Struct, frozen=True, kw_only=True):
@@ -78,11 +106,20 @@ class Latency(Struct, frozen=True, kw_only=True):
     p95_us: float
 
 
+class Failures(Struct, frozen=True, kw_only=True):
+    """How many devices failed for a reason (`silent`: they are not heard any more), and one of them."""
+
+    reason: str
+    devices: int
+    example: str
+
+
 class CohortHealth(Struct, frozen=True, kw_only=True):
     """The cohort by assignment. `present` were alive when they joined; `failed` of them rolled back
     or fell silent, `examples` names some; `pending` are reachable and have neither committed nor failed. Of the
     committed ones, `untried` have not answered a single request yet: that they are whole says nothing about serving.
-    `resting` have committed and are quiet since, within their habit: they are not among the present."""
+    `resting` have committed and are quiet since, within their habit: they are not among the present. `failures` are the
+    failed ones by reason, the most frequent first."""
 
     present: int = 0
     committed: int = 0
@@ -93,6 +130,7 @@ class CohortHealth(Struct, frozen=True, kw_only=True):
     resting: int = 0
     reasons: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
+    failures: tuple[Failures, ...] = ()
 
     @property
     def in_words(self) -> str:
@@ -101,6 +139,15 @@ class CohortHealth(Struct, frozen=True, kw_only=True):
         why = f" ({', '.join(self.reasons)})" if self.reasons else ""
         such = f", such as {', '.join(self.examples)}" if self.examples and self.present > 1 else ""
         return f"{self.failed} of {self.present} devices failed{silent}{why}{such}"
+
+
+def by_reason(failed: Iterable[tuple[str, str]]) -> tuple[Failures, ...]:
+    """Failed devices, each with its reason, counted by reason; of each the first by its id is the example."""
+    found: dict[str, list[str]] = {}
+    for device, reason in failed:
+        found.setdefault(reason or "failed", []).append(device)
+    counted = [Failures(reason=why, devices=len(names), example=min(names)) for why, names in found.items()]
+    return tuple(sorted(counted, key=lambda one: (-one.devices, one.reason))[:MOST_REASONS])
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -126,54 +173,65 @@ def load_policy(document: Mapping[str, Any]) -> GuardPolicy:
     except (msgspec.ValidationError, TypeError, ValueError) as error:
         raise PolicyError(f"the guard policy cannot be read: {error}", subject="guard") from error
     bounds = {
-        "alpha": 0 < policy.alpha <= 0.5,
-        "margin": 0 < policy.margin <= 0.5,
-        "min_pairs": policy.min_pairs >= 0,
-        "evidence_deadline_s": policy.evidence_deadline_s > 0,
-        "max_install_failures": 0 <= policy.max_install_failures < 1,
-        "silent_after_s": policy.silent_after_s > 0,
-        "max_p95_us": policy.max_p95_us is None or policy.max_p95_us > 0,
-        "min_measured": policy.min_measured >= 1,
-        "min_devices": policy.min_devices >= 1,
+        "alpha": (LEAST_ALPHA <= policy.alpha <= 0.5, f"from {LEAST_ALPHA:g} to 0.5, a chance"),
+        "margin": (0 < policy.margin <= 0.5, "above 0, at most 0.5; 0.05 is 5 points"),
+        "min_pairs": (policy.min_pairs >= 0, "0 or more"),
+        "evidence_deadline_s": (policy.evidence_deadline_s > 0, "seconds above 0"),
+        "max_install_failures": (0 <= policy.max_install_failures < 1, "from 0 to below 1; 0.05 is 5 %"),
+        "silent_after_s": (policy.silent_after_s > 0, "seconds above 0"),
+        "max_p95_us": (policy.max_p95_us is None or policy.max_p95_us > 0, "microseconds above 0, or null"),
+        "min_measured": (policy.min_measured >= 1, "1 or more"),
+        "min_devices": (policy.min_devices >= 1, "1 or more"),
     }
-    for name, good in bounds.items():
+    for name, (good, hint) in bounds.items():
         if not good:
-            raise PolicyError(f"the guard policy's {name} is {getattr(policy, name)}, out of bounds", subject="guard")
+            what = f"the guard policy's {name} is {getattr(policy, name)}, out of bounds"
+            raise PolicyError(f"{what}: it must be {hint}", subject="guard")
     return policy
 
 
 def judge(
     policy: GuardPolicy,
     cohort: CohortHealth,
-    pairs: Mapping[str, Pairs],
+    pairs: Mapping[str, Pairs] | Counted,
     arms: tuple[Arms, ...] = (),
     *,
     pairs_before: int = 0,
     latencies: tuple[Latency, ...] = (),
     assigned: int = 0,
+    of_old: OfOld | None = None,
 ) -> Verdict:
     """Judge a stage.
 
     Args:
-        pairs: per device, summed over the attempt so far.
+        pairs: per device, summed over the attempt so far; or all of them in columns, for the policy's margin.
         arms: per hardware class, cohort and control by assignment.
         pairs_before: pairs that earlier stages had already brought, repeats among them: that a stage sees what an
             earlier one has seen is no proof, but it was watched.
         latencies: what the cohort measured of the release, per hardware class.
         assigned: devices of the cohort, and those that have left it; at least those that are present.
+        of_old: the same pairs by the devices of the old release, where each is of two devices (`matching`).
     """
     assigned = max(assigned, cohort.present)
     harm_alpha = policy.alpha / 2  # two statistical tests share the false-halt budget
-    paired = evidence.paired(
-        pairs, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha, devices=assigned
-    )
+    bets = MATCHED if policy.matches else evidence.AUDITED
+    found = pairs if isinstance(pairs, Counted) else evidence.counted(pairs, policy.margin, bets)
+    weigh = partial(evidence.weigh, margin=policy.margin, harm_alpha=harm_alpha, health_alpha=policy.alpha)
+    paired = weigh(found, devices=assigned, bets=bets)
+    if of_old is not None:
+        paired = weaker(paired, weigh(of_old.pairs, bets=bets))
     installs = evidence.installs(arms, cap=evidence.CAP * math.log(1 / harm_alpha))
     alone = min(2, assigned)  # devices of a class that must have measured before their median decides
     slow = _too_slow(policy, [found for found in latencies if found.devices >= alone])
     harm = _harm(policy, cohort, paired, installs, assigned) or slow
-    lack = _lack(policy, cohort, paired, paired.seen - pairs_before, latencies, assigned)
+    fresh = paired.seen - pairs_before
+    if policy.matches and not any(arm.control for arm in arms):  # nobody is left who serves the old release
+        fresh = max(fresh, policy.min_pairs)
+    lack = _lack(policy, cohort, paired, fresh, latencies, assigned)
     judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
     reason = harm or lack or _praise(policy, cohort, paired, latencies)
+    if of_old is not None and of_old.whys:
+        reason += f"; outside of habit were {of_old.whys}"
     return Verdict(
         judgement=judgement, reason=reason, goal=policy.goal, paired=paired, installs=installs, cohort=cohort,
         latencies=latencies,
@@ -199,7 +257,7 @@ def _harm(
         return cohort.in_words
     if paired.harm_e >= 1 / harm_alpha:
         return (
-            f"of {paired.pairs} audited requests, {paired.only_old} were right only by the old release and "
+            f"of {paired.pairs} {policy.pairs}, {paired.only_old} were {policy.good} only by the old release and "
             f"{paired.only_new} only by the new one (e-value {paired.harm_e:.3g}, {1 / harm_alpha:.3g} is proof)"
         )
     if installs.harm_e >= 1 / harm_alpha:
@@ -251,14 +309,17 @@ def _lack(
     if policy.evidence == "install":
         few = f"not enough evidence: 1 of {assigned} devices is reachable, 2 must be{_resting(cohort)}; {GONE}"
         return few if cohort.present == 1 < assigned else ""
+    if policy.matches and paired.seen_on < policy.least_devices and paired.pairs >= policy.min_pairs:
+        which = f"{policy.pairs} of {paired.seen_on} {_devices(paired.seen_on)} of the cohort or of the control"
+        return f"not enough evidence: {which}, {policy.least_devices} of each must bring some"
     if paired.seen_on == 1 < assigned and paired.pairs >= policy.min_pairs:
         gone = f" ({assigned - cohort.present} are not reachable: {GONE})" if cohort.present < 2 else ""
         return f"not enough evidence: of {assigned} devices 1 brought audited pairs, 2 must{gone}{_left_out(paired)}"
     if fresh < policy.min_pairs:
-        return f"{fresh} audited pairs in this stage, {policy.min_pairs} are needed{_left_out(paired)}"
+        return f"{fresh} {policy.pairs} in this stage, {policy.min_pairs} are needed{_left_out(paired)}"
     if paired.health_e < 1 / policy.alpha:
         return (
-            f"{paired.pairs} audited pairs do not yet show that it is {policy.goal} "
+            f"{paired.pairs} {policy.pairs} do not yet show that it is {policy.goal} "
             f"({_most(paired)}; e-value {paired.health_e:.3g}, {1 / policy.alpha:.3g} is proof){_left_out(paired)}"
         )
     return ""
@@ -293,8 +354,8 @@ def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, l
         committed = f"{cohort.committed} of {cohort.present} devices committed{untried}"
         return f"{committed}, {cohort.failed} failed{_resting(cohort)}{fast}"
     return (
-        f"{policy.goal}: {paired.pairs} audited pairs show it ({_most(paired)}; e-value {paired.health_e:.3g}); "
-        f"{paired.only_old} right only by the old release, {paired.only_new} only by the new one{fast}"
+        f"{policy.goal}: {paired.pairs} {policy.pairs} show it ({_most(paired)}; e-value {paired.health_e:.3g}); "
+        f"{paired.only_old} {policy.good} only by the old release, {paired.only_new} only by the new one{fast}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fleet.protocol.bounds import whole_number
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Ports, Tensor
 from fleet.protocol.onnx_file import keeps_weights_elsewhere
@@ -73,13 +74,14 @@ class OnnxRuntime:
     def _providers(self, device: str) -> list[Any]:
         if device == CPU:
             return [_CPU]
-        kind, _, number = device.partition(":")
-        if kind != "cuda" or not number.isdigit():
+        kind, _, text = device.partition(":")
+        number = whole_number(text)
+        if kind != "cuda" or number is None:
             raise ModelLoadError(f"device {device!r} is not known to onnxruntime", hint="cpu, or cuda:0 and so on")
         if _CUDA not in self._ort.get_available_providers():
             raise ModelLoadError(f"this onnxruntime cannot use {device}", hint="pip install onnxruntime-gpu")
         # What a CUDA kernel is missing for runs on the CPU, as ONNX Runtime wants it.
-        return [(_CUDA, {"device_id": int(number)}), _CPU]
+        return [(_CUDA, {"device_id": number}), _CPU]
 
 
 class OnnxFile:

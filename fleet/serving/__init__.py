@@ -17,17 +17,19 @@ Two lines make a server of it::
 from fleet.serving.acceptor import HANDSHAKE_S, BoundedServer
 from fleet.serving.budget import ByteBudget
 from fleet.serving.connections import LIMIT_S, Shared, most, sweep
-from fleet.serving.port import JSON, HotRoute, Reply, Request, error_reply
+from fleet.serving.port import BROKEN, JSON, HotRoute, Promise, Reply, Request, error_reply
 from fleet.serving.protocol import hot_protocol
 from fleet.serving.statistics import Statistics
 
 __all__ = [
+    "BROKEN",
     "HANDSHAKE_S",
     "JSON",
     "LIMIT_S",
     "BoundedServer",
     "ByteBudget",
     "HotRoute",
+    "Promise",
     "Reply",
     "Request",
     "Shared",

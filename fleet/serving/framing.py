@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import httptools
+
 from fleet.serving.port import Reply, error_reply
 
 HEAD_LIMIT = 64 << 10  # bytes of request line and headers
@@ -57,3 +59,10 @@ def endless(raw: int, body: int | None) -> Reply | None:
     if raw > HEAD_LIMIT + FRAMING * body:
         return error_reply(400, "invalid", "malformed HTTP: chunk sizes and trailers are most of the body")
     return None
+
+
+def parser_for(protocol: object) -> httptools.HttpRequestParser:
+    """A parser as uvicorn makes one, which calls this protocol."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser

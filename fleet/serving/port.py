@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 
@@ -43,6 +43,13 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class Promise:
+    """An answer that comes in this turn of the event loop, by `keep`: what a task would cost is half of a short run."""
+
+    __slots__ = ("keep",)
+    keep: Callable[[Reply | Awaitable[Reply]], None]
+
+
 class HotRoute(Protocol):
     """What answers; all methods are called on the event loop and must not block."""
 
@@ -52,8 +59,11 @@ class HotRoute(Protocol):
         None leaves the request to ASGI.
         """
 
-    def answer(self, request: Request) -> Reply | Awaitable[Reply]:
-        """The body is complete. A Reply goes out at once, an awaitable in a task of its own."""
+    def answer(self, request: Request) -> Reply | Promise | Awaitable[Reply]:
+        """The body is complete. A Reply goes out at once, an awaitable in a task of its own.
+
+        Of a Promise the listener sets `keep`, and the route calls it once, later.
+        """
 
     def too_large(self, request: Request, size: int) -> Reply:
         """The body has, or announces, `size` bytes, which is more than `begin` allowed."""
@@ -65,3 +75,6 @@ JSON = b"content-type: application/json\r\n"
 def error_reply(status: int, code: str, text: str, headers: bytes = b"") -> Reply:
     """`{"error": text, "code": code}`; `code` is a word of `fleet.protocol.refusals`, `headers` are further lines."""
     return Reply(status, JSON + headers, json.dumps({"error": text, "code": code}).encode())
+
+
+BROKEN = error_reply(500, "internal", "internal error; the log has the reason")

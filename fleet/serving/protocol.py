@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -25,8 +26,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from fleet.serving.connections import BoundedProtocol, Shared
 from fleet.serving.exchange import Exchange
-from fleet.serving.framing import HEAD_LIMIT, HEADERS, HeadTooLargeError, endless, faulty, too_long
-from fleet.serving.port import Reply, Request, error_reply
+from fleet.serving.framing import HEAD_LIMIT, HEADERS, HeadTooLargeError, endless, faulty, parser_for, too_long
+from fleet.serving.port import BROKEN, Promise, Reply, Request, error_reply
 from fleet.serving.repeated import Head, head_of
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ log = logging.getLogger(__name__)
 JOINED = 64 << 10  # bytes; a larger answer is not copied behind its head
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 RETRY = b"retry-after: 1\r\n"
-BROKEN = error_reply(500, "internal", "internal error; the log has the reason")
 
 
 class HotProtocol(BoundedProtocol):
@@ -126,7 +126,7 @@ class HotProtocol(BoundedProtocol):
         """
         head = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
         head += b"".join(b"%b: %b\r\n" % line for line in self.headers if line[0] != b"upgrade") + b"\r\n"
-        self.parser, self._offered = _parser(self), self._began
+        self.parser, self._offered = parser_for(self), self._began
         return head
 
     def _unanswered(self, exchange: Exchange) -> None:
@@ -332,6 +332,16 @@ class HotProtocol(BoundedProtocol):
             return
         self._running = exchange
         exchange.hold(self.shared.budget)
+        if type(found) is Promise:
+            found.keep = partial(self._kept, exchange)
+        else:
+            self._kept(exchange, cast(Awaitable[Reply], found))
+
+    def _kept(self, exchange: Exchange, found: Reply | Awaitable[Reply]) -> None:
+        if type(found) is Reply:
+            self._running = None
+            self._send(exchange, found)
+            return
         task = self.loop.create_task(self._later(exchange, cast(Awaitable[Reply], found)))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -375,12 +385,6 @@ class HotProtocol(BoundedProtocol):
         if not exchange.keep_alive and not exchange.more_body:
             self.transport.close()
         self.on_response_complete()
-
-
-def _parser(protocol: HotProtocol) -> httptools.HttpRequestParser:
-    parser = httptools.HttpRequestParser(protocol)
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
-    return parser
 
 
 def hot_protocol(shared: Shared) -> type[HotProtocol]:

@@ -15,6 +15,7 @@ from fleet.protocol import messages as w
 from fleet.protocol.calls import NonceRequest
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.selftest import Vector
+from fleet.protocol.shadow import Shadow
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import TaskSpec
 
@@ -35,6 +36,16 @@ WINDOW = w.Window(
     classes=(60, 40),
     pairs=PAIRS,
     sketch=SKETCH,
+)
+HELD = w.Held(
+    roots=(b"root 1", b"root 2"),
+    timestamp=b"timestamp",
+    snapshot=b"snapshot",
+    targets=b"targets",
+    models=b"models",
+    channels=b"channels",
+    documents={"channels/stable.json": b"{}", "models/digits/floor.json": b"{}"},
+    command=b"command",
 )
 SAMPLE = w.Sample(
     id="01J",
@@ -176,6 +187,7 @@ JSON: dict[str, Struct] = {
     "device-me-in-use-twice": w.DeviceMe(device_id="d1", channel="stable", in_use_twice=True),
     "device-me": w.DeviceMe(device_id="d1", channel="stable", groups=("g1",), pins={"digits": 2}, mqtt=MQTT),
     "sample-receipt": w.SampleReceipt(committed=("01J",)),
+    "held-answer": w.HeldAnswer(lifted=True),
     "manifest": MANIFEST,
     "manifest-detail": d.without_detail(MANIFEST, m.Blob(sha256="6" * 64, size=50)),
     "release-detail": d.detail_of(MANIFEST),
@@ -206,6 +218,13 @@ JSON: dict[str, Struct] = {
     "floor": m.Floor(min_release=2, withdrawn=(3,)),
     "channel": CHANNEL,
     "channel-routing": CHANNEL_ROUTING,
+    "channel-shadow": c.Channel(
+        channel="stable",
+        version=14,
+        models={
+            "digits": c.ModelEntry(release=1, rollout=replace(ROLLOUT, share_ppm=0, shadow=Shadow(cpu_share=0.02)))
+        },
+    ),
 }
 
 
@@ -253,6 +272,7 @@ MSGPACK: dict[str, Struct] = {
     ),
 }
 MSGPACK |= {  # what came after 0.1
+    "held": HELD,
     "body-model-untried": w.ModelReport(model="digits", state="committed", active=2, untried=True),
     "body-window-values": w.Window(
         model="tide",
@@ -263,6 +283,32 @@ MSGPACK |= {  # what came after 0.1
         ended_at=61.5,
         counters={"requests": 4, "edge": 4},
         values=(w.QuantileData(low=-1.5, high=9.0, means=(-1.5, 2.25, 9.0), weights=(1, 2, 1)),),
+    ),
+    "body-window-shadow": w.Window(
+        model="digits",
+        release=1,
+        variant="litert-int8",
+        auditor=None,
+        started_at=1.5,
+        ended_at=61.5,
+        counters={"requests": 40, "edge": 40},
+        shadow=w.ShadowCounts(
+            rollout="r1",
+            attempt=1,
+            old=1,
+            new=2,
+            agree=2,
+            differ=1,
+            repeats=3,
+            keys=bytes(range(24)),
+            non_finite=1,
+            failed=1,
+            crashed=1,
+            dropped=30,
+            old_us=900,
+            new_us=1000,
+            reason="crash-loop",
+        ),
     ),
     "body-window-inputs": w.Window(
         model="digits",

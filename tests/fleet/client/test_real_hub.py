@@ -205,7 +205,7 @@ LISTS = {
     "/api/v1/samples?model=digits": ["sample", "list", "--model", "digits"],
     "/api/v1/snapshots": ["snapshot", "list"],
     "/api/v1/jobs": ["job", "list"],
-    "/api/v1/audit": ["audit", "list"],
+    "/api/v1/audit?newest=true": ["audit", "list"],
 }
 THINGS = {
     "/api/v1/models/digits": ["model", "show", "digits"],

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from fleet.protocol import delta as protocol
 from fleet.protocol.errors import ProtocolError
-from model_compiler import delta
 from model_compiler.errors import CompilerError
+from model_compiler.package import delta
 
 FILES = st.binary(max_size=3000)
 

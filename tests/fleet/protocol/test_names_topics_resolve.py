@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.protocol import topics
-from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule
+from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule, check_channel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.names import check_name
-from fleet.protocol.resolve import in_cohort, resolve, spread_delay
+from fleet.protocol.resolve import in_cohort, resolve, shadows, spread_delay
+from fleet.protocol.shadow import Shadow
 
 NAMES = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
 LEAVES = st.sampled_from(["status", "report", "telemetry"])
@@ -132,3 +133,41 @@ def test_a_rollout_for_groups_leaves_the_others_alone() -> None:
     assert outside is not None and inside is not None
     assert (outside.release, inside.release) == (1, 2)
     assert resolve(channel(), "other", "a") is None
+
+
+@given(
+    st.sampled_from([None, 1, 2, 3]), st.sampled_from([None, 5]), st.sets(st.sampled_from("ab")),
+    st.sampled_from([(), ("a",)]), st.booleans(), st.sampled_from([0, 500_000, 1_000_000]), st.booleans(),
+)  # fmt: skip
+def test_a_device_shadows_what_it_could_be_given_and_never_what_it_serves(
+    committed, pin, groups, wanted, ruled: bool, share_ppm: int, shadow: bool
+) -> None:
+    rollout = RolloutRef(
+        id="r", attempt=1, release=2, from_release=1, share_ppm=share_ppm, salt="s", groups=wanted,
+        shadow=Shadow() if shadow else None,
+    )  # fmt: skip
+    rules = (Rule(groups=("b",), release=7),) if ruled else ()
+    channel = Channel(channel="c", version=1, models={"m": ModelEntry(release=1, rules=rules, rollout=rollout)})
+    asked = {"groups": frozenset(groups), "pin": pin, "committed": committed}
+    found, target = shadows(channel, "m", "dev", **asked), resolve(channel, "m", "dev", **asked)
+    assert target is not None
+    if found is None:
+        outside = bool(wanted) and not groups.intersection(wanted)
+        assert not shadow or committed != 1 or pin or (ruled and "b" in groups) or outside or target.rollout
+    else:
+        assert found == rollout and target.release == committed == 1 and target.rollout is None
+
+
+def test_an_agent_that_does_not_know_the_shadow_stage_reads_a_rollout_of_nobody() -> None:
+    rollout = RolloutRef(id="r", attempt=1, release=2, from_release=1, share_ppm=0, salt="s", shadow=Shadow())
+    channel = Channel(channel="c", version=1, models={"m": ModelEntry(release=1, rollout=rollout)})
+    assert channel.requires == () and resolve(channel, "m", "dev", committed=1).release == 1
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5, float("nan"), float("inf")])
+def test_a_share_of_a_core_that_is_none_is_refused(share: float) -> None:
+    rollout = RolloutRef(
+        id="r", attempt=1, release=2, from_release=1, share_ppm=0, salt="s", shadow=Shadow(cpu_share=share)
+    )
+    with pytest.raises(MalformedError):
+        check_channel(Channel(channel="c", version=1, models={"m": ModelEntry(release=1, rollout=rollout)}))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fleet.protocol.channel import Channel, Fetching, decode_channel, encode_channel
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.window import DAY_S, opens_at, parse_window
+from fleet.protocol.window import opens_at, parse_window
 
 MIDNIGHT = 20_000 * DAY_S
 

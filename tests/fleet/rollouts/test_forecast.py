@@ -105,3 +105,29 @@ def test_who_keeps_what_it_has_is_counted() -> None:
     scope = Scope(free=5, pinned=1, outside=2, unable=(CannotFollow(device="d", lacks=("x",)),))
     notes = ahead(replace(AT, scope=scope)).notes
     assert "4 of 9 devices keep what they have: 1 pinned, 2 outside of the groups, 1 lacking" in " ".join(notes)
+
+
+def signalled(*stages: float, **traffic: float) -> Forecast:
+    at = replace(AT, audit=Audit(), traffic=replace(AT.traffic, **traffic))
+    return forecast(GuardPolicy(evidence="signals", margin=0.2), plan_stages(stages), at)
+
+
+def test_signals_take_the_windows_that_say_something() -> None:
+    found = signalled(50, 100, windows=1440.0)
+    assert found.endless == "" and found.pairs is not None
+    assert found.stages[0].seconds == pytest.approx(found.pairs / (10 * 1440 / 86_400))
+    slow = signalled(50, 100, windows=24.0).stages[0].seconds
+    assert slow == pytest.approx(60 * found.stages[0].seconds), "of as many requests, most come too thinly to say any"
+
+
+def test_windows_of_too_few_requests_could_never_show_anything() -> None:
+    found = signalled(50, 100, windows=0.0)
+    assert "no window of the last day has 5 requests" in found.endless
+    assert "fleet channel set stable --window 1h" in found.add
+
+
+def test_a_stage_that_leaves_few_devices_rests_on_what_more_have_shown() -> None:
+    found = signalled(50, 90, 100, windows=1440.0)
+    assert [stage.control for stage in found.stages] == [10, 2, 0]
+    assert found.stages[1].pairs == 30 and found.stages[1].seconds == pytest.approx(30 / (2 * 1440 / 86_400))
+    assert found.seconds is not None and found.stages[2].pairs == 0

@@ -145,6 +145,7 @@ def test_no_reachable_device_is_not_healthy_even_without_pairs_asked_for() -> No
         ({"alhpa": 0.1}, "alhpa"),
         ({"alpha": 0}, "alpha"),
         ({"alpha": float("nan")}, "alpha"),
+        ({"alpha": 1e-13}, "alpha"),
         ({"margin": 0.9}, "margin"),
         ({"on_no_evidence": "go-on"}, "go-on"),
         ({"min_pairs": "many"}, "min_pairs"),

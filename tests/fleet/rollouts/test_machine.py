@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -31,6 +33,8 @@ from fleet.rollouts.machine import (
     start,
     wanted,
 )
+from fleet.rollouts.pacing import waits
+from fleet.rollouts.schedule import STEP_S, Rate, Schedule
 from fleet.rollouts.stages import plan_stages
 from tests.support.size import examples
 
@@ -38,10 +42,12 @@ DEVICES = tuple(f"device-{i}" for i in range(6))
 SHARES = (200_000, 500_000, 1_000_000)
 SALT = draw_salt(Random(0), DEVICES, SHARES, used=set())
 FLAG = st.booleans()
+RARELY = st.integers(0, 9).map(lambda number: number == 9)
+ORDERS = ["promote", "approve", "pause", "resume", "resume", "promote", "retry", "approve", "promote", "abort"]
 GOOD, BAD = Pairs(both=100), Pairs(both=60, only_old=40)
 
 
-def plan(**policy: object) -> Plan:
+def plan(schedule: Schedule | None = None, **policy: object) -> Plan:
     return make_plan(
         id="r1",
         model="digits",
@@ -51,11 +57,12 @@ def plan(**policy: object) -> Plan:
         stages=plan_stages([20, 50, 100], soak_s=10),
         salt=SALT,
         policy={"evidence_deadline_s": 600, "silent_after_s": 100, **policy},
+        schedule=schedule,
     )
 
 
 def cohort_at(progress: Progress) -> list[str]:
-    share = SHARES[progress.stage]
+    share = SHARES[progress.stage] if progress.ordered is None else progress.ordered.share_ppm
     return [d for d in DEVICES if in_cohort(SALT, d, share)]
 
 
@@ -422,6 +429,144 @@ def test_plan_and_progress_survive_storage_as_documents() -> None:
         assert msgspec.convert(stored, type(value)) == value
 
 
+NIGHTS = Schedule(window="Mon-Fri 22:00-04:00", time_zone="Europe/Berlin")
+
+
+def noon() -> float:
+    return datetime(2026, 11, 23, 12, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
+
+
+def stepped(p: Plan, progress: Progress, times: list[float], **changes: object) -> Progress:
+    for now in times:
+        progress = decide(p, progress, facts(progress, now, **changes), now).progress
+    return progress
+
+
+def test_a_rollout_waits_for_its_start_and_says_so() -> None:
+    p = plan(Schedule(start_at=600.0, time_zone="Europe/Berlin"))
+    decision = start(p, 0)
+    assert decision.actions == (Publish(share_ppm=0, attempt=1),)
+    assert [e.name for e in decision.events] == ["scheduled"]
+    progress = stepped(p, decision.progress, [1.0, 599.0])
+    assert progress.state == "scheduled" and waits(p, progress, 599.0) == (
+        "waits for its start, Thu 1970-01-01 01:10 Europe/Berlin"
+    )
+    for order in ("promote", "retry"):
+        with pytest.raises(TransitionError, match=f"cannot {order} now: it waits for its start"):
+            apply(p, progress, order, 599.0, reason="r")
+    paused = apply(p, progress, "pause", 599.0).progress
+    assert stepped(p, paused, [700.0]).state == "paused"
+    assert apply(p, paused, "resume", 599.5).progress.state == "scheduled"
+    assert apply(p, progress, "abort", 599.0).progress.state == "aborted"
+    progress = stepped(p, progress, [601.0, 602.0])
+    assert (progress.state, progress.started_at, wanted(p, progress)) == (
+        "running",
+        601.0,
+        Publish(share_ppm=SHARES[0], attempt=1),
+    )
+
+
+def test_nothing_is_ordered_and_no_stage_ends_outside_of_the_window_but_harm_halts_at_once() -> None:
+    p, now = plan(NIGHTS, evidence="install"), noon()
+    progress = stepped(p, start(p, now).progress, [now + 1, now + 3600])
+    assert wanted(p, progress) == Publish(share_ppm=0, attempt=1)
+    assert waits(p, progress, now + 3600) == "waits for its window, opens Mon 2026-11-23 22:00 Europe/Berlin"
+    opens, closes = now + 10 * 3600, now + 16 * 3600
+    progress = stepped(p, progress, [opens, closes - 5.0])
+    assert progress.ordered.share_ppm == SHARES[0] and waits(p, progress, closes - 5.0) == ""
+    progress = stepped(p, progress, [closes + 6.0, closes + 3600])
+    assert (progress.stage, progress.settled_at) == (0, closes - 5.0)
+    bad = facts(progress, closes + 3600, failed=True)
+    assert decide(p, progress, bad, closes + 3600).progress.state == "halted"
+    with pytest.raises(TransitionError, match="cannot retry now: it waits for its window, opens Tue"):
+        apply(p, progress, "retry", closes + 3600)
+    assert stepped(p, progress, [opens + 86_400]).stage == 1
+
+
+def test_closed_hours_count_neither_for_the_deadline_nor_as_silence() -> None:
+    p, now = plan(NIGHTS), noon()
+    opens, closes = now + 10 * 3600, now + 16 * 3600
+    progress = stepped(p, start(p, now).progress, [closes - 90.0], pairs=Pairs())
+    again = opens + 86_400
+    for at in (closes + 60.0, again + 1.0):
+        seen = facts(progress, at, last_seen=closes - 90.0, pairs=Pairs(), quiet_s=0.0)
+        assert newly_silent(p, progress, seen, at) == ()
+        progress = decide(p, progress, seen, at).progress
+        assert progress.state == "running"
+    silent = facts(progress, again + 11.0, last_seen=closes - 90.0, pairs=Pairs())
+    assert newly_silent(p, progress, silent, again + 11.0), "90 s before it closed, 11 s after it opened"
+    assert stepped(p, progress, [again + 509.0], pairs=Pairs()).state == "running"
+    assert stepped(p, progress, [again + 511.0], pairs=Pairs()).state == "holding"
+
+
+def test_a_rate_orders_so_many_a_minute_and_a_stage_ends_only_once_all_are_ordered() -> None:
+    p = plan(Schedule(rate=Rate(per_minute=1)), evidence="install")
+    progress, counts = start(p, 0).progress, []
+    for now in range(0, 400, 20):
+        progress = stepped(p, progress, [float(now)])
+        counts.append(len(cohort_at(progress)))
+    assert counts == [min(6, 1 + step // 3) for step in range(20)]
+    assert progress.state == "finished"
+
+
+def test_a_retry_is_paid_for_by_the_rate() -> None:
+    p = plan(Schedule(rate=Rate(per_minute=1)), max_install_failures=0.9)
+    progress = stepped(p, start(p, 0).progress, [0.0, 60.0], pairs=Pairs())
+    verdict = progress.verdict
+    assert verdict is not None
+    failed = msgspec.structs.replace(verdict, cohort=msgspec.structs.replace(verdict.cohort, failed=3))
+    decision = apply(p, msgspec.structs.replace(progress, verdict=failed, stage=2, stage_times=(0.0,) * 3), "retry", 90)
+    assert decision.progress.ordered.credit == -3.0
+    sizes = []
+    progress = decision.progress
+    for now in (150.0, 210.0, 270.0, 329.0, 330.0, 390.0):
+        progress = stepped(p, progress, [now], pairs=Pairs())
+        sizes.append(len(cohort_at(progress)))
+    assert sizes == [1, 1, 1, 1, 2, 3]
+
+
+def test_the_last_stage_is_not_promoted_before_all_of_its_devices_are_ordered() -> None:
+    p = plan(Schedule(rate=Rate(per_minute=1)))
+    progress = start(p, 0).progress
+    for _ in range(2):
+        progress = apply(p, progress, "promote", 1, reason="r").progress
+    assert (progress.stage, progress.ordered.share_ppm) == (2, 0)
+    with pytest.raises(TransitionError, match="cannot promote now: it orders 1 devices per minute: 0 % of 100 %"):
+        apply(p, progress, "promote", 2, reason="r")
+
+
+@pytest.mark.parametrize("order", ["", "pause"])
+def test_a_rollout_that_has_not_finished_by_its_expiry_is_aborted(order: Any) -> None:
+    p = plan(Schedule(expires_at=500.0, time_zone="Asia/Tokyo"))
+    progress = start(p, 0).progress
+    progress = apply(p, progress, order, 1).progress if order else progress
+    assert stepped(p, progress, [499.0]).state in ("running", "paused")
+    decision = decide(p, progress, facts(progress, 500), 500)
+    assert decision.progress.state == "aborted" and decision.actions == (Clear(),)
+    assert [e.name for e in decision.events] == ["expired"]
+    assert decision.progress.reason == "it has expired, at Thu 1970-01-01 09:08 Asia/Tokyo, before it had finished"
+
+
+def test_closed_hours_before_a_rollout_are_no_silence_of_devices_that_report_every_other_day() -> None:
+    p, now = plan(NIGHTS, silent_after_s=2 * 86_400.0), noon()
+    opens = now + 10 * 3600.0
+    progress, heard = stepped(p, start(p, now).progress, [opens], pairs=Pairs()), opens - 47 * 3600.0  # on Saturday
+    for hours, silent in ((7 * 24 + 15.5, False), (15 * 24, True)):  # 35.5 open hours, and more than 48
+        at = now + hours * 3600.0
+        seen = facts(progress, at, last_seen=heard, pairs=Pairs(), quiet_s=0.0)
+        assert bool(newly_silent(p, progress, seen, at)) is silent
+    huge = plan(NIGHTS, silent_after_s=1e300)
+    assert newly_silent(huge, progress, facts(progress, at, last_seen=heard, pairs=Pairs()), at) == ()
+
+
+def test_a_window_that_this_hub_cannot_read_stays_closed_and_halts_nothing_less() -> None:
+    p = plan(Schedule(window="Mon-Fri 22:00-04:00", time_zone="Mars/Olympus"))
+    progress = stepped(p, start(p, 0).progress, [1.0, 5000.0])
+    assert progress.ordered.share_ppm == 0 and "no time zone 'Mars/Olympus'" in waits(p, progress, 1.0)
+    grown = msgspec.structs.replace(progress, ordered=msgspec.structs.replace(progress.ordered, share_ppm=SHARES[0]))
+    assert decide(p, grown, facts(grown, 6000, pairs=BAD), 6000).progress.state == "halted"
+
+
 COUNT = st.integers(0, 2**62)
 
 
@@ -457,23 +602,55 @@ def test_whatever_one_device_of_several_says_neither_ends_a_rollout_nor_lets_it_
         assert decision.progress.stage == 0 and decision.actions == ()
 
 
-class Rollout(RuleBasedStateMachine):
-    """Random facts, orders and clock: exposure follows the stages, ends absorb, silence is never health."""
+# Open for ten minutes of every twenty, from 1970 on: what a few hundred steps of some minutes each live through.
+WINDOW = ";".join(f"{m // 60:02d}:{m % 60:02d}-{(m + 10) // 60:02d}:{(m + 10) % 60:02d}" for m in range(20, 660, 20))
+WINDOWS = st.sampled_from(["", WINDOW])
+RATES = st.sampled_from([Rate(per_minute=1), Rate(per_minute=1, factor=2, after=1, most=4)])
+SCHEDULES = st.one_of(
+    st.none(),
+    st.builds(
+        Schedule,
+        window=WINDOWS,
+        rate=st.none() | RATES,
+        start_at=st.sampled_from([None, 1000.0, 1300.0]),
+        expires_at=st.sampled_from([None, 9000.0]),
+    ),
+)
 
-    @initialize(approval=FLAG, halts=FLAG)
-    def begin(self, approval: bool, halts: bool) -> None:
-        self.plan = plan(approval=approval, on_no_evidence="halt" if halts else "hold")
+
+class Rollout(RuleBasedStateMachine):
+    """Random facts, orders, schedules and clock: exposure follows the stages, the window and the rate, ends absorb,
+    silence is never health."""
+
+    @initialize(approval=FLAG, halts=FLAG, schedule=SCHEDULES)
+    def begin(self, approval: bool, halts: bool, schedule: Schedule | None) -> None:
+        self.create(approval, halts, schedule)
+
+    def create(self, approval: bool, halts: bool, schedule: Schedule | None) -> None:
+        self.plan = plan(schedule, approval=approval, on_no_evidence="halt" if halts else "hold")
         self.now, self.pairs = 1000.0, 0
+        self.passed = 0.0  # seconds, whatever the clock says
+        self.ordered_at: float | None = None
         first = start(self.plan, self.now)
-        self.progress, self.published = first.progress, SHARES[0]
+        (action,) = first.actions
+        assert isinstance(action, Publish)
+        self.progress, self.published = first.progress, action.share_ppm
+        assert self.published == (0 if schedule is not None and schedule.paces else SHARES[0])
         self.ended: Progress | None = None
 
+    def later(self, dt: float) -> None:
+        self.now, self.passed = self.now + dt, self.passed + dt
+
     def take(self, decision) -> None:
-        before = self.progress
+        before, share = self.progress, self.published
         self.progress = decision.progress
         for action in decision.actions:
             assert action == wanted(self.plan, self.progress)
             self.published = action.share_ppm if isinstance(action, Publish) else 0
+        if self.published > share:
+            self.orders(share)
+        if any(event.name in ("finished", "advanced") for event in decision.events):
+            assert self.is_open() or decision.events[0].name == "promoted"
         assert self.progress.stage - before.stage in (0, 1)
         if self.progress.state == "finished":
             assert before.stage == len(SHARES) - 1
@@ -482,41 +659,77 @@ class Rollout(RuleBasedStateMachine):
         if self.progress.state in ENDED:
             self.ended = self.progress
 
-    @rule(
-        dt=st.floats(0, 400), committed=st.booleans(), failed=st.booleans(), new=st.integers(0, 80), bad=st.booleans()
-    )
+    def is_open(self) -> bool:
+        asked = self.plan.schedule
+        return asked is None or not asked.window or (self.now >= 1200 and self.now % 1200 < 600)
+
+    def orders(self, share: int) -> None:
+        """What is ordered now is within window and rate; nothing before the start."""
+        asked = self.plan.schedule
+        if asked is None or not asked.paces:
+            return
+        assert self.is_open() and self.progress.state == "running" and self.now >= (asked.start_at or 0)
+        count = sum(in_cohort(SALT, d, self.published) and not in_cohort(SALT, d, share) for d in DEVICES)
+        if asked.rate is not None and count:
+            verdict = self.progress.verdict
+            assert verdict is not None
+            assert count <= asked.rate.at(verdict.cohort.committed + verdict.cohort.resting)
+            assert self.ordered_at is None or self.passed - self.ordered_at >= STEP_S - 1e-6
+            self.ordered_at = self.passed
+
+    @rule(dt=st.floats(0, 5000))
+    def clock_is_set_back(self, dt: float) -> None:
+        self.now = max(1000.0, self.now - dt)
+
+    @precondition(lambda self: self.progress.state not in ENDED)
+    @rule()
+    def hub_is_away_for_an_hour(self) -> None:
+        self.later(3600.0)
+
+    @rule(dt=st.floats(0, 400), committed=FLAG, failed=RARELY, new=st.integers(0, 80), bad=RARELY)
     def tick(self, dt: float, committed: bool, failed: bool, new: int, bad: bool) -> None:
-        self.now += dt
+        self.later(dt)
         self.pairs += new
         pairs = Pairs(both=self.pairs, only_old=self.pairs if bad else 0)
         seen = facts(self.progress, self.now, committed=committed, failed=failed, pairs=pairs)
         stage, was_open = self.progress.stage, self.progress.state not in ENDED
         approved = self.progress.approved > stage or not self.plan.policy["approval"]
+        begun, told = self.progress.begun, bool(seen.cohort)
         self.take(decide(self.plan, self.progress, seen, self.now))
-        if was_open and failed:
+        if was_open and not self.is_over() and failed and begun and told:
             assert self.progress.state == "halted"
         if was_open and (not committed or not approved):
             assert self.progress.stage == stage and self.progress.state != "finished"
+
+    @rule(dt=st.sampled_from([5.0, 20.0, 61.0]))
+    def all_is_well(self, dt: float) -> None:
+        self.tick(dt, committed=True, failed=False, new=80, bad=False)
 
     @precondition(lambda self: self.progress.state not in ENDED)
     @rule()
     def silence(self) -> None:
         last, stage = self.now, self.progress.stage
-        self.now += 101
+        self.later(101)
         self.take(decide(self.plan, self.progress, facts(self.progress, self.now, last_seen=last), self.now))
         assert self.progress.stage == stage and self.progress.state != "finished"
 
-    @rule(order=st.sampled_from(["pause", "resume", "retry", "abort", "approve", "promote"]), dt=st.floats(0, 400))
+    @rule(order=st.sampled_from(ORDERS), dt=st.floats(0, 400))
     def order(self, order, dt: float) -> None:
-        self.now += dt
+        self.later(dt)
         try:
             decision = apply(self.plan, self.progress, order, self.now, reason="by hand")
         except TransitionError:
+            assert order in ("resume", "approve", "retry", "promote") or self.progress.state in (*ENDED, "paused")
             return
         assert self.ended is None
         if order == "retry":
             self.pairs = 0
         self.take(decision)
+
+    def is_over(self) -> bool:
+        """Whether it has expired."""
+        asked = self.plan.schedule
+        return asked is not None and asked.expires_at is not None and self.now >= asked.expires_at
 
     @invariant()
     def exposes_no_more_than_the_stage_allows(self) -> None:
@@ -524,5 +737,16 @@ class Rollout(RuleBasedStateMachine):
         assert self.published <= allowed
 
 
-Rollout.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=25, deadline=None)
-TestRollout = Rollout.TestCase
+class RatedRollout(Rollout):
+    """With a rate, and nothing that ends it by itself: what is ordered, step by step."""
+
+    @initialize(schedule=st.builds(Schedule, window=WINDOWS, rate=RATES), stages=st.sampled_from([0, 1, 2]))
+    def begin(self, schedule: Schedule, stages: int) -> None:
+        self.create(approval=False, halts=False, schedule=schedule)
+        for _ in range(stages):
+            self.take(apply(self.plan, self.progress, "promote", self.now, reason="by hand"))
+
+
+SIZE = settings(max_examples=examples(60), stateful_step_count=25, deadline=None)
+Rollout.TestCase.settings = RatedRollout.TestCase.settings = SIZE
+TestRollout, TestRatedRollout = Rollout.TestCase, RatedRollout.TestCase

@@ -9,13 +9,16 @@ import ssl
 
 import uvicorn
 
-from fleet.serving import BoundedServer, ByteBudget, Reply, Shared, error_reply, hot_protocol, sweep
+from fleet.serving import BoundedServer, ByteBudget, Promise, Reply, Shared, error_reply, hot_protocol, sweep
 
 LIMIT = 1 << 20
 
 
 class Route:
-    """`POST /hot` says what it was asked; `/slow` waits for `open`, `/broken` raises, `/no` is refused at once."""
+    """`POST /hot` says what it was asked; `/slow` waits for `open`, `/broken` raises, `/no` is refused at once.
+
+    `/turn` is answered by a promise that is kept in the next turn, `/turn-slow` by one that needs a task then.
+    """
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -23,7 +26,9 @@ class Route:
         self.asked: list[bytes] = []
 
     def begin(self, request):
-        if request.method != b"POST" or not request.target.startswith((b"/hot", b"/slow", b"/broken", b"/no")):
+        if request.method != b"POST" or not request.target.startswith(
+            (b"/hot", b"/slow", b"/broken", b"/no", b"/turn")
+        ):
             return None
         self.began.append(request.began)
         return error_reply(403, "forbidden", "no") if request.target == b"/no" else LIMIT
@@ -33,6 +38,11 @@ class Route:
         if request.target == b"/broken":
             raise KeyError("a fault of ours")
         reply = Reply(200, b"x-hot: 1\r\n", b"%b %b" % (request.target, request.body))
+        if request.target.startswith(b"/turn"):
+            promise = Promise()
+            found = self._later(reply) if b"slow" in request.target else reply
+            asyncio.get_running_loop().call_soon(lambda: promise.keep(found))
+            return promise
         return self._later(reply) if request.target.startswith(b"/slow") else reply
 
     def too_large(self, request, size):

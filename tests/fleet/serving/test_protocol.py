@@ -50,6 +50,34 @@ def test_a_pipeline_is_answered_in_order_whoever_answers():
     run(scenario)
 
 
+def test_promises_are_kept_in_their_turn():
+    async def scenario(listener):
+        client = await listener.client()
+        listener.route.open.set()
+        paths = ["/turn1", "/hot1", "/turn2", "/turn-slow1", "/else", "/turn3", "/slow1", "/turn4"]
+        await client.send(b"".join(post(path, b"x" * 100) for path in paths))
+        assert [await client.text() for _ in paths] == [f"200 {path} {'x' * 100}" for path in paths]
+        assert listener.shared.budget.taken == 0
+
+    run(scenario)
+
+
+def test_a_promise_to_a_client_that_has_gone_holds_nothing():
+    async def scenario(listener):
+        client, other = await listener.client(), await listener.client()
+        await client.send(post("/turn-slow", b"x" * 1000))
+        await until(lambda: listener.route.asked)
+        assert listener.shared.budget.taken == 1000
+        client.close()
+        await until(lambda: len(listener.connections) == 1)
+        listener.route.open.set()
+        await until(lambda: listener.shared.budget.taken == 0)
+        await other.send(post("/turn", b"y"))
+        assert await other.text() == "200 /turn y"
+
+    run(scenario)
+
+
 def test_one_request_of_a_connection_is_answered_per_turn_of_the_loop():
     async def scenario(listener):
         client, other = await listener.client(), await listener.client()

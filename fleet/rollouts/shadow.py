@@ -1,0 +1,243 @@
+"""The shadow stage: does the new release answer as the one that serves, before anybody is served?
+
+Devices compare distinct inputs by the model's task; what they find is judged as the guard judges audited pairs, with
+the release that serves in the auditor's place: bets whose unit is the device, in which one device of several decides
+nothing (`evidence`). An answer that differs may be the better one: how much may differ is the operator's to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct, structs
+
+from fleet.protocol.shadow import CPU_SHARE
+from fleet.rollouts import evidence
+from fleet.rollouts.errors import PlanError
+from fleet.rollouts.evidence import Counts, PairedEvidence, Pairs
+from fleet.rollouts.guard import Failures, GuardPolicy, Judgement, by_reason
+
+BAD = ("selftest-failed", "selftest-timeout", "crash-loop", "non-finite")  # what speaks against the release
+MOST_S = 366 * 86_400.0
+MOST_INPUTS = 1_000_000
+
+
+class ShadowPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the stage asks for, all of it: at least `seconds`, `inputs` distinct ones on at least `devices` devices, and
+    proof, at the guard's confidence, that at least the share `agreement` of the answers is the same. Each device gives
+    it `cpu_share` of one processor core."""
+
+    seconds: float = 0.0
+    inputs: int = 100
+    devices: int = 2
+    agreement: float = 0.9
+    cpu_share: float = CPU_SHARE
+
+    @property
+    def margin(self) -> float:
+        """The share of answers that may differ."""
+        return 1.0 - self.agreement
+
+    def goal(self, alpha: float) -> str:
+        """What the stage shows when it ends, in words."""
+        return f"at least {100 * self.agreement:g} % of the answers are the same, at {100 * (1 - alpha):g} %"
+
+
+class ShadowSeen(Struct, frozen=True, kw_only=True):
+    """What one device has said in the attempt; see `fleet.protocol.shadow.ShadowCounts`. Of distinct inputs `agree` and
+    `differ` count those that no device had met before."""
+
+    device_id: str
+    agree: int = 0
+    differ: int = 0
+    repeats: int = 0
+    non_finite: int = 0
+    failed: int = 0
+    crashed: int = 0
+    dropped: int = 0
+    old_us: int = 0
+    new_us: int = 0
+    reason: str = ""
+
+    @property
+    def against(self) -> str:
+        """What speaks against the release here, in a word."""
+        return self.reason if self.reason.startswith(BAD) else "non-finite" if self.non_finite else ""
+
+
+class ShadowFacts(Struct, frozen=True, kw_only=True):
+    """What is known of a shadow stage; `deaf_until`, `withdrawn` and `superseded` as in `facts.Facts`."""
+
+    seen: tuple[ShadowSeen, ...] = ()
+    deaf_until: float = 0.0
+    withdrawn: str = ""
+    superseded: str = ""
+
+
+class ShadowVerdict(Struct, frozen=True, kw_only=True):
+    """The judgement, why, and what it rests on: `inputs` distinct ones on `devices` devices, of which `differ` got
+    another answer (`differ_at_most`: the smallest share that is excluded, None: none of up to one half). `not_compared`
+    are devices that compare nothing, by reason, and `against` those that speak against the release. `slower` is how
+    many times the new release's time the old one's was, by the processor; None: nothing tells."""
+
+    judgement: Judgement
+    reason: str
+    goal: str = ""
+    devices: int = 0
+    inputs: int = 0
+    differ: int = 0
+    differ_at_most: float | None = None
+    repeats: int = 0
+    non_finite: int = 0
+    failed: int = 0
+    crashed: int = 0
+    dropped: int = 0
+    slower: float | None = None
+    not_compared: tuple[Failures, ...] = ()
+    against: tuple[Failures, ...] = ()
+    health_e: float = 1.0
+    harm_e: float = 1.0
+
+
+class ShadowForecast(Struct, frozen=True, kw_only=True):
+    """What the stage takes: at least `seconds`, and `inputs` distinct ones where every answer is the same (more where
+    some differ); `devices` can do it, the agents of `unable` ones cannot, and prove nothing."""
+
+    goal: str
+    seconds: float
+    inputs: int
+    devices: int
+    unable: int
+    cpu_share: float
+
+
+def check_shadow_plan(plan: ShadowPlan) -> ShadowPlan:
+    """The plan; PlanError says which of its numbers is out of bounds."""
+    bounds = {
+        "seconds": (0 <= plan.seconds <= MOST_S, f"from 0 to {MOST_S:.0f}, a year"),
+        "inputs": (1 <= plan.inputs <= MOST_INPUTS, f"from 1 to {MOST_INPUTS}"),
+        "devices": (1 <= plan.devices <= MOST_INPUTS, f"from 1 to {MOST_INPUTS}"),
+        "agreement": (0.5 <= plan.agreement < 1.0, "a share from 0.5 to below 1; 0.9 is 90 %"),
+        "cpu_share": (0.0 < plan.cpu_share <= 1.0, "above 0, at most 1 (one processor core)"),
+    }
+    for name, (good, hint) in bounds.items():
+        if not good:
+            what = f"the shadow stage's {name} is {getattr(plan, name):g}, out of bounds"
+            raise PlanError(what, subject="shadow", hint=hint)
+    return plan
+
+
+def least_inputs(plan: ShadowPlan, alpha: float) -> int:
+    """The distinct inputs that the stage takes where every answer is the same, however they are spread over devices."""
+    low, high = 0, plan.inputs
+    while not _proves(plan, alpha, high):
+        low, high = high, high * 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _proves(plan, alpha, middle) else (middle, high)
+    return max(high, plan.inputs)
+
+
+def _proves(plan: ShadowPlan, alpha: float, inputs: int) -> bool:
+    devices = min(plan.devices, 100)
+    agree, differ = np.full(devices, inputs // devices), np.zeros(devices)
+    return _bets(plan, alpha, agree, differ)[0] >= 1 / alpha
+
+
+def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], elapsed_s: float) -> ShadowVerdict:
+    """Judge what devices have said after `elapsed_s` seconds; `policy` gives the confidence and how many devices may
+    fail."""
+    pairs = {one.device_id: Pairs(both=one.agree, only_old=one.differ, repeats=one.repeats) for one in seen}
+    alpha = policy.alpha
+    weighed = evidence.paired(pairs, margin=plan.margin, harm_alpha=alpha, health_alpha=alpha, devices=len(pairs))
+    found = _sums(plan, policy, seen, weighed)
+    harm = _harm(plan, policy, found)
+    lack = harm or _lack(plan, policy, found, elapsed_s)
+    judgement: Judgement = "harmful" if harm else "not-enough-evidence" if lack else "healthy"
+    return structs.replace(found, judgement=judgement, reason=lack or f"{found.goal}: {_shown(found)}")
+
+
+def _bets(plan: ShadowPlan, alpha: float, agree: Counts, differ: Counts) -> tuple[float, float]:
+    """E-values against "too much differs" and against "no more differs than may", of (devices,) counts."""
+    cap = evidence.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 else math.inf
+    health = evidence.health_gains(differ, np.zeros_like(differ), agree, plan.margin)
+    gains = health, evidence.excess_gains(differ, agree, plan.margin)
+    log_es = [min(float(evidence.pooled(gain, cap=cap)), 30.0) for gain in gains]
+    return min(math.exp(log_es[0]), evidence.LARGEST), min(math.exp(log_es[1]), evidence.LARGEST)
+
+
+def _sums(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], weighed: PairedEvidence) -> ShadowVerdict:
+    total: dict[str, int] = {
+        name: sum(getattr(one, name) for one in seen)
+        for name in ("repeats", "non_finite", "failed", "crashed", "dropped", "old_us", "new_us")
+    }
+    old_us, new_us = total.pop("old_us"), total.pop("new_us")
+    agree, differ = (np.array([getattr(one, name) for one in seen], np.int64) for name in ("agree", "differ"))
+    told = agree + differ > 0
+    health_e, harm_e = _bets(plan, policy.alpha, agree[told], differ[told])
+    return ShadowVerdict(
+        judgement="not-enough-evidence", reason="", goal=plan.goal(policy.alpha), devices=weighed.devices,
+        inputs=weighed.pairs, differ=weighed.only_old, differ_at_most=weighed.loss_at_most,
+        slower=round(new_us / old_us, 3) if old_us else None,
+        not_compared=by_reason((one.device_id, one.reason) for one in seen if one.reason and not one.against),
+        against=by_reason((one.device_id, one.against) for one in seen if one.against),
+        health_e=health_e, harm_e=harm_e, **total,
+    )  # fmt: skip
+
+
+def _harm(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict) -> str:
+    """Why the release is harmful, or an empty string. One device of several decides nothing."""
+    against = sum(one.devices for one in found.against)
+    if against >= min(2, plan.devices) and _too_many(policy, found):
+        return f"{_devices(against)} speak against the release: {_in_words(found.against)}"
+    if found.harm_e >= 1 / policy.alpha and found.differ > plan.margin * found.inputs:
+        share = 100 * found.differ / found.inputs
+        return (
+            f"{share:.3g} % of {found.inputs} answers differ, {100 * plan.margin:.3g} % may "
+            f"(e-value {found.harm_e:.3g}, {1 / policy.alpha:.3g} is proof)"
+        )
+    return ""
+
+
+def _lack(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict, elapsed_s: float) -> str:
+    """Which evidence is missing, or an empty string."""
+    missing = _missing(plan, policy, found)
+    if not missing and elapsed_s < plan.seconds:
+        missing = f"{elapsed_s:.0f} s of {plan.seconds:g} s"
+    if not missing:
+        return ""
+    silent = f"; not compared on {_in_words(found.not_compared)}" if found.not_compared else ""
+    return f"not enough evidence: {missing}{silent}"
+
+
+def _missing(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict) -> str:
+    if _too_many(policy, found):
+        return f"{_in_words(found.against)}, which neither is health nor shows harm"
+    if found.devices < plan.devices:
+        return f"{_devices(found.devices)} compared inputs, {plan.devices} must"
+    if found.inputs < plan.inputs:
+        return f"{found.inputs} distinct inputs were compared, {plan.inputs} must be"
+    if found.health_e < 1 / policy.alpha or found.differ > plan.margin * found.inputs:  # devices may contradict
+        proof = f"e-value {found.health_e:.3g}, {1 / policy.alpha:.3g} is proof"
+        return f"it is not shown yet that {found.goal}: {_shown(found)} ({proof})"
+    return ""
+
+
+def _too_many(policy: GuardPolicy, found: ShadowVerdict) -> bool:
+    against = sum(one.devices for one in found.against)
+    return against > policy.max_install_failures * max(found.devices, against)
+
+
+def _shown(found: ShadowVerdict) -> str:
+    most = "any share is possible" if found.differ_at_most is None else f"at most {100 * found.differ_at_most:.3g} % do"
+    return f"{found.differ} of {found.inputs} answers on {_devices(found.devices)} differ ({most})"
+
+
+def _in_words(failures: Sequence[Failures]) -> str:
+    return ", ".join(f"{one.reason} on {_devices(one.devices)}, such as {one.example}" for one in failures)
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
