@@ -1,17 +1,23 @@
 """A trained model in; measured, gated, quantized variants out, packed as a release.
 
-    main         the `model-compiler` command
-    pipeline     the whole job, top to bottom
-    sources      where a model comes from: torch, ONNX, or an existing file
-    data         calibration and validation sets
-    variants/    one builder per runtime
-    runners      running a variant, in a child process, to measure it
-    verdict      what was measured, in numbers and plain words
-    deferral     calibrated confidence and the threshold for asking the cloud
-    vectors      golden self-test vectors
-    reference    the drift encoder, its reference and margin
-    pack         the release directory
-    errors       the exception tree
+The stages, in the order of the work; a blob goes through each of them once, and each imports only those before it:
+
+    inputs/     what is asked, and what is read: request, data sets, sources, the release before
+    build/      source and data fit each other; one model file for every target
+    evaluate/   what the files answer: run, measured, judged, gated
+    search/     other files where these will not do
+    package/    manifest, self-test, drift reference, patches: the release directory
+    report/     `report.json`, `report.html`, the terminal
+
+Around them:
+
+    main        the `model-compiler` command; `options` and `option_values` are its words
+    pipeline    the whole job, top to bottom; `importing` is that of a finished model file
+    running/    a model file in a child process: for a front before it is built, for every file after
+    qat         fine-tuning with rounding in the loop, for recipes and for the search
+    metrics     how good outputs are; `intervals` how sure that is
+    user_file   a Python file of the user's, run
+    errors      the exception tree
 
 Heavy packages (torch, litert_torch, ai_edge_quantizer, onnx) are imported where they are used. From Python:
 
@@ -24,22 +30,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from model_compiler.data import Dataset, make_dataset
     from model_compiler.errors import CompilerError
+    from model_compiler.inputs.dataset import Dataset, make_dataset
+    from model_compiler.inputs.request import CompileRequest
     from model_compiler.pipeline import compile_release
     from model_compiler.qat import finetune
-    from model_compiler.request import CompileReport, CompileRequest
+    from model_compiler.report.document import CompileReport
 
 __all__ = ["CompileReport", "CompileRequest", "CompilerError", "Dataset", "compile_release", "finetune", "make_dataset"]
 
 _HOMES = {
-    "CompileReport": "request",
-    "CompileRequest": "request",
+    "CompileReport": "report.document",
+    "CompileRequest": "inputs.request",
     "CompilerError": "errors",
-    "Dataset": "data",
+    "Dataset": "inputs.dataset",
     "compile_release": "pipeline",
     "finetune": "qat",
-    "make_dataset": "data",
+    "make_dataset": "inputs.dataset",
 }
 
 

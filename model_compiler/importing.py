@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,20 @@ from msgspec.structs import replace
 from fleet.protocol.manifest import Lineage
 from fleet.protocol.tensors import to_bytes
 from fleet.runtimes.tensors import FileTensor
-from model_compiler import assembling, judging, naming, pack, ports, precision, sources, tasking
-from model_compiler.asked import Asked, asked_of, behind, check_kinds
-from model_compiler.building import CLOUD, Artifact
-from model_compiler.data import Array, Dataset
+from model_compiler.build.artifacts import CLOUD, Artifact
+from model_compiler.build.preprocessed import Asked, asked_of, behind, check_kinds
+from model_compiler.build.targets import TARGETS, Target
 from model_compiler.errors import SourceError
+from model_compiler.evaluate import judging, tasking
+from model_compiler.inputs import naming, ports, precision, sources
+from model_compiler.inputs.dataset import Array, Dataset
+from model_compiler.inputs.ports import Ports
+from model_compiler.inputs.preprocessing import NO_STEPS
+from model_compiler.inputs.request import CompileRequest
 from model_compiler.metrics import Metric
-from model_compiler.pipeline import report
-from model_compiler.ports import Ports
-from model_compiler.preparing import NO_STEPS
-from model_compiler.request import CompileReport, CompileRequest
-from model_compiler.runners import Wanted
-from model_compiler.variants import TARGETS, Target
+from model_compiler.package import assembling, pack
+from model_compiler.report.document import CompileReport, document_of, files
+from model_compiler.running.runner import Wanted
 
 REFERENCE = "reference"
 
@@ -70,16 +73,13 @@ def import_release(
     judged = judging.judge(request, metric, ran, data, bases, preparation)
     kept, _ = judging.passing([item for item in judged if item.name != REFERENCE])
     background, held_out = (data.take(rows) for rows in halves(data, request.seed, classes=metric.classes))
-    parts = assembling.Parts(
-        metric=metric, background=background, held_out=held_out, validation=data, labels=request.labels,
-        features=request.features, gate=request.gate, lineage=Lineage(recipe=f"import {file.name}"),
-        encoder=request.encoder, seed=request.seed, interface=request.interface, non_finite=request.loose(),
-        task=tasking.task_of(request), steps=preparation.steps, front=preparation.front,
-    )  # fmt: skip
+    named = dataclasses.replace(request, lineage=Lineage(recipe=f"import {file.name}"))
+    parts = assembling.Parts(named, metric, background, held_out, data, preparation)
     manifest, blobs = assembling.assemble(parts, kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
-    document = report(metric.name, manifest, kept, {}, refusals)
-    pack.write_release(request.out, *assembling.for_devices(manifest, blobs, request.defer.describe()), document)
+    document = document_of(metric.name, manifest, kept, {}, refusals)
+    bare, listed = assembling.for_devices(manifest, blobs, request.defer.describe())
+    pack.write_release(request.out, bare, listed, files(document))
     return CompileReport(request.out, manifest, {}, document)
 
 

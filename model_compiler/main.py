@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fleet.console import flush, write_any_letter
+from fleet.console.exits import SHORT, Exit, of_os_error
+from fleet.console.typed import with_version
+from fleet.protocol.errors import ProtocolError
 from model_compiler import options as o
 from model_compiler.errors import CompilerError
 from model_compiler.option_values import defer_of, features_of, gate_of, lineage_of, metric_of, task_of
@@ -16,12 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from fleet.protocol.steps import AnyStep
-    from model_compiler.extending import Kept
-    from model_compiler.request import CompileReport, CompileRequest
+    from model_compiler.inputs.existing_model import Kept
+    from model_compiler.inputs.request import CompileRequest
+    from model_compiler.report.document import CompileReport
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="A trained model in; measured, gated, quantized variants out."
-)
+HELP = f"A trained model in; measured, gated, quantized variants out.\n\n{SHORT}"
+app = typer.Typer(no_args_is_help=True, help=HELP)
 
 
 @app.command("compile")
@@ -69,7 +74,7 @@ def compile_(
     --validation out/validation.npz --target litert-int8 --cloud out/teacher.onnx --max-drop 1 --out out/release
     """
     from model_compiler import CompileRequest, compile_release
-    from model_compiler.sources import load_onnx
+    from model_compiler.inputs.sources import load_onnx
 
     with _exit_on_error():
         fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess, front)
@@ -131,10 +136,10 @@ def import_(
 
     Example: model-compiler import model.tflite --validation test.npz --out release
     """
-    from model_compiler.data import load_dataset
     from model_compiler.importing import import_release
-    from model_compiler.request import CompileRequest
-    from model_compiler.sources import load_onnx
+    from model_compiler.inputs.dataset import load_dataset
+    from model_compiler.inputs.request import CompileRequest
+    from model_compiler.inputs.sources import load_onnx
 
     with _exit_on_error():
         fixed = _contract(labels, input_, output, _earlier(extends, model, encoder_from), non_finite, preprocess, front)
@@ -162,7 +167,7 @@ def inspect(release: o.Release, json: o.Json = False) -> None:
 
     Example: model-compiler inspect out/release
     """
-    from model_compiler.pack import read_release
+    from model_compiler.inputs.release_folder import read_release
     from model_compiler.report.terminal import show
 
     with _exit_on_error():
@@ -177,7 +182,7 @@ def delta_(old: o.Old, new: o.New, out: o.Patch = None, model: o.Name = "", json
 
     Example: model-compiler delta out/release1 out/release2 --out patch
     """
-    from model_compiler import delta
+    from model_compiler.package import delta
     from model_compiler.report.terminal import print_json
 
     with _exit_on_error():
@@ -201,7 +206,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _sets(calibration: Path, validation: Path, non_finite: Sequence[str]) -> dict[str, Any]:
     """The fields of a request that are its data."""
-    from model_compiler.data import load_dataset
+    from model_compiler.inputs.dataset import load_dataset
 
     return {
         "calibration": load_dataset(calibration, labelled=False, non_finite=non_finite, precise=True),
@@ -211,7 +216,7 @@ def _sets(calibration: Path, validation: Path, non_finite: Sequence[str]) -> dic
 
 def _source(source: str, weights: Path | None) -> dict[str, Any]:
     """The field of a request that is its source."""
-    from model_compiler.sources import load_onnx, load_torch
+    from model_compiler.inputs.sources import load_onnx, load_torch
 
     if source.endswith(".onnx"):
         return {"onnx": load_onnx(Path(source))}
@@ -219,7 +224,7 @@ def _source(source: str, weights: Path | None) -> dict[str, Any]:
 
 
 def _earlier(release: Path | None, model: str, encoder_from: Path | None) -> Kept:
-    from model_compiler.extending import found
+    from model_compiler.inputs.existing_model import found
 
     return found(release, model, encoder_from)
 
@@ -234,9 +239,9 @@ def _contract(
     front: str,
 ) -> dict[str, Any]:
     """The fields of a request that say what applications rely on: an earlier release gives what was not said."""
-    from model_compiler.fronts import read
-    from model_compiler.preparing import imputed
-    from model_compiler.request import non_finite_of
+    from model_compiler.build.fronts import read
+    from model_compiler.inputs.preprocessing import imputed
+    from model_compiler.inputs.request import non_finite_of
 
     if kept.said:
         typer.echo(kept.said, err=True)
@@ -254,7 +259,7 @@ def _contract(
 
 
 def _steps(path: Path | None) -> tuple[AnyStep, ...]:
-    from model_compiler.preparing import read_steps
+    from model_compiler.inputs.preprocessing import read_steps
 
     if path is None:
         return ()
@@ -289,7 +294,7 @@ def _run(request: CompileRequest, work: Callable[[CompileRequest], CompileReport
     # Every target is built, run and tried; six steps are taken once. A search adds steps and so runs over.
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=2 * len(request.targets) + 6)
-        report = work(replace(request, progress=lambda step: bar.update(task, advance=1, description=step)))
+        report = work(replace(request.numbered(), progress=lambda step: bar.update(task, advance=1, description=step)))
     show(report.manifest, report.left_out, json=json)
 
 
@@ -304,16 +309,36 @@ class _exit_on_error:  # reads as a statement
             typer.echo(f"error: {error}", err=True)
             if error.hint:
                 typer.echo(f"try: {error.hint}", err=True)
-            raise typer.Exit(error.exit_code) from error
+            raise typer.Exit(_code_of(error)) from error
+        if isinstance(error, ProtocolError):
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(Exit.FAILED) from error
         if isinstance(error, OSError):
             typer.echo(f"error: {error.filename or 'a file'}: {error.strerror or error}", err=True)
             typer.echo("try: free space, or name places that can be written (--out, TMPDIR)", err=True)
-            raise typer.Exit(1) from error
+            raise typer.Exit(of_os_error(error)) from error
+
+
+def _code_of(error: CompilerError) -> int:
+    """That of the error, or of the file that caused it by not being there or being another user's."""
+    cause = error.__cause__
+    return of_os_error(cause) if isinstance(cause, OSError) and error.exit_code == Exit.FAILED else error.exit_code
+
+
+with_version(app, "model-compiler")
 
 
 def main() -> None:
     """Entry point of `model-compiler`."""
-    app()
+    write_any_letter()
+    try:
+        try:
+            app()
+        finally:
+            flush()
+    except OSError as error:  # standard output refuses
+        typer.echo(f"error: {error.strerror or error}", err=True)
+        sys.exit(of_os_error(error))
 
 
 if __name__ == "__main__":

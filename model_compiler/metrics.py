@@ -1,4 +1,4 @@
-"""Metrics: how good a model's outputs are, with a 95 % confidence interval; by scikit-learn and scipy. Pure.
+"""Metrics: how good a model's outputs are, with a 95 % confidence interval; with scikit-learn and scipy. Pure.
 
 accuracy, top-K  share of samples whose class is right, or among the K best; Wilson's interval
 auc              area under the ROC curve; binary, or the mean of one-against-rest over the classes
@@ -14,7 +14,6 @@ percentile bootstrap's over samples (400 draws, seeded).
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,12 +23,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fleet.protocol.bounds import whole_number
 from model_compiler.errors import DataError
+from model_compiler.intervals import most_lost, wilson
 
 Array = npt.NDArray[Any]
 Outputs = Mapping[str, Array]  # by name, each (n, …); the first one is what labels speak about
 DRAWS = 400
-TAIL = 0.025  # of each of two bounds that hold together with 95 % confidence
 
 
 class OneClassError(DataError):
@@ -79,7 +79,7 @@ class Metric:
         """
         if self.hits is not None:
             ours, theirs = self.hits(first(outputs), y), self.hits(first(reference), y)
-            return 100 * _most_lost(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()), len(y))
+            return 100 * most_lost(int((theirs & ~ours).sum()), int((ours & ~theirs).sum()), len(y))
         if self.reading is not None:
             outputs, reference = self.reading(outputs, y), self.reading(reference, y)
         drawn = self._drawn(lambda rows: self.points(self._of(outputs, y, rows), self._of(reference, y, rows)), len(y))
@@ -120,29 +120,9 @@ class Metric:
         return drawn[~np.isnan(drawn)]
 
 
-def _most_lost(lost: int, won: int, total: int) -> float:
-    """The largest share that is lost on balance, see `Metric.most_points`."""
-    from scipy.stats import beta
-
-    most = 1.0 if lost == total else float(beta.ppf(1 - TAIL, lost + 1, total - lost))
-    least = 0.0 if won == 0 else float(beta.ppf(TAIL, won, total - won + 1))
-    return most - least
-
-
 def first(outputs: Outputs) -> Array:
     """The output that labels speak about."""
     return next(iter(outputs.values()))
-
-
-def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (95 % by default).
-
-    Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-    """
-    share = hits / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def table(scores: Array) -> Array:
@@ -168,12 +148,32 @@ def predicted(scores: Array) -> Array:
 
 
 def auc(scores: Array, positive: Array) -> float:
-    """The area under the ROC curve of scores (n,) for who is `positive` (n,); raises OneClassError."""
-    from sklearn.metrics import roc_auc_score
+    """The area under the ROC curve of scores (n,) for who is `positive` (n,), by ranks: an interval asks for hundreds.
+
+    Source: J. A. Hanley and B. J. McNeil, "The meaning and use of the area under a ROC curve", 1982.
+
+    Raises:
+        OneClassError: all samples are of one class. DataError: a score is NaN or infinite.
+    """
+    from scipy.stats import rankdata
 
     if positive.all() or not positive.any():
         raise OneClassError("the area under the ROC curve needs both classes in y")
-    return float(roc_auc_score(positive, scores))
+    if not np.isfinite(scores).all():
+        raise DataError("the area under the ROC curve needs finite scores, some are NaN or infinite")
+    count = int(positive.sum())
+    ranks = rankdata(scores)[positive].sum()  # of equal scores the mean: a pair of them counts half
+    return float((ranks - count * (count + 1) / 2) / (count * (len(scores) - count)))
+
+
+def mean_f1(found: Array, right: Array) -> float:
+    """The mean F1 over the columns of two tables (n, classes) of truth values; of a class that nobody has it is 1.
+
+    Source: as scikit-learn's `f1_score(average="macro", zero_division=1.0)`.
+    """
+    hits = (found & right).sum(axis=0)
+    either = found.sum(axis=0) + right.sum(axis=0)
+    return float(np.divide(2.0 * hits, either, out=np.ones(len(hits)), where=either > 0).mean())
 
 
 def _auc(outputs: Outputs, y: Array) -> float:
@@ -184,11 +184,9 @@ def _auc(outputs: Outputs, y: Array) -> float:
 
 
 def _f1(outputs: Outputs, y: Array) -> float:
-    from sklearn.metrics import f1_score
-
     scores = table(first(outputs))
-    labels = [1] if scores.shape[1] == 2 else list(range(scores.shape[1]))
-    return float(f1_score(y, scores.argmax(axis=1), labels=labels, average="macro", zero_division=1.0))
+    labels = np.array([1]) if scores.shape[1] == 2 else np.arange(scores.shape[1])
+    return mean_f1(scores.argmax(axis=1)[:, None] == labels, y[:, None] == labels)
 
 
 def _r2(outputs: Outputs, y: Array) -> float:
@@ -294,10 +292,10 @@ def parse(text: str) -> Metric:
     """
     if text in _KNOWN:
         return _KNOWN[text]
-    if text.startswith("top-") and text[4:].isdigit() and int(text[4:]) > 0:
-        return _top(int(text[4:]))
-    if text.startswith("recall-at-") and text[10:].isdigit() and int(text[10:]) > 0:
-        return _recall_at(int(text[10:]))
+    if text.startswith("top-") and (most := whole_number(text[4:])):
+        return _top(most)
+    if text.startswith("recall-at-") and (most := whole_number(text[10:])):
+        return _recall_at(most)
     if text in OF_TASKS:
         return Metric(text, _without_task(text), needs=OF_TASKS[text])
     path, _, name = text.partition(":")
@@ -326,7 +324,7 @@ def default(y: Array) -> Metric:
 
 
 def _users(path: Path, name: str) -> Metric:
-    from model_compiler.sources import run_file
+    from model_compiler.user_file import run_file
 
     function = getattr(run_file(path), name, None)
     if not callable(function):

@@ -10,13 +10,13 @@ from model_compiler.errors import CompilerError
 if TYPE_CHECKING:
     from fleet.protocol.manifest import Gate, Lineage
     from fleet.protocol.task import TaskSpec
-    from model_compiler.deferral import DeferTarget
+    from model_compiler.inputs.deferral_target import DeferTarget
     from model_compiler.metrics import Metric
 
 
 def defer_of(error: float | None, cloud: float) -> DeferTarget:
     """The target of deferral; both are given in per cent."""
-    from model_compiler.deferral import DeferTarget
+    from model_compiler.inputs.deferral_target import DeferTarget
 
     return DeferTarget(error=None if error is None else error / 100, cloud=cloud / 100)
 
@@ -65,7 +65,7 @@ def metric_of(text: str) -> Metric | None:
 
 def task_of(text: str) -> TaskSpec | None:
     """None where none is named."""
-    from model_compiler.tasking import parse
+    from model_compiler.evaluate.tasking import parse
 
     return parse(text) if text else None
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from fleet.protocol.manifest import Manifest
-from model_compiler import assembling, judging, pack, tasking
-from model_compiler.building import Artifact, Prepared, build, float_bases, order, prepare
-from model_compiler.data import check_pair
-from model_compiler.delta import patches
-from model_compiler.improving import improve
-from model_compiler.judging import Judged
-from model_compiler.keeping import keep_grid
-from model_compiler.request import CompileReport, CompileRequest
+from model_compiler.build.artifacts import Artifact, build, float_bases, order
+from model_compiler.build.prepared import Prepared, prepare
+from model_compiler.evaluate import judging, tasking
+from model_compiler.evaluate.judging import Judged
+from model_compiler.inputs.dataset import check_pair
+from model_compiler.inputs.request import CompileRequest
+from model_compiler.package import assembling, pack
+from model_compiler.package.delta import patches
+from model_compiler.report.document import CompileReport, document_of, files
+from model_compiler.search.improving import improve
+from model_compiler.search.keeping import keep_grid
 
 
 def compile_release(request: CompileRequest) -> CompileReport:
@@ -44,10 +45,10 @@ def compile_release(request: CompileRequest) -> CompileReport:
     manifest, blobs = assembling.assemble(_parts(prepared), kept)
     manifest, refusals = assembling.preflighted(manifest, blobs, request.pythons, request.progress)
     left_out |= _dropped(manifest, kept, refusals)
-    document = report(prepared.metric.name, manifest, asked, left_out, refusals) | {"search": searched}
+    document = document_of(prepared.metric.name, manifest, asked, left_out, refusals) | {"search": searched}
     request.progress("building patches")
     bare, blobs = assembling.for_devices(manifest, blobs, request.defer.describe())
-    pack.write_release(request.out, bare, blobs, document, patches(bare, blobs, request.earlier))
+    pack.write_release(request.out, bare, blobs, files(document), patches(bare, blobs, request.earlier))
     return CompileReport(request.out, manifest, left_out, document)
 
 
@@ -55,33 +56,22 @@ def _judge(prepared: Prepared, artifacts: list[Artifact]) -> tuple[list[Judged],
     asked = prepared.asked
     prepared.request.progress("running every variant")
     ran, refused = judging.run(
-        artifacts, asked.validation, prepared.outputs, prepared.metric,
-        non_finite=prepared.request.loose(), preparation=asked.preparation,
-    )  # fmt: skip
+        artifacts,
+        asked.validation,
+        prepared.outputs,
+        prepared.metric,
+        non_finite=prepared.request.loose(),
+        preparation=asked.preparation,
+    )
     bases = float_bases(artifacts)
     judged = judging.judge(prepared.request, prepared.metric, ran, asked.validation, bases, asked.preparation)
     return judged, refused
 
 
 def _parts(prepared: Prepared) -> assembling.Parts:
-    request = prepared.request
+    asked = prepared.asked
     return assembling.Parts(
-        metric=prepared.metric,
-        background=prepared.asked.calibration,
-        held_out=prepared.asked.validation,
-        validation=prepared.asked.validation,
-        labels=request.labels,
-        features=request.features,
-        gate=request.gate,
-        lineage=request.lineage,
-        encoder=request.encoder,
-        seed=request.seed,
-        interface=request.interface,
-        non_finite=request.loose(),
-        task=tasking.task_of(request),
-        steps=prepared.asked.preparation.steps,
-        front=prepared.asked.preparation.front,
-        former=request.before(),
+        prepared.request, prepared.metric, asked.calibration, asked.validation, asked.validation, asked.preparation
     )
 
 
@@ -93,27 +83,3 @@ def _dropped(manifest: Manifest, kept: list[Judged], refusals: dict[str, dict[st
         for item in kept
         if item.name not in shipped
     }
-
-
-def report(
-    metric: str, manifest: Manifest, judged: list[Judged], left_out: dict[str, str], refusals: dict[str, dict[str, str]]
-) -> dict[str, Any]:
-    """The document of `report.json`: every variant that was measured, shipped or not, and why."""
-    runtimes = {variant.name: variant.runtimes for variant in manifest.variants}
-    variants = {
-        item.name: {
-            **judging.document(item), "shipped": item.name in runtimes, "runtimes": runtimes.get(item.name, ()),
-            "refused": refusals.get(item.name, {}),
-        }
-        for item in judged
-    }  # fmt: skip
-    document = {
-        "metric": metric,
-        "labels": manifest.labels,
-        "gate": manifest.gate,
-        "variants": variants,
-        "left_out": left_out,
-        "lineage": manifest.lineage,
-    }
-    built: dict[str, Any] = msgspec.to_builtins(document)
-    return built

@@ -1,1 +1,7 @@
-"""What the compiler tells: a table in the terminal, `report.json`, and `report.html` with plots."""
+"""What came of it, for people and for programs.
+
+document   the document of `report.json`, and the report files
+page       `report.html`, from that document alone
+plots      its drawings
+terminal   what the command prints
+"""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 from model_compiler.report import plots
 from model_compiler.report.plots import Series
@@ -27,6 +27,18 @@ svg .grid { stroke: var(--line); } .bad { color: var(--bad); } .soft { color: va
 """
 
 Document = Mapping[str, Any]
+
+COLUMNS: Final[Mapping[str, Callable[[Document], str]]] = {  # what each is called, and says of a verdict
+    "95 %": lambda v: f"{v['interval'][0]:.4g}–{v['interval'][1]:.4g}",
+    "drop": lambda v: f"{v['drop_points']:.2f}",
+    "agreement": lambda v: f"{v['agreement']:.4f}",
+    "worst class, points": lambda v: f"{100 * v['worst_class_drop']:.1f}",
+    "bytes": lambda v: f"{v['size_bytes']:,}",
+    "p50 / p95 µs": lambda v: f"{v['latency_us_p50']:.0f} / {v['latency_us_p95']:.0f}",
+    "× fp32": lambda v: f"{v['latency_ratio']:.2f}",
+    "load ms": lambda v: f"{v['load_ms']:.1f}",
+    "memory MB": lambda v: f"{v['peak_memory_bytes'] / 1e6:.1f}",
+}
 
 
 def page(document: Document) -> str:
@@ -65,23 +77,16 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _verdicts(document: Document) -> str:
     rows, notes = [], []
     for name, entry in document["variants"].items():
-        v = entry["verdict"]
-        rows.append(
-            [
-                escape(name) + ("" if entry["shipped"] else ' <span class="bad">left out</span>'),
-                f"{v['value']:.4g}", f"{v['interval'][0]:.4g}–{v['interval'][1]:.4g}", f"{v['drop_points']:.2f}",
-                f"{v['agreement']:.4f}", f"{100 * v['worst_class_drop']:.1f}", f"{v['size_bytes']:,}",
-                f"{v['latency_us_p50']:.0f} / {v['latency_us_p95']:.0f}", f"{v['latency_ratio']:.2f}",
-                f"{v['load_ms']:.1f}", f"{v['peak_memory_bytes'] / 1e6:.1f}", escape(", ".join(entry["runtimes"])),
-            ]
-        )  # fmt: skip
-        notes += [f"<li>{escape(name)}: {escape(note)}</li>" for note in v["notes"]]
+        verdict = entry["verdict"]
+        who = escape(name) + ("" if entry["shipped"] else ' <span class="bad">left out</span>')
+        cells = [cell(verdict) for cell in COLUMNS.values()]
+        rows.append([who, f"{verdict['value']:.4g}", *cells, escape(", ".join(entry["runtimes"]))])
+        notes += [f"<li>{escape(name)}: {escape(note)}</li>" for note in verdict["notes"]]
         notes += [
             f'<li class="bad">{escape(name)}: {escape(runtime)} refuses it: {escape(why)}</li>'
             for runtime, why in entry["refused"].items()
         ]
-    head = ("variant", document["metric"], "95 %", "drop", "agreement", "worst class, points", "bytes",
-            "p50 / p95 µs", "× fp32", "load ms", "memory MB", "runtimes")  # fmt: skip
+    head = ("variant", document["metric"], *COLUMNS, "runtimes")
     listed = f"<ul>{''.join(notes)}</ul>" if notes else ""
     gate = ", ".join(
         f"{key.replace('_', ' ')} {value:g}" for key, value in document["gate"].items() if value is not None

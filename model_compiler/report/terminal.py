@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from fleet.protocol.manifest import Manifest
+from fleet.protocol.manifest import Manifest, Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+COLUMNS: Final[Mapping[str, Callable[[Verdict], str]]] = {  # what each is called, and says of a verdict
+    "95 %": lambda v: f"{v.interval[0]:.3g}–{v.interval[1]:.3g}",
+    "drop": lambda v: f"{v.drop_points:.2f}",
+    "agreement": lambda v: f"{v.agreement:.3f}",
+    "bytes": lambda v: str(v.size_bytes),
+    "p50 µs": lambda v: f"{v.latency_us_p50:.0f}",
+    "× fp32": lambda v: f"{v.latency_ratio:.2f}",
+    "load ms": lambda v: f"{v.load_ms:.1f}",
+    "memory MB": lambda v: f"{v.peak_memory_bytes / 1e6:.1f}",
+}
 
 
 def table(manifest: Manifest) -> Table:
     """One line per variant; the second column is the metric's name."""
     from rich.table import Table
 
-    metric = manifest.variants[0].verdict.metric
-    columns = ("variant", metric, "95 %", "drop", "agreement", "bytes", "p50 µs", "× fp32", "load ms", "memory MB")
-    shown = Table(*columns, box=None, pad_edge=False)
+    shown = Table("variant", manifest.variants[0].verdict.metric, *COLUMNS, box=None, pad_edge=False)
     for variant in manifest.variants:
-        v = variant.verdict
-        shown.add_row(
-            variant.name, f"{v.value:.3f}", f"{v.interval[0]:.3g}–{v.interval[1]:.3g}", f"{v.drop_points:.2f}",
-            f"{v.agreement:.3f}", str(v.size_bytes), f"{v.latency_us_p50:.0f}", f"{v.latency_ratio:.2f}",
-            f"{v.load_ms:.1f}", f"{v.peak_memory_bytes / 1e6:.1f}",
-        )  # fmt: skip
+        verdict = variant.verdict
+        shown.add_row(variant.name, f"{verdict.value:.3f}", *[cell(verdict) for cell in COLUMNS.values()])
     return shown
 
 

@@ -1,6 +1,11 @@
-"""One small trained-enough model, compiled once for the whole folder: conversion takes seconds."""
+"""One small trained-enough model, compiled once for the whole folder: conversion takes seconds.
+
+Variants are run in the tests' process, but for this model's own, and in the files whose matter those processes are.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,12 +13,14 @@ import torch
 from torch import nn
 
 from fleet.protocol.manifest import Gate
-from model_compiler import runners
-from model_compiler.data import Dataset, make_dataset
-from model_compiler.deferral import DeferTarget
+from model_compiler.build import onnx
+from model_compiler.inputs.dataset import Dataset, make_dataset
+from model_compiler.inputs.deferral_target import DeferTarget
+from model_compiler.inputs.request import CompileRequest
 from model_compiler.pipeline import compile_release
-from model_compiler.request import CompileReport, CompileRequest
-from model_compiler.variants import onnx
+from model_compiler.report.document import CompileReport
+from model_compiler.running import runner
+from tests.support.children import keep_children_here
 
 
 class Net(nn.Module):
@@ -61,7 +68,15 @@ def fitted(channels: int, seed: int = 0, steps: int = 150) -> Net:
 
 def answers(name: str, runtime: str, model: bytes, x: np.ndarray) -> np.ndarray:
     """The first output of a model file, (n, classes)."""
-    return runners.run(name, runtime, model, make_dataset(x, None, "x")).outputs[0]
+    return runner.run(name, runtime, model, make_dataset(x, None, "x")).outputs[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def children_here() -> Iterator[None]:
+    """A process for each run of a variant costs a second of imports; a file that is about them overrides this."""
+    with pytest.MonkeyPatch.context() as patch:
+        keep_children_here(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -76,12 +76,13 @@ def test_bad_input_is_one_clear_line_and_nothing_is_written(request_, tmp_path):
     np.savez(tmp_path / "c.npz", x=request_.calibration.x, y=request_.calibration.y)
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
     (tmp_path / "broken.tflite").write_bytes(b"\0" * 100)
-    for source, word in (
-        ("broken.onnx", "broken.onnx"),
-        ("broken.tflite", "identifier is missing"),
-        ("none.onnx", "No such file"),
+    for source, word, code in (
+        ("broken.onnx", "broken.onnx", 1),
+        ("broken.tflite", "identifier is missing", 1),
+        ("none.onnx", "No such file", 3),
     ):
-        done = run("import", tmp_path / source, "--validation", tmp_path / "c.npz", "--out", tmp_path / "r", expect=1)
+        asked = ("import", tmp_path / source, "--validation", tmp_path / "c.npz", "--out", tmp_path / "r")
+        done = run(*asked, expect=code)
         assert word in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "r").exists()
 
@@ -131,7 +132,7 @@ def test_a_later_release_carries_patches_from_an_earlier_one(compiled, request_,
 
     import torch
 
-    from model_compiler import delta
+    from model_compiler.package import delta
     from model_compiler.pipeline import compile_release
 
     nudged = copy.deepcopy(student)
@@ -151,7 +152,7 @@ def test_a_later_release_carries_patches_from_an_earlier_one(compiled, request_,
     assert shown["patch_bytes"] == (tmp_path / "patch").stat().st_size == min(shown["methods"].values())
     assert "bsdiff" in run("delta", compiled.out, later.out, "--variant", "litert-fp32").stdout
     assert "no edge variant" in run("delta", compiled.out, later.out, "--variant", "none", expect=1).stderr
-    assert "No such file" in run("delta", tmp_path / "missing", later.out, expect=1).stderr
+    assert "No such file" in run("delta", tmp_path / "missing", later.out, expect=3).stderr
 
 
 def test_a_model_that_needs_a_custom_operator_is_refused_by_its_name(compiled, request_, tmp_path):

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.protocol import sketch
-from model_compiler.data import Dataset
 from model_compiler.importing import halves
+from model_compiler.inputs.dataset import Dataset
 
 
 def digests(data: Dataset, rows: np.ndarray) -> set[bytes]:

@@ -18,16 +18,20 @@ from fleet.protocol.interface import Interface, interface_of, tensors
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.manifest_detail import decode_detail, with_detail
 from fleet.runtimes.tensors import FileTensor
-from model_compiler import main, measurements, pack, ports, runners, sources
-from model_compiler.building import Artifact
-from model_compiler.data import Dataset, make_dataset
+from model_compiler import main
+from model_compiler.build.artifacts import Artifact
+from model_compiler.build.targets import TARGETS
 from model_compiler.errors import DataError, InterfaceError, SourceError
+from model_compiler.evaluate import measurements
 from model_compiler.importing import import_release
+from model_compiler.inputs import ports, release_folder, sources
+from model_compiler.inputs.dataset import Dataset, make_dataset
+from model_compiler.inputs.request import CompileRequest
 from model_compiler.metrics import parse
-from model_compiler.request import CompileRequest
-from model_compiler.runners import Wanted
-from model_compiler.running import Loaded
-from model_compiler.variants import TARGETS
+from model_compiler.package import pack
+from model_compiler.running import runner
+from model_compiler.running.runner import Wanted
+from model_compiler.running.runner_process import Loaded
 from tests.support.any_model import onnx_file
 from tests.support.litert_file import Node, litert_file
 
@@ -288,9 +292,9 @@ def test_a_users_file_that_ends_the_program_is_refused_by_name(tmp_path: Path, l
 
 def figures(kept: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `measurements` gives, with a clock that needs no child."""
-    latency = runners.Latency(p50=1.0, p95=2.0)
-    monkeypatch.setattr(runners, "latencies", lambda models, *_: dict.fromkeys(models, latency))
-    profile = runners.Profile(
+    latency = runner.Latency(p50=1.0, p95=2.0)
+    monkeypatch.setattr(runner, "latencies", lambda models, *_: dict.fromkeys(models, latency))
+    profile = runner.Profile(
         inputs=(), outputs=(), batched=True, sliced=(), places={}, output_places=(), load_ms=1.0, peak_memory_bytes=1
     )
     artifact = Artifact("onnx-fp32", TARGETS["onnx-fp32"], "edge", b"model")
@@ -342,8 +346,8 @@ def test_a_release_that_cannot_be_written_is_a_sentence_and_leaves_the_old_one(t
     with pytest.raises(SourceError, match="cannot be written") as refused:
         pack.write_release(tmp_path / "file" / "r", made, [], {})
     assert "--out" in refused.value.hint
-    kept = pack.read_release(tmp_path / "r")
-    assert with_detail(kept, decode_detail(pack.read_blob(tmp_path / "r", kept.detail))) == made
+    kept = release_folder.read_release(tmp_path / "r")
+    assert with_detail(kept, decode_detail(release_folder.read_blob(tmp_path / "r", kept.detail))) == made
 
 
 def remembering(*, resource: bool) -> bytes:

@@ -86,6 +86,13 @@ def test_a_users_function_is_a_metric(tmp_path: Path) -> None:
         metric.score({"b": np.zeros(2)}, np.zeros(2))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_cannot_be_ranked_are_named(bad: float) -> None:
+    scores = np.array([[0.1], [bad], [0.9]])
+    with pytest.raises(DataError, match="NaN or infinite"):
+        metrics.parse("auc").score({"p": scores}, np.array([0, 1, 1]))
+
+
 @pytest.mark.parametrize("name", ["top-0", "accurate", "none.py:f", "auc:x"])
 def test_unknown_metrics_are_refused_by_name(name: str) -> None:
     with pytest.raises(Exception, match=name.split(":")[0]):

@@ -12,10 +12,14 @@ from hypothesis import strategies as st
 
 from fleet.protocol.manifest import Lineage, Manifest, SelfTest, decode_manifest
 from fleet.protocol.selftest import check, decode_vectors
-from model_compiler import deferral, metrics, pack, rightness, tasking, vectors, verdict
-from model_compiler.data import check_labels, check_pair, load_dataset, make_dataset
+from model_compiler import intervals, metrics
 from model_compiler.errors import DataError, SourceError
-from model_compiler.sources import load_torch
+from model_compiler.evaluate import deferral, rightness, tasking, verdict
+from model_compiler.inputs.dataset import check_labels, check_pair, load_dataset, make_dataset
+from model_compiler.inputs.deferral_target import DeferTarget
+from model_compiler.inputs.sources import load_torch
+from model_compiler.package import pack, vectors
+from model_compiler.report.document import files
 from tests.support.manifests import small_release
 from tests.support.size import sized
 
@@ -62,15 +66,15 @@ def test_validation_must_be_unseen_and_within_the_classes() -> None:
 
 
 def test_wilson_matches_published_values() -> None:
-    low, high = metrics.wilson(81, 263)  # Newcombe 1998, table I
+    low, high = intervals.wilson(81, 263)  # Newcombe 1998, table I
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
-    assert metrics.wilson(0, 20)[0] == pytest.approx(0, abs=1e-12)
+    assert intervals.wilson(0, 20)[0] == pytest.approx(0, abs=1e-12)
 
 
 @given(st.integers(1, 500), st.data())
 def test_wilsons_interval_holds_the_share(total: int, data: st.DataObject) -> None:
     hits = data.draw(st.integers(0, total))
-    low, high = metrics.wilson(hits, total)
+    low, high = intervals.wilson(hits, total)
     assert 0.0 <= low <= hits / total + 1e-9 and hits / total - 1e-9 <= high <= 1.0
 
 
@@ -105,8 +109,8 @@ def test_deferral_keeps_its_target() -> None:
     rng = np.random.default_rng(2)
     logits = rng.normal(size=(400, 4)) + 2 * np.eye(4)[np.arange(400) % 4]
     y = np.arange(400) % 4
-    share = deferral.fit(logits, y, y, deferral.DeferTarget(cloud=0.2), apply_softmax=True)
-    error = deferral.fit(logits, y, y, deferral.DeferTarget(error=0.05), apply_softmax=True)
+    share = deferral.fit(logits, y, y, DeferTarget(cloud=0.2), apply_softmax=True)
+    error = deferral.fit(logits, y, y, DeferTarget(error=0.05), apply_softmax=True)
     for fitted, most_cloud, most_error in ((share, 0.2, 1.0), (error, 1.0, 0.05)):
         p = deferral.protocol.probabilities(logits, temperature=fitted.temperature)
         deferred = p.max(axis=1) < fitted.threshold
@@ -119,7 +123,7 @@ def test_a_sure_student_needs_few_calls_for_an_error_target() -> None:
     y, sure = rng.integers(0, 3, 1000), rng.random(1000) < 0.8
     logits = rng.normal(size=(1000, 3)) * 0.2
     logits[np.arange(1000), np.where(sure, y, (y + 1) % 3)] += np.where(sure, 6.0, 1.0)
-    found = deferral.fit(logits, y, y, deferral.DeferTarget(error=0.01, cloud=None), apply_softmax=True)
+    found = deferral.fit(logits, y, y, DeferTarget(error=0.01, cloud=None), apply_softmax=True)
     at = next(p for p in found.curve if p.threshold >= found.threshold)
     assert at.combined_accuracy >= 0.98 and at.cloud_share <= 0.31
 
@@ -139,7 +143,7 @@ def test_vectors_pass_the_right_model_and_fail_a_flipped_one() -> None:
     both = {"a": {"logits": X @ weights}, "b": {"logits": X @ rounded}}
     groups = (X @ weights).argmax(axis=1)
     section, _, data = vectors.build(
-        make_dataset(X, None, "x"), both, groups, classes=True, sliced=("x",), batched=True
+        make_dataset(X, None, "x"), both, groups, vectors.Rows(("x",), answers=True), classes=True
     )
     assert 8 <= section.vectors <= 16
 
@@ -171,7 +175,7 @@ DOCUMENT = {"metric": "accuracy", "labels": [], "gate": {}, "variants": {}, "lef
 
 def test_a_replaced_release_is_never_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "release"
-    pack.write_release(out, release("old"), [], DOCUMENT)
+    pack.write_release(out, release("old"), [], files(DOCUMENT))
     rename, calls = Path.replace, list[Path]()
 
     def fail_second(self: Path, target: Path) -> Path:
@@ -182,11 +186,11 @@ def test_a_replaced_release_is_never_lost(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Path, "replace", fail_second)
     with pytest.raises(SourceError, match="full"):
-        pack.write_release(out, release("new"), [], DOCUMENT)
+        pack.write_release(out, release("new"), [], files(DOCUMENT))
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
     assert decode_manifest((out / "manifest.json").read_bytes()).lineage.recipe == "old"
     monkeypatch.undo()
-    pack.write_release(out, release("new"), [], DOCUMENT)
+    pack.write_release(out, release("new"), [], files(DOCUMENT))
     assert [path.name for path in tmp_path.iterdir()] == ["release"]
     assert decode_manifest((out / "manifest.json").read_bytes()).lineage.recipe == "new"
 
@@ -215,7 +219,7 @@ def test_a_few_rows_stand_for_what_answers_have_in_common(text: str, outputs: np
 def test_a_variant_whose_task_says_how_sure_it_is_defers_by_that() -> None:
     sure = np.linspace(0, 1, 200)
     right = sure > 0.3
-    found = deferral.fit_sure(sure, right, np.ones(200, bool), deferral.DeferTarget(error=0.0, cloud=None))
+    found = deferral.fit_sure(sure, right, np.ones(200, bool), DeferTarget(error=0.0, cloud=None))
     assert found.temperature == 1.0 and found.threshold == pytest.approx(0.3, abs=0.02)
 
 
@@ -231,14 +235,14 @@ def population(seed: int, rows: int = 6000) -> tuple[np.ndarray, np.ndarray, np.
 @pytest.mark.parametrize(
     "target",
     [
-        deferral.DeferTarget(error=0.05, cloud=None),
-        deferral.DeferTarget(error=0.2, cloud=None),
-        deferral.DeferTarget(cloud=0.1),
-        deferral.DeferTarget(cloud=0.02),
+        DeferTarget(error=0.05, cloud=None),
+        DeferTarget(error=0.2, cloud=None),
+        DeferTarget(cloud=0.1),
+        DeferTarget(cloud=0.02),
     ],
-    ids=deferral.DeferTarget.describe,
+    ids=DeferTarget.describe,
 )
-def test_a_signed_target_holds_on_the_whole_population(target: deferral.DeferTarget, n: int) -> None:
+def test_a_signed_target_holds_on_the_whole_population(target: DeferTarget, n: int) -> None:
     sure, right, cloud = population(n)
     draws, broken, signed = sized(100, 2000), 0, 0
     rng = np.random.default_rng(n)
@@ -255,17 +259,17 @@ def test_a_signed_target_holds_on_the_whole_population(target: deferral.DeferTar
 
 def test_a_target_out_of_reach_is_said_and_not_signed() -> None:
     sure, right, cloud = population(1, 500)
-    target = deferral.DeferTarget(error=0.0001, cloud=None)
+    target = DeferTarget(error=0.0001, cloud=None)
     found = deferral.fit_sure(sure, right, cloud, target)
     assert (found.target, found.level) == ("", 0.0)
     said = deferral.unmet(found, target)
     assert "at most 0.01 % error could not be shown with 95 % confidence" in said and "best error seen is" in said
     wrong = (~np.where(sure < found.threshold, cloud, right)).mean()
     assert wrong <= min((~cloud).mean(), (~right).mean()), "the threshold does the best that it can"
-    few = deferral.fit_sure(sure[:20], right[:20], cloud[:20], deferral.DeferTarget(cloud=0.02))
-    assert few.threshold == 0.0 and "never asks the cloud" in deferral.unmet(few, deferral.DeferTarget(cloud=0.02))
-    alike = deferral.fit_sure(np.full(500, 0.9), right, cloud, deferral.DeferTarget(cloud=0.1))
-    assert "too much alike" in deferral.unmet(alike, deferral.DeferTarget(cloud=0.1))
+    few = deferral.fit_sure(sure[:20], right[:20], cloud[:20], DeferTarget(cloud=0.02))
+    assert few.threshold == 0.0 and "never asks the cloud" in deferral.unmet(few, DeferTarget(cloud=0.02))
+    alike = deferral.fit_sure(np.full(500, 0.9), right, cloud, DeferTarget(cloud=0.1))
+    assert "too much alike" in deferral.unmet(alike, DeferTarget(cloud=0.1))
 
 
 def test_a_cloud_that_is_worse_than_the_edge_is_asked_only_where_it_helps() -> None:
@@ -273,7 +277,7 @@ def test_a_cloud_that_is_worse_than_the_edge_is_asked_only_where_it_helps() -> N
     rng = np.random.default_rng(0)
     sure = rng.random(2000)
     right, cloud = sure > 0.1, rng.random(2000) < 0.9
-    found = deferral.fit_sure(sure, right, cloud, deferral.DeferTarget(error=0.05, cloud=None))
+    found = deferral.fit_sure(sure, right, cloud, DeferTarget(error=0.05, cloud=None))
     assert found.target and 0.05 < found.threshold < 0.5
 
 

@@ -15,13 +15,19 @@ from fleet.protocol.figures import decode_profile, figures_of, plan
 from fleet.protocol.manifest import Gate, encode_manifest
 from fleet.protocol.manifest_detail import decode_detail, with_detail
 from fleet.protocol.sketch import decode_encoder
-from model_compiler import vectors as making
-from model_compiler.building import CLOUD
+from model_compiler.build.artifacts import CLOUD
 from model_compiler.errors import DataError, GateError, TargetError
-from model_compiler.pack import read_blob, read_release
+from model_compiler.inputs.release_folder import read_blob, read_release
+from model_compiler.inputs.request import CompileRequest
+from model_compiler.package import vectors as making
 from model_compiler.pipeline import compile_release
-from model_compiler.request import CompileReport, CompileRequest
+from model_compiler.report.document import CompileReport
 from tests.model_compiler.conftest import answers, stripes
+
+
+@pytest.fixture(scope="module", autouse=True)
+def children_here() -> None:
+    """Here variants are run as users run them: in processes, one of which crashes."""
 
 
 def test_every_target_is_built_measured_and_packed(compiled: CompileReport, request_: CompileRequest):

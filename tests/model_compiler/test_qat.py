@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from model_compiler import qat
+from model_compiler.build import litert, onnx
 from model_compiler.errors import DataError, TargetError
-from model_compiler.variants import litert, onnx
 from tests.model_compiler.conftest import answers, stripes
 from tests.support import stubborn
 

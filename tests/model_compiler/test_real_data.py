@@ -14,9 +14,10 @@ import pytest
 
 from fleet.protocol.manifest import Gate
 from model_compiler import metrics
-from model_compiler.data import Dataset, make_dataset
 from model_compiler.importing import import_release
-from model_compiler.request import CompileReport, CompileRequest
+from model_compiler.inputs.dataset import Dataset, make_dataset
+from model_compiler.inputs.request import CompileRequest
+from model_compiler.report.document import CompileReport
 
 pytestmark = pytest.mark.skipif(
     "EDGELOOP_DATA" not in os.environ,
@@ -87,11 +88,11 @@ def test_one_net_in_three_files_is_judged_alike(tmp_path):
 
 
 def test_backends_give_the_same_numbers():
-    from model_compiler import runners
+    from model_compiler.running import runner
 
     float_file, onnx_file = (folder("magic_wand") / name for name in ("model.tflite", "model.onnx"))
-    one = runners.run("litert-fp32", "litert", float_file.read_bytes(), gestures(False)).outputs[0]
-    two = runners.run("onnx-fp32", "onnx", onnx_file.read_bytes(), gestures(True)).outputs[0]
+    one = runner.run("litert-fp32", "litert", float_file.read_bytes(), gestures(False)).outputs[0]
+    two = runner.run("onnx-fp32", "onnx", onnx_file.read_bytes(), gestures(True)).outputs[0]
     assert np.abs(one - two).max() <= 2e-6
 
 

@@ -12,11 +12,12 @@ import pytest
 from edge_agent.runtimes import selftest
 from fleet.protocol.finite import CAPABILITY
 from fleet.protocol.manifest import Manifest, decode_manifest
-from model_compiler import judging, metrics
-from model_compiler.building import CLOUD, Artifact
-from model_compiler.data import make_dataset
+from model_compiler import metrics
+from model_compiler.build.artifacts import CLOUD, Artifact
+from model_compiler.build.targets import TARGETS
 from model_compiler.errors import TargetError
-from model_compiler.variants import TARGETS
+from model_compiler.evaluate import judging
+from model_compiler.inputs.dataset import make_dataset
 from tests.model_compiler.test_command import run
 from tests.support import any_model
 from tests.support.any_model import onnx_file

@@ -1,0 +1,68 @@
+"""Building variants: one module per runtime. Each takes a source and returns a model file's bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy.typing as npt
+
+from fleet.protocol.manifest import Precision, Runtime
+from model_compiler.build.calibration import Method, Plan, Ranges
+
+Array = npt.NDArray[Any]
+
+
+class Target(NamedTuple):
+    """What a variant's name stands for."""
+
+    runtime: Runtime
+    precision: Precision
+
+
+class Operator(NamedTuple):
+    """One operator of a float model file. `outputs` are the tensors that it writes; `weight_bytes` what its
+    constants take in float."""
+
+    id: str
+    kind: str
+    outputs: tuple[str, ...]
+    weight_bytes: int
+
+
+TARGETS: Final[dict[str, Target]] = {
+    "litert-fp32": Target("litert", "fp32"),
+    "litert-int8": Target("litert", "int8"),
+    "litert-int8-dynamic": Target("litert", "int8-dynamic"),
+    "onnx-fp32": Target("onnx", "fp32"),
+    "onnx-int8": Target("onnx", "int8"),
+}
+
+
+class Quantizer(Protocol):
+    """What a runtime's module offers beside making float models."""
+
+    def quantize(
+        self,
+        model: bytes,
+        precision: Precision,
+        calibration: Mapping[str, Array] | Array,
+        plan: Plan | None = None,
+        *,
+        known: Ranges | None = None,
+    ) -> bytes:
+        """A quantized model file; raises TargetError."""
+
+    def observed(self, model: bytes, arrays: list[Array], method: Method) -> Ranges:
+        """The range of every activation over the samples."""
+
+    def operators(self, model: bytes) -> tuple[Operator, ...]:
+        """The operators of a float model file."""
+
+
+def reason(error: BaseException) -> str:
+    """What a converter said, in one line: of a chain of errors the innermost, whose words name the operator."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]

@@ -1,0 +1,89 @@
+"""The drift section of a release: the model name's fixed encoder, the training-fit reference, the margin; and what the
+inputs were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fleet.protocol import figures, sketch
+from fleet.protocol.finite import is_finite
+from fleet.protocol.manifest import SketchRef
+from fleet.protocol.tensor_spec import Tensor
+from model_compiler.errors import DataError
+from model_compiler.inputs.release_folder import blob_of
+
+LEAST_ROWS = 8
+PROFILE_ROWS = 10_000
+
+
+def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any]) -> bool:
+    """Whether there is enough to compare: some rows of more than one number in both sets, not all the same."""
+    enough = min(len(calibration), len(validation)) >= LEAST_ROWS and calibration.dtype.kind != "O"
+    enough = enough and calibration.ndim > 1
+    enough = enough and is_finite(calibration) and is_finite(validation)
+    return enough and bool((calibration != calibration[:1]).any())
+
+
+def build(
+    calibration: npt.NDArray[Any],
+    validation: npt.NDArray[Any],
+    *,
+    tensor: str,
+    encoder: sketch.Encoder | None,
+    seed: int,
+) -> tuple[SketchRef, list[bytes]]:
+    """The drift section and its two blobs.
+
+    The encoder is fitted to the calibration inputs unless one is given; the margin is what inputs
+    of the same origin reach: windows of validation inputs against the calibration reference.
+    """
+    if not possible(calibration, validation):
+        raise DataError(f"drift needs at least {LEAST_ROWS} calibration and validation inputs that differ")
+    fitted = encoder or sketch.fit_encoder(np.asarray(calibration, dtype=np.float32), tensor=tensor, seed=seed)
+    reference = sketch.sketch(fitted, calibration)
+    margin = sketch.fit_margin(fitted, reference, validation, seed=seed)
+    blobs = [sketch.encode_encoder(fitted), sketch.encode_sketch(reference)]
+    ref = SketchRef(
+        sketch_id=sketch.sketch_id(fitted), encoder=blob_of(blobs[0]), reference=blob_of(blobs[1]), margin=margin
+    )
+    return ref, blobs
+
+
+def profile(
+    background: Mapping[str, npt.NDArray[Any]], inputs: Sequence[Tensor], names: Mapping[str, Sequence[str]]
+) -> bytes:
+    """What the release was trained on, input by input: the bytes of a `figures.Profile` of at most `PROFILE_ROWS` rows.
+
+    Args:
+        background: (n, …) by the release's names.
+        inputs: the manifest's.
+        names: what the numbers of an input are called, by its name, or by "" those of the only one.
+
+    Raises:
+        DataError: names of an input that there is not, or not as many as it has numbers.
+    """
+    summaries, called = [], _called(names, inputs)
+    for told in figures.plan(inputs):
+        rows = background[told.tensor]
+        picked = np.linspace(0, len(rows) - 1, min(len(rows), PROFILE_ROWS)).astype(np.int64)
+        summaries.append(figures.summarize(told, [np.asarray(rows[place]) for place in picked], every=True))
+    return figures.encode_profile(figures.Profile(inputs=tuple(summaries), names=called))
+
+
+def _called(names: Mapping[str, Sequence[str]], inputs: Sequence[Tensor]) -> dict[str, tuple[str, ...]]:
+    told = {one.tensor: one for one in figures.plan(inputs)}
+    called = {}
+    for name, given in names.items():
+        only = inputs[0].name if len(inputs) == 1 else name
+        one = told.get(name or only)
+        if one is None or one.kind != "values":
+            known = ", ".join(one.tensor for one in told.values() if one.kind == "values") or "none"
+            raise DataError(f"features are named of input {name!r}; those told by their numbers are: {known}")
+        if len(given) != len(one.names):
+            raise DataError(f"input {one.tensor!r} has {len(one.names)} numbers, {len(given)} are named")
+        called[one.tensor] = tuple(given)
+    return called

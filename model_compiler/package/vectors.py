@@ -1,0 +1,183 @@
+"""Golden self-test vectors: validation inputs that tell variants, and wrong models, apart."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fleet.protocol.codec import encode_msgpack
+from fleet.protocol.manifest import Blob, SelfTest
+from fleet.protocol.selftest import LIMIT, Vector, encode_vectors, to_array
+from model_compiler.inputs.dataset import Dataset
+from model_compiler.inputs.release_folder import blob_of
+from model_compiler.metrics import Outputs, first, table
+
+COUNT = 12
+STEPS = 8  # of golden answers within the tolerance: finer digits are noise that a patch would carry
+TOLERANCE = 0.02  # of an output's spread: rounding on other hardware stays far below, a wrong model far above
+
+Array = npt.NDArray[Any]
+
+
+class Rows(NamedTuple):
+    """What has rows: these `inputs` of a request, and its `answers`. Whatever has none is one sample's whole tensor."""
+
+    inputs: Collection[str]
+    answers: bool
+
+
+def choose(
+    outputs: Mapping[str, Outputs], groups: Array, *, classes: bool, count: int = COUNT, kept: Sequence[int] = ()
+) -> list[int]:
+    """Indices of validation rows: half where the variants differ most, half spread over `groups`, a number per row.
+
+    Those of the rows `kept`, which an earlier release's vectors ask, come first: a device has their inputs already.
+    `outputs` maps a variant to its outputs (n, …) by name. Where the first output ranks classes, rows
+    on which the best two almost tie are left out, since another processor's rounding may turn them.
+    """
+    stack = np.stack([table(first(o)) if classes else _numbers(first(o)) for o in outputs.values()])
+    stack = np.nan_to_num(stack.astype(np.float64))
+    steady = np.arange(stack.shape[1])
+    if classes:
+        top = np.sort(stack, axis=2)
+        margin = (top[:, :, -1] - top[:, :, -2]).min(axis=0)
+        steady = np.flatnonzero(margin > 0.1 * (stack.std() + 1e-9))
+        if len(steady) < count:
+            steady = np.argsort(-margin)[: max(count, len(steady))]
+    known = set(steady.tolist())
+    mine = [row for row in kept if row in known][:count]
+    steady = np.array([row for row in steady if row not in mine], np.int64)
+    count -= len(mine)
+    difference = np.abs(stack[:, steady] - stack[:1, steady]).max(axis=(0, 2))
+    apart = [int(i) for i in steady[np.argsort(-difference, kind="stable")[: count // 2]]]
+    rest = [int(i) for i in steady if int(i) not in apart]
+    seen: dict[int, int] = {}
+    rank: dict[int, int] = {}  # how many earlier rows are of the same group: the lowest ranks cover all of them
+    for index in sorted(rest):
+        rank[index] = seen.get(int(groups[index]), 0)
+        seen[int(groups[index])] = rank[index] + 1
+    return mine + (apart + sorted(rest, key=lambda i: (rank[i], i)))[:count]
+
+
+def build(
+    data: Dataset,
+    outputs: Mapping[str, Outputs],
+    groups: Array,
+    counts: Rows,
+    *,
+    classes: bool,
+    least: float = 0.0,
+    former: Sequence[Vector] = (),
+) -> tuple[SelfTest, Blob, bytes]:
+    """The self-test section, its blob reference and the blob's bytes.
+
+    Args:
+        data, outputs: what was asked, and the answers by variant and name, each (n, …).
+        groups: what answers have in common, a number per row (`tasking.groups_of`).
+        classes: whether the first output ranks classes.
+        counts: what of a request and of its answers has rows.
+        least: where no classes are ranked, the share of vectors whose answers must agree by the task.
+        former: the vectors of the release that devices come from. The same inputs at the same places make a patch of
+            little more than the answers.
+    """
+    kept = _rows_of(former, data, counts.inputs)
+    rows = choose(outputs, groups, classes=classes, count=_affordable(data, outputs), kept=kept)
+    golden = _in_steps(outputs, rows) if classes else outputs
+
+    vectors = [
+        Vector(
+            inputs=tuple(
+                to_array(name, _one(array, row, rows=name in counts.inputs)) for name, array in data.inputs.items()
+            ),
+            outputs={
+                variant: tuple(to_array(name, _one(values, row, rows=counts.answers)) for name, values in found.items())
+                for variant, found in golden.items()
+            },
+        )
+        for row in rows
+    ]
+    encoded = encode_vectors(vectors)
+    blob = blob_of(encoded)
+    selftest = SelfTest(
+        blob=blob, vectors=len(vectors), tolerance=_tolerance(outputs), min_agreement=1.0 if classes else least
+    )
+    return selftest, blob, encoded
+
+
+def _one(array: Array, row: int, *, rows: bool) -> Array:
+    """What a request has of a sample: a row of its own, or the sample's whole tensor."""
+    return array[row : row + 1] if rows else array[row, ...]
+
+
+def _rows_of(former: Sequence[Vector], data: Dataset, sliced: Collection[str]) -> list[int]:
+    """The rows of `data` that earlier vectors ask, in the vectors' order; other inputs are left out."""
+    if not former:
+        return []
+    count = len(next(iter(data.inputs.values())))
+    requests = (
+        tuple(to_array(name, _one(array, row, rows=name in sliced)) for name, array in data.inputs.items())
+        for row in range(count)
+    )
+    places: dict[bytes, int] = {}
+    for row, request in enumerate(requests):
+        places.setdefault(encode_msgpack(request), row)
+    found = [places.get(encode_msgpack(vector.inputs)) for vector in former]
+    return list(dict.fromkeys(row for row in found if row is not None))
+
+
+def _in_steps(outputs: Mapping[str, Outputs], rows: Sequence[int]) -> dict[str, dict[str, Array]]:
+    """The answers with real numbers rounded to a power of two far below the tolerance, so that they pack well.
+
+    Where that would let two classes of a chosen row change places, a variant's answers stay as they are.
+    """
+    found = {}
+    for variant, arrays in outputs.items():
+        rounded = {name: _rounded(values) for name, values in arrays.items()}
+        same = np.array_equal(table(first(rounded))[rows].argmax(1), table(first(arrays))[rows].argmax(1))
+        found[variant] = rounded if same else dict(arrays)
+    return found
+
+
+def _rounded(values: Array) -> Array:
+    spread = _spread(values)
+    if values.dtype not in (np.float32, np.float64) or not np.isfinite(values).all() or spread < 1e-6:
+        return values
+    step = 2.0 ** np.floor(np.log2(TOLERANCE * spread / STEPS))
+    rounded: Array = (np.round(values / step) * step).astype(values.dtype)
+    return rounded
+
+
+def _numbers(values: Array) -> Array:
+    """An output (n, …) as a table of numbers; equal texts get equal ones."""
+    flat = values.reshape(len(values), -1)
+    if flat.dtype.kind != "O":
+        return flat
+    codes: Array = np.array([zlib.crc32(item) for item in flat.ravel()], np.float64).reshape(flat.shape)
+    return codes
+
+
+def _affordable(data: Dataset, outputs: Mapping[str, Outputs]) -> int:
+    """As many vectors as half of the blob's limit holds, at least one."""
+    arrays = [*data.inputs.values(), *(array for found in outputs.values() for array in found.values())]
+    each = sum(array[:1].nbytes for array in arrays)
+    return max(1, min(COUNT, LIMIT // 2 // max(each, 1)))
+
+
+def _spread(values: Array) -> float:
+    """Largest minus smallest of the numbers among an output's values; 0 without any."""
+    known = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    return float(known.max()) - float(known.min()) if known.size and known.dtype.kind != "O" else 0.0
+
+
+def _tolerance(outputs: Mapping[str, Outputs]) -> dict[str, float]:
+    """By variant, or by variant and output where a model has several: they differ in scale."""
+    found = {}
+    for variant, arrays in outputs.items():
+        for name, values in arrays.items():
+            key = variant if len(arrays) == 1 else f"{variant}:{name}"
+            found[key] = TOLERANCE * _spread(values) + 1e-5
+    return found
