@@ -4,6 +4,7 @@ main       composition root; cli: the `edge-agent` command; local: inference in 
 runtimes   LiteRT, tflite-runtime, ONNX Runtime behind one port
 serving    the local API, routing, audits
 reporting  spool, windows, samples, MQTT
+shadow     a release that is tried beside the one that serves, in a process of its own
 update     pulling releases; identity: key, enrolment, calls to the hub
 """
 
@@ -14,6 +15,7 @@ CAPABILITIES = (
     "routing-budget",
     "routing-remote",
     "routing-when",
+    "shadow",
     "step:clip",
     "step:concat",
     "step:impute",

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.errors import AgentError, UsageError
+from fleet.console import flush, version, write_any_letter
+from fleet.console.exits import SHORT, Exit
+from fleet.console.logs import set_up
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
@@ -18,11 +21,6 @@ if TYPE_CHECKING:
 
 RunAgent = Callable[["AgentConfig", str], int]
 InstallBundle = Callable[["AgentConfig", Path], "Outcome"]
-
-EXIT_CODES = (
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 not allowed, 5 conflict, 6 unreachable, 8 timed out, "
-    "70 an agent that stood still (watchdog_s)."
-)
 
 
 def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBundle) -> int:
@@ -32,8 +30,9 @@ def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBun
         from edge_agent.update.tuf_command import tuf_client_main
 
         return tuf_client_main(words[1:])
+    write_any_letter()
     arguments = build_parser().parse_args(words)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up("INFO")
     logging.captureWarnings(True)
     from fleet.protocol.errors import ProtocolError
 
@@ -43,6 +42,7 @@ def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBun
         if arguments.command == "install":
             return _install(arguments, install_bundle)
         code: int = COMMANDS[arguments.command](arguments)
+        flush()
         return code
     except BrokenPipeError:
         return 1
@@ -53,7 +53,15 @@ def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBun
         _complain(said.text, said.hint)
         return said.exit_code
     except KeyboardInterrupt:
-        return 130
+        return Exit.INTERRUPTED
+
+
+class _Version(argparse.Action):
+    """Says the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"edge-agent {version()}")
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,8 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent",
         description="Runs models on this device: pulls, verifies, serves, falls back to the cloud, reports.",
-        epilog="example: edge-agent enroll https://hub:8443 --token el1.… --dir /var/lib/edge-agent. " + EXIT_CODES,
+        epilog="example: edge-agent enroll https://hub:8443 --token el1.… --dir /var/lib/edge-agent. " + SHORT,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     enroll = _add(commands, "enroll", "make this device's key and enrol it with a hub",
@@ -82,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--grpc-port", type=int, help='answer gRPC here, too (0: any free port; pip install "edgeloop[grpc]")'
     )
+    run.add_argument("--log-format", choices=("text", "json"), help="how the log on standard error is written (text)")
     run.add_argument("--redact", default="", metavar="MODULE:FUNCTION", help="hook that sees samples first")
 
     install = _add(commands, "install", "install from a folder that `fleet release bundle` wrote, without any network",
@@ -92,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_asking(commands)
     _add_measuring(commands)
+    _add_service(commands)
     return parser
 
 
@@ -137,6 +148,27 @@ def _add_measuring(commands: Any) -> None:
     _add_json(bench)
 
 
+def _add_service(commands: Any) -> None:
+    """The agent as a service of this system."""
+    service = _add(commands, "service", "the agent as a systemd service of its own user", "edge-agent service install")
+    actions = service.add_subparsers(dest="action", required=True, metavar="ACTION")
+    install = _add(actions, "install", "write the unit, make user and group, start it where the device is enrolled",
+                   "sudo /opt/edgeloop/bin/edge-agent service install --port 8200")  # fmt: skip
+    install.add_argument("--port", type=int, help="loopback port of the local API, beside the Unix socket")
+    install.add_argument("--device", action="append", default=[], metavar="PATH",
+                         help="a device that a runtime uses, such as /dev/apex_0; repeatable")  # fmt: skip
+    install.add_argument("--no-start", action="store_true", help="enable it only: it starts with the machine")
+    show = _add(actions, "show", "print the unit, and write nothing", "edge-agent service show")
+    remove = _add(actions, "uninstall", "stop it and remove its files; identity and models stay",
+                  "sudo edge-agent service uninstall")  # fmt: skip
+    remove.add_argument("--purge", action="store_true", help="remove its directory, too: identity and models")
+    for parser in (install, show):
+        parser.add_argument("--dir", type=Path, help="the agent's directory (/var/lib/NAME)")
+    for parser in (install, show, remove):
+        parser.add_argument("--name", default="edge-agent", help="of the service")
+        parser.add_argument("--root", type=Path, default=Path("/"), help="an image's root, in place of this system's")
+
+
 def _add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text, epilog=f"example: {example}"
@@ -172,8 +204,14 @@ def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
     from fleet.serving.seldom import Seldom
 
     check_owner(arguments.dir, "run")
-    given = {"port": arguments.port, "uds": arguments.uds, "grpc_port": arguments.grpc_port}
+    given = {
+        "port": arguments.port,
+        "uds": arguments.uds,
+        "grpc_port": arguments.grpc_port,
+        "log_format": arguments.log_format,
+    }
     config = load(arguments.dir, overrides=given)
+    set_up(config.log_level, config.log_format, program="edge-agent", directory=str(config.dir))
     logging.getLogger().setLevel(config.log_level)
     for handler in logging.getLogger().handlers:
         handler.addFilter(Seldom())
@@ -289,6 +327,32 @@ def _bench(arguments: argparse.Namespace) -> int:
     return bench.main(arguments)
 
 
+def _service(arguments: argparse.Namespace) -> int:
+    import sysconfig
+
+    from edge_agent import service
+
+    asked = service.Service(
+        program=Path(sysconfig.get_path("scripts")) / "edge-agent",
+        directory=getattr(arguments, "dir", None) or service.STATE / arguments.name,
+        name=arguments.name,
+        port=getattr(arguments, "port", None),
+        devices=tuple(getattr(arguments, "device", ())),
+        root=arguments.root,
+    )
+    if arguments.action == "show":
+        print(service.unit_of(asked), end="")
+        return 0
+    if arguments.action == "install":
+        left = service.install(asked, start=not arguments.no_start, command=service.run_command)
+        print(f"{asked.unit} is installed" + ("; it runs" if not left else ""))
+        print("".join(f"next: {line}\n" for line in left), end="")
+        return 0
+    left = service.uninstall(asked, purge=arguments.purge, command=service.run_command)
+    print("\n".join([f"{asked.unit} is removed", *left]))
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "enroll": _enroll,
     "status": _status,
@@ -296,4 +360,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "selftest": _selftest,
     "runtimes": _runtimes,
     "bench": _bench,
+    "service": _service,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from msgspec import Struct
 
 from edge_agent.errors import AgentError, said
 from edge_agent.owner import sudo, user
+from fleet.console.exits import Exit, of_os_error
 from fleet.protocol.errors import ProtocolError
-
-NOT_ALLOWED = (errno.EACCES, errno.EPERM)
 
 
 class Complaint(Struct, frozen=True):
@@ -31,9 +29,10 @@ def complaint(error: AgentError | ProtocolError | OSError, command: str, directo
         return Complaint(str(error), error.hint, 1)
     what = error.strerror or str(error) or type(error).__name__
     text = f"{os.fsdecode(error.filename)}: {what}" if isinstance(error.filename, str | bytes | Path) else what
-    if error.errno not in NOT_ALLOWED:
-        return Complaint(text, said(error)[1], 1)
-    return Complaint(f"{text} (as user {user(os.geteuid())})", _as_whom(command, directory), 4)
+    code = of_os_error(error)
+    if code is not Exit.NOT_ALLOWED:
+        return Complaint(text, said(error)[1], code)
+    return Complaint(f"{text} (as user {user(os.geteuid())})", _as_whom(command, directory), code)
 
 
 def _as_whom(command: str, directory: Path | None) -> str:

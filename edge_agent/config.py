@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from edge_agent.errors import UsageError
 from edge_agent.ports import Credential
+from fleet.console import cleaned, read_text
 
 PREFIX = "EDGELOOP_"
 PORT = 8200
@@ -55,6 +56,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     load_wall_s: float = 300.0  # for a model to be loaded; then what it was to replace serves
     watchdog_s: float = 60.0  # the agent ends when nothing has moved for as long: a model's run that hangs; 0: never
     log_level: str = "INFO"
+    log_format: Literal["text", "json"] = "text"  # json: each line of the log is a JSON document
     notify_socket: str = ""  # where a service manager listens; systemd sets NOTIFY_SOCKET (`Type=notify`)
 
     @property
@@ -87,13 +89,13 @@ def load(
         import tomllib  # most devices have no such file
 
         try:
-            values.update(tomllib.loads(path.read_text("utf-8")))
+            values.update(tomllib.loads(read_text(path)))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read: {error}", subject=str(path), hint="correct the file") from error
     environ = os.environ if environ is None else environ
     for name in AgentConfig.__struct_fields__:
         if name != "dir" and PREFIX + name.upper() in environ:
-            values[name] = environ[PREFIX + name.upper()]
+            values[name] = cleaned(environ[PREFIX + name.upper()])
     values.update({key: value for key, value in (overrides or {}).items() if value is not None})
     values.setdefault("notify_socket", environ.get("NOTIFY_SOCKET", ""))
     unknown = set(values) - set(AgentConfig.__struct_fields__)

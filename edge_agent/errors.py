@@ -14,11 +14,13 @@ AgentError                   exit 1
  ├── RuntimeMissingError     a runtime is not installed
  ├── InferenceError          nobody could answer a request
  ├── SpoolError              the disk refuses the spool
+ ├── ShadowError             the process that runs a shadowed release ended, hung, or made no sense
  ├── IdentityError           this device has no identity, or a broken one   not-enrolled, bad-certificate
  ├── SignerError             the process that signs and verifies does not answer
  ├── PinError         exit 4 the hub is not the one that the claim token names    wrong-pin
  └── UpdateError             an update stops; `reason` says why
       ├── TrustError         signatures, versions or dates do not hold  untrusted-metadata, expired-…, clock-…, unsigned
+      │    └── OlderMetadataError   older than what is held
       ├── RefusedError       a signed release that may not run here     below-floor, withdrawn, gate-broken, no-variant
       ├── FetchError         a download broke off or lied                   fetch-failed, too-slow, too-large, not-found
       ├── DeltaError         a patch is of no use; never reported, the whole file is fetched instead
@@ -182,6 +184,10 @@ class TrustError(UpdateError):
     reason = "untrusted-metadata"
 
 
+class OlderMetadataError(TrustError):
+    """What is served is older than what this device has verified: a replay, or a hub restored from a backup."""
+
+
 class RefusedError(UpdateError):
     """A signed release that may not run on this device."""
 
@@ -205,6 +211,12 @@ class DiskFullError(UpdateError):
     """The update does not fit; everything stays as it was."""
 
     reason = "disk-full"
+
+
+class ShadowError(AgentError):
+    """The process that runs a shadowed release ended, hung, or said what makes no sense."""
+
+    reason = "shadow-failed"
 
 
 class TrialError(UpdateError):

@@ -25,6 +25,7 @@ from edge_agent import VERSION
 from edge_agent import cli as commands
 from edge_agent.errors import UsageError
 from edge_agent.lock import is_running, only_one
+from edge_agent.recent_log import RecentLog
 
 if TYPE_CHECKING:
     import uvicorn
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edge_agent.reporting.recorder import Recorder
     from edge_agent.reporting.samples import Redact
     from edge_agent.serving.engine import Engine
+    from edge_agent.shadow.runner import Shadows
     from edge_agent.update.install import Outcome
     from edge_agent.update.state import Looked
     from fleet.protocol.messages import AgentReport, CommandKeys
@@ -95,15 +97,16 @@ class Agent:
         self.recorder = self._recorder(redact)
         self.engine = self._engine()
         self.uploader = Uploader(self.links.hub, self.samples, self.budget)
-        self.actions = Actions(self.recorder, self.uploader, self.slots, self.status)
+        self.log = RecentLog(time.time)
+        self.actions = Actions(self.recorder, self.uploader, self.slots, self.status, logs=self.log.answer)
         self.locals = LocalRecords(config.dir, self.recorder.local)
         drawn = DrawnRequests(self.slots, self.policies, self.recorder, random.random)
         self.draws = LocalDraws(config.dir, drawn.take, self.metrics)
-        self.installer = Installer(config.dir)
+        self.installer, self.shadows = Installer(config.dir), self._beside()
         self.updater = Updater(
             config, self.links.enrollment.device_id, self.links.enrollment.channel, self.slots, self.recorder,
             self.installer, kinds=tuple(sorted(runtimes.kinds())), runtimes=self.runtimes,
-            capabilities=self.capabilities,
+            capabilities=self.capabilities, shadows=self.shadows,
             on_look=self._looked, count_bytes=lambda received: self.budget.count(down=received), budget=self.budget,
         )  # fmt: skip
         self.measurer = Measurer(
@@ -133,6 +136,7 @@ class Agent:
         from edge_agent.watchdog import Watchdog
         from fleet.protocol.described import describe_all
 
+        logging.getLogger().addHandler(self.log)
         memory.bound()
         describe_all()  # before there are threads
         manager = ServiceManager(self.config.notify_socket)
@@ -176,6 +180,7 @@ class Agent:
             "bundles": lambda: self.installer.run(self.updater),
             "recorder": self.recorder.run,
             "auditor": self.auditor.run,
+            "shadows": self.shadows.run,
             "uplink": self.uplink.run,
             "uploader": self.uploader.run,
             "actions": self.actions.run,
@@ -185,6 +190,7 @@ class Agent:
         }
 
     def _close(self) -> None:
+        logging.getLogger().removeHandler(self.log)
         for one in (self.cloud, self.remotes, self.audits, self.signer, self.database):
             one.close()
 
@@ -211,6 +217,13 @@ class Agent:
             self.slots, self.policies, self.spool, self.samples, self.budget, self.metrics,
             clock=time.time, rng=random.random,
         )  # fmt: skip
+
+    def _beside(self) -> Shadows:
+        """What tries releases beside those that serve."""
+        from edge_agent.shadow.process import ChildProcesses
+        from edge_agent.shadow.runner import Shadows
+
+        return Shadows(ChildProcesses(self.config.dir), self.recorder.copies, self.recorder)
 
     def _engine(self) -> Engine:
         """What answers requests, and the auditor beside it: each has calls of its own to the cloud."""

@@ -39,6 +39,7 @@ def document(agent: Agent) -> dict[str, Any]:
         "samples": {"waiting": len(agent.samples), "dropped": agent.samples.dropped},
         "audits_dropped": agent.auditor.dropped,
         "local_draws": agent.draws.counts,
+        "beside": agent.shadows.document(),
         "bytes": {"up": agent.budget.up, "down": agent.budget.down},
         "models": _models(agent),
     }

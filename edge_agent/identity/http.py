@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     import urllib3
 
 T = TypeVar("T")
+ENROL_ANEW = (
+    "was it revoked? move `identity` in its directory away and enrol it with a new token and name: what it has stays,"
+    " and what waits is sent then"
+)
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +218,7 @@ class HubHttp:
             else:
                 answer.close()
         if answer.status in (401, 403):
-            raise DeniedError("the hub refuses this device", subject=self.device_id, hint="was it revoked? enrol again")
+            raise DeniedError("the hub refuses this device", subject=self.device_id, hint=ENROL_ANEW)
         if answer.status != 200:
             raise UnreachableError(f"{path} answers HTTP {answer.status}", subject=self.base)
         return read_answer(data, kind, path)

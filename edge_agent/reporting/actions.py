@@ -33,13 +33,17 @@ class Actions:
         slots: Slots,
         status: Callable[[], dict[str, Any]],
         measure: Callable[[Case], Awaitable[Benchmark]] | None = None,
+        logs: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        """`measure` measures a case, by default in a child process; what that needs is imported when it is asked."""
+        """`measure` measures a case, by default in a child process; what that needs is imported when it is asked.
+
+        `logs` answers with the latest log lines; None where nobody keeps them."""
         self._recorder = recorder
         self._uploader = uploader
         self._slots = slots
         self._status = status
         self._measure = measure
+        self._logs = logs
         self._measuring = asyncio.Lock()  # two measurements at once would measure each other
         self._queue: asyncio.Queue[Command] = asyncio.Queue(64)
 
@@ -78,6 +82,8 @@ class Actions:
     async def _do(self, command: Command) -> dict[str, Any]:
         if command.kind == "diagnose":
             return self._status()
+        if command.kind == "logs" and self._logs is not None:
+            return self._logs(command.args)
         if command.kind == "send-samples":
             answer = self._recorder.want_samples(command.args)
             if self._uploader is not None:

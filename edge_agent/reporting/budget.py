@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable
 
 from edge_agent.reporting.spool import Database, set_fact
+from fleet.protocol.durations import DAY_S
 
 RESERVE = 0.05
-DAY_S = 86_400
 
 
 class Budget:

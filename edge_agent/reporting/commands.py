@@ -5,13 +5,17 @@ The command key is a TUF target (`hub/command-key.json`), so neither the broker 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from edge_agent.errors import DeniedError
+from edge_agent.errors import DeniedError, SpoolError
+from edge_agent.reporting.spool import Database, Spool
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import CONTROL_LIMIT, Command, CommandKeys, Signed, decode_control
+
+COUNTER, COUNTED = "command-counter", "command-counter-of"  # facts: the last command's number, and whose it is
 
 
 def decode_keys(data: bytes) -> CommandKeys:
@@ -59,3 +63,14 @@ def accept(
     if clock_trusted and now > command.expires_at:
         raise DeniedError(f"command {command.id} expired {now - command.expires_at:.0f} s ago", subject=command.id)
     return command
+
+
+def counter_of(device_id: str, database: Database, spool: Spool) -> int:
+    """The number of the last command; 0 for a device that was enrolled anew, to which its hub counts anew.
+
+    An agent of 0.1 did not say whose number it keeps: it is that of whoever starts first.
+    """
+    counter = database.fact(COUNTER, "0") if database.fact(COUNTED) in ("", device_id) else "0"
+    with contextlib.suppress(SpoolError):  # a full disk: said again at the next start
+        spool.keep({COUNTED: device_id, COUNTER: counter})
+    return int(counter)

@@ -32,7 +32,7 @@ HOST_MISMATCH, ADDRESS_MISMATCH = 62, 64  # X509_V_ERR_…_MISMATCH (openssl/x50
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 _UNWELCOME = ("ALERT_CERTIFICATE", "ALERT_BAD_CERTIFICATE", "ALERT_ACCESS_DENIED", "ALERT_UNKNOWN_CA")
 _LOGIN = ("Not authorized", "Bad user name or password", "Client identifier not valid", "Banned")
-_REVOKED = "was it revoked? `fleet device show` on the hub's side says so; if so, enrol it anew"
+_REVOKED = "was it revoked? `fleet device show` on the hub's side says so; if so, enrol it anew, under another name"
 
 
 class Trouble(Struct, frozen=True):

@@ -21,6 +21,7 @@ from edge_agent.local_records import LocalRecord
 from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.sampler import Drafted, Sampler
 from edge_agent.reporting.samples import SampleStore
+from edge_agent.reporting.shadowed import ShadowTally
 from edge_agent.reporting.spool import Spool
 from edge_agent.reporting.windows import Builder, Key, Windows, pair_key
 from edge_agent.serving.audit import Audited, Auditor, Job
@@ -28,6 +29,9 @@ from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Outcome, Refused
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.slots import Arrays, Served, Slots
+from edge_agent.shadow.child import Answered
+from edge_agent.shadow.copies import Copies, Copy
+from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import REFUSALS, ProtocolError
 from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport, Window
@@ -36,10 +40,11 @@ from fleet.protocol.sketch import Encoder
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+LARGEST = TELEMETRY_LIMIT - 512  # bytes of a record's body: the envelope needs its share
 
 
 class Recorder:
-    """Implements `engine.Observer`, `audit.AuditSink` and `ports.Reporter`."""
+    """Implements `engine.Observer`, `audit.AuditSink`, `shadow.runner.Sink` and `ports.Reporter`."""
 
     def __init__(
         self,
@@ -63,6 +68,7 @@ class Recorder:
         self._closed: list[Builder] = []
         self._flush = asyncio.Event()
         self.auditor: Auditor | None = None
+        self.copies = Copies()
         self.spooled: Callable[[], None] = lambda: None  # the uplink hears of new records
         self.sampled: Callable[[], None] = lambda: None  # the uploader hears of new samples
         self._observe = metrics.histogram("edge_inference_duration_seconds", "Whole request.", ("model", "served_by"))
@@ -111,6 +117,8 @@ class Recorder:
         builder.scores(outcome.scores.confidence, outcome.scores.classes, outcome.scores.values)
         self._draw(builder, outcome)
         self._sampler.offer(outcome, encoder)
+        if outcome.model in self.copies.wanted:
+            self.copies.offer(outcome)
         channel = self._policies.channel
         if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:
             self._flush.set()
@@ -142,6 +150,27 @@ class Recorder:
         builder = self._windows.late(key, self._clock(), len(release.manifest.labels))
         builder.audited(result.agree, zip(result.keys, result.pairs, strict=True))
 
+    def compared(self, copy: Copy, answered: Answered, dropped: int) -> None:
+        """Count what a release beside the one that serves made of a request."""
+        tally, served = self._tally(copy.model, copy.variant, copy.rollout), self._slots.find(copy.model)
+        tally.count("dropped", dropped)
+        tally.rows(answered.keys, answered.agree, answered.broken, failed=bool(answered.failed))
+        if served is not None and not answered.failed:
+            tally.took(served.typical_s(), answered.run_s)
+
+    def crashed(self, copy: Copy) -> None:
+        """Count the end of a process that ran a release beside the one that serves."""
+        self._tally(copy.model, copy.variant, copy.rollout).count("crashed")
+
+    def not_compared(self, model: str, rollout: RolloutRef, reason: str) -> None:
+        """Say why a release is not compared here."""
+        slot = self._slots.slot(model)
+        variant = slot.active.release.variant.name if slot is not None and slot.active is not None else ""
+        self._tally(model, variant, rollout).reason = reason
+
+    def _tally(self, model: str, variant: str, rollout: RolloutRef) -> ShadowTally:
+        return self._window(model, rollout.from_release, variant)[0].shadow(rollout)
+
     def local(self, record: LocalRecord) -> None:
         """Count a request that an application answered in its own process, for the window and for probation.
 
@@ -172,6 +201,8 @@ class Recorder:
         builder, encoder = self._window(outcome.model, outcome.release, outcome.variant)
         self._draw(builder, outcome, requests * rows)
         self._sampler.offer(outcome, encoder, requests)
+        if outcome.model in self.copies.wanted:
+            self.copies.offer(outcome)
 
     def _draw(self, builder: Builder, outcome: Outcome, weight: float = 1.0) -> None:
         if outcome.inputs:
@@ -221,7 +252,14 @@ class Recorder:
         self._append("agent", report)
 
     def result(self, result: CommandResult) -> None:
-        """Spool the answer to a command."""
+        """Spool the answer to a command; one that no message can hold is answered with a failure that says so."""
+        try:
+            size = len(encode_msgpack(result))
+            why = f"the answer has {size} bytes, and a message takes {LARGEST}" if size > LARGEST else ""
+        except UnicodeEncodeError:  # such as the name of a file that is no text
+            why = "the answer holds what is no text"
+        if why:
+            result = CommandResult(id=result.id, ok=False, kind=result.kind, detail=why)
         self._append("result", result)
 
     def want_samples(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -287,7 +325,7 @@ class Recorder:
         body = encode_msgpack(window)
         less = ("sketch", {"sketch": None, "outlying": -1}), ("quantiles", {"values": ()}), ("inputs", {"inputs": ()})
         for what, changes in less:
-            if len(body) > TELEMETRY_LIMIT - 512:  # the envelope needs its share
+            if len(body) > LARGEST:
                 log.warning("a window of model %s has %d bytes; its %s is left out", window.model, len(body), what)
                 window = msgspec.structs.replace(window, **changes)
                 body = encode_msgpack(window)

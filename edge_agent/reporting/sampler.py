@@ -21,6 +21,7 @@ from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import threshold
 from edge_agent.serving.slots import Slots
 from fleet.protocol.confidence import should_defer
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.messages import SampleReason
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import NO_CLASS
@@ -28,7 +29,6 @@ from fleet.protocol.task import NO_CLASS
 log = logging.getLogger(__name__)
 
 MAX_DRAFTS = 512
-DAY_S = 86_400
 WANTED = "wanted"  # the fact in the spool that keeps what was asked for
 REASONS: dict[str, SampleReason] = {"random": "random", "candidate": "outlying"}
 

@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 Redact = Callable[[Sample], Sample | None]
 BATCH_BYTES = 1 << 20
-DAY_S = 86_400
 
 
 class Draft(NamedTuple):

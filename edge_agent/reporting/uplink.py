@@ -19,15 +19,15 @@ from typing import Any
 import msgspec
 import paho.mqtt.client as mqtt
 
-from edge_agent.errors import AgentError, DeniedError
+from edge_agent.errors import AgentError, DeniedError, SpoolError
 from edge_agent.reporting import connecting, gobackn
 from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.commands import accept
+from edge_agent.reporting.commands import COUNTER, accept, counter_of
 from edge_agent.reporting.connecting import Trouble
 from edge_agent.reporting.connection import Client, Connection
 from edge_agent.reporting.linking import Link, end_client, make_client
 from edge_agent.reporting.reconnecting import Reconnecting
-from edge_agent.reporting.spool import Database, Record, Spool
+from edge_agent.reporting.spool import Database, Record, Series, Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.errors import ProtocolError
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_S = 10.0  # for the broker to answer login and subscription, then what is wrong is said
 SILENCE = 2.5  # heartbeats without a sign from the broker, then the client is rebuilt
-COUNTER = "command-counter"
+LAST_COMMAND = "last-command"  # a fact: that command as it came, which proves its number to a restored hub
 CALLBACKS = (
     "on_connect",
     "on_subscribe",
@@ -91,10 +91,12 @@ class Uplink:
         self._notified = notified
         self._clock = clock
         self._clock_trusted = clock_trusted
-        self._counter = int(database.fact(COUNTER, "0"))
+        self._counter = counter_of(link.device_id, database, spool)
         self._sender = gobackn.Sender(
             committed=spool.base - 1, sent=spool.base - 1, timeout_s=first_timeout_s, first_timeout_s=first_timeout_s
         )
+        self._most_sent = 0  # the highest number that this process has handed over
+        self._parted = False  # whether what is sent anew on this connection has a series of its own
         self._inbox: deque[tuple[str, bytes]] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -139,6 +141,7 @@ class Uplink:
                     await self._receive(topic, payload)
                 self._sender = gobackn.tick(self._sender, now)
                 await self._watch(now)
+                await self._part()
                 self._pump(now)
         finally:
             await self._close(polite=True)
@@ -241,6 +244,7 @@ class Uplink:
     def _connected(self, refused: list[str]) -> None:
         self._heard = time.monotonic()
         self._sender = gobackn.connected(self._sender, self._heard)
+        self._parted = False
         self._opened = 0.0
         self.connection.made(connecting.deaf(refused))
         self._say_online()
@@ -271,6 +275,16 @@ class Uplink:
         self._beat = time.monotonic()
         self._publish("status", self._status("online"))
 
+    async def _part(self) -> None:
+        """Number anew on each connection what was not sent before: a machine that was set back has to connect anew."""
+        if self._parted or not self._sender.connected or self._spool.top <= self._most_sent:
+            return
+        self._parted = True
+        try:
+            await asyncio.to_thread(self._spool.part, self._most_sent)
+        except SpoolError as error:  # a full disk: the numbers are good unless this machine was set back
+            log.warning("the records go on with the numbers of the last connection: %s", error)
+
     def _pump(self, now: float) -> None:
         if not self._sender.connected:
             return
@@ -280,25 +294,27 @@ class Uplink:
         room = gobackn.room(self._sender)
         if not room or self._sender.sent >= self._spool.top:
             return
-        records = self._spool.after(self._sender.sent, room)
+        series = self._spool.oldest  # the next one's turn comes when it has its receipts
+        records = [one for one in self._spool.after(self._sender.sent, room) if one.seq <= series.last]
         for record in records:
             leaf: topics.Leaf = "telemetry" if record.kind == "window" else "report"
-            self._publish(leaf, self._envelope(record))
+            self._publish(leaf, self._envelope(record, series))
         if records:
             self._sender = gobackn.sending(self._sender, records[-1].seq, now)
+            self._most_sent = max(self._most_sent, records[-1].seq)
 
     def _publish(self, leaf: topics.Leaf, payload: bytes) -> None:
         if self._client is not None:
             self._client.publish(self._topic(leaf), payload, qos=1)
             self._budget.count(up=len(payload))
 
-    def _envelope(self, record: Record) -> bytes:
+    def _envelope(self, record: Record, series: Series) -> bytes:
         return encode_msgpack(
             Envelope(
                 device=self._link.device_id,
-                spool=self._spool.id,
-                seq=record.seq,
-                base=min(self._spool.base, record.seq),
+                spool=series.id,
+                seq=series.number(record.seq),
+                base=series.number(max(series.first, min(self._spool.base, record.seq))),
                 at=record.at,
                 kind=record.kind,
                 body=msgspec.Raw(record.body),
@@ -339,14 +355,33 @@ class Uplink:
                 receipt = msgspec.convert(command.args, Receipt)
             except msgspec.ValidationError as error:
                 raise DeniedError(f"a receipt does not decode: {error}", subject=command.id) from error
-            upto = receipt.committed if receipt.spool == self._spool.id else 0
+            upto = await self._received(receipt)
         # The counter is durable before the command acts, in one step with what a receipt deletes.
-        await asyncio.to_thread(self._spool.commit, upto, {COUNTER: str(command.counter)})
+        kept = {COUNTER: str(command.counter), LAST_COMMAND: payload.decode(errors="replace")}
+        await asyncio.to_thread(self._spool.commit, upto, kept)
         self._counter = command.counter
         if command.kind == "receipt":
             self._sender = gobackn.receipt(self._sender, min(upto, self._spool.top), time.monotonic())
         else:
             self._handle(command)
+
+    async def _received(self, receipt: Receipt) -> int:
+        """The spool's number up to which a receipt covers what is held; 0 for one of another series."""
+        series = self._spool.oldest
+        if receipt.spool != series.id:
+            return 0
+        upto = series.upto(receipt.committed)
+        if not self._spool.is_own(series):
+            return min(upto, series.last)  # what a copy of this file holds of it is the same
+        if upto <= min(self._most_sent, series.last):
+            return upto
+        log.error(
+            "the hub has records under numbers that this process has not used: was it set back while it ran, or is it"
+            " running twice? What is held is sent again under other numbers"
+        )
+        await asyncio.to_thread(self._spool.rename)
+        self._sender = gobackn.connected(self._sender, time.monotonic())
+        return 0
 
     def _topics(self) -> tuple[str, str]:
         """What the device listens to: commands and receipts for itself, news of its channel."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from edge_agent.reporting.shadowed import ShadowTally
 from edge_agent.reporting.values import Values
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.figures import MOST_FIGURES, MOST_INPUTS, plan, summarize
@@ -87,6 +88,7 @@ class Builder:
             bytes, int
         ] = {}  # by the input's key: 0 both right, 1 only the old, 2 only the new, 3 neither
         self._repeats = 0
+        self._shadow: ShadowTally | None = None
 
     def request(self, latency_s: float, marks: Iterable[str]) -> None:
         """Count one request; `marks` are counters to raise besides `requests`."""
@@ -166,10 +168,17 @@ class Builder:
             else:
                 self._pairs[key] = (0 if new else 1) if old else (2 if new else 3)
 
+    def shadow(self, rollout: RolloutRef) -> ShadowTally:
+        """Where to count what the rollout's release makes of this window's requests; another attempt begins anew."""
+        if self._shadow is None or pair_key(self._shadow.rollout) != pair_key(rollout):
+            self._shadow = ShadowTally(rollout)
+        return self._shadow
+
     @property
     def empty(self) -> bool:
         """Nothing to tell."""
-        return not self.counters["requests"] and not self.counters["audited"]
+        shadowed = self._shadow is not None and not self._shadow.empty
+        return not self.counters["requests"] and not self.counters["audited"] and not shadowed
 
     def close(self, ended_at: float) -> Window:
         """The window; costs sketch and figures of at most `RESERVOIR_ROWS` rows, so do it off the request path."""
@@ -193,6 +202,7 @@ class Builder:
             rollout=self.key.rollout[0] if self.key.rollout is not None else "",
             attempt=self.key.rollout[1] if self.key.rollout is not None else 0,
             values=self._values.data(),
+            shadow=self._shadow.data() if self._shadow is not None else None,
         )
 
     def _pair_counts(self) -> PairCounts | None:

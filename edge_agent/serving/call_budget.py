@@ -7,8 +7,7 @@ device's own byte budget, which outlives a restart, counts these bytes, too.
 from __future__ import annotations
 
 from fleet.protocol.channel import Routing
-
-DAY_S = 86_400.0
+from fleet.protocol.durations import DAY_S
 
 
 class CallBudget:

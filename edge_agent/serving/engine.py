@@ -15,10 +15,10 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving.answers import answers_of, checked, parameters_of
+from edge_agent.serving.asked import Asked
 from edge_agent.serving.endpoint import Endpoint, Question, word_of
 from edge_agent.serving.forwarding import cloud_version, forwarded, somebody
 from edge_agent.serving.outcomes import Observer, Outcome, Refused, refused_for
@@ -27,9 +27,10 @@ from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, r
 from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
+from edge_agent.serving.turns import InTurn, Turns
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of, labels_of
-from fleet.protocol.channel import MILLION, SPECULATIVE, ModelEntry
+from fleet.protocol.channel import MILLION, SPECULATIVE
 from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
 from fleet.protocol.interface import takes
@@ -43,20 +44,6 @@ NOTHING = Ran({}, Scores())
 
 def _here() -> bool:
     return False
-
-
-class Asked(NamedTuple):
-    """A request on its way. Times are the engine's clock, in seconds; `until` is the caller's deadline, `gone` says
-    whether it waits no more."""
-
-    model: str
-    request: oip.InferRequest
-    entry: ModelEntry
-    started: float
-    until: float | None
-    drawn: bool
-    gone: Callable[[], bool]
-    early: asyncio.Task[tuple[oip.InferResponse | None, str | None]] | None = None  # a call that began before the run
 
 
 class Engine:
@@ -80,6 +67,7 @@ class Engine:
         self._now = now
         self._threads = Threads()
         self.runs = self._threads.runs
+        self._turns = Turns(self._alone, self._after, now)
 
     async def infer(
         self,
@@ -91,6 +79,8 @@ class Engine:
     ) -> oip.InferResponse:
         """`answer`, for whoever waits for it in any case."""
         found = self.answer(model, version, request, began, gone)
+        if isinstance(found, InTurn):
+            return await found.wait()
         return found if isinstance(found, oip.InferResponse) else await found
 
     def answer(
@@ -100,8 +90,8 @@ class Engine:
         request: oip.InferRequest,
         began: float | None = None,
         gone: Callable[[], bool] = _here,
-    ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
-        """Answer a request, at once where that takes no time.
+    ) -> oip.InferResponse | InTurn | Awaitable[oip.InferResponse]:
+        """Answer a request, at once where that takes no time; at the end of the turn where others may come with it.
 
         Parameters of a request: `timeout` (microseconds), `timeout_ms` and `deadline_ms` say how long its caller
         waits, `route: "edge"` keeps this request on the device, `route: "cloud"` asks the cloud whatever the
@@ -134,6 +124,18 @@ class Engine:
         if self._speculates(served, asked):
             served.references += 1
             return self._at_once(served, asked, inputs)
+        if self._turns.several() and self._joins(served, inputs):
+            return self._turns.add(served, asked, inputs)
+        return self._alone(served, asked, inputs)
+
+    def _joins(self, served: Served, inputs: Arrays) -> bool:
+        """Whether a request should run beside others of its turn."""
+        if served.joint.takes(inputs):
+            return True
+        served.joint.wanted(self._threads.pool)
+        return False
+
+    def _alone(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse | Awaitable[oip.InferResponse]:
         idle = None if served.slow(inputs) else served.instances.idle()
         if idle is None or (asked.until is not None and self._now() >= asked.until):
             served.references += 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import logging
 import math
 import re
 from collections.abc import Awaitable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import unquote
 
 import httptools
@@ -14,12 +16,15 @@ import httptools
 from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving import access
 from edge_agent.serving.engine import Engine
+from edge_agent.serving.turns import Found, InTurn
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import STATUS, Code
 from fleet.rpc import Refusal
 from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
-from fleet.serving import JSON, ByteBudget, Reply, Request, error_reply
+from fleet.serving import BROKEN, JSON, ByteBudget, Promise, Reply, Request, error_reply
+
+log = logging.getLogger(__name__)
 
 PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer/?")
 SOON_S = 1  # Retry-After of a 503 for which nothing better is known
@@ -81,7 +86,7 @@ class InferRoute:
         self._engine.refuse(model, error)
         return error_answer(error)
 
-    def answer(self, request: Request) -> Reply | Awaitable[Reply]:
+    def answer(self, request: Request) -> Reply | Promise | Awaitable[Reply]:
         """The answer, an error included; at once where that takes no time."""
         head: Head = request.context
         if head.coding is not None:
@@ -89,7 +94,13 @@ class InferRoute:
         try:
             asked = self._read(head, request.body)
             found = self._engine.answer(head.model, head.version, asked, request.began, request.left)
-            return _reply(found, asked) if isinstance(found, oip.InferResponse) else _later(found, asked)
+            if type(found) is oip.InferResponse:
+                return _reply(found, asked)
+            if type(found) is InTurn:
+                promise = Promise()
+                found.hear = functools.partial(_hear, promise, asked)
+                return promise
+            return _later(cast(Awaitable[oip.InferResponse], found), asked)
         except ERRORS as error:
             return error_answer(error)
 
@@ -136,6 +147,23 @@ def _head(model: str, version: str, headers: Mapping[bytes, bytes]) -> Head:
     except ProtocolError:  # which is told, and counted, when the body is here
         length = None
     return Head(model, version, None if coding is None else coding.decode("latin-1"), said, length)
+
+
+def _hear(promise: Promise, asked: oip.InferRequest, found: Found) -> None:
+    """Keep a promise, whatever has become of it."""
+    if not isinstance(found, oip.InferResponse | Exception):
+        promise.keep(_later(found, asked))
+        return
+    try:
+        if isinstance(found, Exception):
+            raise found
+        reply = _reply(found, asked)
+    except ERRORS as error:
+        reply = error_answer(error)
+    except Exception:  # the boundary, as the listener's: a fault costs one request
+        log.exception("a request of the hot route failed")
+        reply = BROKEN
+    promise.keep(reply)
 
 
 async def _later(found: Awaitable[oip.InferResponse], asked: oip.InferRequest) -> Reply:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from edge_agent.errors import InferenceError, LateError
 from edge_agent.ports import LoadedModel
+from edge_agent.serving.joint import WIDTH
 from edge_agent.serving.scores import Scores, score
 from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
 from edge_agent.watchdog import Runs
 from fleet.protocol.asking import specs_of
 from fleet.protocol.errors import MalformedError, RefusalError
+from fleet.protocol.task import CLASSIFICATION
 from fleet.runtimes import InputError
-from fleet.runtimes.models import unfair
+from fleet.runtimes.models import cut, joined, unfair
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,41 @@ def run(served: Served, model: LoadedModel, inputs: Arrays) -> Ran:
         return Ran({}, Scores(), InferenceError(str(error)) if isinstance(error, MalformedError) else error)
 
 
+def run_together(served: Served, requests: Sequence[Arrays]) -> list[Ran] | None:
+    """Run at most `joint.WIDTH` requests that `Joint.takes` as one, on the event loop; None where each has to be asked
+    alone.
+
+    That is where it would cost less, or where they fail together: whose fault it is only a run alone can tell.
+    """
+    model, count = served.joint.model, len(requests)
+    if model is None or count < served.joint.least:
+        return None
+    try:
+        outputs = served.run(joined([*requests, *[requests[-1]] * (WIDTH - count)]), model, requests=count)
+        answers = cut(outputs, [1] * WIDTH)[:count]
+        return [Ran(*pair) for pair in zip(answers, score_each(served, outputs, answers), strict=True)]
+    except Exception as error:  # whatever a runtime raises, as in `run`
+        words = in_words(error)
+        log.info(
+            "model %s: %d requests failed together: %s",
+            served.release.model,
+            len(requests),
+            words,
+            exc_info=unforeseen(error),
+        )
+        return None
+
+
+def score_each(served: Served, outputs: Arrays, answers: Sequence[Arrays]) -> list[Scores]:
+    """The scores of the first rows of `outputs`, which `answers` have alone; raises as `score`."""
+    spec = served.release.manifest.named_task
+    if spec is None or spec.name != CLASSIFICATION:
+        return [score(served.release, answer, served.task, served.calibration) for answer in answers]
+    found = score(served.release, outputs, served.task, served.calibration)
+    rows = [slice(row, row + 1) for row in range(len(answers))]
+    return [Scores(found.confidence[row], found.classes[row], found.answers[row]) for row in rows]
+
+
 def ended(served: Served, ran: Ran) -> None:
     """Count a run for probation, when its end is known: one that is under way is no good answer yet."""
     if ran.failure is None:
@@ -66,7 +103,7 @@ class Threads:
 
     def __init__(self) -> None:
         self.runs = Runs()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="model")
+        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="model")
 
     async def run(self, served: Served, inputs: Arrays, until: float | None, gone: Callable[[], bool]) -> Ran:
         """Run in a thread, with an interpreter that is free before `until` (the event loop's clock; None: whenever).
@@ -83,14 +120,14 @@ class Threads:
         if until is not None and loop.time() >= until:
             raise LateError("the deadline passed before the request was here")
         waits = loop.time()
-        model = await served.instances.take(until, served.cost_s(inputs), self._pool)
+        model = await served.instances.take(until, served.cost_s(inputs), self.pool)
         served.statistics.queued(loop.time() - waits)
         if gone():
             served.instances.give(model)
             raise LateError("the caller has gone while others had the model")
         served.references += 1
         self.runs.begin()
-        call = loop.run_in_executor(self._pool, run, served, model, inputs)
+        call = loop.run_in_executor(self.pool, run, served, model, inputs)
         call.add_done_callback(functools.partial(self._ended, served, model))
         await asyncio.wait({call}, timeout=None if until is None else until - loop.time())
         if not call.done():

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from edge_agent.errors import ActivationError, AgentError, UnreadableError
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime, load_variant
 from edge_agent.serving import pieces
 from edge_agent.serving.instances import Instances, most
+from edge_agent.serving.joint import Joint
 from edge_agent.serving.loading import WALL_S, Loads
 from edge_agent.serving.scores import calibration_of
 from fleet import tasks
@@ -74,7 +76,9 @@ class Served:
         self.refusal = ""
         self._model = model
         self._cut = False  # see `pieces`
-        self.instances = Instances(model, load, most(release.variant.blob.size))
+        limit = most(release.variant.blob.size)
+        self.instances = Instances(model, load, limit)
+        self.joint = Joint(model, load, self._vectors)
         self.task = tasks.of_manifest(release.manifest)
         self.calibration = calibration_of(release)
         self.body_limit = body_limit(release.manifest)
@@ -96,15 +100,19 @@ class Served:
         first = inputs.get(self._rows_of) if self._rows_of is not None else None
         return int(first.shape[0]) if first is not None and first.ndim else 1
 
-    def run(self, inputs: Arrays, model: LoadedModel | None = None) -> Arrays:
-        """Run the model, or another interpreter of it; raises what the runtime does. The end is counted by `count`."""
+    def run(self, inputs: Arrays, model: LoadedModel | None = None, *, requests: int = 0) -> Arrays:
+        """Run the model, or another interpreter of it; raises what the runtime does. The end is counted by `count`.
+
+        Args:
+            requests: of one row each that these inputs are, the rest is filling; 0 for one request as it is.
+        """
         started = time.perf_counter()
         model = model or self._model
         outputs = pieces.run(model, inputs) if self._cut else model.run(inputs)
         took = time.perf_counter() - started
         self.costs.learn(_values(inputs), took)
-        self.statistics.ran(self.rows(inputs), took)
-        self._times.append(took)
+        self.statistics.ran(requests or self.rows(inputs), took)
+        self._times.extend([took / requests] * requests if requests else [took])
         return outputs
 
     def warm_up(self) -> None:
@@ -113,8 +121,7 @@ class Served:
         Before the swap, off the event loop. A failure is left to the requests, which probation counts.
         """
         try:
-            vectors = decode_vectors(self.release.open_blob(self.release.manifest.selftest.blob.sha256))
-            requests = [{array.name: from_array(array) for array in vector.inputs} for vector in vectors]
+            requests = self._vectors()
             started = time.perf_counter()
             self._model.run(requests[0])  # the first run is slower than all others, which errs on the safe side
             self.costs.learn(_values(requests[0]), time.perf_counter() - started)
@@ -122,6 +129,10 @@ class Served:
         except Exception as error:  # whatever a runtime raises, as in `Slots._load`
             name, number = self.release.model, self.release.number
             log.warning("model %s release %d is not warmed up: %s", name, number, error, exc_info=unforeseen(error))
+
+    def _vectors(self) -> list[Arrays]:
+        vectors = decode_vectors(self.release.open_blob(self.release.manifest.selftest.blob.sha256))
+        return [{array.name: from_array(array) for array in vector.inputs} for vector in vectors]
 
     def health(self) -> Health:
         """Since this activation; run times of failed runs do not count."""
@@ -136,6 +147,10 @@ class Served:
             timed=len(times),
             p95_us=p95,
         )
+
+    def typical_s(self) -> float:
+        """The median of its latest run times, in seconds; 0 where nothing ran here yet."""
+        return median(self._times) if self._times else 0.0
 
     def count(self, *, failed: bool) -> None:
         """A request ended, well or badly; what probation is judged by."""
@@ -164,6 +179,7 @@ class Served:
         """Give one reference back; the last one closes the model."""
         self.references -= 1
         if self.references == 0:
+            self.joint.close()
             self.instances.close()
             log.info("model %s release %d unloaded", self.release.model, self.release.number)
 

@@ -1,9 +1,10 @@
-"""The short-lived child process: `python -m edge_agent.update.child look|trial DIR [BUNDLE]`.
+"""The child processes: `python -m edge_agent.update.child look|trial|shadow DIR [BUNDLE]`.
 
 `look` reads an `Asked` from the first line of stdin and writes JSON lines: one `looked`, one `offer`
 or `refusal` per model, then `ready`. After that it does what lines on stdin say, `{"step":
 "fetch"|"verify", "model": …, "held": …}`, one at a time, and ends when stdin does: the serving process writes its
-state to the disk before it asks for a step. `trial` runs the self-test of one release under resource limits.
+state to the disk before it asks for a step. `trial` runs the self-test of one release under resource limits. `shadow`
+is longer-lived: `edge_agent.shadow.child`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from edge_agent.errors import (
     AgentError,
     CorruptBlobError,
     DeltaError,
+    OlderMetadataError,
     UnreadableError,
     UsageError,
     said,
@@ -65,6 +67,10 @@ def main(argv: list[str]) -> int:
         return _guarded(lambda: Session(config, sys.stdin.buffer, sys.stdout.buffer, bundle=bundle).run())
     if kind == "trial":
         return _guarded(lambda: trial(config, msgspec.json.decode(sys.stdin.buffer.readline(), type=Held)))
+    if kind == "shadow":
+        from edge_agent.shadow import child
+
+        return _guarded(lambda: child.run(config, sys.stdin.buffer, sys.stdout.buffer))
     raise UsageError(f"unknown kind of child {kind!r}")
 
 
@@ -98,28 +104,13 @@ def trial(config: AgentConfig, held: Held) -> None:
     Raises:
         AgentError: it did not pass; TrialError's word is `selftest-failed`.
     """
-    from edge_agent import runtimes
     from edge_agent.errors import TrialError
     from edge_agent.runtimes import selftest
-    from edge_agent.update import sandbox
+    from edge_agent.update.confining import confined
 
-    for limit, value, beyond in (
-        (resource.RLIMIT_AS, config.selftest_memory_bytes, 0),
-        (resource.RLIMIT_CPU, config.selftest_cpu_s, 5),  # SIGXCPU comes first: SIGKILL might be anybody's
-        (resource.RLIMIT_NOFILE, 256, 0),
-        (resource.RLIMIT_FSIZE, 1 << 20, 0),
-    ):
-        resource.setrlimit(limit, (value, value + beyond))
     store = Store(config.dir)
-    manifest = store.manifest(held.manifest)
-    variant = manifest.variant(held.variant)
-    files = [store.blobs / blob.sha256 for blob in manifest.needed_for(variant)]
-    in_force: tuple[str, ...] = ("rlimits",)
-    if config.selftest_sandbox:
-        in_force += sandbox.confine_files(files, never=config.dir)
-    runtimes.for_variant(variant)
-    if config.selftest_sandbox:
-        in_force += sandbox.confine_calls()
+    limits = {resource.RLIMIT_CPU: (config.selftest_cpu_s, 5)}  # SIGXCPU comes first: SIGKILL might be anybody's
+    manifest, in_force = confined(config, store, held, limits)
     emit(Confined(sandbox=in_force), sys.stdout.buffer)  # said first, since what comes may be the end of this process
     outcome = selftest.run(manifest, held.variant, store.blobs)
     if not outcome.passed:
@@ -183,8 +174,9 @@ class Session:
                 emit(Done(), self._out)
 
     def _look(self) -> None:
-        from edge_agent.identity.enroll import first_root, load_enrollment
-        from edge_agent.update import bundled, look, tuf_client
+        """Look; a hub that serves older metadata than it has signed is shown that once, and looked at again."""
+        from edge_agent.identity.enroll import load_enrollment
+        from edge_agent.update import held, look
 
         config = self._config
         asked = self._asked = msgspec.json.decode(next(self._lines), type=Asked)
@@ -194,18 +186,33 @@ class Session:
         if not asked.device_id:  # the agent began to serve without its enrolment: who it is decides what it may run
             known = load_enrollment(config.dir)
             asked = msgspec.structs.replace(asked, device_id=known.device_id, channel=asked.channel or known.channel)
+        mine = look.me(self._hub, asked)
+        trouble = self._keep_identity(mine)  # first: whatever is wrong with the metadata, the device stays reachable
+        try:
+            self._look_at(asked, mine, trouble)
+        except OlderMetadataError:
+            if self._bundle is not None or not held.show(self._hub, config.tuf, config.dir / "spool.db"):
+                raise
+            self._look_at(asked, mine, trouble)
+
+    def _look_at(self, asked: Asked, mine: DeviceMe, trouble: tuple[str, str]) -> None:
+        from edge_agent.identity.enroll import first_root
+        from edge_agent.update import bundled, look, tuf_client
+
+        config = self._config
         pace = Pace(
             deadline_s=config.metadata_deadline_s, min_bytes_per_s=config.min_bytes_per_s, grace_s=config.grace_s
         )
         fetcher = tuf_client.Fetcher(self._hub, pace, gap_timeout_s=config.gap_timeout_s)
         root = first_root(config.dir)
         floor = tuf_client.TimeFloor(config.dir / "time-floor", slack_s=config.clock_slack_s)
-        mine = look.me(self._hub, asked)
-        trouble = self._keep_identity(mine)  # first: whatever is wrong with the metadata, the device stays reachable
         remedy = bundled.REMEDY if self._bundle is not None else ""
         with tuf_client.opened(config.tuf, root, fetcher, floor, clock=self._clock, remedy=remedy) as trusted:
             seen = look.looked(trusted, mine, asked)
-            found = [] if seen.channel is None else list(look.offers(trusted, seen.channel, mine, asked, self._store))
+            found: list[Struct] = []
+            if seen.channel is not None:
+                found += look.offers(trusted, seen.channel, mine, asked, self._store)
+                found += look.beside(trusted, seen.channel, mine, asked, self._store)
             seen = look.identified(look.concluded(seen, trusted), config.identity, trouble)
         for message in (Saw(looked=seen), *found):
             emit(message, self._out)

@@ -10,22 +10,22 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from msgspec.structs import replace
 
 from edge_agent.config import AgentConfig
-from edge_agent.errors import AgentError, said
+from edge_agent.errors import AgentError, TrialError, UpdateError, said
 from edge_agent.ports import Activator, Reporter
 from edge_agent.sharing import share
 from edge_agent.update import holds, machine
 from edge_agent.update.children import Children
 from edge_agent.update.crew import Crew
-from edge_agent.update.following import MIN_RELOOK_S, Follower
+from edge_agent.update.following import CUT_SHORT, MIN_RELOOK_S, Follower
 from edge_agent.update.hurry import Hurry
 from edge_agent.update.ledger import Ledger
-from edge_agent.update.lines import Asked, Offer, Refusal, Saw
+from edge_agent.update.lines import Asked, Beside, Offer, Refusal, Saw
 from edge_agent.update.service import Service
 from edge_agent.update.state import Looked, StateFile
 from edge_agent.update.store import Store
@@ -37,6 +37,28 @@ from fleet.protocol.messages import ModelReport
 log = logging.getLogger(__name__)
 
 Sleep = Callable[[float], Awaitable[Any]]
+
+
+class Shadows(Protocol):
+    """Hears which releases are to run beside those that serve, and which of them are ready; see `shadow.runner`."""
+
+    async def follow(self, ordered: Sequence[Beside]) -> None:
+        """These, and no others."""
+
+    def wants(self, beside: Beside) -> bool:
+        """Whether it is still to be made ready."""
+
+    def ready(self, beside: Beside) -> None:
+        """It is here, verified and tried."""
+
+    def failed(self, beside: Beside, reason: str, detail: str) -> None:
+        """It has not passed its self-test."""
+
+    def refused(self, beside: Beside, reason: str, detail: str) -> None:
+        """It is not here, and the next look tries again."""
+
+    def kept(self, channel: Channel | None) -> list[machine.Held]:
+        """What stays on the disk for it."""
 
 
 class Updater:
@@ -57,6 +79,7 @@ class Updater:
         on_look: Callable[[Looked], None] = lambda looked: None,
         count_bytes: Callable[[int], None] = lambda received: None,
         budget: holds.DayBudget = holds.UNLIMITED,
+        shadows: Shadows | None = None,
         clock: Callable[[], float] = time.time,
         now: Callable[[], float] = time.monotonic,
         rng: Callable[[], float] = random.random,
@@ -65,7 +88,7 @@ class Updater:
         self._config, self._device_id, self._channel_name = config, device_id, channel
         self._activator, self._children = activator, children
         self._kinds, self._runtimes, self._capabilities = kinds, tuple(runtimes or ()), capabilities
-        self._on_look = on_look
+        self._on_look, self._shadows = on_look, shadows
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes, to_write=False)
         self.file = StateFile(config.dir)
@@ -248,6 +271,9 @@ class Updater:
         try:
             messages = await child.look(asked)
             offers = [message for message in messages if isinstance(message, Offer)]
+            beside = [message for message in messages if isinstance(message, Beside)]
+            if self._shadows is not None:
+                await self._shadows.follow(beside)
             for message in messages:
                 if isinstance(message, Saw):
                     if message.looked.channel != self.current_channel:
@@ -255,20 +281,40 @@ class Updater:
                     self.file.keep_looked(message.looked)
                     self._on_look(self._ledger.looked())
                     if not message.looked.problem:
-                        self._collect(offers)
+                        self._collect(offers, beside)
                 elif isinstance(message, Refusal):
                     self._follower.refuse(message)
-            return await self._follow(crew, offers)
+            return await self._follow(crew, offers, beside)
         finally:
             await crew.close()
 
-    async def _follow(self, crew: Crew, offers: list[Offer]) -> bool:
+    async def _follow(self, crew: Crew, offers: list[Offer], beside: list[Beside]) -> bool:
         stop = asyncio.Event()
         ending = asyncio.ensure_future(self._end_fetches(stop))
         try:
-            return await self._follower.follow(crew, offers, stop, by_hand=self.by_hand)
+            again = await self._follower.follow(crew, offers, stop, by_hand=self.by_hand)
+            for wanted in beside:
+                again = again or await self._prepare(crew, wanted)
+            return again
         finally:
             ending.cancel()
+
+    async def _prepare(self, crew: Crew, wanted: Beside) -> bool:
+        """Make a release ready that is to run beside the one that serves; true when a notice has ended a step. Whatever
+        becomes of it, no model's state knows of it, and the look has not failed."""
+        if self._shadows is None or wanted.held is None or not self._shadows.wants(wanted):
+            return False
+        try:
+            await self._follower.prepare(crew, wanted.model, wanted.held)
+        except TrialError as error:
+            hear = self._shadows.refused if error.reason in CUT_SHORT else self._shadows.failed
+            hear(wanted, error.reason, str(error))
+        except (UpdateError, OSError) as error:
+            self._shadows.refused(wanted, said(error)[0], str(error))
+            return said(error)[0] == "overtaken"
+        else:
+            self._shadows.ready(wanted)
+        return False
 
     async def _end_fetches(self, stop: asyncio.Event) -> None:
         """After a notice, or when it is time: a slow fetch must not keep a new state of the channel from being
@@ -304,10 +350,12 @@ class Updater:
             groups=looked.groups, pins=looked.pins,
         )  # fmt: skip
 
-    def _collect(self, offers: list[Offer]) -> None:
+    def _collect(self, offers: list[Offer], beside: list[Beside]) -> None:
         """Make room: nothing stays but what serves, the ways back, and what the channel offers, however far it came."""
+        shadows = self._shadows.kept(self.current_channel) if self._shadows is not None else []
         held = [held for state in self.file.state.models.values() for held in state.in_use]
         held += [offer.target.held for offer in offers if self.file.model(offer.model).rejection(offer.target) is None]
+        held += [*shadows, *(wanted.held for wanted in beside if wanted.held is not None)]
         try:
             freed = self.store.collect(held)
         except OSError as error:

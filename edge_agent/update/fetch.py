@@ -10,6 +10,7 @@ from edge_agent.ports import HubStreams, Stream
 from edge_agent.update.advice import answered
 from edge_agent.update.pace import Pace, paced
 from edge_agent.update.store import Store
+from fleet.protocol.bounds import whole_number
 from fleet.protocol.manifest import Blob
 
 Progress = Callable[[int], None]  # bytes that came just now
@@ -62,17 +63,17 @@ def _start(answer: Stream, blob: Blob, offset: int) -> int:
 
 def _check_whole(answer: Stream, blob: Blob) -> None:
     """Refuse what is plainly another file, such as a network's login page, before it replaces what is here."""
-    announced = answer.headers.get("Content-Length", "")
+    announced = whole_number(answer.headers.get("Content-Length", ""))
     if answer.headers.get("Content-Type", "").startswith("text/html"):
         raise FetchError(
             f"blob {blob.sha256[:12]}: a web page came instead", subject=blob.sha256,
             hint="does the network ask for a login?",
         )  # fmt: skip
-    if not announced.isdecimal() or int(announced) == blob.size:
+    if announced is None or announced == blob.size:
         return
     raise FetchError(
         f"blob {blob.sha256[:12]}: {announced} bytes are announced, {blob.size} were signed", subject=blob.sha256,
-        reason="too-large" if int(announced) > blob.size else "", hint="does the network ask for a login?",
+        reason="too-large" if announced > blob.size else "", hint="does the network ask for a login?",
     )  # fmt: skip
 
 

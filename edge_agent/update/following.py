@@ -18,7 +18,7 @@ from edge_agent.update.children import Children, LookChild
 from edge_agent.update.crew import Crew, messages_until
 from edge_agent.update.ledger import Ledger
 from edge_agent.update.lines import Done, Failed, Moved, Offer, Refusal, StepName
-from edge_agent.update.machine import Target
+from edge_agent.update.machine import Held, Target
 from edge_agent.update.service import Service
 from edge_agent.update.shares import Shares
 from fleet.protocol.channel import Channel, Probation
@@ -89,6 +89,22 @@ class Follower:
         if failures:
             raise failures[-1]
         return False
+
+    async def prepare(self, crew: Crew, model: str, held: Held) -> None:
+        """Fetch, verify and try a release that is not to serve, after everything that is; no model's state changes.
+
+        Raises:
+            TrialError: it has not passed its self-test. UpdateError: it failed for a reason that may pass.
+        """
+        if (hold := self._hold()) is not None:
+            raise UpdateError(hold.detail, subject=model, reason=hold.reason, hint=hold.hint)
+        target = Target(held=held)
+        async with crew.lent() as child:
+            await self._step(child, model, "fetch", target)
+            await self._step(child, model, "verify", target)
+        self._ledger.progress.pop(model, None)
+        async with self._trial:
+            self._file.keep_sandbox(await self._children.trial(held))
 
     def refuse(self, refusal: Refusal) -> None:
         """Note why a model's release may not run here; said once."""

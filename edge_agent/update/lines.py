@@ -45,6 +45,17 @@ class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
     rollout: RolloutRef | None = None
 
 
+class Beside(Struct, frozen=True, kw_only=True, tag="beside"):
+    """The release that a rollout's shadow stage wants beside the one that serves (`resolve.shadows`), signed and
+    allowed; `held` None with why it may not be here."""
+
+    model: str
+    rollout: RolloutRef
+    held: Held | None = None
+    reason: str = ""
+    detail: str = ""
+
+
 StepName = Literal["fetch", "verify"]
 
 
@@ -95,4 +106,4 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
     hint: str = ""
 
 
-Message = Saw | Offer | Refusal | Ready | Moved | Confined | Done | Failed
+Message = Saw | Offer | Refusal | Beside | Ready | Moved | Confined | Done | Failed

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError, FetchError, RefusedError, TrustError, UnreachableError, said
 from edge_agent.ports import HubCalls
-from edge_agent.update.lines import Asked, Offer, Refusal
+from edge_agent.update.lines import Asked, Beside, Offer, Refusal
 from edge_agent.update.machine import Held, Target
 from edge_agent.update.state import Looked
 from edge_agent.update.store import Store
@@ -116,6 +116,24 @@ def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, sto
             )
         else:
             yield Offer(model=model, target=Target(held=held, rollout=target.rollout))
+
+
+def beside(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, store: Store) -> Iterator[Beside]:
+    """What shadow stages want of this device; each release passes every check that one which is to serve passes."""
+    for model in channel.models:
+        rollout = resolve.shadows(
+            channel, model, asked.device_id, groups=frozenset(mine.groups), pin=mine.pins.get(model),
+            committed=asked.committed.get(model),
+        )  # fmt: skip
+        if rollout is None:
+            continue
+        try:
+            held = _checked(trusted, model, rollout.release, asked, store)
+        except (AgentError, ProtocolError, OSError) as error:
+            word, _ = _said(error)
+            yield Beside(model=model, rollout=rollout, reason=word, detail=str(error))
+        else:
+            yield Beside(model=model, rollout=rollout, held=held)
 
 
 def _said(error: Exception) -> tuple[str, str]:

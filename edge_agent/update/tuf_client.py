@@ -22,7 +22,7 @@ from tuf.ngclient import FetcherInterface, Updater
 from edge_agent.clock import EPOCH
 from edge_agent.clock import TimeFloor as TimeFloor
 from edge_agent.durable import sweep_drafts, sync_folder, write_durably
-from edge_agent.errors import AgentError, ConflictError, FetchError, TrustError
+from edge_agent.errors import AgentError, ConflictError, FetchError, OlderMetadataError, TrustError
 from edge_agent.ports import HubStreams
 from edge_agent.update import advice
 from edge_agent.update.pace import Pace, paced
@@ -221,6 +221,9 @@ def _translated(subject: str) -> Iterator[None]:
     """python-tuf's errors as this room's."""
     try:
         yield
+    except exceptions.BadVersionNumberError as error:
+        hint = "an old copy is served, or the hub was restored from a backup and has not caught up yet"
+        raise OlderMetadataError(f"{subject}: {error}", subject=subject, hint=hint) from error
     except exceptions.RepositoryError as error:
         hint = "the hub or somebody between serves metadata that its keys did not sign, or an old copy"
         raise TrustError(f"{subject}: {error}", subject=subject, hint=hint) from error

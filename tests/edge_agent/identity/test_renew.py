@@ -147,7 +147,7 @@ def test_a_revoked_device_is_told_so_and_keeps_what_it_has(device, hub):
     assert hub.client.post("/api/v1/devices/cam-1/revoke", headers=hub.auth()).status_code == 200
     with pytest.raises(DeniedError, match="refuses this device") as caught:
         renew(HubHttp(device), device / "identity")
-    assert "enrol again" in caught.value.hint
+    assert "enrol it with a" in caught.value.hint
     assert (device / "identity" / pairs.KEY).read_bytes() == kept
 
 

@@ -116,3 +116,20 @@ def test_a_measurement_of_its_own_goes_into_the_spool_whether_it_succeeds_or_not
     assert good.ok and good.id == "" and good.kind == "benchmark" and good.data["p95_us"] == 2.0
     assert not bad.ok and bad.detail == "tiny: the child was killed"
     assert not missing.ok and "not served here" in missing.detail
+
+
+def test_an_answer_that_no_message_takes_is_answered_with_a_failure_that_says_so(serving):
+    command = Command(id="c-9", device="d", counter=1, expires_at=0.0, kind="diagnose")
+    for said in ("m" * 70_000, "caf\udce9"):
+        told = Actions(serving.recorder, None, serving.slots, lambda said=said: {"models": said})
+        serving.recorder.result(asyncio.run(told._answer(command)))
+    large, no_text = results(serving)
+    assert (large.id, large.ok, large.data) == ("c-9", False, {}) and "a message takes" in large.detail
+    assert (no_text.id, no_text.ok, no_text.data) == ("c-9", False, {}) and "is no text" in no_text.detail
+
+
+def test_the_command_for_logs_is_answered_with_the_latest_lines(serving):
+    command = Command(id="c-1", device="d", counter=1, expires_at=0.0, kind="logs", args={"lines": 3})
+    told = asyncio.run(actions(serving, logs=lambda wanted: {"lines": [], "asked": wanted})._answer(command))
+    assert told.ok and told.data == {"lines": [], "asked": {"lines": 3}}
+    assert not asyncio.run(actions(serving)._answer(command)).ok, "nobody keeps lines"

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_agent.errors import SpoolError
 from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.spool import Database, Spool
+from edge_agent.reporting.spool import Database, Spool, set_fact
 from tests.support.size import examples
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,9 +38,95 @@ def test_numbers_go_on_after_a_restart_even_when_all_was_received(tmp_path):
     assert [spool.append("model", b"a", 1.0) for _ in range(3)] == [1, 2, 3]
     spool.commit(3)
     again = open_spool(tmp_path)
-    assert again.id == spool.id
     assert (again.base, len(again)) == (4, 0)
     assert again.append("model", b"b", 2.0) == 4
+    assert again.oldest.id == again.id != spool.id and again.oldest.number(4) == 1
+
+
+def held(spool: Spool) -> list[tuple[str, int, bytes]]:
+    """What the hub is sent in the end: series, number and body of each record, as the receipts let it go."""
+    found = []
+    while len(spool):
+        oldest = spool.oldest
+        records = [record for record in spool.after(spool.base - 1, 100) if record.seq <= oldest.last]
+        found += [(oldest.id, oldest.number(record.seq), record.body) for record in records]
+        spool.commit(oldest.upto(found[-1][1]))
+    return found
+
+
+def test_each_process_has_a_series_and_the_oldest_goes_first(tmp_path):
+    ids, expected = [], []
+    for start in range(3):
+        open_spool(tmp_path)._database.close()  # one that wrote nothing leaves nothing
+        spool = open_spool(tmp_path)
+        ids.append(spool.id)
+        for number in (1, 2):
+            spool.append("model", b"%d-%d" % (start, number), 1.0)
+            expected.append((spool.id, number, b"%d-%d" % (start, number)))
+        spool._database.close()
+    last = open_spool(tmp_path)
+    assert last.oldest == (ids[0], 1, 2) and len(set(ids)) == 3
+    assert held(last) == expected
+    assert last._database.rows("SELECT COUNT(*) FROM series") == [(4,)]
+    assert open_spool(tmp_path)._database.rows("SELECT COUNT(*) FROM series") == [(1,)]
+
+
+def test_a_copy_and_its_original_never_number_alike(tmp_path):
+    spool = open_spool(tmp_path)
+    spool.append("model", b"before", 1.0)
+    spool._database.close()
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "spool.db", tmp_path / "copy" / "spool.db")
+    sent = []
+    for folder, body in ((tmp_path, b"original"), (tmp_path / "copy", b"copy")):
+        one = open_spool(folder)
+        one.append("model", body, 2.0)
+        sent += held(one)
+    by_number = {(series, number): body for series, number, body in sent}
+    assert len(sent) == 4 and sorted(by_number.values()) == [b"before", b"copy", b"original"]
+    assert len(by_number) == 3  # what both hold is one record to the hub
+
+
+def test_what_is_left_of_a_series_can_have_another_name(tmp_path):
+    spool = open_spool(tmp_path)
+    for body in (b"a", b"b", b"c"):
+        spool.append("model", body, 1.0)
+    spool.commit(1)
+    before = spool.id
+    named = spool.rename()
+    assert spool.oldest == named == (spool.id, 2, 3) and spool.id != before
+    spool.append("model", b"d", 1.0)
+    again = open_spool(tmp_path)
+    assert held(again) == [(named.id, 1, b"b"), (named.id, 2, b"c"), (named.id, 3, b"d")]
+
+
+def test_a_disk_that_is_full_at_the_start_keeps_the_series(tmp_path, monkeypatch):
+    spool = open_spool(tmp_path)
+    spool.append("model", b"a", 1.0)
+
+    @contextmanager
+    def full(_self):
+        raise SpoolError("no space left")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "transaction", full)
+        again = open_spool(tmp_path)
+    assert again.id == spool.id and again.oldest == (spool.id, 1, 1)
+    assert again.append("model", b"b", 1.0) == 2 and again.oldest.last == 2
+
+
+def test_what_0_1_left_keeps_its_id_and_numbers(tmp_path):
+    database = Database(tmp_path / "spool.db")
+    with database.transaction() as connection:
+        connection.execute("DROP TABLE series")
+        connection.executemany("INSERT INTO records VALUES (?, 1.0, 'model', ?)", [(7, b"a"), (8, b"b")])
+        set_fact(connection, "top", "8")
+    old = database.fact("spool")
+    database.close()
+    spool = open_spool(tmp_path)
+    spool.append("model", b"c", 1.0)
+    assert held(spool) == [(old, 7, b"a"), (old, 8, b"b"), (spool.id, 1, b"c")]
 
 
 def test_a_receipt_for_more_than_there_is_deletes_only_what_is(tmp_path):

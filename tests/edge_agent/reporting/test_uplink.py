@@ -22,7 +22,7 @@ from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.commands import accept
 from edge_agent.reporting.linking import Link
 from edge_agent.reporting.spool import Database, Spool
-from edge_agent.reporting.uplink import Uplink
+from edge_agent.reporting.uplink import COUNTER, Uplink, counter_of
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import (
@@ -216,6 +216,52 @@ def test_records_stay_until_the_receipt_and_are_sent_again_without_one(tmp_path,
     asyncio.run(scenario())
 
 
+def test_what_the_last_process_left_goes_first_and_under_its_own_numbers(tmp_path, line):
+    port, hub = line
+
+    async def scenario():
+        before = Device(tmp_path, port)
+        for index in range(3):
+            before.report(str(index))
+        before.spool.commit(1)
+        before.database.close()
+        device = Device(tmp_path, port)
+        device.report("fresh")
+        async with device.running():
+            envelopes = [decode_envelope(await hub.next("report")) for _ in range(2)]
+            assert [(one.spool, one.seq, one.base) for one in envelopes] == [
+                (before.spool.id, 2, 2), (before.spool.id, 3, 2),
+            ]  # fmt: skip
+            hub.receipt(1, device.spool.id, 1)  # too early to be true
+            hub.receipt(2, before.spool.id, 100)  # the original went on: what both had is there
+            envelope = decode_envelope(await hub.next("report"))
+            assert (envelope.spool, envelope.seq, envelope.base) == (device.spool.id, 1, 1)
+            assert decode_body(envelope).detail == "fresh"
+            hub.receipt(3, device.spool.id, 1)
+            await device.until(lambda: len(device.spool) == 0)
+
+    asyncio.run(scenario())
+
+
+def test_a_receipt_for_numbers_that_were_never_sent_deletes_nothing(tmp_path, line, caplog):
+    port, hub = line
+
+    async def scenario():
+        device = Device(tmp_path, port)
+        device.report("kept")
+        async with device.running():
+            envelope = decode_envelope(await hub.next("report"))
+            hub.receipt(1, envelope.spool, 5)  # as after a machine was set back while it ran
+            again = decode_envelope(await hub.next("report"))
+            assert (again.seq, again.body) == (envelope.seq, envelope.body) and again.spool != envelope.spool
+            assert len(device.spool) == 1
+            hub.receipt(2, again.spool, 1)
+            await device.until(lambda: len(device.spool) == 0)
+
+    asyncio.run(scenario())
+    assert "is it running twice?" in caplog.text
+
+
 def test_no_more_than_a_window_is_in_flight(tmp_path, line):
     port, hub = line
 
@@ -252,6 +298,15 @@ def test_commands_are_obeyed_once_and_the_counter_survives_a_restart(tmp_path, l
     asyncio.run(scenario())
 
 
+def test_a_device_that_was_enrolled_anew_obeys_from_the_first_command_on(tmp_path):
+    database = Database(tmp_path / "spool.db")
+    spool = Spool(database)
+    spool.keep({COUNTER: "7"})  # as 0.1 kept it
+    assert [counter_of(name, database, spool) for name in ("cam-1", "cam-1", "cam-2")] == [7, 7, 0]
+    spool.keep({COUNTER: "3"})
+    assert [counter_of(name, database, spool) for name in ("cam-2", "cam-1")] == [3, 0]
+
+
 def test_a_notify_reaches_the_updater(tmp_path, line):
     port, hub = line
 
@@ -283,7 +338,11 @@ def test_it_follows_to_another_broker_prefix_and_channel_and_loses_nothing(tmp_p
                 device.uplink.follow(Link(device_id=DEVICE, channel="beta", endpoint=endpoint))
                 device.report("after")
                 assert decode_control(await second.next("status"), Status).state == "online"
-                assert await second.numbers(2) == [1, 2]  # the first was never receipted
+                first = decode_envelope(await second.next("report"))  # it was never receipted
+                receipt = signed(3, "receipt", args={"spool": first.spool, "committed": first.seq})
+                second.client.publish(topics.command(DEVICE, "acme/fleet"), receipt, qos=1)
+                after = decode_envelope(await second.next("report"))
+                assert (first.seq, after.seq, decode_body(after).detail) == (1, 1, "after")
                 second.client.publish(
                     topics.notify("beta", "acme/fleet"), encode_json(Notify(channel="beta", version=3)), qos=1
                 )

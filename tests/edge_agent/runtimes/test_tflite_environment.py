@@ -76,8 +76,8 @@ def test_release_1_is_served_by_tflite_runtime(python: str, device: Path):
 def test_the_compiler_claims_it_for_the_variants_that_it_takes(python: str, tmp_path: Path, monkeypatch):
     import torch
 
+    from model_compiler.inputs.request import CompileRequest
     from model_compiler.pipeline import compile_release
-    from model_compiler.request import CompileRequest
     from tests.model_compiler.conftest import fitted, stripes
 
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from edge_agent.update.pace import Pace
 from edge_agent.update.sources import Budgeted
 from edge_agent.update.store import Store
 from fleet.protocol.manifest import Blob
-from model_compiler.delta import _patch, build
+from model_compiler.package.delta import _patch, build
 from tests.edge_agent.update.test_fetch import Answer
 
 RANDOM = np.random.default_rng(0)

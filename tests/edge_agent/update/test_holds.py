@@ -13,9 +13,9 @@ from edge_agent.reporting.budget import Budget
 from edge_agent.reporting.spool import Database
 from edge_agent.update import holds
 from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.manifest import encode_manifest
-from fleet.protocol.window import DAY_S
-from model_compiler.delta import build
+from model_compiler.package.delta import build
 from tests.support.device import LOOP, Device, claim, listening, publish
 from tests.support.hub import HubFixture
 from tests.support.models import onnx_bytes, release

@@ -15,8 +15,10 @@ from fleet.protocol.channel import Channel, Fetching
 from tests.support.device import Device, claim, follow, listening, publish
 from tests.support.hub import make_hub
 
+STATES = ["fetching", "verifying", "trying", "probation"]
 
-@pytest.mark.parametrize("state", ["fetching", "verifying", "trying", "probation"])
+
+@pytest.mark.parametrize("state", STATES)
 def test_a_kill_at_any_state_costs_at_most_one_more_look(state: str, tmp_path: Path) -> None:
     hub = make_hub(tmp_path, start=time.time())  # its children judge dates by this machine's clock
     follow(hub, publish(hub, tmp_path))
@@ -32,10 +34,10 @@ def test_a_kill_at_any_state_costs_at_most_one_more_look(state: str, tmp_path: P
 
         hub.hub.publisher.change_channel("stable", slow, actor="test")
         seen = kill_when(device, state)
-        assert seen == state
+        assert seen in STATES[STATES.index(state) :], "a busy machine may let it go on before the kill arrives"
         device.restart()
         device.start()
-        assert device.activator.serving == {"tiny": 2 if state == "probation" else 1}
+        assert device.activator.serving == {"tiny": 2 if seen == "probation" else 1}
         device.look()
         assert device.activator.serving == {"tiny": 2}
         device.commit()

@@ -10,9 +10,9 @@ from edge_agent.update.child import _uses
 from fleet.protocol import selftest
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
 from fleet.protocol.manifest_detail import Detail, encode_detail, without_detail
-from model_compiler.delta import build
-from model_compiler.former import pairs
-from model_compiler.pack import blob_of
+from model_compiler.inputs.former_release import pairs
+from model_compiler.inputs.release_folder import blob_of
+from model_compiler.package.delta import build
 from tests.golden.examples import MANIFEST
 from tests.support.device import Device, follow
 from tests.support.hub import HubFixture

@@ -9,9 +9,8 @@ import pytest
 
 from tests.support import swaps
 
-pytestmark = pytest.mark.alone
 
-
+@pytest.mark.alone
 def test_no_request_fails_and_none_waits_long_through_five_swaps(tmp_path: Path) -> None:
     with swaps.agent(tmp_path, poll_s=2.0) as fleet:
         rows = swaps.stream_through(fleet, 5, tmp_path / "rows.json", rate=200, rest_s=1.0)

@@ -23,7 +23,7 @@ from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.codec import encode_json
 from fleet.protocol.manifest import Floor, encode_manifest
 from fleet.protocol.messages import DeviceMe
-from model_compiler.delta import build
+from model_compiler.package.delta import build
 from tests.support.device import LOOP, Device, claim, follow, listening, publish
 from tests.support.hub import HubFixture
 from tests.support.in_process import InProcessChildren

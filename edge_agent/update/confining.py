@@ -1,0 +1,40 @@
+"""What a process gives up that runs one release which nobody is served: a self-test's, or a shadow's."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping
+
+from edge_agent import runtimes
+from edge_agent.config import AgentConfig
+from edge_agent.update import sandbox
+from edge_agent.update.machine import Held
+from edge_agent.update.store import Store
+from fleet.protocol.manifest import Manifest
+
+
+def confined(
+    config: AgentConfig, store: Store, held: Held, limits: Mapping[int, tuple[int, int]]
+) -> tuple[Manifest, tuple[str, ...]]:
+    """Give up, for good, what a process needs not that runs one release; its manifest, and what is in force.
+
+    Args:
+        limits: further limits on resources: the soft one, and how far beyond it the hard one lies.
+    """
+    usual = {
+        resource.RLIMIT_AS: (config.selftest_memory_bytes, 0),
+        resource.RLIMIT_NOFILE: (256, 0),
+        resource.RLIMIT_FSIZE: (1 << 20, 0),
+    }
+    for limit, (value, beyond) in {**usual, **limits}.items():
+        resource.setrlimit(limit, (value, value + beyond))
+    manifest = store.manifest(held.manifest)
+    variant = manifest.variant(held.variant)
+    files = [store.blobs / blob.sha256 for blob in manifest.needed_for(variant)]
+    in_force: tuple[str, ...] = ("rlimits",)
+    if config.selftest_sandbox:
+        in_force += sandbox.confine_files(files, never=config.dir)
+    runtimes.for_variant(variant)
+    if config.selftest_sandbox:
+        in_force += sandbox.confine_calls()
+    return manifest, in_force
