@@ -12,29 +12,40 @@ from sqlmodel import col, select
 
 from cloud_hub.broker.link import Address, Arrived, Link
 from cloud_hub.broker.replica import Name
+from cloud_hub.broker.revocation import Revocations
 from cloud_hub.context import Hub
 from cloud_hub.identity.ca import HUB_IDENTITY
-from cloud_hub.store.tables import CertificateRow, Device
-
-CLOCKS_DIFFER_S = 86_400.0  # a broker on another machine may still take for valid what has just expired
+from cloud_hub.store.tables import Device
+from fleet.protocol import topics
 
 
 class Open:
-    """A broker that is up and the hub's connection to it.
+    """A broker that is up and the hub's connection to it: what it hears may `follow` other shards.
 
-    `check()` raises when a broker of ours has ended; `revoke()` carries revocations to it, and closes the
+    It `hears` while the broker is connected and has granted what was asked. `check()` raises when a broker of ours has
+    ended, or when one refuses to let the hub hear devices; `revoke()` carries revocations to it, and closes the
     connections of devices that were revoked.
     """
 
     def __init__(self, link: Link, check: Callable[[], None], revoke: Callable[[], None]) -> None:
-        self.publish = link.publish
-        self.check = check
+        self.publish, self.follow = link.publish, link.follow
+        self._link, self._check = link, check
         self.revoke = revoke
+
+    @property
+    def hears(self) -> bool:
+        """Whether devices are heard now."""
+        return self._link.hears
+
+    def check(self) -> None:
+        """Raise UnreachableError when both have to start anew."""
+        self._check()
+        self._link.check()
 
 
 @contextlib.contextmanager
-def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
-    """Start (or join) the broker and connect to it; `arrived` gets every device's messages.
+def open_link(hub: Hub, arrived: Arrived, digits: Collection[str] = topics.DIGITS) -> Iterator[Open]:
+    """Start (or join) the broker and connect to it; `arrived` gets the messages of devices of these shards.
 
     Raises:
         UnreachableError: it does not start, does not answer, or refuses the hub.
@@ -53,7 +64,7 @@ def open_link(hub: Hub, arrived: Arrived) -> Iterator[Open]:
                 name.keep()
 
         stands = functools.partial(hub.board.say, "broker")
-        link = stack.enter_context(Link(address, broker.prefix, arrived, stands))
+        link = stack.enter_context(Link(address, broker.prefix, arrived, stands, digits))
         yield Open(link, check, revoke)
 
 
@@ -61,8 +72,9 @@ def _mosquitto(hub: Hub, stack: contextlib.ExitStack) -> tuple[Callable[[], None
     """Start Mosquitto; what watches it, and what carries revocations to it."""
     from cloud_hub.broker.mosquitto import Mosquitto
 
-    child = stack.enter_context(Mosquitto(hub.config, hub.authority, revoked_serials(hub), hub.clock()))
-    return child.check, lambda: child.revoke(revoked_serials(hub), hub.clock())
+    revocations = Revocations(hub)
+    child = stack.enter_context(Mosquitto(hub.config, hub.authority, revocations.read(), hub.clock))
+    return child.check, lambda: child.revoke(revocations.read())
 
 
 def _embedded(hub: Hub, stack: contextlib.ExitStack) -> tuple[Address, Callable[[], None], Callable[[], None]]:
@@ -76,18 +88,6 @@ def _embedded(hub: Hub, stack: contextlib.ExitStack) -> tuple[Address, Callable[
     stack.enter_context(ours)
     address = Address(host=host, port=port, client_id=HUB_IDENTITY, username=HUB_IDENTITY, password=password)
     return address, ours.check, lambda: ours.revoke(lambda names: enrolled_among(hub, names))
-
-
-def revoked_serials(hub: Hub) -> tuple[str, ...]:
-    """Serial numbers of the certificates that no broker may accept: every one of a revoked device,
-    replaced ones too, until it has expired by itself."""
-    statement = (
-        select(CertificateRow.serial)
-        .join(Device, col(Device.id) == col(CertificateRow.device_id))
-        .where(col(Device.revoked_at).is_not(None), col(CertificateRow.expires_at) > hub.clock() - CLOCKS_DIFFER_S)
-    )
-    with hub.reading() as session:
-        return tuple(sorted(session.exec(statement)))
 
 
 def enrolled_among(hub: Hub, names: Collection[str]) -> frozenset[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any
 
@@ -18,10 +18,12 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud_hub.errors import UnreachableError
 from fleet.protocol import topics
+from fleet.protocol.errors import ProtocolError
 
 log = logging.getLogger(__name__)
 Arrived = Callable[[str, bytes], None]
 CONNECT_S = 20.0
+AT_ONCE = 8  # subscriptions in one request; AWS IoT takes no more
 
 
 class Address(Struct, frozen=True, kw_only=True):
@@ -41,14 +43,25 @@ class Link:
     """A context manager; inside it messages of all devices come to `arrived`, on the client's thread."""
 
     def __init__(
-        self, address: Address, prefix: str, arrived: Arrived, stands: Callable[[str], None] = lambda wrong: None
+        self,
+        address: Address,
+        prefix: str,
+        arrived: Arrived,
+        stands: Callable[[str], None] = lambda wrong: None,
+        digits: Collection[str] = topics.DIGITS,
     ) -> None:
-        """`stands` hears, on the client's thread, what is wrong with the connection; an empty text: nothing."""
+        """`stands` hears, on the client's thread, what is wrong with the connection; an empty text: nothing.
+
+        `digits` are the shards whose devices are heard, until `follow` says otherwise.
+        """
         self._address, self._stands = address, stands
-        self._filter = topics.uplink_filter(prefix=prefix)
+        self._prefix, self._filters = prefix, topics.uplink_filters(digits, prefix)
+        self._changing = threading.Lock()
         self._arrived = arrived
         self._ready = threading.Event()
         self._refusal = ""
+        self._connected = False
+        self._asked = set[int | None]()  # subscriptions without an answer yet
         self._client = self._make()
 
     def __enter__(self) -> Link:
@@ -81,6 +94,33 @@ class Link:
         """Hand a message to the broker; while it is away the client keeps it until it is back."""
         self._client.publish(topic, payload, qos=1)
 
+    @property
+    def hears(self) -> bool:
+        """Whether the broker is there and has granted every subscription: else devices are heard by nobody here."""
+        with self._changing:
+            return self._connected and not self._asked and not self._refusal
+
+    def check(self) -> None:
+        """Raise UnreachableError when the broker refuses a subscription: only a new connection asks for it again."""
+        with self._changing:
+            if self._connected and self._refusal:
+                raise UnreachableError(f"the broker refuses the hub: {self._refusal}", subject="broker")
+
+    def follow(self, digits: Collection[str]) -> None:
+        """Hear the devices of these shards and no others; after a reconnect, too."""
+        with self._changing:
+            before, self._filters = self._filters, topics.uplink_filters(digits, self._prefix)
+            self._subscribe(self._client, self._filters - before)
+            if before - self._filters:
+                self._client.unsubscribe(sorted(before - self._filters))
+
+    def _subscribe(self, client: mqtt.Client, filters: Collection[str]) -> None:
+        wishes = [(one, 1) for one in sorted(filters)]
+        for at in range(0, len(wishes), AT_ONCE):
+            code, number = client.subscribe(wishes[at : at + AT_ONCE])
+            if code == mqtt.MQTT_ERR_SUCCESS:  # without a connection it is asked for with the next one
+                self._asked.add(number)
+
     def _make(self) -> mqtt.Client:
         address = self._address
         client = mqtt.Client(
@@ -106,21 +146,35 @@ class Link:
             self._stands(f"the broker refuses the hub: {code}")
             self._ready.set()
             return
-        self._refusal = ""
-        client.subscribe(self._filter, qos=1)
+        with self._changing:
+            self._refusal, self._connected = "", True
+            self._asked.clear()
+            self._subscribe(client, self._filters)
+        if not self._filters:  # nobody is this hub's yet
+            self._stands("")
+            self._ready.set()
 
-    def _on_subscribe(self, _client: mqtt.Client, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
-        if any(code.is_failure for code in codes):
-            self._refusal = f"no subscription to {self._filter}"
+    def _on_subscribe(self, _client: mqtt.Client, _data: Any, number: int, codes: Any, _properties: Any) -> None:
+        with self._changing:
+            self._asked.discard(number)
+            if any(code.is_failure for code in codes):
+                self._refusal = f"no subscription to {', '.join(sorted(self._filters))}"
         self._stands(self._refusal)
         self._ready.set()
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         if message.retain:
             return  # kept by the broker from who knows when: no news of a device, and no sign of its life
+        try:
+            topics.parse_uplink(message.topic, self._prefix)
+        except ProtocolError as error:  # nobody's: no device to hold it against, and no place of its own in the inbox
+            log.debug("a message is refused: %s", error)
+            return
         self._arrived(message.topic, bytes(message.payload))
 
     def _on_disconnect(self, _client: mqtt.Client, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        with self._changing:
+            self._connected = False
         if code.is_failure:
             log.warning("the connection to the broker is gone: %s", code)
             self._stands(f"the connection is gone: {code}")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from sqlmodel import Session
+from sqlmodel import Session, select
 
+from cloud_hub.acts import DeviceRevoked
 from cloud_hub.context import Hub
 from cloud_hub.devices.status import describe, find_device
 from cloud_hub.errors import InvalidError, NotFoundError
-from cloud_hub.store.tables import ChannelRow
+from cloud_hub.journal import note
+from cloud_hub.store.tables import CertificateRow, ChannelRow, Device, Token
 from cloud_hub.trust.rows import refuse_stranger, status_in_words
 from fleet.api.devices import DeviceChanges, DeviceInfo
 from fleet.protocol.names import check_name
@@ -51,11 +53,27 @@ def revoke_device(hub: Hub, device_id: str, *, actor: str) -> DeviceInfo:
     """End a device's access at once; revoking twice changes nothing. NotFoundError when there is none."""
     with hub.session() as session:
         row = find_device(session, device_id, lock=True)
-        if row.revoked_at is None:
-            row.revoked_at, row.online = hub.clock(), False
-            session.add(row)
-            hub.audit(session, actor, "device.revoke", device_id)
+        end_access(hub, session, row, actor)
         return describe(hub, session, [row])[0]
+
+
+def end_access(hub: Hub, session: Session, row: Device, actor: str) -> None:
+    """Revoke a device whose row is locked, in the caller's transaction, unless it is revoked."""
+    if row.revoked_at is None:
+        row.revoked_at, row.online = hub.clock(), False
+        session.add(row)
+        note(session, _revoked(session, row))
+        hub.audit(session, actor, "device.revoke", row.id)
+
+
+def _revoked(session: Session, row: Device) -> DeviceRevoked:
+    """What must be known of the device to keep it out, also by a database that never heard of it."""
+    certificates = session.exec(select(CertificateRow).where(CertificateRow.device_id == row.id)).all()
+    return DeviceRevoked(
+        device=row.id, key_fingerprint=row.key_fingerprint, public_key=row.public_key,
+        certificates=tuple((one.serial, one.expires_at) for one in certificates),
+        tokens=tuple(session.exec(select(Token.id).where(Token.device_id == row.id))),
+    )  # fmt: skip
 
 
 def check_label(key: str, value: str | None) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
+from sqlalchemy import ColumnElement, Text, and_, case, func, or_, type_coerce
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
@@ -37,7 +39,8 @@ SLOWED = (
     "it sends more than the hub takes of one device, and the rest is dropped: look at what runs on it, and revoke it"
     " (fleet device revoke) if that is not yours"
 )
-HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions", "quiet_s", "quiet_before_s", "quiet_since"}
+HIDDEN = {"public_key", "certificate", "mqtt_password", "sessions"}
+HIDDEN |= {"quiet_s", "quiet_before_s", "quiet_since"}
 
 
 class Problem(NamedTuple):
@@ -48,11 +51,21 @@ class Problem(NamedTuple):
 
 
 def find_device(session: Session, device_id: str, *, lock: bool = False) -> Device:
-    """The device (its row locked until the transaction ends, if asked), or NotFoundError."""
+    """The device (its row locked until the transaction ends, if asked), or NotFoundError, also where it was deleted."""
     row = session.get(Device, device_id, with_for_update=lock)
-    if row is None:
+    if row is None or is_gone(row):
         raise NotFoundError(f"no device {device_id!r}", subject=device_id, hint="list them: fleet device list")
     return row
+
+
+def is_gone(row: Device) -> bool:
+    """Whether a device was deleted: only what keeps it out is there, and it holds no certificate."""
+    return row.revoked_at is not None and not row.certificate
+
+
+def is_shown() -> ColumnElement[bool]:
+    """Whether a device was not deleted, as `is_gone` has it."""
+    return or_(col(Device.revoked_at).is_(None), col(Device.certificate) != "")
 
 
 def list_devices(hub: Hub, *, labels: Mapping[str, str], channel: str, after: str, limit: int) -> DevicePage:
@@ -65,14 +78,33 @@ def list_devices(hub: Hub, *, labels: Mapping[str, str], channel: str, after: st
         after: an id; empty for the first.
         limit: how many.
     """
-    statement = select(Device).where(col(Device.id) > after).order_by(col(Device.id))
+    statement = select(Device).where(col(Device.id) > after, is_shown()).order_by(col(Device.id)).limit(limit + 1)
     if channel:
         statement = statement.where(Device.channel == channel)
     with hub.reading() as session:
-        matching = (row for row in session.exec(statement) if labels.items() <= row.labels.items())
-        rows = [row for row, _ in zip(matching, range(limit + 1), strict=False)]
+        rows = session.exec(statement.where(*carries(session, labels))).all()
         shown = describe(hub, session, rows[:limit])
     return DevicePage(items=shown, next=shown[-1].id if len(rows) > limit else None)
+
+
+def carries(session: Session, labels: Mapping[str, str]) -> list[ColumnElement[bool]]:
+    """Whether a device has all the labels: each stands in the text of the document as it would be written there.
+
+    That is after a brace or a comma: a quote within a key or a value has a backslash before it, and looks different.
+    """
+    text = type_coerce(Device.labels, Text)
+    place = func.strpos if session.get_bind().dialect.name == "postgresql" else func.instr
+    written = [msgspec.json.encode({key: value}).decode()[1:-1] for key, value in labels.items()]
+    return [or_(place(text, "{" + pair) > 0, place(text, "," + pair) > 0) for pair in written]
+
+
+def count_states(session: Session, now: float, offline_after_s: float) -> dict[DeviceState, int]:
+    """How many devices are in each state (see `state_of`), in one pass."""
+    heard = and_(col(Device.revoked_at).is_(None), col(Device.online), col(Device.last_seen_at) > now - offline_after_s)
+    counted: Any = select(func.count(), func.count(col(Device.revoked_at)), func.sum(case((heard, 1), else_=0)))
+    total, revoked, online = session.exec(counted.select_from(Device).where(is_shown())).one()
+    online = online or 0
+    return {"online": online, "offline": total - revoked - online, "revoked": revoked}
 
 
 def list_set_aside(hub: Hub, device_id: str) -> list[SetAsideInfo]:
@@ -93,7 +125,7 @@ def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceI
     problems = {row.id: problem_of(row, now) for row in rows}
     return [
         DeviceInfo(
-            **row.model_dump(exclude=HIDDEN),
+            **row.model_dump(exclude=HIDDEN | {"problem"}),  # the hub's own word comes first
             state=state_of(row, now, hub.config.offline_after_s),
             cloned=is_cloned(row, now),
             problem=problems[row.id].problem,

@@ -51,10 +51,12 @@ class Authority:
         builder = builder.add_extension(x509.SubjectAlternativeName([_general_name(n) for n in names]), critical=False)
         return KeyAndCertificate(_key_pem(private), self._sign(builder))
 
-    def hub_client(self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY) -> KeyAndCertificate:
+    def hub_client(
+        self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY, days: float = SERVER_DAYS
+    ) -> KeyAndCertificate:
         """The hub's own client key (PEM; a new one by default) and certificate for its broker."""
         private = _key(key)
-        builder = self._leaf(name, private.public_key(), now, SERVER_DAYS, ExtendedKeyUsageOID.CLIENT_AUTH)
+        builder = self._leaf(name, private.public_key(), now, days, ExtendedKeyUsageOID.CLIENT_AUTH)
         return KeyAndCertificate(_key_pem(private), self._sign(builder))
 
     def device(self, device_id: str, public_key: ec.EllipticCurvePublicKey, now: float, days: float) -> Issued:

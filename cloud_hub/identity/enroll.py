@@ -13,6 +13,12 @@ from cloud_hub.store.tables import Device, Token
 from fleet.protocol.messages import EnrollRequest, EnrollResponse
 from fleet.protocol.names import check_name
 
+ANOTHER_NAME = "enrol it under another name: no two devices have one, not even after each other"
+LET_BACK_IN = (
+    "a revocation is for ever: move `identity` in the device's directory away, and enrol it with a new token and"
+    " another name; nothing that it holds is lost"
+)
+
 
 def enroll(hub: Hub, request: EnrollRequest) -> EnrollResponse:
     """Enrol a device, or answer again what it was told before.
@@ -57,9 +63,7 @@ def _claim(session: Session, request: EnrollRequest, now: float) -> Token:
 def _again(hub: Hub, session: Session, token: Token, public_key: str) -> Device:
     device = session.get(Device, token.device_id, with_for_update=True)
     if device is None or device.revoked_at is not None or device.public_key != public_key:
-        raise ConflictError(
-            "this device was revoked", subject=token.device_id, hint="enrol it with a new key and token"
-        )
+        raise ConflictError("this device was revoked", subject=token.device_id, hint=LET_BACK_IN)
     if past_half(hub, device):
         certify(hub, session, device)
     return device
@@ -73,9 +77,11 @@ def _first(
     device_id = request.name or (known.id if known else f"d-{fingerprint[:16]}")
     holder = session.get(Device, device_id)
     if (known is not None and known.id != device_id) or (holder is not None and holder.key_fingerprint != fingerprint):
-        raise ConflictError(f"the name {device_id!r} or this key belongs to another device", subject=device_id)
+        gone = holder is not None and holder.revoked_at is not None
+        taken = f"the name {device_id!r} or this key belongs to another device"
+        raise ConflictError(f"{taken}{', which was revoked' if gone else ''}", subject=device_id, hint=ANOTHER_NAME)
     if known is not None and known.revoked_at is not None:
-        raise ConflictError("this device was revoked", subject=device_id, hint="enrol it with a new key")
+        raise ConflictError("this device was revoked", subject=device_id, hint=LET_BACK_IN)
     device = known or Device(
         id=device_id,
         public_key=public_key,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from cloud_hub.acts import TokenEnded
 from cloud_hub.context import Hub
+from cloud_hub.errors import NotFoundError
 from cloud_hub.identity import tokens
 from cloud_hub.identity.callers import Caller, check_may_make_token
 from cloud_hub.identity.first_contact import claim_pin
+from cloud_hub.journal import note
+from cloud_hub.store.tables import Token
 from fleet.api.tokens import CreatedToken, NewToken, TokenInfo
 
 
@@ -13,6 +17,22 @@ def list_tokens(hub: Hub) -> list[TokenInfo]:
     """Every token without its secret, oldest first."""
     with hub.reading() as session:
         return [TokenInfo.model_validate(row) for row in tokens.all_tokens(session)]
+
+
+def list_working(hub: Hub, most: int) -> tuple[list[TokenInfo], int]:
+    """As `tokens.working_tokens` has them."""
+    with hub.reading() as session:
+        found, others = tokens.working_tokens(session, hub.clock(), most)
+        return [TokenInfo.model_validate(row) for row in found], others
+
+
+def show(hub: Hub, token_id: str) -> TokenInfo:
+    """One token; NotFoundError when there is none."""
+    with hub.reading() as session:
+        row = session.get(Token, token_id)
+        if row is None:
+            raise NotFoundError(f"no token {token_id!r}", subject="token", hint="fleet token list")
+        return TokenInfo.model_validate(row)
 
 
 def create(hub: Hub, wanted: NewToken, caller: Caller) -> CreatedToken:
@@ -40,6 +60,7 @@ def revoke(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
     """End a token at once; revoking twice changes nothing. NotFoundError when there is none."""
     with hub.session() as session:
         row = tokens.revoke_token(session, token_id, now=hub.clock())
+        note(session, TokenEnded(token=token_id))
         hub.audit(session, actor, "token.revoke", token_id)
         return TokenInfo.model_validate(row)
 
@@ -48,5 +69,6 @@ def delete(hub: Hub, token_id: str, *, actor: str) -> TokenInfo:
     """End a token and take it off the list; the audit log keeps that it was there. NotFoundError when there is none."""
     with hub.session() as session:
         row = tokens.delete_token(session, token_id, now=hub.clock())
+        note(session, TokenEnded(token=token_id))
         hub.audit(session, actor, "token.delete", token_id, {"kind": row.kind, "note": row.note})
         return TokenInfo.model_validate(row)

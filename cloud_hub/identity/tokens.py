@@ -11,7 +11,8 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlmodel import Session, col, select
+from sqlalchemy import case, or_
+from sqlmodel import Session, col, func, select
 
 from cloud_hub.errors import InvalidError, NotFoundError, UnauthenticatedError
 from cloud_hub.store.tables import ChannelRow, Model, Token
@@ -126,6 +127,15 @@ def check_secret(row: Token | None, secret: str, *, now: float) -> Token:
 def all_tokens(session: Session) -> Sequence[Token]:
     """Every token, oldest first."""
     return session.exec(select(Token).order_by(col(Token.created_at))).all()
+
+
+def working_tokens(session: Session, now: float, most: int) -> tuple[Sequence[Token], int]:
+    """Tokens without those that devices have enrolled by, of which there is one for each: those that still work first,
+    the newest first; and how many tokens are left out."""
+    ended = or_(col(Token.revoked_at).is_not(None), col(Token.expires_at) <= now)
+    rows = select(Token).where(Token.device_id == "").order_by(case((ended, 1), else_=0), col(Token.created_at).desc())
+    found = session.exec(rows.limit(most)).all()
+    return found, session.exec(select(func.count()).select_from(Token)).one() - len(found)
 
 
 def revoke_token(session: Session, token_id: str, *, now: float) -> Token:

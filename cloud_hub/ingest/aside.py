@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection, Sequence
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func
 from sqlmodel import Session, col, select
 
 from cloud_hub.ingest.reading import Numbered
-from cloud_hub.store.tables import Device, SetAside
+from cloud_hub.store import bulk
+from cloud_hub.store.tables import SetAside
 from fleet.api.devices import SetAsideInfo
 from fleet.protocol.bounds import mended
 from fleet.protocol.errors import ProtocolError, UnsupportedError, VersionError
@@ -17,6 +19,20 @@ Reason = Literal["malformed", "unknown-kind", "other-version", "refused"]
 KEPT = 100  # messages per device and reason: a flood of one kind pushes out neither another kind nor another device's
 HEAD = 4096  # bytes that are kept of a malformed message; what another version of the hub may take is kept whole
 DETAIL = 500  # characters
+
+
+class Unusable(NamedTuple):
+    """A message that could not be taken, and what was wrong with it.
+
+    `device_id` sent it, by the broker's word; `leaf` is the last part of the topic, `number` the record's where it
+    could be read.
+    """
+
+    device_id: str
+    leaf: str
+    payload: bytes
+    error: Exception
+    number: Numbered | None = None
 
 
 def reason_of(error: Exception) -> Reason:
@@ -28,32 +44,25 @@ def reason_of(error: Exception) -> Reason:
     return "malformed" if isinstance(error, ProtocolError) else "refused"
 
 
-def keep(
-    session: Session, device: Device, leaf: str, payload: bytes, error: Exception, number: Numbered | None, now: float
-) -> Reason:
-    """Keep a message with its reason, and let the device's oldest one of that reason go when there are too many.
+def keep(session: Session, messages: Sequence[Unusable], now: float) -> None:
+    """Keep messages with their reasons, and let a device's oldest ones of a reason go when there are too many.
 
     Args:
-        device: who sent it, by the broker's word; its count is raised.
-        leaf: the last part of the topic.
-        error: what was wrong with it.
-        number: the record's, where it could be read.
         now: the hub's time, Unix seconds.
     """
-    reason = reason_of(error)
+    if not messages:
+        return
+    columns = ("device_id", "received_at", "leaf", "spool", "seq", "reason", "detail", "payload")
+    bulk.insert(session, SetAside, columns, [_row(message, now) for message in messages])
+    _let_go(session, {message.device_id for message in messages})
+
+
+def _row(message: Unusable, now: float) -> tuple[Any, ...]:
+    error, number, reason = message.error, message.number, reason_of(message.error)
     said = str(error) if isinstance(error, ProtocolError) else f"{type(error).__name__}: {error}"
-    session.add(
-        SetAside(
-            device_id=device.id, received_at=now, leaf=leaf, spool=number.spool if number else "",
-            seq=number.seq if number else None, reason=reason, detail=mended(said)[:DETAIL],
-            payload=payload[:HEAD] if reason == "malformed" else payload,
-        )
-    )  # fmt: skip
-    device.set_aside += 1
-    session.add(device)
-    session.flush()
-    _let_go(session, device.id, reason)
-    return reason
+    kept = message.payload[:HEAD] if reason == "malformed" else message.payload
+    spool, seq = (number.spool, number.seq) if number is not None else ("", None)
+    return message.device_id, now, message.leaf, spool, seq, reason, mended(said)[:DETAIL], kept
 
 
 def newest(session: Session, device_id: str, limit: int = KEPT) -> list[SetAsideInfo]:
@@ -64,7 +73,11 @@ def newest(session: Session, device_id: str, limit: int = KEPT) -> list[SetAside
     ]
 
 
-def _let_go(session: Session, device_id: str, reason: Reason) -> None:
-    of_it = (col(SetAside.device_id) == device_id, col(SetAside.reason) == reason)
-    first_too_many = select(SetAside.id).where(*of_it).order_by(col(SetAside.id).desc()).offset(KEPT).limit(1)
-    session.connection().execute(delete(SetAside).where(*of_it, col(SetAside.id) <= first_too_many.scalar_subquery()))
+def _let_go(session: Session, devices: Collection[str]) -> None:
+    newest_first = func.row_number().over(
+        partition_by=(SetAside.device_id, SetAside.reason),
+        order_by=col(SetAside.id).desc(),
+    )
+    ranked = select(SetAside.id, newest_first.label("rank")).where(col(SetAside.device_id).in_(devices)).subquery()
+    too_many = select(ranked.c.id).where(ranked.c.rank > KEPT)
+    session.connection().execute(delete(SetAside).where(col(SetAside.id).in_(too_many)))

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from cloud_hub.store import benchmarks
-from fleet.protocol.bounds import LARGEST, check_count, check_time, check_word, plain
+from fleet.protocol.bounds import LARGEST, check_count, check_counts, check_time, check_word, mended, plain
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, VersionError
 from fleet.protocol.figures import check_summaries
@@ -26,6 +26,7 @@ from fleet.protocol.messages import (
     Envelope,
     ModelReport,
     PairCounts,
+    ShadowCounts,
     Status,
     Window,
     decode_body,
@@ -94,7 +95,7 @@ def read_record(data: bytes) -> Record:
         _check_window(body)
     elif isinstance(body, ModelReport):
         _check_report(body)
-    document = _document(_without_bytes(body) if isinstance(body, Window) else body, envelope.kind)
+    document = _window_document(body) if isinstance(body, Window) else _document(body, envelope.kind)
     return Record(envelope=envelope, body=body, document=document, figures=_figures(body))
 
 
@@ -108,10 +109,16 @@ def read_status(data: bytes) -> Status:
     return status
 
 
-def _without_bytes(window: Window) -> Window:
-    """What is kept of it beside its sketch: the inputs of pairs are counted, and not kept with the window."""
+def _window_document(window: Window) -> dict[str, Any]:
+    """What is kept of it beside its sketch: the inputs of pairs are counted, and not kept with the window.
+
+    There are hundreds of numbers in it, each of which was checked: only one word is left to be mended.
+    """
     pairs = msgspec.structs.replace(window.pairs, keys=b"") if window.pairs is not None else None
-    return msgspec.structs.replace(window, sketch=None, pairs=pairs)
+    shadow = msgspec.structs.replace(window.shadow, keys=b"") if window.shadow is not None else None
+    kept = msgspec.structs.replace(window, sketch=None, pairs=pairs, shadow=shadow, variant=mended(window.variant))
+    document: dict[str, Any] = msgspec.to_builtins(kept)
+    return document
 
 
 def _document(body: Struct, kind: str) -> dict[str, Any]:
@@ -142,8 +149,7 @@ def _check_window(window: Window) -> None:
     for name, count in window.counters.items():
         check_count(count, check_word(name, "counter"), MOST_COUNT)
     for counts in (window.latency_us, window.confidence, window.classes):
-        for count in counts:
-            check_count(count, "a window's count", MOST_COUNT)
+        check_counts(counts, "a window's count", MOST_COUNT)
     check_count(len(window.refusals), "entries of refusals", REASONS)
     for word, count in window.refusals.items():
         check_count(count, check_word(word, "refusal"), MOST_COUNT)
@@ -156,6 +162,8 @@ def _check_window(window: Window) -> None:
     check_count(window.attempt, "attempt")
     if window.pairs is not None:
         _check_pairs(window.pairs)
+    if window.shadow is not None:
+        _check_shadow(window.shadow)
 
 
 def _check_inputs(window: Window) -> None:
@@ -176,11 +184,29 @@ def _check_pairs(pairs: PairCounts) -> None:
     for name in ("both", "only_old", "only_new", "neither"):
         check_count(getattr(pairs, name), name, MOST_PAIRS)
     check_count(pairs.repeats, "repeats", MOST_PAIRS)
-    keys = [pairs.keys[at : at + KEY_BYTES] for at in range(0, len(pairs.keys), KEY_BYTES)]
-    check_count(len(keys), "inputs of pairs", MOST_KEYS)
-    told = pairs.both + pairs.only_old + pairs.only_new + pairs.neither
-    if keys and (len(pairs.keys) % KEY_BYTES or len(set(keys)) != len(keys) or len(keys) != told):
-        raise MalformedError(f"{len(pairs.keys)} bytes of keys are not {told} different inputs", subject="pairs")
+    if pairs.keys:
+        _check_keys(pairs.keys, pairs.both + pairs.only_old + pairs.only_new + pairs.neither, "pairs")
+
+
+def _check_shadow(shadow: ShadowCounts) -> None:
+    check_word(shadow.rollout, "rollout")
+    for name in ("attempt", "old", "new"):
+        check_count(getattr(shadow, name), name, LARGEST)
+    for name in ("agree", "differ", "repeats", "non_finite", "failed", "crashed", "dropped"):
+        check_count(getattr(shadow, name), name, MOST_PAIRS)
+    for name in ("old_us", "new_us"):
+        check_count(getattr(shadow, name), name, MOST_COUNT)
+    if shadow.reason:
+        check_word(shadow.reason, "reason")
+    _check_keys(shadow.keys, shadow.agree + shadow.differ, "shadow")
+
+
+def _check_keys(found: bytes, told: int, subject: str) -> None:
+    """Raise MalformedError unless `found` are the keys of `told` different inputs."""
+    keys = [found[at : at + KEY_BYTES] for at in range(0, len(found), KEY_BYTES)]
+    check_count(len(keys), f"inputs of {subject}", MOST_KEYS)
+    if len(found) % KEY_BYTES or len(set(keys)) != len(keys) or len(keys) != told:
+        raise MalformedError(f"{len(found)} bytes of keys are not {told} different inputs", subject=subject)
 
 
 def _figures(body: Any) -> Benchmark | None:

@@ -1,116 +1,123 @@
-"""A record that was read and checked, into rows, in the caller's transaction. Each comes here once, in order."""
+"""Records that were read and checked, into rows, in the caller's transaction. Each comes here once, in order."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlmodel import Session, func, select
 
-from cloud_hub.ingest.reading import Record
-from cloud_hub.store import benchmarks, pairing
-from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, MeasuredRow, PairEvidence, RolloutRow, WindowRow
-from fleet.protocol.bounds import LARGEST
+from cloud_hub.ingest.batch import Taken
+from cloud_hub.ingest.evidence import write_evidence
+from cloud_hub.store import benchmarks, bulk
+from cloud_hub.store.tables import DeviceEvent, DeviceModel, MeasuredRow, WindowRow
+from cloud_hub.store.types import document_text
+from cloud_hub.store.windows import entering
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import AgentReport, Envelope, ModelReport, PairCounts, Window
+from fleet.protocol.messages import AgentReport, ModelReport, Window
 
 MODELS = 256  # per device; each is a line wherever the device is shown
 MEASURED = 4096  # figures per device
 
-
-def write(session: Session, device: Device, record: Record, now: float) -> str:
-    """Write one record; returns its kind.
-
-    Raises:
-        MalformedError: the device reports more models or figures than one device can have.
-    """
-    envelope, body = record.envelope, record.body
-    if isinstance(body, Window):
-        _window(session, device, record, body)
-    else:
-        _event(session, device.id, record, now)
-    if isinstance(body, ModelReport):
-        _model(session, device.id, envelope, body.model, record.document)
-    elif isinstance(body, AgentReport):
-        device.info = record.document
-    elif record.figures is not None:
-        benchmarks.keep(session, device.id, record.figures, envelope.at)
-        _at_most(session, MeasuredRow, device.id, MEASURED)
-    session.flush()
-    return envelope.kind
+_EVENT = ("device_id", "spool", "seq", "at", "received_at", "kind", "body")
+_WINDOW = (
+    "device_id", "spool", "seq", "model", "release", "started_at", "ended_at", "body", "sketch_id", "sketch_count",
+    "sketch",
+)  # fmt: skip
+_MODEL = ("device_id", *ModelReport.__struct_fields__, "seq", "at")
+_NO_SKETCH = ("", 0, b"")
+Refused = tuple[Taken, MalformedError]
 
 
-def _event(session: Session, device_id: str, record: Record, now: float) -> None:
-    envelope = record.envelope
-    session.add(
-        DeviceEvent(
-            device_id=device_id, spool=envelope.spool, seq=envelope.seq, at=envelope.at,
-            received_at=now, kind=envelope.kind, body=record.document,
-        )
+def write(session: Session, taken: Sequence[Taken], now: float) -> list[Refused]:
+    """Write records; returns those for which their device has no room, of which nothing is written."""
+    refused = _models(session, [one for one in taken if isinstance(one.record.body, ModelReport)])
+    refused += _figures(session, [one for one in taken if one.record.figures is not None])
+    out = {id(one) for one, _ in refused}
+    windows = [one for one in taken if isinstance(one.record.body, Window)]
+    others = [one for one in taken if not isinstance(one.record.body, Window) and id(one) not in out]
+    for one in others:
+        if isinstance(one.record.body, AgentReport):
+            one.message.sender.info = one.record.document
+    bulk.insert(session, DeviceEvent, _EVENT, [_event(one, now) for one in others])
+    if windows:
+        entering(session)
+        bulk.insert(session, WindowRow, _WINDOW, [_window(one) for one in windows])
+        write_evidence(session, [(one.message.sender, one.record.body) for one in windows])  # type: ignore[misc]
+    return refused
+
+
+def _event(one: Taken, now: float) -> bulk.Row:
+    sent, document = one.record.envelope, one.record.document
+    return one.message.sender.id, sent.spool, sent.seq, sent.at, now, sent.kind, document_text(document)
+
+
+def _window(one: Taken) -> bulk.Row:
+    sent, window, document = one.record.envelope, one.record.body, one.record.document
+    assert isinstance(window, Window)
+    sketch = window.sketch
+    summary = (sketch.sketch_id, sketch.count, sketch.sums) if sketch is not None else _NO_SKETCH
+    return (
+        one.message.sender.id, sent.spool, sent.seq, window.model, window.release, window.started_at, window.ended_at,
+        document_text(document), *summary,
     )  # fmt: skip
 
 
-def _model(session: Session, device_id: str, envelope: Envelope, model: str, report: dict[str, Any]) -> None:
-    row = session.get(DeviceModel, (device_id, model))
-    new = row is None
-    if row is None:
-        row = DeviceModel(device_id=device_id, model=model, state=report["state"])
-    for name in ModelReport.__struct_fields__:
-        setattr(row, name, report[name])
-    row.seq, row.at = envelope.seq, envelope.at
-    session.add(row)
-    session.flush()
+def _models(session: Session, taken: Sequence[Taken]) -> list[Refused]:
+    """Keep the last report of each model on each device."""
+    keys = [(one.message.sender.id, one.record.document["model"]) for one in taken]
+    fits = _room(session, DeviceModel, keys, MODELS)
+    newest = {}
+    for key, one in zip(keys, taken, strict=True):
+        if key in fits:
+            document, sent = one.record.document, one.record.envelope
+            fields = (document[name] for name in ModelReport.__struct_fields__)
+            newest[key] = (key[0], *fields, sent.seq, sent.at)
+    bulk.upsert(session, DeviceModel, _MODEL, list(newest.values()))
+    return _refused(DeviceModel, keys, taken, fits, MODELS)
+
+
+def _figures(session: Session, taken: Sequence[Taken]) -> list[Refused]:
+    """Keep the last figures of each variant and runtime on each device."""
+    rows = [benchmarks.row(one.message.sender.id, one.record.figures, one.record.envelope.at) for one in taken]  # type: ignore[arg-type]
+    keys = [row[: benchmarks.KEY] for row in rows]
+    fits = _room(session, MeasuredRow, keys, MEASURED)
+    newest = {key: row for key, row in zip(keys, rows, strict=True) if key in fits}
+    benchmarks.keep(session, list(newest.values()))
+    return _refused(MeasuredRow, keys, taken, fits, MEASURED)
+
+
+def _room(
+    session: Session, table: type[DeviceModel] | type[MeasuredRow], keys: Sequence[bulk.Row], most: int
+) -> set[bulk.Row]:
+    """The primary keys, of which the first is the device's, that are there or for which the device has room."""
+    if not keys:
+        return set()
+    columns = tuple(table.__table__.primary_key)  # type: ignore[union-attr]
+    asked = bulk.listed(session, table, tuple(column.name for column in columns), set(keys))
+    there = select(*columns).select_from(asked).outerjoin(table, bulk.same(table, asked))
+    fits: set[bulk.Row] = {tuple(row) for row in session.connection().execute(there) if row[0] is not None}
+    new = dict.fromkeys(key for key in keys if key not in fits)
+    held: dict[str, int] = {}
     if new:
-        _at_most(session, DeviceModel, device_id, MODELS)
+        device = columns[0]
+        many = select(device, func.count()).where(device.in_({key[0] for key in new})).group_by(device)
+        held = {name: count for name, count in session.connection().execute(many)}
+    for key in new:
+        held[key[0]] = held.get(key[0], 0) + 1
+        if held[key[0]] <= most:
+            fits.add(key)
+    return fits
 
 
-def _at_most(session: Session, table: type[DeviceModel] | type[MeasuredRow], device_id: str, most: int) -> None:
-    """Raise MalformedError, and with it undo the record, when the device has more than `most` rows."""
-    session.flush()
-    if session.exec(select(func.count()).where(table.device_id == device_id)).one() > most:
-        raise MalformedError(f"more than {most} rows of {table.__tablename__} for one device", subject=device_id)
-
-
-def _window(session: Session, device: Device, record: Record, window: Window) -> None:
-    envelope, sketch, device_id = record.envelope, window.sketch, device.id
-    session.add(
-        WindowRow(
-            device_id=device_id, spool=envelope.spool, seq=envelope.seq, model=window.model, release=window.release,
-            started_at=window.started_at, ended_at=window.ended_at, body=record.document,
-            sketch_id=sketch.sketch_id if sketch else "", sketch_count=sketch.count if sketch else 0,
-            sketch=sketch.sums if sketch else b"",
-        )
-    )  # fmt: skip
-    if window.pairs is not None and pairing.counts(session, device, window.pairs):
-        place = (window.pairs.rollout, window.pairs.attempt, device_id)
-        _add(session, place, _new_pairs(session, place, window, window.pairs))
-    rollout = session.get(RolloutRow, window.rollout) if window.rollout else None
-    if rollout is not None and window.attempt <= rollout.attempt and _serves(device, window, rollout):
-        _add(session, (window.rollout, window.attempt, device_id), _served(window))
-
-
-def _new_pairs(session: Session, place: tuple[str, int, str], window: Window, pairs: PairCounts) -> dict[str, int]:
-    audited = min(window.counters.get("audited", 0), pairing.servable(window.started_at, window.ended_at))
-    return pairing.count(session, session.get(PairEvidence, place), pairs, audited)
-
-
-def _serves(device: Device, window: Window, rollout: RolloutRow) -> bool:
-    """Whether the window is of what the rollout brings to the device's own channel."""
-    brings = (rollout.channel, rollout.model, rollout.release)
-    return brings == (device.channel, window.model, window.release)
-
-
-def _served(window: Window) -> dict[str, int]:
-    """What a window says about its release: of the requests that it took, how many it answered itself."""
-    most = pairing.servable(window.started_at, window.ended_at)
-    requests, failed, refused, newly = (
-        min(window.counters.get(name, 0), most) for name in ("requests", "local_failed", "refused", "newly_refused")
-    )
-    return {"answered": max(0, requests - refused - failed), "local_failed": failed, "newly_refused": newly}
-
-
-def _add(session: Session, key: tuple[str, int, str], counts: dict[str, int]) -> None:
-    row = pairing.row_of(session, *key)
-    for name, count in counts.items():
-        setattr(row, name, min(getattr(row, name) + count, LARGEST))
-    session.add(row)
-    session.flush()
+def _refused(
+    table: type[DeviceModel] | type[MeasuredRow],
+    keys: Sequence[bulk.Row],
+    taken: Sequence[Taken],
+    fits: set[Any],
+    most: int,
+) -> list[Refused]:
+    over = [one for key, one in zip(keys, taken, strict=True) if key not in fits]
+    subject = [one.message.sender.id for one in over]
+    why = f"more than {most} rows of {table.__tablename__} for one device"
+    return [(one, MalformedError(why, subject=device)) for one, device in zip(over, subject, strict=True)]

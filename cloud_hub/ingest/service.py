@@ -7,11 +7,12 @@ stay connected: only its own end closes the link, and starts both anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 from prometheus_client import Counter
@@ -24,8 +25,10 @@ from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError
 from cloud_hub.ingest.commands import mark_sent, waiting
+from cloud_hub.ingest.compacting import Compaction
 from cloud_hub.ingest.inbox import Inbox, Message
-from cloud_hub.ingest.ingestor import Ingestor
+from cloud_hub.ingest.ingestor import Ingestor, Interrupted, Outgoing
+from cloud_hub.ingest.shards import LOOK_S, Shards
 from cloud_hub.ingest.slowing import note
 from cloud_hub.services.supervisor import Backoff, Service
 from cloud_hub.store import hearing
@@ -85,7 +88,8 @@ class Ingest:
         self._hub, self._now = hub, now
         self._inbox = Inbox()
         self._batch: Sequence[Message] = ()
-        self._ingestor = Ingestor(hub)
+        self._shards = Shards(hub)
+        self._ingestor = Ingestor(hub, self._shards.fence)
         self._stop = threading.Event()
 
     async def run(self) -> None:
@@ -106,10 +110,11 @@ class Ingest:
             MESSAGES.labels("dropped").inc()
 
     def _work(self) -> None:
-        with open_link(self._hub, self.arrived) as link:
+        with self._leaving(), open_link(self._hub, self.arrived, self._shards.digits) as link:
             taking = Step("writing what devices sent", lambda: self._take(link, taking.failures >= PATIENCE))
             steps = (
-                Step("noting that devices are heard", self._note, hearing.NOTE_S),  # before what they sent is written
+                Step("sharing the ingest", lambda: self._share(link), LOOK_S),
+                Step("noting that devices are heard", lambda: self._note(link), hearing.NOTE_S),
                 taking,
                 Step("carrying revocations to the broker", link.revoke, REVOKE_S),
                 Step("sending commands", lambda: self._send_commands(link)),
@@ -123,23 +128,46 @@ class Ingest:
                     step.run(self._now())
                 self._hub.board.say("ingest", next(filter(None, (step.problem for step in steps)), ""))
                 link.check()
+                self._shards.check()
 
-    def _note(self) -> None:
-        with self._hub.session() as session:
-            hearing.note(session, self._hub.clock())
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[None]:
+        """Give every shard back at the end; none is taken before the broker is there."""
+        try:
+            yield
+        finally:
+            self._shards.leave()
+
+    def _share(self, link: Open) -> None:
+        """Take this hub's part; without its broker the lease runs out, and others take what this hub cannot hear."""
+        if link.hears:
+            link.follow(self._shards.look())
+
+    def _note(self, link: Open) -> None:
+        """Note that devices are heard, before what they sent is written: it ends an outage."""
+        if link.hears:
+            with self._hub.session() as session:
+                hearing.note(session, self._hub.clock(), self._shards.digits)
 
     def _take(self, link: Open, apart: bool) -> None:
-        """Write the batch and answer it; it stays until that worked."""
+        """Write the batch and answer it; what could not be written of it stays."""
         if not self._batch:
             return
         take = self._ingestor.take_apart if apart else self._ingestor.take
+        stopped: Interrupted | None = None
+        receipts: Sequence[Outgoing]
+        rest: Sequence[Message]
         try:
-            receipts = take(self._batch)
+            receipts, rest = take(self._batch), ()
+        except Interrupted as error:
+            receipts, rest, stopped = error.receipts, error.rest, error
         finally:
             _count(self._ingestor)
-        self._batch = ()
+        self._batch = rest
         for topic, payload in receipts:
             link.publish(topic, payload)
+        if stopped is not None:
+            raise stopped.__cause__ or stopped
 
     def _gather(self) -> None:
         """Fill the batch, unless one waits that could not be written; at least a moment passes."""
@@ -154,7 +182,7 @@ class Ingest:
         self._batch = batch
 
     def _send_commands(self, link: Open) -> None:
-        for command, topic, payload in waiting(self._hub) if self._pending() else ():
+        for command, topic, payload in waiting(self._hub, self._shards) if self._pending() else ():
             link.publish(topic, payload)
             with self._hub.session() as session:
                 mark_sent(session, command, self._hub.clock())
@@ -207,4 +235,4 @@ def _count(ingestor: Ingestor) -> None:
 
 def services(hub: Hub) -> list[Service]:
     """The services of this package."""
-    return [Ingest(hub)]
+    return [Ingest(hub), Compaction(hub)]

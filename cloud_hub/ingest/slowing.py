@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
+from cloud_hub.events.kinds import Event
+from cloud_hub.events.outbox import record
 from cloud_hub.store.tables import Device
 from fleet.protocol import topics
 from fleet.protocol.errors import ProtocolError
@@ -37,6 +39,9 @@ def note(hub: Hub, dropped: Iterable[tuple[str, int]]) -> None:
             log.warning("%s sends more than is taken of one device: %d messages were dropped", device.id, count)
             if not still_slowed(device.sessions.get("slowed_at"), now):
                 hub.audit(session, "ingest", "device.slowed", device.id, {"dropped": count})
+                said = f"device {device.id} sends more than is taken of one: {count} messages were dropped"
+                event = Event(kind="device.flooding", subject=device.id, message=said, data={"dropped": count})
+                record(session, event, now)
             device.sessions = {**device.sessions, "slowed_at": now}
             session.add(device)
 

@@ -19,13 +19,14 @@ from cloud_hub.identity.ca import Authority, create_authority
 from cloud_hub.identity.device_tokens import DeviceTokens
 from cloud_hub.identity.own import read_authority
 from cloud_hub.identity.tokens import create_token
+from cloud_hub.journal import Journal
 from cloud_hub.monitoring.board import StatusBoard
 from cloud_hub.objects import open_objects
 from cloud_hub.opening.cleanup import all_or_nothing, emptied_again
 from cloud_hub.opening.lock import only_one
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.migrate import behind, upgrade
+from cloud_hub.store.migrate import behind, strange, upgrade
 from cloud_hub.store.words import check_is_there, spoken
 from cloud_hub.trust import ceremony, keys
 from cloud_hub.trust.publisher import TufPublisher
@@ -82,7 +83,7 @@ def _make(config: HubConfig, offline: Path, passphrase: bytes, clock: Clock) -> 
         config.keys_dir.mkdir(mode=0o700)
         made = ceremony.make_keys(config.keys_dir, offline, passphrase, release_held=config.release_key == "held")
         _write_identity(config, clock())
-        publisher = TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry)
+        publisher = _publisher(config, engine, objects, clock, _journal(config, clock))
         ceremony.create_repository(publisher.transactions, made)
         engine.dispose()
         hub = open_hub(config, clock=clock)
@@ -106,16 +107,18 @@ def open_hub(config: HubConfig, *, clock: Clock | None = None) -> Hub:
     engine = make_engine(config.database_url)
     clock = clock or clock_of(engine)
     objects = open_objects(config.objects_url)
+    journal = _journal(config, clock)
     return Hub(
         config=config,
         engine=engine,
         objects=objects,
-        publisher=TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry),
+        publisher=_publisher(config, engine, objects, clock, journal),
         authority=read_authority(config),
         device_tokens=DeviceTokens(keys.read_secret(config.keys_dir)),
         command_key=keys.CommandKey(keys.load_held(config.keys_dir, "command")),
         clock=clock,
         board=StatusBoard(),
+        journal=journal,
     )
 
 
@@ -123,7 +126,15 @@ def open_publisher(config: HubConfig, *, clock: Clock | None = None) -> TufPubli
     """The publisher alone, for ceremonies."""
     engine = make_engine(config.database_url)
     clock = clock or clock_of(engine)
-    return TufPublisher(engine, open_objects(config.objects_url), _signers(config), clock=clock, expiry=config.expiry)
+    return _publisher(config, engine, open_objects(config.objects_url), clock, _journal(config, clock))
+
+
+def _journal(config: HubConfig, clock: Clock) -> Journal:
+    return Journal(open_objects(config.journal_url), clock)
+
+
+def _publisher(config: HubConfig, engine: Engine, objects: Objects, clock: Clock, journal: Journal) -> TufPublisher:
+    return TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry, journal=journal)
 
 
 def open_database(config: HubConfig) -> None:
@@ -159,8 +170,12 @@ def check_database(config: HubConfig) -> None:
     try:
         with spoken():
             missing = behind(engine)
+            newer = strange(engine) if missing else ""
     finally:
         engine.dispose()
+    if newer:
+        what = f"the database is of a newer version: this program knows no migration {newer}"
+        raise InvalidError(what, subject="database", hint="run the version of Edgeloop that the hubs run")
     if missing:
         hint = "start or upgrade the hub first: cloud-hub serve, which migrates it"
         raise ConflictError("the database is not at the version of this program", subject="database", hint=hint)

@@ -12,8 +12,11 @@ from cloud_hub.ports import Objects
 
 
 @contextlib.contextmanager
-def all_or_nothing(*directories: Path) -> Iterator[None]:
-    """Make `directories`; when the block fails, remove from them what was not there before, and themselves."""
+def all_or_nothing(*directories: Path, keep: tuple[str, ...] = ()) -> Iterator[None]:
+    """Make `directories`; when the block fails, remove from them what was not there before, and themselves.
+
+    `keep` are patterns of names that stay all the same: what was moved aside and lies nowhere else.
+    """
     made = [folder for directory in directories for folder in (directory, *directory.parents) if not folder.exists()]
     before = {directory: _entries(directory) for directory in directories}
     try:
@@ -23,7 +26,8 @@ def all_or_nothing(*directories: Path) -> Iterator[None]:
     except BaseException:
         for directory, known in before.items():
             for path in _entries(directory) - known:
-                _remove(path)
+                if not any(path.match(pattern) for pattern in keep):
+                    _remove(path)
         for folder in sorted(made, key=lambda path: len(path.parts), reverse=True):
             with contextlib.suppress(OSError):  # not made yet, or somebody else's file lies there
                 folder.rmdir()

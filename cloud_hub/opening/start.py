@@ -110,10 +110,22 @@ def run_server(config: HubConfig, log_level: str, say: Callable[[str], None]) ->
         for name in renew_own(config, time.time()):
             log.info("renewed the hub's own certificate %s", name)
         hub = open_hub(config)
+        _catch_up(hub)
         for line in introduction(config):
             say(line)
         _serve(create_app(hub, all_services(hub)), config, listening, log_level)
         hub.engine.dispose()
+
+
+def _catch_up(hub: Any) -> None:
+    """See `replaying.replay`: after a restore by whatever means, nothing that was forbidden is served."""
+    from cloud_hub.opening.replaying import replay
+
+    done = replay(hub)
+    if done.entries:
+        log.warning("the database was older than the journal: %d entries were carried out again", done.entries)
+    for problem in done.problems:
+        log.warning("%s", problem)
 
 
 def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None]) -> None:

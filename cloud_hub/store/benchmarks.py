@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -11,6 +11,8 @@ import msgspec
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
+from cloud_hub.store import bulk
+from cloud_hub.store.rows import rows_of
 from cloud_hub.store.tables import Device, MeasuredRow
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Benchmark
@@ -18,6 +20,11 @@ from fleet.protocol.names import check_name
 
 WORD_LIMIT = 64  # characters of a variant, a runtime or a version
 LARGEST = 1 << 62
+COLUMNS = (
+    "device_id", "model", "release", "variant", "runtime", "runtime_version", "agent", "rounds", "p50_us", "p95_us",
+    "load_us", "memory_bytes", "process_bytes", "at",
+)  # fmt: skip
+KEY = 5  # of the columns are the primary key
 
 
 class Figures(Struct, frozen=True, kw_only=True):
@@ -55,23 +62,36 @@ def read(data: Mapping[str, Any]) -> Benchmark:
     return figures
 
 
-def keep(session: Session, device_id: str, figures: Benchmark, at: float) -> None:
-    """Write a device's figures over its older ones of the same variant and runtime."""
-    session.merge(MeasuredRow(device_id=device_id, at=at, **msgspec.structs.asdict(figures)))
+def row(device_id: str, figures: Benchmark, at: float) -> tuple[Any, ...]:
+    """A device's figures as a row of `tables.MeasuredRow`, in the order of `COLUMNS`."""
+    return (device_id, *(getattr(figures, name) for name in COLUMNS[1:-1]), at)
 
 
-def by_hardware(session: Session, model: str, release: int) -> list[Figures]:
-    """The figures of a release, by hardware class, variant and runtime; revoked devices are left out."""
+def keep(session: Session, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Write devices' figures over their older ones of the same variant and runtime; no two rows are of the same."""
+    bulk.upsert(session, MeasuredRow, COLUMNS, rows)
+
+
+def by_hardware(session: Session, model: str, release: int, *, most: int | None = None) -> list[Figures]:
+    """The figures of a release, by hardware class, variant and runtime; revoked devices are left out.
+
+    Args:
+        most: how many of all figures are summed up; None for all.
+    """
     groups: dict[tuple[str, str, str], list[MeasuredRow]] = {}
-    for row, device in _rows(session, model, release):
+    for row, device in _rows(session, model, release, most):
         groups.setdefault((hardware_class(device), row.variant, row.runtime), []).append(row)
     return [_summed(key, rows) for key, rows in sorted(groups.items())]
 
 
-def newest_p95(session: Session, model: str, release: int) -> dict[str, float]:
-    """Each device's latest p95 (µs) of a release, whatever the variant it runs."""
-    rows = sorted((row for row, _ in _rows(session, model, release)), key=lambda row: row.at)
-    return {row.device_id: row.p95_us for row in rows}
+def newest_p95(session: Session, model: str, release: int, ids: Sequence[str] | None = None) -> dict[str, float]:
+    """Each device's latest p95 (µs) of a release, whatever the variant it runs; of some ids if they are given."""
+    wanted = (
+        select(MeasuredRow.device_id, MeasuredRow.p95_us)
+        .where(MeasuredRow.model == model, MeasuredRow.release == release)
+        .order_by(col(MeasuredRow.at), col(MeasuredRow.variant), col(MeasuredRow.runtime))
+    )
+    return dict(tuple(row) for row in rows_of(session, wanted, MeasuredRow.device_id, ids))
 
 
 def hardware_class(device: Device) -> str:
@@ -81,13 +101,13 @@ def hardware_class(device: Device) -> str:
     return device.labels.get("hw") or str(reported)
 
 
-def _rows(session: Session, model: str, release: int) -> list[tuple[MeasuredRow, Device]]:
+def _rows(session: Session, model: str, release: int, most: int | None) -> list[tuple[MeasuredRow, Device]]:
     statement = (
         select(MeasuredRow, Device)
         .join(Device, col(Device.id) == col(MeasuredRow.device_id))
         .where(MeasuredRow.model == model, MeasuredRow.release == release, col(Device.revoked_at).is_(None))
     )
-    return list(session.exec(statement))
+    return list(session.exec(statement.limit(most)))
 
 
 def _summed(key: tuple[str, str, str], rows: list[MeasuredRow]) -> Figures:

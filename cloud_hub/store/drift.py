@@ -1,4 +1,4 @@
-"""The tables of drift: a model's monitor, its streams, how right its answers are, and alarms. See `tables`."""
+"""The tables of drift: a release's monitor, its streams, how right its answers are, and alarms. See `tables`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,26 @@ from sqlmodel import Field, SQLModel
 from cloud_hub.store.types import json_field as _json
 
 
+class DriftScope(SQLModel, table=True):
+    """Which releases of a model are watched, and by how many devices they are served: `drift.scope.Scope`."""
+
+    __tablename__ = "drift_scope"
+
+    model: str = Field(primary_key=True)
+    document: dict[str, Any] = _json(dict)
+    updated_at: float
+
+
 class DriftMonitor(SQLModel, table=True):
-    """What a model's streams have in common.
+    """What the streams of a release have in common.
 
     `state`: waiting, baseline, watching, alarmed. `document` is the engine's own, `basis` the coordinates of its
     streams (`drift.basis`); `last_window` is the id of the last window that was counted.
     """
 
     model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
     sketch_id: str
-    release: int
     state: str
     document: dict[str, Any] = _json(dict)
     last_window: int = 0
@@ -28,19 +38,19 @@ class DriftMonitor(SQLModel, table=True):
 
 
 class DriftStream(SQLModel, table=True):
-    """A device, a group of devices or the fleet, and the test whether a model's inputs have moved there.
+    """A device, a group of devices or the fleet, and the test whether a release's inputs have moved there.
 
     `kind`: device, group, fleet. `state`: waiting, provisional, steady. `evidence` is a log e-value that raises an
     alarm at `alarm_at`; `distance` how far it has moved by what has come `since`; `alarm` the open alarm that names it,
     or 0. `body` is `drift.streams`'; the other columns are shown from it.
     """
 
-    __table_args__ = (Index("ix_driftstream_model_evidence", "model", "evidence"),)
+    __table_args__ = (Index("ix_driftstream_model_release_evidence", "model", "release", "evidence"),)
 
     model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
     kind: str = Field(primary_key=True)
     name: str = Field(primary_key=True)
-    release: int
     state: str
     windows: int = 0
     began_at: float
@@ -56,7 +66,7 @@ class DriftStream(SQLModel, table=True):
 
 
 class MeaningMonitor(SQLModel, table=True):
-    """How right a model's default release is, by audits and labels, against its own record.
+    """How right a release is, by audits and labels, against its own record.
 
     `document` is `drift.truth.Watched`; `last_window`, `last_label_at` and `last_label` say what it has counted.
     """
@@ -64,7 +74,7 @@ class MeaningMonitor(SQLModel, table=True):
     __tablename__ = "meaning"
 
     model: str = Field(primary_key=True)
-    release: int
+    release: int = Field(primary_key=True)
     document: dict[str, Any] = _json(dict)
     last_window: int = 0
     last_label_at: float = 0.0
@@ -73,26 +83,39 @@ class MeaningMonitor(SQLModel, table=True):
 
 
 class InputMonitor(SQLModel, table=True):
-    """What was counted of a model's inputs; `document` is `drift.input_state.Facts`, `last_window` the last one."""
+    """What was counted of a release's inputs; `document` is `drift.input_state.Facts`, `last_window` the last one."""
 
     __tablename__ = "input_monitor"
 
     model: str = Field(primary_key=True)
-    release: int
+    release: int = Field(primary_key=True)
     document: dict[str, Any] = _json(dict)
     last_window: int = 0
     updated_at: float
 
 
 class InputWatch(SQLModel, table=True):
-    """What is held against one device's inputs to a model; `document` is `drift.input_state.Device`."""
+    """What is held against one device's inputs to a release; `document` is `drift.input_state.Device`."""
 
     __tablename__ = "input_watch"
 
     model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
     device_id: str = Field(primary_key=True)
     document: dict[str, Any] = _json(dict)
     updated_at: float
+
+
+class DriftTrouble(SQLModel, table=True):
+    """A release whose last look at its drift failed, and how many in a row have, `since` when; `words` say why."""
+
+    __tablename__ = "drift_trouble"
+
+    model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
+    since: float
+    looks: int
+    words: str
 
 
 class Alarm(SQLModel, table=True):

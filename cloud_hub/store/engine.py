@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event, text
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlmodel import Session, create_engine
 
-PUBLISHING_LOCK = 0x_E0_6E_10_09  # any constant that no other lock of this database uses
+from cloud_hub.store.locks import Lock, hold
+
+PAUSED_S = 120  # transactions are short
 
 
 def make_engine(url: str) -> Engine:
@@ -22,6 +24,7 @@ def make_engine(url: str) -> Engine:
     """
     if not url.startswith("sqlite"):
         engine = create_engine(url, pool_pre_ping=True)
+        event.listen(engine, "connect", _configure_postgresql)
         event.listen(engine, "handle_error", _refuse_value)
         return engine
     # as many connections as the server has worker threads: a thread waits for a lock, never for the pool
@@ -46,10 +49,7 @@ def lock_publishing(session: Session) -> None:
 
     SQLite's BEGIN IMMEDIATE is that lock already; PostgreSQL takes an advisory one.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PUBLISHING_LOCK})
-    else:
-        session.connection()
+    hold(session.connection(), Lock.PUBLISHING)
 
 
 def lock_name(session: Session, name: str) -> None:
@@ -57,11 +57,20 @@ def lock_name(session: Session, name: str) -> None:
 
     A row that exists is locked by `session.get(…, with_for_update=True)`. SQLite's BEGIN IMMEDIATE is every lock.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
-        session.connection().execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-    else:
-        session.connection()
+    key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+    hold(session.connection(), key)
+
+
+def is_shared(engine: Engine) -> bool:
+    """Whether several hubs may work on this database; SQLite's hub directory has one owner."""
+    return bool(engine.dialect.name == "postgresql")
+
+
+def _configure_postgresql(connection: Any, record: object) -> None:
+    """Whoever is paused in the midst of a transaction loses it: else nobody could write its rows."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET idle_in_transaction_session_timeout = '{PAUSED_S}s'")
+    connection.commit()
 
 
 def _configure_sqlite(connection: Any, record: object) -> None:

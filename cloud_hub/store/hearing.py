@@ -1,18 +1,23 @@
 """When the hub heard its devices, and when it could not: while it or its broker is down, their silence says nothing.
 
 Ingest notes every few seconds, while its link to the broker is up, that it takes messages; a longer gap is an outage.
+Each shard has a note of its own: hubs share the devices, and one that hears hides nothing of one that does not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlmodel import Session
+from sqlmodel import Session, col, select
 
+from cloud_hub.store import bulk
 from cloud_hub.store.tables import Setting
+from fleet.protocol import topics
 
-KEY = "ingest-heard"
+KEY = "ingest-heard"  # of all shards, by a hub of an earlier release; `:` and a digit of one
 NOTE_S = 5.0  # between two notes
 DEAF_S = 60.0  # without a note: longer is an outage, and no pause of a busy hub
 
@@ -36,12 +41,29 @@ def after(before: Hearing, now: float) -> Hearing:
     return replace(before, noted_at=now, deaf_from=min(before.deaf_from, now), deaf_until=min(before.deaf_until, now))
 
 
-def known(session: Session, now: float) -> Hearing:
-    """What is known `now`; an outage that goes on lasts until now. Nothing was ever missed where nothing was noted."""
-    row = session.get(Setting, KEY)
-    return Hearing(noted_at=now) if row is None else after(msgspec.json.decode(row.value, type=Hearing), now)
+def known(session: Session, now: float) -> dict[str, Hearing]:
+    """What is known `now` of each shard, by its digit.
+
+    An outage that goes on lasts until now. Nothing was ever missed where nothing was noted.
+    """
+    wanted = col(Setting.key).in_([KEY, *map(_key, topics.DIGITS)])
+    rows = session.exec(select(Setting.key, Setting.value).where(wanted))
+    noted = {key: after(msgspec.json.decode(value, type=Hearing), now) for key, value in rows}
+    every = noted.get(KEY, Hearing(noted_at=now))
+    return {digit: noted.get(_key(digit), every) for digit in topics.DIGITS}
 
 
-def note(session: Session, now: float) -> None:
-    """Note that messages are taken."""
-    session.merge(Setting(key=KEY, value=msgspec.json.encode(known(session, now)).decode()))
+def deaf_until(session: Session, now: float) -> float:
+    """When every shard was heard again after its last outage, Unix seconds; 0 without one."""
+    return max(heard.deaf_until for heard in known(session, now).values())
+
+
+def note(session: Session, now: float, digits: Iterable[str] = topics.DIGITS) -> None:
+    """Note that messages of these shards are taken."""
+    before = known(session, now)
+    rows = [(_key(digit), msgspec.json.encode(before[digit]).decode()) for digit in sorted(digits)]
+    bulk.upsert(session, Setting, ("key", "value"), rows)
+
+
+def _key(digit: str) -> str:
+    return f"{KEY}:{digit}"

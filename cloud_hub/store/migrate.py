@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -13,11 +15,15 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import SQLModel
 
-from cloud_hub.errors import UnreachableError
+from cloud_hub.errors import ConflictError, UnreachableError
 from cloud_hub.store import tables
 from cloud_hub.store.engine import make_engine
+from cloud_hub.store.locks import Lock, hold
 
-MIGRATION_LOCK = 0x_E0_6E_10_0A
+WAIT_S = 5.0  # for a table that somebody writes; who comes after them waits as long
+TRIES = 30  # longer than a transaction may be idle (`engine.PAUSED_S`)
+AGAIN = ("55P03", "40P01")  # PostgreSQL's lock_not_available, deadlock_detected
+log = logging.getLogger(__name__)
 _SCRIPTS = Path(__file__).parent / "migrations"
 assert tables.Model.metadata is SQLModel.metadata  # importing the tables fills it
 
@@ -33,24 +39,58 @@ def alembic_config(connection: Connection | None = None) -> Config:
 def upgrade(engine: Engine, revision: str = "head") -> None:
     """Bring the database to `revision`; nothing happens when it is there.
 
-    Replicas that start at once wait for each other. Raises UnreachableError when there is no database.
+    Replicas that start at once wait for each other. One that meets hubs that write, as in a rolling upgrade, lets
+    them through and begins again as a whole.
+
+    Raises:
+        UnreachableError: there is no database.
+        ConflictError: its tables were in use all the time.
     """
+    for _ in range(TRIES):
+        try:
+            return _upgrade(engine, revision)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) not in AGAIN:
+                raise
+            log.warning("the migration waits for hubs that write, and begins again: %s", error.orig)
+    hint = "stop the other hubs, or whoever else holds tables of this database, and start again"
+    raise ConflictError("the database cannot be migrated: its tables are in use", subject="database", hint=hint)
+
+
+def _upgrade(engine: Engine, revision: str) -> None:
     try:
         connecting = engine.connect()
     except OperationalError as error:
         hint = "check the database's address, and that it runs"
         raise UnreachableError(f"the database does not answer: {error.orig}", subject="database", hint=hint) from error
     with connecting as connection, connection.begin():
+        hold(connection, Lock.MIGRATING)
         if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-        command.upgrade(alembic_config(connection), revision)
+            connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_S}s'"))
+        if revision != "head" or _revisions(connection) != _newest():
+            command.upgrade(alembic_config(connection), revision)
 
 
 def behind(engine: Engine) -> bool:
     """Whether the database lacks a migration, or has one that is unknown here; changes nothing."""
-    newest = set(ScriptDirectory.from_config(alembic_config()).get_heads())
     with engine.connect() as connection:
-        return set(MigrationContext.configure(connection).get_current_heads()) != newest
+        return _revisions(connection) != _newest()
+
+
+def strange(engine: Engine) -> str:
+    """The migration of the database that is unknown here, since a newer hub has made it; empty: there is none."""
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    with engine.connect() as connection:
+        return ", ".join(sorted(_revisions(connection) - known))
+
+
+def _revisions(connection: Connection) -> set[str]:
+    return set(MigrationContext.configure(connection).get_current_heads())
+
+
+@cache  # to import every migration costs more than all else that opens a hub's database
+def _newest() -> set[str]:
+    return set(ScriptDirectory.from_config(alembic_config()).get_heads())
 
 
 def downgrade(engine: Engine, revision: str = "base") -> None:

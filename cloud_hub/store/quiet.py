@@ -6,13 +6,14 @@ Devices that are off at night, or half an hour a day, are so under every release
 from __future__ import annotations
 
 from cloud_hub.store.hearing import Hearing
+from cloud_hub.store.senders import Sender
 from cloud_hub.store.tables import Device
 
 PERIOD_S = 7 * 86_400.0
 LONGEST_S = 86_400.0  # a device that was in a drawer for months does not have the habit of being quiet for months
 
 
-def heard(device: Device, now: float, hub: Hearing) -> None:
+def heard(device: Device | Sender, now: float, hub: Hearing) -> None:
     """Note that the device was heard `now` (the hub's time, Unix seconds), before `last_seen_at` is moved on.
 
     What the hub could not hear is no habit of the device.
@@ -26,6 +27,10 @@ def heard(device: Device, now: float, hub: Hearing) -> None:
         device.quiet_s = max(device.quiet_s, silence)
 
 
-def habit(device: Device) -> float:
-    """Seconds that the device is known to be quiet now and then, a day at most; 0 for one that has not been watched."""
-    return min(max(device.quiet_s, device.quiet_before_s), LONGEST_S)
+def longest(quiet_s: float, quiet_before_s: float) -> float:
+    """Seconds that a device is known to be quiet now and then, a day at most; 0 for one that has not been watched.
+
+    Args:
+        quiet_s, quiet_before_s: of `tables.Device`.
+    """
+    return min(max(quiet_s, quiet_before_s), LONGEST_S)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from cloud_hub.store.types import json_field as _json
 
+_TOLD = text("reason != ''")
+
 
 class DeviceModel(SQLModel, table=True):
     """The latest report of one model on one device (fields of `messages.ModelReport`)."""
+
+    __table_args__ = (
+        Index("ix_devicemodel_reason", "reason", "device_id", sqlite_where=_TOLD, postgresql_where=_TOLD),
+    )
 
     device_id: str = Field(primary_key=True, foreign_key="device.id")
     model: str = Field(primary_key=True)
@@ -128,12 +134,56 @@ class PairEvidence(SQLModel, table=True):
     reason: str = ""
 
 
+class ShadowEvidence(SQLModel, table=True):
+    """What one device says in a rollout's shadow stage, summed over the attempt (`messages.ShadowCounts`); `agree` and
+    `differ` count inputs that no device had met before. `reason` is the first one why it compares nothing, and stays.
+    """
+
+    rollout: str = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    device_id: str = Field(primary_key=True)
+    agree: int = 0
+    differ: int = 0
+    repeats: int = 0
+    non_finite: int = 0
+    failed: int = 0
+    crashed: int = 0
+    dropped: int = 0
+    old_us: int = 0
+    new_us: int = 0
+    reason: str = ""
+
+
+class RolloutSignals(SQLModel, table=True):
+    """What windows of both releases have shown in a rollout's attempt; `document` is `fleet.rollouts.signals.State`."""
+
+    __tablename__ = "rollout_signals"
+
+    rollout: str = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    document: dict[str, Any] = _json(dict)
+    updated_at: float
+
+
 class PairInput(SQLModel, table=True):
     """An input that counts in a live rollout's attempt; `key` is `fleet.protocol.pairing`'s as a signed number."""
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
     key: int = Field(primary_key=True)
+
+
+class DeviceChange(SQLModel, table=True):
+    """A device of which something changed that rollouts rest on, or which only was `heard` again after a while.
+
+    Triggers of the database write it, `feed` takes it.
+    """
+
+    __tablename__ = "device_change"
+
+    id: int | None = Field(default=None, primary_key=True)
+    device_id: str
+    heard: bool
 
 
 class WindowRow(SQLModel, table=True):
@@ -158,3 +208,48 @@ class WindowRow(SQLModel, table=True):
     sketch_id: str = ""
     sketch_count: int = 0
     sketch: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+
+
+class WindowSum(SQLModel, table=True):
+    """What the windows of one device, model and release said in an hour or a day (`ingest.summing`).
+
+    `span_s` is 3600 or 86400, `begins` the hour's or day's first second (Unix), `windows` how many are in it; `body` is
+    of a window's shape. Windows are in here or in `window`, and never in both.
+    """
+
+    __tablename__ = "window_sum"
+    __table_args__ = (
+        Index("ix_window_sum_model_ended", "model", "ended_at"),
+        Index("ix_window_sum_span_begins", "span_s", "begins"),
+    )
+
+    device_id: str = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
+    span_s: int = Field(primary_key=True)
+    begins: int = Field(primary_key=True)
+    started_at: float
+    ended_at: float
+    windows: int
+    body: dict[str, Any] = _json(dict)
+    sketch_id: str = ""
+    sketch_count: int = 0
+    sketch: bytes = Field(default=b"", sa_column=Column(LargeBinary, nullable=False))
+
+
+class Traffic(SQLModel, table=True):
+    """What the fleet's windows of one release count in an hour, which `begins` at that Unix second (`ingest.traffic`).
+
+    `failed` are the requests that nobody answered, the `refused` ones among them.
+    """
+
+    begins: int = Field(primary_key=True)
+    model: str = Field(primary_key=True)
+    release: int = Field(primary_key=True)
+    windows: int = 0
+    requests: int = 0
+    edge: int = 0
+    cloud: int = 0
+    audited: int = 0
+    failed: int = 0
+    refused: int = 0

@@ -1,7 +1,8 @@
 """Every table of the hub. Times are Unix seconds (float, UTC); JSON columns hold plain documents.
 
 Rows are validated by the code that writes them, not by these classes: SQLModel tables do not check.
-What devices report has its tables in `reported`, drift in `drift`; whole numbers have 64 bits in every table.
+What devices report has its tables in `reported`, drift in `drift`, events out in `events`; whole numbers have 64 bits
+in every table.
 """
 
 from __future__ import annotations
@@ -15,20 +16,32 @@ from cloud_hub.store.async_requests import AsyncRequest as AsyncRequest
 from cloud_hub.store.drift import Alarm as Alarm
 from cloud_hub.store.drift import AlarmResponse as AlarmResponse
 from cloud_hub.store.drift import DriftMonitor as DriftMonitor
+from cloud_hub.store.drift import DriftScope as DriftScope
 from cloud_hub.store.drift import DriftStream as DriftStream
+from cloud_hub.store.drift import DriftTrouble as DriftTrouble
 from cloud_hub.store.drift import InputMonitor as InputMonitor
 from cloud_hub.store.drift import InputWatch as InputWatch
 from cloud_hub.store.drift import MeaningMonitor as MeaningMonitor
+from cloud_hub.store.events import EventDelivery as EventDelivery
+from cloud_hub.store.events import EventRow as EventRow
+from cloud_hub.store.reported import DeviceChange as DeviceChange
 from cloud_hub.store.reported import DeviceEvent as DeviceEvent
 from cloud_hub.store.reported import DeviceModel as DeviceModel
 from cloud_hub.store.reported import MeasuredRow as MeasuredRow
 from cloud_hub.store.reported import PairEvidence as PairEvidence
 from cloud_hub.store.reported import PairInput as PairInput
+from cloud_hub.store.reported import RolloutSignals as RolloutSignals
 from cloud_hub.store.reported import SetAside as SetAside
+from cloud_hub.store.reported import ShadowEvidence as ShadowEvidence
 from cloud_hub.store.reported import SpoolCursor as SpoolCursor
+from cloud_hub.store.reported import Traffic as Traffic
 from cloud_hub.store.reported import WindowRow as WindowRow
+from cloud_hub.store.reported import WindowSum as WindowSum
+from cloud_hub.store.sent_forms import SentForm as SentForm
 from cloud_hub.store.types import Json, widen
 from cloud_hub.store.types import json_field as _json
+
+_TOLD = text("problem != ''")
 
 
 class Setting(SQLModel, table=True):
@@ -72,6 +85,11 @@ class Token(SQLModel, table=True):
 class AuditEntry(SQLModel, table=True):
     """Who did what to what. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`, …"""
 
+    __table_args__ = (
+        Index("ix_auditentry_subject_id", "subject", "id"),
+        Index("ix_auditentry_actor_id", "actor", "id"),
+    )
+
     id: int | None = Field(default=None, primary_key=True)
     at: float = Field(index=True)
     actor: str
@@ -83,7 +101,14 @@ class AuditEntry(SQLModel, table=True):
 class Device(SQLModel, table=True):
     """One agent installation. `pins` maps model to release; `set_aside` counts the messages of it that were;
     `sessions` is what `ingest.clones` remembers of its connections, `quiet_…` what `store.quiet` does of its silences.
+    `problem` is the word that `info` has for what is wrong, by which ill devices are found.
     """
+
+    __table_args__ = (
+        Index("ix_device_channel_id", "channel", "id"),
+        Index("ix_device_certificate", "certificate_expires_at"),
+        Index("ix_device_problem", "problem", "id", sqlite_where=_TOLD, postgresql_where=_TOLD),
+    )
 
     id: str = Field(primary_key=True)
     public_key: str = Field(sa_column=Column(Text, nullable=False))
@@ -92,10 +117,11 @@ class Device(SQLModel, table=True):
     certificate_serial: str
     certificate_expires_at: float
     mqtt_password: str = ""
-    channel: str = Field(index=True)
+    channel: str
     labels: dict[str, str] = _json(dict)
     pins: dict[str, int] = _json(dict)
     info: dict[str, Any] = _json(dict)
+    problem: str = Field(default="", sa_column_kwargs={"server_default": ""})
     enrolled_at: float
     revoked_at: float | None = None
     online: bool = False
@@ -178,7 +204,10 @@ class Metadata(SQLModel, table=True):
 
 
 class ChannelRow(SQLModel, table=True):
-    """A channel's current document (canonical JSON of `channel.Channel`)."""
+    """A channel's current document (canonical JSON of `channel.Channel`).
+
+    `usual_schedule` is a document of `fleet.rollouts.usual`, which devices have no use for; None: nothing is usual.
+    """
 
     __tablename__ = "channel"
 
@@ -188,6 +217,7 @@ class ChannelRow(SQLModel, table=True):
     spread_s: int = 0
     notified_version: int = 0
     updated_at: float
+    usual_schedule: dict[str, Any] | None = Field(default=None, sa_column=Column(Json, nullable=True))
 
 
 class RolloutRow(SQLModel, table=True):

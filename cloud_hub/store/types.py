@@ -19,11 +19,16 @@ class Json(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """Python value to text."""
-        return None if value is None else msgspec.json.encode(value, order="deterministic").decode()
+        return None if value is None else document_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Text to Python value."""
         return None if value is None else msgspec.json.decode(value)
+
+
+def document_text(value: Any) -> str:
+    """A document as a `Json` column keeps it."""
+    return msgspec.json.encode(value, order="deterministic").decode()
 
 
 # SQLite's INTEGER has 64 bits, and only a column of that very name numbers its rows by itself.

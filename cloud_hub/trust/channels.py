@@ -12,7 +12,10 @@ from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.store.tables import ChannelRow
 from fleet.api.channels import ChangedChannel, ChannelChanges, ChannelInfo, EntryChanges
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel, with_requirements
+from fleet.protocol.codec import to_document
 from fleet.protocol.names import check_name
+from fleet.rollouts.errors import PlanError
+from fleet.rollouts.usual import UsualSchedule, check_usual
 
 
 def list_channels(hub: Hub) -> list[ChannelInfo]:
@@ -84,7 +87,18 @@ def set_model(hub: Hub, name: str, model: str, wanted: EntryChanges, *, actor: s
 
 
 def change_channel(hub: Hub, name: str, wanted: ChannelChanges, *, actor: str) -> ChangedChannel:
-    """Set how devices of the channel report and fetch; NotFoundError when there is no such channel."""
+    """Set how devices of the channel report and fetch, and what its rollouts take for usual.
+
+    Raises:
+        NotFoundError: no such channel. InvalidError: a schedule that nothing can follow.
+    """
+    if wanted.schedule and not (wanted.telemetry or wanted.fetching):  # nothing that devices read
+        with hub.session() as session:
+            return _keep_schedule(hub, session, name, wanted, actor)
+
+    def keep(session: Session) -> None:
+        if wanted.schedule:
+            _keep_schedule(hub, session, name, wanted, actor)
 
     def change(channel: Channel) -> Channel:
         return msgspec.structs.replace(
@@ -93,7 +107,26 @@ def change_channel(hub: Hub, name: str, wanted: ChannelChanges, *, actor: str) -
             fetching=wanted.fetching.applied(channel.fetching),
         )
 
-    return _publish(hub, name, change, actor, wanted.spread_s, create=False)
+    return _publish(hub, name, change, actor, wanted.spread_s, create=False, also=keep)
+
+
+def _keep_schedule(hub: Hub, session: Session, name: str, wanted: ChannelChanges, actor: str) -> ChangedChannel:
+    row = session.get(ChannelRow, name, with_for_update=True)
+    if row is None:
+        raise NotFoundError(f"no channel {name!r}", subject=name, hint="list them: fleet channel list")
+    try:
+        usual = check_usual(wanted.schedule.applied(usual_of(row)), hub.clock())
+    except PlanError as error:
+        raise InvalidError(str(error), subject=name, hint=error.hint) from error
+    row.usual_schedule = to_document(usual) if usual else None
+    session.add(row)
+    hub.audit(session, actor, "channel.schedule", name, {"usual": usual.said()})
+    return ChangedChannel(name=name, version=row.version, document=decode_channel(row.document))
+
+
+def usual_of(row: ChannelRow) -> UsualSchedule:
+    """What rollouts of the channel take where they say nothing themselves."""
+    return msgspec.convert(row.usual_schedule or {}, UsualSchedule)
 
 
 def changed_entry(entry: ModelEntry | None, wanted: EntryChanges, subject: str) -> ModelEntry:
@@ -124,9 +157,16 @@ def changed_entry(entry: ModelEntry | None, wanted: EntryChanges, subject: str) 
 
 
 def _publish(
-    hub: Hub, name: str, change: Callable[[Channel], Channel], actor: str, spread_s: int, *, create: bool
+    hub: Hub,
+    name: str,
+    change: Callable[[Channel], Channel],
+    actor: str,
+    spread_s: int,
+    *,
+    create: bool,
+    also: Callable[[Session], None] | None = None,
 ) -> ChangedChannel:
-    channel = hub.publisher.change_channel(name, change, actor=actor, spread_s=spread_s, create=create)
+    channel = hub.publisher.change_channel(name, change, actor=actor, spread_s=spread_s, create=create, also=also)
     return ChangedChannel(name=name, version=channel.version, document=channel)
 
 
@@ -141,4 +181,5 @@ def _shown(row: ChannelRow) -> ChannelInfo:
         updated_at=row.updated_at,
         spread_s=row.spread_s,
         document=decode_channel(row.document),
+        schedule=usual_of(row),
     )

@@ -47,7 +47,7 @@ def collect(hub: Hub) -> int:
     for start in range(0, len(old), BATCH):
         with Session(hub.engine) as session, session.begin():
             lock_publishing(session)
-            named = _named(session)
+            named = named_blobs(session)
             for key in old[start : start + BATCH]:
                 if not set(key.split("/")[1:]) <= named:  # blobs/HASH, and deltas/TO/FROM
                     hub.objects.delete(key)
@@ -55,7 +55,7 @@ def collect(hub: Hub) -> int:
     return gone
 
 
-def _named(session: Session) -> set[str]:
+def named_blobs(session: Session) -> set[str]:
     """The hashes of all blobs that releases name, published or not."""
     manifests = session.exec(select(Release.manifest)).all()
     return {blob.sha256 for manifest in manifests if manifest for blob in decode_manifest(manifest).blobs()}

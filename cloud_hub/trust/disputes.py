@@ -80,11 +80,6 @@ def differing(session: Session, owner: Model, number: int) -> tuple[int, ...]:
     return tuple(row.number for row in live if differences(wanted, ports(row)))
 
 
-def all_disputed(session: Session) -> dict[str, tuple[int, ...]]:
-    """Every model whose releases disagree, with their numbers."""
-    return among(session, session.exec(select(Model).order_by(col(Model.name))).all())
-
-
 def among(session: Session, owners: Sequence[Model]) -> dict[str, tuple[int, ...]]:
     """Those of some models whose releases disagree, with their numbers."""
     return {owner.name: numbers for owner in owners if (numbers := disputed(session, owner))}

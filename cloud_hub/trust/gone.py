@@ -32,6 +32,15 @@ def first_release(session: Session, model: str) -> int:
     return _kept(session, _model(model), 1)
 
 
+def raise_first_release(session: Session, model: str, number: int) -> bool:
+    """Let the first release of a model that is not there have this number at least; False where it had."""
+    if first_release(session, model) >= number:
+        return False
+    session.merge(Setting(key=_model(model), value=str(number)))
+    session.flush()
+    return True
+
+
 def _kept(session: Session, key: str, default: int) -> int:
     row = session.get(Setting, key)
     return default if row is None else int(row.value)

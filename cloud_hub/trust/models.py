@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 from sqlmodel import Session, col, select
 
@@ -12,13 +13,14 @@ from cloud_hub.errors import ConflictError
 from cloud_hub.store import benchmarks
 from cloud_hub.store.tables import Model, Release
 from cloud_hub.trust import disputes, gone
-from cloud_hub.trust.rows import get_model, get_release, interface_release, status_in_words
+from cloud_hub.trust.rows import get_model, get_release, interface_release, label_task, status_in_words
 from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelInterface, NewModel
 from fleet.api.releases import MeasuredFigures, ReleaseDetail, ReleaseInfo
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.names import check_name
 from fleet.protocol.task import in_words
+from fleet.tasks import Task
 
 
 def list_models(hub: Hub) -> list[ModelInfo]:
@@ -82,6 +84,13 @@ def show_model(hub: Hub, name: str) -> ModelDetail:
             preprocess=list(interface.preprocess),
         )
     return ModelDetail(**{field: getattr(known, field) for field in ModelInfo.model_fields}, interface=fixed)
+
+
+def task_of(hub: Hub, name: str) -> Task[Any] | None:
+    """The task that says what a label of the model may be, None where no release names one; NotFoundError."""
+    with hub.reading() as session:
+        get_model(session, name)
+        return label_task(session, name)
 
 
 def delete_model(hub: Hub, name: str, *, actor: str) -> ModelInfo:

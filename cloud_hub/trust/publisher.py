@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import msgspec
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
+from cloud_hub.acts import Entry, FloorRaised, NumberTaken, Position, ReleaseWithdrawn
 from cloud_hub.clock import lies_ahead
 from cloud_hub.config import ExpiryConfig
 from cloud_hub.errors import ConflictError, NotFoundError
+from cloud_hub.journal import Journal, note
 from cloud_hub.ports import Also, Clock, Objects, SigningRequest
 from cloud_hub.store.tables import ChannelRow, Model, Release
-from cloud_hub.trust import checks, disputes, gone, outside, recovery, removal, repository
+from cloud_hub.trust import checks, disputes, gone, lifting, outside, recovery, removal, replaying, repository
 from cloud_hub.trust.listing import audit, list_release, published
 from cloud_hub.trust.rows import (
     floor_document,
@@ -27,6 +30,7 @@ from cloud_hub.trust.rows import (
 from cloud_hub.trust.transaction import Draft, Signers, Transactions
 from fleet.protocol.channel import Channel, decode_channel, encode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
+from fleet.protocol.messages import Held
 from fleet.protocol.names import check_name
 
 
@@ -34,9 +38,16 @@ class TufPublisher:
     """`Publisher` over the signed repository. Each method is one locked transaction."""
 
     def __init__(
-        self, engine: Engine, objects: Objects, signers: Signers, *, clock: Clock, expiry: ExpiryConfig
+        self,
+        engine: Engine,
+        objects: Objects,
+        signers: Signers,
+        *,
+        clock: Clock,
+        expiry: ExpiryConfig,
+        journal: Journal,
     ) -> None:
-        self.transactions = Transactions(engine, objects, signers, clock, expiry)
+        self.transactions = Transactions(engine, objects, signers, clock, expiry, journal)
         self._objects = objects
         self._expiry = expiry
 
@@ -122,6 +133,7 @@ class TufPublisher:
             draft.session.add(row)
             draft.session.flush()
             self._sign_floor(draft, model)
+            note(draft.session, ReleaseWithdrawn(model=model, number=number))
             audit(draft, actor, "release.withdraw", f"{model}/{number}", {"reason": reason})
             return row
 
@@ -150,6 +162,7 @@ class TufPublisher:
             draft.session.add(row)
             draft.session.flush()
             self._sign_floor(draft, model)
+            note(draft.session, FloorRaised(model=model, min_release=min_release))
             audit(draft, actor, "model.floor", model, {"min_release": min_release})
 
         self.transactions.run(change)
@@ -255,6 +268,22 @@ class TufPublisher:
         if not recovery.recover(self.transactions):
             self.refresh(force=True)
 
+    def replay(self, entries: Sequence[Entry], tail: Position) -> tuple[str, ...]:
+        """See `Publisher.replay`."""
+        return replaying.replay(self.transactions, entries, tail)
+
+    def lift(self, held: Held, *, command: bytes, actor: str) -> bool:
+        """See `Publisher.lift`."""
+        return lifting.lift(self.transactions, held, command=command, actor=actor)
+
+    def withheld(self) -> AbstractContextManager[None]:
+        """See `Publisher.withheld`."""
+        return self.transactions.withheld()
+
+    def rise(self) -> None:
+        """See `Publisher.rise`."""
+        lifting.rise(self.transactions)
+
     def _due(self, draft: Draft, force: bool) -> tuple[str, ...]:
         due = []
         for role in ("models", *repository.ONLINE_ROLES):
@@ -278,6 +307,7 @@ class TufPublisher:
         draft.session.add(owner)
         draft.session.add(row)
         draft.session.flush()
+        note(draft.session, NumberTaken(model=model, number=row.number))
         return row
 
     def _fill(self, draft: Draft, row: Release, document: Manifest, manifest: bytes, note: str) -> None:

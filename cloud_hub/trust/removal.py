@@ -17,7 +17,9 @@ from cloud_hub.store.tables import (
     ChannelRow,
     Device,
     DriftMonitor,
+    DriftScope,
     DriftStream,
+    DriftTrouble,
     InputMonitor,
     InputWatch,
     Job,
@@ -113,7 +115,7 @@ def delete_model(transactions: Transactions, name: str, *, actor: str) -> Model:
         if any(release.status in ("published", "withdrawn") for release in releases):
             draft.change("models").targets.pop(repository.floor_target(name), None)
         gone.remember_model(session, row)
-        for monitor in (DriftMonitor, DriftStream, MeaningMonitor, InputMonitor, InputWatch):
+        for monitor in (DriftScope, DriftMonitor, DriftStream, DriftTrouble, MeaningMonitor, InputMonitor, InputWatch):
             session.connection().execute(delete(monitor).where(col(monitor.model) == name))
         session.delete(row)
         for alarm in session.exec(select(Alarm).where(Alarm.model == name, Alarm.status != "closed")):

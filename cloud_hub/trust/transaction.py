@@ -14,9 +14,11 @@ finds a timestamp that its database does not know (a restored backup, a lost loc
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -27,11 +29,13 @@ from tuf.api.metadata import Targets
 
 from cloud_hub.config import ExpiryConfig
 from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from cloud_hub.journal import Journal
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import lock_publishing
-from cloud_hub.store.tables import ChannelRow, Metadata, Model
+from cloud_hub.store.tables import ChannelRow, Metadata, Model, Setting
 from cloud_hub.trust import repository
-from cloud_hub.trust.rows import latest_metadata
+from cloud_hub.trust.published import proven
+from cloud_hub.trust.rows import COMMAND_SETTING, latest_metadata
 from fleet.protocol.channel import decode_channel, encode_channel
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,7 @@ class Draft:
         self.now = now
         self.signed: dict[str, Any] = {}
         self.presigned: dict[str, tuple[int, bytes]] = {}
+        self.roots: list[tuple[int, bytes]] = []  # signed elsewhere, to follow the known one in order
         self.files: dict[str, bytes] = {}
         self._floors = dict(floors)
 
@@ -59,6 +64,10 @@ class Draft:
         """The highest version of `role` that the database or the store knows; 0 for none."""
         known = repository.version_of(self.bodies[role]) if role in self.bodies else 0
         return max(known, self._floors.get(role, 0))
+
+    def raise_floor(self, role: str, version: int) -> None:
+        """Let what is signed for `role` have a higher version than this."""
+        self._floors[role] = max(version, self._floors.get(role, 0))
 
     def change(self, role: str) -> Any:
         """The role's content, to be changed in place and signed as a new version."""
@@ -79,18 +88,31 @@ class Draft:
     @property
     def empty(self) -> bool:
         """Whether nothing has to be signed."""
-        return not self.signed and not self.presigned
+        return not self.signed and not self.presigned and not self.roots
 
 
 class Transactions:
     """Runs publications over a database and an object store, with the signers of the online roles."""
 
-    def __init__(self, engine: Engine, objects: Objects, signers: Signers, clock: Clock, expiry: ExpiryConfig) -> None:
+    def __init__(
+        self, engine: Engine, objects: Objects, signers: Signers, clock: Clock, expiry: ExpiryConfig, journal: Journal
+    ) -> None:
         self.engine = engine
         self.objects = objects
         self.signers = dict(signers)
         self.clock = clock
+        self.journal = journal
         self._expiry = expiry
+        self._withheld = False
+
+    @contextmanager
+    def withheld(self) -> Iterator[None]:
+        """See `Publisher.withheld`."""
+        before, self._withheld = self._withheld, True
+        try:
+            yield
+        finally:
+            self._withheld = before
 
     def run(self, change: Callable[[Draft], T], *, signers: Signers | None = None) -> T:
         """One publication. `change` edits the draft (and its session's rows); its result is returned.
@@ -99,7 +121,7 @@ class Transactions:
         """
         everyone = {**self.signers, **(signers or {})}
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            draft = self._open(session)
+            draft = self._open(self.journal.attach(session), everyone)
             result = change(draft)
             if draft.empty:
                 return result
@@ -109,7 +131,7 @@ class Transactions:
                 return result
             log.warning("the store holds a timestamp that the database does not know; signing above it")
             with Session(self.engine) as session, session.begin():
-                draft = self._open(session)
+                draft = self._open(session, everyone)
                 for role in ("channels", "snapshot"):
                     draft.change(role)
                 body = self._seal(draft, everyone)
@@ -122,6 +144,8 @@ class Transactions:
 
         False when the store holds one at or above its version that the database does not know.
         """
+        if self._withheld:
+            return True
         key, version = METADATA + "timestamp.json", repository.version_of(body)
         while True:
             try:
@@ -163,25 +187,34 @@ class Transactions:
         found = {"timestamp": timestamp.version, "snapshot": number}
         return found | {name.removesuffix(".json"): meta.version for name, meta in snapshot.meta.items()}
 
-    def _open(self, session: Session) -> Draft:
+    def _open(self, session: Session, signers: Signers) -> Draft:
         lock_publishing(session)
         bodies = latest_metadata(session)
         found = self.store_versions(bodies)
         draft = Draft(session, bodies, found, self.clock())
         if found:
             log.warning("the store is ahead of the database (a restored backup?); rising above it")
-            self._lift(draft, found)
+            self._lift(draft, found, signers)
         return draft
 
-    def _lift(self, draft: Draft, found: Mapping[str, int]) -> None:
+    def _lift(self, draft: Draft, found: Mapping[str, int], signers: Signers) -> None:
         """Rise above a store that is ahead of the database, as after a restored backup.
 
         Devices refuse a channel version below the one they saw, and a release number that was shown
-        must never get another body; so both continue above what the store lists.
+        must never get another body; so both continue above what the store lists. What is signed elsewhere is taken
+        over from the store, since it is signed already.
         """
+        self._take_over(draft, signers)
         for role in repository.TARGET_ROLES:
-            if found.get(role, 0) > repository.version_of(draft.bodies[role]):
+            if found.get(role, 0) <= repository.version_of(draft.bodies[role]):
+                continue
+            if role in signers:
                 draft.change(role)
+            else:
+                hint = "run: cloud-hub keys renew DIR --offline-keys DIR2, until the version is above"
+                log.warning(
+                    "version %d of role %s is published, and its file is not there; %s", found[role], role, hint
+                )
         for path, target in self._listed("channels", found).items():
             name = path.removeprefix("channels/").removesuffix(".json")
             row = draft.session.get(ChannelRow, name)
@@ -200,6 +233,31 @@ class Transactions:
                 model.next_release = int(number) + 1
                 draft.session.add(model)
 
+    def _take_over(self, draft: Draft, signers: Signers) -> None:
+        newer = proven(self._published, draft.bodies)
+        for body in newer.roots:
+            self._keep(draft, "root", repository.version_of(body), body)
+        for role, body in newer.bodies.items():
+            if role == "targets" or role not in signers:
+                self._keep(draft, role, repository.version_of(body), body)
+        if "targets" in newer.bodies:
+            self._follow_command_key(draft)
+
+    def _follow_command_key(self, draft: Draft) -> None:
+        """Keep the document that the targets list, so that it can be put again."""
+        folder, _, name = repository.COMMAND_TARGET.rpartition("/")
+        listed = draft.peek("targets").targets[repository.COMMAND_TARGET].hashes["sha256"]
+        row = draft.session.get(Setting, COMMAND_SETTING)
+        if row is None or hashlib.sha256(row.value.encode()).hexdigest() != listed:
+            data = self.objects.get(f"{TARGETS}{folder}/{listed}.{name}").data
+            draft.session.merge(Setting(key=COMMAND_SETTING, value=data.decode()))
+
+    def _published(self, name: str) -> bytes | None:
+        try:
+            return self.objects.get(METADATA + name).data
+        except NotFoundError:
+            return None
+
     def _listed(self, role: str, found: Mapping[str, int]) -> dict[str, Any]:
         if role not in found:
             return {}
@@ -217,9 +275,11 @@ class Transactions:
         """Sign, keep and store everything that changed; returns the timestamp, which is not stored yet."""
         for path, data in draft.files.items():
             self.put_target(path, data)
+        for version, body in draft.roots:
+            self._keep_presigned(draft, "root", version, body)
         for role in ("root", *repository.TARGET_ROLES):
             if role in draft.presigned:
-                self._keep_presigned(draft, role)
+                self._keep_presigned(draft, role, *draft.presigned[role])
             elif role in draft.signed:
                 self._sign(draft, role, draft.signed[role], signers)
         snapshot = repository.new_snapshot(draft.bodies, self._expires(draft, "snapshot"))
@@ -253,8 +313,7 @@ class Transactions:
                 f"the key of role {role!r} was rotated", subject=role, hint="restart `cloud-hub serve` and every worker"
             )
 
-    def _keep_presigned(self, draft: Draft, role: str) -> None:
-        version, body = draft.presigned[role]
+    def _keep_presigned(self, draft: Draft, role: str, version: int, body: bytes) -> None:
         if version <= draft.version(role) or not self.put_numbered(role, version, body):
             raise ConflictError(
                 f"version {version} of {role!r} is taken", subject=role, hint="ask for a new payload and sign it"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import socket
 import ssl
 import threading
 import time
@@ -158,3 +159,31 @@ def test_two_hubs_at_one_broker_both_hear_everything_and_stay(mosquitto: HubFixt
     said = (hub.config.directory / "broker" / "mosquitto.log").read_text()
     assert said.count(" as _hub (") == 1 and said.count(" as _hub-1 (") == 1, said
     assert "already connected" not in said and "session taken over" not in said
+
+
+def test_each_hub_hears_the_shards_that_it_follows(mosquitto: HubFixture, device: mqtt.Client) -> None:
+    hub, own = mosquitto.hub, topics.shard("cam-1")
+    one, two, told = Heard(), Heard(), Heard()
+    device.on_connect = lambda *_: device.subscribe(topics.command("cam-1"), 1)
+    device.on_subscribe = lambda *_: told("", b"subscribed")
+    device.on_message = lambda _c, _d, message: told("", message.payload)
+    send = lambda payload: device.publish(topics.uplink("cam-1", "report"), payload, qos=1)  # noqa: E731
+    with open_link(hub, one, set(topics.DIGITS) - {own}) as first, open_link(second_hub(hub), two, {own}) as second:
+        device.connect_async("127.0.0.1", hub.config.broker.port)
+        device.loop_start()
+        told.wait(b"subscribed")
+        send(b"for the second")
+        two.wait(b"for the second")
+        for link, digits in ((first, topics.DIGITS), (second, "")):
+            link.follow(digits)
+            link.publish(topics.command("cam-1"), b"follows %s" % digits.encode())
+            told.wait(b"follows %s" % digits.encode())  # a connection's words are heard in their order
+        send(b"for the first")
+        one.wait(b"for the first")
+        first.follow.__self__._client.socket().shutdown(socket.SHUT_RDWR)  # it is heard after a reconnect, too
+        deadline, number = time.monotonic() + WAIT_S, 0
+        while not any(payload.startswith(b"again") for payload in one.payloads):
+            assert time.monotonic() < deadline
+            send(b"again %d" % (number := number + 1))
+            time.sleep(0.05)
+    assert two.payloads == [b"for the second"] and b"for the second" not in one.payloads

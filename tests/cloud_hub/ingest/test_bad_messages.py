@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -13,8 +14,10 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import select
 
 from cloud_hub.ingest import aside, records
-from cloud_hub.ingest.ingestor import SPOOLS, Ingestor, Message, Outgoing
+from cloud_hub.ingest.ingestor import Ingestor, Message, Outgoing
 from cloud_hub.ingest.records import MODELS
+from cloud_hub.ingest.service import Ingest
+from cloud_hub.store.senders import SPOOLS
 from cloud_hub.store.tables import Device, DeviceEvent, DeviceModel, SetAside, SpoolCursor
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
@@ -163,12 +166,11 @@ def test_an_operator_sees_what_was_set_aside_and_why(fleet):
 def test_a_failure_that_nobody_foresaw_costs_one_record(fleet, monkeypatch):
     real = records.write
 
-    def write(session, device, record, now):
-        if device.id == "cam-1":
-            session.add(DeviceEvent(device_id="cam-1", spool="s", seq=1, at=1.0, received_at=1.0, kind="x", body={}))
-            session.flush()
+    def write(session, taken, now):
+        found = real(session, taken, now)
+        if any(one.message.sender.id == "cam-1" for one in taken):
             raise ZeroDivisionError("a bug")
-        return real(session, device, record, now)
+        return found
 
     monkeypatch.setattr(records, "write", write)
     assert receipts(Ingestor(fleet.hub).take([good(1), good(1, "cam-1"), good(2)])) == {"cam-1": 1, "cam-2": 2}
@@ -177,10 +179,10 @@ def test_a_failure_that_nobody_foresaw_costs_one_record(fleet, monkeypatch):
 
 
 def refusing(fleet: HubFixture, word: str):
-    """Let the database fail on every statement that carries `word`, as if it were not there."""
+    """Let the database fail on every statement that carries `word` in a report, as if it were not there."""
 
     def refuse(_connection, _cursor, statement, parameters, *_):
-        if word in str(parameters):
+        if not word or ("set_aside" not in statement and word in str(parameters)):
             raise OperationalError(statement, {}, Exception("disk I/O error"))
 
     event.listen(fleet.hub.engine, "before_cursor_execute", refuse)
@@ -204,6 +206,41 @@ def test_an_outage_sets_nothing_aside_and_receipts_nothing(fleet):
         with pytest.raises(OperationalError):
             take([good(1)])
     assert ingestor.counts["refused"] == 0
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_committed_before_an_outage_is_receipted_and_never_heard_again(fleet, monkeypatch, apart):
+    """A batch in halves, of which the database takes the first one: two starts of an agent are no two machines."""
+    real, down = records.write, []
+
+    def write(session, taken, now):
+        if len({one.message.sender.id for one in taken}) > 1:
+            raise ZeroDivisionError("a bug, of both together")
+        return real(session, taken, now)
+
+    def refuse(_connection, _cursor, statement, *_):
+        if down:
+            raise OperationalError(statement, {}, Exception("server closed the connection"))
+
+    starts = [Status(state="online", session=name, instance=name) for name in "AB"]
+    first = [*(up(encode_json(one), "status", "cam-2") for one in starts), good(1)]
+    sent: list[tuple[str, bytes]] = []
+    ingest = Ingest(fleet.hub)
+    ingest._shards.look()
+    ingest._batch = [*first, *(good(seq, "cam-1") for seq in (1, 2, 3))]
+    link = SimpleNamespace(publish=lambda topic, payload: sent.append((topic, payload)))
+    monkeypatch.setattr(records, "write", write)
+    event.listen(fleet.hub.engine, "before_cursor_execute", refuse)
+    event.listen(fleet.hub.engine, "commit", fall := down.append)
+    with pytest.raises(OperationalError):
+        ingest._take(link, apart)
+    event.remove(fleet.hub.engine, "commit", fall)
+    down.clear()
+    assert receipts(sent) == {"cam-2": 1}, "of what is committed"
+    ingest._take(link, apart)
+    assert receipts(sent) == {"cam-1": 3, "cam-2": 1} and not ingest._batch
+    assert "cloned_at" not in rows(fleet, Device, id="cam-2")[0].sessions
+    assert len(rows(fleet, DeviceEvent)) == 4 and rows(fleet, SetAside) == []
 
 
 def test_floods_are_bounded_per_device_and_reason(fleet, monkeypatch):

@@ -15,6 +15,7 @@ from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import IN_USE_TWICE, Status
 from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # on each database
 from tests.cloud_hub.ingest.test_bad_messages import rows
+from tests.support.told import told as events
 
 
 def after(names, *, every_s=1.0) -> Heard:
@@ -77,5 +78,6 @@ def test_a_cloned_device_is_shown_everywhere_and_told_until_it_is_over(fleet):
     said = lambda: told(fleet.hub, "cam-1")  # noqa: E731
     assert said().in_use_twice
     assert [row.action for row in rows(fleet, AuditEntry, action="device.cloned")] == ["device.cloned"]
+    assert events(fleet.hub) == [("device.cloned", "cam-1")]
     fleet.clock.advance(PERIOD_S + 1)
     assert not shown(fleet)["cloned"] and not said().in_use_twice

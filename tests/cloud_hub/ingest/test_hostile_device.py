@@ -64,6 +64,16 @@ def report(client: Client, seq: int) -> float:
     return time.monotonic() - began
 
 
+def begin(client: Client) -> None:
+    """The first record, sent again until its receipt is there, as an agent does: a hub that begins may not hear yet."""
+    deadline = time.monotonic() + WAIT_S
+    while not receipts(client):
+        assert time.monotonic() < deadline, client.events
+        client.up("report", bad.envelope(client.name, 1))
+        with client.ear._changed:
+            client.ear._changed.wait_for(lambda: receipts(client), 0.5)
+
+
 def attack(client: Client, first: int) -> int:
     """One message of each kind; returns how many of them have a number, which begins at `first`."""
     numbered = list(bad.numbered(client.name))
@@ -79,9 +89,10 @@ def attack(client: Client, first: int) -> int:
 @pytest.mark.alone
 def test_it_delays_nobody_else(site: Site) -> None:
     good, enemy = site.online("cam-2"), site.online("cam-1")
-    report(good, 1)
+    begin(good)
+    begin(enemy)
     alone = statistics.median(report(good, seq) for seq in range(2, 2 + ROUNDS))
-    broker, sent, beside = child_of(site), 0, []
+    broker, sent, beside = child_of(site), 1, []
     for seq in range(2 + ROUNDS, 2 + 2 * ROUNDS):
         sent += attack(enemy, sent + 1)
         beside.append(report(good, seq))
@@ -90,8 +101,8 @@ def test_it_delays_nobody_else(site: Site) -> None:
     assert child_of(site) == broker, "Mosquitto was restarted"
     assert good.events.count("connected") == enemy.events.count("connected") == 1
     assert statistics.median(beside) < 10 * alone, (alone, beside)
-    assert count(site, DeviceEvent, "cam-2") == 1 + 2 * ROUNDS and count(site, DeviceEvent, "cam-1") == 1
-    kinds = sent + ROUNDS * (len(list(bad.unnumbered("cam-1"))) + len(list(bad.statuses())))
+    assert count(site, DeviceEvent, "cam-2") == 1 + 2 * ROUNDS and count(site, DeviceEvent, "cam-1") == 2
+    kinds = sent - 1 + ROUNDS * (len(list(bad.unnumbered("cam-1"))) + len(list(bad.statuses())))
     with site.hub.reading() as session:
         enemy_row = session.get(Device, "cam-1")
         assert enemy_row is not None and enemy_row.set_aside == kinds

@@ -7,6 +7,7 @@ import contextlib
 import threading
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from sqlalchemy.exc import OperationalError
 from sqlmodel import select
@@ -15,13 +16,15 @@ from cloud_hub.errors import UnreachableError
 from cloud_hub.ingest import service
 from cloud_hub.ingest.inbox import SHARE
 from cloud_hub.ingest.service import Ingest, Step
+from cloud_hub.ingest.shards import ALL, LEASE_S, Shards
 from cloud_hub.ingest.slowing import SHOWN_S, TOO_MANY, note
 from cloud_hub.services import supervisor
 from cloud_hub.store import hearing
-from cloud_hub.store.tables import AuditEntry, DeviceEvent, SetAside, Setting
+from cloud_hub.store.tables import AuditEntry, DeviceEvent, Lease, SetAside, Setting
 from fleet.protocol import topics
 from tests.cloud_hub.ingest.test_bad_messages import fleet as fleet  # a hub with two devices, on each database
 from tests.support import bad_messages as bad
+from tests.support.told import told
 
 REPORT = topics.uplink("cam-1", "report")
 
@@ -30,17 +33,25 @@ class Broker:
     """A link that is opened, and a broker that ends when the test says so."""
 
     def __init__(self) -> None:
-        self.opened, self.closed, self.alive, self.calls = 0, 0, True, []
-        self.receipt = threading.Event()
+        self.opened, self.closed, self.alive, self.hears, self.calls = 0, 0, True, True, []
+        self.receipt, self.over = threading.Event(), threading.Event()
 
     @contextlib.contextmanager
-    def open(self, _hub, arrived):
+    def open(self, _hub, arrived, digits):
         self.opened += 1
-        self.arrived = arrived
+        self.arrived, self.digits = arrived, [digits]
         try:
-            yield SimpleNamespace(publish=self._publish, check=self._check, revoke=lambda: self.calls.append("revoke"))
+            self.link = SimpleNamespace(
+                publish=self._publish,
+                check=self._check,
+                revoke=lambda: self.calls.append("revoke"),
+                follow=self.digits.append,
+                hears=self.hears,
+            )
+            yield self.link
         finally:
             self.closed += 1
+            self.over.set()
 
     def _publish(self, topic, _payload):
         if topic == topics.command("cam-1"):
@@ -99,6 +110,12 @@ def rows(fleet, kind):
         return list(session.exec(select(kind)))
 
 
+def noted(fleet):
+    """When each shard was noted as heard."""
+    notes = [row for row in rows(fleet, Setting) if row.key.startswith(hearing.KEY)]
+    return {row.key[-1]: msgspec.json.decode(row.value)["noted_at"] for row in notes}
+
+
 def test_a_database_that_is_away_for_a_while_costs_neither_the_record_nor_the_broker(fleet, broker, monkeypatch):
     ingest = Ingest(fleet.hub)
     left = failing(ingest, monkeypatch, "take", 3)
@@ -107,7 +124,7 @@ def test_a_database_that_is_away_for_a_while_costs_neither_the_record_nor_the_br
         assert broker.receipt.wait(60)
         assert left == [0] and (broker.opened, broker.closed) == (1, 0)
     assert len(rows(fleet, DeviceEvent)) == 1 and rows(fleet, SetAside) == []
-    assert hearing.KEY in [row.key for row in rows(fleet, Setting)], "it was noted that devices are heard"
+    assert set(noted(fleet)) == set(topics.DIGITS), "it was noted that devices are heard"
 
 
 def test_a_batch_that_fails_again_and_again_is_written_message_by_message(fleet, broker, monkeypatch):
@@ -131,10 +148,63 @@ def test_one_piece_that_fails_holds_up_no_other(fleet, broker, monkeypatch, name
         assert (broker.opened, broker.closed) == (1, 0)
 
 
+def test_what_is_heard_follows_the_shards_and_an_end_gives_them_back(fleet, broker, monkeypatch):
+    monkeypatch.setattr(service, "LOOK_S", 0.0)
+    ingest = Ingest(fleet.hub)
+    with running(ingest):
+        ingest.arrived(REPORT, bad.envelope("cam-1", 1))
+        assert broker.receipt.wait(60)
+    assert set(broker.digits[1:]) == {ALL}
+    assert [row for row in rows(fleet, Lease) if row.name.startswith("ingest-")] == []
+
+
+def test_a_hub_that_lost_its_broker_says_so_and_its_part_goes_to_one_that_hears(fleet, broker, monkeypatch):
+    ingest, other = Ingest(fleet.hub, now=fleet.clock), Shards(fleet.hub)
+    ingest._shards._starts_broker = other._starts_broker = False  # one broker for both, which neither starts
+    found = []
+
+    def lost():
+        broker.link.hears = False
+        found.append((noted(fleet), rows(fleet, Lease)))
+        fleet.clock.advance(LEASE_S + 1)
+
+    def taken_over():
+        assert (noted(fleet), rows(fleet, Lease)) == found[0], "nothing is noted, and no lease renewed"
+        assert other.look() == ALL
+        fleet.clock.advance(hearing.DEAF_S)
+
+    def back():
+        with fleet.hub.reading() as session:
+            assert hearing.deaf_until(session, fleet.clock()) == fleet.clock(), "an outage, while it lasts"
+        broker.link.hears = True
+        other.look()
+        fleet.clock.advance(hearing.NOTE_S)
+
+    turns = [lambda: None, lost, taken_over, back]
+    monkeypatch.setattr(ingest, "_gather", lambda: turns.pop(0)() or (turns or ingest._stop.set()))
+    ingest._work()
+    assert found[0][0] == dict.fromkeys(topics.DIGITS, found[0][0]["0"]) and turns == []
+    heard = topics.DIGITS if fleet.hub.engine.dialect.name == "sqlite" else ""  # the other has everything by now
+    assert broker.digits[-1] == frozenset(heard)
+    assert {digit for digit, moment in noted(fleet).items() if moment == fleet.clock()} == set(heard)
+
+
+def test_a_hub_without_a_broker_takes_no_part_away_from_those_that_hear(fleet, broker, monkeypatch):
+    def away(*_):
+        assert rows(fleet, Lease) == [], "while it is asked for, nothing may be this hub's"
+        raise UnreachableError("the broker does not answer", subject="broker")
+
+    monkeypatch.setattr(service, "open_link", away)
+    with running(Ingest(fleet.hub)) as ended:
+        pass
+    assert [str(error) for error in ended] == ["the broker does not answer"]
+
+
 def test_the_end_of_the_broker_ends_the_loop_so_that_both_start_anew(fleet, broker):
     ingest = Ingest(fleet.hub)
     with running(ingest) as ended:
         broker.alive = False
+        assert broker.over.wait(60)
     assert [str(error) for error in ended] == ["mosquitto ended: of old age"] and broker.closed == 1
 
 
@@ -157,6 +227,7 @@ def test_a_device_that_floods_is_slowed_and_named_and_others_are_taken_at_once(f
         ingest.arrived(REPORT, b"x")
     ingest._name_floods()
     assert len([row for row in rows(fleet, AuditEntry) if row.action == "device.slowed"]) == 1, "once an hour"
+    assert told(fleet.hub) == [("device.flooding", "cam-1")]
     fleet.clock.advance(SHOWN_S + 1)
     assert fleet.client.get("/api/v1/devices/cam-1", headers=fleet.auth()).json()["problem"] == ""
 

@@ -54,8 +54,11 @@ def test_the_newest_migration_leaves_every_trigger_in_its_place(database: tuple[
     with engine.connect() as connection:
         rows = connection.exec_driver_sql(sqlite if engine.dialect.name == "sqlite" else postgres)
         found = {row[0] for row in rows}
-    tables, events = ("token", "device", "release"), ("insert", "update", "delete")
-    assert found == {f"access_{t}_{e}" for t in tables for e in events}
+    events = ("insert", "update", "delete")
+    access = {f"access_{table}_{event}" for table in ("token", "device", "release") for event in events}
+    tables = ("device", "devicemodel", "pairevidence", "measured")
+    changes = {f"note_{table}_{event}" for table in tables for event in events} | {"note_device_heard"}
+    assert found == access | changes
 
 
 def test_the_number_rises_with_what_matters_and_with_nothing_else(database: tuple[str, Engine]) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 from sqlalchemy import inspect, text
 from sqlmodel import Session, select
 
+from cloud_hub.drift import scope
 from cloud_hub.store import migrate
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.migrate import differences, downgrade, upgrade
-from cloud_hub.store.tables import PairEvidence, SampleRow
+from cloud_hub.store.tables import DriftMonitor, DriftStream, DriftTrouble, InputWatch, PairEvidence, SampleRow
 
 
 def test_up_check_down_up(database_url: str) -> None:
@@ -182,4 +183,55 @@ def test_pairs_that_a_live_rollout_has_counted_prove_nothing_any_more(database_u
         }
     assert found == {"live": (0, 0, 99, 500), "ended": (90, 4, 0, 500)}
     downgrade(engine, "0011")
+    engine.dispose()
+
+
+def test_what_was_watched_for_drift_goes_on_under_its_own_release(database_url: str) -> None:
+    """Devices kept the baselines of an older default under the newest one's monitor."""
+    engine = make_engine(database_url)
+    upgrade(engine, "0018")
+    document = json.dumps({"epoch": 5, "since": 3.0, "slot_s": 60.0, "facts": {"at": 1.0}})
+    stream = (
+        "INSERT INTO driftstream (model, kind, name, release, state, windows, began_at, last_at, evidence, alarm_at, "
+        "distance, alarm, updated_at, body) VALUES ('digits', 'device', :name, :release, 'steady', 9, 1.0, 2.0, 0.5, "
+        "9.0, 0.1, 0, 2.0, :body)"
+    )
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO driftmonitor (model, sketch_id, release, state, document, last_window, updated_at, basis) "
+                "VALUES ('digits', 's', 5, 'watching', :document, 7, 2.0, :basis), "
+                "('old', 's', 1, 'waiting', '{}', 0, 2.0, :basis)"
+            ),
+            {"document": document, "basis": b"b"},
+        )
+        for name, release in (("d-0", 5), ("d-1", 4)):
+            connection.execute(text(stream), {"name": name, "release": release, "body": name.encode()})
+        connection.execute(text("INSERT INTO input_monitor VALUES ('digits', 5, '{}', 7, 2.0)"))
+        connection.execute(
+            text("INSERT INTO input_watch VALUES ('digits', 'd-0', '{}', 2.0), ('gone', 'd', '{}', 2.0)")
+        )
+        connection.execute(text("INSERT INTO drift_trouble VALUES ('digits', 1.0, 2, 'away')"))
+    upgrade(engine)
+    assert differences(engine) == []
+    with Session(engine) as session:
+        for release in (4, 5):
+            monitor = session.get_one(DriftMonitor, ("digits", release))
+            assert (monitor.state, monitor.last_window, monitor.basis) == ("watching", 7, b"b")
+            assert monitor.document == {"epoch": 0.0, "since": 3.0, "slot_s": 60.0}
+        assert session.get_one(DriftStream, ("digits", 4, "device", "d-1")).body == b"d-1"
+        assert session.get_one(InputWatch, ("digits", 5, "d-0")) and session.get_one(DriftTrouble, ("digits", 0))
+        assert session.get_one(DriftMonitor, ("old", 1)).document == {} and scope.read(session, "old") is None
+        known = scope.read(session, "digits")
+        assert known is not None and [(one.release, one.since) for one in known.watched] == [(4, 0.0), (5, 0.0)]
+        left = {**session.get_one(DriftStream, ("digits", 5, "device", "d-0")).model_dump(), "last_at": 1.0}
+        session.add(DriftStream(**{**left, "release": 4}))  # d-0 had this one before
+        session.commit()
+    downgrade(engine, "0018")
+    with engine.connect() as connection:
+        rows = connection.execute(text("SELECT model, release, document FROM driftmonitor ORDER BY model")).all()
+        streams = connection.execute(text("SELECT name, release FROM driftstream ORDER BY name")).all()
+        assert connection.execute(text("SELECT model, device_id FROM input_watch")).all() == [("digits", "d-0")]
+    assert [(row.model, row.release) for row in rows] == [("digits", 5), ("old", 1)]
+    assert json.loads(rows[0].document)["epoch"] == 5 and list(streams) == [("d-0", 5), ("d-1", 4)]
     engine.dispose()

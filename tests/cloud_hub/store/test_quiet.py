@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloud_hub.store.hearing import Hearing
-from cloud_hub.store.quiet import PERIOD_S, habit, heard
+from cloud_hub.store.quiet import PERIOD_S, heard, longest
 from cloud_hub.store.tables import Device
 
 DAY_S = 86_400.0
@@ -22,12 +22,12 @@ def hear(found: Device, *gaps_s: float, hub: Hearing = NO_OUTAGE) -> float:
         now = (found.last_seen_at or 0.0) + gap
         heard(found, now, hub)
         found.last_seen_at = now
-    return habit(found)
+    return longest(found.quiet_s, found.quiet_before_s)
 
 
 def test_it_is_the_longest_silence() -> None:
     found = device()
-    assert habit(found) == 0.0
+    assert longest(found.quiet_s, found.quiet_before_s) == 0.0
     assert [hear(found, 60.0), hear(found, 1800.0), hear(found, 60.0)] == [60.0, 1800.0, 1800.0]
 
 
@@ -62,4 +62,4 @@ def test_one_that_was_never_heard_has_no_habit_by_its_first_message() -> None:
     found = device()
     found.last_seen_at = None
     heard(found, 1e9, NO_OUTAGE)
-    assert habit(found) == 0.0
+    assert longest(found.quiet_s, found.quiet_before_s) == 0.0

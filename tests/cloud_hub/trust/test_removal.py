@@ -56,15 +56,15 @@ def test_a_model_goes_with_its_releases_and_what_is_signed_of_them(hub: HubFixtu
         session.add(DriftMonitor(model="digitz", sketch_id="", release=1, state="alarmed", updated_at=0.0))
         session.add(MeaningMonitor(model="digitz", release=1, updated_at=0.0))
         session.add(InputMonitor(model="digitz", release=1, updated_at=0.0))
-        session.add(InputWatch(model="digitz", device_id="d", updated_at=0.0))
+        session.add(InputWatch(model="digitz", release=1, device_id="d", updated_at=0.0))
         session.add(Alarm(id=1, model="digitz", release=1, at=0.0, status="open"))
     assert listed(hub, "models") == {"models/digitz/1.json", "models/digitz/2.json", "models/digitz/floor.json"}
     assert delete(hub, "/models/digitz").json()["name"] == "digitz"
     assert listed(hub, "models") == set()
     assert hub.client.get("/api/v1/models/digitz", headers=hub.auth()).status_code == 404
     with hub.hub.reading() as session:
-        assert session.get(DriftMonitor, "digitz") is None and session.get(MeaningMonitor, "digitz") is None
-        assert session.get(InputMonitor, "digitz") is None and session.get(InputWatch, ("digitz", "d")) is None
+        assert session.get(DriftMonitor, ("digitz", 1)) is None and session.get(MeaningMonitor, ("digitz", 1)) is None
+        assert session.get(InputMonitor, ("digitz", 1)) is None and session.get(InputWatch, ("digitz", 1, "d")) is None
         assert session.get(Alarm, 1).status == "closed"  # type: ignore[union-attr]
         assert set(all_targets(session)) & {"models/digitz/1.json"} == set()
     actions = [entry["action"] for entry in hub.client.get("/api/v1/audit", headers=hub.auth()).json()["items"]]

@@ -1,0 +1,229 @@
+"""Which devices are ill and why, and finding some of a large fleet: counts, and pages by id.
+
+A device is ill when it reports a problem, when a model on it has a reason or no release, when messages of it could not
+be taken, when its certificate ends soon, or when the hub sees two machines behind its name. What devices report is in
+columns with indexes over those that say something, so that it costs by the ill ones and not by the fleet; what only the
+hub sees (`SCANNED`), and models without a release, are looked for among all, in one pass each. That a device is
+offline is its state, and no illness of its own; a revoked one is neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+from sqlalchemy import ColumnElement, Float, Text, and_, case, cast, func, not_, or_, type_coerce
+from sqlmodel import Session, col, select, union
+
+from cloud_hub.context import Hub
+from cloud_hub.devices.status import CLONED, SLOWED, carries, describe, is_shown, problem_of
+from cloud_hub.ingest.clones import PERIOD_S
+from cloud_hub.ingest.slowing import SHOWN_S, TOO_MANY
+from cloud_hub.store.tables import Device, DeviceModel
+from fleet.api.devices import DeviceInfo, DeviceState
+from fleet.api.diagnosis import SOON_S
+from fleet.protocol.messages import IN_USE_TWICE
+
+REASONS = 50  # that are listed
+SEEN = (IN_USE_TWICE, TOO_MANY)  # by the hub itself; a device that it has told so reports the same word
+ENDS, ASIDE, EMPTY = "certificate-ends", "messages-set-aside", "no-release"
+SCANNED = (ASIDE, *SEEN)
+WORDS = {
+    ENDS: "its certificate ends within a week; it should have been renewed at half its life",
+    ASIDE: "messages of it could not be taken",
+    EMPTY: "no release of a model is active",
+    IN_USE_TWICE: CLONED,
+    TOO_MANY: SLOWED,
+}
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What devices are looked for by; what is empty says nothing. `label` is `key=value`, `text` a part of an id."""
+
+    state: DeviceState | Literal["", "ill"] = ""
+    channel: str = ""
+    label: str = ""
+    model: str = ""
+    release: int | None = None
+    reason: str = ""
+    text: str = ""
+
+
+class Reason(Struct, frozen=True, kw_only=True):
+    """How many devices are ill for one reason: one of them, and what to do or what it means, in words."""
+
+    reason: str
+    devices: int
+    example: str
+    hint: str = ""
+    model: str = ""
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """A page of devices, those that are ill first; `next` is where the next page begins, empty at the end."""
+
+    items: list[DeviceInfo]
+    count: int
+    next: str = ""
+
+
+def reasons(session: Session, now: float) -> list[Reason]:
+    """Why devices are ill, the reason of most devices first."""
+    alive, rules = col(Device.revoked_at).is_(None), _rules(session, now)
+    number, one = func.count(), func.min(Device.id)
+    said = select(Device.problem, number, one).where(Device.problem != "", alive).group_by(Device.problem)
+    told = session.exec(said).all()
+    found = [Reason(reason=r, devices=n, example=e) for r, n, e in told if r not in SEEN]
+    many, first = func.count(), func.min(DeviceModel.device_id)
+    columns: Any = (DeviceModel.reason, DeviceModel.model, many, first)
+    reported: Any = select(*columns)
+    reported = reported.join(Device, col(Device.id) == DeviceModel.device_id).where(DeviceModel.reason != "", alive)
+    for reason, model, count, example in session.exec(reported.group_by(DeviceModel.reason, DeviceModel.model)):
+        found.append(Reason(reason=reason, devices=count, example=example, model=model))
+    for reason in (ENDS, EMPTY):
+        count, example = session.exec(select(number, one).where(alive, rules[reason])).one()
+        found += [Reason(reason=reason, devices=count, example=example)] if count else []
+    found += _scanned(session, rules)
+    most = sorted(found, key=lambda one: (-one.devices, one.reason, one.model))[:REASONS]
+    return [_explained(session, one, now) for one in most]
+
+
+def _scanned(session: Session, rules: Mapping[str, ColumnElement[bool]]) -> list[Reason]:
+    """The reasons that no index finds, in one pass over all devices."""
+    cases = [case((rules[reason], col(Device.id))) for reason in SCANNED]
+    columns: Any = [made for one in cases for made in (func.count(one), func.min(one))]
+    some = or_(*(rules[reason] for reason in SCANNED))
+    row: Any = session.exec(select(*columns).where(col(Device.revoked_at).is_(None), some)).one()
+    told = zip(SCANNED, row[::2], row[1::2], strict=True)
+    return [Reason(reason=reason, devices=count, example=example) for reason, count, example in told if count]
+
+
+def _explained(session: Session, found: Reason, now: float) -> Reason:
+    """With what to do: by the hub's own words, else as most of the devices say it, so that no single one of many
+    chooses what all operators read."""
+    hint = WORDS.get(found.reason, "")
+    if found.model:
+        alike: Any = select(DeviceModel.hint).join(Device, col(Device.id) == DeviceModel.device_id)
+        alike = alike.where(DeviceModel.reason == found.reason, DeviceModel.model == found.model)
+        alike = alike.where(col(Device.revoked_at).is_(None)).group_by(DeviceModel.hint)
+        hint = session.exec(alike.order_by(func.count().desc(), DeviceModel.hint).limit(1)).first() or hint
+    elif not hint:
+        row = session.get(Device, found.example)
+        hint = problem_of(row, now).hint if row is not None else ""
+    return replace(found, hint=hint)
+
+
+def find(hub: Hub, wanted: Wanted, after: str, limit: int) -> Found:
+    """At most `limit` devices, those that are ill before the others, each by id.
+
+    Args:
+        after: the `next` of the page before; empty for the first.
+    """
+    now, well, after = hub.clock(), after.startswith("+"), after.removeprefix("+")
+    with hub.reading() as session:
+        rules = _wanted(session, wanted, now, hub.config.offline_after_s)
+        count = session.exec(select(func.count()).select_from(Device).where(*rules)).one()
+        ill = col(Device.id).in_(_ill(session, now))
+        rows = [] if well else _page(session, [*rules, ill, col(Device.id) > after], limit + 1)
+        last_ill = len(rows)
+        if len(rows) <= limit and wanted.state != "ill":
+            start = col(Device.id) > (after if well else "")
+            rows += _page(session, [*rules, not_(ill), start], limit + 1 - len(rows))
+        shown = describe(hub, session, rows[:limit])
+    if len(rows) <= limit:
+        return Found(items=shown, count=count)
+    end = shown[-1].id if last_ill > limit else "+" if last_ill == limit else f"+{shown[-1].id}"
+    return Found(items=shown, count=count, next=end)
+
+
+def _page(session: Session, rules: Sequence[Any], most: int) -> list[Device]:
+    return list(session.exec(select(Device).where(*rules).order_by(col(Device.id)).limit(most)))
+
+
+def _rules(session: Session, now: float, model: str = "") -> dict[str, ColumnElement[bool]]:
+    """What ails a device beside what it reports in a word of its own, by reason; of one model if it is named."""
+    ends = and_(col(Device.certificate_expires_at) > 0, col(Device.certificate_expires_at) < now + SOON_S)
+    empty = select(DeviceModel.device_id).where(
+        col(DeviceModel.active).is_(None), col(DeviceModel.state).in_(("idle", "rolled_back"))
+    )
+    empty = empty.where(DeviceModel.model == model) if model else empty
+    cloned, slowed = _lately(session, "cloned_at", now, PERIOD_S), _lately(session, "slowed_at", now, SHOWN_S)
+    return {
+        ENDS: ends,
+        ASIDE: col(Device.set_aside) > 0,
+        EMPTY: col(Device.id).in_(empty),
+        IN_USE_TWICE: or_(cloned, col(Device.problem) == IN_USE_TWICE),
+        TOO_MANY: or_(slowed, col(Device.problem) == TOO_MANY),
+    }
+
+
+def _lately(session: Session, word: str, now: float, span: float) -> ColumnElement[bool]:
+    """Whether the hub saw it lately, as `clones.still_cloned` and `slowing.still_slowed` have it: the document of a
+    device's connections says when it did last, and goes on saying so."""
+    text = type_coerce(Device.sessions, Text)
+    if session.get_bind().dialect.name == "postgresql":
+        at: ColumnElement[float] = cast(func.substring(text, f'"{word}":([0-9.e+]+)'), Float)
+    else:
+        at = func.json_extract(text, f"$.{word}", type_=Float)
+    return and_(text.contains(f'"{word}"'), at >= now - span, at <= now + span)
+
+
+def _ill(session: Session, now: float) -> Any:
+    """The ids of the devices that are ill."""
+    alive = col(Device.revoked_at).is_(None)
+    reported = select(DeviceModel.device_id).join(Device, col(Device.id) == DeviceModel.device_id)
+    parts = [reported.where(DeviceModel.reason != "", alive), select(Device.id).where(Device.problem != "", alive)]
+    rules = _rules(session, now)
+    some = or_(*(rules[reason] for reason in SCANNED))
+    return union(*parts, *(select(Device.id).where(alive, rule) for rule in (rules[ENDS], rules[EMPTY], some)))
+
+
+def _wanted(session: Session, wanted: Wanted, now: float, offline_after_s: float) -> list[Any]:
+    rules: list[Any] = [is_shown()]
+    if wanted.channel:
+        rules.append(Device.channel == wanted.channel)
+    if wanted.label:
+        key, _, value = wanted.label.partition("=")
+        rules += carries(session, {key: value})
+    if wanted.text:
+        rules.append(col(Device.id).contains(wanted.text.lower(), autoescape=True))
+    if wanted.state == "ill":
+        rules.append(col(Device.id).in_(_ill(session, now)))
+    elif wanted.state:
+        rules.append(_stands(wanted.state, now, offline_after_s))
+    runs = [DeviceModel.model == wanted.model] if wanted.model else []
+    runs += [DeviceModel.active == wanted.release] if wanted.release is not None else []
+    if runs:
+        rules.append(col(Device.id).in_(select(DeviceModel.device_id).where(*runs)))
+    if wanted.reason:
+        rules.append(_ails(session, wanted, now))
+    return rules
+
+
+def _stands(state: DeviceState, now: float, offline_after_s: float) -> ColumnElement[bool]:
+    """As `status.state_of` has it."""
+    if state == "revoked":
+        return col(Device.revoked_at).is_not(None)
+    heard = and_(col(Device.online), col(Device.last_seen_at) > now - offline_after_s)
+    unheard = or_(not_(col(Device.online)), col(Device.last_seen_at).is_(None), not_(heard))
+    return and_(col(Device.revoked_at).is_(None), heard if state == "online" else unheard)
+
+
+def _ails(session: Session, wanted: Wanted, now: float) -> ColumnElement[bool]:
+    """Whether it is ill for that reason, which a model has: the wanted one, if one is."""
+    reported = select(DeviceModel.device_id).where(DeviceModel.reason == wanted.reason)
+    reported = reported.where(DeviceModel.model == wanted.model) if wanted.model else reported
+    said = or_(col(Device.problem) == wanted.reason, col(Device.id).in_(reported))
+    rule = _rules(session, now, wanted.model).get(wanted.reason)
+    return and_(col(Device.revoked_at).is_(None), said if rule is None else or_(rule, said))
+
+
+def ending_certificates(session: Session, before: float, most: int) -> tuple[int, list[tuple[str, float]]]:
+    """How many devices' certificates end before a moment (Unix seconds), and the first of them with their ends."""
+    ends = col(Device.certificate_expires_at)
+    rules = (col(Device.revoked_at).is_(None), ends > 0, ends < before)
+    count = session.exec(select(func.count()).select_from(Device).where(*rules)).one()
+    rows = session.exec(select(Device.id, ends).where(*rules).order_by(ends).limit(most)).all()
+    return count, [(name, end) for name, end in rows]
