@@ -1,6 +1,7 @@
 """Drift: has the world moved away from what a model was promoted on?
 
-detector  pure: baseline, margins, and a sequential test with a false-alarm rate
+week      pure: the hours and days of a stream, once there are weeks
+baseline  pure: what is usual for one stream; `signed` the test against it, `streams` and `watch` many of them
 engine    from telemetry windows to monitors and alarms
 explain   an alarm in words
 meaning   pure: how right answers are, against the release's own record
@@ -10,6 +11,7 @@ inputs    from windows to the watch over both, device by device; `input_alarms` 
 features  pure: which features moved; `explaining` adds them to an alarm
 response  what follows an alarm: samples, labels, a retrain
 policy    a model's settings
+trouble   models whose drift cannot be watched now
 monitors  monitors and alarms as the API shows them
 """
 

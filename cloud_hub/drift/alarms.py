@@ -1,16 +1,17 @@
-"""Alarms about a model's inputs: one is open at a time, and names every stream that has moved since it was raised."""
+"""Alarms about a release's inputs: one is open at a time, and names every stream that has moved since it was raised."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlmodel import Session, col, select
 
 from cloud_hub.drift import records
 from cloud_hub.drift.explain import Moved, explain
-from cloud_hub.drift.streams import Settings, Stream
-from cloud_hub.store.tables import Alarm, DriftMonitor, DriftStream, WindowRow
+from cloud_hub.drift.streams import Settings, Stream, watch_again
+from cloud_hub.store.tables import Alarm, DriftMonitor, DriftStream, WindowRow, WindowSum
+from cloud_hub.store.windows import sums_before
 
 KIND = "inputs"  # in an alarm's detail; alarms of earlier versions have none and are of the same kind
 NAMES = 200  # devices that a detail lists
@@ -19,9 +20,9 @@ SOME = 60  # windows before and after, which the answers are taken from
 BELONGS = 3.0  # log evidence by which a device counts as part of its group's or the fleet's move
 
 
-def open_alarm(session: Session, model: str) -> Alarm | None:
-    """The open alarm about a model's inputs."""
-    rows = session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed").order_by(col(Alarm.id)))
+def open_alarm(session: Session, model: str, release: int) -> Alarm | None:
+    """The open alarm about a release's inputs."""
+    rows = session.exec(select(Alarm).where(*_open_of(model, release)).order_by(col(Alarm.id)))
     return next((row for row in rows if row.detail.get("kind", KIND) == KIND), None)
 
 
@@ -29,7 +30,7 @@ def raise_or_extend(
     session: Session, monitor: DriftMonitor, over: Sequence[Stream], settings: Settings, now: float
 ) -> tuple[Alarm, bool]:
     """The alarm that names the streams, and whether it is new."""
-    alarm, new = open_alarm(session, monitor.model), False
+    alarm, new = open_alarm(session, monitor.model, monitor.release), False
     if alarm is None:
         alarm, new = Alarm(model=monitor.model, release=monitor.release, at=now, status="open", detail={}), True
         session.add(alarm)
@@ -44,33 +45,34 @@ def raise_or_extend(
     return alarm, new
 
 
-def close_all(session: Session, model: str, why: str) -> None:
-    """Close the open alarms about a model's inputs."""
-    for alarm in session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed")):
-        if alarm.detail.get("kind", KIND) != KIND:  # those follow the release, not the encoder
+def close_all(session: Session, model: str, release: int, why: str) -> None:
+    """Close the open alarms about a release's inputs."""
+    for alarm in session.exec(select(Alarm).where(*_open_of(model, release))):
+        if alarm.detail.get("kind", KIND) != KIND:  # those are not about a baseline of the inputs
             continue
         alarm.status = "closed"
         alarm.detail = {**alarm.detail, "closed": why}
         session.add(alarm)
 
 
-def close_unnamed(session: Session, model: str, why: str) -> Alarm | None:
-    """Close the open alarm about a model's inputs unless some stream that it names is still watched; the alarm then."""
-    alarm = open_alarm(session, model)
-    if alarm is not None and not records.named_by(session, model, alarm.id or 0):
-        close_all(session, model, why)
-        return None
-    return alarm
+def let_go(session: Session, streams: Collection[Stream], alarm: int) -> None:
+    """Watch streams again that name an alarm which is closed, other than the open one `alarm` (0: none): alarms of
+    earlier versions spoke of several releases."""
+    others = {stream.alarm for stream in streams} - {0, alarm}
+    closed = {number for number in others if (row := session.get(Alarm, number)) is None or row.status == "closed"}
+    for stream in streams:
+        if stream.alarm in closed:
+            watch_again(stream)
 
 
 def _detail(session: Session, monitor: DriftMonitor, named: Sequence[Stream], settings: Settings) -> dict[str, Any]:
     devices = {stream.name for stream in named if stream.kind == "device"}
     if any(stream.kind != "device" for stream in named):
-        moved = records.most_moved(session, monitor.model, LOOKED_AT)
+        moved = records.most_moved(session, monitor.model, monitor.release, LOOKED_AT)
         devices |= {stream.name for stream in moved if stream.evidence >= BELONGS}
     leading = max(named, key=lambda stream: stream.evidence - stream.limit(settings))
     since = min((stream.since for stream in named if stream.since is not None), default=monitor.updated_at)
-    total = len(session.exec(select(DriftStream.name).where(*_devices_of(monitor.model))).all())
+    total = len(session.exec(select(DriftStream.name).where(*_devices_of(monitor))).all())
     before, after = _windows(session, monitor, devices, since)
     return explain(
         Moved(
@@ -89,15 +91,24 @@ def _detail(session: Session, monitor: DriftMonitor, named: Sequence[Stream], se
 
 def _windows(
     session: Session, monitor: DriftMonitor, devices: set[str], since: float
-) -> tuple[list[WindowRow], list[WindowRow]]:
+) -> tuple[list[WindowRow | WindowSum], list[WindowRow]]:
     """Some windows before and after the move, of the devices that moved where they are few."""
-    query = select(WindowRow).where(WindowRow.model == monitor.model, WindowRow.id <= monitor.last_window)  # type: ignore[operator]
-    if 0 < len(devices) <= NAMES:
-        query = query.where(col(WindowRow.device_id).in_(sorted(devices)))
+    model, release = monitor.model, monitor.release
+    query = select(WindowRow).where(WindowRow.model == model, WindowRow.release == release)
+    query = query.where(col(WindowRow.id) <= monitor.last_window)
+    few = devices if len(devices) <= NAMES else set()
+    if few:
+        query = query.where(col(WindowRow.device_id).in_(sorted(few)))
     newest = query.order_by(col(WindowRow.ended_at).desc()).limit(SOME)
     after = session.exec(newest.where(WindowRow.ended_at > since))
-    return list(session.exec(newest.where(WindowRow.ended_at <= since))), list(after)
+    before = list(session.exec(newest.where(WindowRow.ended_at <= since)))
+    return [*before, *sums_before(session, model, release, few, since, SOME - len(before))], list(after)
 
 
-def _devices_of(model: str) -> tuple[Any, Any]:
-    return DriftStream.model == model, DriftStream.kind == "device"
+def _devices_of(monitor: DriftMonitor) -> tuple[Any, Any, Any]:
+    ours = DriftStream.model == monitor.model, DriftStream.release == monitor.release
+    return (*ours, DriftStream.kind == "device")
+
+
+def _open_of(model: str, release: int) -> tuple[Any, Any, Any]:
+    return Alarm.model == model, Alarm.release == release, Alarm.status != "closed"

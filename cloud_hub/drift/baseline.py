@@ -21,10 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from fleet.protocol.durations import DAY_S
+
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
 
-DAY_S = 86_400.0
 ROWS = 160  # of a history
 BLOCKS = 30  # that a steady baseline covers at least
 FINEST = 17  # the shortest part of a day is 2**-17 of it, two thirds of a second
@@ -157,7 +158,7 @@ def fit(history: History, weights: Floats, *, over: bool = True, far: float = 0.
     away = float(np.sqrt((deviations**2).sum(axis=1).max()))
     return Baseline(
         mean=mean,
-        covariance=_covariance(blocks),
+        covariance=covariance_of(blocks),
         block_s=length_s,
         blocks=len(blocks),
         inflation=1.0 if ratio is None else max(ratio, 1.0),
@@ -211,7 +212,7 @@ def variance_ratio(blocks: Floats) -> tuple[float, bool]:
     return worst, good
 
 
-def _covariance(blocks: Floats) -> Floats:
+def covariance_of(blocks: Floats) -> Floats:
     """The blocks' covariance (K, K), with a part of its trace on the diagonal that shrinks with their number.
 
     What is added makes the test slower, never more eager: directions that few blocks have shown are held possible.

@@ -16,7 +16,6 @@ import numpy as np
 
 STAKES = (0.05, 0.2, 0.5, 0.9)
 NOTHING = (0.0,) * len(STAKES)
-DAY_S = 86_400.0
 
 
 def bet(logs: tuple[float, ...], share: float, margin: float) -> tuple[float, ...]:

@@ -20,9 +20,9 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
+from fleet.protocol.durations import HOUR_S
 from fleet.rollouts.evidence import Pairs, paired
 
-HOUR_S = 3600.0
 ALPHA = 0.05  # of a verdict in either direction, together
 Z = 1.959964  # of a 95 % interval
 MIN_UNITS = 10  # device-hours below which an interval says nothing

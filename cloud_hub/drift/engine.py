@@ -1,61 +1,51 @@
-"""From telemetry windows to monitors and alarms: the streams of each model, stepped under a lease.
+"""From telemetry windows to monitors and alarms: the streams of each release that is watched, stepped under a lease.
 
     waiting → baseline → watching ⇄ alarmed
-                 ↑___________|________|     when another release is promoted, or an operator asks for a new baseline
+                 ↑___________|________|     when the release becomes a default, or an operator asks for a new baseline
 
 *waiting*: too few windows. *baseline*: none is steady yet, and the test provisional. *alarmed*: an alarm
 is open; the streams that it does not name go on being watched, and one that moves later is added to it.
 
-A monitor belongs to the release that is the default. Windows of releases that are no channel's default (or a device's
-pin) are not counted, so a promotion makes new baselines from what the new release sees; devices that go on with another
-default or a pin keep theirs. The coordinates stay: the encoder is the model's.
+Each release has a monitor, baselines, records and alarms of its own, from its own windows (`scope` says which releases
+are watched). So a promotion makes new baselines from what the new release sees, and devices that go on with another
+one keep theirs. The coordinates stay: the encoder is the model's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection
+from functools import partial
 
-from msgspec import Struct
-from sqlmodel import Session, col, func, select
+from sqlmodel import Session, col, select
 
-from cloud_hub.clock import lies_ahead
 from cloud_hub.context import Hub
-from cloud_hub.drift import alarms, inputs, intake, records, truth
+from cloud_hub.drift import alarms, budget, groups, inputs, intake, records, scope, silence, trouble, truth
 from cloud_hub.drift.basis import Basis, basis_of_encoder, decode_basis, encode_basis
-from cloud_hub.drift.facts import labels, learn_facts
+from cloud_hub.drift.epochs import SLOT_S, begun_anew, current
 from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import follow, respond, unanswered
-from cloud_hub.drift.streams import Settings
+from cloud_hub.drift.scope import Target
+from cloud_hub.drift.slots import learn_slot
+from cloud_hub.drift.streams import Settings, Stream
+from cloud_hub.drift.telling import tell
 from cloud_hub.drift.watch import Facts, Watch
-from cloud_hub.errors import HubError
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
-from cloud_hub.store.engine import lock_name
-from cloud_hub.store.tables import ChannelRow, Device, DriftMonitor, Model, Release, WindowRow
-from fleet.protocol.channel import decode_channel
+from cloud_hub.store import uncounted
+from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Model, Release, WindowRow
+from cloud_hub.store.windows import newest, settled
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.manifest import SketchRef, decode_manifest
+from fleet.protocol.manifest import Manifest, SketchRef, decode_manifest
 from fleet.protocol.sketch import decode_encoder
 
 log = logging.getLogger(__name__)
 BATCH = 500  # windows per transaction
-BATCHES = 20  # per look and model
-SLOT_S = 60.0  # where no window says how often they come
-LATE_S = 7 * 86_400.0  # a window that tells of a time before a new baseline is late; after so long its clock is wrong
-
-
-class Target(Struct, frozen=True, kw_only=True):
-    """A model that is watched: its newest default release, and all that some channel has as its default."""
-
-    model: str
-    release: int
-    releases: frozenset[int]
+BATCHES = 20  # per look and release
 
 
 class DriftEngine(PeriodicService):
-    """Steps every model's monitor every `engines.drift_tick_s` seconds."""
+    """Steps the monitors of every release that is watched, every `engines.drift_tick_s` seconds."""
 
     name = "drift"
 
@@ -64,40 +54,49 @@ class DriftEngine(PeriodicService):
         self._bases: dict[str, Basis | None] = {}  # by sketch id; None: the encoder cannot be read
 
     def look(self) -> None:
-        """Count the new windows of every model on a channel. One model's trouble is not the others'.
+        """Count the new windows of every release that is watched. The trouble of one is not the others'.
 
         Raises:
-            Exception: the last one, where nothing could be counted of any model.
+            Exception: the last one, where nothing could be counted of any.
         """
+        upto = settled(self._hub.engine)
         with self._hub.reading() as session:
-            targets = _targets(session)
-        steps = (self._step_model, self._step_meaning, self._step_inputs, self._answer)
-        failed: list[Exception] = []
-        for target in targets:
-            for step in steps:
-                try:
-                    step(target)
-                except HubError as error:
-                    log.warning("drift of %s is not watched now: %s", target.model, error)
-                    failed.append(error)
-                except Exception as error:
-                    log.exception("drift of %s is not watched now", target.model)
-                    failed.append(error)
+            defaults = scope.defaults_of(session)
+        failures = trouble.Failures()
+        looked_at: list[trouble.Key] = []
+        for model, releases in defaults.items():
+            looked_at.append((model, 0))
+            if failures.run((model, 0), "releases", partial(scope.look, self._hub, model, releases), counts=False):
+                looked_at += self._look_at(model, upto, failures)
         follow(self._hub)
-        if targets and len(failed) >= (len(steps) - 1) * len(targets):
-            raise failed[-1]
+        trouble.note(self._hub, failures.words, looked_at)
+        if failures.errors and len(failures.errors) >= failures.tried:
+            raise failures.errors[-1]
 
-    def _answer(self, target: Target) -> None:
+    def _look_at(self, model: str, upto: int, failures: trouble.Failures) -> list[trouble.Key]:
+        """Count what came of one model; returns the releases that were looked at."""
+        with self._hub.reading() as session:
+            found = scope.read(session, model) or scope.Scope()
+        steps = {"inputs": self._step_model, "answers": self._step_meaning, "data quality": self._step_inputs}
+        for served in found.watched:
+            target = Target(model=model, served=served, scope=found, upto=upto)
+            for name, step in steps.items():
+                failures.run((model, served.release), name, partial(step, target))
+        failures.run((model, 0), "alarms", partial(self._answer, model), counts=False)
+        return [(model, served.release) for served in found.watched]
+
+    def _answer(self, model: str) -> None:
         """Let every open alarm be followed that is not yet: a hub may have ended between the two."""
         with self._hub.reading() as session:
-            found = unanswered(session, target.model)
+            found = unanswered(session, model)
         for alarm in found:
-            respond(self._hub, target.model, alarm)
+            respond(self._hub, model, alarm)
 
     def _step_model(self, target: Target) -> None:
-        """Count what the model's windows say in their sketches."""
+        """Count what the release's windows say in their sketches."""
         with self._hub.reading() as session:
-            row, known = session.get(Release, (target.model, target.release)), session.get(DriftMonitor, target.model)
+            row = session.get(Release, (target.model, target.release))
+            known = session.get(DriftMonitor, (target.model, target.release))
             sketch = decode_manifest(row.manifest).sketch if row is not None and row.manifest else None
             fixed = known is not None and sketch is not None and known.sketch_id == sketch.sketch_id and known.basis
         if sketch is None:
@@ -105,9 +104,8 @@ class DriftEngine(PeriodicService):
         basis = None if fixed else self._basis(sketch)
         for _ in range(BATCHES):
             with self._hub.session() as session:
-                owner = session.get(Model, target.model)
-                policy = policy_of(owner.policy if owner is not None else {})
-                monitor = _current(self._hub, session, target, sketch, policy)
+                policy = _policy(session, target.model)
+                monitor = current(self._hub, session, target, sketch, policy)
                 counted = self._count(session, monitor, target, policy, basis)
                 monitor.updated_at = self._hub.clock()
                 session.add(monitor)
@@ -132,72 +130,66 @@ class DriftEngine(PeriodicService):
 
     def _step_meaning(self, target: Target) -> None:
         """The same for how right the answers are; it needs no sketch."""
-        hub, model, release = self._hub, target.model, target.release
-        with hub.reading() as session:
-            row, owner = session.get(Release, (model, release)), session.get(Model, model)
-            if row is None or not row.manifest:
-                return
-            manifest, policy = decode_manifest(row.manifest), policy_of(owner.policy if owner is not None else {})
-        news = truth.look(hub, model, release, manifest)
+        manifest, policy = self._known(target)
+        news = truth.look(self._hub, target, manifest) if manifest is not None else None
         if news is not None:
-            with hub.session() as session:
-                truth.step(hub, session, news, policy)
+            with self._hub.session() as session:
+                truth.step(self._hub, session, news, policy)
 
     def _step_inputs(self, target: Target) -> None:
         """Is the data broken, and are there more outliers? It needs no sketch either."""
-        model, release = target.model, target.release
+        manifest, policy = self._known(target)
+        if manifest is not None:
+            inputs.step(self._hub, target, manifest, policy)
+
+    def _known(self, target: Target) -> tuple[Manifest | None, DriftPolicy]:
         with self._hub.reading() as session:
-            row, owner = session.get(Release, (model, release)), session.get(Model, model)
-            if row is None or not row.manifest:
-                return
-            manifest, policy = decode_manifest(row.manifest), policy_of(owner.policy if owner is not None else {})
-        inputs.step(self._hub, model, release, manifest, policy)
+            row, policy = session.get(Release, (target.model, target.release)), _policy(session, target.model)
+            return decode_manifest(row.manifest) if row is not None and row.manifest else None, policy
 
     def _count(
         self, session: Session, monitor: DriftMonitor, target: Target, policy: DriftPolicy, basis: Basis | None
     ) -> int:
         """Count a batch of windows; returns how many."""
-        learn_facts(session, monitor, self._hub.clock())
-        newest = _newest(session, monitor.model)
-        rows = _new_windows(session, monitor, target, policy.min_count)
+        learn_slot(session, monitor, self._hub.clock())
+        last = newest(session, monitor.model, target.upto)
+        new = _new_windows(session, monitor, target.upto, policy.min_count)
+        # Windows that do not count, as of other releases, are passed once and not at every look.
+        passed = (new[-1].id or 0) if len(new) == BATCH else max(last, monitor.last_window)
+        rows = new
         if not monitor.basis:
-            if len(rows) < min(policy.baseline_windows, BATCH):
-                return 0
-            basis = basis or intake.basis_of(rows)
+            rows = [*uncounted.awaits(session, monitor), *new]
+            enough = len(rows) >= min(policy.baseline_windows, BATCH)
+            basis = (basis or intake.basis_of(rows)) if enough else None
+            monitor.document = {**monitor.document, **({silence.HEARD: self._hub.clock()} if new else {})}
+            gathered = [] if enough else [row.id for row in rows]  # it is beyond them: nobody else waits for it
+            monitor.document = {**monitor.document, uncounted.AWAITED: gathered}
             if basis is None:
-                monitor.last_window = rows[-1].id or 0
-                return len(rows)
+                monitor.last_window = passed
+                return len(new)
             monitor.basis = encode_basis(basis)
             ends = [(row.device_id, row.started_at, row.ended_at) for row in rows]
             monitor.document = {**monitor.document, "slot_s": intake.slot_of(ends) or SLOT_S}
         if rows:
-            self._watch(session, monitor, rows, policy)
-        # Windows that do not count, as of other releases, are passed once and not at every look.
-        monitor.last_window = (rows[-1].id or 0) if len(rows) == BATCH else max(newest, monitor.last_window)
-        return len(rows)
+            self._watch(session, monitor, target, rows, policy)
+        monitor.last_window = passed
+        return len(new)
 
-    def _watch(self, session: Session, monitor: DriftMonitor, rows: list[WindowRow], policy: DriftPolicy) -> None:
-        monitor.last_window = rows[-1].id or 0
-        basis, now, facts = decode_basis(monitor.basis), self._hub.clock(), monitor.document["facts"]
+    def _watch(
+        self, session: Session, monitor: DriftMonitor, target: Target, rows: list[WindowRow], policy: DriftPolicy
+    ) -> None:
+        monitor.last_window = max(rows[-1].id or 0, monitor.last_window)
+        model, now, basis = monitor.model, self._hub.clock(), decode_basis(monitor.basis)
         settings = settings_of(policy, basis.weights)
         devices = {device.id: device for device in _devices(session, {row.device_id for row in rows})}
-        since, anew = monitor.document["since"], _begun_anew(monitor.document, devices, now)
+        since, anew = monitor.document["since"], begun_anew(monitor.document, devices, now)
         earliest = {name: max(since, anew.get(name, 0.0), device.enrolled_at) for name, device in devices.items()}
-        streams = records.load(session, monitor.model, devices)
-        for stream in streams.values():
-            if stream.slot * monitor.document["slot_s"] > stream.last:  # of slots of another length
-                stream.slot = -1
+        alarm, wanted = alarms.open_alarm(session, model, monitor.release), set(target.served.groups)
         watch = Watch(
             settings,
-            streams,
-            {name: sorted(set(facts["groups"]) & set(labels(device.labels))) for name, device in devices.items()},
-            Facts(
-                devices=max(facts["devices"], len(devices)),
-                groups=len(facts["groups"]),
-                release=monitor.release,
-                slot_s=monitor.document["slot_s"],
-                now=now,
-            ),
+            _streams(session, monitor, devices, alarm),
+            {name: sorted(wanted & set(groups.names_of(device.labels))) for name, device in devices.items()},
+            _facts(target, len(devices), monitor.document["slot_s"], now),
         )
         known = [
             row
@@ -205,19 +197,42 @@ class DriftEngine(PeriodicService):
             if (device := devices.get(row.device_id)) is not None
             and not intake.late(row, device.enrolled_at, anew.get(row.device_id, 0.0))
         ]
+        if known:
+            monitor.document = {**monitor.document, silence.HEARD: now}
         watch.count(intake.seen_in(known, basis, intake.Times(now=now, earliest=earliest)))
-        records.save(session, monitor.model, [watch.streams[key] for key in sorted(watch.touched)], settings, now)
+        records.save(session, model, [watch.streams[key] for key in sorted(watch.touched)], settings, now)
         over = watch.over()
         if over:
             alarm, new = alarms.raise_or_extend(session, monitor, over, settings, now)
-            reason = alarm.detail["reason"]
-            self._hub.audit(
-                session, "drift", "alarm.raise" if new else "alarm.extend", monitor.model, {"reason": reason}
-            )
-            log.warning("drift of %s: %s", monitor.model, reason)
-        alarmed = alarms.open_alarm(session, monitor.model) is not None
+            tell(self._hub, session, alarm, new=new)
+            log.warning("drift of %s, release %d: %s", model, monitor.release, alarm.detail["reason"])
         steady = any(stream.state == "steady" for stream in watch.streams.values())
-        monitor.state = "alarmed" if alarmed else "watching" if steady else "baseline"
+        monitor.state = "alarmed" if alarm is not None else "watching" if steady else "baseline"
+
+
+def _streams(
+    session: Session, monitor: DriftMonitor, devices: Collection[str], alarm: Alarm | None
+) -> dict[records.Key, Stream]:
+    """The streams that windows of these devices touch; `alarm` is the open one."""
+    streams = records.load(session, monitor.model, monitor.release, devices)
+    for stream in streams.values():
+        if stream.slot * monitor.document["slot_s"] > stream.last:  # of slots of another length
+            stream.slot = -1
+    alarms.let_go(session, streams.values(), (alarm.id or 0) if alarm is not None else 0)
+    return streams
+
+
+def _facts(target: Target, devices: int, slot_s: float, now: float) -> Facts:
+    """What a batch with so many devices knows of the fleet."""
+    watched = target.scope.watched
+    return Facts(
+        devices=max(target.scope.devices, devices),
+        groups=sum(len(one.groups) for one in watched),
+        releases=len(watched),
+        release=target.release,
+        slot_s=slot_s,
+        now=now,
+    )
 
 
 def settings_of(policy: DriftPolicy, weights: intake.Floats) -> Settings:
@@ -225,112 +240,23 @@ def settings_of(policy: DriftPolicy, weights: intake.Floats) -> Settings:
     return Settings(
         period_s=policy.baseline_s,
         first=policy.baseline_windows,
-        budget_days=policy.budget_days,
+        budget_days=budget.days_of(policy.budget_days, budget.INPUTS),
         weights=weights,
+        least=policy.least_effect,
     )
 
 
-def _targets(session: Session) -> list[Target]:
-    """Every model on a channel, by name."""
-    found: dict[str, set[int]] = {}
-    for row in session.exec(select(ChannelRow)):
-        for model, entry in decode_channel(row.document).models.items():
-            found.setdefault(model, set()).add(entry.release)
-    return [
-        Target(model=model, release=max(releases), releases=frozenset(releases))
-        for model, releases in sorted(found.items())
-    ]
+def _policy(session: Session, model: str) -> DriftPolicy:
+    owner = session.get(Model, model)
+    return policy_of(owner.policy if owner is not None else {})
 
 
-def _current(hub: Hub, session: Session, target: Target, sketch: SketchRef, policy: DriftPolicy) -> DriftMonitor:
-    """The model's monitor, begun anew with another release, another sketch, or when its baselines are to be renewed."""
-    now, model = hub.clock(), target.model
-    lock_name(session, f"drift:{model}")  # also the operator who closes its alarm, and a monitor that has no row yet
-    monitor = session.get(DriftMonitor, model)
-    if monitor is None:
-        monitor = DriftMonitor(model=model, sketch_id="", release=0, state="waiting", updated_at=now)
-        monitor.document = {"since": 0.0, "began": now, "slot_s": SLOT_S}
-    elif monitor.document.get("epoch") == target.release and monitor.sketch_id == sketch.sketch_id:
-        refresh = policy.refresh_s
-        due = refresh and now - monitor.document.get("began", now) >= refresh
-        if due and alarms.open_alarm(session, model) is None:  # what an alarm names is not usual
-            begin_anew(hub, session, monitor, actor="policy", why="the policy renews baselines")
-        ahead = [name for name in ("since", "began", "anew") if lies_ahead(monitor.document.get(name, 0.0), now)]
-        if ahead:  # a clock that ran ahead has written it
-            monitor.document = {**monitor.document, **dict.fromkeys(ahead, now)}
-        return monitor
-    elif monitor.document and monitor.sketch_id == sketch.sketch_id:
-        _promoted(session, monitor, target, now)
-    else:
-        # Of an earlier version: the windows of this release count from the start.
-        since, last = (now, _newest(session, model)) if monitor.document else (0.0, 0)
-        alarms.close_all(session, model, f"release {target.release} was promoted")
-        records.forget(session, model)
-        slot_s = monitor.document.get("slot_s", SLOT_S)
-        monitor.state, monitor.last_window = "waiting", last
-        monitor.document = {"since": since, "began": now, "slot_s": slot_s}
-    if monitor.sketch_id != sketch.sketch_id:
-        monitor.basis = b""
-    monitor.sketch_id, monitor.release = sketch.sketch_id, target.release
-    monitor.document = {**monitor.document, "epoch": target.release}
-    return monitor
-
-
-def _promoted(session: Session, monitor: DriftMonitor, target: Target, now: float) -> None:
-    """Another release is the newest default, with the same sketch: devices that go on with theirs, on another channel
-    or by a pin, keep baselines, evidence and alarm; groups and the fleet begin anew."""
-    model = monitor.model
-    document = {name: value for name, value in monitor.document.items() if name != "facts"}
-    monitor.document = document
-    learn_facts(session, monitor, now)
-    left = records.forget_all_but(session, model, target.releases | set(monitor.document["facts"]["pinned"]))
-    alarm = alarms.close_unnamed(session, model, f"release {target.release} was promoted")
-    if left:
-        monitor.state = "alarmed" if alarm is not None else "baseline"
-        return
-    monitor.state, monitor.last_window = "waiting", _newest(session, model)
-    monitor.document = {"since": now, "began": now, "slot_s": monitor.document.get("slot_s", SLOT_S)}
-
-
-def _newest(session: Session, model: str) -> int:
-    """The number of the model's newest window."""
-    return session.exec(select(func.max(WindowRow.id)).where(WindowRow.model == model)).one() or 0
-
-
-def begin_anew(
-    hub: Hub, session: Session, monitor: DriftMonitor, *, actor: str, why: str, devices: list[str] | None = None
-) -> int:
-    """Begin baselines anew, of some devices or of all streams; returns how many. Open alarms about all are closed."""
-    keys = None if devices is None else [("device", name) for name in devices]
-    count = records.forget(session, monitor.model, keys)
-    now = hub.clock()
-    if devices is None:
-        alarms.close_all(session, monitor.model, why)
-        monitor.state, monitor.last_window = "waiting", _newest(session, monitor.model)
-        monitor.document = {**monitor.document, "since": now, "began": now, "anew": now, "anew_of": {}}
-    else:
-        known = {name: at for name, at in monitor.document.get("anew_of", {}).items() if now - at < LATE_S}
-        monitor.document = {**monitor.document, "anew_of": {**known, **dict.fromkeys(devices, now)}}
-    session.add(monitor)
-    hub.audit(session, actor, "drift.rebaseline", monitor.model, {"why": why, "streams": count, "devices": devices})
-    return count
-
-
-def _begun_anew(document: Mapping[str, Any], devices: Iterable[str], now: float) -> dict[str, float]:
-    """When baselines were begun anew on request: since when windows of a device count. It is forgotten after `LATE_S`;
-    a time that lies ahead was written by a clock that ran ahead."""
-    whole, some = document.get("anew", 0.0), document.get("anew_of", {})
-    found = {name: max(whole, some.get(name, 0.0)) for name in devices}
-    return {name: at for name, at in found.items() if at and now - at < LATE_S and not lies_ahead(at, now)}
-
-
-def _new_windows(session: Session, monitor: DriftMonitor, target: Target, min_count: int) -> list[WindowRow]:
-    releases = sorted(target.releases | set(monitor.document["facts"]["pinned"]))
+def _new_windows(session: Session, monitor: DriftMonitor, upto: int, min_count: int) -> list[WindowRow]:
     rows = (
         select(WindowRow)
-        .where(WindowRow.model == monitor.model, col(WindowRow.id) > monitor.last_window)
+        .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
+        .where(col(WindowRow.id) > monitor.last_window, col(WindowRow.id) <= upto)
         .where(WindowRow.sketch_id == monitor.sketch_id, WindowRow.sketch_count >= min_count)
-        .where(col(WindowRow.release).in_(releases))
         .order_by(col(WindowRow.id))
         .limit(BATCH)
     )
@@ -338,7 +264,9 @@ def _new_windows(session: Session, monitor: DriftMonitor, target: Target, min_co
 
 
 def _devices(session: Session, names: set[str]) -> list[Device]:
-    return list(session.exec(select(Device).where(col(Device.id).in_(sorted(names)))))
+    """Those of some devices that are not revoked."""
+    known = select(Device).where(col(Device.id).in_(sorted(names)), col(Device.revoked_at).is_(None))
+    return list(session.exec(known))
 
 
 def services(hub: Hub) -> list[Service]:

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from cloud_hub.drift.streams import Stream
-from cloud_hub.store.tables import WindowRow
+from cloud_hub.store.tables import WindowRow, WindowSum
 from fleet.protocol.messages import QuantileData
 from fleet.protocol.quantiles import merge, quantiles
 
@@ -29,8 +29,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     values: tuple[QuantileData, ...] = ()
 
 
-def summarize(rows: Sequence[WindowRow]) -> Summary:
-    """Add the answers of some windows."""
+def summarize(rows: Sequence[WindowRow | WindowSum]) -> Summary:
+    """Add the answers of some windows, or of sums of them."""
     return added(
         [
             Summary(
@@ -68,7 +68,9 @@ class Moved(Struct, frozen=True, kw_only=True):
     since: float
 
 
-def explain(found: Moved, before: Sequence[WindowRow], after: Sequence[WindowRow], *, most: int) -> dict[str, Any]:
+def explain(
+    found: Moved, before: Sequence[WindowRow | WindowSum], after: Sequence[WindowRow], *, most: int
+) -> dict[str, Any]:
     """The alarm's detail; `reason` is the sentence that people read first.
 
     Args:
@@ -98,7 +100,7 @@ def explain(found: Moved, before: Sequence[WindowRow], after: Sequence[WindowRow
         "since": found.since,
         "provisional": all(stream.state != "steady" for stream in found.streams),
         "windows": len(after),
-        "window_ids": [max((row.id or 0 for row in rows), default=0) for rows in (before, after)],
+        "window_ids": [_newest(before), _newest(after)],
         "evidence": leading.evidence,
         "limit": found.limit,
         "confidence": [old, new],
@@ -148,6 +150,11 @@ def _mean_confidence(histogram: Sequence[int]) -> float | None:
     if not total:
         return None
     return sum((index + 0.5) / len(histogram) * count for index, count in enumerate(histogram)) / total
+
+
+def _newest(rows: Sequence[WindowRow | WindowSum]) -> int:
+    """The largest number of some windows; 0 without any, or where only their sums are kept."""
+    return max((row.id or 0 for row in rows if isinstance(row, WindowRow)), default=0)
 
 
 def _moved(before: Sequence[int], after: Sequence[int], most: int = 3) -> list[dict[str, float]]:

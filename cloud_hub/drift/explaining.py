@@ -11,7 +11,8 @@ from cloud_hub.context import Hub
 from cloud_hub.drift import features
 from cloud_hub.drift.input_alarms import QUALITY
 from cloud_hub.drift.profiles import profile_of
-from cloud_hub.store.tables import Alarm, Release, WindowRow
+from cloud_hub.store.tables import Alarm, Release, WindowRow, WindowSum
+from cloud_hub.store.windows import sums_before
 from fleet.protocol.figures import plan
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.messages import InputSummary
@@ -47,10 +48,11 @@ def name_features(hub: Hub, alarm: int) -> None:
 
 
 def _windows(session: Session, alarm: Alarm) -> tuple[list[Sequence[InputSummary]], list[Sequence[InputSummary]]]:
-    query = select(WindowRow).where(WindowRow.model == alarm.model)
+    query = select(WindowRow).where(WindowRow.model == alarm.model, WindowRow.release == alarm.release)
     devices = alarm.detail.get("devices") or []
-    if 0 < len(devices) <= DEVICES:
-        query = query.where(col(WindowRow.device_id).in_(devices))
+    few = devices if len(devices) <= DEVICES else []
+    if few:
+        query = query.where(col(WindowRow.device_id).in_(few))
     newest = query.order_by(col(WindowRow.ended_at).desc())
     since = alarm.detail.get("since")
     if since is None:
@@ -58,8 +60,10 @@ def _windows(session: Session, alarm: Alarm) -> tuple[list[Sequence[InputSummary
         since = min((row.started_at for row in recent), default=alarm.at)
     after = session.exec(newest.where(WindowRow.started_at >= since).limit(WINDOWS)).all()
     before = session.exec(newest.where(WindowRow.ended_at <= since).limit(WINDOWS)).all()
-    return [_summaries(row) for row in before], [_summaries(row) for row in after]
+    known: list[WindowRow | WindowSum] = [*before]
+    known += sums_before(session, alarm.model, alarm.release, few, since, WINDOWS - len(before))
+    return [_summaries(row) for row in known], [_summaries(row) for row in after]
 
 
-def _summaries(row: WindowRow) -> tuple[InputSummary, ...]:
+def _summaries(row: WindowRow | WindowSum) -> tuple[InputSummary, ...]:
     return msgspec.convert(row.body.get("inputs", ()), tuple[InputSummary, ...])

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from sqlmodel import Session, col, select
 
-from cloud_hub.store.tables import Device, DeviceModel
+from cloud_hub.store.tables import Device
 
 LEAST_DEVICES = 3  # of a group
-MOST = 16  # groups of a model: the largest
+MOST = 64  # groups of a release: the largest
 
 
 def names_of(labels: Mapping[str, str]) -> list[str]:
@@ -18,13 +18,11 @@ def names_of(labels: Mapping[str, str]) -> list[str]:
     return [f"{key}={value}" for key, value in sorted(labels.items())]
 
 
-def of_model(session: Session, model: str) -> tuple[str, ...]:
-    """The groups of the devices that run a model; reads the labels of them all."""
-    query = select(Device.labels).join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
-    labels = list(session.exec(query.where(DeviceModel.model == model, col(Device.revoked_at).is_(None))))
+def among(labels: Collection[Mapping[str, str]]) -> tuple[str, ...]:
+    """The groups of some devices, by the labels of each; the largest first."""
     counts = Counter(name for each in labels for name in names_of(each))
     fit = [(-count, name) for name, count in counts.items() if LEAST_DEVICES <= count < len(labels)]
-    return tuple(sorted(name for _, name in sorted(fit)[:MOST]))
+    return tuple(name for _, name in sorted(fit)[:MOST])
 
 
 def of_devices(session: Session, devices: Iterable[str], known: Iterable[str]) -> dict[str, list[str]]:

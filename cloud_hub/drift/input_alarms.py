@@ -17,6 +17,7 @@ from cloud_hub.drift import outliers, quality
 from cloud_hub.drift.input_state import Device, Facts, Track
 from cloud_hub.drift.outliers import Outliers
 from cloud_hub.drift.quality import Key
+from cloud_hub.drift.telling import tell
 from cloud_hub.store.tables import Alarm, InputMonitor, InputWatch
 from fleet.protocol.figures import Told
 
@@ -62,34 +63,23 @@ def raise_or_extend(
     """Say what was found, in the open alarm of its kind or in a new one; the alarm's number, once more if it is new."""
     if not found:
         return 0, []
-    alarm = _open(session, monitor.model, kind)
+    alarm = _open(session, monitor.model, monitor.release, kind)
     new = alarm is None
     if alarm is None:
         alarm = Alarm(model=monitor.model, release=monitor.release, at=hub.clock(), status="open", detail={})
     known = msgspec.convert(alarm.detail.get("findings", []), list[Finding])
     alarm.detail = _detail(kind, [*known, *found][:SHOWN], limit)
     session.add(alarm)
-    session.flush()
-    reason = alarm.detail["reason"]
-    hub.audit(session, "drift", "alarm.raise" if new else "alarm.extend", monitor.model, {"reason": reason})
-    log.warning("inputs of %s: %s", monitor.model, reason)
+    tell(hub, session, alarm, new=new)
+    log.warning("inputs of %s, release %d: %s", monitor.model, monitor.release, alarm.detail["reason"])
     number = alarm.id or 0
     return number, [number] if new else []
 
 
-def close_all(session: Session, model: str, why: str) -> None:
-    """Close the model's open alarms about inputs' quality and outliers."""
-    for kind in KINDS:
-        alarm = _open(session, model, kind)
-        if alarm is not None:
-            alarm.status, alarm.detail = "closed", {**alarm.detail, "closed": why}
-            session.add(alarm)
-
-
 def accept(session: Session, alarm: Alarm) -> None:
     """An operator has closed it: what it named is normal from now on, and speaks again when it becomes more."""
-    rows = select(InputWatch).where(InputWatch.model == alarm.model)  # an alarm does not list all that it is about
-    for row in session.exec(rows):
+    ours = (InputWatch.model == alarm.model, InputWatch.release == alarm.release)
+    for row in session.exec(select(InputWatch).where(*ours)):  # an alarm does not list all that it is about
         device = msgspec.convert(row.document, Device)
         for name, track in device.tracks.items():
             if track.alarm == alarm.id:
@@ -101,10 +91,9 @@ def accept(session: Session, alarm: Alarm) -> None:
         session.add(row)
 
 
-def watched(session: Session, model: str) -> tuple[str, str]:
-    """How data quality and outliers of a model are watched, in words: what is not watched is said."""
-    monitor = session.get(InputMonitor, model)
-    facts = msgspec.convert(monitor.document, Facts) if monitor is not None else Facts()
+def watched(monitor: InputMonitor) -> tuple[str, str]:
+    """How data quality and outliers of a release are watched, in words: what is not watched is said."""
+    facts = msgspec.convert(monitor.document, Facts)
     if not facts.windows:
         return "not watched: no window yet", "not watched: no window yet"
     of = f"of {facts.windows} windows"
@@ -118,8 +107,9 @@ def watched(session: Session, model: str) -> tuple[str, str]:
     return quality_, f"watched: {facts.sketched} {of}, each device against the record of its first ones (`baseline`)"
 
 
-def _open(session: Session, model: str, kind: str) -> Alarm | None:
-    rows = session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed").order_by(col(Alarm.id)))
+def _open(session: Session, model: str, release: int, kind: str) -> Alarm | None:
+    ours = (Alarm.model == model, Alarm.release == release, Alarm.status != "closed")
+    rows = session.exec(select(Alarm).where(*ours).order_by(col(Alarm.id)))
     return next((row for row in rows if row.detail.get("kind") == kind), None)
 
 

@@ -1,7 +1,7 @@
 """From windows to what is wrong with inputs: data quality and outliers, device by device, and their alarms.
 
-A model has one monitor, which says what it has counted, and each of its devices one row: what is bet on of it. All
-begin anew with another default release; windows of others are not counted.
+A release has one monitor, which says what it has counted, and each device that serves it one row: what is bet on of it.
+Windows of other releases are passed.
 """
 
 from __future__ import annotations
@@ -9,42 +9,51 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlmodel import Session, col, delete, select
+from msgspec import Struct
+from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import bets, input_alarms, outliers, quality
+from cloud_hub.drift import bets, budget, input_alarms, outliers, quality
 from cloud_hub.drift.input_alarms import OUTLIERS, QUALITY
 from cloud_hub.drift.input_state import Device, Facts, Track, key_of, text_of
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.profiles import profile_of
+from cloud_hub.drift.records import revoked_devices
+from cloud_hub.drift.scope import Target
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import InputMonitor, InputWatch, WindowRow
+from cloud_hub.store.windows import newest
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.figures import Profile, Told, plan
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.messages import InputSummary
 
 BATCH = 500  # windows per transaction
 BATCHES = 20  # per look and model
-SHARES = 4  # these tests together raise a false alarm in so many times `budget_days`
 TRACKS = 256  # of one device that something may be held against
 
 
-def step(hub: Hub, model: str, release: int, manifest: Manifest, policy: DriftPolicy) -> list[int]:
+def step(hub: Hub, target: Target, manifest: Manifest, policy: DriftPolicy) -> list[int]:
     """Count the release's new windows; returns the numbers of new alarms."""
+    model, release, upto = target.model, target.release, target.upto
     with hub.reading() as session:
-        known = session.get(InputMonitor, model)
-        if known is not None and known.release == release and not _new_windows(session, known, 1):
+        known = session.get(InputMonitor, (model, release))
+        if known is not None and newest(session, model, upto) <= known.last_window:
             return []
     profile = profile_of(hub, manifest)
+    shared = Shared(policy=policy, releases=len(target.scope.watched))
     raised: list[int] = []
     for _ in range(BATCHES):
         with hub.session() as session:
             lock_name(session, f"drift:{model}")  # also the operator who closes an alarm
-            monitor = _current(session, model, release, hub.clock())
-            rows = _new_windows(session, monitor, BATCH)
-            counted = Counted(session, monitor, plan(manifest.inputs), profile, policy, hub.clock())
+            monitor = session.get(InputMonitor, (model, release))
+            monitor = monitor or InputMonitor(model=model, release=release, updated_at=hub.clock())
+            rows = _new_windows(session, monitor, upto, BATCH)
+            counted = Counted(session, monitor, plan(manifest.inputs), profile, shared, hub.clock())
             for row in rows:
                 counted.window(row)
+            if len(rows) < BATCH:  # windows of other releases are passed: whoever waits for this monitor goes on
+                monitor.last_window = max(newest(session, model, upto), monitor.last_window)
             raised += counted.alarms(hub)
             counted.keep()
         if len(rows) < BATCH:
@@ -52,30 +61,27 @@ def step(hub: Hub, model: str, release: int, manifest: Manifest, policy: DriftPo
     return raised
 
 
-def _current(session: Session, model: str, release: int, now: float) -> InputMonitor:
-    monitor = session.get(InputMonitor, model)
-    if monitor is None:
-        return InputMonitor(model=model, release=release, updated_at=now)
-    if monitor.release != release:
-        monitor.release, monitor.document, monitor.last_window = release, {}, 0
-        session.connection().execute(delete(InputWatch).where(col(InputWatch.model) == model))
-        input_alarms.close_all(session, model, f"release {release} was promoted")
-    return monitor
-
-
-def _new_windows(session: Session, monitor: InputMonitor, most: int) -> list[WindowRow]:
+def _new_windows(session: Session, monitor: InputMonitor, upto: int, most: int) -> list[WindowRow]:
     rows = (
         select(WindowRow)
         .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
-        .where(col(WindowRow.id) > monitor.last_window)
+        .where(col(WindowRow.id) > monitor.last_window, col(WindowRow.id) <= upto)
+        .where(col(WindowRow.device_id).not_in(revoked_devices()))
         .order_by(col(WindowRow.id))
         .limit(most)
     )
     return list(session.exec(rows))
 
 
+class Shared(Struct, frozen=True, kw_only=True):
+    """What the releases of a model have in common: their policy, and how many of them share its budget."""
+
+    policy: DriftPolicy
+    releases: int
+
+
 class Counted:
-    """One step over a model's windows, within a transaction."""
+    """One step over a release's windows, within a transaction."""
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class Counted:
         monitor: InputMonitor,
         told: Sequence[Told],
         profile: Profile | None,
-        policy: DriftPolicy,
+        shared: Shared,
         now: float,
     ) -> None:
         self._session = session
@@ -92,7 +98,7 @@ class Counted:
         self._facts.profiled = profile is not None
         self._plan = told
         self._profile = profile
-        self._policy = policy
+        self._policy, self._releases = shared.policy, shared.releases
         self._devices: dict[str, Device] = {}
         self._now = now  # the hub's: those of devices may be wrong
         self._facts.begun = self._facts.begun or now
@@ -118,7 +124,7 @@ class Counted:
     def _quality(self, row: WindowRow, summaries: tuple[InputSummary, ...]) -> None:
         device, facts = self._device(row.device_id), self._facts
         device.begun = self._now if device.begun is None else device.begun
-        hour = int(row.ended_at % bets.DAY_S // 3600.0)
+        hour = int(row.ended_at % DAY_S // 3600.0)
         learning, own = self._learns(facts.begun, facts.told - 1), self._learns(device.begun, device.learnt)
         facts.hours[hour] += learning
         device.learnt += own
@@ -196,7 +202,8 @@ class Counted:
         facts = self._facts
         span = max(self._now - facts.begun, 3600.0)
         tests = (1 + sum(len(told.names) for told in self._plan)) * len(quality.PROBLEMS)
-        return bets.limit(self._policy.budget_days * SHARES, facts.windows * bets.DAY_S / span, tests)
+        days = budget.days_of(self._policy.budget_days, budget.DATA, self._releases)
+        return bets.limit(days, facts.windows * DAY_S / span, tests)
 
     def keep(self) -> None:
         """Write down what was counted."""
@@ -205,9 +212,11 @@ class Counted:
         self._monitor.updated_at = now
         self._session.add(self._monitor)
         for name, device in self._devices.items():
-            row = self._session.get(InputWatch, (self._monitor.model, name))
+            row = self._session.get(InputWatch, self._key(name))
             if row is None:
-                row = InputWatch(model=self._monitor.model, device_id=name, updated_at=now)
+                row = InputWatch(
+                    model=self._monitor.model, release=self._monitor.release, device_id=name, updated_at=now
+                )
             row.document, row.updated_at = msgspec.to_builtins(device), now
             self._session.add(row)
         self._session.flush()
@@ -215,6 +224,9 @@ class Counted:
     def _device(self, name: str) -> Device:
         found = self._devices.get(name)
         if found is None:
-            row = self._session.get(InputWatch, (self._monitor.model, name))
+            row = self._session.get(InputWatch, self._key(name))
             found = self._devices[name] = msgspec.convert(row.document, Device) if row is not None else Device()
         return found
+
+    def _key(self, name: str) -> tuple[str, int, str]:
+        return self._monitor.model, self._monitor.release, name

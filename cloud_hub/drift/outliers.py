@@ -11,11 +11,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from cloud_hub.drift import bets
+from fleet.protocol.durations import HOUR_S
 
 LEAST = 0.05  # of the inputs; less is not worth a look
 MOST = 0.9  # of a margin: a device where everything is outlying shows nothing more
 HOURS = 24
-HOUR_S = 3600.0
 LAST = 0.1  # weight of the newest window in `now`
 
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import delete
-from sqlmodel import Session, col, func, or_, select
+from sqlmodel import Session, and_, col, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
 
-from cloud_hub.drift.streams import Settings, Stream, decode, encode
-from cloud_hub.store.tables import DriftStream
+from cloud_hub.drift.stream_bytes import decode, encode
+from cloud_hub.drift.streams import Settings, Stream
+from cloud_hub.store.tables import (
+    Device,
+    DeviceModel,
+    DriftMonitor,
+    DriftStream,
+    InputMonitor,
+    InputWatch,
+    MeaningMonitor,
+)
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
@@ -18,48 +29,49 @@ HELD = "drift rows"
 AT_ONCE = 500  # names in one statement
 
 
-def load(session: Session, model: str, devices: Iterable[str]) -> dict[Key, Stream]:
+def load(session: Session, model: str, release: int, devices: Iterable[str]) -> dict[Key, Stream]:
     """The streams of these devices, and all groups and the fleet."""
-    query = select(DriftStream).where(DriftStream.model == model)
+    query = select(DriftStream).where(*_of(model, release))
     rows = list(session.exec(query.where(col(DriftStream.kind) != "device")))
     names = sorted(devices)
     for start in range(0, len(names), AT_ONCE):
         some = col(DriftStream.name).in_(names[start : start + AT_ONCE])
         rows += session.exec(query.where(DriftStream.kind == "device", some))
     session.info[HELD] = rows  # or the session forgets them, and asks for each again when it is saved
-    return {(row.kind, row.name): stream for row in rows if (stream := _read(row)) is not None}
+    return {(row.kind, row.name): stream for row in rows if (stream := read(row)) is not None}
 
 
-def most_moved(session: Session, model: str, most: int) -> list[Stream]:
+def most_moved(session: Session, model: str, release: int, most: int) -> list[Stream]:
     """The devices with most evidence."""
-    query = select(DriftStream).where(DriftStream.model == model, DriftStream.kind == "device")
+    query = select(DriftStream).where(*_of(model, release), DriftStream.kind == "device")
     rows = session.exec(query.order_by(col(DriftStream.evidence).desc()).limit(most))
-    return [stream for row in rows if (stream := _read(row)) is not None]
+    return [stream for row in rows if (stream := read(row)) is not None]
 
 
 def named_by(session: Session, model: str, alarm: int) -> list[Stream]:
-    """The streams that an open alarm names."""
+    """The streams that an open alarm names; one of an earlier version may name those of several releases."""
     rows = session.exec(select(DriftStream).where(DriftStream.model == model, DriftStream.alarm == alarm))
-    return [stream for row in rows if (stream := _read(row)) is not None]
+    return [stream for row in rows if (stream := read(row)) is not None]
 
 
-def with_evidence(session: Session, model: str) -> list[Stream]:
-    """The streams that an alarm names, or that have some evidence."""
-    some = or_(col(DriftStream.alarm) != 0, col(DriftStream.evidence) > 0.0)
-    rows = session.exec(select(DriftStream).where(DriftStream.model == model, some))
-    return [stream for row in rows if (stream := _read(row)) is not None]
+def with_evidence(session: Session, model: str, release: int, alarm: int) -> list[Stream]:
+    """The streams of a release that have some evidence, and those that an alarm names."""
+    some = and_(DriftStream.release == release, or_(col(DriftStream.alarm) != 0, col(DriftStream.evidence) > 0.0))
+    rows = select(DriftStream).where(DriftStream.model == model, or_(some, DriftStream.alarm == alarm))
+    return [stream for row in session.exec(rows) if (stream := read(row)) is not None]
 
 
 def save(session: Session, model: str, streams: Iterable[Stream], settings: Settings, now: float) -> None:
     """Write streams."""
     for stream in streams:
-        row = session.get(DriftStream, (model, stream.kind, stream.name))
+        key = (model, stream.release, stream.kind, stream.name)
+        row = session.get(DriftStream, key)
         if row is None:
             row = DriftStream(
-                model=model, kind=stream.kind, name=stream.name, release=0, state="", began_at=0.0, last_at=0.0,
-                updated_at=now,
+                model=model, release=stream.release, kind=stream.kind, name=stream.name, state="", began_at=0.0,
+                last_at=0.0, updated_at=now,
             )  # fmt: skip
-        row.release, row.state, row.windows = stream.release, stream.state, stream.windows
+        row.state, row.windows = stream.state, stream.windows
         row.began_at, row.last_at, row.updated_at = stream.began, stream.last, now
         row.evidence, row.alarm_at, row.alarm = stream.evidence, stream.limit(settings), stream.alarm
         row.distance, row.margin, row.since = stream.distance, stream.margin, stream.since
@@ -68,9 +80,9 @@ def save(session: Session, model: str, streams: Iterable[Stream], settings: Sett
     session.flush()
 
 
-def forget(session: Session, model: str, keys: Sequence[Key] | None = None) -> int:
-    """Begin some streams anew, or all of a model; returns how many there were."""
-    statement = delete(DriftStream).where(col(DriftStream.model) == model)
+def forget(session: Session, model: str, release: int, keys: Sequence[Key] | None = None) -> int:
+    """Begin some streams anew, or all of a release; returns how many there were."""
+    statement = delete(DriftStream).where(*_of(model, release))
     if keys is not None:
         some = [(col(DriftStream.kind) == kind) & (col(DriftStream.name) == name) for kind, name in keys]
         if not some:
@@ -79,19 +91,44 @@ def forget(session: Session, model: str, keys: Sequence[Key] | None = None) -> i
     return int(session.connection().execute(statement).rowcount)
 
 
-def forget_all_but(session: Session, model: str, releases: Collection[int]) -> int:
-    """Forget groups, the fleet, and devices that run none of some releases; returns how many streams there are left."""
-    ours, devices = col(DriftStream.model) == model, col(DriftStream.kind) == "device"
-    stay = devices & col(DriftStream.release).in_(sorted(releases))
-    session.connection().execute(delete(DriftStream).where(ours, ~stay))
-    return session.exec(select(func.count()).select_from(DriftStream).where(ours)).one()
+def forget_release(session: Session, model: str, release: int) -> None:
+    """Forget all that was watched of a release."""
+    for table in (DriftStream, DriftMonitor, MeaningMonitor, InputWatch, InputMonitor):
+        ours = (col(table.model) == model, col(table.release) == release)
+        session.connection().execute(delete(table).where(*ours))
 
 
-def open_slots_anew(session: Session, model: str) -> None:
+def forget_left(session: Session, model: str, before: float) -> None:
+    """Forget what was watched on devices that do not serve the release any more, and have said nothing of it since a
+    moment (Unix seconds): each release that a device has had would keep some."""
+    serves = select(DeviceModel.device_id).where(DeviceModel.model == model)
+    streams = delete(DriftStream).where(col(DriftStream.model) == model, col(DriftStream.kind) == "device")
+    here = serves.where(col(DeviceModel.device_id) == DriftStream.name, DeviceModel.active == DriftStream.release)
+    session.connection().execute(streams.where(col(DriftStream.updated_at) < before, ~here.exists()))
+    inputs = delete(InputWatch).where(col(InputWatch.model) == model, col(InputWatch.updated_at) < before)
+    here = serves.where(col(DeviceModel.device_id) == InputWatch.device_id, DeviceModel.active == InputWatch.release)
+    session.connection().execute(inputs.where(~here.exists()))
+
+
+def revoked_devices() -> SelectOfScalar[str]:
+    """The names of devices that are revoked: nothing is watched of them, and their windows do not count."""
+    return select(Device.id).where(col(Device.revoked_at).is_not(None))
+
+
+def forget_revoked(session: Session, model: str) -> None:
+    """Forget what was watched of devices that are revoked, their inputs' quality and outliers included."""
+    revoked = revoked_devices()
+    streams = delete(DriftStream).where(col(DriftStream.model) == model, col(DriftStream.kind) == "device")
+    session.connection().execute(streams.where(col(DriftStream.name).in_(revoked)))
+    inputs = delete(InputWatch).where(col(InputWatch.model) == model)
+    session.connection().execute(inputs.where(col(InputWatch.device_id).in_(revoked)))
+
+
+def open_slots_anew(session: Session, model: str, release: int) -> None:
     """Groups and the fleet gather devices over another time from now on: what is gathered is of the one before."""
-    rows = select(DriftStream).where(DriftStream.model == model, col(DriftStream.kind) != "device")
+    rows = select(DriftStream).where(*_of(model, release), DriftStream.kind != "device")
     for row in session.exec(rows):
-        stream = _read(row)
+        stream = read(row)
         if stream is not None:
             stream.slot, stream.open_sum, stream.open_devices = -1, None, 0
             row.body = encode(stream)
@@ -99,9 +136,14 @@ def open_slots_anew(session: Session, model: str) -> None:
     session.flush()
 
 
-def _read(row: DriftStream) -> Stream | None:
+def read(row: DriftStream) -> Stream | None:
+    """A row's stream; None where another version wrote it."""
     try:
         return decode(row.body)
     except (msgspec.DecodeError, ValueError) as error:  # of another version: it begins anew
         log.warning("the drift stream %s %s of %s begins anew: %s", row.kind, row.name, row.model, error)
         return None
+
+
+def _of(model: str, release: int) -> tuple[Any, Any]:
+    return DriftStream.model == model, DriftStream.release == release

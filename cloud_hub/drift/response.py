@@ -13,7 +13,7 @@ tried again at every look, and its reason is shown.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -34,23 +34,23 @@ from fleet.api.jobs import RetrainOptions
 from fleet.api.models import DriftPolicy
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import decode_channel
+from fleet.protocol.durations import DAY_S, HOUR_S
 
 log = logging.getLogger(__name__)
-HOUR_S, DAY_S = 3600.0, 86_400.0
 MOST_SAMPLES = 10_000  # that an agent takes a request for; policies of earlier versions may say more
 LEAST_LABELS = 4  # that a retrain needs for its gate, at the deadline, too
 ENDS = {"succeeded": "retrained", "failed": "failed", "cancelled": "cancelled"}
 
 
 class Labels(Struct, frozen=True):
-    """What is on the hub of a model's samples from after a shift."""
+    """What is on the hub of a release's samples from after a shift."""
 
     samples: int
     labelled: int
 
 
 def respond(hub: Hub, model: str, alarm: int) -> None:
-    """Ask devices that run `model` for samples of what they see now, those that the alarm names first.
+    """Ask devices that run the alarm's release for samples of what they see now, those that the alarm names first.
 
     At most `sample_devices` are asked, within a budget of samples, bytes and hours each. They answer it where their
     channel samples nothing, too. Kept is whom was asked for what. First the alarm is told which features moved.
@@ -58,8 +58,9 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
     name_features(hub, alarm)
     with hub.reading() as session:
         policy = _policy(session, model)
-        detail = session.get_one(Alarm, alarm).detail
-        devices = _running(session, model)
+        row = session.get_one(Alarm, alarm)
+        detail = row.detail
+        devices = _running(session, model, row.release, detail.get("devices", ()))
     now = hub.clock()
     asked = _ask(hub, model, _chosen(devices, detail.get("devices", ()), policy.sample_devices, alarm), policy)
     wants_labels = policy.retrain == "on-alarm" and detail.get("kind") != QUALITY  # broken data is mended, not learnt
@@ -68,13 +69,13 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
         "max_bytes": policy.sample_bytes,
         "until": now + policy.sample_hours * HOUR_S, "labels": policy.retrain_labels, "missing": "",
     }  # fmt: skip
-    row = AlarmResponse(
+    response = AlarmResponse(
         alarm=alarm, model=model, state="collecting" if wants_labels else "asked",
         since=float(detail.get("since") or now), deadline=now + policy.retrain_days * DAY_S if wants_labels else None,
         document=document, updated_at=now,
     )  # fmt: skip
     with hub.session() as session:
-        session.merge(row)
+        session.merge(response)
 
 
 def unanswered(session: Session, model: str) -> list[int]:
@@ -96,9 +97,9 @@ def follow(hub: Hub) -> None:
             log.warning("alarm %d: %s", alarm, error)
 
 
-def collected(session: Session, model: str, since: float) -> Labels:
-    """Samples of a model, and how many are labelled, that devices recorded and the hub received after a moment."""
-    after = (SampleRow.model == model, col(SampleRow.deleted_at).is_(None))
+def collected(session: Session, model: str, release: int, since: float) -> Labels:
+    """Samples of a release, and how many are labelled, that devices recorded and the hub received after a moment."""
+    after = (SampleRow.model == model, SampleRow.release == release, col(SampleRow.deleted_at).is_(None))
     times = (SampleRow.at >= since, SampleRow.received_at >= since)  # by both clocks: one of them may be wrong
     samples, labelled = session.exec(
         select(func.count(), func.count(col(SampleRow.labelled_at))).where(*after, *times)
@@ -141,7 +142,7 @@ def _follow(hub: Hub, alarm: int) -> None:
 
 
 def _count(session: Session, row: AlarmResponse, now: float) -> None:
-    found = collected(session, row.model, row.since)
+    found = collected(session, row.model, session.get_one(Alarm, row.alarm).release, row.since)
     row.document = {**row.document, "collected": found.samples, "labelled": found.labelled, "missing": ""}
     if row.state == "collecting":
         late = row.deadline is not None and now >= row.deadline
@@ -161,15 +162,18 @@ def _missing(model: str, found: Labels, wanted: int, *, late: bool) -> str:
 
 
 def _start(hub: Hub, row: AlarmResponse, before: Mapping[str, Any]) -> None:
-    """Queue the retrain for the first channel that holds the model, if labels are there; say it if it cannot be.
+    """Queue the retrain for the first channel that has the alarm's release as its default, or else the model, if labels
+    are there; say it if it cannot be.
 
     That a recipe is missing is said at once, and not when the labels are there. The job is the alarm's only one.
     """
     with hub.reading() as session:
-        channels = [c.name for c in session.exec(select(ChannelRow)) if row.model in decode_channel(c.document).models]
+        release, every = session.get_one(Alarm, row.alarm).release, session.exec(select(ChannelRow))
+        entries = {channel.name: decode_channel(channel.document).models.get(row.model) for channel in every}
         made = session.exec(select(Job.id).where(Job.created_by == f"alarm:{row.alarm}").limit(1)).first()
     # A rollout with the usual stages: an alarm closes the loop up to the guarded rollout.
-    options = RetrainOptions(channel=min(channels), rollout=RolloutOptions()) if channels else RetrainOptions()
+    channels = [(entry.release != release, name) for name, entry in entries.items() if entry is not None]
+    options = RetrainOptions(channel=min(channels)[1], rollout=RolloutOptions()) if channels else RetrainOptions()
     actor, missing = f"alarm:{row.alarm}", row.document["missing"]
     try:
         if missing:
@@ -201,15 +205,16 @@ def _policy(session: Session, model: str) -> DriftPolicy:
     return policy_of(owner.policy if owner is not None else {})
 
 
-def _running(session: Session, model: str) -> list[str]:
-    """The devices that run a model and were not revoked."""
+def _running(session: Session, model: str, release: int, named: Collection[str]) -> list[str]:
+    """The devices that run a release, or that are named and run the model, and were not revoked."""
     rows = (
-        select(Device.id)
+        select(Device.id, DeviceModel.active)
         .join(DeviceModel, col(DeviceModel.device_id) == col(Device.id))
         .where(DeviceModel.model == model, col(Device.revoked_at).is_(None))
         .order_by(col(Device.id))
     )
-    return list(session.exec(rows))
+    known = set(named)
+    return [name for name, active in session.exec(rows) if active == release or name in known]
 
 
 def _chosen(devices: Sequence[str], named: Sequence[str], most: int, alarm: int) -> list[str]:

@@ -49,7 +49,8 @@ class Bank:
 
     Of the baseline: `mean` (n, K), `covariance` (n, K, K), `block_s`, `margin`, `caution`, `steady`, `far`, `scale` and
     `count` (n,). Of the test: running means `moved` (n, horizons, K) and `fast` (n, K); the open block's sum `open`
-    (n, K), its windows `open_windows`, summed variance `open_variance` and part of the time `open_part` (n,); `logs`
+    (n, K), its windows `open_windows`, summed variance `open_variance`, largest doubt `open_doubt` and part of the time
+    `open_part` (n,); `logs`
     and `since` (n, bets, rates): the evidence and the moment from which it has added up; `blocks` and `windows`
     counted (n,).
     """
@@ -68,6 +69,7 @@ class Bank:
     open: Floats
     open_windows: Floats
     open_variance: Floats
+    open_doubt: Floats
     open_part: Floats
     logs: Floats
     since: Floats
@@ -98,6 +100,7 @@ class Bank:
             open=np.zeros((n, dims)),
             open_windows=np.zeros(n),
             open_variance=np.zeros(n),
+            open_doubt=np.zeros(n),
             open_part=np.zeros(n),
             logs=np.zeros((n, BETS, len(RATES))),
             since=np.full((n, BETS, len(RATES)), at),
@@ -129,7 +132,15 @@ def evidence(logs: Floats) -> Floats:
     return summed
 
 
-def step(bank: Bank, weights: Floats, rows: Floats, counts: Floats, at: Floats) -> None:
+def step(
+    bank: Bank,
+    weights: Floats,
+    rows: Floats,
+    counts: Floats,
+    at: Floats,
+    doubts: Floats | float = 0.0,
+    least: float = LEAST,
+) -> None:
     """Count one window of every stream of the bank.
 
     Args:
@@ -137,30 +148,34 @@ def step(bank: Bank, weights: Floats, rows: Floats, counts: Floats, at: Floats) 
         rows: (n, K) means in the basis's coordinates.
         counts: (n,) inputs of each window; fewer than usual make its mean less sure.
         at: (n,) Unix seconds.
+        doubts: (n,) how far what was expected of a window may be off along its own direction, beside the baseline's own
+            error, in standard deviations of a block (see `week`).
+        least: the least effect that matters, a distance.
     """
     deviations = rows - bank.mean
     variance = np.maximum(1.0, bank.count / np.maximum(counts, 1.0))
-    _bet_far(bank, deviations, variance, at)
+    _bet_far(bank, deviations, variance, at, least)
     with np.errstate(divide="ignore", invalid="ignore"):
         part = np.where(bank.block_s > 0, np.floor(at / bank.block_s), bank.open_part + 1)
     # A block is over when a window of a later part comes; one that is late belongs to the open block.
     over = bank.steady & (bank.open_windows > 0) & (part > bank.open_part)
     if over.any():
-        _close(bank, weights, np.flatnonzero(over), at)
+        _close(bank, weights, np.flatnonzero(over), at, least)
     bank.open += deviations
     bank.open_windows += 1
     bank.open_variance += variance
+    bank.open_doubt = np.maximum(bank.open_doubt, doubts)
     bank.open_part = np.maximum(part, bank.open_part)
     bank.windows += 1
     single = np.flatnonzero(bank.steady & (bank.block_s == 0))
     if len(single):  # a block of one window is over at once
-        _close(bank, weights, single, at)
+        _close(bank, weights, single, at, least)
 
 
-def _bet_far(bank: Bank, deviations: Floats, variance: Floats, at: Floats) -> None:
+def _bet_far(bank: Bank, deviations: Floats, variance: Floats, at: Floats, least: float) -> None:
     length = np.linalg.norm(bank.fast, axis=1)
     along = (bank.fast * deviations).sum(axis=1) / np.maximum(length, 1e-12)
-    x = (along - bank.far) / (bank.scale * np.sqrt(variance))
+    x = (along - np.maximum(bank.far, least)) / (bank.scale * np.sqrt(variance))
     x[length == 0] = -HIGHEST
     place = np.arange(len(x))
     _count(bank, place, len(HORIZONS), x, np.full(len(x), 2.0), at)
@@ -168,7 +183,7 @@ def _bet_far(bank: Bank, deviations: Floats, variance: Floats, at: Floats) -> No
     bank.fast += weight[:, None] * (deviations - bank.fast)
 
 
-def _close(bank: Bank, weights: Floats, which: Numbers, at: Floats) -> None:
+def _close(bank: Bank, weights: Floats, which: Numbers, at: Floats, least: float) -> None:
     """Bet on the open blocks of some streams, and let the running means learn from them."""
     size = bank.open_windows[which]
     block = bank.open[which] / size[:, None]
@@ -178,7 +193,8 @@ def _close(bank: Bank, weights: Floats, which: Numbers, at: Floats) -> None:
     spread = np.sqrt(np.maximum(((weighted @ bank.covariance[which]) * weighted).sum(axis=2), 1e-24))
     along = (weighted * block[:, None, :]).sum(axis=2)
     away = np.linalg.norm(weighted, axis=2)
-    x = (along - LEAST * away) / spread - bank.margin[which, None]
+    margin = np.hypot(bank.margin[which], bank.open_doubt[which])
+    x = (along - least * away) / spread - margin[:, None]
     x /= np.sqrt(variance)[:, None]
     x[away == 0] = -HIGHEST
     for place in range(len(HORIZONS)):
@@ -189,6 +205,7 @@ def _close(bank: Bank, weights: Floats, which: Numbers, at: Floats) -> None:
     bank.open[which] = 0.0
     bank.open_windows[which] = 0.0
     bank.open_variance[which] = 0.0
+    bank.open_doubt[which] = 0.0
 
 
 def _count(bank: Bank, which: Numbers, place: int, x: Floats, caution: Floats, at: Floats) -> None:

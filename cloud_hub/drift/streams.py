@@ -1,36 +1,39 @@
-"""One stream's state, and its bytes: a baseline in the making, then a test against it. Pure.
+"""One stream's state: a baseline in the making, then a test against it. Pure. Its bytes: `stream_bytes`.
 
-    waiting → provisional → steady
+    waiting → provisional → steady (of a period, then of weeks)
        ↑____________|__________|     when its device runs another release, or when an operator asks for a new baseline
 
 *waiting*: too few windows for anything. *provisional*: the period is not over, or does not cover 30 blocks yet. Within
 the first period everything is usual, its nights too, and nothing is held against it; after that only what lies far
-outside counts. *steady*: the baseline is frozen, the history is gone, and evidence adds up.
+outside counts. *steady*: the baseline is frozen, the history is gone, and evidence adds up. Beside all that the week
+is learnt, and where its hours and days explain what moves, a baseline of weeks takes the period's place (`week`).
 
-The bytes are bounded: at most 15 KB while a baseline is made, 6 KB afterwards, with `DIMS` coordinates.
+The bytes are bounded, with `DIMS` coordinates: at most 20 KB while a period's baseline is made, 11 KB afterwards; in
+the last week before a shape is looked for 9 KB more.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Literal
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
 
 from cloud_hub.drift import signed
-from cloud_hub.drift.baseline import BLOCKS, DAY_S, FAR, FARTHEST, WIDE, Baseline, History, fit
+from cloud_hub.drift.baseline import BLOCKS, FAR, FARTHEST, LEAST, WIDE, Baseline, History, fit
 from cloud_hub.drift.signed import Bank
+from cloud_hub.drift.week import Shape, Week
+from fleet.protocol.durations import DAY_S
 
 Floats = npt.NDArray[np.float64]
 Kind = Literal["device", "group", "fleet"]
 State = Literal["waiting", "provisional", "steady"]
+Made = Literal["", "provisional", "period", "week"]
 PATIENCE = 64  # periods after which a baseline that is not steady yet is tried again each time as long
 SUSPICION = 1.0  # log evidence of the provisional bet
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,14 @@ class Settings:
     """How a model's streams are watched.
 
     `period_s` is a baseline's least length, `first` how many windows make a provisional one; at most one false alarm in
-    `budget_days`. `weights` (K,) are the basis's.
+    `budget_days`. `weights` (K,) are the basis's; `least` is the least effect that matters, a distance.
     """
 
     period_s: float
     first: int
     budget_days: float
     weights: Floats
+    least: float = LEAST
 
 
 @dataclass
@@ -56,7 +60,8 @@ class Stream:
     group, the open one, with the sum of its devices' deviations and their number. `alarm`: the open alarm that names
     it, or 0. `own`: whether the baseline is its own, not borrowed. Of a group: `level`, the mean of the baselines of
     its `members`, how far `apart` they lie from it, and the scale of a window that is `usual` among them: means,
-    which one odd device moves little.
+    which one odd device moves little. `based`: when the baseline of its kind was made; `week`: what is gathered for one
+    of weeks, `aside` the same with what came while an alarm was open, and `shape` that baseline, once it is found.
     """
 
     kind: Kind
@@ -78,6 +83,10 @@ class Stream:
     members: int = 0
     apart: float = 0.0
     usual: float = 0.0
+    based: float = 0.0
+    week: Week | None = None
+    aside: Week | None = None
+    shape: Shape | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -90,6 +99,15 @@ class Stream:
         if self.bank is None:
             return "waiting"
         return "steady" if self.bank.steady[0] else "provisional"
+
+    @property
+    def made(self) -> Made:
+        """What its baseline is made of."""
+        if self.bank is None:
+            return ""
+        if self.state == "provisional":
+            return "provisional"
+        return "period" if self.shape is None else "week"
 
     @property
     def evidence(self) -> float:
@@ -169,6 +187,8 @@ def learn(stream: Stream, row: Floats, at: float, count: int, settings: Settings
         return None
     over = elapsed >= settings.period_s
     before = stream.bank if stream.own else None
+    if before is None or over:
+        stream.based = at
     stream.own = True
     made = fit(stream.history, settings.weights, over=over, far=float(before.far[0]) if before is not None else 0.0)
     stream.bank = Bank.begin([made], [stream.share], settings.weights, at)
@@ -179,6 +199,9 @@ def learn(stream: Stream, row: Floats, at: float, count: int, settings: Settings
     if before is None:
         return None
     moved: Floats = made.mean - before.mean[0]
+    for week in (stream.week, stream.aside):
+        if week is not None:
+            week.shift(moved)
     stream.bank.logs[:, -1], stream.bank.since[:, -1] = before.logs[:, -1], before.since[:, -1]
     stream.bank.fast, stream.bank.windows = before.fast - moved, before.windows
     return moved
@@ -195,128 +218,44 @@ def borrow(stream: Stream, group: Stream, settings: Settings, at: float) -> None
     stream.bank = Bank.begin([lent], [stream.share], settings.weights, at)
 
 
-def watch_again(stream: Stream) -> None:
-    """Go on against the same baseline, from nothing."""
+def expected_at(stream: Stream, at: float) -> tuple[Floats | float, float]:
+    """What a stream's week says of a time (Unix seconds): an offset (K,) from its baseline's mean, and a doubt."""
+    return (0.0, 0.0) if stream.shape is None else stream.shape.at(at)
+
+
+def learn_week(stream: Stream, row: Floats, at: float, settings: Settings) -> None:
+    """Let a window (K,) at its own time join what is known of the week, and take the week for the baseline once it
+    explains what moves: all that was held against the stream is nothing then. While an alarm is open or due a window is
+    kept aside, until an operator says whether it was usual (`watch_again`)."""
+    if stream.shape is not None or stream.bank is None or not stream.own:
+        return
+    bank, week = stream.bank, stream.week or Week(len(row))
+    stream.week = week
+    if stream.alarm or stream.evidence >= stream.limit(settings):
+        stream.aside = stream.aside or deepcopy(week)
+        stream.aside.add(row - bank.mean[0], at, settings.weights)
+        return
+    if not week.add(row - bank.mean[0], at, settings.weights) or not week.is_due:
+        return
+    now = Baseline(
+        mean=bank.mean[0], covariance=np.zeros((len(row), len(row))), block_s=0.0, blocks=1, inflation=1.0,
+        steady=False, far=float(bank.far[0]), scale=float(bank.scale[0]), count=float(bank.count[0]),
+    )  # fmt: skip
+    found = week.found(settings.weights, stream.share, now)
+    if found is None:
+        week.postpone()
+        return
+    made, stream.shape = found
+    stream.bank = Bank.begin([made], [stream.share], settings.weights, stream.last)
+    stream.history, stream.week, stream.aside, stream.based = None, None, None, stream.last
+
+
+def watch_again(stream: Stream, *, usual: bool = False) -> None:
+    """Go on against the same baseline, from nothing. With `usual`, what came meanwhile joins what is known of the week;
+    else it is dropped."""
+    if usual and stream.aside is not None:
+        stream.week = stream.aside
+    stream.aside = None
     if stream.bank is not None:
         stream.bank.logs[:] = 0.0
     stream.alarm = 0
-
-
-class _Header(Struct, array_like=True):
-    schema: int
-    kind: Kind
-    name: str
-    release: int
-    share: float
-    began: float
-    last: float
-    windows: int
-    next_fit_s: float
-    slot: int
-    open_devices: int
-    alarm: int
-    dims: int
-    open_sum: bytes
-    bank: dict[str, bytes]
-    history: tuple[bytes, bytes, bytes, bytes, int, int, float] | None
-    own: bool
-    level: bytes
-    members: int
-    apart: float
-    usual: float
-
-
-WHOLE = {"since", "open_part"}  # times and their parts need all their digits
-FROZEN = {"covariance", "moved", "open"}  # of a steady stream alone
-
-
-def encode(stream: Stream) -> bytes:
-    """A stream's bytes."""
-    bank: dict[str, bytes] = {}
-    dims = stream.bank.mean.shape[1] if stream.bank is not None else 0
-    if stream.bank is not None:
-        for field in fields(Bank):
-            value = getattr(stream.bank, field.name)[0]
-            if field.name in FROZEN and stream.state != "steady":
-                continue
-            if field.name == "covariance":
-                value = value[np.triu_indices(dims)]
-            bank[field.name] = value.astype("<f8" if field.name in WHOLE else "<f4").tobytes()
-    history = None
-    if stream.history is not None:
-        h = stream.history
-        dims = h.rows.shape[1]
-        anchor = h.rows.mean(axis=0) if len(h.rows) else np.zeros(dims)
-        scale = max(float(np.abs(h.rows - anchor).max(initial=0.0)), 1e-12)
-        history = (
-            np.concatenate([anchor, [scale]]).astype("<f4").tobytes(),
-            ((h.rows - anchor) / scale).astype("<f2").tobytes(),
-            h.at.astype("<f8").tobytes(),
-            h.sizes.astype("<f4").tobytes(),
-            h.level,
-            h.windows,
-            h.inverse_counts,
-        )
-    header = _Header(
-        SCHEMA, stream.kind, stream.name, stream.release, stream.share, stream.began, stream.last, stream.windows,
-        stream.next_fit_s, stream.slot, stream.open_devices, stream.alarm, dims,
-        _packed(stream.open_sum), bank, history, stream.own, _packed(stream.level), stream.members, stream.apart,
-        stream.usual,
-    )  # fmt: skip
-    return msgspec.msgpack.encode(header)
-
-
-def decode(data: bytes) -> Stream:
-    """The stream of some bytes; msgspec.DecodeError or ValueError where they are none of `encode`'s."""
-    header = msgspec.msgpack.decode(data, type=_Header)
-    if header.schema != SCHEMA:
-        raise ValueError(f"a drift stream of schema {header.schema}")
-    stream = Stream(
-        kind=header.kind, name=header.name, release=header.release, share=header.share, history=None,
-        began=header.began, last=header.last, windows=header.windows, next_fit_s=header.next_fit_s, slot=header.slot,
-        open_devices=header.open_devices, alarm=header.alarm, own=header.own, members=header.members,
-        apart=header.apart, usual=header.usual, open_sum=_unpacked(header.open_sum), level=_unpacked(header.level),
-    )  # fmt: skip
-    if header.bank:
-        stream.bank = _bank(header.bank, header.dims)
-    if header.history is not None:
-        first, rows, at, sizes, level, windows, inverse = header.history
-        history, anchored = History(header.dims), np.frombuffer(first, "<f4").astype(np.float64)
-        scaled = np.frombuffer(rows, "<f2").astype(np.float64).reshape(-1, header.dims)
-        history.rows = anchored[:-1] + scaled * anchored[-1]
-        history.at = np.frombuffer(at, "<f8").copy()
-        history.sizes = np.frombuffer(sizes, "<f4").astype(np.float64)
-        history.level, history.windows, history.inverse_counts = level, windows, inverse
-        stream.history = history
-    return stream
-
-
-def _packed(values: Floats | None) -> bytes:
-    return b"" if values is None else values.astype("<f4").tobytes()
-
-
-def _unpacked(data: bytes) -> Floats | None:
-    return np.frombuffer(data, "<f4").astype(np.float64) if data else None
-
-
-def _bank(parts: dict[str, bytes], dims: int) -> Bank:
-    n, bets, rates = len(signed.HORIZONS), signed.BETS, len(signed.RATES)
-    shapes = {
-        "mean": (dims,), "fast": (dims,), "open": (dims,), "moved": (n, dims), "covariance": (dims, dims),
-        "logs": (bets, rates), "since": (bets, rates),
-    }  # fmt: skip
-    arrays: dict[str, Any] = {}
-    for field in fields(Bank):
-        shape = shapes.get(field.name, ())
-        data = parts.get(field.name)
-        if data is None:
-            value: Floats = np.zeros(shape)
-        else:
-            value = np.frombuffer(data, "<f8" if field.name in WHOLE else "<f4").astype(np.float64)
-            if field.name == "covariance":
-                full = np.zeros((dims, dims))
-                full[np.triu_indices(dims)] = value
-                value = full + np.triu(full, 1).T
-        value = value.reshape(shape)
-        arrays[field.name] = (value.astype(bool) if field.name == "steady" else value)[None]
-    return Bank(**arrays)

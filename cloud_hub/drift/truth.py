@@ -21,14 +21,18 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, func, select, tuple_
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import groups, meaning
+from cloud_hub.drift import budget, groups, meaning
 from cloud_hub.drift.intake import Times
 from cloud_hub.drift.meaning import Track, Unit
 from cloud_hub.drift.policy import DriftPolicy
+from cloud_hub.drift.records import revoked_devices
+from cloud_hub.drift.scope import Target
+from cloud_hub.drift.telling import tell
 from cloud_hub.errors import HubError
 from cloud_hub.samples import parquet
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Alarm, ChannelRow, Device, MeaningMonitor, SampleRow, WindowRow
+from cloud_hub.store.windows import newest
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest
@@ -40,8 +44,8 @@ BATCH = 500  # windows, and labels, at a time
 BATCHES = 20  # of windows, per step and model
 OTHERS = 64  # tracks of groups
 AUDITORS = 8  # that are remembered
-GROUPS_S = 600.0  # how old what is known of the groups may be
-SHARES = 2  # audits and labels share one budget of false alarms
+GROUPS = 16  # of a release: the largest
+MOST_AUDITS = 1_000_000  # of a window that are believed
 KIND = "meaning"  # in an alarm's detail
 
 
@@ -57,8 +61,8 @@ class Judged(Struct, frozen=True, kw_only=True):
 class Watched(Struct, frozen=True, kw_only=True):
     """A monitor's document: `auditor` is the release that `audits` compares with; `alarmed` names the source.
 
-    `others` are other auditors' audits and `grouped` groups, by `Name` as text. `groups` are their names, as they were
-    at `groups_at`; `named` the auditors that a channel names or has named, the latest last.
+    `others` are other auditors' audits and `grouped` groups, by `Name` as text. `groups` are the names of those that
+    are counted; `named` the auditors that a channel names or has named, the latest last.
     """
 
     auditor: int = 0
@@ -68,7 +72,6 @@ class Watched(Struct, frozen=True, kw_only=True):
     others: dict[str, Track] = {}
     grouped: dict[str, Track] = {}
     groups: tuple[str, ...] = ()
-    groups_at: float = 0.0
     named: tuple[int, ...] = ()
 
 
@@ -88,58 +91,62 @@ class Name(NamedTuple):
 class News(Struct, frozen=True, kw_only=True):
     """What came about a release since its monitor was last stepped: `labels` stand after the place `after`."""
 
-    model: str
-    release: int
+    target: Target
     after: tuple[float, str]
     labels: tuple[Judged, ...]
 
 
-def look(hub: Hub, model: str, release: int, manifest: Manifest) -> News | None:
+def look(hub: Hub, target: Target, manifest: Manifest) -> News | None:
     """What there is to count; None where there is nothing. Samples are fetched here, where no transaction waits."""
     if manifest.named_task is None:
         return None
     with hub.reading() as session:
-        monitor = session.get(MeaningMonitor, model)
-        anew = monitor is not None and monitor.release != release
-        if monitor is None or anew:  # as step() begins it
-            monitor = MeaningMonitor(model=model, release=release, document={}, updated_at=0.0)
+        monitor = _current(session, target, 0.0)
         rows = _labelled(session, monitor)
-        if not anew and (read(monitor).alarmed or not (rows or _windows(session, monitor, 1))):
+        passed = newest(session, target.model, target.upto) <= monitor.last_window  # those of other releases, too
+        if read(monitor).alarmed or (passed and not rows):
             return None
     shares = _right(hub, rows, of_manifest(manifest))
     judged = tuple(
         Judged(at=row.labelled_at or 0.0, sample=row.id, device_id=row.device_id, share=share)
         for row, share in zip(rows, shares, strict=True)
     )
-    return News(model=model, release=release, after=(monitor.last_label_at, monitor.last_label), labels=judged)
+    after = (monitor.last_label_at, monitor.last_label)
+    return News(target=target, after=after, labels=judged)
 
 
 def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm | None:
-    """Count what came since the last step about the release that is the default; returns a new alarm."""
-    lock_name(session, f"drift:{news.model}")
-    monitor = _current(session, news.model, news.release, hub.clock())
+    """Count what came since the last step about a release; returns a new alarm."""
+    target = news.target
+    lock_name(session, f"drift:{target.model}")
+    monitor = _current(session, target, hub.clock())
     watched = read(monitor)
     alarm = None
     if not watched.alarmed:
         watched = _with_auditors(session, monitor.model, watched)
-        watched = _with_groups(session, monitor.model, watched, hub.clock())
+        watched = replace(watched, groups=target.served.groups[:GROUPS])
         for _ in range(BATCHES):
-            rows = _windows(session, monitor, BATCH)
+            rows = _windows(session, monitor, target.upto, BATCH)
             watched = _count_audits(session, monitor, rows, watched, policy, hub.clock())
-            if len(rows) < BATCH:
+            if len(rows) < BATCH:  # windows of other releases are passed: whoever waits for this monitor goes on
+                monitor.last_window = max(newest(session, target.model, target.upto), monitor.last_window)
                 break
         watched = _count_labels(session, monitor, watched, news, policy)
-        days = policy.budget_days * SHARES * (2 + len(watched.others) + len(watched.grouped))
+        days = budget_of(watched, policy, len(target.scope.watched))
         over = {name: track for name, track in tracks_of(watched).items() if track.log_e >= track.limit(days)}
         if over:
             name = max(over, key=lambda name: over[name].log_e - over[name].limit(days))
             watched = replace(watched, alarmed=name.source)
-            alarm = _alarm(hub, session, monitor, name, over[name], days)
+            alarm = _alarm(hub, session, monitor, name, over[name].held(policy.margin), days)
     monitor.document = msgspec.to_builtins(watched)
     monitor.updated_at = hub.clock()
     session.add(monitor)
     session.flush()
     return alarm
+
+
+def _counted(track: Track, unit: Unit, policy: DriftPolicy) -> Track:
+    return meaning.count(track, unit, policy.baseline_windows, policy.margin)
 
 
 def read(monitor: MeaningMonitor) -> Watched:
@@ -152,6 +159,12 @@ def read(monitor: MeaningMonitor) -> Watched:
     return replace(watched, others=others, grouped={**of_groups, **watched.grouped})
 
 
+def budget_of(watched: Watched, policy: DriftPolicy, releases: int) -> float:
+    """In how many days each track may raise one false alarm, where so many releases are watched."""
+    tracks = 2 + len(watched.others) + len(watched.grouped)
+    return budget.days_of(policy.budget_days, budget.ANSWERS, releases) * tracks
+
+
 def tracks_of(watched: Watched) -> dict[Name, Track]:
     """Everything that is watched."""
     found = {Name("labels", 0): watched.labels, Name("audits", watched.auditor): watched.audits}
@@ -161,9 +174,9 @@ def tracks_of(watched: Watched) -> dict[Name, Track]:
     return found
 
 
-def watch_again(session: Session, model: str) -> None:
+def watch_again(session: Session, model: str, release: int) -> None:
     """Go on after an alarm was closed: the same record, no evidence yet."""
-    monitor = session.get(MeaningMonitor, model)
+    monitor = session.get(MeaningMonitor, (model, release))
     if monitor is not None:
         watched = read(monitor)
         _skip_what_came(session, monitor)
@@ -193,20 +206,10 @@ def _skip_what_came(session: Session, monitor: MeaningMonitor) -> None:
         monitor.last_label_at, monitor.last_label = newest[0] or 0.0, newest[1]
 
 
-def _current(session: Session, model: str, release: int, now: float) -> MeaningMonitor:
-    """The model's monitor, begun anew with another release: a record is a release's own."""
-    monitor = session.get(MeaningMonitor, model)
-    if monitor is None:
-        return MeaningMonitor(model=model, release=release, document={}, updated_at=now)
-    if monitor.release != release:
-        monitor.release, monitor.document, monitor.last_window = release, {}, 0
-        monitor.last_label_at, monitor.last_label = 0.0, ""
-        for alarm in session.exec(select(Alarm).where(Alarm.model == model, Alarm.status != "closed")):
-            if alarm.detail.get("kind") == KIND:
-                alarm.status = "closed"
-                alarm.detail = {**alarm.detail, "closed": f"release {release} was promoted"}
-                session.add(alarm)
-    return monitor
+def _current(session: Session, target: Target, now: float) -> MeaningMonitor:
+    """The release's monitor: a record is a release's own, from its first windows and labels on."""
+    found = session.get(MeaningMonitor, (target.model, target.release))
+    return found or MeaningMonitor(model=target.model, release=target.release, document={}, updated_at=now)
 
 
 def _with_auditors(session: Session, model: str, watched: Watched) -> Watched:
@@ -222,12 +225,6 @@ def _with_auditors(session: Session, model: str, watched: Watched) -> Watched:
         others={text: track for text, track in watched.others.items() if text.split(":", 2)[1] in known},
         grouped={text: track for text, track in watched.grouped.items() if text.split(":", 2)[1] in known},
     )
-
-
-def _with_groups(session: Session, model: str, watched: Watched, now: float) -> Watched:
-    if watched.groups_at and 0 <= now - watched.groups_at < GROUPS_S:
-        return watched
-    return replace(watched, groups=groups.of_model(session, model), groups_at=now)
 
 
 def _count_audits(
@@ -246,8 +243,9 @@ def _count_audits(
         if auditor != watched.auditor:  # another judge, another record: the former one's is kept
             watched = _judged_by(watched, auditor)
         share = min(counters.get("audit_agree", 0) / counters["audited"], 1.0)
-        unit = Unit(device_id=row.device_id, at=times.of(row), share=share)
-        watched = replace(watched, audits=meaning.count(watched.audits, unit, policy.baseline_windows))
+        audits = min(counters["audited"], MOST_AUDITS)
+        unit = Unit(device_id=row.device_id, at=times.of(row), share=share, audits=audits)
+        watched = replace(watched, audits=_counted(watched.audits, unit, policy))
         watched = _count_groups(watched, Name("audits", auditor), belongs.get(row.device_id, ()), unit, policy)
     return watched
 
@@ -265,7 +263,7 @@ def _count_groups(watched: Watched, whole: Name, names: Iterable[str], unit: Uni
     for group in names:
         text = whole._replace(group=group).text
         if text in grouped or len(grouped) < OTHERS:
-            grouped = {**grouped, text: meaning.count(grouped.get(text, Track()), unit, policy.baseline_windows)}
+            grouped = {**grouped, text: _counted(grouped.get(text, Track()), unit, policy)}
     return replace(watched, grouped=grouped) if grouped is not watched.grouped else watched
 
 
@@ -280,17 +278,18 @@ def _count_labels(
         monitor.last_label_at, monitor.last_label = label.at, label.sample
         if label.share is not None:
             unit = Unit(device_id=label.device_id, at=label.at, share=label.share)
-            watched = replace(watched, labels=meaning.count(watched.labels, unit, policy.baseline_windows))
+            watched = replace(watched, labels=_counted(watched.labels, unit, policy))
             watched = _count_groups(watched, Name("labels", 0), belongs.get(label.device_id, ()), unit, policy)
     return watched
 
 
-def _windows(session: Session, monitor: MeaningMonitor, most: int) -> Sequence[Any]:
+def _windows(session: Session, monitor: MeaningMonitor, upto: int, most: int) -> Sequence[Any]:
     """The release's windows that are not counted yet: what the count needs of them, without their sketches."""
     rows = (
         select(WindowRow.id, WindowRow.device_id, WindowRow.ended_at, WindowRow.body)
         .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
-        .where(col(WindowRow.id) > monitor.last_window)
+        .where(col(WindowRow.id) > monitor.last_window, col(WindowRow.id) <= upto)
+        .where(col(WindowRow.device_id).not_in(revoked_devices()))
         .order_by(col(WindowRow.id))
         .limit(most)
     )
@@ -343,7 +342,7 @@ def _alarm(hub: Hub, session: Session, monitor: MeaningMonitor, name: Name, trac
     judge, unit = ("labels", "labelled samples")
     if name.source == "audits":
         judge, unit = f"the auditor (release {name.auditor})" if name.auditor else "the auditor", "windows"
-    devices = Counter(item.device_id for item in track.recent if item.share < track.record.mean - track.record.margin)
+    devices = Counter(item.device_id for item in track.recent if item.share < track.record.least)
     reason = (
         f"answers agree with {judge} in {100 * track.now:.0f} % over the last {len(track.recent)} {unit}"
         f"{f' of {name.group}' if name.group else ''}, "
@@ -357,6 +356,6 @@ def _alarm(hub: Hub, session: Session, monitor: MeaningMonitor, name: Name, trac
     }  # fmt: skip
     alarm = Alarm(model=monitor.model, release=monitor.release, at=hub.clock(), status="open", detail=detail)
     session.add(alarm)
-    hub.audit(session, "drift", "alarm.raise", monitor.model, {"reason": reason})
-    log.warning("drift of %s: %s", monitor.model, reason)
+    tell(hub, session, alarm, new=True)
+    log.warning("drift of %s, release %d: %s", monitor.model, monitor.release, reason)
     return alarm

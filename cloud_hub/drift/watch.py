@@ -1,7 +1,8 @@
-"""A model's streams together: devices, the groups that labels make of them, and the fleet. Pure.
+"""A release's streams together: devices, the groups that labels make of them, and the fleet. Pure.
 
 A device is held against its own baseline; until it has one, against its group's, provisionally. A group's window is the
-mean, over a slot of time, of its devices' deviations from their own baselines: who is there changes nothing in it. In a
+mean, over a slot of time, of its devices' deviations from their own baselines' means, without their weeks: a group
+learns its own. Who is there changes nothing in it. In a
 slot a device counts once, with a deviation that is bounded, and not at all while an alarm names it, so that one device,
 sick or forged, alarms itself and hardly moves the others.
 """
@@ -17,12 +18,12 @@ from msgspec import Struct
 from cloud_hub.drift import signed
 from cloud_hub.drift.baseline import FARTHEST
 from cloud_hub.drift.signed import Bank
-from cloud_hub.drift.streams import Settings, Stream, borrow, learn, new_stream
+from cloud_hub.drift.streams import Settings, Stream, borrow, expected_at, learn, learn_week, new_stream
+from cloud_hub.drift.week import SLOT_S
 
 Floats = npt.NDArray[np.float64]
 FLEET = ("fleet", "")
-PARTS = 3  # of the budget: the fleet, the groups together, the devices together
-MOST_GROUPS = 64
+PARTS = 3  # of the budget: the fleets, the groups, the devices, each together over all releases of the model
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -36,11 +37,12 @@ class Seen(Struct, frozen=True, kw_only=True):
 
 
 class Facts(Struct, frozen=True, kw_only=True):
-    """What a watch knows of the fleet: how many `devices` and `groups` share the budget, the default `release` (with
-    another, groups and fleet begin anew), how long a group's window is (`slot_s`), and the time (Unix seconds)."""
+    """What a watch knows: how many `devices`, `groups` and `releases` of the model share the budget, the `release`
+    whose streams these are, how long a group's window is (`slot_s`), and the time (Unix seconds)."""
 
     devices: int
     groups: int
+    releases: int = 1
     release: int
     slot_s: float
     now: float
@@ -64,22 +66,24 @@ class Watch:
         self.settings, self.streams, self.groups = settings, streams, groups
         self.release, self.slot_s = facts.release, facts.slot_s
         self.touched: set[tuple[str, str]] = set()
-        each = {"fleet": 1, "group": max(facts.groups, 1), "device": max(facts.devices, 1)}
+        # Each release has a fleet of its own; groups and devices are those of all, and a device serves one at a time.
+        each = {"fleet": max(facts.releases, 1), "group": max(facts.groups, 1), "device": max(facts.devices, 1)}
         self._shares = {kind: 1 / PARTS / count for kind, count in each.items()}
         for stream in streams.values():
             stream.share = self._shares[stream.kind]
-            if max(stream.last, stream.slot * self.slot_s) > facts.now + 2 * self.slot_s:
+            if max(stream.last, stream.slot * self.slot_s, *_visits(stream)) > facts.now + 2 * self.slot_s:
                 _set_back(stream, facts.now)
 
     def count(self, windows: Sequence[Seen]) -> None:
         """Count windows in the order in which they came."""
         for some in _rounds(windows):
             streams = [self._device(seen) for seen in some]
-            _step(streams, some, self.settings.weights)
+            _step(streams, some, self.settings)
             for stream, seen in zip(streams, some, strict=True):
                 self._learn(stream, seen)
             for stream, seen in zip(streams, some, strict=True):
                 self._join_groups(stream, seen)
+                learn_week(stream, seen.row, seen.at, self.settings)
 
     def over(self) -> list[Stream]:
         """Streams whose evidence has reached their limit, and that no open alarm names."""
@@ -148,15 +152,19 @@ class Watch:
         if group.open_sum is None or group.open_devices < 2:  # of one device, its own stream says more
             return
         row, at = group.open_sum / group.open_devices, (group.slot + 1) * self.slot_s
+        middle = (group.slot + 0.5) * self.slot_s
         if not group.windows:
             group.began = at
         group.last = max(group.last, at)
         group.windows += 1
         if group.bank is not None:
             counts, times = np.array([float(group.open_devices)]), np.array([group.last])
-            signed.step(group.bank, self.settings.weights, row[None], counts, times)
+            offset, doubt = expected_at(group, middle)
+            settings, rows = self.settings, (row - offset)[None]
+            signed.step(group.bank, settings.weights, rows, counts, times, doubt, settings.least)
         if group.history is not None:
             learn(group, row, group.last, group.open_devices, self.settings)
+        learn_week(group, row, middle, self.settings)
 
     def _groups_of(self, device: str, dims: int) -> Iterator[Stream]:
         for kind, name in (("group", name) for name in self.groups.get(device, ())):
@@ -182,8 +190,17 @@ class Watch:
 def _set_back(stream: Stream, now: float) -> None:
     """The hub's clock ran ahead and was set back: a stream whose time lies ahead would wait until that day comes."""
     stream.last, stream.slot, stream.began = now, -1, min(stream.began, now)
+    stream.based = min(stream.based, now)
     if stream.bank is not None:
         stream.bank.open_part[:] = 0.0
+    for week in (stream.week, stream.aside):
+        if week is not None:
+            week.drop_open()
+
+
+def _visits(stream: Stream) -> list[float]:
+    """When the open visits of its weeks begin (Unix seconds)."""
+    return [float(week.open[0]) * SLOT_S for week in (stream.week, stream.aside) if week is not None and week.open[1]]
 
 
 def _correct(group: Stream, moved: Floats) -> None:
@@ -196,15 +213,16 @@ def _correct(group: Stream, moved: Floats) -> None:
         group.bank.mean = group.bank.mean - moved / max(float(counts[0]), 1.0)
 
 
-def _step(streams: Sequence[Stream], windows: Sequence[Seen], weights: Floats) -> None:
+def _step(streams: Sequence[Stream], windows: Sequence[Seen], settings: Settings) -> None:
     """Count one window of each stream that has a baseline, all at once."""
     pairs = [(stream, seen) for stream, seen in zip(streams, windows, strict=True) if stream.bank is not None]
     if not pairs:
         return
     bank = Bank.stack([stream.bank for stream, _ in pairs if stream.bank is not None])
-    rows = np.stack([seen.row for _, seen in pairs])
+    expected = [expected_at(stream, seen.at) for stream, seen in pairs]
+    rows = np.stack([seen.row - offset for (_, seen), (offset, _) in zip(pairs, expected, strict=True)])
     counts, at = np.array([float(seen.count) for _, seen in pairs]), np.array([stream.last for stream, _ in pairs])
-    signed.step(bank, weights, rows, counts, at)
+    signed.step(bank, settings.weights, rows, counts, at, np.array([doubt for _, doubt in expected]), settings.least)
     for (stream, _), part in zip(pairs, bank.split(), strict=True):
         stream.bank = part
 

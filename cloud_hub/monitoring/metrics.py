@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import func
-from sqlmodel import col, select
+from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
-from cloud_hub.store.tables import Alarm, ChannelRow, Device, DeviceModel, Job, Release, RolloutRow
+from cloud_hub.devices.status import count_states
+from cloud_hub.drift import monitors
+from cloud_hub.store.events import counts
+from cloud_hub.store.tables import Alarm, ChannelRow, DeviceModel, Job, Release, RolloutRow
 from cloud_hub.trust.repository import expires_at
 from cloud_hub.trust.rows import latest_metadata
+from fleet.api.events import DeliveryState
+
+DELIVERY_STATES = get_args(DeliveryState)
 
 
 class FleetCollector(Collector):
@@ -26,11 +32,10 @@ class FleetCollector(Collector):
         """Gauges by state."""
         now = self._hub.clock()
         with self._hub.reading() as session:
-            silent = now - self._hub.config.offline_after_s
-            alive = (col(Device.revoked_at).is_(None), col(Device.last_seen_at) >= silent)
-            total = session.exec(select(func.count()).select_from(Device)).one()
-            revoked = session.exec(select(func.count()).where(col(Device.revoked_at).is_not(None))).one()
-            online = session.exec(select(func.count()).where(*alive, col(Device.online))).one()
+            devices: dict[str, float] = {
+                name: float(count)
+                for name, count in count_states(session, now, self._hub.config.offline_after_s).items()
+            }
             counts: dict[tuple[str, str, str], dict[str, float]] = {
                 ("edgeloop_hub_device_models", "Models on devices", "state"): _grouped(session, DeviceModel.state),
                 ("edgeloop_hub_releases", "Releases", "status"): _grouped(session, Release.status),
@@ -38,9 +43,9 @@ class FleetCollector(Collector):
                 ("edgeloop_hub_jobs", "Jobs", "state"): _grouped(session, Job.state),
                 ("edgeloop_hub_alarms", "Drift alarms", "status"): _grouped(session, Alarm.status),
             }
+            watched, deliveries = _watched(session, now), _deliveries(session, self._hub.config.events.targets)
             versions = {row.name: float(row.version) for row in session.exec(select(ChannelRow))}
             ends = {role: expires_at(body) - now for role, body in latest_metadata(session).items()}
-        devices: dict[str, float] = {"online": online, "offline": total - revoked - online, "revoked": revoked}
         counts["edgeloop_hub_devices", "Devices", "state"] = devices
         counts["edgeloop_hub_channel_version", "Channel versions", "channel"] = versions
         counts["edgeloop_hub_metadata_expires_seconds", "Time until signed metadata expires", "role"] = ends
@@ -49,7 +54,26 @@ class FleetCollector(Collector):
             for key, value in values.items():
                 family.add_metric([key], value)
             yield family
+        yield watched
+        yield deliveries
 
 
 def _grouped(session: Any, column: Any) -> dict[str, float]:
     return {key: float(count) for key, count in session.exec(select(column, func.count()).group_by(column))}
+
+
+def _deliveries(session: Session, targets: Iterable[str]) -> GaugeMetricFamily:
+    """Events on their way to targets; none is 0, since an alert sees no growth in a series that only just begins."""
+    family = GaugeMetricFamily("edgeloop_hub_event_deliveries", "Deliveries of events", labels=["target", "state"])
+    nothing = {(target, state): 0 for target in targets for state in DELIVERY_STATES}
+    for key, count in {**nothing, **counts(session)}.items():
+        family.add_metric(list(key), float(count))
+    return family
+
+
+def _watched(session: Session, now: float) -> GaugeMetricFamily:
+    """1 for each release that is watched, or not any more, with the state of its monitor."""
+    family = GaugeMetricFamily("edgeloop_hub_drift_monitors", "Drift monitors", labels=["model", "release", "state"])
+    for info in monitors.states_of(session, now):
+        family.add_metric([info.model, str(info.release), info.state], 1.0)
+    return family

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from random import SystemRandom
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
-from cloud_hub.identity.groups import group_id, groups_of
+from cloud_hub.identity.groups import group_id
+from cloud_hub.rollouts.capabilities import required
 from cloud_hub.rollouts.engine import document_of, settle, store, with_progress
-from cloud_hub.rollouts.facts import scope
+from cloud_hub.rollouts.members import Scoped, scoped
 from cloud_hub.rollouts.outlook import situation
+from cloud_hub.store.pairing import MOST_INPUTS
 from cloud_hub.store.tables import ChannelRow, RolloutRow, UsedSalt
+from cloud_hub.trust.channels import usual_of
 from cloud_hub.trust.rows import get_model, get_release, refuse_stranger, status_in_words
+from fleet import tasks
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
+from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.shadow import CAPABILITY
 from fleet.rollouts import cohorts, machine
 from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.forecast import Forecast, forecast
 from fleet.rollouts.guard import GuardPolicy, load_policy
+from fleet.rollouts.schedule import Schedule, check_schedule
+from fleet.rollouts.shadow import ShadowPlan, check_shadow_plan
+from fleet.rollouts.shadow_forecast import with_shadow
 from fleet.rollouts.stages import Stage, plan_stages
+from fleet.rollouts.usual import UsualSchedule
 
 
 class Prospect(Struct, frozen=True, kw_only=True):
@@ -40,6 +50,8 @@ class Prospect(Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...]
     free: list[str]
     forecast: Forecast
+    schedule: Schedule | None = None
+    shadow: ShadowPlan | None = None
 
 
 def create_rollout(hub: Hub, *, actor: str, **wanted: Any) -> RolloutRow:
@@ -71,7 +83,8 @@ def start_rollout(hub: Hub, ahead: Prospect, *, actor: str) -> RolloutRow:
         raise InvalidError(str(error), subject=error.subject, hint=error.hint) from error
     row = RolloutRow(
         id=plan.id, model=plan.model, channel=plan.channel, release=plan.release, from_release=plan.from_release,
-        state="running", salt=plan.salt, plan=document_of(plan), created_at=now, created_by=actor, updated_at=now,
+        state=decision.progress.state, salt=plan.salt, plan=document_of(plan), created_at=now, created_by=actor,
+        updated_at=now,
     )  # fmt: skip
 
     def check(session: Session) -> None:
@@ -102,27 +115,43 @@ def look_ahead(
     guard: dict[str, Any] | None = None,
     soak_s: float = 0.0,
     groups: Sequence[str] = (),
+    schedule: Schedule | None = None,
+    usual: bool = True,
+    shadow: dict[str, Any] | None = None,
 ) -> Prospect:
     """What a rollout would take; changes nothing.
 
     Args:
         stages: per cent, rising to 100.
         groups: only devices in one of them can belong to the cohort: opaque ids, or labels `key=value`.
+        schedule: when it may order, and on how many devices in a minute.
+        usual: whether the channel's usual schedule holds where `schedule` says nothing.
+        shadow: fields of a `ShadowPlan`, for a shadow stage before the others.
 
     Raises:
         NotFoundError: no such model, release or channel entry, or no device of the channel is in a group.
         ConflictError: the release is not published, or a rollout of the model is live on the channel.
-        InvalidError: stages or guard that make no plan.
+        InvalidError: stages, guard or schedule that make no plan.
     """
     secret = hub.device_tokens.group_secret
     try:
         planned, policy = plan_stages(stages, soak_s=soak_s), load_policy(guard or {})
+        before = None if shadow is None else check_shadow_plan(ShadowPlan(**shadow))
         with hub.reading() as session:
             document, entry = _startable(session, model, release, channel)
+            kept = _usual(session, channel) if usual else UsualSchedule()
+            asked, schedule = schedule, kept.completed(schedule)
+            if schedule is not None:
+                check_schedule(schedule, hub.clock())
             if entry.release == release:
                 raise InvalidError(f"channel {channel!r} already runs release {release} of {model!r}", subject=model)
-            wanted = known_groups(session, channel, groups, secret)
-            at, free = situation(session, document, model, release, wanted, secret, hub.clock())
+            devices = list(scoped(session, secret, required(session, model, release), channel=channel))
+            wanted = known_groups(devices, channel, groups, secret)
+            at, free = situation(session, document, model, release, wanted, devices, hub.clock())
+            ahead = forecast(policy, planned, at, _after(schedule, before, at.now))
+            ahead = structs.replace(ahead, notes=(*_taken(kept, asked or Schedule()), *ahead.notes))
+            if before is not None:
+                ahead = _with_shadow(session, ahead, before, policy, secret, free, (model, release))
     except RolloutError as error:
         raise InvalidError(str(error), subject=error.subject, hint=error.hint) from error
     return Prospect(
@@ -134,13 +163,49 @@ def look_ahead(
         policy=policy,
         groups=wanted,
         free=free,
-        forecast=forecast(policy, planned, at),
+        forecast=ahead,
+        schedule=schedule,
+        shadow=before,
     )
 
 
-def known_groups(session: Session, channel: str, groups: Sequence[str], secret: bytes) -> tuple[str, ...]:
+def _usual(session: Session, channel: str) -> UsualSchedule:
+    row = session.get(ChannelRow, channel)
+    return UsualSchedule() if row is None else usual_of(row)
+
+
+def _taken(usual: UsualSchedule, asked: Schedule) -> Iterator[str]:
+    """What an operator should know who asked for less."""
+    window, rate = "" if asked.window else usual.window, None if asked.rate else usual.rate
+    if taken := structs.replace(usual, window=window, rate=rate):
+        yield f"the channel's usual schedule holds ({taken.said()}); --no-usual takes none of it"
+
+
+def _after(schedule: Schedule | None, shadow: ShadowPlan | None, now: float) -> Schedule | None:
+    """The schedule of the stages that follow a shadow stage, which takes its least time first."""
+    if schedule is None or shadow is None:
+        return schedule
+    return structs.replace(schedule, start_at=max(now, schedule.start_at or now) + shadow.seconds)
+
+
+def _with_shadow(
+    session: Session,
+    ahead: Forecast,
+    plan: ShadowPlan,
+    policy: GuardPolicy,
+    secret: bytes,
+    free: Sequence[str],
+    about: tuple[str, int],
+) -> Forecast:
+    """The forecast with the shadow stage; `about` is the release."""
+    unable = [device.id for device in scoped(session, secret, (CAPABILITY,), ids=sorted(free)) if device.lacks]
+    compares = tasks.of_manifest(decode_manifest(get_release(session, *about).manifest)).compares
+    return with_shadow(ahead, plan, policy, unable=unable, compares=compares, most_per_device=MOST_INPUTS)
+
+
+def known_groups(devices: Iterable[Scoped], channel: str, groups: Sequence[str], secret: bytes) -> tuple[str, ...]:
     """The opaque ids of groups, given by id or as a label `key=value`; NotFoundError for one that no device is in."""
-    known = {group for device in scope(session, channel) for group in groups_of(secret, device.labels)}
+    known = {group for device in devices for group in device.groups} if groups else set()
     found = []
     for text in groups:
         key, equals, value = text.partition("=")
@@ -198,4 +263,6 @@ def _plan(hub: Hub, ahead: Prospect) -> machine.Plan:
     return machine.make_plan(
         id=f"r-{secrets.token_hex(4)}", model=ahead.model, channel=ahead.channel, release=ahead.release,
         from_release=ahead.from_release, stages=ahead.stages, salt=salt, groups=ahead.groups, policy=ahead.policy,
+        schedule=ahead.schedule,
+        shadow=ahead.shadow,
     )  # fmt: skip

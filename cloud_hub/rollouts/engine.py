@@ -15,18 +15,22 @@ from typing import Any, cast
 import msgspec
 from msgspec.structs import replace
 from sqlalchemy.exc import DBAPIError
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
+from cloud_hub.acts import RolloutEnded
 from cloud_hub.context import Hub
 from cloud_hub.errors import HubError, NotFoundError
-from cloud_hub.rollouts.facts import gather, mark, reference
+from cloud_hub.events.kinds import of_rollout
+from cloud_hub.events.outbox import record
+from cloud_hub.journal import note
+from cloud_hub.rollouts.facts import Books, mark, reference
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store import hearing, pairing
-from cloud_hub.store.tables import ChannelRow, RolloutEvent, RolloutRow
+from cloud_hub.store.tables import ChannelRow, Device, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.errors import ProtocolError
-from fleet.rollouts import machine
+from fleet.rollouts import machine, pacing
 from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.machine import Decision, Plan, Progress
 
@@ -41,12 +45,14 @@ class RolloutEngine(PeriodicService):
 
     def __init__(self, hub: Hub) -> None:
         super().__init__(hub, hub.config.engines.rollout_tick_s)
+        self._books = Books(hub)
 
     def look(self) -> None:
         """Look at every rollout once."""
         with self._hub.reading() as session:
-            live = select(RolloutRow.id).where(col(RolloutRow.state).not_in(machine.ENDED))
-            ids = [*session.exec(live), *_unfinished(session)]
+            live = list(session.exec(select(RolloutRow.id).where(col(RolloutRow.state).not_in(machine.ENDED))))
+            ids = [*live, *_unfinished(session)]
+        self._books.look(live)
         for rollout in dict.fromkeys(ids):
             try:
                 self._step_one(rollout)
@@ -57,25 +63,39 @@ class RolloutEngine(PeriodicService):
                 msgspec.MsgspecError,
                 DBAPIError,
             ):  # the others go on; this one is looked at again
+                self._books.forget(rollout)
                 log.exception("rollout %s: its step failed", rollout)
 
     def _step_one(self, rollout: str) -> None:
+        with self._hub.reading() as session:
+            self._open(session, rollout)
         with self._hub.session() as session:
             row = locked(session, rollout)
             plan, progress = read(row)
             channel = session.get(ChannelRow, row.channel)
             if channel is not None and row.state not in machine.ENDED:
-                document = decode_channel(channel.document)
-                now = self._hub.clock()
-                facts = gather(session, plan, progress, document, self._hub.device_tokens.group_secret)
-                facts = replace(facts, deaf_until=hearing.known(session, now).deaf_until)
-                mark(session, plan, progress, facts, machine.newly_silent(plan, progress, facts, now), now)
-                decision = machine.decide(plan, progress, facts, now)
-                if decision.progress != progress:
-                    store(session, row, decision, self._hub.clock())
-                for event in decision.events:
-                    self._hub.audit(session, GUARD, f"rollout.{event.name}", rollout, {"reason": event.reason})
+                self._judge(session, row, plan, progress, decode_channel(channel.document))
         carry_out(self._hub, rollout, actor=GUARD)
+
+    def _open(self, session: Session, rollout: str) -> None:
+        row = session.get(RolloutRow, rollout)
+        channel = None if row is None else session.get(ChannelRow, row.channel)
+        if row is not None and channel is not None and row.state not in machine.ENDED:
+            self._books.settle(*read(row))
+            self._books.open(session, *read(row), decode_channel(channel.document))
+
+    def _judge(self, session: Session, row: RolloutRow, plan: Plan, progress: Progress, channel: Channel) -> None:
+        now = self._hub.clock()
+        deaf_until = hearing.deaf_until(session, now)
+        facts, failed = self._books.gather(session, plan, progress, channel, deaf_until, now)
+        if facts is None:
+            return
+        mark(session, plan, progress, failed, machine.newly_silent(plan, progress, facts, now), now)
+        decision = machine.decide(plan, progress, facts, now)
+        if decision.progress != progress:
+            store(session, row, decision, now)
+        for event in decision.events:
+            self._hub.audit(session, GUARD, f"rollout.{event.name}", row.id, {"reason": event.reason})
 
 
 def locked(session: Session, rollout: str) -> RolloutRow:
@@ -91,7 +111,10 @@ def locked(session: Session, rollout: str) -> RolloutRow:
 
 def read(row: RolloutRow) -> tuple[Plan, Progress]:
     """The stored plan and progress."""
-    return msgspec.convert(row.plan, Plan), msgspec.convert(row.progress, Progress)
+    stage = 0 if row.progress.get("shadowing") else row.progress.get("stage", 0)
+    if isinstance(stage, str) and stage.isdecimal():
+        stage = int(stage)
+    return msgspec.convert(row.plan, Plan), msgspec.convert({**row.progress, "stage": stage}, Progress)
 
 
 def read_or_name(row: RolloutRow) -> tuple[Plan, Progress]:
@@ -111,13 +134,21 @@ def read_or_name(row: RolloutRow) -> tuple[Plan, Progress]:
 
 
 def document_of(value: Plan | Progress) -> dict[str, Any]:
-    """A plan or progress as its column holds it, the same before and after it was written: lists, no tuples."""
+    """A plan or progress as its column holds it, the same before and after it was written: lists, no tuples.
+
+    A rollout in its shadow stage has no number of a stage there: an older hub beside this one, which knows of no such
+    stage, would begin with the first; so it cannot read it, and leaves it alone. One whose orders follow a schedule has
+    its number as text, likewise: an older hub would order the whole stage.
+    """
     document: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
-    return document
+    if document.get("shadowing"):
+        return {**document, "stage": None}
+    return {**document, "stage": str(document["stage"])} if document.get("ordered") else document
 
 
-def store(session: Session, row: RolloutRow, decision: Decision, now: float) -> None:
-    """Write a decision's progress and events, in the caller's transaction."""
+def store(session: Session, row: RolloutRow, decision: Decision, now: float, *, noted: bool = True) -> None:
+    """Write a decision's progress and events, in the caller's transaction; if `noted`, its end into the journal, and
+    what people are told into the outbox."""
     progress = decision.progress
     row.progress = document_of(progress)
     row.state, row.attempt, row.reason = progress.state, progress.attempt, progress.reason
@@ -126,8 +157,14 @@ def store(session: Session, row: RolloutRow, decision: Decision, now: float) -> 
     session.flush()
     if progress.ended_at is not None:
         pairing.forget(session, row.id)  # no input counts any more
+        if noted and progress.state != "finished":
+            note(session, RolloutEnded(rollout=row.id, state=progress.state, reason=progress.reason))
+    facts = {"model": row.model, "channel": row.channel, "release": row.release}
     for event in decision.events:
         session.add(RolloutEvent(rollout=row.id, at=now, event=event.name, detail={"reason": event.reason}))
+        told = of_rollout(event.name, row.id, event.reason, facts) if noted else None
+        if told is not None:
+            record(session, told, now)
 
 
 def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
@@ -142,6 +179,8 @@ def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
         plan, progress = read_or_name(row)
         channel = session.get(ChannelRow, row.channel)
         document = None if channel is None else decode_channel(channel.document)
+        paced = plan.schedule is not None and progress.state not in machine.ENDED
+        looking = _followers(session, row.channel) if paced else 0
     if document is None or with_progress(document, plan, progress) == document:
         return
 
@@ -152,9 +191,21 @@ def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
     def change(current: Channel) -> Channel:
         return with_progress(current, plan, progress)
 
-    # A halt must not wait for stragglers: it is told to all at once.
-    hub.publisher.change_channel(plan.channel, change, actor=actor, spread_s=0, create=False, first=look_again)
-    log.info("rollout %s: channel %s now says %s", rollout, plan.channel, progress.state)
+    def spread(session: Session) -> None:
+        told = session.get(ChannelRow, plan.channel)
+        assert told is not None  # it has just been written
+        # A halt must not wait for stragglers, nor for a step that it came into: it is told to all at once.
+        told.spread_s = pacing.spread_s(plan, progress, looking)
+
+    hub.publisher.change_channel(plan.channel, change, actor=actor, create=False, first=look_again, also=spread)
+    ids = {"rollout": rollout, "channel": plan.channel, "model": plan.model, "release": plan.release}
+    log.info("rollout %s: channel %s now says %s", rollout, plan.channel, progress.state, extra=ids)
+
+
+def _followers(session: Session, channel: str) -> int:
+    """Devices that look at a channel."""
+    wanted = select(func.count()).where(Device.channel == channel, col(Device.revoked_at).is_(None))
+    return session.exec(wanted).one()
 
 
 def with_progress(document: Channel, plan: Plan, progress: Progress) -> Channel:
@@ -173,7 +224,7 @@ def changed(entry: ModelEntry, plan: Plan, progress: Progress) -> ModelEntry:
     if isinstance(action, machine.Publish):
         if entry.release != plan.from_release:
             return entry  # somebody changed the default; the next step finds that out and aborts
-        return replace(entry, rollout=reference(plan, action.share_ppm, action.attempt))
+        return replace(entry, rollout=reference(plan, action.share_ppm, action.attempt, shadow=action.shadow))
     if entry.rollout is None:
         return entry
     if isinstance(action, machine.Promote):

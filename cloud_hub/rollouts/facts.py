@@ -1,35 +1,47 @@
-"""From the database's rows to the facts that the rollout rules judge."""
+"""What a rollout's step judges, kept from step to step: read once, then changed by the devices that changed.
+
+What is kept is always that of what the database holds. `store.feed` says which devices changed, whoever changed them;
+where another hub takes from it, or a step fails, everything is read anew. A device that is heard again and again is
+noted only now and then: where the moment matters, it is asked for.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from msgspec.structs import replace
-from sqlmodel import Session, col, select
+from sqlalchemy import bindparam, update
+from sqlmodel import Session, col
 
-from cloud_hub.identity.groups import groups_of
-from cloud_hub.rollouts.capabilities import lacking, required
-from cloud_hub.store.benchmarks import hardware_class, newest_p95
+from cloud_hub.context import Hub
+from cloud_hub.rollouts import labelled, signalled
+from cloud_hub.rollouts.capabilities import required
+from cloud_hub.rollouts.members import Rules, heard_at, members, with_whole
+from cloud_hub.store import feed, pairing, shadowing
 from cloud_hub.store.engine import lock_name
-from cloud_hub.store.pairing import LOCK, row_of
-from cloud_hub.store.quiet import habit
-from cloud_hub.store.tables import Device, DeviceModel, PairEvidence
+from cloud_hub.store.tables import PairEvidence
+from cloud_hub.store.windows import settled
 from cloud_hub.trust.rows import status_in_words
-from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
-from fleet.protocol.resolve import resolve
-from fleet.rollouts.cohorts import stage_of
-from fleet.rollouts.evidence import Pairs
-from fleet.rollouts.machine import DeviceFact, Facts, Plan, Progress
+from fleet.protocol.channel import Channel, RolloutRef
+from fleet.protocol.shadow import Shadow
+from fleet.rollouts import machine
+from fleet.rollouts.columns import Columns, StageFacts
+from fleet.rollouts.errors import PolicyError
+from fleet.rollouts.facts import Known
+from fleet.rollouts.guard import GuardPolicy, load_policy
+from fleet.rollouts.machine import Facts, Plan, Progress
+from fleet.rollouts.matching import Matched
+from fleet.rollouts.plan import share_of
+from fleet.rollouts.shadow import ShadowFacts
 
-# Reasons for which a device refuses a release as such; a lost network is none of them.
-REFUSALS = ("gate-broken", "no-variant", "below-floor", "withdrawn", "unsupported:", "selftest-failed")
-
-SHOWN = ("both", "only_old", "only_new", "neither", "answered", "local_failed", "newly_refused")
-REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the release before took every one of them
+SHADOWS_PER_S, LONGEST_S = 1000.0, 600.0  # devices of a shadow stage that are judged per second
+MATCHED = ("labels", "signals")
+MATCHED_S = 20.0  # from one look at what was labelled or reported to the next
 
 
-def reference(plan: Plan, share_ppm: int, attempt: int) -> RolloutRef:
-    """How the channel document names this rollout."""
+def reference(plan: Plan, share_ppm: int, attempt: int, *, shadow: bool = False) -> RolloutRef:
+    """How the channel document names this rollout; `shadow`: in its shadow stage."""
     return RolloutRef(
         id=plan.id,
         attempt=attempt,
@@ -39,161 +51,199 @@ def reference(plan: Plan, share_ppm: int, attempt: int) -> RolloutRef:
         salt=plan.salt,
         groups=plan.groups,
         measure=plan.policy.get("max_p95_us") is not None,
+        shadow=Shadow(cpu_share=plan.shadow.cpu_share) if shadow and plan.shadow is not None else None,
     )
 
 
-def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, group_secret: bytes) -> Facts:
-    """What is known of the rollout's devices, with cohort and control by assignment at the current share."""
-    entry = channel.models.get(plan.model)
-    if entry is None or entry.release != plan.from_release:
-        default = "gone" if entry is None else f"release {entry.release}"
-        return Facts(superseded=f"the channel's default is {default}, not release {plan.from_release} any more")
-    status = status_in_words(session, plan.model, plan.release)
-    if status != "published":
-        return Facts(withdrawn=f"release {plan.release} is {status}")
-    share = plan.stages[progress.stage].share_ppm
-    assigned = _with_rollout(channel, entry, reference(plan, share, progress.attempt), plan.model)
-    reports = _reports(session, plan.model)
-    said = _evidence(session, plan.id, progress.attempt)
-    measured = newest_p95(session, plan.model, plan.release)
-    cohort: list[DeviceFact] = []
-    control: list[DeviceFact] = []
-    left = _met(plan, progress, reports, said)
-    needed = required(session, plan.model, plan.release)
-    for device in scope(session, plan.channel):
-        if lacking(device, needed):
-            continue  # it is held back, and keeps what it has: neither cohort nor control
-        target = resolve(
-            assigned, plan.model, device.id, groups=frozenset(groups_of(group_secret, device.labels)),
-            pin=device.pins.get(plan.model), committed=plan.from_release,
-        )  # fmt: skip
-        report = reports.get(device.id)
-        if target is not None and target.rollout is not None:
-            fact = _cohort_fact(plan, progress, device, report, said.get(device.id, _nothing(plan, device.id)))
-            cohort.append(replace(fact, p95_us=measured.get(device.id)))
-            left.discard(device.id)
-        elif target is not None and target.why == "default" and device.id not in left:
-            control.append(_control_fact(plan, progress, device, report, said.get(device.id)))
-    return Facts(cohort=tuple(cohort), control=tuple(control), left=_left(session, plan, progress, left, reports, said))
+class Book:
+    """The devices of one attempt of a rollout, as the database had them when they were last read."""
+
+    def __init__(self, session: Session, rules: Rules) -> None:
+        self._rules = rules
+        self._policy = _policy(rules.plan)
+        self._columns = Columns(self._policy.margin)
+        self._changed, self._heard = set[str](), set[str]()  # devices that have to be read again
+        for member in members(session, rules):
+            self._columns.put(member)
+
+    def holds(self, progress: Progress, channel: Channel) -> bool:
+        """Whether it is of this attempt, and under the channel's present rules."""
+        model, mine = self._rules.plan.model, self._rules.progress
+        same = (mine.attempt, mine.started_at) == (progress.attempt, progress.started_at)
+        return same and self._rules.channel.models[model].rules == channel.models[model].rules
+
+    def note(self, changes: feed.Changes) -> None:
+        """These devices are to be read again."""
+        self._changed |= changes.devices
+        self._heard |= changes.heard
+
+    def facts(self, session: Session, progress: Progress, deaf_until: float, now: float) -> StageFacts:
+        """What is known now."""
+        self._read(session)
+        share = share_of(self._rules.plan, progress)
+        known = self._columns.at_share(share, deaf_until)
+        joined = machine.joined(self._rules.plan, progress, now)
+        unsure = known.unsure(joined, self._policy.silent_after_s, now, feed.BUCKET_S)
+        if not unsure:
+            return known
+        self._hear(session, unsure)
+        return self._columns.at_share(share, deaf_until)
+
+    def _read(self, session: Session) -> None:
+        ids = sorted(self._changed)
+        found = {member.fact.device_id: member for member in members(session, self._rules, ids)} if ids else {}
+        for name in ids:
+            if name in found:
+                self._columns.put(found[name])
+            else:
+                self._columns.drop(name)
+        self._hear(session, sorted(self._heard - self._changed))
+        self._changed.clear()
+        self._heard.clear()
+
+    def _hear(self, session: Session, ids: Sequence[str]) -> None:
+        for name, last_seen in heard_at(session, ids):
+            self._columns.heard(name, last_seen)
 
 
-def _met(
-    plan: Plan, progress: Progress, reports: Mapping[str, DeviceModel], said: Mapping[str, PairEvidence]
-) -> set[str]:
-    """The devices that have met the release in this attempt, wherever they are by now.
+class Books:
+    """The books of every live rollout. For one thread."""
 
-    Only those that a stage so far can have held: any device may write what it likes into its reports.
-    """
-    attempt = (plan.id, progress.attempt)
-    told = {device for device, row in said.items() if row.reason or any(getattr(row, name) for name in SHOWN)}
-    told |= {device for device, row in reports.items() if (row.rollout, row.attempt) == attempt}
-    held = {device: stage_of(plan.salt, device, plan.shares_ppm) for device in told}
-    return {device for device, stage in held.items() if stage is not None and stage <= progress.stage}
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._reader = secrets.token_hex(16)
+        self._shadows: dict[tuple[str, int], float] = {}  # by attempt, when a shadow stage is looked at again
+        self._books: dict[str, Book] = {}
+        self._matched: dict[tuple[str, int], tuple[float, Matched]] = {}  # by attempt, when it was looked at
+        self._settled: int | None = None  # windows up to this number can be counted
+
+    def look(self, live: Collection[str]) -> None:
+        """Hear which devices changed; forget every other rollout."""
+        try:
+            with self._hub.session() as session:
+                changed = feed.take(session, self._reader)
+        except Exception:
+            self._books.clear()  # it may have been taken all the same
+            raise
+        self._books = {name: book for name, book in self._books.items() if name in live}
+        self._shadows = {place: due for place, due in self._shadows.items() if place[0] in live}
+        self._matched = {place: known for place, known in self._matched.items() if place[0] in live}
+        if changed is None:
+            self._books.clear()
+            return
+        for book in self._books.values():
+            book.note(changed)
+
+    def settle(self, plan: Plan, progress: Progress) -> None:
+        """See up to which window those of a rollout can be counted. It waits for who is writing some now, so it is to
+        be called where no transaction holds anything that they may want."""
+        if plan.policy.get("evidence") != "signals" or progress.shadowing:
+            return
+        last, _ = self._matched.get((plan.id, progress.attempt), (0.0, None))
+        if not 0 <= self._hub.clock() - last < MATCHED_S:
+            self._settled = settled(self._hub.engine)
+
+    def open(self, session: Session, plan: Plan, progress: Progress, channel: Channel) -> None:
+        """Read everything that is not known yet, before the step's own transaction: that takes a while."""
+        book = self._books.get(plan.id)
+        if progress.shadowing:  # no device has met the release
+            return
+        if plan.model in channel.models and (book is None or not book.holds(progress, channel)):
+            self._books[plan.id] = Book(session, self._rules(session, plan, progress, channel))
+
+    def forget(self, rollout: str) -> None:
+        """Read the rollout's devices anew next time."""
+        self._books.pop(rollout, None)
+
+    def gather(
+        self, session: Session, plan: Plan, progress: Progress, channel: Channel, deaf_until: float, now: float
+    ) -> tuple[Known | ShadowFacts | None, Mapping[str, str]]:
+        """What is known of the rollout's devices, with cohort and control by assignment at the current share; and the
+        devices that have failed, which is not in their evidence yet, with their reasons. None when nothing is to be
+        judged now.
+
+        Args:
+            session: one that holds the lock of the rollout's row.
+        """
+        kind = ShadowFacts if progress.shadowing else Facts
+        entry = channel.models.get(plan.model)
+        if entry is None or entry.release != plan.from_release:
+            default = "gone" if entry is None else f"release {entry.release}"
+            return kind(superseded=f"the channel's default is {default}, not release {plan.from_release} any more"), {}
+        status = status_in_words(session, plan.model, plan.release)
+        if status != "published":
+            return kind(withdrawn=f"release {plan.release} is {status}"), {}
+        if progress.shadowing:
+            return self._shadow(session, plan.id, progress.attempt, deaf_until, now), {}
+        facts = self._book(session, plan, progress, channel).facts(session, progress, deaf_until, now)
+        if plan.policy.get("evidence") in MATCHED:
+            facts.matched = self._match(session, plan, progress, facts, now)
+        return facts, facts.unmarked()
+
+    def _match(self, session: Session, plan: Plan, progress: Progress, facts: StageFacts, now: float) -> Matched:
+        """The outcomes of both releases; that takes a while, so not at every step."""
+        place = plan.id, progress.attempt
+        at, known = self._matched.get(place, (0.0, Matched()))
+        if 0 <= now - at < MATCHED_S:
+            return known
+        if plan.policy["evidence"] == "labels":
+            known = labelled.matched(session, plan, progress, facts.names())
+        elif self._settled is not None:
+            known = signalled.matched(session, plan, progress, facts, self._settled, now)
+        self._matched[place] = now, known
+        return known
+
+    def _shadow(
+        self, session: Session, rollout: str, attempt: int, deaf_until: float, now: float
+    ) -> ShadowFacts | None:
+        """What devices have said in a shadow stage. All of it is read, so of a large fleet not at every step."""
+        if now < self._shadows.get((rollout, attempt), now) < now + LONGEST_S:  # later: the clock was set back
+            return None
+        seen = shadowing.seen(session, rollout, attempt)
+        self._shadows[rollout, attempt] = now + len(seen) / SHADOWS_PER_S
+        return ShadowFacts(seen=seen, deaf_until=deaf_until)
+
+    def _book(self, session: Session, plan: Plan, progress: Progress, channel: Channel) -> Book:
+        changed = feed.since(session, self._reader)
+        if changed is None:  # another hub takes from the feed
+            self._books.clear()
+            return Book(session, self._rules(session, plan, progress, channel))
+        self.open(session, plan, progress, channel)
+        book = self._books[plan.id]
+        book.note(changed)
+        return book
+
+    def _rules(self, session: Session, plan: Plan, progress: Progress, channel: Channel) -> Rules:
+        whole = with_whole(channel, plan.model, reference(plan, 0, progress.attempt))
+        needed = required(session, plan.model, plan.release)
+        return Rules(plan, progress, whole, needed, self._hub.device_tokens.group_secret)
 
 
-def _left(
-    session: Session,
-    plan: Plan,
-    progress: Progress,
-    ids: set[str],
-    reports: Mapping[str, DeviceModel],
-    said: Mapping[str, PairEvidence],
-) -> tuple[DeviceFact, ...]:
-    found = []
-    names = sorted(ids)
-    for at in range(0, len(names), 500):
-        rows = select(Device).where(col(Device.id).in_(names[at : at + 500])).order_by(col(Device.id))
-        for device in session.exec(rows):
-            row = said.get(device.id, _nothing(plan, device.id))
-            found.append(_cohort_fact(plan, progress, device, reports.get(device.id), row))
-    return tuple(found)
-
-
-def mark(session: Session, plan: Plan, progress: Progress, facts: Facts, silent: Collection[str], now: float) -> None:
+def mark(
+    session: Session, plan: Plan, progress: Progress, failed: Mapping[str, str], silent: Collection[str], now: float
+) -> None:
     """Keep what a device's next report would hide: that it was silent (`silent`: ids) or failed in this attempt."""
-    failed = {fact.device_id: fact.reason or "failed" for fact in facts.cohort if fact.failed}
-    if silent or failed:
-        lock_name(session, LOCK)  # before the rows, as ingest does: else each waits for what the other holds
-    for device in sorted({*silent, *failed}):
-        row = row_of(session, plan.id, progress.attempt, device)
-        if device in silent:
-            row.silent_at = now
-        report = session.get(DeviceModel, (device, plan.model))
-        if device in failed and not row.reason and report is not None and _failed(plan, progress, report):
-            row.reason = failed[device]
-        session.add(row)
+    if not silent and not failed:
+        return
+    lock_name(session, pairing.LOCK)  # before the rows, as ingest does: else each waits for what the other holds
+    pairing.make_rows(session, plan.id, progress.attempt, sorted({*silent, *failed}))
+    _write(session, plan, progress, [{"device": name, "value": now} for name in sorted(silent)], PairEvidence.silent_at)
+    reasons = [{"device": name, "value": failed[name]} for name in sorted(failed)]
+    _write(session, plan, progress, reasons, PairEvidence.reason, col(PairEvidence.reason) == "")
 
 
-def scope(session: Session, channel: str) -> list[Device]:
-    """The devices that follow a channel, in the order of their ids."""
-    rows = select(Device).where(Device.channel == channel, col(Device.revoked_at).is_(None)).order_by(col(Device.id))
-    return list(session.exec(rows))
+def _write(
+    session: Session, plan: Plan, progress: Progress, rows: list[dict[str, Any]], column: Any, *where: Any
+) -> None:
+    place = (col(PairEvidence.rollout) == plan.id, col(PairEvidence.attempt) == progress.attempt)
+    change = update(PairEvidence).where(*place, col(PairEvidence.device_id) == bindparam("device"), *where)
+    if rows:
+        session.connection().execute(change.values({column: bindparam("value")}), rows)
 
 
-def _with_rollout(channel: Channel, entry: ModelEntry, rollout: RolloutRef, model: str) -> Channel:
-    return replace(channel, models={**channel.models, model: replace(entry, rollout=rollout)})
-
-
-def _reports(session: Session, model: str) -> dict[str, DeviceModel]:
-    return {row.device_id: row for row in session.exec(select(DeviceModel).where(DeviceModel.model == model))}
-
-
-def _evidence(session: Session, rollout: str, attempt: int) -> dict[str, PairEvidence]:
-    rows = session.exec(select(PairEvidence).where(PairEvidence.rollout == rollout, PairEvidence.attempt == attempt))
-    return {row.device_id: row for row in rows}
-
-
-def _nothing(plan: Plan, device_id: str) -> PairEvidence:
-    return PairEvidence(rollout=plan.id, attempt=0, device_id=device_id)
-
-
-def _cohort_fact(
-    plan: Plan, progress: Progress, device: Device, report: DeviceModel | None, said: PairEvidence
-) -> DeviceFact:
-    failed = bool(said.reason) or (report is not None and _failed(plan, progress, report))
-    committed = report is not None and report.state == "committed" and report.active == plan.release
-    reason = said.reason or (report.reason if report is not None and failed else "" if failed else _failing(said))
-    return DeviceFact(
-        device_id=device.id,
-        last_seen=device.last_seen_at or 0.0,
-        hardware=hardware_class(device),
-        committed=committed,
-        failed=failed or bool(reason),
-        reason=reason,
-        pairs=Pairs(
-            both=said.both, only_old=said.only_old, only_new=said.only_new, neither=said.neither,
-            repeats=said.repeats, unnamed=said.unnamed,
-        ),
-        untried=report is not None and report.untried and not said.answered,
-        quiet_s=habit(device), silenced_at=said.silent_at,
-    )  # fmt: skip
-
-
-def _failing(said: PairEvidence) -> str:
-    """Why a device fails on which the release stays, in the words of its own probation; empty when it does not.
-
-    Refused requests count that the release before would have taken. What both refuse says nothing, so that rubbish
-    stops no rollout.
-    """
-    asked = said.answered + said.local_failed + said.newly_refused
-    if asked and not said.answered:
-        return "no-good-answer"
-    return "refusals" if said.newly_refused > REFUSED_SHARE * asked else ""
-
-
-def _failed(plan: Plan, progress: Progress, report: DeviceModel) -> bool:
-    """Whether the device rolled this attempt back, or refuses the release as such."""
-    if report.rollout != plan.id or report.attempt != progress.attempt:
-        return False
-    return report.state == "rolled_back" or (report.active != plan.release and report.reason.startswith(REFUSALS))
-
-
-def _control_fact(
-    plan: Plan, progress: Progress, device: Device, report: DeviceModel | None, said: PairEvidence | None
-) -> DeviceFact:
-    failed = report is not None and report.state == "rolled_back" and report.at >= progress.started_at
-    return DeviceFact(
-        device_id=device.id, last_seen=device.last_seen_at or 0.0, hardware=hardware_class(device),
-        failed=failed and report is not None and report.target != plan.release,
-        quiet_s=habit(device), silenced_at=None if said is None else said.silent_at,
-    )  # fmt: skip
+def _policy(plan: Plan) -> GuardPolicy:
+    """The rollout's policy; under one that cannot be read nothing is judged."""
+    try:
+        return load_policy(plan.policy)
+    except PolicyError:
+        return GuardPolicy()

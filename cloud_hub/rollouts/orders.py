@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+from sqlalchemy import and_, or_
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.rollouts.create import look_ahead, start_rollout
 from cloud_hub.rollouts.engine import carry_out, locked, read, read_or_name, settle, store
-from cloud_hub.store.tables import RolloutEvent, RolloutRow
+from cloud_hub.store.tables import DeviceEvent, RolloutEvent, RolloutRow
 from fleet.api.rollouts import (
     CreatedRollout,
     NewRollout,
@@ -17,21 +21,66 @@ from fleet.api.rollouts import (
     RolloutEventInfo,
     RolloutForecast,
     RolloutInfo,
+    RolloutPage,
 )
-from fleet.rollouts import machine
+from fleet.rollouts import machine, pacing
 from fleet.rollouts.errors import TransitionError
+from fleet.rollouts.remaining import remaining
+from fleet.rollouts.schedule import Schedule
+
+REPORTS = 1000  # of a device, that are read for the rollouts they are about
 
 
-def list_rollouts(hub: Hub) -> list[RolloutInfo]:
-    """Every rollout, newest first."""
+def list_rollouts(hub: Hub, *, after: str = "", limit: int = 200, since: float = 0.0, device: str = "") -> RolloutPage:
+    """At most `limit` rollouts, newest first.
+
+    Args:
+        after: the id of the last one seen; empty for the first page.
+        since: only those that were created then or later (Unix seconds).
+        device: only those that this device has reported of, in its last `REPORTS` reports; empty for all.
+
+    Raises:
+        NotFoundError: no rollout `after`.
+    """
+    newest = col(RolloutRow.created_at).desc(), col(RolloutRow.id).desc()
+    wanted = select(RolloutRow).where(RolloutRow.created_at >= since).order_by(*newest).limit(limit + 1)
     with hub.reading() as session:
-        return [describe(row) for row in session.exec(select(RolloutRow).order_by(col(RolloutRow.created_at).desc()))]
+        if device:
+            wanted = wanted.where(col(RolloutRow.id).in_(_reported_by(session, device)))
+        if after:
+            last = _found(session, after)
+            at, older = col(RolloutRow.created_at), col(RolloutRow.id) < last.id
+            wanted = wanted.where(or_(at < last.created_at, and_(at == last.created_at, older)))
+        rows = [describe(row, hub.clock()) for row in session.exec(wanted)]
+    return RolloutPage(items=rows[:limit], next=rows[limit - 1].id if len(rows) > limit else None)
+
+
+def list_troubled(hub: Hub, since: float, most: int) -> list[RolloutInfo]:
+    """At most `most` rollouts of which each is the newest of its channel and model, and has halted since a moment (Unix
+    seconds), or is paused, or lives: newest first."""
+    newest = col(RolloutRow.created_at).desc(), col(RolloutRow.id).desc()
+    ended = and_(col(RolloutRow.state) == "halted", col(RolloutRow.ended_at) >= since)
+    wanted = select(RolloutRow).where(or_(ended, col(RolloutRow.ended_at).is_(None))).order_by(*newest)
+    later = aliased(RolloutRow)
+    same = (later.channel == RolloutRow.channel, later.model == RolloutRow.model)
+    wanted = wanted.where(~select(later.id).where(*same, later.created_at > RolloutRow.created_at).exists())
+    with hub.reading() as session:
+        return [describe(row, hub.clock()) for row in session.exec(wanted.limit(most))]
+
+
+def _reported_by(session: Session, device: str) -> set[str]:
+    """The rollouts that a device names in its reports."""
+    reports = select(DeviceEvent.body).where(DeviceEvent.device_id == device, DeviceEvent.kind == "model")
+    bodies = session.exec(reports.order_by(col(DeviceEvent.id).desc()).limit(REPORTS))
+    return {str(body["rollout"]) for body in bodies if body.get("rollout")}
 
 
 def show_rollout(hub: Hub, rollout: str) -> RolloutInfo:
     """One rollout; NotFoundError when there is none."""
     with hub.reading() as session:
-        return describe(_found(session, rollout))
+        row = _found(session, rollout)
+    found = describe(row, hub.clock())
+    return found.model_copy(update={"remaining": remaining(found.plan, found.progress, hub.clock())})
 
 
 def list_events(hub: Hub, rollout: str) -> list[RolloutEventInfo]:
@@ -44,7 +93,7 @@ def list_events(hub: Hub, rollout: str) -> list[RolloutEventInfo]:
 
 def plan(hub: Hub, wanted: NewRollout) -> RolloutForecast:
     """What a rollout would take; see `look_ahead` for what it raises."""
-    ahead = look_ahead(hub, **wanted.model_dump())
+    ahead = look_ahead(hub, **_asked(wanted))
     return RolloutForecast(
         model=wanted.model,
         channel=wanted.channel,
@@ -54,11 +103,21 @@ def plan(hub: Hub, wanted: NewRollout) -> RolloutForecast:
     )
 
 
-def start(hub: Hub, wanted: NewRollout, *, actor: str) -> CreatedRollout:
-    """Start a rollout, and say what there is to know; see `look_ahead` and `start_rollout` for what they raise."""
+def start(hub: Hub, wanted: NewRollout, *, actor: str, from_release: int | None = None) -> CreatedRollout:
+    """Start a rollout, and say what there is to know.
+
+    Args:
+        from_release: the one that whoever asks has seen as the channel's default; None for whichever it is.
+
+    Raises:
+        ConflictError: the channel has another default by now; and what `look_ahead` and `start_rollout` raise.
+    """
     settle(hub, wanted.channel, actor=actor)
-    ahead = look_ahead(hub, **wanted.model_dump())
-    known, found = describe(start_rollout(hub, ahead, actor=actor)), ahead.forecast
+    ahead = look_ahead(hub, **_asked(wanted))
+    if from_release not in (None, ahead.from_release):
+        what = f"channel {wanted.channel!r} runs release {ahead.from_release} of {wanted.model!r} by now"
+        raise ConflictError(f"{what}, not {from_release}", subject=wanted.channel, hint="look at the plan again")
+    known, found = describe(start_rollout(hub, ahead, actor=actor), hub.clock()), ahead.forecast
     return CreatedRollout(
         **{name: getattr(known, name) for name in RolloutInfo.model_fields},
         cannot_follow=len(found.scope.unable),
@@ -66,7 +125,25 @@ def start(hub: Hub, wanted: NewRollout, *, actor: str) -> CreatedRollout:
     )
 
 
-def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str, stage: int | None = None) -> RolloutInfo:
+def _asked(wanted: NewRollout) -> dict[str, Any]:
+    """What is asked for, as `look_ahead` takes it."""
+    asked = wanted.model_dump(exclude={"schedule"})
+    if wanted.schedule is None:
+        return asked
+    given = wanted.schedule.model_dump(exclude_none=True, exclude={"usual"})
+    schedule = msgspec.convert(given, Schedule)
+    return asked | {"schedule": schedule if schedule != Schedule() else None, "usual": wanted.schedule.usual}
+
+
+def apply_order(
+    hub: Hub,
+    rollout: str,
+    order: Order,
+    reason: str,
+    actor: str,
+    stage: int | None = None,
+    attempt: int | None = None,
+) -> RolloutInfo:
     """Carry out an operator's order.
 
     Args:
@@ -75,11 +152,12 @@ def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str, s
         order: pause, resume, abort, retry, approve or promote.
         reason: goes into the rollout's history.
         actor: who orders, for the audit log.
-        stage: the one that is meant, counted from 1; None for whichever it is at.
+        stage: the one that is meant, counted from 1 (0: the shadow stage); None for whichever it is at.
+        attempt: the one that is meant, likewise: an order that comes after a retry is about devices that try again.
 
     Raises:
         NotFoundError: no such rollout.
-        ConflictError: its state does not allow it, or it is at another stage.
+        ConflictError: its state does not allow it, or it is at another stage or attempt.
         InvalidError: promoting without a reason.
     """
     if order == "promote" and not reason.strip():
@@ -87,6 +165,9 @@ def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str, s
     with hub.session() as session:
         row = locked(session, rollout)
         plan, progress = _readable(row, order)
+        if attempt not in (None, progress.attempt):
+            what = f"rollout {rollout} is at attempt {progress.attempt} by now: {order} was meant for {attempt}"
+            raise ConflictError(what, subject=rollout, hint=f"look first: fleet rollout status {rollout}")
         try:
             decision = machine.apply(plan, progress, order, hub.clock(), reason=reason, stage=stage)
         except TransitionError as error:
@@ -94,7 +175,7 @@ def apply_order(hub: Hub, rollout: str, order: Order, reason: str, actor: str, s
         store(session, row, decision, hub.clock())
         hub.audit(session, actor, f"rollout.{order}", rollout, {"reason": reason})
     carry_out(hub, rollout, actor=actor)
-    return describe(row)
+    return describe(row, hub.clock())
 
 
 def _readable(row: RolloutRow, order: Order) -> tuple[machine.Plan, machine.Progress]:
@@ -108,7 +189,7 @@ def _readable(row: RolloutRow, order: Order) -> tuple[machine.Plan, machine.Prog
         raise ConflictError(what, subject=row.id, hint="abort it, or order this from the newer hub") from error
 
 
-def describe(row: RolloutRow) -> RolloutInfo:
+def describe(row: RolloutRow, now: float) -> RolloutInfo:
     """A rollout as the API shows it."""
     plan, progress = read_or_name(row)
     return RolloutInfo(
@@ -116,10 +197,12 @@ def describe(row: RolloutRow) -> RolloutInfo:
         reason=progress.reason,
         plan=plan,
         progress=progress,
-        stage=progress.stage + 1,
+        stage=progress.number,
         stages=[stage.share_ppm / 10_000 for stage in plan.stages],
         exposed_devices=progress.exposed,
         verdict=progress.verdict,
+        waits=pacing.waits(plan, progress, now),
+        shadow=progress.shadow,
     )
 
 

@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 from sqlmodel import Session, col, func, select
 
-from cloud_hub.identity.groups import groups_of
-from cloud_hub.rollouts.capabilities import lacking, required
-from cloud_hub.rollouts.facts import scope
-from cloud_hub.store.benchmarks import hardware_class
+from cloud_hub.rollouts import labelled
+from cloud_hub.rollouts.members import Scoped
 from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.channel import MILLION, Channel, RolloutRef
 from fleet.protocol.resolve import resolve
 from fleet.rollouts.forecast import CannotFollow, Scope, Situation, Traffic
+from fleet.rollouts.signals import signal_of
 
 HOURS, HOUR_S = 24, 3600.0
 WINDOWS = 100  # of each hour that are read, its last ones: what a fleet of any size costs
 
 
 def situation(
-    session: Session, channel: Channel, model: str, release: int, groups: tuple[str, ...], secret: bytes, now: float
+    session: Session,
+    channel: Channel,
+    model: str,
+    release: int,
+    groups: tuple[str, ...],
+    devices: Sequence[Scoped],
+    now: float,
 ) -> tuple[Situation, list[str]]:
     """What is known about a rollout of `release`, and the devices that can belong to its cohort.
 
     Args:
         groups: opaque ids; empty for all devices.
-        secret: of the groups.
+        devices: the channel's.
     """
-    scoped, free = _survey(session, channel, model, release, groups, secret)
+    sampling = channel.models[model].sampling
+    scoped, free = _survey(channel, model, release, groups, devices)
     found = Situation(
         model=model,
         channel=channel.channel,
@@ -39,15 +45,18 @@ def situation(
         traffic=_traffic(session, channel.channel, model, scoped.total, now),
         audit=channel.models[model].audit,
         most_per_device=MOST_INPUTS,
+        now=now,
+        labels=labelled.tells(session, model, release),
+        samples=sampling.enabled and sampling.random_ppm > 0,
     )
     return found, free
 
 
 def _survey(
-    session: Session, channel: Channel, model: str, release: int, groups: tuple[str, ...], secret: bytes
+    channel: Channel, model: str, release: int, groups: tuple[str, ...], devices: Sequence[Scoped]
 ) -> tuple[Scope, list[str]]:
     """Each device asked by the rule that devices follow, at a share of 100 %."""
-    entry, needed = channel.models[model], required(session, model, release)
+    entry = channel.models[model]
     whole = RolloutRef(
         id="forecast",
         attempt=1,
@@ -63,21 +72,19 @@ def _survey(
     hardware: Counter[str] = Counter()
     unnamed = 0
     unable: list[CannotFollow] = []
-    for device in scope(session, channel.channel):
-        lacks = lacking(device, needed)
-        if lacks:
-            unable.append(CannotFollow(device=device.id, lacks=lacks))
+    for device in devices:
+        if device.lacks:
+            unable.append(CannotFollow(device=device.id, lacks=device.lacks))
             continue
         target = resolve(
-            assigned, model, device.id, groups=frozenset(groups_of(secret, device.labels)),
-            pin=device.pins.get(model), committed=entry.release,
-        )  # fmt: skip
+            assigned, model, device.id, groups=device.groups, pin=device.pins.get(model), committed=entry.release
+        )
         assert target is not None  # the model is on the channel
         counts[target.why] += 1
         if target.rollout is not None:
             free.append(device.id)
-            hardware[hardware_class(device)] += 1
-            unnamed += bool(device.info) and not device.info.get("capabilities")  # an agent of 0.1
+            hardware[device.hardware] += 1
+            unnamed += not device.named  # an agent of 0.1
     found = Scope(
         free=len(free), pinned=counts["pin"], ruled=counts["rule"], outside=counts["default"], unable=tuple(unable),
         unnamed=unnamed, hardware=dict(hardware),
@@ -90,20 +97,24 @@ def _traffic(session: Session, channel: str, model: str, devices: int, now: floa
     hours = list(_hours(session, channel, model, now))
     while hours and hours[-1] is None:  # before the first window of the last day
         hours.pop()
-    told = [hour or (0.0, 0.0) for hour in hours]
+    told = [hour or (0.0, 0.0, 0.0) for hour in hours]
+    distinct, per_day = _distinct(session, channel, model), labelled.per_day(session, channel, model, now)
     if not told or not devices:
-        return Traffic(distinct=_distinct(session, channel, model))
-    requests, audited = (sum(hour[place] for hour in told) / len(told) for place in (0, 1))
+        return Traffic(distinct=distinct, labelled=per_day)
+    requests, audited, windows = (sum(hour[place] for hour in told) / len(told) for place in range(3))
     return Traffic(
         hours=len(told),
         requests=requests * HOURS / devices,
         audited=audited * HOURS / devices,
-        distinct=_distinct(session, channel, model),
+        distinct=distinct,
+        windows=windows * HOURS / devices,
+        labelled=per_day,
     )
 
 
-def _hours(session: Session, channel: str, model: str, now: float) -> Iterator[tuple[float, float] | None]:
-    """Requests and audited ones of all devices per hour, from the last hour backwards; None without a window."""
+def _hours(session: Session, channel: str, model: str, now: float) -> Iterator[tuple[float, float, float] | None]:
+    """Requests, audited ones, and windows that say something by themselves, of all devices per hour, from the last hour
+    backwards; None without a window."""
     for number in range(HOURS):
         until = now - number * HOUR_S
         rows = session.exec(
@@ -118,13 +129,14 @@ def _hours(session: Session, channel: str, model: str, now: float) -> Iterator[t
             yield None
             continue
         span = HOUR_S if len(rows) < WINDOWS else max(1.0, until - rows[-1][1])
-        requests = audited = 0.0
+        requests = audited = windows = 0.0
         for started, ended, body in rows:
             counters = body.get("counters", {})
             asked = float(min(counters.get("requests", 0), servable(started, ended)))
             requests += asked
+            windows += signal_of(body) is not None
             audited += min(float(counters.get("audited", 0)), asked)
-        yield requests * HOUR_S / span, audited * HOUR_S / span
+        yield requests * HOUR_S / span, audited * HOUR_S / span, windows * HOUR_S / span
 
 
 def _distinct(session: Session, channel: str, model: str) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cloud_hub.drift.baseline import BLOCKS, DAY_S, ROWS, History, fit, variance_ratio
+from cloud_hub.drift.baseline import BLOCKS, ROWS, History, fit, variance_ratio
+from fleet.protocol.durations import DAY_S
 
 K = 6
 ONES = np.ones(K)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from cloud_hub.drift.deferring import BETTER, HOUR_S, MIN_UNITS, UNKNOWN, WORSE, Labelled, estimate, judge
+from cloud_hub.drift.deferring import BETTER, MIN_UNITS, UNKNOWN, WORSE, Labelled, estimate, judge
 from cloud_hub.samples import store
+from fleet.protocol.durations import HOUR_S
 from fleet.protocol.messages import Sample, SampleReason
 from fleet.protocol.task import NO_CLASS, TaskSpec
 from fleet.protocol.tensors import to_array
@@ -172,6 +173,6 @@ def test_a_task_whose_answers_do_not_stand_beside_the_sample_has_no_line(hub: Hu
 def test_the_page_of_samples_shows_it(digits: HubFixture) -> None:
     commit(digits, WORSE_CLOUD)
     digits.client.post("/login", data={"token": digits.admin_token})
-    page = digits.client.get("/dashboard/samples/digits").text
+    page = digits.client.get("/models/digits/samples").text
     assert "Right by labels" in page and "100.0 % (94.0 to 100.0 %)" in page
     assert 'class="problem" role="alert">the cloud&#39;s answers are worse: of 60 labelled samples' in page

@@ -9,8 +9,10 @@ import pytest
 from msgspec.structs import replace
 from sqlmodel import select
 
+from cloud_hub.drift import scope
 from cloud_hub.drift.basis import basis_of_encoder, encode_basis
 from cloud_hub.drift.engine import DriftEngine
+from cloud_hub.drift.stream_bytes import decode
 from cloud_hub.store.tables import (
     Alarm,
     AlarmResponse,
@@ -19,6 +21,7 @@ from cloud_hub.store.tables import (
     DeviceModel,
     DriftMonitor,
     DriftStream,
+    InputMonitor,
     Job,
     Model,
     WindowRow,
@@ -30,6 +33,7 @@ from fleet.protocol.manifest import Blob, Lineage, SketchRef, decode_manifest, e
 from fleet.protocol.sketch import encode_encoder, encode_sketch, fit_encoder, sketch, sketch_id
 from tests.support.hub import HubFixture
 from tests.support.manifests import small_release
+from tests.support.told import told
 
 SKETCH = "s" * 64
 N, FEATURES = 50, 64
@@ -98,11 +102,32 @@ def watched(hub: HubFixture) -> HubFixture:
     return hub
 
 
-def monitor(fixture: HubFixture) -> DriftMonitor:
+def serve(fixture: HubFixture, release: int, *names: str) -> None:
+    """Let devices say that they serve a release."""
+    with fixture.hub.session() as session:
+        for row in session.exec(select(DeviceModel)):
+            row.active = release if not names or row.device_id in names else row.active
+
+
+def monitor(fixture: HubFixture, release: int = 1) -> DriftMonitor:
     with fixture.hub.reading() as session:
-        row = session.get(DriftMonitor, "digits")
+        row = session.get(DriftMonitor, ("digits", release))
         assert row is not None
         return row
+
+
+def test_windows_that_are_not_settled_yet_wait_for_the_next_look(watched: HubFixture, monkeypatch) -> None:
+    """One of a lower number may still be committed: none of the monitors may be beyond it then."""
+    add_windows(watched, 30, shifted=False)
+    engine = DriftEngine(watched.hub)
+    last = {}
+    for upto in (12, 30):
+        monkeypatch.setattr("cloud_hub.drift.engine.settled", lambda _engine, upto=upto: upto)
+        engine.look()
+        with watched.hub.reading() as session:
+            rows = [session.get(kind, ("digits", 1)) for kind in (DriftMonitor, InputMonitor)]
+            last[upto] = [row.last_window for row in rows if row is not None]
+    assert last == {12: [12, 12], 30: [30, 30]}
 
 
 def alarms(fixture: HubFixture) -> list[Alarm]:
@@ -110,9 +135,10 @@ def alarms(fixture: HubFixture) -> list[Alarm]:
         return list(session.exec(select(Alarm)))
 
 
-def streams(fixture: HubFixture, kind: str = "device") -> dict[str, DriftStream]:
+def streams(fixture: HubFixture, kind: str = "device", release: int = 1) -> dict[str, DriftStream]:
+    rows = select(DriftStream).where(DriftStream.kind == kind, DriftStream.release == release)
     with fixture.hub.reading() as session:
-        return {row.name: row for row in session.exec(select(DriftStream).where(DriftStream.kind == kind))}
+        return {row.name: row for row in session.exec(rows)}
 
 
 def test_the_baseline_is_a_period_and_the_test_provisional_until_it_is_over(watched):
@@ -161,6 +187,7 @@ def test_a_shift_raises_one_alarm_that_explains_itself_and_asks_for_samples_and_
     engine.step()
     (alarm,) = alarms(watched)
     assert alarm.status == "open" and "3 of 3 devices" in alarm.detail["reason"]
+    assert told(watched.hub, "alarm") == [("alarm.raised", alarm.model)]
     assert alarm.detail["kind"] == "inputs" and alarm.detail["devices"] == ["d-0", "d-1", "d-2"]
     assert abs(alarm.detail["since"] - began) < 600 and 0.9 < alarm.detail["distance"] < 1.5
     assert not alarm.detail["provisional"]
@@ -243,13 +270,17 @@ def test_any_promotion_makes_new_baselines_from_windows_of_its_own_release(watch
     engine.step()
     assert monitor(watched).state == "alarmed"
     promote(watched, publish(watched, "", seed=3))
+    serve(watched, 2)
     add_windows(watched, 30, shifted=False, seed=5)  # of the release before: never counted
     engine.step()
-    assert monitor(watched).state == "waiting" and streams(watched) == {}
-    assert [alarm.status for alarm in alarms(watched)] == ["closed"]
+    assert monitor(watched, 2).state == "waiting" and streams(watched, release=2) == {}
+    assert [alarm.status for alarm in alarms(watched)] == ["open"], "a device may come back to it"
+    watched.clock.advance(scope.PATIENCE_S)
+    engine.step()
+    assert streams(watched) == {} and [alarm.status for alarm in alarms(watched)] == ["closed"]
     add_windows(watched, 180, shifted=True, seed=7, release=2)
     engine.step()
-    assert monitor(watched).state == "watching" and monitor(watched).release == 2
+    assert monitor(watched, 2).state == "watching" and len(streams(watched, release=2)) == 3
     assert [alarm.status for alarm in alarms(watched)] == ["closed"]
 
 
@@ -311,6 +342,37 @@ def test_an_operator_closes_an_alarm_and_the_test_begins_from_nothing(watched):
     assert watched.client.post("/api/v1/alarms/99/close", headers=headers).status_code == 404
 
 
+@pytest.mark.parametrize("usual", [False, True])
+def test_what_came_while_an_alarm_was_open_joins_the_week_only_as_usual(watched, usual):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 120, shifted=False)
+    add_windows(watched, 40, shifted=True)
+    engine.step()
+    add_windows(watched, 40, shifted=True, seed=1)
+    engine.step()
+    (alarm,) = alarms(watched)
+    before = week_of(watched, "d-1")
+    path, headers = f"/api/v1/alarms/{alarm.id}/close", watched.auth()
+    assert watched.client.post(path, params={"usual": usual}, headers=headers).status_code == 200
+    stream = decode(streams(watched)["d-1"].body)
+    assert (week_of(watched, "d-1") > before) is usual and stream.aside is None
+
+
+def test_only_what_lies_elsewhere_can_be_usual_at_its_hours(watched):
+    with watched.hub.session() as session:
+        session.add(Alarm(model="digits", release=1, at=0.0, status="open", detail={"kind": "meaning"}))
+    (alarm,) = alarms(watched)
+    answer = watched.client.post(f"/api/v1/alarms/{alarm.id}/close?usual=true", headers=watched.auth())
+    assert answer.status_code == 400 and alarms(watched)[0].status == "open"
+
+
+def week_of(fixture: HubFixture, name: str) -> float:
+    """Windows that are in a device's week, with its open visit."""
+    week = decode(streams(fixture)[name].body).week
+    assert week is not None
+    return float(week.windows + week.open[1])
+
+
 def test_an_operator_begins_baselines_anew(watched):
     engine = DriftEngine(watched.hub)
     add_windows(watched, 120, shifted=False)
@@ -319,8 +381,9 @@ def test_an_operator_begins_baselines_anew(watched):
     headers, path = watched.auth(), "/api/v1/drift/digits"
     shown = watched.client.get(f"{path}/streams", params={"kind": "device"}, headers=headers).json()["items"]
     assert (shown[0]["name"], shown[0]["state"]) == ("d-1", "steady") and shown[0]["alarm"]
+    assert shown[0]["baseline"] == "period" and shown[0]["began_at"] < shown[0]["based_at"] < shown[0]["since"]
     answer = watched.client.post(f"{path}/rebaseline", json={"devices": ["d-1"]}, headers=headers)
-    assert answer.json() == {"model": "digits", "streams": 1}
+    assert answer.json() == {"model": "digits", "streams": 1, "releases": [1]}
     assert watched.client.post(f"{path}/rebaseline", json={"devices": ["who"]}, headers=headers).status_code == 404
     add_windows(watched, 150, shifted=True, seed=9, only="d-1")
     engine.step()
@@ -382,6 +445,6 @@ def test_the_encoder_of_a_real_release_says_what_is_looked_at(hub):
         hub.clock.advance(60)
     engine.step()
     with hub.hub.reading() as session:
-        assert session.get_one(DriftMonitor, "digits").basis == encode_basis(basis_of_encoder(encoder))
+        assert session.get_one(DriftMonitor, ("digits", 1)).basis == encode_basis(basis_of_encoder(encoder))
     (alarm,) = alarms(hub)
     assert alarm.detail["devices"] == ["d-1"] and not alarm.detail["provisional"]

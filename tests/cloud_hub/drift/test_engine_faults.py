@@ -5,13 +5,25 @@ from __future__ import annotations
 from msgspec.structs import replace
 from sqlmodel import func, select
 
-from cloud_hub.drift import facts
+from cloud_hub.drift import scope, slots
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.policy import DriftPolicy
+from cloud_hub.drift.trouble import TOLD
 from cloud_hub.errors import UnreachableError
-from cloud_hub.store.tables import Alarm, AlarmResponse, DriftMonitor, Model, OutboxCommand, Release, WindowRow
+from cloud_hub.store.tables import (
+    Alarm,
+    AlarmResponse,
+    Device,
+    DriftMonitor,
+    InputWatch,
+    Model,
+    OutboxCommand,
+    Release,
+    WindowRow,
+)
 from fleet.protocol.channel import ModelEntry
-from tests.cloud_hub.drift.test_engine import add_windows, alarms, monitor, promote, publish, streams, watched
+from tests.cloud_hub.drift.test_engine import add_windows, alarms, monitor, publish, streams, watched
+from tests.support.told import told
 
 __all__ = ["watched"]
 
@@ -29,8 +41,34 @@ def test_one_models_trouble_stops_no_other_model(watched):
         session.merge(Release(model="ants", number=1, status="published", manifest=manifest, created_at=0.0))
     watched.hub.publisher.change_channel("stable", change, actor="test")
     add_windows(watched, 27, shifted=False)
-    DriftEngine(watched.hub).step()
+    engine = DriftEngine(watched.hub)
+    engine.step()
     assert monitor(watched).state == "baseline"
+    watched.clock.advance(60)
+    engine.step()
+    ants, digits = watched.client.get("/api/v1/drift", headers=watched.auth()).json()["items"]
+    assert ants["model"] == "ants" and "2 looks failed: inputs: drift policy: policy.drift.samples" in ants["trouble"]
+    assert digits["trouble"] == ""
+    assert told(watched.hub, "drift") == []
+    for _ in range(TOLD):
+        engine.step()
+    assert told(watched.hub, "drift") == [("drift.unwatched", "ants")]
+    with watched.hub.session() as session:
+        session.get_one(Model, "ants").policy = {}
+    engine.step()
+    said = watched.client.get("/api/v1/drift", headers=watched.auth()).json()["items"]
+    assert {item["trouble"] for item in said} == {""}
+
+
+def test_what_the_code_does_not_expect_is_said_of_the_model_too(watched, monkeypatch):
+    def broken(*_):
+        raise ValueError("x" * 5000)
+
+    engine = DriftEngine(watched.hub)
+    monkeypatch.setattr(engine, "_step_meaning", broken)
+    engine.step()
+    (item,) = watched.client.get("/api/v1/drift?model=digits", headers=watched.auth()).json()["items"]
+    assert "answers: ValueError('xxx" in item["trouble"] and len(item["trouble"]) < 600
 
 
 def test_a_policy_of_the_former_bound_asks_for_what_an_agent_takes(watched):
@@ -54,7 +92,7 @@ def test_first_windows_choose_no_coordinates_while_the_storage_is_away(watched, 
     engine = DriftEngine(watched.hub)
     engine.step()
     with watched.hub.reading() as session:
-        known = session.get(DriftMonitor, "digits")
+        known = session.get(DriftMonitor, ("digits", 1))
     assert known is None or not known.basis
     monkeypatch.undo()
     engine.step()
@@ -78,7 +116,7 @@ def test_a_promotion_on_another_channel_leaves_devices_of_this_one_as_they_are(w
     add_windows(watched, 120, shifted=False)
     add_windows(watched, 36, shifted=True, only="d-1")
     engine.step()
-    before = {name: row.windows for name, row in streams(watched).items()}
+    before = {name: row.windows for name, row in (streams(watched) | streams(watched, "fleet")).items()}
     second = publish(watched, "", seed=3)
 
     def change(channel):
@@ -86,12 +124,9 @@ def test_a_promotion_on_another_channel_leaves_devices_of_this_one_as_they_are(w
 
     watched.hub.publisher.change_channel("beta", change, actor="test")
     engine.step()
-    assert {name: row.windows for name, row in streams(watched).items()} == before
-    assert monitor(watched).release == second and monitor(watched).state == "alarmed"
-    assert [alarm.status for alarm in alarms(watched)] == ["open"] and streams(watched, "fleet") == {}
-    promote(watched, second)
-    engine.step()
-    assert monitor(watched).release == second
+    assert {name: row.windows for name, row in (streams(watched) | streams(watched, "fleet")).items()} == before
+    assert monitor(watched).state == "alarmed" and monitor(watched, second).state == "waiting"
+    assert [alarm.status for alarm in alarms(watched)] == ["open"]
 
 
 def test_windows_from_before_a_new_baseline_are_no_part_of_it(watched):
@@ -138,7 +173,7 @@ def test_a_refresh_is_longer_than_a_baseline_can_take(watched):
 
 
 def test_groups_gather_devices_over_another_time_when_windows_become_longer(watched, monkeypatch):
-    monkeypatch.setattr(facts, "LOOKED_AT", 60)
+    monkeypatch.setattr(slots, "LOOKED_AT", 60)
     engine = DriftEngine(watched.hub)
     add_windows(watched, 120, shifted=False)
     engine.step()
@@ -150,3 +185,18 @@ def test_groups_gather_devices_over_another_time_when_windows_become_longer(watc
     engine.step()
     assert monitor(watched).document["slot_s"] == 1800.0
     assert streams(watched, "fleet")[""].windows > before + 20
+
+
+def test_a_revoked_device_is_watched_no_longer(watched):
+    engine = DriftEngine(watched.hub)
+    add_windows(watched, 120, shifted=False)
+    engine.step()
+    with watched.hub.session() as session:
+        session.add(InputWatch(model="digits", release=1, device_id="d-1", updated_at=0.0))
+        session.get_one(Device, "d-1").revoked_at = watched.clock()
+    add_windows(watched, 60, shifted=True, only="d-1")  # sent before it was revoked, or by whoever has its key
+    watched.clock.advance(scope.LOOKED_S)
+    engine.step()
+    assert set(streams(watched)) == {"d-0", "d-2"} and alarms(watched) == []
+    with watched.hub.reading() as session:
+        assert session.get(InputWatch, ("digits", 1, "d-1")) is None

@@ -9,20 +9,31 @@ from msgspec.structs import replace
 from sqlmodel import select
 
 from cloud_hub.drift.engine import DriftEngine
-from cloud_hub.ingest import records
-from cloud_hub.ingest.reading import read_record
-from cloud_hub.store.tables import Alarm, AlarmResponse, Device, InputMonitor, Model, OutboxCommand, WindowRow
+from cloud_hub.ingest.ingestor import Ingestor, Message
+from cloud_hub.store.tables import (
+    Alarm,
+    AlarmResponse,
+    Device,
+    InputMonitor,
+    InputWatch,
+    Model,
+    OutboxCommand,
+    WindowRow,
+)
 from edge_agent.reporting.windows import Builder, Key
+from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.figures import Profile, encode_profile, plan, summarize
 from fleet.protocol.manifest import Tensor, decode_manifest, encode_manifest
 from fleet.protocol.messages import Envelope
 from fleet.protocol.sketch import fit_encoder, outlying
-from model_compiler.pack import blob_of
+from model_compiler.inputs.release_folder import blob_of
 from tests.cloud_hub.drift.test_engine import promote
 from tests.cloud_hub.drift.test_response import device_row, raise_alarm
 from tests.support.hub import HubFixture
 from tests.support.manifests import small_release
+from tests.support.told import told
 
 INPUTS = (Tensor(name="x", datatype="FP32", shape=(-1, 3)),)
 TRAINED = np.random.default_rng(0).normal((20, 1000, 5), (4, 30, 1), (2000, 3)).astype(np.float32)
@@ -106,6 +117,7 @@ def test_nan_names_device_input_and_feature_and_starts_no_retrain(fleet: Fleet) 
     fleet.windows(20, refused=nan_on_a)
     (alarm,) = fleet.alarms()
     assert alarm.detail["kind"] == "quality" and alarm.detail["devices"] == ["a"]
+    assert told(fleet.hub.hub) == [("alarm.raised", "digits")]
     assert "input 'x', temperature: 3" in alarm.detail["reason"] and "on device a since 20" in alarm.detail["reason"]
     with fleet.hub.hub.reading() as session:
         assert session.get_one(AlarmResponse, alarm.id).state == "asked"
@@ -183,10 +195,15 @@ def test_a_promotion_begins_anew_and_closes_what_was_open(fleet: Fleet) -> None:
     fleet.windows(20, refused=nan_on_a)
     fleet.publish(profiled=True)
     fleet.windows(20)
+    assert [alarm.status for alarm in fleet.alarms()] == [
+        "open"
+    ]  # a device may come back to it, such as one that is off
+    fleet.hub.clock.advance(DAY_S)
+    fleet.windows(1)
     (alarm,) = fleet.alarms()
-    assert alarm.status == "closed" and "promoted" in alarm.detail["closed"]
+    assert alarm.status == "closed" and "not watched any more" in alarm.detail["closed"]
     with fleet.hub.hub.reading() as session:
-        assert session.get_one(InputMonitor, "digits").document["windows"] == 60
+        assert session.get_one(InputMonitor, ("digits", 2)).document["windows"] == 63
 
 
 def test_an_alarm_names_the_features_that_moved_on_its_devices(fleet: Fleet) -> None:
@@ -226,12 +243,39 @@ def test_what_a_device_packs_is_what_is_read(fleet: Fleet) -> None:
         builder.request(0.001, ("edge",))
         builder.draw({"x": row[None]}, fleet.random.random)
     now, body = fleet.hub.clock(), builder.close(60.0)
-    with fleet.hub.hub.session() as session:
-        for seq in range(1, 30):
-            packed = encode_msgpack(body)
-            envelope = Envelope(device="a", spool="t", seq=seq, base=1, at=now, kind="window", body=Raw(packed))
-            records.write(session, session.get_one(Device, "a"), read_record(encode_msgpack(envelope)), now)
+    sent = [
+        Envelope(device="a", spool="t", seq=seq, base=1, at=now, kind="window", body=Raw(encode_msgpack(body)))
+        for seq in range(1, 30)
+    ]
+    topic = topics.uplink("a", "telemetry")
+    assert Ingestor(fleet.hub.hub).take([Message(topic, encode_msgpack(envelope)) for envelope in sent])
     DriftEngine(fleet.hub.hub).look()
     (alarm,) = fleet.alarms()
     assert alarm.detail["devices"] == ["a"] and "more findings" in alarm.detail["reason"]
     assert {(one["place"], one["problem"]) for one in alarm.detail["findings"]} >= {(0, "unit"), (0, "range")}
+
+
+def test_windows_of_other_releases_are_passed_so_that_nobody_waits_for_them(fleet: Fleet) -> None:
+    """As where a new default release has no traffic yet: compaction keeps what a monitor has not counted."""
+    fleet.windows(2)
+    default, fleet.release = fleet.release, fleet.release + 7
+    fleet.windows(2)
+    with fleet.hub.hub.reading() as session:
+        monitor = session.exec(select(InputMonitor)).one()
+        last = max(row.id or 0 for row in session.exec(select(WindowRow)))
+    assert monitor.release == default and monitor.last_window == last and monitor.document["windows"] == 6
+
+
+def test_windows_of_a_revoked_device_count_no_longer(fleet: Fleet) -> None:
+    """Sent before it was revoked, or by whoever has its key: what was forgotten of it would be made again."""
+    fleet.windows(10)
+    with fleet.hub.hub.session() as session:
+        session.get_one(Device, "a").revoked_at = fleet.hub.clock()
+        session.delete(session.get_one(InputWatch, ("digits", 1, "a")))
+    fleet.windows(30, refused=nan_on_a)
+    with fleet.hub.hub.reading() as session:
+        assert (
+            session.get(InputWatch, ("digits", 1, "a")) is None
+            and session.get(InputWatch, ("digits", 1, "b")) is not None
+        )
+    assert fleet.alarms() == []

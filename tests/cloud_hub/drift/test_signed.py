@@ -85,6 +85,24 @@ def test_windows_of_few_inputs_are_less_sure():
     assert (bank.log_e < signed.limit(1000, DAY, 1 / 50)).all()
 
 
+def test_what_is_less_than_the_least_effect_is_no_alarm_and_what_is_more_still_is():
+    """A lasting move that a narrow test finds soon, and that nobody of this policy would act on."""
+    random = np.random.default_rng(9)
+    moved = np.zeros((400, 10, K))
+    moved[:, :5] = 0.03 / np.sqrt(K)  # a distance of 0.03
+    moved[:, 5:] = 0.12 / np.sqrt(K)
+    rows = moved + NOISE * random.normal(size=moved.shape)
+    found = {}
+    for least in (0.005, 0.06):
+        bank = baselines(np.random.default_rng(1), 10)
+        for number, row in enumerate(rows):
+            at = np.full(10, WINDOW_S * (DAY + number + 1))
+            signed.step(bank, ONES, row, np.full(10, float(N)), at, least=least)
+        found[least] = bank.log_e >= signed.limit(1000, DAY, 1 / 10)
+    assert found[0.005].all(), "both are found by default"
+    assert not found[0.06][:5].any() and found[0.06][5:].all()
+
+
 def test_before_a_baseline_is_steady_only_what_lies_far_outside_counts():
     random = np.random.default_rng(5)
     history = History(K)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -282,6 +283,32 @@ def test_the_connection_says_how_it_stands() -> None:
         assert callback is not None
         callback(client, None, 0, code, None)  # type: ignore[call-arg, arg-type]
     assert said == ["", "the connection is gone: Keep alive timeout", "the broker refuses the hub: Not authorized", ""]
+
+
+def test_a_connection_hears_once_every_subscription_is_granted(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Link(Address(host="127.0.0.1", port=1, client_id="x"), "p", lambda *_: None, digits="01")
+    client, fine, bad = link._client, SimpleNamespace(is_failure=False), SimpleNamespace(is_failure=True)
+    asked: list[int] = []
+
+    def subscribe(wishes: Any) -> tuple[int, int]:
+        asked.append(len(asked) + 1)
+        return 0, asked[-1]
+
+    def call(name: str, *arguments: Any) -> bool:
+        getattr(client, name)(client, None, *arguments, None)
+        return link.hears
+
+    monkeypatch.setattr(client, "subscribe", subscribe)
+    assert not link.hears and not call("on_connect", 0, fine)
+    assert call("on_subscribe", 1, [fine, fine])
+    link.follow("012")
+    assert not link.hears and call("on_subscribe", 2, [fine])
+    assert not call("on_disconnect", 0, bad), "until the broker is there again"
+    assert not call("on_connect", 0, bad) and not call("on_connect", 0, fine)
+    link.check()
+    assert not call("on_subscribe", 3, [fine, bad, fine])
+    with pytest.raises(UnreachableError, match="no subscription to"):
+        link.check()
 
 
 def test_one_word_for_all() -> None:

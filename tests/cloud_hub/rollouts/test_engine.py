@@ -12,14 +12,16 @@ from sqlmodel import select
 from cloud_hub.rollouts import create_rollout
 from cloud_hub.rollouts import facts as rollout_facts
 from cloud_hub.rollouts.engine import RolloutEngine, carry_out, read, store
-from cloud_hub.store import hearing
+from cloud_hub.store import hearing, pairing
 from cloud_hub.store.benchmarks import keep
+from cloud_hub.store.benchmarks import row as measured_row
 from cloud_hub.store.tables import Device, DeviceModel, PairEvidence, RolloutEvent, RolloutRow
 from fleet.protocol.channel import Audit, ModelEntry, decode_channel
 from fleet.protocol.messages import Benchmark
-from fleet.protocol.resolve import resolve
+from fleet.protocol.resolve import cohort_place, resolve
 from fleet.rollouts import machine
 from tests.support.hub import HubFixture
+from tests.support.told import told
 
 DEVICES = ("d-0", "d-1", "d-2")
 GUARD = {"margin": 0.1, "min_pairs": 30}
@@ -114,6 +116,7 @@ def test_a_good_release_goes_through_its_stages_and_becomes_the_default(fleet):
         fleet.clock.advance(5)
         engine.step()
     assert state(fleet, rollout).state == "finished"
+    assert told(fleet.hub)[-1] == ("rollout.finished", rollout)
     assert entry(fleet).release == 2 and entry(fleet).rollout is None
 
 
@@ -129,6 +132,7 @@ def test_a_harmful_release_is_halted_on_paired_evidence_and_the_channel_returns(
     with fleet.hub.reading() as session:
         names = [e.event for e in session.exec(select(RolloutEvent).where(RolloutEvent.rollout == rollout))]
     assert names == ["started", "halted"]
+    assert told(fleet.hub) == [("rollout.halted", rollout)]
 
 
 def test_a_device_that_rolled_back_counts_against_the_release(fleet):
@@ -212,17 +216,58 @@ def test_devices_that_no_stage_has_held_say_nothing_whatever_they_report(fleet):
     assert (row.progress["verdict"]["cohort"]["present"], row.progress["verdict"]["paired"]["pairs"]) == (1, 0)
 
 
+def test_devices_that_join_later_belong_to_their_stage_at_once_and_hold_it_until_they_have_committed(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    salt = state(fleet, rollout).salt
+    places = {name: cohort_place(salt, name) for name in (f"new-{number}" for number in range(50))}
+    early, late = (next(n for n, place in places.items() if (place < 340_000) is first) for first in (True, False))
+    for device_id in cohort(fleet):
+        report(fleet, device_id, rollout, state="committed", active=2)
+        pairs(fleet, device_id, rollout, both=200)
+    for name in (early, late):
+        add_device(fleet, name)
+    engine.step()
+    row = state(fleet, rollout)
+    assert (row.state, row.progress["stage"], row.progress["exposed"]) == ("running", 0, 2)
+    assert row.progress["verdict"]["cohort"]["pending"] == 1
+    report(fleet, early, rollout, state="committed", active=2)
+    pairs(fleet, early, rollout, both=200)
+    engine.step()
+    assert state(fleet, rollout).progress["stage"] == 1
+    engine.step()
+    assert state(fleet, rollout).progress["exposed"] == len(DEVICES) + 2
+    for device_id in (*DEVICES, early, late):
+        report(fleet, device_id, rollout, state="committed", active=2)
+        pairs(fleet, device_id, rollout, both=400)
+    engine.step()
+    assert state(fleet, rollout).state == "finished" and entry(fleet).release == 2
+
+
+def test_a_rollout_says_what_its_verdict_still_takes(fleet):
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    (device_id,) = cohort(fleet)
+    report(fleet, device_id, rollout, state="committed", active=2)
+    pairs(fleet, device_id, rollout, both=20)
+    fleet.clock.advance(3600)
+    report(fleet, device_id, rollout, state="committed", active=2)
+    engine.step()
+    told = fleet.client.get(f"/api/v1/rollouts/{rollout}", headers=fleet.auth()).json()
+    left = told["remaining"]
+    assert left["missing"] == left["needed"] - 20 and left["per_hour"] == 20.0
+    (listed,) = fleet.client.get("/api/v1/rollouts", headers=fleet.auth()).json()["items"]
+    assert listed["id"] == rollout and not listed.get("remaining")
+
+
 def test_rows_are_locked_in_the_order_of_ingest(fleet, monkeypatch):
     rollout, engine = start(fleet), RolloutEngine(fleet.hub)
     (device_id,) = cohort(fleet)
     report(fleet, device_id, rollout, state="rolled_back", target=2, active=1, reason="crash-loop")
     taken = []
-    for module, name in (("facts", "lock_name"), ("facts", "row_of")):
-        kept = getattr(rollout_facts, name)
-        told = partial(lambda kept, name, *args: taken.append(name) or kept(*args), kept, name)
-        monkeypatch.setattr(f"cloud_hub.rollouts.{module}.{name}", told)
+    for module, name in ((rollout_facts, "lock_name"), (pairing, "make_rows")):
+        told = partial(lambda kept, name, *args: taken.append(name) or kept(*args), getattr(module, name), name)
+        monkeypatch.setattr(module, name, told)
     engine.step()
-    assert taken == ["lock_name", "row_of"] and state(fleet, rollout).state == "halted"
+    assert taken == ["lock_name", "make_rows"] and state(fleet, rollout).state == "halted"
 
 
 def test_a_database_that_breaks_one_step_off_leaves_the_others_theirs(fleet, monkeypatch):
@@ -244,7 +289,8 @@ def test_an_order_for_a_stage_that_is_over_is_a_conflict(fleet):
     assert client.post(path, json=body, headers=headers).json()["stage"] == 2
     again = client.post(path, json=body, headers=headers)
     assert again.status_code == 409 and "at stage 2 by now" in again.json()["error"]
-    assert client.post(path, json={**body, "stage": 0}, headers=headers).status_code == 400
+    assert client.post(path, json={**body, "stage": 0}, headers=headers).status_code == 409  # no shadow stage here
+    assert client.post(path, json={**body, "stage": -1}, headers=headers).status_code == 400
 
 
 def test_an_outage_of_the_hub_is_no_silence_of_its_devices(fleet):
@@ -280,7 +326,7 @@ def test_without_evidence_nothing_moves(fleet):
     with fleet.hub.session() as session:
         session.get(Device, device_id).last_seen_at = fleet.clock()
     engine.step()
-    assert state(fleet, rollout).state == "holding"
+    assert state(fleet, rollout).state == "holding" and told(fleet.hub) == [("rollout.holding", rollout)]
 
 
 def test_a_crash_between_row_and_channel_is_made_good_by_the_next_step(fleet):
@@ -406,7 +452,7 @@ def test_a_rollout_with_a_bounded_p95_asks_for_figures_and_halts_on_slow_ones(fl
             model="digits", release=release, variant="v", runtime="r", rounds=9, p50_us=1.0, p95_us=p95_us
         )
         with fleet.hub.session() as session:
-            keep(session, device_id, figures, fleet.clock())
+            keep(session, [measured_row(device_id, figures, fleet.clock())])
 
     measure(1, 1.0)  # of another release
     engine.step()

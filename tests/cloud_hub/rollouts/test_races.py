@@ -15,13 +15,15 @@ from sqlalchemy.exc import IntegrityError
 from cloud_hub.errors import HubError
 from cloud_hub.rollouts import create, engine, orders
 from cloud_hub.rollouts.engine import RolloutEngine
+from cloud_hub.rollouts.facts import Books
 from cloud_hub.store.tables import ChannelRow, RolloutRow
 from cloud_hub.trust.channels import EntryChanges, changed_entry
 from fleet.protocol.channel import Channel, encode_channel
+from fleet.rollouts.schedule import Rate, Schedule
 from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
 from tests.support.races import DEADLINE_S, Meanwhile, between
-from tests.support.rollouts import begin_anew, entry, evidence, history, live, make_fleet, row_of, start
+from tests.support.rollouts import GUARD, begin_anew, cohort, entry, evidence, history, live, make_fleet, row_of, start
 
 ENDED = ("finished", "halted", "aborted")
 # What a step decides, by what is known of the cohort.
@@ -111,7 +113,7 @@ def test_an_order_between_a_steps_reading_and_writing(
 ) -> None:
     rollout = ready(fleet, name, STEPS[step])
     said: list[Any] = []
-    between(monkeypatch, engine, "gather", lambda: said.append(meanwhile.call(order, fleet, rollout, name)))
+    between(monkeypatch, Books, "gather", lambda: said.append(meanwhile.call(order, fleet, rollout, name)))
     RolloutEngine(fleet.hub).look()
     answer = said[0].result(DEADLINE_S)
     check_whole(fleet, rollout)
@@ -164,12 +166,28 @@ def test_two_replicas_step_the_same_rollout(
 ) -> None:
     rollout = ready(fleet, "", STEPS[step])
     other: list[Any] = []
-    between(monkeypatch, engine, "gather", lambda: other.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
+    between(monkeypatch, Books, "gather", lambda: other.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
     RolloutEngine(fleet.hub).look()
     other[0].result(DEADLINE_S)
     check_whole(fleet, rollout)
     names = history(fleet, rollout)
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("fleet", ["postgresql"], indirect=True)
+def test_two_replicas_spend_a_rate_once(
+    fleet: HubFixture, meanwhile: Meanwhile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = Schedule(rate=Rate(per_minute=1.0))
+    wanted = {"model": "digits", "release": 2, "channel": "stable", "stages": [100], "guard": GUARD}
+    create.create_rollout(fleet.hub, actor="test", schedule=schedule, **wanted)
+    other: list[Any] = []
+    for count in (1, 2):
+        between(monkeypatch, Books, "gather", lambda: other.append(meanwhile.call(RolloutEngine(fleet.hub).look)))
+        RolloutEngine(fleet.hub).look()
+        other[-1].result(DEADLINE_S)
+        assert len(cohort(fleet)) == count
+        fleet.clock.advance(60.0)
 
 
 def test_an_abort_before_the_publication_is_what_is_published(
