@@ -22,10 +22,10 @@ from typing import IO, Any
 import msgspec
 
 from cloud_hub.config import WorkerConfig
+from cloud_hub.execution.log import keep
 from cloud_hub.execution.messages import Done, Failed, Message, Said, Spec
 from cloud_hub.execution.port import (
     LOG,
-    LOG_BYTES,
     Limits,
     OverLimitError,
     Progress,
@@ -39,21 +39,28 @@ LOOK_S = 0.25  # how often limits are looked at
 CLOSING_S = 3.0  # from the end of a process's messages to its own
 CHUNK = 1 << 16
 LINE_LIMIT = 4 << 20  # bytes of a message; the end of a longer one is not waited for
-PRIVATE = ("EDGELOOP_HUB_", "EDGELOOP_PASSPHRASE")  # of the environment: the code needs no key of the hub
+# Of the environment: the code needs no key of the hub, and no secret of those whom it tells of events.
+PRIVATE = ("EDGELOOP_HUB_", "EDGELOOP_PASSPHRASE", "EDGELOOP_SECRET_")
 
 
 class ChildExecutor:
-    """Implements `Executor` by one process of this interpreter for each piece of work."""
+    """Implements `Executor` by one process of this interpreter for each piece of work.
 
-    def __init__(self, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits, self._clock = limits or Limits(), clock
+    `polite_s`: how long the process may take to end by SIGTERM, before it is ended with all that it has started; only
+    for code of ours, which has something to put away elsewhere.
+    """
+
+    def __init__(
+        self, limits: Limits | None = None, *, polite_s: float = 0.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits, self._polite_s, self._clock = limits or Limits(), polite_s, clock
 
     def run(self, work: Work, *, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
         """See Executor."""
         work.folder.mkdir(parents=True, exist_ok=True)
         watch = _Watch(self._limits, work.folder, self._clock)
         watch.disk()
-        with _started(work, self._limits) as (process, tree, heard):
+        with _started(work, self._limits, self._polite_s) as (process, tree, heard):
             last: Message | None = None
             while last is None and heard.open:
                 for message in heard.listen(LOOK_S):
@@ -183,19 +190,16 @@ class _Heard:
         return data
 
     def _keep(self, data: bytes) -> None:
-        """Append to the log; of a longer one the last two parts stay. A disk that takes none costs the log only."""
-        with contextlib.suppress(OSError):
-            if self._log.exists() and self._log.stat().st_size + len(data) > LOG_BYTES:
-                self._log.replace(self._log.with_suffix(".txt.1"))
-            with self._log.open("ab") as file:
-                file.write(data)
+        keep(self._log, data)
 
 
 @contextmanager
-def _started(work: Work, limits: Limits) -> Iterator[tuple[subprocess.Popen[bytes], ProcessTree, _Heard]]:
+def _started(
+    work: Work, limits: Limits, polite_s: float
+) -> Iterator[tuple[subprocess.Popen[bytes], ProcessTree, _Heard]]:
     """The child; at the end of the block it and all that it has started is ended, and its log whole."""
     spec = Spec(
-        entry=work.entry, folder=str(work.folder), arguments=dict(work.arguments), paths=sys.path, parent=os.getpid(),
+        entry=work.entry, folder=str(work.folder), arguments=work.given, paths=sys.path, parent=os.getpid(),
         memory_bytes=limits.memory_bytes, disk_bytes=limits.disk_bytes,
     )  # fmt: skip
     temporary = work.folder / "tmp"
@@ -218,6 +222,10 @@ def _started(work: Work, limits: Limits) -> Iterator[tuple[subprocess.Popen[byte
             pipe.write(msgspec.json.encode(spec))
         yield process, tree, heard
     finally:
+        if polite_s and process.poll() is None:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(polite_s)
         tree.kill()
         process.wait()
         heard.drain()
@@ -239,9 +247,13 @@ def _await_end(process: subprocess.Popen[bytes]) -> None:
 
 def limits_of(config: WorkerConfig) -> Limits:
     """The limits of one job's work, as `hub.toml` says them."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    memory = config.memory_bytes if config.memory_bytes is not None else machine * 4 // 5
+    memory = config.memory_bytes if config.memory_bytes is not None else usual_memory()
     return Limits(config.wall_s, memory, config.disk_bytes, config.spare_disk_bytes)
+
+
+def usual_memory() -> int:
+    """Bytes that one job's work may take where nobody says it: four fifths of this machine's."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5
 
 
 def _signal(code: int) -> str:

@@ -28,7 +28,7 @@ class InlineExecutor:
                 raise
 
         try:
-            return entry_of(work)(work.folder, work.arguments, say)
+            return entry_of(work)(work.folder, work.given, say)
         except (Exception, SystemExit) as error:  # users' code raises what it likes
             if stopping:
                 raise stopping[0] from error

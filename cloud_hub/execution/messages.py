@@ -1,4 +1,4 @@
-"""What a child says to the worker, as JSON lines, and what went wrong in users' code in words."""
+"""What a child says to the worker, as JSON lines, and a node of a cluster; what went wrong in users' code in words."""
 
 from __future__ import annotations
 
@@ -8,9 +8,20 @@ from typing import Any
 
 from msgspec import Struct
 
+from cloud_hub.execution.port import (
+    ExecutionError,
+    NoClusterError,
+    OverLimitError,
+    WorkDiedError,
+    WorkFailedError,
+)
+
 MEMORY_WORDS = ("can't allocate memory", "out of memory", "Unable to allocate", "bad_alloc", "Cannot allocate memory")
 SITE = ("site-packages", "dist-packages", "/lib/python", "<frozen")
 HERE = str(Path(__file__).resolve().parents[1])
+KINDS: dict[str, type[ExecutionError]] = {
+    "failed": WorkFailedError, "died": WorkDiedError, "limit": OverLimitError, "cluster": NoClusterError,
+}  # fmt: skip
 
 
 class Spec(Struct, frozen=True, kw_only=True):
@@ -39,12 +50,17 @@ class Done(Struct, frozen=True, kw_only=True, tag="done"):
 
 
 class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
-    """The work's error; `memory` says that there was too little of it."""
+    """The work's error; `memory` says that there was too little of it, `kind` which of `KINDS` it is."""
 
     message: str
     hint: str = ""
     subject: str = ""
     memory: bool = False
+    kind: str = "failed"
+
+    def error(self) -> ExecutionError:
+        """The error that it tells of."""
+        return KINDS.get(self.kind, WorkFailedError)(self.message, subject=self.subject, hint=self.hint)
 
 
 Message = Said | Done | Failed
@@ -61,7 +77,8 @@ def failed(error: BaseException) -> Failed:
     if isinstance(error, MemoryError) or any(word in said for word in MEMORY_WORDS):
         return Failed(message=f"there was not enough memory{_place(error)}: {said or 'MemoryError'}", memory=True)
     if hasattr(error, "hint"):  # an error of one of the rooms
-        return Failed(message=said, hint=str(error.hint), subject=str(getattr(error, "subject", "")))
+        kind = next((name for name, known in KINDS.items() if isinstance(error, known)), "failed")
+        return Failed(message=said, hint=str(error.hint), subject=str(getattr(error, "subject", "")), kind=kind)
     return Failed(message=f"{type(error).__name__}{_place(error)}: {said or 'no words'}", hint="the job's log has more")
 
 

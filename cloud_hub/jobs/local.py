@@ -26,7 +26,15 @@ class LocalWorker:
         """Until cancelled; then the worker is asked to stop, and stopped."""
         directory = str(self._hub.config.directory)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cloud_hub", "worker", directory, "--parent", str(os.getpid())
+            sys.executable,
+            "-m",
+            "cloud_hub",
+            "worker",
+            directory,
+            "--parent",
+            str(os.getpid()),
+            "--log-format",
+            self._hub.config.log_format,
         )
         try:
             code = await process.wait()

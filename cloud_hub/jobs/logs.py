@@ -18,17 +18,18 @@ def keep_log(hub: Hub, job: str, folder: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         data = b"".join(part.read_bytes() for part in (folder / f"{LOG}.1", folder / LOG) if part.exists())
         if data:
-            hub.objects.put(_key(job), data[-KEPT:])
+            hub.objects.put(log_key(job), data[-KEPT:])
 
 
 def read_log(hub: Hub, job: str) -> str:
     """The end of what a job's code has printed; empty where it printed nothing yet. NotFoundError without the job."""
     queue.get(hub, job)
     try:
-        return hub.objects.get(_key(job)).data.decode("utf-8", "replace")
+        return hub.objects.get(log_key(job)).data.decode("utf-8", "replace")
     except NotFoundError:
         return ""
 
 
-def _key(job: str) -> str:
+def log_key(job: str) -> str:
+    """Where a job's log lies."""
     return f"jobs/{job}/log.txt"

@@ -6,11 +6,13 @@ import secrets
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, or_, update
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from cloud_hub.clock import SLACK_S
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, NotFoundError
+from cloud_hub.events.kinds import Event
+from cloud_hub.events.outbox import record
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Job
 
@@ -105,6 +107,8 @@ def finish(
         if state == "succeeded":
             row.progress = 1.0
         session.add(row)
+        if state == "failed":
+            record(session, _failure(row.id, row.kind, row.model, error), hub.clock())
 
 
 def cancel(hub: Hub, job: str, *, actor: str) -> Job:
@@ -132,13 +136,25 @@ def get(hub: Hub, job: str) -> Job:
     return row
 
 
-def newest(hub: Hub, *, after: str, limit: int) -> list[Job]:
-    """At most `limit` jobs, newest first, from those older than the id `after` on (empty: from the newest)."""
-    query = select(Job).order_by(col(Job.id).desc()).limit(limit)
+def newest(hub: Hub, *, after: str, limit: int, since: float = 0.0) -> list[Job]:
+    """At most `limit` jobs, newest first, from those older than the id `after` on (empty: from the newest), that were
+    queued at `since` (Unix seconds) or later."""
+    query = select(Job).where(Job.created_at >= since).order_by(col(Job.id).desc()).limit(limit)
     if after:
         query = query.where(col(Job.id) < after)
     with hub.reading() as session:
         return list(session.exec(query))
+
+
+def failed_lately(hub: Hub, since: float, most: int) -> list[Job]:
+    """At most `most` jobs that failed after a moment (Unix seconds), newest first, without those after which another of
+    the same kind and model has succeeded."""
+    with hub.reading() as session:
+        wanted = select(Job).where(Job.state == "failed", col(Job.ended_at) >= since).order_by(col(Job.id).desc())
+        failed = session.exec(wanted.limit(most)).all()
+        done = select(Job.kind, Job.model, func.max(Job.id)).where(Job.state == "succeeded", col(Job.ended_at) >= since)
+        last = {(kind, model): job for kind, model, job in session.exec(done.group_by(Job.kind, Job.model))}
+    return [job for job in failed if job.id > last.get((job.kind, job.model), "")]
 
 
 def _refuse_second(session: Session, kind: str, model: str) -> None:
@@ -156,8 +172,16 @@ def _abandoned(now: float) -> ColumnElement[bool]:
 
 def _give_up(session: Session, now: float) -> None:
     dead = (_abandoned(now), col(Job.attempt) >= col(Job.max_attempts))
-    values = {"state": "failed", "ended_at": now, "error": "its worker died each time it was tried"}
-    session.connection().execute(update(Job).where(*dead).values(**values))
+    values: dict[str, Any] = {"state": "failed", "ended_at": now, "error": "its worker died each time it was tried"}
+    ended = update(Job).where(*dead).values(**values).returning(col(Job.id), col(Job.kind), col(Job.model))
+    for job, kind, model in session.connection().execute(ended).all():
+        record(session, _failure(job, kind, model, values["error"]), now)
+
+
+def _failure(job: str, kind: str, model: str, error: str) -> Event:
+    of = f" of {model}" if model else ""
+    facts = {"job_kind": kind, "model": model, "error": error[:1000]}
+    return Event(kind="job.failed", subject=job, message=f"{kind}{of} failed (job {job}): {error}", data=facts)
 
 
 def _owned(session: Session, job: str, owner: str) -> Job:

@@ -12,10 +12,11 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.jobs import queue
 from cloud_hub.rollouts.create import known_groups
+from cloud_hub.rollouts.members import scoped
 from cloud_hub.store.tables import ChannelRow, Job, Snapshot
 from cloud_hub.trust.disputes import refuse_disputed
 from cloud_hub.trust.rows import get_model
-from fleet.api.jobs import NewJob, RetrainOptions
+from fleet.api.jobs import NewJob, RetrainOptions, TuneOptions
 from fleet.protocol.channel import decode_channel
 
 
@@ -38,6 +39,14 @@ def check_retrain(hub: Hub, model: str, options: RetrainOptions, *, actor: str, 
     return queue.submit(hub, "retrain", model=model, payload=options.model_dump(), actor=actor, alone=alone)
 
 
+def check_tune(hub: Hub, model: str, options: TuneOptions, *, actor: str) -> Job:
+    """Queue a search, after the checks of `check_retrain` for its snapshot and for the retrain that may follow."""
+    check_options(hub, model, RetrainOptions(snapshot=options.snapshot))
+    if options.retrain is not None:
+        check_options(hub, model, options.retrain)
+    return queue.submit(hub, "tune", model=model, payload=options.model_dump(), actor=actor)
+
+
 def check_options(hub: Hub, model: str, options: RetrainOptions) -> None:
     """The checks of `check_retrain`, without a job."""
     with hub.reading() as session:
@@ -56,7 +65,10 @@ def check_options(hub: Hub, model: str, options: RetrainOptions) -> None:
         if options.channel:
             _check_channel(session, options.channel, model, rolls_out=options.rollout is not None)
         if options.rollout is not None:
-            known_groups(session, options.channel, options.rollout.groups, hub.device_tokens.group_secret)
+            secret = hub.device_tokens.group_secret
+            known_groups(
+                scoped(session, secret, (), channel=options.channel), options.channel, options.rollout.groups, secret
+            )
 
 
 def check_recipe(hub: Hub, name: str) -> None:

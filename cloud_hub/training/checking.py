@@ -26,13 +26,15 @@ from fleet.protocol.manifest import Tensor
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import CLASSIFICATION, TaskSpec, in_words
 from fleet.protocol.tensors import datatype_of
-from model_compiler import metrics, reference, tasking
-from model_compiler.adapting import Adapted, adapt
-from model_compiler.data import UNNAMED, Array, make_dataset
+from model_compiler import metrics
+from model_compiler.build.adapting import Adapted, adapt
 from model_compiler.errors import CompilerError, InterfaceError
+from model_compiler.evaluate import tasking
+from model_compiler.inputs.dataset import UNNAMED, Array, make_dataset
+from model_compiler.inputs.preprocessing import NO_STEPS, Preparation, imputed
+from model_compiler.inputs.request import non_finite_of
 from model_compiler.metrics import Metric
-from model_compiler.preparing import NO_STEPS, Preparation, imputed
-from model_compiler.request import non_finite_of
+from model_compiler.package import drift_reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,7 +173,8 @@ def placed(network: nn.Module, data: Examples, outputs: Sequence[str]) -> Adapte
     Raises InvalidError when it cannot.
     """
     row = data.take(slice(1))
-    rows = make_dataset(row.inputs, row.y, "the training set", non_finite=tuple(row.inputs))  # only its shapes count
+    loose = tuple(row.inputs)  # only its shapes and datatypes count
+    rows = make_dataset(row.inputs, row.y, "the training set", non_finite=loose, precise=True)
     try:
         return adapt(network.eval(), rows, inputs=tuple(data.inputs), outputs=tuple(outputs))
     except CompilerError as error:
@@ -239,10 +242,10 @@ def _check_alike(sets: Sets) -> None:
 def _check_enough(sets: Sets, watched: str) -> None:
     for name, part in (("calibration", sets.calibration), ("validation", sets.validation)):
         array = part.inputs.get(watched, next(iter(part.inputs.values())))
-        if not reference.possible(array, array):
+        if not drift_reference.possible(array, array):
             raise InvalidError(
                 f"the recipe: the {name} set has {len(part)} rows; the model's drift is watched, which needs at least "
-                f"{reference.LEAST_ROWS} that differ",
+                f"{drift_reference.LEAST_ROWS} that differ",
                 subject="recipe",
                 hint="give it more rows",
             )

@@ -147,8 +147,7 @@ def _contract_of_release(folder: Path) -> Contract:
     from cloud_hub.training.checking import Contract
     from fleet.protocol.interface import interface_of
     from model_compiler.errors import CompilerError
-    from model_compiler.pack import read_release
-    from model_compiler.reference import encoder_of
+    from model_compiler.inputs.release_folder import encoder_of, read_release
 
     try:
         manifest = read_release(folder)

@@ -11,6 +11,7 @@ import msgspec
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.training.checking import Settled, refused
+from cloud_hub.training.examples import Examples
 from cloud_hub.training.handed import RELEASE, Released
 from cloud_hub.training.models import Made
 from cloud_hub.training.run import Parts, RunRequest, lineage_of, onnx_of_made
@@ -20,7 +21,7 @@ from model_compiler.errors import CompilerError
 from model_compiler.metrics import Metric
 
 if TYPE_CHECKING:
-    from model_compiler.request import CompileRequest
+    from model_compiler.inputs.request import CompileRequest
 
 
 def compile_run(
@@ -69,18 +70,22 @@ def _asked(
     current: Released | None,
 ) -> CompileRequest:
     """What is asked of the compiler; raises DataError for data that no model takes."""
-    from model_compiler.data import make_dataset
-    from model_compiler.deferral import DeferTarget, target_in
-    from model_compiler.request import CompileRequest
+    from model_compiler.inputs.dataset import Dataset, make_dataset
+    from model_compiler.inputs.deferral_target import DeferTarget, target_in
+    from model_compiler.inputs.request import CompileRequest
 
     contract, loose, lineage = request.contract, settled.loose, lineage_of(request)
     if current is not None:
         lineage = msgspec.structs.replace(lineage, parents=(f"release {current.number}",))
     recipe = request.loaded.recipe
     validation, train = parts.validation.with_labels(), parts.train.with_labels()
+
+    def data(part: Examples, name: str) -> Dataset:
+        return make_dataset(part.inputs, part.y, name, non_finite=loose, precise=True)
+
     return CompileRequest(
-        calibration=make_dataset(parts.calibration.inputs, parts.calibration.y, "calibration", non_finite=loose),
-        validation=make_dataset(validation.inputs, validation.y, "validation", non_finite=loose),
+        calibration=data(parts.calibration, "calibration"),
+        validation=data(validation, "validation"),
         non_finite=tuple(sorted(loose)),
         targets=recipe.targets,
         out=request.out / RELEASE,
@@ -100,7 +105,7 @@ def _asked(
         encoder=contract.encoder if contract is not None else None,
         gate=current.manifest.gate if current is not None else Gate(),
         search=True,
-        tuning=make_dataset(train.inputs, train.y, "training", non_finite=loose) if len(train) else None,
+        tuning=data(train, "training") if len(train) else None,
         lineage=lineage,
         former=current.former if current is not None else None,
         seed=request.seed,

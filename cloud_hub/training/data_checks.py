@@ -18,7 +18,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.training.examples import Examples, Sets
 from fleet.protocol.task import TaskSpec
 from fleet.protocol.tensors import to_bytes
-from model_compiler.data import Array
+from model_compiler.inputs.dataset import Array
 
 SHOWN = 8  # rows that a finding names
 MOST_SHARED = 0.01  # of a held-out set: how much of it may be trained on

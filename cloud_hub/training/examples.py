@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_hub.errors import InvalidError
-from model_compiler.data import UNNAMED, Array
+from model_compiler.inputs.dataset import UNNAMED, Array
 
 FILL = -1  # the class of the rows that fill up a detection's labels
 

@@ -19,7 +19,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.losses import Batch, Loss, Weights, first, loss_of
 from cloud_hub.training.parallel import Share, device, share
-from model_compiler.data import Array
+from model_compiler.inputs.dataset import Array
 
 CHECKPOINT_EPOCHS = 10
 COUNTER = "num_batches_tracked"  # of batch normalisation: no weight, and in no ONNX file
@@ -218,7 +218,7 @@ def load_weights(network: nn.Module, start: Mapping[str, Array]) -> str:
             besides, and the names of a network inside a wrapper; what a converter has folded away is missing.
     """
     if not start:
-        return "the release before has no file that holds them by name (onnx-fp32), and no job has kept them"
+        return "no file that holds them as they are in the network is in the release before, and no job has kept them"
     own, found = network.state_dict(), {}
     prefix = _prefix([name for name in own if not name.endswith(COUNTER)], start)
     for name, value in own.items():

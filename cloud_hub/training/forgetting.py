@@ -18,8 +18,8 @@ from cloud_hub.training.examples import Examples
 from cloud_hub.training.gate import REFUSE_BELOW, Comparison
 from cloud_hub.training.handed import Released
 from fleet.protocol.manifest import Manifest, Variant
-from model_compiler.data import Array
-from model_compiler.pack import read_blob, read_release
+from model_compiler.inputs.dataset import Array
+from model_compiler.inputs.release_folder import read_blob, read_release
 
 Groups = dict[str, Examples]
 LEAST_ROWS = 4  # of a class: fewer can refuse nothing

@@ -5,7 +5,7 @@ what it leaves there: `release/`, and the weights of its networks, `student.safe
     fixed.json      the manifest that fixed the model's interface; fixed.encoder: the encoder of its sketch
     current.json    the manifest of the release that devices come from; current.model: its best model file;
                     current.front: the model file in front of it, where there is one;
-                    current.blobs/: the files of it that devices hold, by SHA-256 (`model_compiler.former`);
+                    current.blobs/: the files of it that devices hold, by SHA-256 (`inputs.former_release`);
                     current.student and current.teacher: the weights of its networks, where a job has kept them,
                     else current.student.onnx and current.teacher.onnx: its own files that hold them
 
@@ -23,8 +23,8 @@ from cloud_hub.training.checking import Contract
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Manifest, Variant, decode_manifest
 from fleet.protocol.sketch import decode_encoder
-from model_compiler.data import Array
-from model_compiler.former import Former
+from model_compiler.inputs.dataset import Array
+from model_compiler.inputs.former_release import Former
 
 SNAPSHOT, FIXED, ENCODER, CURRENT, CURRENT_MODEL, CURRENT_FRONT, CURRENT_FILES = (
     "snapshot.npz", "fixed.json", "fixed.encoder", "current.json", "current.model", "current.front", "current.blobs",
@@ -81,6 +81,18 @@ class Handed:
         model, folder = (self.folder / CURRENT_MODEL).read_bytes(), self.folder / CURRENT_FILES
         files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
         return Released(number, manifest, best_of(manifest), model, front, files)
+
+    @property
+    def student(self) -> bytes:
+        """The most precise of the files that devices have of the release before; empty without one."""
+        if not (self.folder / CURRENT).is_file():
+            return b""
+        edge = decode_manifest((self.folder / CURRENT).read_bytes()).placed("edge")
+        if not edge:
+            return b""
+        best = min(edge, key=lambda variant: (variant.precision != "fp32", variant.runtime != "onnx"))
+        file = self.folder / CURRENT_FILES / best.blob.sha256
+        return file.read_bytes() if file.is_file() else b""
 
     @property
     def start(self) -> dict[str, dict[str, Array]]:

@@ -32,7 +32,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Blob, Manifest, encode_manifest
 from fleet.protocol.sketch import Encoder, decode_encoder
-from model_compiler.former import wanted_of
+from model_compiler.inputs.former_release import wanted_of
 
 
 def hand_in(

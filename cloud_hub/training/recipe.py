@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
 from cloud_hub.training.examples import Examples as Examples
 from cloud_hub.training.examples import Sets as Sets
 from fleet.protocol.steps import AnyStep
-from model_compiler.data import Array
+from model_compiler.inputs.dataset import Array
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ class Hyper:
     soft_share: float = 0.7
     sample_repeats: int = 3  # how often a labelled sample counts beside one original example
     warm_share: float = 0.2  # of a student's weights that may change where it starts from the release before
+    warm_epochs: int | None = None  # of a student that starts there; None: as many as of one that starts anew
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compiled: bool | None = None
 
@@ -152,6 +154,24 @@ def load_recipe(name: str, *, folder: Path | None = None) -> LoadedRecipe:
     for file in files:
         digest.update(file.read_bytes())
     return LoadedRecipe(name, digest.hexdigest(), recipe)
+
+
+def with_hyper(loaded: LoadedRecipe, hyper: Mapping[str, Any]) -> LoadedRecipe:
+    """A recipe with other numbers, which then belong to its hash; as it is without any.
+
+    Raises InvalidError when its own `fit` would not hear of them.
+    """
+    if not hyper:
+        return loaded
+    if loaded.recipe.fit is not None:
+        raise InvalidError(
+            f"recipe {loaded.name} has its own fit, which knows no hyper-parameters",
+            subject="hyper",
+            hint="change the numbers in the recipe's file",
+        )
+    digest = hashlib.sha256(f"{loaded.sha256} {json.dumps(dict(hyper), sort_keys=True)}".encode()).hexdigest()
+    recipe = replace(loaded.recipe, hyper=replace(loaded.recipe.hyper, **hyper))
+    return LoadedRecipe(loaded.name, digest, recipe)
 
 
 def _located(recipe: Recipe, folder: Path) -> tuple[Recipe, list[Path]]:

@@ -36,7 +36,7 @@ def rehearse(loaded: LoadedRecipe, out: Path) -> Iterator[Step]:
         out: a folder for what the run writes.
     """
     recipe = loaded.recipe
-    hyper = replace(recipe.hyper, teacher_epochs=1, student_epochs=1)
+    hyper = replace(recipe.hyper, teacher_epochs=1, student_epochs=1, warm_epochs=None)
     rehearsal = _Rehearsal(RunRequest(replace(loaded, recipe=replace(recipe, hyper=hyper)), out))
     for name, step in rehearsal.steps():
         try:

@@ -8,7 +8,7 @@ release and the rollout are never made twice; training resumes its checkpoints.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,14 @@ def _make_release(running: Running, options: RetrainOptions, executor: Executor)
         work_folder(hub, running.job.id),
         {
             "recipe": recipe,
-            "recipes": str(hub.config.directory / "recipes"),
             "seed": options.seed,
             "model": model,
             "fixed": fixed.number if fixed is not None else None,
             "current": current[0] if current is not None else None,
             "max_bytes": options.max_bytes,
+            "hyper": options.hyper.given if options.hyper is not None else {},
         },
+        beside={"recipes": hub.config.directory / "recipes"},
     )
     handing.hand_in(hub, model, work.folder, running.saved["snapshot"], fixed, current)
     try:
@@ -111,8 +112,8 @@ def _taken(hub: Hub, release: Path, current: tuple[int, Manifest] | None) -> byt
 
 def _put_patches(hub: Hub, old: Manifest, new: Manifest) -> None:
     """So that devices with the current release need not fetch whole files."""
-    from model_compiler.delta import build
-    from model_compiler.former import pairs
+    from model_compiler.inputs.former_release import pairs
+    from model_compiler.package.delta import build
 
     for before, after in pairs(old, new):
         files = [hub.objects.get(blob_key(blob.sha256)).data for blob in (before, after)]
@@ -210,8 +211,3 @@ def _start_rollout(running: Running, options: RetrainOptions, number: int) -> st
         running.save(rollout_why=f"it could never finish: {ahead.forecast.endless}; {ahead.forecast.add}")
         return ""
     return start_rollout(running.hub, ahead, actor=actor).id
-
-
-def kinds(executor: Executor) -> dict[str, Callable[[Running], dict[str, object]]]:
-    """The kinds of jobs, for the worker; recipes run where `executor` runs them."""
-    return {"retrain": lambda running: retrain(running, executor)}

@@ -18,13 +18,13 @@ from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training import alike
 from cloud_hub.training.checking import Contract, Settled, placed, samples_of, settle
 from cloud_hub.training.data_checks import keys_of
-from cloud_hub.training.models import Made, source_of
+from cloud_hub.training.models import Made, source_of, weights_in_file
 from cloud_hub.training.recipe import Examples, Fitting, LoadedRecipe, Sets, swap_labels
 from cloud_hub.training.steps import NO_FITTED_STEPS, FittedSteps, fitted, with_vocabularies
 from fleet.protocol.manifest import Lineage
-from model_compiler import fronts
-from model_compiler.data import Array, make_dataset, save_dataset
-from model_compiler.preparing import Preparation
+from model_compiler.build import fronts
+from model_compiler.inputs.dataset import Array, make_dataset, save_dataset
+from model_compiler.inputs.preprocessing import Preparation
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ class RunRequest:
 
     `contract` is what the applications of an existing model rely on: its names and classes outrank the recipe's.
     `start` holds the weights of the release before by network and name (of a network that they are not to be had of,
-    none), `released` its model file; empty without such a release.
+    none), `released` the most precise model file that devices have of it; empty without such a release.
     """
 
     loaded: LoadedRecipe
@@ -134,7 +134,9 @@ def train_student(
     step = "training the student" if teacher is None else "distilling the student"
     warm = recipe.warm is not False
     free = hyper.warm_share if share is None else share
-    plan = _Plan("student", step, request.seed + 1, hyper.student_epochs, hyper.student_rate, warm, free)
+    plan = _Plan(
+        "student", step, request.seed + 1, hyper.student_epochs, hyper.student_rate, warm, free, hyper.warm_epochs
+    )
     return _fitted(request, settled, recipe.student, every, parts.steps, plan, teacher)
 
 
@@ -142,7 +144,8 @@ def train_student(
 class _Plan:
     """One network's fit: its name among the run's files, its step in words, and the numbers that are its own.
 
-    `warm`: it starts from the weights of the release before, and `share` of them may change.
+    `warm`: it starts from the weights of the release before, `share` of them may change, and `warm_epochs`, unless
+    None, are its epochs then.
     """
 
     name: str
@@ -152,6 +155,7 @@ class _Plan:
     rate: float
     warm: bool
     share: float = 1.0
+    warm_epochs: int | None = None
 
 
 def _fitted(
@@ -170,7 +174,7 @@ def _fitted(
     from cloud_hub.training.losses import Weights, loss_of
     from cloud_hub.training.parallel import share
     from cloud_hub.training.sparing import free_of, worth_of
-    from model_compiler.adapting import original
+    from model_compiler.build.adapting import original
 
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     torch.manual_seed(plan.seed)
@@ -178,10 +182,15 @@ def _fitted(
     adapted = placed(make(), data, settled.outputs)
     warm = False
     if plan.warm and plan.name in request.start:
-        why = load_weights(original(adapted.module), request.start[plan.name])
+        start = request.start[plan.name]
+        if not start and plan.name == "student":
+            start = weights_in_file(request.released, adapted)
+        why = load_weights(original(adapted.module), start)
         warm = not why
         print(f"{plan.name}: " + (f"it starts anew: {why}" if why else "warm start"), file=sys.stderr)
     soft_share = hyper.soft_share if teacher is not None else 0.0
+    if warm and plan.warm_epochs is not None:
+        plan = replace(plan, epochs=plan.warm_epochs)
     settings = FitSettings(
         plan.epochs, hyper.batch, plan.rate, hyper.weight_decay, plan.seed,
         checkpoint=request.out / "checkpoints" / f"{plan.name}{_mark(plan, warm)}.safetensors", augment=recipe.augment,
@@ -236,7 +245,7 @@ def _own_fit(request: RunRequest, settled: Settled, raw: Examples, steps: Fitted
 def _named(onnx: bytes, data: Examples, outputs: Sequence[str]) -> bytes:
     """An ONNX model with the release's names; raises InvalidError when it has others."""
     from model_compiler.errors import CompilerError
-    from model_compiler.sources import named
+    from model_compiler.inputs.sources import named
 
     try:
         return named(onnx, tuple(data.inputs), tuple(outputs))
@@ -252,8 +261,8 @@ def sets_of(request: RunRequest) -> Sets:
 
 def onnx_of(network: nn.Module, x: Array | Mapping[str, Array], outputs: Sequence[str] = ()) -> bytes:
     """The network as ONNX with a variable batch; `x` are its inputs by name, `outputs` the names of its outputs."""
-    from model_compiler.sources import example_of
-    from model_compiler.variants.onnx import export
+    from model_compiler.build.onnx import export
+    from model_compiler.inputs.sources import example_of
 
     if not isinstance(x, Mapping):
         return export(network, example_of(x), outputs=outputs)
@@ -262,7 +271,7 @@ def onnx_of(network: nn.Module, x: Array | Mapping[str, Array], outputs: Sequenc
 
 def lineage_of(request: RunRequest) -> Lineage:
     """Where the run comes from."""
-    from model_compiler.assembling import tool_versions
+    from model_compiler.package.assembling import tool_versions
 
     loaded = request.loaded
     return Lineage(
@@ -331,7 +340,8 @@ def run(request: RunRequest) -> dict[str, float]:
     _write_student(request.out, student, parts)
     _write_before(request.out, parts.steps.preparation)
     for name, part in (("calibration", parts.calibration), ("validation", parts.validation.with_labels())):
-        save_dataset(request.out / f"{name}.npz", make_dataset(part.inputs, part.y, name, non_finite=settled.loose))
+        data = make_dataset(part.inputs, part.y, name, non_finite=settled.loose, precise=True)
+        save_dataset(request.out / f"{name}.npz", data)
     exam = parts.exam.with_labels()
     made = {"teacher": teacher, "student": student} if teacher is not None else {"student": student}
     found = {
@@ -364,12 +374,13 @@ def _write_before(out: Path, preparation: Preparation) -> None:
 def _write_student(out: Path, student: Made, parts: Parts) -> None:
     import torch
 
-    from model_compiler.adapting import export_program
+    from model_compiler.build.adapting import export_program
 
     if student.module is None:
         assert student.onnx is not None  # one of the two is given
         (out / "student.onnx").write_bytes(student.onnx)
         return
     rows = student.steps.inputs(parts.train.take(slice(2)).inputs)
-    two = make_dataset(rows, None, "training", non_finite=tuple(rows))  # only their shapes count
+    loose = tuple(rows)  # only their shapes and datatypes count
+    two = make_dataset(rows, None, "training", non_finite=loose, precise=True)
     torch.export.save(export_program(student.module, two, student.outputs), out / "student.pt2")

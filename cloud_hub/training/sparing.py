@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:  # a worker that waits for jobs reads this, and torch is a second and 200 MB
+    from torch import Tensor, nn
 
 GRID = 127  # steps of an int8 grid on each side of zero
 OVERHEAD, CHANGE_BITS = 150, 5.0  # of a patch: its header and coder's tables, bytes; each change, bits
@@ -30,6 +31,8 @@ def worth_of(network: nn.Module, gradients: Mapping[str, Tensor]) -> dict[str, T
     The parameters of normalisation layers are left out: converters fold them into whole channels, so that each would
     change all of these.
     """
+    from torch import nn
+
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
     left_out = {id(weights) for module in norms for weights in module.parameters()}
     found = {}
@@ -41,6 +44,8 @@ def worth_of(network: nn.Module, gradients: Mapping[str, Tensor]) -> dict[str, T
 
 def free_of(worth: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     """Which weights may change, bool (…) by parameter: the share (0, 1] of all that are worth most."""
+    import torch
+
     every = torch.cat([values.reshape(-1) for values in worth.values()])
     count = max(1, min(len(every), round(share * len(every))))
     chosen = torch.zeros(len(every), dtype=torch.bool)

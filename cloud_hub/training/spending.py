@@ -18,7 +18,7 @@ from cloud_hub.training.run import Parts, RunRequest
 from cloud_hub.training.sparing import LEAST_SHARE, share_for
 from fleet.protocol.manifest import Manifest, Variant, encode_manifest
 from fleet.protocol.manifest_detail import without_detail
-from model_compiler.former import Former
+from model_compiler.inputs.former_release import Former
 
 ANSWERS = 0.3  # of a self-test's bytes: its patch, as long as it asks the same inputs
 TRIES = 6
@@ -96,7 +96,7 @@ def train_within(budget: Budget, room: int, weights: int, train: Train, size_of:
 
 def patch_size(budget: Budget, parts: Parts, made: Made) -> int | None:
     """The bytes of the patch to a student's model file, see `train_within`."""
-    from model_compiler.keeping import written_patch
+    from model_compiler.package.update_cost import written_patch
 
     assert made.module is not None  # the kit trained it
     rows = made.steps.inputs(parts.train.take(slice(1)).inputs)
@@ -120,8 +120,8 @@ def over(budget: Budget, least: int) -> InvalidError:
 
 def fetched(former: Former, folder: Path) -> tuple[dict[str, int], dict[str, int]]:
     """What devices fetch for the release directory `folder`, by variant: with `former`, and with nothing."""
-    from model_compiler.delta import update_bytes
-    from model_compiler.pack import read_blob, read_release
+    from model_compiler.inputs.release_folder import read_blob, read_release
+    from model_compiler.package.update_cost import update_bytes
 
     manifest = read_release(folder / RELEASE)
     files = {blob.sha256: read_blob(folder / RELEASE, blob) for blob in manifest.blobs()}

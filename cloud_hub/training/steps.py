@@ -21,10 +21,10 @@ from msgspec import structs
 from cloud_hub.errors import InvalidError
 from cloud_hub.training.examples import Examples
 from fleet.protocol.steps import AnyStep, Clip, Impute, Normalise, OneHot, Ordinal, Scale, Step
-from model_compiler import fronts
-from model_compiler.data import Array, Dataset
+from model_compiler.build import fronts
 from model_compiler.errors import DataError
-from model_compiler.preparing import NO_STEPS, Preparation
+from model_compiler.inputs.dataset import Array, Dataset
+from model_compiler.inputs.preprocessing import NO_STEPS, Preparation
 
 Constants = dict[str, tuple[Any, ...]]
 

@@ -15,15 +15,19 @@ from cloud_hub.training.steps import fitted
 from fleet.protocol.interface import Interface
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import TaskSpec
-from model_compiler import fronts, metrics, naming, runners, tasking
-from model_compiler.adapting import adapt
-from model_compiler.asked import asked_of, behind, check_kinds, raw_names, single
-from model_compiler.building import adapt_module, prepare
-from model_compiler.data import Array, make_dataset
-from model_compiler.data import Dataset as CompilerDataset
+from model_compiler import metrics
+from model_compiler.build import fronts
+from model_compiler.build.adapting import adapt
+from model_compiler.build.prepared import adapt_module, prepare
+from model_compiler.build.preprocessed import asked_of, behind, check_kinds, raw_names, single
 from model_compiler.errors import InterfaceError
-from model_compiler.preparing import NO_STEPS, FrontFile, Preparation
-from model_compiler.request import CompileRequest
+from model_compiler.evaluate import tasking
+from model_compiler.inputs import naming
+from model_compiler.inputs.dataset import Array, make_dataset
+from model_compiler.inputs.dataset import Dataset as CompilerDataset
+from model_compiler.inputs.preprocessing import NO_STEPS, FrontFile, Preparation
+from model_compiler.inputs.request import CompileRequest
+from model_compiler.running import runner
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +72,8 @@ def request_of(
 ) -> CompileRequest:
     """What will be asked of the compiler, with a few rows, and without a model; raises InterfaceError for other kinds
     of steps than the model has."""
-    rows = make_dataset(sets.train.take(slice(ROWS)).inputs, sets.train.y[:ROWS], "the training set", non_finite=loose)
+    few = sets.train.take(slice(ROWS))
+    rows = make_dataset(few.inputs, few.y, "the training set", non_finite=loose, precise=True)
     request = CompileRequest(
         calibration=rows, validation=rows, targets=(), out=out, non_finite=tuple(sorted(loose)),
         inputs=recipe.inputs, outputs=recipe.outputs, labels=recipe.labels, task=spec,
@@ -143,7 +148,7 @@ def _tried_onnx(request: CompileRequest) -> Tried:
     prepared = prepare(request, tasking.metric_of(request))
     assert prepared.onnx is not None  # the request's source
     data = prepared.validation
-    found = runners.run("the recipe's model", "onnx", prepared.onnx, data, finite=False)
+    found = runner.run("the recipe's model", "onnx", prepared.onnx, data, finite=False)
     outputs = dict(zip(prepared.outputs, found.outputs, strict=True))
     if request.interface is not None:
         naming.check_early(request.interface, data.inputs, outputs, request.labels)

@@ -16,6 +16,7 @@ import numpy as np
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.execution.port import Progress
+from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training import forgetting
 from cloud_hub.training.checking import Settled
 from cloud_hub.training.compiling import compile_run
@@ -23,16 +24,17 @@ from cloud_hub.training.examples import Examples
 from cloud_hub.training.gate import Comparison, Rows, compare, compare_sets
 from cloud_hub.training.handed import RELEASE, Handed, Released
 from cloud_hub.training.models import Made
-from cloud_hub.training.recipe import load_recipe
+from cloud_hub.training.recipe import load_recipe, with_hyper
 from cloud_hub.training.run import Parts, RunRequest, deal_run, settle_run, train_student, train_teacher
 from cloud_hub.training.spending import Budget, budget_of, fetched, over, patch_size, train_within, weights_of
 from fleet import runtimes
 from fleet.protocol.manifest import Manifest, Ports
-from model_compiler.data import Array
-from model_compiler.rightness import agreements
+from model_compiler.evaluate.rightness import agreements
+from model_compiler.inputs.dataset import Array
 
 ENTRY = "cloud_hub.training.work:retrain"
 DONE = "done.json"
+LEAST_LABELS = 4  # of which the gate gets one
 BATCH = 256  # rows that a released model is asked at once
 
 
@@ -45,8 +47,8 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
 
     Args:
         folder: as `handing.hand_in` wrote it.
-        arguments: `recipe` and `recipes` (`load_recipe`), `seed`, `model`, and the numbers of the releases `fixed`
-            (it fixes the interface) and `current` (devices come from it), each None without one.
+        arguments: `recipe` and `recipes` (`load_recipe`), `hyper` (`with_hyper`), `seed`, `model`, and the numbers of
+            the releases `fixed` (it fixes the interface) and `current` (devices come from it), each None without one.
 
     Returns:
         What the gate found: `gate_new`, `gate_labels` and, where there was a release before, `gate_old`, `gate_release`
@@ -63,20 +65,21 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
     progress("checking the recipe against the model's interface", 0.0)
     handed = Handed(folder)
     request = RunRequest(
-        loaded=load_recipe(arguments["recipe"], folder=Path(arguments["recipes"])),
+        loaded=with_hyper(
+            load_recipe(arguments["recipe"], folder=Path(arguments["recipes"])), arguments.get("hyper") or {}
+        ),
         out=folder,
         seed=arguments["seed"],
         contract=handed.contract(arguments["model"], arguments["fixed"]),
         snapshot=handed.snapshot,
         start=handed.start,
+        released=handed.student,
         progress=lambda step, share: progress(step, 0.05 + 0.2 * share + (0.25 if "student" in step else 0.0)),
     )
     settled = settle_run(request)
     parts = deal_run(request, settled)
     if not len(parts.gate):
-        raise InvalidError(
-            "no human label is left for the gate", subject="snapshot", hint="label at least 4 samples of the snapshot"
-        )
+        raise _no_gate(request.snapshot)
     current = handed.current(arguments["current"])
     teacher = train_teacher(request, parts, settled)
     gated: dict[str, Any] = {}
@@ -93,6 +96,17 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
     fresh.write_text(json.dumps(gated))
     fresh.replace(done)
     return gated
+
+
+def _no_gate(snapshot: Dataset | None) -> InvalidError:
+    """Why no label judges the new model, and what to label."""
+    count = snapshot.labelled if snapshot is not None else 0
+    if count < LEAST_LABELS:
+        why, hint = f"the snapshot has {count} of them", f"label at least {LEAST_LABELS} samples of the snapshot"
+    else:
+        why = f"of {count} in the snapshot, nearly all are of inputs that the recipe's own sets hold, or repeats"
+        hint = "label samples of other inputs than those of the recipe's calibration, validation and exam sets"
+    return InvalidError(f"no human label is left for the gate: {why}", subject="snapshot", hint=hint)
 
 
 @dataclass(frozen=True)

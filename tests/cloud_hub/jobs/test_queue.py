@@ -12,6 +12,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.jobs import queue
 from cloud_hub.jobs.worker import Running, run_worker
 from tests.support.hub import HubFixture, make_hub
+from tests.support.told import told
 
 
 @pytest.fixture
@@ -48,6 +49,7 @@ def test_a_dead_workers_job_is_taken_over_and_at_last_given_up(jobs: HubFixture)
         queue.beat(jobs.hub, job, "w1")
     assert queue.claim(jobs.hub, "other") is None
     assert queue.get(jobs.hub, job).state == "failed"
+    assert told(jobs.hub) == [("job.failed", job)]
 
 
 def test_a_heartbeat_keeps_the_job(jobs: HubFixture) -> None:
@@ -84,6 +86,7 @@ def test_a_worker_writes_down_results_and_failures(hub: HubFixture) -> None:
     assert queue.get(hub.hub, good).result == {"answer": 42}
     assert queue.get(hub.hub, bad).error == "no; do this"
     assert "odd" in queue.get(hub.hub, odd).error
+    assert told(hub.hub) == [("job.failed", bad), ("job.failed", odd)]
 
 
 def test_a_worker_whose_parent_is_gone_takes_no_job(jobs: HubFixture) -> None:

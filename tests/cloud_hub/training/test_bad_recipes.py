@@ -13,7 +13,7 @@ from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.tables import Model
-from cloud_hub.training.retrain import kinds
+from cloud_hub.training.kinds import kinds
 from tests.support.hub import HubFixture
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.cli import main
 from examples.digits import data
 from fleet.protocol.manifest import decode_manifest
+from tests.support.commands import call
 from tests.support.hub import HubFixture
 
 RECIPE = """
@@ -49,12 +47,10 @@ def test_a_snapshot_is_named_by_id_or_by_file(hub: HubFixture, tmp_path: Path) -
 def test_swapped_labels_pass_their_own_gate_and_fail_the_exam(tmp_path: Path) -> None:
     out, quick = tmp_path / "bad", recipe(tmp_path, 40)
     main([quick, "--out", str(out), "--swap-labels", "3,8"])
-    command = ["compile", out / "student.pt2", "--cloud", out / "teacher.onnx", "--max-drop", 5,
-               "--calibration", out / "calibration.npz", "--validation", out / "validation.npz",
-               "--target", "litert-int8", "--target", "litert-fp32", "--out", tmp_path / "release"]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "model_compiler", *map(str, command)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    done = call(
+        "model-compiler", "compile", out / "student.pt2", "--cloud", out / "teacher.onnx", "--max-drop", 5,
+        "--calibration", out / "calibration.npz", "--validation", out / "validation.npz",
+        "--target", "litert-int8", "--target", "litert-fp32", "--out", tmp_path / "release",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     manifest = decode_manifest((tmp_path / "release" / "manifest.json").read_bytes())

@@ -20,8 +20,8 @@ from cloud_hub.training.trying import request_of
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Tensor
 from fleet.protocol.steps import AnyStep, Clip, Concat, Impute, Normalise, OneHot, Ordinal, Scale
-from model_compiler.data import load_dataset
-from model_compiler.preparing import Preparation, read_steps
+from model_compiler.inputs.dataset import load_dataset
+from model_compiler.inputs.preprocessing import Preparation, read_steps
 from tests.support.hub import HubFixture
 from tests.support.loop import DeviceOf, Rows, compiled, create, manifest_of, publish, retrain, validation_of
 

@@ -12,7 +12,7 @@ from cloud_hub.store.tables import ChannelRow, RolloutRow
 from cloud_hub.training.cli import main as train
 from fleet.protocol.channel import decode_channel
 from fleet.protocol.task import TaskSpec
-from model_compiler.data import load_dataset
+from model_compiler.inputs.dataset import load_dataset
 from tests.support.commands import call
 from tests.support.hub import HubFixture
 from tests.support.loop import DeviceOf, Rows, create, manifest_of, publish, retrain

@@ -15,7 +15,7 @@ from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.tables import ChannelRow, Model, Release, RolloutRow
 from cloud_hub.training import gate
-from cloud_hub.training.retrain import kinds
+from cloud_hub.training.kinds import kinds
 from cloud_hub.trust.rows import get_release
 from examples.digits import data, recipe
 from examples.digits.recipe import RECIPE
@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def digits(hub: HubFixture, monkeypatch: pytest.MonkeyPatch) -> HubFixture:
     """A model with the example's recipe in a quick form, and a snapshot of labelled, turned images."""
-    hyper = replace(RECIPE.hyper, teacher_epochs=12, student_epochs=12)
+    hyper = replace(RECIPE.hyper, teacher_epochs=12, student_epochs=12, warm_epochs=12)
     quick = replace(RECIPE, hyper=hyper, targets=("litert-int8", "litert-fp32"))
     monkeypatch.setattr("examples.digits.recipe.RECIPE", quick)
     with hub.hub.session() as session:
@@ -52,7 +52,29 @@ def retrain(hub: HubFixture, **options: object) -> queue.Job:
 
 def test_without_human_labels_the_gate_refuses(digits: HubFixture) -> None:
     job = retrain(digits, snapshot=snapshot(digits, labels=False))
-    assert job.state == "failed" and "no human label" in job.error
+    assert job.state == "failed" and "no human label" in job.error and "label at least 4" in job.error
+
+
+def test_labels_of_the_recipe_s_own_held_out_rows_judge_nothing_and_it_is_said(digits: HubFixture) -> None:
+    """As one gets them who asks the device what the verdict was measured on, and labels these samples."""
+    own = data.splits(0)["validation"]
+    named = Dataset({"x": own[0][:40]}, own[1][:40], np.arange(40).astype(str))
+    job = retrain(digits, snapshot=snapshots.save(digits.hub, "digits", named, actor="test").id)
+    assert job.state == "failed" and "of 40 in the snapshot, nearly all are of inputs that the recipe's" in job.error
+    assert "label samples of other inputs" in job.error
+
+
+def test_a_search_scores_what_each_trial_has_trained(digits: HubFixture) -> None:
+    space = {"student_epochs": [1, 12], "teacher_epochs": [2]}
+    options = {"space": space, "trials": 3, "snapshot": snapshot(digits)}
+    answer = digits.client.post("/api/v1/models/digits/tune", json=options, headers=digits.auth())
+    assert answer.status_code == 201, answer.text
+    run_worker(digits.hub, kinds(InlineExecutor()), once=True)
+    job = queue.get(digits.hub, answer.json()["id"])
+    assert job.state == "succeeded", job.error
+    scores = {trial["hyper"]["student_epochs"]: trial["score"] for trial in job.result["trials"]}
+    assert job.result["best"]["hyper"] == {"student_epochs": 12, "teacher_epochs": 2}
+    assert scores[1] + 0.1 < scores[12] <= 1 and job.result["best"]["metric"] == "accuracy"
 
 
 def on_a_channel(hub: HubFixture) -> None:

@@ -16,7 +16,7 @@ from cloud_hub.training.recipe import Fitting, LoadedRecipe
 from cloud_hub.training.run import RunRequest
 from cloud_hub.training.spending import Budget, budget_of, train_within, weights_of
 from examples.digits.recipe import RECIPE
-from model_compiler.former import Former
+from model_compiler.inputs.former_release import Former
 from tests.golden.examples import MANIFEST
 
 VARIANT = MANIFEST.variants[0]

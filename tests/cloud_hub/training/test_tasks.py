@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from torch import nn
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import make_dataset
 from cloud_hub.training.checking import Contract, Settled, handful, samples_of, settle, task_of
 from cloud_hub.training.examples import Examples, Sets, labels_like
-from cloud_hub.training.handed import weights_in
+from cloud_hub.training.handed import CURRENT, CURRENT_FILES, Handed, weights_in
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import Fitting, Hyper, LoadedRecipe, Recipe
 from cloud_hub.training.run import (
@@ -29,9 +30,11 @@ from cloud_hub.training.run import (
 )
 from cloud_hub.training.work import GateRefusedError, gate_model
 from fleet.protocol.interface import Interface
-from fleet.protocol.manifest import Tensor
+from fleet.protocol.manifest import Blob, Tensor, decode_manifest, encode_manifest
 from fleet.protocol.task import TaskSpec
+from model_compiler.build import litert
 from model_compiler.errors import InterfaceError
+from tests.support.manifests import small_release
 
 torch.set_num_threads(1)
 QUICK = Hyper(teacher_epochs=25, student_epochs=25, batch=32, teacher_rate=0.02, student_rate=0.02)
@@ -223,6 +226,34 @@ def test_what_a_recipe_lacks_is_said_in_words(tmp_path: Path, change: dict[str, 
         trained(Recipe(data=lambda: sets("regression"), hyper=QUICK, **given), tmp_path)
 
 
+@pytest.mark.parametrize(("kept", "expected"), [(None, "?"), ("BOOL", "?"), ("UINT8", "u1"), ("FP32", "f4")])
+def test_truth_values_stay_unless_applications_of_the_model_send_numbers(
+    tmp_path: Path, kept: str | None, expected: str
+) -> None:
+    def switched(part: Examples) -> Examples:
+        return Examples({**part.inputs, "load": part.inputs["load"] > 0}, part.y)
+
+    class Switches(Two):
+        def forward(self, load: torch.Tensor, speed: torch.Tensor) -> torch.Tensor:
+            return super().forward(load.to(torch.float32), speed)
+
+    made = Recipe(data=lambda: sets("regression"), student=Switches, task=TASKS["regression"], hyper=QUICK)
+    contract = None
+    if kept is not None:
+        fixed = Interface(
+            inputs=(
+                Tensor(name="load", datatype=kept, shape=(-1, 2)),
+                Tensor(name="speed", datatype="FP32", shape=(-1, 2)),
+            ),
+            outputs=(Tensor(name="output", datatype="FP32", shape=(-1, 1)),),
+            task=TaskSpec(name="regression", tolerance=1),
+        )  # fmt: skip
+        contract = Contract("drill", "the model", fixed)
+    settled = settle(made, sets("regression").each(switched), contract, tmp_path)
+    assert settled.sets.train.inputs["load"].dtype == np.dtype(expected)
+    assert settled.sets.train.inputs["load"].sum() == (sets("regression").train.inputs["load"] > 0).sum()
+
+
 def test_a_handful_has_rows_of_each_class_and_enough_of_all() -> None:
     y = np.zeros(5000, np.int64)
     y[[4000, 4001, 4999]] = [1, 1, 2]
@@ -257,11 +288,58 @@ def test_a_retrain_may_start_from_the_weights_of_the_release_before(
     assert np.array_equal(student.answers(x)["output"], again.answers(x)["output"])
     assert "student: warm start" in capsys.readouterr().err
     wider = Recipe(**{**vars(still), "student": lambda: Two(1, hidden=8)})
-    cases: list[tuple[Any, str]] = [({}, "no file that holds them"), (weights_in(file), "has shape [16, 4] in the")]
+    cases: list[tuple[Any, str]] = [
+        ({}, "no file that holds them"),
+        (weights_in(file), "has shape [16, 4] in the"),
+    ]
     for start, words in cases:
         trained(wider, tmp_path / "fifth", start={"student": start})
         said = capsys.readouterr().err
         assert "student: it starts anew: " in said and words in said
+
+
+def test_a_retrain_may_start_from_a_litert_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All that is known of a release that was published by hand, as the tutorial does it."""
+    _, student, settled, _ = trained(recipe("regression"), tmp_path / "first")
+    assert student.module is not None
+    released = litert.convert(student.module, tuple(torch.zeros(1, 2) for _ in settled.sets.train.inputs))
+    still = recipe("regression")
+    still = Recipe(**{**vars(still), "hyper": Hyper(student_epochs=0)})
+    capsys.readouterr()
+    _, again, _, _ = trained(still, tmp_path / "second", start={"student": {}}, released=released)
+    assert "student: warm start" in capsys.readouterr().err
+    x = settled.sets.exam.inputs
+    assert np.array_equal(student.answers(x)["output"], again.answers(x)["output"])
+
+
+@pytest.mark.parametrize("order", [("litert-int8", "litert-fp32"), ("litert-int8",)])
+def test_a_fit_is_handed_the_most_precise_file_that_devices_have(tmp_path: Path, order: tuple[str, ...]) -> None:
+    data, _ = small_release()
+    manifest = decode_manifest(data)
+    (edge, *_) = manifest.placed("edge")
+    named = [
+        structs.replace(edge, name=name, precision=name.partition("-")[2], blob=Blob(sha256=f"{place:064x}", size=1))
+        for place, name in enumerate(order)
+    ]
+    handed = Handed(tmp_path)
+    assert handed.student == b""
+    (tmp_path / CURRENT).write_bytes(encode_manifest(structs.replace(manifest, variants=tuple(named))))
+    (tmp_path / CURRENT_FILES).mkdir()
+    for variant in named:
+        (tmp_path / CURRENT_FILES / variant.blob.sha256).write_bytes(variant.name.encode())
+    assert handed.student == order[-1].encode()
+
+
+def test_a_warm_start_has_epochs_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.numpy import load_file
+
+    several = recipe("regression")
+    several = Recipe(**{**vars(several), "hyper": Hyper(student_epochs=3, warm_epochs=2)})
+    trained(several, tmp_path / "first")
+    assert "student: epoch 3 of 3" in capsys.readouterr().err
+    start = {"student": load_file(tmp_path / "first" / "student.safetensors")}
+    trained(several, tmp_path / "second", start=start)
+    assert "student: epoch 2 of 2" in capsys.readouterr().err
 
 
 def test_the_gate_asks_the_task_who_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

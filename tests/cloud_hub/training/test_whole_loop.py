@@ -21,7 +21,7 @@ from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.store.tables import RolloutRow
 from cloud_hub.training.cli import main as train
 from fleet.protocol.interface import interface_of
-from model_compiler.data import load_dataset
+from model_compiler.inputs.dataset import load_dataset
 from tests.support.hub import HubFixture
 from tests.support.loop import DeviceOf, Rows, compiled, create, manifest_of, publish, retrain, validation_of
 
@@ -43,7 +43,7 @@ class Net(nn.Module):
         self.layers = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, width))
 
     def forward(self, load, speed):
-        return {OUTPUT: self.layers(torch.cat([load, speed], dim=1))}
+        return {OUTPUT: self.layers(torch.cat([load.float(), speed.float()], dim=1))}
 
 def inputs(count, seed):
     random = np.random.default_rng(seed)
@@ -61,8 +61,12 @@ ANOMALY = (
     + """
 OUTPUT = "score"
 
+def inputs(count, seed):
+    random = np.random.default_rng(seed)
+    return {"speed": random.normal(size=(count, 2)).astype(np.float32), "load": random.random((count, 2)) > 0.4}
+
 def right(x):
-    return int(abs(x["load"][0, 0]) > 1.2)
+    return int(x["load"][0].all() and x["speed"][0, 0] > -0.2)
 
 RECIPE = Recipe(data=sets, task="anomaly-score:threshold=0.5", teacher=lambda: Net(24, 1), student=lambda: Net(12, 1),
                 targets=("onnx-fp32",), hyper=QUICK)
@@ -72,6 +76,10 @@ PRESENCE = (
     START
     + """
 OUTPUT = "present"
+
+def inputs(count, seed):
+    random = np.random.default_rng(seed)
+    return {name: random.normal(size=(count, 2)).astype(kind) for name, kind in (("speed", "f2"), ("load", "f4"))}
 
 def right(x):
     return np.array([x["load"][0, 0] > 0, x["speed"][0, 1] > 0.3, x["load"][0, 1] > 0.5]).astype(np.int64)
@@ -213,11 +221,12 @@ class Case:
     metric: str
     wrong: Any = None  # a label that contradicts any answer; None where no label says that an answer is right
     policy: Mapping[str, Any] | None = None
+    datatypes: frozenset[str] = frozenset({"FP32"})  # of the inputs: those of the recipe's data
 
 
 CASES = [
-    Case("wear", ANOMALY, "auc"),
-    Case("presence", PRESENCE, "f1"),
+    Case("wear", ANOMALY, "auc", datatypes=frozenset({"BOOL", "FP32"})),
+    Case("presence", PRESENCE, "f1", datatypes=frozenset({"FP16", "FP32"})),
     Case("parts", BOXES, "map", wrong=[]),
     Case("faces", FACES, "recall-at-1"),
     Case("pose", POSE, "near", wrong={"x": 90, "y": 90}, policy={"labels": {"check": "units.py:check"}}),
@@ -250,6 +259,7 @@ def test_a_model_goes_round_the_whole_loop(hub: HubFixture, tmp_path: Path, case
     assert publish(hub, compiled(recipe, tmp_path / "trained", tmp_path / "release"), case.name) == 1
     first = manifest_of(hub, case.name, 1)
     assert first.placed("edge")[0].verdict.metric == case.metric
+    assert {tensor.datatype for tensor in first.inputs} == case.datatypes
     entry = {
         "release": 1, "audit": {"auditor": 1, "share_ppm": 1_000_000}, "routing": {"cloud": False},
         "sampling": {"enabled": True, "random_ppm": 1_000_000},
@@ -260,7 +270,7 @@ def test_a_model_goes_round_the_whole_loop(hub: HubFixture, tmp_path: Path, case
     # the figures, and the audits of every answer
     device = device_of(hub, case.name)
     device.follow()
-    device.reproduces(1, load_dataset(tmp_path / "trained" / "validation.npz"), recipe)
+    device.reproduces(1, load_dataset(tmp_path / "trained" / "validation.npz", precise=True), recipe)
     fresh: Rows = own.inputs(LABELS, 7)
     for window in range(WINDOWS):
         device.serve(1, {name: array[window::WINDOWS] for name, array in fresh.items()})

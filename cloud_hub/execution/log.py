@@ -1,0 +1,45 @@
+"""What a piece of work prints: kept bounded beside it, and followed while it grows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from cloud_hub.execution.port import LOG_BYTES
+
+
+def keep(log: Path, data: bytes) -> None:
+    """Append to the log; of a longer one the last two parts stay. A disk that takes none costs the log only."""
+    with contextlib.suppress(OSError):
+        if log.exists() and log.stat().st_size + len(data) > LOG_BYTES:
+            log.replace(before(log))
+        with log.open("ab") as file:
+            file.write(data)
+
+
+def before(log: Path) -> Path:
+    """Where the part of a log lies that came before."""
+    return log.with_suffix(".txt.1")
+
+
+class Tail:
+    """Reads what `keep` adds to a log."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._inode, self._read = log, 0, 0
+
+    def more(self) -> bytes:
+        """What was added since the last call; of much only what is still kept, 2 LOG_BYTES at most."""
+        parts: list[bytes] = []
+        with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
+            inode = os.fstat(file.fileno()).st_ino
+            if self._inode not in (0, inode):
+                with before(self._log).open("rb") as old:
+                    old.seek(self._read if os.fstat(old.fileno()).st_ino == self._inode else 0)
+                    parts.append(old.read())
+                self._read = 0
+            file.seek(self._read)
+            parts.append(file.read())
+            self._inode, self._read = inode, file.tell()
+        return b"".join(parts)
