@@ -19,6 +19,7 @@ from cloud_hub.api import (
     devices,
     docs,
     enroll,
+    events,
     health,
     models,
     monitoring,
@@ -36,6 +37,7 @@ from cloud_hub.api.limits import BodyLimit
 from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
+from cloud_hub.devices.held import HeldIntake
 from cloud_hub.inference.async_routes import router as async_router
 from cloud_hub.inference.loaded import WarmUp
 from cloud_hub.inference.parts import Inference
@@ -67,8 +69,9 @@ def routers() -> list[APIRouter]:
         inference_router,
         async_router,
         audit.router,
+        events.router,
         docs.router,
-        dashboard.router,
+        *dashboard.routers(),
     ]
 
 
@@ -79,6 +82,9 @@ def inference_routers() -> list[APIRouter]:
 
 def all_services(hub: Hub) -> list[Service]:
     """Every service that `serve` runs; add your package's `services(hub)` here."""
+    from cloud_hub.events.delivery import services as event_services
+    from cloud_hub.events.watch import services as end_watch
+    from cloud_hub.monitoring.watch import services as hub_watch
     from cloud_hub.trust.refresher import services as trust_services
 
     return [
@@ -88,6 +94,9 @@ def all_services(hub: Hub) -> list[Service]:
         *drift.services(hub),
         *samples.services(hub),
         *jobs.services(hub),
+        *event_services(hub),
+        *end_watch(hub),
+        *hub_watch(hub),
     ]
 
 
@@ -134,6 +143,7 @@ def create_app(hub: Hub, services: Sequence[Service] = (), *, inference_only: bo
     app = HubApp(lifespan=lifespan, openapi_url=None)
     app.state.hub = hub
     app.state.inference, app.state.admission = inference, inference.admission
+    app.state.held = HeldIntake(hub)
     app.state.health = Health(hub, ()) if inference_only else Health(hub)
     app.add_middleware(BodyLimit, limits=hub.config.limits)
     app.add_middleware(RefuseNul)
@@ -143,5 +153,6 @@ def create_app(hub: Hub, services: Sequence[Service] = (), *, inference_only: bo
     if not inference_only:
         dashboard.install(app)
     for router in app.routes_of:
-        app.include_router(router)
+        # Not `include_router`, which at the first request makes each route anew, for nothing that differs here.
+        app.router.routes.extend(router.routes)
     return app

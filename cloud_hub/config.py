@@ -13,13 +13,21 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from cloud_hub.addresses import Addresses, check_hostname, resolve
 from cloud_hub.addresses import is_loopback as is_loopback
 from cloud_hub.errors import InvalidError, NotFoundError, UsageError
+from cloud_hub.event_settings import EventsConfig
+from fleet.console import cleaned, read_text
+from fleet.protocol.durations import DAY_S
 
-DAY = 86_400.0
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Count = Annotated[int, Field(ge=1)]
 Devices = Annotated[tuple[Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,3})$")], ...], Field(min_length=1)]
@@ -99,7 +107,7 @@ class ExpiryConfig(Section):
     models: float = 365
     targets: float = 365
     root: float = 365
-    refresh_s: float = DAY
+    refresh_s: float = float(DAY_S)
     warn_days: float = 60
 
     @field_validator("timestamp")
@@ -117,6 +125,20 @@ class EnginesConfig(Section):
 
     rollout_tick_s: float = 1.0
     drift_tick_s: float = 5.0
+
+
+class TelemetryConfig(Section):
+    """How many days telemetry is kept: windows as devices sent them, then their sums by hour, then by day; reports.
+
+    A window that a drift monitor has not counted yet waits, `uncounted_days` at most.
+    """
+
+    windows_days: Annotated[float, Field(ge=1)] = 3
+    uncounted_days: Annotated[float, Field(ge=1)] = 14
+    hours_days: Annotated[float, Field(ge=1)] = 30
+    days_days: Annotated[float, Field(ge=1)] = 400
+    reports_days: Annotated[float, Field(ge=1)] = 90
+    every_s: Annotated[float, Field(gt=0)] = 60.0
 
 
 class AsyncConfig(Section):
@@ -161,14 +183,30 @@ class WorkerConfig(Section):
     The others limit what one job's recipe may take, with all the processes that it starts: seconds, bytes of memory
     (by default four fifths of the machine's), bytes in its folder under `DIR/work`; `spare_disk_bytes` stay free there.
     The folder of a job that failed or was cancelled is removed after `keep_s` seconds; its log stays at the hub.
+
+    `ray`: HOST:PORT of a Ray cluster that jobs run on (extra `[ray]`), one of whose nodes this machine is; empty: here.
+    There a job reserves `ray_cpus`, `ray_gpus` and, where it is set, `memory_bytes`, and waits up to `ray_wait_s`
+    seconds for a node that has them.
     """
 
     local: bool = True
-    wall_s: Annotated[float, Field(gt=0)] = DAY
+    wall_s: Annotated[float, Field(gt=0)] = float(DAY_S)
     memory_bytes: Annotated[int, Field(ge=1 << 28)] | None = None
     disk_bytes: Annotated[int, Field(ge=1 << 20)] = 20 << 30
     spare_disk_bytes: Annotated[int, Field(ge=0)] = 256 << 20
-    keep_s: Annotated[float, Field(ge=0)] = 7 * DAY
+    keep_s: Annotated[float, Field(ge=0)] = 7.0 * DAY_S
+    ray: str = ""
+    ray_cpus: Annotated[float, Field(ge=0)] = 1.0
+    ray_gpus: Annotated[float, Field(ge=0)] = 0.0
+    ray_wait_s: Annotated[float, Field(ge=0)] = 3600.0
+
+
+class PricesConfig(Section):
+    """What the dashboard reckons the cloud's part with, in `currency`; what has no price is not shown."""
+
+    currency: Annotated[str, Field(max_length=8)] = ""
+    per_1000_calls: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
+    per_gigabyte: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
 
 
 class HubConfig(BaseSettings):
@@ -181,6 +219,7 @@ class HubConfig(BaseSettings):
     directory: Path
     database: str = ""
     objects: str = ""
+    journal: str = ""  # where the journal of what was forbidden lies: a directory or an s3:// URL
     host: str = "127.0.0.1"  # HTTP listens here
     port: Port = 8080
     connect_url: str = ""  # how programs on this machine reach the hub
@@ -191,12 +230,16 @@ class HubConfig(BaseSettings):
     release_key: Literal["held", "external"] = "held"
     device_certificate_days: float = 90
     offline_after_s: float = 150.0  # 2.5 heartbeats
+    log_format: Literal["text", "json"] = "text"  # json: each line of the log is a JSON document
     broker: BrokerConfig = BrokerConfig()
     limits: LimitsConfig = LimitsConfig()
     expiry: ExpiryConfig = ExpiryConfig()
     engines: EnginesConfig = EnginesConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     inference: InferenceConfig = InferenceConfig()
     worker: WorkerConfig = WorkerConfig()
+    events: EventsConfig = EventsConfig()
+    prices: PricesConfig = PricesConfig()
 
     @field_validator("connect_url", "advertise_url")
     @classmethod
@@ -223,6 +266,9 @@ class HubConfig(BaseSettings):
         assert isinstance(init_settings, InitSettingsSource)
         document = dict(init_settings.init_kwargs)
         command_line = document.pop("overrides", {})
+        if isinstance(env_settings, EnvSettingsSource):
+            found = env_settings.env_vars
+            env_settings.env_vars = {name: value and cleaned(value) for name, value in found.items()}
         return (
             InitSettingsSource(settings_cls, command_line),
             env_settings,
@@ -238,6 +284,11 @@ class HubConfig(BaseSettings):
     def objects_url(self) -> str:
         """A directory, or an `s3://` URL."""
         return self.objects or str(self.directory / "objects")
+
+    @property
+    def journal_url(self) -> str:
+        """A directory, or an `s3://` URL: by default beside the objects in S3, and in the hub's directory else."""
+        return self.journal or (self.objects if "://" in self.objects else str(self.directory))
 
     @property
     def keys_dir(self) -> Path:
@@ -289,7 +340,7 @@ class HubConfig(BaseSettings):
         """
         path = directory / "hub.toml"
         try:
-            document = tomllib.loads(path.read_text())
+            document = tomllib.loads(read_text(path))
         except FileNotFoundError:
             raise NotFoundError(
                 f"no hub in {directory}", subject=str(path), hint=f"run: cloud-hub init {directory} --offline-keys DIR2"

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from cloud_hub.config import HubConfig
+from cloud_hub.journal import Journal
 from cloud_hub.ports import Authority, Board, Clock, CommandKey, DeviceTokens, Objects, Publisher
 from cloud_hub.store.tables import AuditEntry
 from fleet.protocol.messages import MqttEndpoint
@@ -33,12 +34,13 @@ class Hub:
     command_key: CommandKey
     clock: Clock
     board: Board
+    journal: Journal
 
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A writing transaction: committed at the end of the block, rolled back on an error."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            yield session
+            yield self.journal.attach(session)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from cloud_hub.errors import ForbiddenError, HubError, InvalidError
+from cloud_hub.backup.cli import add_commands
+from cloud_hub.errors import HubError, InvalidError
+from fleet.console.exits import SHORT, Exit, of_os_error
+from fleet.console.logs import Format, set_up
+from fleet.console.typed import with_version
 
-app = typer.Typer(help="The hub of an Edgeloop fleet.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help=f"The hub of an Edgeloop fleet.\n\n{SHORT}", no_args_is_help=True)
 keys_app = typer.Typer(help="Key ceremonies; they need the offline keys.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 
@@ -24,6 +28,10 @@ HOST_HELP = "Address that HTTP and Mosquitto listen on; 0.0.0.0: every one."
 HOSTNAME_HELP = "Name or address of this hub, for its certificate; devices are told the first. Repeatable."
 BrokerPort = Annotated[int | None, typer.Option(help="Port that the broker listens on (8883).", min=1, max=65_535)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+LogLevel = Annotated[str, typer.Option(help="debug, info, warning or error.")]
+LogFormat = Annotated[
+    str | None, typer.Option(help="text, or json: each line of the log is a JSON document (`log_format` in hub.toml).")
+]
 
 
 @app.command(epilog="Example: cloud-hub init hub --offline-keys /media/usb/keys")
@@ -87,7 +95,8 @@ def serve(
     roles: Annotated[
         str, typer.Option(help="all, or infer: an instance that only answers inference requests.")
     ] = "all",
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevel = "info",
+    log_format: LogFormat = None,
 ) -> None:
     """Run the hub until SIGTERM. One process owns DIR: a second one is refused (exit code 5).
 
@@ -100,9 +109,9 @@ def serve(
     if roles not in ("all", "infer"):
         raise InvalidError(f"unknown role {roles!r}", subject="roles", hint="all or infer")
     given = {"host": host, "port": port, "tls": tls, "broker": {"port": broker_port} if broker_port else None}
-    given |= {"inference": {"grpc_port": grpc_port} if grpc_port else None}
+    given |= {"inference": {"grpc_port": grpc_port} if grpc_port else None, "log_format": log_format}
     config = HubConfig.load(directory, **{key: value for key, value in given.items() if value is not None})
-    _log(log_level)
+    _log(log_level, config.log_format, role=roles)
     check_safe(config)
     if roles == "infer":
         run_inference(config, log_level, typer.echo)
@@ -115,21 +124,24 @@ def serve(
 def worker(
     directory: Dir,
     once: Annotated[bool, typer.Option(help="End when no job is waiting.")] = False,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="HOST:PORT of a Ray cluster to run on.")] = None,
     parent: Annotated[int | None, typer.Option(help="End with this process, whose child it is.", hidden=True)] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevel = "info",
+    log_format: LogFormat = None,
 ) -> None:
-    """Run the hub's jobs (retrain: train, gate, compile, publish, roll out) until SIGTERM."""
+    """Run the hub's jobs until SIGTERM (retrain: train, gate, compile, publish, roll out; tune: search)."""
     from cloud_hub.config import HubConfig
-    from cloud_hub.execution.child import ChildExecutor, limits_of
+    from cloud_hub.execution.cluster import executor_of
     from cloud_hub.jobs.worker import run_worker
     from cloud_hub.opening.bootstrap import open_hub
     from cloud_hub.store.words import spoken
-    from cloud_hub.training.retrain import kinds
+    from cloud_hub.training.kinds import kinds
 
-    _log(log_level)
+    given = {"worker": {"ray": ray} if ray is not None else None, "log_format": log_format}
     with spoken():
-        config = HubConfig.load(directory)
-        run_worker(open_hub(config), kinds(ChildExecutor(limits_of(config.worker))), once=once, parent=parent)
+        config = HubConfig.load(directory, **{key: value for key, value in given.items() if value is not None})
+        _log(log_level, config.log_format, role="worker")
+        run_worker(open_hub(config), kinds(executor_of(config.worker)), once=once, parent=parent)
 
 
 @keys_app.command(epilog="Example: cloud-hub keys renew hub --offline-keys /media/usb/keys")
@@ -192,10 +204,8 @@ def _write_token(path: Path, token: str) -> None:
     write_private(path, token.encode() + b"\n", replace=True)
 
 
-def _log(level: Literal["debug", "info", "warning", "error"] | str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+def _log(level: str, form: Format, *, role: str) -> None:
+    set_up(level.upper(), form, program="cloud-hub", role=role)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     if level != "debug":
         from fleet.serving.seldom import Seldom
@@ -232,26 +242,34 @@ def _add_training() -> None:
 
 
 _add_training()
+add_commands(app)
+with_version(app, "cloud-hub")
 
 
 def main() -> None:
     """Entry point: errors become `error: …`, `try: …` and an exit code."""
+    from fleet.console import flush, write_any_letter
     from fleet.protocol.errors import ProtocolError
 
+    write_any_letter()
     try:
-        app()
+        try:
+            app()
+        finally:
+            flush()
     except (HubError, ProtocolError) as error:
         _complain(str(error), error.hint)
         sys.exit(error.exit_code if isinstance(error, HubError) else 1)
     except OSError as error:
-        denied = isinstance(error, PermissionError)
+        code = of_os_error(error)
+        denied = code is Exit.NOT_ALLOWED
         what = error.strerror or str(error) or type(error).__name__
         hint = "is the disk there, mounted for writing, and not full? choose another place if not"
         _complain(
             f"{error.filename}: {what}" if error.filename else what,
             "run the command as a user who may write there, or choose another place" if denied else hint,
         )
-        sys.exit(ForbiddenError.exit_code if denied else HubError.exit_code)
+        sys.exit(code)
 
 
 def _complain(text: str, hint: str) -> None:

@@ -5,7 +5,8 @@ Each has a real adapter and a fake that passes the same contract test.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,10 +14,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from msgspec import Struct
 from sqlmodel import Session
 
+from cloud_hub.acts import Entry, Position
 from cloud_hub.clock import Clock as Clock
 from cloud_hub.store.tables import ChannelRow, Model, Release
 from fleet.protocol.channel import Channel
-from fleet.protocol.messages import Signed
+from fleet.protocol.messages import Held, Signed
 
 Also = Callable[[Session], None]
 State = Literal["ok", "starting", "failed", "unknown"]
@@ -185,8 +187,27 @@ class Publisher(Protocol):
         """Roles that only a ceremony can renew and that end within so many days, with that time (Unix seconds)."""
         ...
 
+    def replay(self, entries: Sequence[Entry], tail: Position) -> tuple[str, ...]:
+        """Carry out what the journal forbids and the database lacks; what an operator has to do then, in sentences."""
+        ...
+
+    def lift(self, held: Held, *, command: bytes, actor: str) -> bool:
+        """Publish above what `held` proves by the hub's own signatures; False when that is nothing new.
+
+        `command` is the target of the command key that is held here."""
+        ...
+
+    def rise(self) -> None:
+        """Publish far above what is known, after a restore."""
+        ...
+
     def recover(self) -> None:
         """Bring the store up to what the database says was published."""
+        ...
+
+    def withheld(self) -> AbstractContextManager[None]:
+        """Sign and keep what is published in the block, and let nobody see it: the next publication, or `recover`,
+        shows all of it at once. For a process that serves nobody yet."""
         ...
 
 
@@ -218,7 +239,9 @@ class Authority(Protocol):
         """A server certificate; `key` (PEM) is used again when given."""
         ...
 
-    def hub_client(self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY) -> KeyAndCertificate:
+    def hub_client(
+        self, now: float, *, key: bytes | None = None, name: str = HUB_IDENTITY, days: float = 825
+    ) -> KeyAndCertificate:
         """The certificate that the hub itself shows to the broker."""
         ...
 
@@ -258,10 +281,16 @@ class DeviceTokens(Protocol):
 
 
 class CommandKey(Protocol):
-    """Signs commands to devices; see `trust.keys.CommandKey`."""
+    """Signs commands to devices; see `trust.keys.CommandKey`. `public` is its public half, 32 bytes."""
+
+    public: bytes
 
     def sign(self, payload: bytes) -> Signed:
         """`payload` with its signature."""
+        ...
+
+    def target(self) -> bytes:
+        """The content of the signed target that names it."""
         ...
 
 

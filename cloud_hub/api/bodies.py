@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from cloud_hub.errors import InvalidError, TooLargeError
 from fleet.api.base import Request as RequestModel
 from fleet.api.types import PATTERNS
+from fleet.protocol.bounds import whole_number
 
 T = TypeVar("T", bound=RequestModel)
 
@@ -71,8 +72,8 @@ def in_words(error: Mapping[str, Any], fields: tuple[str, ...] = ()) -> tuple[st
 
 async def read_body(request: Request, limit: int, *, hint: str = "") -> bytes:
     """The request's body, refused above `limit` bytes before it is gathered whole; `hint` says why there is one."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    declared = whole_number(request.headers.get("content-length", ""))
+    if declared is not None and declared > limit:
         raise TooLargeError(f"the body has {declared} bytes, at most {limit} are allowed", subject="body", hint=hint)
     body = bytearray()
     async for piece in request.stream():

@@ -10,12 +10,14 @@ from cloud_hub.api.access import Admin, HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import KeyPath, KeyQuery
-from cloud_hub.devices import changes, status
+from cloud_hub.devices import answers, changes, deleting, status
 from cloud_hub.devices.explain import explain_device
 from cloud_hub.errors import InvalidError
 from cloud_hub.ingest.commands import send_command
 from fleet.api.channels import ChannelExplanation
 from fleet.api.devices import (
+    CommandInfo,
+    DeletedDevice,
     DeviceChanges,
     DeviceDetail,
     DeviceInfo,
@@ -77,13 +79,25 @@ def revoke(device_id: KeyPath, hub: HubDep, caller: Admin) -> DeviceInfo:
     return changes.revoke_device(hub, device_id, actor=caller.actor)
 
 
+@router.delete("/{device_id}", responses=errors(404, 409))
+def delete(device_id: KeyPath, hub: HubDep, caller: Admin) -> DeletedDevice:
+    """Delete a device that was revoked or never came; ask again while `left` is true. It stays out."""
+    return deleting.delete_device(hub, device_id, actor=caller.actor)
+
+
 @router.post("/{device_id}/commands", status_code=202, responses=errors(404, 409))
 def command(
     device_id: KeyPath, hub: HubDep, caller: OperatorUser, wanted: Annotated[NewCommand, JsonBody(NewCommand)]
 ) -> QueuedCommand:
-    """Queue a command; its answer shows among the device's events."""
+    """Queue a command; the path of its id says how it stands."""
     sent = send_command(hub, device_id, wanted.kind, wanted.args, actor=caller.actor)
     return QueuedCommand(id=sent, device=device_id, kind=wanted.kind)
+
+
+@router.get("/{device_id}/commands/{command}", responses=errors(404))
+def show_command(device_id: KeyPath, command: KeyPath, hub: HubDep, caller: Viewer) -> CommandInfo:
+    """How a command stands, and what the device has answered."""
+    return answers.command_of(hub, device_id, command)
 
 
 def _label(text: str) -> tuple[str, str]:

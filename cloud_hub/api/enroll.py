@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from cloud_hub.api.access import DeviceCaller, HubDep
 from cloud_hub.api.bodies import read_body
 from cloud_hub.api.openapi import errors, gives, takes
+from cloud_hub.devices.held import HeldIntake
 from cloud_hub.devices.told import told
 from cloud_hub.identity.device_tokens import NONCE_LIFE_S, TOKEN_LIFE_S
 from cloud_hub.identity.enroll import enroll
@@ -16,10 +17,13 @@ from cloud_hub.identity.first_contact import trust_bundle
 from cloud_hub.identity.renewal import buy_token, renew
 from fleet.protocol.codec import decode_json
 from fleet.protocol.messages import (
+    HELD_LIMIT,
     HTTP_LIMIT,
     DeviceMe,
     EnrollRequest,
     EnrollResponse,
+    Held,
+    HeldAnswer,
     NonceRequest,
     NonceResponse,
     RenewRequest,
@@ -74,6 +78,19 @@ async def renew_certificate(request: Request, hub: HubDep) -> Response:
     """A new certificate for a device that proves its enrolled key; see `identity.renewal`."""
     wanted = decode_json(await read_body(request, HTTP_LIMIT), RenewRequest, limit=HTTP_LIMIT)
     return _answer(await run_in_threadpool(renew, hub, wanted))
+
+
+@router.post(
+    "/device/held",
+    responses=gives(HeldAnswer) | errors(403, 429, 503),
+    openapi_extra=takes(Held, media_type="application/msgpack"),
+)
+async def held(request: Request, device_id: DeviceCaller) -> Response:
+    """Signed bytes that a device keeps and that are newer than this hub's, as after a restore from a backup."""
+    intake: HeldIntake = request.app.state.held
+    intake.admit(device_id)
+    data = await read_body(request, HELD_LIMIT)
+    return _answer(HeldAnswer(lifted=await run_in_threadpool(intake.take, device_id, data)))
 
 
 @router.get("/device/me", responses=gives(DeviceMe))

@@ -9,22 +9,23 @@ from fastapi import APIRouter
 from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
-from cloud_hub.api.params import KeyPath, KeyQuery
+from cloud_hub.api.params import PAGE, KeyPath, KeyQuery, LimitQuery, MomentQuery
 from cloud_hub.jobs import queue
 from cloud_hub.jobs.logs import read_log
-from cloud_hub.jobs.retraining import check_retrain, create_job
-from fleet.api.jobs import JobInfo, JobLog, JobPage, NewJob, RetrainOptions
+from cloud_hub.jobs.retraining import check_retrain, check_tune, create_job
+from fleet.api.jobs import JobInfo, JobLog, JobPage, NewJob, RetrainOptions, TuneOptions
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
-PAGE = 200
 
 
 @router.get("/jobs")
-def list_jobs(hub: HubDep, caller: Viewer, after: KeyQuery = "") -> JobPage:
-    """Jobs, newest first; `after` is the id of the last one seen."""
-    rows = queue.newest(hub, after=after, limit=PAGE + 1)
-    shown = [JobInfo.model_validate(row) for row in rows[:PAGE]]
-    return JobPage(items=shown, next=shown[-1].id if len(rows) > PAGE else None)
+def list_jobs(
+    hub: HubDep, caller: Viewer, after: KeyQuery = "", limit: LimitQuery = PAGE, since: MomentQuery = 0.0
+) -> JobPage:
+    """Jobs queued at `since` (Unix seconds) or later, newest first; `after` is the id of the last one seen."""
+    rows = queue.newest(hub, after=after, limit=limit + 1, since=since)
+    shown = [JobInfo.model_validate(row) for row in rows[:limit]]
+    return JobPage(items=shown, next=shown[-1].id if len(rows) > limit else None)
 
 
 @router.post("/jobs", status_code=201, responses=errors(404))
@@ -57,3 +58,11 @@ def retrain(
 ) -> JobInfo:
     """Queue a retrain job."""
     return JobInfo.model_validate(check_retrain(hub, model, options, actor=caller.actor))
+
+
+@router.post("/models/{model}/tune", status_code=201, responses=errors(404))
+def tune(
+    model: KeyPath, hub: HubDep, caller: OperatorUser, options: Annotated[TuneOptions, JsonBody(TuneOptions)]
+) -> JobInfo:
+    """Queue a search over the recipe's hyper-parameters."""
+    return JobInfo.model_validate(check_tune(hub, model, options, actor=caller.actor))

@@ -6,6 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_hub.api.errors import error_response
 from cloud_hub.config import LimitsConfig
+from fleet.protocol.bounds import whole_number
+from fleet.protocol.messages import HELD_LIMIT
 
 
 class _TooLargeSignalError(Exception):
@@ -41,8 +43,8 @@ class BodyLimit:
             started = True
             await send(message)
 
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > limit:
+        declared = whole_number(dict(scope["headers"]).get(b"content-length", b"").decode("latin-1"))
+        if declared is not None and declared > limit:
             await refusal(scope, receive, send)
             return
         try:
@@ -57,6 +59,8 @@ class BodyLimit:
             return self._limits.blob
         if path == "/device/samples":
             return self._limits.samples_body
+        if path == "/device/held":
+            return HELD_LIMIT
         if path.startswith("/v2/"):
             return self._limits.infer_body
         return self._limits.body

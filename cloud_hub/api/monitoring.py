@@ -14,6 +14,7 @@ from cloud_hub.api.access import Viewer
 from cloud_hub.api.openapi import gives
 from cloud_hub.ingest.service import MESSAGES
 from cloud_hub.monitoring.metrics import FleetCollector
+from cloud_hub.services.periodic import BUSY, LOOKS
 
 router = APIRouter(tags=["monitoring"])
 
@@ -34,7 +35,8 @@ def install(app: FastAPI, registry: CollectorRegistry) -> None:
     """Give `app` its registry (`app.state.registry`, for others to add to) and the counting middleware."""
     metrics = HttpMetrics(registry)
     registry.register(FleetCollector(app.state.hub))
-    registry.register(MESSAGES)
+    for counted in (MESSAGES, LOOKS, BUSY):
+        registry.register(counted)
     app.state.registry = registry
 
     app.add_middleware(CountRequests, metrics=metrics)

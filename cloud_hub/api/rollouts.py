@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
-from cloud_hub.api.params import KeyPath
+from cloud_hub.api.params import PAGE, KeyPath, KeyQuery, LimitQuery, MomentQuery
 from cloud_hub.errors import NotFoundError
 from cloud_hub.rollouts import orders
 from fleet.api.rollouts import (
@@ -26,10 +26,20 @@ from fleet.api.rollouts import (
 router = APIRouter(prefix="/api/v1/rollouts", tags=["rollouts"])
 
 
-@router.get("")
-def list_rollouts(hub: HubDep, caller: Viewer) -> RolloutPage:
-    """All rollouts, newest first."""
-    return RolloutPage(items=orders.list_rollouts(hub))
+@router.get("", responses=errors(404))
+def list_rollouts(
+    hub: HubDep,
+    caller: Viewer,
+    after: KeyQuery = "",
+    limit: LimitQuery = PAGE,
+    since: MomentQuery = 0.0,
+    device: KeyQuery = "",
+) -> RolloutPage:
+    """Rollouts, newest first: created at `since` (Unix seconds) or later, and of `device`, which has reported of them.
+
+    `after` is the id of the last one seen.
+    """
+    return orders.list_rollouts(hub, after=after, limit=limit, since=since, device=device)
 
 
 @router.post("", status_code=201, responses=errors(404, 409))

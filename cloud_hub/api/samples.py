@@ -58,16 +58,24 @@ def list_samples(
     labelled: bool | None = None,
     limit: Annotated[Int64, Query()] = 100,
     after: KeyQuery = "",
+    device: KeyQuery = "",
 ) -> SamplePage:
     """Samples in the order of their ids."""
     size = max(1, min(limit, MAX_PAGE))
-    return index.list_samples(hub, model=model, reason=reason, labelled=labelled, after=after, limit=size)
+    return index.list_samples(
+        hub, model=model, reason=reason, labelled=labelled, after=after, limit=size, device=device
+    )
 
 
 @router.get("/api/v1/samples/export", response_class=Response, responses=gives(media_type=PARQUET) | errors(404))
-def export(model: Annotated[str, Query(max_length=KEY_LIMIT, pattern=NO_NUL)], hub: HubDep, caller: Viewer) -> Response:
-    """Every sample of a model as one Parquet file."""
-    return Response(store.export(hub, model), media_type=PARQUET)
+def export(
+    model: Annotated[str, Query(max_length=KEY_LIMIT, pattern=NO_NUL)],
+    hub: HubDep,
+    caller: Viewer,
+    device: KeyQuery = "",
+) -> Response:
+    """Every sample of a model, or those from one device, as one Parquet file."""
+    return Response(store.export(hub, model, device), media_type=PARQUET)
 
 
 @router.get("/api/v1/samples/ranked", responses=errors(404))

@@ -1,1 +1,5 @@
-"""The dashboard: one server-rendered page about devices, releases, rollouts, drift and changes."""
+"""The dashboard: pages about the fleet that the server renders.
+
+`pages/` has a module of thin routes for every page, `views/` gathers what a page shows, `acts/` is what
+people do, `templates/` has a template of the same name. `rendering` puts them into the frame.
+"""

@@ -24,6 +24,7 @@ from fleet.api.inference import (
 )
 from fleet.api.types import Key
 from fleet.protocol import oip
+from fleet.protocol.bounds import whole_number
 from fleet.protocol.repository import INDEX_BODY, IndexRequest, decode_index_request
 from fleet.serving import LIMIT_S, ByteBudget, Reply
 from fleet.serving import Request as InferRequest
@@ -123,9 +124,9 @@ async def infer(
     target = request.url.path.encode("utf-8", "replace")
     asked = InferRequest(b"POST", target, dict(request.scope["headers"]), began_at(request), unix=False)
     most = parts.endpoint.enter(asked, served)
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > most:
-        return response_of(parts.endpoint.too_large(asked, int(declared)))
+    declared = whole_number(request.headers.get("content-length", ""))
+    if declared is not None and declared > most:
+        return response_of(parts.endpoint.too_large(asked, declared))
     pieces: list[bytes] = []
     try:
         size = await read_body(request, parts.budget, pieces, most)

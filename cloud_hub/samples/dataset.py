@@ -24,7 +24,7 @@ from cloud_hub.errors import InvalidError, NotFoundError
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.tensors import from_bytes, to_bytes
 from fleet.tasks import Task
-from model_compiler.data import UNNAMED, Array, npz_of
+from model_compiler.inputs.dataset import UNNAMED, Array, npz_of
 
 PREFIX, TEXT, SHAPE = "input:", "text:", "shape:"
 

@@ -16,7 +16,9 @@ from fleet.protocol.tensors import from_array, to_json
 _HIDDEN = {"path", "deleted_at"}
 
 
-def list_samples(hub: Hub, *, model: str, reason: str, labelled: bool | None, after: str, limit: int) -> SamplePage:
+def list_samples(
+    hub: Hub, *, model: str, reason: str, labelled: bool | None, after: str, limit: int, device: str = ""
+) -> SamplePage:
     """At most `limit` samples in the order of their ids, from those after the id `after` on.
 
     Args:
@@ -26,10 +28,13 @@ def list_samples(hub: Hub, *, model: str, reason: str, labelled: bool | None, af
         labelled: only those with (without) a label; None for any.
         after: an id; empty for the first.
         limit: how many.
+        device: only those from this device; empty for any.
     """
     query = select(SampleRow).where(col(SampleRow.deleted_at).is_(None), col(SampleRow.id) > after)
     if model:
         query = query.where(SampleRow.model == model)
+    if device:
+        query = query.where(SampleRow.device_id == device)
     if reason:
         query = query.where(SampleRow.reason == reason)
     if labelled is not None:

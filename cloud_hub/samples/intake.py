@@ -113,9 +113,12 @@ def _set_aside(hub: Hub, device_id: str, bad: Sequence[Bad]) -> list[str]:
     names = []
     with hub.session() as session:
         device = session.get(Device, device_id, with_for_update=True) if bad else None
-        for payload, error in bad:
-            if device is not None:
-                aside.keep(session, device, "samples", payload[: aside.HEAD], error, None, hub.clock())
+        if device is not None:
+            device.set_aside += len(bad)
+            session.add(device)
+            heads = [aside.Unusable(device_id, "samples", payload[: aside.HEAD], error) for payload, error in bad]
+            aside.keep(session, heads, hub.clock())
+        for payload, _ in bad:
             try:
                 names.append(decode_msgpack(payload, _Named, limit=len(payload)).id)
             except ProtocolError:

@@ -23,12 +23,12 @@ from cloud_hub.store.tables import ChannelRow, Device, Model, SampleRow
 from cloud_hub.trust.rows import class_count, label_task
 from fleet.api.types import check_value
 from fleet.protocol.channel import Sampling, decode_channel
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import Sample
 from fleet.protocol.task import CUSTOM
 from fleet.tasks import Task
 
-DAY = 86_400.0
 TRIES = 8
 MOST_CLASSES = 1 << 31  # where no release says how many there are
 OTHERS = "for other labels publish a release that names its task: model-compiler compile --task"
@@ -80,16 +80,18 @@ def of_model(hub: Hub, model: str) -> list[SampleRow]:
         return list(session.exec(query.order_by(col(SampleRow.at), col(SampleRow.id))))
 
 
-def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str) -> int:
+def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str, again: bool = True) -> int:
     """Write down what is true of samples, by the tasks of their models; all or nothing. Returns how many.
 
     Args:
         labels: plain JSON by the sample's id, as `fleet.api.samples.SampleLabel` has it.
         by: the person or tool that says so.
         actor: who writes it down.
+        again: whether samples that have a label may get another one.
 
     Raises:
         NotFoundError: no such sample.
+        ConflictError: one has a label, and `again` is not set.
         InvalidError: no label of the task, such as a class that the model does not have; or a very long one.
     """
     ranges: dict[str, Task[Any] | int] = {}
@@ -100,6 +102,9 @@ def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str) -> int:
             row = session.get(SampleRow, key, with_for_update=True)
             if row is None or row.deleted_at is not None:
                 raise NotFoundError(f"no sample {key}; nothing was labelled", subject=key)
+            if row.label is not None and not again:
+                what = f"sample {key} was labelled by {row.labelled_by} meanwhile; nothing was labelled"
+                raise ConflictError(what, subject=key, hint="look at its label first")
             if row.model not in ranges:
                 known = label_task(session, row.model)
                 ranges[row.model] = known if known is not None else class_count(session, row.model) or MOST_CLASSES
@@ -167,9 +172,9 @@ def delete(hub: Hub, rows: Iterable[SampleRow], *, actor: str) -> int:
     return sum(map(len, parts.values()))
 
 
-def export(hub: Hub, model: str) -> bytes:
-    """Every sample of a model with its label, as one Parquet file."""
-    rows = of_model(hub, model)
+def export(hub: Hub, model: str, device: str = "") -> bytes:
+    """Every sample of a model (from one device, if given) with its label, as one Parquet file."""
+    rows = [row for row in of_model(hub, model) if device in ("", row.device_id)]  # a partition is of one device
     labels = {row.id: (row.label, row.labelled_by) for row in rows if row.label is not None}
     paths = sorted({row.path for row in rows})
     return parquet.join((hub.objects.get(path).data for path in paths), labels)
@@ -193,7 +198,7 @@ def sweep(hub: Hub) -> int:
         channel = channels.get(places.get(row.device_id, ""))
         entry = channel.models.get(row.model) if channel is not None else None
         days = (entry.sampling if entry is not None else Sampling()).retention_days
-        return row.received_at < now - days * DAY
+        return row.received_at < now - days * DAY_S
 
     return delete(hub, [row for row in rows if old(row)], actor="retention")
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from abc import ABC, abstractmethod
+
+from prometheus_client import Summary
 
 from cloud_hub.context import Hub
 from cloud_hub.services.leases import hold
+
+# In no registry of their own: `api.monitoring.install` adds them to the application's.
+LOOKS = Summary("edgeloop_hub_look_seconds", "How long a service's looks take", ["service"], registry=None)
+BUSY = Summary("edgeloop_hub_look_cpu_seconds", "The processor's part of them", ["service"], registry=None)
 
 
 class PeriodicService(ABC):
@@ -35,7 +42,10 @@ class PeriodicService(ABC):
         with self._hub.session() as session:
             leading = hold(session, self.name, self._owner, self._hub.clock(), self.LEASE_S)
         if leading:
+            began, worked = time.perf_counter(), time.thread_time()
             self.look()
+            LOOKS.labels(self.name).observe(time.perf_counter() - began)
+            BUSY.labels(self.name).observe(time.thread_time() - worked)
 
     @abstractmethod
     def look(self) -> None:

@@ -6,6 +6,7 @@ Each test lets the hub work at the right time, a year ahead, and at the right ti
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,10 @@ from cryptography import x509
 from sqlmodel import select
 
 from cloud_hub.clock import MEASURE_S, SLACK_S, DatabaseClock, clock_of
-from cloud_hub.drift.engine import DriftEngine, Target, _current
+from cloud_hub.drift import epochs
+from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.policy import DriftPolicy
+from cloud_hub.drift.scope import Scope, Served, Target
 from cloud_hub.errors import RateError, UnauthenticatedError
 from cloud_hub.identity import ca
 from cloud_hub.identity.callers import RateLimiter
@@ -41,6 +44,7 @@ from cloud_hub.trust.rows import latest_metadata
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.messages import Command, Sample, Signed
 from fleet.protocol.tensors import to_array
+from fleet.rollouts.schedule import Schedule
 from tests.support.databases import migrated_postgres
 from tests.support.device_key import DeviceKey
 from tests.support.hub import HubFixture, make_hub
@@ -187,21 +191,23 @@ def test_devices_that_were_heard_a_year_ahead_become_silent(both: HubFixture) ->
 
 def test_a_drift_baseline_that_begins_a_year_ahead_begins_now(both: HubFixture) -> None:
     both.model()
+    sketch = decode_manifest(small_release(sketch_id="s" * 64)[0]).sketch
+    assert sketch is not None
 
-    def current(release: int, sketch_id: str) -> DriftMonitor:
-        sketch = decode_manifest(small_release(sketch_id=sketch_id)[0]).sketch
-        assert sketch is not None
-        target = Target(model="digits", release=release, releases=frozenset((release,)))
+    def stepped(since: float) -> DriftMonitor:
+        served = Served(release=1, default=True, since=since)
+        target = Target(model="digits", served=served, scope=Scope(watched=(served,)), upto=0)
         with both.hub.session() as session:
-            monitor = _current(both.hub, session, target, sketch, DriftPolicy())
+            monitor = epochs.current(both.hub, session, target, sketch, DriftPolicy())
             session.add(monitor)
         return monitor
 
-    current(1, "s" * 64)
+    stepped(0.0)
     both.clock.advance(YEAR_S)
-    current(2, "t" * 64)
+    ahead = both.clock()
+    stepped(ahead)  # it became a default
     both.clock.advance(-YEAR_S)
-    assert current(2, "t" * 64).document["since"] == both.clock()
+    assert stepped(ahead).document["since"] == both.clock()
 
 
 def test_the_drift_engine_scans_again(both: HubFixture) -> None:
@@ -371,6 +377,24 @@ def test_replicas_whose_clocks_differ_by_years_agree_on_the_databases(postgres: 
     assert clock() == pytest.approx(true + 1003, abs=5)
     assert now_of(engine) == pytest.approx(clock(), abs=30)
     engine.dispose()
+
+
+def test_a_hub_whose_machine_is_a_year_ahead_neither_begins_nor_expires_a_rollout(
+    tmp_path: Path, postgres: str
+) -> None:
+    import time
+
+    begins, url = time.time() + DAY_S, migrated_postgres(postgres, "edgeloop_test")
+    fleet = make_fleet(make_hub(tmp_path, start=time.time(), database=url))
+    rollout = create_rollout(
+        fleet.hub, model="digits", release=2, channel="stable", stages=[100], guard=GUARD, actor="test",
+        schedule=Schedule(start_at=begins, expires_at=begins + DAY_S),
+    ).id  # fmt: skip
+    ahead = DatabaseClock(fleet.hub.engine, wall=lambda: time.time() + YEAR_S)
+    assert ahead() > begins + DAY_S, "as long as it has not asked the database"
+    RolloutEngine(replace(fleet.hub, clock=ahead)).step()
+    assert row_of(fleet, rollout).state == "scheduled"
+    fleet.hub.engine.dispose()
 
 
 def now_of(engine: object) -> float:

@@ -18,7 +18,7 @@ import pytest
 from cloud_hub import main
 from fleet.serving.seldom import Seldom
 from tests.support.commands import call
-from tests.support.hub_process import START_S, cloud_hub, free_port
+from tests.support.hub_process import ROOT, START_S, cloud_hub, free_port
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("EDGELOOP_")}
 
@@ -48,6 +48,13 @@ def test_help_is_light() -> None:
     for command in ("init", "serve", "worker", "keys renew", "keys rotate"):
         done = run(*command.split(), "--help")
         assert done.returncode == 0 and "Example:" in done.stdout, done.stdout
+
+
+def test_a_worker_that_waits_for_jobs_has_not_loaded_torch() -> None:
+    """It would hold 180 MB beside every hub, where only the process that a job runs in needs it."""
+    code = "import sys, cloud_hub.training.kinds; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"
 
 
 def test_init_refuses(made: Path, tmp_path: Path) -> None:
@@ -124,6 +131,6 @@ def test_nobody_can_flood_the_hubs_log(monkeypatch: pytest.MonkeyPatch, level: s
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)
-    main._log(level)
+    main._log(level, "text", role="all")
     (handler,) = root.handlers
     assert any(isinstance(one, Seldom) for one in handler.filters) is bounded

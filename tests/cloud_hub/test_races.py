@@ -14,8 +14,7 @@ import pytest
 from sqlmodel import select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import engine as drift_engine
-from cloud_hub.drift import monitors, records
+from cloud_hub.drift import epochs, monitors, records, scope
 from cloud_hub.drift.basis import encode_basis, fit_basis
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.streams import Settings, new_stream
@@ -132,7 +131,7 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
     settings = Settings(period_s=60.0, first=3, budget_days=1.0, weights=basis.weights)
     with made.hub.session() as session:
         monitor = DriftMonitor(model="digits", sketch_id="s" * 64, release=1, state="alarmed", updated_at=0.0)
-        monitor.document, monitor.basis = {"epoch": 1, "since": 0.0, "began": 0.0}, encode_basis(basis)
+        monitor.document, monitor.basis = {"epoch": 0.0, "since": 0.0, "began": 0.0}, encode_basis(basis)
         session.add(monitor)
         alarm = Alarm(model="digits", release=1, at=0.0, status="open")
         session.add(alarm)
@@ -146,17 +145,18 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
         return made.client.post(f"/api/v1/alarms/{number}/close", headers=made.auth()).status_code
 
     said: list[Any] = []
-    between(monkeypatch, drift_engine, "_current", lambda: said.append(meanwhile.call(close)))
-    target = drift_engine.Target(model="digits", release=1, releases=frozenset((1,)))
+    between(monkeypatch, epochs, "current", lambda: said.append(meanwhile.call(close)))
+    served = scope.Served(release=1, default=True)
+    target = scope.Target(model="digits", served=served, scope=scope.Scope(watched=(served,)), upto=0)
     with made.hub.session() as session:  # a step of the engine that finds nothing new
-        found = drift_engine._current(made.hub, session, target, sketch, DriftPolicy())
+        found = epochs.current(made.hub, session, target, sketch, DriftPolicy())
         found.document = {**found.document, "slot_s": 1.0}
         session.add(found)
     assert said[0].result(DEADLINE_S) == 200
     with made.hub.reading() as session:
-        after = session.get_one(DriftMonitor, "digits")
+        after = session.get_one(DriftMonitor, ("digits", 1))
         assert after.state == "watching" and after.document["slot_s"] == 1.0
-        assert session.get_one(DriftStream, ("digits", "device", "d-0")).alarm == 0
+        assert session.get_one(DriftStream, ("digits", 1, "device", "d-0")).alarm == 0
     assert monitors.list_monitors(made.hub, "digits")[0].state == "watching"
 
 

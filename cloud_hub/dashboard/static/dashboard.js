@@ -1,17 +1,47 @@
 "use strict";
-// Draws drift over time, one plot per model, and says when the hub does not answer.
+// Keeps a page alive: it is asked for again and morphed into place, moments are told in local time, drift is plotted.
 (() => {
-  const box = document.getElementById("drift");
   const connection = document.getElementById("connection");
-  const plots = new Map();
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-
   const say = (alive) => {
     connection.textContent = alive ? "live" : "the hub does not answer";
     connection.classList.toggle("lost", !alive);
   };
   document.body.addEventListener("htmx:afterRequest", (event) => say(event.detail.successful));
   document.body.addEventListener("htmx:sendError", () => say(false));
+
+  // What a person has typed or opened stays as it is.
+  Idiomorph.defaults.ignoreActiveValue = true;
+  Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
+    !(name === "open" || ((name === "value" || name === "checked") && /^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName) && node.type !== "hidden"));
+  const typing = () => document.querySelector("#live dialog[open]") !== null;
+  document.body.addEventListener("htmx:beforeRequest", (event) => {
+    if (event.detail.elt.id === "live" && (typing() || document.hidden)) event.preventDefault();
+  });
+
+  const local = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
+  const short = {
+    "%H:%M": new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" }),
+    "%d %b": new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", timeZone: "UTC" }),
+  };
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const tell = () => {
+    for (const tick of document.querySelectorAll("text[data-at]")) tick.textContent = short[tick.dataset.form].format(new Date(tick.dataset.at));
+    for (const told of document.querySelectorAll(".zone")) told.textContent = `times in ${zone}`;
+    for (const time of document.querySelectorAll("time[datetime]")) {
+      const text = local.format(new Date(time.dateTime));
+      if (time.classList.contains("moment")) time.textContent = text;
+      else time.title = text;
+    }
+  };
+  document.body.addEventListener("htmx:afterSwap", tell);
+  tell();
+})();
+
+(() => {
+  const box = document.getElementById("drift");
+  if (!box) return;
+  const plots = new Map();
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   const options = (width) => {
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line") } };
@@ -27,18 +57,18 @@
     };
   };
 
-  const draw = (model, data) => {
-    let entry = plots.get(model);
+  const draw = (name, data) => {
+    let entry = plots.get(name);
     if (!entry) {
       if (plots.size === 0) box.replaceChildren();
       const holder = document.createElement("div");
       holder.className = "plot";
       const title = document.createElement("h3");
-      title.textContent = model;
+      title.textContent = name;
       holder.append(title);
       box.append(holder);
       entry = { holder, plot: new uPlot(options(holder.clientWidth), data, holder) };
-      plots.set(model, entry);
+      plots.set(name, entry);
     } else {
       entry.plot.setData(data);
     }
@@ -49,7 +79,7 @@
     if (answer && answer.ok && !answer.redirected) {
       const document_ = await answer.json();
       for (const item of document_.items) {
-        if (item.at.length) draw(item.model, [item.at, item.distance, item.margin]);
+        if (item.at.length) draw(`${item.model}, release ${item.release}`, [item.at, item.distance, item.margin]);
       }
     }
     setTimeout(look, 4000);

@@ -114,7 +114,9 @@ def test_nobody_unknown_is_told_more_than_that(hub: HubFixture, whole: dict[str,
 # What it holds is somebody else's to say.
 FREE = {
     "AuditRecord.detail": "each action",
+    "CommandAnswer.data": "the device's agent, by the command's kind",
     "DeviceEventInfo.body": "the device's agent, whatever its version",
+    "EventInfo.data": "each kind of event",
     "JobInfo.result": "the job's kind, step by step",
     "ModelConfig.version_policy": "Triton's protocol",
     "ModelMetadata.parameters": "the Open Inference Protocol",

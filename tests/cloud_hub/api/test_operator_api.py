@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from sqlmodel import delete
 
-from cloud_hub.store.tables import Device, DeviceModel
+from cloud_hub.jobs import queue
+from cloud_hub.store.tables import AuditEntry, Device, DeviceEvent, DeviceModel, RolloutRow
 from tests.support.hub import PASSPHRASE, HubFixture, make_hub
 from tests.support.manifests import small_release
 
@@ -283,6 +285,59 @@ def test_an_unexpected_error_says_nothing_of_the_inside(hub: HubFixture, monkeyp
     url = "/api/v1/models/digits/releases/1/withdraw"
     answer = hub.client.post(url, json={"reason": "x"}, headers=hub.auth())
     assert answer.status_code == 500 and "secret" not in answer.text and answer.json()["code"] == "internal"
+
+
+def ids(hub: HubFixture, path: str) -> tuple[list[object], object]:
+    answer = hub.client.get(f"/api/v1/{path}", headers=hub.auth())
+    assert answer.status_code == 200, answer.text
+    return [item["id"] for item in answer.json()["items"]], answer.json()["next"]
+
+
+def test_the_audit_log_is_read_backwards_too_and_of_one_subject_and_time(hub: HubFixture) -> None:
+    with hub.hub.session() as session:
+        session.connection().execute(delete(AuditEntry))
+        for number in range(1, 8):
+            hub.clock.advance(1)
+            hub.hub.audit(session, "test", "did", f"device-{number % 2}")
+    assert ids(hub, "audit?newest=true&limit=3") == ([7, 6, 5], 5)
+    assert ids(hub, "audit?newest=true&limit=3&after=5") == ([4, 3, 2], 2)
+    assert ids(hub, "audit?newest=true&after=2") == ([1], None)
+    assert ids(hub, "audit?subject=device-1") == ([1, 3, 5, 7], None)
+    assert ids(hub, f"audit?since={hub.clock() - 1}") == ([6, 7], None)
+
+
+def test_jobs_are_newest_first_in_pages(hub: HubFixture) -> None:
+    hub.model()
+    made = []
+    for _ in range(4):
+        hub.clock.advance(1)
+        made.insert(0, queue.submit(hub.hub, "retrain", model="digits", actor="test").id)
+    assert ids(hub, "jobs?limit=3") == (made[:3], made[2])
+    assert ids(hub, f"jobs?limit=3&after={made[2]}") == (made[3:], None)
+    assert ids(hub, f"jobs?since={hub.clock() - 1}") == (made[:2], None)
+
+
+def test_rollouts_are_newest_first_in_pages_and_of_one_device(hub: HubFixture) -> None:
+    rows = [
+        RolloutRow(
+            id=f"r-{number}", model="digits", channel=f"c-{number}", release=2, from_release=1, state="running",
+            salt=f"{number}", plan={}, progress={}, created_at=float(number // 2), updated_at=0.0,
+        )
+        for number in range(6)
+    ]  # fmt: skip
+    with hub.hub.session() as session:
+        session.add_all(rows)
+        for number in (1, 4):
+            body = {"model": "digits", "rollout": f"r-{number}"}
+            session.add(
+                DeviceEvent(device_id="d", spool="s", seq=number, at=0.0, received_at=0.0, kind="model", body=body)
+            )
+    assert ids(hub, "rollouts?limit=3") == (["r-5", "r-4", "r-3"], "r-3")
+    assert ids(hub, "rollouts?limit=3&after=r-3") == (["r-2", "r-1", "r-0"], None)
+    assert ids(hub, "rollouts?since=2") == (["r-5", "r-4"], None)
+    assert ids(hub, "rollouts?device=d") == (["r-4", "r-1"], None)
+    assert ids(hub, "rollouts?device=d&limit=1&after=r-4") == (["r-1"], None)
+    assert hub.client.get("/api/v1/rollouts?after=nowhere", headers=hub.auth()).status_code == 404
 
 
 def test_the_audit_log_pages(hub: HubFixture) -> None:

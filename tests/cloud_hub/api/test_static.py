@@ -113,7 +113,7 @@ def test_limits_hold_with_and_without_a_declared_length(tmp_path) -> None:  # ty
 
 
 def test_patches_between_blobs(hub: HubFixture, mirror: dict[str, str]) -> None:
-    from model_compiler.delta import build
+    from model_compiler.package.delta import build
 
     old = bytes(reversed(DATA))
     before, patch = hashlib.sha256(old).hexdigest(), build(old, DATA).patch

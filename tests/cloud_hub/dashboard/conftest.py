@@ -38,6 +38,14 @@ def busy_hub(hub: HubFixture) -> HubFixture:
     return hub
 
 
+@pytest.fixture(scope="module")
+def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
+    """The same for all tests of a file that act on different things."""
+    hub = make_hub(tmp_path_factory.mktemp("shared"))
+    fill(hub)
+    return hub
+
+
 def fill(hub: HubFixture) -> None:
     hub.model("digits")
     for _ in range(3):

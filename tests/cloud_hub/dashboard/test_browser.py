@@ -1,4 +1,5 @@
-"""The page in a real browser against a really running hub: no console error, no request to anywhere else."""
+"""The pages in a real browser against a really running hub: no console error, no request to anywhere else, readable by
+everybody, and as wide as the window."""
 
 from __future__ import annotations
 
@@ -7,96 +8,175 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 
 from cloud_hub.app import create_app
-from tests.support.hub import HubFixture
-from tests.support.require import require
+from tests.support import shown_fleet
+from tests.support.browsing import serving, started_browser
+from tests.support.hub import HubFixture, make_hub
+from tests.support.shown_fleet import HALTED, MODEL, OTHER, name_of
 
 pytestmark = pytest.mark.browser
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-default-apps",
-    "--disable-sync",
-    "--no-first-run",
-]
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+PAGES = {
+    "overview": "/",
+    "devices": "/devices",
+    "device": f"/devices/{name_of(3)}",
+    "rollouts": "/rollouts",
+    "rollout": f"/rollouts/{HALTED}",
+    "models": "/models",
+    "model": f"/models/{MODEL}",
+    "samples": f"/models/{MODEL}/samples",
+    "drift": "/drift",
+    "jobs": "/jobs",
+    "audit": "/audit",
+    "access": "/access",
+}
+BERLIN = "Europe/Berlin"
+LEVEL_AA = '{runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], resultTypes: ["violations"]}'
+BY_LOOKS = '{runOnly: {type: "rule", values: ["color-contrast", "scrollable-region-focusable"]}}'
 
 
-@pytest.fixture
-def address(busy_hub: HubFixture) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
+    hub = make_hub(tmp_path_factory.mktemp("fleet"), prices={"currency": "EUR", "per_1000_calls": 0.4})
+    shown_fleet.lay(hub)
+    return hub
+
+
+@pytest.fixture(scope="module")
+def address(fleet: HubFixture) -> Iterator[str]:
+    with serving(fleet.hub) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with started_browser() as opened:
+        yield opened
+
+
+@contextmanager
+def visit(
+    browser: Any, address: str, *, token: str = "", width: int = 1400, scheme: str = "light", zone: str = BERLIN
+) -> Iterator[Any]:
+    """A page of a browser of its own, logged in where there is a token; nothing may go wrong on it."""
+    context = browser.new_context(
+        color_scheme=scheme, viewport={"width": width, "height": 900}, timezone_id=zone, locale="en-GB"
+    )
+    page, problems = context.new_page(), list[str]()
+    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda sent: None if sent.url.startswith((address, "data:")) else problems.append(sent.url))
+    if token:
+        page.goto(address + "/login")
+        page.get_by_label("Operator token").fill(token)
+        page.get_by_role("button", name="Log in").click()
+        page.wait_for_url(address + "/")
+    yield page
+    context.close()
+    assert problems == []
+
+
+def keep_picture(page: Any, name: str) -> None:
+    if directory := os.environ.get("EDGELOOP_SCREENSHOTS"):
+        page.screenshot(path=str(Path(directory) / f"{name}.png"), full_page=True)
+
+
+@pytest.mark.parametrize(("scheme", "width", "rules"), [("light", 1400, LEVEL_AA), ("dark", 390, BY_LOOKS)])
+def test_every_page_can_be_read_by_everybody_and_fits_its_window(
+    browser: Any, address: str, fleet: HubFixture, scheme: str, width: int, rules: str
+) -> None:
+    found = {}
+    with visit(browser, address, token=fleet.admin_token, width=width, scheme=scheme) as page:
+        for name, path in PAGES.items():
+            page.goto(address + path)
+            page.evaluate(AXE.read_text())
+            told = page.evaluate(f"axe.run(document, {rules})")["violations"]
+            found[name] = [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in told]
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            found[name] += [f"{wide} px wider than the window"] if wide > 0 else []
+            keep_picture(page, f"{name}-{scheme}-{width}")
+    assert found == {name: [] for name in PAGES}
+
+
+def test_an_operator_finds_out_what_is_wrong_and_why(browser: Any, address: str, fleet: HubFixture) -> None:
+    with visit(browser, address, token=fleet.admin_token) as page:
+        page.get_by_text("What is wrong").wait_for()
+        page.get_by_role("link", name=f"2 devices: selftest-failed ({MODEL})").click()
+        page.get_by_role("heading", name="2 devices").wait_for()
+        page.get_by_role("link", name=name_of(3)).click()
+        page.get_by_text("3 of 20 vectors differ by more than the tolerance").first.wait_for()
+        page.get_by_role("heading", name="Its last month").wait_for()
+        assert page.get_by_role("img", name="Requests of 30 days").locator("rect").count() > 30
+        page.get_by_role("link", name="its rollout").click()
+        page.get_by_text("Why it halted:").wait_for()
+        assert page.get_by_role("link", name="disk-full").count() == 1
+        page.get_by_role("link", name="Drift").click()
+        page.get_by_text("inputs have moved on 10 of 60 devices, in site=berlin").wait_for()
+        assert page.get_by_text("brightness: 0.52 → 0.31").count() == 1
+        page.get_by_role("link", name="Jobs").click()
+        assert page.get_by_text("the gate refuses it: class 4 loses 6.1 points").count() == 2
+        page.get_by_role("link", name="Access").click()
+        page.get_by_role("link", name=name_of(33)).wait_for()
+        page.get_by_role("link", name="Overview").click()
+        assert re.search(r"In all \d+\.\d\d EUR", page.locator("main").inner_text())
+
+
+def test_a_search_by_the_keyboard_alone(browser: Any, address: str, fleet: HubFixture) -> None:
+    with visit(browser, address, token=fleet.admin_token) as page:
+        page.goto(address + "/devices")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "To the content"
+        page.keyboard.press("Enter")
+        page.keyboard.press("Tab")
+        page.keyboard.type("0021")
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="1 device").wait_for()
+        assert page.get_by_text("set <the> clock").count() == 1
+
+
+def test_a_page_renews_itself_and_leaves_alone_what_a_person_has_opened(
+    browser: Any, address: str, fleet: HubFixture
+) -> None:
+    with visit(browser, address, token=fleet.admin_token, zone="America/New_York") as page:
+        page.goto(f"{address}/models/{OTHER}")
+        page.get_by_text("In words").click()
+        fleet.hub.publisher.withdraw(OTHER, 1, "labels swapped", actor="test")
+        page.get_by_text("withdrawn", exact=True).first.wait_for()
+        assert page.locator("details.words").get_attribute("open") is not None
+        assert page.locator("#connection").inner_text() == "live"
+        assert page.get_by_text("days of UTC").count() == 1
+        marks = page.locator("text.across").all()
+        days = [int(mark.get_attribute("data-at")[8:10]) for mark in marks]
+        assert days and [int(mark.text_content().split()[0]) for mark in marks] == days
+        page.get_by_role("button", name="Log out").click()
+        page.wait_for_url(re.compile("/login$"))
+
+
+def test_drift_is_plotted_over_time(browser: Any, busy_hub: HubFixture) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(busy_hub.hub), log_config=None, log_level="warning", lifespan="off")
-        server = uvicorn.Server(config)
+        server = uvicorn.Server(uvicorn.Config(create_app(busy_hub.hub), log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with visit(browser, f"http://127.0.0.1:{listener.getsockname()[1]}", token=busy_hub.admin_token) as page:
+            page.get_by_role("link", name="Drift").click()
+            page.locator("#drift canvas").wait_for()
         server.should_exit = True
         thread.join(10)
 
 
-@pytest.fixture
-def browser() -> Iterator[object]:
-    executable = require("chromium", "chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield opened
-        opened.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_an_operator_logs_in_and_sees_the_fleet(browser, address: str, busy_hub: HubFixture, scheme: str) -> None:
-    context = browser.new_context(color_scheme=scheme, viewport={"width": 1200, "height": 900})
-    page = context.new_page()
-    problems: list[str] = []
-    elsewhere: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith(address) else elsewhere.append(request.url))
-
-    page.goto(address + "/")
-    page.get_by_label("Operator token").fill(busy_hub.admin_token)
-    page.get_by_role("button", name="Log in").click()
-    page.get_by_role("heading", name="Devices").wait_for()
-    assert page.get_by_text("kiosk-1").count() == 1
-    page.locator("#drift canvas").wait_for()
-    # The page renews itself: a change in the hub shows without a reload.
-    busy_hub.hub.publisher.withdraw("digits", 3, "labels swapped", actor="test")
-    page.get_by_text("withdrawn", exact=True).wait_for()
-    assert page.locator("#connection").inner_text() == "live"
-    if directory := os.environ.get("EDGELOOP_SCREENSHOTS"):
-        page.screenshot(path=str(Path(directory) / f"dashboard-{scheme}.png"), full_page=True)
-    page.get_by_role("button", name="Log out").click()
-    page.wait_for_url(re.compile("/login$"))
-    if directory := os.environ.get("EDGELOOP_SCREENSHOTS"):
-        page.screenshot(path=str(Path(directory) / f"login-{scheme}.png"))
-    context.close()
-    assert problems == []
-    assert elsewhere == []
-
-
-def test_the_api_page_shows_every_noun_and_asks_nobody_else(browser, address: str) -> None:
-    page = browser.new_context(viewport={"width": 1200, "height": 900}).new_page()
-    problems: list[str] = []
-    elsewhere: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on(
-        "request", lambda request: None if request.url.startswith((address, "data:")) else elsewhere.append(request.url)
-    )
-    page.goto(address + "/docs")
-    page.get_by_role("heading", name="Edgeloop hub").wait_for()
-    page.locator("#operations-tag-rollouts").wait_for()
-    page.locator("[id^=operations-tokens-create]").first.locator("button").first.click()
-    page.get_by_role("heading", name="Request body").first.wait_for()
-    assert problems == [] and elsewhere == []
+def test_the_api_page_shows_every_noun_and_asks_nobody_else(browser: Any, address: str) -> None:
+    with visit(browser, address) as page:
+        page.goto(address + "/docs")
+        page.get_by_role("heading", name="Edgeloop hub").wait_for()
+        page.locator("#operations-tag-rollouts").wait_for()
+        page.locator("[id^=operations-tokens-create]").first.locator("button").first.click()
+        page.get_by_role("heading", name="Request body").first.wait_for()

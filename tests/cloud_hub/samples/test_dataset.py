@@ -70,7 +70,7 @@ def test_a_label_that_is_none_of_the_task_is_named_with_its_sample() -> None:
 
 @pytest.mark.parametrize("text", [b"{}", b"[1]", b"\xff", b"3", b"[[[", b"[1,2,3,4]"])
 def test_labels_that_do_not_fit_the_rows_are_no_snapshot(text: bytes) -> None:
-    from model_compiler.data import npz_of
+    from model_compiler.inputs.dataset import npz_of
 
     arrays = {"input:a": INPUTS["a"], "label": np.full(3, -1), "ids": IDS, "label_json": np.frombuffer(text, np.uint8)}
     with pytest.raises(InvalidError):

@@ -70,10 +70,10 @@ def test_the_page_of_samples_shows_them(hub) -> None:
         confidence=0.5, prediction=1,
     )  # fmt: skip
     store.commit(hub.hub, "d-0", [sample])
-    assert hub.client.get("/dashboard/pictures/s1", follow_redirects=False).status_code in (303, 307, 401)
+    assert hub.client.get("/samples/s1/picture", follow_redirects=False).status_code in (303, 307, 401)
     hub.client.post("/login", data={"token": hub.admin_token})
-    page = hub.client.get("/dashboard/samples/digits").text
-    assert 'src="/dashboard/pictures/s1"' in page and "brightness" in page
-    shown = hub.client.get("/dashboard/pictures/s1")
+    page = hub.client.get("/models/digits/samples").text
+    assert 'src="/samples/s1/picture"' in page and "brightness" in page
+    shown = hub.client.get("/samples/s1/picture")
     assert shown.headers["content-type"] == "image/png" and decoded(shown.content)[3, 3] == 255
-    assert hub.client.get("/dashboard/pictures/none").status_code == 404
+    assert hub.client.get("/samples/none/picture").status_code == 404

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
+from cloud_hub.dashboard.words import failed, share
 from cloud_hub.drift import truth
 from cloud_hub.drift.explain import SHARES, Summary, summarize
 from cloud_hub.drift.meaning import Track
+from cloud_hub.ingest.traffic import unanswered
 from cloud_hub.store.tables import ChannelRow, MeaningMonitor, Model, WindowRow
 from cloud_hub.trust.rows import interface_release
 from fleet.protocol.channel import decode_channel
@@ -36,14 +38,15 @@ class ModelView(Struct, frozen=True, kw_only=True):
     answers: list[str]
 
 
-def model_views(session: Session) -> list[ModelView]:
-    """Every model that has a release, by name."""
+def model_views(session: Session, model: str = "") -> list[ModelView]:
+    """Every model that has a release, by name; one of them, if it is named."""
     defaults: dict[str, set[int]] = {}
     for row in session.exec(select(ChannelRow)):
-        for model, entry in decode_channel(row.document).models.items():
-            defaults.setdefault(model, set()).add(entry.release)
+        for held, entry in decode_channel(row.document).models.items():
+            defaults.setdefault(held, set()).add(entry.release)
     views = []
-    for name in session.exec(select(Model.name).order_by(col(Model.name)).limit(MODELS)).all():
+    names = select(Model.name).order_by(col(Model.name)).limit(MODELS)
+    for name in session.exec(names.where(Model.name == model) if model else names).all():
         current = interface_release(session, name)
         if current is not None:
             views.append(_view(session, name, current.manifest, sorted(defaults.get(name, ()))))
@@ -54,19 +57,21 @@ def _view(session: Session, name: str, manifest: Manifest, defaults: Sequence[in
     newest = select(WindowRow).where(WindowRow.model == name).order_by(col(WindowRow.id).desc())
     rows = list(session.exec(newest.limit(WINDOWS)))
     counters: Counter[str] = Counter()
+    missed = 0
     for row in rows:
         counters.update(row.body.get("counters", {}))
-    monitor = session.get(MeaningMonitor, name)
-    watched = truth.read(monitor) if monitor is not None else truth.Watched()
+        missed += unanswered(row.body.get("counters", {}))
+    monitors = session.exec(select(MeaningMonitor).where(MeaningMonitor.model == name)).all()
+    watched = {row.release: truth.read(row) for row in sorted(monitors, key=lambda row: -row.release)}
     spec = manifest.named_task
     return ModelView(
         name=name,
         task=spec.name if spec is not None else "none",
         default=", ".join(map(str, defaults)) or "–",
         requests=f"{counters['requests']:,}",
-        failed=failed(counters),
-        audits=_beside_record(share(counters["audit_agree"], counters["audited"]), watched.audits),
-        labels=_beside_record(_percent(watched.labels.now), watched.labels),
+        failed=failed(missed, counters["refused"]),
+        audits=_by_release(share(counters["audit_agree"], counters["audited"]), watched, lambda one: one.audits),
+        labels=_by_release("–", watched, lambda one: one.labels),
         answers=in_words(summarize(rows), manifest),
     )
 
@@ -94,27 +99,20 @@ def in_words(found: Summary, manifest: Manifest) -> list[str]:
     return lines
 
 
-def failed(counters: Mapping[str, int]) -> str:
-    """The requests that nobody answered, with the refused ones among them: `12 (9 refused)`.
-
-    They are what neither the edge nor the cloud answered: agents of 0.1 counted as failed also what the cloud answered
-    in the end.
-    """
-    count = counters.get
-    refused = count("refused", 0)
-    unanswered = max(count("requests", 0) - count("edge", 0) - count("cloud", 0), refused, 0)
-    return f"{unanswered:,}" + (f" ({refused:,} refused)" if refused else "")
-
-
-def share(part: int, whole: int) -> str:
-    """`97.3 %`, or a dash when there is nothing to share."""
-    return f"{100 * part / whole:.1f} %" if whole else "–"
-
-
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def _beside_record(now: str, track: Track) -> str:
+def _by_release(every: str, watched: Mapping[int, truth.Watched], track: Callable[[truth.Watched], Track]) -> str:
+    """`93.1 % (record 95.0 %)`; where several releases are watched, of each. `every` is what is known without them."""
+    tracks = {release: track(one) for release, one in watched.items() if track(one).now is not None}
+    if not tracks:
+        return every
+    if len(watched) == 1:
+        return "".join(map(_beside_record, tracks.values()))
+    return "; ".join(f"release {release}: {_beside_record(one)}" for release, one in tracks.items())
+
+
+def _beside_record(track: Track) -> str:
     record = track.record
-    return now if record is None or now == "–" else f"{now} (record {_percent(record.mean)})"
+    return _percent(track.now) + ("" if record is None else f" (record {_percent(record.mean)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from cloud_hub.context import Hub
 from cloud_hub.drift import labelled
 from cloud_hub.drift.deferring import WORSE, Estimate
 from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.samples import parquet, pictures, store
+from cloud_hub.samples import parquet, pictures
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.rows import get_model, label_task
 from fleet.api.labels import parse_label
@@ -69,7 +70,7 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
         task = label_task(session, model)
         query = select(SampleRow).where(SampleRow.model == model, col(SampleRow.deleted_at).is_(None))
         rows = list(session.exec(query.order_by(col(SampleRow.received_at).desc(), col(SampleRow.id)).limit(SAMPLES)))
-    found = _arrays(hub, rows)
+    found = arrays_of(hub, rows)
     views = [
         SampleView(
             row=row,
@@ -109,19 +110,19 @@ def _share(found: Estimate | None) -> str:
     return f"{share} % ({low} to {high} %)"
 
 
-def write(hub: Hub, sample: str, text: str, *, actor: str) -> None:
-    """Label a sample with what a person wrote; raises what `store.label` raises, and InvalidError for no label."""
+def read(sample: str, text: str) -> SampleLabel:
+    """The label that a person wrote; InvalidError where it is none."""
     try:
-        wanted = SampleLabel(id=sample, label=parse_label(text))
+        return SampleLabel(id=sample, label=parse_label(text))
     except ValidationError as error:
         why = str(error.errors(include_url=False, include_input=False)[0]["msg"]).removeprefix("Value error, ")
         raise InvalidError(f"sample {sample[:SHOWN]}: {why}", subject="label") from None
     except ValueError as error:
         raise InvalidError(f"sample {sample[:SHOWN]}: {error}", subject="label") from None
-    store.label(hub, {wanted.id: wanted.label}, by=actor, actor=actor)
 
 
-def _arrays(hub: Hub, rows: list[SampleRow]) -> dict[str, parquet.Arrays]:
+def arrays_of(hub: Hub, rows: Sequence[SampleRow]) -> dict[str, parquet.Arrays]:
+    """The arrays of samples by their ids, without those whose data is gone."""
     parts = []
     for path in sorted({row.path for row in rows}):
         try:

@@ -1,0 +1,129 @@
+"""Labelling the samples of a model that are worth it most, many on one page and by keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from cloud_hub.context import Hub
+from cloud_hub.dashboard.acts import places
+from cloud_hub.dashboard.acts.forms import Act, Asked, Button, Done, Form, ToLabel
+from cloud_hub.dashboard.views import samples as labels
+from cloud_hub.errors import HubError, InvalidError
+from cloud_hub.samples import pictures, ranking, series, store
+from cloud_hub.samples.parquet import Arrays
+from cloud_hub.store.tables import SampleRow
+from cloud_hub.trust.models import task_of
+from fleet.tasks import Task
+
+COUNT = 20  # samples on a page
+CHOICES = 10  # classes: each has a key of its own
+YES_NO = [("0", "usual"), ("1", "an anomaly")]
+
+
+def acts() -> list[Act]:
+    """The one act."""
+    return [
+        Act(path="/act/models/{model}/label", like="POST /api/v1/samples/labels", role="operator", form=_form, do=_do)
+    ]
+
+
+def _form(asked: Asked) -> Form:
+    hub, model = asked.hub, asked.names["model"]
+    task = task_of(hub, model)
+    left = ""
+    if (ids := _ids(asked)) or asked.given.get("sample-0"):
+        rows = [row for one in ids if (row := _found(hub, one)) is not None]
+    else:
+        found = ranking.ranked(hub, model, count=COUNT, since_alarm=asked.checked("alarm"))
+        rows = [store.get(hub, one.id) for one in found.items]
+        left = f"Of {found.candidates:,} samples without a label, those come first that teach the model most."
+    rows, again = [row for row in rows if row.model == model], asked.checked("again")
+    samples = _shown(hub, rows, task, asked)
+    return Form(
+        title=f"Label samples of {model}",
+        says=[left, _sentence(labels.wanted_of(task)), "What you leave open stays without a label."],
+        buttons=[Button(words="Save the labels")],
+        back=places.samples(model),
+        hidden={f"sample-{place}": one.id for place, one in enumerate(samples)} | ({"again": "yes"} if again else {}),
+        samples=samples,
+        seen="; ".join(f"{one.id} labelled {one.known}" for one in samples if one.known) or "nothing labelled yet",
+        blocked="" if samples else "there is no sample that waits for a label",
+    )
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}." if words else ""
+
+
+def _ids(asked: Asked) -> list[str]:
+    """The samples that the page shows, in their order, each once."""
+    found = [asked.text(f"sample-{place}") for place in range(COUNT)]
+    return list(dict.fromkeys(one for one in found if one))
+
+
+def _found(hub: Hub, sample: str) -> SampleRow | None:
+    try:
+        return store.get(hub, sample)
+    except HubError:  # deleted while the page was open
+        return None
+
+
+def _shown(hub: Hub, rows: Sequence[SampleRow], task: Task[Any] | None, asked: Asked) -> list[ToLabel]:
+    arrays, options, again = labels.arrays_of(hub, rows), choices_of(task), asked.checked("again")
+    given = {asked.text(f"sample-{place}"): asked.text(f"label-{place}") for place in range(COUNT)}
+    return [
+        replace(
+            _seen(row, arrays.get(row.id), task),
+            options=options,
+            given=given.get(row.id, ""),
+            open=again or row.label is None,
+        )
+        for row in rows
+    ]
+
+
+def _seen(row: SampleRow, found: Arrays | None, task: Task[Any] | None) -> ToLabel:
+    """What a sample was and is known to be."""
+    inputs = found.inputs if found is not None else ()
+    pictured = pictures.is_pictured(inputs)
+    lines = [] if pictured else series.series_of(inputs)
+    numbers = series.numbers_of(inputs)
+    return ToLabel(
+        id=row.id,
+        about=f"{row.device_id}, release {row.release}, {row.reason}",
+        picture=pictured,
+        series=lines,
+        numbers=numbers,
+        words=pictures.in_words(inputs) if inputs and not lines and not numbers else "",
+        answer=labels.answer_in_words(task, found),
+        known=f"{labels.label_in_words(task, row.label)} by {row.labelled_by}" if row.label is not None else "",
+    )
+
+
+def choices_of(task: Task[Any] | None) -> list[tuple[str, str]]:
+    """The labels to choose from, with their words: classes, as long as they are few, or whether it is an anomaly."""
+    if task is None:
+        return []
+    if task.name == "anomaly-score":
+        return YES_NO
+    if task.name == "classification" and len(task.class_names) <= CHOICES:
+        return [(str(number), name) for number, name in enumerate(task.class_names)]
+    return []
+
+
+def _do(asked: Asked) -> Done:
+    model = asked.names["model"]
+    written = {}
+    for place in range(COUNT):
+        sample, text = asked.text(f"sample-{place}"), asked.text(f"label-{place}").strip()
+        if sample and text:
+            wanted = labels.read(sample, text)
+            written[wanted.id] = wanted.label
+    if not written:
+        raise InvalidError("no sample has a label yet", subject="label", hint="choose one for at least one sample")
+    actor = asked.caller.actor
+    store.label(asked.hub, written, by=actor, actor=actor, again=asked.checked("again"))
+    return Done(location=places.samples(model))

@@ -1,0 +1,163 @@
+"""The services that deliver: one spreads events to targets and forgets old ones, and each target has one of its own.
+
+So a target that hangs, or a failure about one, holds up neither the others nor anything else of the hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+
+from cloud_hub.context import Hub
+from cloud_hub.events import outbox, sending, signing
+from cloud_hub.events.bodies import body
+from cloud_hub.events.schedule import Outcome, Verdict, judge
+from cloud_hub.events.targets import Target, open_targets
+from cloud_hub.services.leases import hold
+from cloud_hub.services.supervisor import Service
+from cloud_hub.store.tables import EventRow
+from fleet.protocol.durations import DAY_S
+
+log = logging.getLogger(__name__)
+PRUNE_S = 600.0
+SPARE_S = 60.0  # a claim outlasts a try by so much
+Send = Callable[[Target, bytes, dict[str, str]], Awaitable[Outcome]]
+
+
+async def send(target: Target, content: bytes, headers: dict[str, str]) -> Outcome:
+    """One try over the network."""
+    settings = target.settings
+    return await sending.post(
+        target.place,
+        content,
+        headers,
+        target.context,
+        allow_private=settings.allow_private,
+        timeout_s=settings.timeout_s,
+    )
+
+
+class Spreading:
+    """Gives each event its deliveries, and forgets events by age and number."""
+
+    name = "events"
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._owner = secrets.token_hex(8)
+        self._pruned_at: float | None = None
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.to_thread(self.look)
+            await asyncio.sleep(self._hub.config.events.every_s)
+
+    def look(self) -> int:
+        """Spread what is new; returns how many events were."""
+        now, config = self._hub.clock(), self._hub.config.events
+        if self._pruned_at is None or abs(now - self._pruned_at) >= PRUNE_S:
+            self._prune(now)
+        with self._hub.reading() as session:
+            if not outbox.unspread(session):
+                return 0
+        with self._hub.session() as session:
+            return outbox.spread(session, {name: one.kinds for name, one in config.targets.items()}, now)
+
+    def _prune(self, now: float) -> None:
+        config = self._hub.config.events
+        with self._hub.session() as session:
+            if hold(session, "events-prune", self._owner, now, PRUNE_S):
+                outbox.prune(session, now, keep_s=config.keep_days * DAY_S, most=config.keep)
+        self._pruned_at = now
+
+
+class Delivering:
+    """Delivers to one target; `send` and `chance` are the network and evenly drawn numbers from 0 to 1."""
+
+    def __init__(
+        self, hub: Hub, target: Target, send: Send = send, chance: Callable[[], float] = random.random
+    ) -> None:
+        self.name = f"events:{target.name}"
+        self._hub, self._target = hub, target
+        self._send, self._chance = send, chance
+        self._owner = secrets.token_hex(8)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            if not await self.step():
+                await asyncio.sleep(self._hub.config.events.every_s)
+
+    async def step(self) -> int:
+        """Try what is due, `parallel` at a time; returns how many were tried."""
+        claimed = await asyncio.to_thread(self._claim)
+        await asyncio.gather(*(self._deliver(one) for one in claimed))
+        return len(claimed)
+
+    def _claim(self) -> list[outbox.Claimed]:
+        now, target = self._hub.clock(), self._target
+        with self._hub.reading() as session:
+            if not outbox.is_due(session, target.name, now):
+                return []
+        lasts_s = target.settings.timeout_s + SPARE_S
+        with self._hub.session() as session:
+            return outbox.claim(session, target.name, self._owner, now, lasts_s=lasts_s, limit=target.settings.parallel)
+
+    async def _deliver(self, claimed: outbox.Claimed) -> None:
+        began = self._hub.clock()
+        row = await asyncio.to_thread(self._event, claimed.event)
+        if row is None:
+            return  # it was forgotten meanwhile, and its deliveries with it
+        if began > claimed.expires_at:
+            outcome = Outcome(error="not sent: it is older than a day")
+        else:
+            content, headers = self._request(row, began)
+            outcome = await self._send(self._target, content, headers)
+        await asyncio.to_thread(self._settle, claimed, outcome, began)
+
+    def _request(self, row: EventRow, now: float) -> tuple[bytes, dict[str, str]]:
+        content = body(self._target.settings.format, row, self._hub.config.addresses.http_advertise)
+        key = self._target.key
+        return content, signing.sign(key, row.id, int(now), content) if key else {}
+
+    def _event(self, event: str) -> EventRow | None:
+        with self._hub.reading() as session:
+            return outbox.find(session, event)
+
+    def _settle(self, claimed: outbox.Claimed, outcome: Outcome, began: float) -> None:
+        now, settings = self._hub.clock(), self._target.settings
+        verdict = judge(
+            outcome,
+            tries=claimed.tries,
+            most=settings.tries,
+            expires_at=claimed.expires_at,
+            now=now,
+            chance=self._chance(),
+        )
+        tried = {
+            "at": began,
+            "status": outcome.status,
+            "error": verdict.error,
+            "took_s": round(max(0.0, now - began), 3),
+        }
+        with self._hub.session() as session:
+            ours = outbox.settle(session, claimed.event, self._target.name, self._owner, verdict, tried, now)
+        if ours:
+            self._say(claimed, verdict)
+
+    def _say(self, claimed: outbox.Claimed, verdict: Verdict) -> None:
+        ids = {"event": claimed.event, "target": self._target.name}
+        if verdict.state == "dead":
+            log.warning("event %s did not reach %s: %s", claimed.event, self._target.name, verdict.error, extra=ids)
+        elif verdict.state == "waiting":
+            log.info("event %s to %s is tried again: %s", claimed.event, self._target.name, verdict.error, extra=ids)
+
+
+def services(hub: Hub) -> list[Service]:
+    """The services of this module; InvalidError for a target that cannot be opened."""
+    return [Spreading(hub), *(Delivering(hub, target) for target in open_targets(hub.config.events, os.environ))]

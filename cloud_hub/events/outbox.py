@@ -1,0 +1,156 @@
+"""The outbox: events are recorded in the transaction in which they happen, spread to targets, claimed and settled.
+
+Several hubs share it. Spreading and claiming skip what another hub has locked; a claim moves `next_at` behind the time
+that a try can take, so that the delivery of a hub that dies in between is tried again, by whichever hub looks then.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, delete, func, or_, update
+from sqlmodel import Session, col, select
+
+from cloud_hub.clock import SLACK_S
+from cloud_hub.events import schedule
+from cloud_hub.events.kinds import Event, bounded, place_in_hour, wanted
+from cloud_hub.events.schedule import LIFE_S, Verdict
+from cloud_hub.store.engine import lock_name
+from cloud_hub.store.tables import EventDelivery, EventRow
+from fleet.protocol.durations import HOUR_S
+
+BATCH = 200  # events that are spread at a time
+LOGGED = 20  # tries that a delivery remembers
+RESTORED = "the hub was restored from a backup: this may have been sent since"
+LONGEST_PAUSE_S = schedule.PAUSES_S[-1] * (1 + schedule.JITTER)
+
+
+class Claimed(NamedTuple):
+    """A delivery that is ours to try until its claim ends; `tries` counts this one."""
+
+    event: str
+    tries: int
+    expires_at: float
+
+
+def record(session: Session, event: Event, now: float, *, once: str = "", target: str = "") -> str:
+    """Keep an event in the caller's transaction; returns its id, or nothing when it is left out.
+
+    Args:
+        now: when it happened, in Unix seconds.
+        once: a name under which something is said once only.
+        target: the one target that a test is for.
+    """
+    if once:
+        lock_name(session, f"event:{once}")
+        if session.exec(select(EventRow.id).where(EventRow.once == once)).first() is not None:
+            return ""
+    within = (EventRow.at > now - HOUR_S, EventRow.at <= now + SLACK_S)  # not what a clock that ran ahead has left
+    alike = (EventRow.kind == event.kind, EventRow.target != "" if target else EventRow.target == "")
+    kept, note = place_in_hour(session.exec(select(func.count()).where(*alike, *within)).one())
+    if not kept:
+        return ""
+    event = bounded(event)
+    row = EventRow(
+        id=f"evt_{secrets.token_hex(12)}",
+        at=now,
+        kind=event.kind,
+        subject=event.subject,
+        message=event.message + note,
+        data=event.data,
+        once=once or None,
+        target=target,
+    )
+    session.add(row)
+    return row.id
+
+
+def unspread(session: Session) -> bool:
+    """Whether some event has no deliveries yet."""
+    return session.exec(select(EventRow.number).where(col(EventRow.spread_at).is_(None)).limit(1)).first() is not None
+
+
+def spread(session: Session, targets: Mapping[str, Collection[str]], now: float) -> int:
+    """Give the next events a delivery for each target whose patterns mean them; how many events there were."""
+    waiting = select(EventRow).where(col(EventRow.spread_at).is_(None)).order_by(col(EventRow.number)).limit(BATCH)
+    found = list(session.exec(waiting.with_for_update(skip_locked=True)))
+    for row in found:
+        row.spread_at = now
+        session.add(row)
+        session.flush()
+        for name, patterns in targets.items():
+            if name == row.target or (not row.target and wanted(patterns, row.kind)):
+                session.add(
+                    EventDelivery(
+                        event=row.id,
+                        target=name,
+                        state="waiting",
+                        next_at=now,
+                        expires_at=row.at + LIFE_S,
+                        updated_at=now,
+                    )
+                )
+    return len(found)
+
+
+def is_due(session: Session, target: str, now: float) -> bool:
+    """Whether there is something to try for a target."""
+    return session.exec(select(EventDelivery.event).where(*_due(target, now)).limit(1)).first() is not None
+
+
+def claim(session: Session, target: str, owner: str, now: float, *, lasts_s: float, limit: int) -> list[Claimed]:
+    """Take up to `limit` deliveries that are due, the oldest first, for `lasts_s` seconds."""
+    oldest = select(EventDelivery).where(*_due(target, now)).order_by(col(EventDelivery.next_at)).limit(limit)
+    found = list(session.exec(oldest.with_for_update(skip_locked=True)))
+    for row in found:
+        row.owner, row.next_at, row.updated_at = owner, now + lasts_s, now
+        row.tries += 1
+        session.add(row)
+    return [Claimed(row.event, row.tries, row.expires_at) for row in found]
+
+
+def settle(
+    session: Session, event: str, target: str, owner: str, verdict: Verdict, tried: Mapping[str, Any], now: float
+) -> bool:
+    """Write down what came of a try; False when the claim had ended and somebody else has it, whose word counts."""
+    row = session.get(EventDelivery, (event, target), with_for_update=True)
+    if row is None or row.owner != owner or row.state != "waiting":
+        return False
+    row.state, row.next_at, row.updated_at, row.owner = verdict.state, verdict.next_at, now, ""
+    row.log = [*row.log, dict(tried)][-LOGGED:]
+    session.add(row)
+    return True
+
+
+def let_go(session: Session, now: float) -> None:
+    """End whatever waits: a restored hub does not know what was sent since its backup was made."""
+    session.execute(update(EventRow).where(col(EventRow.spread_at).is_(None)).values(spread_at=now))
+    waiting = select(EventDelivery).where(EventDelivery.state == "waiting").execution_options(yield_per=BATCH)
+    for row in session.exec(waiting):
+        row.state, row.owner, row.updated_at = "dead", "", now
+        row.log = [*row.log, {"at": now, "error": RESTORED}][-LOGGED:]
+        session.add(row)
+
+
+def prune(session: Session, now: float, *, keep_s: float, most: int) -> None:
+    """Forget events that are older than `keep_s` seconds, and the oldest of more than `most`, with their deliveries."""
+    edge = select(EventRow.number).order_by(col(EventRow.number).desc()).offset(most).limit(1)
+    number = session.exec(edge).first()
+    old = or_(col(EventRow.at) < now - keep_s, col(EventRow.number) <= (number if number is not None else 0))
+    gone = select(EventRow.id).where(old)
+    session.execute(delete(EventDelivery).where(col(EventDelivery.event).in_(gone)))
+    session.execute(delete(EventRow).where(old))
+
+
+def find(session: Session, event: str) -> EventRow | None:
+    """The event with this id."""
+    return session.exec(select(EventRow).where(EventRow.id == event)).first()
+
+
+def _due(target: str, now: float) -> tuple[ColumnElement[bool], ...]:
+    """Of a target, waiting, and its time has come; or it lies further ahead than any pause (a clock ran ahead)."""
+    ahead = col(EventDelivery.next_at) > now + LONGEST_PAUSE_S + SLACK_S
+    due = or_(col(EventDelivery.next_at) <= now, ahead)
+    return col(EventDelivery.target) == target, col(EventDelivery.state) == "waiting", due

@@ -1,0 +1,23 @@
+"""What the looks of a periodic service took is where Prometheus reads it."""
+
+from __future__ import annotations
+
+from cloud_hub.services.periodic import PeriodicService
+
+
+class Busy(PeriodicService):
+    name = "busy-for-a-test"
+
+    def look(self) -> None:
+        sum(range(1000))
+
+
+def test_looks_are_counted_with_their_time_and_those_of_another_replicas_turn_are_not(hub):
+    one, other = (Busy(hub.hub, 1.0) for _ in range(2))
+    for service in (one, one, other):  # the first holds the lease
+        service.step()
+    text = hub.client.get("/metrics", headers=hub.auth()).text
+    for name in ("edgeloop_hub_look_seconds", "edgeloop_hub_look_cpu_seconds"):
+        assert f'{name}_count{{service="busy-for-a-test"}} 2.0' in text
+        (spent,) = [line.split()[1] for line in text.splitlines() if line.startswith(f'{name}_sum{{service="busy-for')]
+        assert 0 < float(spent) < 60
