@@ -193,6 +193,43 @@ def set_(
     _print(client.channel(channel), json=json)
 
 
+@app.command("schedule")
+def schedule(
+    context: typer.Context,
+    channel: ChannelArgument,
+    window: Annotated[
+        str | None, typer.Option("--window", help="Such as 'Mon-Fri 22:00-04:00'; \"\" for any hour.")
+    ] = None,
+    time_zone: Annotated[str | None, typer.Option("--time-zone", help="Of --window, such as Europe/Berlin.")] = None,
+    rate: Annotated[
+        str | None, typer.Option("--rate", help='Devices per minute, such as 10 or 10:1.5:100:500; "" for none.')
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Say when and how fast a channel's rollouts ask devices where nobody says otherwise; without options, show it.
+
+    Rollouts that a retrain starts take it, and `fleet rollout create` does.
+
+    Example: fleet channel schedule stable --window 'Mon-Fri 22:00-04:00' --time-zone Europe/Berlin --rate 10
+    """
+    from fleet.api.channels import ChannelChanges
+    from fleet.cli.scheduling import rate_of
+
+    client = client_of(context)
+    changes: dict[str, Any] = _given(window=window, time_zone=time_zone)
+    if window and time_zone is None:
+        raise typer.BadParameter("--window needs --time-zone, such as Europe/Berlin or UTC")
+    if rate is not None:
+        changes["rate"] = rate_of(rate) if rate else None
+    if changes:
+        client.change_channel(channel, body_of(ChannelChanges, schedule=changes))
+    found = client.channel(channel)
+    if json:
+        print_json(found)
+    else:
+        typer.echo(found.schedule.said() or f"nothing is usual: rollouts of {channel} ask at once, at any hour")
+
+
 @app.command("cloud")
 def cloud_(
     context: typer.Context,

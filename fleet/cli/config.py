@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from fleet.console import cleaned, read_text
 from fleet.errors import FailedError, NotAllowedError
 
 LOGIN_HINT = "fleet login URL --token T   (or set EDGELOOP_HUB and EDGELOOP_TOKEN)"
@@ -42,11 +43,13 @@ def load_login(environment: Mapping[str, str]) -> Login:
         FailedError: the file is not readable or not TOML.
     """
     saved = _read(config_path(environment))
-    url = environment.get("EDGELOOP_HUB") or saved.get("url", "")
-    token = environment.get("EDGELOOP_TOKEN") or saved.get("token", "")
+    given = {name: cleaned(environment.get(f"EDGELOOP_{name}", "")) for name in ("HUB", "TOKEN", "CA")}
+    url, token = given["HUB"] or saved.get("url", ""), given["TOKEN"] or saved.get("token", "")
     if not url or not token:
         raise NotAllowedError("not logged in to a hub", subject="login", hint=LOGIN_HINT)
-    return Login(url=url, token=token, ca=environment.get("EDGELOOP_CA") or saved.get("ca", ""))
+    if not (token.isascii() and token.isprintable()):
+        raise NotAllowedError("the token holds what no token holds", subject="login", hint="copy it whole, in one line")
+    return Login(url=url, token=token, ca=given["CA"] or saved.get("ca", ""))
 
 
 def save_login(path: Path, login: Login) -> None:
@@ -70,9 +73,9 @@ def _values(login: Login) -> tuple[str, ...]:
 
 def _read(path: Path) -> dict[str, str]:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_text(path))
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FailedError(f"cannot read {path}: {error}", subject=str(path), hint=LOGIN_HINT) from error
     return {key: value for key, value in document.items() if isinstance(value, str)}

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleet.cli import device_commands, device_samples
+from fleet.cli.device_commands import DeviceArgument
 from fleet.cli.output import Column, moment, note, print_document, print_items, print_json
-from fleet.cli.session import JsonFlag, ModelOption, body_of, client_of, parse_pairs
+from fleet.cli.session import JsonFlag, body_of, client_of, parse_pairs
+from fleet.protocol.bounds import whole_number
 
 if TYPE_CHECKING:
     from fleet.api.devices import DeviceInfo
@@ -23,7 +26,6 @@ COLUMNS: list[Column] = [
     ("last seen", "last_seen_at"),
     ("revoked", "revoked_at"),
 ]
-DeviceArgument = Annotated[str, typer.Argument(help="The device's id.")]
 
 
 @app.command("list")
@@ -31,14 +33,16 @@ def list_(
     context: typer.Context,
     label: Annotated[list[str] | None, typer.Option("--label", help="Only with key=value; repeatable.")] = None,
     channel: Annotated[str, typer.Option("--channel", help="Only those that follow this channel.")] = "",
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most this many; all when not given.")] = None,
+    after: Annotated[str, typer.Option("--after", help="Only devices whose ids come after this one.")] = "",
     json: JsonFlag = False,
 ) -> None:
-    """List devices with what they run.
+    """List devices with what they run, by id.
 
-    Example: fleet device list --label site=berlin
+    Example: fleet device list --label site=berlin --limit 50
     """
     labels = [f"{key}={value}" for key, value in parse_pairs(label or []).items()]
-    devices = client_of(context).devices(labels=labels, channel=channel)
+    devices = client_of(context).devices(labels=labels, channel=channel, limit=limit, after=after)
     print_items(devices, COLUMNS, json=json, empty="no devices; fleet token create --channel C makes a claim token")
 
 
@@ -128,33 +132,20 @@ def set_(
         raise typer.BadParameter("give --channel, --pin or --unpin")
     pins: dict[str, int | None] = dict.fromkeys(unpin or [])
     for model, number in parse_pairs(pin or []).items():
-        if not number.isdigit():
+        release = whole_number(number)
+        if release is None:
             raise typer.BadParameter(f"{number!r} is not a release number")
-        pins[model] = int(number)
+        pins[model] = release
     from fleet.api.devices import DeviceChanges
 
     wanted = body_of(DeviceChanges, channel=channel or None, pins=pins or None)
     print_document(client_of(context).change_device(device, wanted), [*COLUMNS[:4], ("pins", "pins")], json=json)
 
 
-@app.command("bench")
-def bench(
-    context: typer.Context,
-    device: DeviceArgument,
-    model: ModelOption,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, max=100_000, help="Calls that are timed.")] = 200,
-    json: JsonFlag = False,
-) -> None:
-    """Let a device measure the release it serves; see the figures with: fleet release show.
-
-    Example: fleet device bench kiosk-7 --model digits
-    """
-    from fleet.api.devices import NewCommand
-
-    wanted = NewCommand(kind="benchmark", args={"model": model, "rounds": rounds})
-    print_document(
-        client_of(context).command_device(device, wanted), [("command", "id"), ("device", "device")], json=json
-    )
+app.command("diagnose")(device_commands.diagnose)
+app.command("logs")(device_commands.logs)
+app.command("bench")(device_commands.bench)
+app.command("samples")(device_samples.samples)
 
 
 @app.command("revoke")
@@ -165,6 +156,19 @@ def revoke(context: typer.Context, device: DeviceArgument, json: JsonFlag = Fals
     """
     client_of(context).revoke_device(device)
     print_document({"id": device, "revoked": True}, [("device", "id"), ("revoked", "revoked")], json=json)
+
+
+@app.command("delete")
+def delete(context: typer.Context, device: DeviceArgument, json: JsonFlag = False) -> None:
+    """Delete what is known of a device that was revoked, or that has enrolled and never come. It stays out.
+
+    Its name is not used again. Entries of the audit log stay, and samples until their retention ends. One that was
+    heard is revoked first: fleet device revoke.
+
+    Example: fleet device delete kiosk-7
+    """
+    done = client_of(context).delete_device(device)
+    print_document(done, [("device", "id"), ("rows deleted", "rows"), ("samples that stay", "samples")], json=json)
 
 
 def summary(device: DeviceInfo) -> str:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli.output import note, print_document, print_items
-from fleet.cli.session import JsonFlag, Session, TimeoutOption, client_of, session_of
+from fleet.cli.output import JsonLines, note, print_document, print_items
+from fleet.cli.session import JsonFlag, Session, SinceOption, TimeoutOption, client_of, session_of
 from fleet.errors import FailedError
 
 if TYPE_CHECKING:
@@ -29,12 +29,19 @@ JobArgument = Annotated[str, typer.Argument(help="The job's id.")]
 
 
 @app.command("list")
-def list_(context: typer.Context, json: JsonFlag = False) -> None:
+def list_(
+    context: typer.Context,
+    since: SinceOption = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many jobs.")] = 100,
+    json: JsonFlag = False,
+) -> None:
     """List jobs, newest first.
 
-    Example: fleet job list
+    Example: fleet job list --since 7d
     """
-    print_items(client_of(context).jobs(), COLUMNS, json=json, empty="no jobs")
+    session = session_of(context)
+    jobs = session.client.jobs(limit=limit, since=session.since(since))
+    print_items(jobs, COLUMNS, json=json, empty="no jobs")
 
 
 @app.command("show")
@@ -52,7 +59,7 @@ def watch(context: typer.Context, job: JobArgument, timeout: TimeoutOption = 360
 
     Example: fleet job watch 01J8ZQ
     """
-    watch_job(session_of(context), job, timeout_s=timeout, json=json)
+    watch_job(session_of(context), job, timeout_s=timeout, json=json, lines=json)
 
 
 @app.command("log")
@@ -77,11 +84,14 @@ def cancel(context: typer.Context, job: JobArgument, json: JsonFlag = False) -> 
     print_document(client_of(context).cancel_job(job), COLUMNS, json=json)
 
 
-def watch_job(session: Session, job: str, *, timeout_s: float, json: bool) -> None:
-    """Follow `job`; raises FailedError when it did not succeed."""
+def watch_job(session: Session, job: str, *, timeout_s: float, json: bool, lines: bool = False) -> None:
+    """Follow `job`, with each change as a line of JSON if `lines`; raises FailedError when it did not succeed."""
+    tell = JsonLines() if lines else None
     shown: set[tuple[str, str]] = set()
 
     def show_step(found: JobInfo) -> None:
+        if tell is not None:
+            tell(found)
         if (found.state, found.step) not in shown:
             shown.add((found.state, found.step))
             note(f"{found.state}: {found.step or 'no step yet'} ({found.progress:.0%})")
@@ -93,7 +103,8 @@ def watch_job(session: Session, job: str, *, timeout_s: float, json: bool) -> No
         timeout_s=timeout_s,
         subject=f"job {job}",
     )
-    print_document(document, [*COLUMNS, ("result", "result")], json=json)
+    if not lines:
+        print_document(document, [*COLUMNS, ("result", "result")], json=json)
     if document.state != "succeeded":
         raise FailedError(
             f"job {job} {document.state}: {document.error or 'no reason given'}",

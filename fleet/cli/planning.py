@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fleet.cli.output import Column, note, print_document, print_items, print_json
+from fleet.cli.scheduling import schedule_of
 from fleet.cli.session import JsonFlag, body_of, client_of, parse_seconds
 from fleet.errors import ConflictError
 
 if TYPE_CHECKING:
     from fleet.api.rollouts import NewRollout
     from fleet.rollouts.forecast import Forecast
+    from fleet.rollouts.timetable import Timetable
 
 COLUMNS = [
     ("rollout", "id"),
@@ -25,6 +29,7 @@ COLUMNS = [
     ("stages", "stages"),
     ("attempt", "attempt"),
     ("exposed", "exposed_devices"),
+    ("shadow", "shadow.judgement"),
     ("verdict", "verdict.judgement"),
     ("healthy means", "verdict.goal"),
     ("untried", "verdict.cohort.untried"),
@@ -48,7 +53,11 @@ DeadlineOption = Annotated[
 ]
 NoEvidenceOption = Annotated[str, typer.Option("--on-no-evidence", help="What then: hold (default) or halt.")]
 EvidenceOption = Annotated[
-    str, typer.Option("--evidence", help="paired (default), or install: by time and install health alone.")
+    str,
+    typer.Option(
+        "--evidence",
+        help="paired (default: audits); labels or signals, of both releases; install: install health alone.",
+    ),
 ]
 MarginOption = Annotated[
     float | None, typer.Option("--margin", help="Points (of 100 requests) that a healthy release may lose; 5.")
@@ -68,6 +77,38 @@ ApprovalOption = Annotated[bool, typer.Option("--approval", help="Each stage wai
 DevicesOption = Annotated[
     int | None, typer.Option("--min-devices", help="Devices that must have committed the release in a stage.")
 ]
+StartOption = Annotated[
+    str, typer.Option("--start-at", help="Begin then, such as 2026-12-01T22:00; with an offset, or in --time-zone.")
+]
+ExpiryOption = Annotated[str, typer.Option("--expires-at", help="Abort it then if it has not finished.")]
+WindowOption = Annotated[
+    str, typer.Option("--window", help="Ask devices to join only then, such as 'Mon-Fri 22:00-04:00'.")
+]
+ZoneOption = Annotated[
+    str, typer.Option("--time-zone", help="Of --window, --start-at and --expires-at, such as Europe/Berlin.")
+]
+RateOption = Annotated[
+    str,
+    typer.Option(
+        "--rate", help="Devices per minute; 10:1.5:100:500 grows 1.5 times after every 100 that succeed, up to 500."
+    ),
+]
+UsualOption = Annotated[
+    bool, typer.Option("--usual/--no-usual", help="The channel's usual window and rate hold where these say nothing.")
+]
+ShadowOption = Annotated[
+    str,
+    typer.Option(
+        "--shadow", help="A shadow stage first: so long (24h), so many distinct inputs (500-inputs), or both."
+    ),
+]
+AgreementOption = Annotated[
+    float | None, typer.Option("--shadow-agreement", help="Per cent of the answers that must be the same there; 90.")
+]
+ShadowDevicesOption = Annotated[
+    int | None, typer.Option("--shadow-devices", help="Devices that must compare there; 2.")
+]
+CpuOption = Annotated[float | None, typer.Option("--shadow-cpu", help="Per cent of a core that a device gives it; 5.")]
 GuardOption = Annotated[str, typer.Option("--guard", help="JSON: settings of the guard.")]
 
 
@@ -83,6 +124,16 @@ def parse_stages(text: str) -> list[float]:
     return [int(stage) if stage.is_integer() else stage for stage in stages]
 
 
+def guard_of(text: str) -> dict[str, object]:
+    """The settings of a guard as JSON, none of an empty text; a usage error for anything else."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(text, type=dict[str, object]) if text else {}
+    except msgspec.DecodeError as error:
+        raise typer.BadParameter(f"--guard is not a JSON object: {error}") from None
+
+
 def duration(seconds: float | None) -> str:
     """Seconds in the unit that reads best."""
     if seconds is None:
@@ -93,8 +144,7 @@ def duration(seconds: float | None) -> str:
     return f"{seconds:.0f} s"
 
 
-def plan(
-    context: typer.Context,
+def _asked(
     name: ModelArgument,
     number: NumberArgument,
     channel: ChannelOption,
@@ -109,55 +159,70 @@ def plan(
     min_devices: DevicesOption = None,
     approval: ApprovalOption = False,
     group: GroupOption = None,
+    start_at: StartOption = "",
+    expires_at: ExpiryOption = "",
+    window: WindowOption = "",
+    time_zone: ZoneOption = "",
+    rate: RateOption = "",
+    usual: UsualOption = True,
+    shadow: ShadowOption = "",
+    shadow_agreement: AgreementOption = None,
+    shadow_devices: ShadowDevicesOption = None,
+    shadow_cpu: CpuOption = None,
     guard: GuardOption = "",
-    json: JsonFlag = False,
-) -> None:
-    """Say what a rollout would take and what it lacks, and start nothing; exit code 5 when it could never finish.
-
-    Example: fleet rollout plan digits 2 --channel stable --stages 10,50,100
-    """
+) -> dict[str, object]:
+    """What the options ask for, as a `NewRollout` has it; a usage error for what cannot be read."""
     settings = _settings(
         guard, evidence, margin, evidence_deadline, on_no_evidence, max_p95_us=max_p95, min_measured=min_measured,
         min_devices=min_devices, approval=approval or None,
     )  # fmt: skip
-    found = client_of(context).plan_rollout(_wanted(name, number, channel, stages, settings, soak, group))
+    return {
+        "model": name, "release": number, "channel": channel, "stages": parse_stages(stages), "guard": settings or None,
+        "soak_s": parse_seconds(soak) if soak else None, "groups": group,
+        "schedule": schedule_of(start_at, expires_at, window, time_zone, rate, usual=usual),
+        "shadow": shadow_of(shadow, agreement=shadow_agreement, devices=shadow_devices, cpu=shadow_cpu),
+    }  # fmt: skip
+
+
+def _takes_options(run: Callable[[typer.Context, NewRollout, bool], None]) -> Callable[..., None]:
+    """A command with the options of `_asked` and `--json`; `run` gets the rollout that they ask for."""
+
+    def command(context: typer.Context, json: JsonFlag = False, **given: Any) -> None:
+        from fleet.api.rollouts import NewRollout
+
+        run(context, body_of(NewRollout, **_asked(**given)), json)
+
+    own = inspect.signature(command, eval_str=True).parameters
+    every = [own["context"], *inspect.signature(_asked, eval_str=True).parameters.values(), own["json"]]
+    command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]  # which is what Typer reads
+    command.__annotations__ = {one.name: one.annotation for one in every}
+    command.__name__, command.__doc__ = run.__name__, run.__doc__
+    return command
+
+
+@_takes_options
+def plan(context: typer.Context, wanted: NewRollout, json: bool) -> None:
+    """Say what a rollout would take and what it lacks, and start nothing; exit code 5 when it could never finish.
+
+    Example: fleet rollout plan digits 2 --channel stable --stages 10,50,100
+    """
+    found = client_of(context).plan_rollout(wanted)
     if json:
         print_json(found)
     else:
         _print(found.forecast)
     ahead = found.forecast
     if ahead.endless:
-        raise ConflictError(f"this rollout could never finish: {ahead.endless}", subject=channel, hint=ahead.add)
+        raise ConflictError(f"this rollout could never finish: {ahead.endless}", subject=wanted.channel, hint=ahead.add)
 
 
-def create(
-    context: typer.Context,
-    name: ModelArgument,
-    number: NumberArgument,
-    channel: ChannelOption,
-    stages: StagesOption = "10,50,100",
-    evidence: EvidenceOption = "",
-    margin: MarginOption = None,
-    evidence_deadline: DeadlineOption = "",
-    on_no_evidence: NoEvidenceOption = "",
-    soak: SoakOption = "",
-    max_p95: P95Option = None,
-    min_measured: MeasuredOption = None,
-    min_devices: DevicesOption = None,
-    approval: ApprovalOption = False,
-    group: GroupOption = None,
-    guard: GuardOption = "",
-    json: JsonFlag = False,
-) -> None:
+@_takes_options
+def create(context: typer.Context, wanted: NewRollout, json: bool) -> None:
     """Start a rollout; its guard promotes it stage by stage, or halts it. One that could never finish is refused.
 
     Example: fleet rollout create digits 2 --channel stable --stages 10,50,100
     """
-    settings = _settings(
-        guard, evidence, margin, evidence_deadline, on_no_evidence, max_p95_us=max_p95, min_measured=min_measured,
-        min_devices=min_devices, approval=approval or None,
-    )  # fmt: skip
-    made = client_of(context).create_rollout(_wanted(name, number, channel, stages, settings, soak, group))
+    made = client_of(context).create_rollout(wanted)
     print_document(made, COLUMNS, json=json)
     if made.cannot_follow:
         note(f"{made.cannot_follow} devices lack what this release requires; they keep what they have")
@@ -168,15 +233,10 @@ def create(
 def _settings(
     guard: str, evidence: str, margin: float | None, deadline: str, on_no_evidence: str, **bounds: float | None
 ) -> dict[str, object]:
-    import msgspec
-
-    try:
-        settings: dict[str, object] = msgspec.json.decode(guard, type=dict) if guard else {}
-    except msgspec.DecodeError as error:
-        raise typer.BadParameter(f"--guard is not a JSON document: {error}") from None
+    settings = guard_of(guard)
     if evidence:
-        if evidence not in ("paired", "install"):
-            raise typer.BadParameter("--evidence is paired or install")
+        if evidence not in ("paired", "labels", "signals", "install"):
+            raise typer.BadParameter("--evidence is paired, labels, signals or install")
         settings["evidence"] = evidence
     if margin is not None:
         settings["margin"] = margin / 100
@@ -191,27 +251,26 @@ def _settings(
     return settings | {key: value for key, value in bounds.items() if value is not None}
 
 
-def _wanted(
-    name: str,
-    number: int,
-    channel: str,
-    stages: str,
-    settings: dict[str, object],
-    soak: str,
-    group: list[str] | None,
-) -> NewRollout:
-    from fleet.api.rollouts import NewRollout
-
-    return body_of(
-        NewRollout,
-        model=name,
-        release=number,
-        channel=channel,
-        stages=parse_stages(stages),
-        guard=settings or None,
-        soak_s=parse_seconds(soak) if soak else None,
-        groups=group,
-    )
+def shadow_of(
+    text: str, *, agreement: float | None = None, devices: int | None = None, cpu: float | None = None
+) -> dict[str, object] | None:
+    """`24h`, `500-inputs` or both with a comma, and what else was said of a shadow stage; None without one."""
+    given = {
+        "agreement": None if agreement is None else agreement / 100, "devices": devices,
+        "cpu_share": None if cpu is None else cpu / 100,
+    }  # fmt: skip
+    found: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    if not text:
+        if found:
+            raise typer.BadParameter("these say how a shadow stage is judged; add --shadow 24h or --shadow 500-inputs")
+        return None
+    for part in text.split(","):
+        number, dash, unit = part.strip().partition("-")
+        if dash and unit == "inputs" and number.isdecimal():
+            found["inputs"] = int(number)
+        else:
+            found["seconds"] = parse_seconds(part.strip())
+    return found
 
 
 def _print(found: Forecast) -> None:
@@ -219,10 +278,16 @@ def _print(found: Forecast) -> None:
     power = f", with a chance of {100 * found.power:g} % for a harmless release and for one beyond the margin"
     lines = [
         ("healthy means", found.goal),
-        ("distinct audited inputs", pairs + (power if found.pairs else "")),
+        (found.unit, pairs + (power if found.pairs else "")),
         ("traffic", _traffic(found)),
         ("takes", duration(found.seconds)),
     ]
+    lines += [] if found.timetable is None else _times(found.timetable)
+    if (shadow := found.shadow) is not None:
+        lasts = f" and {duration(shadow.seconds)}" if shadow.seconds else ""
+        least = f"; at least {shadow.inputs} distinct inputs{lasts}"
+        each = f"{shadow.devices} devices, {100 * shadow.cpu_share:g} % of a core each"
+        lines.append(("shadow stage", f"{shadow.goal}{least}; {each}"))
     width = max(len(heading) for heading, _ in lines) + 1
     for heading, text in lines:
         typer.echo(f"{heading + ':':<{width}} {text}")
@@ -233,6 +298,15 @@ def _print(found: Forecast) -> None:
         typer.echo(f"cannot follow: {device.device} lacks {', '.join(device.lacks)}")
     for text in found.notes:
         typer.echo(f"note: {text}")
+
+
+def _times(table: Timetable) -> list[tuple[str, str]]:
+    ordering = sum(stage.ordered_at - stage.begins_at for stage in table.stages)
+    return [
+        ("begins", table.begins),
+        ("orders its devices in", duration(ordering) if table.ends_at is not None else "more than ten years"),
+        ("ends at the earliest", table.ends or "never"),
+    ]
 
 
 def _traffic(found: Forecast) -> str:

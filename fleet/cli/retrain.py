@@ -9,6 +9,7 @@ import typer
 from fleet.cli.job import COLUMNS, watch_job
 from fleet.cli.output import print_document
 from fleet.cli.session import JsonFlag, TimeoutOption, body_of, client_of, session_of
+from fleet.cli.tune import HyperOption, hyper_of
 from fleet.errors import UsageError
 
 UNITS = {"k": 1_000, "m": 1_000_000}
@@ -20,9 +21,11 @@ def retrain(
     snapshot: Annotated[str, typer.Option("--snapshot", help="The dataset; a new one when left out.")] = "",
     channel: Annotated[str, typer.Option("--channel", help="Roll out on this channel.")] = "",
     stages: Annotated[str, typer.Option("--stages", help="Stages of the rollout in per cent.")] = "",
+    guard: Annotated[str, typer.Option("--guard", help="JSON: settings of the rollout's guard.")] = "",
     max_bytes: Annotated[
         str, typer.Option("--max-bytes", help="What a device may fetch for the new release, such as 8k or 1M.")
     ] = "",
+    hyper: HyperOption = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the job until it ends.")] = False,
     timeout: TimeoutOption = 3600.0,
     json: JsonFlag = False,
@@ -35,15 +38,21 @@ def retrain(
     """
     from fleet.api.jobs import RetrainOptions
     from fleet.api.rollouts import RolloutOptions
-    from fleet.cli.planning import parse_stages
+    from fleet.cli.planning import guard_of, parse_stages
 
-    rollout = body_of(RolloutOptions, stages=parse_stages(stages)) if stages else None
+    if (stages or guard) and not channel:
+        raise UsageError("a rollout needs a channel", subject="--channel", hint="add --channel NAME")
+    rollout = None
+    if stages or guard:
+        wanted = parse_stages(stages) if stages else None
+        rollout = body_of(RolloutOptions, stages=wanted, guard=guard_of(guard) or None)
     options = body_of(
         RetrainOptions,
         snapshot=snapshot or None,
         channel=channel or None,
         rollout=rollout,
         max_bytes=_bytes_of(max_bytes) if max_bytes else None,
+        hyper=hyper_of(hyper),
     )
     job = client_of(context).retrain(name, options)
     if wait:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fleet.cli import planning
-from fleet.cli.output import moment, note, print_document, print_items, print_json
+from fleet.cli import planning, watching
+from fleet.cli.output import JsonLines, moment, note, print_document, print_items, print_json
 from fleet.cli.planning import COLUMNS
-from fleet.cli.session import JsonFlag, TimeoutOption, client_of, session_of
+from fleet.cli.session import JsonFlag, Session, SinceOption, TimeoutOption, client_of, session_of
 from fleet.errors import HaltedError
 
 if TYPE_CHECKING:
@@ -20,7 +22,9 @@ ENDED = ("finished", "halted", "aborted")
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the rollout's history.")]
 StageOption = Annotated[
     int | None,
-    typer.Option("--stage", min=1, help="Only if it is at this stage; the one that it is at now when not given."),
+    typer.Option(
+        "--stage", min=0, help="Only if it is at this stage (0: shadow); the one that it is at now by default."
+    ),
 ]
 RolloutArgument = Annotated[str, typer.Argument(help="The rollout's id.")]
 
@@ -47,10 +51,28 @@ def status(
     if json:
         print_json({**document.model_dump(mode="json", exclude_unset=True), "events": events})
         return
-    print_document(document, [*COLUMNS, ("evidence", "verdict.reason")], json=False)
+    more = [("schedule", "waits"), ("shadow evidence", "shadow.reason"), ("evidence", "verdict.reason")]
+    print_document(document, [*COLUMNS, *more], json=False)
     print_items(
         events, [("at", "at"), ("event", "event"), ("detail", "detail.reason")], json=False, empty="no events yet"
     )
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    since: SinceOption = "",
+    device: Annotated[str, typer.Option("--device", help="Only those that this device has reported of.")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="At most this many rollouts.")] = 100,
+    json: JsonFlag = False,
+) -> None:
+    """List rollouts, newest first.
+
+    Example: fleet rollout list --since 30d --device kiosk-7
+    """
+    session = session_of(context)
+    found = session.client.rollouts(limit=limit, since=session.since(since), device=device)
+    print_items(found, COLUMNS, json=json, empty="no rollouts")
 
 
 @app.command("watch")
@@ -59,13 +81,60 @@ def watch(
 ) -> None:
     """Follow a rollout until it ends; exit code 7 when it was halted or aborted, 8 on a timeout.
 
+    On a terminal, a table shows its devices, its evidence, how long that will take, and who failed why. With --json
+    each change is a line of JSON, the last one is where it ended.
+
     Example: fleet rollout watch r-7 --timeout 600
     """
     session = session_of(context)
+    follow = _follow_live if sys.stderr.isatty() else _follow
+    document = follow(session, rollout, timeout, JsonLines() if json else lambda found: None)
+    if not json:
+        print_document(document, COLUMNS, json=False)
+    if document.state != "finished":
+        raise HaltedError(
+            f"rollout {rollout} was {document.state}: {document.reason or 'no reason given'}",
+            subject=rollout,
+            hint=f"fleet rollout status {rollout}",
+        )
+
+
+def _follow_live(session: Session, rollout: str, timeout_s: float, tell: Callable[[RolloutInfo], None]) -> RolloutInfo:
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(stderr=True), auto_refresh=False, redirect_stdout=False) as live:
+
+        def show(found: RolloutInfo) -> None:
+            tell(found)
+            live.update(watching.table_of(found, session.client.rollout_events(rollout)), refresh=True)
+
+        return _until_it_ends(session, rollout, timeout_s, show)
+
+
+def _until_it_ends(
+    session: Session, rollout: str, timeout_s: float, show: Callable[[RolloutInfo], None]
+) -> RolloutInfo:
+    return session.follow(
+        lambda: session.client.rollout(rollout),
+        ended=ENDED,
+        show=show,
+        timeout_s=timeout_s,
+        subject=f"rollout {rollout}",
+    )
+
+
+def _follow(session: Session, rollout: str, timeout_s: float, tell: Callable[[RolloutInfo], None]) -> RolloutInfo:
+    """Say each event, each wait and each lack of evidence once."""
     seen: set[int | str] = set()
 
     def show(found: RolloutInfo) -> None:
-        lacks = found.verdict.reason if found.verdict is not None else ""
+        tell(found)
+        if found.waits.startswith("waits") and found.waits not in seen:
+            seen.add(found.waits)
+            note(f"it {found.waits}")
+        judged = found.shadow if found.stage == 0 else found.verdict
+        lacks = judged.reason if judged is not None else ""
         if lacks.startswith("not enough evidence") and lacks not in seen:
             seen.add(lacks)
             note(lacks)
@@ -74,20 +143,7 @@ def watch(
                 seen.add(event.id)
                 note(f"{moment(event.at)}  {event.event}  {event.detail.reason}")
 
-    document = session.follow(
-        lambda: session.client.rollout(rollout),
-        ended=ENDED,
-        show=show,
-        timeout_s=timeout,
-        subject=f"rollout {rollout}",
-    )
-    print_document(document, COLUMNS, json=json)
-    if document.state != "finished":
-        raise HaltedError(
-            f"rollout {rollout} was {document.state}: {document.reason or 'no reason given'}",
-            subject=rollout,
-            hint=f"fleet rollout status {rollout}",
-        )
+    return _until_it_ends(session, rollout, timeout_s, show)
 
 
 def _order(context: typer.Context, rollout: str, order: Order, reason: str, json: bool) -> None:

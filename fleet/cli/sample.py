@@ -71,6 +71,7 @@ def list_(
     model: ModelOption,
     reason: Annotated[str, typer.Option("--reason", help="uncertain, disagreeing, outlying or random.")] = "",
     labelled: Annotated[bool | None, typer.Option("--labelled/--unlabelled", help="Only with (without) label.")] = None,
+    device: Annotated[str, typer.Option("--device", help="Only those from this device.")] = "",
     limit: Annotated[int, typer.Option("--limit", help="At most this many.")] = 100,
     json: JsonFlag = False,
 ) -> None:
@@ -78,7 +79,8 @@ def list_(
 
     Example: fleet sample list --model digits --unlabelled
     """
-    samples = list(client_of(context).samples(model=model, reason=reason, labelled=labelled, limit=limit))
+    found = client_of(context).samples(model=model, device=device, reason=reason, labelled=labelled, limit=limit)
+    samples = list(found)
     print_items(samples, COLUMNS, json=json, empty=f"no samples of {model}; fleet channel set C --sampling turns it on")
 
 

@@ -31,9 +31,20 @@ class HasState(Protocol):
 Followed = TypeVar("Followed", bound=HasState)
 Body = TypeVar("Body", bound="Request")
 
+
+def _check_timeout(seconds: float) -> float:
+    if not 0 <= seconds < math.inf:  # false for NaN, too: nothing is ever later than that
+        raise typer.BadParameter(f"{seconds} is not a number of seconds")
+    return seconds
+
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of the model.")]
-TimeoutOption = Annotated[float, typer.Option("--timeout", help="Give up after this many seconds (exit code 8).")]
+SinceOption = Annotated[str, typer.Option("--since", help="Only of the last time, such as 90s, 15m, 12h, 30d.")]
+
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", callback=_check_timeout, help="Give up after this many seconds (exit code 8).")
+]
 
 
 class Session:
@@ -46,13 +57,17 @@ class Session:
         connect: Callable[[Login], Transport] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self.environment = environment
         self.sleep = sleep
         self.monotonic = monotonic
-        self.now = now
+        self.now = now or time.time
         self._connect = connect or connect_http
+
+    def since(self, text: str) -> float:
+        """The moment so long ago (`12h`) in Unix seconds; 0 for an empty text."""
+        return self.now() - parse_seconds(text) if text else 0.0
 
     def open(self, login: Login) -> Client:
         """A client with this login."""

@@ -52,6 +52,9 @@ def simulate(
         list[str] | None,
         typer.Option("--profile", help="NAME=SHARE, such as wrong=10%; repeatable, the rest is healthy."),
     ] = None,
+    shadow_share: Annotated[
+        float, typer.Option("--shadow-share", min=0, max=100, help="Per cent of the devices whose agents can shadow.")
+    ] = 100.0,
     duration: Annotated[str, typer.Option("--for", help="How long, such as 90s or 2h, once they are enrolled.")] = "5m",
     drain: Annotated[
         str, typer.Option("--drain", help="Then as long at most for what is under way, without new windows.")
@@ -71,9 +74,11 @@ def simulate(
 
     Example: fleet simulate 1000 --channel stable --profile wrong=10% --profile offline=5% --for 10m
     """
+    from msgspec.structs import replace
+
     from fleet.cli.config import load_login
     from fleet.simulator.errors import EndedError, ProfileError
-    from fleet.simulator.profiles import assign, parse_mix
+    from fleet.simulator.profiles import assign, draw, parse_mix
     from fleet.simulator.run import Plan, Simulation
 
     seconds, drain_s = parse_seconds(duration), parse_seconds(drain)
@@ -83,7 +88,11 @@ def simulate(
         raise UsageError(str(error), subject=error.subject, hint=error.hint) from error
     client = client_of(context)
     address = hub or load_login(session_of(context).environment).url
-    members = _members(client, channel, name, kinds, directory)
+    shadows = draw(shadow_share / 100, devices, seed, "shadows")
+    members = [
+        replace(member, shadows=can)
+        for member, can in zip(_members(client, channel, name, kinds, directory), shadows, strict=True)
+    ]
     plan = Plan(
         hub=address, channel=channel, directory=str(directory), seed=seed, seconds=seconds, drain_s=drain_s,
         processes=min(processes, devices), members=tuple(members),

@@ -95,7 +95,7 @@ class Connection:
         client.on_socket_open = lambda _c, _d, sock: self._post(self._watch, client, sock)
         client.on_socket_close = lambda _c, _d, sock: self._unwatch(sock)
         client.on_socket_register_write = lambda _c, _d, sock: self._post(self._watch_writes, client, sock)
-        client.on_socket_unregister_write = lambda _c, _d, sock: self._post(self._loop.remove_writer, sock)
+        client.on_socket_unregister_write = lambda _c, _d, sock: self._now(self._loop.remove_writer, sock)
         return client
 
     # ---- paho's callbacks; those of a connection that is being made come from a thread ---------------
@@ -112,9 +112,23 @@ class Connection:
             self._loop.add_writer(sock, client.loop_write)
 
     def _unwatch(self, sock: Any) -> None:
-        if sock.fileno() >= 0:
-            self._post(self._loop.remove_reader, sock.fileno())
-            self._post(self._loop.remove_writer, sock.fileno())
+        self._now(self._loop.remove_reader, sock)
+        self._now(self._loop.remove_writer, sock)
+
+    def _now(self, call: Callable[[int], Any], sock: Any) -> None:
+        """Before the socket is closed: its number may be another one's a moment later, and the loop would take that
+        one's events away, or keep this one's."""
+        number = sock.fileno()
+        if number < 0:
+            return
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:  # a thread that connects
+            here = False
+        if here:
+            call(number)
+        else:
+            self._post(call, number)
 
     def _read(self, client: mqtt.Client, sock: Any) -> None:
         client.loop_read()

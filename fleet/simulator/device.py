@@ -17,7 +17,7 @@ from edge_agent.reporting.commands import accept
 from edge_agent.update import machine
 from edge_agent.update.machine import ModelState, Target
 from fleet.protocol import topics
-from fleet.protocol.channel import Channel
+from fleet.protocol.channel import Channel, RolloutRef
 from fleet.protocol.codec import encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import (
@@ -30,7 +30,8 @@ from fleet.protocol.messages import (
     Status,
     decode_control,
 )
-from fleet.protocol.resolve import resolve, spread_delay
+from fleet.protocol.resolve import resolve, shadows, spread_delay
+from fleet.protocol.shadow import CAPABILITY as SHADOW
 from fleet.simulator import traffic
 from fleet.simulator.hostile import hostile_message
 from fleet.simulator.outbox import NEVER, Counts, Outbox, Send
@@ -39,26 +40,32 @@ from fleet.simulator.view import View
 
 AGENT = "simulated"
 HEARTBEAT_S, POLL_S, JUDGE_S = 30.0, 900.0, 1.0
+AGAIN_S = 1.5  # after a view that is older than the notice: when its host shares it no longer
 CRASHED_S = 3.0  # that a release which crashes the agent takes to be given up
 
 
 @dataclass
 class _Model:
-    """A model's machine, when its next step is due, since when the active release serves, and its open window."""
+    """A model's machine, when its next step is due, since when the active release serves, its open window, and the
+    rollout whose release runs beside it."""
 
     state: ModelState = field(default_factory=ModelState)
     due: float = NEVER
     since: float = 0.0
     opened: float = 0.0
+    shadowed: RolloutRef | None = None
 
 
 class Device:
     """Call `wake` whenever `wakes_at` has come; every method returns what is to be published."""
 
     def __init__(
-        self, device_id: str, channel: str, profile: Profile, counts: Counts, *, prefix: str, seed: int, started: float
-    ) -> None:
+        self, device_id: str, channel: str, profile: Profile, counts: Counts, *, prefix: str, seed: int, started: float,
+        shadows: bool = True,
+    ) -> None:  # fmt: skip
+        """`shadows`: its agent can run a release beside the one that serves."""
         self.id, self.channel, self.profile, self.counts = device_id, channel, profile, counts
+        self._shadows = shadows
         self._prefix, self._started = prefix, started
         self._rng = randomness(f"{seed}:{device_id}")
         self._session, spool = (self._rng.bytes(8).hex() for _ in range(2))
@@ -69,6 +76,7 @@ class Device:
         self._beat = NEVER
         self._hostile_at = self._gap(0.0)
         self._look_at, self._looking = 0.0, False
+        self._noticed = 0  # the channel's version that the last notice named
         self._resting = False
 
     @property
@@ -128,6 +136,7 @@ class Device:
         try:
             if topic == topics.notify(self.channel, self._prefix):
                 notify: Notify = decode_control(payload, Notify)
+                self._noticed = max(self._noticed, notify.version)
                 self._look_at = min(self._look_at, now + spread_delay(notify.version, self.id, notify.spread_s))
                 return []
             keys = self._view.keys if self._view is not None else None
@@ -148,6 +157,9 @@ class Device:
         self._view = view
         self._looking = False
         self._look_at = min(self._look_at, now + POLL_S * (0.9 + 0.2 * self._rng.random()))
+        if view.channel.version < self._noticed:  # fetched before the notice; once, since anybody may have sent it
+            self._look_at = now + AGAIN_S
+        self._noticed = 0
         for name in view.channel.models:
             self._follow(name, view, me, now)
         return self._sends(now)
@@ -201,6 +213,7 @@ class Device:
             committed=model.state.committed,
         )  # fmt: skip
         assert target is not None  # the model is on the channel
+        self._shadow(name, model, view, me, now)
         facts = view.releases.get((name, target.release))
         if facts is None:
             word, detail = view.refused.get((name, target.release), ("unsigned", "nobody named this release"))
@@ -214,6 +227,18 @@ class Device:
             self._close(name, model, now)
         self._enter(name, model, new, now)
         model.due = now + facts.bytes / self.profile.bytes_per_s if new.state == "fetching" else NEVER
+
+    def _shadow(self, name: str, model: _Model, view: View, me: DeviceMe, now: float) -> None:
+        """Run the release of a shadow stage beside what serves, or stop that."""
+        wanted = shadows(
+            view.channel, name, self.id, groups=frozenset(me.groups), pin=me.pins.get(name),
+            committed=model.state.committed,
+        )  # fmt: skip
+        if wanted is not None and (not self._shadows or (name, wanted.release) not in view.releases):
+            wanted = None
+        if wanted != model.shadowed:
+            self._close(name, model, now)
+            model.shadowed = wanted
 
     def _step(self, name: str, model: _Model, now: float) -> None:
         state, model.due = model.state, NEVER
@@ -274,7 +299,7 @@ class Device:
         facts, entry = self._view.releases[name, held.release], self._view.channel.models.get(name)
         running = traffic.Running(
             model=name, release=held.release, variant=held.variant, classes=facts.classes, sketch_id=facts.sketch_id,
-            features=facts.features, rollout=model.state.pairing,
+            features=facts.features, rollout=model.state.pairing, shadowed=model.shadowed,
             auditor=entry.audit.auditor if entry is not None else None,
             audit_share=entry.audit.share_ppm / 1e6 if entry is not None else 0.0,
         )  # fmt: skip
@@ -306,8 +331,9 @@ class Device:
         return 0 < self.profile.silent_after_s <= now
 
     def _about(self, view: View) -> AgentReport:
+        can = tuple(name for name in view.capabilities if name != SHADOW or self._shadows)
         return AgentReport(
-            agent=AGENT, channel=self.channel, hardware={"machine": "simulated"}, capabilities=view.capabilities,
+            agent=AGENT, channel=self.channel, hardware={"machine": "simulated"}, capabilities=can,
             channel_version=view.channel.version, tuf=view.tuf, tuf_expires=view.tuf_expires,
         )  # fmt: skip
 

@@ -102,6 +102,12 @@ def assign(mix: Mix, devices: int, seed: int) -> list[str]:
     return [names[index] for index in randomness(f"{seed}:profiles").permutation(devices)]
 
 
+def draw(share: float, devices: int, seed: int, what: str) -> list[bool]:
+    """Which devices are among the share, rounded to whole devices; another draw for each `what`."""
+    order = randomness(f"{seed}:{what}").permutation(devices)
+    return [bool(place < round(share * devices)) for place in order]
+
+
 def is_off(profile: Profile, device_id: str, elapsed_s: float) -> bool:
     """Whether the device is off `elapsed_s` after the start; each has its own phase of the cycle."""
     if not 0 < profile.offline_s <= profile.offline_every_s:

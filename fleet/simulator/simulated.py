@@ -59,6 +59,7 @@ class Simulated:
         self.device = Device(
             enrollment.device_id, enrollment.channel, PROFILES[member.profile], host.counts,
             prefix=enrollment.mqtt.prefix, seed=host.work.seed, started=host.work.started_at,
+            shadows=member.shadows,
         )  # fmt: skip
         self.directory = Path(host.work.directory) / member.name
         self._host = host

@@ -16,6 +16,7 @@ from msgspec import Struct
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.messages import PairCounts, SketchData, Window
 from fleet.protocol.pairing import input_keys
+from fleet.protocol.shadow import ShadowCounts, keyed_apart
 from fleet.simulator.profiles import Profile
 
 SCENES = 1 << 20
@@ -25,7 +26,8 @@ BUCKETS, BINS = 32, 20
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """What serves on the device while a window runs: `features` is its sketch's size, 0 without one."""
+    """What serves on the device while a window runs: `features` is its sketch's size, 0 without one; `shadowed` is the
+    rollout whose release runs beside it."""
 
     model: str
     release: int
@@ -36,6 +38,7 @@ class Running(Struct, frozen=True, kw_only=True):
     sketch_id: str = ""
     features: int = 0
     rollout: RolloutRef | None = None
+    shadowed: RolloutRef | None = None
 
 
 def window(
@@ -69,6 +72,7 @@ def window(
         sketch=_sketch(running, profile, rng, min(requests, SKETCHED), elapsed_s),
         rollout=running.rollout.id if running.rollout else "",
         attempt=running.rollout.attempt if running.rollout else 0,
+        shadow=_compared(running, profile, rng, requests - failed),
     )  # fmt: skip
 
 
@@ -96,6 +100,27 @@ def _audits(
         rollout=running.rollout.id, attempt=running.rollout.attempt, old=running.rollout.from_release,
         new=running.release, both=both, only_old=only_old, only_new=only_new, neither=neither, repeats=repeats,
         keys=b"".join(key for keys in found for key in keys),
+    )  # fmt: skip
+
+
+def _compared(running: Running, profile: Profile, rng: np.random.Generator, answered: int) -> ShadowCounts | None:
+    """What the release of a shadow stage answers to copies of the requests, as many as one window may tell."""
+    rollout = running.shadowed
+    if rollout is None or running.rollout is not None or running.release != rollout.from_release:
+        return None
+    same: dict[bytes, bool] = {}
+    repeats = 0
+    for scene in rng.integers(0, SCENES, min(answered, MAX_PAIRS)).tolist():
+        old, new = _answers(profile, scene)
+        (key,) = input_keys(keyed_apart(rollout), {"scene": np.array([scene])}, 1, ("scene",))
+        repeats += key in same
+        same.setdefault(key, old == new)
+    keys = sorted(same, key=lambda key: not same[key])
+    latency, compared = profile.latency_us, len(same) + repeats
+    return ShadowCounts(
+        rollout=rollout.id, attempt=rollout.attempt, old=rollout.from_release, new=rollout.release,
+        agree=sum(same.values()), differ=len(same) - sum(same.values()), repeats=repeats, keys=b"".join(keys),
+        dropped=answered - compared, old_us=int(latency * compared), new_us=int(latency * profile.slower * compared),
     )  # fmt: skip
 
 

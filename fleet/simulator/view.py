@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from edge_agent.clock import FILE as FLOOR
 from edge_agent.clock import TimeFloor
-from edge_agent.errors import AgentError, RefusedError
+from edge_agent.errors import AgentError, DeniedError, OlderMetadataError, RefusedError
 from edge_agent.identity.enroll import first_root
 from edge_agent.identity.http import HubHttp
 from edge_agent.reporting.commands import decode_keys
+from edge_agent.update import held
 from edge_agent.update.look import choose
 from edge_agent.update.machine import Held
 from edge_agent.update.pace import Pace
@@ -25,6 +28,7 @@ from fleet.protocol.sketch import ENCODER_LIMIT, decode_encoder
 
 KINDS = ("litert", "onnx")  # runtimes that a simulated device says it has
 ATTEMPT_S = 60.0  # for one file
+IDENTITIES = 8  # that one look tries
 
 
 class ReleaseFacts(Struct, frozen=True, kw_only=True):
@@ -49,12 +53,43 @@ class View(Struct, frozen=True, kw_only=True):
     capabilities: tuple[str, ...] = ()
 
 
+class Looker:
+    """Looks for all devices of a process, by the identity of one of them that the hub knows."""
+
+    def __init__(self, directories: Sequence[Path], channel: str, capabilities: frozenset[str]) -> None:
+        """`directories` are those of enrolled devices; the first one's keeps the metadata."""
+        self._keeps, self._channel, self._capabilities = directories[0], channel, capabilities
+        self._identities = deque(directories)
+        self._hub = HubHttp(directories[0])
+
+    def look(self, before: View | None) -> View:
+        """See `fetch`. That the hub refuses a device is no matter of the others: the next one is taken."""
+        for _ in range(min(IDENTITIES, len(self._identities)) - 1):
+            try:
+                return fetch(self._keeps, self._hub, self._channel, self._capabilities, before)
+            except DeniedError:
+                self._identities.rotate(-1)
+                self._hub = HubHttp(self._identities[0])
+        return fetch(self._keeps, self._hub, self._channel, self._capabilities, before)
+
+
 def fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[str], before: View | None) -> View:
-    """Refresh the metadata with the device enrolled in `directory`, and read the channel with every release it names.
+    """Refresh the metadata in `directory`, an enrolled device's, and read the channel with every release it names.
+
+    A hub that serves older metadata is shown what it has signed, as by an agent.
 
     Raises:
         AgentError, ProtocolError: it cannot be fetched, verified or read; nothing is known that was not before.
     """
+    try:
+        return _fetch(directory, hub, channel, capabilities, before)
+    except OlderMetadataError:
+        if not held.show(hub, directory / "tuf"):
+            raise
+        return _fetch(directory, hub, channel, capabilities, before)
+
+
+def _fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[str], before: View | None) -> View:
     fetcher = Fetcher(hub, Pace(deadline_s=ATTEMPT_S))
     with opened(directory / "tuf", first_root(directory), fetcher, TimeFloor(directory / FLOOR)) as trusted:
         data = trusted.read(f"channels/{channel}.json", CHANNEL_LIMIT)

@@ -6,10 +6,12 @@ from msgspec import Struct
 
 
 class Member(Struct, frozen=True, kw_only=True):
-    """A device to simulate: its name, its profile, and the claim token that it enrols with (empty: it is enrolled)."""
+    """A device to simulate: its name, its profile, whether its agent can shadow, and the claim token that it enrols
+    with (empty: it is enrolled)."""
 
     name: str
     profile: str
+    shadows: bool = True
     token: str = ""
 
 

@@ -21,10 +21,10 @@ from typing import Any
 
 from edge_agent.errors import AgentError, ConflictError
 from edge_agent.identity.enroll import Enrollment, enroll, load_enrollment
-from edge_agent.identity.http import HubHttp
 from edge_agent.runtimes import capabilities
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
+from fleet.protocol.shadow import CAPABILITY as SHADOW
 from fleet.simulator import view as views
 from fleet.simulator.calls import Calls
 from fleet.simulator.device import AGENT
@@ -53,8 +53,7 @@ class Worker:
         self.threads = ThreadPoolExecutor(THREADS)
         self.random = randomness(f"{work.seed}:worker {work.number}")
         self.calls: Calls
-        self._hub: HubHttp
-        self._first: Path
+        self._looker: views.Looker
         self._devices: list[Simulated] = []
         self._agenda: list[tuple[float, int, Simulated]] = []
         self._planned: dict[int, float] = {}
@@ -95,10 +94,7 @@ class Worker:
         """The channel as it was at most `FRESH_S` ago."""
         async with self._viewing:
             if self._view is None or self.now() - self._viewed >= FRESH_S:
-                self._view = await self.loop.run_in_executor(
-                    self.threads, views.fetch, self._first, self._hub, self.work.channel, frozenset(capabilities()),
-                    self._view,
-                )  # fmt: skip
+                self._view = await self.loop.run_in_executor(self.threads, self._looker.look, self._view)
                 self._viewed = self.now()
             return self._view
 
@@ -106,8 +102,10 @@ class Worker:
         """Enrol, connect, and go on until the time is over or `ended` is set."""
         await self._enrol(ended)
         if self._devices and not ended.is_set():
-            self._first = self._devices[0].directory
-            self.calls, self._hub = Calls(self._first, connections=THREADS), HubHttp(self._first)
+            directories = [simulated.directory for simulated in self._devices]
+            can = frozenset(capabilities()) | {SHADOW}
+            self.calls = Calls(directories[0], connections=THREADS)
+            self._looker = views.Looker(directories, self.work.channel, can)
             for simulated in self._devices:
                 simulated.start()
             await self._go_on(ended, self.work.seconds, lambda: False)

@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import os
 import stat
+from pathlib import Path
 
 import pytest
 
-from fleet.cli.config import Login, load_login, save_login
+from fleet.cli.config import Login, config_path, load_login, save_login
 from fleet.errors import FailedError, NotAllowedError
+
+
+def test_no_test_writes_to_the_home_of_whoever_runs_it() -> None:
+    from model_compiler.main import _kept
+
+    kept = _kept(None, again=False)
+    assert kept is not None and not kept.is_relative_to(Path.home() / ".cache")
+    assert not config_path(os.environ).is_relative_to(Path.home() / ".config")
 
 
 def test_login_tries_the_token_before_it_is_stored(fleet, hub, tmp_path) -> None:

@@ -27,8 +27,9 @@ def test_every_command_has_help_with_an_example(fleet, path: tuple[str, ...]) ->
 
 def test_the_commands_of_the_tutorial_are_there() -> None:
     expected = """login|token create|device list|device show|device label|device set|device revoke|release publish
-    release list|release show|release withdraw|channel show|channel set|rollout create|rollout status|rollout watch
-    rollout pause|rollout resume|rollout abort|rollout retry|model create|snapshot create|snapshot list|retrain
+    release list|release show|release withdraw|channel show|channel set|rollout create|rollout list
+    rollout status|rollout watch|rollout pause|rollout resume|rollout abort|rollout retry|model create
+    snapshot create|snapshot list|retrain
     job list|job show|job watch|job log|job cancel|drift status|sample list|sample export|sample label|sample delete
     audit list|demo"""
     wanted = {tuple(part.split()) for line in expected.split("\n") for part in line.strip().split("|")}

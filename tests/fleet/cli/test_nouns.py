@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 PAGE_END = {"next": None}
@@ -196,6 +198,36 @@ def test_rollout_plan_says_what_it_takes_and_starts_nothing(fleet, hub) -> None:
     assert fleet("rollout", "plan", "digits", "2", "-c", "stable", "--json").document["forecast"]["pairs"] == 800
 
 
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        ("--shadow 24h", {"seconds": 86400.0}),
+        ("--shadow 500-inputs", {"inputs": 500}),
+        ("--shadow 30m,500-inputs --shadow-agreement 95", {"seconds": 1800.0, "inputs": 500, "agreement": 0.95}),
+        ("--shadow 1h --shadow-devices 5 --shadow-cpu 2", {"seconds": 3600.0, "devices": 5, "cpu_share": 0.02}),
+    ],
+)
+def test_rollout_create_may_begin_with_a_shadow_stage(fleet, hub, options: str, sent: dict) -> None:
+    hub.on("POST", "/rollouts", {"id": "r1", "state": "running"})
+    assert fleet("rollout", "create", "digits", "2", "-c", "stable", *options.split()).code == 0
+    assert hub.sent("POST", "/rollouts")[0]["shadow"] == sent
+
+
+@pytest.mark.parametrize("options", ["--shadow soon", "--shadow 5-devices", "--shadow-agreement 95"])
+def test_a_shadow_stage_that_says_nothing_is_a_usage_error(fleet, hub, options: str) -> None:
+    assert fleet("rollout", "create", "digits", "2", "-c", "stable", *options.split()).code == 2
+    assert hub.asked == []
+
+
+def test_rollout_plan_says_what_a_shadow_stage_takes(fleet, hub) -> None:
+    stage = {"goal": "most is the same", "seconds": 7200.0, "inputs": 120, "devices": 3, "unable": 1, "cpu_share": 0.05}
+    found = {"model": "digits", "channel": "stable", "release": 2, "from_release": 1}
+    hub.on("POST", "/rollouts/plan", {**found, "forecast": {**FORECAST, "shadow": stage}})
+    outcome = fleet("rollout", "plan", "digits", "2", "-c", "stable", "--shadow", "2h")
+    said = "most is the same; at least 120 distinct inputs and 2.0 h; 3 devices, 5 % of a core each"
+    assert outcome.code == 0 and said in outcome.out
+
+
 def test_rollout_plan_of_one_that_could_never_finish_says_what_to_add(fleet, hub) -> None:
     blocked = {**FORECAST, "blockers": [{"what": "no auditor", "add": "fleet channel set"}]}
     hub.on(
@@ -213,14 +245,6 @@ def test_a_rollout_can_bound_what_devices_measure(fleet, hub) -> None:
     assert fleet(*given, "--max-p95-us", "800", "--min-measured", "3").code == 0
     assert hub.sent("POST", "/rollouts")[0]["guard"] == {"max_p95_us": 800.0, "min_measured": 3}
     assert fleet(*given, "--min-measured", "3").code == 2
-
-
-def test_a_device_is_asked_to_measure(fleet, hub) -> None:
-    hub.on("POST", "/devices/d1/commands", {"id": "c-1", "device": "d1", "kind": "benchmark"})
-    assert fleet("device", "bench", "d1", "--model", "digits", "--rounds", "50", "--json").document["id"] == "c-1"
-    assert hub.sent("POST", "/devices/d1/commands") == [
-        {"kind": "benchmark", "args": {"model": "digits", "rounds": 50}}
-    ]
 
 
 @pytest.mark.parametrize("stages", ["50", "50,10,100", "0,100", "a,100", "50,50,100", "100,150"])
@@ -267,6 +291,25 @@ def test_watch_follows_a_job_to_its_end(fleet, hub, state: str, code: int) -> No
     assert fleet("job", "watch", "j", "--timeout", "5").code == code
 
 
+def test_watching_with_json_tells_each_change_in_a_line(fleet, hub) -> None:
+    job = {"id": "j", "kind": "retrain", "state": "running", "step": "train", "progress": 0.5, "error": ""}
+    hub.on("GET", "/jobs/j", job, job, {**job, "progress": 0.9}, {**job, "state": "succeeded"})
+    lines = [json.loads(line) for line in fleet("job", "watch", "j", "--json").out.splitlines()]
+    assert [(line["state"], line["progress"]) for line in lines] == [
+        ("running", 0.5),
+        ("running", 0.9),
+        ("succeeded", 0.5),
+    ]
+    rollout = {"id": "r1", "state": "running", "reason": ""}
+    hub.on("GET", "/rollouts/r1", rollout, rollout, {**rollout, "state": "halted", "reason": "harmful"})
+    hub.on("GET", "/rollouts/r1/events", {"items": [], **PAGE_END})
+    outcome = fleet("rollout", "watch", "r1", "--output", "json")
+    assert outcome.code == 7 and [json.loads(line)["state"] for line in outcome.out.splitlines()] == [
+        "running",
+        "halted",
+    ]
+
+
 def test_a_job_s_log_is_printed_as_it_is(fleet, hub) -> None:
     hub.on("GET", "/jobs/j/log", {"job": "j", "text": "epoch 1\nepoch 2\n"})
     assert fleet("job", "log", "j").out == "epoch 1\nepoch 2\n"
@@ -284,6 +327,61 @@ def test_retrain_takes_a_byte_budget(fleet, hub, size, count) -> None:
 def test_retrain_refuses_what_is_no_size(fleet, hub, size) -> None:
     outcome = fleet("retrain", "digits", f"--max-bytes={size}")
     assert outcome.code == 2 and "is no size" in outcome.err
+    assert hub.sent("POST", "/models/digits/retrain") == []
+
+
+def test_a_search_is_written_as_one_says_it(fleet, hub) -> None:
+    hub.on("POST", "/models/digits/tune", {"id": "j", "state": "queued"})
+    ranges = ["--search", "student_rate=1e-4..0.01:log", "--search", "warm_share=0.1..1", "--search", "batch=32,64"]
+    outcome = fleet("tune", "digits", *ranges, "--for", "2h", "--parallel", "4", "--retrain", "--channel", "stable")
+    assert outcome.code == 0, outcome.err
+    space = {
+        "student_rate": {"low": 1e-4, "high": 0.01, "log": True}, "warm_share": {"low": 0.1, "high": 1.0, "log": False},
+        "batch": [32.0, 64.0],
+    }  # fmt: skip
+    [sent] = hub.sent("POST", "/models/digits/tune")
+    assert sent["space"] == space and (sent["for_s"], sent["parallel"]) == (7200.0, 4)
+    assert sent["retrain"] == {"channel": "stable"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--search", "batch=a..b"), ("--search", "batch=1..2:cubic"), ("--search", "batch"), ("--search", "colour=1,2"),
+     ("--search", "batch=1,2", "--channel", "stable")],
+)  # fmt: skip
+def test_a_search_that_is_none_is_refused(fleet, hub, options) -> None:
+    assert fleet("tune", "digits", *options).code == 2
+    assert hub.sent("POST", "/models/digits/tune") == []
+
+
+def test_a_retrain_takes_other_numbers(fleet, hub) -> None:
+    hub.on("POST", "/models/digits/retrain", {"id": "j", "state": "queued"})
+    assert fleet("retrain", "digits", "--hyper", "batch=32", "--hyper", "student_rate=0.01").code == 0
+    assert hub.sent("POST", "/models/digits/retrain") == [{"hyper": {"batch": 32, "student_rate": 0.01}}]
+    for wrong in ("batch=1.5", "batch=inf", "batch=nan", "student_rate=1e999", "student_rate=fast"):
+        outcome = fleet("retrain", "digits", "--hyper", wrong)
+        assert outcome.code == 2 and "--search" not in outcome.err, outcome.err
+
+
+def test_a_retrains_rollout_has_the_guard_that_is_asked_for(fleet, hub) -> None:
+    hub.on("POST", "/models/digits/retrain", {"id": "j", "state": "queued"})
+    assert fleet("retrain", "digits", "--channel", "stable", "--guard", '{"margin": 0.1, "min_pairs": 20}').code == 0
+    [sent] = hub.sent("POST", "/models/digits/retrain")
+    assert sent["channel"] == "stable"
+    assert sent["rollout"]["guard"]["margin"] == 0.1
+
+
+@pytest.mark.parametrize("guard", ["[1]", "{", '{"margin": "much"}'])
+def test_a_guard_that_is_none_starts_no_retrain(fleet, hub, guard) -> None:
+    assert fleet("retrain", "digits", "--channel", "stable", "--guard", guard).code == 2
+    assert hub.sent("POST", "/models/digits/retrain") == []
+
+
+@pytest.mark.parametrize("options", [("--stages", "50,100"), ("--guard", '{"margin": 0.1}')])
+def test_a_retrains_rollout_without_a_channel_is_refused(fleet, hub, options) -> None:
+    outcome = fleet("retrain", "digits", *options)
+    assert outcome.code == 2
+    assert "--channel" in outcome.err
     assert hub.sent("POST", "/models/digits/retrain") == []
 
 
@@ -368,9 +466,35 @@ def test_the_audit_log_is_a_table_or_json(fleet, hub) -> None:
         "subject": "digits 1",
         "detail": {},
     }
-    hub.on("GET", "/audit", {"items": [entry], **PAGE_END})
+    hub.on("GET", "/audit?newest=true", {"items": [entry], **PAGE_END})
     assert fleet("audit", "list", "--json").document == {"items": [entry]}
     assert "release.publish" in fleet("audit", "list").out
+
+
+def test_devices_are_listed_in_parts(fleet, hub) -> None:
+    page = {"items": [{"id": f"d{number}"} for number in (1, 2)], "next": "d2"}
+    hub.on("GET", "/devices?after=d0&limit=3", page)
+    hub.on("GET", "/devices?limit=3&after=d2", {"items": [{"id": "d3"}, {"id": "d4"}], "next": "d4"})
+    found = fleet("device", "list", "--limit", "3", "--after", "d0", "--json").document["items"]
+    assert [device["id"] for device in found] == ["d1", "d2", "d3"]
+
+
+def test_lists_are_newest_first_and_of_a_time_and_a_device(fleet, hub, monkeypatch) -> None:
+    monkeypatch.setattr("fleet.cli.session.time.time", lambda: 87_400.5)
+    asked = (
+        "/audit?newest=true&since=1000.5&subject=d1",
+        "/audit?after=7",
+        "/jobs?since=1000.5",
+        "/rollouts?since=1000.5&device=d1",
+    )
+    for path in asked:
+        hub.on("GET", path, {"items": [], **PAGE_END})
+    assert fleet("audit", "list", "--since", "1d", "--device", "d1").code == 0
+    assert fleet("audit", "list", "--after", "7").code == 0
+    assert fleet("job", "list", "--since", "1d").code == 0
+    assert fleet("rollout", "list", "--since", "1d", "--device", "d1").code == 0
+    assert tuple(path.removeprefix("/api/v1") for _, path, _, _ in hub.asked) == asked
+    assert fleet("rollout", "list", "--since", "a day").code == 2
 
 
 def test_what_had_no_request_yet_is_said(fleet, hub) -> None:
@@ -458,3 +582,11 @@ def test_a_model_says_how_right_it_is_and_whether_asking_the_cloud_pays(fleet, h
     assert "93.1 % (91.0 to 94.8 %, 812 labels)" in out and reason in out
     assert "cloud right:" in out and "not enough evidence" in out
     assert fleet("model", "show", "digits", "--json").document["answers"][0]["verdict"] == "worse"
+
+
+def test_a_number_that_is_none_is_a_usage_error(fleet, hub) -> None:
+    assert fleet("device", "set", "d1", "--pin", "digits=²").code == 2
+    assert fleet("device", "set", "d1", "--pin", f"digits={'9' * 5000}").code == 2
+    for timeout in ("nan", "inf", "-1"):
+        assert fleet("job", "watch", "j", "--timeout", timeout).code == 2, "it would never give up"
+    assert hub.asked == []

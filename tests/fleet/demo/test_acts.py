@@ -11,11 +11,11 @@ from rich.console import Console
 
 from fleet.api.devices import SILENT
 from fleet.api.samples import SampleArray, SampleDetail
-from fleet.cli.demo.acts import drift, rollouts, train
-from fleet.cli.demo.driver import Tally, image_key
-from fleet.cli.demo.report import byte_totals, requests_section
-from fleet.cli.demo.workshop import MODEL, Workshop
 from fleet.cli.planning import parse_stages
+from fleet.demo.acts import drift, rollouts, train
+from fleet.demo.driver import Tally, image_key
+from fleet.demo.report import byte_totals, requests_section
+from fleet.demo.workshop import MODEL, Workshop
 from fleet.rollouts.guard import GuardPolicy
 
 

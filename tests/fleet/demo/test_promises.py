@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fleet.cli.demo import promises
+from fleet.demo import promises
 
 GOOD: dict[str, Any] = {
     "accuracy": {"teacher": 0.99, "student_fp32": 0.97, "student_int8": 0.965},

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import DeviceMe, Notify
+from fleet.protocol.shadow import Shadow
 from fleet.simulator.device import Device
 from fleet.simulator.outbox import Counts
 from fleet.simulator.profiles import PROFILES, Profile
@@ -56,6 +57,24 @@ def test_an_abort_brings_it_back_at_once() -> None:
     assert hub.device.active("m") == 1
 
 
+def test_a_view_that_is_older_than_the_notice_is_not_the_last_word() -> None:
+    """All devices of a process share a view for a second, and a notice may come in that second."""
+    hub = device()
+    hub.run(view(1), 60.0)
+    notice = encode_json(Notify(channel="stable", version=2))
+    hub.take(hub.device.heard(topics.notify("stable"), notice, 60.4), 60.4)
+    assert hub.device.begins_look(60.5)
+    hub.take(hub.device.heard(topics.notify("stable"), notice, 60.5), 60.5)
+    hub.take(hub.device.looked(view(1), DeviceMe(device_id="sim-1", channel="stable"), 60.6), 60.6)
+    assert not hub.device.begins_look(61.6), "the shared view is the same for a second"
+    hub.run(view(2, default=2, version=2), 70.0, begin=60.6)
+    assert hub.device.active("m") == 2
+    hub.take(hub.device.heard(topics.notify("stable"), encode_json(Notify(channel="stable", version=99)), 71.0), 71.0)
+    looks = hub.device.counts.looks
+    hub.run(view(2, default=2, version=2), 100.0, begin=71.0)
+    assert hub.device.counts.looks <= looks + 2, "a forged notice costs two looks, not one for every second"
+
+
 @pytest.mark.parametrize(("profile", "reason"), [("failing", "failures"), ("crash-loop", "crash-loop")])
 def test_a_bad_release_is_rolled_back_and_not_tried_again(profile: str, reason: str) -> None:
     hub = device(Profile(failing=0.5) if profile == "failing" else profile)
@@ -74,6 +93,32 @@ def test_a_pin_and_a_release_that_cannot_be_had() -> None:
     missing.run(view(1), 60.0, me=me)
     assert missing.device.active("m") is None
     assert missing.states()[0] == ("idle", None, "unsigned")
+
+
+def test_it_compares_the_release_of_a_shadow_stage_and_serves_its_own() -> None:
+    stage = msgspec.structs.replace(rollout(share_ppm=0), shadow=Shadow())
+    hub = device("busy")
+    hub.run(view(1, 2, rollout=stage), 60.0)
+    assert hub.device.active("m") == 1
+    told = [window.shadow for window in hub.windows() if window.shadow is not None]
+    assert told and all((said.old, said.new, said.rollout, said.attempt) == (1, 2, "r1", 1) for said in told)
+    agree, differ = sum(said.agree for said in told), sum(said.differ for said in told)
+    assert 0.9 < agree / (agree + differ) < 1.0 and agree + differ > 300
+    hub.run(view(1, 2, version=2), 4000.0, begin=60.25)
+    assert hub.windows()[-1].shadow is None, "the stage is over"
+
+
+def test_an_agent_that_cannot_shadow_says_so_and_compares_nothing() -> None:
+    stage = msgspec.structs.replace(rollout(share_ppm=0), shadow=Shadow())
+    seen = msgspec.structs.replace(view(1, 2, rollout=stage), capabilities=("shadow", "task:custom"))
+    made = Device("d", "stable", PROFILES["busy"], Counts(), prefix=topics.PREFIX, seed=0, started=START, shadows=False)
+    hub = HubSide(made)
+    hub.run(seen, 60.0)
+    (about,) = [body for body in hub.bodies if hasattr(body, "capabilities")]
+    assert about.capabilities == ("task:custom",) and all(window.shadow is None for window in hub.windows())
+    able = device()
+    able.run(seen, 5.0)
+    assert next(body for body in able.bodies if hasattr(body, "capabilities")).capabilities == seen.capabilities
 
 
 def test_a_slow_link_takes_its_time() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from fleet.simulator.errors import ProfileError
-from fleet.simulator.profiles import HEALTHY, PROFILES, Profile, assign, is_off, parse_mix
+from fleet.simulator.profiles import HEALTHY, PROFILES, Profile, assign, draw, is_off, parse_mix
 from tests.support.size import examples
 
 
@@ -50,3 +50,9 @@ def test_a_device_is_off_for_its_share_of_the_time_each_at_its_own() -> None:
     assert all(sum(found) / len(found) == pytest.approx(0.25, abs=0.01) for found in off.values())
     assert off["a"] != off["b"]
     assert not any(is_off(Profile(), "a", now) for now in times)
+
+
+def test_a_share_is_drawn_by_the_seed_and_rounded_to_whole_devices() -> None:
+    drawn = draw(0.3, 10, 1, "shadows")
+    assert sum(drawn) == 3 and drawn == draw(0.3, 10, 1, "shadows") != draw(0.3, 10, 2, "shadows")
+    assert sum(draw(0.0, 10, 1, "shadows")) == 0 and all(draw(1.0, 10, 1, "shadows"))

@@ -72,6 +72,24 @@ def test_one_input_has_one_outcome_on_every_device() -> None:
             assert outcomes.setdefault(key, outcome) == outcome
 
 
+def test_what_a_shadow_compares_adds_up_and_is_keyed_apart_from_audits() -> None:
+    running = msgspec.structs.replace(RUNNING, release=1, shadowed=ROLLOUT)
+    profile = Profile(loss=0.1, slower=3.0)
+    found = window(running, profile, np.random.default_rng(0), started=1e9, ended=1e9 + 2000.0, elapsed_s=0.0)
+    assert found is not None and found.shadow is not None
+    said = found.shadow
+    assert len(said.keys) == (said.agree + said.differ) * KEY_BYTES
+    assert said.agree + said.differ + said.repeats + said.dropped == found.counters["requests"] and said.dropped > 0
+    assert said.differ / (said.agree + said.differ) == pytest.approx(0.14, abs=0.05)
+    assert said.new_us == pytest.approx(3 * said.old_us, rel=0.01)
+    pairs = made(profile, rollout=True).pairs
+    cut = lambda keys: {keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)}  # noqa: E731
+    assert pairs is not None and not cut(pairs.keys) & cut(said.keys)
+    serving_it = msgspec.structs.replace(running, release=2)
+    other = window(serving_it, profile, np.random.default_rng(0), started=1e9, ended=1e9 + 60.0, elapsed_s=0.0)
+    assert other is not None and other.shadow is None
+
+
 def test_sketches_stand_still_until_the_shift() -> None:
     profile = Profile(shift=0.1, shift_after_s=60.0)
     before, again, after = (

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fleet.cli.demo.driver import Digits
-from fleet.cli.demo.processes import DemoError, run
-from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import Workshop
+from fleet.demo.driver import Digits
+from fleet.demo.processes import DemoError, options, run
+from fleet.demo.story import Story
+from fleet.demo.workshop import Workshop
 
 RECIPE = "examples.digits.recipe"
 SHIFT = "15,20"  # degrees
@@ -23,32 +23,30 @@ SETS = ("train", "calibration", "validation", "traffic", "exam")
 def make_data(story: Story) -> None:
     """Write the sets twice, as scanned and as a slipped camera sees them, and load what the driver needs."""
     shop = story.shop
-    for folder, options in (("data", []), ("shifted", ["--degrees", SHIFT])):
+    for folder, extra in (("data", []), ("shifted", ["--degrees", SHIFT])):
         out = shop.directory / folder
         script = examples() / "digits" / "data.py"
-        words = [sys.executable, str(script), "--out", str(out), "--seed", str(shop.seed), *options]
+        words = [sys.executable, str(script), "--out", str(out), "--seed", str(shop.seed), *extra]
         run(words, log=shop.logs / "commands.log", timeout_s=60, env=shop.env)
     story.data = {name: load(shop.directory / "data" / f"{name}.npz") for name in ("traffic", "exam")}
     story.shifted = {name: load(shop.directory / "shifted" / f"{name}.npz") for name in ("traffic", "exam")}
 
 
-def train(shop: Workshop, name: str, *options: object) -> Path:
+def train(shop: Workshop, name: str, *more: object) -> Path:
     """Train by the recipe; returns the directory with student, teacher, metrics and lineage."""
     out = shop.directory / "trained" / name
-    shop.command("cloud_hub", "train", RECIPE, "--out", out, *options, timeout_s=240)
+    shop.command("cloud_hub", "train", RECIPE, "--out", out, *more, timeout_s=240)
     return out
 
 
-def compile_release(shop: Workshop, trained: Path, name: str, *options: object) -> Path:
+def compile_release(shop: Workshop, trained: Path, name: str, *more: object) -> Path:
     """Compile student and teacher into a release directory."""
     out = shop.directory / "releases" / name
-    shop.command(
-        "model_compiler", "compile", trained / "student.pt2",
-        "--calibration", trained / "calibration.npz", "--validation", trained / "validation.npz",
-        "--target", "litert-int8", "--target", "litert-fp32", "--cloud", trained / "teacher.onnx",
-        "--labels", LABELS, "--lineage", trained / "lineage.json", "--max-drop", 1.5, "--out", out, *options,
-        timeout_s=300,
-    )  # fmt: skip
+    sets = options(calibration=trained / "calibration.npz", validation=trained / "validation.npz")
+    kinds = ("--target", "litert-int8", "--target", "litert-fp32", *options(cloud=trained / "teacher.onnx"))
+    terms = options(labels=LABELS, lineage=trained / "lineage.json", max_drop=1.5, out=out)
+    student = trained / "student.pt2"
+    shop.command("model_compiler", "compile", student, *sets, *kinds, *terms, *more, timeout_s=300)
     return out
 
 
@@ -69,7 +67,7 @@ def describe(release: Path) -> str:
 
 def examples() -> Path:
     """The examples beside the packages, in a checkout."""
-    found = Path(__file__).resolve().parents[4] / "examples"
+    found = Path(__file__).resolve().parents[3] / "examples"
     if not (found / "digits").is_dir():
         raise DemoError(f"no {found}/digits: the demo runs from a checkout of the repository")
     return found

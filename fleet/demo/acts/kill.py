@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fleet.cli.demo.acts.opening import wait_for_hub
-from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import CHANNEL, DEVICES, Workshop
+from fleet.demo.acts.opening import wait_for_hub
+from fleet.demo.story import Story
+from fleet.demo.workshop import CHANNEL, DEVICES, Workshop
 
 FETCH_SECONDS = 4
 HUB_AWAY_REQUESTS = 200

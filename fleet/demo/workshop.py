@@ -15,20 +15,20 @@ from typing import Any
 
 from rich.console import Console
 
-from fleet.cli.config import Login
-from fleet.cli.demo.processes import DemoError, Process, free_port, quiet_environment, run, wait_for
 from fleet.client import Client, HttpTransport
+from fleet.demo.processes import DemoError, Process, free_port, quiet_environment, run, wait_for
 
 MODEL = "digits"
 CHANNEL = "stable"
 DEVICES = ("kiosk-1", "kiosk-2", "kiosk-3")
+MARK = ".edgeloop-demo"  # a file in a directory that a demo has made, and may empty
 SETTLED = ("committed", "rolled_back", "idle")
 
 
 class Workshop:
     """The demo's directory, processes, and commands. Changes go through commands; looking goes through the API."""
 
-    def __init__(self, directory: Path, seed: int, console: Console) -> None:
+    def __init__(self, directory: Path, seed: int, console: Console, devices: Sequence[str] = DEVICES) -> None:
         self.directory = directory.resolve()
         self.seed = seed
         self.console = console
@@ -38,7 +38,8 @@ class Workshop:
         self.logs.mkdir(parents=True)
         self.hub_dir = self.directory / "hub"
         self.hub_port, self.broker_port = free_port(), free_port()
-        self.agent_ports = {device: free_port() for device in DEVICES}
+        self.devices = tuple(devices)
+        self.agent_ports = {device: free_port() for device in devices}
         self.url = f"https://127.0.0.1:{self.hub_port}"
         self.ca = self.hub_dir / "keys" / "ca.pem"
         self.env = quiet_environment(
@@ -108,8 +109,7 @@ class Workshop:
     def client(self) -> Client:
         """The hub's API with the admin's token."""
         if self._client is None:
-            login = Login(url=self.url, token=self.admin_token(), ca=str(self.ca))
-            self._client = Client(HttpTransport(login.url, ca=Path(login.ca)), login.token)
+            self._client = Client(HttpTransport(self.url, ca=self.ca), self.admin_token())
         return self._client
 
     def admin_token(self) -> str:
@@ -142,7 +142,7 @@ class Workshop:
         """Wait until every device has committed `release`; returns the seconds it took."""
         return self.wait(
             f"release {release} on every device",
-            lambda: all(self.serves(device, release) for device in DEVICES),
+            lambda: all(self.serves(device, release) for device in self.devices),
             timeout_s=timeout_s,
         )
 
@@ -168,18 +168,22 @@ class Workshop:
 
 def clean(directory: Path) -> None:
     """End what an earlier demo left running in `directory`, and empty it."""
-    pids = directory / "pids.json"
-    if directory.exists() and any(directory.iterdir()) and not (directory / "logs").is_dir():
-        raise DemoError(f"{directory} is not a demo's directory; choose another with --dir")
+    pids, mark = directory / "pids.json", directory / MARK
+    if directory.exists() and any(directory.iterdir()) and not mark.is_file():
+        raise DemoError(
+            f"{directory} is not a demo's directory ({MARK} is missing): remove it, or choose another with --dir"
+        )
     if pids.exists():
         for pid in json.loads(pids.read_text(encoding="utf-8")):
-            if str(directory) in _command_line(pid):
+            if str(directory) in command_line(pid):
                 os.kill(pid, signal.SIGKILL)
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    mark.touch()
 
 
-def _command_line(pid: int) -> str:
+def command_line(pid: int) -> str:
+    """The words that a process was started with; empty where it has ended, or has none yet."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -191,6 +195,6 @@ def first_line(text: str) -> str:
     return next((line for line in text.splitlines() if line.strip()), "")
 
 
-def ports(shop: Workshop, devices: Sequence[str] = DEVICES) -> list[int]:
+def ports(shop: Workshop) -> list[int]:
     """The agents' ports."""
-    return [shop.agent_ports[device] for device in devices]
+    return [shop.agent_ports[device] for device in shop.devices]

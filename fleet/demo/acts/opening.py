@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fleet.cli.demo.acts import train
-from fleet.cli.demo.processes import free_port
-from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
+from fleet.demo.acts import train
+from fleet.demo.processes import free_port, options
+from fleet.demo.story import Story
+from fleet.demo.workshop import CHANNEL, MODEL, Workshop
 from fleet.errors import FleetError, UnreachableError
 
 AUDIT_SHARE = 40  # per cent of requests; a demo has minutes, a fleet has days
@@ -19,10 +19,8 @@ POLICY = '{"drift": {"baseline": "30s", "baseline_windows": 20}}'
 def open_hub(shop: Workshop) -> None:
     """Make the hub, start it, and log in."""
     offline = shop.directory / "offline-keys"
-    shop.command(
-        "cloud_hub", "init", shop.hub_dir, "--offline-keys", offline, "--port", shop.hub_port,
-        "--token-file", shop.directory / "admin-token",
-    )  # fmt: skip
+    init = options(offline_keys=offline, port=shop.hub_port, token_file=shop.directory / "admin-token")
+    shop.command("cloud_hub", "init", shop.hub_dir, *init)
     shop.say("offline root and targets keys lie in .demo/offline-keys: fine on loopback, wrong anywhere else")
     shop.start("hub", "cloud_hub", "serve", shop.hub_dir)
     wait_for_hub(shop)
@@ -51,16 +49,14 @@ def publish(shop: Workshop, release: Path, note: str, *, model: str = MODEL) -> 
 
 def put_on_channel(shop: Workshop, release: int) -> None:
     """Make `release` the default of the channel, with its own teacher as the auditor."""
-    shop.fleet(
-        "channel", "set", CHANNEL, "--model", MODEL, "--release", release, "--auditor", release,
-        "--audit-share", AUDIT_SHARE, "--probation-requests", 20, "--probation", "10s",
-        "--window-requests", WINDOW_REQUESTS, "--window", "5s",
-    )  # fmt: skip
+    audited = options(auditor=release, audit_share=AUDIT_SHARE)
+    tried = options(probation_requests=20, probation="10s", window_requests=WINDOW_REQUESTS, window="5s")
+    shop.fleet("channel", "set", CHANNEL, *options(model=MODEL, release=release), *audited, *tried)
 
 
 def enrol_devices(shop: Workshop) -> None:
-    """Three devices, each with its own claim token, key and process."""
-    for device in DEVICES:
+    """Every device, each with its own claim token, key and process."""
+    for device in shop.devices:
         enrol(shop, device)
 
 

@@ -17,6 +17,11 @@ class DemoError(Exception):
     """A step of the demo failed, or a promise did not hold; the message says which and where."""
 
 
+def options(**values: object) -> tuple[object, ...]:
+    """Options as a command takes them: `audit_share=0.5` is `--audit-share 0.5`."""
+    return tuple(word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", value))
+
+
 def run(command: Sequence[str], *, log: Path, timeout_s: float, env: Mapping[str, str], expect: int = 0) -> str:
     """Run a command to its end and return its standard output; both streams also go to `log`.
 
@@ -106,8 +111,13 @@ def free_port() -> int:
 
 
 def quiet_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Our environment with one thread for each numeric library: there are more processes than cores."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **extra}
+    """Our environment with one thread for each numeric library, since there are more processes than cores.
+
+    Settings of Edgeloop's own stay out: a user's EDGELOOP_HUB and EDGELOOP_TOKEN, which outrank a login, would let the
+    demo change her hub, and EDGELOOP_HUB_DATABASE would let its hub write into her database.
+    """
+    own = {name: value for name, value in os.environ.items() if not name.startswith("EDGELOOP_")}
+    return {**own, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", **extra}
 
 
 def _show(command: Sequence[str]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fleet.cli.demo.acts.opening import enrol
-from fleet.cli.demo.driver import exam
-from fleet.cli.demo.processes import DemoError
-from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import MODEL
+from fleet.demo.acts.opening import enrol
+from fleet.demo.driver import exam
+from fleet.demo.processes import DemoError
+from fleet.demo.story import Story
+from fleet.demo.workshop import MODEL
 
 BENCH = "bench"  # a fourth device that prefers the float variant; revoked when it has been measured
 

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from fleet.api.samples import SampleDetail
-from fleet.cli.demo.acts import rollouts
-from fleet.cli.demo.acts.opening import alarms
-from fleet.cli.demo.driver import image_key
-from fleet.cli.demo.processes import DemoError
-from fleet.cli.demo.promises import MIN_LABELS
-from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
+from fleet.demo.acts import rollouts
+from fleet.demo.acts.opening import alarms
+from fleet.demo.driver import image_key
+from fleet.demo.processes import DemoError, options
+from fleet.demo.promises import MIN_LABELS
+from fleet.demo.story import Story
+from fleet.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
 
 BASELINE_TIMEOUT_S = 180.0
 ALARM_TIMEOUT_S = 60.0
@@ -35,8 +35,9 @@ def slip(story: Story) -> None:
 
 
 def _steady(shop: Workshop) -> int:
-    """How many devices have a baseline."""
-    return sum(monitor.streams.get("steady", 0) for monitor in shop.client.drift(model=MODEL))
+    """How many devices have a baseline on the release that is the default."""
+    found = shop.client.drift(model=MODEL)
+    return sum(monitor.streams.get("steady", 0) for monitor in found if monitor.default)
 
 
 def collect_samples(shop: Workshop) -> None:
@@ -44,15 +45,22 @@ def collect_samples(shop: Workshop) -> None:
     shop.fleet("channel", "set", CHANNEL, "--model", MODEL, "--sampling", "--random-share", 80, "--uncertain-share", 0)
 
 
+def rest(shop: Workshop) -> None:
+    """Enough is labelled: the devices' uplink is theirs again."""
+    shop.fleet("channel", "set", CHANNEL, "--model", MODEL, "--no-sampling")
+
+
 def label(story: Story) -> None:
     """Play the annotator: recognise uploaded images and write down their true class."""
     shop = story.shop
     truth = {image_key(image.tobytes()): int(y) for image, y in _images(story)}
     known: dict[str, int] = {}
+    seen: set[str] = set()
 
     def enough() -> bool:
         for row in shop.client.samples(model=MODEL, labelled=False, limit=1000):
-            if row.id not in known:
+            if row.id not in seen:
+                seen.add(row.id)
                 label = truth.get(image_key(sample_bytes(shop.client.sample(row.id))))
                 if label is not None:
                     known[row.id] = label
@@ -81,10 +89,8 @@ def retrain(story: Story) -> int:
     shop = story.shop
     snapshot = shop.fleet("snapshot", "create", "--model", MODEL)
     shop.say(f"snapshot {snapshot['id'][:12]}: {snapshot['samples']} samples, {snapshot['labelled']} labelled")
-    job = shop.fleet(
-        "retrain", MODEL, "--snapshot", snapshot["id"], "--channel", CHANNEL, "--stages", rollouts.STAGES,
-        "--wait", "--timeout", 240, timeout_s=260,
-    )  # fmt: skip
+    what = options(snapshot=snapshot["id"], channel=CHANNEL, stages=rollouts.STAGES, guard=rollouts.GUARD)
+    job = shop.fleet("retrain", MODEL, *what, "--wait", *options(timeout=240), timeout_s=260)
     result = job["result"]
     shop.say(f"retrain job {job['state']}: release {result['release']}")
     rollout = result.get("rollout") or _newest_rollout(shop, int(result["release"]))

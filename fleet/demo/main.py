@@ -9,13 +9,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fleet.cli.demo import report as reporting
-from fleet.cli.demo.acts import drift, kill, opening, rollouts, train, variants
-from fleet.cli.demo.driver import Traffic, exam
-from fleet.cli.demo.processes import DemoError
-from fleet.cli.demo.promises import broken
-from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import DEVICES, MODEL, Workshop, ports
+from fleet.demo import report as reporting
+from fleet.demo.acts import drift, kill, opening, rollouts, train, variants
+from fleet.demo.driver import Traffic, exam
+from fleet.demo.processes import DemoError
+from fleet.demo.promises import broken
+from fleet.demo.story import Story
+from fleet.demo.workshop import DEVICES, MODEL, Workshop, ports
 from fleet.errors import FleetError
 
 RATE_HZ = 25.0  # requests per second and device
@@ -130,10 +130,11 @@ def _good_release(story: Story, release: Path) -> None:
 def _drift(story: Story) -> int:
     """From the slipped camera to a retrained release on every device; returns its number."""
     shop = story.shop
-    drift.collect_samples(shop)
     drift.slip(story)
+    drift.collect_samples(shop)
     _examine(story, "during_shift", shifted=True)
     drift.label(story)
+    drift.rest(shop)
     shop.wait_installed(release := drift.retrain(story))
     _examine(story, "after_retrain", shifted=True)
     return release

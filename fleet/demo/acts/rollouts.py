@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fleet.cli.demo.processes import DemoError
-from fleet.cli.demo.story import Story
-from fleet.cli.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
+from fleet.demo.processes import DemoError
+from fleet.demo.story import Story
+from fleet.demo.workshop import CHANNEL, DEVICES, MODEL, Workshop
 
 STAGES = "34,100"  # one of three devices, then all
 # The demo's traffic has about 350 different images, and each counts once: too few to show a loss below 5 points.

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fleet.cli.demo.driver import Tally, percentile
+from fleet.demo.driver import Tally, percentile
 from fleet.protocol.messages import AgentReport
 
 

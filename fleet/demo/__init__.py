@@ -4,6 +4,7 @@ It starts real processes (hub with its worker, three agents), drives traffic thr
 checks what Edgeloop promises while releases come, fail and go, inputs drift, and processes are killed.
 
     main        the acts in order, readable from top to bottom
+    quick       `--quick`: a first look that trains nothing, with releases that come along
     acts        what happens in each act
     story       what the acts measure and hand on
     workshop    where everything lives and how the commands are called

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet.cli.demo.driver import Digits, Traffic
-from fleet.cli.demo.workshop import Workshop
+from fleet.demo.driver import Digits, Traffic
+from fleet.demo.workshop import Workshop
 
 
 @dataclass
