@@ -47,7 +47,7 @@ format: $(STAMP) ## let ruff format and sort
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-system-packages: ## Mosquitto, PostgreSQL, Chromium and strace, which some tests use
+system-packages: ## Mosquitto, PostgreSQL, Chromium, strace and promtool, which some tests use
 	@scripts/system-packages
 
 constraints: $(STAMP) ## write constraints/ anew from the installed environment

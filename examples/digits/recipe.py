@@ -43,6 +43,6 @@ RECIPE = Recipe(
     student=model.student,
     labels=tuple("0123456789"),
     augment=augment,
-    hyper=Hyper(teacher_epochs=60, student_epochs=140),
+    hyper=Hyper(teacher_epochs=60, student_epochs=140, warm_epochs=60),
     sources=(digits, model),
 )
