@@ -22,11 +22,12 @@ from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
 from examples.machines import data as machines
 from examples.machines.model import train
-from model_compiler.data import make_dataset
+from model_compiler.inputs.dataset import make_dataset
+from model_compiler.inputs.request import CompileRequest
 from model_compiler.metrics import parse
 from model_compiler.pipeline import compile_release
+from model_compiler.report.document import CompileReport
 from model_compiler.report.terminal import table
-from model_compiler.request import CompileReport, CompileRequest
 
 TARGETS = ("litert-int8", "litert-fp32", "litert-int8-dynamic", "onnx-int8", "onnx-fp32")
 

@@ -22,11 +22,11 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 from architectures import FAMILIES, Made
 
-from model_compiler.data import Dataset, make_dataset
 from model_compiler.errors import CompilerError
+from model_compiler.inputs.dataset import Dataset, make_dataset
+from model_compiler.inputs.request import CompileRequest
 from model_compiler.metrics import parse
 from model_compiler.pipeline import compile_release
-from model_compiler.request import CompileRequest
 
 TARGETS = ("litert-fp32", "litert-int8", "litert-int8-dynamic", "onnx-fp32", "onnx-int8")
 

@@ -23,10 +23,10 @@ from cloud_hub.training.fitting import accuracy
 from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.run import RunRequest, deal_run, onnx_of, settle_run, train_student, train_teacher
 from fleet.protocol import confidence
-from model_compiler import runners
-from model_compiler.data import make_dataset
+from model_compiler.inputs.dataset import make_dataset
+from model_compiler.inputs.request import CompileRequest
 from model_compiler.pipeline import compile_release
-from model_compiler.request import CompileRequest
+from model_compiler.running import runner
 
 COLUMNS = ("teacher", "fp32", "int8", "agreement", "deferred", "combined", "int8_bytes", "fp32_bytes")
 
@@ -56,7 +56,7 @@ def measure(seed: int, folder: Path) -> dict[str, float]:
     variants = {name: made.manifest.variant(f"litert-{name}") for name in ("fp32", "int8")}
     for name, variant in variants.items():
         data = (made.out / "blobs" / variant.blob.sha256).read_bytes()
-        logits = runners.run(name, "litert", data, make_dataset(parts.exam.x, None, "exam")).outputs[0]
+        logits = runner.run(name, "litert", data, make_dataset(parts.exam.x, None, "exam")).outputs[0]
         found |= {name: float((logits.argmax(axis=1) == parts.exam.y).mean()), f"{name}_bytes": len(data)}
         classes[name] = logits.argmax(axis=1)
     found["agreement"] = float((classes["fp32"] == classes["int8"]).mean())

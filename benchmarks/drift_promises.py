@@ -23,9 +23,10 @@ from scipy.ndimage import rotate
 from sklearn.datasets import load_digits
 
 from cloud_hub.drift import signed
-from cloud_hub.drift.baseline import DAY_S, History, fit
+from cloud_hub.drift.baseline import History, fit
 from cloud_hub.drift.basis import Basis, basis_of_encoder
 from cloud_hub.drift.signed import Bank
+from fleet.protocol.durations import DAY_S
 from fleet.protocol.messages import SketchData
 from fleet.protocol.sketch import Sketcher, distance, fit_encoder
 

@@ -37,7 +37,7 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.requests import machine
+from benchmarks.machine import machine
 from cloud_hub.app import create_app
 from cloud_hub.config import HubConfig
 from cloud_hub.opening.bootstrap import open_hub

@@ -31,7 +31,7 @@ import urllib3
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.http_peers import CODE, Peer, free_port, python_of, running
-from benchmarks.requests import machine
+from benchmarks.machine import machine
 from cloud_hub.app import create_app
 from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.engine import Engine

@@ -15,7 +15,7 @@ Silence: harmless and harmful releases on devices that are off for half an hour 
 Teachers: one that is right in 90 % of all cases and one after it that is 0 or 5 points worse, on the same held-out
 labels; they disagree on a tenth of them. Accepted: the later one is shown to be good enough to audit.
 
-Drift: see `drift_promises`.
+Drift: see `drift_promises`; weeks: `drift_weeks`; answers that become worse: `concept`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import concept
 import drift_promises
+import drift_weeks
 import numpy as np
 import numpy.typing as npt
 import silence
@@ -43,8 +45,8 @@ from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.guard import CohortHealth, GuardPolicy
 from fleet.rollouts.guard import judge as judge_stage
 from fleet.rollouts.power import pairs_needed
-from model_compiler import deferral
-from model_compiler.deferral import DeferTarget
+from model_compiler.evaluate import deferral
+from model_compiler.inputs.deferral_target import DeferTarget
 
 TRAINED = 600  # rows that train both models; the others are the population
 COLUMNS = 20  # of 64 pixels that the edge model sees
@@ -210,7 +212,15 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "guard": measure_guard,
     "silence": lambda options: {"silence": silence.rows(options.draws // 4, options.seed)},
     "drift": lambda options: {"drift": drift_promises.measure(options.draws, options.model_days, options.seed)},
+    "concept": lambda options: {"concept": concept.measure(options.draws, options.seed)},
+    "weeks": lambda options: {"weeks": drift_weeks.measure(options.draws, options.model_days, options.seed)},
 }
+
+
+def before(out: Path) -> dict[str, Any]:
+    """The results that a file holds, which those of other parts are added to; none where there is no file yet."""
+    found: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    return found
 
 
 def main() -> None:
@@ -221,7 +231,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="the other results stay")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "statistics.json")
     options = parser.parse_args()
-    document = json.loads(options.out.read_text()) if set(options.only) != set(PARTS) else {}
+    document = before(options.out) if set(options.only) != set(PARTS) else {}
     document |= {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
         "seed": options.seed, "draws": options.draws,

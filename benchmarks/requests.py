@@ -22,14 +22,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import select
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +36,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.machine import machine
 from benchmarks.over_http import over_http
 from benchmarks.stalls import holders, stalls
 from edge_agent import local_draws, local_records
@@ -53,6 +52,7 @@ from tests.support import models
 
 TURN = 40  # requests of one side before the other's turn
 KEYWORDS = "mlperf_tiny/kws_dscnn_int8.tflite"
+VECTORS = 6  # of a self-test, about as many as the compiler chooses
 
 
 class Bare:
@@ -81,10 +81,7 @@ def install(directory: Path, data: bytes, bare: Bare) -> None:
         for name, detail in (("input", bare.input), ("output", bare.output))
     ]
     classes = specs[1].shape[-1]
-    x = np.zeros((1, *specs[0].shape[1:]), bare.input["dtype"])
-    vector = selftest.Vector(
-        inputs=(selftest.to_array("input", x),), outputs={"litert": (selftest.to_array("output", bare(x)),)}
-    )
+    vectors = [_vector(bare, example(bare, seed)) for seed in range(VECTORS)]
     verdict = Verdict(
         metric="accuracy",
         value=1.0,
@@ -114,7 +111,7 @@ def install(directory: Path, data: bytes, bare: Bare) -> None:
         labels=tuple(f"class-{i}" for i in range(classes)),
         variants=(variant,),
         selftest=SelfTest(
-            blob=models.put(blobs, selftest.encode_vectors([vector])), vectors=1, tolerance={"litert": 0.0}
+            blob=models.put(blobs, selftest.encode_vectors(vectors)), vectors=VECTORS, tolerance={"litert": 0.0}
         ),
     )
     held = Held(release=1, variant="litert", manifest=Store(directory).put_manifest(encode_manifest(manifest)))
@@ -122,6 +119,11 @@ def install(directory: Path, data: bytes, bare: Bare) -> None:
     state.put_model("model", ModelState(state="committed", active=held))
     entry = ModelEntry(release=1, sampling=Sampling(enabled=True))
     state.keep_looked(Looked(channel=Channel(channel="stable", version=1, models={"model": entry})))
+
+
+def _vector(bare: Bare, x: np.ndarray[Any, Any]) -> selftest.Vector:
+    one, answer = selftest.to_array("input", x), selftest.to_array("output", bare(x))
+    return selftest.Vector(inputs=(one,), outputs={"litert": (answer,)})
 
 
 def interleave(sides: dict[str, Callable[[], object]], seconds: float) -> dict[str, list[float]]:
@@ -202,28 +204,12 @@ def compare(bare: Bare, model: LocalModel, seconds: float) -> dict[str, Any]:
     }
 
 
-def example(bare: Bare) -> np.ndarray[Any, Any]:
+def example(bare: Bare, seed: int = 0) -> np.ndarray[Any, Any]:
     """An input of the model's."""
     shape, dtype = bare.input["shape"], bare.input["dtype"]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     found = rng.integers(-128, 128, shape) if dtype == np.int8 else rng.normal(size=shape)
     return np.asarray(found.astype(dtype))
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    cpu = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return {
-        "cpu": cpu[0] if cpu else "",
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "load": [round(x, 2) for x in os.getloadavg()],
-        **{name: metadata.version(name) for name in ("numpy", "ai-edge-litert", "msgspec")},
-    }
 
 
 def measure_in_process(files: dict[str, bytes], seconds: float) -> dict[str, Any]:

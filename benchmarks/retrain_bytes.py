@@ -27,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.requests import machine
+from benchmarks.machine import machine
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.checking import Contract
@@ -41,11 +41,11 @@ from cloud_hub.training.spending import budget_of, fetched, patch_size, train_wi
 from examples.digits import data as digits
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import encode_manifest
-from model_compiler import runners
-from model_compiler.data import make_dataset
-from model_compiler.delta import build
-from model_compiler.former import Former, former_of
-from model_compiler.reference import encoder_of
+from model_compiler.inputs.dataset import make_dataset
+from model_compiler.inputs.former_release import Former, former_of
+from model_compiler.inputs.release_folder import encoder_of
+from model_compiler.package.delta import build
+from model_compiler.running import runner
 
 OUT = Path(__file__).parent / "results" / "retrain_bytes.json"
 VARIANT = "litert-int8"
@@ -85,7 +85,7 @@ def right(release: Path, exam: Examples) -> float:
     """The share of right answers of a release's `VARIANT`, in per cent."""
     model = former_of(release).file_of(VARIANT)
     assert model is not None  # the recipe builds it
-    outputs = runners.run(VARIANT, "litert", model, make_dataset(exam.x, None, "exam")).outputs[0]
+    outputs = runner.run(VARIANT, "litert", model, make_dataset(exam.x, None, "exam")).outputs[0]
     return 100 * float((outputs.argmax(axis=1) == exam.y).mean())
 
 

@@ -35,7 +35,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.requests import machine
+from benchmarks.machine import machine
 from edge_agent.update.state import read_state
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
@@ -77,7 +77,7 @@ class Soak:
         self.swap()
         hub.call("PATCH", "/api/v1/channels/stable", {"telemetry": {"window_s": WINDOW_S}})
         token = hub.call("POST", "/api/v1/tokens", {"kind": "claim", "channel": "stable"})["token"]
-        command("edge_agent.main", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", str(self.device))
+        command("edge-agent", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", str(self.device))
         (self.device / "agent.toml").write_text("poll_s = 1.0\npoll_jitter = 0.0\ndisk_reserve_bytes = 0\n")
 
     def swap(self) -> None:

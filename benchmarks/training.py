@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.requests import machine
+from benchmarks.machine import machine
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.fitting import FitSettings, fit
 from cloud_hub.training.parallel import device
