@@ -10,10 +10,87 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
-MODULE_LINES, FUNCTION_LINES = 400, 48
+MODULE_LINES, FUNCTION_LINES, PARAMETERS = 350, 40, 7
 GENERATED = ("migrations/versions",)  # written by a tool, one file per schema version
 MODULES = sorted(p.relative_to(ROOT) for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
+MOST_LINES, MOST_FUNCTION_LINES = 400, 48  # of those in `OVER`
+# What is over its budget, by module: itself (""), a function, the parameters of one ("name()"). It only becomes less.
+OVER: dict[str, tuple[str, ...]] = {
+    "cloud_hub/api/samples.py": ("list_samples()",),
+    "cloud_hub/backup/cli.py": ("restore()",),
+    "cloud_hub/backup/restore.py": ("restore()",),
+    "cloud_hub/config.py": ("",),
+    "cloud_hub/dashboard/pages/devices.py": ("show_list()",),
+    "cloud_hub/drift/truth.py": ("",),
+    "cloud_hub/identity/audit_log.py": ("list_records()",),
+    "cloud_hub/identity/tokens.py": ("create_token()",),
+    "cloud_hub/rollouts/create.py": ("look_ahead()",),
+    "cloud_hub/training/compiling.py": ("compile_run()",),
+    "cloud_hub/training/run.py": ("",),
+    "edge_agent/cli.py": ("",),
+    "edge_agent/main.py": ("", "__init__", "run"),
+    "edge_agent/reporting/recorder.py": ("", "__init__()"),
+    "edge_agent/reporting/spool.py": ("",),
+    "edge_agent/reporting/uplink.py": ("", "__init__()"),
+    "edge_agent/serving/engine.py": ("",),
+    "edge_agent/update/delta.py": ("fetch_delta()",),
+    "edge_agent/update/driver.py": ("", "__init__()"),
+    "edge_agent/update/following.py": ("__init__()",),
+    "edge_agent/update/machine.py": ("",),
+    "fleet/cli/device_samples.py": ("samples()",),
+    "fleet/cli/planning.py": ("_asked()",),
+    "fleet/cli/retrain.py": ("retrain()",),
+    "fleet/cli/simulate.py": ("simulate()",),
+    "fleet/cli/tune.py": ("tune()",),
+    "fleet/protocol/messages.py": ("",),
+    "fleet/protocol/oip.py": ("",),
+    "fleet/protocol/sketch.py": ("",),
+    "fleet/rollouts/columns.py": ("",),
+    "fleet/rollouts/forecast.py": ("",),
+    "fleet/rollouts/guard.py": ("", "judge()"),
+    "fleet/rollouts/plan.py": ("make_plan()",),
+    "fleet/rpc/server.py": ("__init__()",),
+    "fleet/serving/protocol.py": ("",),
+    "fleet/simulator/connection.py": ("__init__()",),
+    "fleet/simulator/device.py": ("", "__init__()"),
+}
+# How many marks hold the formatter off, by room. It only becomes less, and rooms that are not here have none.
+UNFORMATTED = {
+    "cloud_hub/api": 3,
+    "cloud_hub/backup": 4,
+    "cloud_hub/broker": 2,
+    "cloud_hub/dashboard": 1,
+    "cloud_hub/devices": 3,
+    "cloud_hub/drift": 19,
+    "cloud_hub/execution": 6,
+    "cloud_hub/identity": 1,
+    "cloud_hub/inference": 5,
+    "cloud_hub/ingest": 4,
+    "cloud_hub/jobs": 2,
+    "cloud_hub/opening": 4,
+    "cloud_hub/rollouts": 5,
+    "cloud_hub/samples": 4,
+    "cloud_hub/store": 6,
+    "cloud_hub/training": 15,
+    "cloud_hub/trust": 8,
+    "edge_agent": 24,
+    "edge_agent/identity": 11,
+    "edge_agent/reporting": 5,
+    "edge_agent/runtimes": 2,
+    "edge_agent/serving": 2,
+    "edge_agent/shadow": 3,
+    "edge_agent/update": 44,
+    "fleet/api": 2,
+    "fleet/cli": 7,
+    "fleet/client": 2,
+    "fleet/protocol": 3,
+    "fleet/rollouts": 6,
+    "fleet/runtimes": 1,
+    "fleet/simulator": 22,
+}
 ARCHIVES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "tarfile"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 each_module = pytest.mark.parametrize("path", MODULES, ids=str)
 
@@ -22,7 +99,7 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text(), str(path))
 
 
-def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def code_lines(function: Function) -> int:
     """Lines of a function's body without its docstring. A signature is left out: a command's lists all its options."""
     statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
     assert function.end_lineno is not None
@@ -52,17 +129,50 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
+def functions(path: Path) -> list[Function]:
+    return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def parameters(function: Function) -> int:
+    """Those of a call; 0 of a command of Typer, whose parameters are its options."""
+    if any("command" in ast.unparse(decorator) for decorator in function.decorator_list):
+        return 0
+    given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    return len(given) - (bool(given) and given[0].arg in ("self", "cls"))
+
+
+def over(path: Path) -> dict[str, int]:
+    """What of a module is over its budget, by name as in `OVER`, with its size."""
+    lines = len((ROOT / path).read_text().splitlines())
+    found = {"": lines} if lines > MODULE_LINES else {}
+    found |= {one.name: code_lines(one) for one in functions(path) if code_lines(one) > FUNCTION_LINES}
+    return found | {f"{one.name}()": parameters(one) for one in functions(path) if parameters(one) > PARAMETERS}
+
+
+def room(path: Path) -> str:
+    return "/".join(path.parts[:-1][:2])
+
+
 @each_module
 def test_modules_and_functions_stay_within_their_budget(path: Path) -> None:
     if any(part in path.as_posix() for part in GENERATED):
         return
-    assert len((ROOT / path).read_text().splitlines()) <= MODULE_LINES
-    long = {
-        node.name: code_lines(node)
-        for node in ast.walk(tree(path))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and code_lines(node) > FUNCTION_LINES
-    }
-    assert long == {}
+    known, found = OVER.get(path.as_posix(), ()), over(path)
+    assert {name: size for name, size in found.items() if name not in known} == {}
+    assert [name for name in known if name not in found] == [], "it fits by now: take it from OVER"
+    assert found.get("", 0) <= MOST_LINES
+    assert max((size for name, size in found.items() if name and name[-1] != ")"), default=0) <= MOST_FUNCTION_LINES
+
+
+@pytest.mark.parametrize("name", sorted({room(path) for path in MODULES}))
+def test_the_formatter_is_held_off_no_more_than_it_was(name: str) -> None:
+    marks = sum((ROOT / path).read_text().count("# fmt: skip") for path in MODULES if room(path) == name)
+    assert marks <= UNFORMATTED.get(name, 0)
+
+
+def test_the_lists_name_nothing_that_is_gone() -> None:
+    assert [name for name in OVER if Path(name) not in MODULES] == []
+    assert UNFORMATTED.keys() <= {room(path) for path in MODULES}
 
 
 @each_module
@@ -106,3 +216,6 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert not any(reads_environment(node) for node in ast.walk(ast.parse("{**os.environ, 'A': '1'}")))
     function = ast.parse("def f():\n    '''doc\n    string'''\n    return 1\n").body[0]
     assert isinstance(function, ast.FunctionDef) and code_lines(function) == 1
+    texts = ("def f(self, a, *, b): ...", "def f(a, b): ...", "@app.command()\ndef f(a, b, c): ...")
+    counted = [ast.parse(text).body[0] for text in texts]
+    assert [parameters(one) for one in counted if isinstance(one, ast.FunctionDef)] == [2, 2, 0]

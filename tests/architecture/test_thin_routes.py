@@ -12,6 +12,8 @@ ROUTES = [
     *sorted((ROOT / "cloud_hub" / "api").glob("*.py")),
     ROOT / "cloud_hub" / "inference" / "routes.py",
     ROOT / "cloud_hub" / "dashboard" / "routes.py",
+    *sorted((ROOT / "cloud_hub" / "dashboard" / "pages").glob("*.py")),
+    *sorted((ROOT / "cloud_hub" / "dashboard" / "acts").glob("*.py")),
 ]
 OF_A_USE_CASE = {"session", "reading", "audit", "exec", "add", "commit"}  # methods of the hub and of its sessions
 STATEMENTS = 15  # of one route, beside its docstring: more of them is a use case that wants a home

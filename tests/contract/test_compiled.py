@@ -19,9 +19,10 @@ from cloud_hub.inference.sessions import load_cloud
 from edge_agent.ports import InstalledRelease
 from fleet import runtimes
 from fleet.protocol.manifest import Manifest, decode_manifest, encode_manifest
-from model_compiler import CompileRequest, compile_release, make_dataset, runners, running
-from model_compiler.data import Dataset
+from model_compiler import CompileRequest, compile_release, make_dataset
+from model_compiler.inputs.dataset import Dataset
 from model_compiler.metrics import parse
+from model_compiler.running import runner, runner_process
 from tests.cloud_hub.inference.test_sessions import together
 from tests.contract.test_models import agent_door, hub_door, process_door
 from tests.support.any_model import Arrays
@@ -82,8 +83,8 @@ def release(compiled: tuple[Manifest, Path], name: str) -> InstalledRelease:
 
 def of_compiler(made: InstalledRelease, data: Dataset) -> np.ndarray:
     """What the compiler measures: row by row."""
-    file = runtimes.named(running.NAMES[made.variant.runtime]).open(made.open_blob(made.variant.blob.sha256))
-    return running.Loaded(file, list(data.inputs), list(data.inputs.values()), runners.ALL).answers([0])[0]
+    file = runtimes.named(runner_process.NAMES[made.variant.runtime]).open(made.open_blob(made.variant.blob.sha256))
+    return runner_process.Loaded(file, list(data.inputs), list(data.inputs.values()), runner.ALL).answers([0])[0]
 
 
 def test_an_input_of_truth_values_stays_one(compiled: tuple[Manifest, Path]) -> None:

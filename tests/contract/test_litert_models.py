@@ -18,8 +18,8 @@ from edge_agent.ports import InstalledRelease
 from edge_agent.runtimes import selftest
 from fleet import runtimes
 from fleet.protocol.manifest import Ports, decode_manifest, encode_manifest
-from model_compiler import running
-from model_compiler.runners import Wanted
+from model_compiler.running import runner_process
+from model_compiler.running.runner import Wanted
 from tests.contract.test_models import CASES, NO_ROWS, Case, Door, Failed, Refused, agent_door, process_door
 from tests.support import any_model
 from tests.support.any_model import tensors
@@ -207,7 +207,7 @@ def test_the_compiler_measures_the_same_answers(name: str) -> None:
         if not many and any(len(array) > 1 for array in inputs.values() if array.ndim):
             continue  # a file without a batch takes one sample
         arrays = [array if many else array[None] for array in inputs.values()]
-        loaded = running.Loaded(opened, list(inputs), arrays, Wanted(precise=True))
+        loaded = runner_process.Loaded(opened, list(inputs), arrays, Wanted(precise=True))
         order = [tensor.name for tensor in opened.outputs]
         found = dict(zip(order, loaded.answers(range(len(order))), strict=True))
         for output, array in wanted.items():

@@ -28,8 +28,8 @@ from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.steps import AnyStep, Concat, Impute, Normalise, OneHot, Scale, Window
-from model_compiler import runners, running
-from model_compiler.preparing import Preparation
+from model_compiler.inputs.preprocessing import Preparation
+from model_compiler.running import runner, runner_process
 from tests.support import any_model
 from tests.support.agent import Agent
 from tests.support.any_model import Arrays, Shapes, onnx_file, tensors
@@ -398,7 +398,7 @@ def test_the_compiler_measures_the_same_answers(case: Case) -> None:
             continue  # a data set has samples, and one of a file without a batch is what that file takes
         arrays = [array if many else array[None] for array in inputs.values()]
         preparation = Preparation(steps=case.steps, loose=case.loose)
-        loaded = running.Loaded(file, list(inputs), arrays, runners.ALL, preparation)
+        loaded = runner_process.Loaded(file, list(inputs), arrays, runner.ALL, preparation)
         found = dict(zip([tensor.name for tensor in file.outputs], loaded.answers(range(len(wanted))), strict=True))
         for name, array in wanted.items():
             array = np.asarray(array)

@@ -29,6 +29,7 @@ from schemathesis.specs.openapi.checks import (
 
 from cloud_hub.api.openapi import document
 from cloud_hub.app import create_app, routers
+from cloud_hub.ingest.commands import send_command
 from cloud_hub.jobs import queue
 from cloud_hub.samples import store
 from cloud_hub.store.tables import Alarm, DriftMonitor
@@ -90,7 +91,7 @@ def known(hub: HubFixture) -> dict[str, str]:
         "model": "digits", "number": "1", "device_id": "d-0", "sha256": sha256, "old": sha256, "channel": "stable",
         "rollout": (live(hub) or [start(hub)])[0], "order": "pause", "sample": "s1", "alarm": "1", "version": "1",
         "job": queue.submit(hub.hub, "retrain", model="digits", actor="test").id, "kind": "retrain",
-        "request_id": hub.async_request(),
+        "request_id": hub.async_request(), "command": send_command(hub.hub, "d-0", "diagnose", {}),
     }  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Machine:
         self._end, self.folder = end, folder
 
     def run(self, command: str) -> str:
-        done = self._end.say({"run": f"export {VARIABLES}; {command}"})
+        done = self._end.say({"run": f"export {VARIABLES} XDG_CONFIG_HOME={self.folder}; {command}"})
         assert done["code"] == 0, f"{command}\n{done['out']}{done['err']}"
         return str(done["out"])
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.e2e
 
 def enrol(hub: OperatedHub, directory: Path, name: str) -> None:
     token = hub.call("POST", "/api/v1/tokens", {"kind": "claim", "channel": "stable"})["token"]
-    command("edge_agent.main", "enroll", hub.url, "--token", token, "--name", name, "--dir", str(directory))
+    command("edge-agent", "enroll", hub.url, "--token", token, "--name", name, "--dir", str(directory))
 
 
 def status(directory: Path) -> dict[str, Any]:
@@ -34,13 +34,13 @@ def test_two_machines_with_one_identity_are_named_on_both_sides(hub: OperatedHub
         with running(original, "--port", "0"):
             until(lambda: status(original)["online"], "the agent is online")
     assert not hub.device()["cloned"]
-    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("*.sock"))
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("*.sock", ".time-floor.*"))
     with running(original, "--port", "0"), running(copy, "--port", "0"):
         found = until(lambda: hub.device()["cloned"] and hub.device(), "the hub sees two")
         assert found["problem"] == IN_USE_TWICE and "enrol the other anew" in found["hint"]
         for directory in (original, copy):
             until(lambda: status(directory)["problem"] == IN_USE_TWICE, "the device names it")  # noqa: B023
-            said = command("edge_agent.main", "status", "--dir", str(directory))
+            said = command("edge-agent", "status", "--dir", str(directory))
             assert IN_USE_TWICE in said and "edge-agent enroll" in said
     assert "two machines connect as cam-1" in hub.log()
 
@@ -50,7 +50,7 @@ def test_what_the_hint_says_helps(hub: OperatedHub, tmp_path: Path) -> None:
     publish(hub, tmp_path / "blobs")
     original, copy = tmp_path / "original", tmp_path / "copy"
     enrol(hub, original, "cam-1")
-    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("*.sock"))
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns("*.sock", ".time-floor.*"))
     shutil.rmtree(copy)
     enrol(hub, copy, "cam-2")
     with running(original, "--port", "0"), running(copy, "--port", "0"):

@@ -47,7 +47,7 @@ def test_a_rollout_waits_for_the_devices_figures_and_halts_on_slow_ones(hub: Any
     third = publish(hub, tmp_path / "three", data=models.litert_bytes("fp32"), threshold=0.5)
     token = hub.call("POST", "/api/v1/tokens", {"kind": "claim", "channel": "stable"})["token"]
     directory = tmp_path / "device"
-    pair.command("edge_agent.main", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", str(directory))
+    pair.command("edge-agent", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", str(directory))
     with running(directory, "--port", "0") as (_, address):
         committed = lambda: pair.ask(address) and any(m["state"] == "committed" for m in hub.device()["models"])  # noqa: E731
         pair.until(committed, "the first release is committed")

@@ -38,7 +38,7 @@ def test_it_stays_connected_longer_than_its_first_certificate_lasts(hub: Any, tm
     pair.publish(hub, tmp_path / "blobs")
     token = hub.call("POST", "/api/v1/tokens", {"kind": "claim", "channel": "stable"})["token"]
     directory = tmp_path / "device"
-    pair.command("edge_agent.main", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", str(directory))
+    pair.command("edge-agent", "enroll", hub.url, "--token", token, "--name", "cam-1", "--dir", str(directory))
     first = hub.device()["certificate_expires_at"]
     key = (directory / "identity" / "device.key").read_bytes()
     with running(directory, "--port", "0") as (_, address):

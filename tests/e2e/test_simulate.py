@@ -24,13 +24,22 @@ pytestmark = pytest.mark.e2e
 DEVICES = 200
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[OperatedHub]:
-    hub = OperatedHub(tmp_path)
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatedHub]:
+    """One for all; its model has a release on the channel `stable`."""
+    folder = tmp_path_factory.mktemp("simulate")
+    hub = OperatedHub(folder)
     hub.start()
+    publish(hub, folder / "blobs")
     yield hub
     if hub.process is not None and hub.process.poll() is None:
         hub.stop(signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Those of one fleet: a device's name exists once on a hub."""
+    return tmp_path_factory.mktemp("identities")
 
 
 def publish(hub: OperatedHub, folder: Path) -> None:
@@ -59,13 +68,10 @@ def simulate(hub: OperatedHub, folder: Path, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_devices_enrol_follow_the_channel_and_are_known_one_by_one(hub: OperatedHub, tmp_path: Path) -> None:
-    publish(hub, tmp_path / "blobs")
+def test_devices_enrol_follow_the_channel_and_are_known_one_by_one(hub: OperatedHub, identities: Path) -> None:
     mix = ("silent=2%", "hostile=2%", "duplicating=10%")
     profiles = [argument for share in mix for argument in ("--profile", share)]
-    report = simulate(
-        hub, tmp_path / "simulated", str(DEVICES), "--for", "5s", "--drain", "200s", "--seed", "3", *profiles
-    )
+    report = simulate(hub, identities, str(DEVICES), "--for", "5s", "--drain", "200s", "--seed", "3", *profiles)
     assert report["enrolled"] == DEVICES and report["lost"] == 0 and report["hostile"] > 0
     assert report["waiting"] == 0 and report["receipted"] == report["records"] > 6 * DEVICES
     assert report["releases"] == {"tiny@1": DEVICES}
@@ -81,8 +87,8 @@ def test_devices_enrol_follow_the_channel_and_are_known_one_by_one(hub: Operated
     assert len(kinds) == DEVICES and len(rows) > 6 * DEVICES
 
     tokens = hub.rows("SELECT count(*) FROM token")
-    again = simulate(hub, tmp_path / "simulated", str(DEVICES), "--for", "2s", "--seed", "3")
-    assert again["enrolled"] == DEVICES and hub.rows("SELECT count(*) FROM token") == tokens, "nobody enrols twice"
+    again = simulate(hub, identities, "20", "--for", "1s", "--seed", "3")
+    assert again["enrolled"] == 20 and hub.rows("SELECT count(*) FROM token") == tokens, "nobody enrols twice"
 
 
 def test_what_cannot_be_meant_is_said(hub: OperatedHub, tmp_path: Path) -> None:
@@ -98,24 +104,23 @@ def test_what_cannot_be_meant_is_said(hub: OperatedHub, tmp_path: Path) -> None:
         assert done.returncode not in (0, 1) and words in done.stderr, done.stderr
 
 
-def test_an_end_by_hand_lets_the_devices_say_goodbye(hub: OperatedHub, tmp_path: Path) -> None:
-    publish(hub, tmp_path / "blobs")
+def test_an_end_by_hand_lets_the_devices_say_goodbye(hub: OperatedHub, identities: Path) -> None:
     command = [
-        sys.executable, "-m", "fleet.cli.main", "simulate", "3", "--for", "1h", "--dir", str(tmp_path / "s"), "--json"
+        sys.executable, "-m", "fleet.cli.main", "simulate", "3", "--for", "1h", "--dir", str(identities), "--json"
     ]  # fmt: skip
     with subprocess.Popen(command, env=environment_of(hub), cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        until(lambda: hub.rows("SELECT count(*) FROM device WHERE online") == [(3,)], "they are online")
+        online = "SELECT count(*) FROM device WHERE online"
+        until(lambda: hub.rows(online) == [(3,)], "they are online")
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and json.loads(said)["enrolled"] == 3
 
 
-def test_identities_of_another_channel_are_not_taken_for_this_one(hub: OperatedHub, tmp_path: Path) -> None:
-    publish(hub, tmp_path / "blobs")
-    simulate(hub, tmp_path / "s", "1", "--for", "1s")
+def test_identities_of_another_channel_are_not_taken_for_this_one(hub: OperatedHub, identities: Path) -> None:
+    simulate(hub, identities, "1", "--for", "1s")
     hub.call("POST", "/api/v1/channels", {"name": "beta"})
     done = subprocess.run(
-        [sys.executable, "-m", "fleet.cli.main", "simulate", "1", "--channel", "beta", "--dir", str(tmp_path / "s")],
+        [sys.executable, "-m", "fleet.cli.main", "simulate", "1", "--channel", "beta", "--dir", str(identities)],
         env=environment_of(hub), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 1 and "for channel 'stable'" in done.stderr and "no device" in done.stderr, done.stderr

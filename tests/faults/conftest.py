@@ -22,13 +22,6 @@ from tests.support.require import require
 SIZES = {"small": 0, "256 KiB": 256 << 10, "4 MiB": 4 << 20}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.fault)
-
-
 def pytest_terminal_summary(terminalreporter, exitstatus: int) -> None:
     if not results.ROWS:
         return

@@ -31,6 +31,8 @@ from tests.edge_agent.update.test_attacks import TIMESTAMP, Answer, World, refus
 from tests.support.agent_process import enrolled
 from tests.support.faults.attacks import packed, quickly, slowly
 
+pytestmark = pytest.mark.fault
+
 SLACK = 64 << 10  # bytes that may be under way when a limit strikes
 
 

@@ -31,6 +31,8 @@ from tests.support.faults.replay import Disk
 from tests.support.faults.world import MODEL, Scenario, World, copy, point_at
 from tests.support.faults.zygote import Ended
 
+pytestmark = pytest.mark.fault
+
 SEED = 13
 CUTS = 20 if results.FULL else 0  # of each attack; without the full size, one of a few attacks
 FEW = 8  # about a second

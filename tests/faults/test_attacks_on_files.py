@@ -20,6 +20,8 @@ from fleet.protocol.manifest import Blob
 from tests.support.faults.attacks import Exploit, external
 from tests.support.models import WEIGHTS, onnx_bytes, release
 
+pytestmark = pytest.mark.fault
+
 
 def test_bytes_that_change_after_they_were_verified_are_never_loaded(tmp_path: Path) -> None:
     """A10: by rename and in place, a thousand times while they are read."""

@@ -19,6 +19,8 @@ from tests.support.faults.strikes import alive
 from tests.support.faults.world import copy
 from tests.support.faults.zygote import Ended
 
+pytestmark = pytest.mark.fault
+
 RIGHT = "+0"
 SEED = 11
 

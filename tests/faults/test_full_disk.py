@@ -28,6 +28,8 @@ from tests.support.faults.world import MODEL, Scenario, copy
 from tests.support.faults.zygote import Probe
 from tests.support.require import require
 
+pytestmark = pytest.mark.fault
+
 SETTINGS = (
     "poll_s = 3.0\npoll_jitter = 0.0\nretry_first_s = 0.5\nretry_max_s = 1.0\nhealth_tick_s = 0.1\n"
     "disk_reserve_bytes = 0\n"

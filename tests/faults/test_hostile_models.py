@@ -18,6 +18,8 @@ from tests.support.faults.world import MODEL, Scenario, copy, model_bytes
 from tests.support.faults.zygote import Case, Mutants
 from tests.support.models import onnx_bytes, release
 
+pytestmark = pytest.mark.fault
+
 COUNT = 5_000 if results.FULL else 200
 CHUNK = 50
 

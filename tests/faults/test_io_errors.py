@@ -14,6 +14,8 @@ from tests.support.faults import results
 from tests.support.faults.points import Point, census, sample
 from tests.support.faults.strikes import strike
 
+pytestmark = pytest.mark.fault
+
 CALLS = ("write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2")
 UPDATES = ("install", "swap", "halt", "rollback", "rotation") if results.FULL else ("install", "swap")
 CASES = 400 if results.FULL else 60

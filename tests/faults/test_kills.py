@@ -9,6 +9,8 @@ from tests.support.faults import results
 from tests.support.faults.points import ROLES, census, sample
 from tests.support.faults.strikes import strike
 
+pytestmark = pytest.mark.fault
+
 UPDATES = ("install", "swap", "halt", "rollback", "rotation")
 INSTALLS = ("install", "swap", "rollback")
 LARGEST = 40  # points per update of the largest files: the calls are the same, but for more writes of blobs

@@ -28,6 +28,8 @@ from tests.support.faults.points import case
 from tests.support.faults.static_hub import StaticHub, serving
 from tests.support.faults.world import copy
 
+pytestmark = pytest.mark.fault
+
 PATIENCE = "gap_timeout_s = 0.5\ngrace_s = 0.5\n"
 PAGE = b"<html><title>Welcome, please log in</title></html>"
 LOGIN = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: %d\r\n\r\n" % len(PAGE) + PAGE

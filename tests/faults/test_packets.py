@@ -21,6 +21,8 @@ from tests.support.faults import results
 from tests.support.faults.judge import Verdict
 from tests.support.faults.netns import NotPermittedError, Traffic, Weather, joined
 
+pytestmark = pytest.mark.fault
+
 MOST_WASTE = 0.10
 LOSS = "20 % lost"
 WEATHER = {

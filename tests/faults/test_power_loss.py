@@ -20,6 +20,8 @@ from tests.support.faults.replay import Disk, same
 from tests.support.faults.world import Scenario, World, copy, point_at
 from tests.support.faults.zygote import Strace
 
+pytestmark = pytest.mark.fault
+
 UPDATES = ("install", "swap", "halt", "rollback", "rotation") if results.FULL else ("install", "swap")
 POINTS = 600 if results.FULL else 60
 MODES = ("nothing", "names", "anything")

@@ -19,6 +19,8 @@ from tests.support.faults.judge import Verdict, wrong
 from tests.support.faults.world import copy
 from tests.support.faults.zygote import Probe
 
+pytestmark = pytest.mark.fault
+
 KILLS = 20 if results.FULL else 3
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.support.faults import results
 from tests.support.faults.judge import Verdict
 
+pytestmark = pytest.mark.fault
+
 
 @pytest.fixture
 def rows(monkeypatch):

@@ -69,10 +69,8 @@ def hangs(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, A
 
 
 def eats(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
-    """Memory, touched, a piece at a time."""
-    kept = []
-    while True:
-        kept.append(bytearray(b"x" * (16 << 20)))
+    """More memory in one piece than any limit here, so that the system refuses it before a byte of it is used."""
+    return {"kept": len(bytearray(8 << 30))}
 
 
 def eats_together(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
@@ -117,8 +115,30 @@ def looks_around(folder: Path, arguments: Arguments, progress: Progress) -> dict
     """What it can see of the worker's environment, and where its temporary files go."""
     import tempfile
 
-    hidden = [name for name in os.environ if name.startswith("EDGELOOP_HUB") or "PASSPHRASE" in name]
+    ours = ("EDGELOOP_HUB", "EDGELOOP_SECRET")
+    hidden = [name for name in os.environ if name.startswith(ours) or "PASSPHRASE" in name]
     return {"hidden": hidden, "temporary": tempfile.gettempdir(), "plain": os.environ.get("PLAIN", "")}
+
+
+def takes_up(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
+    """Never ends, unless it goes on from a checkpoint."""
+    checkpoint = folder / "checkpoints" / "epoch"
+    if checkpoint.exists():
+        return {"from": checkpoint.read_text()}
+    checkpoint.parent.mkdir()
+    checkpoint.write_text("7")
+    print("first try", flush=True)
+    time.sleep(600)
+    return {}
+
+
+def reads_beside(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:
+    """What lies beside it, and in its folder; it makes one file in a folder of its own, and removes another."""
+    (folder / "given").unlink()
+    (folder / "release" / "blobs").mkdir(parents=True)
+    (folder / "release" / "blobs" / "model").write_bytes(b"m" * arguments["bytes"])
+    found = sorted(path.name for path in Path(arguments["recipes"]).iterdir())
+    return {"beside": found, "elsewhere": str(folder)}
 
 
 def turns_away(folder: Path, arguments: Arguments, progress: Progress) -> dict[str, Any]:

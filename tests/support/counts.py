@@ -10,6 +10,7 @@ The document calls itself whole when every test file has a row of the full size 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -107,9 +108,14 @@ class Counts:
             row["reasons"].append(f"{report.nodeid.partition('::')[2]}: {report.longrepr[2]}")
 
     def pytest_sessionfinish(self) -> None:
-        before = json.loads(self._path.read_text())["rows"] if self._path.exists() else {}
-        files = (str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_*.py"))
-        self._path.write_text(text(document(add(before, self.rows), files)))
+        files = [str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_*.py")]
+        with self._path.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # another part of the run may end just now
+            file.seek(0)
+            said = file.read()
+            before = json.loads(said)["rows"] if said else {}
+            file.truncate(0)
+            file.write(text(document(add(before, self.rows), files)))
 
     def _row(self, nodeid: str) -> Row:
         empty: Row = {**self._run, **dict.fromkeys((TESTS, *WORDS, EXAMPLES), 0), "seconds": 0.0, "reasons": []}

@@ -1,4 +1,4 @@
-"""A device that is enrolled with a real hub over loopback; its updater runs real children."""
+"""A device that is enrolled with a real hub over loopback; its updater runs real children, forks of a warm process."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from edge_agent import runtimes
 from edge_agent.config import AgentConfig
 from edge_agent.identity.enroll import enroll
 from edge_agent.ports import Health
-from edge_agent.update.children import ProcessChildren
 from edge_agent.update.driver import Updater
 from fleet.protocol.channel import Channel, ModelEntry, Probation
 from fleet.protocol.manifest import encode_manifest
 from tests.support.hub import HubFixture
 from tests.support.models import onnx_bytes, release
 from tests.support.server import serving
+from tests.support.warm import WarmChildren
 
 LOOP = asyncio.Runner()  # one loop for all, since a device outlives one call
 
@@ -79,7 +79,7 @@ class Device:
             "clock": lambda: self.now[0],
             **changes,
         }
-        children = options.pop("children", None) or ProcessChildren(self.config.dir)
+        children = options.pop("children", None) or WarmChildren(self.config.dir)
         self.updater = Updater(
             self.config, self.enrollment.device_id, self.enrollment.channel, self.activator, self.reporter, children,
             **options,

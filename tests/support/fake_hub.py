@@ -14,12 +14,13 @@ from fleet.errors import UnreachableError
 # What a hub sends with every answer of a kind, by the path asked for; a test lays down what it is about.
 _ALWAYS: list[tuple[str, dict[str, Any]]] = [
     (r"/tokens.*", {"id": "t", "kind": "claim", "created_at": 0.0, "token": "el1.t.s"}),
+    (r"/devices/[^/?]+/commands/.*", {}),
     (r"/devices/[^/?]+/commands", {"id": "c", "device": "d", "kind": "diagnose"}),
     (r"/devices/[^/?]+/set-aside", {"id": 1, "received_at": 0.0, "reason": "malformed"}),
     (r"/devices.*", {"id": "d", "channel": "stable", "state": "online"}),
     (r"/models/[^/?]+/releases/\d+/signing", {"payload": "", "version": 1}),
     (r"/models/[^/?]+/releases.*", {"model": "m", "number": 1, "status": "published", "created_at": 0.0}),
-    (r"/models/[^/?]+/retrain|/jobs.*", {"id": "j", "kind": "retrain", "state": "queued"}),
+    (r"/models/[^/?]+/(retrain|tune)|/jobs.*", {"id": "j", "kind": "retrain", "state": "queued"}),
     (r"/models.*", {"name": "m", "created_at": 0.0}),
     (
         r"/channels.*",

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,9 @@ def cloud_hub(*arguments: object, **environment: str) -> subprocess.CompletedPro
 
 
 class HubProcess:
-    """One start of the hub in `directory`."""
+    """One start of the hub in `directory`, `under` another program where that has words."""
 
-    def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, under: Sequence[str | Path] = (), **environment: str) -> None:
         self.directory, self.port, self.broker_port = directory, free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self._context = ssl.create_default_context(cafile=str(directory / "keys" / "ca.pem"))
@@ -49,7 +49,7 @@ class HubProcess:
         ports = ("--port", str(self.port), "--broker-port", str(self.broker_port))
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cloud_hub", "serve", str(directory), *ports, *arguments],
+                [*under, sys.executable, "-m", "cloud_hub", "serve", str(directory), *ports, *arguments],
                 env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1", **environment}, stdout=log, stderr=log, cwd=ROOT,
             )  # fmt: skip
 

@@ -8,15 +8,20 @@ from pathlib import Path
 
 from edge_agent import runtimes
 from edge_agent.config import load
+from edge_agent.shadow.copies import Copies
+from edge_agent.shadow.process import ChildProcesses
+from edge_agent.shadow.runner import Shadows
 from edge_agent.update.children import ProcessChildren
 from edge_agent.update.driver import Updater
 from tests.support.device import FakeActivator, FakeReporter
+from tests.support.shadows import FakeSink
 
 
 async def main(directory: Path, device: str, channel: str) -> None:
+    shadows = Shadows(ChildProcesses(directory), Copies(), FakeSink())
     updater = Updater(
         load(directory), device, channel, FakeActivator(), FakeReporter(), ProcessChildren(directory),
-        kinds=tuple(runtimes.kinds()),
+        kinds=tuple(runtimes.kinds()), shadows=shadows,
     )  # fmt: skip
     await updater.start()
     await updater.run()

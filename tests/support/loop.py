@@ -17,30 +17,30 @@ import pytest
 from msgspec import Raw
 
 from cloud_hub.execution.here import InlineExecutor
-from cloud_hub.ingest import records
-from cloud_hub.ingest.reading import read_record
+from cloud_hub.ingest.ingestor import Ingestor, Message
 from cloud_hub.jobs import queue
 from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots, store
 from cloud_hub.store.tables import Device as DeviceRow
 from cloud_hub.store.tables import Job
 from cloud_hub.training.handing import contract_of
+from cloud_hub.training.kinds import kinds
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.retrain import kinds
 from cloud_hub.training.run import RunRequest, deal_run, settle_run
 from cloud_hub.trust.rows import get_release, interface_release
 from edge_agent import runtimes
 from edge_agent.ports import InstalledRelease
 from edge_agent.serving.cloud import HubCloud
-from fleet.protocol import oip
+from fleet.protocol import oip, topics
 from fleet.protocol.channel import Channel, ModelEntry, Routing, Sampling, decode_channel
 from fleet.protocol.codec import decode_msgpack, encode_json, encode_msgpack
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.messages import Envelope, SampleBatch
 from fleet.protocol.selftest import from_array
 from fleet.protocol.task import TaskSpec
-from model_compiler import metrics, tasking
-from model_compiler.data import Dataset, make_dataset
+from model_compiler import metrics
+from model_compiler.evaluate import tasking
+from model_compiler.inputs.dataset import Dataset, make_dataset
 from tests.support.agent import Agent
 from tests.support.commands import call
 from tests.support.hub import HubFixture
@@ -162,14 +162,15 @@ class Device:
         """Let the hub take in what the device has spooled."""
         spool = self.agent.spool
         taken = spool.after(0, 1000)
-        with self.hub.hub.session() as session:
-            row = session.get_one(DeviceRow, self.name)
-            for record in taken:
-                envelope = Envelope(
-                    device=self.name, spool=spool.id, seq=record.seq, base=spool.base, at=record.at, kind=record.kind,
-                    body=Raw(record.body),
-                )  # fmt: skip
-                records.write(session, row, read_record(encode_msgpack(envelope)), self.hub.clock())
+        sent = [
+            Envelope(
+                device=self.name, spool=spool.id, seq=record.seq, base=spool.base, at=record.at, kind=record.kind,
+                body=Raw(record.body),
+            )
+            for record in taken
+        ]  # fmt: skip
+        topic = topics.uplink(self.name, "report")
+        Ingestor(self.hub.hub).take([Message(topic, encode_msgpack(envelope)) for envelope in sent])
         spool.commit(taken[-1].seq if taken else 0)
 
     def label(self, right: Callable[[Rows], Any], expected: int = 200) -> int:
@@ -296,4 +297,4 @@ def validation_of(hub: HubFixture, model: str, recipe: Path, snapshot: str, fold
     )  # fmt: skip
     settled = settle_run(request)
     part = deal_run(request, settled).validation.with_labels()
-    return make_dataset(part.inputs, part.y, "validation", non_finite=settled.loose)
+    return make_dataset(part.inputs, part.y, "validation", non_finite=settled.loose, precise=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sqlite3
@@ -15,18 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.support.commands import call
 from tests.support.hub_process import ENVIRONMENT, ROOT, free_port
 
 WAIT_S = 120.0
+LOOK_S = 0.1  # between two looks, each of which costs a TLS handshake at the hub
 
 
-def command(module: str, *arguments: str) -> str:
-    """Run `python -m module …` to its end; what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret"},
-        capture_output=True, text=True, timeout=WAIT_S, check=False, stdin=subprocess.DEVNULL, cwd=ROOT,
-    )  # fmt: skip
+def command(program: str, *arguments: str) -> str:
+    """Run `program …` to its end, in this process; what it printed."""
+    own = {name: value for name, value in ENVIRONMENT.items() if name.startswith("EDGELOOP_")}
+    done = call(program, *arguments, **own, EDGELOOP_PASSPHRASE="secret")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -39,18 +39,19 @@ def until(look: Callable[[], Any], what: str) -> Any:
         if found:
             return found
         assert time.monotonic() < deadline, f"{what}: {found!r}"
-        time.sleep(0.02)
+        time.sleep(LOOK_S)
 
 
 class OperatedHub:
     """`cloud-hub serve` that can be killed and started again."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, *options: str) -> None:
+        """`options` are those of `cloud-hub init`."""
         self.base, self.directory = base, base / "hub"
         self.port, self.broker_port = free_port(), free_port()
         made = command(
-            "cloud_hub", "init", str(self.directory), "--offline-keys", str(base / "offline"),
-            "--token-file", str(base / "token"), "--json",
+            "cloud-hub", "init", str(self.directory), "--offline-keys", str(base / "offline"),
+            "--token-file", str(base / "token"), "--json", *options,
         )  # fmt: skip
         self.token = json.loads(made)["admin_token"]
         self.url = f"https://127.0.0.1:{self.port}"
@@ -59,7 +60,8 @@ class OperatedHub:
 
     def start(self) -> None:
         """Serve; on return it answers."""
-        settings = {"EDGELOOP_HUB_BROKER__PORT": str(self.broker_port)}
+        # Nobody here orders a retrain, and a worker's start costs as much as the hub's.
+        settings = {"EDGELOOP_HUB_BROKER__PORT": str(self.broker_port), "EDGELOOP_HUB_WORKER__LOCAL": "false"}
         with (self.base / "hub.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cloud_hub", "serve", str(self.directory), "--port", str(self.port)],
@@ -94,7 +96,8 @@ class OperatedHub:
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of its database."""
-        with sqlite3.connect(f"file:{self.directory / 'hub.db'}?mode=ro", uri=True) as database:
+        found = sqlite3.connect(f"file:{self.directory / 'hub.db'}?mode=ro", uri=True)
+        with contextlib.closing(found) as database:  # one that stays open is somebody who uses the database
             return database.execute(query).fetchall()
 
     def mosquitto(self) -> int:

@@ -239,7 +239,7 @@ def test_a_hub_takes_what_a_device_of_that_version_still_holds(left: Left) -> No
             topics.uplink("cam-1", "telemetry" if record.kind == "window" else "report"),
             encode_msgpack(
                 Envelope(
-                    device="cam-1", spool=spool.id, seq=record.seq, base=spool.base, at=record.at,
+                    device="cam-1", spool=spool.oldest.id, seq=record.seq, base=spool.base, at=record.at,
                     kind=record.kind, body=msgspec.Raw(record.body),  # type: ignore[arg-type]
                 )
             ),

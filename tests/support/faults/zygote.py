@@ -37,6 +37,7 @@ from edge_agent.update import child, children
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import AgentReport, ModelReport
+from tests.support.forked import forked
 from tests.support.models import inputs
 
 MODEL = "tiny"
@@ -139,40 +140,6 @@ def attach(strace: Strace, nth: int = 1) -> None:
         os.sched_yield()
 
 
-class Forked:
-    """The part of `asyncio.subprocess.Process` that the agent uses, for a fork of this process."""
-
-    def __init__(self, pid: int, stdin: asyncio.StreamWriter, stdout: asyncio.StreamReader) -> None:
-        self.pid, self.stdin, self.stdout, self.returncode = pid, stdin, stdout, None
-        self._ended = asyncio.get_running_loop().create_future()
-        self._watch = os.pidfd_open(pid)
-        asyncio.get_running_loop().add_reader(self._watch, self._reap)
-
-    def _reap(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._watch)
-        os.close(self._watch)
-        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self._ended.set_result(None)
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    async def wait(self) -> int:
-        await asyncio.shield(self._ended)
-        if not self.stdin.is_closing():
-            self.stdin.transport.abort()
-        return self.returncode
-
-    async def communicate(self, data: bytes = b"") -> tuple[bytes, bytes]:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.stdin.write(data)
-            await self.stdin.drain()
-            self.stdin.close()
-        out = await self.stdout.read()
-        await self.wait()
-        return out, b""
-
-
 class ForkedChildren(children.ProcessChildren):
     """The agent's children, but for the start of the interpreter."""
 
@@ -189,12 +156,7 @@ class ForkedChildren(children.ProcessChildren):
             self._become(kind, theirs_in, theirs_out)
         os.close(theirs_in)
         os.close(theirs_out)
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader(limit=children.LINE_LIMIT)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        await loop.connect_read_pipe(lambda: protocol, os.fdopen(ours_out, "rb", 0))
-        transport, flow = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, os.fdopen(ours_in, "wb", 0))
-        return Forked(pid, asyncio.StreamWriter(transport, flow, None, loop), reader)
+        return await forked(pid, ours_in, ours_out)
 
     def _become(self, kind: str, stdin: int, stdout: int) -> None:
         code = 70
