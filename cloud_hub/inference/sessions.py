@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import InvalidError, NoAnswerError, NotFoundError
+from cloud_hub.trust.checks import cloud_variant
 from fleet import runtimes
 from fleet.protocol.asking import specs_of
 from fleet.protocol.errors import ProtocolError
@@ -80,7 +81,7 @@ def load_lanes(hub: Hub, manifest: Manifest) -> list[CloudModel]:
     Raises NotFoundError (no such variant, or its blob is gone), InvalidError (damaged, does not load, keeps
     weights in other files, or has other inputs and outputs than the manifest).
     """
-    variant = next((v for v in manifest.placed("cloud") if v.runtime == "onnx"), None)
+    variant = cloud_variant(manifest)
     if variant is None:
         raise NotFoundError("the release has no cloud variant", subject="model", hint="compile it with --cloud")
     data, front = _blob(hub, variant.blob.sha256), manifest.in_front

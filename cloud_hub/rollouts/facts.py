@@ -22,8 +22,10 @@ from cloud_hub.store import feed, pairing, shadowing
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import PairEvidence
 from cloud_hub.store.windows import settled
-from cloud_hub.trust.rows import status_in_words
-from fleet.protocol.channel import Channel, RolloutRef
+from cloud_hub.trust.checks import mute_auditor
+from cloud_hub.trust.rows import get_release, status_in_words
+from fleet.protocol.channel import Audit, Channel, RolloutRef
+from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.shadow import Shadow
 from fleet.rollouts import machine
 from fleet.rollouts.columns import Columns, StageFacts
@@ -36,7 +38,7 @@ from fleet.rollouts.plan import share_of
 from fleet.rollouts.shadow import ShadowFacts
 
 SHADOWS_PER_S, LONGEST_S = 1000.0, 600.0  # devices of a shadow stage that are judged per second
-MATCHED = ("labels", "signals")
+PAIRED, MATCHED = "paired", ("labels", "signals")
 MATCHED_S = 20.0  # from one look at what was labelled or reported to the next
 
 
@@ -53,6 +55,16 @@ def reference(plan: Plan, share_ppm: int, attempt: int, *, shadow: bool = False)
         measure=plan.policy.get("max_p95_us") is not None,
         shadow=Shadow(cpu_share=plan.shadow.cpu_share) if shadow and plan.shadow is not None else None,
     )
+
+
+def mute(session: Session, model: str, audit: Audit) -> str:
+    """Why a channel's auditor can answer nothing, in words; empty when it can, or there is none.
+
+    No channel is given such a one any more, but one may have been.
+    """
+    if audit.auditor is None:
+        return ""
+    return mute_auditor(model, audit.auditor, decode_manifest(get_release(session, model, audit.auditor).manifest))
 
 
 class Book:
@@ -176,8 +188,11 @@ class Books:
         if progress.shadowing:
             return self._shadow(session, plan.id, progress.attempt, deaf_until, now), {}
         facts = self._book(session, plan, progress, channel).facts(session, progress, deaf_until, now)
-        if plan.policy.get("evidence") in MATCHED:
+        evidence = plan.policy.get("evidence", PAIRED)
+        if evidence in MATCHED:
             facts.matched = self._match(session, plan, progress, facts, now)
+        if evidence == PAIRED:
+            facts.mute = mute(session, plan.model, entry.audit)
         return facts, facts.unmarked()
 
     def _match(self, session: Session, plan: Plan, progress: Progress, facts: StageFacts, now: float) -> Matched:

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, func, select
 
 from cloud_hub.rollouts import labelled
+from cloud_hub.rollouts.facts import mute
 from cloud_hub.rollouts.members import Scoped
 from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
@@ -48,6 +49,7 @@ def situation(
         now=now,
         labels=labelled.tells(session, model, release),
         samples=sampling.enabled and sampling.random_ppm > 0,
+        mute=mute(session, model, channel.models[model].audit),
     )
     return found, free
 

@@ -29,6 +29,7 @@ from cloud_hub.training import handing
 from cloud_hub.training.gate import MARGIN
 from cloud_hub.training.handed import RELEASE
 from cloud_hub.training.work import ENTRY
+from cloud_hub.trust.checks import cloud_variant
 from cloud_hub.trust.rows import get_model, get_release, interface_release
 from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
@@ -56,7 +57,7 @@ def retrain(running: Running, executor: Executor) -> dict[str, object]:
     if options.channel:
         running.step("putting it on the channel", 0.95)
         # Only a cloud variant can audit. A worker that takes over finds the rollout that this choice was made for.
-        if "auditor" not in running.saved and decode_manifest(release.manifest).placed("cloud"):
+        if "auditor" not in running.saved and cloud_variant(decode_manifest(release.manifest)):
             _choose_auditor(running, options.channel, number)
         if options.rollout is not None and "rollout" not in running.saved:
             running.step("starting the rollout", 0.97)
@@ -183,7 +184,7 @@ def _choose_auditor(running: Running, channel: str, number: int) -> None:
 def _judge(hub: Hub, model: str, before: int) -> int | None:
     """The release before, where it can audit."""
     with hub.reading() as session:
-        return before if decode_manifest(get_release(session, model, before).manifest).placed("cloud") else None
+        return before if cloud_variant(decode_manifest(get_release(session, model, before).manifest)) else None
 
 
 def _unproven(saved: Mapping[str, Any], channel: str, number: int) -> str:

@@ -74,7 +74,8 @@ def set_model(hub: Hub, name: str, model: str, wanted: EntryChanges, *, actor: s
     """Set a model's default release and policies; the channel is made when it does not exist.
 
     Raises:
-        InvalidError, MalformedError: a name, number or policy that is not acceptable.
+        InvalidError, MalformedError: a name, number or policy that is not acceptable, or an auditor without a cloud
+            variant.
         ConflictError: another default or auditor while a rollout runs.
     """
     check_name(model, "model")

@@ -9,13 +9,20 @@ from cloud_hub.errors import ConflictError, InvalidError
 from fleet.protocol.channel import Channel
 from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.protocol.interface import Interface, check_names, differences, interface_of, lost_sketch
-from fleet.protocol.manifest import Manifest
+from fleet.protocol.manifest import Manifest, Variant
 from fleet.protocol.onnx_file import port_names
 from fleet.protocol.preprocessing import required_by
 from fleet.tasks import check_task
 
 Sizes = Callable[[str], int | None]
 Status = Callable[[str, int], str]
+Manifests = Callable[[str, int], Manifest]
+
+
+MUTE_HINT = (
+    "publish a release with one (model-compiler compile … --cloud TEACHER.onnx) and name it: --auditor N; "
+    "or judge rollouts without an auditor: --evidence labels, signals or install"
+)
 
 
 class Current(NamedTuple):
@@ -143,6 +150,36 @@ def named_releases(channel: Channel) -> set[tuple[str, int]]:
             numbers.add(entry.audit.auditor)
         named |= {(model, number) for number in numbers}
     return named
+
+
+def cloud_variant(manifest: Manifest) -> Variant | None:
+    """The variant that a hub answers with for a release: its first ONNX one for the cloud; None without one."""
+    return next((variant for variant in manifest.placed("cloud") if variant.runtime == "onnx"), None)
+
+
+def mute_auditor(model: str, number: int, manifest: Manifest) -> str:
+    """Why a release can audit nothing, in words; empty when it can."""
+    if cloud_variant(manifest) is not None:
+        return ""
+    return f"release {number} of {model!r} has no cloud variant, so the hub can answer no audit with it"
+
+
+def check_auditors(before: Channel, after: Channel, manifest_of: Manifests) -> None:
+    """Raise InvalidError where a model is given an auditor that can answer nothing: each of its audits would fail.
+
+    One that stands in the channel already keeps no other change from it.
+    """
+    for model, entry in after.models.items():
+        number, old = entry.audit.auditor, before.models.get(model)
+        if number is None or (old is not None and old.audit.auditor == number):
+            continue
+        why = mute_auditor(model, number, manifest_of(model, number))
+        if why:
+            raise InvalidError(
+                f"channel {after.channel!r} cannot have it as auditor: {why}",
+                subject=f"{model}/{number}",
+                hint=MUTE_HINT,
+            )
 
 
 def check_releases(channel: Channel, status_of: Status) -> None:

@@ -197,7 +197,7 @@ class TufPublisher:
 
         Raises:
             MalformedError, InvalidError: the document is over its bounds, or names a release that
-                is unknown, unsigned, withdrawn or below the floor.
+                is unknown, unsigned, withdrawn or below the floor, or a new auditor that can answer nothing.
             NotFoundError: no such channel, and `create` is not set.
             ConflictError: a release that it did not name before has not the model's interface.
         """
@@ -214,6 +214,7 @@ class TufPublisher:
             new = msgspec.structs.replace(change(before), channel=name, version=version)
             data = encode_channel(new)
             checks.check_releases(new, lambda model, number: status_in_words(draft.session, model, number))
+            checks.check_auditors(before, new, lambda *one: decode_manifest(get_release(draft.session, *one).manifest))
             for model, number in sorted(checks.named_releases(new) - checks.named_releases(before)):
                 refuse_stranger(draft.session, model, number)
             row = row or ChannelRow(name=name, version=0, document=b"", updated_at=draft.now)

@@ -181,7 +181,7 @@ class StageFacts:
         share_ppm: of the channel.
         deaf_until: see `facts.Facts`.
 
-    `matched` is what whoever keeps the devices has found of their outcomes.
+    `matched` is what whoever keeps the devices has found of their outcomes, `mute` why no audited pair can come.
     """
 
     withdrawn = superseded = ""
@@ -189,6 +189,7 @@ class StageFacts:
     def __init__(self, table: Table, share_ppm: int, deaf_until: float = 0.0) -> None:
         self._table, self._rows, self.deaf_until = table, table.rows, deaf_until
         self.matched: Matched | None = None
+        self.mute = ""
         self._standing: tuple[object, npt.NDArray[np.int64], Mask] | None = None
         held = self._rows["place"] < share_ppm
         self._free: Mask = self._rows["side"] == SIDES.index("free")

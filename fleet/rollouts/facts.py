@@ -51,7 +51,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     more: pinned, relabelled, moved or revoked; what they showed stays. `withdrawn` says why the release may no longer
     run (halts), `superseded` that somebody else changed the channel's default (aborts). Until `deaf_until` (0: never)
     nobody could hear any device, so that its silence says nothing. `matched` are outcomes of both releases, where the
-    policy asks for them."""
+    policy asks for them; `mute` says why no audited pair can come, where that is known."""
 
     cohort: tuple[DeviceFact, ...] = ()
     control: tuple[DeviceFact, ...] = ()
@@ -60,6 +60,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     withdrawn: str = ""
     superseded: str = ""
     matched: Matched | None = None
+    mute: str = ""
 
     @property
     def size(self) -> int:
@@ -137,6 +138,9 @@ class Known(Protocol):
 
     @property
     def matched(self) -> Matched | None: ...
+
+    @property
+    def mute(self) -> str: ...
 
     @property
     def size(self) -> int: ...

@@ -120,7 +120,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
 class Situation(Struct, frozen=True, kw_only=True):
     """What is known before a rollout: where it would run, who audits there, how many distinct inputs one device
     can bring at most, and the time (Unix seconds). `labels`: whether a label tells by itself if an answer is right, and
-    `samples` whether the channel draws samples at random."""
+    `samples` whether the channel draws samples at random. `mute`: why the auditor can answer nothing."""
 
     model: str
     channel: str
@@ -131,6 +131,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     now: float = 0.0
     labels: bool = False
     samples: bool = False
+    mute: str = ""
 
 
 def forecast(
@@ -254,7 +255,7 @@ def _evidence(policy: GuardPolicy, at: Situation, stages: tuple[StageForecast, .
         yield "nothing shows whether the answers are right"
     elif policy.matches:
         yield "labels of randomly drawn samples of the release, each matched with one of the release before"
-    elif at.audit.auditor is not None:
+    elif at.audit.auditor is not None and not at.mute:
         share = f"{at.audit.share_ppm / 10_000:g} %"
         yield f"pairs: release {at.audit.auditor} audits {share} of the requests of both releases"
     compared = [number for number, stage in enumerate(stages, 1) if _comparable(at.scope, stage)]
@@ -290,9 +291,9 @@ def _blockers(
         yield from _unmatched(policy, at, counts, needed)
         return
     alone = "or judge by time and install health alone: --evidence install"
-    if at.audit.auditor is None:
+    if at.audit.auditor is None or at.mute:
         what = f"channel {at.channel!r} has no auditor for {at.model!r}: nothing tells which answers are right"
-        yield Blocker(what=what, add=f"{command} --auditor N, {alone}")
+        yield Blocker(what=at.mute or what, add=f"{command} --auditor N, {alone}")
     elif at.audit.share_ppm == 0:
         yield Blocker(what="no request is audited: the audit share is 0", add=f"{command} --audit-share 1, {alone}")
     if 0 < scope.free == scope.unnamed:

@@ -276,10 +276,13 @@ def joined(plan: Plan, progress: Progress, now: float) -> Joined:
 def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Known, now: float) -> Verdict:
     cohort, arms = facts.tally(joined(plan, progress, now), policy.silent_after_s, now)
     pairs, of_old = _pairs(policy, facts)
-    return guard.judge(
+    found = guard.judge(
         policy, cohort, pairs, arms, pairs_before=progress.pairs_before, latencies=facts.latencies(),
         assigned=facts.met, of_old=of_old,
     )  # fmt: skip
+    if facts.mute and found.judgement == "not-enough-evidence":
+        return structs.replace(found, reason=f"{found.reason}; no audited pair can come: {facts.mute}")
+    return found
 
 
 def _pairs(policy: GuardPolicy, facts: Known) -> tuple[Counted, OfOld | None]:

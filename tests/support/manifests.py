@@ -73,13 +73,13 @@ def small_release(
     inputs: tuple[Tensor, ...] = INPUTS,
     outputs: tuple[Tensor, ...] = OUTPUTS,
     labels: tuple[str, ...] = DIGITS,
-    cloud: bytes = b"",
+    cloud: bytes | None = b"",
     encoder: bytes = b"encoder",
     requires: tuple[str, ...] = (),
     task: TaskSpec | UnsetType = UNSET,
     preprocess: tuple[AnyStep, ...] | UnsetType = UNSET,
 ) -> tuple[bytes, dict[str, bytes]]:
-    """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file)."""
+    """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file; None: no such)."""
     blobs: dict[str, bytes] = {}
 
     def blob(data: bytes) -> Blob:
@@ -92,6 +92,18 @@ def small_release(
         sketch = SketchRef(sketch_id=sketch_id, encoder=blob(encoder), reference=blob(b"reference"), margin=0.1)
     theirs = cloud or hollow_onnx([t.name for t in inputs], [t.name for t in outputs], f"cloud model {seed}" * 50)
     measured = verdict(**(verdict_changes or {}))
+    edge = Variant(
+        name="litert-int8", runtime="litert", precision="int8", placement="edge",
+        blob=blob(b"edge model %d" % seed * 50), verdict=measured,
+    )  # fmt: skip
+    variants = [edge]
+    if cloud is not None:
+        variants.append(
+            Variant(
+                name="onnx-fp32", runtime="onnx", precision="fp32", placement="cloud",
+                blob=blob(theirs), verdict=verdict(latency_ratio=20.0),
+            )
+        )  # fmt: skip
     manifest = Manifest(
         requires=requires,
         task=task,
@@ -99,16 +111,7 @@ def small_release(
         inputs=inputs,
         outputs=outputs,
         labels=labels,
-        variants=(
-            Variant(
-                name="litert-int8", runtime="litert", precision="int8", placement="edge",
-                blob=blob(b"edge model %d" % seed * 50), verdict=measured,
-            ),
-            Variant(
-                name="onnx-fp32", runtime="onnx", precision="fp32", placement="cloud",
-                blob=blob(theirs), verdict=verdict(latency_ratio=20.0),
-            ),
-        ),
+        variants=tuple(variants),
         selftest=SelfTest(blob=blob(b"vectors"), vectors=8, tolerance={"litert-int8": 0.05}),
         sketch=sketch,
         gate=gate or Gate(max_drop_points=1.0, max_latency_ratio=2.0),

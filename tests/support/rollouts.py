@@ -17,7 +17,7 @@ from cloud_hub.store.tables import (
     RolloutEvent,
     RolloutRow,
 )
-from fleet.protocol.channel import Audit, Channel, ModelEntry, decode_channel
+from fleet.protocol.channel import Audit, Channel, ModelEntry, decode_channel, encode_channel
 from fleet.protocol.resolve import resolve
 from tests.support.hub import HubFixture
 
@@ -51,6 +51,17 @@ def make_fleet(hub: HubFixture, releases: int = 3) -> HubFixture:
                 )
             )
     return hub
+
+
+def names_auditor(hub: HubFixture, number: int) -> None:
+    """The channel `stable` names an auditor of `digits` as a hub of before wrote it down, whatever the release."""
+    with hub.hub.session() as session:
+        row = session.get(ChannelRow, "stable")
+        assert row is not None
+        document = decode_channel(row.document)
+        named = replace(document.models["digits"], audit=Audit(auditor=number))
+        row.document = encode_channel(replace(document, models={**document.models, "digits": named}))
+        session.add(row)
 
 
 def begin_anew(hub: HubFixture) -> None:

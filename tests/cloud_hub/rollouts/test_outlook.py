@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import delete
 
+from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.pairing import MOST_INPUTS
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.channel import Audit, Channel
 from fleet.protocol.resolve import resolve
 from tests.support.hub import HubFixture
-from tests.support.rollouts import cohort, entry, live, make_fleet
+from tests.support.rollouts import DEVICES, cohort, entry, evidence, live, make_fleet, names_auditor, row_of, start
 
 WANTED = {"model": "digits", "release": 2, "channel": "stable", "stages": [34, 100], "guard": {"margin": 0.1}}
 
@@ -139,6 +141,28 @@ def test_a_rollout_that_could_never_finish_is_not_started_and_says_what_to_add(f
     alone = {**WANTED, "guard": {"evidence": "install"}}
     made = fleet.client.post("/api/v1/rollouts", json=alone, headers=fleet.auth())
     assert made.status_code == 201 and any("no soak" in note for note in made.json()["notes"])
+
+
+def test_of_an_auditor_that_answers_nothing_plan_and_status_say_so(fleet: HubFixture) -> None:
+    rollout = start(fleet)
+    evidence(fleet, rollout, good=False)
+    mute = fleet.release(seed=9, cloud=None)
+    names_auditor(fleet, mute)
+    with fleet.hub.session() as session:  # no pairs: the devices have committed, and every audit fails
+        session.connection().execute(delete(PairEvidence))
+    RolloutEngine(fleet.hub).look()
+    why = f"no audited pair can come: release {mute} of 'digits' has no cloud variant"
+    verdict = fleet.client.get(f"/api/v1/rollouts/{rollout}", headers=fleet.auth()).json()["verdict"]
+    assert verdict["judgement"] == "not-enough-evidence" and why in verdict["reason"]
+    fleet.clock.advance(3700)
+    for device in DEVICES:
+        change(fleet, device, last_seen_at=fleet.clock())
+    RolloutEngine(fleet.hub).look()
+    assert row_of(fleet, rollout).state == "holding" and why in row_of(fleet, rollout).reason
+    fleet.client.post(f"/api/v1/rollouts/{rollout}/abort", json={}, headers=fleet.auth())
+    found = plan(fleet)
+    assert "no cloud variant" in found["blockers"][0]["what"] and "--auditor N" in found["blockers"][0]["add"]
+    assert plan(fleet, guard={"evidence": "install"})["blockers"] == []
 
 
 def test_the_share_of_new_inputs_is_the_last_rollouts(fleet: HubFixture) -> None:

@@ -18,6 +18,7 @@ from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Floor, Gate
 from tests.support.hub import PASSPHRASE, HubFixture, make_hub
 from tests.support.manifests import small_release
+from tests.support.rollouts import names_auditor
 from tests.support.tuf_client import client, target
 
 
@@ -127,6 +128,32 @@ def test_a_channel_names_published_releases_only(hub: HubFixture, change, why: s
         hub.hub.publisher.change_channel("stable", change, actor="t")
     with hub.hub.reading() as session:
         assert session.get(ChannelRow, "stable") is None
+
+
+def test_a_release_without_a_cloud_variant_becomes_nobodys_auditor(hub: HubFixture) -> None:
+    hub.model()
+    hub.release()
+    hub.release(seed=1, cloud=None)
+    url, headers = "/api/v1/channels/stable/models/digits", hub.auth()
+    for wanted in ({"release": 1, "audit": {"auditor": 2}}, {"release": 2, "audit": {"auditor": 2}}):
+        answer = hub.client.put(url, json=wanted, headers=headers)
+        assert answer.status_code == 400 and "release 2 of 'digits' has no cloud variant" in answer.json()["error"]
+        assert "--cloud TEACHER.onnx" in answer.json()["hint"] and "--evidence labels" in answer.json()["hint"]
+    assert hub.client.put(url, json={"release": 2, "audit": {"auditor": 1}}, headers=headers).status_code == 200
+    with pytest.raises(InvalidError, match="no cloud variant"):
+        hub.hub.publisher.change_channel("stable", entry_setter(2, audit=Audit(auditor=2)), actor="t")
+
+
+def test_an_auditor_of_before_that_cannot_answer_keeps_no_other_change_away(hub: HubFixture) -> None:
+    hub.model()
+    hub.release()
+    hub.release(seed=1, cloud=None)
+    hub.hub.publisher.change_channel("stable", entry_setter(1), actor="t")
+    names_auditor(hub, 2)
+    hub.hub.publisher.change_channel("stable", entry_setter(2, audit=Audit(auditor=2)), actor="t")
+    hub.hub.publisher.change_channel("stable", entry_setter(2, audit=Audit(auditor=1)), actor="t")
+    with pytest.raises(InvalidError, match="no cloud variant"):
+        hub.hub.publisher.change_channel("stable", entry_setter(2, audit=Audit(auditor=2)), actor="t")
 
 
 def test_a_channel_over_its_bounds_is_refused(hub: HubFixture) -> None:

@@ -69,6 +69,7 @@ def test_healthy_names_its_margin() -> None:
     ("changes", "policy", "what", "add"),
     [
         ({"audit": Audit()}, {}, "has no auditor", "--evidence install"),
+        ({"mute": "release 1 has no cloud variant"}, {}, "no cloud variant", "--auditor N"),
         ({"audit": Audit(auditor=1, share_ppm=0)}, {}, "audit share is 0", "--audit-share"),
         ({}, {"min_devices": 3}, "the first stage has 2 devices, and 3", "a larger first stage"),
         ({"most_per_device": 20}, {}, "distinct inputs in stage 1", "a wider margin"),
@@ -80,6 +81,11 @@ def test_healthy_names_its_margin() -> None:
 def test_one_that_could_never_finish_says_what_to_add(changes: dict, policy: dict, what: str, add: str) -> None:
     found = ahead(replace(AT, **changes), **policy)
     assert what in found.endless and add in found.add
+
+
+def test_of_an_auditor_that_answers_nothing_no_pairs_are_promised() -> None:
+    assert any("audits" in line for line in ahead().evidence)
+    assert not any("audits" in line for line in ahead(replace(AT, mute="it has no cloud variant")).evidence)
 
 
 def test_by_time_and_install_health_alone_it_needs_no_auditor_and_says_what_that_means() -> None:
