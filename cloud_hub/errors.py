@@ -12,6 +12,7 @@ HubError
  ├── RateError           more requests than this token may make         429   exit 1
  ├── BusyError           a queue is full; come back later               503   exit 1
  ├── UnreachableError    broker, database or store does not answer      503   exit 6
+ │    └── KeptError      it is kept, and shown to devices once they do  503   exit 6
  └── DeadlineError       not done in time                               504   exit 8
 """
 
@@ -111,6 +112,10 @@ class UnreachableError(HubError):
 
     exit_code = 6
     code = "unreachable"
+
+
+class KeptError(UnreachableError):
+    """What was asked is in the database and cannot be shown to devices yet: the hub does so by itself once it can."""
 
 
 class DeadlineError(HubError):

@@ -205,6 +205,10 @@ class Publisher(Protocol):
         """Bring the store up to what the database says was published."""
         ...
 
+    def catch_up(self) -> None:
+        """Show what this process has published while the store did not answer, if there is anything."""
+        ...
+
     def withheld(self) -> AbstractContextManager[None]:
         """Sign and keep what is published in the block, and let nobody see it: the next publication, or `recover`,
         shows all of it at once. For a process that serves nobody yet."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
 from sqlalchemy import and_, or_
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
+from cloud_hub.errors import ConflictError, HubError, InvalidError, KeptError, NotFoundError
 from cloud_hub.rollouts.create import look_ahead, start_rollout
 from cloud_hub.rollouts.engine import carry_out, locked, read, read_or_name, settle, store
 from cloud_hub.store.tables import DeviceEvent, RolloutEvent, RolloutRow
@@ -23,11 +25,13 @@ from fleet.api.rollouts import (
     RolloutInfo,
     RolloutPage,
 )
+from fleet.protocol.errors import ProtocolError
 from fleet.rollouts import machine, pacing
 from fleet.rollouts.errors import TransitionError
 from fleet.rollouts.remaining import remaining
 from fleet.rollouts.schedule import Schedule
 
+log = logging.getLogger(__name__)
 REPORTS = 1000  # of a device, that are read for the rollouts they are about
 
 
@@ -159,6 +163,7 @@ def apply_order(
         NotFoundError: no such rollout.
         ConflictError: its state does not allow it, or it is at another stage or attempt.
         InvalidError: promoting without a reason.
+        KeptError: the order is kept, and could not be published yet; the next look of the engine does.
     """
     if order == "promote" and not reason.strip():
         raise InvalidError("promoting by hand needs a reason", subject=rollout, hint="add --reason WHY")
@@ -174,8 +179,25 @@ def apply_order(
             raise ConflictError(str(error), subject=rollout, hint=error.hint) from error
         store(session, row, decision, hub.clock())
         hub.audit(session, actor, f"rollout.{order}", rollout, {"reason": reason})
-    carry_out(hub, rollout, actor=actor)
+    _publish(hub, row, order, actor)
     return describe(row, hub.clock())
+
+
+def _publish(hub: Hub, row: RolloutRow, order: Order, actor: str) -> None:
+    """Publish what an order has changed. Where that fails the order is kept all the same: it is stored by now."""
+    try:
+        carry_out(hub, row.id, actor=actor)
+    except KeptError:
+        raise
+    except (HubError, ProtocolError, DBAPIError) as error:
+        log.exception("rollout %s: the order to %s is kept, and not published yet", row.id, order)
+        why = error if isinstance(error, (HubError, ProtocolError)) else "the database does not answer"
+        raise KeptError(
+            f"the order to {order} is kept (rollout {row.id} is {row.state}), and channel {row.channel!r} does not say "
+            f"so yet: {why}",
+            subject=row.id,
+            hint="do not order it again; the hub publishes it by itself once it can",
+        ) from error
 
 
 def _readable(row: RolloutRow, order: Order) -> tuple[machine.Plan, machine.Progress]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -32,6 +33,8 @@ from fleet.protocol.channel import Channel, decode_channel, encode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.messages import Held
 from fleet.protocol.names import check_name
+
+log = logging.getLogger(__name__)
 
 
 class TufPublisher:
@@ -268,6 +271,18 @@ class TufPublisher:
         """See `Publisher.recover`; see `trust.recovery` for its errors."""
         if not recovery.recover(self.transactions):
             self.refresh(force=True)
+
+    def catch_up(self) -> None:
+        """See `Publisher.catch_up`."""
+        if not self.transactions.behind:
+            return
+        self.transactions.behind = False  # before the look: what fails meanwhile is behind again
+        try:
+            self.recover()
+        except Exception:
+            self.transactions.behind = True
+            raise
+        log.info("what was published while the object store did not answer is shown now")
 
     def replay(self, entries: Sequence[Entry], tail: Position) -> tuple[str, ...]:
         """See `Publisher.replay`."""

@@ -1,4 +1,4 @@
-"""The service that keeps signed metadata from expiring."""
+"""The services that keep signed metadata from expiring, and show what could not be shown at once."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import logging
 
 from cloud_hub.context import Hub
+from cloud_hub.errors import UnreachableError
 from cloud_hub.services.supervisor import Service
 from cloud_hub.trust.collecting import Collector
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 3600.0
+CATCH_UP_S = 5.0  # an order to halt must not wait for the next publication
 
 
 class Refresher:
@@ -41,6 +43,28 @@ class Refresher:
             )
 
 
+class CatchUp:
+    """Shows what was committed while the object store did not answer, in every process that publishes."""
+
+    name = "catch-up"
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.to_thread(self.look)
+            await asyncio.sleep(CATCH_UP_S)
+
+    def look(self) -> None:
+        """Look once."""
+        try:
+            self._hub.publisher.catch_up()
+        except UnreachableError as error:  # whoever asked for it was told so; the next look tries again
+            log.warning("what was published is not shown yet: %s", error)
+
+
 def services(hub: Hub) -> list[Service]:
     """The services of this package."""
-    return [Refresher(hub), Collector(hub)]
+    return [Refresher(hub), Collector(hub), CatchUp(hub)]

@@ -161,6 +161,14 @@ def version_of(body: bytes) -> int:
     return int(read(body).signed.version)
 
 
+def version_or_zero(body: bytes) -> int:
+    """The version of a stored timestamp, 0 for bytes that are none (torn by a power cut)."""
+    try:
+        return version_of(body)
+    except InvalidError:
+        return 0
+
+
 def release_target(model: str, number: int) -> str:
     """Signed path of a release's manifest."""
     return f"models/{model}/{number}.json"

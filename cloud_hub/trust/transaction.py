@@ -28,7 +28,7 @@ from sqlmodel import Session
 from tuf.api.metadata import Targets
 
 from cloud_hub.config import ExpiryConfig
-from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
+from cloud_hub.errors import ConflictError, ForbiddenError, KeptError, NotFoundError, UnreachableError
 from cloud_hub.journal import Journal
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import lock_publishing
@@ -104,6 +104,7 @@ class Transactions:
         self.journal = journal
         self._expiry = expiry
         self._withheld = False
+        self.behind = False  # something is committed that the store has not got yet
 
     @contextmanager
     def withheld(self) -> Iterator[None]:
@@ -117,7 +118,8 @@ class Transactions:
     def run(self, change: Callable[[Draft], T], *, signers: Signers | None = None) -> T:
         """One publication. `change` edits the draft (and its session's rows); its result is returned.
 
-        Nothing is kept when `change` raises. `signers` (offline keys) add to the online ones.
+        Nothing is kept when `change` raises. `signers` (offline keys) add to the online ones. Raises KeptError where it
+        is kept and the store does not answer.
         """
         everyone = {**self.signers, **(signers or {})}
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
@@ -127,7 +129,7 @@ class Transactions:
                 return result
             body = self._seal(draft, everyone)
         for _ in range(_TRIES):
-            if self.push_timestamp(body):
+            if self._push_kept(body):
                 return result
             log.warning("the store holds a timestamp that the database does not know; signing above it")
             with Session(self.engine) as session, session.begin():
@@ -138,6 +140,18 @@ class Transactions:
         raise ConflictError(
             "the published timestamp keeps changing", subject="timestamp.json", hint="do two databases share one store?"
         )
+
+    def _push_kept(self, body: bytes) -> bool:
+        self.behind = True
+        try:
+            pushed = self.push_timestamp(body)
+        except UnreachableError as error:
+            hint = "do not ask for it again; the hub shows it by itself once the store answers"
+            raise KeptError(
+                f"it is kept, and no device sees it yet: {error}", subject=error.subject, hint=hint
+            ) from error
+        self.behind = not pushed
+        return pushed
 
     def push_timestamp(self, body: bytes) -> bool:
         """Make `body` the published timestamp unless a later one of ours is there.
@@ -152,7 +166,7 @@ class Transactions:
                 current, tag = self.objects.get(key)
             except NotFoundError:
                 current, tag = b"", None
-            if current and (published := _version_or_zero(current)) >= version:
+            if current and (published := repository.version_or_zero(current)) >= version:
                 return current == body or self._body("timestamp", published) == current
             try:
                 self.objects.put_if_match(key, body, tag)
@@ -175,7 +189,7 @@ class Transactions:
         """Versions of the published state, when it is not one that the database knows."""
         try:
             published = self.objects.get(METADATA + "timestamp.json").data
-            if published == known.get("timestamp") or _version_or_zero(published) == 0:
+            if published == known.get("timestamp") or repository.version_or_zero(published) == 0:
                 return {}
             timestamp = repository.read(published).signed
             if self._body("timestamp", timestamp.version) == published:
@@ -327,14 +341,6 @@ class Transactions:
 
     def _expires(self, draft: Draft, role: str) -> datetime.datetime:
         return repository.expiry(draft.now, getattr(self._expiry, role))
-
-
-def _version_or_zero(body: bytes) -> int:
-    """The version of a stored timestamp, 0 for bytes that are none (torn by a power cut)."""
-    try:
-        return repository.version_of(body)
-    except InvalidError:
-        return 0
 
 
 def targets_from_payload(payload: bytes) -> Targets:

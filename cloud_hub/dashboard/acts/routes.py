@@ -17,7 +17,7 @@ from cloud_hub.dashboard import access
 from cloud_hub.dashboard.acts.forms import Act, Asked, Done, Form, Told
 from cloud_hub.dashboard.acts.register import ACTS
 from cloud_hub.dashboard.rendering import Frame, Framed, go_to
-from cloud_hub.errors import ConflictError, ForbiddenError, HubError, error_code
+from cloud_hub.errors import ConflictError, ForbiddenError, HubError, KeptError, error_code
 from cloud_hub.identity import sent_forms
 from cloud_hub.identity.callers import Caller
 from cloud_hub.identity.tokens import role_allows
@@ -101,6 +101,8 @@ def _carry_out(frame: Frame, act: Act, sent: dict[str, str]) -> Response:
         return _problem(frame, error)
     try:
         done = _do(act, asked, form, sent)
+    except KeptError as kept:
+        done = Told(title="It is kept, and not shown to devices yet", says=[_words(kept)], shown=[], back=form.back)
     except Refused as error:
         return _again(frame, act, asked, error)
     if isinstance(done, Form):
@@ -121,6 +123,8 @@ def _do(act: Act, asked: Asked, form: Form, sent: dict[str, str]) -> Done | Told
     sent_forms.claim(asked.hub, sent.get("form", ""), actor=asked.caller.actor)
     try:
         return act.do(asked)
+    except KeptError:  # it was carried out, so this form is used up
+        raise
     except Refused:
         sent_forms.give_back(asked.hub, sent.get("form", ""))
         raise

@@ -11,7 +11,10 @@ from sqlalchemy import delete
 from sqlmodel import select
 
 from cloud_hub.app import routers
+from cloud_hub.context import Hub
 from cloud_hub.dashboard.acts.register import ACTS
+from cloud_hub.errors import UnreachableError
+from cloud_hub.rollouts import orders
 from cloud_hub.store.tables import AuditEntry, RolloutRow, SentForm
 from tests.support.acting import Person, audited, text_of
 from tests.support.hub import HubFixture
@@ -109,6 +112,21 @@ def test_a_form_of_another_cookie_or_without_an_id_is_refused(busy_hub: HubFixtu
     for wrong in ("", "x" * 32, "0" * 31, "ä" * 32):
         assert person.send(PAUSE, page, form=wrong).status_code == 400
     assert state_of(busy_hub) == "running"
+
+
+def test_of_an_order_that_could_not_be_published_the_page_says_that_it_is_kept(
+    busy_hub: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    person, abort = Person(busy_hub), "/act/rollouts/r-2/abort"
+
+    def fail(hub: Hub, rollout: str, *, actor: str) -> None:
+        raise UnreachableError(f"object store: Timeout at {rollout}")
+
+    monkeypatch.setattr(orders, "carry_out", fail)
+    page = person.open(abort).text
+    answer = person.send(abort, page)
+    assert "the order to abort is kept" in text_of(answer.text) and state_of(busy_hub) == "aborted"
+    assert person.send(abort, page).status_code == 409, "the form is used up"
 
 
 def test_old_forms_are_cleared_away(busy_hub: HubFixture) -> None:

@@ -1,0 +1,65 @@
+"""What was ordered and could not be published is kept, said so, and published later: once, and by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cloud_hub.errors import KeptError, UnreachableError
+from cloud_hub.rollouts import orders
+from cloud_hub.rollouts.engine import RolloutEngine
+from cloud_hub.trust.refresher import CatchUp
+from cloud_hub.trust.repository import version_of
+from tests.support.hub import HubFixture
+from tests.support.rollouts import entry, history, make_fleet, row_of, start
+
+
+@pytest.fixture
+def fleet(hub: HubFixture) -> HubFixture:
+    return make_fleet(hub)
+
+
+def refuse(fleet: HubFixture, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The object store does not answer one kind of call."""
+
+    def fail(key: str, *_: Any) -> None:
+        raise UnreachableError(f"object store: Timeout at {key}", subject=key)
+
+    monkeypatch.setattr(fleet.hub.objects, name, fail)
+
+
+def shown(fleet: HubFixture) -> int:
+    """The version of the timestamp that devices see."""
+    return version_of(fleet.hub.objects.get("tuf/metadata/timestamp.json").data)
+
+
+def test_an_order_that_could_not_be_published_is_said_to_be_kept(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout = start(fleet)
+    with monkeypatch.context() as patch:
+        refuse(fleet, patch, "put_new")
+        url = f"/api/v1/rollouts/{rollout}/abort"
+        answer = fleet.client.post(url, json={"reason": "it smells"}, headers=fleet.auth())
+        assert answer.status_code == 503 and "the order to abort is kept" in answer.json()["error"]
+        assert "do not order it again" in answer.json()["hint"]
+        assert row_of(fleet, rollout).state == "aborted" and entry(fleet).rollout is not None
+    RolloutEngine(fleet.hub).look()
+    assert entry(fleet).rollout is None and history(fleet, rollout).count("aborted") == 1
+
+
+def test_what_is_committed_and_not_shown_is_shown_without_another_publication(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout, before, service = start(fleet), shown(fleet), CatchUp(fleet.hub)
+    with monkeypatch.context() as patch:
+        refuse(fleet, patch, "put_if_match")
+        with pytest.raises(KeptError, match="it is kept, and no device sees it yet"):
+            orders.apply_order(fleet.hub, rollout, "abort", "", "test")
+        service.look()  # the store is still away
+        assert shown(fleet) == before and entry(fleet).rollout is None
+    service.look()
+    assert shown(fleet) == before + 1
+    service.look()
+    assert shown(fleet) == before + 1
