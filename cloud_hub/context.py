@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Engine
 from sqlmodel import Session
 
@@ -57,8 +59,10 @@ class Hub:
 
     def mqtt_endpoint(self, password: str = "") -> MqttEndpoint:
         """Where a device finds the broker; `password` is used without TLS only."""
+        return self._broker if self._broker.tls else replace(self._broker, password=password)
+
+    @cached_property
+    def _broker(self) -> MqttEndpoint:
+        """Found out once: every device asks for it at every look, and it is a matter of files and names."""
         broker, told = self.config.broker.resolved(), self.config.addresses.broker_advertise
-        tls = bool(broker.tls)
-        return MqttEndpoint(
-            host=told.host, port=told.port, tls=tls, password="" if tls else password, prefix=broker.prefix
-        )
+        return MqttEndpoint(host=told.host, port=told.port, tls=bool(broker.tls), prefix=broker.prefix)

@@ -30,8 +30,9 @@ SCHEMES = {
 }
 
 
-def get_hub(request: Request) -> Hub:
-    """The hub of this application."""
+async def get_hub(request: Request) -> Hub:
+    """The hub of this application. What only looks at values is a coroutine here: each plain function would cost
+    FastAPI the way to a thread and back, at every call."""
     hub: Hub = request.app.state.hub
     return hub
 
@@ -65,7 +66,7 @@ class RequireRole(Access):
         self.role = role
         self.security = [{"operator": [role]}]
 
-    def __call__(self, caller: AnyCaller) -> Caller:
+    async def __call__(self, caller: AnyCaller) -> Caller:
         """The caller."""
         if caller.kind != "operator" or not role_allows(caller.role, self.role):
             raise ForbiddenError(
@@ -79,7 +80,7 @@ class RequireDevice(Access):
 
     security: Security = [{"device": []}]  # noqa: RUF012 (never changed)
 
-    def __call__(self, caller: AnyCaller) -> str:
+    async def __call__(self, caller: AnyCaller) -> str:
         """The device's id."""
         if caller.kind != "device":
             raise ForbiddenError("only a device may call this", subject=caller.actor)
@@ -91,7 +92,7 @@ class RequireFetcher(Access):
 
     security: Security = [{"device": []}, {"mirror": []}, {"operator": ["viewer"]}]  # noqa: RUF012 (never changed)
 
-    def __call__(self, caller: AnyCaller) -> Caller:
+    async def __call__(self, caller: AnyCaller) -> Caller:
         """The caller."""
         if caller.kind not in ("device", "mirror", "operator"):
             raise ForbiddenError("an application token does not read releases", subject=caller.actor)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from math import inf
 
 from msgspec import Struct
+from sqlmodel import col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
@@ -53,8 +54,9 @@ def authenticated(hub: Hub, text: str) -> Authenticated:
     if hub.device_tokens.looks_like(text):
         device_id = hub.device_tokens.verify_token(text, now=now)
         with hub.reading() as session:
-            device = session.get(Device, device_id)
-        if device is None or device.revoked_at is not None:
+            in_force = select(Device.id).where(Device.id == device_id, col(Device.revoked_at).is_(None))
+            enrolled = session.exec(in_force).first() is not None
+        if not enrolled:
             raise UnauthenticatedError("this device is not enrolled any more", subject=device_id, hint="enrol it again")
         return Authenticated(Caller(kind="device", id=device_id), hub.device_tokens.ends_at(text))
     with hub.reading() as session:

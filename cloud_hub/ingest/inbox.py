@@ -5,7 +5,8 @@ allowance of messages and bytes per second (token buckets: Turner, "New directio
 Communications 24, 1986); what is above it waits here, and what no longer fits is dropped, as a broker may drop it:
 nothing is lost without a receipt. An agent never has more than `gobackn.WINDOW` (20) records in flight, so a device
 whose messages are dropped here does not keep to the rules, and is named. One that comes back after weeks with a full
-spool is only slowed.
+spool is only slowed. A record that is sent again while it waits here already is left out: a hub that is late answers it
+once, and what its devices repeat meanwhile takes no place from what is new.
 """
 
 from __future__ import annotations
@@ -61,21 +62,26 @@ class Inbox:
         self._count = self._bytes = 0
         self._fresh = False
         self._dropped: Counter[str] = Counter()
+        self._repeated: Counter[str] = Counter()  # what waited already, since the last call of `named`
 
     def __len__(self) -> int:
         return self._count
 
     def put(self, topic: str, payload: bytes) -> bool:
         """Keep a message for its turn; false when it was dropped."""
-        device = topic.rpartition("/")[0]
+        device, _, leaf = topic.rpartition("/")
+        message = Message(topic, payload)
         with self._changed:
             waiting = self._waiting.get(device) or deque()
+            if leaf != "status" and message in waiting:  # each status counts: two of one kind may be two machines'
+                self._repeated[device] += 1
+                return self._repeated[device] < SHARE
             if len(waiting) >= SHARE or self._sizes.get(device, 0) + len(payload) > SHARE_BYTES:
                 self._dropped[device] += 1
                 return False
             if self._full(len(payload), alone=not waiting):
                 return False
-            waiting.append(Message(topic, payload))
+            waiting.append(message)
             self._waiting[device] = waiting
             self._turn.setdefault(device)
             self._add(device, 1, len(payload))
@@ -111,8 +117,10 @@ class Inbox:
     def named(self) -> dict[str, int]:
         """How many messages of which device (a topic's begin) were dropped since the last call."""
         with self._changed:
-            dropped, self._dropped = dict(self._dropped), Counter()
-        return dropped
+            dropped, self._dropped = self._dropped, Counter()
+            repeated, self._repeated = self._repeated, Counter()
+        dropped.update({device: count + 1 - SHARE for device, count in repeated.items() if count >= SHARE})
+        return dict(dropped)
 
     def _may(self, device: str, now: float) -> bool:
         allowance = self._allowances.get(device)

@@ -8,6 +8,7 @@ would read such a release as malformed, or not know a word of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 
 from msgspec import Struct
 from sqlmodel import Session, col, select
@@ -37,8 +38,9 @@ def lacking(device: Device, requires: Iterable[str]) -> tuple[str, ...]:
 
 def required(session: Session, model: str, release: int) -> tuple[str, ...]:
     """What a release requires; nothing when there is no such release."""
-    row = session.get(Release, (model, release))
-    return decode_manifest(row.manifest).requires if row is not None else ()
+    found = select(Release.manifest).where(Release.model == model, Release.number == release)
+    manifest = session.exec(found).first()
+    return _requires(manifest) if manifest is not None else ()
 
 
 def held_back(session: Session, device: Device, groups: Iterable[str]) -> dict[str, HeldBack]:
@@ -49,10 +51,10 @@ def held_back(session: Session, device: Device, groups: Iterable[str]) -> dict[s
         device: the device, with what its agent reported.
         groups: its opaque group ids.
     """
-    row = session.get(ChannelRow, device.channel)
-    if row is None:
+    document = session.exec(select(ChannelRow.document).where(ChannelRow.name == device.channel)).first()
+    if document is None:
         return {}
-    channel = decode_channel(row.document)
+    channel = _channel(document)
     found: dict[str, HeldBack] = {}
     for model in channel.models:
         offered = _offered(channel, model, device, frozenset(groups))
@@ -66,6 +68,17 @@ def held_back(session: Session, device: Device, groups: Iterable[str]) -> dict[s
 def pins(device: Device, held: Mapping[str, HeldBack]) -> dict[str, int]:
     """What `/device/me` pins: what holds the device back comes before an operator's pin that it cannot follow."""
     return {**device.pins, **{model: one.release for model, one in held.items() if one.release is not None}}
+
+
+# A fleet that looks at once asks for the same few documents, which change only with their bytes.
+@lru_cache(maxsize=64)
+def _requires(manifest: bytes) -> tuple[str, ...]:
+    return decode_manifest(manifest).requires
+
+
+@lru_cache(maxsize=64)
+def _channel(document: bytes) -> Channel:
+    return decode_channel(document)
 
 
 def _offered(channel: Channel, model: str, device: Device, groups: frozenset[str]) -> int:

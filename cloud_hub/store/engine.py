@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+import sqlite3
+import threading
+from functools import partial
+from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
@@ -13,6 +16,65 @@ from sqlmodel import Session, create_engine
 from cloud_hub.store.locks import Lock, hold
 
 PAUSED_S = 120  # transactions are short
+WAIT_S = 30.0  # for a lock of SQLite's
+BEGIN = "BEGIN IMMEDIATE"
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor of a connection that takes its turn."""
+
+    def execute(self, statement: str, parameters: Any = ()) -> Self:
+        """Execute a statement; one that begins to write waits for its turn first."""
+        if statement != BEGIN:
+            return super().execute(statement, parameters)
+        assert isinstance(self.connection, _Connection)
+        self.connection.wait()
+        try:
+            return super().execute(statement)
+        except BaseException:
+            self.connection.leave()
+            raise
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that waits for its `turn` before it begins to write."""
+
+    def __init__(self, *arguments: Any, turn: threading.Lock, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._turn, self._has_turn = turn, False
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        """A cursor."""
+        return super().cursor(factory)
+
+    def wait(self) -> None:
+        """Wait for the turn, which ends with the transaction. Who waits for too long asks SQLite, which says so."""
+        self._has_turn = self._has_turn or self._turn.acquire(timeout=WAIT_S)
+
+    def commit(self) -> None:
+        """End the transaction, if there is one."""
+        super().commit()
+        self.leave()
+
+    def rollback(self) -> None:
+        """End the transaction, if there is one."""
+        try:
+            super().rollback()
+        finally:
+            self.leave()
+
+    def close(self) -> None:
+        """End the transaction, if there is one, and the connection."""
+        try:
+            super().close()
+        finally:
+            self.leave()
+
+    def leave(self) -> None:
+        """Let the next one have its turn."""
+        if self._has_turn:
+            self._has_turn = False
+            self._turn.release()
 
 
 def make_engine(url: str) -> Engine:
@@ -20,7 +82,8 @@ def make_engine(url: str) -> Engine:
 
     SQLite runs in WAL mode with foreign keys on, waits up to 30 s for a lock, and starts every
     transaction with BEGIN IMMEDIATE, so that a read-then-write never fails half way. A connection
-    with the execution option `edgeloop_read` starts a plain one, which waits for no writer.
+    with the execution option `edgeloop_read` starts a plain one, which waits for no writer. Those of one
+    engine wait for each other in line, and not by SQLite's own way, which is to look again ever less often.
     """
     if not url.startswith("sqlite"):
         engine = create_engine(url, pool_pre_ping=True)
@@ -29,7 +92,9 @@ def make_engine(url: str) -> Engine:
         return engine
     # as many connections as the server has worker threads: a thread waits for a lock, never for the pool
     pool = {} if url == "sqlite://" else {"pool_size": 10, "max_overflow": 40}
-    engine = create_engine(url, connect_args={"timeout": 30.0, "check_same_thread": False}, **pool)
+    turn = threading.Lock()
+    made = {"timeout": WAIT_S, "check_same_thread": False, "factory": partial(_Connection, turn=turn)}
+    engine = create_engine(url, connect_args=made, **pool)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     event.listen(engine, "handle_error", _refuse_value)
@@ -83,7 +148,7 @@ def _configure_sqlite(connection: Any, record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     reading = connection.get_execution_options().get("edgeloop_read", False)
-    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if reading else BEGIN)
 
 
 def is_outage(error: BaseException) -> bool:

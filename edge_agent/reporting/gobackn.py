@@ -2,7 +2,12 @@
 
 The hub takes records strictly in order and drops what comes too early, so after a reconnect or a
 silence the device goes back to the first record without a receipt. Source: go-back-N ARQ
-(RFC 3366, section 1.4); the doubling pause is RFC 6298's backoff.
+(RFC 3366, section 1.4).
+
+A hub that is late is not helped by hearing everything twice: ten thousand devices that send again what waits there
+already would keep it late for ever. So a device learns how long receipts take and waits for as long (RFC 6298; of
+records that were sent again nothing is learnt, by Karn's rule), and after a silence it sends one record alone, until a
+receipt shows that the hub is there; then twice as many with each receipt (slow start, RFC 5681, section 3.1).
 """
 
 from __future__ import annotations
@@ -16,20 +21,30 @@ MAX_TIMEOUT_S = 300.0
 
 
 class Sender(Struct, frozen=True, kw_only=True):
-    """`sent` is the highest number handed to the broker on this connection; `since` the monotonic
-    time of the last progress (first send of a flight, or a receipt)."""
+    """`sent` is the highest number handed to the broker on this connection, `top` on any; `since` the monotonic
+    time of the last progress (first send of a flight, or a receipt).
+
+    `window` records may be in flight. `timed` is the number whose receipt is waited for to learn how long that takes,
+    handed over at `timed_at`; 0: none. `delay_s` and `varies_s` are what was learnt: the mean and its deviation.
+    """
 
     committed: int = 0
     sent: int = 0
+    top: int = 0
     since: float = 0.0
     timeout_s: float = FIRST_TIMEOUT_S
     first_timeout_s: float = FIRST_TIMEOUT_S
     connected: bool = False
+    window: int = WINDOW
+    timed: int = 0
+    timed_at: float = 0.0
+    delay_s: float | None = None
+    varies_s: float = 0.0
 
 
 def connected(sender: Sender, now: float) -> Sender:
     """A new connection: whatever was in flight is sent again."""
-    return msgspec.structs.replace(sender, connected=True, sent=sender.committed, since=now)
+    return msgspec.structs.replace(sender, connected=True, sent=sender.committed, since=now, timed=0)
 
 
 def disconnected(sender: Sender) -> Sender:
@@ -39,25 +54,38 @@ def disconnected(sender: Sender) -> Sender:
 
 def room(sender: Sender) -> int:
     """How many more records may be in flight now."""
-    return max(0, WINDOW - (sender.sent - sender.committed)) if sender.connected else 0
+    return max(0, sender.window - (sender.sent - sender.committed)) if sender.connected else 0
 
 
 def sending(sender: Sender, upto: int, now: float) -> Sender:
     """Records up to `upto` were handed over."""
-    first = sender.sent <= sender.committed
-    return msgspec.structs.replace(sender, sent=max(sender.sent, upto), since=now if first else sender.since)
+    first, fresh = sender.sent <= sender.committed, upto > sender.top
+    timed, timed_at = sender.timed, sender.timed_at
+    if fresh and not timed:
+        timed, timed_at = max(sender.top, sender.committed) + 1, now
+    return msgspec.structs.replace(
+        sender,
+        sent=max(sender.sent, upto),
+        top=max(sender.top, upto),
+        since=now if first else sender.since,
+        timed=timed,
+        timed_at=timed_at,
+    )
 
 
 def receipt(sender: Sender, committed: int, now: float) -> Sender:
-    """A receipt: progress resets the patience; an old one changes nothing."""
+    """A receipt is progress; an old one changes nothing. The patience stays until one says how long it takes."""
     if committed <= sender.committed:
         return sender
+    if sender.timed and committed >= sender.timed:
+        sender = _learnt(sender, max(0.0, now - sender.timed_at))
     return msgspec.structs.replace(
         sender,
         committed=committed,
         sent=max(sender.sent, committed),
+        top=max(sender.top, committed),
         since=now,
-        timeout_s=sender.first_timeout_s,
+        window=min(2 * sender.window, WINDOW),
     )
 
 
@@ -65,7 +93,9 @@ def lost(sender: Sender, upto: int) -> Sender:
     """The spool gave up everything up to `upto`: do not wait for receipts of it."""
     if upto <= sender.committed:
         return sender
-    return msgspec.structs.replace(sender, committed=upto, sent=max(sender.sent, upto))
+    return msgspec.structs.replace(
+        sender, committed=upto, sent=max(sender.sent, upto), top=max(sender.top, upto), timed=0
+    )
 
 
 def tick(sender: Sender, now: float) -> Sender:
@@ -73,5 +103,21 @@ def tick(sender: Sender, now: float) -> Sender:
     if not sender.connected or sender.sent <= sender.committed or now - sender.since < sender.timeout_s:
         return sender
     return msgspec.structs.replace(
-        sender, sent=sender.committed, since=now, timeout_s=min(sender.timeout_s * 2, MAX_TIMEOUT_S)
+        sender,
+        sent=sender.committed,
+        since=now,
+        timeout_s=min(sender.timeout_s * 2, MAX_TIMEOUT_S),
+        window=1,
+        timed=0,
     )
+
+
+def _learnt(sender: Sender, took_s: float) -> Sender:
+    """What a record's receipt says about the time that one takes (RFC 6298, section 2)."""
+    if sender.delay_s is None:
+        delay_s, varies_s = took_s, took_s / 2
+    else:
+        varies_s = 0.75 * sender.varies_s + 0.25 * abs(sender.delay_s - took_s)
+        delay_s = 0.875 * sender.delay_s + 0.125 * took_s
+    timeout_s = min(max(sender.first_timeout_s, delay_s + 4 * varies_s), MAX_TIMEOUT_S)
+    return msgspec.structs.replace(sender, delay_s=delay_s, varies_s=varies_s, timeout_s=timeout_s, timed=0)

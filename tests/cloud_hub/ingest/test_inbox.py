@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import count
 
 import hypothesis.strategies as st
 import pytest
@@ -106,10 +107,10 @@ def test_what_is_dropped_is_named_once() -> None:
 
 def test_an_agent_that_keeps_to_the_rules_is_never_named() -> None:
     """Twenty in flight, and twenty more after each receipt, without end: slowed, and nothing is dropped."""
-    box, in_flight, taken = Inbox(), 0, 0
+    box, in_flight, taken, numbers = Inbox(), 0, 0, count()
     for tick in range(1200):
         while in_flight < 20:
-            assert box.put("back/telemetry", b"x" * 4000)
+            assert box.put("back/telemetry", next(numbers).to_bytes(4000))
             in_flight += 1
         found = len(box.take(500, tick / 10))
         in_flight, taken = in_flight - found, taken + found
@@ -119,9 +120,9 @@ def test_an_agent_that_keeps_to_the_rules_is_never_named() -> None:
 def test_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox, "MOST", 100)
     box = Inbox()
-    assert [box.put(f"d{number % 10}/report", b"x") for number in range(150)].count(True) == 100
+    assert [box.put(f"d{number % 10}/report", bytes([number])) for number in range(150)].count(True) == 100
     assert len(box) == 100 and box.named() == {}, "a full hub is no device's fault"
-    assert box.put("e/report", b"x") and not box.put("e/report", b"x"), "one of each is always taken"
+    assert box.put("e/report", b"x") and not box.put("e/report", b"y"), "one of each is always taken"
     assert len(box.take(1000, 0.0)) == 101 and len(box) == 0
     monkeypatch.setattr(inbox, "MOST_BYTES", 1000)
     assert [box.put(f"f{number}/report", b"x" * 100) for number in range(50)].count(True) == 20
@@ -131,3 +132,24 @@ def test_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         box.put(f"e{number}/report", b"x")
         box.take(1, 1.0)
     assert len(box._allowances) <= 10 and not box._waiting and not box._sizes
+
+
+def test_what_is_sent_again_while_it_waits_is_kept_once() -> None:
+    box = Inbox()
+    for _ in range(3):
+        for number in range(4):
+            assert box.put("a/telemetry", bytes([number]))
+    box.put("b/telemetry", b"\x00")
+    assert [message.payload[0] for message in box.take(100, 0.0)] == [0, 0, 1, 2, 3] and not box.named()
+    assert box.put("a/telemetry", b"\x00") and len(box) == 1  # it has been taken since, and is answered again
+
+
+def test_two_statuses_of_one_kind_are_two() -> None:
+    box = Inbox()
+    assert box.put("a/status", b"online") and box.put("a/status", b"online") and len(box) == 2
+
+
+def test_a_device_that_repeats_one_record_without_end_is_named() -> None:
+    box = Inbox()
+    assert [box.put("a/report", b"x") for _ in range(2 * SHARE)].count(True) == SHARE
+    assert box.named() == {"a": SHARE} and len(box) == 1 and not box.named()
