@@ -1,6 +1,7 @@
 """Runs on the device: pulls, verifies, swaps, infers, falls back, samples, reports.
 
 main       composition root; cli: the `edge-agent` command; local: inference in process
+host       the machine: folder, durable files, memory, watchdog, service manager
 runtimes   LiteRT, tflite-runtime, ONNX Runtime behind one port
 serving    the local API, routing, audits
 reporting  spool, windows, samples, MQTT

@@ -200,7 +200,7 @@ def _enroll(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, run_agent: RunAgent) -> int:
     from edge_agent.config import load
-    from edge_agent.owner import check_owner
+    from edge_agent.host.owner import check_owner
     from fleet.serving.seldom import Seldom
 
     check_owner(arguments.dir, "run")
@@ -222,7 +222,7 @@ def _install(arguments: argparse.Namespace, install_bundle: InstallBundle) -> in
     import msgspec
 
     from edge_agent.config import load
-    from edge_agent.owner import check_owner
+    from edge_agent.host.owner import check_owner
     from edge_agent.update.folder import check_bundle
 
     check_owner(arguments.dir, "install FOLDER")
@@ -330,7 +330,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _service(arguments: argparse.Namespace) -> int:
     import sysconfig
 
-    from edge_agent import service
+    from edge_agent.host import service
 
     asked = service.Service(
         program=Path(sysconfig.get_path("scripts")) / "edge-agent",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, NotFoundError, UnreachableError, UsageError
-from edge_agent.lock import is_running
+from edge_agent.host.lock import is_running
 from fleet.protocol import oip
 
 RUN_FILE = "run.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, said
-from edge_agent.owner import sudo, user
+from edge_agent.host.owner import sudo, user
 from fleet.console.exits import Exit, of_os_error
 from fleet.protocol.errors import ProtocolError
 

@@ -24,7 +24,7 @@ import msgspec
 from edge_agent import VERSION
 from edge_agent import cli as commands
 from edge_agent.errors import UsageError
-from edge_agent.lock import is_running, only_one
+from edge_agent.host.lock import is_running, only_one
 from edge_agent.recent_log import RecentLog
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Agent:
 
     def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
         from edge_agent import runtimes
-        from edge_agent.durable import sweep_drafts
+        from edge_agent.host.durable import sweep_drafts
         from edge_agent.identity.signer import SignerProcess
         from edge_agent.links import Links
         from edge_agent.reporting.actions import Actions
@@ -128,12 +128,12 @@ class Agent:
 
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""
-        from edge_agent import memory
-        from edge_agent.announcement import announce, announce_later
-        from edge_agent.notify import ServiceManager
+        from edge_agent.host import memory
+        from edge_agent.host.announcement import announce, announce_later
+        from edge_agent.host.notify import ServiceManager
+        from edge_agent.host.watchdog import Watchdog
         from edge_agent.serving.rpc import open_rpc
         from edge_agent.serving.server import address, listen, make_server, share
-        from edge_agent.watchdog import Watchdog
         from fleet.protocol.described import describe_all
 
         logging.getLogger().addHandler(self.log)

@@ -16,9 +16,6 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from edge_agent.clock import FILE as FLOOR
-from edge_agent.clock import TimeFloor
-from edge_agent.durable import make_folder, write_durably
 from edge_agent.errors import (
     AgentError,
     ConflictError,
@@ -28,9 +25,12 @@ from edge_agent.errors import (
     UnreachableError,
     UsageError,
 )
+from edge_agent.host.clock import FILE as FLOOR
+from edge_agent.host.clock import TimeFloor
+from edge_agent.host.durable import make_folder, write_durably
+from edge_agent.host.lock import only_one
 from edge_agent.identity import pairs
 from edge_agent.identity.keys import load_or_make_key, signing_request
-from edge_agent.lock import only_one
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import HTTP_LIMIT, EnrollRequest, EnrollResponse, MqttEndpoint, TrustBundle

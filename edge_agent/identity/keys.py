@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_agent.durable import write_durably
 from edge_agent.errors import IdentityError
+from edge_agent.host.durable import write_durably
 from fleet.protocol.messages import renewal_bytes
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from edge_agent.durable import sync_folder
+from edge_agent.host.durable import sync_folder
 
 KEY, CERTIFICATE = "device.key", "device.crt"
 NEXT_KEY, NEXT_CERTIFICATE = "next.key", "next.crt"

@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from edge_agent.durable import write_durably
 from edge_agent.errors import IdentityError
+from edge_agent.host.durable import write_durably
 from edge_agent.identity import pairs
 from edge_agent.identity.certificates import check
 from edge_agent.identity.enroll import keep, load_enrollment

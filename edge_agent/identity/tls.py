@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edge_agent.clock import FILE, TimeFloor
-from edge_agent.clock import synchronised as kernel_synchronised
+from edge_agent.host.clock import FILE, TimeFloor
+from edge_agent.host.clock import synchronised as kernel_synchronised
 
 # X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h), which the ssl module has no name for
 NO_CHECK_TIME = 0x200000

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent import memory, runtimes
+from edge_agent import runtimes
 from edge_agent.errors import ActivationError, AgentError, UnreadableError
+from edge_agent.host import memory
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime, load_variant
 from edge_agent.serving import pieces
 from edge_agent.serving.instances import Instances, most

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError, said
+from edge_agent.host.sharing import share
 from edge_agent.ports import Activator, Reporter
-from edge_agent.sharing import share
 from edge_agent.update import holds, machine
 from edge_agent.update.children import Children
 from edge_agent.update.crew import Crew

@@ -16,8 +16,8 @@ from typing import BinaryIO, TypeVar
 from msgspec import Struct
 
 from edge_agent.errors import DeniedError, NotFoundError, UnreachableError
+from edge_agent.host.owner import user
 from edge_agent.identity.http import Answer
-from edge_agent.owner import user
 
 T = TypeVar("T")
 

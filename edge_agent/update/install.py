@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from edge_agent.durable import write_durably
 from edge_agent.errors import AgentError, LateError, UpdateError, said
+from edge_agent.host.durable import write_durably
 from edge_agent.update.bundled import Bundle
 from edge_agent.update.children import LookChild, ProcessChildren
 from edge_agent.update.folder import check_bundle

@@ -9,8 +9,8 @@ from pathlib import Path
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from edge_agent.durable import write_durably
 from edge_agent.errors import AgentError
+from edge_agent.host.durable import write_durably
 from edge_agent.update.machine import ModelState
 from fleet.protocol.channel import Channel
 from fleet.protocol.codec import decode_json, encode_json

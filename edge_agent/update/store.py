@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from edge_agent.durable import sync_folder, write_durably
 from edge_agent.errors import CorruptBlobError, DiskFullError, UnreadableError
+from edge_agent.host.durable import sync_folder, write_durably
 from edge_agent.ports import InstalledRelease, read_blob
 from edge_agent.update.machine import Held
 from fleet.protocol.errors import ProtocolError

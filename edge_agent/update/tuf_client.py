@@ -19,10 +19,10 @@ from tuf.api import exceptions
 from tuf.api.metadata import TargetFile
 from tuf.ngclient import FetcherInterface, Updater
 
-from edge_agent.clock import EPOCH
-from edge_agent.clock import TimeFloor as TimeFloor
-from edge_agent.durable import sweep_drafts, sync_folder, write_durably
 from edge_agent.errors import AgentError, ConflictError, FetchError, OlderMetadataError, TrustError
+from edge_agent.host.clock import EPOCH
+from edge_agent.host.clock import TimeFloor as TimeFloor
+from edge_agent.host.durable import sweep_drafts, sync_folder, write_durably
 from edge_agent.ports import HubStreams
 from edge_agent.update import advice
 from edge_agent.update.pace import Pace, paced

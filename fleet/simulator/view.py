@@ -9,9 +9,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from edge_agent.clock import FILE as FLOOR
-from edge_agent.clock import TimeFloor
 from edge_agent.errors import AgentError, DeniedError, OlderMetadataError, RefusedError
+from edge_agent.host.clock import FILE as FLOOR
+from edge_agent.host.clock import TimeFloor
 from edge_agent.identity.enroll import first_root
 from edge_agent.identity.http import HubHttp
 from edge_agent.reporting.commands import decode_keys

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import service
+from edge_agent.host import service
 from tests.support.require import require
 
 BUILD = Path(__file__).parents[2] / "scripts" / "build-deb"

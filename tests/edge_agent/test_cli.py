@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge_agent.lock import only_one
+from edge_agent.host.lock import only_one
 from edge_agent.main import main
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models

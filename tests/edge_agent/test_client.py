@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from edge_agent import client, standing
 from edge_agent.errors import UnreachableError
-from edge_agent.lock import only_one
+from edge_agent.host.lock import only_one
 from edge_agent.main import main
 from tests.support.agent_process import enrolled
 from tests.support.server import serving

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from edge_agent import client
-from edge_agent.announcement import announce, announce_later
 from edge_agent.errors import ConflictError, NotFoundError
-from edge_agent.lock import only_one
+from edge_agent.host.announcement import announce, announce_later
+from edge_agent.host.lock import only_one
 from edge_agent.main import main
 from edge_agent.update.machine import ModelState
 from edge_agent.update.state import StateFile

@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.clock import FILE, TimeFloor
 from edge_agent.config import load
 from edge_agent.errors import AgentError, ConflictError, IdentityError, UsageError
+from edge_agent.host.clock import FILE, TimeFloor
+from edge_agent.host.lock import only_one
 from edge_agent.identity import enroll as module
 from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
-from edge_agent.lock import only_one
 from edge_agent.update.child import Session
 from edge_agent.update.lines import Asked, Message, Saw
 from fleet.protocol.messages import TrustBundle

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from cloud_hub.identity.ca import Authority, create_authority
-from edge_agent.clock import synchronised
+from edge_agent.host.clock import synchronised
 from edge_agent.identity.tls import Dates, client_context, refusal
 
 DAY = 86_400.0

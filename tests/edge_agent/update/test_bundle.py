@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from cloud_hub.trust import checks
 from edge_agent import client
-from edge_agent.lock import only_one
+from edge_agent.host.lock import only_one
 from edge_agent.main import main
 from edge_agent.update.folder import FolderHub
 from edge_agent.update.state import read_state

@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from edge_agent.errors import AgentError, ConflictError, DeniedError, NotFoundError, UsageError
-from edge_agent.sharing import GROUP
+from edge_agent.host.sharing import GROUP
 
 MARK = "# Written by `edge-agent service install`; changed by the next one. Overrides: `systemctl edit`."
 USER = "edge-agent"

@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from edge_agent.notify import ServiceManager
+from edge_agent.host.notify import ServiceManager
 
 EXIT = 70  # sysexits.h: EX_SOFTWARE; no command of the agent ends with it
 TICK_S = 1.0

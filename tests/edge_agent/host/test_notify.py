@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.notify import ServiceManager
+from edge_agent.host.notify import ServiceManager
 from edge_agent.update.machine import ModelState
 from edge_agent.update.state import StateFile
 from edge_agent.update.suspects import FILE

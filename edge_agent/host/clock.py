@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.durable import write_durably
+from edge_agent.host.durable import write_durably
 
 EPOCH = 0.0
 LAST = 253_402_300_800.0  # the year 10000, which no date of metadata reaches

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_agent import watchdog
-from edge_agent.notify import ServiceManager
+from edge_agent.host import watchdog
+from edge_agent.host.notify import ServiceManager
+from edge_agent.host.watchdog import EXIT, Patience, Runs, Watchdog
 from edge_agent.update.machine import ModelState, Target
 from edge_agent.update.state import StateFile, read_state
-from edge_agent.watchdog import EXIT, Patience, Runs, Watchdog
 from fleet.protocol.channel import Probation
 from tests.support import models
 from tests.support.agent_process import enrolled, running

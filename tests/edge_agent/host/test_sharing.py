@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge_agent import sharing
 from edge_agent.config import AgentConfig
-from edge_agent.durable import write_durably
+from edge_agent.host import sharing
+from edge_agent.host.durable import write_durably
 from edge_agent.identity.keys import load_or_make_key
 from edge_agent.update.children import ProcessChildren
 from edge_agent.update.driver import Updater

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import owner
 from edge_agent.errors import UsageError
+from edge_agent.host import owner
+from edge_agent.host.owner import check_owner
 from edge_agent.main import main
-from edge_agent.owner import check_owner
 from tests.support.agent_process import enrolled
 
 ME = os.geteuid()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are glibc's own calls")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 HEAPS = """
 import ctypes, threading

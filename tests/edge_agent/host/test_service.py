@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from edge_agent import service
 from edge_agent.errors import AgentError, ConflictError, DeniedError, NotFoundError, UsageError
-from edge_agent.service import Service, install, run_command, uninstall, unit_of
+from edge_agent.host import service
+from edge_agent.host.service import Service, install, run_command, uninstall, unit_of
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled

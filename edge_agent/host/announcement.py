@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from edge_agent.durable import write_durably
+from edge_agent.host.durable import write_durably
 from fleet.protocol.codec import encode_json
 
 log = logging.getLogger(__name__)

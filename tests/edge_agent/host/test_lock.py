@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import lock
 from edge_agent.errors import ConflictError
-from edge_agent.lock import is_running, only_one
+from edge_agent.host import lock
+from edge_agent.host.lock import is_running, only_one
 
 
 def test_to_look_writes_nothing(tmp_path: Path) -> None:
