@@ -47,13 +47,18 @@ def cases_of(
     wanted = (manifest.variant(variant),) if variant else manifest.placed("edge")
     found = [
         Case(
-            model=model, release=release, manifest=manifest, variant=one.name, runtime=name, blobs=str(blobs),
+            model=model,
+            release=release,
+            manifest=manifest,
+            variant=one.name,
+            runtime=name,
+            blobs=str(blobs),
             rounds=rounds,
         )
         for one in wanted
         for name in _runtimes_for(one, runtimes.available())
         if (blobs / one.blob.sha256).is_file()
-    ]  # fmt: skip
+    ]
     if not found:
         names = ", ".join(f"{one.name} ({one.runtime})" for one in wanted) or "no edge variant"
         raise NotFoundError(
@@ -114,9 +119,12 @@ async def in_child(case: Case, *, timeout_s: float = TIMEOUT_S) -> Benchmark:
         LateError: it took longer than `timeout_s`.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "edge_agent.runtimes.measuring",
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "edge_agent.runtimes.measuring",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
     try:
         async with asyncio.timeout(timeout_s):
             out, _ = await process.communicate(msgspec.json.encode(case) + b"\n")
@@ -191,11 +199,14 @@ def table(figures: Sequence[Benchmark]) -> list[str]:
         (
             f"{one.model} {one.release} {one.variant}" if one.release else one.variant,
             f"{one.runtime} {one.runtime_version}",
-            f"{one.p50_us:.1f}", f"{one.p95_us:.1f}", f"{one.load_us / 1e3:.2f}",
-            f"{one.memory_bytes / 2**20:.2f}", f"{one.process_bytes / 2**20:.1f}",
+            f"{one.p50_us:.1f}",
+            f"{one.p95_us:.1f}",
+            f"{one.load_us / 1e3:.2f}",
+            f"{one.memory_bytes / 2**20:.2f}",
+            f"{one.process_bytes / 2**20:.1f}",
         )
         for one in figures
-    ]  # fmt: skip
+    ]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     return ["  ".join(_aligned(row, widths)) for row in (head, *rows)]
 

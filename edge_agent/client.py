@@ -58,9 +58,10 @@ def found(directory: Path) -> tuple[str, dict[str, Any]]:
         run = msgspec.json.decode((directory / RUN_FILE).read_bytes(), type=Run)
     except (FileNotFoundError, msgspec.DecodeError) as error:
         raise UnreachableError(
-            f"the agent that runs in {directory} has not said where it listens", subject=str(directory),
+            f"the agent that runs in {directory} has not said where it listens",
+            subject=str(directory),
             hint="it may still be starting; otherwise its log says why",
-        ) from error  # fmt: skip
+        ) from error
     code, _, data = call(run.address, "GET", "/status")
     try:
         document = msgspec.json.decode(data, type=dict[str, Any])
@@ -69,8 +70,9 @@ def found(directory: Path) -> tuple[str, dict[str, Any]]:
     if code != 200 or document.get("pid") != run.pid:
         raise UnreachableError(
             f"what answers at {run.address} is not the agent that runs in {directory} (HTTP {code})",
-            subject=run.address, hint="it may still be starting; otherwise another program has its port: see its log",
-        )  # fmt: skip
+            subject=run.address,
+            hint="it may still be starting; otherwise another program has its port: see its log",
+        )
     return run.address, document
 
 

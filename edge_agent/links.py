@@ -103,9 +103,13 @@ class Links:
             with _usable():
                 context = _tls(config)
         return Link(
-            device_id=enrollment.device_id, channel=looked.follows(enrollment.channel), endpoint=enrollment.mqtt,
-            context=context, agent=VERSION, heartbeat_s=config.heartbeat_s,
-        )  # fmt: skip
+            device_id=enrollment.device_id,
+            channel=looked.follows(enrollment.channel),
+            endpoint=enrollment.mqtt,
+            context=context,
+            agent=VERSION,
+            heartbeat_s=config.heartbeat_s,
+        )
 
 
 class LateHub:
@@ -161,8 +165,9 @@ def _usable() -> Iterator[None]:
     except OSError as error:  # ssl.SSLError is one
         raise IdentityError(
             f"the broker wants a certificate, and the one of this device cannot be used: {error}",
-            reason="bad-certificate", hint="the next look at the hub renews it; if it does not, enrol again",
-        ) from error  # fmt: skip
+            reason="bad-certificate",
+            hint="the next look at the hub renews it; if it does not, enrol again",
+        ) from error
 
 
 def _tls(config: AgentConfig) -> Any:

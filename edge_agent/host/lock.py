@@ -73,7 +73,8 @@ def _take(lock: int, directory: Path) -> None:
         except BlockingIOError as error:
             if not left:
                 raise ConflictError(
-                    f"another agent runs in {directory}", subject=str(directory),
+                    f"another agent runs in {directory}",
+                    subject=str(directory),
                     hint=f"edge-agent status --dir {directory} shows it; end it first, or give this one its own --dir",
-                ) from error  # fmt: skip
+                ) from error
             sleep(PAUSE_S)

@@ -29,13 +29,15 @@ def check_owner(directory: Path, command: str, uid: int | None = None) -> None:
         return
     if me and me in [path.stat().st_uid for path in places[1:]]:  # somebody, mostly root, has been here before
         raise UsageError(
-            f"{places[0]} belongs to {user(owner)}, not to {user(me)}", subject=str(directory),
+            f"{places[0]} belongs to {user(owner)}, not to {user(me)}",
+            subject=str(directory),
             hint=f"sudo chown -R {user(me)} {directory}",
-        )  # fmt: skip
+        )
     raise UsageError(
-        f"the agent in {directory} belongs to {user(owner)}, not to {user(me)}", subject=str(directory),
+        f"the agent in {directory} belongs to {user(owner)}, not to {user(me)}",
+        subject=str(directory),
         hint=f"{sudo(owner)} edge-agent {command} … --dir {directory}",
-    )  # fmt: skip
+    )
 
 
 def user(uid: int) -> str:

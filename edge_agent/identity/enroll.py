@@ -93,7 +93,7 @@ def enroll(
             another hub, or an agent or another enrolment works in it.
         IdentityError: what the hub answers is no certificate for this device's key.
         UnreachableError: no answer.
-    """  # fmt: skip
+    """
     from edge_agent import runtimes
 
     claim, base = parse_claim(token), _checked(url)
@@ -105,13 +105,19 @@ def enroll(
         if not hmac.compare_digest(hashlib.sha256(bundle.root + bundle.ca).hexdigest(), claim.pin):
             raise PinError(
                 "the hub at this address is not the one that made the token: the pin differs",
-                subject=base, hint="check the address, or make a new token on that hub",
-            )  # fmt: skip
+                subject=base,
+                hint="check the address, or make a new token on that hub",
+            )
         key = _key(identity / pairs.KEY)
         request = EnrollRequest(
-            token=claim.id, secret=claim.secret, csr=signing_request(key, name), name=name, agent=agent,
-            hardware=hardware, capabilities=runtimes.capabilities(),
-        )  # fmt: skip
+            token=claim.id,
+            secret=claim.secret,
+            csr=signing_request(key, name),
+            name=name,
+            agent=agent,
+            hardware=hardware,
+            capabilities=runtimes.capabilities(),
+        )
         answer = _post(base, bundle.ca, request)
         return _kept(directory, base, bundle, answer, key, clock())
 
@@ -146,8 +152,9 @@ def keep(identity: Path, enrollment: Enrollment) -> None:
     if long or len(data) > HTTP_LIMIT:
         raise IdentityError(
             f"the hub names a broker whose {' and '.join(long) or 'device'} cannot be one: {len(data)} bytes",
-            subject=enrollment.hub, hint="is this the hub? its operator sets the broker in hub.toml",
-        )  # fmt: skip
+            subject=enrollment.hub,
+            hint="is this the hub? its operator sets the broker in hub.toml",
+        )
     write_durably(identity / FILE, data)
 
 
@@ -162,9 +169,10 @@ def load_enrollment(directory: Path) -> Enrollment:
         return decode_json(path.read_bytes(), Enrollment, limit=HTTP_LIMIT, subject=str(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IdentityError(
-            f"{directory}: this device is not enrolled", subject=str(directory),
+            f"{directory}: this device is not enrolled",
+            subject=str(directory),
             hint=f"edge-agent enroll URL --token T --dir {directory}",
-        ) from error  # fmt: skip
+        ) from error
     except ProtocolError as error:
         raise IdentityError(f"{path}: {error}", subject=str(path), hint=enrol_again(directory)) from error
 

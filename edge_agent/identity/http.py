@@ -156,17 +156,23 @@ class HubHttp:
         sent = {"Authorization": f"Bearer {token}", **(headers or {})} if token else dict(headers or {})
         try:
             answer = self._pool.request(
-                method, self.base + path, body=body, headers=sent, redirect=False, preload_content=False,
+                method,
+                self.base + path,
+                body=body,
+                headers=sent,
+                redirect=False,
+                preload_content=False,
                 timeout=Timeout(connect=min(self._connect_timeout_s, timeout), read=timeout),
-            )  # fmt: skip
+            )
         except HTTPError as error:
             raise UnreachableError(f"the hub at {self.base} does not answer: {error}", subject=self.base) from error
         if answer.status == 200 and answer.headers.get("Content-Type", "").startswith("text/html"):
             answer.close()
             raise UnreachableError(
-                f"a web page came instead of the hub's answer to {path}", subject=self.base,
+                f"a web page came instead of the hub's answer to {path}",
+                subject=self.base,
                 hint="does the network ask for a login?",
-            )  # fmt: skip
+            )
         return answer
 
     def _renew(self, refused: str, timeout: float) -> str:

@@ -91,8 +91,9 @@ class _Unpacked(urllib3.HTTPConnectionPool):
         answer.close()
         raise UnreachableError(
             f"the answer of {self.host} to {urlsplit(url).path} comes packed ({packed[:40]!r}), as nobody asked for",
-            subject=self.host, hint="does a proxy before the server pack its answers? it must leave them as they are",
-        )  # fmt: skip
+            subject=self.host,
+            hint="does a proxy before the server pack its answers? it must leave them as they are",
+        )
 
 
 class _HttpPool(_Unpacked):

@@ -78,7 +78,8 @@ def follow(directory: Path, mine: DeviceMe) -> bool:
     if not mine.mqtt.host or not 0 < mine.mqtt.port < 1 << 16:
         raise IdentityError(
             f"the hub names a broker at {mine.mqtt.host[:80]!r}, port {mine.mqtt.port}",
-            subject=enrollment.hub, hint="set [broker] host and port in the hub's hub.toml",
-        )  # fmt: skip
+            subject=enrollment.hub,
+            hint="set [broker] host and port in the hub's hub.toml",
+        )
     keep(directory / "identity", msgspec.structs.replace(enrollment, mqtt=mine.mqtt))
     return True

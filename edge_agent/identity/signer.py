@@ -89,8 +89,10 @@ class SignerProcess:
         with self._lock:
             said = self._exchange(line) or self._exchange(line)  # the first one may have ended as it was asked
         if not said:
-            raise SignerError("the process that signs and verifies ended twice without an answer",
-                              hint="its own words are in the agent's log; is there memory left?")  # fmt: skip
+            raise SignerError(
+                "the process that signs and verifies ended twice without an answer",
+                hint="its own words are in the agent's log; is there memory left?",
+            )
         answer = msgspec.json.decode(said, type=Answer)
         if answer.error:
             raise IdentityError(answer.error, subject=str(self._identity), hint=answer.hint)

@@ -51,9 +51,13 @@ class Dates:
         floor = TimeFloor(self._path, slack_s=self._slack_s)  # read anew: another process raises it
         for certificate in chain:
             why = refusal(
-                ssl.cert_time_to_seconds(certificate["notBefore"]), ssl.cert_time_to_seconds(certificate["notAfter"]),
-                now=now, floor=floor.value, trusted=floor.trusts(now), synchronised=self._synchronised(),
-            )  # fmt: skip
+                ssl.cert_time_to_seconds(certificate["notBefore"]),
+                ssl.cert_time_to_seconds(certificate["notAfter"]),
+                now=now,
+                floor=floor.value,
+                trusted=floor.trusts(now),
+                synchronised=self._synchronised(),
+            )
             if why:
                 raise ssl.SSLCertVerificationError(f"the certificate of {_name(certificate)} {why}")
 

@@ -107,9 +107,13 @@ class Actions:
                 raise NotFoundError(f"model {model!r} is not served here", subject=model)
             release, runtime = served.release, served.runtime
         cases = bench.cases_of(
-            release.manifest, release.blobs, model=model, release=release.number, variant=release.variant.name,
+            release.manifest,
+            release.blobs,
+            model=model,
+            release=release.number,
+            variant=release.variant.name,
             rounds=rounds,
-        )  # fmt: skip
+        )
         case = next((case for case in cases if case.runtime == runtime), cases[0])
         async with self._measuring:
             figures: dict[str, Any] = msgspec.to_builtins(await (self._measure or bench.in_child)(case))

@@ -108,9 +108,13 @@ class Sampler:
             raise NotFoundError(f"model {want.model!r} is not served here", subject=want.model)
         self._draws[want.model] = Draw(want, self._rng)
         return {
-            "model": want.model, "samples": want.samples, "max_bytes": want.max_bytes, "until": want.until,
-            "sampling": self._policies.entry(want.model).sampling.enabled, "redacted": self._store.redacts,
-        }  # fmt: skip
+            "model": want.model,
+            "samples": want.samples,
+            "max_bytes": want.max_bytes,
+            "until": want.until,
+            "sampling": self._policies.entry(want.model).sampling.enabled,
+            "redacted": self._store.redacts,
+        }
 
     def take(self, now: float) -> list[Drafted]:
         """What is to be stored now; slots that are over are closed."""

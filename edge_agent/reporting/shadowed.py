@@ -50,8 +50,15 @@ class ShadowTally:
         """The counts."""
         found = [[key for key, outcome in self._outcomes.items() if outcome == which] for which in (AGREE, DIFFER)]
         return ShadowCounts(
-            rollout=self.rollout.id, attempt=self.rollout.attempt, old=self.rollout.from_release,
-            new=self.rollout.release, agree=len(found[AGREE]), differ=len(found[DIFFER]),
+            rollout=self.rollout.id,
+            attempt=self.rollout.attempt,
+            old=self.rollout.from_release,
+            new=self.rollout.release,
+            agree=len(found[AGREE]),
+            differ=len(found[DIFFER]),
             keys=b"".join(found[AGREE] + found[DIFFER]),
-            old_us=int(self._old_s * 1e6), new_us=int(self._new_s * 1e6), reason=self.reason, **self._counts,
-        )  # fmt: skip
+            old_us=int(self._old_s * 1e6),
+            new_us=int(self._new_s * 1e6),
+            reason=self.reason,
+            **self._counts,
+        )

@@ -212,9 +212,17 @@ class Builder:
         found = [[key for key, outcome in self._pairs.items() if outcome == number] for number in range(4)]
         both, only_old, only_new, neither = map(len, found)
         return PairCounts(
-            rollout=rollout, attempt=attempt, old=old, new=new, both=both, only_old=only_old, only_new=only_new,
-            neither=neither, repeats=self._repeats, keys=b"".join(key for keys in found for key in keys),
-        )  # fmt: skip
+            rollout=rollout,
+            attempt=attempt,
+            old=old,
+            new=new,
+            both=both,
+            only_old=only_old,
+            only_new=only_new,
+            neither=neither,
+            repeats=self._repeats,
+            keys=b"".join(key for keys in found for key in keys),
+        )
 
     def _sketch(self) -> tuple[SketchData | None, int]:
         """The sketch of the drawn rows, and how many of them are outlying; None and -1 without an encoder."""

@@ -113,9 +113,7 @@ def answer(model: LoadedModel, manifest: Manifest, asked: Asked) -> Answered:
     except Exception as error:  # noqa: BLE001  # whatever a runtime raises is a failed run, as where it serves
         nothing, failed = (False,) * len(old), _in_words(error)
         return Answered(keys=keys, agree=nothing, broken=nothing, failed=failed, cpu_s=time.process_time())
-    return Answered(
-        keys=keys, agree=agree, broken=tuple(broken.tolist()), run_s=took, cpu_s=time.process_time()
-    )  # fmt: skip
+    return Answered(keys=keys, agree=agree, broken=tuple(broken.tolist()), run_s=took, cpu_s=time.process_time())
 
 
 def _in_words(error: Exception) -> str:

@@ -51,10 +51,16 @@ class ChildProcesses:
     async def start(self, held: Held) -> tuple[ChildProcess, float]:
         """See the port."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "edge_agent.update.child", "shadow", str(self._directory),
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 16,
+            sys.executable,
+            "-m",
+            "edge_agent.update.child",
+            "shadow",
+            str(self._directory),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=1 << 16,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
         child = ChildProcess(process, self._config.selftest_wall_s)
         try:
             loaded = await child.say(framed(held))

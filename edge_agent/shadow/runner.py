@@ -136,11 +136,16 @@ class Shadows:
         """What `/status` says, by model."""
         return {
             model: {
-                "release": one.rollout.release, "rollout": one.rollout.id, "state": one.state, "reason": one.reason,
-                "detail": one.detail, "compared": one.compared, "crashes": one.crashes,
+                "release": one.rollout.release,
+                "rollout": one.rollout.id,
+                "state": one.state,
+                "reason": one.reason,
+                "detail": one.detail,
+                "compared": one.compared,
+                "crashes": one.crashes,
             }
             for model, one in self._models.items()
-        }  # fmt: skip
+        }
 
     # ---- what is compared ---------------------------------------------------------------------
 

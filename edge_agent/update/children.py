@@ -104,11 +104,18 @@ class ProcessChildren:
 
     async def _spawn(self, kind: str, *more: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "edge_agent.update.child", kind, str(self._directory), *more,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=LINE_LIMIT,
+            sys.executable,
+            "-m",
+            "edge_agent.update.child",
+            kind,
+            str(self._directory),
+            *more,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_LIMIT,
             # numpy's threads would start before the child confines itself, and it has no use for them
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
 
 
 class ProcessChild:

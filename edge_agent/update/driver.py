@@ -97,9 +97,15 @@ class Updater:
         self._service = Service(self.store, activator, self._ledger, self._suspects, now=now)
         share(config.dir)
         self._follower = Follower(
-            config, self._ledger, self._service, activator, children,
-            count_bytes=count_bytes, budget=budget, clock=clock,
-        )  # fmt: skip
+            config,
+            self._ledger,
+            self._service,
+            activator,
+            children,
+            count_bytes=count_bytes,
+            budget=budget,
+            clock=clock,
+        )
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._hurry, self._patience_s, self._noticed = Hurry(now), 0.0, False
@@ -343,12 +349,17 @@ class Updater:
     def _asked(self) -> Asked:
         states, looked = self.file.state.models, self.file.state.looked
         return Asked(
-            device_id=self._device_id, channel=looked.follows(self._channel_name), kinds=self._kinds,
-            runtimes=self._runtimes, variants=self._config.variants, capabilities=self._capabilities,
+            device_id=self._device_id,
+            channel=looked.follows(self._channel_name),
+            kinds=self._kinds,
+            runtimes=self._runtimes,
+            variants=self._config.variants,
+            capabilities=self._capabilities,
             committed={name: s.committed for name, s in states.items() if s.committed is not None},
             held={name: tuple(h for h in (s.active, s.previous) if h) for name, s in states.items()},
-            groups=looked.groups, pins=looked.pins,
-        )  # fmt: skip
+            groups=looked.groups,
+            pins=looked.pins,
+        )
 
     def _collect(self, offers: list[Offer], beside: list[Beside]) -> None:
         """Make room: nothing stays but what serves, the ways back, and what the channel offers, however far it came."""

@@ -66,15 +66,18 @@ def _check_whole(answer: Stream, blob: Blob) -> None:
     announced = whole_number(answer.headers.get("Content-Length", ""))
     if answer.headers.get("Content-Type", "").startswith("text/html"):
         raise FetchError(
-            f"blob {blob.sha256[:12]}: a web page came instead", subject=blob.sha256,
+            f"blob {blob.sha256[:12]}: a web page came instead",
+            subject=blob.sha256,
             hint="does the network ask for a login?",
-        )  # fmt: skip
+        )
     if announced is None or announced == blob.size:
         return
     raise FetchError(
-        f"blob {blob.sha256[:12]}: {announced} bytes are announced, {blob.size} were signed", subject=blob.sha256,
-        reason="too-large" if announced > blob.size else "", hint="does the network ask for a login?",
-    )  # fmt: skip
+        f"blob {blob.sha256[:12]}: {announced} bytes are announced, {blob.size} were signed",
+        subject=blob.sha256,
+        reason="too-large" if announced > blob.size else "",
+        hint="does the network ask for a login?",
+    )
 
 
 def _write(answer: Stream, store: Store, blob: Blob, place: int, here: int, pace: Pace, progress: Progress) -> None:
@@ -94,8 +97,9 @@ def _write(answer: Stream, store: Store, blob: Blob, place: int, here: int, pace
                 file.truncate(here)
                 raise FetchError(
                     f"blob {blob.sha256[:12]} is larger than the {blob.size} bytes that were signed",
-                    subject=blob.sha256, reason="too-large",
-                )  # fmt: skip
+                    subject=blob.sha256,
+                    reason="too-large",
+                )
             store.check_room(len(fresh), missing=blob.size - place + len(fresh))  # others write, too
             file.write(fresh)
             file.flush()  # what arrived counts after a kill

@@ -107,9 +107,11 @@ def open_regular(name: Path) -> BinaryIO | None:
     except OSError as error:
         hint = "the agent's user must be able to read the bundle; copy it again if the medium is damaged"
         raise UnreachableError(
-            f"{name} cannot be read by {user(os.geteuid())}: {error.strerror}", subject=str(name), hint=hint,
+            f"{name} cannot be read by {user(os.geteuid())}: {error.strerror}",
+            subject=str(name),
+            hint=hint,
             reason="unreadable",
-        ) from error  # fmt: skip
+        ) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         return None
@@ -126,11 +128,15 @@ def check_bundle(folder: Path) -> None:
         found = (folder / "metadata" / "timestamp.json").is_file()
     except PermissionError as error:
         raise DeniedError(
-            f"{error.filename} cannot be read by {user(os.geteuid())}", subject=str(folder), reason="unreadable",
+            f"{error.filename} cannot be read by {user(os.geteuid())}",
+            subject=str(folder),
+            reason="unreadable",
             hint=f"chmod -R a+rX {folder}, or copy it where that user may read",
-        ) from error  # fmt: skip
+        ) from error
     if not found:
         raise NotFoundError(
-            f"{folder} holds no bundle: metadata/timestamp.json is missing", subject=str(folder), reason="not-found",
+            f"{folder} holds no bundle: metadata/timestamp.json is missing",
+            subject=str(folder),
+            reason="not-found",
             hint="make one where the hub can be reached: fleet release bundle --channel C --out FOLDER",
-        )  # fmt: skip
+        )

@@ -52,11 +52,14 @@ def gather(tuf: Path, spool: Path | None = None) -> Held:
     """The signed files in the folder of the TUF client, those documents that a look reads, and the last command."""
     return Held(
         roots=tuple(_roots(tuf / "root_history")),
-        timestamp=_file(tuf, "timestamp"), snapshot=_file(tuf, "snapshot"), targets=_file(tuf, "targets"),
-        models=_file(tuf, "models"), channels=_file(tuf, "channels"),
+        timestamp=_file(tuf, "timestamp"),
+        snapshot=_file(tuf, "snapshot"),
+        targets=_file(tuf, "targets"),
+        models=_file(tuf, "models"),
+        channels=_file(tuf, "channels"),
         documents=dict(_documents(tuf / "targets")),
         command=_last_command(spool) if spool is not None else b"",
-    )  # fmt: skip
+    )
 
 
 def _file(tuf: Path, role: str) -> bytes:

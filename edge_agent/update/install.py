@@ -89,9 +89,13 @@ def last(directory: Path) -> dict[str, Any] | None:
         return None
     blamed: Outcome | Installed = next((model for model in found.models if model.reason), found)
     return {
-        "folder": found.folder, "at": at, "done": found.done, "reason": found.reason or blamed.reason,
-        "detail": found.detail or blamed.detail, "hint": found.hint or blamed.hint,
-    }  # fmt: skip
+        "folder": found.folder,
+        "at": at,
+        "done": found.done,
+        "reason": found.reason or blamed.reason,
+        "detail": found.detail or blamed.detail,
+        "hint": found.hint or blamed.hint,
+    }
 
 
 class Installer:
@@ -189,9 +193,10 @@ def _note(updater: Updater, folder: Path, error: Exception) -> None:
 def _not_understood(error: Exception) -> Outcome:
     """The answer to a request whose id nobody can read."""
     return Outcome(
-        reason="bad-request", detail=f"the agent cannot read the request: {error}",
+        reason="bad-request",
+        detail=f"the agent cannot read the request: {error}",
         hint="run edge-agent install as the agent's user, of the same version",
-    )  # fmt: skip
+    )
 
 
 def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2) -> Outcome:
@@ -217,13 +222,15 @@ def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause:
                 return replace(outcome, by="agent")
         if gone:
             raise AgentError(
-                "the running agent took the request, but its answer is missing", subject=str(directory),
+                "the running agent took the request, but its answer is missing",
+                subject=str(directory),
                 hint=f"edge-agent status --dir {directory} says what became of it, the agent's log why",
-            )  # fmt: skip
+            )
     raise LateError(
-        f"the running agent has not answered after {patience_s:g} s", subject=str(directory),
+        f"the running agent has not answered after {patience_s:g} s",
+        subject=str(directory),
         hint=f"it may still be at it: edge-agent status --dir {directory}",
-    )  # fmt: skip
+    )
 
 
 def _told(directory: Path, request: Request) -> bool:
@@ -261,15 +268,18 @@ def _outcome(name: str, bundle: Bundle, updater: Updater, trouble: Exception | N
         return replace(outcome, reason=reason, detail=str(trouble), hint=hint)
     if looked.channel is None:
         return replace(
-            outcome, reason=looked.problem or "no-channel",
+            outcome,
+            reason=looked.problem or "no-channel",
             detail=f"nobody has signed channel {bundle.channel!r}, which this device follows",
             hint=looked.hint or "fleet channel list names those that there are",
-        )  # fmt: skip
+        )
     if not models:
         return replace(
-            outcome, reason="no-model", detail=f"the bundle was made for no model of channel {bundle.channel!r}",
+            outcome,
+            reason="no-model",
+            detail=f"the bundle was made for no model of channel {bundle.channel!r}",
             hint=f"fleet channel show {bundle.channel}",
-        )  # fmt: skip
+        )
     return outcome
 
 
@@ -277,14 +287,23 @@ def _installed(report: ModelReport, said: Offer | Refusal) -> Installed:
     """What the look asked for beside where the model stands now."""
     if isinstance(said, Refusal):
         return Installed(
-            model=said.model, wanted=said.release, active=report.active, state=report.state, reason=said.reason,
-            detail=said.detail, hint=said.hint,
-        )  # fmt: skip
+            model=said.model,
+            wanted=said.release,
+            active=report.active,
+            state=report.state,
+            reason=said.reason,
+            detail=said.detail,
+            hint=said.hint,
+        )
     wanted = said.target.held.release
     if report.active == wanted:
         return Installed(model=said.model, wanted=wanted, active=wanted, state=report.state)
     return Installed(
-        model=said.model, wanted=wanted, active=report.active, state=report.state, reason=report.reason or "not-now",
+        model=said.model,
+        wanted=wanted,
+        active=report.active,
+        state=report.state,
+        reason=report.reason or "not-now",
         detail=report.detail or f"release {report.active} is still in {report.state}",
         hint=report.hint or "install again when that has ended",
-    )  # fmt: skip
+    )

@@ -54,10 +54,17 @@ def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
         raise TrustError(f"channels/{name}.json holds channel {channel.channel!r}", subject=name)
     key = trusted.read("hub/command-key.json", HTTP_LIMIT) or b""
     return Looked(
-        channel=channel, channel_name=name, groups=mine.groups, pins=mine.pins, command_key=key, tuf=trusted.versions,
-        tuf_expires=trusted.expires, clock="untrusted" if trusted.problem == "clock-untrusted" else "trusted",
-        problem=trusted.problem or ("" if channel else "no-channel"), hint=trusted.detail,
-    )  # fmt: skip
+        channel=channel,
+        channel_name=name,
+        groups=mine.groups,
+        pins=mine.pins,
+        command_key=key,
+        tuf=trusted.versions,
+        tuf_expires=trusted.expires,
+        clock="untrusted" if trusted.problem == "clock-untrusted" else "trusted",
+        problem=trusted.problem or ("" if channel else "no-channel"),
+        hint=trusted.detail,
+    )
 
 
 def _channel_file(trusted: Trusted, name: str) -> bytes | None:
@@ -77,17 +84,22 @@ def _decoded(data: bytes, name: str, capabilities: frozenset[str]) -> Channel:
         raise
     except ProtocolError as error:
         raise RefusedError(
-            f"channels/{name}.json: {error}", subject=name, reason="bad-channel",
+            f"channels/{name}.json: {error}",
+            subject=name,
+            reason="bad-channel",
             hint=error.hint or "publish the channel again on the hub: fleet channel set",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def concluded(seen: Looked, trusted: Trusted) -> Looked:
     """`seen` with what only reading the releases brought to light: the role that signs them may have expired."""
     return replace(
-        seen, tuf=trusted.versions, tuf_expires=trusted.expires,
-        problem=trusted.problem or seen.problem, hint=trusted.detail or seen.hint,
-    )  # fmt: skip
+        seen,
+        tuf=trusted.versions,
+        tuf_expires=trusted.expires,
+        problem=trusted.problem or seen.problem,
+        hint=trusted.detail or seen.hint,
+    )
 
 
 def identified(seen: Looked, identity: Path, trouble: tuple[str, str]) -> Looked:
@@ -103,9 +115,13 @@ def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, sto
     """What each model of the channel should run here, or why it may not."""
     for model in channel.models:
         target = resolve.resolve(
-            channel, model, asked.device_id, groups=frozenset(mine.groups), pin=mine.pins.get(model),
+            channel,
+            model,
+            asked.device_id,
+            groups=frozenset(mine.groups),
+            pin=mine.pins.get(model),
             committed=asked.committed.get(model),
-        )  # fmt: skip
+        )
         assert target is not None  # the model is on the channel
         try:
             held = _checked(trusted, model, target.release, asked, store)
@@ -122,9 +138,13 @@ def beside(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, sto
     """What shadow stages want of this device; each release passes every check that one which is to serve passes."""
     for model in channel.models:
         rollout = resolve.shadows(
-            channel, model, asked.device_id, groups=frozenset(mine.groups), pin=mine.pins.get(model),
+            channel,
+            model,
+            asked.device_id,
+            groups=frozenset(mine.groups),
+            pin=mine.pins.get(model),
             committed=asked.committed.get(model),
-        )  # fmt: skip
+        )
         if rollout is None:
             continue
         try:
@@ -211,5 +231,6 @@ def choose(
     here = ", ".join(runtimes or kinds) or "none"
     raise RefusedError(
         f"the release needs a runtime for {' or '.join(wanted) or 'the edge'}, here is {here}",
-        reason="no-variant", hint="install a runtime, or publish a variant for this one",
-    )  # fmt: skip
+        reason="no-variant",
+        hint="install a runtime, or publish a variant for this one",
+    )

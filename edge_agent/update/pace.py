@@ -54,8 +54,10 @@ def paced(
         if spent > pace.grace_s and total / spent < floor:
             raise FetchError(
                 f"{subject} came at {total / spent:.0f} B/s, at least {floor:g} are expected",
-                subject=subject, reason="too-slow", hint="it is resumed later",
-            )  # fmt: skip
+                subject=subject,
+                reason="too-slow",
+                hint="it is resumed later",
+            )
         yield piece
         if pace.max_bytes_per_s and (ahead := total / pace.max_bytes_per_s - (now() - started)) > 0:
             sleep(ahead)

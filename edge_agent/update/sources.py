@@ -141,9 +141,7 @@ def _fetch(
         budget.spend(received)
 
     def fetch(counting: Progress) -> None:
-        fetch_blob(
-            source.streams, store, blob, pace=pace, progress=counting, gap_timeout_s=gap, tagged=source.tagged
-        )  # fmt: skip
+        fetch_blob(source.streams, store, blob, pace=pace, progress=counting, gap_timeout_s=gap, tagged=source.tagged)
 
     if not source.metered:
         fetch(lambda received: None)
@@ -187,9 +185,13 @@ class HttpMirror:
         """See the port."""
         try:
             answer = self._pool.request(
-                method, self._base + path, headers=headers, redirect=False, preload_content=False,
+                method,
+                self._base + path,
+                headers=headers,
+                redirect=False,
+                preload_content=False,
                 timeout=urllib3.Timeout(connect=min(self._connect_timeout_s, timeout), read=timeout),
-            )  # fmt: skip
+            )
         except urllib3.exceptions.HTTPError as error:
             raise UnreachableError(f"{self._base} does not answer: {error}", subject=self._base) from error
         try:

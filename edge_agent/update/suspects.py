@@ -58,10 +58,11 @@ class Suspects:
         if before is None or before.times < MOST:
             return
         raise ActivationError(
-            f"the agent ended {before.times} times while it loaded release {held.release}", subject=model,
+            f"the agent ended {before.times} times while it loaded release {held.release}",
+            subject=model,
             reason="crash-loop",
             hint="it is loaded again after the next boot, or by another version of the agent or a runtime",
-        )  # fmt: skip
+        )
 
     @contextlib.contextmanager
     def loading(self, model: str, held: Held) -> Iterator[None]:

@@ -211,9 +211,13 @@ def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor,
 
 def _updater(directory: Path, root: bytes, fetcher: Fetcher) -> HardenedUpdater:
     return HardenedUpdater(
-        str(directory), f"{BASE}/tuf/metadata/", str(directory / "targets"), f"{BASE}/tuf/targets/", fetcher,
+        str(directory),
+        f"{BASE}/tuf/metadata/",
+        str(directory / "targets"),
+        f"{BASE}/tuf/targets/",
+        fetcher,
         bootstrap=root,
-    )  # fmt: skip
+    )
 
 
 @contextlib.contextmanager
