@@ -46,16 +46,16 @@ from benchmarks.http_load import Client, per_second
 from benchmarks.http_peers import CODE, PEERS, _await_listening, free_port
 from benchmarks.over_http import CLIENTS, PATH, encoded, request
 from benchmarks.requests import KEYWORDS, Bare, example, install
-from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.recorder import Recorder
-from edge_agent.reporting.samples import SampleStore
-from edge_agent.reporting.spool import Database, Spool
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import InferRoute, _reply
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Afterwards, Outcome
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.slots import Slots
+from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.recorder import Recorder
+from edge_agent.telemetry.samples import SampleStore
+from edge_agent.telemetry.spool import Database, Spool
 from edge_agent.update.state import StateFile
 from edge_agent.update.store import Store
 from fleet.protocol import oip

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.machine import machine
 from benchmarks.over_http import over_http
 from benchmarks.stalls import holders, stalls
-from edge_agent import local_draws, local_records
+from edge_agent.in_process import draws, records
 from edge_agent.local import LocalModel, open_model
 from edge_agent.update.machine import Held, ModelState
 from edge_agent.update.state import Looked, StateFile
@@ -166,7 +166,7 @@ def http(data: bytes, seconds: float) -> dict[str, Any]:
 def receive(directory: Path) -> int:
     """A process that stands for the agent: it takes records, and drawn requests in their memory files."""
     listeners = []
-    for name in (local_records.SOCKET, local_draws.SOCKET):
+    for name in (records.SOCKET, draws.SOCKET):
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         listener.bind(str(directory / name))
         listeners.append(listener)
@@ -175,7 +175,7 @@ def receive(directory: Path) -> int:
         while True:
             for listener in select.select(listeners, (), ())[0]:
                 for file in socket.recv_fds(listener, 1 << 20, 1)[1]:
-                    os.pread(file, local_draws.LIMIT, 0)
+                    os.pread(file, draws.LIMIT, 0)
                     os.ftruncate(file, 0)
                     os.close(file)
     for listener in listeners:

@@ -1,12 +1,14 @@
 """Runs on the device: pulls, verifies, swaps, infers, falls back, samples, reports.
 
-main       composition root; cli: the `edge-agent` command; local: inference in process
+main       composition root; cli: the `edge-agent` command; local and in_process: inference in the application's process
 host       the machine: folder, durable files, memory, watchdog, service manager
 runtimes   LiteRT, tflite-runtime, ONNX Runtime behind one port
 serving    the local API, routing, audits
-reporting  spool, windows, samples, MQTT
+telemetry  windows, samples, the spool
+mqtt       the connection to the broker, commands
 shadow     a release that is tried beside the one that serves, in a process of its own
-update     pulling releases; identity: key, enrolment, calls to the hub
+update     pulling releases
+identity   key, enrolment, calls to the hub
 """
 
 VERSION = "0.2.0.dev0"

@@ -6,8 +6,8 @@
 
 The application reads the agent's store (group `edgeloop`): it opens a blob once, hashes what it read and loads those
 bytes. Swaps are followed by a look at `state.json`'s inode and time, at most every `LOOK_S` seconds and always after a
-pause. What happened goes one way to the agent, in batches (`local_records`), marked `source=local`; so do requests that
-are drawn for sketches, samples and audits (`local_draws`). Without a running agent both are dropped.
+pause. What happened goes one way to the agent, in batches (`in_process.records`), marked `source=local`; so do requests
+that are drawn for sketches, samples and audits (`in_process.draws`). Without a running agent both are dropped.
 
 A model may be used from several threads, and goes on in a process that was forked with it: a fork waits for the
 request under way, and the child tells of its own requests only. Close it, or leave the `with` block, where a process
@@ -27,8 +27,8 @@ from typing import Any
 
 from edge_agent import runtimes
 from edge_agent.errors import AgentError, NotFoundError
-from edge_agent.local_draws import SUPPORTED, Draws
-from edge_agent.local_records import Entry, Outbox
+from edge_agent.in_process.draws import SUPPORTED, Draws
+from edge_agent.in_process.records import Entry, Outbox
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel, load_variant
 from edge_agent.serving.scores import PendingScores, score_later
 from edge_agent.update.machine import Held

@@ -25,16 +25,16 @@ from edge_agent import VERSION
 from edge_agent import cli as commands
 from edge_agent.errors import UsageError
 from edge_agent.host.lock import is_running, only_one
-from edge_agent.recent_log import RecentLog
+from edge_agent.telemetry.recent_log import RecentLog
 
 if TYPE_CHECKING:
     import uvicorn
 
     from edge_agent.config import AgentConfig
-    from edge_agent.reporting.recorder import Recorder
-    from edge_agent.reporting.samples import Redact
     from edge_agent.serving.engine import Engine
     from edge_agent.shadow.runner import Shadows
+    from edge_agent.telemetry.recorder import Recorder
+    from edge_agent.telemetry.samples import Redact
     from edge_agent.update.install import Outcome
     from edge_agent.update.state import Looked
     from fleet.protocol.messages import AgentReport, CommandKeys
@@ -73,17 +73,17 @@ class Agent:
     def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
         from edge_agent import runtimes
         from edge_agent.host.durable import sweep_drafts
+        from edge_agent.identity.connection import Links
         from edge_agent.identity.signer import SignerProcess
-        from edge_agent.links import Links
-        from edge_agent.reporting.actions import Actions
-        from edge_agent.reporting.draws import DrawnRequests, LocalDraws
-        from edge_agent.reporting.locals import LocalRecords
-        from edge_agent.reporting.measuring import Measurer
-        from edge_agent.reporting.uploader import Uploader
+        from edge_agent.mqtt.command_handler import Actions
         from edge_agent.serving.app import App
         from edge_agent.serving.metrics import Metrics
         from edge_agent.serving.policy import Policies
         from edge_agent.serving.slots import Slots
+        from edge_agent.telemetry.benchmarks import Measurer
+        from edge_agent.telemetry.local_draws import DrawnRequests, LocalDraws
+        from edge_agent.telemetry.local_records import LocalRecords
+        from edge_agent.telemetry.uploader import Uploader
         from edge_agent.update.driver import Updater
         from edge_agent.update.install import REQUEST, Installer
 
@@ -204,10 +204,10 @@ class Agent:
 
     def _recorder(self, redact: Redact | None) -> Recorder:
         """What is kept of requests until the hub has it: the spool, samples and the day's bytes in one database."""
-        from edge_agent.reporting.budget import Budget
-        from edge_agent.reporting.recorder import Recorder
-        from edge_agent.reporting.samples import SampleStore
-        from edge_agent.reporting.spool import Database, Spool
+        from edge_agent.telemetry.budget import Budget
+        from edge_agent.telemetry.recorder import Recorder
+        from edge_agent.telemetry.samples import SampleStore
+        from edge_agent.telemetry.spool import Database, Spool
 
         self.database = Database(self.config.dir / "spool.db")
         self.spool = Spool(self.database)
@@ -240,7 +240,7 @@ class Agent:
         return Engine(self.slots, self.policies, Endpoint(self.cloud, self.remotes.server), Afterwards(self.recorder))
 
     def _uplink(self) -> Any:
-        from edge_agent.reporting.uplink import Uplink
+        from edge_agent.mqtt.uplink import Uplink
         from fleet.protocol.messages import IN_USE_TWICE
 
         return Uplink(
@@ -268,7 +268,7 @@ class Agent:
             self.uplink.follow(link)
 
     def _command_key(self) -> CommandKeys | None:
-        from edge_agent.reporting.commands import decode_keys
+        from edge_agent.mqtt.command_verification import decode_keys
 
         data = self.updater.file.state.looked.command_key
         return decode_keys(data) if data else None

@@ -24,7 +24,7 @@ class Hold(Struct, frozen=True, kw_only=True):
 
 
 class DayBudget(Protocol):
-    """The day's byte budget, as `edge_agent.reporting.budget.Budget` keeps it."""
+    """The day's byte budget, as `edge_agent.telemetry.budget.Budget` keeps it."""
 
     def left(self) -> int | None:
         """Bytes that a fetch may still receive today; None when there is no budget."""

@@ -11,7 +11,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from edge_agent.reporting import gobackn
+from edge_agent.mqtt import gobackn
 from fleet.protocol import topics
 from fleet.protocol.messages import MqttEndpoint
 from fleet.simulator.device import HEARTBEAT_S

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from edge_agent.reporting import gobackn
+from edge_agent.mqtt import gobackn
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.messages import Envelope, Receipt

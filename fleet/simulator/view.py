@@ -14,7 +14,7 @@ from edge_agent.host.clock import FILE as FLOOR
 from edge_agent.host.clock import TimeFloor
 from edge_agent.identity.enroll import first_root
 from edge_agent.identity.http import HubHttp
-from edge_agent.reporting.commands import decode_keys
+from edge_agent.mqtt.command_verification import decode_keys
 from edge_agent.update import held
 from edge_agent.update.look import choose
 from edge_agent.update.machine import Held

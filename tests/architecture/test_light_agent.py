@@ -41,7 +41,9 @@ def test_starting_the_agent_pulls_in_nothing_heavy() -> None:
     assert pulled_in("edge_agent.main") & (HEAVY | OURS) == set()
 
 
-@pytest.mark.parametrize("room", ["edge_agent.serving", "edge_agent.reporting", "edge_agent.runtimes"])
+@pytest.mark.parametrize(
+    "room", ["edge_agent.serving", "edge_agent.telemetry", "edge_agent.mqtt", "edge_agent.runtimes"]
+)
 def test_no_room_of_the_agent_pulls_in_anything_heavy(room: str) -> None:
     assert pulled_in(*modules_of(room)) & (HEAVY | OURS) == set()
 
@@ -62,14 +64,20 @@ def test_a_started_agent_has_neither_tuf_nor_cryptography(tmp_path: Path) -> Non
 
 def test_what_an_agent_is_made_of_needs_neither_tuf_nor_cryptography() -> None:
     found = pulled_in("edge_agent.main", "edge_agent.identity.http", "edge_agent.update.driver",
-                      *modules_of("edge_agent.reporting"))  # fmt: skip
+                      *modules_of("edge_agent.telemetry"), *modules_of("edge_agent.mqtt"))  # fmt: skip
     assert found & {"tuf", "securesystemslib", "cryptography"} == set()
 
 
 def test_an_agent_that_calls_nobody_needs_no_http_client_and_no_metadata() -> None:
     """2 MB and 1 MB of each idle device; they are imported where a call is made, or a folder does not say a version."""
-    found = pulled_in("edge_agent.main", "edge_agent.links", "edge_agent.update.driver", "edge_agent.update.install",
-                      *modules_of("edge_agent.serving"), *modules_of("edge_agent.reporting"))  # fmt: skip
+    parts = (
+        "edge_agent.main",
+        "edge_agent.identity.connection",
+        "edge_agent.update.driver",
+        "edge_agent.update.install",
+    )
+    rooms = ("edge_agent.serving", "edge_agent.telemetry", "edge_agent.mqtt")
+    found = pulled_in(*parts, *(module for room in rooms for module in modules_of(room)))
     assert found & {"urllib3", "importlib.metadata", "websockets", "edge_agent.bench"} == set()
 
 

@@ -24,7 +24,7 @@ from cloud_hub.samples.dataset import stack
 from cloud_hub.store import windows
 from cloud_hub.store.tables import Alarm, Device, MeaningMonitor, Model, Release, WindowRow
 from cloud_hub.trust.rows import label_task
-from edge_agent.reporting.windows import Builder, Key
+from edge_agent.telemetry.windows import Builder, Key
 from fleet.protocol import topics
 from fleet.protocol.channel import Audit, ModelEntry
 from fleet.protocol.codec import encode_msgpack

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cloud_hub.app import create_app
-from edge_agent.reporting.draws import LocalDraws
+from edge_agent.telemetry.local_draws import LocalDraws
 from fleet.api.drift import AlarmStatus
 from fleet.api.jobs import JobState
 from fleet.rollouts.machine import State

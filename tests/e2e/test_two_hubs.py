@@ -32,10 +32,10 @@ from cloud_hub.opening.bootstrap import open_hub
 from cloud_hub.store.tables import DeviceEvent, Job, Lease, SpoolCursor
 from cloud_hub.trust.keys import CommandKey
 from edge_agent.identity.keys import signed_by
-from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.linking import Link
-from edge_agent.reporting.spool import Database, Spool
-from edge_agent.reporting.uplink import Uplink
+from edge_agent.mqtt.link import Link
+from edge_agent.mqtt.uplink import Uplink
+from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.spool import Database, Spool
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.messages import Command, CommandKeys, EnrollRequest, ModelReport
 from tests.support.device_key import DeviceKey

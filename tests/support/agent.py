@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.errors import UnreachableError
-from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.recorder import Recorder
-from edge_agent.reporting.samples import SampleStore
-from edge_agent.reporting.spool import Database, Spool
 from edge_agent.serving.app import App
 from edge_agent.serving.audit import Auditor
 from edge_agent.serving.endpoint import Endpoint
@@ -23,6 +19,10 @@ from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.server import share
 from edge_agent.serving.slots import Slots
+from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.recorder import Recorder
+from edge_agent.telemetry.samples import SampleStore
+from edge_agent.telemetry.spool import Database, Spool
 from fleet.protocol import oip
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.serving import hot_protocol

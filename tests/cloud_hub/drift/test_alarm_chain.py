@@ -11,13 +11,13 @@ from sqlmodel import select
 from cloud_hub.drift.response import follow, respond
 from cloud_hub.samples import intake, store
 from cloud_hub.store.tables import Alarm, AlarmResponse, DeviceModel, Job, Model, OutboxCommand, SampleRow
-from edge_agent.reporting.draws import DrawnRequests
+from edge_agent.telemetry.local_draws import DrawnRequests
 from fleet.protocol.channel import ModelEntry, Routing
 from fleet.protocol.messages import SAMPLES_LIMIT
 from fleet.protocol.task import TaskSpec
 from tests.cloud_hub.drift.test_response import device_row
+from tests.edge_agent.in_process.test_draws import record
 from tests.edge_agent.serving.test_tasks import REGRESSION, release
-from tests.edge_agent.test_local_draws import record
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.hub import HubFixture

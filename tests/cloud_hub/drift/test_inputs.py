@@ -20,7 +20,7 @@ from cloud_hub.store.tables import (
     OutboxCommand,
     WindowRow,
 )
-from edge_agent.reporting.windows import Builder, Key
+from edge_agent.telemetry.windows import Builder, Key
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.durations import DAY_S

@@ -25,8 +25,8 @@ from cloud_hub.store.tables import (
     WindowRow,
 )
 from edge_agent.identity.keys import signed_by
-from edge_agent.reporting import gobackn
-from edge_agent.reporting.commands import accept, decode_keys
+from edge_agent.mqtt import gobackn
+from edge_agent.mqtt.command_verification import accept, decode_keys
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import (

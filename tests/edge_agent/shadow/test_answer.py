@@ -6,8 +6,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.reporting.shadowed import ShadowTally
 from edge_agent.shadow.child import MOST_ROWS, Asked, answer
+from edge_agent.telemetry.shadowed import ShadowTally
 from fleet.protocol.manifest import Manifest, Tensor, decode_manifest
 from fleet.protocol.task import TaskSpec
 from fleet.protocol.tensors import to_array

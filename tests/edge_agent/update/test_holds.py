@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from edge_agent.errors import UpdateError
 from edge_agent.main import Agent
-from edge_agent.reporting.budget import Budget
-from edge_agent.reporting.spool import Database
+from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.spool import Database
 from edge_agent.update import holds
 from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
 from fleet.protocol.durations import DAY_S

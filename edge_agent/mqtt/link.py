@@ -1,0 +1,61 @@
+"""Who connects to which broker, and paho's client for it."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+
+import paho.mqtt.client as mqtt
+from msgspec import Struct
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edge_agent.errors import AgentError
+from edge_agent.mqtt import gobackn
+from edge_agent.mqtt.connection import Client
+from fleet.protocol.messages import MqttEndpoint
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 30.0
+
+
+class Link(Struct, frozen=True, kw_only=True):
+    """Who connects where. `context` is the device's TLS context when the endpoint has TLS."""
+
+    device_id: str
+    channel: str
+    endpoint: MqttEndpoint
+    context: ssl.SSLContext | None = None
+    agent: str = ""
+    heartbeat_s: float = HEARTBEAT_S
+
+
+def make_client(link: Link) -> Client:
+    """A client that is not connected yet.
+
+    Raises:
+        AgentError: the broker wants TLS, and there is no certificate. ValueError: paho refuses the link.
+    """
+    client = Client(CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False)
+    if link.endpoint.tls:
+        if link.context is None:
+            raise AgentError("the broker wants TLS and this device has no certificate", hint="enrol again")
+        client.tls_set_context(link.context)
+    else:
+        client.username_pw_set(link.device_id, link.endpoint.password)
+    client.max_inflight_messages_set(gobackn.WINDOW)
+    client.max_queued_messages_set(gobackn.WINDOW * 2)
+    client.reconnect_delay_set(1, 60)
+    return client
+
+
+def end_client(client: mqtt.Client, topic: str, goodbye: bytes | None) -> None:
+    """Say goodbye where that is wanted and possible, and wait for the client's thread."""
+    if goodbye is not None and client.is_connected():
+        info = client.publish(topic, goodbye, qos=1)
+        try:
+            info.wait_for_publish(1.0)
+        except (RuntimeError, ValueError) as error:
+            log.debug("the goodbye did not leave: %s", error)
+    client.disconnect()
+    client.loop_stop()

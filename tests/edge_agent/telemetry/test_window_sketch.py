@@ -1,0 +1,29 @@
+"""Every window sketches the requests it counted, whoever opened it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edge_agent.telemetry.windows import Key, Windows
+from fleet.protocol.sketch import fit_encoder
+
+KEY = Key("digits", 1, "litert-int8", 1)
+X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+
+
+def test_a_window_that_an_audit_opened_is_sketched_like_any_other():
+    windows, encoder = Windows(lambda: 0.5), fit_encoder(X)
+    windows.late(KEY, 0.0, 3).audited([True], [])  # the audit of the last window's last request
+    builder, _ = windows.open(KEY, 0.1, 3, encoder)
+    builder.request(0.001, ("edge",))
+    windows.draw(builder, {"x": X[:5]})
+    window = builder.close(1.0)
+    assert window.counters["audited"] == 1 and window.counters["requests"] == 1
+    assert window.sketch is not None and window.sketch.count == 5
+
+
+def test_a_window_of_audits_alone_has_no_sketch():
+    windows = Windows(lambda: 0.5)
+    windows.late(KEY, 0.0, 3).audited([True], [])
+    (builder,) = windows.take_all()
+    assert builder.close(1.0).sketch is None
