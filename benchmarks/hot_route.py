@@ -56,8 +56,8 @@ from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.telemetry.samples import SampleStore
 from edge_agent.telemetry.spool import Database, Spool
-from edge_agent.update.state import StateFile
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import StateFile
+from edge_agent.update.disk.store import Store
 from fleet.protocol import oip
 from fleet.runtimes.cost import IN_FLIGHT
 from fleet.serving import JSON, ByteBudget, Reply, Request, Shared, hot_protocol

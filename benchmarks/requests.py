@@ -41,9 +41,9 @@ from benchmarks.over_http import over_http
 from benchmarks.stalls import holders, stalls
 from edge_agent.in_process import draws, records
 from edge_agent.local import LocalModel, open_model
-from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import Looked, StateFile
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import Looked, StateFile
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held, ModelState
 from fleet.protocol import selftest
 from fleet.protocol.channel import Channel, ModelEntry, Sampling
 from fleet.protocol.manifest import Manifest, SelfTest, Tensor, Variant, Verdict, encode_manifest

@@ -36,7 +36,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.machine import machine
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import ROOT, running

@@ -75,8 +75,8 @@ def installed(directory: Path, model: str = "") -> Iterator[tuple[str, int, Mani
     Raises:
         NotFoundError: the model (or any) is not installed. CorruptBlobError: a damaged manifest.
     """
-    from edge_agent.update.state import read_state
-    from edge_agent.update.store import Store
+    from edge_agent.update.disk.state import read_state
+    from edge_agent.update.disk.store import Store
 
     if not (directory / "state.json").is_file():
         raise NotFoundError(

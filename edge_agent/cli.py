@@ -27,7 +27,7 @@ def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBun
     """Parse and execute; errors go to stderr with a hint."""
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["tuf-client"]:  # hidden: the public conformance suite's own command line
-        from edge_agent.update.tuf_command import tuf_client_main
+        from edge_agent.update.worker.tuf_command import tuf_client_main
 
         return tuf_client_main(words[1:])
     write_any_letter()
@@ -223,7 +223,7 @@ def _install(arguments: argparse.Namespace, install_bundle: InstallBundle) -> in
 
     from edge_agent.config import load
     from edge_agent.host.owner import check_owner
-    from edge_agent.update.folder import check_bundle
+    from edge_agent.update.download.folder import check_bundle
 
     check_owner(arguments.dir, "install FOLDER")
     check_bundle(arguments.folder)  # the same mistake has the same exit code, whether an agent runs or not

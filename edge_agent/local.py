@@ -31,9 +31,9 @@ from edge_agent.in_process.draws import SUPPORTED, Draws
 from edge_agent.in_process.records import Entry, Outbox
 from edge_agent.ports import Arrays, InstalledRelease, LoadedModel, load_variant
 from edge_agent.serving.scores import PendingScores, score_later
-from edge_agent.update.machine import Held
-from edge_agent.update.state import AgentState, read_state
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import AgentState, read_state
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held
 from fleet.protocol import oip
 from fleet.protocol.asking import ready_arrays, specs_of
 from fleet.protocol.errors import ProtocolError, RefusalError

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from edge_agent.shadow.runner import Shadows
     from edge_agent.telemetry.recorder import Recorder
     from edge_agent.telemetry.samples import Redact
+    from edge_agent.update.disk.state import Looked
     from edge_agent.update.install import Outcome
-    from edge_agent.update.state import Looked
     from fleet.protocol.messages import AgentReport, CommandKeys
 
 log = logging.getLogger(__name__)
@@ -84,8 +84,8 @@ class Agent:
         from edge_agent.telemetry.local_draws import DrawnRequests, LocalDraws
         from edge_agent.telemetry.local_records import LocalRecords
         from edge_agent.telemetry.uploader import Uploader
-        from edge_agent.update.driver import Updater
         from edge_agent.update.install import REQUEST, Installer
+        from edge_agent.update.updater import Updater
 
         self.config = config
         self.started, self._started = time.time(), False  # when this began, and whether what is installed serves

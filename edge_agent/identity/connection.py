@@ -23,7 +23,7 @@ from edge_agent.identity.pairs import CERTIFICATE, KEY, settle
 from edge_agent.identity.tls import Dates, client_context
 from edge_agent.mqtt.link import Link
 from edge_agent.ports import HubCalls, HubResponse, Signer
-from edge_agent.update.state import Looked, read_state
+from edge_agent.update.disk.state import Looked, read_state
 from fleet.protocol.messages import MqttEndpoint
 
 log = logging.getLogger(__name__)

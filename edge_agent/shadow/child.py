@@ -1,4 +1,4 @@
-"""The process that runs a shadowed release, from within: `python -m edge_agent.update.child shadow DIR`.
+"""The process that runs a shadowed release, from within: `python -m edge_agent.update.worker.process shadow DIR`.
 
 It is confined like a self-test (`update.confining`), has the lowest priority, and is the first to go where the device's
 memory ends. A frame on stdin, 4 bytes of
@@ -22,8 +22,8 @@ from msgspec import Struct
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
 from edge_agent.ports import Arrays, LoadedModel, load_variant, read_blob
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held
 from fleet import tasks
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
@@ -85,7 +85,7 @@ def run(config: AgentConfig, lines: IO[bytes], out: IO[bytes]) -> None:
 
 def _loaded(config: AgentConfig, held: Held) -> tuple[LoadedModel, Manifest]:
     from edge_agent import runtimes
-    from edge_agent.update.confining import confined
+    from edge_agent.update.worker.confining import confined
 
     store = Store(config.dir)
     manifest, _ = confined(config, store, held, {})

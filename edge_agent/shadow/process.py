@@ -14,7 +14,7 @@ from edge_agent.config import load
 from edge_agent.errors import ShadowError
 from edge_agent.shadow.child import ANSWER_LIMIT, Answered, Asked, framed
 from edge_agent.shadow.copies import Copy
-from edge_agent.update.machine import Held
+from edge_agent.update.rules.machine import Held
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.tensors import to_array
@@ -53,7 +53,7 @@ class ChildProcesses:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "edge_agent.update.child",
+            "edge_agent.update.worker.process",
             "shadow",
             str(self._directory),
             stdin=asyncio.subprocess.PIPE,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from edge_agent.errors import SpoolError
 from edge_agent.telemetry.spool import Database, set_fact
-from edge_agent.update.machine import ModelState
+from edge_agent.update.rules.machine import ModelState
 from fleet.protocol.channel import Channel, ModelEntry
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from edge_agent.errors import AgentError, UnreachableError, UpdateError
-from edge_agent.update.folder import open_regular
-from edge_agent.update.lines import Asked, Failed, Message, Offer, Refusal
+from edge_agent.update.download.folder import open_regular
+from edge_agent.update.worker.messages import Asked, Failed, Message, Offer, Refusal
 from fleet.protocol import bundle
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError

@@ -21,15 +21,15 @@ from msgspec.structs import replace
 from edge_agent.errors import AgentError, LateError, UpdateError, said
 from edge_agent.host.durable import write_durably
 from edge_agent.update.bundled import Bundle
-from edge_agent.update.children import LookChild, ProcessChildren
-from edge_agent.update.folder import check_bundle
-from edge_agent.update.lines import Asked, Message, Offer, Refusal, Step
+from edge_agent.update.download.folder import check_bundle
+from edge_agent.update.worker.client import LookChild, ProcessChildren
+from edge_agent.update.worker.messages import Asked, Message, Offer, Refusal, Step
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import ModelReport
 
 if TYPE_CHECKING:
-    from edge_agent.update.driver import Updater
+    from edge_agent.update.updater import Updater
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ work        what the processes say to each other
 errors      what can go wrong
 run         the processes, what they say meanwhile, and the report
 
-Real: keys, certificates, TLS, MQTT, the signed metadata, the update rules of `edge_agent.update.machine`, numbered
+Real: keys, certificates, TLS, MQTT, the signed metadata, the update rules of `edge_agent.update.rules`, numbered
 records and receipts. Modelled: what a download and an inference cost and give, by the device's profile. The devices of
 one process share one verified view of the repository, so the hub serves fewer files than to as many real devices.
 """

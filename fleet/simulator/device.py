@@ -1,6 +1,6 @@
 """One simulated device. Pure: what it hears and when in, what it sends and when it looks out; no socket, no clock.
 
-`now` counts seconds from the simulation's start. The update rules are the agent's own (`edge_agent.update.machine`),
+`now` counts seconds from the simulation's start. The update rules are the agent's own (`edge_agent.update.rules`),
 and so are the numbered records that are sent again until the hub's receipt (`edge_agent.mqtt.gobackn`).
 """
 
@@ -14,8 +14,8 @@ from edge_agent.errors import DeniedError
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt.command_verification import accept
 from edge_agent.ports import Health
-from edge_agent.update import machine
-from edge_agent.update.machine import ModelState, Target
+from edge_agent.update.rules import machine
+from edge_agent.update.rules.machine import ModelState, Target
 from fleet.protocol import topics
 from fleet.protocol.channel import Channel, RolloutRef
 from fleet.protocol.codec import encode_json

@@ -15,11 +15,11 @@ from edge_agent.host.clock import TimeFloor
 from edge_agent.identity.enroll import first_root
 from edge_agent.identity.http import HubHttp
 from edge_agent.mqtt.command_verification import decode_keys
-from edge_agent.update import held
-from edge_agent.update.look import choose
-from edge_agent.update.machine import Held
-from edge_agent.update.pace import Pace
-from edge_agent.update.tuf_client import Fetcher, Trusted, opened
+from edge_agent.update.download.throttle import Pace
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker import evidence
+from edge_agent.update.worker.resolve_targets import choose
+from edge_agent.update.worker.tuf_client import Fetcher, Trusted, opened
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import MANIFEST_LIMIT, Manifest, decode_manifest
@@ -84,7 +84,7 @@ def fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[s
     try:
         return _fetch(directory, hub, channel, capabilities, before)
     except OlderMetadataError:
-        if not held.show(hub, directory / "tuf"):
+        if not evidence.show(hub, directory / "tuf"):
             raise
         return _fetch(directory, hub, channel, capabilities, before)
 

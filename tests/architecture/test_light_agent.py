@@ -63,7 +63,7 @@ def test_a_started_agent_has_neither_tuf_nor_cryptography(tmp_path: Path) -> Non
 
 
 def test_what_an_agent_is_made_of_needs_neither_tuf_nor_cryptography() -> None:
-    found = pulled_in("edge_agent.main", "edge_agent.identity.http", "edge_agent.update.driver",
+    found = pulled_in("edge_agent.main", "edge_agent.identity.http", "edge_agent.update.updater",
                       *modules_of("edge_agent.telemetry"), *modules_of("edge_agent.mqtt"))  # fmt: skip
     assert found & {"tuf", "securesystemslib", "cryptography"} == set()
 
@@ -73,7 +73,7 @@ def test_an_agent_that_calls_nobody_needs_no_http_client_and_no_metadata() -> No
     parts = (
         "edge_agent.main",
         "edge_agent.identity.connection",
-        "edge_agent.update.driver",
+        "edge_agent.update.updater",
         "edge_agent.update.install",
     )
     rooms = ("edge_agent.serving", "edge_agent.telemetry", "edge_agent.mqtt")

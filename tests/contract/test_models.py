@@ -20,9 +20,9 @@ from edge_agent import runtimes
 from edge_agent.errors import InferenceError
 from edge_agent.local import open_model
 from edge_agent.ports import InstalledRelease
-from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import StateFile
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import StateFile
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held, ModelState
 from fleet import runtimes as fleet_runtimes
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError

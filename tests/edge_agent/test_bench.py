@@ -16,9 +16,9 @@ from edge_agent.bench import Case
 from edge_agent.errors import LateError, ModelLoadError, NotFoundError, UsageError
 from edge_agent.main import main
 from edge_agent.runtimes import measuring
-from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import StateFile
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import StateFile
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held, ModelState
 from fleet.protocol import selftest
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Tensor, encode_manifest

@@ -9,9 +9,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from edge_agent.update.machine import ModelState
-from edge_agent.update.state import StateFile, read_state
-from edge_agent.update.suspects import FILE, MOST
+from edge_agent.update.disk.crash_log import FILE, MOST
+from edge_agent.update.disk.state import StateFile, read_state
+from edge_agent.update.rules.machine import ModelState
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled, running
 from tests.support.crashing import HOOK, crashing

@@ -10,9 +10,9 @@ from edge_agent.errors import NotFoundError
 from edge_agent.in_process.records import LocalRecord
 from edge_agent.local import open_model
 from edge_agent.telemetry.local_records import LocalRecords
-from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import StateFile
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import StateFile
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held, ModelState
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, RefusalError

@@ -18,11 +18,11 @@ import pytest
 
 from edge_agent.errors import AgentError, FetchError
 from edge_agent.identity.http import HubHttp
-from edge_agent.update.fetch import fetch_blob
-from edge_agent.update.lines import Asked, Refusal
-from edge_agent.update.look import offers
-from edge_agent.update.pace import Pace
-from edge_agent.update.tuf_client import Fetcher, TimeFloor, opened
+from edge_agent.update.download.fetch import fetch_blob
+from edge_agent.update.download.throttle import Pace
+from edge_agent.update.worker.messages import Asked, Refusal
+from edge_agent.update.worker.resolve_targets import offers
+from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule
 from fleet.protocol.codec import encode_json
 from fleet.protocol.manifest import Blob

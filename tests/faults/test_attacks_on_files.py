@@ -15,7 +15,7 @@ import pytest
 
 from edge_agent.errors import AgentError, CorruptBlobError, ModelLoadError
 from edge_agent.runtimes import selftest
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
 from fleet.protocol.manifest import Blob
 from tests.support.faults.attacks import Exploit, external
 from tests.support.models import WEIGHTS, onnx_bytes, release

@@ -17,7 +17,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from tests.support.faults import results
 from tests.support.faults.disk import START_S, Process, SmallDisk, answer, patiently, running
 from tests.support.faults.judge import Verdict, recover, wrong

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from fleet.protocol.manifest import encode_manifest
 from tests.support.faults import results
 from tests.support.faults.judge import Verdict, recover, wrong

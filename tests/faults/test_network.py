@@ -16,10 +16,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_agent.errors import FetchError, UnreachableError
-from edge_agent.update.fetch import fetch_blob
-from edge_agent.update.pace import Pace
-from edge_agent.update.sources import HttpMirror
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.fetch import fetch_blob
+from edge_agent.update.download.sources import HttpMirror
+from edge_agent.update.download.throttle import Pace
 from fleet.protocol.manifest import Blob
 from tests.support.faults import results
 from tests.support.faults.judge import Verdict, recover, wrong

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from tests.support.faults import results
 from tests.support.faults.judge import Verdict, recover
 from tests.support.faults.points import case, sample

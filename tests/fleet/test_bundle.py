@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from cloud_hub.errors import NotFoundError
-from edge_agent.update.folder import check_bundle
+from edge_agent.update.download.folder import check_bundle
 from fleet.cli.main import run
 from fleet.cli.session import Session
 from fleet.client.bundle import LAST, Bundled, Bundler

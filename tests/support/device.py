@@ -16,7 +16,7 @@ from edge_agent import runtimes
 from edge_agent.config import AgentConfig
 from edge_agent.identity.enroll import enroll
 from edge_agent.ports import Health
-from edge_agent.update.driver import Updater
+from edge_agent.update.updater import Updater
 from fleet.protocol.channel import Channel, ModelEntry, Probation
 from fleet.protocol.manifest import encode_manifest
 from tests.support.hub import HubFixture

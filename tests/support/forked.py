@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from edge_agent.update.children import LINE_LIMIT
+from edge_agent.update.worker.client import LINE_LIMIT
 
 
 class Forked:

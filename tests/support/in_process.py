@@ -13,14 +13,14 @@ import msgspec
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError
 from edge_agent.runtimes import selftest
-from edge_agent.update import child
-from edge_agent.update.lines import Done, Failed, Message, Ready
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.worker import process
+from edge_agent.update.worker.messages import Done, Failed, Message, Ready
 from fleet.protocol.errors import ProtocolError
 
 
 class InProcessChildren:
-    """Implements `children.Children` around the same `child.Session`."""
+    """Implements `client.Children` around the same `process.Session`."""
 
     def __init__(self, config: AgentConfig, clock: Callable[[], float]) -> None:
         self._config, self._clock = config, clock
@@ -40,7 +40,7 @@ class InProcessChildren:
 
 
 class InProcessChild:
-    """Implements `children.LookChild`; it is also the session's output file."""
+    """Implements `client.LookChild`; it is also the session's output file."""
 
     def __init__(self, config: AgentConfig, clock: Callable[[], float]) -> None:
         self._config, self._clock = config, clock
@@ -52,9 +52,9 @@ class InProcessChild:
 
     def _run(self) -> None:
         try:
-            child.Session(self._config, iter(self._lines.get, None), self, clock=self._clock).run()
+            process.Session(self._config, iter(self._lines.get, None), self, clock=self._clock).run()
         except (AgentError, ProtocolError, OSError) as error:
-            child.emit(child.failed(error), self)
+            process.emit(process.failed(error), self)
         finally:
             self._loop.call_soon_threadsafe(self._said.put_nowait, None)
 

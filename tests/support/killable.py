@@ -11,8 +11,8 @@ from edge_agent.config import load
 from edge_agent.shadow.copies import Copies
 from edge_agent.shadow.process import ChildProcesses
 from edge_agent.shadow.runner import Shadows
-from edge_agent.update.children import ProcessChildren
-from edge_agent.update.driver import Updater
+from edge_agent.update.updater import Updater
+from edge_agent.update.worker.client import ProcessChildren
 from tests.support.device import FakeActivator, FakeReporter
 from tests.support.shadows import FakeSink
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
 
 
 class Waiting:

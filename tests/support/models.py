@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from edge_agent.ports import InstalledRelease
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held
 from fleet.protocol import selftest, sketch
 from fleet.protocol.manifest import (
     Blob,

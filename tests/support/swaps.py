@@ -16,7 +16,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from edge_agent.identity.enroll import enroll
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from fleet.protocol.channel import ModelEntry, Probation
 from tests.support.agent_process import ROOT, running
 from tests.support.device import claim, follow, listening, publish

@@ -19,12 +19,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from edge_agent.update import child
-from edge_agent.update.children import ProcessChildren
+from edge_agent.update.worker import process
+from edge_agent.update.worker.client import ProcessChildren
 from tests.support.forked import forked
 
 ROOT = Path(__file__).resolve().parents[2]
-PRELOADED = ("edge_agent.identity.http", "edge_agent.update.look", "edge_agent.update.tuf_client")
+PRELOADED = (
+    "edge_agent.identity.http",
+    "edge_agent.update.worker.resolve_targets",
+    "edge_agent.update.worker.tuf_client",
+)
 REQUEST = 1 << 20  # bytes
 NUMBER = struct.Struct("i")  # on a pipe, where a busy reader finds both numbers at once
 _PR_SET_PDEATHSIG = 1
@@ -108,7 +112,7 @@ def _become(request: dict[str, Any], stdin: int, stdout: int) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         os.chdir(request["cwd"])
-        code = child.main(request["argv"])
+        code = process.main(request["argv"])
     finally:
         os._exit(code)
 

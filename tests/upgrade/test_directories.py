@@ -32,7 +32,7 @@ from edge_agent import client, runtimes
 from edge_agent.config import AgentConfig
 from edge_agent.identity.enroll import FILE, load_enrollment
 from edge_agent.telemetry.spool import Database, Spool
-from edge_agent.update.driver import Updater
+from edge_agent.update.updater import Updater
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import Envelope

@@ -27,7 +27,7 @@ from cloud_hub.trust.evidence import MOST_VERSION, verify
 from cloud_hub.trust.lifting import RISE
 from cloud_hub.trust.rows import latest_metadata, status_in_words
 from edge_agent.errors import OlderMetadataError
-from edge_agent.update.held import gather
+from edge_agent.update.worker.evidence import gather
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.messages import Held, Receipt

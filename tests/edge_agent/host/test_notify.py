@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.host.notify import ServiceManager
-from edge_agent.update.machine import ModelState
-from edge_agent.update.state import StateFile
-from edge_agent.update.suspects import FILE
+from edge_agent.update.disk.crash_log import FILE
+from edge_agent.update.disk.state import StateFile
+from edge_agent.update.rules.machine import ModelState
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled
 from tests.support.crashing import HOOK, stuck

@@ -15,9 +15,9 @@ from edge_agent.config import AgentConfig
 from edge_agent.host import sharing
 from edge_agent.host.durable import write_durably
 from edge_agent.identity.keys import load_or_make_key
-from edge_agent.update.children import ProcessChildren
-from edge_agent.update.driver import Updater
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.updater import Updater
+from edge_agent.update.worker.client import ProcessChildren
 from tests.support.device import FakeActivator, FakeReporter
 
 OURS = os.getegid()

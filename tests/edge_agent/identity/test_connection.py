@@ -14,7 +14,7 @@ from edge_agent.identity import connection as subject
 from edge_agent.identity.connection import Links
 from edge_agent.identity.enroll import FILE, load_enrollment
 from edge_agent.identity.signer import LocalSigner
-from edge_agent.update.state import Looked
+from edge_agent.update.disk.state import Looked
 from fleet.protocol.codec import encode_json
 from tests.support.agent_process import enrolled
 

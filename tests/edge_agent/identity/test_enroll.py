@@ -19,8 +19,8 @@ from edge_agent.host.lock import only_one
 from edge_agent.identity import enroll as module
 from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
-from edge_agent.update.child import Session
-from edge_agent.update.lines import Asked, Message, Saw
+from edge_agent.update.worker.messages import Asked, Message, Saw
+from edge_agent.update.worker.process import Session
 from fleet.protocol.messages import TrustBundle
 from tests.support.device import claim, listening
 from tests.support.hub import START, HubFixture, make_hub

@@ -15,8 +15,8 @@ import urllib3
 from edge_agent.errors import UnreachableError
 from edge_agent.identity.enroll import enroll
 from edge_agent.identity.http import Answer, HubHttp
-from edge_agent.update.lines import Asked
-from edge_agent.update.look import me
+from edge_agent.update.worker.messages import Asked
+from edge_agent.update.worker.resolve_targets import me
 from tests.support.agent_process import enrolled
 from tests.support.device import claim, listening
 from tests.support.hub import make_hub

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.errors import UnreachableError
 from edge_agent.identity import pool
-from edge_agent.update.sources import HttpMirror
+from edge_agent.update.download.sources import HttpMirror
 
 BODY = b"the bytes of a model, slowly"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY)

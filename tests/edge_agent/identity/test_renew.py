@@ -17,9 +17,9 @@ from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key
 from edge_agent.identity.renew import follow, renew
-from edge_agent.update import look
-from edge_agent.update.child import Session
-from edge_agent.update.lines import Asked, Message, Ready, Saw
+from edge_agent.update.worker import resolve_targets
+from edge_agent.update.worker.messages import Asked, Message, Ready, Saw
+from edge_agent.update.worker.process import Session
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import DeviceMe, MqttEndpoint, RenewResponse
 from tests.support.device import claim, listening, publish
@@ -199,7 +199,7 @@ def test_the_look_goes_on_after_a_broker_that_can_be_none(device, hub, tmp_path,
     asked = msgspec.json.encode(Asked(device_id="cam-1", channel="stable", kinds=("onnx",)))
     session = Session(load(device), [asked], said, clock=lambda: START + 46 * DAY)
     wrong = MqttEndpoint(host="", port=0, tls=False)
-    monkeypatch.setattr(look, "me", lambda *_: DeviceMe(device_id="cam-1", channel="stable", mqtt=wrong))
+    monkeypatch.setattr(resolve_targets, "me", lambda *_: DeviceMe(device_id="cam-1", channel="stable", mqtt=wrong))
     session.run()
     first, *_, last = [msgspec.json.decode(line, type=Message) for line in said.getvalue().splitlines()]
     assert isinstance(first, Saw) and isinstance(last, Ready)

@@ -32,7 +32,7 @@ from edge_agent.local import open_model
 from edge_agent.telemetry.local_draws import DrawnRequests, LocalDraws
 from edge_agent.telemetry.local_records import LocalRecords
 from edge_agent.telemetry.windows import Builder, Key
-from edge_agent.update.state import Looked, StateFile
+from edge_agent.update.disk.state import Looked, StateFile
 from fleet.protocol.channel import Audit, Channel, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.messages import SampleBatch, Window

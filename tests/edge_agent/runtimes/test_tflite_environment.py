@@ -20,10 +20,10 @@ import pytest
 
 from edge_agent import client
 from edge_agent.errors import NotFoundError
-from edge_agent.update import sandbox
-from edge_agent.update.lines import Confined, Done
-from edge_agent.update.machine import ModelState
-from edge_agent.update.state import StateFile, read_state
+from edge_agent.update.disk.state import StateFile, read_state
+from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.worker import sandbox
+from edge_agent.update.worker.messages import Confined, Done
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled, running
 
@@ -97,7 +97,7 @@ def test_the_compiler_claims_it_for_the_variants_that_it_takes(python: str, tmp_
 
 def test_its_self_test_passes_in_the_sandbox(python: str, device: Path):
     held = read_state(device).models["tiny"].active
-    command = [python, "-m", "edge_agent.update.child", "trial", str(device)]
+    command = [python, "-m", "edge_agent.update.worker.process", "trial", str(device)]
     environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     line = msgspec.json.encode(held) + b"\n"
     done = subprocess.run(command, input=line, cwd=ROOT, env=environ, capture_output=True, check=False, timeout=120)

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 from edge_agent import CAPABILITIES, runtimes
 from edge_agent.local import open_model
 from edge_agent.ports import InstalledRelease
-from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import StateFile
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import StateFile
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held, ModelState
 from fleet.protocol.channel import Audit, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import RefusalError

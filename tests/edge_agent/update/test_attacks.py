@@ -17,11 +17,11 @@ from cloud_hub.identity.first_contact import FIRST_ROOT
 from cloud_hub.opening.bootstrap import open_publisher
 from cloud_hub.trust import ceremony
 from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError, UnreachableError
-from edge_agent.update.lines import Asked, Refusal
-from edge_agent.update.look import looked, offers
-from edge_agent.update.pace import Pace, paced
-from edge_agent.update.store import Store
-from edge_agent.update.tuf_client import Fetcher, TimeFloor, opened
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.worker.messages import Asked, Refusal
+from edge_agent.update.worker.resolve_targets import looked, offers
+from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.messages import DeviceMe
 from tests.support.faults.forge import Forge, stolen

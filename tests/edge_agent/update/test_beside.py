@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from edge_agent.shadow.copies import Copies
 from edge_agent.shadow.runner import Shadows
-from edge_agent.update.state import read_state
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import read_state
+from edge_agent.update.disk.store import Store
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
 from fleet.protocol.shadow import Shadow
 from tests.support.device import LOOP, Device, claim, follow, listening, publish

@@ -17,8 +17,8 @@ from cloud_hub.trust import checks
 from edge_agent import client
 from edge_agent.host.lock import only_one
 from edge_agent.main import main
-from edge_agent.update.folder import FolderHub
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
+from edge_agent.update.download.folder import FolderHub
 from fleet.client import Client
 from fleet.client.bundle import Bundler
 from fleet.client.transport import HttpTransport
@@ -172,7 +172,7 @@ def test_a_bundle_that_was_changed_is_refused(directory, hub, bundle, tmp_path, 
 
 def commit(directory: Path, model: str = "tiny") -> None:
     """End the probation, as time does."""
-    from edge_agent.update.state import StateFile
+    from edge_agent.update.disk.state import StateFile
 
     file = StateFile(directory)
     state = file.model(model)

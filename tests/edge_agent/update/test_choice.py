@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from edge_agent.errors import RefusedError
-from edge_agent.update.look import choose
+from edge_agent.update.worker.resolve_targets import choose
 from fleet.protocol.manifest import decode_manifest
 from tests.support.manifests import small_release
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
 from tests.support.device import Device, follow, publish
 from tests.support.hub import HubFixture
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from edge_agent.errors import DeltaError, FetchError, UnreachableError
-from edge_agent.update.child import nearest
-from edge_agent.update.delta import fetch_delta
-from edge_agent.update.fetch import fetch_blob
-from edge_agent.update.lines import Step
-from edge_agent.update.machine import Held
-from edge_agent.update.pace import Pace
-from edge_agent.update.sources import Budgeted
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.delta import fetch_delta
+from edge_agent.update.download.fetch import fetch_blob
+from edge_agent.update.download.sources import Budgeted
+from edge_agent.update.download.throttle import Pace
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker.messages import Step
+from edge_agent.update.worker.process import nearest
 from fleet.protocol.manifest import Blob
 from model_compiler.package.delta import _patch, build
 from tests.edge_agent.update.test_fetch import Answer

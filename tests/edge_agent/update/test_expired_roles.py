@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from cloud_hub.trust import ceremony
 from edge_agent.errors import UnreachableError
-from edge_agent.update import advice
-from edge_agent.update.lines import Asked, Offer, Refusal
-from edge_agent.update.look import concluded, looked, offers
-from edge_agent.update.machine import Held
-from edge_agent.update.state import Looked
+from edge_agent.update.disk.state import Looked
+from edge_agent.update.rules import hints
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker.messages import Asked, Offer, Refusal
+from edge_agent.update.worker.resolve_targets import concluded, looked, offers
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.messages import DeviceMe
 from tests.edge_agent.update.test_attacks import DAY, Answer, World
@@ -138,5 +138,5 @@ def test_a_floor_that_cannot_be_fetched_holds_back_no_halt(world: World, status:
     ],
 )
 def test_the_remedy_fits_the_role(said: str, command: str) -> None:
-    words = advice.expired(said, 0.0)
+    words = hints.expired(said, 0.0)
     assert command in words and said in words and "1970-01-01" in words

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from edge_agent.errors import AgentError, DiskFullError, FetchError, UnreachableError
-from edge_agent.update.fetch import fetch_blob
-from edge_agent.update.pace import Pace
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.fetch import fetch_blob
+from edge_agent.update.download.throttle import Pace
 from fleet.protocol.manifest import Blob
 
 DATA = bytes(range(256)) * 400

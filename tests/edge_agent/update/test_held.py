@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge_agent.errors import OlderMetadataError, UnreachableError
-from edge_agent.update import held
+from edge_agent.update.worker import evidence
 from fleet.protocol.codec import decode_msgpack, encode_json
 from fleet.protocol.messages import HELD_LIMIT, Held, HeldAnswer
 from tests.edge_agent.update.test_attacks import World
@@ -50,7 +50,7 @@ def spool(path: Path, last: str) -> Path:
 
 def test_it_shows_signed_files_the_channel_the_floors_and_the_last_command(world: World, tmp_path: Path) -> None:
     hub = Hub(data=encode_json(HeldAnswer(lifted=True)))
-    assert held.show(hub, world.tuf, spool(tmp_path / "spool.db", '{"é": 1}'))  # type: ignore[arg-type]
+    assert evidence.show(hub, world.tuf, spool(tmp_path / "spool.db", '{"é": 1}'))  # type: ignore[arg-type]
     ((method, path, body),) = hub.sent
     sent = decode_msgpack(body, Held, limit=HELD_LIMIT, subject="held")
     assert (method, path) == ("POST", "/device/held")
@@ -62,19 +62,19 @@ def test_it_shows_signed_files_the_channel_the_floors_and_the_last_command(world
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "spool.db").write_bytes(b"rubbish" * 1000)
-    assert held.gather(tmp_path / "tuf", tmp_path / "spool.db") == Held()
+    assert evidence.gather(tmp_path / "tuf", tmp_path / "spool.db") == Held()
 
 
 def test_a_hub_that_does_not_take_it_changes_nothing(world: World) -> None:
-    assert held.show(Hub(data=encode_json(HeldAnswer(lifted=False))), world.tuf)  # type: ignore[arg-type]
+    assert evidence.show(Hub(data=encode_json(HeldAnswer(lifted=False))), world.tuf)  # type: ignore[arg-type]
     for hub in (Hub(404), Hub(503), Hub(data=b"rubbish"), Hub(error=UnreachableError("away"))):
-        assert not held.show(hub, world.tuf)  # type: ignore[arg-type]
+        assert not evidence.show(hub, world.tuf)  # type: ignore[arg-type]
 
 
 def test_more_than_the_hub_takes_is_not_sent(world: World) -> None:
     (world.tuf / "models.json").write_bytes(b"x" * HELD_LIMIT)
     hub = Hub()
-    assert not held.show(hub, world.tuf) and hub.sent == []  # type: ignore[arg-type]
+    assert not evidence.show(hub, world.tuf) and hub.sent == []  # type: ignore[arg-type]
 
 
 def test_older_metadata_is_told_apart_from_wrong_one(world: World) -> None:

@@ -11,7 +11,7 @@ from edge_agent.errors import UpdateError
 from edge_agent.main import Agent
 from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.spool import Database
-from edge_agent.update import holds
+from edge_agent.update.rules import install_window
 from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
 from fleet.protocol.durations import DAY_S
 from fleet.protocol.manifest import encode_manifest
@@ -132,7 +132,7 @@ def test_a_share_that_is_used_up_is_not_the_whole_budget(left: int, words: str) 
         def renews_at(self) -> float:
             return 86_400.0
 
-    hold = holds.spent(Rest())
+    hold = install_window.spent(Rest())
     assert hold.reason == "budget-spent" and words in hold.detail
 
 

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from edge_agent.config import AgentConfig
-from edge_agent.update.driver import Updater
-from edge_agent.update.hurry import FREE, MOST_S, Hurry
-from edge_agent.update.lines import Asked, Failed, Message, Moved, Offer, Ready, Saw, Step
-from edge_agent.update.machine import Held, Target
-from edge_agent.update.state import Looked
+from edge_agent.update.disk.state import Looked
+from edge_agent.update.rules.machine import Held, Target
+from edge_agent.update.rules.notice_backoff import FREE, MOST_S, Hurry
+from edge_agent.update.updater import Updater
+from edge_agent.update.worker.messages import Asked, Failed, Message, Moved, Offer, Ready, Saw, Step
 from fleet.protocol.channel import Channel, ModelEntry
 from tests.support.device import FakeActivator, FakeReporter
 

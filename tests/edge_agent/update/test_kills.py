@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from fleet.protocol.channel import Channel, Fetching
 from tests.support.device import Device, claim, follow, listening, publish
 from tests.support.hub import make_hub

@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from edge_agent.ports import Health
-from edge_agent.update import machine
-from edge_agent.update.machine import Held, ModelState, Target
+from edge_agent.update.rules import machine
+from edge_agent.update.rules.machine import Held, ModelState, Target
 from fleet.protocol.channel import Probation, RolloutRef
 from fleet.protocol.codec import decode_json, encode_json
 from tests.support.size import examples

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from cloud_hub.app import create_app
 from cloud_hub.store import tables
 from edge_agent.main import main
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from fleet.client import Client
 from fleet.client.bundle import Bundler
 from fleet.client.transport import HttpTransport

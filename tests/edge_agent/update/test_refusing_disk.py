@@ -10,11 +10,11 @@ import pytest
 from edge_agent import ports
 from edge_agent.errors import ActivationError, UpdateError
 from edge_agent.ports import Health
-from edge_agent.update import state as states
-from edge_agent.update.lines import Asked
-from edge_agent.update.look import offers
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
+from edge_agent.update.disk import state as states
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker.messages import Asked
+from edge_agent.update.worker.resolve_targets import offers
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.messages import DeviceMe

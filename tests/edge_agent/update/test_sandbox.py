@@ -18,11 +18,11 @@ import msgspec
 import pytest
 
 from edge_agent import runtimes
-from edge_agent.update import sandbox
-from edge_agent.update.children import ProcessChildren
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
-from edge_agent.update.syscall_filter import (
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker import sandbox
+from edge_agent.update.worker.client import ProcessChildren
+from edge_agent.update.worker.syscall_filter import (
     ABSENT,
     ABSENT_CALLS,
     ALLOW,

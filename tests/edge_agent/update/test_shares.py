@@ -11,13 +11,13 @@ import pytest
 from edge_agent.config import AgentConfig
 from edge_agent.errors import UpdateError
 from edge_agent.ports import Health
-from edge_agent.update.driver import Updater
-from edge_agent.update.holds import UNLIMITED
-from edge_agent.update.lines import Done, Failed, Moved, Offer, Ready, Saw
-from edge_agent.update.machine import Held, ModelState, Rejected, Target
-from edge_agent.update.shares import Shares
-from edge_agent.update.state import Looked
-from edge_agent.update.store import Store
+from edge_agent.update.disk.state import Looked
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.shares import Shares
+from edge_agent.update.rules.install_window import UNLIMITED
+from edge_agent.update.rules.machine import Held, ModelState, Rejected, Target
+from edge_agent.update.updater import Updater
+from edge_agent.update.worker.messages import Done, Failed, Moved, Offer, Ready, Saw
 from fleet.protocol.channel import Channel, Fetching, ModelEntry
 from fleet.protocol.manifest import encode_manifest
 from tests.support.device import LOOP, FakeReporter
@@ -72,7 +72,7 @@ class Activator:
 
 
 class DayBudget:
-    """Implements `holds.DayBudget`."""
+    """Implements `install_window.DayBudget`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = self.rest = limit

@@ -12,9 +12,9 @@ import pytest
 
 from edge_agent.config import check_mirror, load
 from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError, UsageError
-from edge_agent.update.pace import Pace, paced
-from edge_agent.update.sources import Budgeted, Folder, HttpMirror, Sources, mirrors
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.sources import Budgeted, Folder, HttpMirror, Sources, mirrors
+from edge_agent.update.download.throttle import Pace, paced
 from fleet.protocol.manifest import Blob
 
 DATA = os.urandom(300_000)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import AgentError
-from edge_agent.update.machine import Held, ModelState
-from edge_agent.update.state import StateFile, read_state
+from edge_agent.update.disk.state import StateFile, read_state
+from edge_agent.update.rules.machine import Held, ModelState
 
 HELD = Held(release=1, variant="v", manifest="a" * 64)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import CorruptBlobError, DiskFullError
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
 from fleet.protocol.manifest import Blob
 from tests.support.locks import Waiting, until
 

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent.errors import ActivationError
-from edge_agent.update.machine import Held
-from edge_agent.update.service import Service
-from edge_agent.update.suspects import FILE, MOST, Suspects, loader
+from edge_agent.update.activation import Service
+from edge_agent.update.disk.crash_log import FILE, MOST, Suspects, loader
+from edge_agent.update.rules.machine import Held
 from fleet.protocol.channel import RolloutRef
 
 ONE, TWO = (Held(release=n, variant="onnx-fp32", manifest=f"{n}" * 64) for n in (1, 2))

@@ -11,7 +11,7 @@ from cloud_hub.config import HubConfig
 from cloud_hub.errors import InvalidError
 from edge_agent.host.clock import EPOCH, TimeFloor
 from edge_agent.identity.tls import refusal
-from edge_agent.update.tuf_client import TIMESTAMP_S
+from edge_agent.update.worker.tuf_client import TIMESTAMP_S
 from tests.edge_agent.update.test_attacks import DAY, World
 from tests.support.hub import START
 

@@ -12,9 +12,9 @@ import pytest
 
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.main import main
-from edge_agent.update.children import ProcessChildren
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker.client import ProcessChildren
 from tests.support.device import Device, follow, publish
 
 

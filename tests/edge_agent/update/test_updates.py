@@ -15,10 +15,10 @@ import pytest
 from cloud_hub.store.tables import Model
 from edge_agent.errors import AgentError, UpdateError
 from edge_agent.ports import Health
-from edge_agent.update import fetch
-from edge_agent.update.lines import Asked, Refusal
-from edge_agent.update.look import offers
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download import fetch
+from edge_agent.update.worker.messages import Asked, Refusal
+from edge_agent.update.worker.resolve_targets import offers
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.codec import encode_json
 from fleet.protocol.manifest import Floor, encode_manifest

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from edge_agent.errors import AgentError
-from edge_agent.update.state import read_state
+from edge_agent.update.disk.state import read_state
 from tests.support.faults.points import case
 from tests.support.faults.world import MODEL, Scenario, expected, point_at
 from tests.support.faults.zygote import Case, Ended, Probe

@@ -285,10 +285,10 @@ def serve(directory: str, control: str) -> None:
 def fetch(directory: str, sha256: str, size: str, gap_timeout_s: str) -> None:
     """The device: the product's own fetch, again and again until the blob is here; says what came and what broke."""
     from edge_agent.errors import FetchError, UnreachableError
-    from edge_agent.update.fetch import fetch_blob
-    from edge_agent.update.pace import Pace
-    from edge_agent.update.sources import HttpMirror
-    from edge_agent.update.store import Store
+    from edge_agent.update.disk.store import Store
+    from edge_agent.update.download.fetch import fetch_blob
+    from edge_agent.update.download.sources import HttpMirror
+    from edge_agent.update.download.throttle import Pace
     from fleet.protocol.manifest import Blob
 
     blob, store = Blob(sha256=sha256, size=int(size)), Store(Path(directory), reserve=0)

@@ -33,7 +33,7 @@ from msgspec import Struct
 from edge_agent import main as composition
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
-from edge_agent.update import child, children
+from edge_agent.update.worker import client, process
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import AgentReport, ModelReport
@@ -44,7 +44,8 @@ MODEL = "tiny"
 T = TypeVar("T")
 PRELOADED = (
     "ai_edge_litert.interpreter", "onnxruntime", "edge_agent.identity.http", "fleet.runtimes.litert",
-    "fleet.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.look", "edge_agent.update.tuf_client",
+    "fleet.runtimes.onnx", "edge_agent.serving.app", "edge_agent.update.worker.resolve_targets",
+    "edge_agent.update.worker.tuf_client",
 )  # fmt: skip
 REQUESTS = 4  # one more than the probation of the faults' releases asks for
 _PR_SET_CHILD_SUBREAPER, _PR_SET_PTRACER = 36, 0x59616D61
@@ -140,7 +141,7 @@ def attach(strace: Strace, nth: int = 1) -> None:
         os.sched_yield()
 
 
-class ForkedChildren(children.ProcessChildren):
+class ForkedChildren(client.ProcessChildren):
     """The agent's children, but for the start of the interpreter."""
 
     def __init__(self, directory: Path, strace: Strace | None) -> None:
@@ -168,7 +169,7 @@ class ForkedChildren(children.ProcessChildren):
             sys.stdin, sys.stdout = os.fdopen(0, "r"), os.fdopen(1, "w")
             if self._strace is not None and self._strace.role == kind:
                 attach(self._strace, self._started[kind])
-            code = child.main([kind, str(self._directory)])
+            code = process.main([kind, str(self._directory)])
         finally:
             os._exit(code)
 

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ActivationError, CorruptBlobError, TrialError, UnreadableError, UpdateError, said
 from edge_agent.ports import Activator
-from edge_agent.update import holds, machine
-from edge_agent.update.children import Children, LookChild
-from edge_agent.update.crew import Crew, messages_until
-from edge_agent.update.ledger import Ledger
-from edge_agent.update.lines import Done, Failed, Moved, Offer, Refusal, StepName
-from edge_agent.update.machine import Held, Target
-from edge_agent.update.service import Service
-from edge_agent.update.shares import Shares
+from edge_agent.update.activation import Service
+from edge_agent.update.download.shares import Shares
+from edge_agent.update.rules import install_window, machine
+from edge_agent.update.rules.machine import Held, Target
+from edge_agent.update.state_reporter import Ledger
+from edge_agent.update.worker.client import Children, LookChild
+from edge_agent.update.worker.messages import Done, Failed, Moved, Offer, Refusal, StepName
+from edge_agent.update.worker.pool import Crew, messages_until
 from fleet.protocol.channel import Channel, Probation
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Follower:
         children: Children,
         *,
         count_bytes: Callable[[int], None],
-        budget: holds.DayBudget,
+        budget: install_window.DayBudget,
         clock: Callable[[], float],
     ) -> None:
         self._config, self._ledger, self._service = config, ledger, service
@@ -166,13 +166,13 @@ class Follower:
     def _is_stale(self, model: str, state: machine.ModelState, target: Target) -> bool:
         """Whether a reason stands for something that is over: the device is where the channel wants it."""
         over = state.state == "committed" and target.held == state.active and not self._service.waits(model)
-        return over or state.reason in holds.WORDS
+        return over or state.reason in install_window.WORDS
 
-    def _hold(self) -> holds.Hold | None:
+    def _hold(self) -> install_window.Hold | None:
         if self._by_hand:
             return None
-        budget = holds.UNLIMITED if holds.has_folder(self._config.mirrors) else self._budget
-        return holds.hold(self._channel.fetching, self._clock(), budget)
+        budget = install_window.UNLIMITED if install_window.has_folder(self._config.mirrors) else self._budget
+        return install_window.hold(self._channel.fetching, self._clock(), budget)
 
     @property
     def _channel(self) -> Channel:
@@ -196,7 +196,7 @@ class Follower:
                     return
         failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
         if failure.reason == "budget-spent":
-            hold = holds.spent(self._budget)
+            hold = install_window.spent(self._budget)
             failure = Failed(reason=hold.reason, detail=hold.detail, hint=hold.hint)
         raise UpdateError(failure.detail, subject=model, reason=failure.reason, hint=failure.hint)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from edge_agent.update.children import Children, LookChild
-from edge_agent.update.lines import Asked, Message, Step
+from edge_agent.update.worker.client import Children, LookChild
+from edge_agent.update.worker.messages import Asked, Message, Step
 
 AT_ONCE = 4  # models under way: each costs the memory of one child
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from edge_agent.errors import CorruptBlobError, UnreadableError
-from edge_agent.update.crew import AT_ONCE
-from edge_agent.update.holds import DayBudget
-from edge_agent.update.lines import Step, StepName
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.install_window import DayBudget
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker.messages import Step, StepName
+from edge_agent.update.worker.pool import AT_ONCE
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
 

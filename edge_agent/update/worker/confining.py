@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from edge_agent import runtimes
 from edge_agent.config import AgentConfig
-from edge_agent.update import sandbox
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker import sandbox
 from fleet.protocol.manifest import Manifest
 
 

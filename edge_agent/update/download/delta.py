@@ -19,10 +19,10 @@ from typing import IO, Any
 
 from edge_agent.errors import DeltaError, DiskFullError, FetchError, UnreachableError
 from edge_agent.ports import HubStreams, Stream
-from edge_agent.update.fetch import Progress
-from edge_agent.update.pace import Pace, paced
-from edge_agent.update.sources import Budgeted
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.fetch import Progress
+from edge_agent.update.download.sources import Budgeted
+from edge_agent.update.download.throttle import Pace, paced
 from fleet.protocol import delta
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob

@@ -1,4 +1,4 @@
-"""The child processes: `python -m edge_agent.update.child look|trial|shadow DIR [BUNDLE]`.
+"""The child processes: `python -m edge_agent.update.worker.process look|trial|shadow DIR [BUNDLE]`.
 
 `look` reads an `Asked` from the first line of stdin and writes JSON lines: one `looked`, one `offer`
 or `refusal` per model, then `ready`. After that it does what lines on stdin say, `{"step":
@@ -35,17 +35,17 @@ from edge_agent.errors import (
     UsageError,
     said,
 )
-from edge_agent.update.advice import USED_TWICE
-from edge_agent.update.lines import Asked, Confined, Done, Failed, Moved, Ready, Saw, Step
-from edge_agent.update.machine import Held
-from edge_agent.update.pace import Pace
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.throttle import Pace
+from edge_agent.update.rules.hints import USED_TWICE
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker.messages import Asked, Confined, Done, Failed, Moved, Ready, Saw, Step
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest
 from fleet.protocol.messages import IN_USE_TWICE, DeviceMe
 
 if TYPE_CHECKING:
-    from edge_agent.update.sources import Budgeted
+    from edge_agent.update.download.sources import Budgeted
 
 _PR_SET_PDEATHSIG = 1
 NICE = 10  # requests go first: an update may take longer, an answer may not
@@ -106,7 +106,7 @@ def trial(config: AgentConfig, held: Held) -> None:
     """
     from edge_agent.errors import TrialError
     from edge_agent.runtimes import selftest
-    from edge_agent.update.confining import confined
+    from edge_agent.update.worker.confining import confined
 
     store = Store(config.dir)
     limits = {resource.RLIMIT_CPU: (config.selftest_cpu_s, 5)}  # SIGXCPU comes first: SIGKILL might be anybody's
@@ -149,8 +149,8 @@ class Session:
         bundle: Path | None = None,
     ) -> None:
         from edge_agent.identity.http import HubHttp
-        from edge_agent.update.folder import FolderHub
-        from edge_agent.update.sources import Sources, mirrors
+        from edge_agent.update.download.folder import FolderHub
+        from edge_agent.update.download.sources import Sources, mirrors
 
         self._config, self._lines, self._out, self._clock = config, iter(lines), out, clock
         self._bundle = bundle
@@ -176,7 +176,7 @@ class Session:
     def _look(self) -> None:
         """Look; a hub that serves older metadata than it has signed is shown that once, and looked at again."""
         from edge_agent.identity.enroll import load_enrollment
-        from edge_agent.update import held, look
+        from edge_agent.update.worker import evidence, resolve_targets
 
         config = self._config
         asked = self._asked = msgspec.json.decode(next(self._lines), type=Asked)
@@ -186,18 +186,19 @@ class Session:
         if not asked.device_id:  # the agent began to serve without its enrolment: who it is decides what it may run
             known = load_enrollment(config.dir)
             asked = msgspec.structs.replace(asked, device_id=known.device_id, channel=asked.channel or known.channel)
-        mine = look.me(self._hub, asked)
+        mine = resolve_targets.me(self._hub, asked)
         trouble = self._keep_identity(mine)  # first: whatever is wrong with the metadata, the device stays reachable
         try:
             self._look_at(asked, mine, trouble)
         except OlderMetadataError:
-            if self._bundle is not None or not held.show(self._hub, config.tuf, config.dir / "spool.db"):
+            if self._bundle is not None or not evidence.show(self._hub, config.tuf, config.dir / "spool.db"):
                 raise
             self._look_at(asked, mine, trouble)
 
     def _look_at(self, asked: Asked, mine: DeviceMe, trouble: tuple[str, str]) -> None:
         from edge_agent.identity.enroll import first_root
-        from edge_agent.update import bundled, look, tuf_client
+        from edge_agent.update import bundled
+        from edge_agent.update.worker import resolve_targets, tuf_client
 
         config = self._config
         pace = Pace(
@@ -208,12 +209,12 @@ class Session:
         floor = tuf_client.TimeFloor(config.dir / "time-floor", slack_s=config.clock_slack_s)
         remedy = bundled.REMEDY if self._bundle is not None else ""
         with tuf_client.opened(config.tuf, root, fetcher, floor, clock=self._clock, remedy=remedy) as trusted:
-            seen = look.looked(trusted, mine, asked)
+            seen = resolve_targets.looked(trusted, mine, asked)
             found: list[Struct] = []
             if seen.channel is not None:
-                found += look.offers(trusted, seen.channel, mine, asked, self._store)
-                found += look.beside(trusted, seen.channel, mine, asked, self._store)
-            seen = look.identified(look.concluded(seen, trusted), config.identity, trouble)
+                found += resolve_targets.offers(trusted, seen.channel, mine, asked, self._store)
+                found += resolve_targets.beside(trusted, seen.channel, mine, asked, self._store)
+            seen = resolve_targets.identified(resolve_targets.concluded(seen, trusted), config.identity, trouble)
         for message in (Saw(looked=seen), *found):
             emit(message, self._out)
         emit(Ready(), self._out)
@@ -242,7 +243,7 @@ class Session:
             renew(self._hub, self._config.identity)
 
     def _fetch(self, step: Step) -> None:
-        from edge_agent.update.sources import Budgeted
+        from edge_agent.update.download.sources import Budgeted
 
         blobs = self._blobs(step.held)
         self._store.check_space(blobs)
@@ -285,7 +286,7 @@ class Session:
         Raises:
             UnreachableError, FetchError: the patch broke off; the rest of it is less than the whole file.
         """
-        from edge_agent.update.delta import fetch_delta
+        from edge_agent.update.download.delta import fetch_delta
 
         if self._store.has(blob) or self._from.free(blob):
             return

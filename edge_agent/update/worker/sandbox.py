@@ -24,7 +24,7 @@ from pathlib import Path
 import edge_agent
 import fleet.protocol
 import fleet.runtimes
-from edge_agent.update import syscall_filter
+from edge_agent.update.worker import syscall_filter
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from edge_agent.host.clock import EPOCH
 from edge_agent.host.clock import TimeFloor as TimeFloor
 from edge_agent.host.durable import sweep_drafts, sync_folder, write_durably
 from edge_agent.ports import HubStreams
-from edge_agent.update import advice
-from edge_agent.update.pace import Pace, paced
+from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.rules import hints
 
 TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts at most; the hub refuses to be told more
 MAX_VERSION = 2**63 - 1  # what reports and the hub's database hold; a version above it is an attack
@@ -144,7 +144,7 @@ class Trusted:
             return self._updater.get_targetinfo(path)
         except exceptions.ExpiredMetadataError as error:
             if not self.problem:
-                self.problem, self.detail = "expired-metadata", advice.expired(str(error), self._now, self._remedy)
+                self.problem, self.detail = "expired-metadata", hints.expired(str(error), self._now, self._remedy)
             self._updater.judge_expiry_at(EPOCH)  # signatures and versions still count, as after an expired refresh
             return self._updater.get_targetinfo(path)
 
@@ -195,13 +195,11 @@ def _refreshed(directory: Path, root: bytes, fetcher: Fetcher, floor: TimeFloor,
             updater.judge_expiry_at(EPOCH)  # signatures and versions still count; `problem` stops new installs
             updater.refresh()
             if trusted_clock:
-                return Trusted(updater, now, "expired-metadata", advice.expired(str(error), now, remedy), remedy=remedy)
+                return Trusted(updater, now, "expired-metadata", hints.expired(str(error), now, remedy), remedy=remedy)
     signed = updater.seen()[1]["timestamp"] - TIMESTAMP_S
     if not trusted_clock:
         borne_out = signed - floor.slack_s <= now < signed + TIMESTAMP_S  # by this clock the metadata is fresh
-        detail = (
-            advice.floor_ahead(now, floor.value, floor.path) if borne_out else advice.clock_behind(now, floor.value)
-        )
+        detail = hints.floor_ahead(now, floor.value, floor.path) if borne_out else hints.clock_behind(now, floor.value)
         return Trusted(updater, now, "clock-untrusted", detail, remedy=remedy)
     # A clock that runs ahead must not become the floor, or the right time would be refused afterwards: only
     # what is signed counts. A timestamp lasts `TIMESTAMP_S` at most, so it was signed no earlier than that.
@@ -232,7 +230,7 @@ def _translated(subject: str) -> Iterator[None]:
         hint = "the hub or somebody between serves metadata that its keys did not sign, or an old copy"
         raise TrustError(f"{subject}: {error}", subject=subject, hint=hint) from error
     except exceptions.DownloadHTTPError as error:
-        raise advice.answered(error.status_code, str(error), subject) from error
+        raise hints.answered(error.status_code, str(error), subject) from error
     except exceptions.DownloadLengthMismatchError as error:
         raise FetchError(f"{subject}: {error}", subject=subject, reason="too-large") from error
     except exceptions.DownloadError as error:

@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from edge_agent.errors import ActivationError, AgentError, CorruptBlobError, UnreadableError
 from edge_agent.ports import Activator, InstalledRelease
-from edge_agent.update import machine
-from edge_agent.update.ledger import Ledger
-from edge_agent.update.machine import Held
-from edge_agent.update.store import Store
-from edge_agent.update.suspects import Suspects
+from edge_agent.update.disk.crash_log import Suspects
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules import machine
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.state_reporter import Ledger
 from fleet.protocol.channel import RolloutRef
 
 log = logging.getLogger(__name__)

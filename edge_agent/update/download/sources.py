@@ -23,9 +23,9 @@ from msgspec import Struct
 from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError
 from edge_agent.identity.pool import pool_manager
 from edge_agent.ports import HubStreams, Stream
-from edge_agent.update.fetch import Progress, fetch_blob
-from edge_agent.update.pace import Pace
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.fetch import Progress, fetch_blob
+from edge_agent.update.download.throttle import Pace
 from fleet.protocol.manifest import Blob
 
 _BLOB = re.compile(r"/blobs/([0-9a-f]{64})")

@@ -19,17 +19,17 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError, said
 from edge_agent.host.sharing import share
 from edge_agent.ports import Activator, Reporter
-from edge_agent.update import holds, machine
-from edge_agent.update.children import Children
-from edge_agent.update.crew import Crew
-from edge_agent.update.following import CUT_SHORT, MIN_RELOOK_S, Follower
-from edge_agent.update.hurry import Hurry
-from edge_agent.update.ledger import Ledger
-from edge_agent.update.lines import Asked, Beside, Offer, Refusal, Saw
-from edge_agent.update.service import Service
-from edge_agent.update.state import Looked, StateFile
-from edge_agent.update.store import Store
-from edge_agent.update.suspects import Suspects, loader
+from edge_agent.update.activation import Service
+from edge_agent.update.disk.crash_log import Suspects, loader
+from edge_agent.update.disk.state import Looked, StateFile
+from edge_agent.update.disk.store import Store
+from edge_agent.update.offers import CUT_SHORT, MIN_RELOOK_S, Follower
+from edge_agent.update.rules import install_window, machine
+from edge_agent.update.rules.notice_backoff import Hurry
+from edge_agent.update.state_reporter import Ledger
+from edge_agent.update.worker.client import Children
+from edge_agent.update.worker.messages import Asked, Beside, Offer, Refusal, Saw
+from edge_agent.update.worker.pool import Crew
 from fleet.protocol.channel import Channel
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import ModelReport
@@ -78,7 +78,7 @@ class Updater:
         capabilities: tuple[str, ...] = (),
         on_look: Callable[[Looked], None] = lambda looked: None,
         count_bytes: Callable[[int], None] = lambda received: None,
-        budget: holds.DayBudget = holds.UNLIMITED,
+        budget: install_window.DayBudget = install_window.UNLIMITED,
         shadows: Shadows | None = None,
         clock: Callable[[], float] = time.time,
         now: Callable[[], float] = time.monotonic,

@@ -14,8 +14,8 @@ from tuf.api import exceptions
 
 from edge_agent.errors import AgentError, UnreachableError
 from edge_agent.identity.pool import pool_manager
-from edge_agent.update.pace import Pace
-from edge_agent.update.tuf_client import BASE, Fetcher, HardenedUpdater
+from edge_agent.update.download.throttle import Pace
+from edge_agent.update.worker.tuf_client import BASE, Fetcher, HardenedUpdater
 
 
 class PlainHttp:

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError, FetchError, RefusedError, TrustError, UnreachableError, said
 from edge_agent.ports import HubCalls
-from edge_agent.update.lines import Asked, Beside, Offer, Refusal
-from edge_agent.update.machine import Held, Target
-from edge_agent.update.state import Looked
-from edge_agent.update.store import Store
-from edge_agent.update.tuf_client import Trusted
+from edge_agent.update.disk.state import Looked
+from edge_agent.update.disk.store import Store
+from edge_agent.update.rules.machine import Held, Target
+from edge_agent.update.worker.messages import Asked, Beside, Offer, Refusal
+from edge_agent.update.worker.tuf_client import Trusted
 from fleet.protocol import resolve
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
 from fleet.protocol.codec import decode_json

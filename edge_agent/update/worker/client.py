@@ -16,8 +16,8 @@ from msgspec import Struct
 
 from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
-from edge_agent.update.lines import Asked, Confined, Done, Failed, Message, Ready, Step
-from edge_agent.update.machine import Held
+from edge_agent.update.rules.machine import Held
+from edge_agent.update.worker.messages import Asked, Confined, Done, Failed, Message, Ready, Step
 
 LINE_LIMIT = 4 << 20
 TALK_LINES, TALK_BYTES = 1000, 1 << 20  # what a self-test may write; more would keep the serving loop busy
@@ -45,7 +45,7 @@ class Children(Protocol):
         """A child that can look."""
 
     async def trial(self, held: Held) -> tuple[str, ...]:
-        """Run the self-test and say what confined it (`lines.Confined`).
+        """Run the self-test and say what confined it (`messages.Confined`).
 
         Raises:
             TrialError: it failed; the reason is `killed` when somebody else ended it, and `selftest-timeout`
@@ -106,7 +106,7 @@ class ProcessChildren:
         return await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "edge_agent.update.child",
+            "edge_agent.update.worker.process",
             kind,
             str(self._directory),
             *more,

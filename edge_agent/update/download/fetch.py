@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from edge_agent.errors import FetchError
 from edge_agent.ports import HubStreams, Stream
-from edge_agent.update.advice import answered
-from edge_agent.update.pace import Pace, paced
-from edge_agent.update.store import Store
+from edge_agent.update.disk.store import Store
+from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.rules.hints import answered
 from fleet.protocol.bounds import whole_number
 from fleet.protocol.manifest import Blob
 
