@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from edge_agent.errors import ActivationError, AgentError, CorruptBlobError, UnreadableError
 from edge_agent.ports import Activator, InstalledRelease
-from edge_agent.update.disk.crash_log import Suspects
+from edge_agent.update.disk.crash_log import CrashLog
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules import machine
 from edge_agent.update.rules.machine import Held
-from edge_agent.update.state_reporter import Ledger
+from edge_agent.update.state_reporter import StateReporter
 from fleet.protocol.channel import RolloutRef
 
 log = logging.getLogger(__name__)
@@ -36,20 +36,20 @@ class _Waiting(Struct):
     pause_s: float
 
 
-class Service:
+class Activation:
     """Between the machines and the activator; `now` is monotonic, seconds."""
 
     def __init__(
         self,
         store: Store,
         activator: Activator,
-        ledger: Ledger,
-        suspects: Suspects,
+        states: StateReporter,
+        crash_log: CrashLog,
         *,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.store, self._activator, self._ledger, self._now = store, activator, ledger, now
-        self._suspects = suspects
+        self.store, self._activator, self._states, self._now = store, activator, states, now
+        self._crash_log = crash_log
         self._serving: dict[str, tuple[Held, float]] = {}
         self._waiting: dict[str, _Waiting] = {}
 
@@ -65,20 +65,20 @@ class Service:
         Raises:
             CorruptBlobError, UnreadableError, ActivationError: what served before still serves.
         """
-        self._suspects.check(model, held)
+        self._crash_log.check(model, held)
         release = await asyncio.to_thread(self.store.open, model, held, previous)
         shadow: InstalledRelease | None = None
         if previous is not None and pairing is not None:
             try:
-                self._suspects.check(model, previous)
+                self._crash_log.check(model, previous)
                 shadow = await asyncio.to_thread(self.store.open, model, previous)
             except (CorruptBlobError, UnreadableError, ActivationError) as error:
                 log.warning("model %s: the previous release cannot be paired: %s", model, error)
-        apart = shadow is not None and self._suspects.suspected(model)  # to tell which of the two ended the agent
-        with self._suspects.loading(model, held):
+        apart = shadow is not None and self._crash_log.suspected(model)  # to tell which of the two ended the agent
+        with self._crash_log.loading(model, held):
             await self._activator.activate(release, None if apart else shadow, pairing)
         if apart and previous is not None:
-            with self._suspects.loading(model, previous):
+            with self._crash_log.loading(model, previous):
                 await self._activator.activate(release, shadow, pairing)
         if model not in self._serving or self._serving[model][0] != held:
             self._serving[model] = (held, self._now())
@@ -86,7 +86,7 @@ class Service:
     async def serve(self, model: str) -> None:
         """Put the active release into service, or what is left when it is damaged or cannot be loaded now."""
         while True:
-            state = self._ledger.file.model(model)
+            state = self._states.file.model(model)
             if state.active is None:
                 self._waiting.pop(model, None)
                 self._serving.pop(model, None)
@@ -96,23 +96,23 @@ class Service:
                 await self.activate(model, state.active, state.previous, state.pairing)
             except CorruptBlobError as error:
                 log.error("model %s: %s", model, error)
-                self._ledger.settle(model, machine.damaged(state, str(error)))
+                self._states.settle(model, machine.damaged(state, str(error)))
             except (ActivationError, UnreadableError) as error:
                 log.error("model %s: %s", model, error)
                 if state.state == "probation" and state.previous is not None:
-                    self._ledger.settle(model, machine.withdrawn(state, error.reason, str(error), error.hint))
+                    self._states.settle(model, machine.withdrawn(state, error.reason, str(error), error.hint))
                     continue
                 await self._stand_in(model, state, error)
                 return
             else:
                 if self._waiting.pop(model, None) is not None:
-                    self._ledger.settle(model, machine.noted(self._ledger.file.model(model), "", ""))
+                    self._states.settle(model, machine.noted(self._states.file.model(model), "", ""))
                 return
 
     async def retry(self, model: str) -> None:
         """Try again what could not be loaded, when it is time."""
         waiting = self._waiting.get(model)
-        if waiting is not None and self._now() >= waiting.at and self._ledger.file.model(model).state in SETTLED:
+        if waiting is not None and self._now() >= waiting.at and self._states.file.model(model).state in SETTLED:
             await self.serve(model)
 
     def waits(self, model: str) -> bool:
@@ -126,7 +126,7 @@ class Service:
         self._waiting[model] = _Waiting(self._now() + pause_s, pause_s)
         hint = error.hint if error.reason == "crash-loop" else "it is tried again"
         detail = f"{error}; what can be loaded serves meanwhile"
-        self._ledger.settle(model, machine.noted(state, error.reason, detail, hint))
+        self._states.settle(model, machine.noted(state, error.reason, detail, hint))
         if before is None and model not in self._serving and state.previous is not None:
             try:
                 await self.activate(model, state.previous, None, None)

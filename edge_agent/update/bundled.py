@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError, UnreachableError, UpdateError
 from edge_agent.update.download.folder import open_regular
-from edge_agent.update.worker.messages import Asked, Failed, Message, Offer, Refusal
+from edge_agent.update.worker.messages import Failed, LookRequest, Message, Offer, Refusal
 from fleet.protocol import bundle
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError
@@ -42,7 +42,7 @@ class Bundle:
         self.said: list[Message] = []
         self.channel = "CHANNEL"
 
-    def heard(self, asked: Asked, messages: list[Message]) -> list[Message]:
+    def heard(self, asked: LookRequest, messages: list[Message]) -> list[Message]:
         """The messages of a look, as the updater should have them; they are kept for the outcome."""
         label = _label(self.folder)
         kept = []
@@ -72,7 +72,7 @@ class Bundle:
         return _ADVICE[reason].format(make=f"{REMEDY}: {make}") if reason in _ADVICE else otherwise
 
 
-def _is_left_out(message: Message, label: bundle.Label, asked: Asked) -> bool:
+def _is_left_out(message: Message, label: bundle.Label, asked: LookRequest) -> bool:
     if isinstance(message, Refusal):
         return message.model not in label.models and message.reason == "not-found"
     if isinstance(message, Offer):

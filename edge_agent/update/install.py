@@ -23,7 +23,7 @@ from edge_agent.host.durable import write_durably
 from edge_agent.update.bundled import Bundle
 from edge_agent.update.download.folder import check_bundle
 from edge_agent.update.worker.client import LookChild, ProcessChildren
-from edge_agent.update.worker.messages import Asked, Message, Offer, Refusal, Step
+from edge_agent.update.worker.messages import LookRequest, Message, Offer, Refusal, Step
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import ModelReport
@@ -168,7 +168,7 @@ class _Listening:
     def __init__(self, child: LookChild, bundle: Bundle) -> None:
         self._child, self._bundle = child, bundle
 
-    async def look(self, asked: Asked) -> list[Message]:
+    async def look(self, asked: LookRequest) -> list[Message]:
         self._bundle.channel = asked.channel
         try:
             messages = await self._child.look(asked)

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from edge_agent.config import AgentConfig
 from edge_agent.errors import ActivationError, CorruptBlobError, TrialError, UnreadableError, UpdateError, said
 from edge_agent.ports import Activator
-from edge_agent.update.activation import Service
+from edge_agent.update.activation import Activation
 from edge_agent.update.download.shares import Shares
 from edge_agent.update.rules import install_window, machine
 from edge_agent.update.rules.machine import Held, Target
-from edge_agent.update.state_reporter import Ledger
+from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.worker.client import Children, LookChild
-from edge_agent.update.worker.messages import Done, Failed, Moved, Offer, Refusal, StepName
-from edge_agent.update.worker.pool import Crew, messages_until
+from edge_agent.update.worker.messages import Done, Failed, Offer, Progress, Refusal, StepName
+from edge_agent.update.worker.pool import WorkerPool, messages_until
 from fleet.protocol.channel import Channel, Probation
 
 log = logging.getLogger(__name__)
@@ -30,15 +30,15 @@ MIN_RELOOK_S = 60.0  # between two looks while something is fetched
 UNDER_WAY = ("fetching", "verifying", "trying")
 
 
-class Follower:
+class OfferApplier:
     """One per updater. `changes` are the locks by model that every change of a machine is made under;
     `held_until` says of the models that wait when they may begin, in seconds since 1970."""
 
     def __init__(
         self,
         config: AgentConfig,
-        ledger: Ledger,
-        service: Service,
+        states: StateReporter,
+        activation: Activation,
         activator: Activator,
         children: Children,
         *,
@@ -46,13 +46,13 @@ class Follower:
         budget: install_window.DayBudget,
         clock: Callable[[], float],
     ) -> None:
-        self._config, self._ledger, self._service = config, ledger, service
+        self._config, self._states, self._activation = config, states, activation
         self._activator, self._children = activator, children
         self._count_bytes, self._budget, self._clock = count_bytes, budget, clock
-        self._file = ledger.file
+        self._file = states.file
         self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
         self._refused: dict[str, Refusal] = {}
-        self._shares = Shares(service.store, budget, look_s=max(config.poll_s, MIN_RELOOK_S))
+        self._shares = Shares(activation.store, budget, look_s=max(config.poll_s, MIN_RELOOK_S))
         self._stop = asyncio.Event()
         self._by_hand = False
         self.changes: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -64,10 +64,12 @@ class Follower:
             if state.state in UNDER_WAY:
                 async with self.changes[model]:
                     detail = f"it was cut short while {state.state}"
-                    self._ledger.settle(model, machine.interrupted(state, "interrupted", detail, "it goes on now"))
-                    await self._service.serve(model)
+                    self._states.settle(model, machine.interrupted(state, "interrupted", detail, "it goes on now"))
+                    await self._activation.serve(model)
 
-    async def follow(self, crew: Crew, offers: list[Offer], stop: asyncio.Event, *, by_hand: bool = False) -> bool:
+    async def follow(
+        self, pool: WorkerPool, offers: list[Offer], stop: asyncio.Event, *, by_hand: bool = False
+    ) -> bool:
         """Move every model to its offer; true when `stop` has ended a step, so that a look should follow at once.
 
         `by_hand`: somebody asked for it; neither the window nor the budget holds it.
@@ -77,7 +79,7 @@ class Follower:
         """
         self._stop, self._by_hand = stop, by_hand
         self._shares.expect(sum(self._is_to_fetch(offer) for offer in offers))
-        found = await asyncio.gather(*(self._follow(crew, offer) for offer in offers), return_exceptions=True)
+        found = await asyncio.gather(*(self._follow(pool, offer) for offer in offers), return_exceptions=True)
         failures = [outcome for outcome in found if isinstance(outcome, BaseException)]
         for failure in failures:
             if not isinstance(failure, UpdateError):
@@ -90,7 +92,7 @@ class Follower:
             raise failures[-1]
         return False
 
-    async def prepare(self, crew: Crew, model: str, held: Held) -> None:
+    async def prepare(self, pool: WorkerPool, model: str, held: Held) -> None:
         """Fetch, verify and try a release that is not to serve, after everything that is; no model's state changes.
 
         Raises:
@@ -99,10 +101,10 @@ class Follower:
         if (hold := self._hold()) is not None:
             raise UpdateError(hold.detail, subject=model, reason=hold.reason, hint=hold.hint)
         target = Target(held=held)
-        async with crew.lent() as child:
+        async with pool.lent() as child:
             await self._step(child, model, "fetch", target)
             await self._step(child, model, "verify", target)
-        self._ledger.progress.pop(model, None)
+        self._states.progress.pop(model, None)
         async with self._trial:
             self._file.keep_sandbox(await self._children.trial(held))
 
@@ -114,31 +116,31 @@ class Follower:
         log.warning("model %s release %d is refused: %s", refusal.model, refusal.release, refusal.detail)
         state = self._file.model(refusal.model)
         noted = machine.noted(state, refusal.reason, refusal.detail, refusal.hint, about=refusal.rollout)
-        self._ledger.settle(refusal.model, noted)
+        self._states.settle(refusal.model, noted)
 
     def _is_to_fetch(self, offer: Offer) -> bool:
         new = machine.wanted(self._file.model(offer.model), offer.target, self._probation(offer.model))
         return new is not None and new.state == "fetching"
 
-    async def _follow(self, crew: Crew, offer: Offer) -> None:
+    async def _follow(self, pool: WorkerPool, offer: Offer) -> None:
         model, target = offer.model, offer.target
         try:
             if not await self._begin(model, target):
                 return
-            async with crew.lent() as child:
+            async with pool.lent() as child:
                 await self._step(child, model, "fetch", target)
-                self._ledger.enter(model, machine.verifying(self._file.model(model)))
+                self._states.enter(model, machine.verifying(self._file.model(model)))
                 await self._step(child, model, "verify", target)
-            self._ledger.enter(model, machine.trying(self._file.model(model)))
+            self._states.enter(model, machine.trying(self._file.model(model)))
             if self._file.model(model).state == "trying":
                 await self._try(model, target)
         except (UpdateError, OSError) as error:
             word, hint = said(error)
             state = self._file.model(model)
             if state.state in UNDER_WAY:
-                self._ledger.settle(model, machine.interrupted(state, word, str(error), hint))
+                self._states.settle(model, machine.interrupted(state, word, str(error), hint))
             elif isinstance(error, OSError):
-                self._ledger.settle(model, machine.noted(state, word, str(error), hint))
+                self._states.settle(model, machine.noted(state, word, str(error), hint))
             raise UpdateError(str(error), subject=model, reason=word, hint=hint) from error
 
     async def _begin(self, model: str, target: Target) -> bool:
@@ -150,22 +152,22 @@ class Follower:
             new = machine.wanted(state, target, self._probation(model))
             if new is None:
                 if self._is_stale(model, state, target):
-                    self._ledger.settle(model, machine.noted(state, "", ""))
+                    self._states.settle(model, machine.noted(state, "", ""))
                 return False
             if new.state == "fetching":
                 if (hold := self._hold()) is None:
-                    self._ledger.enter(model, new)
+                    self._states.enter(model, new)
                     return True
                 self.held_until[model] = hold.until
                 new = machine.noted(state, hold.reason, hold.detail, hold.hint)
-            self._ledger.settle(model, new)
+            self._states.settle(model, new)
             if (new.active, new.pairing) != (state.active, state.pairing):  # returned to what is held, or a rollout
-                await self._service.serve(model)  # began or ended around it
+                await self._activation.serve(model)  # began or ended around it
             return False
 
     def _is_stale(self, model: str, state: machine.ModelState, target: Target) -> bool:
         """Whether a reason stands for something that is over: the device is where the channel wants it."""
-        over = state.state == "committed" and target.held == state.active and not self._service.waits(model)
+        over = state.state == "committed" and target.held == state.active and not self._activation.waits(model)
         return over or state.reason in install_window.WORDS
 
     def _hold(self) -> install_window.Hold | None:
@@ -187,8 +189,8 @@ class Follower:
         failure: Failed | None = None
         with self._shares.of(model, step, target.held, self._channel.fetching.max_bytes_per_s) as mine:
             async for message in messages_until(child, mine.step, self._stop):
-                if isinstance(message, Moved):
-                    self._ledger.progress[model] = message.share
+                if isinstance(message, Progress):
+                    self._states.progress[model] = message.share
                     self._count_bytes(mine.more(message.received))
                 elif isinstance(message, Failed):
                     failure = message
@@ -211,21 +213,21 @@ class Follower:
             state = self._file.model(model)
             if error.reason == "killed":
                 state, again = machine.killed(state, str(error))
-                self._ledger.settle(model, state)
+                self._states.settle(model, state)
                 if again:
                     raise UpdateError(str(error), subject=model, reason="interrupted", hint=error.hint) from error
                 return
             if error.reason in CUT_SHORT:
                 raise UpdateError(str(error), subject=model, reason=error.reason, hint=error.hint) from error
-            self._ledger.settle(model, machine.rolled_back(state, error.reason, str(error), error.hint))
+            self._states.settle(model, machine.rolled_back(state, error.reason, str(error), error.hint))
 
     async def _activate(self, model: str, target: Target) -> None:
         async with self.changes[model]:
             state = self._file.model(model)
             baseline = self._activator.health(model)
-            await self._service.activate(model, target.held, state.active, target.rollout)
+            await self._activation.activate(model, target.held, state.active, target.rollout)
             try:
-                self._ledger.enter(model, machine.activated(state, baseline))
+                self._states.enter(model, machine.activated(state, baseline))
             except OSError:  # a probation that nobody would remember does not begin
-                await self._service.serve(model)
+                await self._activation.serve(model)
                 raise

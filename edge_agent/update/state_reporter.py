@@ -21,7 +21,7 @@ from fleet.protocol.messages import ModelReport
 log = logging.getLogger(__name__)
 
 
-class Ledger:
+class StateReporter:
     """The state file, and the reporter that hears of every change; `progress` is the share fetched, by model."""
 
     def __init__(self, file: StateFile, reporter: Reporter) -> None:

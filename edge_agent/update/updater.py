@@ -19,17 +19,17 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError, said
 from edge_agent.host.sharing import share
 from edge_agent.ports import Activator, Reporter
-from edge_agent.update.activation import Service
-from edge_agent.update.disk.crash_log import Suspects, loader
+from edge_agent.update.activation import Activation
+from edge_agent.update.disk.crash_log import CrashLog, loader
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.offers import CUT_SHORT, MIN_RELOOK_S, Follower
+from edge_agent.update.offers import CUT_SHORT, MIN_RELOOK_S, OfferApplier
 from edge_agent.update.rules import install_window, machine
-from edge_agent.update.rules.notice_backoff import Hurry
-from edge_agent.update.state_reporter import Ledger
+from edge_agent.update.rules.notice_backoff import NoticeBackoff
+from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.worker.client import Children
-from edge_agent.update.worker.messages import Asked, Beside, Offer, Refusal, Saw
-from edge_agent.update.worker.pool import Crew
+from edge_agent.update.worker.messages import Beside, LookRequest, LookResult, Offer, Refusal
+from edge_agent.update.worker.pool import WorkerPool
 from fleet.protocol.channel import Channel
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import ModelReport
@@ -92,14 +92,14 @@ class Updater:
         self._clock, self._rng, self._sleep = clock, rng, sleep
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes, to_write=False)
         self.file = StateFile(config.dir)
-        self._ledger = Ledger(self.file, reporter)
-        self._suspects = Suspects(config.dir, loader(runtimes or {}))
-        self._service = Service(self.store, activator, self._ledger, self._suspects, now=now)
+        self._states = StateReporter(self.file, reporter)
+        self._crash_log = CrashLog(config.dir, loader(runtimes or {}))
+        self._activation = Activation(self.store, activator, self._states, self._crash_log, now=now)
         share(config.dir)
-        self._follower = Follower(
+        self._offers = OfferApplier(
             config,
-            self._ledger,
-            self._service,
+            self._states,
+            self._activation,
             activator,
             children,
             count_bytes=count_bytes,
@@ -108,7 +108,7 @@ class Updater:
         )
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._hurry, self._patience_s, self._noticed = Hurry(now), 0.0, False
+        self._backoff, self._patience_s, self._noticed = NoticeBackoff(now), 0.0, False
         self.looking = asyncio.Lock()  # held for the length of a look
         self.by_hand = False  # somebody asked for this look: neither the window nor the budget holds it
         self._pause = config.retry_first_s
@@ -139,11 +139,11 @@ class Updater:
 
         `to_serve` is false in a process that ends after one look: no start that a probation counts.
         """
-        self._on_look(self._ledger.looked())
+        self._on_look(self._states.looked())
         # What may have ended the agent comes last, so that it takes no other model's load with it, and is alone.
-        for model in sorted(self.file.state.models, key=self._suspects.suspected):
+        for model in sorted(self.file.state.models, key=self._crash_log.suspected):
             self._resume(model, machine.resumed(self.file.model(model), to_serve=to_serve))
-            alone = [*self._loading.values()] if self._suspects.suspected(model) else []
+            alone = [*self._loading.values()] if self._crash_log.suspected(model) else []
             first = asyncio.ensure_future(self._serve_first(model, alone))
             await asyncio.wait({first}, timeout=self._config.start_wait_s)
             if first.done():
@@ -154,11 +154,11 @@ class Updater:
             first.add_done_callback(functools.partial(self._came_late, model))
 
     async def _serve_first(self, model: str, after: list[asyncio.Task[None]]) -> None:
-        async with self._follower.changes[model]:
+        async with self._offers.changes[model]:
             if after:
                 await asyncio.wait(after)
-            await self._service.serve(model)
-        self._ledger.tell(model)
+            await self._activation.serve(model)
+        self._states.tell(model)
 
     def _came_late(self, model: str, first: asyncio.Task[None]) -> None:
         del self._loading[model]
@@ -167,13 +167,13 @@ class Updater:
 
     def _resume(self, model: str, state: machine.ModelState) -> None:
         try:
-            self._ledger.enter(model, state)
+            self._states.enter(model, state)
         except OSError as error:
             # A start that cannot be counted would let a release on probation crash the agent for ever.
             if state.state == "probation" and state.previous is not None:
                 word, hint = said(error)
                 state = machine.withdrawn(state, word, f"its start cannot be recorded: {error}", hint)
-            self._ledger.settle(model, state)
+            self._states.settle(model, state)
 
     async def run(self) -> None:
         """Look and judge until cancelled; after a failure wait, twice as long each time, for ever."""
@@ -183,7 +183,7 @@ class Updater:
 
     def status(self) -> dict[str, Any]:
         """What `edge-agent status` shows."""
-        looked = self._ledger.looked()
+        looked = self._states.looked()
         return {
             "channel": looked.follows(self._channel_name),
             "channel_version": looked.channel.version if looked.channel else 0,
@@ -198,7 +198,7 @@ class Updater:
 
     def report(self, model: str) -> ModelReport:
         """Where one model stands."""
-        return self._ledger.report(model)
+        return self._states.report(model)
 
     async def _keep_looking(self) -> None:
         while True:
@@ -225,8 +225,8 @@ class Updater:
                     task.cancel()
         if self._noticed:
             self._noticed = False
-            self._hurry.noticed()
-        self._patience_s = self._hurry.patience_s
+            self._backoff.noticed()
+        self._patience_s = self._backoff.patience_s
         if self._patience_s:
             await self._sleep(self._patience_s)
 
@@ -235,28 +235,28 @@ class Updater:
             await self._sleep(self._config.health_tick_s)
             self.file.save()
             for model in list(self.file.state.models):
-                if not self._follower.changes[model].locked():  # a model that loads has its turn after it
+                if not self._offers.changes[model].locked():  # a model that loads has its turn after it
                     group.create_task(self._tend(model))  # and holds up no other
 
     async def _tend(self, model: str) -> None:
         try:
-            async with self._follower.changes[model]:
+            async with self._offers.changes[model]:
                 await self.judge(model)
-                await self._service.retry(model)
+                await self._activation.retry(model)
         except (AgentError, OSError) as error:
             log.error("model %s is not judged: %s", model, error)
 
     async def judge(self, model: str) -> None:
         """End a probation that is decided, and judge what was committed untried; a full disk holds no rollback up."""
         state = self.file.model(model)
-        if state.state != "probation" and (not state.untried or self._service.waits(model)):
+        if state.state != "probation" and (not state.untried or self._activation.waits(model)):
             return
-        new = machine.judged(state, self._activator.health(model), self._service.served_s(model))
+        new = machine.judged(state, self._activator.health(model), self._activation.served_s(model))
         if new is None:
             return
-        self._ledger.settle(model, new)
+        self._states.settle(model, new)
         if new.state == "rolled_back":
-            await self._service.serve(model)
+            await self._activation.serve(model)
         self.wake("probation ended")  # a committed default may enter a rollout
 
     async def look(self) -> bool:
@@ -270,10 +270,10 @@ class Updater:
         Raises:
             AgentError: the look or a step failed for a reason that may pass.
         """
-        await self._follower.clear_up()
+        await self._offers.clear_up()
         self._wake.clear()  # notices from here on end a fetch under way
         child, asked = await self._children.start(), self._asked()
-        crew = Crew(self._children, child, asked)
+        pool = WorkerPool(self._children, child, asked)
         try:
             messages = await child.look(asked)
             offers = [message for message in messages if isinstance(message, Offer)]
@@ -281,37 +281,37 @@ class Updater:
             if self._shadows is not None:
                 await self._shadows.follow(beside)
             for message in messages:
-                if isinstance(message, Saw):
+                if isinstance(message, LookResult):
                     if message.looked.channel != self.current_channel:
-                        self._hurry.worthwhile()
+                        self._backoff.worthwhile()
                     self.file.keep_looked(message.looked)
-                    self._on_look(self._ledger.looked())
+                    self._on_look(self._states.looked())
                     if not message.looked.problem:
                         self._collect(offers, beside)
                 elif isinstance(message, Refusal):
-                    self._follower.refuse(message)
-            return await self._follow(crew, offers, beside)
+                    self._offers.refuse(message)
+            return await self._follow(pool, offers, beside)
         finally:
-            await crew.close()
+            await pool.close()
 
-    async def _follow(self, crew: Crew, offers: list[Offer], beside: list[Beside]) -> bool:
+    async def _follow(self, pool: WorkerPool, offers: list[Offer], beside: list[Beside]) -> bool:
         stop = asyncio.Event()
         ending = asyncio.ensure_future(self._end_fetches(stop))
         try:
-            again = await self._follower.follow(crew, offers, stop, by_hand=self.by_hand)
+            again = await self._offers.follow(pool, offers, stop, by_hand=self.by_hand)
             for wanted in beside:
-                again = again or await self._prepare(crew, wanted)
+                again = again or await self._prepare(pool, wanted)
             return again
         finally:
             ending.cancel()
 
-    async def _prepare(self, crew: Crew, wanted: Beside) -> bool:
+    async def _prepare(self, pool: WorkerPool, wanted: Beside) -> bool:
         """Make a release ready that is to run beside the one that serves; true when a notice has ended a step. Whatever
         becomes of it, no model's state knows of it, and the look has not failed."""
         if self._shadows is None or wanted.held is None or not self._shadows.wants(wanted):
             return False
         try:
-            await self._follower.prepare(crew, wanted.model, wanted.held)
+            await self._offers.prepare(pool, wanted.model, wanted.held)
         except TrialError as error:
             hear = self._shadows.refused if error.reason in CUT_SHORT else self._shadows.failed
             hear(wanted, error.reason, str(error))
@@ -336,7 +336,7 @@ class Updater:
 
     def _until_next_look(self, pause: float) -> float:
         """Earlier when an install that waits may begin then; spread over a minute, for the hub's sake."""
-        waits = (until - self._clock() + 60 * self._rng() for until in self._follower.held_until.values())
+        waits = (until - self._clock() + 60 * self._rng() for until in self._offers.held_until.values())
         return max(1.0, min((pause, *waits)))
 
     def note_problem(self, error: Exception) -> None:
@@ -346,9 +346,9 @@ class Updater:
         self.file.keep_looked(replace(self.file.state.looked, problem=problem, hint=hint))
         self._on_look(self.file.state.looked)
 
-    def _asked(self) -> Asked:
+    def _asked(self) -> LookRequest:
         states, looked = self.file.state.models, self.file.state.looked
-        return Asked(
+        return LookRequest(
             device_id=self._device_id,
             channel=looked.follows(self._channel_name),
             kinds=self._kinds,

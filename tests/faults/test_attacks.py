@@ -20,7 +20,7 @@ from edge_agent.errors import AgentError, FetchError
 from edge_agent.identity.http import HubHttp
 from edge_agent.update.download.fetch import fetch_blob
 from edge_agent.update.download.throttle import Pace
-from edge_agent.update.worker.messages import Asked, Refusal
+from edge_agent.update.worker.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import offers
 from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule
@@ -54,7 +54,7 @@ def metadata(world: World, role: str) -> list[str]:
 def offered(world: World, entry: ModelEntry, mine: DeviceMe | None = None) -> list[object]:
     """What a hub whose online key was stolen gets a device to do: its channel may say anything."""
     channel = Channel(channel="stable", version=99, models={"digits": entry})
-    asked = Asked(device_id="d", channel="stable", kinds=("litert", "onnx"))
+    asked = LookRequest(device_id="d", channel="stable", kinds=("litert", "onnx"))
     with world.look() as trusted:
         return list(offers(trusted, channel, mine or DeviceMe(device_id="d", channel="stable"), asked, world.store))
 

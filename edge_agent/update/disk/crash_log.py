@@ -39,7 +39,7 @@ class Begun(Struct, frozen=True, kw_only=True):
     times: int = 1
 
 
-class Suspects:
+class CrashLog:
     """One per agent's directory. `by` is the `loader`; of what another one did nothing is known."""
 
     def __init__(self, directory: Path, by: str) -> None:

@@ -14,7 +14,7 @@ FREE = 3  # notices in a row, of nothing new, that are followed at once
 MOST_S = 60.0  # the longest that a notice may have to wait; after as much quiet, all is forgotten
 
 
-class Hurry:
+class NoticeBackoff:
     """Counts the looks that a notice has brought about, one shortly after the other."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -17,7 +17,7 @@ from msgspec import Struct
 from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.update.rules.machine import Held
-from edge_agent.update.worker.messages import Asked, Confined, Done, Failed, Message, Ready, Step
+from edge_agent.update.worker.messages import Confined, Done, Failed, LookRequest, Message, Ready, Step
 
 LINE_LIMIT = 4 << 20
 TALK_LINES, TALK_BYTES = 1000, 1 << 20  # what a self-test may write; more would keep the serving loop busy
@@ -28,7 +28,7 @@ DETAIL_LIMIT = 1000  # characters of what it says of itself: they go to the disk
 class LookChild(Protocol):
     """A look under way."""
 
-    async def look(self, asked: Asked) -> list[Message]:
+    async def look(self, asked: LookRequest) -> list[Message]:
         """Everything up to `Ready`; raises UpdateError with the child's reason."""
 
     def step(self, step: Step) -> AsyncIterator[Message]:
@@ -124,7 +124,7 @@ class ProcessChild:
     def __init__(self, process: asyncio.subprocess.Process, look_wall_s: float) -> None:
         self._process, self._look_wall_s = process, look_wall_s
 
-    async def look(self, asked: Asked) -> list[Message]:
+    async def look(self, asked: LookRequest) -> list[Message]:
         """See the port. The child bounds every answer that it reads; should one get around that, this ends it."""
         try:
             async with asyncio.timeout(self._look_wall_s):
@@ -134,7 +134,7 @@ class ProcessChild:
             hint = "the hub or the network holds it up, or the device is too slow for it: look_wall_s in agent.toml"
             raise UpdateError(why, reason="too-slow", hint=hint) from error
 
-    async def _looked(self, asked: Asked) -> list[Message]:
+    async def _looked(self, asked: LookRequest) -> list[Message]:
         await _tell(self._process, asked)
         messages: list[Message] = []
         async for message in self._lines():

@@ -11,7 +11,7 @@ from edge_agent.update.rules.machine import Held, Target
 from fleet.protocol.channel import RolloutRef
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class LookRequest(Struct, frozen=True, kw_only=True):
     """What the serving process tells the child: what it has and can. `held` are proven manifests by model."""
 
     device_id: str
@@ -71,7 +71,7 @@ class Step(Struct, frozen=True, kw_only=True):
     patch_s: float = 300.0  # seconds that patches which are of no use, and applying one, may take
 
 
-class Saw(Struct, frozen=True, kw_only=True, tag="looked"):
+class LookResult(Struct, frozen=True, kw_only=True, tag="looked"):
     """The result of the look."""
 
     looked: Looked
@@ -81,7 +81,7 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     """All offers were made."""
 
 
-class Moved(Struct, frozen=True, kw_only=True, tag="progress"):
+class Progress(Struct, frozen=True, kw_only=True, tag="progress"):
     """The share of bytes that are here, in [0, 1], and the bytes that came in this step."""
 
     share: float
@@ -106,4 +106,4 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
     hint: str = ""
 
 
-Message = Saw | Offer | Refusal | Beside | Ready | Moved | Confined | Done | Failed
+Message = LookResult | Offer | Refusal | Beside | Ready | Progress | Confined | Done | Failed

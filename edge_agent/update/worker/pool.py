@@ -14,15 +14,15 @@ from typing import Any
 from msgspec.structs import replace
 
 from edge_agent.update.worker.client import Children, LookChild
-from edge_agent.update.worker.messages import Asked, Message, Step
+from edge_agent.update.worker.messages import LookRequest, Message, Step
 
 AT_ONCE = 4  # models under way: each costs the memory of one child
 
 
-class Crew:
+class WorkerPool:
     """Starts with the child that looked; `asked` is what it was asked. Close it at the end of the look."""
 
-    def __init__(self, children: Children, first: LookChild, asked: Asked) -> None:
+    def __init__(self, children: Children, first: LookChild, asked: LookRequest) -> None:
         self._children, self._asked = children, asked
         self._all, self._idle = [first], [first]
         self._room = asyncio.Semaphore(AT_ONCE)

@@ -1,6 +1,6 @@
 """The child processes: `python -m edge_agent.update.worker.process look|trial|shadow DIR [BUNDLE]`.
 
-`look` reads an `Asked` from the first line of stdin and writes JSON lines: one `looked`, one `offer`
+`look` reads an `LookRequest` from the first line of stdin and writes JSON lines: one `looked`, one `offer`
 or `refusal` per model, then `ready`. After that it does what lines on stdin say, `{"step":
 "fetch"|"verify", "model": …, "held": …}`, one at a time, and ends when stdin does: the serving process writes its
 state to the disk before it asks for a step. `trial` runs the self-test of one release under resource limits. `shadow`
@@ -39,7 +39,7 @@ from edge_agent.update.disk.store import Store
 from edge_agent.update.download.throttle import Pace
 from edge_agent.update.rules.hints import USED_TWICE
 from edge_agent.update.rules.machine import Held
-from edge_agent.update.worker.messages import Asked, Confined, Done, Failed, Moved, Ready, Saw, Step
+from edge_agent.update.worker.messages import Confined, Done, Failed, LookRequest, LookResult, Progress, Ready, Step
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest
 from fleet.protocol.messages import IN_USE_TWICE, DeviceMe
@@ -179,7 +179,7 @@ class Session:
         from edge_agent.update.worker import evidence, resolve_targets
 
         config = self._config
-        asked = self._asked = msgspec.json.decode(next(self._lines), type=Asked)
+        asked = self._asked = msgspec.json.decode(next(self._lines), type=LookRequest)
         if asked.steps_only:
             emit(Ready(), self._out)
             return
@@ -195,7 +195,7 @@ class Session:
                 raise
             self._look_at(asked, mine, trouble)
 
-    def _look_at(self, asked: Asked, mine: DeviceMe, trouble: tuple[str, str]) -> None:
+    def _look_at(self, asked: LookRequest, mine: DeviceMe, trouble: tuple[str, str]) -> None:
         from edge_agent.identity.enroll import first_root
         from edge_agent.update import bundled
         from edge_agent.update.worker import resolve_targets, tuf_client
@@ -215,7 +215,7 @@ class Session:
                 found += resolve_targets.offers(trusted, seen.channel, mine, asked, self._store)
                 found += resolve_targets.beside(trusted, seen.channel, mine, asked, self._store)
             seen = resolve_targets.identified(resolve_targets.concluded(seen, trusted), config.identity, trouble)
-        for message in (Saw(looked=seen), *found):
+        for message in (LookResult(looked=seen), *found):
             emit(message, self._out)
         emit(Ready(), self._out)
 
@@ -261,7 +261,7 @@ class Session:
             received += count
             if time.monotonic() - shown >= 0.5:
                 shown = time.monotonic()
-                emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
+                emit(Progress(share=min(1.0, (here + received) / total), received=network * received), self._out)
 
         budget = Budgeted(None if self._bundle is not None else step.allowance)
         try:
@@ -277,8 +277,8 @@ class Session:
                 self._store.check_space(blobs)  # somebody took the reserve, too: this says how much is missing
             raise
         finally:  # what came counts, whatever became of it
-            emit(Moved(share=min(1.0, (here + received) / total), received=network * received), self._out)
-        emit(Moved(share=1.0, received=network * received), self._out)
+            emit(Progress(share=min(1.0, (here + received) / total), received=network * received), self._out)
+        emit(Progress(share=1.0, received=network * received), self._out)
 
     def _try_delta(self, step: Step, blob: Blob, pace: Pace, progress: Callable[[int], None], budget: Budgeted) -> None:
         """Make a file from one of the same use that is here, where the hub offers a patch that saves bytes.

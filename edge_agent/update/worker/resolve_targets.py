@@ -12,7 +12,7 @@ from edge_agent.ports import HubCalls
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules.machine import Held, Target
-from edge_agent.update.worker.messages import Asked, Beside, Offer, Refusal
+from edge_agent.update.worker.messages import Beside, LookRequest, Offer, Refusal
 from edge_agent.update.worker.tuf_client import Trusted
 from fleet.protocol import resolve
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
@@ -22,7 +22,7 @@ from fleet.protocol.manifest import MANIFEST_LIMIT, Floor, Manifest, Variant, de
 from fleet.protocol.messages import HTTP_LIMIT, DeviceMe
 
 
-def me(hub: HubCalls, asked: Asked) -> DeviceMe:
+def me(hub: HubCalls, asked: LookRequest) -> DeviceMe:
     """The device's channel, groups and pins; the ones it knows already when the hub does not answer this.
 
     Raises:
@@ -39,7 +39,7 @@ def me(hub: HubCalls, asked: Asked) -> DeviceMe:
     return read_answer(answer.data, DeviceMe, "/device/me")
 
 
-def looked(trusted: Trusted, mine: DeviceMe, asked: Asked) -> Looked:
+def looked(trusted: Trusted, mine: DeviceMe, asked: LookRequest) -> Looked:
     """Read the channel and the hub's command key.
 
     Raises:
@@ -111,7 +111,9 @@ def identified(seen: Looked, identity: Path, trouble: tuple[str, str]) -> Looked
     return replace(seen, certificate_expires=expires_at(identity))
 
 
-def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, store: Store) -> Iterator[Offer | Refusal]:
+def offers(
+    trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store
+) -> Iterator[Offer | Refusal]:
     """What each model of the channel should run here, or why it may not."""
     for model in channel.models:
         target = resolve.resolve(
@@ -134,7 +136,7 @@ def offers(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, sto
             yield Offer(model=model, target=Target(held=held, rollout=target.rollout))
 
 
-def beside(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: Asked, store: Store) -> Iterator[Beside]:
+def beside(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store) -> Iterator[Beside]:
     """What shadow stages want of this device; each release passes every check that one which is to serve passes."""
     for model in channel.models:
         rollout = resolve.shadows(
@@ -162,7 +164,7 @@ def _said(error: Exception) -> tuple[str, str]:
     return said(error)
 
 
-def _checked(trusted: Trusted, model: str, release: int, asked: Asked, store: Store) -> Held:
+def _checked(trusted: Trusted, model: str, release: int, asked: LookRequest, store: Store) -> Held:
     for held in asked.held.get(model, ()):
         if held.release == release:
             _check_floor(trusted, model, release, held=True)

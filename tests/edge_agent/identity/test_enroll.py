@@ -19,7 +19,7 @@ from edge_agent.host.lock import only_one
 from edge_agent.identity import enroll as module
 from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
-from edge_agent.update.worker.messages import Asked, Message, Saw
+from edge_agent.update.worker.messages import LookRequest, LookResult, Message
 from edge_agent.update.worker.process import Session
 from fleet.protocol.messages import TrustBundle
 from tests.support.device import claim, listening
@@ -107,11 +107,11 @@ def test_the_first_certificate_gives_a_moment_that_has_passed(tmp_path: Path) ->
         assert 0 <= time.time() - TimeFloor(directory / FILE).value < 2 * 86_400
         calls = HubHttp(directory, clock=lambda: 0.0)
         assert calls.request("GET", "/device/me").status == 200
-        asked, said = Asked(device_id="dev-1", channel="stable", kinds=("onnx",)), io.BytesIO()
+        asked, said = LookRequest(device_id="dev-1", channel="stable", kinds=("onnx",)), io.BytesIO()
         Session(load(directory), [msgspec.json.encode(asked)], said, clock=lambda: 0.0).run()
         calls._pool.clear()
     saw = msgspec.json.decode(said.getvalue().splitlines()[0], type=Message)
-    assert isinstance(saw, Saw) and saw.looked.problem == "clock-untrusted"
+    assert isinstance(saw, LookResult) and saw.looked.problem == "clock-untrusted"
 
 
 def test_a_hub_whose_clock_runs_ahead_makes_no_floor_ahead(hub: HubFixture, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import urllib3
 from edge_agent.errors import UnreachableError
 from edge_agent.identity.enroll import enroll
 from edge_agent.identity.http import Answer, HubHttp
-from edge_agent.update.worker.messages import Asked
+from edge_agent.update.worker.messages import LookRequest
 from edge_agent.update.worker.resolve_targets import me
 from tests.support.agent_process import enrolled
 from tests.support.device import claim, listening
@@ -113,4 +113,4 @@ def test_what_the_hub_says_of_a_device_is_read_or_no_answer() -> None:
             return Answer(status=200, headers={}, data=b'{"device_id": ')
 
     with pytest.raises(UnreachableError, match="the answer to /device/me: "):
-        me(Hub(), Asked(device_id="d", channel="stable", kinds=("onnx",)))
+        me(Hub(), LookRequest(device_id="d", channel="stable", kinds=("onnx",)))

@@ -18,7 +18,7 @@ from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key
 from edge_agent.identity.renew import follow, renew
 from edge_agent.update.worker import resolve_targets
-from edge_agent.update.worker.messages import Asked, Message, Ready, Saw
+from edge_agent.update.worker.messages import LookRequest, LookResult, Message, Ready
 from edge_agent.update.worker.process import Session
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import DeviceMe, MqttEndpoint, RenewResponse
@@ -196,11 +196,11 @@ def test_the_look_goes_on_after_a_broker_that_can_be_none(device, hub, tmp_path,
     hub.hub.publisher.refresh(force=True)
     follow_channel(hub, publish(hub, tmp_path))
     said = io.BytesIO()
-    asked = msgspec.json.encode(Asked(device_id="cam-1", channel="stable", kinds=("onnx",)))
+    asked = msgspec.json.encode(LookRequest(device_id="cam-1", channel="stable", kinds=("onnx",)))
     session = Session(load(device), [asked], said, clock=lambda: START + 46 * DAY)
     wrong = MqttEndpoint(host="", port=0, tls=False)
     monkeypatch.setattr(resolve_targets, "me", lambda *_: DeviceMe(device_id="cam-1", channel="stable", mqtt=wrong))
     session.run()
     first, *_, last = [msgspec.json.decode(line, type=Message) for line in said.getvalue().splitlines()]
-    assert isinstance(first, Saw) and isinstance(last, Ready)
+    assert isinstance(first, LookResult) and isinstance(last, Ready)
     assert first.looked.problem == "broker-not-followed" and "port 0" in first.looked.hint

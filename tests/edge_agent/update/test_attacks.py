@@ -19,7 +19,7 @@ from cloud_hub.trust import ceremony
 from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError, UnreachableError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.throttle import Pace, paced
-from edge_agent.update.worker.messages import Asked, Refusal
+from edge_agent.update.worker.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import looked, offers
 from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry
@@ -201,7 +201,7 @@ def test_a_release_that_nobody_signed_is_refused_by_name(world):
     world.hub.hub.objects.put_new("tuf/targets/models/digits/" + "a" * 64 + ".9.json", b"{}")
     channel = Channel(channel="stable", version=1, models={"digits": ModelEntry(release=9)})
     mine = DeviceMe(device_id="d", channel="stable")
-    asked = Asked(device_id="d", channel="stable", kinds=("litert", "onnx"))
+    asked = LookRequest(device_id="d", channel="stable", kinds=("litert", "onnx"))
     with world.look() as trusted:
         (found,) = offers(trusted, channel, mine, asked, world.store)
     assert isinstance(found, Refusal) and (found.release, found.reason) == (9, "unsigned")
@@ -211,7 +211,7 @@ def test_a_withdrawn_release_is_refused_by_the_signed_floor(world):
     world.hub.release(seed=1)
     world.hub.hub.publisher.withdraw("digits", 1, "labels swapped", actor="test")
     channel = Channel(channel="stable", version=1, models={"digits": ModelEntry(release=1)})
-    asked = Asked(device_id="d", channel="stable", kinds=("litert", "onnx"))
+    asked = LookRequest(device_id="d", channel="stable", kinds=("litert", "onnx"))
     with world.look() as trusted:
         (found,) = offers(trusted, channel, DeviceMe(device_id="d", channel="stable"), asked, world.store)
     assert isinstance(found, Refusal) and found.reason == "withdrawn"
@@ -224,7 +224,7 @@ def test_expired_metadata_gives_a_view_that_installs_nothing_new(world):
         assert trusted.problem == "expired-metadata"
         assert trusted.read("models/digits/1.json", 1 << 20) is not None
     channel = Channel(channel="stable", version=1, models={"digits": ModelEntry(release=1)})
-    asked = Asked(device_id="d", channel="stable", kinds=("litert", "onnx"))
+    asked = LookRequest(device_id="d", channel="stable", kinds=("litert", "onnx"))
     with world.look() as trusted:
         (found,) = offers(trusted, channel, DeviceMe(device_id="d", channel="stable"), asked, world.store)
     assert isinstance(found, Refusal) and found.reason == "expired-metadata"
@@ -291,7 +291,7 @@ def test_a_channel_that_breaks_its_bounds_is_refused_by_name(world):
     forge = world.forge()
     forge.target("channels", "channels/stable.json", b'{"channel":"stable","version":%d}' % 2**64)
     world.between.show(forge.seal().files)
-    asked = Asked(device_id="d", channel="stable", kinds=("litert", "onnx"))
+    asked = LookRequest(device_id="d", channel="stable", kinds=("litert", "onnx"))
     with world.look() as trusted, pytest.raises(RefusedError) as caught:
         looked(trusted, DeviceMe(device_id="d", channel="stable"), asked)
     assert caught.value.reason == "bad-channel" and caught.value.hint

@@ -12,7 +12,7 @@ from edge_agent.errors import UnreachableError
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.rules import hints
 from edge_agent.update.rules.machine import Held
-from edge_agent.update.worker.messages import Asked, Offer, Refusal
+from edge_agent.update.worker.messages import LookRequest, Offer, Refusal
 from edge_agent.update.worker.resolve_targets import concluded, looked, offers
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.messages import DeviceMe
@@ -20,7 +20,7 @@ from tests.edge_agent.update.test_attacks import DAY, Answer, World
 from tests.support.hub import PASSPHRASE
 
 MINE = DeviceMe(device_id="d", channel="stable")
-ASKED = Asked(device_id="d", channel="stable", kinds=("litert", "onnx"))
+ASKED = LookRequest(device_id="d", channel="stable", kinds=("litert", "onnx"))
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def follow(world: World, release: int) -> None:
     world.hub.hub.publisher.change_channel("stable", change, actor="test")
 
 
-def look(world: World, asked: Asked = ASKED, mine: DeviceMe = MINE) -> tuple[Looked, Offer | Refusal]:
+def look(world: World, asked: LookRequest = ASKED, mine: DeviceMe = MINE) -> tuple[Looked, Offer | Refusal]:
     """What the child says of the one model, and of the look."""
     with world.look() as trusted:
         seen = looked(trusted, mine, asked)
@@ -47,7 +47,7 @@ def look(world: World, asked: Asked = ASKED, mine: DeviceMe = MINE) -> tuple[Loo
         return concluded(seen, trusted), said
 
 
-def holding(world: World) -> Asked:
+def holding(world: World) -> LookRequest:
     """A device that has committed release 1 and went on to release 2."""
     found: list[Held] = []
     for release in (2, 1):

@@ -9,9 +9,9 @@ from pathlib import Path
 from edge_agent.config import AgentConfig
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.rules.machine import Held, Target
-from edge_agent.update.rules.notice_backoff import FREE, MOST_S, Hurry
+from edge_agent.update.rules.notice_backoff import FREE, MOST_S, NoticeBackoff
 from edge_agent.update.updater import Updater
-from edge_agent.update.worker.messages import Asked, Failed, Message, Moved, Offer, Ready, Saw, Step
+from edge_agent.update.worker.messages import Failed, LookRequest, LookResult, Message, Offer, Progress, Ready, Step
 from fleet.protocol.channel import Channel, ModelEntry
 from tests.support.device import FakeActivator, FakeReporter
 
@@ -19,7 +19,7 @@ from tests.support.device import FakeActivator, FakeReporter
 def waits(times: list[float]) -> list[float]:
     """How long the look after each notice waits."""
     now = [0.0]
-    hurry, found = Hurry(lambda: now[0]), []
+    hurry, found = NoticeBackoff(lambda: now[0]), []
     for at in times:
         now[0] = at
         hurry.noticed()
@@ -45,7 +45,7 @@ def test_notices_that_come_now_and_then_never_wait() -> None:
 
 def test_notices_of_something_new_never_wait() -> None:
     now = [0.0]
-    hurry = Hurry(lambda: now[0])
+    hurry = NoticeBackoff(lambda: now[0])
     for second in range(30):
         now[0] = float(second)
         hurry.noticed()
@@ -75,18 +75,18 @@ class Flood:
     async def start(self) -> Flood:
         return self
 
-    async def look(self, asked: Asked) -> list[Message]:
+    async def look(self, asked: LookRequest) -> list[Message]:
         self.looks += 1
         await self.sleep(1)
         channel = Channel(channel="stable", version=1, models={"m": ModelEntry(release=2)})
         target = Target(held=Held(release=2, variant="v", manifest="a" * 64))
-        return [Saw(looked=Looked(channel=channel)), Offer(model="m", target=target), Ready()]
+        return [LookResult(looked=Looked(channel=channel)), Offer(model="m", target=target), Ready()]
 
     async def step(self, step: Step) -> AsyncIterator[Message]:
         while self.needed:
             await self.sleep(1)
             self.needed -= 1
-            yield Moved(share=0.5, received=1)
+            yield Progress(share=0.5, received=1)
         self.done.set()
         yield Failed(reason="disk-full", detail="all is here, which is enough for this test")
 

@@ -13,7 +13,7 @@ from edge_agent.ports import Health
 from edge_agent.update.disk import state as states
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules.machine import Held
-from edge_agent.update.worker.messages import Asked
+from edge_agent.update.worker.messages import LookRequest
 from edge_agent.update.worker.resolve_targets import offers
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.manifest import encode_manifest
@@ -164,10 +164,10 @@ def test_a_release_that_cannot_be_loaded_now_is_not_forgotten(both: Device) -> N
     both.look()
     assert both.state().reason == "activation-failed"  # a look does not call that stale
     both.activator.refuses.clear()
-    LOOP.run(both.updater._service.retry("tiny"))
+    LOOP.run(both.updater._activation.retry("tiny"))
     assert both.activator.serving == {"tiny": 1}  # not yet
     now[0] = 5.0
-    LOOP.run(both.updater._service.retry("tiny"))
+    LOOP.run(both.updater._activation.retry("tiny"))
     assert both.activator.serving == {"tiny": 2} and both.state().reason == ""
 
 
@@ -229,7 +229,7 @@ def test_a_disk_that_takes_no_manifest_refuses_that_release_alone(tmp_path: Path
     back = Held(release=1, variant="v", manifest="m")
     models = {"held": ModelEntry(release=1), "new": ModelEntry(release=2)}
     channel = Channel(channel="stable", version=2, models=models)
-    asked = Asked(device_id="d", channel="stable", kinds=("onnx",), held={"held": (back,)})
+    asked = LookRequest(device_id="d", channel="stable", kinds=("onnx",), held={"held": (back,)})
     mine = DeviceMe(device_id="d", channel="stable")
     found = {answer.model: answer for answer in offers(View(), channel, mine, asked, Store(tmp_path))}
     assert found["held"].target.held == back and found["new"].reason == "disk-full"

@@ -17,7 +17,7 @@ from edge_agent.update.download.shares import Shares
 from edge_agent.update.rules.install_window import UNLIMITED
 from edge_agent.update.rules.machine import Held, ModelState, Rejected, Target
 from edge_agent.update.updater import Updater
-from edge_agent.update.worker.messages import Done, Failed, Moved, Offer, Ready, Saw
+from edge_agent.update.worker.messages import Done, Failed, LookResult, Offer, Progress, Ready
 from fleet.protocol.channel import Channel, Fetching, ModelEntry
 from fleet.protocol.manifest import encode_manifest
 from tests.support.device import LOOP, FakeReporter
@@ -35,7 +35,7 @@ class Children:
         models = {model: ModelEntry(release=target.release) for model, target in targets.items()}
         channel = Channel(channel="stable", version=1, models=models, fetching=Fetching(**fetching))
         offers = [Offer(model=model, target=Target(held=target)) for model, target in targets.items()]
-        self.messages, self.do, self.steps = [Saw(looked=Looked(channel=channel)), *offers, Ready()], do, []
+        self.messages, self.do, self.steps = [LookResult(looked=Looked(channel=channel)), *offers, Ready()], do, []
 
     async def start(self):
         return self
@@ -132,8 +132,8 @@ def test_however_many_models_together_they_take_no_more_than_the_budget_and_the_
         if step.model in "bcd":
             await over.wait()
         del running[step.model]
-        yield Moved(share=0.5, received=step.allowance // 2)
-        yield Moved(share=1.0, received=step.allowance)
+        yield Progress(share=0.5, received=step.allowance // 2)
+        yield Progress(share=1.0, received=step.allowance)
         yield Failed(reason="budget-spent", detail="all of it")
 
     models = "abcdefgh"[:count]

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from edge_agent.errors import ActivationError
-from edge_agent.update.activation import Service
-from edge_agent.update.disk.crash_log import FILE, MOST, Suspects, loader
+from edge_agent.update.activation import Activation
+from edge_agent.update.disk.crash_log import FILE, MOST, CrashLog, loader
 from edge_agent.update.rules.machine import Held
 from fleet.protocol.channel import RolloutRef
 
@@ -23,14 +23,14 @@ GONE = []
 
 def crash(directory: Path, model: str = "tiny", held: Held = ONE, by: str = "v1") -> None:
     """A process that begins a load and is gone."""
-    load = Suspects(directory, by).loading(model, held)
+    load = CrashLog(directory, by).loading(model, held)
     load.__enter__()
     GONE.append(load)  # never left
 
 
 def condemned(directory: Path, model: str = "tiny", held: Held = ONE, by: str = "v1") -> bool:
     try:
-        Suspects(directory, by).check(model, held)
+        CrashLog(directory, by).check(model, held)
     except ActivationError as error:
         assert error.reason == "crash-loop" and "next boot" in error.hint
         return True
@@ -41,17 +41,17 @@ def test_a_load_that_ends_the_process_again_and_again_is_left_alone(tmp_path: Pa
     for _ in range(MOST):
         assert not condemned(tmp_path)
         crash(tmp_path)
-    assert condemned(tmp_path) and Suspects(tmp_path, "v1").suspected("tiny")
+    assert condemned(tmp_path) and CrashLog(tmp_path, "v1").suspected("tiny")
     assert not condemned(tmp_path, held=TWO) and not condemned(tmp_path, "other")
 
 
 def test_a_load_that_comes_to_an_end_good_or_bad_is_forgotten(tmp_path: Path) -> None:
     for _ in range(MOST - 1):
         crash(tmp_path)
-    suspects = Suspects(tmp_path, "v1")
-    with contextlib.suppress(ActivationError), suspects.loading("tiny", ONE):
+    crash_log = CrashLog(tmp_path, "v1")
+    with contextlib.suppress(ActivationError), crash_log.loading("tiny", ONE):
         raise ActivationError("no memory")
-    assert not suspects.suspected("tiny") and not (tmp_path / FILE).exists()
+    assert not crash_log.suspected("tiny") and not (tmp_path / FILE).exists()
     crash(tmp_path)
     assert not condemned(tmp_path)
 
@@ -59,10 +59,10 @@ def test_a_load_that_comes_to_an_end_good_or_bad_is_forgotten(tmp_path: Path) ->
 def test_the_release_before_it_can_be_loaded_and_does_not_clear_it(tmp_path: Path) -> None:
     for _ in range(MOST):
         crash(tmp_path)
-    suspects = Suspects(tmp_path, "v1")
-    with suspects.loading("tiny", TWO):
+    crash_log = CrashLog(tmp_path, "v1")
+    with crash_log.loading("tiny", TWO):
         pass
-    assert suspects.suspected("tiny") and condemned(tmp_path)
+    assert crash_log.suspected("tiny") and condemned(tmp_path)
 
 
 def test_other_versions_of_agent_or_runtime_try_again(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_a_boot_and_a_version_make_another_loader(tmp_path: Path) -> None:
 
 
 def test_of_two_loads_at_once_both_are_suspected_and_the_good_one_is_cleared(tmp_path: Path) -> None:
-    suspects = Suspects(tmp_path, "v1")
+    crash_log = CrashLog(tmp_path, "v1")
     for model in ("a", "b"):
-        GONE.append(suspects.loading(model, ONE))
+        GONE.append(crash_log.loading(model, ONE))
         GONE[-1].__enter__()
-    again = Suspects(tmp_path, "v1")
+    again = CrashLog(tmp_path, "v1")
     assert again.suspected("a") and again.suspected("b")
     with again.loading("a", ONE):
         pass
@@ -114,7 +114,7 @@ def test_a_release_and_the_one_paired_with_it_are_told_apart(tmp_path: Path, cra
         done.append((release, previous))
 
     store, activator = SimpleNamespace(open=lambda model, held, former=None: held), SimpleNamespace(activate=activate)
-    service = Service(store, activator, None, Suspects(tmp_path, "v1"))
+    service = Activation(store, activator, None, CrashLog(tmp_path, "v1"))
     asyncio.run(
         service.activate(
             "tiny", TWO, ONE, RolloutRef(id="r", attempt=1, release=2, from_release=1, share_ppm=0, salt="")
@@ -126,15 +126,15 @@ def test_a_release_and_the_one_paired_with_it_are_told_apart(tmp_path: Path, cra
 @pytest.mark.parametrize("text", [b"", b"[{", b"{}", b'[{"model": 1}]', bytes(100)])
 def test_a_file_that_a_kill_tore_says_nothing(tmp_path: Path, text: bytes) -> None:
     (tmp_path / FILE).write_bytes(text)
-    suspects = Suspects(tmp_path, "v1")
-    assert not suspects.suspected("tiny")
-    with suspects.loading("tiny", ONE):
+    crash_log = CrashLog(tmp_path, "v1")
+    assert not crash_log.suspected("tiny")
+    with crash_log.loading("tiny", ONE):
         pass
     assert not (tmp_path / FILE).exists()
 
 
 def test_a_disk_that_refuses_keeps_no_model_from_its_load(tmp_path: Path, caplog) -> None:
-    suspects, loaded = Suspects(tmp_path / "gone", "v1"), False
-    with suspects.loading("tiny", ONE):
+    crash_log, loaded = CrashLog(tmp_path / "gone", "v1"), False
+    with crash_log.loading("tiny", ONE):
         loaded = True
     assert loaded and "cannot be written" in caplog.text

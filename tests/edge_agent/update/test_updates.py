@@ -17,7 +17,7 @@ from edge_agent.errors import AgentError, UpdateError
 from edge_agent.ports import Health
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download import fetch
-from edge_agent.update.worker.messages import Asked, Refusal
+from edge_agent.update.worker.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import offers
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.codec import encode_json
@@ -87,7 +87,7 @@ def test_a_signed_release_under_the_floor_is_refused(floor: Floor, reason: str, 
             return encode_json(floor) if path.endswith("floor.json") else None
 
     channel = Channel(channel="stable", version=1, models={"tiny": ModelEntry(release=2)})
-    asked = Asked(device_id="d", channel="stable", kinds=("onnx",))
+    asked = LookRequest(device_id="d", channel="stable", kinds=("onnx",))
     (answer,) = offers(View(), channel, DeviceMe(device_id="d", channel="stable"), asked, Store(tmp_path))
     assert isinstance(answer, Refusal) and answer.reason == reason
 

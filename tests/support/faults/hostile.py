@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
 from edge_agent.update.rules.machine import Held, Target
-from edge_agent.update.worker.messages import Done, Offer, Ready, Saw
+from edge_agent.update.worker.messages import Done, LookResult, Offer, Ready
 from fleet.protocol import oip
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
 from tests.support.faults.mutants import mutant
@@ -35,7 +35,7 @@ class Offering:
         self._looked, self._held = looked, held
 
     async def look(self, asked: Any) -> list[Any]:
-        return [Saw(looked=self._looked), Offer(model=MODEL, target=Target(held=self._held)), Ready()]
+        return [LookResult(looked=self._looked), Offer(model=MODEL, target=Target(held=self._held)), Ready()]
 
     async def step(self, step: Any) -> AsyncIterator[Any]:
         yield Done()
