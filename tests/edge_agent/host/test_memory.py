@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 HEAPS = """
 import ctypes, threading
-from edge_agent import memory
+from edge_agent.host import memory
 if {bound}: memory.bound()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
@@ -31,7 +31,7 @@ libc.malloc_info(0, out); libc.fclose(out)
 """
 
 TRIM = """
-from edge_agent import memory
+from edge_agent.host import memory
 def resident(): return int(open("/proc/self/statm").read().split()[1]) * 4096
 pieces = [bytes(4000) for _ in range(8000)]
 last = bytes(4000)  # above the others, so that the heap does not shrink by itself
@@ -51,7 +51,7 @@ def knot():
     return weakref.ref(node)
 gc.disable()
 import json, asyncio
-from edge_agent import memory
+from edge_agent.host import memory
 early = knot()
 kept = Node()
 kept.itself = kept

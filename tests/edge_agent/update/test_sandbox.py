@@ -152,7 +152,7 @@ def test_numbers_are_the_kernels(name):
 PROBES = """
     import ctypes, fcntl, json, os, signal, socket, sys, threading
     from pathlib import Path
-    from edge_agent.update import sandbox, syscall_filter
+    from edge_agent.update.worker import sandbox, syscall_filter
 
     device, parts, outside, port = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
     blob, other = device / "blobs" / "mine", device / "blobs" / "other"
