@@ -6,9 +6,6 @@ timed: the speed of a wrong model is worth nothing.
 
 from __future__ import annotations
 
-import ctypes
-import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -20,6 +17,7 @@ from msgspec import Struct
 
 from edge_agent import VERSION, runtimes
 from edge_agent.errors import AgentError, TrialError
+from edge_agent.host.child_process import end_with_parent, leave_no_core, limit_model
 from edge_agent.ports import Arrays, LoadedModel, load_variant, read_blob
 from edge_agent.runtimes.selftest import agree_of
 from fleet.protocol.errors import ProtocolError
@@ -31,7 +29,6 @@ ROUNDS = 200
 WARM_UP = 10  # runs before the first one that counts: caches, lazy allocation, the clock governor
 PARTS = 3
 LONG_ENOUGH = 40  # calls in a part, so that its p95 is more than its slowest call
-_PR_SET_PDEATHSIG = 1
 _STATUS = Path("/proc/self/status")
 
 
@@ -66,16 +63,10 @@ class Said(Struct, frozen=True, kw_only=True):
 
 def child() -> int:
     """Read a `Case` from stdin, write its figures or its refusal as one JSON line; 0 or 1."""
-    # The parent's death ends this process: nobody would read its answer.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     case = msgspec.json.decode(sys.stdin.buffer.readline(), type=Case)
-    for limit, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_AS, case.memory_limit_bytes),
-        (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_FSIZE, 1 << 20),
-    ):
-        resource.setrlimit(limit, (value, value))
+    leave_no_core()
+    limit_model(case.memory_limit_bytes)
     try:
         said = Said(figures=measure(case))
     except (AgentError, ProtocolError, OSError, MemoryError, ValueError, RuntimeError) as error:
@@ -111,23 +102,35 @@ def measure(case: Case) -> Benchmark:
     model = load_variant(runtime, data.__getitem__, case.manifest, variant)
     load_us = (time.perf_counter() - started) * 1e6
     try:
-        if any(case.variant in vector.outputs for vector in vectors):
-            outcome = check(
-                vectors, case.manifest.selftest, case.variant, model.run, case.manifest.outputs,
-                agree_of(case.manifest),
-            )  # fmt: skip
-            if not outcome.passed:
-                raise TrialError(outcome.reason, subject=case.variant)
+        _check_answers(case, model, vectors)
         p50_us, p95_us = quantiles(_timed(model, rows_of(vectors, case.manifest), case.rounds))
         peak = _resident("VmHWM:")
     finally:
         model.close()
     return Benchmark(
-        model=case.model, release=case.release, variant=case.variant, runtime=case.runtime,
-        runtime_version=runtime.version, agent=VERSION, rounds=case.rounds,
-        p50_us=p50_us, p95_us=p95_us, load_us=load_us,
-        memory_bytes=max(0, peak - before), process_bytes=peak,
-    )  # fmt: skip
+        model=case.model,
+        release=case.release,
+        variant=case.variant,
+        runtime=case.runtime,
+        runtime_version=runtime.version,
+        agent=VERSION,
+        rounds=case.rounds,
+        p50_us=p50_us,
+        p95_us=p95_us,
+        load_us=load_us,
+        memory_bytes=max(0, peak - before),
+        process_bytes=peak,
+    )
+
+
+def _check_answers(case: Case, model: LoadedModel, vectors: Sequence[Vector]) -> None:
+    """Raise TrialError where the release has answers for the variant, and these are others."""
+    if not any(case.variant in vector.outputs for vector in vectors):
+        return
+    agree = agree_of(case.manifest)
+    outcome = check(vectors, case.manifest.selftest, case.variant, model.run, case.manifest.outputs, agree)
+    if not outcome.passed:
+        raise TrialError(outcome.reason, subject=case.variant)
 
 
 def rows_of(vectors: Sequence[Vector], manifest: Manifest) -> list[Arrays]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Mapping
 
 from edge_agent import runtimes
 from edge_agent.config import AgentConfig
+from edge_agent.host.child_process import limit_model
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules.machine import Held
 from edge_agent.update.worker import sandbox
@@ -21,13 +21,7 @@ def confined(
     Args:
         limits: further limits on resources: the soft one, and how far beyond it the hard one lies.
     """
-    usual = {
-        resource.RLIMIT_AS: (config.selftest_memory_bytes, 0),
-        resource.RLIMIT_NOFILE: (256, 0),
-        resource.RLIMIT_FSIZE: (1 << 20, 0),
-    }
-    for limit, (value, beyond) in {**usual, **limits}.items():
-        resource.setrlimit(limit, (value, value + beyond))
+    limit_model(config.selftest_memory_bytes, limits)
     manifest = store.manifest(held.manifest)
     variant = manifest.variant(held.variant)
     files = [store.blobs / blob.sha256 for blob in manifest.needed_for(variant)]

@@ -15,11 +15,11 @@ from edge_agent.errors import DeltaError, FetchError, UnreachableError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.delta import fetch_delta
 from edge_agent.update.download.fetch import fetch_blob
+from edge_agent.update.download.release import nearest
 from edge_agent.update.download.sources import Budgeted
 from edge_agent.update.download.throttle import Pace
 from edge_agent.update.rules.machine import Held
 from edge_agent.update.worker.messages import Step
-from edge_agent.update.worker.process import nearest
 from fleet.protocol.manifest import Blob
 from model_compiler.package.delta import _patch, build
 from tests.edge_agent.update.test_fetch import Answer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from edge_agent.update.worker.process import _uses
+from edge_agent.update.download.release import _uses
 from fleet.protocol import selftest
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
 from fleet.protocol.manifest_detail import Detail, encode_detail, without_detail
