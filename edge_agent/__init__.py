@@ -1,6 +1,7 @@
 """Runs on the device: pulls, verifies, swaps, infers, falls back, samples, reports.
 
-main       composition root; cli: the `edge-agent` command; local and in_process: inference in the application's process
+main       the entry; agent: the composition root; cli: the `edge-agent` command
+local, in_process  inference in the application's process
 host       the machine: folder, durable files, memory, watchdog, service manager
 runtimes   LiteRT, tflite-runtime, ONNX Runtime behind one port
 serving    the local API, routing, audits

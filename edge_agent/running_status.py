@@ -11,7 +11,7 @@ from edge_agent import VERSION
 from edge_agent.standing import around
 
 if TYPE_CHECKING:
-    from edge_agent.main import Agent
+    from edge_agent.agent import Agent
 
 
 def document(agent: Agent) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from edge_agent.errors import AgentError, SpoolError
 from edge_agent.in_process.records import LocalRecord
-from edge_agent.serving.audit import Audited, Auditor, Job
+from edge_agent.serving.audit import Audited, Job
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Outcome, Refused
 from edge_agent.serving.policy import Policies
@@ -57,7 +57,19 @@ class Recorder:
         *,
         clock: Callable[[], float],
         rng: Callable[[], float],
+        audit: Callable[[Job], None] | None = None,
+        spooled: Callable[[], None] = lambda: None,
+        sampled: Callable[[], None] = lambda: None,
     ) -> None:
+        """Keep in `spool` and `samples` what is heard, within `budget`.
+
+        Args:
+            slots: what serves, by model; policies: what the channel says of it.
+            metrics: where counters and gauges are registered.
+            clock: seconds since 1970. rng: uniform in [0, 1).
+            audit: takes a drawn request, and never waits; None where nobody audits.
+            spooled, sampled: hear of new records, and of new samples.
+        """
         self._slots = slots
         self._policies = policies
         self._spool = spool
@@ -67,10 +79,8 @@ class Recorder:
         self._windows = Windows(rng)
         self._closed: list[Builder] = []
         self._flush = asyncio.Event()
-        self.auditor: Auditor | None = None
+        self._offer_audit, self._spooled, self._sampled = audit, spooled, sampled
         self.copies = Copies()
-        self.spooled: Callable[[], None] = lambda: None  # the uplink hears of new records
-        self.sampled: Callable[[], None] = lambda: None  # the uploader hears of new samples
         self._observe = metrics.histogram("edge_inference_duration_seconds", "Whole request.", ("model", "served_by"))
         self._requests = metrics.counter(
             "edge_inference_requests_total", "Answered and failed requests.", ("model", "served_by", "degraded")
@@ -86,7 +96,6 @@ class Recorder:
         metrics.gauge("edge_model_info", "Active release.", ("model", "release", "variant"), self._info)
         metrics.gauge("edge_outbox_messages", "Records waiting for a receipt.", (), lambda: [((), len(spool))])
         metrics.gauge("edge_outbox_lost", "Records a full spool gave up.", (), lambda: [((), spool.lost)])
-        metrics.gauge("edge_audits_dropped", "Audits without an outcome.", (), self._dropped_audits)
 
     # ---- request path -------------------------------------------------------------------------
 
@@ -135,12 +144,12 @@ class Recorder:
     def audit(self, served: Served, inputs: Arrays, answers: tuple[Any, ...]) -> None:
         """Queue an audit of a drawn request."""
         entry = self._policies.entry(served.release.model)
-        if self.auditor is None or entry.audit.auditor is None:
+        if self._offer_audit is None or entry.audit.auditor is None:
             return
         slot = self._slots.slot(served.release.model)
         pairing = slot.pairing if slot is not None and slot.active is served else None
         shadow = slot.previous if slot is not None and pairing is not None else None
-        self.auditor.offer(Job(served, shadow, pairing, entry.audit.auditor, inputs, answers))
+        self._offer_audit(Job(served, shadow, pairing, entry.audit.auditor, inputs, answers))
 
     def audited(self, result: Audited) -> None:
         """Count an audit in the window of the release that answered; keep a disagreeing sample."""
@@ -272,7 +281,7 @@ class Recorder:
         except SpoolError as error:
             log.error("a %s report is lost: %s", kind, error)  # a full disk must not stop an update
             return
-        self.spooled()
+        self._spooled()
 
     # ---- background ---------------------------------------------------------------------------
 
@@ -306,9 +315,9 @@ class Recorder:
         drafts = self._sampler.take(now)
         stored, kept = await asyncio.to_thread(self._store, builders, drafts, now)
         if stored:
-            self.spooled()
+            self._spooled()
         if kept:
-            self.sampled()
+            self._sampled()
 
     def _store(self, builders: list[Builder], drafts: list[Drafted], now: float) -> tuple[int, int]:
         stored = kept = 0
@@ -341,8 +350,10 @@ class Recorder:
                 rows.append(((name, str(release.number), release.variant.name), 1.0))
         return rows
 
-    def _dropped_audits(self) -> list[tuple[tuple[str, ...], float]]:
-        return [((), self.auditor.dropped if self.auditor is not None else 0)]
+
+def show_audits(metrics: Metrics, dropped: Callable[[], int]) -> None:
+    """Let `metrics` show how many audits have no outcome, as `dropped` counts them."""
+    metrics.gauge("edge_audits_dropped", "Audits without an outcome.", (), lambda: [((), dropped())])
 
 
 def _marks(outcome: Outcome) -> list[str]:

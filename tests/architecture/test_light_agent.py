@@ -38,7 +38,7 @@ def modules_of(package: str) -> list[str]:
 
 
 def test_starting_the_agent_pulls_in_nothing_heavy() -> None:
-    assert pulled_in("edge_agent.main") & (HEAVY | OURS) == set()
+    assert pulled_in("edge_agent.main", "edge_agent.agent") & (HEAVY | OURS) == set()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_started_agent_has_neither_tuf_nor_cryptography(tmp_path: Path) -> Non
 
 
 def test_what_an_agent_is_made_of_needs_neither_tuf_nor_cryptography() -> None:
-    found = pulled_in("edge_agent.main", "edge_agent.identity.http", "edge_agent.update.updater",
+    found = pulled_in("edge_agent.main", "edge_agent.agent", "edge_agent.identity.http", "edge_agent.update.updater",
                       *modules_of("edge_agent.telemetry"), *modules_of("edge_agent.mqtt"))  # fmt: skip
     assert found & {"tuf", "securesystemslib", "cryptography"} == set()
 
@@ -72,6 +72,7 @@ def test_an_agent_that_calls_nobody_needs_no_http_client_and_no_metadata() -> No
     """2 MB and 1 MB of each idle device; they are imported where a call is made, or a folder does not say a version."""
     parts = (
         "edge_agent.main",
+        "edge_agent.agent",
         "edge_agent.identity.connection",
         "edge_agent.update.updater",
         "edge_agent.update.install",

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from edge_agent import client
+from edge_agent.agent import Agent
 from edge_agent.config import load
 from edge_agent.errors import IdentityError, UnreachableError, UpdateError
 from edge_agent.identity.certificates import fits
 from edge_agent.identity.enroll import FILE, FIRST_ROOT, enroll, load_enrollment
 from edge_agent.identity.keys import load_or_make_key
-from edge_agent.main import Agent, main
+from edge_agent.main import main
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.rules.machine import ModelState
 from fleet.protocol.codec import encode_json

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.agent import Agent
 from edge_agent.config import load
 from edge_agent.errors import InferenceError
-from edge_agent.main import Agent
 from edge_agent.runtimes import Installed
 from edge_agent.standing import lines
 from edge_agent.update.disk.state import StateFile

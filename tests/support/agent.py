@@ -20,7 +20,7 @@ from edge_agent.serving.policy import Policies
 from edge_agent.serving.server import share
 from edge_agent.serving.slots import Slots
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.recorder import Recorder
+from edge_agent.telemetry.recorder import Recorder, show_audits
 from edge_agent.telemetry.samples import SampleStore
 from edge_agent.telemetry.spool import Database, Spool
 from fleet.protocol import oip
@@ -83,9 +83,10 @@ class Agent:
             self.metrics,
             clock=lambda: self.now,
             rng=rng,
+            audit=lambda job: self.auditor.offer(job),
         )
         self.auditor = Auditor(self.cloud, self.recorder)
-        self.recorder.auditor = self.auditor
+        show_audits(self.metrics, lambda: self.auditor.dropped)
         self.endpoint = Endpoint(self.cloud)
         self.engine = Engine(self.slots, self.policies, self.endpoint, self.recorder, rng=rng)
         self.shared = share(self.engine)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from edge_agent.agent import Agent
 from edge_agent.errors import UpdateError
-from edge_agent.main import Agent
 from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.spool import Database
 from edge_agent.update.rules import install_window

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.agent import Agent
 from edge_agent.config import load
 from edge_agent.errors import UnreachableError
 from edge_agent.host.durable import sweep_drafts, write_durably
-from edge_agent.main import Agent
 from tests.edge_agent.test_damaged_identity import install
 from tests.edge_agent.update.test_attacks import TIMESTAMP, World
 from tests.support.agent_process import enrolled

@@ -1,7 +1,7 @@
 """A process that has imported the agent once and forks one agent per case: `python -m tests.support.faults.zygote`.
 
 Reads one `Case` per line of stdin and answers one `Ended` line when every process of the case is gone.
-The agent in a case is the product's own composition (`edge_agent.main.Agent`) on a real directory: real
+The agent in a case is the product's own composition (`edge_agent.agent.Agent`) on a real directory: real
 spool, real engine, real LiteRT, real children (forked from here instead of started anew: same code).
 """
 
@@ -30,7 +30,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from edge_agent import main as composition
+from edge_agent import agent as composition
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
 from edge_agent.update.worker import client, process

@@ -1,0 +1,320 @@
+"""Everything that runs in the serving process: the concrete parts, wired, and run on one event loop.
+
+Serving starts first and needs no network; the hub may be away for as long as it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import platform
+import random
+import shutil
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge_agent import VERSION, running_status, runtimes
+from edge_agent.config import AgentConfig
+from edge_agent.host import memory
+from edge_agent.host.announcement import announce, announce_later
+from edge_agent.host.durable import sweep_drafts
+from edge_agent.host.notify import ServiceManager
+from edge_agent.host.watchdog import Watchdog
+from edge_agent.identity.connection import Links
+from edge_agent.identity.signer import SignerProcess
+from edge_agent.mqtt.command_handler import Actions
+from edge_agent.mqtt.command_verification import decode_keys
+from edge_agent.mqtt.uplink import Uplink
+from edge_agent.serving.app import App
+from edge_agent.serving.audit import WORKERS, Auditor, Job
+from edge_agent.serving.cloud import HubCloud
+from edge_agent.serving.endpoint import Endpoint
+from edge_agent.serving.engine import Engine
+from edge_agent.serving.metrics import Metrics
+from edge_agent.serving.outcomes import Afterwards
+from edge_agent.serving.policy import Policies
+from edge_agent.serving.remote import RemoteServers
+from edge_agent.serving.rpc import open_rpc
+from edge_agent.serving.server import address, listen, make_server, share
+from edge_agent.serving.slots import Slots
+from edge_agent.shadow.process import ChildProcesses
+from edge_agent.shadow.runner import Shadows
+from edge_agent.telemetry.benchmarks import Measurer
+from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.local_draws import DrawnRequests, LocalDraws
+from edge_agent.telemetry.local_records import LocalRecords
+from edge_agent.telemetry.recent_log import RecentLog
+from edge_agent.telemetry.recorder import Recorder, show_audits
+from edge_agent.telemetry.samples import Redact, SampleStore
+from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.uploader import Uploader
+from edge_agent.update.disk.state import Looked
+from edge_agent.update.install import REQUEST, Installer, Outcome
+from edge_agent.update.updater import Updater
+from fleet.protocol.described import describe_all
+from fleet.protocol.messages import IN_USE_TWICE, AgentReport, CommandKeys
+
+if TYPE_CHECKING:
+    import uvicorn
+
+log = logging.getLogger(__name__)
+
+RESTART_S = 5.0
+
+
+class Agent:
+    """Everything that runs in the serving process.
+
+    The parts hear of each other by what their constructors are given; where two need each other, one is given a
+    method of this class, which knows both.
+    """
+
+    def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
+        self.config = config
+        self.started, self._started = time.time(), False  # when this began, and whether what is installed serves
+        self.runtimes, self.capabilities = runtimes.available(), runtimes.capabilities()
+        sweep_drafts(config.dir, config.identity, spare=REQUEST)  # which another process writes
+        self.signer = SignerProcess(config.identity)
+        self.links = Links(config, self.signer)
+        self.slots, self.policies, self.metrics = Slots(load_wall_s=config.load_wall_s), Policies(), Metrics()
+        self.log = RecentLog(time.time)
+        self._keep(redact)
+        self._answer()
+        self._update()
+        self._connect()
+        self.app = App(self.engine, self.metrics, self.status)
+        self.addresses: list[str] = []
+        self._described: AgentReport | None = None
+
+    def _keep(self, redact: Redact | None) -> None:
+        """What is kept of requests until the hub has it: the spool, samples and the day's bytes in one database."""
+        self.database = Database(self.config.dir / "spool.db")
+        self.spool = Spool(self.database)
+        self.samples = SampleStore(self.database, redact)
+        self.budget = Budget(self.database, time.time)
+        self.uploader = Uploader(self.links.hub, self.samples, self.budget)
+        self.recorder = Recorder(
+            self.slots,
+            self.policies,
+            self.spool,
+            self.samples,
+            self.budget,
+            self.metrics,
+            clock=time.time,
+            rng=random.random,
+            audit=self._audit,
+            spooled=self._spooled,
+            sampled=self.uploader.wake,
+        )
+        self.locals = LocalRecords(self.config.dir, self.recorder.local)
+        drawn = DrawnRequests(self.slots, self.policies, self.recorder, random.random)
+        self.draws = LocalDraws(self.config.dir, drawn.take, self.metrics)
+
+    def _answer(self) -> None:
+        """What answers requests, and the auditor beside it: each has calls of its own to the cloud."""
+        self.remotes = RemoteServers(self.config.credentials, lambda up, down: self.budget.count(up=up, down=down))
+        self.cloud, self.audits = HubCloud(self.links.hub), HubCloud(self.links.hub, calls=WORKERS)
+        self.auditor = Auditor(self.audits, self.recorder)
+        show_audits(self.metrics, lambda: self.auditor.dropped)
+        endpoint = Endpoint(self.cloud, self.remotes.server)
+        self.engine = Engine(self.slots, self.policies, endpoint, Afterwards(self.recorder))
+
+    def _update(self) -> None:
+        """What pulls releases, and what tries them beside those that serve."""
+        enrolled = self.links.enrollment
+        self.installer = Installer(self.config.dir)
+        self.shadows = Shadows(ChildProcesses(self.config.dir), self.recorder.copies, self.recorder)
+        self.updater = Updater(
+            self.config,
+            enrolled.device_id,
+            enrolled.channel,
+            self.slots,
+            self.recorder,
+            self.installer,
+            kinds=tuple(sorted(runtimes.kinds())),
+            runtimes=self.runtimes,
+            capabilities=self.capabilities,
+            shadows=self.shadows,
+            on_look=self._looked,
+            count_bytes=lambda received: self.budget.count(down=received),
+            budget=self.budget,
+        )
+
+    def _connect(self) -> None:
+        """The connection to the broker, and what its commands do."""
+        self.actions = Actions(self.recorder, self.uploader, self.slots, self.status, logs=self.log.answer)
+        self.measurer = Measurer(
+            self.database,
+            lambda: self.updater.file.state.models,
+            lambda: self.updater.current_channel,
+            self.actions.measure,
+        )
+        self.uplink = Uplink(
+            self.links.first(self.updater.file.state.looked),
+            self.database,
+            self.spool,
+            self.budget,
+            key=self._command_key,
+            verify=self.signer.verify,
+            handle=self.actions.handle,
+            notified=self._notified,
+            clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
+            twice=lambda: self.updater.file.state.looked.problem == IN_USE_TWICE,
+        )
+
+    def status(self) -> dict[str, Any]:
+        """The `/status` document."""
+        return running_status.document(self)
+
+    async def run(self) -> None:
+        """Serve, and keep the background tasks going, until a signal or the server's end."""
+        logging.getLogger().addHandler(self.log)
+        memory.bound()
+        describe_all()  # before there are threads
+        manager = ServiceManager(self.config.notify_socket)
+        shared = share(self.engine)
+        server, listeners = make_server(self.app, shared), listen(self.config)
+        self.addresses = [address(listener) for listener in listeners]
+        rpc = open_rpc(self.config, self.engine, self.app.about, shared.budget)
+        self.addresses += [where for where, _ in rpc]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _stop, server)
+        watchdog = Watchdog(self.config.watchdog_s, self.engine.runs, manager)
+        tasks = [loop.create_task(_guarded("watchdog", watchdog.run))]
+        await self._start()
+        beside = self._tasks() | {f"grpc {where}": run for where, run in rpc}
+        log.info("agent %s serves on %s", self.links.enrollment.device_id, " and ".join(self.addresses))
+        manager.ready()
+        tasks += [loop.create_task(_guarded(name, run)) for name, run in beside.items()]
+        try:
+            await server.serve(listeners)
+        finally:
+            manager.stopping()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._close()
+            announce(self.config.dir, "")
+            log.info("agent stopped")
+
+    async def _start(self) -> None:
+        """Serve what is installed, and let the process be as small as it can be from then on."""
+        await self.updater.start()
+        self._started = True
+        self._prepare_calls()
+        memory.freeze()
+        await asyncio.to_thread(memory.give_back)  # what the start needed
+
+    def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """What runs beside serving."""
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {
+            "updater": self.updater.run,
+            "bundles": lambda: self.installer.run(self.updater),
+            "recorder": self.recorder.run,
+            "auditor": self.auditor.run,
+            "shadows": self.shadows.run,
+            "uplink": self.uplink.run,
+            "uploader": self.uploader.run,
+            "actions": self.actions.run,
+            "measurer": self.measurer.run,
+            "local records": self.locals.run,
+            "local draws": self.draws.run,
+        }
+        if not announce(self.config.dir, self.addresses[0]):
+            tasks["address"] = partial(announce_later, self.config.dir, self.addresses[0])
+        return tasks
+
+    def _close(self) -> None:
+        logging.getLogger().removeHandler(self.log)
+        for one in (self.cloud, self.remotes, self.audits, self.signer, self.database):
+            one.close()
+
+    async def install(self, folder: Path) -> Outcome:
+        """Serve what is installed, take one look at the bundle, and end; the running agent decides the probation."""
+        try:
+            await self.updater.start(to_serve=False)
+            return await self.installer.install(self.updater, folder)
+        finally:
+            self._close()
+
+    def _audit(self, job: Job) -> None:
+        self.auditor.offer(job)
+
+    def _prepare_calls(self) -> None:
+        """Import in a thread what the first call to the cloud would wait for, where one may be made."""
+        if self.engine.may_ask():
+            asyncio.get_running_loop().run_in_executor(None, importlib.import_module, "edge_agent.identity.pool")
+
+    def _relink(self) -> None:
+        """Connect anew when the hub named another broker or channel, or the certificate is a new one."""
+        link = self.links.changed(self.updater.file.state.looked)
+        if link is not None:
+            self.uplink.follow(link)
+
+    def _command_key(self) -> CommandKeys | None:
+        data = self.updater.file.state.looked.command_key
+        return decode_keys(data) if data else None
+
+    def _looked(self, looked: Looked) -> None:
+        """A look at the hub ended, or what the last one gave was read from the disk."""
+        self.policies.apply(looked.channel)
+        if looked.channel is not None:  # here and now: the fetches that this look begins are bound by it
+            self.budget.limit = looked.channel.fetching.bytes_per_day
+        self.measurer.wake()
+        self._relink()
+        if self._started:
+            self._prepare_calls()
+        report = _describe(looked.follows(self.links.enrollment.channel), looked, self.runtimes, self.capabilities)
+        if report != self._described:
+            self._described = report
+            free = shutil.disk_usage(self.config.dir).free
+            self.recorder.agent(
+                msgspec.structs.replace(report, disk_free=free, bytes_up=self.budget.up, bytes_down=self.budget.down)
+            )
+
+    def _spooled(self) -> None:
+        self.uplink.wake()
+        self.measurer.wake()  # a transition may have been spooled
+
+    def _notified(self, reason: str) -> None:
+        self.updater.notice(reason)
+        self.uploader.wake()
+
+
+def _describe(channel: str, looked: Looked, runtimes: dict[str, str], capabilities: tuple[str, ...]) -> AgentReport:
+    return AgentReport(
+        agent=VERSION,
+        channel=channel,
+        capabilities=capabilities,
+        hardware={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        runtimes=runtimes,
+        channel_version=looked.channel.version if looked.channel is not None else 0,
+        tuf=looked.tuf,
+        tuf_expires=looked.tuf_expires,
+        clock="trusted" if looked.clock == "trusted" else "untrusted",
+        problem=looked.problem,
+        hint=looked.hint,
+    )
+
+
+async def _guarded(name: str, run: Callable[[], Awaitable[None]]) -> None:
+    """Keep a task going: serving must not end because something beside it failed."""
+    while True:
+        try:
+            await run()
+            return
+        except Exception:  # the task boundary: logged with its trace, then started again
+            log.exception("%s failed; it starts again in %.0f s", name, RESTART_S)
+            await asyncio.sleep(RESTART_S)
+
+
+def _stop(server: uvicorn.Server) -> None:
+    server.should_exit = True
