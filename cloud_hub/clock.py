@@ -22,12 +22,28 @@ Clock = Callable[[], float]  # Unix seconds
 
 log = logging.getLogger(__name__)
 SLACK_S = 5.0  # a step back by which time servers set clocks is none that matters
+JUMP_S = 3600.0  # ahead of the monotonic clock: a machine that got the right time, or a wrong one
 MEASURE_S = 10.0  # between two looks at the database's clock
 
 
 def lies_ahead(moment: float, now: float, longest_s: float = 0.0) -> bool:
     """Whether `moment` lies farther ahead of `now` than `longest_s`: a clock that ran ahead has written it."""
     return moment > now + longest_s + SLACK_S
+
+
+class Jumps:
+    """How far a clock has jumped ahead from one look to the next, by a monotonic one. For one thread."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._last: tuple[float, float] | None = None
+
+    def seen(self, now: float) -> float:
+        """Seconds that it has jumped since the last look; 0 where it has not, or by less than `JUMP_S`."""
+        here = now, self._monotonic()
+        before, self._last = self._last or here, here
+        ahead = (here[0] - before[0]) - (here[1] - before[1])
+        return ahead if ahead > JUMP_S else 0.0
 
 
 class DatabaseClock:

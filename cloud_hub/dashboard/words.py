@@ -64,8 +64,11 @@ def share(part: float, whole: float) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
 
 
-def failed(unanswered: int, refused: int) -> str:
-    """The requests that nobody answered, with the refused ones among them: `12 (9 refused)`."""
+def failed(unanswered: int, refused: int, *, counted: bool = True) -> str:
+    """The requests that nobody answered, with the refused ones among them: `12 (9 refused)`. Where no window was
+    counted at all, nobody knows that none failed."""
+    if not counted:
+        return "nothing counted"
     return f"{unanswered:,}" + (f" ({refused:,} refused)" if refused else "")
 
 

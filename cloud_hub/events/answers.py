@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError, RateError
 from cloud_hub.events import outbox
-from cloud_hub.events.kinds import KINDS, MOST_PER_HOUR, Event
+from cloud_hub.events.kinds import KINDS, MOST_OF_ONE, MOST_PER_HOUR, Event
 from cloud_hub.events.schedule import LIFE_S
 from cloud_hub.events.targets import open_target
 from cloud_hub.store.events import counts
@@ -63,7 +63,7 @@ def test(hub: Hub, target: str, *, actor: str) -> EventInfo:
     with hub.session() as session:
         found = outbox.record(session, event, hub.clock(), target=target)
         if not found:
-            said = f"{MOST_PER_HOUR} tests were sent within an hour"
+            said = f"{target} was sent {MOST_OF_ONE} tests within an hour, or all targets {MOST_PER_HOUR}"
             raise RateError(said, subject=target, hint="fleet event list --kind event.test says what became of them")
         session.flush()
         hub.audit(session, actor, "event.test", target, {"event": found})

@@ -10,8 +10,10 @@ import logging
 import os
 import random
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 
+from cloud_hub.clock import Jumps
 from cloud_hub.context import Hub
 from cloud_hub.events import outbox, sending, signing
 from cloud_hub.events.bodies import body
@@ -46,10 +48,11 @@ class Spreading:
 
     name = "events"
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._hub = hub
         self._owner = secrets.token_hex(8)
         self._pruned_at: float | None = None
+        self._jumps = Jumps(monotonic)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -60,13 +63,14 @@ class Spreading:
     def look(self) -> int:
         """Spread what is new; returns how many events were."""
         now, config = self._hub.clock(), self._hub.config.events
+        jump_s = self._jumps.seen(now)
         if self._pruned_at is None or abs(now - self._pruned_at) >= PRUNE_S:
             self._prune(now)
         with self._hub.reading() as session:
             if not outbox.unspread(session):
                 return 0
         with self._hub.session() as session:
-            return outbox.spread(session, {name: one.kinds for name, one in config.targets.items()}, now)
+            return outbox.spread(session, {name: one.kinds for name, one in config.targets.items()}, now, jump_s)
 
     def _prune(self, now: float) -> None:
         config = self._hub.config.events
@@ -80,12 +84,18 @@ class Delivering:
     """Delivers to one target; `send` and `chance` are the network and evenly drawn numbers from 0 to 1."""
 
     def __init__(
-        self, hub: Hub, target: Target, send: Send = send, chance: Callable[[], float] = random.random
+        self,
+        hub: Hub,
+        target: Target,
+        send: Send = send,
+        chance: Callable[[], float] = random.random,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = f"events:{target.name}"
         self._hub, self._target = hub, target
         self._send, self._chance = send, chance
         self._owner = secrets.token_hex(8)
+        self._jumps = Jumps(monotonic)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -101,6 +111,11 @@ class Delivering:
 
     def _claim(self) -> list[outbox.Claimed]:
         now, target = self._hub.clock(), self._target
+        jump_s = self._jumps.seen(now)
+        if jump_s:
+            log.warning("the clock has jumped ahead by %.0f s: what waits for %s ends later", jump_s, target.name)
+            with self._hub.session() as session:
+                outbox.postpone(session, target.name, jump_s)
         with self._hub.reading() as session:
             if not outbox.is_due(session, target.name, now):
                 return []

@@ -36,7 +36,9 @@ ROLLOUT = {  # what the history of a rollout calls it
     "awaiting-approval": "rollout.approval",
     "finished": "rollout.finished",
 }
-MOST_PER_HOUR = 100  # of a kind: devices can cause some of them, and people stop reading
+# Of a kind within an hour, since devices can cause some of them, and people stop reading: of one subject; of all; of
+# all where some subjects had none before.
+MOST_OF_ONE, MOST_PER_HOUR, MOST_AT_ALL = 20, 100, 300
 MESSAGE = 500  # characters
 DATA = 4096  # bytes of JSON
 
@@ -67,12 +69,25 @@ def bounded(event: Event) -> Event:
     return Event(kind=event.kind, subject=event.subject[:255].replace("\x00", " "), message=message, data=data)
 
 
-def place_in_hour(earlier: int) -> tuple[bool, str]:
-    """Whether an event is kept when its kind had `earlier` ones within the hour, and what is added to its message."""
-    if earlier + 1 < MOST_PER_HOUR:
+def place_in_hour(earlier: int, of_it: int) -> tuple[bool, str]:
+    """Whether an event is kept, and what is added to its message. No subject, such as a device that goes on and on,
+    takes the place of another: one that was silent within the hour is heard beyond `MOST_PER_HOUR`, too.
+
+    Args:
+        earlier: how many its kind had within the hour.
+        of_it: how many of them were of its subject.
+    """
+    if of_it >= MOST_OF_ONE or earlier >= MOST_AT_ALL or (earlier >= MOST_PER_HOUR and of_it):
+        return False, ""
+    if earlier + 1 == MOST_AT_ALL:
+        what = "of this kind"
+    elif earlier + 1 == MOST_PER_HOUR:
+        what = "of this kind and of those that it was told of already"
+    elif of_it + 1 == MOST_OF_ONE:
+        return True, f" (the {MOST_OF_ONE}th of it within an hour: later ones are left out, see the audit log)"
+    else:
         return True, ""
-    note = f" (the {MOST_PER_HOUR}th within an hour: later ones of this kind are left out, see the audit log)"
-    return earlier + 1 == MOST_PER_HOUR, note
+    return True, f" (the {earlier + 1}th within an hour: later ones {what} are left out, see the audit log)"
 
 
 def check_pattern(pattern: str) -> str:

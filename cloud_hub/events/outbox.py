@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, delete, func, or_, update
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, not_, or_, update
 from sqlmodel import Session, col, select
 
 from cloud_hub.clock import SLACK_S
@@ -19,10 +19,11 @@ from cloud_hub.events.kinds import Event, bounded, place_in_hour, wanted
 from cloud_hub.events.schedule import LIFE_S, Verdict
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import EventDelivery, EventRow
-from fleet.protocol.durations import HOUR_S
+from fleet.protocol.durations import DAY_S, HOUR_S
 
 BATCH = 200  # events that are spread at a time
 LOGGED = 20  # tries that a delivery remembers
+ONCE_S = 70 * DAY_S  # longer than from one reminder of an end to the next, or to the end
 RESTORED = "the hub was restored from a backup: this may have been sent since"
 LONGEST_PAUSE_S = schedule.PAUSES_S[-1] * (1 + schedule.JITTER)
 
@@ -49,10 +50,12 @@ def record(session: Session, event: Event, now: float, *, once: str = "", target
             return ""
     within = (EventRow.at > now - HOUR_S, EventRow.at <= now + SLACK_S)  # not what a clock that ran ahead has left
     alike = (EventRow.kind == event.kind, EventRow.target != "" if target else EventRow.target == "")
-    kept, note = place_in_hour(session.exec(select(func.count()).where(*alike, *within)).one())
+    event = bounded(event)
+    of_it = func.coalesce(func.sum(case((col(EventRow.subject) == event.subject, 1), else_=0)), 0)
+    earlier, of_it = session.exec(select(func.count(), of_it).where(*alike, *within)).one()
+    kept, note = place_in_hour(earlier, int(of_it))
     if not kept:
         return ""
-    event = bounded(event)
     row = EventRow(
         id=f"evt_{secrets.token_hex(12)}",
         at=now,
@@ -72,8 +75,12 @@ def unspread(session: Session) -> bool:
     return session.exec(select(EventRow.number).where(col(EventRow.spread_at).is_(None)).limit(1)).first() is not None
 
 
-def spread(session: Session, targets: Mapping[str, Collection[str]], now: float) -> int:
-    """Give the next events a delivery for each target whose patterns mean them; how many events there were."""
+def spread(session: Session, targets: Mapping[str, Collection[str]], now: float, jump_s: float = 0.0) -> int:
+    """Give the next events a delivery for each target whose patterns mean them; how many events there were.
+
+    Args:
+        jump_s: how far the clock has jumped ahead since they may have happened.
+    """
     waiting = select(EventRow).where(col(EventRow.spread_at).is_(None)).order_by(col(EventRow.number)).limit(BATCH)
     found = list(session.exec(waiting.with_for_update(skip_locked=True)))
     for row in found:
@@ -88,7 +95,7 @@ def spread(session: Session, targets: Mapping[str, Collection[str]], now: float)
                         target=name,
                         state="waiting",
                         next_at=now,
-                        expires_at=row.at + LIFE_S,
+                        expires_at=row.at + jump_s + LIFE_S,
                         updated_at=now,
                     )
                 )
@@ -109,6 +116,12 @@ def claim(session: Session, target: str, owner: str, now: float, *, lasts_s: flo
         row.tries += 1
         session.add(row)
     return [Claimed(row.event, row.tries, row.expires_at) for row in found]
+
+
+def postpone(session: Session, target: str, jump_s: float) -> None:
+    """Let what waits for a target end so much later: the clock has jumped ahead, and no time has passed."""
+    waiting = (col(EventDelivery.target) == target, col(EventDelivery.state) == "waiting")
+    session.execute(update(EventDelivery).where(*waiting).values(expires_at=EventDelivery.expires_at + jump_s))
 
 
 def settle(
@@ -135,10 +148,17 @@ def let_go(session: Session, now: float) -> None:
 
 
 def prune(session: Session, now: float, *, keep_s: float, most: int) -> None:
-    """Forget events that are older than `keep_s` seconds, and the oldest of more than `most`, with their deliveries."""
+    """Forget events that are older than `keep_s` seconds, and the oldest of more than `most`, with their deliveries.
+
+    By its age nothing goes that still waits, since the clock may have jumped ahead; nor what is said once only, as long
+    as it might be said again.
+    """
     edge = select(EventRow.number).order_by(col(EventRow.number).desc()).offset(most).limit(1)
     number = session.exec(edge).first()
-    old = or_(col(EventRow.at) < now - keep_s, col(EventRow.number) <= (number if number is not None else 0))
+    waits = exists().where(col(EventDelivery.event) == EventRow.id, col(EventDelivery.state) == "waiting")
+    once = and_(col(EventRow.once).is_not(None), col(EventRow.at) >= now - max(keep_s, ONCE_S))
+    aged = and_(col(EventRow.at) < now - keep_s, col(EventRow.spread_at).is_not(None), not_(or_(waits, once)))
+    old = or_(aged, and_(col(EventRow.number) <= (number if number is not None else 0), not_(once)))
     gone = select(EventRow.id).where(old)
     session.execute(delete(EventDelivery).where(col(EventDelivery.event).in_(gone)))
     session.execute(delete(EventRow).where(old))

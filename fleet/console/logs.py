@@ -14,6 +14,7 @@ from fleet.console.hiding import hidden
 Format = Literal["text", "json"]
 TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 LONGEST = 16 << 10  # characters of a message, and of the end of a trace
+EDGE = LONGEST // 2  # that are left out beside a cut: a piece of a credential there is not known as one
 _OWN = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}  # what every record has
 
 
@@ -36,14 +37,14 @@ class JsonLines(logging.Formatter):
             "time": moment.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": hidden(record.getMessage()[:LONGEST]),
+            "message": _begin(record.getMessage()),
             **self._fixed,
             "process": record.process,
         }
         said = {key: value for key, value in vars(record).items() if key not in _OWN and not key.startswith("_")}
         line |= {key: _plain(value) for key, value in said.items() if key not in line}
         if record.exc_info:
-            line["trace"] = hidden(self.formatException(record.exc_info)[-LONGEST:])
+            line["trace"] = _end(self.formatException(record.exc_info))
         return json.dumps(line)  # ASCII: half a character, as a file's name may hold, is written by its number
 
 
@@ -71,4 +72,18 @@ def set_up(level: str, form: Format = "text", **fixed: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float) or value is None else hidden(str(value)[:LONGEST])
+    return value if isinstance(value, bool | int | float) or value is None else _begin(str(value))
+
+
+def _begin(text: str) -> str:
+    """The begin of a text, with its credentials hidden before it is cut."""
+    if len(text) <= 2 * LONGEST:
+        return hidden(text)[:LONGEST]
+    return hidden(text[: 2 * LONGEST])[:-EDGE][:LONGEST]
+
+
+def _end(text: str) -> str:
+    """The end of a text, likewise."""
+    if len(text) <= 2 * LONGEST:
+        return hidden(text)[-LONGEST:]
+    return hidden(text[-2 * LONGEST :])[EDGE:][-LONGEST:]

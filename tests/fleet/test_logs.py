@@ -106,3 +106,16 @@ def test_hub_and_agent_take_the_form_from_their_files_and_variables(tmp_path: Pa
         HubConfig.load(tmp_path)
     with pytest.raises(UsageError, match="log_format"):
         load(tmp_path, environ={"EDGELOOP_LOG_FORMAT": "xml"})
+
+
+def test_credentials_are_hidden_before_a_long_line_is_cut() -> None:
+    """A piece of one beside a cut is not known as one: so it is hidden first, and what may be a piece is left out."""
+    key = "-----BEGIN PRIVATE KEY-----\n" + "QUJD" * 400 + "\n-----END PRIVATE KEY-----"
+    for place in (logs.LONGEST, 2 * logs.LONGEST, 5 * logs.LONGEST):
+        for offset in range(-1700, 1700, 97):
+            before, after = "x " * ((place + offset) // 2), " y" * logs.LONGEST
+            for cut in (logs._begin, logs._end):
+                for secret, piece in ((key, "QUJD"), ('password="correct horse battery staple"', "horse")):
+                    found = cut(before + secret + after)
+                    assert piece not in found and len(found) <= logs.LONGEST
+    assert logs._begin("plain") == logs._end("plain") == "plain"

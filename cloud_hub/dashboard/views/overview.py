@@ -61,8 +61,8 @@ def _numbers(session: Session, states: Mapping[DeviceState, int], now: float) ->
     return [
         ("devices online", f"{states['online']:,} of {sum(states.values()):,}", "/devices"),
         ("offline", f"{states['offline']:,}", "/devices?state=offline"),
-        ("requests in a day", f"{counts['requests']:,}", "/models"),
+        ("requests in a day", f"{counts['requests']:,}" if rows else "nothing counted", "/models"),
         ("answered on devices", share(counts["edge"], counts["requests"]), "/models"),
-        ("failed or refused", failed(counts["failed"], counts["refused"]), "/models"),
+        ("failed or refused", failed(counts["failed"], counts["refused"], counted=bool(rows)), "/models"),
         ("calls to the cloud", f"{counts['cloud'] + counts['audited']:,}", "/models"),
     ]

@@ -8,6 +8,7 @@ from sqlmodel import select
 
 from cloud_hub.dashboard import access
 from cloud_hub.dashboard.acts.register import ACTS
+from cloud_hub.dashboard.views.overview import overview
 from cloud_hub.drift import records
 from cloud_hub.drift.basis import encode_basis, fit_basis
 from cloud_hub.drift.streams import Settings, learn, new_stream
@@ -100,6 +101,14 @@ def test_an_empty_hub_says_how_to_begin(hub: HubFixture) -> None:
     log_in(hub)
     text = hub.client.get("/").text
     assert "fleet token create" in text and "fleet release publish" in text
+    assert ("failed or refused", "nothing counted", "/models") in overview(hub.hub, {}).numbers
+
+
+@pytest.mark.parametrize("path", ["/devices/a%00b", "/rollouts/%00", "/audit?subject=%00", "/act/rollouts/%00/pause"])
+def test_an_address_with_a_nul_character_is_refused_on_every_database(hub: HubFixture, path: str) -> None:
+    log_in(hub)
+    answer = hub.client.get(path)
+    assert answer.status_code == 400 and "NUL character" in answer.text
 
 
 def test_the_page_shows_what_is_going_on(busy_hub: HubFixture) -> None:

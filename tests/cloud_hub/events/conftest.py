@@ -47,10 +47,10 @@ def happens(fixture: HubFixture, kind: str = "job.failed", message: str = "it fa
         return record(session, Event(kind=kind, subject="j1", message=message), fixture.clock())
 
 
-def delivering(hub: Hub, name: str = "ops") -> Delivering:
-    """The service of one target; all pauses have their middle length."""
+def delivering(hub: Hub, name: str = "ops", **parts: Any) -> Delivering:
+    """The service of one target; all pauses have their middle length, and by default time passes by the hub's clock."""
     (found,) = [one for one in open_targets(hub.config.events, {}) if one.name == name]
-    return Delivering(hub, found, chance=lambda: 0.5)
+    return Delivering(hub, found, chance=lambda: 0.5, **{"monotonic": hub.clock, **parts})
 
 
 def deliver(fixture: HubFixture, name: str = "ops") -> int:

@@ -165,6 +165,26 @@ def test_tests_drive_no_other_event_out(told, monkeypatch):
     assert told.client.post("/api/v1/event-tests", json={"target": "ops"}, headers=told.auth()).status_code == 201
 
 
+def test_a_clock_that_jumps_ahead_ends_nothing_that_waits(told, ops):
+    steady = told.clock()
+    service = delivering(told.hub, monotonic=lambda: steady)
+    assert asyncio.run(service.step()) == 0
+    happens(told)
+    Spreading(told.hub).look()
+    told.clock.advance(400 * 86_400.0)
+    assert asyncio.run(service.step()) == 1 and len(ops.got) == 1
+
+
+def test_an_event_that_is_spread_after_a_jump_is_not_older_by_it(told, ops):
+    steady = told.clock()
+    spreading = Spreading(told.hub, monotonic=lambda: steady)
+    spreading.look()
+    happens(told)
+    told.clock.advance(400 * 86_400.0)
+    spreading.look()
+    assert asyncio.run(delivering(told.hub).step()) == 1 and len(ops.got) == 1
+
+
 def test_a_target_that_nothing_died_for_is_counted_with_zero(told):
     """An alert sees growth between two samples: the first death is one of them only if nothing was said before it."""
 

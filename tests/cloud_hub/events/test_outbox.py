@@ -118,6 +118,39 @@ def test_of_a_kind_an_hour_holds_so_many_and_a_test_goes_to_its_target_alone(box
     assert record(box) != [""]
 
 
+def test_a_noisy_subject_silences_no_other_of_its_kind(box, monkeypatch):
+    monkeypatch.setattr(kinds, "MOST_PER_HOUR", 3)
+    monkeypatch.setattr(kinds, "MOST_OF_ONE", 2)
+    assert list(map(bool, record(box, 4))) == [True, True, False, False]
+    with box.hub.session() as session:
+        others = [Event(kind="job.failed", subject=f"j{number}", message="it failed") for number in (2, 3, 3)]
+        kept = [bool(outbox.record(session, one, box.clock())) for one in others]
+    assert kept == [True, True, False], "the fourth of the kind is the first of its subject"
+
+
+def test_what_is_said_once_is_not_forgotten_before_it_would_be_said_again(box):
+    record(box, once="key.expiring:root:9:60")
+    record(box)
+    spread(box)
+    for one in claim(box, "a"):
+        settle(box, one.event, "a")
+    box.clock.advance(29 * 86_400.0)
+    with box.hub.session() as session:
+        outbox.prune(session, box.clock(), keep_s=5 * 86_400.0, most=100)
+    assert [row.once for row in rows(box, EventRow)] == ["key.expiring:root:9:60"]
+    assert record(box, once="key.expiring:root:9:60") == [""]
+
+
+def test_by_its_age_nothing_goes_that_waits(box):
+    record(box)
+    spread(box)
+    late = record(box)
+    box.clock.advance(400 * 86_400.0)
+    with box.hub.session() as session:
+        outbox.prune(session, box.clock(), keep_s=86_400.0, most=100)
+    assert len(rows(box, EventRow)) == 2 and late[0] in {row.id for row in rows(box, EventRow)}
+
+
 def test_what_a_clock_that_ran_ahead_has_left_takes_no_place_in_the_hour(box, monkeypatch):
     monkeypatch.setattr(kinds, "MOST_PER_HOUR", 3)
     box.clock.advance(400 * 86_400.0)
@@ -132,6 +165,8 @@ def test_old_events_go_with_their_deliveries_and_more_than_so_many_do(box):
     box.clock.advance(100.0)
     newest = record(box, 5)
     spread(box)
+    for one in claim(box, "a", limit=20):
+        settle(box, one.event, "a")
     with box.hub.session() as session:
         outbox.prune(session, box.clock(), keep_s=1000.0, most=7)
     assert len(rows(box, EventRow)) == len(rows(box, EventDelivery)) == 7

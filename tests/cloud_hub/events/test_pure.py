@@ -11,7 +11,16 @@ import pytest
 from cloud_hub.events import kinds, schedule, signing
 from cloud_hub.events.addresses import Place, check_addresses, is_public, read_url
 from cloud_hub.events.bodies import body
-from cloud_hub.events.kinds import KINDS, MOST_PER_HOUR, Event, bounded, of_rollout, place_in_hour
+from cloud_hub.events.kinds import (
+    KINDS,
+    MOST_AT_ALL,
+    MOST_OF_ONE,
+    MOST_PER_HOUR,
+    Event,
+    bounded,
+    of_rollout,
+    place_in_hour,
+)
 from cloud_hub.events.schedule import LIFE_S, PAUSES_S, Outcome, judge
 from cloud_hub.events.standing import PATIENCE_S, looked, reminder
 from cloud_hub.ports import Part
@@ -41,9 +50,16 @@ def test_what_devices_write_stays_one_line_of_bounded_length():
 
 
 def test_of_a_flood_of_one_kind_the_hundredth_says_that_it_is_the_last():
-    told = [place_in_hour(earlier) for earlier in range(3 * MOST_PER_HOUR)]
+    told = [place_in_hour(earlier, 1) for earlier in range(3 * MOST_PER_HOUR)]
     assert sum(kept for kept, _ in told) == MOST_PER_HOUR
     assert [bool(note) for _, note in told[:MOST_PER_HOUR]] == [False] * (MOST_PER_HOUR - 1) + [True]
+
+
+def test_no_subject_takes_the_place_of_another():
+    noisy = [place_in_hour(earlier, earlier) for earlier in range(200)]
+    assert sum(kept for kept, _ in noisy) == MOST_OF_ONE and "the 20th of it" in noisy[MOST_OF_ONE - 1][1]
+    first = [place_in_hour(earlier, 0) for earlier in range(2 * MOST_AT_ALL)]
+    assert sum(kept for kept, _ in first) == MOST_AT_ALL and first[MOST_AT_ALL - 1][1]
 
 
 @pytest.mark.parametrize("pattern", ["*", "rollout.*", "rollout.halted"])
