@@ -128,7 +128,8 @@ class EnginesConfig(Section):
 
 
 class TelemetryConfig(Section):
-    """How many days telemetry is kept: windows as devices sent them, then their sums by hour, then by day; reports.
+    """How many days telemetry is kept: windows as devices sent them, then their sums by hour, then by day; reports, and
+    from a rollout's end on what it has drawn of windows and labels.
 
     A window that a drift monitor has not counted yet waits, `uncounted_days` at most.
     """

@@ -1,20 +1,19 @@
 """Which devices are ill and why, and finding some of a large fleet: counts, and pages by id.
 
 A device is ill when it reports a problem, when a model on it has a reason or no release, when messages of it could not
-be taken, when its certificate ends soon, or when the hub sees two machines behind its name. What devices report is in
-columns with indexes over those that say something, so that it costs by the ill ones and not by the fleet; what only the
-hub sees (`SCANNED`), and models without a release, are looked for among all, in one pass each. That a device is
+be taken, when its certificate ends soon, or when the hub sees two machines behind its name. For each there is an
+index over the devices that it holds for, so that it costs by the ill ones and not by the fleet. That a device is
 offline is its state, and no illness of its own; a revoked one is neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlalchemy import ColumnElement, Float, Text, and_, case, cast, func, not_, or_, type_coerce
+from sqlalchemy import ColumnElement, Float, Text, and_, cast, func, not_, or_, text, type_coerce
 from sqlmodel import Session, col, select, union
 
 from cloud_hub.context import Hub
@@ -29,7 +28,9 @@ from fleet.protocol.messages import IN_USE_TWICE
 REASONS = 50  # that are listed
 SEEN = (IN_USE_TWICE, TOO_MANY)  # by the hub itself; a device that it has told so reports the same word
 ENDS, ASIDE, EMPTY = "certificate-ends", "messages-set-aside", "no-release"
-SCANNED = (ASIDE, *SEEN)
+ALIVE = col(Device.revoked_at).is_(None)
+# In the words of the indexes, which are used only so.
+PROBLEM, REASON = text("device.problem != ''"), text("devicemodel.reason != ''")
 WORDS = {
     ENDS: "its certificate ends within a week; it should have been renewed at half its life",
     ASIDE: "messages of it could not be taken",
@@ -71,33 +72,23 @@ class Found(Struct, frozen=True, kw_only=True):
 
 def reasons(session: Session, now: float) -> list[Reason]:
     """Why devices are ill, the reason of most devices first."""
-    alive, rules = col(Device.revoked_at).is_(None), _rules(session, now)
     number, one = func.count(), func.min(Device.id)
-    said = select(Device.problem, number, one).where(Device.problem != "", alive).group_by(Device.problem)
+    said = select(Device.problem, number, one).where(PROBLEM, ALIVE).group_by(Device.problem)
     told = session.exec(said).all()
     found = [Reason(reason=r, devices=n, example=e) for r, n, e in told if r not in SEEN]
     many, first = func.count(), func.min(DeviceModel.device_id)
     columns: Any = (DeviceModel.reason, DeviceModel.model, many, first)
     reported: Any = select(*columns)
-    reported = reported.join(Device, col(Device.id) == DeviceModel.device_id).where(DeviceModel.reason != "", alive)
+    reported = reported.join(Device, col(Device.id) == DeviceModel.device_id).where(REASON, ALIVE)
     for reason, model, count, example in session.exec(reported.group_by(DeviceModel.reason, DeviceModel.model)):
         found.append(Reason(reason=reason, devices=count, example=example, model=model))
-    for reason in (ENDS, EMPTY):
-        count, example = session.exec(select(number, one).where(alive, rules[reason])).one()
+    for reason, ids in _who(session, now).items():
+        device = ids.subquery().c[0]
+        some: Any = select(func.count(device.distinct()), func.min(device))
+        count, example = session.exec(some).one()
         found += [Reason(reason=reason, devices=count, example=example)] if count else []
-    found += _scanned(session, rules)
     most = sorted(found, key=lambda one: (-one.devices, one.reason, one.model))[:REASONS]
     return [_explained(session, one, now) for one in most]
-
-
-def _scanned(session: Session, rules: Mapping[str, ColumnElement[bool]]) -> list[Reason]:
-    """The reasons that no index finds, in one pass over all devices."""
-    cases = [case((rules[reason], col(Device.id))) for reason in SCANNED]
-    columns: Any = [made for one in cases for made in (func.count(one), func.min(one))]
-    some = or_(*(rules[reason] for reason in SCANNED))
-    row: Any = session.exec(select(*columns).where(col(Device.revoked_at).is_(None), some)).one()
-    told = zip(SCANNED, row[::2], row[1::2], strict=True)
-    return [Reason(reason=reason, devices=count, example=example) for reason, count, example in told if count]
 
 
 def _explained(session: Session, found: Reason, now: float) -> Reason:
@@ -106,8 +97,8 @@ def _explained(session: Session, found: Reason, now: float) -> Reason:
     hint = WORDS.get(found.reason, "")
     if found.model:
         alike: Any = select(DeviceModel.hint).join(Device, col(Device.id) == DeviceModel.device_id)
-        alike = alike.where(DeviceModel.reason == found.reason, DeviceModel.model == found.model)
-        alike = alike.where(col(Device.revoked_at).is_(None)).group_by(DeviceModel.hint)
+        alike = alike.where(REASON, DeviceModel.reason == found.reason, DeviceModel.model == found.model)
+        alike = alike.where(ALIVE).group_by(DeviceModel.hint)
         hint = session.exec(alike.order_by(func.count().desc(), DeviceModel.hint).limit(1)).first() or hint
     elif not hint:
         row = session.get(Device, found.example)
@@ -142,42 +133,47 @@ def _page(session: Session, rules: Sequence[Any], most: int) -> list[Device]:
     return list(session.exec(select(Device).where(*rules).order_by(col(Device.id)).limit(most)))
 
 
-def _rules(session: Session, now: float, model: str = "") -> dict[str, ColumnElement[bool]]:
-    """What ails a device beside what it reports in a word of its own, by reason; of one model if it is named."""
+def _who(session: Session, now: float, model: str = "") -> dict[str, Any]:
+    """The ids of the devices that something ails beside what they report in a word of their own, by reason; of one
+    model if it is named."""
+    ids = select(Device.id).where(ALIVE)
     ends = and_(col(Device.certificate_expires_at) > 0, col(Device.certificate_expires_at) < now + SOON_S)
-    empty = select(DeviceModel.device_id).where(
-        col(DeviceModel.active).is_(None), col(DeviceModel.state).in_(("idle", "rolled_back"))
-    )
+    empty: Any = select(DeviceModel.device_id).join(Device, col(Device.id) == DeviceModel.device_id)
+    empty = empty.where(col(DeviceModel.active).is_(None), col(DeviceModel.state).in_(("idle", "rolled_back")), ALIVE)
     empty = empty.where(DeviceModel.model == model) if model else empty
-    cloned, slowed = _lately(session, "cloned_at", now, PERIOD_S), _lately(session, "slowed_at", now, SHOWN_S)
     return {
-        ENDS: ends,
-        ASIDE: col(Device.set_aside) > 0,
-        EMPTY: col(Device.id).in_(empty),
-        IN_USE_TWICE: or_(cloned, col(Device.problem) == IN_USE_TWICE),
-        TOO_MANY: or_(slowed, col(Device.problem) == TOO_MANY),
+        ENDS: ids.where(ends),
+        EMPTY: empty,
+        ASIDE: ids.where(text("device.set_aside > 0")),
+        IN_USE_TWICE: _seen(session, ids, "cloned_at", IN_USE_TWICE, (now, PERIOD_S)),
+        TOO_MANY: _seen(session, ids, "slowed_at", TOO_MANY, (now, SHOWN_S)),
     }
 
 
-def _lately(session: Session, word: str, now: float, span: float) -> ColumnElement[bool]:
-    """Whether the hub saw it lately, as `clones.still_cloned` and `slowing.still_slowed` have it: the document of a
-    device's connections says when it did last, and goes on saying so."""
-    text = type_coerce(Device.sessions, Text)
+def _seen(session: Session, ids: Any, word: str, problem: str, lately: tuple[float, float]) -> Any:
+    """Those that the hub saw lately, as `clones.still_cloned` and `slowing.still_slowed` have it, or that report it.
+
+    The document of a device's connections says when it did last, and goes on saying so.
+
+    Args:
+        word: of that document.
+        lately: now, and for how long it counts.
+    """
+    documents, (now, span) = type_coerce(Device.sessions, Text), lately
     if session.get_bind().dialect.name == "postgresql":
-        at: ColumnElement[float] = cast(func.substring(text, f'"{word}":([0-9.e+]+)'), Float)
+        was = text(f"device.sessions ~ '\"{word}\"'")
+        at: ColumnElement[float] = cast(func.substring(documents, f'"{word}":([0-9.e+]+)'), Float)
     else:
-        at = func.json_extract(text, f"$.{word}", type_=Float)
-    return and_(text.contains(f'"{word}"'), at >= now - span, at <= now + span)
+        was = text(f"instr(device.sessions, '\"{word}\"') > 0")
+        at = func.json_extract(documents, f"$.{word}", type_=Float)
+    return union(ids.where(was, at >= now - span, at <= now + span), ids.where(PROBLEM, Device.problem == problem))
 
 
 def _ill(session: Session, now: float) -> Any:
     """The ids of the devices that are ill."""
-    alive = col(Device.revoked_at).is_(None)
-    reported = select(DeviceModel.device_id).join(Device, col(Device.id) == DeviceModel.device_id)
-    parts = [reported.where(DeviceModel.reason != "", alive), select(Device.id).where(Device.problem != "", alive)]
-    rules = _rules(session, now)
-    some = or_(*(rules[reason] for reason in SCANNED))
-    return union(*parts, *(select(Device.id).where(alive, rule) for rule in (rules[ENDS], rules[EMPTY], some)))
+    reported: Any = select(DeviceModel.device_id).join(Device, col(Device.id) == DeviceModel.device_id)
+    parts = [reported.where(REASON, ALIVE), select(Device.id).where(PROBLEM, ALIVE)]
+    return union(*parts, *(select(ids.subquery().c[0]) for ids in _who(session, now).values()))
 
 
 def _wanted(session: Session, wanted: Wanted, now: float, offline_after_s: float) -> list[Any]:
@@ -213,17 +209,18 @@ def _stands(state: DeviceState, now: float, offline_after_s: float) -> ColumnEle
 
 def _ails(session: Session, wanted: Wanted, now: float) -> ColumnElement[bool]:
     """Whether it is ill for that reason, which a model has: the wanted one, if one is."""
-    reported = select(DeviceModel.device_id).where(DeviceModel.reason == wanted.reason)
+    reported = select(DeviceModel.device_id).where(REASON, DeviceModel.reason == wanted.reason)
     reported = reported.where(DeviceModel.model == wanted.model) if wanted.model else reported
-    said = or_(col(Device.problem) == wanted.reason, col(Device.id).in_(reported))
-    rule = _rules(session, now, wanted.model).get(wanted.reason)
-    return and_(col(Device.revoked_at).is_(None), said if rule is None else or_(rule, said))
+    told = select(Device.id).where(PROBLEM, Device.problem == wanted.reason)
+    who = _who(session, now, wanted.model).get(wanted.reason)
+    parts: list[Any] = [reported, told] if who is None else [reported, told, select(who.subquery().c[0])]
+    return and_(ALIVE, col(Device.id).in_(union(*parts)))
 
 
 def ending_certificates(session: Session, before: float, most: int) -> tuple[int, list[tuple[str, float]]]:
     """How many devices' certificates end before a moment (Unix seconds), and the first of them with their ends."""
     ends = col(Device.certificate_expires_at)
-    rules = (col(Device.revoked_at).is_(None), ends > 0, ends < before)
+    rules = (ALIVE, ends > 0, ends < before)
     count = session.exec(select(func.count()).select_from(Device).where(*rules)).one()
     rows = session.exec(select(Device.id, ends).where(*rules).order_by(ends).limit(most)).all()
     return count, [(name, end) for name, end in rows]

@@ -33,7 +33,9 @@ def list_records(
     """
     number = col(AuditEntry.id)
     wanted = select(AuditEntry).where(AuditEntry.at >= since).limit(limit + 1)
-    wanted = wanted.order_by(number.desc() if newest else number)
+    # Of a time that has ended, its own records are put in order: by number, all since then would be walked through.
+    order = number if until is None else number + 0
+    wanted = wanted.order_by(order.desc() if newest else order)
     if after:
         wanted = wanted.where(number < after if newest else number > after)
     if subject:
@@ -43,7 +45,7 @@ def list_records(
     if actor:
         wanted = wanted.where(AuditEntry.actor == actor)
     with hub.reading() as session:
-        if since:
+        if since and until is None:
             first = _first(session, since)
             if first is None:
                 return AuditPage(items=[], next=None)

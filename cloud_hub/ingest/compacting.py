@@ -30,7 +30,7 @@ from cloud_hub.context import Hub
 from cloud_hub.ingest import traffic
 from cloud_hub.ingest.summing import Part, beginning, summed
 from cloud_hub.services.periodic import PeriodicService
-from cloud_hub.store import bulk
+from cloud_hub.store import bulk, outcomes
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import (
     DeviceEvent,
@@ -103,6 +103,7 @@ class Compaction(PeriodicService):
             ("days", lambda: forget_days(hub, now - kept.days_days * DAY_S)),
             ("reports", lambda: forget_reports(hub, now - kept.reports_days * DAY_S)),
             ("traffic's hours", lambda: traffic.forget(hub, now - kept.days_days * DAY_S)),
+            ("rollouts' outcomes", lambda: forget_outcomes(hub, now - kept.reports_days * DAY_S)),
         )
         failed: Exception | None = None
         for name, step in steps:
@@ -174,6 +175,12 @@ def forget_reports(hub: Hub, before: float) -> int:
         gone = [number or 0 for number, received_at in oldest if received_at < before]
         session.connection().execute(delete(DeviceEvent).where(bulk.one_of(session, DeviceEvent.id, gone)))
     return len(gone)
+
+
+def forget_outcomes(hub: Hub, before: float) -> int:
+    """Delete some of what rollouts that ended before a moment have counted and drawn; returns 0 at the end."""
+    with _alone(hub) as session:
+        return outcomes.forget(session, before, STEP)
 
 
 @contextmanager

@@ -127,6 +127,7 @@ class Books:
         self._shadows: dict[tuple[str, int], float] = {}  # by attempt, when a shadow stage is looked at again
         self._books: dict[str, Book] = {}
         self._matched: dict[tuple[str, int], tuple[float, Matched]] = {}  # by attempt, when it was looked at
+        self._drawn: dict[tuple[str, int], list[labelled.Draw]] = {}  # by attempt, the labels that count
         self._settled: int | None = None  # windows up to this number can be counted
 
     def look(self, live: Collection[str]) -> None:
@@ -140,6 +141,7 @@ class Books:
         self._books = {name: book for name, book in self._books.items() if name in live}
         self._shadows = {place: due for place, due in self._shadows.items() if place[0] in live}
         self._matched = {place: known for place, known in self._matched.items() if place[0] in live}
+        self._drawn = {place: known for place, known in self._drawn.items() if place[0] in live}
         if changed is None:
             self._books.clear()
             return
@@ -164,8 +166,10 @@ class Books:
             self._books[plan.id] = Book(session, self._rules(session, plan, progress, channel))
 
     def forget(self, rollout: str) -> None:
-        """Read the rollout's devices anew next time."""
+        """Read the rollout's devices anew next time, and what its step may have kept in vain."""
         self._books.pop(rollout, None)
+        self._matched = {place: known for place, known in self._matched.items() if place[0] != rollout}
+        self._drawn = {place: known for place, known in self._drawn.items() if place[0] != rollout}
 
     def gather(
         self, session: Session, plan: Plan, progress: Progress, channel: Channel, deaf_until: float, now: float
@@ -202,7 +206,8 @@ class Books:
         if 0 <= now - at < MATCHED_S:
             return known
         if plan.policy["evidence"] == "labels":
-            known = labelled.matched(session, plan, progress, facts.names())
+            drawn = self._drawn.setdefault(place, [])
+            known = labelled.matched(session, plan, progress, facts.names(), drawn, now)
         elif self._settled is not None:
             known = signalled.matched(session, plan, progress, facts, self._settled, now)
         self._matched[place] = now, known

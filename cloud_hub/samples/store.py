@@ -120,7 +120,8 @@ def label(hub: Hub, labels: Mapping[str, Any], *, by: str, actor: str, again: bo
 def _label_time(session: Session, now: float) -> float:
     """A time after that of every label before: who counts labels goes on from the last one that he has seen."""
     lock_name(session, "labels")
-    last = session.exec(select(func.max(SampleRow.labelled_at))).one()
+    labelled = select(func.max(SampleRow.labelled_at)).where(col(SampleRow.labelled_at).is_not(None))
+    last = session.exec(labelled).one()
     return now if last is None else max(now, math.nextafter(last, math.inf))
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, Text, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
 from cloud_hub.store.types import json_field as _json
-
-_TOLD = text("reason != ''")
+from cloud_hub.store.types import some_rows
 
 
 class DeviceModel(SQLModel, table=True):
     """The latest report of one model on one device (fields of `messages.ModelReport`)."""
 
     __table_args__ = (
-        Index("ix_devicemodel_reason", "reason", "device_id", sqlite_where=_TOLD, postgresql_where=_TOLD),
+        some_rows("ix_devicemodel_reason", ("reason", "device_id"), "reason != ''"),
+        some_rows("ix_devicemodel_empty", ("device_id", "model"), "active IS NULL"),
+        some_rows("ix_devicemodel_serving", ("model", "active", "device_id"), "active IS NOT NULL"),
     )
 
     device_id: str = Field(primary_key=True, foreign_key="device.id")
@@ -155,7 +156,8 @@ class ShadowEvidence(SQLModel, table=True):
 
 
 class RolloutSignals(SQLModel, table=True):
-    """What windows of both releases have shown in a rollout's attempt; `document` is `fleet.rollouts.signals.State`."""
+    """How far a rollout's attempt has counted. Of windows, `document` is `fleet.rollouts.signals.State`; of labels, the
+    place of the last one, as `rollouts.labelled.Place`."""
 
     __tablename__ = "rollout_signals"
 
@@ -163,6 +165,22 @@ class RolloutSignals(SQLModel, table=True):
     attempt: int = Field(primary_key=True)
     document: dict[str, Any] = _json(dict)
     updated_at: float
+
+
+class RolloutLabel(SQLModel, table=True):
+    """A labelled sample that a rollout's attempt has drawn: of the `new` release or of the old one, right (`good`) or
+    not. It stays so when the sample is labelled again or deleted; `number` counts the draws of the attempt from 0."""
+
+    __tablename__ = "rollout_label"
+    __table_args__ = (Index("ix_rollout_label_number", "rollout", "attempt", "number", unique=True),)
+
+    rollout: str = Field(primary_key=True)
+    attempt: int = Field(primary_key=True)
+    sample: str = Field(primary_key=True)
+    number: int
+    new: bool
+    device_id: str
+    good: bool
 
 
 class PairInput(SQLModel, table=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, Index, LargeBinary, Text, text
+from sqlalchemy import Column, Index, LargeBinary, Text
 from sqlmodel import Field, SQLModel
 
 from cloud_hub.store.async_requests import AsyncRequest as AsyncRequest
@@ -30,6 +30,7 @@ from cloud_hub.store.reported import DeviceModel as DeviceModel
 from cloud_hub.store.reported import MeasuredRow as MeasuredRow
 from cloud_hub.store.reported import PairEvidence as PairEvidence
 from cloud_hub.store.reported import PairInput as PairInput
+from cloud_hub.store.reported import RolloutLabel as RolloutLabel
 from cloud_hub.store.reported import RolloutSignals as RolloutSignals
 from cloud_hub.store.reported import SetAside as SetAside
 from cloud_hub.store.reported import ShadowEvidence as ShadowEvidence
@@ -38,10 +39,13 @@ from cloud_hub.store.reported import Traffic as Traffic
 from cloud_hub.store.reported import WindowRow as WindowRow
 from cloud_hub.store.reported import WindowSum as WindowSum
 from cloud_hub.store.sent_forms import SentForm as SentForm
-from cloud_hub.store.types import Json, widen
+from cloud_hub.store.types import Json, some_rows, widen
 from cloud_hub.store.types import json_field as _json
 
-_TOLD = text("problem != ''")
+SEEN = ("cloned_at", "slowed_at")  # what the hub itself has seen of a device's connections
+_WAS = "instr(sessions, '\"%s\"') > 0", "sessions ~ '\"%s\"'"  # of which PostgreSQL knows how few they are
+# A sample's label that says something of a release: drawn at random, and there.
+DRAWN_LABEL = "reason = 'random' AND label IS NOT NULL AND deleted_at IS NULL"
 
 
 class Setting(SQLModel, table=True):
@@ -107,7 +111,9 @@ class Device(SQLModel, table=True):
     __table_args__ = (
         Index("ix_device_channel_id", "channel", "id"),
         Index("ix_device_certificate", "certificate_expires_at"),
-        Index("ix_device_problem", "problem", "id", sqlite_where=_TOLD, postgresql_where=_TOLD),
+        some_rows("ix_device_problem", ("problem", "id"), "problem != ''"),
+        some_rows("ix_device_set_aside", ("id",), "set_aside > 0"),
+        *(some_rows(f"ix_device_{word}", ("id",), _WAS[0] % word, postgres=_WAS[1] % word) for word in SEEN),
     )
 
     id: str = Field(primary_key=True)
@@ -230,14 +236,7 @@ class RolloutRow(SQLModel, table=True):
     __table_args__ = (
         # The database's own word on it, whatever process or release of the hub writes: one live rollout per channel
         # and model.
-        Index(
-            "ux_rollout_live",
-            "channel",
-            "model",
-            unique=True,
-            sqlite_where=text("ended_at IS NULL"),
-            postgresql_where=text("ended_at IS NULL"),
-        ),
+        some_rows("ux_rollout_live", ("channel", "model"), "ended_at IS NULL", unique=True),
     )
 
     id: str = Field(primary_key=True)
@@ -280,6 +279,11 @@ class SampleRow(SQLModel, table=True):
     """
 
     __tablename__ = "sample"
+    __table_args__ = (
+        # Those that count as evidence, in the order of their labels; and the time of the last label.
+        some_rows("ix_sample_drawn_label", ("model", "labelled_at", "id"), DRAWN_LABEL),
+        some_rows("ix_sample_labelled_at", ("labelled_at",), "labelled_at IS NOT NULL"),
+    )
 
     id: str = Field(primary_key=True)
     model: str = Field(index=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Text, text
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field
@@ -38,6 +38,14 @@ Whole = BigInteger().with_variant(Integer(), "sqlite")
 def json_field(default: Any) -> Any:
     """A field of a table that holds a document; `default` makes an empty one."""
     return Field(default_factory=default, sa_column=Column(Json, nullable=False))
+
+
+def some_rows(name: str, columns: tuple[str, ...], rule: str, *, postgres: str = "", unique: bool = False) -> Index:
+    """An index over the rows of a table that a rule (SQL) holds for: small where few do.
+
+    A query uses it only where its own condition has the rule's very words, with values in place and not bound.
+    """
+    return Index(name, *columns, unique=unique, sqlite_where=text(rule), postgresql_where=text(postgres or rule))
 
 
 def widen(metadata: MetaData) -> None:

@@ -6,6 +6,9 @@ less sure. Devices differ, and hours do; so a device is held to its own habit, a
 matched with those that others send at the same time under the old one (`matching`). What is shown is that the new
 release has no more such windows than the old one, less a margin; that its answers are as right, is not.
 
+A device's first window after it has swapped says nothing of latency: what is loaded and compiled then is slow once, and
+no harm. What failed in it, and how sure it was, counts.
+
 A window that is never matched uses nothing up: devices report every minute, also while a rollout waits for its start,
 or soaks, for days. And each stage takes as much of a device as the one before.
 
@@ -68,7 +71,8 @@ class Habit(Struct, frozen=True, array_like=True):
 class State(Struct, kw_only=True):
     """What was counted of an attempt: windows after the number `first`, up to `last`; of each device its habit, None of
     one that has too few windows; outcomes that wait, how many of each device wait or are in a pair of this `stage`
-    (`counted`), and pairs as in `Matched`. `whys` says in what windows of each release were worse."""
+    (`counted`), and pairs as in `Matched`. `whys` says in what windows of each release were worse. `warm` are devices
+    whose first window of the new release is over."""
 
     first: int
     last: int
@@ -80,6 +84,7 @@ class State(Struct, kw_only=True):
     by_new: dict[str, Pairs] = field(default_factory=dict)
     by_old: dict[str, Pairs] = field(default_factory=dict)
     whys: dict[str, dict[str, int]] = field(default_factory=dict)
+    warm: dict[str, bool] = field(default_factory=dict)
 
     @property
     def matched(self) -> Matched:
@@ -125,12 +130,15 @@ def count(state: State, windows: Sequence[tuple[str, Signal]], cohort: Collectio
     """Count windows in the order in which they came, each with its device: those of the `cohort` are of the new
     release, all others of the old one. Devices without a habit say nothing, and none counts with more than
     `MOST_OF_ONE` in a stage."""
-    for device, signal in windows:
+    for device, found_signal in windows:
+        new, signal = device in cohort, found_signal
+        if new and device not in state.warm:
+            state.warm[device], signal = True, structs.replace(signal, slow=None)
         habit, had = state.habits.get(device), state.counted.get(device, 0)
         if habit is None or had >= MOST_OF_ONE:
             continue
         state.counted[device] = had + 1
-        why, new = habit.worse(signal), device in cohort
+        why = habit.worse(signal)
         (state.new if new else state.old).append((device, not why))
         if why:
             found = state.whys.setdefault("new" if new else "old", {})

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from sqlmodel import col, select
 
 from cloud_hub.errors import ConflictError
 from cloud_hub.rollouts import create_rollout, labelled
 from cloud_hub.rollouts.engine import RolloutEngine, read
-from cloud_hub.store.tables import ChannelRow, DeviceModel, RolloutRow, SampleRow
+from cloud_hub.store import outcomes
+from cloud_hub.store.tables import ChannelRow, DeviceModel, RolloutLabel, RolloutRow, RolloutSignals, SampleRow
 from fleet.protocol.channel import ModelEntry, Sampling, decode_channel
 from fleet.protocol.resolve import resolve
 from tests.cloud_hub.rollouts.test_engine import add_device
@@ -127,6 +129,55 @@ def test_what_was_chosen_came_before_or_is_gone_says_nothing(fleet: HubFixture, 
     step(fleet, engine)
     found = rollout_of(fleet, rollout)
     assert found.state == "running" and read(found)[1].verdict.paired.pairs == 0
+
+
+def test_what_was_drawn_stays_when_samples_are_labelled_again_or_deleted(fleet: HubFixture) -> None:
+    rollout, engine = start(fleet, guard={**GUARD, "min_pairs": 500}), RolloutEngine(fleet.hub)
+    label(fleet, commit(fleet, rollout), new=0.9, old=0.9, count=100)
+    step(fleet, engine)
+    before = read(rollout_of(fleet, rollout))[1].verdict.paired
+    with fleet.hub.session() as session:
+        for number, row in enumerate(session.exec(select(SampleRow).order_by(col(SampleRow.id))).all()):
+            if number % 2:
+                row.deleted_at = fleet.clock()
+            else:
+                row.label, row.labelled_at = 2, fleet.clock() + number
+            session.add(row)
+    for again in (engine, RolloutEngine(fleet.hub)):  # one that knows what was drawn, and one that reads it
+        step(fleet, again)
+        assert read(rollout_of(fleet, rollout))[1].verdict.paired == before and before.pairs == 100
+
+
+def test_more_labels_than_one_look_reads_are_drawn_one_look_after_the_other(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelled, "BATCH", 60)
+    rollout, engine = start(fleet, guard={**GUARD, "min_pairs": 500}), RolloutEngine(fleet.hub)
+    label(fleet, commit(fleet, rollout), new=0.9, old=0.9, count=100)
+    found = []
+    for _ in range(5):
+        step(fleet, engine)
+        found.append(read(rollout_of(fleet, rollout))[1].verdict.paired.pairs)
+    assert found == [30, 60, 90, 100, 100]
+
+
+def test_what_an_ended_rollout_has_drawn_goes_with_the_reports_of_its_time(fleet: HubFixture) -> None:
+    rollout, engine = start(fleet), RolloutEngine(fleet.hub)
+    label(fleet, commit(fleet, rollout), new=0.6, old=0.9)
+    step(fleet, engine)
+    assert rollout_of(fleet, rollout).state == "halted"
+    ended = rollout_of(fleet, rollout).ended_at
+
+    def forget(before: float) -> int:
+        with fleet.hub.session() as session:
+            return outcomes.forget(session, before, 500)
+
+    def kept() -> tuple[int, int]:
+        with fleet.hub.reading() as session:
+            return len(session.exec(select(RolloutLabel)).all()), len(session.exec(select(RolloutSignals)).all())
+
+    assert forget(ended) == 0 and kept() == (1200, 1)
+    assert [forget(ended + 1) for _ in range(4)] == [500, 500, 500, 0] and kept() == (0, 0)
 
 
 def test_labels_of_devices_outside_of_the_rollout_say_nothing(fleet: HubFixture) -> None:

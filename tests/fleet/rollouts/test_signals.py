@@ -64,6 +64,19 @@ def test_windows_are_matched_with_those_of_their_time_and_the_state_is_a_documen
     assert state.counted["new"] == MOST_OF_ONE
 
 
+def test_a_first_window_after_a_swap_may_be_slow_and_no_more() -> None:
+    slow = Signal(0.0, 20.0, 0.9)
+    state = State(first=0, last=0, habits={"new": HABIT, "old": HABIT})
+    count(state, [("old", slow), ("old", WELL), ("new", slow)], {"new"})
+    assert state.whys == {"old": {"slow": 1}}, "nobody else's cold start is left out"
+    state = msgspec.convert(msgspec.to_builtins(state), State)
+    count(state, [("new", slow), ("old", WELL)], {"new"})
+    assert state.whys == {"old": {"slow": 1}, "new": {"slow": 1}}
+    fresh = State(first=0, last=0, habits={"new": HABIT})
+    count(fresh, [("new", Signal(0.5, 20.0, 0.9))], {"new"})
+    assert fresh.whys == {"new": {"failed": 1}}, "what failed in it counts"
+
+
 def test_windows_that_wait_for_days_use_nothing_up() -> None:
     """A rollout that is created today and begins tomorrow, or soaks for a day."""
     names = [f"d-{n:02}" for n in range(20)]
