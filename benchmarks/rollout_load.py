@@ -7,10 +7,12 @@ For each database and size a hub is started as an operator does, with its own Mo
     bad     all connect again; every device answers 5 % of its inputs wrong with the next release: the rollout halts
 
 Of each part the file has the seconds, records that were taken and acknowledged per second, how long a record waited for
-its receipt (p50, p99, longest), the seconds of processor of hub, broker, database and simulation, and the largest
-memory of each (PSS). Of `good` and `bad` also what a step of the rollouts' engine and of the drift engine took: the
-wall clock, and this thread's processor, which a busy machine does not distort. `slope` is what a step's processor costs
-more per 1,000 devices, between the smallest and the largest size. PostgreSQL runs without fsync, as in the tests.
+its receipt (p50, p99, longest), the seconds of processor of hub, broker, database and simulation, the largest memory of
+each (PSS), and the messages that the hub took by their kind, with those that came again (`repeated`), too early or
+found no room (`dropped`). Of `good` and `bad` also what a step of the rollouts' engine and of the drift engine took:
+the wall clock, and this thread's processor, which a busy machine does not distort. `slope` is what a step's processor
+costs more per 1,000 devices, between the smallest and the largest size. PostgreSQL runs without fsync, as in the tests.
+`set` is what devices were set to: a telemetry window of a minute suits 1,000 devices, one of five minutes 10,000.
 The command fails (exit code 1) when the good rollout does not finish, the bad one does not halt, or a record is lost.
 
     nice -n 19 python benchmarks/fleet.py [--devices 1000,5000] [--database sqlite] [--only enrol,good] [--out FILE]
@@ -37,6 +39,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.machine import machine
 from fleet.protocol.manifest import encode_manifest
+from fleet.simulator.device import HEARTBEAT_S
 from tests.support import models
 from tests.support.hub_process import ENVIRONMENT, ROOT
 from tests.support.operated_hub import OperatedHub
@@ -56,9 +59,11 @@ TICKS_S = os.sysconf("SC_CLK_TCK")
 class Load:
     """One hub with its simulated devices."""
 
-    def __init__(self, folder: Path, devices: int, limit_s: float, *, database: str, window_s: int) -> None:
+    def __init__(
+        self, folder: Path, devices: int, limit_s: float, *, database: str, window_s: int, audited: float
+    ) -> None:
         self.folder, self.devices, self.limit_s = folder, devices, limit_s
-        self.window_s = window_s
+        self.window_s, self.audited = window_s, audited
         self.postgres = database if database.startswith("postgresql") else ""
         self.hub = OperatedHub(folder, *(("--database", database) if self.postgres else ()))
 
@@ -76,7 +81,7 @@ class Load:
         entry = {
             "release": 1,
             "probation": {"seconds": 5, "requests": 3},
-            "audit": {"auditor": 1, "share_ppm": 1_000_000},
+            "audit": {"auditor": 1, "share_ppm": round(self.audited * 1e6)},
         }
         hub.call("PUT", "/api/v1/channels/stable/models/tiny", entry)
         hub.call("PATCH", "/api/v1/channels/stable", {"telemetry": {"window_s": self.window_s}})
@@ -123,7 +128,7 @@ class Load:
         login = {"EDGELOOP_HUB": self.hub.url, "EDGELOOP_TOKEN": self.hub.token, "EDGELOOP_CA": ca}
         directory = str(self.folder / "devices")
         command = [sys.executable, "-m", "fleet.cli.main", "simulate", str(self.devices), "--dir", directory, "--json"]
-        began = time.monotonic()
+        began, before = time.monotonic(), self._metrics()
         with (self.folder / "simulate.log").open("ab") as said, (self.folder / "report").open("w+") as report:
             simulation = subprocess.Popen(
                 [*command, *options], env={**ENVIRONMENT, **login}, cwd=ROOT, stdout=report, stderr=said, text=True
@@ -144,6 +149,7 @@ class Load:
         found["troubles"] = dict(sorted(told["troubles"].items(), key=lambda item: -item[1])[:5])
         found["delay_s"] = {name: round(value, 3) for name, value in told["delay_s"].items()}
         found["receipts_per_s"] = round(told["receipted"] / found["seconds"], 1)
+        found["messages"] = messages(before, self._metrics())
         return found | {"processes": processes}
 
     @contextlib.contextmanager
@@ -226,6 +232,15 @@ def scrape(hub: OperatedHub) -> str:
         return str(answer.read().decode())
 
 
+def messages(before: dict[tuple[str, str], float], after: dict[tuple[str, str], float]) -> dict[str, int]:
+    """What the hub took between two scrapes, by its kind: also what came again, too early, or found no room."""
+    return {
+        kind: round(count - before.get((name, kind), 0.0))
+        for (name, kind), count in sorted(after.items())
+        if name == "edgeloop_hub_messages_total" and count > before.get((name, kind), 0.0)
+    }
+
+
 def looks(before: dict[tuple[str, str], float], after: dict[tuple[str, str], float]) -> dict[str, dict[str, float]]:
     """How many looks the engines took between two scrapes, and how long each took on average."""
     found = {}
@@ -270,7 +285,10 @@ def memory(number: int) -> float:
 def measure(load: Load, parts: list[str], keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """The parts that are wanted, in order; the devices have to enrol in any case. `keep` gets what is known after each:
     whatever ends a run of hours leaves what was measured until then."""
-    found: dict[str, Any] = {"machine": machine("sqlalchemy", "paho-mqtt")}
+    found: dict[str, Any] = {
+        "machine": machine("sqlalchemy", "paho-mqtt"),
+        "set": {"window_s": load.window_s, "audited": load.audited, "heartbeat_s": HEARTBEAT_S, "guard": GUARD},
+    }
     load.prepare()
     try:
         for part in PARTS:
@@ -349,6 +367,7 @@ def main() -> None:
     parser.add_argument("--database", default="sqlite,postgresql")
     parser.add_argument("--only", default=",".join(PARTS), help="parts; the devices enrol in any case")
     parser.add_argument("--window", type=int, default=WINDOW_S, help="seconds of a telemetry window")
+    parser.add_argument("--audited", type=float, default=1.0, help="share of requests that the auditor answers, too")
     parser.add_argument("--limit", type=float, default=1500.0, help="seconds that one part may take")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "fleet.json")
     options = parser.parse_args()
@@ -359,7 +378,14 @@ def main() -> None:
             for size in options.devices.split(","):
                 with tempfile.TemporaryDirectory() as folder:
                     database = fresh(int(size))
-                    load = Load(Path(folder), int(size), options.limit, database=database, window_s=options.window)
+                    load = Load(
+                        Path(folder),
+                        int(size),
+                        options.limit,
+                        database=database,
+                        window_s=options.window,
+                        audited=options.audited,
+                    )
                     found = measure(load, options.only.split(","), partial(results.keep, kind, size))
                 parts = {name: one for name, one in found.items() if name in PARTS}
                 failed += [f"{kind}, {size} devices, {text}" for text in wrong(parts)]

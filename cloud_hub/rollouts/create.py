@@ -15,7 +15,7 @@ from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.identity.groups import group_id
 from cloud_hub.rollouts.capabilities import required
-from cloud_hub.rollouts.engine import document_of, settle, store, with_progress
+from cloud_hub.rollouts.engine import document_of, followers, settle, store, with_progress
 from cloud_hub.rollouts.members import Scoped, scoped
 from cloud_hub.rollouts.outlook import situation
 from cloud_hub.store.pairing import MOST_INPUTS
@@ -26,7 +26,7 @@ from fleet import tasks
 from fleet.protocol.channel import Channel, ModelEntry, decode_channel
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.shadow import CAPABILITY
-from fleet.rollouts import cohorts, machine
+from fleet.rollouts import cohorts, machine, pacing
 from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.forecast import Forecast, forecast
 from fleet.rollouts.guard import GuardPolicy, load_policy
@@ -100,8 +100,12 @@ def start_rollout(hub: Hub, ahead: Prospect, *, actor: str) -> RolloutRow:
         detail = {"release": plan.release, "channel": plan.channel, "stages": shares}
         hub.audit(session, actor, "rollout.create", plan.id, detail)
 
+    with hub.reading() as session:
+        spread_s = pacing.spread_s(plan, decision.progress, followers(session, plan.channel))
     change = partial(with_progress, plan=plan, progress=decision.progress)
-    hub.publisher.change_channel(plan.channel, change, actor=actor, create=False, first=check, also=keep)
+    hub.publisher.change_channel(
+        plan.channel, change, actor=actor, spread_s=spread_s, create=False, first=check, also=keep
+    )
     return row
 
 

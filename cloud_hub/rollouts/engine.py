@@ -179,8 +179,6 @@ def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
         plan, progress = read_or_name(row)
         channel = session.get(ChannelRow, row.channel)
         document = None if channel is None else decode_channel(channel.document)
-        paced = plan.schedule is not None and progress.state not in machine.ENDED
-        looking = _followers(session, row.channel) if paced else 0
     if document is None or with_progress(document, plan, progress) == document:
         return
 
@@ -195,14 +193,14 @@ def carry_out(hub: Hub, rollout: str, *, actor: str) -> None:
         told = session.get(ChannelRow, plan.channel)
         assert told is not None  # it has just been written
         # A halt must not wait for stragglers, nor for a step that it came into: it is told to all at once.
-        told.spread_s = pacing.spread_s(plan, progress, looking)
+        told.spread_s = pacing.spread_s(plan, progress, followers(session, plan.channel))
 
     hub.publisher.change_channel(plan.channel, change, actor=actor, create=False, first=look_again, also=spread)
     ids = {"rollout": rollout, "channel": plan.channel, "model": plan.model, "release": plan.release}
     log.info("rollout %s: channel %s now says %s", rollout, plan.channel, progress.state, extra=ids)
 
 
-def _followers(session: Session, channel: str) -> int:
+def followers(session: Session, channel: str) -> int:
     """Devices that look at a channel."""
     wanted = select(func.count()).where(Device.channel == channel, col(Device.revoked_at).is_(None))
     return session.exec(wanted).one()

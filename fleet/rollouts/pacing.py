@@ -101,12 +101,15 @@ def grow(plan: Plan, progress: Progress, facts: Known, now: float) -> Progress:
 
 
 def spread_s(plan: Plan, progress: Progress, devices: int) -> int:
-    """Seconds over which so many devices look at what is ordered; 0: at once, as at a halt.
+    """Seconds over which so many devices look at what is ordered, so that the hub can answer them; 0: at once.
 
-    A retry asks all devices that failed by one notice: they look over as long as the rate takes to pay for them.
+    A halt must not wait for stragglers. A retry asks all devices that failed by one notice: they look over as long as
+    the rate takes to pay for them.
     """
-    if plan.schedule is None or plan.schedule.rate is None or progress.state in ENDED:
+    if progress.state in ("halted", "aborted"):
         return 0
+    if plan.schedule is None or plan.schedule.rate is None or progress.state in ENDED:
+        return int(min(devices / schedule.LOOKS_PER_S, LONGEST_SPREAD_S))
     owed = 0.0 if progress.ordered is None else max(0.0, -progress.ordered.credit)
     paid_s = 60.0 * owed / plan.schedule.rate.at(_successes(progress))
     return int(min(max(schedule.step_s(devices), paid_s), LONGEST_SPREAD_S))

@@ -122,6 +122,22 @@ def test_a_halt_is_told_to_all_at_once_though_orders_are_spread(fleet: HubFixtur
     assert entry(fleet).rollout is None and spread_s(fleet) == 0
 
 
+def test_without_a_rate_devices_look_in_turn_too_from_the_first_step_to_the_end_but_for_a_halt(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fleet.rollouts.schedule.LOOKS_PER_S", 0.1)
+    rollout = create(fleet)
+    assert spread_s(fleet) == 30
+    fleet.client.post(f"/api/v1/rollouts/{rollout}/abort", json={}, headers=fleet.auth())
+    assert entry(fleet).rollout is None and spread_s(fleet) == 0
+    create(fleet)
+    engine, told = RolloutEngine(fleet.hub), []
+    while entry(fleet).rollout is not None:
+        look(fleet, engine, 60)
+        told.append(spread_s(fleet))
+    assert set(told) == {30}
+
+
 def test_a_halt_that_comes_into_a_step_is_told_to_all_at_once(fleet: HubFixture, monkeypatch) -> None:
     rollout, engine = create(fleet, rate={"per_minute": 1.0}), RolloutEngine(fleet.hub)
     publish = fleet.hub.publisher.change_channel

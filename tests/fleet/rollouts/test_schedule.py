@@ -196,3 +196,11 @@ def test_devices_look_at_a_retry_over_as_long_as_the_rate_takes_to_pay_for_it() 
     assert spread_s(plan, retried, 100) == 200 / 10 * 60, "by the rate that it begins with: nothing has succeeded yet"
     huge = replace(retried, ordered=replace(retried.ordered, credit=-1e9))
     assert spread_s(plan, huge, 100) == 86_400 and spread_s(plan, replace(huge, state="halted"), 100) == 0
+
+
+def test_a_large_fleet_looks_over_as_long_as_the_hub_needs_to_answer_it_but_for_a_halt() -> None:
+    plan = make_plan(id="r1", model="m", channel="c", release=2, from_release=1, stages=plan_stages([100]), salt="s")
+    progress = start(plan, NOW).progress
+    assert [spread_s(plan, progress, devices) for devices in (3, 200, 10_000)] == [0, 4, 200]
+    assert spread_s(plan, replace(progress, state="finished"), 10_000) == 200
+    assert {spread_s(plan, replace(progress, state=state), 10_000) for state in ("halted", "aborted")} == {0}
