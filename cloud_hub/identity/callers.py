@@ -6,6 +6,7 @@ from collections import OrderedDict
 from math import inf
 
 from msgspec import Struct
+from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
@@ -13,6 +14,7 @@ from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
 from cloud_hub.identity import tokens
 from cloud_hub.store.tables import Device
 
+_IN_FORCE = select(Device.id).where(Device.id == bindparam("device"), col(Device.revoked_at).is_(None))
 MOST_BUCKETS = 10_000  # callers with a rate that are counted at a time
 
 
@@ -54,8 +56,7 @@ def authenticated(hub: Hub, text: str) -> Authenticated:
     if hub.device_tokens.looks_like(text):
         device_id = hub.device_tokens.verify_token(text, now=now)
         with hub.reading() as session:
-            in_force = select(Device.id).where(Device.id == device_id, col(Device.revoked_at).is_(None))
-            enrolled = session.exec(in_force).first() is not None
+            enrolled = session.exec(_IN_FORCE, params={"device": device_id}).first() is not None
         if not enrolled:
             raise UnauthenticatedError("this device is not enrolled any more", subject=device_id, hint="enrol it again")
         return Authenticated(Caller(kind="device", id=device_id), hub.device_tokens.ends_at(text))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 from msgspec import Struct
+from sqlalchemy import bindparam
 from sqlmodel import Session, col, select
 
 from cloud_hub.store.tables import ChannelRow, Device, DeviceModel, Release
@@ -18,6 +19,9 @@ from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, decode_channel
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.resolve import resolve
+
+_MANIFEST = select(Release.manifest).where(Release.model == bindparam("model"), Release.number == bindparam("release"))
+_DOCUMENT = select(ChannelRow.document).where(ChannelRow.name == bindparam("channel"))
 
 
 class HeldBack(Struct, frozen=True, kw_only=True):
@@ -38,8 +42,7 @@ def lacking(device: Device, requires: Iterable[str]) -> tuple[str, ...]:
 
 def required(session: Session, model: str, release: int) -> tuple[str, ...]:
     """What a release requires; nothing when there is no such release."""
-    found = select(Release.manifest).where(Release.model == model, Release.number == release)
-    manifest = session.exec(found).first()
+    manifest = session.exec(_MANIFEST, params={"model": model, "release": release}).first()
     return _requires(manifest) if manifest is not None else ()
 
 
@@ -51,7 +54,7 @@ def held_back(session: Session, device: Device, groups: Iterable[str]) -> dict[s
         device: the device, with what its agent reported.
         groups: its opaque group ids.
     """
-    document = session.exec(select(ChannelRow.document).where(ChannelRow.name == device.channel)).first()
+    document = session.exec(_DOCUMENT, params={"channel": device.channel}).first()
     if document is None:
         return {}
     channel = _channel(document)
