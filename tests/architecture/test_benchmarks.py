@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.rollout_load import Results, looks, slope, wrong
+from benchmarks.rollout_load import Results, looks, messages, slope, wrong
 from tests.support.size import FULL, sized
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -66,6 +66,13 @@ def test_a_steps_cost_is_what_came_between_two_scrapes_and_its_slope_is_per_thou
     dearer = {"rollouts": {**steps["rollouts"], "cpu_ms": 28.0}}
     sizes = {"10000": {"good": {"steps": dearer}}, "1000": {"good": {"steps": steps}}, "5000": {"enrol": {}}}
     assert slope(sizes) == {"rollouts": 2.0} and slope({"1000": sizes["1000"]}) == {}
+
+
+def test_messages_are_those_of_the_time_between_two_scrapes_by_their_kind() -> None:
+    name = "edgeloop_hub_messages_total"
+    before = {(name, "window"): 10.0, (name, "dropped"): 3.0, ("another", "window"): 1.0}
+    after = {(name, "window"): 25.0, (name, "dropped"): 3.0, (name, "repeated"): 2.0, ("another", "window"): 9.0}
+    assert messages(before, after) == {"repeated": 2, "window": 15}
 
 
 def test_what_a_fleet_must_not_lose_or_miss_fails_the_benchmark() -> None:
