@@ -19,7 +19,7 @@ from edge_agent.telemetry.spool import Database
 from fleet.protocol.channel import MILLION, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.messages import SAMPLES_LIMIT, Sample, SampleBatch, SampleReason
-from fleet.protocol.sketch import Encoder, outlying
+from fleet.protocol.sketch import Encoder, outlying, rows_of
 from fleet.protocol.task import CLASSIFICATION, NO_CLASS
 from fleet.protocol.tensors import to_array
 from fleet.tasks import Task
@@ -76,9 +76,8 @@ def is_outlying(inputs: Arrays, encoder: Encoder | None) -> bool:
     if encoder is None:
         return False
     array = inputs.get(encoder.tensor) if encoder.tensor else next(iter(inputs.values()), None)
-    if array is None or array.dtype.kind == "O" or array[:1].size != encoder.inputs:
-        return False
-    return bool(outlying(encoder, array[:1])[0])
+    rows = rows_of(encoder, () if array is None else array[:1])
+    return bool(len(rows)) and bool(outlying(encoder, rows)[0])
 
 
 def build(draft: Draft) -> Sample:

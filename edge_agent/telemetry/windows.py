@@ -19,7 +19,7 @@ from edge_agent.telemetry.values import Values
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.figures import MOST_FIGURES, MOST_INPUTS, plan, summarize
 from fleet.protocol.messages import InputSummary, PairCounts, SketchData, Window
-from fleet.protocol.sketch import Encoder, Sketcher, outlying
+from fleet.protocol.sketch import Encoder, Sketcher, outlying, rows_of
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray
 
@@ -228,14 +228,14 @@ class Builder:
         """The sketch of the drawn rows, and how many of them are outlying; None and -1 without an encoder."""
         if self._encoder is None:
             return None, -1
-        tensor, wanted = self._encoder.tensor, self._encoder.inputs
+        tensor, encoder = self._encoder.tensor, self._encoder
         watched = (row.get(tensor) if tensor else next(iter(row.values())) for row in self._reservoir)
-        rows = [array for array in watched if array is not None and array.size == wanted and array.dtype.kind != "O"]
-        if not rows:
+        rows = rows_of(encoder, (row for row in watched if row is not None))
+        if not len(rows):
             return None, -1
-        sketcher, stacked = Sketcher(self._encoder), np.stack(rows)
-        sketcher.add(stacked)
-        return sketcher.data(), min(int(outlying(self._encoder, stacked).sum()), sketcher.count)
+        sketcher = Sketcher(encoder)
+        sketcher.add(rows)
+        return sketcher.data(), min(int(outlying(encoder, rows).sum()), sketcher.count)
 
     def _inputs(self) -> tuple[InputSummary, ...]:
         found = []

@@ -12,6 +12,7 @@ from fleet.cli.output import Column, moment, print_document, print_items, print_
 from fleet.cli.output import note as say
 from fleet.cli.session import JsonFlag, ModelOption, Session, client_of, session_of
 from fleet.errors import FailedError, NotFoundError
+from fleet.protocol.interface import UNWATCHED
 
 if TYPE_CHECKING:
     from fleet.api.releases import ReleaseInfo
@@ -86,6 +87,8 @@ def publish(
     if published.status == "awaiting-signature" and key is not None:
         published = sign_release(session_of(context), model, published.number, key)
     print_document(published, COLUMNS[:3], json=json)
+    if manifest.sketch is None:
+        say(UNWATCHED)
     if published.status == "awaiting-signature":
         say(f"it waits for the release key: fleet release sign {model} {published.number} --key K")
 

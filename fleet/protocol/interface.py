@@ -18,9 +18,16 @@ from fleet.protocol.oip import InferRequest, check_request
 from fleet.protocol.preprocessing import kinds_of
 from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import TaskSpec, implied, in_words
+from fleet.protocol.texts import NUMBERS
 
 NAME_LIMIT = 255  # characters of an input's or output's name
 SHOWN_CLASSES = 12
+# What is said where a release without a sketch is made, and where it is published.
+UNWATCHED = (
+    "drift: the release has no sketch, so nobody will watch whether its inputs move or are outlying; its answers are "
+    "watched by audits and labels (fleet drift status). A sketch needs an input with 8 rows for calibration and 8 for "
+    "validation, without NaN, that are not all the same"
+)
 
 
 class Interface(Struct, frozen=True, kw_only=True):
@@ -106,6 +113,9 @@ def unfit(encoder: Encoder, inputs: Sequence[Tensor]) -> str:
     watched = next((tensor for tensor in inputs if tensor.name == encoder.tensor or not encoder.tensor), None)
     if watched is None:
         return f"the sketch encoder watches input {encoder.tensor!r}; this has {tensors(inputs)}"
+    if watched.datatype == "BYTES":
+        told = f"the sketch encoder takes {encoder.inputs} numbers; input {watched.name!r} is text"
+        return "" if encoder.inputs == NUMBERS else told
     sample = watched.shape[1:] if watched.shape[:1] == (-1,) else watched.shape
     if min(sample, default=1) >= 0 and prod(sample) != encoder.inputs:
         return f"the sketch encoder takes {encoder.inputs} values of input {watched.name!r}; this has {prod(sample)}"

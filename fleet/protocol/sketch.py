@@ -5,7 +5,7 @@ phi(x)·phi(y) estimates a Gaussian kernel between whitened principal components
 is the sum of phi over many inputs and their count: kilobytes, whatever the traffic, merged by
 addition. The distance between two sketches estimates the squared maximum mean discrepancy, without
 raw data. Sketches are comparable only within one `sketch_id`; a model name keeps its encoder for
-ever, so that a new release changes nothing in what is compared.
+ever, so that a new release changes nothing in what is compared. Text is read as the numbers of `texts`.
 
 Sources: Rahimi & Recht, "Random Features for Large-Scale Kernel Machines", NIPS 2007; Gretton et
 al., "A Kernel Two-Sample Test", JMLR 13, 2012 (unbiased estimate, median heuristic).
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from msgspec import Struct
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import SketchData
+from fleet.protocol.texts import NUMBERS, text_numbers
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -41,8 +43,8 @@ SCHEMA = 1
 class Encoder(Struct, frozen=True, kw_only=True):
     """The fixed encoder of a model name; its canonical bytes are a blob of the release.
 
-    `tensor` is the input it reads, `inputs` the number of values in one example, `pool` how many
-    neighbouring values are averaged into one. `mean` holds ceil(inputs / pool) float32 and
+    `tensor` is the input it reads, `inputs` the number of values in one example (`texts.NUMBERS` of text), `pool`
+    how many neighbouring values are averaged into one. `mean` holds ceil(inputs / pool) float32 and
     `projection` a (ceil(inputs / pool), dims) float32 matrix, little-endian and row-major: mostly
     principal directions over their standard deviation. Frequencies follow from `seed`, `features` (even) and
     `bandwidth` (in units of the embedding).
@@ -66,7 +68,7 @@ def fit_encoder(
     """Fit an encoder to training inputs; the same arguments give the same encoder.
 
     Args:
-        x: (n, …) numbers, n ≥ 2; at most 2,000 evenly spaced rows are used.
+        x: (n, …) numbers or texts, n ≥ 2; at most 2,000 evenly spaced rows are used.
         tensor: the name of the input tensor, part of the sketch's identity.
         dims: directions kept (fewer when the data has fewer), at most 60.
         features: even; 4 bytes each in every window.
@@ -75,12 +77,13 @@ def fit_encoder(
         MalformedError: too few rows, values that are not finite, or a setting out of bounds.
     """
     rows = np.asarray(x)
+    picked = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_ROWS)).astype(np.int64) if rows.ndim else np.empty(0)
+    rows = _numbers(rows[picked]) if len(picked) else rows
     if rows.ndim < 2 or rows.shape[0] < 2:
         raise MalformedError(f"an encoder is fitted to (n, …) inputs with n ≥ 2, not {list(rows.shape)}")
     inputs = math.prod(rows.shape[1:])
-    picked = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_ROWS)).astype(np.int64)
     pool = max(1, -(-inputs // MAX_INPUTS))
-    flat = _pooled(rows[picked].reshape(len(picked), inputs).astype(np.float64), pool)
+    flat = _pooled(rows.reshape(len(rows), inputs).astype(np.float64), pool)
     if not np.isfinite(flat).all():
         raise MalformedError("an encoder cannot be fitted to NaN or infinity", subject=tensor)
     mean = flat.mean(axis=0)
@@ -144,7 +147,7 @@ class Sketcher:
         Raises:
             MalformedError: rows of another size than the encoder's.
         """
-        rows = np.asarray(x, np.float32)
+        rows = np.asarray(_numbers(x), np.float32)
         size = math.prod(rows.shape[1:]) if rows.ndim > 1 else -1
         if size != self.encoder.inputs:
             raise MalformedError(
@@ -157,7 +160,7 @@ class Sketcher:
         return result
 
     def add(self, x: npt.NDArray[Any]) -> None:
-        """Add examples: (n, …) numbers."""
+        """Add examples: (n, …) numbers or texts."""
         with np.errstate(invalid="ignore", over="ignore"):
             phi = self.features(x)
         good = np.isfinite(phi).all(axis=1)
@@ -171,10 +174,20 @@ class Sketcher:
         return SketchData(sketch_id=self.sketch_id, count=self.count, sums=self._sums.astype("<f4").tobytes())
 
 
+def rows_of(encoder: Encoder, rows: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Those examples that an encoder can read, each without its batch axis, as (n, inputs) numbers."""
+    kept = [
+        _numbers(row[np.newaxis]) if row.dtype.kind == "O" else row.reshape(1, -1)
+        for row in rows
+        if encoder.inputs == (NUMBERS if row.dtype.kind == "O" else row.size)
+    ]
+    return np.concatenate(kept) if kept else np.empty((0, encoder.inputs), np.float32)
+
+
 def outlying(encoder: Encoder, x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Which examples (n, …) lie far from the training data: a mean square over `OUTLYING` of the encoder's whitened
     coordinates, which is 1 on that data. (n,); False for NaN."""
-    rows = np.asarray(x, np.float32)
+    rows = np.asarray(_numbers(x), np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         flat = _pooled(rows.reshape(len(rows), -1), encoder.pool) - np.frombuffer(encoder.mean, "<f4")
         place = flat @ np.frombuffer(encoder.projection, "<f4").reshape(-1, encoder.dims)
@@ -190,7 +203,7 @@ def features_of_embedded(encoder: Encoder, embedded: npt.NDArray[Any]) -> Single
 
 
 def sketch(encoder: Encoder, x: npt.NDArray[Any]) -> SketchData:
-    """The sketch of a whole data set: (n, …) numbers."""
+    """The sketch of a whole data set: (n, …) numbers or texts."""
     sketcher = Sketcher(encoder)
     for start in range(0, len(x), 1024):
         sketcher.add(x[start : start + 1024])
@@ -307,6 +320,11 @@ def _sums(data: SketchData) -> Floats:
     if not np.isfinite(sums).all() or float(sums @ sums) > (data.count * 1.001) ** 2 + 1e-6:
         raise MalformedError("a sketch's sums exceed its count", subject="sketch")
     return sums
+
+
+def _numbers(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    rows = np.asarray(x)
+    return text_numbers(rows) if rows.dtype.kind == "O" else rows
 
 
 def _pooled(flat: npt.NDArray[Any], pool: int) -> npt.NDArray[Any]:

@@ -187,7 +187,8 @@ def _labels(parts: Parts, scores: Array) -> tuple[str, ...]:
 
 
 def _drift(parts: Parts) -> tuple[SketchRef | None, list[bytes]]:
-    """The drift section: by the model's own encoder, else by a new one of the first input of real numbers.
+    """The drift section: by the model's own encoder, else by a new one of the first input of real numbers, else of
+    other numbers, else of text.
 
     A new model gets none where there is too little to compare; one that is watched already never loses it silently.
     """
@@ -197,13 +198,18 @@ def _drift(parts: Parts) -> tuple[SketchRef | None, list[bytes]]:
         name = encoder.tensor or next(iter(parts.background.inputs))
         background, held_out = (part.inputs[name] for part in (parts.background, parts.held_out))
         return drift_reference.build(background, held_out, tensor=name, encoder=encoder, seed=parts.request.seed)
-    for name, background in parts.background.inputs.items():
+    for name, background in sorted(parts.background.inputs.items(), key=lambda item: _telling(item[1])):
         held_out = parts.held_out.inputs[name]
-        if not drift_reference.possible(background, held_out):
-            continue
-        if background.dtype.kind == "f" or background.dtype == np.int8:
+        if drift_reference.possible(background, held_out):
             return drift_reference.build(background, held_out, tensor=name, encoder=None, seed=parts.request.seed)
     return None, []
+
+
+def _telling(array: Array) -> int:
+    """The place of an input's kind among those that a sketch may watch."""
+    if array.dtype.kind == "f" or array.dtype == np.int8:  # the latter are quantized real numbers
+        return 0
+    return 2 if array.dtype.kind == "O" else 1
 
 
 def preflighted(

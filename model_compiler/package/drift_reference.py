@@ -21,11 +21,14 @@ PROFILE_ROWS = 10_000
 
 
 def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any]) -> bool:
-    """Whether there is enough to compare: some rows of more than one number in both sets, not all the same."""
-    enough = min(len(calibration), len(validation)) >= LEAST_ROWS and calibration.dtype.kind != "O"
-    enough = enough and calibration.ndim > 1
-    enough = enough and is_finite(calibration) and is_finite(validation)
-    return enough and bool((calibration != calibration[:1]).any())
+    """Whether there is enough to compare: some rows of numbers with an axis of their own, or of text, in both sets, not
+    all the same."""
+    if min(len(calibration), len(validation)) < LEAST_ROWS:
+        return False
+    text = calibration.dtype.kind == "O"
+    if not text and not (calibration.ndim > 1 and is_finite(calibration) and is_finite(validation)):
+        return False
+    return bool((calibration != calibration[:1]).any())
 
 
 def build(
@@ -43,7 +46,8 @@ def build(
     """
     if not possible(calibration, validation):
         raise DataError(f"drift needs at least {LEAST_ROWS} calibration and validation inputs that differ")
-    fitted = encoder or sketch.fit_encoder(np.asarray(calibration, dtype=np.float32), tensor=tensor, seed=seed)
+    known = calibration if calibration.dtype.kind == "O" else np.asarray(calibration, dtype=np.float32)
+    fitted = encoder or sketch.fit_encoder(known, tensor=tensor, seed=seed)
     reference = sketch.sketch(fitted, calibration)
     margin = sketch.fit_margin(fitted, reference, validation, seed=seed)
     blobs = [sketch.encode_encoder(fitted), sketch.encode_sketch(reference)]

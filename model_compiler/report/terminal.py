@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from fleet.protocol.interface import UNWATCHED
 from fleet.protocol.manifest import Manifest, Verdict
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def show(manifest: Manifest, left_out: Mapping[str, str], *, json: bool) -> None
             console.print(f"{variant.name}: {note}")
     for name, why in left_out.items():
         console.print(f"left out: {name}: {why}")
+    if manifest.sketch is None:
+        console.print(UNWATCHED)
 
 
 def print_json(document: Mapping[str, object]) -> None:

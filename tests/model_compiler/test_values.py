@@ -69,7 +69,8 @@ def test_missing_values_may_be_nan_where_the_model_takes_them(tmp_path: Path) ->
     file = onnx_file(nodes, {"x": shape}, {"y": shape}, {"zero": np.zeros(1, np.float32)})
     x = X.copy()
     x[::3, 1] = np.nan
-    imported(tmp_path, file, {"x": x, "y": np.nan_to_num(x)}, "--non-finite", "x")
+    said = imported(tmp_path, file, {"x": x, "y": np.nan_to_num(x)}, "--non-finite", "x").stdout
+    assert "drift: the release has no sketch" in said
     made = manifest(tmp_path)
     assert [tensor.finite for tensor in (*made.inputs, *made.outputs)] == [False, True]
     assert made.requires == () and made.sketch is None
@@ -85,8 +86,9 @@ def test_a_model_of_text_is_measured_on_text(tmp_path: Path) -> None:
     text = ("BYTES", ["n"])
     file = onnx_file([("Identity", ["x"], ["y"], {})], {"x": text}, {"y": text})
     words = np.array([f"Grüße {k}" for k in range(20)])
-    imported(tmp_path, file, {"x": words, "y": words})
+    said = imported(tmp_path, file, {"x": words, "y": words}).stdout
     made = manifest(tmp_path)
+    assert made.sketch is not None and "drift:" not in said
     assert [(t.datatype, t.shape) for t in (*made.inputs, *made.outputs)] == [("BYTES", (-1,))] * 2
     assert made.variants[0].verdict.value == 1.0
     assert json.loads((tmp_path / "r" / "report.json").read_bytes())["metric"] == "exact"

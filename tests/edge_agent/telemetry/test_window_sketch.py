@@ -27,3 +27,13 @@ def test_a_window_of_audits_alone_has_no_sketch():
     windows.late(KEY, 0.0, 3).audited([True], [])
     (builder,) = windows.take_all()
     assert builder.close(1.0).sketch is None
+
+
+def test_a_window_of_text_is_sketched():
+    texts = np.array([[f"pump {k} leaks".encode()] for k in range(40)], object)
+    windows, encoder = Windows(lambda: 0.5), fit_encoder(texts, tensor="note")
+    builder, _ = windows.open(KEY, 0.0, 3, encoder)
+    builder.request(0.001, ("edge",))
+    windows.draw(builder, {"note": texts[:5]})
+    window = builder.close(1.0)
+    assert window.sketch is not None and window.sketch.count == 5 and window.outlying == 0
