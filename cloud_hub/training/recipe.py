@@ -174,6 +174,14 @@ def with_hyper(loaded: LoadedRecipe, hyper: Mapping[str, Any]) -> LoadedRecipe:
     return LoadedRecipe(loaded.name, digest, recipe)
 
 
+def with_epochs(loaded: LoadedRecipe, share: float) -> LoadedRecipe:
+    """A recipe whose networks are trained for a share of their epochs, at least one."""
+    hyper = loaded.recipe.hyper
+    fewer = {name: getattr(hyper, name) for name in ("teacher_epochs", "student_epochs", "warm_epochs")}
+    fewer = {name: max(1, round(share * epochs)) for name, epochs in fewer.items() if epochs}
+    return with_hyper(loaded, fewer) if share < 1 else loaded
+
+
 def _located(recipe: Recipe, folder: Path) -> tuple[Recipe, list[Path]]:
     """The recipe with its own files, which lie beside it in `folder`, found wherever it is run; and these files."""
     files = []

@@ -14,7 +14,7 @@ from typing import Any
 from cloud_hub.errors import InvalidError
 from cloud_hub.execution.port import Progress
 from cloud_hub.training.handed import Handed
-from cloud_hub.training.recipe import load_recipe, with_hyper
+from cloud_hub.training.recipe import load_recipe, with_epochs, with_hyper
 from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
 
 ENTRY = "cloud_hub.training.trial:trial"
@@ -25,7 +25,7 @@ def trial(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dic
 
     Args:
         folder: as `handing.hand_in` wrote it.
-        arguments: those of `work.retrain`, and `hyper` by name.
+        arguments: those of `work.retrain`, `hyper` by name, and the `share` of its epochs that each network gets.
 
     Returns:
         `score` by the task's metric, whose name is `metric`; `higher_is_better`; `rows` that it was measured on.
@@ -36,7 +36,7 @@ def trial(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dic
     handed = Handed(folder)
     loaded = load_recipe(arguments["recipe"], folder=Path(arguments["recipes"]))
     request = RunRequest(
-        loaded=with_hyper(loaded, arguments["hyper"]),
+        loaded=with_epochs(with_hyper(loaded, arguments["hyper"]), arguments.get("share", 1.0)),
         out=folder,
         seed=arguments["seed"],
         contract=handed.contract(arguments["model"], arguments["fixed"]),

@@ -29,12 +29,14 @@ class RetrainOptions(Request):
 
 class TuneOptions(Request):
     """A search over the hyper-parameters in `space`: `trials` in all, `parallel` at a time, none begun after `for_s`
-    seconds. All have the same snapshot (empty: a new one) and seed. With `retrain`, the best is trained with these
-    options, but with its own numbers and the search's snapshot and seed."""
+    seconds. All have the same snapshot (empty: a new one) and seed. With `halving` so many begin with a ninth of their
+    epochs, the best third of them goes on with a third, and the best third of those with all. With `retrain`, the best
+    is trained with these options, but with its own numbers and the search's snapshot and seed."""
 
     space: Annotated[Space, AfterValidator(check_space)]
     trials: Annotated[int, Field(ge=1, le=200)] = 20
     parallel: Annotated[int, Field(ge=1, le=16)] = 1
+    halving: bool = False
     for_s: Seconds | None = None
     snapshot: Key = ""
     seed: Annotated[int, Field(ge=0, le=INT32)] = 0

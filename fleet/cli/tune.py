@@ -29,6 +29,9 @@ def tune(
     trials: Annotated[int, typer.Option("--trials", help="How many to try.")] = 20,
     for_: Annotated[str, typer.Option("--for", help="Begin no trial after this time, such as 2h.")] = "",
     parallel: Annotated[int, typer.Option("--parallel", help="How many at a time.")] = 1,
+    halving: Annotated[
+        bool, typer.Option("--halving", help="Begin with few epochs, and let only the best third go on, twice.")
+    ] = False,
     snapshot: Annotated[str, typer.Option("--snapshot", help="The dataset; a new one when left out.")] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="Of the search and of all trials.")] = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Retrain with the best numbers.")] = False,
@@ -51,6 +54,7 @@ def tune(
         trials=trials,
         for_s=parse_seconds(for_) if for_ else None,
         parallel=parallel,
+        halving=halving or None,
         snapshot=snapshot or None,
         seed=seed,
         retrain=body_of(RetrainOptions, channel=channel or None) if retrain else None,

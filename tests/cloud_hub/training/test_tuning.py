@@ -20,10 +20,11 @@ from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.store.tables import Job, Model
+from cloud_hub.training.halving import rungs
 from cloud_hub.training.handed import SNAPSHOT
 from cloud_hub.training.kinds import kinds
 from cloud_hub.training.proposing import Proposer
-from cloud_hub.training.recipe import Hyper, LoadedRecipe, Recipe, with_hyper
+from cloud_hub.training.recipe import Hyper, LoadedRecipe, Recipe, with_epochs, with_hyper
 from fleet.api.hyper import HyperOptions
 from fleet.api.jobs import TuneOptions
 from tests.support.hub import HubFixture
@@ -213,6 +214,58 @@ def test_a_search_that_is_cancelled_ends_its_trials(model: HubFixture) -> None:
     executor, job = Scores(fault), order(model)
     work(model, executor)
     assert queue.get(model.hub, job).state == "cancelled" and len(executor.works) < 12
+
+
+@pytest.mark.parametrize("parallel", [1, 4])
+def test_halving_lets_the_best_third_go_on_whoever_ends_first(model: HubFixture, parallel: int) -> None:
+    executor, job = Scores(), order(model, halving=True, trials=10, parallel=parallel, seed=4)
+    work(model, executor)
+    ended = queue.get(model.hub, job)
+    assert ended.state == "succeeded", ended.error
+    trials = sorted(ended.result["trials"], key=lambda one: one["trial"])
+    shares = [round(9 * one["share"]) for one in trials]
+    assert shares == [1] * 10 + [3] * 4 + [9] * 2 and len(executor.works) == 16
+    losses = [one["loss"] for one in trials]
+    assert losses[10:14] == sorted(losses[:10])[:4] and losses[14:] == sorted(losses[:10])[:2]
+    assert ended.result["best"] == trials[14] and "11% of its epochs" in read_log(model.hub, job)
+    assert sorted(work["share"] for work in executor.works) == [one["share"] for one in trials]
+
+
+def test_halving_goes_on_after_a_takeover_and_without_those_that_failed(model: HubFixture) -> None:
+    def dies(number: int) -> None:
+        if number == 3:
+            raise WorkFailedError("NaN")
+        if number == 8:
+            with model.hub.session() as session:
+                row = session.get(Job, job)
+                assert row is not None
+                row.owner = "another"
+            raise WorkFailedError("whatever")
+
+    first, second, job = Scores(dies), Scores(), order(model, halving=True, trials=7)
+    work(model, first)
+    model.clock.advance(3600.0)
+    work(model, second)
+    ended = queue.get(model.hub, job)
+    assert ended.state == "succeeded", ended.error
+    trials = ended.result["trials"]
+    assert len(trials) == 7 + 3 + 1 and len(second.works) == 4
+    failed = next(one for one in trials if "error" in one)
+    assert failed["share"] < 1 and all(one["hyper"] != failed["hyper"] for one in trials if one != failed)
+    assert ended.result["best"] == trials[-1] and trials[-1]["share"] == 1.0
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (2, [2]), (3, [3, 1]), (9, [9, 3, 1]), (100, [100, 34, 12])])
+def test_rungs_end_with_all_epochs(count: int, sizes: list[int]) -> None:
+    found = rungs(count)
+    assert [size for size, _ in found] == sizes and found[-1][1] == 1.0
+
+
+def test_a_share_of_the_epochs_is_at_least_one() -> None:
+    loaded = LoadedRecipe("r", "00", Recipe(data=lambda: None, student=lambda: None, hyper=Hyper(student_epochs=4)))  # type: ignore[arg-type,return-value]
+    short = with_epochs(loaded, 1 / 9).recipe.hyper
+    assert (short.student_epochs, short.teacher_epochs, short.warm_epochs) == (1, 3, None)
+    assert with_epochs(loaded, 1.0) is loaded
 
 
 @pytest.mark.parametrize(
