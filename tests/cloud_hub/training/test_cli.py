@@ -56,6 +56,7 @@ def test_swapped_labels_pass_their_own_gate_and_fail_the_exam(tmp_path: Path) ->
     manifest = decode_manifest((tmp_path / "release" / "manifest.json").read_bytes())
     verdicts = {variant.name: variant.verdict for variant in manifest.variants}
     assert {"litert-int8", "litert-fp32"} <= set(verdicts)
-    assert all(found.value > 0.85 for found in verdicts.values())
     metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["student"] < 0.85  # two classes in ten are wrong on the untouched exam
+    wrong = np.isin(data.splits(0)["exam"][1], (3, 8)).mean()
+    assert metrics["student"] < 1 - 0.75 * wrong  # two classes in ten are wrong on the untouched exam
+    assert all(found.value > metrics["student"] + wrong / 3 for found in verdicts.values())
