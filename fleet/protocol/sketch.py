@@ -25,7 +25,7 @@ from msgspec import Struct
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import SketchData
-from fleet.protocol.texts import NUMBERS, text_numbers
+from fleet.protocol.texts import TEXT, text_numbers
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]
@@ -176,11 +176,14 @@ class Sketcher:
 
 def rows_of(encoder: Encoder, rows: Iterable[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     """Those examples that an encoder can read, each without its batch axis, as (n, inputs) numbers."""
-    kept = [
-        _numbers(row[np.newaxis]) if row.dtype.kind == "O" else row.reshape(1, -1)
-        for row in rows
-        if encoder.inputs == (NUMBERS if row.dtype.kind == "O" else row.size)
-    ]
+    kept: list[npt.NDArray[Any]] = []
+    for given in rows:
+        row = np.asarray(given)  # one text alone is no array
+        if row.dtype.kind not in TEXT and row.size != encoder.inputs:
+            continue
+        numbers = _numbers(row[np.newaxis]).reshape(1, -1)
+        if numbers.shape[1] == encoder.inputs:
+            kept.append(numbers)
     return np.concatenate(kept) if kept else np.empty((0, encoder.inputs), np.float32)
 
 
@@ -324,7 +327,7 @@ def _sums(data: SketchData) -> Floats:
 
 def _numbers(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     rows = np.asarray(x)
-    return text_numbers(rows) if rows.dtype.kind == "O" else rows
+    return text_numbers(rows) if rows.dtype.kind in TEXT else rows
 
 
 def _pooled(flat: npt.NDArray[Any], pool: int) -> npt.NDArray[Any]:

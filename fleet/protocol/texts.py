@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+TEXT = "OSU"  # kinds of numpy's arrays that hold text: a row of one text alone becomes a string of numpy's own
 BUCKETS = 256
 NUMBERS = BUCKETS + 1  # the last one is of the length
 ROW_BYTES = 4096  # of an example's text that are hashed; its length counts whole

