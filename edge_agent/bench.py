@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 
 from edge_agent.errors import AgentError, LateError, ModelLoadError, NotFoundError, UsageError
+from edge_agent.host.child_process import kill
 from edge_agent.runtimes.measuring import ROUNDS, Case, Refused, Said
 from fleet.protocol.channel import MAX_BENCH_ROUNDS
 from fleet.protocol.manifest import Manifest, Variant, decode_manifest
@@ -135,9 +136,8 @@ async def in_child(case: Case, *, timeout_s: float = TIMEOUT_S) -> Benchmark:
             hint="ask for fewer rounds",
         ) from error
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        kill(process)
+        await process.wait()
     return _figures(case, out, process.returncode or 0)
 
 

@@ -1,14 +1,27 @@
-"""What every process that the agent starts asks of the system at its own beginning: an end, and limits."""
+"""What a process of the agent asks of the system at its own beginning (an end, limits), and how one is killed."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import resource
 import signal
 from collections.abc import Mapping
+from typing import Protocol
 
 MODEL_FILES, MODEL_WRITES = 256, 1 << 20  # open files, and bytes of a file, of a process that runs one model
 _PR_SET_PDEATHSIG = 1
+
+
+class Child(Protocol):
+    """What `kill` asks of an `asyncio.subprocess.Process`."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
 
 
 def end_with_parent() -> None:
@@ -35,3 +48,14 @@ def limit_model(memory_bytes: int, more: Mapping[int, tuple[int, int]] | None = 
         resource.RLIMIT_FSIZE: (MODEL_WRITES, 0),
     }
     limit({**usual, **(more or {})})
+
+
+def kill(process: Child) -> None:
+    """Kill a process that has not ended yet, and leave it to asyncio to hear how it did.
+
+    `Process.kill` first asks whether it has ended. Where it just has, by itself or for want of memory, that takes the
+    status away from asyncio's thread that waits for it, and asyncio then says 255, whatever the status was.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import Protocol
 
 from edge_agent.config import load
 from edge_agent.errors import ShadowError
+from edge_agent.host.child_process import kill
 from edge_agent.shadow.child import ANSWER_LIMIT, Answered, Asked, framed
 from edge_agent.shadow.copies import Copy
 from edge_agent.update.rules.machine import Held
@@ -113,17 +113,12 @@ class ChildProcess:
 
     async def close(self) -> None:
         """See the port; whoever waits for an answer hears of the end first."""
-        self._kill()
+        kill(self._process)
         async with self._talking:
             await self._gone()
 
-    def _kill(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-
     async def _gone(self) -> None:
-        self._kill()
+        kill(self._process)
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         while await self._process.stdout.read(1 << 16):  # asyncio hears of its end when the pipe is empty

@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
+from edge_agent.host.child_process import kill
 from edge_agent.update.rules.machine import Held
 from edge_agent.update.worker.messages import Confined, Done, Failed, LookRequest, Message, Ready, Step
 
@@ -209,9 +210,7 @@ def _word(reason: str) -> str:
 async def _end_and_empty(process: asyncio.subprocess.Process) -> None:
     """For asyncio a process has ended once its pipes have, and nobody hears a full one's end without reading it.
     A process that the model may have left behind keeps the pipe open: it is not waited for."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+    kill(process)
     assert process.stdout is not None
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(EMPTY_S):
@@ -221,7 +220,5 @@ async def _end_and_empty(process: asyncio.subprocess.Process) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+    kill(process)
     await process.wait()

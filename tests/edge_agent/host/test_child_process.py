@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 import signal
+import threading
 from collections.abc import Callable
 
-from edge_agent.host.child_process import MODEL_FILES, MODEL_WRITES, end_with_parent, leave_no_core, limit, limit_model
+import pytest
+
+from edge_agent.host.child_process import (
+    MODEL_FILES,
+    MODEL_WRITES,
+    end_with_parent,
+    kill,
+    leave_no_core,
+    limit,
+    limit_model,
+)
 
 GIB = 1 << 30
 
@@ -79,3 +91,24 @@ def test_a_limit_that_is_above_the_hard_one_is_an_error() -> None:
         return os.geteuid() == 0  # root may raise it
 
     assert in_fork(refused)
+
+
+def test_who_kills_what_has_just_ended_leaves_its_status_to_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The race is forced: asyncio's thread asks for the status only after the killing."""
+    killed, wait_for = threading.Event(), os.waitpid
+
+    def waitpid(pid: int, options: int) -> tuple[int, int]:
+        killed.wait()
+        return wait_for(pid, options)
+
+    async def scenario() -> int:
+        process = await asyncio.create_subprocess_exec("/bin/sh", "-c", "exit 7")
+        try:
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+            kill(process)
+        finally:
+            killed.set()
+        return await process.wait()
+
+    monkeypatch.setattr(os, "waitpid", waitpid)
+    assert asyncio.run(scenario()) == 7
