@@ -61,6 +61,58 @@ class Service(Struct, frozen=True, kw_only=True):
         return self.root.resolve() != Path("/")
 
 
+_UNIT = """\
+{mark}
+{folder}
+[Unit]
+Description=Edgeloop agent
+After=network.target
+# An agent whose model ends it again and again is how a bad release is found out: systemd must not give up.
+StartLimitIntervalSec=0
+ConditionPathIsDirectory={identity}
+
+[Service]
+Type=notify
+WatchdogSec=90
+TimeoutStartFailureMode=abort
+User={user}
+Group={group}
+UMask=0027
+ExecStart={command}
+Restart=always
+RestartSec=2
+KillMode=mixed
+# A self-test that takes too much memory ends alone.
+OOMPolicy=continue
+{keep}
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+{devices}
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+LockPersonality=yes
+RestrictRealtime=yes
+RestrictNamespaces=yes
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+# The self-test locks itself in.
+SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
+SystemCallErrorNumber=EPERM
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
 def unit_of(service: Service) -> str:
     """The text of the unit.
 
@@ -78,24 +130,17 @@ def unit_of(service: Service) -> str:
     )
     allowed = [f"DeviceAllow={device} rw" for device in service.devices]
     devices = ["DevicePolicy=closed", *allowed] if service.devices else ["PrivateDevices=yes"]
-    return "\n".join([
-        MARK, f"{FOLDER}{folder}", "[Unit]", "Description=Edgeloop agent", "After=network.target",
-        "# An agent whose model ends it again and again is how a bad release is found out: systemd must not give up.",
-        "StartLimitIntervalSec=0", f"ConditionPathIsDirectory={_plain(folder)}/identity", "",
-        "[Service]", "Type=notify", "WatchdogSec=90", "TimeoutStartFailureMode=abort",
-        f"User={service.user}", f"Group={service.group}", "UMask=0027",
-        f"ExecStart={' '.join(_quoted(_plain(word).replace('$', '$$')) for word in words)}",
-        "Restart=always", "RestartSec=2", "KillMode=mixed",
-        "# A self-test that takes too much memory ends alone.", "OOMPolicy=continue", *keep,
-        "NoNewPrivileges=yes", "CapabilityBoundingSet=", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes",
-        *devices, "ProtectKernelTunables=yes", "ProtectKernelModules=yes", "ProtectKernelLogs=yes",
-        "ProtectControlGroups=yes", "ProtectClock=yes", "ProtectHostname=yes", "ProtectProc=invisible",
-        "LockPersonality=yes", "RestrictRealtime=yes", "RestrictNamespaces=yes",
-        "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK", "SystemCallArchitectures=native",
-        "SystemCallFilter=@system-service", "# The self-test locks itself in.",
-        "SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self",
-        "SystemCallErrorNumber=EPERM", "", "[Install]", "WantedBy=multi-user.target", "",
-    ])  # fmt: skip
+    command = " ".join(_quoted(_plain(word).replace("$", "$$")) for word in words)
+    return _UNIT.format(
+        mark=MARK,
+        folder=f"{FOLDER}{folder}",
+        identity=f"{_plain(folder)}/identity",
+        user=service.user,
+        group=service.group,
+        command=command,
+        keep="\n".join(keep),
+        devices="\n".join(devices),
+    )
 
 
 def users_of(service: Service) -> str:
@@ -209,15 +254,17 @@ def _check(service: Service) -> None:
     closed = next((place for place in CLOSED if _under(service.program, place)), "")
     if closed and not service.image:
         raise UsageError(
-            f"{service.program} lies under {closed}, where the service cannot see it", subject=str(service.program),
+            f"{service.program} lies under {closed}, where the service cannot see it",
+            subject=str(service.program),
             hint="python3 -m venv /opt/edgeloop, /opt/edgeloop/bin/pip install edgeloop, and this command from there",
-        )  # fmt: skip
+        )
     closed = next((place for place in CLOSED if _under(service.directory, place)), "")
     if closed:
         raise UsageError(
-            f"--dir {service.directory} lies under {closed}, where the service cannot see it", subject="--dir",
+            f"--dir {service.directory} lies under {closed}, where the service cannot see it",
+            subject="--dir",
             hint="move it to /var/lib/edge-agent",
-        )  # fmt: skip
+        )
 
 
 def _check_system(service: Service, action: str) -> None:

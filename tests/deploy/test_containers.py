@@ -21,7 +21,7 @@ import yaml
 
 from cloud_hub.app import routers
 from cloud_hub.config import BrokerConfig, HubConfig
-from edge_agent.cli import build_parser
+from edge_agent.cli_arguments import build_parser
 from tests.support.commands import call
 
 ROOT = Path(__file__).parents[2]
