@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import paho.mqtt.client as mqtt
@@ -31,15 +31,7 @@ from edge_agent.telemetry.spool import Database, Record, Series, Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.messages import (
-    Command,
-    CommandKeys,
-    Envelope,
-    Notify,
-    Receipt,
-    Status,
-    decode_control,
-)
+from fleet.protocol.messages import Command, CommandKeys, Envelope, Notify, Receipt, Status, decode_control
 from fleet.protocol.resolve import spread_delay
 
 log = logging.getLogger(__name__)
@@ -391,8 +383,7 @@ class Uplink:
     def _topic(self, leaf: topics.Leaf) -> str:
         return topics.uplink(self._link.device_id, leaf, self._link.endpoint.prefix)
 
-    def _status(self, state: str) -> bytes:
-        said = Status(
-            state=state, session=self._session, at=self._clock(), agent=self._link.agent, instance=self._instance  # type: ignore[arg-type]
-        )  # fmt: skip
+    def _status(self, state: Literal["online", "lost"]) -> bytes:
+        now, link = self._clock(), self._link
+        said = Status(state=state, session=self._session, at=now, agent=link.agent, instance=self._instance)
         return encode_json(said)

@@ -71,7 +71,6 @@ UNFORMATTED = {
     "cloud_hub/store": 6,
     "cloud_hub/training": 15,
     "cloud_hub/trust": 8,
-    "edge_agent/mqtt": 1,
     "edge_agent/serving": 2,
     "edge_agent/update": 7,
     "fleet/api": 2,
