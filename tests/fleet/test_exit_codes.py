@@ -31,6 +31,7 @@ SAME = {  # names of errors that mean the same in each room
     "ForbiddenError": Exit.NOT_ALLOWED,
     "ConflictError": Exit.CONFLICT,
     "UnreachableError": Exit.UNREACHABLE,
+    "KeptError": Exit.UNREACHABLE,
     "HaltedError": Exit.HALTED,
     "LateError": Exit.LATE,
     "DeadlineError": Exit.LATE,
