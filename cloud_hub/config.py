@@ -163,7 +163,8 @@ class InferenceConfig(Section):
     `devices` run the models: `cpu`, or `cuda:0` and so on, which need `onnxruntime-gpu`. Up to `callers` verified
     tokens and `releases` are kept in memory. All bodies together hold up to `in_flight` bytes.
 
-    With `grpc_port` the same is answered over gRPC (extra `[grpc]`), up to `grpc_calls` calls at a time."""
+    With `grpc_port` the same is answered over gRPC (extra `[grpc]`), up to `grpc_calls` calls at a time; where as many
+    messages of `[limits] infer_body` would be more than an eighth of the machine's memory, fewer, at least 8."""
 
     models: int = 8
     batch_rows: int = 64

@@ -22,6 +22,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import STATUS
 from fleet.rpc import Certificate, Refusal
 from fleet.rpc.loading import load_server
+from fleet.rpc.room import calls_within, memory_bytes
 from fleet.serving import ByteBudget
 
 if TYPE_CHECKING:
@@ -133,7 +134,6 @@ def make_rpc_server(config: HubConfig, inference: HubInference) -> Server | None
     if config.tls:
         certificate = Certificate(config.server_certificate.read_bytes(), config.server_key.read_bytes())
     address = str(endpoint if endpoint.host else endpoint._replace(host="::"))
-    return found(
-        inference, address, message_limit=config.limits.infer_body + FRAME, certificate=certificate,
-        calls=config.inference.grpc_calls,
-    )  # fmt: skip
+    message = config.limits.infer_body + FRAME
+    calls = calls_within(memory_bytes(), message, config.inference.grpc_calls)
+    return found(inference, address, message_limit=message, certificate=certificate, calls=calls)

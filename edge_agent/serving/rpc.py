@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +15,14 @@ from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.rpc import Refusal
 from fleet.rpc.loading import load_server
+from fleet.rpc.room import calls_within, memory_bytes
 from fleet.runtimes.cost import BODY_LIMIT
 from fleet.serving import ByteBudget
 
 if TYPE_CHECKING:
     from fleet.rpc.server import Server
 
-CALLS, LEAST = 64, 8  # at a time
-SHARE = 8  # of the machine's memory, the part that messages may take which nobody has counted yet
+CALLS = 64  # at a time, where the memory allows
 FRAME = 64 << 10  # bytes around the tensors of the largest request
 MESSAGE = BODY_LIMIT + FRAME
 
@@ -104,16 +103,8 @@ def make_rpc_server(config: AgentConfig, inference: AgentInference) -> Server:
     if not is_loopback(config.host):
         raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
     host = f"[{config.host}]" if ":" in config.host else config.host
-    calls = calls_within(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    calls = calls_within(memory_bytes(), MESSAGE, CALLS)
     return found(inference, f"{host}:{config.grpc_port}", message_limit=MESSAGE, calls=calls)
-
-
-def calls_within(memory: int) -> int:
-    """How many calls may run at a time on a machine with so many bytes of memory.
-
-    gRPC reads a message whole before the budget of bytes in flight can refuse it, so a small machine takes fewer.
-    """
-    return max(LEAST, min(CALLS, memory // SHARE // MESSAGE))
 
 
 def open_rpc(

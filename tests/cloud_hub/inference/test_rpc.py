@@ -7,12 +7,14 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cloud_hub.app import create_app, inference_services
+from cloud_hub.config import HubConfig, InferenceConfig
 from cloud_hub.errors import ConflictError, HubError
 from cloud_hub.inference import rpc
 from cloud_hub.inference.rpc import make_rpc_server
@@ -104,3 +106,16 @@ def test_what_cannot_be_read_is_counted_for_its_release(tmp_path: Path) -> None:
     }
     assert failed == {1: 1, 2: 0}
     parts.close()
+
+
+@pytest.mark.parametrize(("memory", "calls"), [(1 << 30, 8), (16 << 30, 63), (1 << 40, 1024)])
+def test_what_calls_may_hold_is_a_part_of_the_memory(
+    memory: int, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = HubConfig(directory=tmp_path, tls=False, inference=InferenceConfig(grpc_port=0))
+    monkeypatch.setattr(rpc, "memory_bytes", lambda: memory)
+    made: dict[str, Any] = {}
+    monkeypatch.setattr(rpc, "load_server", lambda: lambda *_, **bounds: made.update(bounds))
+    make_rpc_server(config, cast(Any, None))
+    assert made["calls"] == calls
+    assert made["message_limit"] == config.limits.infer_body + rpc.FRAME

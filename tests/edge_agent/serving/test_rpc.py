@@ -15,7 +15,7 @@ import pytest
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, LateError, UsageError
-from edge_agent.serving.rpc import CALLS, LEAST, MESSAGE, AgentInference, calls_within, make_rpc_server, open_rpc
+from edge_agent.serving.rpc import AgentInference, make_rpc_server, open_rpc
 from fleet.protocol.channel import ModelEntry, Routing
 from fleet.rpc import messages
 from fleet.rpc.server import Server
@@ -182,9 +182,3 @@ def test_the_deadline_of_the_call_is_one_of_the_request(device: Device, monkeypa
     device.ask(SURE, deadline_ms=70_000.0)
     least, most = 50_000, 65_000  # grpc rounds a time-out up
     assert least < seen[0] < most and seen[1] == 50_000 and least < seen[2] < most
-
-
-@pytest.mark.parametrize(("memory", "calls"), [(256 << 20, LEAST), (4 << 30, 15), (64 << 30, CALLS)])
-def test_messages_that_nobody_has_counted_fit_the_machine(memory: int, calls: int) -> None:
-    assert calls_within(memory) == calls
-    assert calls == LEAST or calls * MESSAGE <= memory / 8
