@@ -124,7 +124,9 @@ class Agent:
         self.auditor = Auditor(self.audits, self.recorder)
         show_audits(self.metrics, lambda: self.auditor.dropped)
         endpoint = Endpoint(self.cloud, self.remotes.server)
-        self.engine = Engine(self.slots, self.policies, endpoint, Afterwards(self.recorder))
+        self.afterwards = Afterwards(self.recorder)
+        self.recorder.settle = self.metrics.settle = self.slots.before_swap = self.afterwards.tell
+        self.engine = Engine(self.slots, self.policies, endpoint, self.afterwards)
 
     def _update(self) -> None:
         """What pulls releases, and what tries them beside those that serve."""
@@ -207,10 +209,12 @@ class Agent:
 
     async def _start(self) -> None:
         """Serve what is installed, and let the process be as small as it can be from then on."""
+        self.slots.tidy = memory.nothing  # once, at the end of the start
         await self.updater.start()
         self._started = True
         self._prepare_calls()
         memory.freeze()
+        self.slots.tidy = memory.give_back
         await asyncio.to_thread(memory.give_back)  # what the start needed
 
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -265,6 +269,7 @@ class Agent:
 
     def _looked(self, looked: Looked) -> None:
         """A look at the hub ended, or what the last one gave was read from the disk."""
+        self.afterwards.tell()  # of requests that the channel before this one had
         self.policies.apply(looked.channel)
         if looked.channel is not None:  # here and now: the fetches that this look begins are bound by it
             self.budget.limit = looked.channel.fetching.bytes_per_day

@@ -29,6 +29,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run_agent(config: AgentConfig, redact: str) -> int:
     """Run until SIGTERM or SIGINT."""
+    from edge_agent.host import memory
+
+    memory.begin()
     from edge_agent.agent import Agent
 
     faulthandler.enable(2)  # a model may end the process by a signal: the log then says where

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -85,7 +84,8 @@ class Served:
         self.body_limit = body_limit(release.manifest)
         self.costs = run_costs()
         self.statistics = Statistics()
-        self._rows_of = release.manifest.inputs[0].name if all(i.batched for i in release.manifest.inputs) else None
+        self.batched = all(i.batched for i in release.manifest.inputs)  # each input's first axis counts rows
+        self._rows_of = release.manifest.inputs[0].name if self.batched else None
         self._times: deque[float] = deque(maxlen=TIMED)
 
     def cost_s(self, inputs: Arrays) -> float:
@@ -150,8 +150,9 @@ class Served:
         )
 
     def typical_s(self) -> float:
-        """The median of its latest run times, in seconds; 0 where nothing ran here yet."""
-        return median(self._times) if self._times else 0.0
+        """The (upper) median of its latest run times, in seconds; 0 where nothing ran here yet."""
+        times = sorted(self._times)
+        return times[len(times) // 2] if times else 0.0
 
     def count(self, *, failed: bool) -> None:
         """A request ended, well or badly; what probation is judged by."""
@@ -202,6 +203,8 @@ class Slots:
     ) -> None:
         self._runtime_for = runtime_for
         self._loads = Loads(load_wall_s, Served.release_reference)
+        self.tidy: Callable[[], None] = memory.give_back  # after a swap, in a thread
+        self.before_swap: Callable[[], None] = lambda: None  # what was finished counts for the release that it had
         self._slots: dict[str, Slot] = {}
 
     async def activate(
@@ -222,12 +225,13 @@ class Slots:
                 shadow = await self._reuse_or_load(slot, previous)
             except (ActivationError, UnreadableError) as error:
                 log.warning("model %s: previous release %d stays unloaded: %s", release.model, previous.number, error)
+        self.before_swap()
         old = (slot.active, slot.previous)
         slot.active, slot.previous, slot.pairing = fresh, shadow, pairing
         for served in old:
             if served is not None:
                 served.release_reference()
-        await asyncio.to_thread(memory.give_back)
+        await asyncio.to_thread(self.tidy)
         log.info("model %s serves release %d (%s)", release.model, release.number, release.variant.name)
 
     async def deactivate(self, model: str) -> None:

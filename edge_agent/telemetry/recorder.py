@@ -22,6 +22,7 @@ from edge_agent.serving.audit import Audited, Job
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Outcome, Refused
 from edge_agent.serving.policy import Policies
+from edge_agent.serving.router import EDGE
 from edge_agent.serving.slots import Arrays, Served, Slots
 from edge_agent.shadow.child import Answered
 from edge_agent.shadow.copies import Copies, Copy
@@ -35,11 +36,11 @@ from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import REFUSALS, ProtocolError
 from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport, Window
-from fleet.protocol.sketch import Encoder
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
+_EDGE = ("edge",)  # the counters of a plain answer
 LARGEST = TELEMETRY_LIMIT - 512  # bytes of a record's body: the envelope needs its share
 
 
@@ -81,6 +82,7 @@ class Recorder:
         self._flush = asyncio.Event()
         self._offer_audit, self._spooled, self._sampled = audit, spooled, sampled
         self.copies = Copies()
+        self.settle: Callable[[], None] = lambda: None  # brings in what is finished and not yet told (`Afterwards`)
         self._observe = metrics.histogram("edge_inference_duration_seconds", "Whole request.", ("model", "served_by"))
         self._requests = metrics.counter(
             "edge_inference_requests_total", "Answered and failed requests.", ("model", "served_by", "degraded")
@@ -101,36 +103,45 @@ class Recorder:
 
     def finished(self, outcome: Outcome) -> None:
         """Count a request, offer its input to the sketch, and perhaps keep a sample."""
-        self._finished(outcome, *self._window(outcome.model, outcome.release, outcome.variant))
+        self.finished_together((outcome,))
 
     def finished_together(self, outcomes: Sequence[Outcome]) -> None:
-        """Like `finished`, for those of one turn of the event loop: the window of a release is looked up once."""
-        windows: dict[tuple[str, int, str], tuple[Builder, Encoder | None]] = {}
+        """Like `finished`, for several at once, in their order: what they share is looked up once."""
+        windows: dict[tuple[str, int, str], tuple[Builder, Served | None]] = {}
         for outcome in outcomes:
             about = outcome.model, outcome.release, outcome.variant
             found = windows.get(about)
             if found is None:
                 found = windows[about] = self._window(*about)
             self._finished(outcome, *found)
+        channel = self._policies.channel
+        if channel is not None:
+            for builder, _ in windows.values():
+                if builder.counters["requests"] >= channel.telemetry.window_requests:
+                    self._flush.set()
 
-    def _finished(self, outcome: Outcome, builder: Builder, encoder: Encoder | None) -> None:
-        verdict = outcome.verdict
+    def _finished(self, outcome: Outcome, builder: Builder, served: Served | None) -> None:
+        verdict, scores = outcome.verdict, outcome.scores
         self._observe(outcome.latency_s, outcome.model, verdict.served_by)
         self._requests(outcome.model, verdict.served_by, "true" if verdict.degraded else "false")
-        if verdict.fallback_reason:
-            self._fallbacks(verdict.fallback_reason)
-        builder.request(outcome.latency_s, _marks(outcome))
-        if outcome.refused and verdict.served_by == "nobody":
-            builder.refusal(outcome.refused)
-            self._refusals(outcome.model, outcome.refused)
-        builder.scores(outcome.scores.confidence, outcome.scores.classes, outcome.scores.values)
-        self._draw(builder, outcome)
-        self._sampler.offer(outcome, encoder)
+        if verdict is EDGE and not outcome.ready and not outcome.local_failed:  # of nearly all requests
+            builder.request(outcome.latency_s, _EDGE)
+        else:
+            self._not_plain(outcome, builder)
+        builder.scores(scores.confidence, scores.classes, scores.values)
+        self._draw(builder, outcome, served)
+        self._sampler.offer(outcome, served.encoder if served is not None else None)
         if outcome.model in self.copies.wanted:
             self.copies.offer(outcome)
-        channel = self._policies.channel
-        if channel is not None and builder.counters["requests"] >= channel.telemetry.window_requests:
-            self._flush.set()
+
+    def _not_plain(self, outcome: Outcome, builder: Builder) -> None:
+        """Count a request that did not end as an undisturbed answer of the device's own."""
+        if outcome.verdict.fallback_reason:
+            self._fallbacks(outcome.verdict.fallback_reason)
+        builder.request(outcome.latency_s, _marks(outcome))
+        if outcome.refused and outcome.verdict.served_by == "nobody":
+            builder.refusal(outcome.refused)
+            self._refusals(outcome.model, outcome.refused)
 
     def refused(self, refused: Refused) -> None:
         """Count a request that was refused, with its reason: nobody answered it."""
@@ -207,27 +218,31 @@ class Recorder:
 
     def offered(self, outcome: Outcome, requests: float, rows: float) -> None:
         """Sketch a request that has been counted, and perhaps keep it; it stands for `requests` ones of `rows` rows."""
-        builder, encoder = self._window(outcome.model, outcome.release, outcome.variant)
-        self._draw(builder, outcome, requests * rows)
-        self._sampler.offer(outcome, encoder, requests)
+        builder, served = self._window(outcome.model, outcome.release, outcome.variant)
+        self._draw(builder, outcome, served, requests * rows)
+        self._sampler.offer(outcome, served.encoder if served is not None else None, requests)
         if outcome.model in self.copies.wanted:
             self.copies.offer(outcome)
 
-    def _draw(self, builder: Builder, outcome: Outcome, weight: float = 1.0) -> None:
-        if outcome.inputs:
+    def _draw(self, builder: Builder, outcome: Outcome, served: Served | None, weight: float = 1.0) -> None:
+        rows = outcome.inputs
+        if not rows:
+            return
+        if served is None or not served.batched:
             batched = self._sampler.batched(outcome)
-            rows = {name: array if batched(name) else array[None] for name, array in outcome.inputs.items()}
-            self._windows.draw(builder, rows, weight)
+            rows = {name: array if batched(name) else array[None] for name, array in rows.items()}
+        self._windows.draw(builder, rows, weight)
 
-    def _window(self, model: str, release: int, variant: str) -> tuple[Builder, Encoder | None]:
-        """The window of a request that a release answered or refused (0: none was here), and what sketches it."""
+    def _window(self, model: str, release: int, variant: str) -> tuple[Builder, Served | None]:
+        """The window of a request that a release answered or refused (0: none was here), and the release, while it
+        serves."""
         slot = self._slots.slot(model)
         served = slot.active if slot is not None else None
         if served is not None and served.release.number != release:
             served = None
         pairing = pair_key(slot.pairing) if slot is not None and release else None
         key = Key(model, release, variant, self._policies.entry(model).audit.auditor, pairing)
-        return self._builder(key, served), served.encoder if served is not None else None
+        return self._builder(key, served), served
 
     def _builder(self, key: Key, served: Served | None) -> Builder:
         now = self._clock()
@@ -295,6 +310,7 @@ class Recorder:
                 self._flush.clear()
                 await self._step()
         finally:
+            self.settle()
             self._closed += self._windows.take_all()
             builders, self._closed = self._closed, []
             now = self._clock()
@@ -302,10 +318,12 @@ class Recorder:
 
     async def flush(self) -> None:
         """Close every window now."""
+        self.settle()
         self._closed += self._windows.take_all()
         await self._step()
 
     async def _step(self) -> None:
+        self.settle()
         now = self._clock()
         channel = self._policies.channel
         if channel is not None:

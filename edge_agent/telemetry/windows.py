@@ -92,12 +92,13 @@ class Builder:
 
     def request(self, latency_s: float, marks: Iterable[str]) -> None:
         """Count one request; `marks` are counters to raise besides `requests`."""
-        us = int(latency_s * 1e6)
-        self.counters["requests"] += 1
-        self.counters["latency_us_sum"] += us
-        self._latency[min(max(us, 1).bit_length() - 1, LATENCY_BUCKETS - 1)] += 1
+        us, counters = int(latency_s * 1e6), self.counters
+        counters["requests"] += 1
+        counters["latency_us_sum"] += us
+        place = us.bit_length() - 1 if us > 1 else 0
+        self._latency[place if place < LATENCY_BUCKETS else -1] += 1
         for mark in marks:
-            self.counters[mark] += 1
+            counters[mark] += 1
 
     def refusal(self, word: str, tensor: str = "", place: int = -1) -> None:
         """Say why the request that was just counted was refused; `tensor` and `place` as in `RefusalError`."""
@@ -109,9 +110,11 @@ class Builder:
         self, confidences: Iterable[float], classes: Iterable[int], values: Iterable[Sequence[float]] = ()
     ) -> None:
         """Count the rows of an answer; `values` are the numbers of each, where they are what windows summarise."""
-        self._values.add(values)
+        if values != ():
+            self._values.add(values)
         for value in confidences:
-            self._confidence[min(max(int(value * CONFIDENCE_BINS), 0), CONFIDENCE_BINS - 1)] += 1
+            place = int(value * CONFIDENCE_BINS)
+            self._confidence[place if 0 <= place < CONFIDENCE_BINS else 0 if place < 0 else -1] += 1
         for index in classes:
             if 0 <= index < len(self._classes):
                 self._classes[index] += 1

@@ -76,8 +76,7 @@ class HotProtocol(BoundedProtocol):
         ):
             return
         between, self._messages = self._between, 0
-        self._raw += len(data)
-        rest = data
+        rest, self._raw = data, self._raw + len(data)
         while rest:
             try:
                 self.parser.feed_data(rest)
@@ -111,12 +110,17 @@ class HotProtocol(BoundedProtocol):
             return False
         self._raw, self._began = 0, self.loop.time()
         request = head.request(self._began)
-        exchange = self._begun(request, head.size, keep=True)
-        if exchange is None:
+        found, budget = self.shared.route.begin(request), self.shared.budget
+        if found is None:
             return False
+        if self.cycle.response_complete and type(found) is int and head.size <= found and budget.fits(head.size):
+            exchange = self.cycle = Exchange(request, found, keep_alive=True)  # nearly always: it waits for no other
+            exchange.more_body, run = False, self._run
+        else:
+            exchange, run = self._entered(request, head.size, found, keep=True), self._whole
         if exchange.reply is None:  # the size has been checked
             request.body, exchange.size = data[len(head.data) :], head.size
-        self._whole(exchange)
+        run(exchange)
         return True
 
     def _without_offer(self) -> bytes:
@@ -191,8 +195,12 @@ class HotProtocol(BoundedProtocol):
             refused: its answer, where its head is no good.
         """
         found = self.shared.route.begin(request) if refused is None else refused
-        if found is None:
-            return None
+        return None if found is None else self._entered(request, size, found, keep=keep, expects=expects)
+
+    def _entered(
+        self, request: Request, size: int, found: int | Reply, *, keep: bool, expects: bool = False
+    ) -> Exchange:
+        """The exchange of a request for which the route has `found` a limit or an answer, in its place among others."""
         if type(found) is int:
             found = self._check_length(request, size, found)
         exchange = Exchange(request, found if type(found) is int else 0, keep_alive=keep)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import ActivationError, InferenceError, LateError, NotFoundError
 from edge_agent.serving.cloud import CloudError
-from edge_agent.serving.outcomes import Afterwards
+from edge_agent.serving.outcomes import HELD, SEVERAL, Afterwards
 from fleet.protocol import oip
 from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Sampling, Telemetry
 from fleet.protocol.codec import decode_msgpack
@@ -530,7 +530,8 @@ def test_what_is_recorded_keeps_no_answer_waiting(agent):
         agent.engine._observer = Afterwards(agent.recorder)
         answers = [agent.engine.answer("tiny", "", asked(SURE)) for _ in range(3)]
         assert heard == [] and all(answer.parameters["served_by"] == "edge" for answer in answers)
-        await asyncio.sleep(0)
+        while len(heard) < 3:  # soon after, by itself
+            await asyncio.sleep(0)
         assert [outcome.verdict.served_by for outcome in heard] == ["edge"] * 3
         with pytest.raises(MalformedError):
             await agent.ask(np.zeros((1, 5), np.float32))
@@ -538,6 +539,42 @@ def test_what_is_recorded_keeps_no_answer_waiting(agent):
 
     asyncio.run(scenario())
     assert windows(agent)[0].refusals == {"shape": 1}
+
+
+def test_what_waits_to_be_recorded_is_bounded_in_number_and_bytes(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent), None, None)
+        told = []
+        agent.recorder.finished_together = lambda outcomes: told.append(len(outcomes))
+        agent.engine._observer = Afterwards(agent.recorder)
+        for _ in range(SEVERAL):
+            await agent.ask(SURE)
+        assert told == []  # no answer waits for it
+        await asyncio.sleep(0)
+        assert told == [SEVERAL]
+        await agent.ask(np.repeat(SURE, HELD // SURE.nbytes, axis=0))
+        await asyncio.sleep(0)
+        assert told == [SEVERAL, 1]
+
+    asyncio.run(scenario())
+
+
+def test_who_closes_windows_shows_figures_or_swaps_hears_of_all_requests_before(agent):
+    async def scenario():
+        await agent.slots.activate(release(agent, 1), None, None)
+        agent.engine._observer = afterwards = Afterwards(agent.recorder)
+        agent.recorder.settle = agent.slots.before_swap = agent.metrics.settle = afterwards.tell
+        await agent.ask(SURE)
+        assert b'edge_inference_requests_total{model="tiny",served_by="edge",degraded="false"} 1' in (
+            agent.metrics.render()
+        )
+        await agent.ask(SURE)
+        await agent.slots.activate(release(agent, 2), None, None)
+        await agent.ask(SURE)
+        await agent.recorder.flush()
+
+    asyncio.run(scenario())
+    assert {window.release: window.counters["requests"] for window in windows(agent)} == {1: 2, 2: 1}
 
 
 def test_requests_of_one_turn_are_recorded_as_one_by_one(tmp_path):

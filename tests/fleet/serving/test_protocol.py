@@ -315,7 +315,7 @@ def test_malformed_requests_are_counted_not_logged_one_by_one(caplog):
         listener.later(0)
 
     run(scenario)
-    assert [record.getMessage() for record in caplog.records if "malformed" in record.getMessage()] == [
-        "50 malformed requests were refused"
-    ]
+    told = [record.getMessage() for record in caplog.records if "malformed" in record.getMessage()]
+    assert sum(int(line.removesuffix(" malformed requests were refused")) for line in told) == 50
+    assert len(told) < 25  # one for each second that it took
     assert "Invalid HTTP" not in caplog.text
