@@ -31,11 +31,11 @@ def run_agent(config: AgentConfig, redact: str) -> int:
     """Run until SIGTERM or SIGINT."""
     from edge_agent.host import memory
 
-    memory.begin()
-    from edge_agent.agent import Agent
-
     faulthandler.enable(2)  # a model may end the process by a signal: the log then says where
     with only_one(config.dir):
+        memory.begin()
+        from edge_agent.agent import Agent
+
         asyncio.run(Agent(config, load_redaction(redact)).run())
     return 0
 

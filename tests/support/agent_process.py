@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -55,16 +56,20 @@ def enrolled(directory: Path, *, hub: str = "http://127.0.0.1:9", mqtt_port: int
 
 @contextlib.contextmanager
 def running(
-    directory: Path, *arguments: str, python: str = sys.executable, code: Path = ROOT
+    directory: Path,
+    *arguments: str,
+    python: str = sys.executable,
+    code: Path = ROOT,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`edge-agent run` as a process of `python`, of the packages in the folder `code`; gives it and its
-    address once it listens."""
+    """`edge-agent run` as a process of `python`, of the packages in the folder `code`, with `environment`
+    beside this process's; gives it and its address once it listens."""
     (directory / "run.json").unlink(missing_ok=True)
     process = subprocess.Popen(
         [python, "-m", "edge_agent.main", "run", "--dir", str(directory), *arguments],
         cwd=ROOT if code == ROOT else directory,  # -m finds packages in the working directory first
         stderr=(directory / "log").open("ab"),
-        env={**os.environ, "PYTHONPATH": str(code)},
+        env={**os.environ, "PYTHONPATH": str(code), **environment},
     )
     try:
         deadline = time.monotonic() + 120
