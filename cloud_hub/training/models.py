@@ -51,8 +51,8 @@ class Made:
 
 
 def weights_in_file(released: bytes, adapted: Adapted) -> dict[str, Array]:
-    """A network's weights and buffers by name, the weights as a LiteRT file of the release before holds them; none
-    where it does not."""
+    """A network's weights and buffers by name, the weights as a file of the release before holds them; none where it
+    does not."""
     from model_compiler.build.adapting import original
     from model_compiler.build.weights import weights_of
     from model_compiler.inputs.sources import example_of

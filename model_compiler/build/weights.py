@@ -1,9 +1,9 @@
-"""A torch module's weights as a released LiteRT file holds them: how a retrain goes on where nothing else was kept.
+"""A torch module's weights as a released file holds them: how a retrain goes on where nothing else was kept.
 
-A converter keeps no parameter's name, and moves their axes about. So every single weight is given a number of its own,
-and the module is converted: where a number comes out, the weight lies. What the released file has in that place,
-multiplied by its scale, is the weight. Weights that the converter computes with (a batch norm's, folded into the layer
-before) come out as other numbers, and nothing is read.
+A converter need not keep a parameter's name, and moves their axes about. So every single weight is given a number of
+its own, and the module is converted: where a number comes out, the weight lies. What the released file has in that
+place, multiplied by its scale, is the weight. Weights that the converter computes with (a batch norm's, folded into the
+layer before) come out as other numbers, and nothing is read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from model_compiler.build import grid, litert
+from model_compiler.build import grid, litert, onnx, qdq
 from model_compiler.errors import TargetError
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ LITERT = b"TFL3"  # a LiteRT file's identifier, its bytes from the fourth on
 def weights_of(
     released: bytes, module: torch.nn.Module, wrapped: torch.nn.Module, example: tuple[torch.Tensor, ...]
 ) -> dict[str, Array]:
-    """The parameters of `module` by name, from a LiteRT file that was made of it with whatever weights it had.
+    """The parameters of `module` by name, from a file that was made of it with whatever weights it had.
 
     Args:
-        released: the file, quantized or in single precision; any other gives nothing.
+        released: the file, LiteRT or ONNX, quantized or in single precision; any other gives nothing.
         module: the network. Its weights are changed on the way and are as they were in the end.
         wrapped: what is converted: `module`, or one around it that shares its weights.
         example: one sample of each input, by place.
@@ -44,7 +44,11 @@ def weights_of(
 
     own = {name: value for name, value in module.named_parameters() if value.dtype == torch.float32}
     sizes = [value.numel() for value in own.values()]
-    if released[4:8] != LITERT or not own or sum(sizes) > MOST or len(own) != len(list(module.parameters())):
+    if not released or not own or sum(sizes) > MOST or len(own) != len(list(module.parameters())):
+        return {}
+    convert, read = (litert.convert, grid.constants) if released[4:8] == LITERT else (onnx.export, qdq.constants)
+    held = read(released)
+    if held is None:
         return {}
     kept = {name: value.detach().clone() for name, value in own.items()}
     try:
@@ -52,25 +56,23 @@ def weights_of(
             for (_, value), end in zip(own.items(), np.cumsum(sizes), strict=True):
                 numbers = torch.arange(FIRST + int(end) - value.numel(), FIRST + int(end), dtype=torch.float32)
                 value.copy_(numbers.reshape(value.shape))
-        numbered = litert.convert(wrapped, example)
+        numbered = convert(wrapped, example)
     except TargetError:
         return {}
     finally:
         with torch.no_grad():
             for name, value in own.items():
                 value.copy_(kept[name])
-    flat = _read(grid.constants(released), grid.constants(numbered), sum(sizes))
+    flat = _read(held, read(numbered), sum(sizes))
     if flat is None:
         return {}
     parts = np.split(flat, np.cumsum(sizes)[:-1])
     return {name: part.reshape(value.shape) for (name, value), part in zip(own.items(), parts, strict=True)}
 
 
-def _read(
-    released: dict[str, grid.Constant] | None, numbered: dict[str, grid.Constant] | None, count: int
-) -> Array | None:
+def _read(released: dict[str, grid.Constant], numbered: dict[str, grid.Constant] | None, count: int) -> Array | None:
     """All weights (count,) in the order of their numbers; None unless each is found, and is the same wherever it is."""
-    if released is None or numbered is None:
+    if numbered is None:
         return None
     flat = np.full(count, np.nan, np.float32)
     for name, constant in numbered.items():

@@ -13,7 +13,7 @@ from torch import nn
 
 from fleet.protocol.manifest import Gate, encode_manifest
 from model_compiler import metrics
-from model_compiler.build import grid, litert
+from model_compiler.build import grid, litert, onnx
 from model_compiler.build.artifacts import Artifact
 from model_compiler.build.prepared import prepare
 from model_compiler.build.targets import TARGETS
@@ -85,6 +85,24 @@ def test_a_network_gets_its_weights_back_from_the_file_that_was_made_of_it(files
         expected = value.detach().numpy()
         assert np.abs(found[key] - expected).max() <= step * np.abs(expected).max(), key
     assert set(found) == set(before) and all(torch.equal(value, before[key]) for key, value in other.named_parameters())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_network_gets_its_weights_back_from_an_onnx_file(student, precision: str) -> None:
+    x = stripes(8, seed=1).x
+    released = onnx.export(student, EXAMPLE, inputs=("image",), outputs=("scores",))
+    if precision == "int8":
+        released = onnx.quantize(released, "int8", x)
+        assert b"DequantizeLinear" in released
+    other = Net(4).eval()
+    found = weights_of(released, other, other, EXAMPLE)
+    assert set(found) == {name for name, _ in other.named_parameters()}
+    step = 0.0 if precision == "fp32" else 0.51 / 127
+    for key, value in student.named_parameters():
+        expected = value.detach().numpy()
+        assert np.abs(found[key] - expected).max() <= step * np.abs(expected).max(), key
+    assert weights_of(released, Net(6), Net(6).eval(), EXAMPLE) == {}
+    assert weights_of(released[:-900], other, other, EXAMPLE) == {}
 
 
 def test_a_file_of_another_network_gives_no_weights(files) -> None:
