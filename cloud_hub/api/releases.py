@@ -13,6 +13,7 @@ from cloud_hub.api.bodies import JsonBody, read_body
 from cloud_hub.api.openapi import errors, takes
 from cloud_hub.api.params import KeyPath, NumberPath
 from cloud_hub.trust import models
+from cloud_hub.trust.manifest_patches import keep_manifest_patches
 from fleet.api.releases import (
     OutsideSignature,
     PublishedRelease,
@@ -51,6 +52,7 @@ async def publish(
         note=x_note,
         ends_monitoring=end_monitoring,
     )
+    await run_in_threadpool(keep_manifest_patches, hub, model, row.number)
     return PublishedRelease.model_validate(row)
 
 

@@ -30,6 +30,7 @@ from cloud_hub.training.gate import MARGIN
 from cloud_hub.training.handed import RELEASE
 from cloud_hub.training.work import ENTRY
 from cloud_hub.trust.checks import cloud_variant
+from cloud_hub.trust.manifest_patches import keep_manifest_patches
 from cloud_hub.trust.rows import get_model, get_release, interface_release
 from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
@@ -134,6 +135,7 @@ def _publish(running: Running, manifest: bytes) -> int:
     if reserved:
         note = f"retrained on snapshot {running.saved['snapshot'][:12]}"
         hub.publisher.publish_release(model, manifest, actor=actor, note=note, number=number)
+        keep_manifest_patches(hub, model, number)
     return number
 
 

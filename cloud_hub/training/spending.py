@@ -1,7 +1,7 @@
 """A retrain under a byte budget: as many of the student's weights change as devices can pay for.
 
-The budget is what a device with the release before fetches for the new one: manifest, patch of the self-test, patch
-of its model file. It is met by making that patch, and less is changed until it fits.
+The budget is what a device with the release before fetches for the new one: patches of the manifest, of the self-test
+and of its model file. It is met by making that patch, and less is changed until it fits.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from fleet.protocol.manifest import Manifest, Variant, encode_manifest
 from fleet.protocol.manifest_detail import without_detail
 from model_compiler.inputs.former_release import Former
 
+VERDICTS = 0.3  # of a manifest's bytes: its patch, which brings hashes and figures
 ANSWERS = 0.3  # of a self-test's bytes: its patch, as long as it asks the same inputs
 TRIES = 6
 AIM = 0.9  # of what is left after a patch was too large
@@ -39,7 +40,8 @@ class Budget:
     def beside(self) -> int:
         """About what an update takes beside the model file's patch."""
         bare = without_detail(self.former.manifest, self.former.manifest.selftest.blob)
-        return len(encode_manifest(bare)) + int(ANSWERS * self.former.manifest.selftest.blob.size)
+        vectors = self.former.manifest.selftest.blob.size
+        return int(VERDICTS * len(encode_manifest(bare))) + int(ANSWERS * vectors)
 
 
 def budget_of(request: RunRequest, current: Released | None, limit: int) -> Budget:

@@ -6,6 +6,7 @@ looks for its blobs once more: it is either named before, or refused.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 
 from sqlmodel import Session, select
@@ -56,6 +57,8 @@ def collect(hub: Hub) -> int:
 
 
 def named_blobs(session: Session) -> set[str]:
-    """The hashes of all blobs that releases name, published or not."""
-    manifests = session.exec(select(Release.manifest)).all()
-    return {blob.sha256 for manifest in manifests if manifest for blob in decode_manifest(manifest).blobs()}
+    """The hashes of all blobs that releases name, published or not, and of their manifests: patches lie between these,
+    too."""
+    manifests = [manifest for manifest in session.exec(select(Release.manifest)) if manifest]
+    blobs = {blob.sha256 for manifest in manifests for blob in decode_manifest(manifest).blobs()}
+    return blobs | {hashlib.sha256(manifest).hexdigest() for manifest in manifests}

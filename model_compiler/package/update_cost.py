@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def update_bytes(former: Former, new: Manifest, files: Mapping[str, bytes]) -> dict[str, int]:
-    """What a device fetches to go from a release to a new one, by edge variant: the manifest, and each file that it
-    lacks as a patch where there is a smaller one. The repository's signed metadata and the channel come on top.
+    """What a device fetches to go from a release to a new one, by edge variant: the manifest and each file that it
+    lacks, as a patch where that is smaller. The repository's signed metadata and the channel come on top.
 
     Args:
         former: the release that it has, with the same variant.
         new: the new one's manifest.
         files: its blobs by SHA-256.
     """
-    manifest = len(encode_manifest(new))
+    manifest = manifest_bytes(former.manifest, new)
     known = {variant.name: former.manifest.needed_for(variant) for variant in former.manifest.placed("edge")}
     changed = {after: before for before, after in pairs(former.manifest, new)}
     costs: dict[Blob, int] = {}
@@ -41,6 +41,12 @@ def update_bytes(former: Former, new: Manifest, files: Mapping[str, bytes]) -> d
         + sum(cost(blob) for blob in new.needed_for(variant) if blob not in known.get(variant.name, ()))
         for variant in new.placed("edge")
     }
+
+
+def manifest_bytes(old: Manifest, new: Manifest) -> int:
+    """What the new one's manifest costs a device that has the old one's: the hub has patches between them."""
+    before, after = encode_manifest(old), encode_manifest(new)
+    return min(len(after), len(build(before, after).patch))
 
 
 def written_patch(former: Former, name: str, module: torch.nn.Module, row: Sequence[Array]) -> int | None:

@@ -63,16 +63,22 @@ class Store:
         Raises:
             CorruptBlobError: it is missing or has changed. UnreadableError: it cannot be read now.
         """
-        path = self.manifests / f"{sha256}.json"
         try:
-            data = path.read_bytes()
-            if hashlib.sha256(data).hexdigest() != sha256:
-                raise CorruptBlobError(f"manifest {sha256[:12]} does not have that hash", subject=sha256)
-            return decode_manifest(data)
-        except (FileNotFoundError, ProtocolError) as error:
+            return decode_manifest(self.manifest_bytes(sha256))
+        except ProtocolError as error:
+            raise CorruptBlobError(f"manifest {sha256[:12]} is of no use: {error}", subject=sha256) from error
+
+    def manifest_bytes(self, sha256: str) -> bytes:
+        """The same as it was signed; raises like `manifest`."""
+        try:
+            data = (self.manifests / f"{sha256}.json").read_bytes()
+        except FileNotFoundError as error:
             raise CorruptBlobError(f"manifest {sha256[:12]} is of no use: {error}", subject=sha256) from error
         except OSError as error:
             raise UnreadableError(f"manifest {sha256[:12]} cannot be read: {error}", subject=sha256) from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise CorruptBlobError(f"manifest {sha256[:12]} does not have that hash", subject=sha256)
+        return data
 
     def open(self, model: str, held: Held, former: Held | None = None) -> InstalledRelease:
         """The release, with every blob that serving needs hashed once more; `former` is what it replaces.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import math
 import os
 import sys
@@ -68,7 +69,7 @@ def fetch_delta(
     except DeltaError:
         patch.remove()
         raise
-    except (DiskFullError, ProtocolError, OSError, ValueError, _zstd().ZstdError) as error:
+    except (DiskFullError, ProtocolError, OSError, ValueError, zstd().ZstdError) as error:
         patch.remove()
         raise DeltaError(f"the delta from {held[:12]} is of no use: {error}", subject=blob.sha256) from error
     patch.remove()
@@ -188,6 +189,22 @@ def apply(
             draft.unlink(missing_ok=True)
 
 
+def made_of(old: bytes, patch: bytes, blob: Blob) -> bytes:
+    """The bytes of a small `blob` in memory; whether they are, the caller's hash must tell.
+
+    Raises:
+        DeltaError: the patch makes another file. ProtocolError, ZstdError, EOFError: it is damaged.
+    """
+    header = delta.decode_header(patch, total=len(patch))
+    if (header.new, header.new_size) != (blob.sha256, blob.size):
+        raise DeltaError("the delta is for other files", subject=blob.sha256)
+    readers, start = [], delta.HEADER_SIZE
+    for length in header.sections:
+        readers.append(_section(io.BytesIO(patch), start, length))
+        start += length
+    return b"".join(delta.apply(header, lambda at, count: old[at : at + count], *readers))
+
+
 class _Span:
     """A part of a file as a file of its own."""
 
@@ -205,9 +222,9 @@ def _section(file: IO[bytes], start: int, length: int) -> delta.Read:
     """A section's content; its window is bounded, whatever the patch asks for."""
     if not length:
         return lambda count: b""
-    zstd = _zstd()
+    library = zstd()
     span = _Span(file, start, length)
-    decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: delta.WINDOW_LOG})
+    decompressor = library.ZstdDecompressor(options={library.DecompressionParameter.window_log_max: delta.WINDOW_LOG})
 
     def read(count: int) -> bytes:
         while not decompressor.eof:
@@ -222,10 +239,10 @@ def _section(file: IO[bytes], start: int, length: int) -> delta.Read:
     return read
 
 
-def _zstd() -> Any:
+def zstd() -> Any:
     """Zstandard, of the standard library from Python 3.14 on; loaded when a delta comes."""
     if sys.version_info >= (3, 14):
-        from compression import zstd  # type: ignore[import-not-found]
+        from compression import zstd as library  # type: ignore[import-not-found]
     else:
-        from backports import zstd
-    return zstd
+        from backports import zstd as library
+    return library

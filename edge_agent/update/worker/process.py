@@ -181,8 +181,8 @@ class Session:
             seen = resolve_targets.looked(trusted, mine, asked)
             found: list[Struct] = []
             if seen.channel is not None:
-                found += resolve_targets.offers(trusted, seen.channel, mine, asked, self._store)
-                found += resolve_targets.beside(trusted, seen.channel, mine, asked, self._store)
+                found += resolve_targets.offers(trusted, seen.channel, mine, asked, self._store, self._hub)
+                found += resolve_targets.beside(trusted, seen.channel, mine, asked, self._store, self._hub)
             seen = resolve_targets.identified(resolve_targets.concluded(seen, trusted), config.identity, trouble)
         for message in (LookResult(looked=seen), *found):
             emit(message, self._out)

@@ -11,6 +11,7 @@ from edge_agent.errors import AgentError, FetchError, RefusedError, TrustError, 
 from edge_agent.ports import HubCalls
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.disk.store import Store
+from edge_agent.update.download.manifest_patch import FromHeld
 from edge_agent.update.rules.machine import Held, Target
 from edge_agent.update.worker.messages import Beside, LookRequest, Offer, Refusal
 from edge_agent.update.worker.tuf_client import Trusted
@@ -112,9 +113,9 @@ def identified(seen: Looked, identity: Path, trouble: tuple[str, str]) -> Looked
 
 
 def offers(
-    trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store
+    trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store, hub: HubCalls | None = None
 ) -> Iterator[Offer | Refusal]:
-    """What each model of the channel should run here, or why it may not."""
+    """What each model of the channel should run here, or why it may not; `hub` may have patches between manifests."""
     for model in channel.models:
         target = resolve.resolve(
             channel,
@@ -126,7 +127,7 @@ def offers(
         )
         assert target is not None  # the model is on the channel
         try:
-            held = _checked(trusted, model, target.release, asked, store)
+            held = _checked(trusted, model, target.release, asked, store, hub)
         except (AgentError, ProtocolError, OSError) as error:  # OSError: this disk takes no new manifest; other models
             word, hint = _said(error)  # may go back
             yield Refusal(
@@ -136,7 +137,9 @@ def offers(
             yield Offer(model=model, target=Target(held=held, rollout=target.rollout))
 
 
-def beside(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store) -> Iterator[Beside]:
+def beside(
+    trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store, hub: HubCalls | None = None
+) -> Iterator[Beside]:
     """What shadow stages want of this device; each release passes every check that one which is to serve passes."""
     for model in channel.models:
         rollout = resolve.shadows(
@@ -150,7 +153,7 @@ def beside(trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookReques
         if rollout is None:
             continue
         try:
-            held = _checked(trusted, model, rollout.release, asked, store)
+            held = _checked(trusted, model, rollout.release, asked, store, hub)
         except (AgentError, ProtocolError, OSError) as error:
             word, _ = _said(error)
             yield Beside(model=model, rollout=rollout, reason=word, detail=str(error))
@@ -164,14 +167,17 @@ def _said(error: Exception) -> tuple[str, str]:
     return said(error)
 
 
-def _checked(trusted: Trusted, model: str, release: int, asked: LookRequest, store: Store) -> Held:
+def _checked(
+    trusted: Trusted, model: str, release: int, asked: LookRequest, store: Store, hub: HubCalls | None
+) -> Held:
     for held in asked.held.get(model, ()):
         if held.release == release:
             _check_floor(trusted, model, release, held=True)
             return held
     _check_fresh(trusted, model)
     _check_floor(trusted, model, release, held=False)
-    data = trusted.read(f"models/{model}/{release}.json", MANIFEST_LIMIT)
+    near = FromHeld(hub, store, asked.held.get(model, ())) if hub is not None else None
+    data = trusted.read(f"models/{model}/{release}.json", MANIFEST_LIMIT, made=near)
     _check_fresh(trusted, model)  # once more: the role that signs releases was only read now
     if data is None:
         raise TrustError(f"nobody signed release {release} of {model!r}", subject=model, reason="unsigned")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -26,10 +27,14 @@ from edge_agent.host.durable import sweep_drafts, sync_folder, write_durably
 from edge_agent.ports import HubStreams
 from edge_agent.update.download.throttle import Pace, paced
 from edge_agent.update.rules import hints
+from fleet.protocol.blob import Blob
 
 TIMESTAMP_S = 7 * 86_400.0  # how long a hub's timestamp lasts at most; the hub refuses to be told more
 MAX_VERSION = 2**63 - 1  # what reports and the hub's database hold; a version above it is an attack
+Maker = Callable[[Blob], bytes | None]  # a target's bytes without the repository; None where it cannot
 BASE = "http://hub"  # a placeholder: only the path goes to the hub
+
+log = logging.getLogger(__name__)
 
 
 class HardenedUpdater(Updater):
@@ -64,6 +69,16 @@ class HardenedUpdater(Updater):
             os.fsync(file.fileno())
         part.replace(final)
         sync_folder(final.parent)
+        return str(final)
+
+    def keep_target(self, targetinfo: TargetFile, data: bytes) -> str:
+        """Keep a target's bytes that did not come from the repository, as if they had; its file.
+
+        Raises LengthOrHashMismatchError when they are not what was signed.
+        """
+        targetinfo.verify_length_and_hashes(data)
+        final = Path(self._generate_target_file_path(targetinfo))
+        write_durably(final, data)
         return str(final)
 
     def judge_expiry_at(self, moment: float) -> None:
@@ -106,10 +121,11 @@ class Trusted:
         self._read: set[str] = set()
         self._failed = False
 
-    def read(self, path: str, limit: int) -> bytes | None:
+    def read(self, path: str, limit: int, made: Maker | None = None) -> bytes | None:
         """The verified bytes of a target; None when nobody signed it.
 
-        A delegated role is read when it is first needed. That it has expired becomes the `problem` now.
+        A delegated role is read when it is first needed. That it has expired becomes the `problem` now. What `made`
+        makes of the signed hash and length is taken in place of a download if it is the target.
 
         Raises:
             TrustError, FetchError, UnreachableError.
@@ -120,7 +136,7 @@ class Trusted:
             self.versions, self.expires = self._updater.seen()
             if info is not None and info.length > limit:
                 raise FetchError(f"{path} has {info.length} bytes, at most {limit} are allowed", reason="too-large")
-            data = None if info is None else self._bytes(info)
+            data = None if info is None else self._bytes(info, made)
         self._failed = failed
         return data
 
@@ -134,10 +150,22 @@ class Trusted:
                 if path.name not in self._read:
                     path.unlink()
 
-    def _bytes(self, info: TargetFile) -> bytes:
-        path = Path(self._updater.find_cached_target(info) or self._updater.download_target(info))
+    def _bytes(self, info: TargetFile, made: Maker | None) -> bytes:
+        kept = self._updater.find_cached_target(info) or self._made(info, made)
+        path = Path(kept or self._updater.download_target(info))
         self._read.add(path.name)
         return path.read_bytes()
+
+    def _made(self, info: TargetFile, made: Maker | None) -> str | None:
+        sha256 = info.hashes.get("sha256")
+        data = made(Blob(sha256=sha256, size=info.length)) if made is not None and sha256 is not None else None
+        if data is None:
+            return None
+        try:
+            return self._updater.keep_target(info, data)
+        except exceptions.LengthOrHashMismatchError as error:
+            log.info("what was made of %s is not what was signed: %s", info.path, error)
+            return None
 
     def _info(self, path: str) -> TargetFile | None:
         try:

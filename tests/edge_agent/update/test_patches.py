@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
+from cloud_hub.trust.manifest_patches import keep_manifest_patches
 from edge_agent.update.download.release import _uses
 from fleet.protocol import selftest
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
@@ -71,6 +73,43 @@ def test_without_patches_whole_files_come_and_no_detail(committed: Device, hub: 
     blobs = {path.name for path in committed.updater.store.blobs.iterdir()}
     assert made.detail.sha256 not in blobs and made.sketch.reference.sha256 not in blobs
     assert {blob.sha256 for blob in made.needed_for(variant)} <= blobs
+
+
+def test_a_manifest_comes_as_a_patch_between_manifests(committed: Device, hub: HubFixture, tmp_path: Path) -> None:
+    number, made, _ = published(hub, tmp_path / "second", held_manifest(committed), patches=True)
+    keep_manifest_patches(hub.hub, "tiny", number)
+    (patch,) = manifest_patches(hub, made)
+    assert hub.hub.objects.info(patch).size < 0.4 * len(encode_manifest(made))
+    (target,) = [one.key for one in hub.hub.objects.list("tuf") if one.key.endswith(f".{number}.json")]
+    hub.hub.objects.delete(target)  # so whoever has the manifest has it by the patch
+    fetched(committed, number, hub)
+    assert held_manifest(committed) == made
+
+
+@pytest.mark.parametrize("harm", ["nothing", "cut", "another"])
+def test_a_bad_patch_to_a_manifest_costs_a_whole_one_and_no_more(
+    committed: Device, hub: HubFixture, tmp_path: Path, harm: str
+) -> None:
+    number, made, _ = published(hub, tmp_path / "second", held_manifest(committed), patches=True)
+    keep_manifest_patches(hub.hub, "tiny", number)
+    (key,) = manifest_patches(hub, made)
+    good = hub.hub.objects.get(key).data
+    hub.hub.objects.delete(key)
+    other = replace(made, lineage=replace(made.lineage, seed=7))  # as long as the signed one
+    forged = bytearray(build(held_bytes(committed), encode_manifest(other)).patch)
+    forged[40:72] = bytes.fromhex(blob_of(encode_manifest(made)).sha256)  # it claims to make the signed one
+    if harm != "nothing":
+        hub.hub.objects.put_new(key, good[:-9] if harm == "cut" else bytes(forged))
+    fetched(committed, number, hub)
+    assert held_manifest(committed) == made
+
+
+def manifest_patches(hub: HubFixture, made: Manifest) -> list[str]:
+    return [one.key for one in hub.hub.objects.list(f"deltas/{blob_of(encode_manifest(made)).sha256}")]
+
+
+def held_bytes(device: Device) -> bytes:
+    return device.updater.store.manifest_bytes(device.state().active.manifest)
 
 
 def test_an_agent_of_0_1_finds_what_it_looks_for_in_a_manifest_without_detail() -> None:

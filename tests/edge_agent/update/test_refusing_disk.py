@@ -218,7 +218,7 @@ def test_a_disk_that_takes_no_manifest_refuses_that_release_alone(tmp_path: Path
     class View:
         problem = detail = ""
 
-        def read(self, path: str, limit: int) -> bytes | None:
+        def read(self, path: str, limit: int, **more: object) -> bytes | None:
             return None if path.endswith("floor.json") else encode_manifest(made.manifest)
 
     def refuse(self, data: bytes) -> str:

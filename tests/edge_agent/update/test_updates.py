@@ -83,7 +83,7 @@ def test_a_signed_release_under_the_floor_is_refused(floor: Floor, reason: str, 
     class View:
         problem = detail = ""
 
-        def read(self, path: str, limit: int) -> bytes | None:
+        def read(self, path: str, limit: int, **more: object) -> bytes | None:
             return encode_json(floor) if path.endswith("floor.json") else None
 
     channel = Channel(channel="stable", version=1, models={"tiny": ModelEntry(release=2)})
