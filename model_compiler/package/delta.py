@@ -39,9 +39,7 @@ def build(old: bytes, new: bytes) -> Built:
     if len(old) == len(new):
         change = np.frombuffer(new, np.uint8) - np.frombuffer(old, np.uint8)
         found["subtract"] = _patch("subtract", old, new, diff=change.tobytes())
-    if 0 < len(old) <= BSDIFF_LIMIT and len(new) <= BSDIFF_LIMIT:
-        from bsdiff4 import core
-
+    if 0 < len(old) <= BSDIFF_LIMIT and len(new) <= BSDIFF_LIMIT and (core := _bsdiff()) is not None:
         control, change_bytes, fresh = core.diff(old, new)
         found["bsdiff"] = _patch("bsdiff", old, new, control=_signed(control), diff=change_bytes, extra=fresh)
     method = min(found, key=lambda name: len(found[name]))
@@ -117,6 +115,15 @@ def _patch(
         sections=(len(sections[0]), len(sections[1]), len(sections[2])),
     )
     return b"".join([delta.encode_header(header), *sections])
+
+
+def _bsdiff() -> Any:
+    """None on a hub that was installed without the compiler: its patches between manifests are packed files."""
+    try:
+        from bsdiff4 import core
+    except ImportError:
+        return None
+    return core
 
 
 def _signed(control: bytes) -> bytes:
