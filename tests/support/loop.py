@@ -85,8 +85,8 @@ class Real:
 
     name = "its own"
 
-    def load(self, model: bytes, manifest: Manifest, variant: object) -> object:
-        return runtimes.for_variant(variant).load(model, manifest, variant)  # type: ignore[arg-type]
+    def load(self, model: bytes, manifest: Manifest, variant: object, **more: Any) -> object:
+        return runtimes.for_variant(variant).load(model, manifest, variant, **more)  # type: ignore[arg-type]
 
 
 class Device:

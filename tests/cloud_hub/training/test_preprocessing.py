@@ -72,6 +72,83 @@ INTERFACE = Interface(
 )  # fmt: skip
 
 
+TONES = '''
+"""High and low tones in 64 samples of sound; their spectrum is a front, and its bands are normalised."""
+import math
+import numpy as np
+import torch
+from torch import nn
+from cloud_hub.training.recipe import Examples, Hyper, Recipe, Sets
+from fleet.protocol.steps import Normalise
+
+class Spectrum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        phase = 2 * math.pi * torch.outer(torch.arange(64) / 64, torch.arange(1, 17))
+        self.register_buffer("waves", torch.cat([torch.cos(phase), torch.sin(phase)], dim=1))
+
+    def forward(self, sound):
+        real, imaginary = (sound @ self.waves).split(16, dim=1)
+        return {"bands": torch.log(real * real + imaginary * imaginary + 1e-3)}
+
+class Net(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(16, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+    def forward(self, bands):
+        return {"pitch": self.layers(bands)}
+
+def rows(count, seed, loud=1.0):
+    random = np.random.default_rng(seed)
+    y = random.integers(0, 2, count)
+    turns = np.where(y == 1, random.uniform(9, 14, count), random.uniform(2, 7, count))[:, None]
+    phase = 2 * np.pi * turns * np.arange(64) / 64 + random.uniform(0, 6.28, count)[:, None]
+    sound = loud * np.sin(phase) + 0.05 * random.normal(size=(count, 64))
+    return Examples({"sound": sound.astype(np.float32)}, y.astype(np.int64))
+
+RECIPE = Recipe(
+    data=lambda: Sets(rows(200, 1), rows(50, 2), rows(70, 3), rows(40, 4)), labels=("low", "high"), front=Spectrum,
+    preprocess=(Normalise(input="bands"),), teacher=lambda: Net(12), student=lambda: Net(6), targets=("onnx-fp32",),
+    hyper=Hyper(teacher_epochs=15, student_epochs=15, teacher_rate=0.02, student_rate=0.02, batch=32),
+)
+'''
+
+
+def pitch(x: Rows) -> int:
+    """By the strongest frequency, which no network computes."""
+    return int(np.abs(np.fft.rfft(x["sound"][0]))[1:].argmax() + 1 > 8)
+
+
+def test_a_model_behind_a_front_goes_round_the_loop(hub: HubFixture, tmp_path: Path, device_of: DeviceOf) -> None:
+    recipe = create(hub, "pitch", TONES)
+    trained = tmp_path / "trained"
+    train([str(recipe), "--out", str(trained)])
+    publish(hub, compiled(recipe, trained, tmp_path / "release"), "pitch")
+    first = manifest_of(hub, "pitch", 1)
+    assert interface_of(first).preprocess == ("front sound", "normalise bands") and first.in_front is not None
+    assert [(tensor.name, tensor.shape) for tensor in first.inputs] == [("sound", (-1, 64))]
+
+    device = device_of(hub, "pitch")
+    device.reproduces(1, load_dataset(trained / "validation.npz"), recipe)
+    fresh = load_recipe(str(recipe)).recipe.data().exam.inputs["sound"] * np.float32(3)  # another microphone
+    device.serve(1, {"sound": fresh})
+    assert device.label(pitch) == 70 + len(fresh)
+    answer = hub.client.put("/api/v1/channels/stable/models/pitch", json={"release": 1}, headers=hub.auth())
+    assert answer.status_code == 200, answer.text
+    job = retrain(
+        hub, "pitch", channel="stable", rollout={"stages": [50, 100], "guard": {"evidence": "install"}}, seed=1
+    )
+    assert job.state == "succeeded", job.error
+    assert job.result["gate_old"] > 0.7 and job.result["gate_new"] > 0.7 and job.result["gate_labels"] > 0
+    second = manifest_of(hub, "pitch", 2)
+    assert interface_of(second) == interface_of(first) and second.steps != first.steps
+    assert second.in_front == first.in_front  # to the bit: devices have it already
+    update, whole = job.result["update_bytes"]["onnx-fp32"], job.result["whole_bytes"]["onnx-fp32"]
+    assert update < whole - first.in_front.blob.size
+    device.reproduces(2, validation_of(hub, "pitch", recipe, job.result["snapshot"], tmp_path), recipe)
+
+
 def right(x: Rows) -> int:
     return int((x["sensors"][0, 0] - 300) / 2 + (x["kind"][0] == b"H") > 0.3)
 
