@@ -6,59 +6,58 @@ from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
 from cloud_hub.store.tables import AuditEntry
-from fleet.api.audit import AuditPage, AuditRecord
+from fleet.api.audit import AuditFilter, AuditPage, AuditRecord
+from fleet.protocol.bounds import LARGEST
 
 FEW = 10_000  # records of a time are looked up by their time; more are met soon by whoever reads in order
+ALL = AuditFilter()
 
 
-def list_records(
-    hub: Hub,
-    *,
-    after: int,
-    limit: int,
-    newest: bool = False,
-    since: float = 0.0,
-    until: float | None = None,
-    subject: str = "",
-    actor: str = "",
-) -> AuditPage:
+def list_records(hub: Hub, wanted: AuditFilter = ALL, *, after: int = 0, limit: int, newest: bool = False) -> AuditPage:
     """At most `limit` records in their order, from those after the id `after` on; `newest`: the other way round.
 
-    Args:
-        after: 0 for the first page.
-        since: only those of then or later (Unix seconds).
-        until: only those before then; None for all.
-        subject: only those of one device, rollout, release, …; empty for all.
-        actor: only what one actor did; empty for all.
+    What is read is bounded by an index: by the numbers that a time has, by who, what or whose. `after` is 0 for the
+    first page.
     """
     number = col(AuditEntry.id)
-    wanted = select(AuditEntry).where(AuditEntry.at >= since).limit(limit + 1)
-    # Of a time that has ended, its own records are put in order: by number, all since then would be walked through.
-    order = number if until is None else number + 0
-    wanted = wanted.order_by(order.desc() if newest else order)
+    query = select(AuditEntry).where(AuditEntry.at >= wanted.since).limit(limit + 1)
+    query = query.order_by(number.desc() if newest else number)
     if after:
-        wanted = wanted.where(number < after if newest else number > after)
-    if subject:
-        wanted = wanted.where(AuditEntry.subject == subject)
-    if until is not None:
-        wanted = wanted.where(AuditEntry.at < until)
-    if actor:
-        wanted = wanted.where(AuditEntry.actor == actor)
+        query = query.where(number < after if newest else number > after)
+    if wanted.until is not None:
+        query = query.where(AuditEntry.at < wanted.until)
+    for column, value in (
+        (AuditEntry.actor, wanted.actor),
+        (AuditEntry.action, wanted.action),
+        (AuditEntry.subject, wanted.subject),
+    ):
+        if value:
+            query = query.where(column == value)
     with hub.reading() as session:
-        if since and until is None:
-            first = _first(session, since)
-            if first is None:
+        if wanted.since or wanted.until is not None:
+            first, last = _span(session, wanted.since, wanted.until, newest=newest)
+            if last is None:
                 return AuditPage(items=[], next=None)
-            wanted = wanted.where(number >= first)
-        records = [AuditRecord.model_validate(vars(row)) for row in session.exec(wanted)]
+            query = query.where(number >= first, number <= last)
+        records = [AuditRecord.model_validate(vars(row)) for row in session.exec(query)]
     return AuditPage(items=records[:limit], next=records[limit - 1].id if len(records) > limit else None)
 
 
-def _first(session: Session, since: float) -> int | None:
-    """A number before which no record is of `since` or later; None without any, 0 where they are too many to tell.
+def _span(session: Session, since: float, until: float | None, *, newest: bool) -> tuple[int, int | None]:
+    """Between which numbers, both included, all records of a time are; the last is None where there is none.
 
-    Numbers and times need not go together: a clock that was set back writes earlier times under later numbers.
+    Numbers and times need not go together: a clock that was set back writes earlier times under later numbers. So
+    where they are few, all are looked at. Where they are many, the number that the reading begins with is looked up,
+    in the index of times alone, and the other end stays open: the page is full long before.
     """
-    few = select(AuditEntry.id).where(AuditEntry.at >= since).order_by(col(AuditEntry.at)).limit(FEW + 1).subquery()
-    count, first = session.exec(select(func.count(), func.min(few.c.id)).select_from(few)).one()
-    return 0 if count > FEW else first
+    of_time = select(AuditEntry.id).where(AuditEntry.at >= since)
+    if until is not None:
+        of_time = of_time.where(AuditEntry.at < until)
+    few = of_time.order_by(col(AuditEntry.at)).limit(FEW + 1).subquery()
+    count, first, last = session.exec(select(func.count(), func.min(few.c.id), func.max(few.c.id))).one()
+    if count <= FEW:
+        return first or 0, last
+    every = of_time.subquery()  # with a count: an end alone would be looked for in the order of numbers
+    if newest:
+        return 0, LARGEST if until is None else session.exec(select(func.max(every.c.id), func.count())).one()[0]
+    return session.exec(select(func.min(every.c.id), func.count())).one()[0] if since else 0, LARGEST

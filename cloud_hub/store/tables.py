@@ -92,6 +92,7 @@ class AuditEntry(SQLModel, table=True):
     __table_args__ = (
         Index("ix_auditentry_subject_id", "subject", "id"),
         Index("ix_auditentry_actor_id", "actor", "id"),
+        Index("ix_auditentry_action_id", "action", "id"),
     )
 
     id: int | None = Field(default=None, primary_key=True)

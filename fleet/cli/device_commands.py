@@ -10,7 +10,7 @@ import typer
 
 from fleet.cli.commanding import ask, refuse_absent
 from fleet.cli.output import JsonLines, harmless, moment, note, print_items, print_json
-from fleet.cli.session import JsonFlag, Session, SinceOption, TimeoutOption, parse_seconds, session_of
+from fleet.cli.session import JsonFlag, Session, SinceOption, TimeoutOption, session_of
 
 if TYPE_CHECKING:
     from fleet.api.diagnosis import Finding
@@ -107,7 +107,7 @@ def logs(
     session = session_of(context)
     wanted: dict[str, Any] = {"lines": lines}
     if since:
-        wanted["seconds"] = parse_seconds(since)
+        wanted["seconds"] = session.ago(since)
     begun = session.monotonic()
     data = ask(session, device, "logs", wanted, timeout_s=timeout).data
     told = _told(data)

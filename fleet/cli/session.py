@@ -14,7 +14,8 @@ import typer
 from fleet.errors import TimedOutError
 
 if TYPE_CHECKING:
-    from fleet.api.base import Request
+    from pydantic import BaseModel
+
     from fleet.cli.config import Login
     from fleet.client import Client, Transport
 
@@ -29,7 +30,7 @@ class HasState(Protocol):
 
 
 Followed = TypeVar("Followed", bound=HasState)
-Body = TypeVar("Body", bound="Request")
+Body = TypeVar("Body", bound="BaseModel")
 
 
 def _check_timeout(seconds: float) -> float:
@@ -40,7 +41,10 @@ def _check_timeout(seconds: float) -> float:
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="Name of the model.")]
-SinceOption = Annotated[str, typer.Option("--since", help="Only of the last time, such as 90s, 15m, 12h, 30d.")]
+SinceOption = Annotated[
+    str,
+    typer.Option("--since", help="Only of the last time (90s, 15m, 12h, 30d) or from a time on (2026-11-30, in UTC)."),
+]
 
 TimeoutOption = Annotated[
     float, typer.Option("--timeout", callback=_check_timeout, help="Give up after this many seconds (exit code 8).")
@@ -66,8 +70,15 @@ class Session:
         self._connect = connect or connect_http
 
     def since(self, text: str) -> float:
-        """The moment so long ago (`12h`) in Unix seconds; 0 for an empty text."""
-        return self.now() - parse_seconds(text) if text else 0.0
+        """The moment so long ago (`12h`), or the one said, in Unix seconds; 0 for an empty text."""
+        return parse_moment(text, self.now()) if text else 0.0
+
+    def ago(self, text: str) -> float:
+        """How many seconds ago that is; a usage error for what has not been yet."""
+        seconds = round(self.now() - self.since(text), 3)
+        if seconds <= 0:
+            raise typer.BadParameter(f"{text!r} has not been yet")
+        return seconds
 
     def open(self, login: Login) -> Client:
         """A client with this login."""
@@ -132,7 +143,7 @@ def client_of(context: typer.Context) -> Client:
 
 
 def body_of(model: type[Body], /, **fields: object) -> Body:
-    """A request body with the fields that are not None; a usage error names the one that is out of bounds."""
+    """A request body or query with the fields that are not None; a usage error names the one that is out of bounds."""
     from pydantic import ValidationError
 
     try:
@@ -152,6 +163,30 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not key=value")
         found[key] = value
     return found
+
+
+def parse_moment(text: str, now: float) -> float:
+    """`12h` (so long before `now`), or a day or time of ISO 8601, of UTC where it names no offset → Unix seconds.
+
+    Raises:
+        typer.BadParameter: it is neither, or before 1970 or after the year 9999.
+    """
+    from datetime import UTC, datetime
+
+    from fleet.api.types import LATEST_S
+
+    if "-" not in text[1:]:
+        return max(now - parse_seconds(text), 0.0)
+    try:
+        given = datetime.fromisoformat(text)
+        seconds = (given if given.tzinfo else given.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(
+            f"{text!r} is no time; for example 12h, 2026-11-30, 2026-11-30T14:00, 2026-11-30T14:00+01:00"
+        ) from None
+    if not 0 <= seconds <= LATEST_S:
+        raise typer.BadParameter(f"{text!r} is no time between 1970 and 9999")
+    return seconds
 
 
 def parse_seconds(text: str) -> float:

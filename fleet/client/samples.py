@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 
 from pydantic import JsonValue, ValidationError
 
-from fleet.api.audit import AuditPage, AuditRecord
+from fleet.api.audit import AuditFilter, AuditPage, AuditRecord
 from fleet.api.drift import (
     AlarmInfo,
     AlarmPage,
@@ -36,6 +36,7 @@ from fleet.api.samples import (
 from fleet.client.calls import UPLOAD_TIMEOUT_S, Calls, check, path_of
 from fleet.errors import FleetError, UsageError
 
+ALL = AuditFilter()
 LABELS_BYTES = 512 << 10  # of one request; hubs take 1 MiB
 
 
@@ -177,18 +178,13 @@ class SampleCalls(Calls):
         return self._post(path_of("jobs", job, "cancel"), None, JobInfo)
 
     def audit(
-        self,
-        *,
-        limit: int | None = None,
-        after: int | None = None,
-        newest: bool = False,
-        since: float = 0.0,
-        subject: str = "",
+        self, wanted: AuditFilter = ALL, *, limit: int | None = None, after: int | None = None, newest: bool = False
     ) -> Iterator[AuditRecord]:
-        """Who did what to what, in order; with `newest` the newest first. See the hub's `GET /api/v1/audit`."""
+        """Who did what to what, in order; with `newest` the newest first: at most `limit` records, of all or those
+        wanted, from the number `after` on."""
         query = [] if after is None else [("after", str(after))]
-        query += [("newest", "true")] * newest + [("since", repr(since))] * bool(since)
-        query += [("subject", subject)] * bool(subject)
+        query += [("newest", "true")] * newest
+        query += [(key, str(value)) for key, value in wanted.model_dump(exclude_defaults=True).items()]
         return self._items("/audit", AuditPage, query, limit=limit)
 
 

@@ -18,6 +18,7 @@ from cloud_hub.ingest.slowing import TOO_MANY
 from cloud_hub.rollouts import labelled
 from cloud_hub.rollouts.labelled import Place
 from cloud_hub.store.tables import AuditEntry, Device, DeviceModel, SampleRow
+from fleet.api.audit import AuditFilter
 from fleet.protocol.messages import IN_USE_TWICE
 from tests.support import large_fleet
 from tests.support.hub import HubFixture, make_hub
@@ -158,13 +159,14 @@ def test_the_time_of_the_last_label_is_at_the_end_of_an_index(fleet: HubFixture)
 
 
 def test_the_records_of_an_old_day_are_found_by_their_time(fleet: HubFixture) -> None:
+    day = AuditFilter(since=1e6 + 100, until=1e6 + 200)
     for newest in (False, True):
         with plans(fleet.hub.engine) as steps:
-            page = list_records(fleet.hub, after=0, limit=3, newest=newest, since=1e6 + 100, until=1e6 + 200)
+            page = list_records(fleet.hub, day, limit=3, newest=newest)
         assert any("ix_auditentry_at" in step for step in steps) and walks(steps) == []
         ats = [one.at - 1e6 for one in page.items]
         assert ats == ([199, 198, 197] if newest else [100, 101, 102])
-        more = list_records(fleet.hub, after=page.next or 0, limit=3, newest=newest, since=1e6 + 100, until=1e6 + 200)
+        more = list_records(fleet.hub, day, after=page.next or 0, limit=3, newest=newest)
         assert [one.at - 1e6 for one in more.items] == ([196, 195, 194] if newest else [103, 104, 105])
 
 

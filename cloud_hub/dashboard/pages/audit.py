@@ -12,6 +12,7 @@ from starlette.responses import Response
 from cloud_hub.api.params import KeyQuery
 from cloud_hub.dashboard.rendering import Framed
 from cloud_hub.identity import audit_log
+from fleet.api.audit import AuditFilter
 from fleet.api.types import Int64
 from fleet.protocol.durations import DAY_S
 
@@ -22,22 +23,24 @@ Day = Annotated[str, Query(pattern=r"^([0-9]{4}-[0-9]{2}-[0-9]{2})?$")]
 
 @router.get("")
 def show(
-    frame: Framed, after: Annotated[Int64, Query()] = 0, day: Day = "", actor: KeyQuery = "", subject: KeyQuery = ""
+    frame: Framed,
+    after: Annotated[Int64, Query()] = 0,
+    day: Day = "",
+    actor: KeyQuery = "",
+    action: KeyQuery = "",
+    subject: KeyQuery = "",
 ) -> Response:
-    """Entries, newest first; of one day (UTC), of one person or program, about one thing."""
+    """Entries, newest first; of one day (UTC), of one person or program, of one action, about one thing."""
     since, problem = beginning_of(day)
-    until = since + DAY_S if since else None
-    page = audit_log.list_records(
-        frame.hub,
-        after=after,
-        limit=PAGE,
-        newest=True,
+    given = {"day": day, "actor": actor.strip(), "action": action.strip(), "subject": subject.strip()}
+    wanted = AuditFilter(
         since=since,
-        until=until,
-        actor=actor.strip(),
-        subject=subject.strip(),
+        until=since + DAY_S if since else None,
+        actor=given["actor"],
+        action=given["action"],
+        subject=given["subject"],
     )
-    given = {"day": day, "actor": actor, "subject": subject}
+    page = audit_log.list_records(frame.hub, wanted, after=after, limit=PAGE, newest=True)
     more = urlencode({**given, "after": page.next}) if page.next else ""
     return frame.show("audit.html", page=page, more=more, problem=problem, given=given)
 

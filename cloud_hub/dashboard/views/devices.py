@@ -18,7 +18,7 @@ from cloud_hub.identity.audit_log import list_records
 from cloud_hub.ingest.summing import beginning
 from cloud_hub.ingest.traffic import unanswered
 from cloud_hub.store.tables import ChannelRow, SampleRow, WindowRow, WindowSum
-from fleet.api.audit import AuditRecord
+from fleet.api.audit import AuditFilter, AuditRecord
 from fleet.api.devices import DeviceDetail, DeviceEventInfo
 from fleet.api.diagnosis import Finding, findings
 from fleet.protocol.durations import DAY_S
@@ -58,7 +58,7 @@ def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
         asked_at=answer.received_at if answer is not None else None,
         month=chart,
         lacks_before=lacks_before,
-        audit=list_records(hub, after=0, limit=AUDIT, newest=True, subject=device_id).items,
+        audit=list_records(hub, AuditFilter(subject=device_id), limit=AUDIT, newest=True).items,
         samples=[(model, count) for model, count in samples],
     )
 

@@ -46,7 +46,7 @@ def overview(hub: Hub, parts: Mapping[str, Part]) -> Overview:
         fleet=sum(states.values()),
         troubles=found,
         rollouts=list_rollouts(hub, limit=ROLLOUTS).items,
-        audit=list_records(hub, after=0, limit=AUDIT, newest=True).items,
+        audit=list_records(hub, limit=AUDIT, newest=True).items,
         numbers=numbers,
         traffic=traffic_view(hub, 7),
     )

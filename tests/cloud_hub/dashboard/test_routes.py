@@ -80,6 +80,9 @@ def test_a_login_is_in_the_audit_log(hub: HubFixture) -> None:
     with hub.hub.reading() as session:
         actions = [row.action for row in session.exec(select(AuditEntry))]
     assert "dashboard.login" in actions
+    found = shown(hub, "/audit?action=dashboard.login")
+    assert 'id="entry-' in found and "hub.init" not in found and 'href="/audit?action=dashboard.login"' in found
+    assert "Nothing is like this" in shown(hub, "/audit?action=%3Cb%3E")
 
 
 def test_an_api_call_does_not_take_the_cookie(hub: HubFixture) -> None:

@@ -497,6 +497,37 @@ def test_lists_are_newest_first_and_of_a_time_and_a_device(fleet, hub, monkeypat
     assert fleet("rollout", "list", "--since", "a day").code == 2
 
 
+def test_the_audit_log_is_searched_by_who_what_whose_and_when(fleet, hub) -> None:
+    asked = (
+        "/audit?newest=true&since=1796083200.0&until=1796130000.0&actor=operator%3A1&action=rollout.abort&subject=r-1",
+        "/audit?newest=true&until=86400.0",
+    )
+    for path in asked:
+        hub.on("GET", path, {"items": [], **PAGE_END})
+    days = ("--since", "2026-12-01", "--until", "2026-12-01T14:00+01:00")
+    outcome = fleet("audit", "list", *days, "--actor", "operator:1", "--action", "rollout.abort", "--subject", "r-1")
+    assert outcome.code == 0 and "nothing is like this" in outcome.err
+    assert fleet("audit", "list", "--until", "1970-01-02").code == 0
+    assert tuple(path.removeprefix("/api/v1") for _, path, _, _ in hub.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--since 2026-13-01", "is no time; for example 12h, 2026-11-30"),
+        ("--since 1969-12-31", "between 1970 and 9999"),
+        ("--until 9999-12-31T23:59:59-12:00", "between 1970 and 9999"),
+        ("--since 2026-12-02 --until 2026-12-01", "no time is between them"),
+        ("--subject a --device b", "name two things"),
+        ("--since -5", "a duration is positive"),
+    ],
+)
+def test_a_time_or_a_thing_that_cannot_be_meant_is_refused(fleet, hub, options: str, said: str) -> None:
+    outcome = fleet("audit", "list", *options.split())
+    assert outcome.code == 2 and said in " ".join(outcome.err.replace("│", " ").split()), outcome.err
+    assert hub.asked == []
+
+
 def test_what_had_no_request_yet_is_said(fleet, hub) -> None:
     model = {"model": "digits", "state": "committed", "active": 2, "untried": True}
     hub.on("GET", "/devices", {"items": [{"id": "d1", "models": [model]}], **PAGE_END})
