@@ -26,6 +26,7 @@ from edge_agent.host import memory
 from edge_agent.host.announcement import announce, announce_later
 from edge_agent.host.durable import sweep_drafts
 from edge_agent.host.notify import ServiceManager
+from edge_agent.host.vitals import VitalSigns
 from edge_agent.host.watchdog import Watchdog
 from edge_agent.identity.connection import Links
 from edge_agent.identity.signer import SignerProcess
@@ -158,6 +159,8 @@ class Agent:
             lambda: self.updater.current_channel,
             self.actions.measure,
         )
+        self.vitals = VitalSigns(self.config.dir)
+        self.vitals.export(self.metrics)
         self.uplink = Uplink(
             self.links.first(self.updater.file.state.looked),
             self.database,
@@ -169,6 +172,7 @@ class Agent:
             notified=self._notified,
             clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
             twice=lambda: self.updater.file.state.looked.problem == IN_USE_TWICE,
+            vitals=self.vitals.read,
         )
 
     def status(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def document(agent: Agent) -> dict[str, Any]:
         "online": agent.uplink.online,
         "broker": agent.uplink.connection.document(),
         **around(agent.config),
+        "vitals": msgspec.to_builtins(agent.vitals.read()),
         "certificate_expires": agent.updater.file.state.looked.certificate_expires,
         "started": agent.started,
         "outbox": {

@@ -28,6 +28,7 @@ from fleet.api.devices import (
     HeldBackRelease,
     SetAsideInfo,
 )
+from fleet.api.vitals import DeviceVitals
 from fleet.protocol.messages import IN_USE_TWICE
 
 EVENTS = 50  # of one device
@@ -125,7 +126,8 @@ def describe(hub: Hub, session: Session, rows: Sequence[Device]) -> list[DeviceI
     problems = {row.id: problem_of(row, now) for row in rows}
     return [
         DeviceInfo(
-            **row.model_dump(exclude=HIDDEN | {"problem"}),  # the hub's own word comes first
+            **row.model_dump(exclude=HIDDEN | {"problem", "vitals"}),  # of problems, the hub's own word comes first
+            vitals=DeviceVitals.model_validate(row.vitals) if row.vitals else None,
             state=state_of(row, now, hub.config.offline_after_s),
             cloned=is_cloned(row, now),
             problem=problems[row.id].problem,

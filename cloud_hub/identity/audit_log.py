@@ -35,7 +35,7 @@ def list_records(hub: Hub, wanted: AuditFilter = ALL, *, after: int = 0, limit: 
             query = query.where(column == value)
     with hub.reading() as session:
         if wanted.since or wanted.until is not None:
-            first, last = _span(session, wanted.since, wanted.until, newest=newest)
+            first, last = _span(session, wanted, newest=newest)
             if last is None:
                 return AuditPage(items=[], next=None)
             query = query.where(number >= first, number <= last)
@@ -43,13 +43,15 @@ def list_records(hub: Hub, wanted: AuditFilter = ALL, *, after: int = 0, limit: 
     return AuditPage(items=records[:limit], next=records[limit - 1].id if len(records) > limit else None)
 
 
-def _span(session: Session, since: float, until: float | None, *, newest: bool) -> tuple[int, int | None]:
+def _span(session: Session, wanted: AuditFilter, *, newest: bool) -> tuple[int, int | None]:
     """Between which numbers, both included, all records of a time are; the last is None where there is none.
 
     Numbers and times need not go together: a clock that was set back writes earlier times under later numbers. So
     where they are few, all are looked at. Where they are many, the number that the reading begins with is looked up,
-    in the index of times alone, and the other end stays open: the page is full long before.
+    in the index of times alone, and the other end stays open: the page is full long before. An index of who, what or
+    whose needs no such number.
     """
+    since, until = wanted.since, wanted.until
     of_time = select(AuditEntry.id).where(AuditEntry.at >= since)
     if until is not None:
         of_time = of_time.where(AuditEntry.at < until)
@@ -57,6 +59,8 @@ def _span(session: Session, since: float, until: float | None, *, newest: bool) 
     count, first, last = session.exec(select(func.count(), func.min(few.c.id), func.max(few.c.id))).one()
     if count <= FEW:
         return first or 0, last
+    if wanted.actor or wanted.action or wanted.subject:
+        return 0, LARGEST
     every = of_time.subquery()  # with a count: an end alone would be looked for in the order of numbers
     if newest:
         return 0, LARGEST if until is None else session.exec(select(func.max(every.c.id), func.count())).one()[0]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from cloud_hub.ingest.aside import Unusable
@@ -163,6 +164,8 @@ class Batch:
         if status.state == "online":
             sender.session, sender.online = status.session, True
             self._hear(sender)
+            if status.vitals is not None:
+                sender.vitals = {"at": self._now, **msgspec.to_builtins(status.vitals)}
             self._look_for_clones(sender, status.instance or status.session)
         elif status.session == sender.session:
             sender.online = False

@@ -37,6 +37,7 @@ from fleet.protocol.names import check_name
 from fleet.protocol.pairing import KEY_BYTES
 from fleet.protocol.quantiles import check_quantiles
 from fleet.protocol.sketch import check_sketch
+from fleet.protocol.vitals import check_vitals
 
 MOST_NUMBER = 1 << 62  # of a spool's record: far above what a device can write, far below what overflows
 MOST_COUNT = 1 << 50  # requests, or microseconds of them, that one window may count
@@ -106,6 +107,8 @@ def read_status(data: bytes) -> Status:
     if status.instance:
         check_word(status.instance, "instance")
     check_time(status.at, "at")
+    if status.vitals is not None:
+        check_vitals(status.vitals)
     return status
 
 

@@ -25,11 +25,11 @@ Place = tuple[str, str]  # a device and its spool
 _READ = (
     Device.id, Device.channel, Device.revoked_at, Device.session, Device.online, Device.last_seen_at,
     Device.command_counter, Device.set_aside, Device.sessions, Device.quiet_s, Device.quiet_before_s,
-    Device.quiet_since,
+    Device.quiet_since, Device.vitals,
 )  # fmt: skip
 _WRITTEN = (
     "session", "online", "last_seen_at", "command_counter", "set_aside", "sessions", "quiet_s", "quiet_before_s",
-    "quiet_since", "id",
+    "quiet_since", "vitals", "id",
 )  # fmt: skip
 
 
@@ -61,6 +61,7 @@ class Sender:
     quiet_s: float
     quiet_before_s: float
     quiet_since: float
+    vitals: dict[str, Any]
     info: dict[str, Any] | None = None
     cursors: dict[str, Cursor] = field(default_factory=dict)
     _dropped: dict[str, int] = field(default_factory=dict)
@@ -133,5 +134,6 @@ def problem_word(info: Mapping[str, Any]) -> str:
 def _row(sender: Sender) -> tuple[Any, ...]:
     return (
         sender.session, sender.online, sender.last_seen_at, sender.command_counter, sender.set_aside,
-        document_text(sender.sessions), sender.quiet_s, sender.quiet_before_s, sender.quiet_since, sender.id,
+        document_text(sender.sessions), sender.quiet_s, sender.quiet_before_s, sender.quiet_since,
+        document_text(sender.vitals), sender.id,
     )  # fmt: skip

@@ -106,7 +106,8 @@ class AuditEntry(SQLModel, table=True):
 class Device(SQLModel, table=True):
     """One agent installation. `pins` maps model to release; `set_aside` counts the messages of it that were;
     `sessions` is what `ingest.clones` remembers of its connections, `quiet_…` what `store.quiet` does of its silences.
-    `problem` is the word that `info` has for what is wrong, by which ill devices are found.
+    `problem` is the word that `info` has for what is wrong, by which ill devices are found; `vitals` are those of its
+    last heartbeat with the moment `at` which the hub received it, empty without any.
     """
 
     __table_args__ = (
@@ -140,6 +141,7 @@ class Device(SQLModel, table=True):
     quiet_s: float = 0.0
     quiet_before_s: float = 0.0
     quiet_since: float = 0.0
+    vitals: dict[str, Any] = Field(default_factory=dict, sa_column=Column(Json, nullable=False, server_default="{}"))
 
 
 class CertificateRow(SQLModel, table=True):
@@ -322,6 +324,8 @@ class Job(SQLModel, table=True):
 
     `state`: queued, running, succeeded, failed, cancelled. `step` and `progress` say where it is.
     """
+
+    __table_args__ = (Index("ix_job_model_id", "model", "id"),)
 
     id: str = Field(primary_key=True)
     kind: str

@@ -54,7 +54,8 @@ class Uplink:
     """Runs on one event loop; callbacks from paho's thread are posted to it.
 
     `handle` executes a verified command that is not a receipt; `notified` hears that the channel
-    may have changed (also on every connect); `twice` is whether the hub sees this identity in use twice.
+    may have changed (also on every connect); `twice` is whether the hub sees this identity in use twice, `vitals` gives
+    `messages.Vitals` for a heartbeat.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Uplink:
         clock: Callable[[], float] = time.time,
         clock_trusted: Callable[[], bool] = lambda: True,
         twice: Callable[[], bool] = lambda: False,
+        vitals: Callable[[], Any] = lambda: None,
         first_timeout_s: float = gobackn.FIRST_TIMEOUT_S,
     ) -> None:
         self._link = link
@@ -82,7 +84,7 @@ class Uplink:
         self._handle = handle
         self._notified = notified
         self._clock = clock
-        self._clock_trusted = clock_trusted
+        self._clock_trusted, self._vitals = clock_trusted, vitals
         self._counter = counter_of(link.device_id, database, spool)
         self._sender = gobackn.Sender(
             committed=spool.base - 1, sent=spool.base - 1, timeout_s=first_timeout_s, first_timeout_s=first_timeout_s
@@ -98,8 +100,7 @@ class Uplink:
         self._reconnecting = Reconnecting(twice)
         self.connection = Connection(clock)
         self._opened = 0.0  # since when a connection stands that is not online; 0: none does
-        self._heard = 0.0
-        self._beat = 0.0
+        self._heard = self._beat = 0.0
         self.rebuilt = 0
 
     @property
@@ -265,7 +266,11 @@ class Uplink:
 
     def _say_online(self) -> None:
         self._beat = time.monotonic()
-        self._publish("status", self._status("online"))
+        now, agent, instance = self._clock(), self._link.agent, self._instance
+        told = Status(
+            state="online", session=self._session, at=now, agent=agent, instance=instance, vitals=self._vitals()
+        )
+        self._publish("status", encode_json(told))
 
     async def _part(self) -> None:
         """Number anew on each connection what was not sent before: a machine that was set back has to connect anew."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fleet.api.base import Answer, Page, Request
 from fleet.api.types import Document, Key, ReleaseNumber, Settings
+from fleet.api.vitals import DeviceVitals
 from fleet.api.wire import Wire
 from fleet.protocol.codec import from_document, to_document
 from fleet.protocol.errors import MalformedError
@@ -96,7 +97,8 @@ class DeviceInfo(Answer):
     """A device with what it runs. `info` is what its agent says of itself, `groups` are its opaque group ids.
 
     `problem` is a word and `hint` what to do about it: what the hub sees, else what the agent reports. `cloned` is
-    whether two machines connect as this device, `set_aside` how many of its messages could not be taken so far.
+    whether two machines connect as this device, `set_aside` how many of its messages could not be taken so far,
+    `vitals` how its machine does, null where it has not told.
     """
 
     id: str
@@ -118,6 +120,7 @@ class DeviceInfo(Answer):
     hint: str = ""
     cloned: bool = False
     set_aside: int = 0
+    vitals: DeviceVitals | None = None
     groups: list[str] = []
     models: list[DeviceModelInfo] = []
 

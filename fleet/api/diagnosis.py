@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fleet.api.vitals import ill_of
+
 if TYPE_CHECKING:
     from fleet.api.devices import DeviceDetail, DeviceModelInfo
 
@@ -51,6 +53,7 @@ def _of_hub(device: DeviceDetail, now: float) -> Iterator[Finding]:
         yield Finding(_problem(device.problem), "", _text(device.hint))
     if device.info.problem:
         yield Finding(_problem(device.info.problem), "", _text(device.info.hint))
+    yield from (Finding(*ill) for ill in ill_of(device.vitals, now))
     yield from _certificate(device.certificate_expires_at, now)
     for model, held in device.held_back.items():
         keeps = f"release {held.release}" if held.release else "what it has"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,16 +53,21 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
 
     Example: fleet device show kiosk-7
     """
+    from fleet.api.vitals import in_words
+
     found = client_of(context).device(device)
     if json:
         print_json(found)
         return
-    columns = [
+    columns: list[Column] = [
         *COLUMNS,
         ("pins", "pins"),
         ("clock", "info.clock"),
         ("certificate", "certificate_expires_at"),
     ]
+    if found.vitals is not None:
+        columns += [(name, partial(_said, words)) for name, words in in_words(found.vitals).items()]
+        columns.append(("machine told", "vitals.at"))
     print_document(found, columns, json=False)
     if found.problem:
         note(f"{found.problem}: {found.hint}")
@@ -77,6 +83,10 @@ def show(context: typer.Context, device: DeviceArgument, json: JsonFlag = False)
         if known.reason:
             hint = f" (try: {known.hint})" if known.hint else ""
             note(f"{known.model}: {known.reason} at {moment(known.at)}: {known.detail}{hint}")
+
+
+def _said(words: str, _device: object) -> str:
+    return words
 
 
 @app.command("set-aside")

@@ -45,6 +45,7 @@ def diagnose(
     Example: fleet device diagnose kiosk-7
     """
     from fleet.api import diagnosis
+    from fleet.api.vitals import in_words
     from fleet.errors import FleetError
 
     session = session_of(context)
@@ -62,6 +63,10 @@ def diagnose(
         print_json({"device": device, "answered": failure is None, "ill": ill, "answer": said})
     else:
         _tell(device, found, diagnosis.untold(said), answered=failure is None)
+        if told := in_words(known.vitals):
+            assert known.vitals is not None
+            words = ", ".join(f"{name} {value}" for name, value in told.items())
+            sys.stdout.write(f"its machine, as told at {moment(known.vitals.at)}: {words}\n")
     if failure is not None:
         raise failure
 

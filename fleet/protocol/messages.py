@@ -40,6 +40,7 @@ from fleet.protocol.calls import renewal_bytes as renewal_bytes
 from fleet.protocol.codec import decode_json, decode_msgpack
 from fleet.protocol.errors import MalformedError, UnsupportedError, VersionError
 from fleet.protocol.shadow import ShadowCounts as ShadowCounts
+from fleet.protocol.vitals import Vitals as Vitals
 
 CONTROL_LIMIT = 64 << 10  # bytes of one control message
 TELEMETRY_LIMIT = 64 << 10  # bytes of one telemetry message
@@ -110,7 +111,8 @@ class Receipt(Struct, frozen=True, kw_only=True):
 class Status(Struct, frozen=True, kw_only=True):
     """Online, or (as the connection's last will) lost. A `lost` of another session is ignored.
 
-    `instance` names the agent's process, whose sessions change (empty from agents before it was added).
+    `instance` names the agent's process, whose sessions change (empty from agents before it was added). `vitals` are
+    the machine's, of a heartbeat alone (none from agents before they were added).
     """
 
     v: int = VERSION
@@ -119,6 +121,7 @@ class Status(Struct, frozen=True, kw_only=True):
     at: float = 0.0
     agent: str = ""
     instance: str = ""
+    vitals: Vitals | None = None
 
 
 class Envelope(Struct, frozen=True, kw_only=True):

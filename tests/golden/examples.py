@@ -173,6 +173,14 @@ JSON: dict[str, Struct] = {
     "receipt": w.Receipt(spool="s1", committed=41),
     "status": w.Status(state="online", session="s1", at=1.0, agent="0.1.0"),
     "status-instance": w.Status(state="online", session="s1", at=1.0, agent="0.2.0", instance="i1"),
+    "status-vitals": w.Status(
+        state="online",
+        session="s1",
+        at=1.0,
+        agent="0.2.0",
+        instance="i1",
+        vitals=w.Vitals(cpu=0.25, memory=1 << 30, memory_free=1 << 29, disk=1 << 36, disk_free=1 << 35, celsius=51.5),
+    ),
     "trust-bundle": w.TrustBundle(root=b"root", ca=b"ca"),
     "enroll-request": w.EnrollRequest(
         token="t1", secret="s", csr="PEM", name="d1", agent="0.1.0", hardware={"arch": "arm"}

@@ -21,6 +21,7 @@ from cloud_hub.store.tables import ChannelRow, SampleRow, WindowRow, WindowSum
 from fleet.api.audit import AuditFilter, AuditRecord
 from fleet.api.devices import DeviceDetail, DeviceEventInfo
 from fleet.api.diagnosis import Finding, findings
+from fleet.api.vitals import in_words
 from fleet.protocol.durations import DAY_S
 from fleet.protocol.messages import AgentReport, CommandResult, ModelReport
 
@@ -32,7 +33,8 @@ AT_ONCE = 500  # windows in memory
 
 class DevicePage(Struct, frozen=True, kw_only=True):
     """One device: what is ill with it by what it said (when that came: `asked_at`), its month, its `samples` by model.
-    There were more requests than the month shows before `lacks_before`, where it had too many windows to be read."""
+    There were more requests than the month shows before `lacks_before`, where it had too many windows to be read.
+    `machine` is how its machine does, in words by what they are about."""
 
     device: DeviceDetail
     findings: list[Finding]
@@ -41,6 +43,7 @@ class DevicePage(Struct, frozen=True, kw_only=True):
     lacks_before: float | None
     audit: list[AuditRecord]
     samples: list[tuple[str, int]]
+    machine: dict[str, str]
 
 
 def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
@@ -60,6 +63,7 @@ def device_page(hub: Hub, device_id: str, *, month: bool) -> DevicePage:
         lacks_before=lacks_before,
         audit=list_records(hub, AuditFilter(subject=device_id), limit=AUDIT, newest=True).items,
         samples=[(model, count) for model, count in samples],
+        machine=in_words(device.vitals),
     )
 
 

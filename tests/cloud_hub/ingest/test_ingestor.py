@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from sqlmodel import select
 
+from cloud_hub.devices import status
 from cloud_hub.ingest.batch import step
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message
@@ -37,6 +38,7 @@ from fleet.protocol.messages import (
     Receipt,
     SketchData,
     Status,
+    Vitals,
     Window,
 )
 from tests.support.hub import HubFixture
@@ -303,6 +305,19 @@ def test_a_late_last_will_of_an_older_session_is_ignored(fleet):
     assert say("online", "one") and say("online", "two")
     assert say("lost", "one")
     assert not say("lost", "two")
+
+
+def test_a_heartbeat_says_how_the_machine_does_and_what_does_not_say_it_leaves_it(fleet):
+    ingestor, topic = Ingestor(fleet.hub), topics.uplink("cam-1", "status")
+    ingestor.take([Message(topic, encode_json(Status(state="online", session="one")))])
+    assert status.detail(fleet.hub, "cam-1").vitals is None
+    told = Status(state="online", session="one", vitals=Vitals(cpu=0.5, disk=1 << 40, disk_free=1 << 39))
+    ingestor.take([Message(topic, encode_json(told))])
+    fleet.clock.advance(60)
+    ingestor.take([Message(topic, encode_json(Status(state="lost", session="one")))])
+    found = status.detail(fleet.hub, "cam-1").vitals
+    assert found is not None and (found.at, found.cpu, found.disk_free) == (fleet.clock() - 60, 0.5, 1 << 39)
+    assert found.celsius is None and found.memory is None
 
 
 def test_a_crash_before_the_commit_gives_no_receipt_and_the_record_comes_again(fleet, monkeypatch):

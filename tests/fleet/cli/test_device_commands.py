@@ -51,6 +51,17 @@ def test_a_device_that_is_well_says_so_and_one_without_requests_is_not_called_we
     assert hub.sent("POST", "/devices/d1/commands") == [{"kind": "diagnose", "args": {}}]
 
 
+def test_how_the_machine_does_is_said_and_what_of_it_is_ill(fleet, device, monkeypatch) -> None:
+    monkeypatch.setattr("fleet.cli.session.time.time", lambda: NOW + 30)
+    vitals = {"at": NOW, "cpu": 0.5, "memory": 1 << 30, "memory_free": 1 << 20, "celsius": 90.0}
+    device(answer({}), vitals=vitals)
+    out = fleet("device", "diagnose", "d1").out
+    assert "its memory is nearly full: 1 MiB of 1 GiB free" in out and "it is hot: 90 °C" in out
+    assert "cpu 50 % busy, memory 1 MiB of 1 GiB free, temperature 90 °C\n" in out
+    shown = fleet("device", "show", "d1").out
+    assert "90 °C" in shown and "machine told:" in shown and "disk" not in shown
+
+
 def test_what_is_ill_is_said_with_why_and_what_to_do(fleet, device) -> None:
     reported = {
         "model": "digits",
