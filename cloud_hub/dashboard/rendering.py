@@ -33,6 +33,7 @@ PAGES = (
     ("/models", "Models"),
     ("/drift", "Drift"),
     ("/jobs", "Jobs"),
+    ("/events", "Events"),
     ("/audit", "Audit log"),
     ("/access", "Access"),
 )

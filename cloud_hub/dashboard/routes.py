@@ -13,12 +13,24 @@ from cloud_hub.api.errors import error_response
 from cloud_hub.dashboard import access
 from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
 from cloud_hub.dashboard.acts import routes as acts
-from cloud_hub.dashboard.pages import audit, commands, devices, drift, jobs, models, overview, rollouts, samples, tokens
+from cloud_hub.dashboard.pages import (
+    audit,
+    commands,
+    devices,
+    drift,
+    events,
+    jobs,
+    models,
+    overview,
+    rollouts,
+    samples,
+    tokens,
+)
 from cloud_hub.dashboard.rendering import HERE, go_to, render
 from cloud_hub.errors import HubError
 
 router = APIRouter(include_in_schema=False)
-PAGES = (overview, devices, commands, rollouts, models, samples, drift, jobs, audit, tokens)
+PAGES = (overview, devices, commands, rollouts, models, samples, drift, jobs, events, audit, tokens)
 
 
 def routers() -> list[APIRouter]:

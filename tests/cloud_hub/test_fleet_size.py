@@ -32,6 +32,7 @@ PAGES = (
     "/models",
     "/models/digits",
     "/rollouts",
+    "/events",
     "/drift",
     "/drift/plots.json",
     "/metrics",

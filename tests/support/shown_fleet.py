@@ -18,6 +18,8 @@ from cloud_hub.store.tables import (
     DeviceEvent,
     DeviceModel,
     DriftTrouble,
+    EventDelivery,
+    EventRow,
     Job,
     Release,
     RolloutEvent,
@@ -44,6 +46,7 @@ ILL = {
     13: ("disk-full", "12,201 bytes are free, 5,000,000 have to stay so", "free space on the device"),
 }
 HALTED, RUNNING = "r-7f3a", "r-81c2"
+EVENT = "evt_000000000000000000000007"
 REASON = "only the old release was right on 14 of 15 pairs that differ (412 pairs on 6 devices)"
 
 
@@ -67,9 +70,30 @@ def lay(hub: HubFixture, devices: int = 60) -> None:
     _drift(hub)
     _jobs(hub)
     _traffic(hub)
+    _events(hub)
     with hub.hub.session() as session:
         for action, subject in (("rollout.create", HALTED), ("device.change", name_of(3)), ("rollout.pause", HALTED)):
             hub.hub.audit(session, "operator:ada", action, subject, {"reason": "from the fleet's plan"})
+
+
+def _events(hub: HubFixture) -> None:
+    now = hub.clock()
+    tried = [{"at": now - 60 * n, "status": 503, "error": "try again later", "took_s": 0.3} for n in (3, 2, 1)]
+    with hub.hub.session() as session:
+        session.add(
+            EventRow(
+                id=EVENT, at=now - 7200, kind="rollout.halted", subject=HALTED, spread_at=now,
+                message=f"rollout {HALTED} halted: {REASON}", data={"model": MODEL, "release": 3},
+            )
+        )  # fmt: skip
+        session.flush()
+        for target, state, log in (("ops", "dead", tried), ("chat", "delivered", [])):
+            session.add(
+                EventDelivery(
+                    event=EVENT, target=target, state=state, tries=len(log) or 1, next_at=now, expires_at=now, log=log,
+                    updated_at=now,
+                )
+            )  # fmt: skip
 
 
 def _filled(channel: Channel) -> Channel:

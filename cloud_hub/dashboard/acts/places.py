@@ -40,4 +40,10 @@ def job(name: str) -> str:
     return f"/jobs/{part(name)}"
 
 
+def event(name: str) -> str:
+    """An event's page."""
+    return f"{EVENTS}/{part(name)}"
+
+
 ROLLOUTS, DEVICES, DRIFT, JOBS, ACCESS = "/rollouts", "/devices", "/drift", "/jobs", "/access"
+EVENTS = "/events"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud_hub.dashboard.acts import alarms, devices, labelling, orders, releases, rollouts, tokens
+from cloud_hub.dashboard.acts import alarms, devices, events, labelling, orders, releases, rollouts, tokens
 from cloud_hub.dashboard.acts.forms import Act
 
 ACTS: list[Act] = [
@@ -12,5 +12,6 @@ ACTS: list[Act] = [
     *labelling.acts(),
     *alarms.acts(),
     *devices.acts(),
+    *events.acts(),
     *tokens.acts(),
 ]

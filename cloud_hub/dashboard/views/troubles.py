@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from urllib.parse import urlencode
 
 from msgspec import Struct
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
 from cloud_hub.dashboard.views.rollouts import awaits_approval
@@ -18,7 +18,7 @@ from cloud_hub.ingest import traffic
 from cloud_hub.jobs import queue
 from cloud_hub.ports import Part
 from cloud_hub.rollouts.orders import list_troubled
-from cloud_hub.store.tables import DriftTrouble, Release
+from cloud_hub.store.tables import DriftTrouble, EventDelivery, Release
 from fleet.api.drift import AlarmInfo
 from fleet.protocol.durations import DAY_S
 
@@ -49,7 +49,7 @@ def troubles(hub: Hub, parts: Mapping[str, Part]) -> list[Trouble]:
     found = [*_hub(parts), *_rollouts(hub, now)]
     with hub.reading() as session:
         found += [*_drift(session), *_alarms(list_alarms(hub, unclosed=True, most=MOST)), *_devices(session, now)]
-        found += [*_requests(session, now), *_waiting(session)]
+        found += [*_requests(session, now), *_waiting(session), *_untold(session, hub.config.events.targets, now)]
     for job in queue.failed_lately(hub, now - LATELY_S, MOST):
         what = f"{job.kind} of {job.model} failed" if job.model else f"{job.kind} failed"
         found.append(Trouble(kind="job", what=what, why=job.error, href=f"/jobs/{job.id}", since=job.ended_at))
@@ -136,6 +136,16 @@ def _requests(session: Session, now: float) -> Iterator[Trouble]:
             what = f"{model}: {counts['failed']:,} requests ({part}) were answered by nobody in a day"
             why = f"{counts['refused']:,} of them the release refused" if counts["refused"] else ""
             yield Trouble(kind="requests", what=what, why=why, href=f"/models/{model}")
+
+
+def _untold(session: Session, targets: Collection[str], now: float) -> Iterator[Trouble]:
+    """Events that were given up lately; of the targets that there are, by whose name and state there is an index."""
+    target = col(EventDelivery.target)
+    dead = select(target, func.count(), func.max(EventDelivery.updated_at)).group_by(target).order_by(target)
+    dead = dead.where(target.in_(targets), EventDelivery.state == "dead", EventDelivery.updated_at >= now - LATELY_S)
+    for target_name, count, since in session.exec(dead) if targets else ():
+        what = f"{counted(count, 'event')} did not reach {target_name}"
+        yield Trouble(kind="event", what=what, href="/events?state=dead", since=since, level="warn")
 
 
 def _waiting(session: Session) -> Iterator[Trouble]:

@@ -35,6 +35,8 @@ PAGES = {
     "samples": f"/models/{MODEL}/samples",
     "drift": "/drift",
     "jobs": "/jobs",
+    "events": "/events",
+    "event": f"/events/{shown_fleet.EVENT}",
     "audit": "/audit",
     "access": "/access",
 }

@@ -27,7 +27,7 @@ WITH_ACTS = (
 )  # fmt: skip
 PAGES = [
     "/", "/devices", "/devices/kiosk-0", "/rollouts", f"/rollouts/{ROLLOUT}", "/models", "/models/digits",
-    "/models/digits/samples", "/drift", "/drift/plots.json", "/jobs", "/audit", "/access",
+    "/models/digits/samples", "/drift", "/drift/plots.json", "/jobs", "/events", "/audit", "/access",
 ]  # fmt: skip
 
 

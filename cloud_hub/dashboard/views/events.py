@@ -1,0 +1,40 @@
+"""Events in the words of the pages. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from cloud_hub.dashboard.acts import places
+from fleet.api.events import DeliveryInfo, EventInfo, Try
+
+
+def place_of(event: EventInfo) -> str:
+    """The page of what an event is about; empty where it has none."""
+    noun = event.kind.partition(".")[0]
+    if noun in ("alarm", "drift"):
+        return places.DRIFT
+    if noun in ("key", "certificate"):
+        return places.ACCESS
+    page = {"rollout": places.rollout, "job": places.job, "device": places.device}.get(noun)
+    return page(event.subject) if page else ""
+
+
+def badge_of(delivery: DeliveryInfo) -> str:
+    """`delivered`, `dead` or `waiting`, with the tries that it took where it was not the first."""
+    return f"{delivery.state}, {delivery.tries} tries" if delivery.tries > 1 else delivery.state
+
+
+def last_word(delivery: DeliveryInfo) -> str:
+    """What was wrong with the last try; empty where nothing was, or there is none."""
+    return came_of(delivery.log[-1]) if delivery.log and delivery.state != "delivered" else ""
+
+
+def came_of(tried: Try) -> str:
+    """What came of a try."""
+    status = f"answered with status {tried.status}" if tried.status else "no answer"
+    return f"{status}: {tried.error}" if tried.error else status
+
+
+def facts_of(event: EventInfo) -> str:
+    """An event's facts as a program gets them."""
+    return json.dumps(event.data, indent=2, ensure_ascii=False, sort_keys=True) if event.data else ""
