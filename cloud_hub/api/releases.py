@@ -12,11 +12,14 @@ from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody, read_body
 from cloud_hub.api.openapi import errors, takes
 from cloud_hub.api.params import KeyPath, NumberPath
+from cloud_hub.cards.facts import gather
+from cloud_hub.cards.markdown import card
 from cloud_hub.trust import models
 from cloud_hub.trust.manifest_patches import keep_manifest_patches
 from fleet.api.releases import (
     OutsideSignature,
     PublishedRelease,
+    ReleaseCard,
     ReleaseDetail,
     ReleaseInfo,
     ReleasePage,
@@ -66,6 +69,12 @@ def list_releases(model: KeyPath, hub: HubDep, caller: Viewer) -> ReleasePage:
 def show(model: KeyPath, number: NumberPath, hub: HubDep, caller: Viewer) -> ReleaseDetail:
     """One release with its manifest and, per hardware class, what devices measured of it."""
     return models.show_release(hub, model, number)
+
+
+@router.get("/{number}/card", responses=errors(404, 409))
+def show_card(model: KeyPath, number: NumberPath, hub: HubDep, caller: Viewer) -> ReleaseCard:
+    """The release's model card as Markdown: intended use, data, metrics with intervals, verdict, limits, lineage."""
+    return ReleaseCard(model=model, number=number, markdown=card(gather(hub, model, number), at=hub.clock()))
 
 
 @router.post("/{number}/withdraw", responses=errors(404, 409))

@@ -68,6 +68,14 @@ class ReleaseDetail(ReleaseInfo):
     measured: list[MeasuredFigures] = []
 
 
+class ReleaseCard(Answer):
+    """A release's model card as Markdown (CommonMark with tables), for people."""
+
+    model: str
+    number: int
+    markdown: str
+
+
 class SigningPayload(Answer):
     """What the holder of the release key has to sign: Ed25519 over the decoded (base64) `payload`."""
 

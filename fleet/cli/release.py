@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import to_builtins
 
+from fleet.cli import card
 from fleet.cli.output import Column, moment, print_document, print_items, print_json
 from fleet.cli.output import note as say
 from fleet.cli.session import JsonFlag, ModelOption, Session, client_of, session_of
@@ -64,16 +65,20 @@ def publish(
         bool, typer.Option("--end-monitoring", help="It has no drift sketch on purpose, where the model had one.")
     ] = False,
     key: KeyOption = None,
+    intended_use: card.IntendedUse = "",
+    limits: card.Limits = "",
     json: JsonFlag = False,
 ) -> None:
     """Upload the blobs that the hub lacks and the patches, then publish the manifest; with --key, sign it too.
 
-    The hub refuses inputs, outputs, classes or a sketch encoder that are not the model's.
+    The hub refuses inputs, outputs, classes or a sketch encoder that are not the model's. What --intended-use and
+    --limits say stands in the release's card (fleet release card), and is signed with the release.
 
     Example: fleet release publish out/digits --model digits
     """
     client = client_of(context)
     data, manifest = _read_manifest(release_dir)
+    words = card.words_of(intended_use, limits)
     files = {blob.sha256: _blob_file(release_dir, blob.sha256, blob.size) for blob in manifest.blobs()}
     for sha256, file in files.items():
         if not client.has_blob(sha256):
@@ -83,6 +88,8 @@ def publish(
         if file.parent.name in files:
             say(f"uploading the patch {file.name[:12]}… → {file.parent.name[:12]}… ({file.stat().st_size} bytes)")
             client.put_delta(file.parent.name, file.name, file)
+    if words:
+        data = card.put_words(client, manifest, files, words)
     published = client.publish_release(model, data, note=note, end_monitoring=end_monitoring)
     if published.status == "awaiting-signature" and key is not None:
         published = sign_release(session_of(context), model, published.number, key)
@@ -151,6 +158,9 @@ def show(context: typer.Context, model: ModelArgument, number: NumberArgument, j
         ]
         print_items(document.manifest.variants, columns, json=False, empty="no variants")
     print_items(document.measured, MEASURED, json=False, empty="no device has measured it yet")
+
+
+app.command("card")(card.show)
 
 
 @app.command("withdraw")

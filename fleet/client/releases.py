@@ -9,6 +9,7 @@ from fleet.api.models import ModelChanges, ModelDetail, ModelInfo, ModelPage, Ne
 from fleet.api.releases import (
     OutsideSignature,
     PublishedRelease,
+    ReleaseCard,
     ReleaseDetail,
     ReleaseInfo,
     ReleasePage,
@@ -80,6 +81,10 @@ class ReleaseCalls(Calls):
     def release(self, model: str, number: int) -> ReleaseDetail:
         """One release with its manifest."""
         return self._get(path_of("models", model, "releases", number), ReleaseDetail)
+
+    def release_card(self, model: str, number: int) -> ReleaseCard:
+        """A release's model card as Markdown."""
+        return self._get(path_of("models", model, "releases", number, "card"), ReleaseCard)
 
     def withdraw_release(self, model: str, number: int, reason: str) -> ReleaseInfo:
         """Forbid a release: no device installs it any more."""

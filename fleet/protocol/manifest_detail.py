@@ -6,7 +6,7 @@ versions of tools are two thirds of it. The manifest names the blob by its hash,
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from fleet.protocol.blob import Blob
@@ -23,12 +23,15 @@ class VariantDetail(Struct, frozen=True, kw_only=True):
 
 class Detail(Struct, frozen=True, kw_only=True):
     """The blob, as JSON: the detail of variants by name, the versions of the tools that made them, and in words the
-    target of deferral that was asked for, which a manifest has only where it can be promised."""
+    target of deferral that was asked for, which a manifest has only where it can be promised. `intended_use` and
+    `limits` are the publisher's own words for people; left out where nobody gave any."""
 
     schema: int = 1
     variants: dict[str, VariantDetail] = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)
     target: str = ""
+    intended_use: str | UnsetType = UNSET
+    limits: str | UnsetType = UNSET
 
 
 def encode_detail(detail: Detail) -> bytes:

@@ -13,7 +13,17 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
 )
 
-from fleet.protocol.manifest import Blob, Manifest, SelfTest, Tensor, Variant, Verdict, encode_manifest
+from fleet.protocol.manifest import (
+    Blob,
+    Manifest,
+    SelfTest,
+    Tensor,
+    Variant,
+    Verdict,
+    decode_manifest,
+    encode_manifest,
+)
+from fleet.protocol.manifest_detail import Detail, VariantDetail, encode_detail
 
 
 @pytest.fixture
@@ -122,3 +132,32 @@ def test_show_prints_what_devices_measured_per_hardware_class(fleet, hub) -> Non
     assert fleet("release", "show", "digits", "1", "--json").document == {**document, "created_at": 0.0}
     hub.on("GET", "/models/digits/releases/2", {"model": "digits", "number": 2, "status": "published"})
     assert "no device has measured it yet" in "".join(fleet("release", "show", "digits", "2")[1:])
+
+
+def test_a_release_is_published_with_words_for_its_card(fleet, hub, release_dir: Path, tmp_path: Path) -> None:
+    hub.on("POST", "/models/digits/releases", {"model": "digits", "number": 4, "status": "published"})
+    for sha in shas(release_dir):
+        hub.on("HEAD", f"/blobs/{sha}", b"")
+    text = "Sorts letters."
+    before = decode_manifest((release_dir / "manifest.json").read_bytes())
+    data = encode_detail(Detail(variants={"litert-int8": VariantDetail()}, intended_use=text, limits="Blur."))
+    sha = hashlib.sha256(data).hexdigest()
+    hub.on("PUT", f"/blobs/{sha}")
+    file = tmp_path / "limits.txt"
+    file.write_text("Blur.\n")
+    words = ("--intended-use", text, "--limits", f"@{file}")
+    assert fleet("release", "publish", str(release_dir), "--model", "digits", *words).code == 0
+    sent = decode_manifest(hub.asked[-1][2])
+    assert sent.detail == Blob(sha256=sha, size=len(data)) and sent.variants == before.variants
+    missing = fleet("release", "publish", str(release_dir), "--model", "digits", "--limits", f"@{tmp_path}/none")
+    assert missing.code == 2 and "cannot be read" in missing.err
+    assert fleet("release", "publish", str(release_dir), "--model", "m", "--limits", "x" * 10_001).code == 2
+
+
+def test_a_card_is_printed_or_written(fleet, hub, tmp_path: Path) -> None:
+    found = {"model": "digits", "number": 2, "markdown": "# Model card\n"}
+    hub.on("GET", "/models/digits/releases/2/card", found)
+    assert fleet("release", "card", "digits", "2").out == "# Model card\n"
+    assert fleet("release", "card", "digits", "2", "--json").document == found
+    outcome = fleet("release", "card", "digits", "2", "--out", str(tmp_path / "card.md"))
+    assert outcome.out == "" and (tmp_path / "card.md").read_text() == "# Model card\n"
