@@ -10,10 +10,11 @@ from cloud_hub.api.access import HubDep, OperatorUser, Viewer
 from cloud_hub.api.bodies import JsonBody
 from cloud_hub.api.openapi import errors
 from cloud_hub.api.params import PAGE, KeyPath, KeyQuery, LimitQuery, MomentQuery
-from cloud_hub.jobs import queue
+from cloud_hub.jobs import queue, runs
 from cloud_hub.jobs.logs import read_log
 from cloud_hub.jobs.retraining import check_retrain, check_tune, create_job
 from fleet.api.jobs import JobInfo, JobLog, JobPage, NewJob, RetrainOptions, TuneOptions
+from fleet.api.runs import RunPage
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
 
@@ -50,6 +51,13 @@ def log(job: KeyPath, hub: HubDep, caller: OperatorUser) -> JobLog:
 def cancel(job: KeyPath, hub: HubDep, caller: OperatorUser) -> JobInfo:
     """Ask a job to stop."""
     return JobInfo.model_validate(queue.cancel(hub, job, actor=caller.actor))
+
+
+@router.get("/models/{model}/runs", responses=errors(404))
+def list_runs(model: KeyPath, hub: HubDep, caller: Viewer, after: KeyQuery = "", limit: LimitQuery = PAGE) -> RunPage:
+    """A model's training runs, retrains and the trials of searches, side by side: those of `limit` jobs, the newest
+    first; `after` is the id of the last job seen."""
+    return runs.list_runs(hub, model, after=after, limit=limit)
 
 
 @router.post("/models/{model}/retrain", status_code=201, responses=errors(404))

@@ -15,6 +15,7 @@ from fleet.cli import (
     device,
     drift,
     event,
+    experiment,
     job,
     login,
     model,
@@ -49,7 +50,22 @@ app.command("retrain")(retrain.retrain)
 app.command("tune")(tune.tune)
 app.command("demo")(demo_command.demo)
 app.command("simulate")(simulate.simulate)
-for _noun in (token, device, release, channel, model, recipe, rollout, snapshot, job, drift, sample, event, audit):
+for _noun in (
+    token,
+    device,
+    release,
+    channel,
+    model,
+    recipe,
+    rollout,
+    snapshot,
+    job,
+    experiment,
+    drift,
+    sample,
+    event,
+    audit,
+):
     app.add_typer(_noun.app)
 with_version(app, "fleet")
 with_output(app)

@@ -19,6 +19,7 @@ from fleet.api.drift import (
     StreamPage,
 )
 from fleet.api.jobs import JobInfo, JobLog, JobPage, RetrainOptions, TuneOptions
+from fleet.api.runs import RunInfo, RunPage
 from fleet.api.samples import (
     MAX_LABELS,
     DeletedSample,
@@ -168,6 +169,10 @@ class SampleCalls(Calls):
     def job(self, job: str) -> JobInfo:
         """One job."""
         return self._get(path_of("jobs", job), JobInfo)
+
+    def runs(self, model: str, *, limit: int | None = None) -> Iterator[RunInfo]:
+        """A model's training runs, those of the newest jobs first, at most `limit`."""
+        return self._items(path_of("models", model, "runs"), RunPage, limit=limit)
 
     def job_log(self, job: str) -> JobLog:
         """What a job's code has printed."""

@@ -11,14 +11,17 @@ from cloud_hub.context import Hub
 from cloud_hub.dashboard.views.answers import ModelView, model_views
 from cloud_hub.dashboard.views.lineage import Lineage, draw, origins
 from cloud_hub.dashboard.views.traffic import TrafficView, traffic_view
+from cloud_hub.jobs.runs import list_runs
 from cloud_hub.store.benchmarks import Figures, by_hardware
 from cloud_hub.store.tables import ChannelRow, Release
 from cloud_hub.trust.rows import get_model
+from fleet.api.runs import RunInfo
 from fleet.protocol.channel import Channel, decode_channel
 
 RELEASES = 25
 MEASURED = 200  # figures of a release that are summed up
 DAYS = 7
+JOBS, RUNS = 10, 40  # whose training runs are shown, and how many of them
 
 
 class ReleaseView(Struct, frozen=True, kw_only=True):
@@ -44,6 +47,7 @@ class ModelPage(Struct, frozen=True, kw_only=True):
     latencies: list[Latency]
     lineage: Lineage
     traffic: TrafficView
+    runs: list[RunInfo]
 
 
 class ModelsPage(Struct, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ def model_page(hub: Hub, model: str) -> ModelPage:
         latencies=[Latency(release=number, figures=one) for number, one in found],
         lineage=lineage,
         traffic=traffic_view(hub, DAYS, model),
+        runs=list_runs(hub, model, limit=JOBS).items[:RUNS],
     )
 
 
