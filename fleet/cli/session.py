@@ -75,7 +75,8 @@ class Session:
 
     def ago(self, text: str) -> float:
         """How many seconds ago that is; a usage error for what has not been yet."""
-        seconds = round(self.now() - self.since(text), 3)
+        now = self.now()
+        seconds = round(now - parse_moment(text, now), 3)
         if seconds <= 0:
             raise typer.BadParameter(f"{text!r} has not been yet")
         return seconds

@@ -1,7 +1,9 @@
 """Typed client of the hub's operator API (`/api/v1`), and of its models (`/v2`).
 
-    client = Client(HttpTransport("https://hub.example:8080"), token)
-    client.create_rollout(NewRollout(model="digits", release=2, channel="stable"))
+    hub = Hub("https://hub.example:8080", token)
+    hub.create_rollout(NewRollout(model="digits", release=2, channel="stable"))
+
+`Hub` is a `Client` with an `HttpTransport`; `docs/how-to/use-python.md` has examples.
 
 Methods take and return the models of `fleet.api`. Every failure is a `fleet.errors.FleetError`.
 
@@ -17,6 +19,7 @@ Methods take and return the models of `fleet.api`. Every failure is a `fleet.err
 from __future__ import annotations
 
 from fleet.client.client import Client
+from fleet.client.hub import Hub
 from fleet.client.transport import Answer, HttpTransport, Transport
 
-__all__ = ["Answer", "Client", "HttpTransport", "Transport"]
+__all__ = ["Answer", "Client", "HttpTransport", "Hub", "Transport"]
