@@ -78,7 +78,8 @@ class Builder:
         self._encoder = encoder
         self._tensors: tuple[Tensor, ...] = ()
         self._reservoir: list[Row] = []
-        self._size = 0  # rows that the reservoir may hold; 0: not known yet
+        self._size = RESERVOIR_ROWS  # rows that the reservoir may hold: fewer when they turn out to be large
+        self._bytes = 0  # of its rows
         self._rows = 0.0  # seen, in units of `_weight`
         self._weight = 1.0
         self._refusals: dict[str, int] = {}
@@ -139,15 +140,29 @@ class Builder:
             if weight < self._weight and rng() * self._weight >= weight:
                 continue
             self._rows += 1
-            if len(self._reservoir) < (self._size or RESERVOIR_ROWS):
-                self._reservoir.append(_row(inputs, place))
-                if not self._size:
-                    size = sum(array.nbytes for array in self._reservoir[0].values())
-                    self._size = min(RESERVOIR_ROWS, max(1, RESERVOIR_BYTES // max(1, size)))
+            if len(self._reservoir) < self._size:
+                self._keep(len(self._reservoir), _row(inputs, place), rng)
             else:
                 kept = int(rng() * self._rows)
                 if kept < self._size:
-                    self._reservoir[kept] = _row(inputs, place)
+                    self._keep(kept, _row(inputs, place), rng)
+
+    def _keep(self, place: int, row: Row, rng: Callable[[], float]) -> None:
+        """Put a row into the reservoir. Texts and frames differ in size: where they come to too many bytes, any of them
+        go, and no more are held from then on."""
+        replaced = self._reservoir[place : place + 1]
+        self._reservoir[place : place + 1] = [row]
+        self._bytes += _bytes(row) - sum(map(_bytes, replaced))
+        while self._bytes > RESERVOIR_BYTES and len(self._reservoir) > 1:
+            self._drop(rng)
+            self._size = len(self._reservoir)
+
+    def _drop(self, rng: Callable[[], float]) -> None:
+        """Let any row go."""
+        place = int(rng() * len(self._reservoir))
+        self._bytes -= _bytes(self._reservoir[place])
+        self._reservoir[place] = self._reservoir[-1]
+        self._reservoir.pop()
 
     def _weigh(self, weight: float, rng: Callable[[], float]) -> None:
         """Let every kept row stand for `weight` rows. A uniform draw stays one with whatever rows it has; only it
@@ -155,9 +170,7 @@ class Builder:
         units = self._rows * self._weight / weight
         most = int(units) + (rng() < units % 1.0)
         while len(self._reservoir) > most:
-            place = int(rng() * len(self._reservoir))
-            self._reservoir[place] = self._reservoir[-1]
-            self._reservoir.pop()
+            self._drop(rng)
         self._rows, self._weight = max(units, float(len(self._reservoir))), weight
 
     def audited(self, agree: Iterable[bool], pairs: Iterable[tuple[bytes, tuple[bool, bool]]]) -> None:
@@ -308,6 +321,12 @@ class Windows:
 
 def _row(inputs: Mapping[str, AnyArray], place: int) -> Row:
     return {name: np.array(array[place if len(array) > place else 0]) for name, array in inputs.items() if len(array)}
+
+
+def _bytes(row: Row) -> int:
+    """What a row takes; of texts in an array of objects, the texts too."""
+    texts = (array.ravel().tolist() for array in row.values() if array.dtype.kind == "O")
+    return sum(array.nbytes for array in row.values()) + sum(len(text) for found in texts for text in found)
 
 
 def _used(counts: list[int]) -> int:

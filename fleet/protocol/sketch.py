@@ -178,7 +178,8 @@ def rows_of(encoder: Encoder, rows: Iterable[npt.NDArray[Any]]) -> npt.NDArray[A
     """Those examples that an encoder can read, each without its batch axis, as (n, inputs) numbers."""
     kept: list[npt.NDArray[Any]] = []
     for given in rows:
-        row = np.asarray(given)  # one text alone is no array
+        # One text alone is no array, and as one of numpy's strings would be copied several times.
+        row = np.array(given, object) if isinstance(given, (bytes, str)) else np.asarray(given)
         if row.dtype.kind not in TEXT and row.size != encoder.inputs:
             continue
         numbers = _numbers(row[np.newaxis]).reshape(1, -1)

@@ -29,7 +29,8 @@ def text_numbers(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
     Returns:
         (n, NUMBERS): the square root of each bucket's share of the example's trigrams, which makes Euclidean distance
-        Hellinger's, and the logarithm of its length in bytes. An example without a text is all zeros.
+        Hellinger's, and the logarithm of its length in bytes. An example without a text is all zeros. Zero bytes at a
+        text's end are padding and do not count: numpy's own strings never have them.
     """
     found = np.zeros((len(rows), NUMBERS), np.float32)
     for place, row in enumerate(rows):
@@ -37,8 +38,9 @@ def text_numbers(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         size = sum(map(len, items))
         if not size:
             continue
+        begins = (item[:ROW_BYTES] for item in items)
         # Ends count as zero bytes, so that a text of one letter has trigrams, and items keep apart.
-        text = np.frombuffer(b"\0" + b"\0".join(items)[:ROW_BYTES] + b"\0\0", np.uint8).astype(np.uint32)
+        text = np.frombuffer(b"\0" + b"\0".join(begins)[:ROW_BYTES] + b"\0\0", np.uint8).astype(np.uint32)
         trigrams = (text[:-2] << 16) | (text[1:-1] << 8) | text[2:]
         counts = np.bincount((trigrams * _MIX) >> 24, minlength=BUCKETS)
         found[place, :BUCKETS] = np.sqrt(counts / len(trigrams))
@@ -47,4 +49,5 @@ def text_numbers(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
 
 
 def _bytes(item: object) -> bytes:
-    return item if isinstance(item, bytes) else str(item).encode()
+    text = item if isinstance(item, bytes) else str(item).encode(errors="surrogatepass")
+    return text.rstrip(b"\0")

@@ -44,6 +44,16 @@ def test_an_example_costs_no_more_than_its_bound_whatever_its_length() -> None:
     np.testing.assert_array_equal(found[0], found[1])
 
 
+def test_a_text_is_the_same_however_numpy_holds_it() -> None:
+    """Texts that are padded to a length lose their zero bytes in numpy's own strings, which a device's rows may be."""
+    padded = np.array([b"pump\0\0"], object)
+    wanted = text_numbers(np.array([b"pump"], object))
+    for held in (padded, padded[:, np.newaxis], padded.astype("S"), np.array(["pump\0"], object)):
+        np.testing.assert_array_equal(text_numbers(held), wanted)
+        np.testing.assert_array_equal(sketch.rows_of(ENCODER, held), wanted)
+    assert text_numbers(np.array(["\ud800"], object)).any()  # no text of UTF-8, and yet one that Python may hold
+
+
 def test_the_same_text_is_not_drift_and_another_language_is() -> None:
     reference = sketch.sketch(ENCODER, messages("en", 1))
     margin = sketch.fit_margin(ENCODER, reference, messages("en", 2), window=100)
