@@ -102,10 +102,12 @@ def test_it_delays_nobody_else(site: Site) -> None:
     assert good.events.count("connected") == enemy.events.count("connected") == 1
     assert statistics.median(beside) < 10 * alone, (alone, beside)
     assert count(site, DeviceEvent, "cam-2") == 1 + 2 * ROUNDS and count(site, DeviceEvent, "cam-1") == 2
-    kinds = sent - 1 + ROUNDS * (len(list(bad.unnumbered("cam-1"))) + len(list(bad.statuses())))
+    unnumbered = len(list(bad.unnumbered("cam-1")))
+    kinds = sent - 1 + ROUNDS * (unnumbered + len(list(bad.statuses())))
+    repeats = (ROUNDS - 1) * unnumbered  # the same bytes each round: left out while those of the round before still wait
     with site.hub.reading() as session:
         enemy_row = session.get(Device, "cam-1")
-        assert enemy_row is not None and enemy_row.set_aside == kinds
+        assert enemy_row is not None and kinds - repeats <= enemy_row.set_aside <= kinds
     assert 0 < count(site, SetAside, "cam-1") < kinds
 
 
