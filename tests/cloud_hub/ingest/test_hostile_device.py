@@ -104,7 +104,7 @@ def test_it_delays_nobody_else(site: Site) -> None:
     assert count(site, DeviceEvent, "cam-2") == 1 + 2 * ROUNDS and count(site, DeviceEvent, "cam-1") == 2
     unnumbered = len(list(bad.unnumbered("cam-1")))
     kinds = sent - 1 + ROUNDS * (unnumbered + len(list(bad.statuses())))
-    repeats = (ROUNDS - 1) * unnumbered  # the same bytes each round: left out while those of the round before still wait
+    repeats = (ROUNDS - 1) * unnumbered  # left out while the round before still waits
     with site.hub.reading() as session:
         enemy_row = session.get(Device, "cam-1")
         assert enemy_row is not None and kinds - repeats <= enemy_row.set_aside <= kinds
