@@ -45,6 +45,8 @@ LABELS = {
 }
 EVIDENCE = [
     ("paired", "audited pairs: the answers are judged"),
+    ("labels", "labels of randomly drawn samples of both releases: the answers are judged"),
+    ("signals", "failures, latency and confidence in windows of both releases: answers are not judged"),
     ("install", "install health alone: answers are not judged"),
 ]
 NOTES = 20  # of a plan

@@ -6,11 +6,13 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import get_args, get_type_hints
 
 import pytest
 from msgspec.structs import replace
 from sqlmodel import select
 
+from cloud_hub.dashboard.acts.rollouts import EVIDENCE
 from cloud_hub.store.tables import (
     Alarm,
     Device,
@@ -24,6 +26,7 @@ from cloud_hub.store.tables import (
     Token,
 )
 from fleet.protocol.channel import Audit, Channel, ModelEntry
+from fleet.rollouts.guard import GuardPolicy
 from tests.support.acting import Person, audited, text_of
 from tests.support.hub import HubFixture
 
@@ -103,6 +106,12 @@ WRONG = (
     ({"soak": "-1"}, "Minutes that a stage"),
     ({"evidence": "hope"}, "Guard"),
 )
+
+
+def test_every_kind_of_evidence_that_a_guard_knows_is_offered(ready_hub: HubFixture) -> None:
+    assert {name for name, _ in EVIDENCE} == set(get_args(get_type_hints(GuardPolicy)["evidence"]))
+    page = Person(ready_hub).open(NEW).text
+    assert all(f'<option value="{name}"' in page for name, _ in EVIDENCE)
 
 
 def test_a_wrong_field_is_named_and_everything_stays(ready_hub: HubFixture) -> None:
