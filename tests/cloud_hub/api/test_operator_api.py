@@ -309,7 +309,7 @@ def test_the_audit_log_is_read_backwards_too_and_of_one_subject_and_time(hub: Hu
     assert ids(hub, "audit?actor=nobody") == ids(hub, "audit?action=di") == ids(hub, "audit?until=0") == ([], None)
 
 
-@pytest.mark.parametrize("query", ["actor=a%00", "action=" + "a" * 256, "until=-1", "until=1e300", "until=nan"])
+@pytest.mark.parametrize("query", ["actor=" + "a" * 256, "action=" + "a" * 256, "until=-1", "until=1e300", "until=nan"])
 def test_what_is_sought_in_the_audit_log_is_bounded(hub: HubFixture, query: str) -> None:
     answer = hub.client.get(f"/api/v1/audit?{query}", headers=hub.auth())
     assert answer.status_code == 400 and answer.json()["subject"] == f"query.{query.partition('=')[0]}", answer.text
