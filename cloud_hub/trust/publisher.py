@@ -220,6 +220,7 @@ class TufPublisher:
             checks.check_auditors(before, new, lambda *one: decode_manifest(get_release(draft.session, *one).manifest))
             for model, number in sorted(checks.named_releases(new) - checks.named_releases(before)):
                 refuse_stranger(draft.session, model, number)
+            untold = row.spread_s if row is not None and row.notified_version < row.version else None
             row = row or ChannelRow(name=name, version=0, document=b"", updated_at=draft.now)
             row.version, row.document, row.spread_s, row.updated_at = version, data, spread_s, draft.now
             draft.session.add(row)
@@ -227,6 +228,8 @@ class TufPublisher:
             audit(draft, actor, "channel.change", name, {"version": version})
             if also is not None:
                 also(draft.session)
+            if untold is not None:  # one notice tells of both versions, so it hurries as the more urgent one: a halt
+                row.spread_s = min(row.spread_s, untold)
             return new
 
         return self.transactions.run(publish)
@@ -274,14 +277,11 @@ class TufPublisher:
 
     def catch_up(self) -> None:
         """See `Publisher.catch_up`."""
-        if not self.transactions.behind:
+        owed = self.transactions.owed.version
+        if not owed:
             return
-        self.transactions.behind = False  # before the look: what fails meanwhile is behind again
-        try:
-            self.recover()
-        except Exception:
-            self.transactions.behind = True
-            raise
+        self.recover()
+        self.transactions.owed.paid(owed)
         log.info("what was published while the object store did not answer is shown now")
 
     def replay(self, entries: Sequence[Entry], tail: Position) -> tuple[str, ...]:

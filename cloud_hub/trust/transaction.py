@@ -34,6 +34,7 @@ from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import lock_publishing
 from cloud_hub.store.tables import ChannelRow, Metadata, Model, Setting
 from cloud_hub.trust import repository
+from cloud_hub.trust.owed import Owed
 from cloud_hub.trust.published import proven
 from cloud_hub.trust.rows import COMMAND_SETTING, latest_metadata
 from fleet.protocol.channel import decode_channel, encode_channel
@@ -104,7 +105,7 @@ class Transactions:
         self.journal = journal
         self._expiry = expiry
         self._withheld = False
-        self.behind = False  # something is committed that the store has not got yet
+        self.owed = Owed()
 
     @contextmanager
     def withheld(self) -> Iterator[None]:
@@ -142,7 +143,7 @@ class Transactions:
         )
 
     def _push_kept(self, body: bytes) -> bool:
-        self.behind = True
+        self.owed.owe(version := repository.version_of(body))
         try:
             pushed = self.push_timestamp(body)
         except UnreachableError as error:
@@ -150,7 +151,8 @@ class Transactions:
             raise KeptError(
                 f"it is kept, and no device sees it yet: {error}", subject=error.subject, hint=hint
             ) from error
-        self.behind = not pushed
+        if pushed:
+            self.owed.paid(version)
         return pushed
 
     def push_timestamp(self, body: bytes) -> bool:

@@ -63,3 +63,24 @@ def test_what_is_committed_and_not_shown_is_shown_without_another_publication(
     assert shown(fleet) == before + 1
     service.look()
     assert shown(fleet) == before + 1
+
+
+def test_an_older_version_that_is_shown_late_does_not_hide_that_a_later_one_is_not(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout, before, put = start(fleet), shown(fleet), fleet.hub.objects.put_if_match
+
+    def slow(*one: Any) -> None:
+        """While the first one is on its way an abort is published, which the store does not take."""
+        with monkeypatch.context() as patch:
+            refuse(fleet, patch, "put_if_match")
+            with pytest.raises(KeptError):
+                orders.apply_order(fleet.hub, rollout, "abort", "", "test")
+        monkeypatch.setattr(fleet.hub.objects, "put_if_match", put)
+        put(*one)
+
+    monkeypatch.setattr(fleet.hub.objects, "put_if_match", slow)
+    fleet.hub.publisher.refresh(force=True)
+    assert shown(fleet) == before + 1 and entry(fleet).rollout is None
+    CatchUp(fleet.hub).look()
+    assert shown(fleet) == before + 2

@@ -36,7 +36,16 @@ def post(fleet: HubFixture, path: str = "", **schedule: Any) -> Any:
     return fleet.client.post(f"/api/v1/rollouts{path}", json=body, headers=fleet.auth())
 
 
+def announce(fleet: HubFixture) -> None:
+    """Tell devices of what the channel says, as the ingest does."""
+    with fleet.hub.session() as session:
+        row = session.get_one(ChannelRow, "stable")
+        row.notified_version = row.version
+        session.add(row)
+
+
 def create(fleet: HubFixture, **schedule: Any) -> str:
+    announce(fleet)
     answer = post(fleet, **schedule)
     assert answer.status_code == 201, answer.text
     found: str = answer.json()["id"]
@@ -51,6 +60,7 @@ def show(fleet: HubFixture, rollout: str) -> dict[str, Any]:
 def look(fleet: HubFixture, engine: RolloutEngine, after_s: float = 0.0) -> list[str]:
     """Every device is heard, the cohort commits, and the engine takes a step; the devices that are ordered by then."""
     fleet.clock.advance(after_s)
+    announce(fleet)
     with fleet.hub.session() as session:
         for device in session.exec(select(Device)):
             device.last_seen_at = fleet.clock()
@@ -120,6 +130,18 @@ def test_a_halt_is_told_to_all_at_once_though_orders_are_spread(fleet: HubFixtur
     assert read(row)[1].stage == 0
     fleet.client.post(f"/api/v1/rollouts/{rollout}/abort", json={}, headers=fleet.auth())
     assert entry(fleet).rollout is None and spread_s(fleet) == 0
+
+
+def test_a_step_that_is_announced_with_a_halt_hurries_as_it_does(fleet: HubFixture) -> None:
+    """One notice tells of both: another model's halt must not wait until all have looked at the step in turn."""
+    create(fleet)
+    announce(fleet)
+    for spread, told in ((60, 60), (0, 0), (200, 0)):
+        fleet.hub.publisher.change_channel("stable", lambda channel: channel, actor="t", spread_s=spread)
+        assert spread_s(fleet) == told
+    announce(fleet)
+    fleet.hub.publisher.change_channel("stable", lambda channel: channel, actor="t", spread_s=200)
+    assert spread_s(fleet) == 200
 
 
 def test_without_a_rate_devices_look_in_turn_too_from_the_first_step_to_the_end_but_for_a_halt(
