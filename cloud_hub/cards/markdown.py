@@ -103,7 +103,7 @@ def _classes(labels: Sequence[str]) -> str:
 
 
 def _tensors(tensors: Sequence[Tensor]) -> str:
-    return "; ".join(f"{plain(one.name)} {one.datatype} {list(one.shape)}".replace("[", r"\[") for one in tensors)
+    return "; ".join(rf"{plain(one.name)} {one.datatype} \{list(one.shape)}" for one in tensors)
 
 
 def _metrics(manifest: Manifest) -> str:

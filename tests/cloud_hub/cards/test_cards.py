@@ -9,10 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from cloud_hub.cards.facts import gather
-from cloud_hub.cards.markdown import card, plain
+from cloud_hub.cards.markdown import _tensors, card, plain
 from cloud_hub.errors import ConflictError
 from cloud_hub.store.tables import Release, RolloutRow, Snapshot
-from fleet.protocol.manifest import Blob, Lineage, decode_manifest, encode_manifest
+from fleet.protocol.manifest import Blob, Lineage, Tensor, decode_manifest, encode_manifest
 from fleet.protocol.manifest_detail import detail_of, encode_detail, without_detail
 from tests.support.acting import Person, text_of
 from tests.support.hub import HubFixture
@@ -153,3 +153,7 @@ def test_viewers_read_it_by_the_api_and_on_the_dashboard(hub: HubFixture) -> Non
     assert file.headers["content-disposition"] == f"attachment; filename*=UTF-8''digits-{number}.md"
     assert f"/models/digits/releases/{number}/card" in person.open("/models/digits").text
     assert person.open("/models/digits/releases/99/card").status_code == 404
+
+
+def test_brackets_in_a_tensors_name_are_escaped_once() -> None:
+    assert _tensors([Tensor(name="x[a]", datatype="FP32", shape=(-1, 2))]) == r"x\[a\] FP32 \[-1, 2]"
