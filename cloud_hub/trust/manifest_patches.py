@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 def keep_manifest_patches(hub: Hub, model: str, number: int) -> None:
     """Put patches to a published release's manifest into the store. Without them devices fetch it whole."""
+    from model_compiler.errors import CompilerError
     from model_compiler.package.delta import build
 
     with hub.reading() as session:
@@ -36,7 +37,7 @@ def keep_manifest_patches(hub: Hub, model: str, number: int) -> None:
             patch = build(old, new).patch
             if len(patch) < len(new):
                 hub.objects.put_new(delta_key(_sha256(new), _sha256(old)), patch)
-    except HubError as error:  # the release is out, and goes on without
+    except (HubError, CompilerError, OSError, ValueError, MemoryError) as error:  # it is out, and goes on
         log.warning("no patches to the manifest of %s release %d: %s", model, number, error)
 
 
