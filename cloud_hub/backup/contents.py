@@ -10,7 +10,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.jobs.logs import log_key
 from cloud_hub.ports import Objects
 from cloud_hub.store.tables import Job, Release, SampleRow, Snapshot
-from cloud_hub.trust.collecting import named_blobs
+from cloud_hub.trust.collecting import manifest_hashes, named_blobs
 
 
 def wanted(session: Session) -> Iterator[str]:
@@ -22,9 +22,9 @@ def wanted(session: Session) -> Iterator[str]:
 
 def welcome(session: Session, objects: Objects) -> Iterator[str]:
     """The keys of what may be there as well: patches, logs of jobs, weights that training starts from."""
-    blobs = named_blobs(session)
+    ends = named_blobs(session) | manifest_hashes(session)
     for found in objects.list("deltas"):
-        if set(found.key.split("/")[1:]) <= blobs:
+        if set(found.key.split("/")[1:]) <= ends:
             yield found.key
     yield from (log_key(job) for job in session.exec(select(Job.id)))
     releases = {(row.model, str(row.number)) for row in session.exec(select(Release))}

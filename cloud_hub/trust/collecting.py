@@ -48,7 +48,7 @@ def collect(hub: Hub) -> int:
     for start in range(0, len(old), BATCH):
         with Session(hub.engine) as session, session.begin():
             lock_publishing(session)
-            named = named_blobs(session)
+            named = named_blobs(session) | manifest_hashes(session)
             for key in old[start : start + BATCH]:
                 if not set(key.split("/")[1:]) <= named:  # blobs/HASH, and deltas/TO/FROM
                     hub.objects.delete(key)
@@ -57,8 +57,11 @@ def collect(hub: Hub) -> int:
 
 
 def named_blobs(session: Session) -> set[str]:
-    """The hashes of all blobs that releases name, published or not, and of their manifests: patches lie between these,
-    too."""
-    manifests = [manifest for manifest in session.exec(select(Release.manifest)) if manifest]
-    blobs = {blob.sha256 for manifest in manifests for blob in decode_manifest(manifest).blobs()}
-    return blobs | {hashlib.sha256(manifest).hexdigest() for manifest in manifests}
+    """The hashes of all blobs that releases name, published or not."""
+    manifests = session.exec(select(Release.manifest))
+    return {blob.sha256 for manifest in manifests if manifest for blob in decode_manifest(manifest).blobs()}
+
+
+def manifest_hashes(session: Session) -> set[str]:
+    """The hashes of all releases' manifests: patches lie between these, too; they are rows, and no blobs."""
+    return {hashlib.sha256(manifest).hexdigest() for manifest in session.exec(select(Release.manifest)) if manifest}

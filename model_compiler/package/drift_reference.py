@@ -25,7 +25,7 @@ def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any]) -> boo
     all the same."""
     if min(len(calibration), len(validation)) < LEAST_ROWS:
         return False
-    text = calibration.dtype.kind == "O"
+    text = calibration.dtype.kind in "OSU"  # a recipe may hold texts as any of these
     if not text and not (calibration.ndim > 1 and is_finite(calibration) and is_finite(validation)):
         return False
     return bool((calibration != calibration[:1]).any())

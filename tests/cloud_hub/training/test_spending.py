@@ -76,9 +76,9 @@ def test_a_network_of_another_graph_is_refused() -> None:
 
 def test_manifest_and_self_test_are_part_of_the_budget(tmp_path: Path) -> None:
     budget = budget_of(request(tmp_path), CURRENT, 8000)
-    assert budget.variant == VARIANT and 500 < budget.beside < 3000
+    assert budget.variant == VARIANT and 200 < budget.beside < 3000
     large = msgspec.structs.replace(MANIFEST, labels=tuple(f"class-{n}" for n in range(100)))
-    assert budget_of(request(tmp_path), replace(CURRENT, manifest=large), 8000).beside > budget.beside + 900
+    assert budget_of(request(tmp_path), replace(CURRENT, manifest=large), 8000).beside > budget.beside + 250
     assert weights_of(request(tmp_path)) == 3000
 
 
