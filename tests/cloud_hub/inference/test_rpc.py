@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_counted_for_its_release(tmp_path: Path) -> None:
 def test_what_calls_may_hold_is_a_part_of_the_memory(
     memory: int, calls: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = HubConfig(directory=tmp_path, tls=False, inference=InferenceConfig(grpc_port=0))
+    config = HubConfig(directory=tmp_path, tls=False, inference=InferenceConfig(grpc_port=8500))
     monkeypatch.setattr(rpc, "memory_bytes", lambda: memory)
     made: dict[str, Any] = {}
     monkeypatch.setattr(rpc, "load_server", lambda: lambda *_, **bounds: made.update(bounds))

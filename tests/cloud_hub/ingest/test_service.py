@@ -210,11 +210,11 @@ def test_the_end_of_the_broker_ends_the_loop_so_that_both_start_anew(fleet, brok
 
 def test_a_device_that_floods_is_slowed_and_named_and_others_are_taken_at_once(fleet):
     ingest = Ingest(fleet.hub)
-    for _ in range(3 * SHARE):
-        ingest.arrived(REPORT, b"x")
+    for number in range(3 * SHARE):
+        ingest.arrived(REPORT, b"x%d" % number)
     ingest.arrived(topics.uplink("cam-2", "report"), b"y")
     ingest._gather()
-    assert [message.payload for message in ingest._batch][:2] == [b"x", b"y"] and len(ingest._batch) == SHARE + 1
+    assert [message.payload for message in ingest._batch][:2] == [b"x0", b"y"] and len(ingest._batch) == SHARE + 1
     ingest._name_floods()
     shown = {
         name: fleet.client.get(f"/api/v1/devices/{name}", headers=fleet.auth()).json() for name in ("cam-1", "cam-2")
@@ -223,8 +223,8 @@ def test_a_device_that_floods_is_slowed_and_named_and_others_are_taken_at_once(f
     assert "revoke" in shown["cam-1"]["hint"]
     (entry,) = [row for row in rows(fleet, AuditEntry) if row.action == "device.slowed"]
     assert (entry.subject, entry.detail) == ("cam-1", {"dropped": 2 * SHARE})
-    for _ in range(3 * SHARE):
-        ingest.arrived(REPORT, b"x")
+    for number in range(3 * SHARE):
+        ingest.arrived(REPORT, b"x%d" % number)
     ingest._name_floods()
     assert len([row for row in rows(fleet, AuditEntry) if row.action == "device.slowed"]) == 1, "once an hour"
     assert told(fleet.hub) == [("device.flooding", "cam-1")]
