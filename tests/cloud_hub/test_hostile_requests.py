@@ -113,6 +113,7 @@ FIELDS: dict[str, dict[str, str]] = {
     "/act/models/{model}/label": {"sample-0": "s1", "label-0": "3", "again": "yes"},
     "/act/models/{model}/rebaseline": {"release": "1", "devices": "d-0"},
     "/act/alarms/{alarm}/close": {"usual": "yes"},
+    "/act/events/{event}/resend": {"target": "ops"},
     "/act/devices/{device_id}/commands/logs": {"lines": "5", "minutes": "1"},
     "/act/devices/{device_id}/commands/benchmark": {"model": "digits", "rounds": "3"},
     "/act/devices/{device_id}/commands/send-samples": {"model": "digits", "count": "3", "hours": "1", "mib": "1"},
@@ -197,7 +198,7 @@ def known_values(hub: HubFixture, rollout: str) -> dict[str, str]:
         sent = session.exec(select(OutboxCommand.id)).first()
         told = session.exec(select(EventRow.id)).first()
     return {
-        "command": sent or "none", "event": told or "none",
+        "command": sent or "none", "event": told or "none", "target": "ops",
         "model": "digits", "number": "1", "name": "digits", "device_id": "d-0", "sha256": SHA256, "old": SHA256,
         "rollout": rollout, "order": "pause", "sample": "s1", "job": queue.submit(hub.hub, "k", actor="t").id,
         "alarm": "1", "version": "1", "token_id": "none", "snapshot": "none", "path": f"channels/{SHA256}.stable.json",

@@ -233,12 +233,7 @@ def test_only_who_may_do_something_is_led_to_it(busy_hub: HubFixture) -> None:
     for act in ACTS:
         shape = re.compile(re.sub(r"\{[^}]*\}", "[^/]+", act.path))
         led = [link for link in links["admin" if act.role == "admin" else "operator"] if shape.fullmatch(link)]
-        absent = (
-            "/resume",
-            "/approve",
-            "/resend",
-            "/test",
-        )  # nothing waits for these here; of the last two see `test_events`
+        absent = ("/resume", "/approve", "/resend", "/test")  # nothing waits for these here; see `test_events`, too
         assert led or act.path.endswith(absent), act.path
 
 
