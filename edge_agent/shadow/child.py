@@ -68,7 +68,7 @@ class Answered(Struct, frozen=True, kw_only=True):
 
 def run(config: AgentConfig, lines: IO[bytes], out: IO[bytes]) -> None:
     """Load the release that the first frame names, say so, and answer until stdin ends."""
-    os.nice(LOWEST)
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST)  # whatever that of the agent is
     with contextlib.suppress(OSError):  # no such file: another kernel
         Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
     own = os.fdopen(os.dup(out.fileno()), "wb")
