@@ -1,7 +1,7 @@
 """The process that runs a shadowed release, from within: `python -m edge_agent.update.worker.process shadow DIR`.
 
-It is confined like a self-test (`update.confining`), has the lowest priority, and is the first to go where the device's
-memory ends. A frame on stdin, 4 bytes of
+It is confined like a self-test (`update.worker.confining`), has the lowest priority, and is the first to go where the
+device's memory ends. A frame on stdin, 4 bytes of
 length and then MessagePack, names the release; each further one is a request with the answer that it got. Each is
 answered by one frame. What a runtime prints goes to stderr, so that nothing but frames is on stdout.
 """

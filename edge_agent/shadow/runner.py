@@ -1,6 +1,6 @@
 """What the hub's shadow stages ordered, and what became of it.
 
-A release is fetched, verified and tried like any other (`update.following`), and runs in a process of its own from the
+A release is fetched, verified and tried like any other (`update.offers`), and runs in a process of its own from the
 first request that is copied. A process that ends of itself is started anew a few times; then the release is given up,
 which the hub hears. All shadows of the device share one share of the processor.
 """
