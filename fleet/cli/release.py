@@ -13,7 +13,6 @@ from fleet.cli.output import Column, moment, print_document, print_items, print_
 from fleet.cli.output import note as say
 from fleet.cli.session import JsonFlag, ModelOption, Session, client_of, session_of
 from fleet.errors import FailedError, NotFoundError
-from fleet.protocol.interface import UNWATCHED
 
 if TYPE_CHECKING:
     from fleet.api.releases import ReleaseInfo
@@ -95,7 +94,7 @@ def publish(
         published = sign_release(session_of(context), model, published.number, key)
     print_document(published, COLUMNS[:3], json=json)
     if manifest.sketch is None:
-        say(UNWATCHED)
+        _say_unwatched()
     if published.status == "awaiting-signature":
         say(f"it waits for the release key: fleet release sign {model} {published.number} --key K")
 
@@ -233,6 +232,12 @@ def sign_release(session: Session, model: str, number: int, key: Path) -> Releas
     signer = load_signer(key, passphrase.encode() if passphrase else None)
     payload, version = client.signing_payload(model, number)
     return client.send_signature(model, number, key_id=signer.key_id, signature=signer.sign(payload), version=version)
+
+
+def _say_unwatched() -> None:
+    from fleet.protocol.interface import UNWATCHED  # brings numpy, which no help needs
+
+    say(UNWATCHED)
 
 
 def _read_manifest(release_dir: Path) -> tuple[bytes, Manifest]:
