@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SENSORS = 32  # of a machine, that are read
 APART_S = 5.0  # two looks at the processors: a share of less time says little
+KEPT_S = 1.0  # a reading: one look at `/metrics` asks for each of its numbers
 KIB = 1024
 
 
@@ -33,9 +34,16 @@ class VitalSigns:
         self._sensors = [zone / "temp" for zone in zones[:SENSORS]]
         self._cpu: float | None = None
         self._spent, self._at = self._processors(), monotonic()
+        self._told: tuple[float, Vitals] | None = None  # when, and what
 
     def read(self) -> Vitals:
-        """What the machine tells now; `cpu` is of the time since the reading before, at least of `APART_S`."""
+        """What the machine tells now, or told within `KEPT_S`; `cpu` is of at least `APART_S` before."""
+        now = self._monotonic()
+        if self._told is None or now - self._told[0] >= KEPT_S:
+            self._told = now, self._look()
+        return self._told[1]
+
+    def _look(self) -> Vitals:
         memory, memory_free = self._memory()
         disk, disk_free = self._disk()
         return Vitals(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.host.vitals import APART_S, VitalSigns
+from edge_agent.host.vitals import APART_S, KEPT_S, VitalSigns
 from edge_agent.serving.metrics import Metrics
 from fleet.protocol.vitals import Vitals, check_vitals
 
@@ -46,6 +46,19 @@ def test_the_processors_are_busy_for_their_share_of_the_time_between(machine: Ca
     machine("cpu  1 0 1 1 0 0 0 0 0 0\n")  # a guest that was moved
     now[0] += APART_S
     assert signs.read().cpu is None
+
+
+def test_one_look_at_the_metrics_is_one_reading(machine: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    now, looked = [0.0], []
+    signs = VitalSigns(Path("/"), root=machine(), monotonic=lambda: now[0])
+    monkeypatch.setattr(signs, "_memory", lambda: looked.append(now[0]) or (None, None))
+    metrics = Metrics()
+    signs.export(metrics)
+    metrics.render()
+    assert looked == [0.0]
+    now[0] += KEPT_S
+    metrics.render()
+    assert looked == [0.0, KEPT_S]
 
 
 def test_memory_and_the_hottest_sensor_that_makes_sense_are_told(machine: Callable[..., Path]) -> None:
