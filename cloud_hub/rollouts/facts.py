@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import bindparam, update
@@ -64,7 +65,13 @@ def mute(session: Session, model: str, audit: Audit) -> str:
     """
     if audit.auditor is None:
         return ""
-    return mute_auditor(model, audit.auditor, decode_manifest(get_release(session, model, audit.auditor).manifest))
+    return _mute(model, audit.auditor, get_release(session, model, audit.auditor).manifest)
+
+
+# Each step of each rollout asks this of the same few manifests.
+@lru_cache(maxsize=64)
+def _mute(model: str, auditor: int, manifest: bytes) -> str:
+    return mute_auditor(model, auditor, decode_manifest(manifest))
 
 
 class Book:
