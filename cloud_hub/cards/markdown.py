@@ -16,6 +16,7 @@ from fleet.protocol.task import in_words
 
 CLASSES, CHARACTERS = 200, 10_000  # that are shown of a list, and of a text
 _MARKS = re.compile(r"([\\`*_\[\]|~$])")
+_ADDRESS = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # what GitHub's Markdown makes a link of by itself
 _START = re.compile(r"^(\s*\d*)([-#+=.)])")  # what makes a heading or a list at the start of a line
 
 
@@ -42,7 +43,7 @@ def plain(text: str) -> str:
     """Text in one line that means nothing to Markdown or HTML."""
     line = "".join(letter if letter.isprintable() else " " for letter in text[:CHARACTERS])
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _START.sub(r"\1\\\2", _MARKS.sub(r"\\\1", line))
+    return _START.sub(r"\1\\\2", _ADDRESS.sub(r"\\\g<0>", _MARKS.sub(r"\\\1", line)))
 
 
 def _prose(text: str) -> str:

@@ -117,7 +117,18 @@ def test_nothing_that_somebody_wrote_becomes_markup(hub: HubFixture) -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("a|b", r"a\|b"), ("*x*", r"\*x\*"), ("a\nb", "a b"), ("12) x", r"12\) x"), ("1.5", r"1\.5"), ("x-1", "x-1")],
+    [
+        ("https://a.b", r"https\://a.b"),
+        ("WWW.a.b", r"WWW\.a.b"),
+        ("a@b.c", r"a\@b.c"),
+        ("a: b", "a: b"),
+        ("a|b", r"a\|b"),
+        ("*x*", r"\*x\*"),
+        ("a\nb", "a b"),
+        ("12) x", r"12\) x"),
+        ("1.5", r"1\.5"),
+        ("x-1", "x-1"),
+    ],
 )
 def test_text_is_shown_as_it_is(text: str, shown: str) -> None:
     assert plain(text) == shown
