@@ -115,7 +115,7 @@ class Delivering:
         if jump_s:
             log.warning("the clock has jumped ahead by %.0f s: what waits for %s ends later", jump_s, target.name)
             with self._hub.session() as session:
-                outbox.postpone(session, target.name, jump_s)
+                outbox.postpone(session, target.name, jump_s, now)
         with self._hub.reading() as session:
             if not outbox.is_due(session, target.name, now):
                 return []

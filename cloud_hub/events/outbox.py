@@ -118,10 +118,14 @@ def claim(session: Session, target: str, owner: str, now: float, *, lasts_s: flo
     return [Claimed(row.event, row.tries, row.expires_at) for row in found]
 
 
-def postpone(session: Session, target: str, jump_s: float) -> None:
-    """Let what waits for a target end so much later: the clock has jumped ahead, and no time has passed."""
+def postpone(session: Session, target: str, jump_s: float, now: float) -> None:
+    """Let what waits for a target end so much later: the clock has jumped ahead to `now`, and no time has passed.
+
+    Several hubs may see one jump: nothing has more than a whole life before it.
+    """
+    later, most = col(EventDelivery.expires_at) + jump_s, now + LIFE_S
     waiting = (col(EventDelivery.target) == target, col(EventDelivery.state) == "waiting")
-    session.execute(update(EventDelivery).where(*waiting).values(expires_at=EventDelivery.expires_at + jump_s))
+    session.execute(update(EventDelivery).where(*waiting).values(expires_at=case((later > most, most), else_=later)))
 
 
 def settle(

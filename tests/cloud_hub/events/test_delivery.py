@@ -9,6 +9,7 @@ from threading import Event as Flag
 
 import pytest
 from pydantic import ValidationError
+from sqlmodel import select
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.event_settings import EventTarget
@@ -18,6 +19,7 @@ from cloud_hub.events.delivery import Spreading
 from cloud_hub.events.schedule import LIFE_S, PAUSES_S
 from cloud_hub.events.targets import open_targets
 from cloud_hub.monitoring.metrics import FleetCollector
+from cloud_hub.store.tables import EventDelivery
 from tests.cloud_hub.events.conftest import SECRET, deliver, delivering, happens, target
 from tests.support.https import OK, Got, Receiver, receiver
 from tests.support.hub import HubFixture, make_hub
@@ -173,6 +175,21 @@ def test_a_clock_that_jumps_ahead_ends_nothing_that_waits(told, ops):
     Spreading(told.hub).look()
     told.clock.advance(400 * 86_400.0)
     assert asyncio.run(service.step()) == 1 and len(ops.got) == 1
+
+
+def test_two_hubs_that_see_one_jump_give_nothing_two_lives(told, ops):
+    happens(told)
+    Spreading(told.hub).look()
+    steady, ops.answers = told.clock(), [BUSY] * 4
+    services = [delivering(told.hub, monotonic=lambda: steady) for _ in range(2)]
+    for service in services:
+        asyncio.run(service.step())
+    told.clock.advance(400 * 86_400.0)
+    for service in services:
+        asyncio.run(service.step())
+    with told.hub.reading() as session:
+        (row,) = session.exec(select(EventDelivery)).all()
+    assert row.state == "waiting" and row.expires_at <= told.clock() + LIFE_S
 
 
 def test_an_event_that_is_spread_after_a_jump_is_not_older_by_it(told, ops):
