@@ -80,7 +80,7 @@ def available() -> dict[str, str]:
 
 def kinds() -> frozenset[str]:
     """The kinds of variant that can be run here (`litert`, `onnx`)."""
-    return frozenset(RUNTIMES[name][1] for name in available())
+    return frozenset(kind for module, kind, *_ in RUNTIMES.values() if find_spec(module) is not None)
 
 
 def named(name: str) -> Runtime:
