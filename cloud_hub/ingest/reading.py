@@ -6,6 +6,7 @@ the rest cannot be read, so that the record is numbered off and does not keep th
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import msgspec
@@ -37,7 +38,9 @@ from fleet.protocol.names import check_name
 from fleet.protocol.pairing import KEY_BYTES
 from fleet.protocol.quantiles import check_quantiles
 from fleet.protocol.sketch import check_sketch
-from fleet.protocol.vitals import check_vitals
+from fleet.protocol.vitals import mended_vitals
+
+log = logging.getLogger(__name__)
 
 MOST_NUMBER = 1 << 62  # of a spool's record: far above what a device can write, far below what overflows
 MOST_COUNT = 1 << 50  # requests, or microseconds of them, that one window may count
@@ -101,15 +104,18 @@ def read_record(data: bytes) -> Record:
 
 
 def read_status(data: bytes) -> Status:
-    """A status; MalformedError, VersionError."""
+    """A status, without vital signs that no machine can have; MalformedError, VersionError."""
     status: Status = decode_control(data, Status)
     check_word(status.session, "session")
     if status.instance:
         check_word(status.instance, "instance")
     check_time(status.at, "at")
-    if status.vitals is not None:
-        check_vitals(status.vitals)
-    return status
+    if status.vitals is None:
+        return status
+    vitals, bad = mended_vitals(status.vitals)
+    if bad:
+        log.debug("a heartbeat is kept without %s: no machine can have what it says", ", ".join(bad))
+    return msgspec.structs.replace(status, vitals=vitals)
 
 
 def _window_document(window: Window) -> dict[str, Any]:

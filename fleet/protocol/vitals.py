@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from msgspec import Struct
-
-from fleet.protocol.bounds import check_count
-from fleet.protocol.errors import MalformedError
+from msgspec.structs import replace
 
 MOST_BYTES = 1 << 60  # of a memory or a disk
 COLDEST, HOTTEST = -100.0, 250.0  # degrees Celsius that a sensor of a working machine can mean
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "cpu": (0.0, 1.0),
+    "celsius": (COLDEST, HOTTEST),
+    "memory": (0, MOST_BYTES),
+    "memory_free": (0, MOST_BYTES),
+    "disk": (0, MOST_BYTES),
+    "disk_free": (0, MOST_BYTES),
+}
 
 
 class Vitals(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -27,18 +33,19 @@ class Vitals(Struct, frozen=True, kw_only=True, omit_defaults=True):
     celsius: float | None = None
 
 
-def check_vitals(vitals: Vitals) -> Vitals:
-    """Return them when every number is one that a machine can have; MalformedError otherwise."""
-    _check_within(vitals.cpu, "vitals.cpu", 0.0, 1.0)
-    _check_within(vitals.celsius, "vitals.celsius", COLDEST, HOTTEST)
+def mended_vitals(vitals: Vitals) -> tuple[Vitals, tuple[str, ...]]:
+    """Without the numbers that no machine can have, and which these were.
+
+    A broken sensor is no reason to set a heartbeat aside: the device is there, and would be taken for one that is not.
+    """
+    bad = {name for name, (least, most) in _BOUNDS.items() if not _within(getattr(vitals, name), least, most)}
     for name in ("memory", "disk"):
         whole, free = getattr(vitals, name), getattr(vitals, f"{name}_free")
-        most = MOST_BYTES if whole is None else check_count(whole, f"vitals.{name}", MOST_BYTES)
-        if free is not None:
-            check_count(free, f"vitals.{name}_free", most)
-    return vitals
+        if name not in bad and not _within(free, 0, MOST_BYTES if whole is None else whole):
+            bad.add(f"{name}_free")
+    names = tuple(sorted(bad))
+    return (replace(vitals, **dict.fromkeys(names)) if names else vitals), names
 
 
-def _check_within(value: float | None, subject: str, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:  # false for NaN, too
-        raise MalformedError(f"{subject}: {value} is not from {least:g} to {most:g}", subject=subject)
+def _within(value: float | None, least: float, most: float) -> bool:
+    return value is None or least <= value <= most  # false for NaN, too

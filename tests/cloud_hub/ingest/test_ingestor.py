@@ -320,6 +320,18 @@ def test_a_heartbeat_says_how_the_machine_does_and_what_does_not_say_it_leaves_i
     assert found.celsius is None and found.memory is None
 
 
+@pytest.mark.parametrize(
+    "vitals", ['"cpu":1.5', '"celsius":1e300', '"memory":18446744073709551615', '"disk":1,"disk_free":2']
+)
+def test_a_broken_sensor_makes_no_device_look_absent(fleet, vitals):
+    told = b'{"state":"online","session":"one","vitals":{%s,"memory_free":7}}' % vitals.encode()
+    Ingestor(fleet.hub).take([Message(topics.uplink("cam-1", "status"), told)])
+    assert next(d for d in rows(fleet, Device) if d.id == "cam-1").online
+    found = status.detail(fleet.hub, "cam-1").vitals
+    assert found is not None and (found.cpu, found.celsius, found.memory, found.disk_free) == (None,) * 4
+    assert found.memory_free == 7
+
+
 def test_a_crash_before_the_commit_gives_no_receipt_and_the_record_comes_again(fleet, monkeypatch):
     from cloud_hub.ingest import records
 
