@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from dataclasses import dataclass
@@ -267,5 +268,5 @@ def _value(value: object) -> str:
         return str(value)
     if isinstance(value, list):
         return f"[{', '.join(_value(item) for item in value)}]"
-    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'
+    # A basic string of TOML is one of JSON, whose escapes TOML has, too, but for DEL, which JSON leaves as it is.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from cloud_hub import main
 from cloud_hub.config import HubConfig
@@ -76,6 +78,12 @@ def test_names_addresses_and_ports_are_written_and_certified(command: Any, tmp_p
     }  # fmt: skip
     certificate = x509.load_pem_x509_certificate((tmp_path / "hub" / "keys" / "server.pem").read_bytes())
     assert valid_for(certificate) == {"xn--hb-xka.example", "192.0.2.7", "localhost", "127.0.0.1", "::1"}
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])))
+@example(text='"quoted" \\ \x00\x07\x1b\x7f\x85\n\r\t')
+def test_whatever_a_text_is_made_of_the_file_reads_back_as_what_was_chosen(text: str) -> None:
+    assert tomllib.loads(f"key = {bootstrap._value([text, 5, True])}") == {"key": [text, 5, True]}
 
 
 def test_loopback_is_said_aloud(command: Any, tmp_path: Path) -> None:
