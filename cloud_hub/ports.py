@@ -206,7 +206,8 @@ class Publisher(Protocol):
         ...
 
     def catch_up(self) -> None:
-        """Show what this process has published while the store did not answer, if there is anything."""
+        """Show what a hub has committed and not shown, as the store did not answer or the hub ended: at the second call
+        that meets it."""
         ...
 
     def withheld(self) -> AbstractContextManager[None]:

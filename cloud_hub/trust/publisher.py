@@ -29,6 +29,7 @@ from cloud_hub.trust.rows import (
     status_in_words,
 )
 from cloud_hub.trust.transaction import Draft, Signers, Transactions
+from cloud_hub.trust.unshown import Unshown
 from fleet.protocol.channel import Channel, decode_channel, encode_channel
 from fleet.protocol.manifest import Manifest, decode_manifest
 from fleet.protocol.messages import Held
@@ -51,6 +52,7 @@ class TufPublisher:
         journal: Journal,
     ) -> None:
         self.transactions = Transactions(engine, objects, signers, clock, expiry, journal)
+        self._unshown = Unshown(self.transactions)
         self._objects = objects
         self._expiry = expiry
 
@@ -277,12 +279,9 @@ class TufPublisher:
 
     def catch_up(self) -> None:
         """See `Publisher.catch_up`."""
-        owed = self.transactions.owed.version
-        if not owed:
-            return
-        self.recover()
-        self.transactions.owed.paid(owed)
-        log.info("what was published while the object store did not answer is shown now")
+        if self._unshown.left_behind():
+            self.recover()
+            log.info("what was committed and not shown is shown now")
 
     def replay(self, entries: Sequence[Entry], tail: Position) -> tuple[str, ...]:
         """See `Publisher.replay`."""

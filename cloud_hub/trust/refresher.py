@@ -12,7 +12,7 @@ from cloud_hub.trust.collecting import Collector
 
 log = logging.getLogger(__name__)
 LOOK_EVERY_S = 3600.0
-CATCH_UP_S = 5.0  # an order to halt must not wait for the next publication
+CATCH_UP_S = 2.5  # twice that after the store is back, an order to halt is shown
 
 
 class Refresher:
@@ -44,7 +44,7 @@ class Refresher:
 
 
 class CatchUp:
-    """Shows what was committed while the object store did not answer, in every process that publishes."""
+    """Shows what was committed and is not shown, whichever hub it was that did not get that far."""
 
     name = "catch-up"
 

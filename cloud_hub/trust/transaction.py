@@ -34,7 +34,6 @@ from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import lock_publishing
 from cloud_hub.store.tables import ChannelRow, Metadata, Model, Setting
 from cloud_hub.trust import repository
-from cloud_hub.trust.owed import Owed
 from cloud_hub.trust.published import proven
 from cloud_hub.trust.rows import COMMAND_SETTING, latest_metadata
 from fleet.protocol.channel import decode_channel, encode_channel
@@ -105,7 +104,6 @@ class Transactions:
         self.journal = journal
         self._expiry = expiry
         self._withheld = False
-        self.owed = Owed()
 
     @contextmanager
     def withheld(self) -> Iterator[None]:
@@ -143,17 +141,13 @@ class Transactions:
         )
 
     def _push_kept(self, body: bytes) -> bool:
-        self.owed.owe(version := repository.version_of(body))
         try:
-            pushed = self.push_timestamp(body)
+            return self.push_timestamp(body)
         except UnreachableError as error:
             hint = "do not ask for it again; the hub shows it by itself once the store answers"
             raise KeptError(
                 f"it is kept, and no device sees it yet: {error}", subject=error.subject, hint=hint
             ) from error
-        if pushed:
-            self.owed.paid(version)
-        return pushed
 
     def push_timestamp(self, body: bytes) -> bool:
         """Make `body` the published timestamp unless a later one of ours is there.
@@ -175,6 +169,11 @@ class Transactions:
             except ConflictError:
                 continue
             return True
+
+    def shown_version(self) -> int:
+        """The version of the timestamp that devices see; 0 where there is none, or what is there is torn."""
+        published = self._published("timestamp.json")
+        return 0 if published is None else repository.version_or_zero(published)
 
     def put_numbered(self, role: str, version: int, body: bytes) -> bool:
         """Create a numbered file; True when it holds `body` now, False when it holds something else."""

@@ -34,6 +34,13 @@ def shown(fleet: HubFixture) -> int:
     return version_of(fleet.hub.objects.get("tuf/metadata/timestamp.json").data)
 
 
+def looked_twice(fleet: HubFixture) -> None:
+    """What another hub's service does."""
+    service = CatchUp(fleet.hub)
+    service.look()
+    service.look()
+
+
 def test_an_order_that_could_not_be_published_is_said_to_be_kept(
     fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +64,7 @@ def test_what_is_committed_and_not_shown_is_shown_without_another_publication(
         refuse(fleet, patch, "put_if_match")
         with pytest.raises(KeptError, match="it is kept, and no device sees it yet"):
             orders.apply_order(fleet.hub, rollout, "abort", "", "test")
+        service.look()
         service.look()  # the store is still away
         assert shown(fleet) == before and entry(fleet).rollout is None
     service.look()
@@ -82,5 +90,44 @@ def test_an_older_version_that_is_shown_late_does_not_hide_that_a_later_one_is_n
     monkeypatch.setattr(fleet.hub.objects, "put_if_match", slow)
     fleet.hub.publisher.refresh(force=True)
     assert shown(fleet) == before + 1 and entry(fleet).rollout is None
-    CatchUp(fleet.hub).look()
+    looked_twice(fleet)
     assert shown(fleet) == before + 2
+
+
+def test_another_hub_shows_what_one_left_behind_that_ended_between_commit_and_store(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rollout, before = start(fleet), shown(fleet)
+
+    class PowerLoss(BaseException):
+        """What no code catches."""
+
+    def end(*_: Any) -> None:
+        raise PowerLoss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.hub.objects, "put_if_match", end)
+        with pytest.raises(PowerLoss):
+            orders.apply_order(fleet.hub, rollout, "abort", "", "test")
+    assert shown(fleet) == before
+    looked_twice(fleet)
+    assert shown(fleet) == before + 1 and entry(fleet).rollout is None
+
+
+def test_what_is_on_its_way_is_not_made_up_for_and_what_is_shown_is_read_once(
+    fleet: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(fleet)
+    service, read, gets = CatchUp(fleet.hub), fleet.hub.objects.get, list[str]()
+
+    def counted(key: str) -> Any:
+        gets.append(key)
+        return read(key)
+
+    monkeypatch.setattr(fleet.hub.objects, "get", counted)
+    monkeypatch.setattr(fleet.hub.publisher, "recover", lambda: pytest.fail("there is nothing to make up for"))
+    service.look()
+    assert gets == []
+    for _ in range(3):
+        service.look()
+    assert gets == ["tuf/metadata/timestamp.json"]
