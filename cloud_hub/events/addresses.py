@@ -12,7 +12,8 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Place(NamedTuple):
-    """An address of `https`: host and port to connect to, `path` with its query, and `authority` for the Host header.
+    """An address of `https`, or of a broker: host and port to connect to, `path` with its query, and `authority` for
+    the Host header.
 
     `path` may be a secret, as Slack's is: only `host` is ever shown.
     """
@@ -28,8 +29,21 @@ class Place(NamedTuple):
         return host if self.port == 443 else f"{host}:{self.port}"
 
 
-def read_url(url: str) -> Place:
-    """The place of an address; ValueError with what is wrong with it, which repeats none of it."""
+def read_broker(url: str) -> Place:
+    """The place of a broker, `mqtts://HOST:8883`; ValueError with what is wrong with it."""
+    place = read_url(url, scheme="mqtts", usual=8883)
+    if place.path != "/":
+        raise ValueError("it must hold nothing behind the port; `topic` says where the broker gets events")
+    return place
+
+
+def read_url(url: str, *, scheme: str = "https", usual: int = 443) -> Place:
+    """The place of an address; ValueError with what is wrong with it, which repeats none of it.
+
+    Args:
+        scheme: the only one that is taken.
+        usual: the port of an address without one.
+    """
     try:
         parts = urlsplit(url.strip())
         port = parts.port
@@ -40,14 +54,14 @@ def read_url(url: str) -> Place:
         )
     except (ValueError, UnicodeError):
         raise ValueError("it is no address such as https://hooks.example/path") from None
-    if parts.scheme != "https" or not host:
-        raise ValueError("it must begin with https:// and name a host")
+    if parts.scheme != scheme or not host:
+        raise ValueError(f"it must begin with {scheme}:// and name a host")
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("it must hold neither a user nor a password nor a fragment")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(letter <= " " or letter == "\x7f" for letter in path):
         raise ValueError("its path must be printable ASCII; percent-encode the rest")
-    return Place(host, port or 443, path)
+    return Place(host, port or usual, path)
 
 
 def check_addresses(found: Sequence[str], *, allow_private: bool) -> str:

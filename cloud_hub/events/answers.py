@@ -81,13 +81,16 @@ def resend(hub: Hub, event: str, target: str, *, actor: str) -> EventInfo:
         _one(session, event)
         query = select(EventDelivery).where(EventDelivery.event == event).with_for_update()
         query = query.where(EventDelivery.target == target if target else EventDelivery.state == "dead")
-        rows = list(session.exec(query))
+        rows = [row for row in session.exec(query) if row.target in hub.config.events.targets]
         if not rows and target:
             hint = "fleet event show says which targets it goes to"
+            _known(hub, target)
             raise NotFoundError(f"event {event} does not go to {target!r}", subject=target, hint=hint)
         if not rows:
             hint = "name a target to send it there once more: --target NAME"
-            raise ConflictError(f"no delivery of event {event} is dead", subject=event, hint=hint)
+            raise ConflictError(
+                f"no delivery of event {event} to a target of hub.toml is dead", subject=event, hint=hint
+            )
         for row in rows:
             row.state, row.tries, row.owner = "waiting", 0, ""
             row.next_at, row.expires_at, row.updated_at = now, now + LIFE_S, now
@@ -103,7 +106,7 @@ def targets(hub: Hub) -> list[TargetInfo]:
         tally = counts(session)
     found = []
     for name, settings in sorted(hub.config.events.targets.items()):
-        host = open_target(name, settings, os.environ).place.host
+        host = open_target(name, settings, os.environ, hub.config.broker.prefix).place.host
         states = {state: tally.get((name, state), 0) for state in ("waiting", "delivered", "dead")}
         found.append(TargetInfo(name=name, format=settings.format, host=host, kinds=list(settings.kinds), **states))
     return found

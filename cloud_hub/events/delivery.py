@@ -13,9 +13,11 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 
+from msgspec import Struct
+
 from cloud_hub.clock import Jumps
 from cloud_hub.context import Hub
-from cloud_hub.events import outbox, sending, signing
+from cloud_hub.events import mqtt, outbox, sending, signing
 from cloud_hub.events.bodies import body
 from cloud_hub.events.schedule import Outcome, Verdict, judge
 from cloud_hub.events.targets import Target, open_targets
@@ -27,19 +29,30 @@ from fleet.protocol.durations import DAY_S
 log = logging.getLogger(__name__)
 PRUNE_S = 600.0
 SPARE_S = 60.0  # a claim outlasts a try by so much
-Send = Callable[[Target, bytes, dict[str, str]], Awaitable[Outcome]]
 
 
-async def send(target: Target, content: bytes, headers: dict[str, str]) -> Outcome:
+class Letter(Struct, frozen=True):
+    """What a target is sent: of which kind of event, its body, and the signature's headers where there is one."""
+
+    kind: str
+    content: bytes
+    headers: dict[str, str] = {}
+
+
+Send = Callable[[Target, Letter], Awaitable[Outcome]]
+
+
+async def send(target: Target, letter: Letter) -> Outcome:
     """One try over the network."""
-    settings = target.settings
+    private, timeout_s = target.settings.allow_private, target.settings.timeout_s
+    if target.topic:
+        topic = f"{target.topic}/{letter.kind}"
+        message = mqtt.Message(topic, letter.content)
+        return await mqtt.publish(
+            target.place, message, target.context, target.login, allow_private=private, timeout_s=timeout_s
+        )
     return await sending.post(
-        target.place,
-        content,
-        headers,
-        target.context,
-        allow_private=settings.allow_private,
-        timeout_s=settings.timeout_s,
+        target.place, letter.content, letter.headers, target.context, allow_private=private, timeout_s=timeout_s
     )
 
 
@@ -76,6 +89,7 @@ class Spreading:
         config = self._hub.config.events
         with self._hub.session() as session:
             if hold(session, "events-prune", self._owner, now, PRUNE_S):
+                outbox.end_removed(session, config.targets, now)
                 outbox.prune(session, now, keep_s=config.keep_days * DAY_S, most=config.keep)
         self._pruned_at = now
 
@@ -131,14 +145,13 @@ class Delivering:
         if began > claimed.expires_at:
             outcome = Outcome(error="not sent: it is older than a day")
         else:
-            content, headers = self._request(row, began)
-            outcome = await self._send(self._target, content, headers)
+            outcome = await self._send(self._target, self._letter(row, began))
         await asyncio.to_thread(self._settle, claimed, outcome, began)
 
-    def _request(self, row: EventRow, now: float) -> tuple[bytes, dict[str, str]]:
+    def _letter(self, row: EventRow, now: float) -> Letter:
         content = body(self._target.settings.format, row, self._hub.config.addresses.http_advertise)
         key = self._target.key
-        return content, signing.sign(key, row.id, int(now), content) if key else {}
+        return Letter(row.kind, content, signing.sign(key, row.id, int(now), content) if key else {})
 
     def _event(self, event: str) -> EventRow | None:
         with self._hub.reading() as session:
@@ -175,4 +188,5 @@ class Delivering:
 
 def services(hub: Hub) -> list[Service]:
     """The services of this module; InvalidError for a target that cannot be opened."""
-    return [Spreading(hub), *(Delivering(hub, target) for target in open_targets(hub.config.events, os.environ))]
+    targets = open_targets(hub.config.events, os.environ, hub.config.broker.prefix)
+    return [Spreading(hub), *(Delivering(hub, target) for target in targets)]

@@ -25,6 +25,8 @@ BATCH = 200  # events that are spread at a time
 LOGGED = 20  # tries that a delivery remembers
 ONCE_S = 70 * DAY_S  # longer than from one reminder of an end to the next, or to the end
 RESTORED = "the hub was restored from a backup: this may have been sent since"
+UNCLAIMED_S = HOUR_S  # that nobody tried what was due: hubs whose hub.toml differs have time to be started again
+REMOVED = "no hub.toml has this target any more"
 LONGEST_PAUSE_S = schedule.PAUSES_S[-1] * (1 + schedule.JITTER)
 
 
@@ -149,6 +151,21 @@ def let_go(session: Session, now: float) -> None:
         row.state, row.owner, row.updated_at = "dead", "", now
         row.log = [*row.log, {"at": now, "error": RESTORED}][-LOGGED:]
         session.add(row)
+
+
+def end_removed(session: Session, targets: Collection[str], now: float) -> int:
+    """End what waits for a target that is none of `targets` and that no hub has tried since it was due; how many.
+
+    Another hub may have the target in its `hub.toml` already, or still: it tries what is due, and loses nothing here.
+    """
+    gone = (col(EventDelivery.state) == "waiting", col(EventDelivery.target).not_in(list(targets)))
+    query = select(EventDelivery).where(*gone, EventDelivery.next_at <= now - UNCLAIMED_S).limit(BATCH)
+    found = list(session.exec(query.with_for_update(skip_locked=True)))
+    for row in found:
+        row.state, row.owner, row.updated_at = "dead", "", now
+        row.log = [*row.log, {"at": now, "error": REMOVED}][-LOGGED:]
+        session.add(row)
+    return len(found)
 
 
 def prune(session: Session, now: float, *, keep_s: float, most: int) -> None:

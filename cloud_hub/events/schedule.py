@@ -18,10 +18,14 @@ GONE = 410
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What came of one try: the status of the answer (0: none came), what is wrong, and the wait it asks for."""
+    """What came of one try: the status of the answer (0: none came), what is wrong, and the wait it asks for.
+
+    `status` is that of HTTP, or a broker's reason to refuse; `arrived` says that a broker has acknowledged it.
+    """
 
     status: int = 0
     error: str = ""
+    arrived: bool = False
     retry_after_s: float = 0.0
 
 
@@ -42,8 +46,8 @@ def judge(outcome: Outcome, *, tries: int, most: int, expires_at: float, now: fl
         expires_at: nothing is sent later (Unix seconds).
         chance: evenly drawn from 0 to 1.
     """
-    if 200 <= outcome.status < 300:
-        return Verdict("delivered", now)
+    if outcome.arrived or 200 <= outcome.status < 300:
+        return Verdict("delivered", now, outcome.error)
     error = outcome.error or f"it answered {outcome.status}"
     if outcome.status == GONE:
         return Verdict("dead", now, f"{error}: it wants no more")

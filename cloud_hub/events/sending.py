@@ -85,7 +85,7 @@ async def post(
     answer, writer = Answer(), None
     try:
         async with asyncio.timeout(timeout_s):
-            reader, writer = await _connect(place, context, allow_private, timeout_s, resolve or _resolve)
+            reader, writer = await connect(place, context, allow_private, timeout_s, resolve or resolve_name)
             writer.write(_head(place, body, headers) + body)
             await writer.drain()
             await _read(reader, answer)
@@ -100,7 +100,7 @@ async def post(
         return Outcome(error="it wants to speak another protocol than HTTP")
     except (OSError, ssl.SSLError, httptools.HttpParserError) as error:
         if not answer.status:
-            return Outcome(error=_words(error))
+            return Outcome(error=words_of(error))
     finally:
         if writer is not None:
             writer.transport.abort()  # a polite end could wait for ever
@@ -113,9 +113,14 @@ async def post(
     )
 
 
-async def _connect(
+async def connect(
     place: Place, context: ssl.SSLContext, allow_private: bool, timeout_s: float, resolve: Resolve
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to a checked address of a place, with its certificate verified for the name.
+
+    Raises:
+        RefusedError: it must not be connected to. OSError, TimeoutError: it cannot be.
+    """
     addresses = await resolve(place.host, place.port)
     wrong = check_addresses(addresses, allow_private=allow_private)
     if wrong:
@@ -161,7 +166,7 @@ async def _read(reader: asyncio.StreamReader, answer: Answer) -> None:
             return
 
 
-async def _resolve(host: str, port: int) -> list[str]:
+async def resolve_name(host: str, port: int) -> list[str]:
     """The addresses of a name, in the system's order. In a thread of its own: a resolver that hangs holds up nobody."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[list[str]] = loop.create_future()
@@ -208,5 +213,6 @@ def _seconds(text: str) -> float:
     return min(float(text), LONGEST_WAIT_S) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
 
 
-def _words(error: Exception) -> str:
+def words_of(error: Exception) -> str:
+    """What is wrong with a connection, in words."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:SHOWN]

@@ -13,7 +13,8 @@ DeliveryState = Literal["waiting", "delivered", "dead"]
 
 
 class Try(Answer):
-    """One try: when, with which status (0: no answer came), what was wrong, and how long it took."""
+    """One try: when, with which status (of HTTP, or a broker's reason to refuse; 0: none), what was wrong or is to be
+    known, and how long it took."""
 
     at: float
     status: int = 0
@@ -52,7 +53,7 @@ class TargetInfo(Answer):
     """A target of this hub's `hub.toml`, by its host alone: its address may be a secret. Deliveries are counted."""
 
     name: str
-    format: Literal["standard", "slack"]
+    format: Literal["standard", "slack", "mqtt"]
     host: str
     kinds: list[str]
     waiting: int = 0

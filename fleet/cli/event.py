@@ -142,4 +142,5 @@ def _show(event: EventInfo, *, json: bool) -> None:
     if not json:
         for one in event.deliveries:
             for tried in one.log:
-                note(f"{one.target}: {tried.status or 'no answer'} {tried.error}".rstrip())
+                came = str(tried.status or ("no answer" if tried.error else "acknowledged"))
+                note(f"{one.target}: {came} {tried.error}".rstrip())

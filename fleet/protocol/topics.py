@@ -5,6 +5,7 @@
     <prefix>/up/<h>/<id>/status          device -> hub, last will
     <prefix>/up/<h>/<id>/report          device -> hub
     <prefix>/up/<h>/<id>/telemetry       device -> hub
+    <prefix>/events/<kind>               hub -> a broker of the operator's own, where hub.toml names one
 
 `<h>` is the first hex digit of sha256(device id), so hub replicas can share the ingest by digit.
 """
@@ -50,6 +51,16 @@ def command(device_id: str, prefix: str = PREFIX) -> str:
 def uplink(device_id: str, leaf: Leaf, prefix: str = PREFIX) -> str:
     """Where a device publishes."""
     return f"{prefix}/up/{shard(device_id)}/{check_name(device_id, 'device')}/{leaf}"
+
+
+def events(prefix: str = PREFIX) -> str:
+    """What the hub tells of events under, at a broker of the operator's own: one level follows, the event's kind."""
+    return f"{prefix}/events"
+
+
+def is_of_devices(topic: str, prefix: str = PREFIX) -> bool:
+    """Whether hub and devices speak to each other under a topic."""
+    return any(f"{topic}/".startswith(f"{prefix}/{side}/") for side in ("channels", "down", "up"))
 
 
 def uplink_filter(digit: str = "+", prefix: str = PREFIX) -> str:

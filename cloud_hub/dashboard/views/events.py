@@ -31,6 +31,8 @@ def last_word(delivery: DeliveryInfo) -> str:
 
 def came_of(tried: Try) -> str:
     """What came of a try."""
+    if not tried.status and not tried.error:
+        return "acknowledged"  # by a broker, which has no statuses
     status = f"answered with status {tried.status}" if tried.status else "no answer"
     return f"{status}: {tried.error}" if tried.error else status
 

@@ -39,7 +39,7 @@ def unknown_topics(name: str) -> tuple[str, ...]:
     return (
         *(f"{topics.PREFIX}/up/{shard}/{name}/report" for shard in ("x", "00", "", "G")),
         own.replace("/report", "/cmd"), f"{own}/more", f"{topics.PREFIX}/up/{name}", f"{topics.PREFIX}/down/{name}/cmd",
-        topics.notify("stable"), f"other/{own}", f"$SYS/{name}",
+        topics.notify("stable"), f"other/{own}", f"$SYS/{name}", f"{topics.events()}/job.failed",
     )  # fmt: skip
 
 
@@ -53,7 +53,7 @@ class Attacker:
     def attack(self) -> None:
         with_one = self._site.online(self._name)
         wishes = [topic for victim in self._victims for topic in (topics.command(victim), self._uplink(victim))]
-        for wish in (*wishes, "#", f"{topics.PREFIX}/down/+/cmd", topics.uplink_filter()):
+        for wish in (*wishes, "#", f"{topics.PREFIX}/down/+/cmd", f"{topics.events()}/#", topics.uplink_filter()):
             self._subscribe(with_one, wish)
         sent = [
             with_one.paho.publish(topic, LEAK + topic.encode(), qos=1)

@@ -13,7 +13,7 @@ from sqlmodel import select
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.event_settings import EventTarget
-from cloud_hub.events import kinds, signing
+from cloud_hub.events import kinds, outbox, signing
 from cloud_hub.events.answers import get
 from cloud_hub.events.delivery import Spreading
 from cloud_hub.events.schedule import LIFE_S, PAUSES_S
@@ -255,3 +255,17 @@ def test_a_secret_may_come_from_a_variable(tmp_path, ops):
 def test_a_variable_that_the_code_of_recipes_would_see_holds_no_secret():
     with pytest.raises(ValidationError, match="EDGELOOP_SECRET_"):
         EventTarget(url="https://hooks.example/", secret_env="HOOK")
+
+
+def test_what_waits_for_a_removed_target_ends_and_is_not_sent_again(told):
+    event = happens(told)
+    with told.hub.session() as session:
+        outbox.spread(session, {"gone": ("*",)}, told.clock())
+    told.clock.advance(outbox.UNCLAIMED_S + 1)
+    Spreading(told.hub).look()
+    found = way(told, event, "gone")
+    assert (found.state, found.log[-1].error) == ("dead", outbox.REMOVED)
+    path = f"/api/v1/events/{event}/resend"
+    assert told.client.post(path, json={}, headers=told.auth()).status_code == 409
+    refused = told.client.post(path, json={"target": "gone"}, headers=told.auth())
+    assert refused.status_code == 404 and "it has ops" in refused.json()["hint"]

@@ -187,3 +187,28 @@ def test_a_restored_hub_sends_nothing_that_may_have_been_sent(box):
     record(box)
     spread(box)
     assert len(claim(box, "a")) == 1
+
+
+def test_what_waits_for_a_target_that_no_hub_toml_has_ends_with_a_reason(box):
+    (event,) = record(box)
+    spread(box, "gone", "ops")
+    box.clock.advance(outbox.UNCLAIMED_S - 1)
+    with box.hub.session() as session:
+        assert outbox.end_removed(session, {"ops"}, box.clock()) == 0, "a hub with another hub.toml may still try it"
+    box.clock.advance(2)
+    with box.hub.session() as session:
+        assert outbox.end_removed(session, {"ops"}, box.clock()) == 1
+    found = {row.target: (row.state, [one["error"] for one in row.log]) for row in rows(box, EventDelivery)}
+    assert found == {"gone": ("dead", [outbox.REMOVED]), "ops": ("waiting", [])}
+    assert [one.event for one in claim(box, "a")] == [event]
+
+
+def test_what_another_hub_tries_is_not_ended_by_one_that_has_no_such_target(box):
+    (event,) = record(box)
+    spread(box, "new")
+    box.clock.advance(outbox.UNCLAIMED_S + 1)
+    (claimed,) = claim(box, "a", "new")
+    with box.hub.session() as session:
+        assert outbox.end_removed(session, set(), box.clock()) == 0
+        assert outbox.settle(session, event, "new", "a", Verdict("delivered", box.clock()), {}, box.clock())
+    assert claimed.event == event
