@@ -69,8 +69,9 @@ def check_store(config: HubConfig, objects: Objects, found: Manifest, *, replace
         return
     if not replace:
         hint = "give an unused place (--objects), or say --replace where it is this hub's own store"
-        raise ConflictError(f"the object store {config.objects_url} holds a hub's repository already",
-                            subject="objects", hint=hint)  # fmt: skip
+        raise ConflictError(
+            f"the object store {config.objects_url} holds a hub's repository already", subject="objects", hint=hint
+        )
     with contextlib.suppress(NotFoundError):
         root = objects.get(f"{REPOSITORY}/metadata/1.root.json").data
         if hashlib.sha256(root).hexdigest() != found.root:

@@ -77,9 +77,16 @@ def restore(
         raise UsageError("where is the hub to lie?", subject="DIR", hint=f"cloud-hub restore {folder} DIR")
     chosen = {key: value for key, value in (("database", database), ("objects", objects)) if value is not None}
     done = run(
-        folder, directory, chosen=chosen, keys=keys, journal=journal, passphrase=lambda: _passphrase(passphrase_file),
-        replace=replace, now=time.time(), say=_say,
-    )  # fmt: skip
+        folder,
+        directory,
+        chosen=chosen,
+        keys=keys,
+        journal=journal,
+        passphrase=lambda: _passphrase(passphrase_file),
+        replace=replace,
+        now=time.time(),
+        say=_say,
+    )
     for line in done.problems:
         typer.echo(f"warning: {line}", err=True)
     document = {**_summary(done.manifest, folder), "replayed": done.entries, "problems": list(done.problems)}
@@ -102,9 +109,15 @@ def _secrets(with_keys: bool) -> list[str]:
 
 def _summary(made: Any, folder: Path) -> dict[str, Any]:
     return {
-        "backup": str(folder), "made_at": made.made_at, "version": made.version, "revision": made.revision,
-        "objects": len(made.objects), "bytes": made.size, "keys": made.has_keys, "missing": list(made.missing),
-    }  # fmt: skip
+        "backup": str(folder),
+        "made_at": made.made_at,
+        "version": made.version,
+        "revision": made.revision,
+        "objects": len(made.objects),
+        "bytes": made.size,
+        "keys": made.has_keys,
+        "missing": list(made.missing),
+    }
 
 
 def _passphrase(file: Path | None, *, new: bool = False) -> bytes:

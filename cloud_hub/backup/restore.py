@@ -161,9 +161,11 @@ def _unused_claims(hub: Hub) -> list[str]:
     """Names claim tokens that admit a device once more if they were used after the backup: no journal holds a use."""
     with hub.reading() as session:
         query = select(Token.id).where(
-            Token.kind == "claim", Token.device_id == "", col(Token.revoked_at).is_(None),
+            Token.kind == "claim",
+            Token.device_id == "",
+            col(Token.revoked_at).is_(None),
             sa.or_(col(Token.expires_at).is_(None), col(Token.expires_at) > hub.clock()),
-        )  # fmt: skip
+        )
         found = session.exec(query.order_by(Token.id)).all()
     if not found:
         return []

@@ -103,14 +103,24 @@ def _address(hub: Hub, name: Name) -> Address:
     theirs = broker.resolved().kind == "external" and (broker.ca_file or broker.username or not broker.resolved().tls)
     if theirs:
         return Address(
-            host=host, port=port, client_id=name.text, ca_file=broker.ca_file, cert_file=broker.cert_file,
-            key_file=broker.key_file, username=broker.username, password=broker.password,
-        )  # fmt: skip
+            host=host,
+            port=port,
+            client_id=name.text,
+            ca_file=broker.ca_file,
+            cert_file=broker.cert_file,
+            key_file=broker.key_file,
+            username=broker.username,
+            password=broker.password,
+        )
     certificate, key = name.certificate()
     return Address(
-        host=host, port=port, client_id=name.text, ca_file=str(hub.config.ca_file), cert_file=str(certificate),
+        host=host,
+        port=port,
+        client_id=name.text,
+        ca_file=str(hub.config.ca_file),
+        cert_file=str(certificate),
         key_file=str(key),
-    )  # fmt: skip
+    )
 
 
 def _login(hub: Hub, own: str) -> Callable[[str, str], bool]:

@@ -29,9 +29,15 @@ def command_of(hub: Hub, device_id: str, command: str) -> CommandInfo:
     elif hub.clock() > row.expires_at:
         state = "expired"
     return CommandInfo(
-        id=row.id, device=device_id, kind=row.kind, state=state, created_at=row.created_at, sent_at=row.sent_at,
-        expires_at=row.expires_at, answer=answer,
-    )  # fmt: skip
+        id=row.id,
+        device=device_id,
+        kind=row.kind,
+        state=state,
+        created_at=row.created_at,
+        sent_at=row.sent_at,
+        expires_at=row.expires_at,
+        answer=answer,
+    )
 
 
 def newest_answer(session: Session, device_id: str, kind: str) -> CommandAnswer | None:

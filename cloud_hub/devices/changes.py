@@ -70,10 +70,12 @@ def _revoked(session: Session, row: Device) -> DeviceRevoked:
     """What must be known of the device to keep it out, also by a database that never heard of it."""
     certificates = session.exec(select(CertificateRow).where(CertificateRow.device_id == row.id)).all()
     return DeviceRevoked(
-        device=row.id, key_fingerprint=row.key_fingerprint, public_key=row.public_key,
+        device=row.id,
+        key_fingerprint=row.key_fingerprint,
+        public_key=row.public_key,
         certificates=tuple((one.serial, one.expires_at) for one in certificates),
         tokens=tuple(session.exec(select(Token.id).where(Token.device_id == row.id))),
-    )  # fmt: skip
+    )
 
 
 def check_label(key: str, value: str | None) -> str:

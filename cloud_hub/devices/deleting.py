@@ -37,8 +37,15 @@ from fleet.api.devices import DeletedDevice
 STEP = 500  # rows of one transaction, so that ingest waits for none of them for long
 STEPS = 40  # transactions of one request
 ROWS: tuple[type[SQLModel], ...] = (
-    OutboxCommand, DeviceModel, SetAside, SpoolCursor, MeasuredRow, DeviceEvent, WindowRow, WindowSum,
-)  # fmt: skip
+    OutboxCommand,
+    DeviceModel,
+    SetAside,
+    SpoolCursor,
+    MeasuredRow,
+    DeviceEvent,
+    WindowRow,
+    WindowSum,
+)
 KEPT_S = 2 * 86_400.0  # for which the broker's list still names a certificate that has expired (`broker.revocation`)
 NUMBERED = (DeviceEvent, WindowRow)  # whose newest row stays: its number must not be given again
 

@@ -113,10 +113,17 @@ def _compared(tensor: str, place: int, name: str, old: Floats, new: Floats) -> M
         if old[1] > 0 and new[1] > 0:
             sizes.append(abs(math.log(new[1] / old[1])) / STRETCH)
     return Moved(
-        tensor=tensor, place=place, name=name, before=_number(old[0]), after=_number(new[0]),
-        spread_before=_number(old[1]), spread_after=_number(new[1]), finite_before=float(old[2]),
-        finite_after=float(new[2]), size=float(min(max(sizes), 1e9)),
-    )  # fmt: skip
+        tensor=tensor,
+        place=place,
+        name=name,
+        before=_number(old[0]),
+        after=_number(new[0]),
+        spread_before=_number(old[1]),
+        spread_after=_number(new[1]),
+        finite_before=float(old[2]),
+        finite_after=float(new[2]),
+        size=float(min(max(sizes), 1e9)),
+    )
 
 
 def _number(value: float) -> float | None:

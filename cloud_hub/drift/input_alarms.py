@@ -45,9 +45,14 @@ def broken(
 ) -> Finding:
     """What an alarm says of a problem."""
     return Finding(
-        device=device, what=quality.words(key, track.now, names, told), share=track.now, since=track.since,
-        tensor=key.tensor, place=key.place, problem=key.problem,
-    )  # fmt: skip
+        device=device,
+        what=quality.words(key, track.now, names, told),
+        share=track.now,
+        since=track.since,
+        tensor=key.tensor,
+        place=key.place,
+        problem=key.problem,
+    )
 
 
 def outlying(device: str, found: Outliers) -> Finding:

@@ -117,9 +117,13 @@ class Counted:
             facts.sketched += 1
             device = self._device(row.device_id)
             device.outliers = outliers.count(
-                device.outliers, far / row.sketch_count, row.started_at, row.ended_at,
-                first=self._policy.baseline_windows, period_s=self._policy.baseline_s,
-            )  # fmt: skip
+                device.outliers,
+                far / row.sketch_count,
+                row.started_at,
+                row.ended_at,
+                first=self._policy.baseline_windows,
+                period_s=self._policy.baseline_s,
+            )
 
     def _quality(self, row: WindowRow, summaries: tuple[InputSummary, ...]) -> None:
         device, facts = self._device(row.device_id), self._facts

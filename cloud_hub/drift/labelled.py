@@ -52,9 +52,13 @@ def judged(hub: Hub, model: str) -> list[ByLabels]:
 def _samples(session: Session, model: str, release: int, manifest: Manifest) -> list[Labelled]:
     task = of_manifest(manifest)
     columns = (
-        SampleRow.device_id, SampleRow.at, SampleRow.reason, SampleRow.prediction, SampleRow.cloud_prediction,
+        SampleRow.device_id,
+        SampleRow.at,
+        SampleRow.reason,
+        SampleRow.prediction,
+        SampleRow.cloud_prediction,
         SampleRow.label,
-    )  # fmt: skip
+    )
     rows = session.exec(
         select(*columns)  # type: ignore[call-overload]
         .where(SampleRow.model == model, SampleRow.release == release, col(SampleRow.deleted_at).is_(None))

@@ -118,8 +118,9 @@ class Making(Struct, frozen=True, kw_only=True):
         return Making(
             shares=self.shares.add(unit.share),
             stretches=tuple(some.add(unit.share, int(unit.at // span)) for some, span in pairs),
-            first=min(self.first, unit.at), last=max(self.last, unit.at),
-        )  # fmt: skip
+            first=min(self.first, unit.at),
+            last=max(self.last, unit.at),
+        )
 
     @property
     def days(self) -> int:

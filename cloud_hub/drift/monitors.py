@@ -56,11 +56,16 @@ def list_monitors(hub: Hub, model: str) -> list[MonitorInfo]:
         words = input_alarms.watched(quality[key]) if key in quality else ("", "")
         failed = [troubles[one] for one in sorted({key, (key[0], 0)}) if one in troubles]
         changes = {
-            "streams": counts.get(key, {}), "last_window_at": latest.get(key), "trouble": "; ".join(failed),
-            "unwatched": unwatched.get(key, ""), "quality": words[0], "outliers": words[1],
+            "streams": counts.get(key, {}),
+            "last_window_at": latest.get(key),
+            "trouble": "; ".join(failed),
+            "unwatched": unwatched.get(key, ""),
+            "quality": words[0],
+            "outliers": words[1],
             "uncounted": lost.get(key, ""),
-            "default": served is not None and served.default, "devices": served.devices if served is not None else 0,
-        }  # fmt: skip
+            "default": served is not None and served.default,
+            "devices": served.devices if served is not None else 0,
+        }
         state = {"state": silence.state_of(info.state, quiet.get(key)), "silent_since": quiet.get(key)}
         state = {"state": _unwatched(scopes[key[0]], key[1])} if key in unwatched else state
         found.append(info.model_copy(update=changes | state))

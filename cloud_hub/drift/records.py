@@ -68,9 +68,15 @@ def save(session: Session, model: str, streams: Iterable[Stream], settings: Sett
         row = session.get(DriftStream, key)
         if row is None:
             row = DriftStream(
-                model=model, release=stream.release, kind=stream.kind, name=stream.name, state="", began_at=0.0,
-                last_at=0.0, updated_at=now,
-            )  # fmt: skip
+                model=model,
+                release=stream.release,
+                kind=stream.kind,
+                name=stream.name,
+                state="",
+                began_at=0.0,
+                last_at=0.0,
+                updated_at=now,
+            )
         row.state, row.windows = stream.state, stream.windows
         row.began_at, row.last_at, row.updated_at = stream.began, stream.last, now
         row.evidence, row.alarm_at, row.alarm = stream.evidence, stream.limit(settings), stream.alarm

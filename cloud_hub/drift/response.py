@@ -65,15 +65,23 @@ def respond(hub: Hub, model: str, alarm: int) -> None:
     asked = _ask(hub, model, _chosen(devices, detail.get("devices", ()), policy.sample_devices, alarm), policy)
     wants_labels = policy.retrain == "on-alarm" and detail.get("kind") != QUALITY  # broken data is mended, not learnt
     document = {
-        "asked": asked, "of": len(devices), "samples": min(policy.samples, MOST_SAMPLES),
+        "asked": asked,
+        "of": len(devices),
+        "samples": min(policy.samples, MOST_SAMPLES),
         "max_bytes": policy.sample_bytes,
-        "until": now + policy.sample_hours * HOUR_S, "labels": policy.retrain_labels, "missing": "",
-    }  # fmt: skip
+        "until": now + policy.sample_hours * HOUR_S,
+        "labels": policy.retrain_labels,
+        "missing": "",
+    }
     response = AlarmResponse(
-        alarm=alarm, model=model, state="collecting" if wants_labels else "asked",
-        since=float(detail.get("since") or now), deadline=now + policy.retrain_days * DAY_S if wants_labels else None,
-        document=document, updated_at=now,
-    )  # fmt: skip
+        alarm=alarm,
+        model=model,
+        state="collecting" if wants_labels else "asked",
+        since=float(detail.get("since") or now),
+        deadline=now + policy.retrain_days * DAY_S if wants_labels else None,
+        document=document,
+        updated_at=now,
+    )
     with hub.session() as session:
         session.merge(response)
 
@@ -230,9 +238,11 @@ def _ask(hub: Hub, model: str, devices: Sequence[str], policy: DriftPolicy) -> i
     if not policy.samples:
         return 0
     arguments: dict[str, Any] = {
-        "model": model, "count": min(policy.samples, MOST_SAMPLES), "max_bytes": policy.sample_bytes,
+        "model": model,
+        "count": min(policy.samples, MOST_SAMPLES),
+        "max_bytes": policy.sample_bytes,
         "seconds": policy.sample_hours * HOUR_S,
-    }  # fmt: skip
+    }
     asked = 0
     for device in devices:
         try:

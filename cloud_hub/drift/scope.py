@@ -184,7 +184,9 @@ def _found(session: Session, model: str, defaults: Collection[int], before: Scop
         devices=len(devices),
         watched=tuple(
             Served(
-                release=release, default=release in defaults, devices=len(labels[release]),
+                release=release,
+                default=release in defaults,
+                devices=len(labels[release]),
                 groups=groups.among(labels[release]),
                 since=_since(known.get(release), release in defaults, 0.0 if before is None else now),
                 unused=unused.get(release, 0.0),
@@ -192,7 +194,7 @@ def _found(session: Session, model: str, defaults: Collection[int], before: Scop
             for release in order[:MOST]
         ),
         left_out=tuple(release for release in order[MOST:] if release not in unused),
-    )  # fmt: skip
+    )
 
 
 def _unused(known: Iterable[Served], used: Collection[int], now: float) -> dict[int, float]:

@@ -20,6 +20,10 @@ Floats = npt.NDArray[np.float64]
 SCHEMA = 1
 
 
+# The mean of the rows and their largest distance from it, the rows, their times and sizes; then its own numbers.
+_PackedHistory = tuple[bytes, bytes, bytes, bytes, int, int, float]
+
+
 class _Header(Struct, array_like=True):
     schema: int
     kind: Kind
@@ -36,7 +40,7 @@ class _Header(Struct, array_like=True):
     dims: int
     open_sum: bytes
     bank: dict[str, bytes]
-    history: tuple[bytes, bytes, bytes, bytes, int, int, float] | None
+    history: _PackedHistory | None
     own: bool
     level: bytes
     members: int
@@ -54,38 +58,36 @@ FROZEN = {"covariance", "moved", "open"}  # of a steady stream alone
 
 def encode(stream: Stream) -> bytes:
     """A stream's bytes."""
-    bank: dict[str, bytes] = {}
     dims = stream.bank.mean.shape[1] if stream.bank is not None else 0
-    if stream.bank is not None:
-        for field in fields(Bank):
-            value = getattr(stream.bank, field.name)[0]
-            if field.name in FROZEN and stream.state != "steady":
-                continue
-            if field.name == "covariance":
-                value = value[np.triu_indices(dims)]
-            bank[field.name] = value.astype("<f8" if field.name in WHOLE else "<f4").tobytes()
-    history = None
     if stream.history is not None:
-        h = stream.history
-        dims = h.rows.shape[1]
-        anchor = h.rows.mean(axis=0) if len(h.rows) else np.zeros(dims)
-        scale = max(float(np.abs(h.rows - anchor).max(initial=0.0)), 1e-12)
-        history = (
-            np.concatenate([anchor, [scale]]).astype("<f4").tobytes(),
-            ((h.rows - anchor) / scale).astype("<f2").tobytes(),
-            h.at.astype("<f8").tobytes(),
-            h.sizes.astype("<f4").tobytes(),
-            h.level,
-            h.windows,
-            h.inverse_counts,
-        )
+        dims = stream.history.rows.shape[1]
     header = _Header(
-        SCHEMA, stream.kind, stream.name, stream.release, stream.share, stream.began, stream.last, stream.windows,
-        stream.next_fit_s, stream.slot, stream.open_devices, stream.alarm, dims,
-        _packed(stream.open_sum), bank, history, stream.own, _packed(stream.level), stream.members, stream.apart,
-        stream.usual, stream.based, _packed_week(stream.week),
-        _packed_week(stream.aside),        _packed_shape(stream.shape),
-    )  # fmt: skip
+        SCHEMA,
+        stream.kind,
+        stream.name,
+        stream.release,
+        stream.share,
+        stream.began,
+        stream.last,
+        stream.windows,
+        stream.next_fit_s,
+        stream.slot,
+        stream.open_devices,
+        stream.alarm,
+        dims,
+        _packed(stream.open_sum),
+        _packed_bank(stream.bank, settled=stream.state == "steady"),
+        _packed_history(stream.history),
+        stream.own,
+        _packed(stream.level),
+        stream.members,
+        stream.apart,
+        stream.usual,
+        stream.based,
+        _packed_week(stream.week),
+        _packed_week(stream.aside),
+        _packed_shape(stream.shape),
+    )
     return msgspec.msgpack.encode(header)
 
 
@@ -95,11 +97,25 @@ def decode(data: bytes) -> Stream:
     if header.schema != SCHEMA:
         raise ValueError(f"a drift stream of schema {header.schema}")
     stream = Stream(
-        kind=header.kind, name=header.name, release=header.release, share=header.share, history=None,
-        began=header.began, last=header.last, windows=header.windows, next_fit_s=header.next_fit_s, slot=header.slot,
-        open_devices=header.open_devices, alarm=header.alarm, own=header.own, members=header.members,
-        apart=header.apart, usual=header.usual, open_sum=_unpacked(header.open_sum), level=_unpacked(header.level),
-    )  # fmt: skip
+        kind=header.kind,
+        name=header.name,
+        release=header.release,
+        share=header.share,
+        history=None,
+        began=header.began,
+        last=header.last,
+        windows=header.windows,
+        next_fit_s=header.next_fit_s,
+        slot=header.slot,
+        open_devices=header.open_devices,
+        alarm=header.alarm,
+        own=header.own,
+        members=header.members,
+        apart=header.apart,
+        usual=header.usual,
+        open_sum=_unpacked(header.open_sum),
+        level=_unpacked(header.level),
+    )
     if header.bank:
         stream.bank = _bank(header.bank, header.dims)
     stream.based = header.based or header.began  # an earlier version did not say it
@@ -111,15 +127,50 @@ def decode(data: bytes) -> Stream:
         offsets, doubts = np.frombuffer(header.shape[0], "<f2"), np.frombuffer(header.shape[1], "<f4")
         stream.shape = Shape(offsets.astype(np.float64).reshape(len(doubts), -1), doubts.astype(np.float64))
     if header.history is not None:
-        first, rows, at, sizes, level, windows, inverse = header.history
-        history, anchored = History(header.dims), np.frombuffer(first, "<f4").astype(np.float64)
-        scaled = np.frombuffer(rows, "<f2").astype(np.float64).reshape(-1, header.dims)
-        history.rows = anchored[:-1] + scaled * anchored[-1]
-        history.at = np.frombuffer(at, "<f8").copy()
-        history.sizes = np.frombuffer(sizes, "<f4").astype(np.float64)
-        history.level, history.windows, history.inverse_counts = level, windows, inverse
-        stream.history = history
+        stream.history = _history(header.history, header.dims)
     return stream
+
+
+def _packed_bank(bank: Bank | None, *, settled: bool) -> dict[str, bytes]:
+    """The bank's arrays by name; what is frozen with the baseline only once that is `settled`."""
+    packed: dict[str, bytes] = {}
+    for field in fields(Bank) if bank is not None else ():
+        if field.name in FROZEN and not settled:
+            continue
+        value = getattr(bank, field.name)[0]
+        if field.name == "covariance":
+            value = value[np.triu_indices(len(value))]
+        packed[field.name] = value.astype("<f8" if field.name in WHOLE else "<f4").tobytes()
+    return packed
+
+
+def _packed_history(history: History | None) -> _PackedHistory | None:
+    """Rows as halves of their largest distance from their mean."""
+    if history is None:
+        return None
+    rows = history.rows
+    anchor = rows.mean(axis=0) if len(rows) else np.zeros(rows.shape[1])
+    scale = max(float(np.abs(rows - anchor).max(initial=0.0)), 1e-12)
+    return (
+        np.concatenate([anchor, [scale]]).astype("<f4").tobytes(),
+        ((rows - anchor) / scale).astype("<f2").tobytes(),
+        history.at.astype("<f8").tobytes(),
+        history.sizes.astype("<f4").tobytes(),
+        history.level,
+        history.windows,
+        history.inverse_counts,
+    )
+
+
+def _history(packed: _PackedHistory, dims: int) -> History:
+    first, rows, at, sizes, level, windows, inverse = packed
+    history, anchored = History(dims), np.frombuffer(first, "<f4").astype(np.float64)
+    scaled = np.frombuffer(rows, "<f2").astype(np.float64).reshape(-1, dims)
+    history.rows = anchored[:-1] + scaled * anchored[-1]
+    history.at = np.frombuffer(at, "<f8").copy()
+    history.sizes = np.frombuffer(sizes, "<f4").astype(np.float64)
+    history.level, history.windows, history.inverse_counts = level, windows, inverse
+    return history
 
 
 def _packed(values: Floats | None) -> bytes:
@@ -141,9 +192,14 @@ def _packed_shape(shape: Shape | None) -> tuple[bytes, bytes] | None:
 def _bank(parts: dict[str, bytes], dims: int) -> Bank:
     n, bets, rates = len(signed.HORIZONS), signed.BETS, len(signed.RATES)
     shapes = {
-        "mean": (dims,), "fast": (dims,), "open": (dims,), "moved": (n, dims), "covariance": (dims, dims),
-        "logs": (bets, rates), "since": (bets, rates),
-    }  # fmt: skip
+        "mean": (dims,),
+        "fast": (dims,),
+        "open": (dims,),
+        "moved": (n, dims),
+        "covariance": (dims, dims),
+        "logs": (bets, rates),
+        "since": (bets, rates),
+    }
     arrays: dict[str, Any] = {}
     for field in fields(Bank):
         shape = shapes.get(field.name, ())

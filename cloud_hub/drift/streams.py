@@ -212,9 +212,16 @@ def borrow(stream: Stream, group: Stream, settings: Settings, at: float) -> None
     assert group.level is not None
     dims = len(group.level)
     lent = Baseline(
-        mean=group.level, covariance=np.zeros((dims, dims)), block_s=0.0, blocks=1, inflation=1.0, steady=False,
-        far=min(max(2 * FAR, WIDE * group.apart), FARTHEST), scale=max(group.usual, 1e-6), count=1.0,
-    )  # fmt: skip
+        mean=group.level,
+        covariance=np.zeros((dims, dims)),
+        block_s=0.0,
+        blocks=1,
+        inflation=1.0,
+        steady=False,
+        far=min(max(2 * FAR, WIDE * group.apart), FARTHEST),
+        scale=max(group.usual, 1e-6),
+        count=1.0,
+    )
     stream.bank = Bank.begin([lent], [stream.share], settings.weights, at)
 
 
@@ -238,9 +245,16 @@ def learn_week(stream: Stream, row: Floats, at: float, settings: Settings) -> No
     if not week.add(row - bank.mean[0], at, settings.weights) or not week.is_due:
         return
     now = Baseline(
-        mean=bank.mean[0], covariance=np.zeros((len(row), len(row))), block_s=0.0, blocks=1, inflation=1.0,
-        steady=False, far=float(bank.far[0]), scale=float(bank.scale[0]), count=float(bank.count[0]),
-    )  # fmt: skip
+        mean=bank.mean[0],
+        covariance=np.zeros((len(row), len(row))),
+        block_s=0.0,
+        blocks=1,
+        inflation=1.0,
+        steady=False,
+        far=float(bank.far[0]),
+        scale=float(bank.scale[0]),
+        count=float(bank.count[0]),
+    )
     found = week.found(settings.weights, stream.share, now)
     if found is None:
         week.postpone()

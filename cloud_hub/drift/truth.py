@@ -181,10 +181,13 @@ def watch_again(session: Session, model: str, release: int) -> None:
         watched = read(monitor)
         _skip_what_came(session, monitor)
         kept = replace(
-            watched, alarmed="", audits=meaning.again(watched.audits), labels=meaning.again(watched.labels),
+            watched,
+            alarmed="",
+            audits=meaning.again(watched.audits),
+            labels=meaning.again(watched.labels),
             others={name: meaning.again(track) for name, track in watched.others.items()},
             grouped={name: meaning.again(track) for name, track in watched.grouped.items()},
-        )  # fmt: skip
+        )
         monitor.document = msgspec.to_builtins(kept)
         session.add(monitor)
 
@@ -349,11 +352,19 @@ def _alarm(hub: Hub, session: Session, monitor: MeaningMonitor, name: Name, trac
         f"the release's own record is {100 * track.record.mean:.0f} %; lower on {len(devices)} devices"
     )
     detail = {
-        "kind": KIND, "reason": reason, "source": name.source, "group": name.group, "auditor": name.auditor,
-        "agreement": track.now, "record": track.record.mean, "margin": track.record.margin,
-        "devices": sorted(devices), "windows": len(track.recent), "evidence": track.log_e,
+        "kind": KIND,
+        "reason": reason,
+        "source": name.source,
+        "group": name.group,
+        "auditor": name.auditor,
+        "agreement": track.now,
+        "record": track.record.mean,
+        "margin": track.record.margin,
+        "devices": sorted(devices),
+        "windows": len(track.recent),
+        "evidence": track.log_e,
         "limit": track.limit(budget_days),
-    }  # fmt: skip
+    }
     alarm = Alarm(model=monitor.model, release=monitor.release, at=hub.clock(), status="open", detail=detail)
     session.add(alarm)
     tell(hub, session, alarm, new=True)

@@ -279,9 +279,16 @@ def _baseline(now: Baseline, covariance: Floats, block_s: float, blocks: int, in
     dims = len(covariance)
     ridge = float(np.trace(covariance)) / (dims + blocks) + 1e-12
     return Baseline(
-        mean=now.mean, covariance=covariance + ridge * np.eye(dims), block_s=block_s, blocks=blocks,
-        inflation=max(inflation, 1.0), steady=True, far=now.far, scale=now.scale, count=now.count,
-    )  # fmt: skip
+        mean=now.mean,
+        covariance=covariance + ridge * np.eye(dims),
+        block_s=block_s,
+        blocks=blocks,
+        inflation=max(inflation, 1.0),
+        steady=True,
+        far=now.far,
+        scale=now.scale,
+        count=now.count,
+    )
 
 
 def encode_week(week: Week) -> Packed:

@@ -198,10 +198,6 @@ def _started(
     work: Work, limits: Limits, polite_s: float
 ) -> Iterator[tuple[subprocess.Popen[bytes], ProcessTree, _Heard]]:
     """The child; at the end of the block it and all that it has started is ended, and its log whole."""
-    spec = Spec(
-        entry=work.entry, folder=str(work.folder), arguments=work.given, paths=sys.path, parent=os.getpid(),
-        memory_bytes=limits.memory_bytes, disk_bytes=limits.disk_bytes,
-    )  # fmt: skip
     temporary = work.folder / "tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -210,16 +206,20 @@ def _started(
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "cloud_hub.execution.child_main", str(writing)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, pass_fds=(writing,),
-            start_new_session=True, env={**environment, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(writing,),
+            start_new_session=True,
+            env={**environment, "TMPDIR": str(temporary), "PYTHONUNBUFFERED": "1"},
+        )
     finally:
         os.close(writing)
     assert process.stdin is not None and process.stdout is not None
     heard, tree = _Heard(reading, process.stdout, work.folder), ProcessTree(process.pid)
     try:
         with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-            pipe.write(msgspec.json.encode(spec))
+            pipe.write(msgspec.json.encode(_spec(work, limits)))
         yield process, tree, heard
     finally:
         if polite_s and process.poll() is None:
@@ -232,6 +232,18 @@ def _started(
         heard.close()
         process.stdout.close()
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _spec(work: Work, limits: Limits) -> Spec:
+    return Spec(
+        entry=work.entry,
+        folder=str(work.folder),
+        arguments=work.given,
+        paths=sys.path,
+        parent=os.getpid(),
+        memory_bytes=limits.memory_bytes,
+        disk_bytes=limits.disk_bytes,
+    )
 
 
 def _await_end(process: subprocess.Popen[bytes]) -> None:

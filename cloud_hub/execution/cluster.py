@@ -44,9 +44,13 @@ class ClusterExecutor:
     def run(self, work: Work, *, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
         """See Executor."""
         driven = Driven(
-            address=self._address, asked=self._asked, limits=self._limits, entry=work.entry, given=dict(work.arguments),
+            address=self._address,
+            asked=self._asked,
+            limits=self._limits,
+            entry=work.entry,
+            given=dict(work.arguments),
             beside={name: str(path) for name, path in work.beside.items()},
-        )  # fmt: skip
+        )
         driver = Work(DRIVE, work.folder, msgspec.to_builtins(driven))
         limits = Limits(disk_bytes=self._limits.disk_bytes, spare_disk_bytes=self._limits.spare_disk_bytes)
         for number in range(1, TRIES + 1):

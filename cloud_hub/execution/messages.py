@@ -20,8 +20,11 @@ MEMORY_WORDS = ("can't allocate memory", "out of memory", "Unable to allocate", 
 SITE = ("site-packages", "dist-packages", "/lib/python", "<frozen")
 HERE = str(Path(__file__).resolve().parents[1])
 KINDS: dict[str, type[ExecutionError]] = {
-    "failed": WorkFailedError, "died": WorkDiedError, "limit": OverLimitError, "cluster": NoClusterError,
-}  # fmt: skip
+    "failed": WorkFailedError,
+    "died": WorkDiedError,
+    "limit": OverLimitError,
+    "cluster": NoClusterError,
+}
 
 
 class Spec(Struct, frozen=True, kw_only=True):

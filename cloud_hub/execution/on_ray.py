@@ -120,10 +120,15 @@ class RayExecutor:
 
         limits, asked = self._limits, self._asked
         order = Order(
-            entry=work.entry, arguments=dict(work.arguments), beside=list(work.beside), wall_s=limits.wall_s,
-            memory_bytes=limits.memory_bytes, disk_bytes=limits.disk_bytes, spare_disk_bytes=limits.spare_disk_bytes,
+            entry=work.entry,
+            arguments=dict(work.arguments),
+            beside=list(work.beside),
+            wall_s=limits.wall_s,
+            memory_bytes=limits.memory_bytes,
+            disk_bytes=limits.disk_bytes,
+            spare_disk_bytes=limits.spare_disk_bytes,
             every_s=asked.every_s,
-        )  # fmt: skip
+        )
         pieces = []
         folders = {f"{node.WORK}/": work.folder}
         folders |= {f"{node.BESIDE}/{name}/": path for name, path in work.beside.items()}
@@ -134,9 +139,13 @@ class RayExecutor:
         task: Any = ray.remote(node.run)
         memory = {} if limits.memory_bytes is None else {"memory": limits.memory_bytes}
         return task.options(
-            num_cpus=asked.cpus, num_gpus=asked.gpus, max_retries=0, num_returns="streaming",
-            _generator_backpressure_num_objects=AHEAD, **memory,
-        ).remote(msgspec.msgpack.encode(order), pieces)  # fmt: skip
+            num_cpus=asked.cpus,
+            num_gpus=asked.gpus,
+            max_retries=0,
+            num_returns="streaming",
+            _generator_backpressure_num_objects=AHEAD,
+            **memory,
+        ).remote(msgspec.msgpack.encode(order), pieces)
 
     def _heard(self, stream: Any, check: Callable[[], None]) -> Iterator[Heard]:
         import ray

@@ -136,10 +136,15 @@ def _issue(hub: Hub, device: Device, public_key: str) -> ca.Issued:
 def _keep(hub: Hub, session: Session, device_id: str, public_key: str, issued: ca.Issued, state: str) -> None:
     session.add(
         CertificateRow(
-            serial=issued.serial, device_id=device_id, state=state, public_key=public_key,
-            certificate=issued.certificate, issued_at=hub.clock(), expires_at=issued.expires_at,
+            serial=issued.serial,
+            device_id=device_id,
+            state=state,
+            public_key=public_key,
+            certificate=issued.certificate,
+            issued_at=hub.clock(),
+            expires_at=issued.expires_at,
         )
-    )  # fmt: skip
+    )
 
 
 def _replace(session: Session, device_id: str, state: str) -> None:

@@ -62,9 +62,16 @@ def submit(hub: Hub, asked: Asked) -> AsyncRequest:
     """
     now, settings = hub.clock(), hub.config.inference.asynchronous
     row = AsyncRequest(
-        id=secrets.token_hex(16), owner=asked.owner, model=asked.model, release=asked.release, state="arriving",
-        headers=dict(asked.headers), size_bytes=len(asked.body), created_at=now, expires_at=now + settings.keep_s,
-    )  # fmt: skip
+        id=secrets.token_hex(16),
+        owner=asked.owner,
+        model=asked.model,
+        release=asked.release,
+        state="arriving",
+        headers=dict(asked.headers),
+        size_bytes=len(asked.body),
+        created_at=now,
+        expires_at=now + settings.keep_s,
+    )
     with hub.session() as session:
         lock_name(session, "async-requests")
         _check_room(hub, session, asked)
@@ -237,11 +244,16 @@ def _check_room(hub: Hub, session: Session, asked: Asked) -> None:
 def _give_up(session: Session, now: float, keep_s: float) -> None:
     worn = and_(_abandoned(now), col(AsyncRequest.attempt) >= ATTEMPTS)
     session.connection().execute(
-        update(AsyncRequest).where(worn).values(
-            state="failed", code="internal", error=f"{ATTEMPTS} attempts to answer it ended without an answer",
-            ended_at=now, expires_at=now + keep_s,
+        update(AsyncRequest)
+        .where(worn)
+        .values(
+            state="failed",
+            code="internal",
+            error=f"{ATTEMPTS} attempts to answer it ended without an answer",
+            ended_at=now,
+            expires_at=now + keep_s,
         )
-    )  # fmt: skip
+    )
 
 
 def _end(hub: Hub, row: AsyncRequest, **values: Any) -> bool:

@@ -49,9 +49,14 @@ Found = Annotated[AsyncRequest, Depends(get_request)]
 @router.post("/infer_async", **_SUBMIT)
 @router.post("/versions/{version}/infer_async", **_SUBMIT)
 async def submit(
-    model: KeyPath, request: Request, response: Response, hub: HubDep, parts: InferenceDep, caller: ModelCaller,
+    model: KeyPath,
+    request: Request,
+    response: Response,
+    hub: HubDep,
+    parts: InferenceDep,
+    caller: ModelCaller,
     version: Key = "",
-) -> AsyncInference:  # fmt: skip
+) -> AsyncInference:
     """Take in a request that is answered when there is time; the newest release is the one of now."""
     served = await parts.loaded.get(model, version)
     asked = InferRequest(b"POST", b"", dict(request.scope["headers"]), began_at(request), unix=False)

@@ -153,8 +153,11 @@ def same_joined(model: LoadedModel, requests: Sequence[Values], tolerance: Mappi
     except Exception as error:  # noqa: BLE001 (a runtime raises what it likes; then they are asked one by one)
         log.info("joined requests fail: %s", error)
         return False
-    return all(_near(one[name], other[name], limit) for one, other in zip(alone, together, strict=True)
-               for name, limit in tolerance.items())  # fmt: skip
+    return all(
+        _near(one[name], other[name], limit)
+        for one, other in zip(alone, together, strict=True)
+        for name, limit in tolerance.items()
+    )
 
 
 def _near(one: npt.NDArray[Any], other: npt.NDArray[Any], limit: float) -> bool:

@@ -42,9 +42,14 @@ def send_command(hub: Hub, device_id: str, kind: str, args: dict[str, Any], *, a
         if device.revoked_at is not None:
             raise ConflictError(f"device {device_id!r} was revoked", subject=device_id)
         row = OutboxCommand(
-            id=f"c-{secrets.token_hex(8)}", device_id=device_id, kind=kind, args=args, created_at=now,
-            created_by=actor, expires_at=now + LIFE_S,
-        )  # fmt: skip
+            id=f"c-{secrets.token_hex(8)}",
+            device_id=device_id,
+            kind=kind,
+            args=args,
+            created_at=now,
+            created_by=actor,
+            expires_at=now + LIFE_S,
+        )
         session.add(row)
         session.flush()
         _forget(session, device_id, now)

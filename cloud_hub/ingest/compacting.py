@@ -56,9 +56,19 @@ JUMP_S = 3600.0
 
 Key = tuple[str, str, int, int, int]  # of a row of `window_sum`
 _COLUMNS = (
-    "device_id", "model", "release", "span_s", "begins", "started_at", "ended_at", "windows", "body", "sketch_id",
-    "sketch_count", "sketch",
-)  # fmt: skip
+    "device_id",
+    "model",
+    "release",
+    "span_s",
+    "begins",
+    "started_at",
+    "ended_at",
+    "windows",
+    "body",
+    "sketch_id",
+    "sketch_count",
+    "sketch",
+)
 _KEY = _COLUMNS[:5]
 
 

@@ -21,9 +21,18 @@ MEASURED = 4096  # figures per device
 
 _EVENT = ("device_id", "spool", "seq", "at", "received_at", "kind", "body")
 _WINDOW = (
-    "device_id", "spool", "seq", "model", "release", "started_at", "ended_at", "body", "sketch_id", "sketch_count",
+    "device_id",
+    "spool",
+    "seq",
+    "model",
+    "release",
+    "started_at",
+    "ended_at",
+    "body",
+    "sketch_id",
+    "sketch_count",
     "sketch",
-)  # fmt: skip
+)
 _MODEL = ("device_id", *ModelReport.__struct_fields__, "seq", "at")
 _NO_SKETCH = ("", 0, b"")
 Refused = tuple[Taken, MalformedError]
@@ -58,9 +67,16 @@ def _window(one: Taken) -> bulk.Row:
     sketch = window.sketch
     summary = (sketch.sketch_id, sketch.count, sketch.sums) if sketch is not None else _NO_SKETCH
     return (
-        one.message.sender.id, sent.spool, sent.seq, window.model, window.release, window.started_at, window.ended_at,
-        document_text(document), *summary,
-    )  # fmt: skip
+        one.message.sender.id,
+        sent.spool,
+        sent.seq,
+        window.model,
+        window.release,
+        window.started_at,
+        window.ended_at,
+        document_text(document),
+        *summary,
+    )
 
 
 def _models(session: Session, taken: Sequence[Taken]) -> list[Refused]:

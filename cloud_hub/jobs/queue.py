@@ -33,9 +33,14 @@ def submit(
 ) -> Job:
     """Queue a job; with `alone` only when none of its kind and model waits or runs (else ConflictError)."""
     job = Job(
-        id=f"{int(hub.clock() * 1000):012x}{secrets.token_hex(5)}", kind=kind, model=model, payload=payload or {},
-        state="queued", created_at=hub.clock(), created_by=actor,
-    )  # fmt: skip
+        id=f"{int(hub.clock() * 1000):012x}{secrets.token_hex(5)}",
+        kind=kind,
+        model=model,
+        payload=payload or {},
+        state="queued",
+        created_at=hub.clock(),
+        created_by=actor,
+    )
     with hub.session() as session:
         if alone:
             lock_name(session, f"job:{kind}:{model}")
@@ -61,11 +66,9 @@ def claim(hub: Hub, owner: str) -> Job | None:
         taken = (
             update(Job)
             .where(col(Job.id) == oldest.scalar_subquery())
-            .values(
-                state="running", owner=owner, lease_until=now + LEASE_S, attempt=Job.attempt + 1, started_at=now
-            )
+            .values(state="running", owner=owner, lease_until=now + LEASE_S, attempt=Job.attempt + 1, started_at=now)
             .returning(col(Job.id))
-        )  # fmt: skip
+        )
         found = session.connection().execute(taken).scalar_one_or_none()
     return None if found is None else get(hub, found)
 

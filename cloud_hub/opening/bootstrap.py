@@ -69,9 +69,10 @@ def _check_unused(config: HubConfig, offline: Path) -> None:
         raise ConflictError(f"{directory} holds a hub already", subject=str(directory), hint="choose another directory")
     if config.keys_dir.exists():  # hub.toml is written last
         raise ConflictError(
-            f"{directory} holds half a hub: an `init` was broken off there", subject=str(directory),
+            f"{directory} holds half a hub: an `init` was broken off there",
+            subject=str(directory),
             hint=f"remove {config.keys_dir} and the offline keys that it made, or choose another directory",
-        )  # fmt: skip
+        )
     if any((offline / f"{name}.pem").exists() for name in keys.OFFLINE):
         raise ConflictError(f"{offline} holds keys already", subject=str(offline), hint="choose an empty directory")
 
@@ -223,9 +224,10 @@ def _empty_objects(config: HubConfig) -> Objects:
     objects = open_objects(config.objects_url)
     if next(iter(objects.list(REPOSITORY)), None) is not None:
         raise ConflictError(
-            f"the object store {config.objects_url} holds another hub's repository", subject="objects",
+            f"the object store {config.objects_url} holds another hub's repository",
+            subject="objects",
             hint="give an unused place: --objects s3://bucket/prefix",
-        )  # fmt: skip
+        )
     return objects
 
 

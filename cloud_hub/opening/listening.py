@@ -75,8 +75,9 @@ def _refused(error: OSError, endpoint: Endpoint, what: str, setting: str) -> Hub
     if error.errno == errno.EADDRINUSE:
         return ConflictError(
             f"port {endpoint.port} ({endpoint}), which {what} wants, is taken{_holder(endpoint.port)}",
-            subject=str(endpoint), hint=f"end that process, or choose another port: {setting}",
-        )  # fmt: skip
+            subject=str(endpoint),
+            hint=f"end that process, or choose another port: {setting}",
+        )
     if error.errno in (errno.EACCES, errno.EPERM):
         why = f"this user may not listen on port {endpoint.port}, which {what} wants"
         return ForbiddenError(why, subject=str(endpoint), hint=f"choose a port above 1023: {setting}")

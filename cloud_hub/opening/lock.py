@@ -41,9 +41,10 @@ def only_one(directory: Path, command: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConflictError(
-                f"{_name(descriptor)} owns the hub in {directory}", subject=str(directory),
+                f"{_name(descriptor)} owns the hub in {directory}",
+                subject=str(directory),
                 hint="end it first, or give this hub a directory of its own",
-            ) from error  # fmt: skip
+            ) from error
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, msgspec.json.encode(Owner(os.getpid(), command)), 0)
         yield

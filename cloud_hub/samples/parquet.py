@@ -132,6 +132,18 @@ def _row(device: str, sample: Sample) -> tuple[Any, ...]:
     values = flat.astype(np.float32).tolist()
     exact = msgspec.msgpack.encode(Arrays(inputs=sample.inputs, outputs=sample.outputs))
     return (
-        sample.id, sample.model, device, sample.release, sample.variant, sample.reason, sample.at, first.name,
-        list(first.shape), values, sample.confidence, sample.prediction, sample.cloud_prediction, exact,
-    )  # fmt: skip
+        sample.id,
+        sample.model,
+        device,
+        sample.release,
+        sample.variant,
+        sample.reason,
+        sample.at,
+        first.name,
+        list(first.shape),
+        values,
+        sample.confidence,
+        sample.prediction,
+        sample.cloud_prediction,
+        exact,
+    )

@@ -70,8 +70,12 @@ def ranked(hub: Hub, model: str, *, count: int, since_alarm: bool) -> RankedSamp
     looked = sum(one.row.label is None for one in seen)
     return RankedSamples(
         items=[_shown(seen[pick.row].row, pick) for pick in found.picks],
-        candidates=looked, repeats=found.repeats, random=random, unread=len(rows) - looked, since=since,
-    )  # fmt: skip
+        candidates=looked,
+        repeats=found.repeats,
+        random=random,
+        unread=len(rows) - looked,
+        since=since,
+    )
 
 
 def _shift(session: Session, model: str) -> float:

@@ -147,9 +147,15 @@ def save(hub: Hub, model: str, dataset: Dataset, *, actor: str, left_out: int = 
         row = session.get(Snapshot, name)
         if row is None:
             row = Snapshot(
-                id=name, model=model, path=path, samples=len(dataset.ids), labelled=dataset.labelled,
-                size_bytes=len(data), created_at=hub.clock(), created_by=actor,
-            )  # fmt: skip
+                id=name,
+                model=model,
+                path=path,
+                samples=len(dataset.ids),
+                labelled=dataset.labelled,
+                size_bytes=len(data),
+                created_at=hub.clock(),
+                created_by=actor,
+            )
             session.add(row)
             detail = {"model": model, "samples": row.samples, "left_out": left_out}
             hub.audit(session, actor, "snapshot.create", name, detail)

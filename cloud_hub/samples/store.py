@@ -249,10 +249,19 @@ def _insert(hub: Hub, rows: list[dict[str, Any]]) -> None:
 
 def _row(device_id: str, sample: Sample, path: str, now: float) -> dict[str, Any]:
     return SampleRow(
-        id=sample.id, model=sample.model, device_id=device_id, release=sample.release, variant=sample.variant,
-        reason=sample.reason, at=sample.at, received_at=now, confidence=sample.confidence,
-        prediction=sample.prediction, cloud_prediction=sample.cloud_prediction, path=path,
-    ).model_dump()  # fmt: skip
+        id=sample.id,
+        model=sample.model,
+        device_id=device_id,
+        release=sample.release,
+        variant=sample.variant,
+        reason=sample.reason,
+        at=sample.at,
+        received_at=now,
+        confidence=sample.confidence,
+        prediction=sample.prediction,
+        cloud_prediction=sample.cloud_prediction,
+        path=path,
+    ).model_dump()
 
 
 def _day(at: float) -> str:

@@ -21,9 +21,21 @@ from fleet.protocol.names import check_name
 WORD_LIMIT = 64  # characters of a variant, a runtime or a version
 LARGEST = 1 << 62
 COLUMNS = (
-    "device_id", "model", "release", "variant", "runtime", "runtime_version", "agent", "rounds", "p50_us", "p95_us",
-    "load_us", "memory_bytes", "process_bytes", "at",
-)  # fmt: skip
+    "device_id",
+    "model",
+    "release",
+    "variant",
+    "runtime",
+    "runtime_version",
+    "agent",
+    "rounds",
+    "p50_us",
+    "p95_us",
+    "load_us",
+    "memory_bytes",
+    "process_bytes",
+    "at",
+)
 KEY = 5  # of the columns are the primary key
 
 

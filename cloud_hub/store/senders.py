@@ -23,14 +23,33 @@ WORD = 200  # characters of a problem
 Place = tuple[str, str]  # a device and its spool
 
 _READ = (
-    Device.id, Device.channel, Device.revoked_at, Device.session, Device.online, Device.last_seen_at,
-    Device.command_counter, Device.set_aside, Device.sessions, Device.quiet_s, Device.quiet_before_s,
-    Device.quiet_since, Device.vitals,
-)  # fmt: skip
+    Device.id,
+    Device.channel,
+    Device.revoked_at,
+    Device.session,
+    Device.online,
+    Device.last_seen_at,
+    Device.command_counter,
+    Device.set_aside,
+    Device.sessions,
+    Device.quiet_s,
+    Device.quiet_before_s,
+    Device.quiet_since,
+    Device.vitals,
+)
 _WRITTEN = (
-    "session", "online", "last_seen_at", "command_counter", "set_aside", "sessions", "quiet_s", "quiet_before_s",
-    "quiet_since", "vitals", "id",
-)  # fmt: skip
+    "session",
+    "online",
+    "last_seen_at",
+    "command_counter",
+    "set_aside",
+    "sessions",
+    "quiet_s",
+    "quiet_before_s",
+    "quiet_since",
+    "vitals",
+    "id",
+)
 
 
 @dataclass(slots=True)
@@ -133,7 +152,15 @@ def problem_word(info: Mapping[str, Any]) -> str:
 
 def _row(sender: Sender) -> tuple[Any, ...]:
     return (
-        sender.session, sender.online, sender.last_seen_at, sender.command_counter, sender.set_aside,
-        document_text(sender.sessions), sender.quiet_s, sender.quiet_before_s, sender.quiet_since,
-        document_text(sender.vitals), sender.id,
-    )  # fmt: skip
+        sender.session,
+        sender.online,
+        sender.last_seen_at,
+        sender.command_counter,
+        sender.set_aside,
+        document_text(sender.sessions),
+        sender.quiet_s,
+        sender.quiet_before_s,
+        sender.quiet_since,
+        document_text(sender.vitals),
+        sender.id,
+    )

@@ -60,9 +60,10 @@ def remove_model(hub: Hub, name: str, model: str, *, actor: str) -> ChangedChann
         entry = channel.models.get(model)
         if entry is None:
             raise NotFoundError(
-                f"channel {name!r} does not hold model {model!r}", subject=f"{name}/{model}",
+                f"channel {name!r} does not hold model {model!r}",
+                subject=f"{name}/{model}",
                 hint=f"see what it holds: fleet channel show {name}",
-            )  # fmt: skip
+            )
         if entry.rollout is not None:
             raise _rollout_runs(entry.rollout.id, f"{name}/{model}")
         return msgspec.structs.replace(channel, models={k: v for k, v in channel.models.items() if k != model})

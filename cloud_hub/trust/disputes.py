@@ -35,7 +35,7 @@ def live_releases(session: Session, owner: Model) -> list[Release]:
     """The published releases of a model at or above its floor, oldest first."""
     live = select(Release).where(
         Release.model == owner.name, Release.status == "published", col(Release.number) >= owner.min_release
-    )  # fmt: skip
+    )
     return list(session.exec(live.order_by(col(Release.number))))
 
 
@@ -89,9 +89,11 @@ def ports(row: Release) -> Interface:
     """Tensors, class names and kinds of steps of a release that was checked when it was published."""
     found = msgspec.json.decode(row.manifest, type=_Ports)
     return Interface(
-        inputs=found.inputs, outputs=found.outputs, labels=found.labels,
+        inputs=found.inputs,
+        outputs=found.outputs,
+        labels=found.labels,
         preprocess=kinds_of(found.preprocess, found.front.inputs if found.front is not None else ()),
-    )  # fmt: skip
+    )
 
 
 def in_words(numbers: Iterable[int]) -> str:

@@ -80,10 +80,13 @@ def verify(known: Mapping[str, bytes], held: Held) -> Evidence:
         if role == "targets":
             targets = found.signed
     return Evidence(
-        roots=tuple(roots), versions=versions, bodies=bodies,
+        roots=tuple(roots),
+        versions=versions,
+        bodies=bodies,
         channels=dict(_channels(bodies.get("channels"), held.documents)),
-        numbers=_numbers(bodies.get("models")), floors=dict(_floors(bodies.get("models"), held.documents)),
-    )  # fmt: skip
+        numbers=_numbers(bodies.get("models")),
+        floors=dict(_floors(bodies.get("models"), held.documents)),
+    )
 
 
 def _is_ahead(found: Metadata[Any], known: bytes) -> bool:
@@ -99,8 +102,11 @@ def _listed_versions(signed: Any) -> Iterator[tuple[str, int]]:
     if isinstance(signed, Timestamp):
         listed = {"snapshot": signed.snapshot_meta.version}
     elif isinstance(signed, Snapshot):
-        listed = {role: signed.meta[f"{role}.json"].version for role in repository.TARGET_ROLES
-                  if f"{role}.json" in signed.meta}  # fmt: skip
+        listed = {
+            role: signed.meta[f"{role}.json"].version
+            for role in repository.TARGET_ROLES
+            if f"{role}.json" in signed.meta
+        }
     else:
         listed = {}
     yield from ((role, version) for role, version in listed.items() if version <= MOST_VERSION)

@@ -37,9 +37,13 @@ def create_model(hub: Hub, wanted: NewModel, *, actor: str) -> ModelInfo:
             raise ConflictError(f"model {wanted.name!r} exists", subject=wanted.name, hint="change it with PATCH")
         first = gone.first_release(session, wanted.name)
         row = Model(
-            name=wanted.name, recipe=wanted.recipe, policy=wanted.policy.document(), created_at=hub.clock(),
-            next_release=first, min_release=first,
-        )  # fmt: skip
+            name=wanted.name,
+            recipe=wanted.recipe,
+            policy=wanted.policy.document(),
+            created_at=hub.clock(),
+            next_release=first,
+            min_release=first,
+        )
         session.add(row)
         hub.audit(session, actor, "model.create", wanted.name, {"recipe": wanted.recipe})
         return _described(session, [row])[0]

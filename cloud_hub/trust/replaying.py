@@ -78,9 +78,15 @@ def _revoke(session: Session, act: DeviceRevoked, at: float) -> None:
     device = session.get(Device, act.device)
     if device is None:  # enrolled and revoked in the time that is lost: known again, so that it stays out
         device = Device(
-            id=act.device, public_key=act.public_key, key_fingerprint=act.key_fingerprint, certificate="",
-            certificate_serial="", certificate_expires_at=0.0, channel="", enrolled_at=at,
-        )  # fmt: skip
+            id=act.device,
+            public_key=act.public_key,
+            key_fingerprint=act.key_fingerprint,
+            certificate="",
+            certificate_serial="",
+            certificate_expires_at=0.0,
+            channel="",
+            enrolled_at=at,
+        )
     device.revoked_at, device.online = device.revoked_at or at, False
     session.add(device)
     session.flush()

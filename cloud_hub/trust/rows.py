@@ -87,7 +87,7 @@ def interface_release(session: Session, model: str) -> Current | None:
     owner = get_model(session, model)
     live = select(Release).where(
         Release.model == model, Release.status == "published", col(Release.number) >= owner.min_release
-    )  # fmt: skip
+    )
     chosen = disputes.like_chosen(session, owner)
     if chosen is not None:
         live = live.where(col(Release.number).in_(chosen))

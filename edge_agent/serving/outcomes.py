@@ -58,9 +58,15 @@ class Refused(Struct, frozen=True, kw_only=True):
 def refused_for(release: InstalledRelease, model: str, why: RefusalError, *, newly: bool, latency_s: float) -> Refused:
     """A request that `release` does not take."""
     return Refused(
-        model=model, release=release.number, variant=release.variant.name, word=why.word, newly=newly,
-        latency_s=latency_s, tensor=why.tensor, place=why.place,
-    )  # fmt: skip
+        model=model,
+        release=release.number,
+        variant=release.variant.name,
+        word=why.word,
+        newly=newly,
+        latency_s=latency_s,
+        tensor=why.tensor,
+        place=why.place,
+    )
 
 
 class Observer(Protocol):

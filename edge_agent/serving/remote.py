@@ -146,9 +146,14 @@ class RemoteServer:
         until, pieces, size = time.monotonic() + timeout_s, [], 0
         try:
             answer = self._pool.request(
-                "POST", url, body=body, headers=headers, redirect=False, preload_content=False,
+                "POST",
+                url,
+                body=body,
+                headers=headers,
+                redirect=False,
+                preload_content=False,
                 timeout=Timeout(connect=timeout_s, read=timeout_s),
-            )  # fmt: skip
+            )
             try:
                 while piece := answer.read1(PIECE):
                     pieces.append(piece)

@@ -10,9 +10,18 @@ from fleet.api.base import Request
 from fleet.api.types import Finite
 
 HyperName = Literal[
-    "teacher_epochs", "student_epochs", "batch", "teacher_rate", "student_rate", "weight_decay", "distill_temperature",
-    "soft_share", "sample_repeats", "warm_share", "warm_epochs",
-]  # fmt: skip
+    "teacher_epochs",
+    "student_epochs",
+    "batch",
+    "teacher_rate",
+    "student_rate",
+    "weight_decay",
+    "distill_temperature",
+    "soft_share",
+    "sample_repeats",
+    "warm_share",
+    "warm_epochs",
+]
 WHOLE = ("teacher_epochs", "student_epochs", "batch", "sample_repeats", "warm_epochs")
 
 Epochs = Annotated[int | None, Field(ge=1, le=100_000)]

@@ -148,7 +148,11 @@ def partial(kind: type[Struct]) -> type[Struct]:
     fields = [(name, hint | UnsetType, UNSET) for name, hint in get_type_hints(kind, include_extras=True).items()]
     known = [field for field in fields if field[0] in kind.__struct_fields__]
     made: type[Struct] = msgspec.defstruct(
-        f"{kind.__name__}Changes", known, namespace={"__doc__": f"New values for some fields of `{kind.__name__}`."},
-        frozen=True, kw_only=True, forbid_unknown_fields=True,
-    )  # fmt: skip
+        f"{kind.__name__}Changes",
+        known,
+        namespace={"__doc__": f"New values for some fields of `{kind.__name__}`."},
+        frozen=True,
+        kw_only=True,
+        forbid_unknown_fields=True,
+    )
     return made

@@ -89,9 +89,13 @@ def in_words(inputs: Iterable[SampleArray]) -> str:
 def _task(client: Client, sample: SampleInfo) -> dict[str, Any]:
     """`data.sample` leads back; `data.image` is a picture (a data URI), or `data.text` the inputs."""
     data: dict[str, Any] = {
-        "sample": sample.id, "model": sample.model, "device": sample.device_id, "release": sample.release,
-        "reason": sample.reason, "confidence": sample.confidence,
-    }  # fmt: skip
+        "sample": sample.id,
+        "model": sample.model,
+        "device": sample.device_id,
+        "release": sample.release,
+        "reason": sample.reason,
+        "confidence": sample.confidence,
+    }
     try:
         data["image"] = "data:image/png;base64," + base64.b64encode(client.picture(sample.id)).decode()
     except NotFoundError:  # no image, or no such sample any more: then the next request says so
@@ -101,9 +105,16 @@ def _task(client: Client, sample: SampleInfo) -> dict[str, Any]:
 
 def _row(client: Client, sample: SampleInfo) -> list[str]:
     cells = (
-        sample.id, "", sample.device_id, sample.release, sample.reason, sample.confidence, sample.prediction,
-        "" if sample.cloud_prediction is None else sample.cloud_prediction, in_words(client.sample(sample.id).inputs),
-    )  # fmt: skip
+        sample.id,
+        "",
+        sample.device_id,
+        sample.release,
+        sample.reason,
+        sample.confidence,
+        sample.prediction,
+        "" if sample.cloud_prediction is None else sample.cloud_prediction,
+        in_words(client.sample(sample.id).inputs),
+    )
     return [_cell(cell) for cell in cells]
 
 

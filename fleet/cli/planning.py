@@ -173,15 +173,27 @@ def _asked(
 ) -> dict[str, object]:
     """What the options ask for, as a `NewRollout` has it; a usage error for what cannot be read."""
     settings = _settings(
-        guard, evidence, margin, evidence_deadline, on_no_evidence, max_p95_us=max_p95, min_measured=min_measured,
-        min_devices=min_devices, approval=approval or None,
-    )  # fmt: skip
+        guard,
+        evidence,
+        margin,
+        evidence_deadline,
+        on_no_evidence,
+        max_p95_us=max_p95,
+        min_measured=min_measured,
+        min_devices=min_devices,
+        approval=approval or None,
+    )
     return {
-        "model": name, "release": number, "channel": channel, "stages": parse_stages(stages), "guard": settings or None,
-        "soak_s": parse_seconds(soak) if soak else None, "groups": group,
+        "model": name,
+        "release": number,
+        "channel": channel,
+        "stages": parse_stages(stages),
+        "guard": settings or None,
+        "soak_s": parse_seconds(soak) if soak else None,
+        "groups": group,
         "schedule": schedule_of(start_at, expires_at, window, time_zone, rate, usual=usual),
         "shadow": shadow_of(shadow, agreement=shadow_agreement, devices=shadow_devices, cpu=shadow_cpu),
-    }  # fmt: skip
+    }
 
 
 def _takes_options(run: Callable[[typer.Context, NewRollout, bool], None]) -> Callable[..., None]:
@@ -256,9 +268,10 @@ def shadow_of(
 ) -> dict[str, object] | None:
     """`24h`, `500-inputs` or both with a comma, and what else was said of a shadow stage; None without one."""
     given = {
-        "agreement": None if agreement is None else agreement / 100, "devices": devices,
+        "agreement": None if agreement is None else agreement / 100,
+        "devices": devices,
         "cpu_share": None if cpu is None else cpu / 100,
-    }  # fmt: skip
+    }
     found: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     if not text:
         if found:

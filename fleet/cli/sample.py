@@ -166,8 +166,12 @@ def import_(
     sent = send_each(client_of(context), read.labels, by=by)
     refused = [*read.refused, *sent.refused]
     document = {
-        "labelled": sent.labelled, "without": read.without, "refused": refused, "untried": sent.untried, "by": by
-    }  # fmt: skip
+        "labelled": sent.labelled,
+        "without": read.without,
+        "refused": refused,
+        "untried": sent.untried,
+        "by": by,
+    }
     shown = {**document, "refused": len(refused)}
     columns = [(name, name) for name in ("labelled", "without", "refused", "untried", "by")]
     print_document(document if json else shown, columns, json=json)

@@ -94,9 +94,15 @@ def simulate(
         for member, can in zip(_members(client, channel, name, kinds, directory), shadows, strict=True)
     ]
     plan = Plan(
-        hub=address, channel=channel, directory=str(directory), seed=seed, seconds=seconds, drain_s=drain_s,
-        processes=min(processes, devices), members=tuple(members),
-    )  # fmt: skip
+        hub=address,
+        channel=channel,
+        directory=str(directory),
+        seed=seed,
+        seconds=seconds,
+        drain_s=drain_s,
+        processes=min(processes, devices),
+        members=tuple(members),
+    )
     simulation = Simulation(plan, _Line(seconds).show)
     before = signal.signal(signal.SIGINT, lambda _number, _frame: simulation.stop())
     try:

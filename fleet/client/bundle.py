@@ -108,9 +108,14 @@ class Bundler:
             self._floor(draft, model)  # with it a device follows the channel back to a release that it holds
         self._put(draft / bundle.NAME, encode_json(bundle.Label(channel=name, models=tuple(releases))))
         return Bundled(
-            folder=str(self._out), channel=name, channel_version=channel.version, releases=releases, files=self._files,
-            bytes=self._bytes, valid_until=expires,
-        )  # fmt: skip
+            folder=str(self._out),
+            channel=name,
+            channel_version=channel.version,
+            releases=releases,
+            files=self._files,
+            bytes=self._bytes,
+            valid_until=expires,
+        )
 
     def _metadata(self, draft: Path) -> float:
         """Every root, and one consistent set of the other roles: what the timestamp names never changes."""
@@ -222,9 +227,10 @@ def _check_empty(folder: Path) -> None:
     found = [e.name for e in folder.iterdir() if e.name not in OF_A_MEDIUM] if folder.is_dir() else [folder.name]
     if found:
         raise ConflictError(
-            f"{folder} is not an empty folder: there is {min(found)}", subject=str(folder),
+            f"{folder} is not an empty folder: there is {min(found)}",
+            subject=str(folder),
             hint="give a folder that does not exist, or empty this one",
-        )  # fmt: skip
+        )
 
 
 def _move_in(draft: Path, out: Path) -> None:

@@ -59,9 +59,14 @@ class Header(Struct, frozen=True, kw_only=True):
 def encode_header(header: Header) -> bytes:
     """The first `HEADER_SIZE` bytes of a patch."""
     return _LAYOUT.pack(
-        MAGIC, METHODS.index(header.method), bytes.fromhex(header.old), bytes.fromhex(header.new),
-        header.old_size, header.new_size, *header.sections,
-    )  # fmt: skip
+        MAGIC,
+        METHODS.index(header.method),
+        bytes.fromhex(header.old),
+        bytes.fromhex(header.new),
+        header.old_size,
+        header.new_size,
+        *header.sections,
+    )
 
 
 def decode_header(data: bytes, *, total: int | None = None) -> Header:
@@ -79,9 +84,13 @@ def decode_header(data: bytes, *, total: int | None = None) -> Header:
     if max(old_size, new_size) > MAX_SIZE:
         raise TooLargeError(f"a delta between files of more than {MAX_SIZE} bytes", subject="delta")
     header = Header(
-        method=METHODS[method], old=old.hex(), new=new.hex(), old_size=old_size, new_size=new_size,
+        method=METHODS[method],
+        old=old.hex(),
+        new=new.hex(),
+        old_size=old_size,
+        new_size=new_size,
         sections=(control, diff, extra),
-    )  # fmt: skip
+    )
     if total not in (None, header.total):
         raise MalformedError(f"the delta's sections do not fill its {total} bytes", subject="delta")
     if header.method == "subtract" and old_size != new_size:

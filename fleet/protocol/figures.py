@@ -246,5 +246,9 @@ def _text(rows: Sequence[npt.NDArray[Any]]) -> Floats:
 
 
 _TABLES: dict[Kind, Callable[[Sequence[npt.NDArray[Any]]], Floats]] = {
-    "values": _values, "whole": _whole, "image": _image, "signal": _signal, "text": _text,
-}  # fmt: skip
+    "values": _values,
+    "whole": _whole,
+    "image": _image,
+    "signal": _signal,
+    "text": _text,
+}

@@ -22,10 +22,20 @@ from fleet.runtimes.tensors import FileTensor, Port, into_file, out_of_file
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _DRIVER = "are the device's driver and CUDA's libraries there? onnxruntime's log says what is missing"
 _DATATYPES = {
-    "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8",
-    "int16": "INT16", "int32": "INT32", "int64": "INT64", "float16": "FP16", "float": "FP32", "double": "FP64",
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "uint32": "UINT32",
+    "uint64": "UINT64",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float": "FP32",
+    "double": "FP64",
     "string": "BYTES",
-}  # fmt: skip
+}
 
 
 class OnnxRuntime:

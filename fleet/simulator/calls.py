@@ -28,9 +28,12 @@ class Calls:
         """`directory` is that of any device enrolled with the hub."""
         self._base = load_enrollment(directory).hub
         self._pool = pool_manager(
-            maxsize=connections, block=True, ca_certs=str(directory / "identity" / "ca.pem"), retries=False,
+            maxsize=connections,
+            block=True,
+            ca_certs=str(directory / "identity" / "ca.pem"),
+            retries=False,
             timeout=TIMEOUT_S,
-        )  # fmt: skip
+        )
         self._tokens: dict[str, str] = {}
 
     def me(self, device_id: str, directory: Path) -> DeviceMe:

@@ -21,9 +21,14 @@ def hostile_message(rng: np.random.Generator, device_id: str, spool: str, top: i
     own = topics.uplink(device_id, "telemetry", prefix)
     other = f"{device_id}-x"
     window = Window(
-        model="model", release=HUGE, variant="v", auditor=None, started_at=0.0, ended_at=1e300,
+        model="model",
+        release=HUGE,
+        variant="v",
+        auditor=None,
+        started_at=0.0,
+        ended_at=1e300,
         counters={"requests": HUGE, "failed": HUGE},
-    )  # fmt: skip
+    )
     report = ModelReport(model="m" * 100, state="committed", active=HUGE)
     kinds = [
         (own, rng.bytes(200)),

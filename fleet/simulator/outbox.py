@@ -119,8 +119,13 @@ class Outbox:
 
     def _send(self, record: Record, base: int) -> Send:
         envelope = Envelope(
-            device=self._device, spool=self.id, seq=record.seq, base=base, at=record.at, kind=record.kind,
+            device=self._device,
+            spool=self.id,
+            seq=record.seq,
+            base=base,
+            at=record.at,
+            kind=record.kind,
             body=msgspec.Raw(record.body),
-        )  # fmt: skip
+        )
         leaf: topics.Leaf = "telemetry" if record.kind == "window" else "report"
         return Send(topics.uplink(self._device, leaf, self._prefix), encode_msgpack(envelope))

@@ -99,8 +99,9 @@ class Simulation:
         if unfinished:
             raise EndedError(
                 f"{len(unfinished)} of {len(codes)} processes of the simulation ended early",
-                subject="simulation", hint="what they said is on standard error above",
-            )  # fmt: skip
+                subject="simulation",
+                hint="what they said is on standard error above",
+            )
         return report
 
     def stop(self) -> None:
@@ -123,23 +124,43 @@ class Simulation:
         sums = {
             name: sum(getattr(progress, name) for progress in latest)
             for name in (
-                "enrolled", "online", "records", "sent", "receipted", "waiting", "lost", "hostile", "looks",
-                "commands", "refused", "memory_bytes",
+                "enrolled",
+                "online",
+                "records",
+                "sent",
+                "receipted",
+                "waiting",
+                "lost",
+                "hostile",
+                "looks",
+                "commands",
+                "refused",
+                "memory_bytes",
             )
-        }  # fmt: skip
+        }
         quantiles = {f"p{q}": _quantile(delays, q / 100) for q in (50, 95, 99)} | {"max": slowest}
         return Report(
-            devices=len(self._plan.members), seconds=time.time() - self._began, delay_s=quantiles,
-            releases=dict(releases), troubles=dict(troubles), **sums,
-        )  # fmt: skip
+            devices=len(self._plan.members),
+            seconds=time.time() - self._began,
+            delay_s=quantiles,
+            releases=dict(releases),
+            troubles=dict(troubles),
+            **sums,
+        )
 
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         plan = self._plan
         work = Work(
-            number=number, hub=plan.hub, channel=plan.channel, directory=plan.directory, seed=plan.seed,
-            started_at=self._began, seconds=plan.seconds, drain_s=plan.drain_s,
+            number=number,
+            hub=plan.hub,
+            channel=plan.channel,
+            directory=plan.directory,
+            seed=plan.seed,
+            started_at=self._began,
+            seconds=plan.seconds,
+            drain_s=plan.drain_s,
             members=plan.members[number :: plan.processes],
-        )  # fmt: skip
+        )
         command = [sys.executable, "-m", "fleet.simulator.worker"]
         # A session of its own: Ctrl-C in a terminal is for the command, which lets the devices say goodbye.
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)

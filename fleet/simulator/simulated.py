@@ -57,19 +57,31 @@ class Simulated:
 
     def __init__(self, host: Host, member: Member, enrollment: Enrollment) -> None:
         self.device = Device(
-            enrollment.device_id, enrollment.channel, PROFILES[member.profile], host.counts,
-            prefix=enrollment.mqtt.prefix, seed=host.work.seed, started=host.work.started_at,
+            enrollment.device_id,
+            enrollment.channel,
+            PROFILES[member.profile],
+            host.counts,
+            prefix=enrollment.mqtt.prefix,
+            seed=host.work.seed,
+            started=host.work.started_at,
             shadows=member.shadows,
-        )  # fmt: skip
+        )
         self.directory = Path(host.work.directory) / member.name
         self._host = host
         self._pause = PAUSE_S
         self._opening = self.off = False
         context = _context(self.directory) if enrollment.mqtt.tls else None
         self._connection = Connection(
-            enrollment.device_id, enrollment.channel, enrollment.mqtt, host.loop, host.threads,
-            context=context, on_open=self._opened, on_lost=self._lost, on_message=self._heard,
-        )  # fmt: skip
+            enrollment.device_id,
+            enrollment.channel,
+            enrollment.mqtt,
+            host.loop,
+            host.threads,
+            context=context,
+            on_open=self._opened,
+            on_lost=self._lost,
+            on_message=self._heard,
+        )
 
     def start(self) -> None:
         """Connect, unless it is off or connects already."""

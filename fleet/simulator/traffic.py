@@ -61,19 +61,31 @@ def window(
     audited = int(rng.binomial(requests - failed, running.audit_share)) if running.auditor is not None else 0
     agree, pairs = _audits(running, profile, rng, audited)
     counters = {
-        "requests": requests, "edge": requests - failed, "failed": failed, "local_failed": failed, "audited": audited,
-        "audit_agree": agree, "latency_us_sum": int(times.sum() * scale),
-    }  # fmt: skip
+        "requests": requests,
+        "edge": requests - failed,
+        "failed": failed,
+        "local_failed": failed,
+        "audited": audited,
+        "audit_agree": agree,
+        "latency_us_sum": int(times.sum() * scale),
+    }
     return Window(
-        model=running.model, release=running.release, variant=running.variant, auditor=running.auditor,
-        started_at=started, ended_at=ended, counters={name: count for name, count in counters.items() if count},
-        latency_us=tuple(int(count * scale) for count in buckets), confidence=_confidence(rng, requests),
-        classes=_classes(running.classes, rng, requests), pairs=pairs,
+        model=running.model,
+        release=running.release,
+        variant=running.variant,
+        auditor=running.auditor,
+        started_at=started,
+        ended_at=ended,
+        counters={name: count for name, count in counters.items() if count},
+        latency_us=tuple(int(count * scale) for count in buckets),
+        confidence=_confidence(rng, requests),
+        classes=_classes(running.classes, rng, requests),
+        pairs=pairs,
         sketch=_sketch(running, profile, rng, min(requests, SKETCHED), elapsed_s),
         rollout=running.rollout.id if running.rollout else "",
         attempt=running.rollout.attempt if running.rollout else 0,
         shadow=_compared(running, profile, rng, requests - failed),
-    )  # fmt: skip
+    )
 
 
 def _audits(
@@ -97,10 +109,17 @@ def _audits(
     found = [[key for key, outcome in outcomes.items() if outcome == number] for number in range(4)]
     both, only_old, only_new, neither = map(len, found)
     return agree, PairCounts(
-        rollout=running.rollout.id, attempt=running.rollout.attempt, old=running.rollout.from_release,
-        new=running.release, both=both, only_old=only_old, only_new=only_new, neither=neither, repeats=repeats,
+        rollout=running.rollout.id,
+        attempt=running.rollout.attempt,
+        old=running.rollout.from_release,
+        new=running.release,
+        both=both,
+        only_old=only_old,
+        only_new=only_new,
+        neither=neither,
+        repeats=repeats,
         keys=b"".join(key for keys in found for key in keys),
-    )  # fmt: skip
+    )
 
 
 def _compared(running: Running, profile: Profile, rng: np.random.Generator, answered: int) -> ShadowCounts | None:
@@ -118,10 +137,18 @@ def _compared(running: Running, profile: Profile, rng: np.random.Generator, answ
     keys = sorted(same, key=lambda key: not same[key])
     latency, compared = profile.latency_us, len(same) + repeats
     return ShadowCounts(
-        rollout=rollout.id, attempt=rollout.attempt, old=rollout.from_release, new=rollout.release,
-        agree=sum(same.values()), differ=len(same) - sum(same.values()), repeats=repeats, keys=b"".join(keys),
-        dropped=answered - compared, old_us=int(latency * compared), new_us=int(latency * profile.slower * compared),
-    )  # fmt: skip
+        rollout=rollout.id,
+        attempt=rollout.attempt,
+        old=rollout.from_release,
+        new=rollout.release,
+        agree=sum(same.values()),
+        differ=len(same) - sum(same.values()),
+        repeats=repeats,
+        keys=b"".join(keys),
+        dropped=answered - compared,
+        old_us=int(latency * compared),
+        new_us=int(latency * profile.slower * compared),
+    )
 
 
 CHANGED = 0.02  # share of inputs that two releases of one quality answer differently, each way

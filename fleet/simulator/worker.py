@@ -173,13 +173,23 @@ class Worker:
                 releases[f"{model}@{simulated.device.active(model) or '–'}"] += 1
         counts = self.counts
         progress = Progress(
-            enrolled=self._enrolled, online=sum(s.device.online for s in self._devices),
-            waiting=sum(s.device.waiting for s in self._devices), records=counts.records, sent=counts.sent,
-            receipted=counts.receipted, hostile=counts.hostile, lost=counts.lost, commands=counts.commands,
-            refused=counts.refused, looks=counts.looks, releases=dict(releases), delays=delays,
-            troubles=dict(self._troubles), memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            enrolled=self._enrolled,
+            online=sum(s.device.online for s in self._devices),
+            waiting=sum(s.device.waiting for s in self._devices),
+            records=counts.records,
+            sent=counts.sent,
+            receipted=counts.receipted,
+            hostile=counts.hostile,
+            lost=counts.lost,
+            commands=counts.commands,
+            refused=counts.refused,
+            looks=counts.looks,
+            releases=dict(releases),
+            delays=delays,
+            troubles=dict(self._troubles),
+            memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             done=done,
-        )  # fmt: skip
+        )
         self._say(progress)
 
 
@@ -190,8 +200,9 @@ def _enrolled(work: Work, member: Member) -> Enrollment:
         if (found.hub, found.channel) != (work.hub.rstrip("/"), work.channel):
             raise ConflictError(
                 f"the devices in {work.directory} are enrolled with {found.hub} for channel {found.channel!r}",
-                subject=work.directory, hint="give another --dir, or the --hub and --channel of before",
-            )  # fmt: skip
+                subject=work.directory,
+                hint="give another --dir, or the --hub and --channel of before",
+            )
         return found
     return enroll(work.hub, member.token, directory, name=member.name, agent=AGENT, hardware={"machine": "simulated"})
 

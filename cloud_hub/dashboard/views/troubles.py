@@ -92,9 +92,13 @@ def _alarms(alarms: list[AlarmInfo]) -> Iterator[Trouble]:
         since = alarm.detail.since or alarm.at
         example = alarm.detail.devices[0] if alarm.detail.devices else ""
         yield Trouble(
-            kind="alarm", what=what, why=alarm.detail.reason, href=f"/drift#alarm-{alarm.id}", since=since,
+            kind="alarm",
+            what=what,
+            why=alarm.detail.reason,
+            href=f"/drift#alarm-{alarm.id}",
+            since=since,
             example=example,
-        )  # fmt: skip
+        )
 
 
 def where(alarm: AlarmInfo) -> str:

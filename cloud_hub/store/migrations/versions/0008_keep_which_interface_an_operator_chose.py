@@ -31,10 +31,13 @@ def upgrade() -> None:
                 "VALUES (:at, :actor, :action, :subject, :d)"
             ),
             {
-                "at": time.time(), "actor": "migration:0008", "action": ACTION, "subject": model,
+                "at": time.time(),
+                "actor": "migration:0008",
+                "action": ACTION,
+                "subject": model,
                 "d": json.dumps({"releases": releases, "hint": HINT}),
             },
-        )  # fmt: skip
+        )
 
 
 def _disputed(connection: sa.Connection) -> dict[str, list[int]]:

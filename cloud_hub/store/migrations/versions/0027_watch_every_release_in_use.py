@@ -79,10 +79,14 @@ def _rekey(name: str, key: tuple[str, ...], release: str | None, kept: str, drop
     connection = op.get_bind()
     columns = [column for column in sa.inspect(connection).get_columns(name) if column["name"] not in drop]
     made = [
-        sa.Column(one["name"], WHOLE if isinstance(one["type"], sa.Integer) else one["type"], nullable=one["nullable"],
-                  server_default=sa.text(one["default"]) if one["default"] is not None else None)
+        sa.Column(
+            one["name"],
+            WHOLE if isinstance(one["type"], sa.Integer) else one["type"],
+            nullable=one["nullable"],
+            server_default=sa.text(one["default"]) if one["default"] is not None else None,
+        )
         for one in columns
-    ]  # fmt: skip
+    ]
     if release is not None:
         made.append(sa.Column("release", WHOLE, nullable=False))
     op.create_table(f"{name}_made", *made, sa.PrimaryKeyConstraint(*key))
