@@ -42,8 +42,9 @@ from sklearn.svm import SVC
 from cloud_hub.training.gate import compare
 from fleet.protocol.confidence import confidence, probabilities
 from fleet.rollouts.evidence import Pairs
-from fleet.rollouts.guard import CohortHealth, GuardPolicy
+from fleet.rollouts.guard import CohortHealth
 from fleet.rollouts.guard import judge as judge_stage
+from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.power import pairs_needed
 from model_compiler.evaluate import deferral
 from model_compiler.inputs.deferral_target import DeferTarget

@@ -25,7 +25,7 @@ from cloud_hub.api.bodies import BodyReader
 from fleet.api.errors import ErrorDocument, OipError
 from fleet.api.wire import MARK, partial
 from fleet.protocol import calls, channel, manifest, messages, oip, refusals, repository
-from fleet.rollouts import explain, forecast, guard, machine, remaining, usual
+from fleet.rollouts import explain, forecast, guard, guard_policy, machine, remaining, usual
 
 Schema = dict[str, Any]
 
@@ -35,24 +35,51 @@ BINARY = "application/octet-stream"
 
 # What a caller changes field by field.
 POLICIES: tuple[type[Struct], ...] = (
-    channel.Routing, channel.Audit, channel.Sampling, channel.Probation, channel.Bench,
-    channel.Telemetry, channel.Fetching, usual.UsualSchedule,
-)  # fmt: skip
+    channel.Routing,
+    channel.Audit,
+    channel.Sampling,
+    channel.Probation,
+    channel.Bench,
+    channel.Telemetry,
+    channel.Fetching,
+    usual.UsualSchedule,
+)
 _KINDS: tuple[type, ...] = (
-    calls.TrustBundle, calls.EnrollRequest, calls.EnrollResponse, calls.NonceRequest, calls.NonceResponse,
-    calls.TokenRequest, calls.TokenResponse, calls.RenewRequest, calls.RenewResponse, calls.DeviceMe,
-    calls.Held, calls.HeldAnswer, calls.SampleBatch, calls.SampleReceipt,
-    channel.Channel, manifest.Manifest, manifest.Tensor, messages.AgentReport,
-    oip.OipRequest, oip.OipResponse, repository.IndexRequest, machine.Plan, machine.Progress, guard.GuardPolicy,
+    calls.TrustBundle,
+    calls.EnrollRequest,
+    calls.EnrollResponse,
+    calls.NonceRequest,
+    calls.NonceResponse,
+    calls.TokenRequest,
+    calls.TokenResponse,
+    calls.RenewRequest,
+    calls.RenewResponse,
+    calls.DeviceMe,
+    calls.Held,
+    calls.HeldAnswer,
+    calls.SampleBatch,
+    calls.SampleReceipt,
+    channel.Channel,
+    manifest.Manifest,
+    manifest.Tensor,
+    messages.AgentReport,
+    oip.OipRequest,
+    oip.OipResponse,
+    repository.IndexRequest,
+    machine.Plan,
+    machine.Progress,
+    guard_policy.GuardPolicy,
     usual.UsualSchedule,
     *map(partial, POLICIES),
-)  # fmt: skip
+)
 # Structs that bodies and fields name, by the name that they have in the document.
 STRUCTS: dict[str, type] = {
-    **{kind.__name__: kind for kind in _KINDS}, "Judgement": guard.Verdict, "Forecast": forecast.Forecast,
+    **{kind.__name__: kind for kind in _KINDS},
+    "Judgement": guard.Verdict,
+    "Forecast": forecast.Forecast,
     "Remaining": remaining.Remaining,
     "Explained": explain.Explained,
-}  # fmt: skip
+}
 
 _DESCRIPTIONS = {
     400: "The request is not acceptable; the document says which field, and what to do.",

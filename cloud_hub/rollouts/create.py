@@ -29,7 +29,7 @@ from fleet.protocol.shadow import CAPABILITY
 from fleet.rollouts import cohorts, machine, pacing
 from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.forecast import Forecast, forecast
-from fleet.rollouts.guard import GuardPolicy, load_policy
+from fleet.rollouts.guard_policy import GuardPolicy, load_policy
 from fleet.rollouts.schedule import Schedule, check_schedule
 from fleet.rollouts.shadow import ShadowPlan, check_shadow_plan
 from fleet.rollouts.shadow_forecast import with_shadow
@@ -81,11 +81,7 @@ def start_rollout(hub: Hub, ahead: Prospect, *, actor: str) -> RolloutRow:
         decision = machine.start(plan, now)
     except RolloutError as error:
         raise InvalidError(str(error), subject=error.subject, hint=error.hint) from error
-    row = RolloutRow(
-        id=plan.id, model=plan.model, channel=plan.channel, release=plan.release, from_release=plan.from_release,
-        state=decision.progress.state, salt=plan.salt, plan=document_of(plan), created_at=now, created_by=actor,
-        updated_at=now,
-    )  # fmt: skip
+    row = _row_of(plan, decision.progress.state, now, actor)
 
     def check(session: Session) -> None:
         if _startable(session, plan.model, plan.release, plan.channel)[1].release != plan.from_release:
@@ -107,6 +103,22 @@ def start_rollout(hub: Hub, ahead: Prospect, *, actor: str) -> RolloutRow:
         plan.channel, change, actor=actor, spread_s=spread_s, create=False, first=check, also=keep
     )
     return row
+
+
+def _row_of(plan: machine.Plan, state: machine.State, now: float, actor: str) -> RolloutRow:
+    return RolloutRow(
+        id=plan.id,
+        model=plan.model,
+        channel=plan.channel,
+        release=plan.release,
+        from_release=plan.from_release,
+        state=state,
+        salt=plan.salt,
+        plan=document_of(plan),
+        created_at=now,
+        created_by=actor,
+        updated_at=now,
+    )
 
 
 def look_ahead(
@@ -265,8 +277,15 @@ def _plan(hub: Hub, ahead: Prospect) -> machine.Plan:
     shares, least = [stage.share_ppm for stage in ahead.stages], ahead.policy.min_devices
     salt = cohorts.draw_salt(SystemRandom(), ahead.free, shares, used, at_least=least)
     return machine.make_plan(
-        id=f"r-{secrets.token_hex(4)}", model=ahead.model, channel=ahead.channel, release=ahead.release,
-        from_release=ahead.from_release, stages=ahead.stages, salt=salt, groups=ahead.groups, policy=ahead.policy,
+        id=f"r-{secrets.token_hex(4)}",
+        model=ahead.model,
+        channel=ahead.channel,
+        release=ahead.release,
+        from_release=ahead.from_release,
+        stages=ahead.stages,
+        salt=salt,
+        groups=ahead.groups,
+        policy=ahead.policy,
         schedule=ahead.schedule,
         shadow=ahead.shadow,
-    )  # fmt: skip
+    )

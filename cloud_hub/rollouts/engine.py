@@ -123,13 +123,20 @@ def read_or_name(row: RolloutRow) -> tuple[Plan, Progress]:
         return read(row)
     except msgspec.ValidationError as error:
         plan = Plan(
-            id=row.id, model=row.model, channel=row.channel, release=row.release, from_release=row.from_release,
-            stages=(), salt=row.salt,
-        )  # fmt: skip
+            id=row.id,
+            model=row.model,
+            channel=row.channel,
+            release=row.release,
+            from_release=row.from_release,
+            stages=(),
+            salt=row.salt,
+        )
         progress = Progress(
-            state=cast(machine.State, row.state), attempt=row.attempt, ended_at=row.ended_at,
+            state=cast(machine.State, row.state),
+            attempt=row.attempt,
+            ended_at=row.ended_at,
             reason=row.reason or f"this hub cannot read the rollout, perhaps a newer one wrote it: {error}",
-        )  # fmt: skip
+        )
         return plan, progress
 
 

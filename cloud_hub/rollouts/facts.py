@@ -32,7 +32,7 @@ from fleet.rollouts import machine
 from fleet.rollouts.columns import Columns, StageFacts
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.facts import Known
-from fleet.rollouts.guard import GuardPolicy, load_policy
+from fleet.rollouts.guard_policy import GuardPolicy, load_policy
 from fleet.rollouts.machine import Facts, Plan, Progress
 from fleet.rollouts.matching import Matched
 from fleet.rollouts.plan import share_of

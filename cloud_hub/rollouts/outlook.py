@@ -15,8 +15,8 @@ from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.channel import MILLION, Channel, RolloutRef
 from fleet.protocol.resolve import resolve
-from fleet.rollouts.forecast import CannotFollow, Scope, Situation, Traffic
 from fleet.rollouts.signals import signal_of
+from fleet.rollouts.situation import CannotFollow, Scope, Situation, Traffic
 
 HOURS, HOUR_S = 24, 3600.0
 WINDOWS = 100  # of each hour that are read, its last ones: what a fleet of any size costs
@@ -88,9 +88,14 @@ def _survey(
             hardware[device.hardware] += 1
             unnamed += not device.named  # an agent of 0.1
     found = Scope(
-        free=len(free), pinned=counts["pin"], ruled=counts["rule"], outside=counts["default"], unable=tuple(unable),
-        unnamed=unnamed, hardware=dict(hardware),
-    )  # fmt: skip
+        free=len(free),
+        pinned=counts["pin"],
+        ruled=counts["rule"],
+        outside=counts["default"],
+        unable=tuple(unable),
+        unnamed=unnamed,
+        hardware=dict(hardware),
+    )
     return found, free
 
 

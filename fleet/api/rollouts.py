@@ -10,7 +10,8 @@ from fleet.api.base import Answer, Page, Request
 from fleet.api.types import INT32, Key, Moment, ReleaseNumber, Seconds, Text
 from fleet.api.wire import Given, Wire
 from fleet.rollouts.forecast import Forecast
-from fleet.rollouts.guard import GuardPolicy, Verdict
+from fleet.rollouts.guard import Verdict
+from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.machine import Order as Order
 from fleet.rollouts.machine import Plan, Progress
 from fleet.rollouts.machine import State as RolloutState

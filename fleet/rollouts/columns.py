@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from fleet.rollouts.bets import STAKES, Floats, harm_gains, health_gains
 from fleet.rollouts.calendar import closed_since
-from fleet.rollouts.evidence import STAKES, Arms, Counted, Floats, harm_gains, health_gains
+from fleet.rollouts.evidence import Arms, Counted
 from fleet.rollouts.facts import HABIT, DeviceFact, Joined, heard_for
 from fleet.rollouts.guard import CohortHealth, Latency, by_reason
 from fleet.rollouts.matching import Matched

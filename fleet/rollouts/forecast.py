@@ -10,63 +10,22 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from fleet.protocol.channel import MILLION, Audit
+from fleet.protocol.channel import MILLION
 from fleet.protocol.durations import DAY_S
+from fleet.rollouts.bets import CAP
 from fleet.rollouts.cohorts import planned_counts
-from fleet.rollouts.evidence import CAP, MIN_ARM
-from fleet.rollouts.guard import GuardPolicy, points
+from fleet.rollouts.evidence import MIN_ARM
+from fleet.rollouts.guard_policy import GuardPolicy, points
 from fleet.rollouts.matching import MOST_OF_ONE
 from fleet.rollouts.power import POWER, pairs_needed
 from fleet.rollouts.schedule import Schedule
 from fleet.rollouts.shadow import ShadowForecast
 from fleet.rollouts.signals import REQUESTS
+from fleet.rollouts.situation import Scope, Situation, Traffic
 from fleet.rollouts.stages import Stage
 from fleet.rollouts.timetable import Timetable, timetable
 
 MOST_WATCHED = 100  # devices of each release whose windows are looked at
-
-
-class Traffic(Struct, frozen=True, kw_only=True):
-    """What the channel's devices reported of the model in the last `hours` hours (0: nothing).
-
-    Per device and day: `requests`, and `audited` of them. `distinct` is the share of audited inputs that were new in
-    the model's last rollout, None when there was none that told. `windows`: those that had enough requests to say
-    something by themselves (`signals`). `labelled`: randomly drawn samples that got a label in the last week, per day
-    and all devices together.
-    """
-
-    hours: int = 0
-    requests: float = 0.0
-    audited: float = 0.0
-    distinct: float | None = None
-    windows: float = 0.0
-    labelled: float = 0.0
-
-
-class CannotFollow(Struct, frozen=True, kw_only=True):
-    """A device whose agent lacks what the release requires."""
-
-    device: str
-    lacks: tuple[str, ...]
-
-
-class Scope(Struct, frozen=True, kw_only=True):
-    """The channel's devices: `free` can belong to a cohort; the others are pinned, follow a rule, are outside of the
-    rollout's groups, or cannot follow. Of the free ones, `hardware` says how many are of each class, and the agents of
-    `unnamed` do not name the inputs of their pairs, which prove nothing then."""
-
-    free: int = 0
-    pinned: int = 0
-    ruled: int = 0
-    outside: int = 0
-    unable: tuple[CannotFollow, ...] = ()
-    unnamed: int = 0
-    hardware: dict[str, int] = {}
-
-    @property
-    def total(self) -> int:
-        """All devices of the channel."""
-        return self.free + self.pinned + self.ruled + self.outside + len(self.unable)
 
 
 class StageForecast(Struct, frozen=True, kw_only=True):
@@ -115,23 +74,6 @@ class Forecast(Struct, frozen=True, kw_only=True):
     def add(self) -> str:
         """What to add to one that could never finish."""
         return "; ".join(dict.fromkeys(blocker.add for blocker in self.blockers))
-
-
-class Situation(Struct, frozen=True, kw_only=True):
-    """What is known before a rollout: where it would run, who audits there, how many distinct inputs one device
-    can bring at most, and the time (Unix seconds). `labels`: whether a label tells by itself if an answer is right, and
-    `samples` whether the channel draws samples at random. `mute`: why the auditor can answer nothing."""
-
-    model: str
-    channel: str
-    scope: Scope
-    traffic: Traffic
-    audit: Audit
-    most_per_device: int
-    now: float = 0.0
-    labels: bool = False
-    samples: bool = False
-    mute: str = ""
 
 
 def forecast(

@@ -24,13 +24,14 @@ from collections.abc import Sequence
 from msgspec import structs
 
 from fleet.rollouts import guard, pacing, schedule, shadowing
-from fleet.rollouts.errors import PolicyError, TransitionError
-from fleet.rollouts.evidence import Counted
+from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.facts import DeviceFact as DeviceFact
 from fleet.rollouts.facts import Facts as Facts
 from fleet.rollouts.facts import Joined, Known
-from fleet.rollouts.guard import GuardPolicy, Verdict
-from fleet.rollouts.matching import Matched, OfOld
+from fleet.rollouts.guard import Verdict
+from fleet.rollouts.guard_policy import GuardPolicy, load_policy
+from fleet.rollouts.matching import Matched
+from fleet.rollouts.orders import apply as apply
 from fleet.rollouts.plan import ENDED as ENDED
 from fleet.rollouts.plan import LIVE as LIVE
 from fleet.rollouts.plan import Action as Action
@@ -46,7 +47,7 @@ from fleet.rollouts.plan import State as State
 from fleet.rollouts.plan import all_ordered
 from fleet.rollouts.plan import make_plan as make_plan
 from fleet.rollouts.shadow import ShadowFacts
-from fleet.rollouts.steps import end, hold, running
+from fleet.rollouts.steps import advance, end, hold, running
 from fleet.rollouts.steps import wanted as wanted
 
 MOST_ODD = 10  # devices that one step names in the history
@@ -89,7 +90,7 @@ def decide(plan: Plan, progress: Progress, facts: Known | ShadowFacts, now: floa
     if not progress.begun:
         return _begin(plan, progress, now)
     try:
-        policy = guard.load_policy(plan.policy)
+        policy = load_policy(plan.policy)
     except PolicyError as error:
         return hold(progress, str(error))
     progress = structs.replace(progress, deadline_from=max(progress.deadline_from, min(facts.deaf_until, now)))
@@ -143,100 +144,6 @@ def _after(plan: Plan, progress: Progress, policy: GuardPolicy, now: float, *, h
     return _wait(plan, policy, progress, verdict, now)
 
 
-def apply(
-    plan: Plan, progress: Progress, order: Order, now: float, *, reason: str = "", stage: int | None = None
-) -> Decision:
-    """An operator's order. `resume` of a holding rollout waits for evidence once more; `retry`
-    raises the attempt, so that devices that rolled back try again, and forgets the old evidence. `approve` lets the
-    stage end once it is healthy; `promote` ends it now, whatever is known, and needs a reason.
-
-    Args:
-        stage: the one that is meant, counted from 1 (0: the shadow stage): an order that is given twice does not end
-            the next stage, too.
-
-    Raises:
-        TransitionError: the state does not allow it, or there is nothing to approve, or no reason to promote, or the
-            rollout is at another stage by now.
-    """
-    allowed = {"pause": ("scheduled", "running", "holding"), "resume": ("paused", "holding")}.get(order, LIVE)
-    if progress.state not in allowed:
-        raise TransitionError(
-            f"rollout {plan.id} is {progress.state}: {order} needs one that is {' or '.join(allowed)}",
-            subject=plan.id,
-            hint="create a new rollout" if progress.state in ENDED else "",
-        )
-    if stage is not None and stage != progress.number:
-        raise TransitionError(
-            f"rollout {plan.id} is at stage {progress.number} by now: {order} was meant for stage {stage}",
-            subject=plan.id,
-            hint=f"look first: fleet rollout status {plan.id}",
-        )
-    why = reason or f"asked to {order}"
-    if order == "abort":
-        return end(progress, "aborted", why, now)
-    if order == "pause":
-        paused = structs.replace(progress, state="paused", reason=why, awaits_approval=False)
-        return Decision(progress=paused, events=(Event(name="paused", reason=why),))
-    if order == "approve":
-        return _approve(plan, progress, why, now)
-    if order in ("retry", "promote"):
-        _refuse_early(plan, progress, order, now)
-    going = structs.replace(running(progress), deadline_from=now)
-    if order == "resume":
-        return Decision(progress=going, events=(Event(name="resumed", reason=why),))
-    if order == "promote":
-        if not reason.strip():
-            raise TransitionError("promoting by hand needs a reason", subject=plan.id, hint="add --reason WHY")
-        advance = shadowing.begin_stages if progress.shadowing else _advance
-        return advance(plan, going, why, now, (Event(name="promoted", reason=why),))
-    return _retry(plan, going, why, now)
-
-
-def _refuse_early(plan: Plan, progress: Progress, order: Order, now: float) -> None:
-    """Raise TransitionError for an order that would ask devices for what its schedule does not let through now."""
-    if progress.begun and progress.shadowing:
-        return  # nobody serves the release yet
-    if progress.begun and order == "promote" and progress.stage + 1 < len(plan.stages):
-        return  # the next stage is ordered as the schedule lets it
-    if progress.begun and pacing.is_open(plan, now) and (order == "retry" or all_ordered(plan, progress)):
-        return
-    why = pacing.waits(plan, structs.replace(progress, state="running"), now) or "it has not ordered all of its devices"
-    hint = "do so then; abort and pause work at any time"
-    raise TransitionError(f"rollout {plan.id} cannot {order} now: it {why}", subject=plan.id, hint=hint)
-
-
-def _retry(plan: Plan, progress: Progress, why: str, now: float) -> Decision:
-    """Evidence belongs to an attempt, and devices that were silent get a new chance to speak up."""
-    failed = 0 if progress.verdict is None else progress.verdict.cohort.failed
-    fresh = structs.replace(
-        progress,
-        attempt=progress.attempt + 1,
-        stage_times=(now,) * len(progress.stage_times),
-        settled_at=None,
-        pairs_before=0,
-        approved=min(progress.approved, progress.stage),
-        verdict=None,
-        shadow=None if progress.shadowing else progress.shadow,
-        ordered=None if progress.ordered is None else schedule.again(progress.ordered, failed, now),
-    )
-    event = Event(name="retried", reason=f"attempt {fresh.attempt}: {why}")
-    return Decision(progress=fresh, actions=(wanted(plan, fresh),), events=(event,))
-
-
-def _approve(plan: Plan, progress: Progress, why: str, now: float) -> Decision:
-    """The stage may end once it is healthy; one that waits for nothing else goes on at the next step."""
-    if progress.shadowing:
-        what = f"rollout {plan.id} is at its shadow stage, which waits for no approval"
-        raise TransitionError(what, subject=plan.id, hint="fleet rollout promote ends it by hand")
-    if not plan.policy.get("approval"):
-        raise TransitionError(f"rollout {plan.id} asks for no approval", subject=plan.id, hint="fleet rollout promote")
-    approved = structs.replace(progress, approved=progress.stage + 1)
-    if progress.state == "holding":
-        approved = structs.replace(running(approved), deadline_from=now)
-    where = f"stage {progress.stage + 1} of {len(plan.stages)}"
-    return Decision(progress=approved, events=(Event(name="approved", reason=f"{where}: {why}"),))
-
-
 def _until(progress: Progress, now: float) -> Progress:
     """The progress with no moment after `now`: one that a clock wrote which ran ahead would hold everything up."""
     settled = progress.settled_at
@@ -256,7 +163,7 @@ def newly_silent(plan: Plan, progress: Progress, facts: Known | ShadowFacts, now
     if isinstance(facts, ShadowFacts):
         return ()
     try:
-        policy = guard.load_policy(plan.policy)
+        policy = load_policy(plan.policy)
     except PolicyError:
         return ()
     return facts.silenced(joined(plan, progress, now), policy.silent_after_s, now)
@@ -275,22 +182,19 @@ def joined(plan: Plan, progress: Progress, now: float) -> Joined:
 
 def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Known, now: float) -> Verdict:
     cohort, arms = facts.tally(joined(plan, progress, now), policy.silent_after_s, now)
-    pairs, of_old = _pairs(policy, facts)
+    pairs = facts.matched or Matched() if policy.matches else facts.counted(policy.margin)
     found = guard.judge(
-        policy, cohort, pairs, arms, pairs_before=progress.pairs_before, latencies=facts.latencies(),
-        assigned=facts.met, of_old=of_old,
-    )  # fmt: skip
+        policy,
+        cohort,
+        pairs,
+        arms,
+        pairs_before=progress.pairs_before,
+        latencies=facts.latencies(),
+        assigned=facts.met,
+    )
     if facts.mute and found.judgement == "not-enough-evidence":
         return structs.replace(found, reason=f"{found.reason}; no audited pair can come: {facts.mute}")
     return found
-
-
-def _pairs(policy: GuardPolicy, facts: Known) -> tuple[Counted, OfOld | None]:
-    """The pairs that the policy asks for; those of two devices twice, by the one and by the other."""
-    if not policy.matches:
-        return facts.counted(policy.margin), None
-    found = facts.matched or Matched()
-    return found.of_new(policy.margin), found.of_old(policy.margin)
 
 
 def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict, now: float) -> Decision:
@@ -306,27 +210,7 @@ def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdi
         events = (Event(name="evidence-arrived", reason=verdict.reason),)
     if not soaked or not pacing.is_open(plan, now):
         return Decision(progress=progress, events=events)
-    return _advance(plan, progress, verdict.reason, now, events)
-
-
-def _advance(plan: Plan, progress: Progress, why: str, now: float, events: tuple[Event, ...]) -> Decision:
-    """The next stage, or the end after the last one."""
-    if progress.stage + 1 == len(plan.stages):
-        ended = structs.replace(progress, state="finished", reason=why, ended_at=now)
-        event = Event(name="finished", reason=why)
-        return Decision(progress=ended, actions=(Promote(release=plan.release),), events=(*events, event))
-    advanced = structs.replace(
-        progress,
-        stage=progress.stage + 1,
-        stage_times=(*progress.stage_times, now),
-        deadline_from=now,
-        settled_at=None,
-        pairs_before=progress.pairs_before if progress.verdict is None else progress.verdict.paired.seen,
-    )
-    share = plan.stages[advanced.stage].share_ppm
-    where = f"stage {advanced.stage + 1} of {len(plan.stages)}: {share / 10_000:g} % of {plan.channel}"
-    event = Event(name="advanced", reason=f"{where}; {why}")
-    return Decision(progress=advanced, actions=(wanted(plan, advanced),), events=(*events, event))
+    return advance(plan, progress, verdict.reason, now, events)
 
 
 def _wait(plan: Plan, policy: GuardPolicy, progress: Progress, verdict: Verdict, now: float) -> Decision:

@@ -31,20 +31,8 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import Struct, structs
 
-from fleet.rollouts.evidence import (
-    RESERVE,
-    STAKES,
-    Bets,
-    Counted,
-    Counts,
-    Floats,
-    PairedEvidence,
-    Pairs,
-    counted,
-    harm_gains,
-    health_gains,
-    kept,
-)
+from fleet.rollouts.bets import RESERVE, STAKES, Bets, Counts, Floats, harm_gains, health_gains, kept
+from fleet.rollouts.evidence import Counted, PairedEvidence, Pairs, counted
 
 FAIR = math.log(2.0 - RESERVE)  # that one device brings at most
 MOST_OF_ONE = 1000  # outcomes of a device that count: labels in an attempt, windows in each of its stages
@@ -89,12 +77,12 @@ class OfOld(NamedTuple):
 
 
 def _harm(only_old: Counts, only_new: Counts) -> Floats:
-    """As `evidence.harm_gains`, fair."""
+    """As `bets.harm_gains`, fair."""
     return _fair(harm_gains(only_old, only_new), harm_gains(only_new, only_old))
 
 
 def _health(only_old: Counts, only_new: Counts, same: Counts, margin: float) -> Floats:
-    """As `evidence.health_gains`, fair."""
+    """As `bets.health_gains`, fair."""
     stakes = STAKES / (1.0 - margin)
     # Some of the largest stakes are lost at once by the opposite of a pair that only the new release gets right.
     lost = np.log(np.maximum(1.0 - stakes * (1.0 + margin), 1e-300))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from fleet.rollouts import guard, schedule
+from fleet.rollouts import schedule
 from fleet.rollouts.calendar import Opening, in_words
 from fleet.rollouts.errors import PlanError, PolicyError
 from fleet.rollouts.facts import Known
+from fleet.rollouts.guard_policy import load_policy
 from fleet.rollouts.plan import ENDED, Plan, Progress, all_ordered, share_of
 from fleet.rollouts.schedule import Ordered, Pace, Schedule
 
@@ -68,7 +69,7 @@ def closed_hours(plan: Plan, started_at: float, now: float) -> tuple[Opening, ..
 def _before_s(plan: Plan) -> float:
     """How long before the attempt a device may have been heard last that is silent by now."""
     try:
-        silent_after_s = guard.load_policy(plan.policy).silent_after_s
+        silent_after_s = load_policy(plan.policy).silent_after_s
     except PolicyError:
         return BEFORE_S
     return min(max(BEFORE_S, silent_after_s), MOST_BEFORE_S)

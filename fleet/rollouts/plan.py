@@ -7,9 +7,9 @@ from typing import Any, Literal
 from msgspec import Struct, field, to_builtins
 
 from fleet.protocol.names import check_name
-from fleet.rollouts import guard
 from fleet.rollouts.errors import PlanError
-from fleet.rollouts.guard import GuardPolicy, Verdict
+from fleet.rollouts.guard import Verdict
+from fleet.rollouts.guard_policy import GuardPolicy, load_policy
 from fleet.rollouts.schedule import Ordered, Schedule
 from fleet.rollouts.shadow import ShadowPlan, ShadowVerdict
 from fleet.rollouts.stages import Stage
@@ -138,7 +138,7 @@ def make_plan(
     if not stages or not salt:
         raise PlanError("a rollout needs stages and a salt")
     document = to_builtins(policy) if isinstance(policy, GuardPolicy) else dict(policy or {})
-    full = to_builtins(guard.load_policy(document))
+    full = to_builtins(load_policy(document))
     return Plan(
         id=id,
         model=model,

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.rollouts import matching
-from fleet.rollouts.evidence import AUDITED, CAP, pooled
+from fleet.rollouts.bets import AUDITED, CAP, pooled
 
 POWER = 0.95
 DIFFER = 0.04  # of the inputs, half of them each way

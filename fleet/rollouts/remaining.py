@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fleet.rollouts.errors import PolicyError
-from fleet.rollouts.guard import load_policy
+from fleet.rollouts.guard_policy import load_policy
 from fleet.rollouts.machine import ENDED, Plan, Progress
 from fleet.rollouts.power import pairs_needed
 

@@ -14,10 +14,12 @@ import numpy as np
 from msgspec import Struct, structs
 
 from fleet.protocol.shadow import CPU_SHARE
-from fleet.rollouts import evidence
+from fleet.rollouts import bets, evidence
+from fleet.rollouts.bets import Counts
 from fleet.rollouts.errors import PlanError
-from fleet.rollouts.evidence import Counts, PairedEvidence, Pairs
-from fleet.rollouts.guard import Failures, GuardPolicy, Judgement, by_reason
+from fleet.rollouts.evidence import PairedEvidence, Pairs
+from fleet.rollouts.guard import Failures, Judgement, by_reason
+from fleet.rollouts.guard_policy import GuardPolicy
 
 BAD = ("selftest-failed", "selftest-timeout", "crash-loop", "non-finite")  # what speaks against the release
 MOST_S = 366 * 86_400.0
@@ -161,11 +163,11 @@ def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSee
 
 def _bets(plan: ShadowPlan, alpha: float, agree: Counts, differ: Counts) -> tuple[float, float]:
     """E-values against "too much differs" and against "no more differs than may", of (devices,) counts."""
-    cap = evidence.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 else math.inf
-    health = evidence.health_gains(differ, np.zeros_like(differ), agree, plan.margin)
-    gains = health, evidence.excess_gains(differ, agree, plan.margin)
-    log_es = [min(float(evidence.pooled(gain, cap=cap)), 30.0) for gain in gains]
-    return min(math.exp(log_es[0]), evidence.LARGEST), min(math.exp(log_es[1]), evidence.LARGEST)
+    cap = bets.CAP * math.log(1 / alpha) if plan.devices > 1 or len(agree) > 1 else math.inf
+    health = bets.health_gains(differ, np.zeros_like(differ), agree, plan.margin)
+    gains = health, bets.excess_gains(differ, agree, plan.margin)
+    log_es = [min(float(bets.pooled(gain, cap=cap)), 30.0) for gain in gains]
+    return min(math.exp(log_es[0]), bets.LARGEST), min(math.exp(log_es[1]), bets.LARGEST)
 
 
 def _sums(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], weighed: PairedEvidence) -> ShadowVerdict:
@@ -178,13 +180,20 @@ def _sums(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], wei
     told = agree + differ > 0
     health_e, harm_e = _bets(plan, policy.alpha, agree[told], differ[told])
     return ShadowVerdict(
-        judgement="not-enough-evidence", reason="", goal=plan.goal(policy.alpha), devices=weighed.devices,
-        inputs=weighed.pairs, differ=weighed.only_old, differ_at_most=weighed.loss_at_most,
+        judgement="not-enough-evidence",
+        reason="",
+        goal=plan.goal(policy.alpha),
+        devices=weighed.devices,
+        inputs=weighed.pairs,
+        differ=weighed.only_old,
+        differ_at_most=weighed.loss_at_most,
         slower=round(new_us / old_us, 3) if old_us else None,
         not_compared=by_reason((one.device_id, one.reason) for one in seen if one.reason and not one.against),
         against=by_reason((one.device_id, one.against) for one in seen if one.against),
-        health_e=health_e, harm_e=harm_e, **total,
-    )  # fmt: skip
+        health_e=health_e,
+        harm_e=harm_e,
+        **total,
+    )
 
 
 def _harm(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict) -> str:

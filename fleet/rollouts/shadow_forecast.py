@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import structs
 
 from fleet.rollouts.forecast import Blocker, Forecast
-from fleet.rollouts.guard import GuardPolicy
+from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.shadow import ShadowForecast, ShadowPlan, least_inputs
 
 SUCH = 5  # devices that are named
@@ -30,9 +30,13 @@ def with_shadow(
         most_per_device: distinct inputs that one device can bring.
     """
     stage = ShadowForecast(
-        goal=plan.goal(policy.alpha), seconds=plan.seconds, inputs=least_inputs(plan, policy.alpha),
-        devices=found.scope.free - len(unable), unable=len(unable), cpu_share=plan.cpu_share,
-    )  # fmt: skip
+        goal=plan.goal(policy.alpha),
+        seconds=plan.seconds,
+        inputs=least_inputs(plan, policy.alpha),
+        devices=found.scope.free - len(unable),
+        unable=len(unable),
+        cpu_share=plan.cpu_share,
+    )
     return structs.replace(
         found,
         shadow=stage,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from msgspec import structs
 
-from fleet.rollouts import guard, pacing
+from fleet.rollouts import pacing
 from fleet.rollouts.errors import PolicyError
-from fleet.rollouts.guard import GuardPolicy
+from fleet.rollouts.guard_policy import GuardPolicy, load_policy
 from fleet.rollouts.plan import Decision, Event, Plan, Progress
 from fleet.rollouts.shadow import ShadowFacts, ShadowPlan, judge_shadow
 from fleet.rollouts.steps import end, hold, running, wanted
@@ -49,7 +49,7 @@ def decide(plan: Plan, progress: Progress, facts: ShadowFacts, now: float) -> De
     if not progress.begun:
         return _begin(plan, plan.shadow, progress, now)
     try:
-        policy = guard.load_policy(plan.policy)
+        policy = load_policy(plan.policy)
     except PolicyError as error:
         return hold(progress, str(error))
     verdict = judge_shadow(plan.shadow, policy, facts.seen, now - progress.stage_times[0])

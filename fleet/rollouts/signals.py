@@ -90,9 +90,12 @@ class State(Struct, kw_only=True):
     def matched(self) -> Matched:
         """The pairs so far."""
         return Matched(
-            by_new=dict(self.by_new), by_old=dict(self.by_old), waiting_new=len(self.new), waiting_old=len(self.old),
+            by_new=dict(self.by_new),
+            by_old=dict(self.by_old),
+            waiting_new=len(self.new),
+            waiting_old=len(self.old),
             whys={release: dict(sorted(found.items())) for release, found in sorted(self.whys.items())},
-        )  # fmt: skip
+        )
 
     def at(self, stage: int) -> None:
         """Go on at a stage, in which every device may count anew."""

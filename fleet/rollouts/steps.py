@@ -54,3 +54,23 @@ def end(
     """The end: the channel is published without the rollout."""
     ended = structs.replace(progress, state=state, reason=reason, ended_at=now, awaits_approval=False)
     return Decision(progress=ended, actions=(Clear(),), events=(Event(name=event or state, reason=reason),))
+
+
+def advance(plan: Plan, progress: Progress, why: str, now: float, events: tuple[Event, ...]) -> Decision:
+    """The next stage, or the end after the last one."""
+    if progress.stage + 1 == len(plan.stages):
+        ended = structs.replace(progress, state="finished", reason=why, ended_at=now)
+        event = Event(name="finished", reason=why)
+        return Decision(progress=ended, actions=(Promote(release=plan.release),), events=(*events, event))
+    advanced = structs.replace(
+        progress,
+        stage=progress.stage + 1,
+        stage_times=(*progress.stage_times, now),
+        deadline_from=now,
+        settled_at=None,
+        pairs_before=progress.pairs_before if progress.verdict is None else progress.verdict.paired.seen,
+    )
+    share = plan.stages[advanced.stage].share_ppm
+    where = f"stage {advanced.stage + 1} of {len(plan.stages)}: {share / 10_000:g} % of {plan.channel}"
+    event = Event(name="advanced", reason=f"{where}; {why}")
+    return Decision(progress=advanced, actions=(wanted(plan, advanced),), events=(*events, event))

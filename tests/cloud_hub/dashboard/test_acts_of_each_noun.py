@@ -26,7 +26,7 @@ from cloud_hub.store.tables import (
     Token,
 )
 from fleet.protocol.channel import Audit, Channel, ModelEntry
-from fleet.rollouts.guard import GuardPolicy
+from fleet.rollouts.guard_policy import GuardPolicy
 from tests.support.acting import Person, audited, text_of
 from tests.support.hub import HubFixture
 

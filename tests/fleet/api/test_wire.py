@@ -14,7 +14,7 @@ from fleet.protocol.channel import Audit, Bench, Fetching, Probation, Routing, S
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.messages import AgentReport, ModelReport
 from fleet.rollouts import machine
-from fleet.rollouts.guard import GuardPolicy
+from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.stages import Stage
 
 POLICIES = (Routing, Audit, Sampling, Probation, Bench, Telemetry, Fetching)

@@ -16,7 +16,7 @@ from fleet.demo.acts import drift, rollouts, train
 from fleet.demo.driver import Tally, image_key
 from fleet.demo.report import byte_totals, requests_section
 from fleet.demo.workshop import MODEL, Workshop
-from fleet.rollouts.guard import GuardPolicy
+from fleet.rollouts.guard_policy import GuardPolicy
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import pytest
 from msgspec.structs import replace
 
 from fleet.protocol.channel import Audit
-from fleet.rollouts.forecast import CannotFollow, Forecast, Scope, Situation, Traffic, forecast
-from fleet.rollouts.guard import GuardPolicy
+from fleet.rollouts.forecast import Forecast, forecast
+from fleet.rollouts.guard_policy import GuardPolicy
+from fleet.rollouts.situation import CannotFollow, Scope, Situation, Traffic
 from fleet.rollouts.stages import plan_stages
 
 AT = Situation(

@@ -7,7 +7,8 @@ from msgspec.structs import replace
 
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth, GuardPolicy, Latency, judge, load_policy
+from fleet.rollouts.guard import CohortHealth, Latency, judge
+from fleet.rollouts.guard_policy import GuardPolicy, load_policy
 
 POLICY = GuardPolicy()
 WHOLE = CohortHealth(present=3, committed=3)

@@ -26,13 +26,13 @@ from fleet.rollouts.machine import (
     Progress,
     Promote,
     Publish,
-    apply,
     decide,
     make_plan,
     newly_silent,
     start,
     wanted,
 )
+from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import waits
 from fleet.rollouts.schedule import STEP_S, Rate, Schedule
 from fleet.rollouts.stages import plan_stages

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fleet.rollouts import evidence
 from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth, GuardPolicy, Verdict, judge
+from fleet.rollouts.guard import CohortHealth, Verdict, judge
+from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.matching import FAIR, MATCHED, MOST_OF_ONE, Matched, Outcome, match
 from fleet.rollouts.power import POWER, pairs_needed
 from tests.support.size import examples, sized
@@ -25,8 +26,7 @@ def outcomes(found: list[tuple[str, bool]]) -> list[Outcome]:
 def verdict(found: Matched, cohort: int = 10, control: int = 10, policy: GuardPolicy = POLICY) -> Verdict:
     arms = (Arms(cohort=cohort, cohort_failed=0, control=control, control_failed=0),)
     health = CohortHealth(present=cohort, committed=cohort)
-    new, old = found.of_new(policy.margin), found.of_old(policy.margin)
-    return judge(policy, health, new, arms, assigned=cohort, of_old=old)
+    return judge(policy, health, found, arms, assigned=cohort)
 
 
 @given(new=OUTCOMES, old=OUTCOMES)
@@ -138,11 +138,10 @@ def test_where_nobody_serves_the_old_release_any_more_what_was_shown_before_coun
     last = judge(
         POLICY,
         CohortHealth(present=20, committed=20),
-        shown.of_new(0.05),
+        shown,
         (Arms(cohort=20, cohort_failed=0, control=0, control_failed=0),),
         pairs_before=4000,
         assigned=20,
-        of_old=shown.of_old(0.05),
     )
     assert last.judgement == "healthy"
     nothing = verdict(Matched(), cohort=20, control=0)

@@ -7,7 +7,8 @@ import pytest
 
 from fleet.rollouts import power
 from fleet.rollouts.evidence import Pairs
-from fleet.rollouts.guard import CohortHealth, GuardPolicy, judge
+from fleet.rollouts.guard import CohortHealth, judge
+from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.power import DIFFER, pairs_needed
 
 

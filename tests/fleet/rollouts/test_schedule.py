@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from fleet.rollouts.calendar import parse_window
 from fleet.rollouts.errors import PlanError
 from fleet.rollouts.guard import CohortHealth, Verdict
-from fleet.rollouts.machine import apply, make_plan, start
+from fleet.rollouts.machine import make_plan, start
+from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import spread_s
 from fleet.rollouts.schedule import (
     STEP_S,

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from fleet.rollouts.bets import excess_gains, pooled
 from fleet.rollouts.errors import PlanError, TransitionError
-from fleet.rollouts.evidence import excess_gains, pooled
-from fleet.rollouts.guard import GuardPolicy
-from fleet.rollouts.machine import ENDED, Clear, Facts, Plan, Publish, apply, decide, make_plan, start, wanted
+from fleet.rollouts.guard_policy import GuardPolicy
+from fleet.rollouts.machine import ENDED, Clear, Facts, Plan, Publish, decide, make_plan, start, wanted
+from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import waits
 from fleet.rollouts.schedule import Rate, Schedule
 from fleet.rollouts.shadow import (

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.rollouts.evidence import Arms
-from fleet.rollouts.guard import CohortHealth, GuardPolicy, Verdict, judge
+from fleet.rollouts.guard import CohortHealth, Verdict, judge
+from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.matching import MOST_OF_ONE
 from fleet.rollouts.signals import KEPT, LEAST_WINDOWS, Habit, Signal, State, count, habit_of, signal_of
 from tests.support.size import examples, sized
@@ -20,10 +21,9 @@ WELL, ILL = Signal(0.0, 13.0, 0.9), Signal(0.5, 13.0, 0.9)
 
 
 def verdict(state: State, cohort: int, control: int) -> Verdict:
-    found = state.matched
     arms = (Arms(cohort=cohort, cohort_failed=0, control=control, control_failed=0),)
     health = CohortHealth(present=cohort, committed=cohort)
-    return judge(POLICY, health, found.of_new(POLICY.margin), arms, assigned=cohort, of_old=found.of_old(POLICY.margin))
+    return judge(POLICY, health, state.matched, arms, assigned=cohort)
 
 
 def test_a_window_says_what_its_histograms_hold() -> None:
