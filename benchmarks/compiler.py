@@ -18,8 +18,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
+from cloud_hub.training.run import settle_run
+from cloud_hub.training.run_request import RunRequest
+from cloud_hub.training.teacher_student import train_student, train_teacher
 from examples.machines import data as machines
 from examples.machines.model import train
 from model_compiler.inputs.dataset import make_dataset

@@ -19,9 +19,12 @@ from statistics import mean, stdev
 import numpy as np
 import torch
 
+from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.fitting import accuracy
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.run import RunRequest, deal_run, onnx_of, settle_run, train_student, train_teacher
+from cloud_hub.training.run import onnx_of, settle_run
+from cloud_hub.training.run_request import RunRequest
+from cloud_hub.training.teacher_student import train_student, train_teacher
 from fleet.protocol import confidence
 from model_compiler.inputs.dataset import make_dataset
 from model_compiler.inputs.request import CompileRequest

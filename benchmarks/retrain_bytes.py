@@ -32,12 +32,15 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.checking import Contract
 from cloud_hub.training.compiling import compile_run
+from cloud_hub.training.dealing import Parts, deal_run
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.handed import RELEASE, Released, best_of
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.run import Parts, RunRequest, deal_run, settle_run, train_student, train_teacher
+from cloud_hub.training.run import settle_run
+from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.spending import budget_of, fetched, patch_size, train_within, weights_of
+from cloud_hub.training.teacher_student import train_student, train_teacher
 from examples.digits import data as digits
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import encode_manifest

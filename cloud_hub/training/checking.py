@@ -113,9 +113,18 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
         raise InvalidError(f"the recipe: {error}", subject="recipe", hint=error.hint) from error
     called = sets.each(lambda part: part.renamed(tried.names).cast(tried.dtypes))
     return Settled(
-        called, tried.names, tuple(tried.outputs), labels, spec, task, metric, findings, loose, tried.preparation,
+        called,
+        tried.names,
+        tuple(tried.outputs),
+        labels,
+        spec,
+        task,
+        metric,
+        findings,
+        loose,
+        tried.preparation,
         tried.ready,
-    )  # fmt: skip
+    )
 
 
 def task_of(recipe: Recipe, contract: Contract | None) -> TaskSpec | None:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str]) -> None:
     """Parse, train, say what came of it. Errors are HubErrors."""
-    from cloud_hub.training.run import RunRequest, run
+    from cloud_hub.training.run import run
+    from cloud_hub.training.run_request import RunRequest
 
     options = _parser().parse_args(list(arguments))
     if options.check:

@@ -11,10 +11,12 @@ import msgspec
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.training.checking import Settled, refused
+from cloud_hub.training.dealing import Parts
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.handed import RELEASE, Released
 from cloud_hub.training.models import Made
-from cloud_hub.training.run import Parts, RunRequest, lineage_of, onnx_of_made
+from cloud_hub.training.run import lineage_of, onnx_of_made
+from cloud_hub.training.run_request import RunRequest
 from fleet.protocol.manifest import Gate
 from model_compiler import metrics
 from model_compiler.errors import CompilerError

@@ -68,9 +68,14 @@ def compare(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> Comparison:
     differences = new.astype(np.float64) - old
     counted = len(old) >= LEAST and bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
     return Comparison(
-        labels=len(old), old=float(old.mean()), new=float(new.mean()), lost=lost, won=won, chance=chance,
+        labels=len(old),
+        old=float(old.mean()),
+        new=float(new.mean()),
+        lost=lost,
+        won=won,
+        chance=chance,
         shown=_shown_by_counts(lost, won, len(old)) if counted else _shown_by_bets(differences),
-    )  # fmt: skip
+    )
 
 
 def compare_sets(old: Callable[[Rows], float], new: Callable[[Rows], float], labels: int) -> Comparison:
@@ -81,9 +86,14 @@ def compare_sets(old: Callable[[Rows], float], new: Callable[[Rows], float], lab
     before = old(every)
     within = np.mean(drawn[:, 1] > drawn[:, 0] - MARGIN * abs(before))
     return Comparison(
-        labels=labels, old=before, new=new(every), lost=0, won=0,
-        chance=float(np.mean(drawn[:, 1] >= drawn[:, 0])), shown=labels >= LEAST and bool(within >= LEVEL),
-    )  # fmt: skip
+        labels=labels,
+        old=before,
+        new=new(every),
+        lost=0,
+        won=0,
+        chance=float(np.mean(drawn[:, 1] >= drawn[:, 0])),
+        shown=labels >= LEAST and bool(within >= LEVEL),
+    )
 
 
 def _shown_by_counts(lost: int, won: int, n: int) -> bool:

@@ -27,8 +27,14 @@ from model_compiler.inputs.dataset import Array
 from model_compiler.inputs.former_release import Former
 
 SNAPSHOT, FIXED, ENCODER, CURRENT, CURRENT_MODEL, CURRENT_FRONT, CURRENT_FILES = (
-    "snapshot.npz", "fixed.json", "fixed.encoder", "current.json", "current.model", "current.front", "current.blobs",
-)  # fmt: skip
+    "snapshot.npz",
+    "fixed.json",
+    "fixed.encoder",
+    "current.json",
+    "current.model",
+    "current.front",
+    "current.blobs",
+)
 
 
 RELEASE = "release"

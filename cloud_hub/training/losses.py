@@ -104,9 +104,11 @@ def _classes(answers: Tensor, batch: Batch, weights: Weights) -> Tensor:
         return hard
     heat = weights.temperature
     distance = functional.kl_div(
-        functional.log_softmax(answers / heat, 1), functional.log_softmax(batch.soft / heat, 1),
-        log_target=True, reduction="batchmean",
-    )  # fmt: skip
+        functional.log_softmax(answers / heat, 1),
+        functional.log_softmax(batch.soft / heat, 1),
+        log_target=True,
+        reduction="batchmean",
+    )
     return weights.soft_share * heat * heat * distance + (1 - weights.soft_share) * hard if len(labels) else hard
 
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from cloud_hub.errors import HubError
 from cloud_hub.training.checking import Settled, handful
+from cloud_hub.training.dealing import Parts, deal_run
 from cloud_hub.training.examples import Examples, Sets
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import LoadedRecipe
-from cloud_hub.training.run import Parts, RunRequest, deal_run, onnx_of_made, settle_run, train_student, train_teacher
+from cloud_hub.training.run import onnx_of_made, settle_run
+from cloud_hub.training.run_request import RunRequest
+from cloud_hub.training.teacher_student import train_student, train_teacher
 from fleet.protocol.task import CLASSIFICATION, in_words
 
 ROWS = 64  # of each held-out set
@@ -66,17 +69,24 @@ class _Rehearsal:
         found = [("data and networks", self._settle)]
         if recipe.teacher is not None:
             found.append(("teacher", self._teach))
-        return [*found, ("fit" if recipe.fit is not None else "student", self._fit), ("metric", self._measure),
-                ("export", self._export)]  # fmt: skip
+        return [
+            *found,
+            ("fit" if recipe.fit is not None else "student", self._fit),
+            ("metric", self._measure),
+            ("export", self._export),
+        ]
 
     def _settle(self) -> str:
         self.settled = settled = settle_run(self._request)
         whole = deal_run(self._request, settled)
         held = slice(ROWS)
         self.parts = replace(
-            whole, train=handful(whole.train), calibration=whole.calibration.take(held),
-            validation=whole.validation.take(held), exam=whole.exam.take(held),
-        )  # fmt: skip
+            whole,
+            train=handful(whole.train),
+            calibration=whole.calibration.take(held),
+            validation=whole.validation.take(held),
+            exam=whole.exam.take(held),
+        )
         inputs = ", ".join(f"{n} {a.dtype} {_shape(a)}" for n, a in settled.sets.train.inputs.items())
         outputs = ", ".join(f"{t.name} {list(t.shape[1:])}" for t in settled.task.outputs)
         task = in_words(settled.spec) if settled.spec is not None else CLASSIFICATION

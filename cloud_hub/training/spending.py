@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloud_hub.errors import InvalidError
+from cloud_hub.training.dealing import Parts
 from cloud_hub.training.handed import RELEASE, Released
 from cloud_hub.training.models import Made
-from cloud_hub.training.run import Parts, RunRequest
+from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.sparing import LEAST_SHARE, share_for
 from fleet.protocol.manifest import Manifest, Variant, encode_manifest
 from fleet.protocol.manifest_detail import without_detail

@@ -13,9 +13,12 @@ from typing import Any
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.execution.port import Progress
+from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.handed import Handed
 from cloud_hub.training.recipe import load_recipe, with_epochs, with_hyper
-from cloud_hub.training.run import RunRequest, deal_run, settle_run, train_student, train_teacher
+from cloud_hub.training.run import settle_run
+from cloud_hub.training.run_request import RunRequest
+from cloud_hub.training.teacher_student import train_student, train_teacher
 
 ENTRY = "cloud_hub.training.trial:trial"
 

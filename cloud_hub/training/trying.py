@@ -75,12 +75,21 @@ def request_of(
     few = sets.train.take(slice(ROWS))
     rows = make_dataset(few.inputs, few.y, "the training set", non_finite=loose, precise=True)
     request = CompileRequest(
-        calibration=rows, validation=rows, targets=(), out=out, non_finite=tuple(sorted(loose)),
-        inputs=recipe.inputs, outputs=recipe.outputs, labels=recipe.labels, task=spec,
+        calibration=rows,
+        validation=rows,
+        targets=(),
+        out=out,
+        non_finite=tuple(sorted(loose)),
+        inputs=recipe.inputs,
+        outputs=recipe.outputs,
+        labels=recipe.labels,
+        task=spec,
         metric=metrics.parse(recipe.metric) if recipe.metric else None,
-        interface=interface, encoder=encoder, preprocess=recipe.preprocess,
+        interface=interface,
+        encoder=encoder,
+        preprocess=recipe.preprocess,
         front=_front_of(recipe, rows),
-    )  # fmt: skip
+    )
     check_kinds(request)
     return request
 

@@ -223,10 +223,13 @@ def _prepared(running: Running, options: TuneOptions) -> Prepare:
     def prepare(folder: Path, trial: Trial) -> Work:
         handing.hand_in(hub, model, folder, snapshot, fixed, current)
         arguments = {
-            "recipe": recipe, "seed": options.seed, "model": model, "hyper": trial.hyper,
+            "recipe": recipe,
+            "seed": options.seed,
+            "model": model,
+            "hyper": trial.hyper,
             "share": trial.share,
             "fixed": fixed.number if fixed is not None else None,
-        }  # fmt: skip
+        }
         return Work(ENTRY, folder, arguments, beside={"recipes": hub.config.directory / "recipes"})
 
     return prepare

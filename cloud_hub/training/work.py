@@ -20,13 +20,16 @@ from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training import forgetting
 from cloud_hub.training.checking import Settled
 from cloud_hub.training.compiling import compile_run
+from cloud_hub.training.dealing import Parts, deal_run
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.gate import Comparison, Rows, compare, compare_sets
 from cloud_hub.training.handed import RELEASE, Handed, Released
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import load_recipe, with_hyper
-from cloud_hub.training.run import Parts, RunRequest, deal_run, settle_run, train_student, train_teacher
+from cloud_hub.training.run import settle_run
+from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.spending import Budget, budget_of, fetched, over, patch_size, train_within, weights_of
+from cloud_hub.training.teacher_student import train_student, train_teacher
 from fleet import runtimes
 from fleet.protocol.manifest import Manifest, Ports
 from model_compiler.evaluate.rightness import agreements
@@ -137,9 +140,15 @@ class _Student:
                 self.progress("gating the student", 0.5)
                 found = gate_model("model", self.current, student, self.parts.gate, self.settled)
             compile_run(
-                self.request, self.parts, self.settled, teacher=self.teacher, student=student, current=self.current,
-                on_grid=budget is not None, progress=lambda step: self.progress(step, 0.6),
-            )  # fmt: skip
+                self.request,
+                self.parts,
+                self.settled,
+                teacher=self.teacher,
+                student=student,
+                current=self.current,
+                on_grid=budget is not None,
+                progress=lambda step: self.progress(step, 0.6),
+            )
             if self.current is None:
                 return found
             update, whole = fetched(self.current.former, self.request.out)
@@ -155,10 +164,12 @@ class _Student:
         if budget is None:
             return train_student(self.request, self.parts, self.settled, self.teacher)
         return train_within(
-            budget, room, weights_of(self.request),
+            budget,
+            room,
+            weights_of(self.request),
             lambda share: train_student(self.request, self.parts, self.settled, self.teacher, share),
             lambda made: patch_size(budget, self.parts, made),
-        )  # fmt: skip
+        )
 
 
 def gate_model(what: str, current: Released | None, made: Made, gate: Examples, settled: Settled) -> dict[str, Any]:
@@ -187,9 +198,12 @@ def gate_model(what: str, current: Released | None, made: Made, gate: Examples, 
             hint="label more samples, or change the recipe",
         )
     return {
-        "gate_new": found.new, "gate_old": found.old, "gate_labels": len(gate), "gate_release": current.number,
+        "gate_new": found.new,
+        "gate_old": found.old,
+        "gate_labels": len(gate),
+        "gate_release": current.number,
         "gate_shown": found.shown,
-    }  # fmt: skip
+    }
 
 
 def _rated(settled: Settled, outputs: Mapping[str, Array], y: Array) -> Array | None:
@@ -227,10 +241,12 @@ def check_kept(current: Released, folder: Path, settled: Settled, parts: Parts) 
         return {}
     classes = settled.labels if settled.spec is None else ()
     found = forgetting.compared(
-        before, after, forgetting.groups_of(settled.sets.validation, parts.gate, classes),
+        before,
+        after,
+        forgetting.groups_of(settled.sets.validation, parts.gate, classes),
         lambda release, rows: ask(release, _called(rows, release.number, release.manifest)),
         lambda old, new, y: _compared(settled, old, new, y),
-    )  # fmt: skip
+    )
     lost = forgetting.forgotten(found)
     if lost:
         raise GateRefusedError(
@@ -249,10 +265,13 @@ def ask(release: Released, inputs: Mapping[str, Array]) -> dict[str, Array]:
     manifest, variant = release.manifest, release.variant
     try:
         model = runtimes.load_release(
-            runtimes.best(variant.runtime, variant.runtimes), release.model, manifest,
-            strict=variant.placement == "cloud", ports=variant.ports if isinstance(variant.ports, Ports) else None,
+            runtimes.best(variant.runtime, variant.runtimes),
+            release.model,
+            manifest,
+            strict=variant.placement == "cloud",
+            ports=variant.ports if isinstance(variant.ports, Ports) else None,
             front=release.front,
-        )  # fmt: skip
+        )
         count = len(next(iter(inputs.values())))
         if all(tensor.shape[:1] == (-1,) for tensor in manifest.inputs):
             rows = [slice(start, start + BATCH) for start in range(0, count, BATCH)]

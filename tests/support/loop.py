@@ -23,10 +23,12 @@ from cloud_hub.jobs.worker import run_worker
 from cloud_hub.samples import snapshots, store
 from cloud_hub.store.tables import Device as DeviceRow
 from cloud_hub.store.tables import Job
+from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.handing import contract_of
 from cloud_hub.training.kinds import kinds
 from cloud_hub.training.recipe import load_recipe
-from cloud_hub.training.run import RunRequest, deal_run, settle_run
+from cloud_hub.training.run import settle_run
+from cloud_hub.training.run_request import RunRequest
 from cloud_hub.trust.rows import get_release, interface_release
 from edge_agent import runtimes
 from edge_agent.ports import InstalledRelease

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_hub.training.alike import groups, split
+from cloud_hub.training.dealing import deal
 from cloud_hub.training.examples import Examples, Sets
-from cloud_hub.training.run import deal
 
 RANDOM = np.random.default_rng(0)
 

@@ -10,7 +10,8 @@ import torch
 
 from cloud_hub.training.recipe import load_recipe
 from cloud_hub.training.rehearsal import rehearse
-from cloud_hub.training.run import RunRequest, run
+from cloud_hub.training.run import run
+from cloud_hub.training.run_request import RunRequest
 
 torch.set_num_threads(1)
 LEARNED: dict[str, Any] = {  # the exam's metric of a full run

@@ -20,7 +20,8 @@ from cloud_hub.training import parallel
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.parallel import Share
 from cloud_hub.training.recipe import LoadedRecipe, Recipe
-from cloud_hub.training.run import RunRequest, run
+from cloud_hub.training.run import run
+from cloud_hub.training.run_request import RunRequest
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = """

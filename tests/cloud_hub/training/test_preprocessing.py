@@ -12,9 +12,11 @@ from cloud_hub.errors import ConflictError, InvalidError
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.checking import Contract, settle
 from cloud_hub.training.cli import main as train
+from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.recipe import Examples, Recipe, Sets, load_recipe
 from cloud_hub.training.rehearsal import rehearse
-from cloud_hub.training.run import RunRequest, deal_run, settle_run
+from cloud_hub.training.run import settle_run
+from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.steps import fitted
 from cloud_hub.training.trying import request_of
 from fleet.protocol.interface import Interface, interface_of

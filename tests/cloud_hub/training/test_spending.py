@@ -13,7 +13,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.training.handed import Released
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import Fitting, LoadedRecipe
-from cloud_hub.training.run import RunRequest
+from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.spending import Budget, budget_of, train_within, weights_of
 from examples.digits.recipe import RECIPE
 from model_compiler.inputs.former_release import Former

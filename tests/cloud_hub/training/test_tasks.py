@@ -15,19 +15,14 @@ from torch import nn
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import make_dataset
 from cloud_hub.training.checking import Contract, Settled, handful, samples_of, settle, task_of
+from cloud_hub.training.dealing import deal_run
 from cloud_hub.training.examples import Examples, Sets, labels_like
 from cloud_hub.training.handed import CURRENT, CURRENT_FILES, Handed, weights_in
 from cloud_hub.training.models import Made
 from cloud_hub.training.recipe import Fitting, Hyper, LoadedRecipe, Recipe
-from cloud_hub.training.run import (
-    RunRequest,
-    deal_run,
-    onnx_of_made,
-    run,
-    settle_run,
-    train_student,
-    train_teacher,
-)
+from cloud_hub.training.run import onnx_of_made, run, settle_run
+from cloud_hub.training.run_request import RunRequest
+from cloud_hub.training.teacher_student import train_student, train_teacher
 from cloud_hub.training.work import GateRefusedError, gate_model
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Blob, Tensor, decode_manifest, encode_manifest

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from cloud_hub.errors import ForbiddenError, InvalidError, NotFoundError
+from cloud_hub.training.dealing import deal
 from cloud_hub.training.fitting import FitSettings, accuracy, fit, load_weights, logits
 from cloud_hub.training.recipe import Examples, Sets, load_recipe, swap_labels
-from cloud_hub.training.run import deal
 
 torch.set_num_threads(1)
 
