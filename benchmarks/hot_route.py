@@ -53,9 +53,10 @@ from edge_agent.serving.outcomes import Afterwards, Outcome
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.slots import Slots
 from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.recorder import Recorder
 from edge_agent.telemetry.samples import SampleStore
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.spool import Spool
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
 from fleet.protocol import oip

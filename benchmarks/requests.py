@@ -43,7 +43,7 @@ from edge_agent.in_process import draws, records
 from edge_agent.local import LocalModel, open_model
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.update.rules.model_state import Held, ModelState
 from fleet.protocol import selftest
 from fleet.protocol.channel import Channel, ModelEntry, Sampling
 from fleet.protocol.manifest import Manifest, SelfTest, Tensor, Variant, Verdict, encode_manifest

@@ -49,12 +49,13 @@ from edge_agent.shadow.process import ChildProcesses
 from edge_agent.shadow.runner import Shadows
 from edge_agent.telemetry.benchmarks import Measurer
 from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.local_draws import DrawnRequests, LocalDraws
 from edge_agent.telemetry.local_records import LocalRecords
 from edge_agent.telemetry.recent_log import RecentLog
 from edge_agent.telemetry.recorder import Recorder, show_audits
 from edge_agent.telemetry.samples import Redact, SampleStore
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import Uploader
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.install import REQUEST, Installer, Outcome

@@ -33,7 +33,7 @@ from edge_agent.ports import Arrays, InstalledRelease, LoadedModel, load_variant
 from edge_agent.serving.scores import PendingScores, score_later
 from edge_agent.update.disk.state import AgentState, read_state
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol import oip
 from fleet.protocol.asking import ready_arrays, specs_of
 from fleet.protocol.errors import ProtocolError, RefusalError

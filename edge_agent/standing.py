@@ -15,7 +15,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
 from edge_agent.update.disk.state import AgentState, Looked, read_state
 from edge_agent.update.install import last
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import decode_manifest
 

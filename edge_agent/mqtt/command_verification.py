@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edge_agent.errors import DeniedError, SpoolError
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Spool
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import CONTROL_LIMIT, Command, CommandKeys, Signed, decode_control

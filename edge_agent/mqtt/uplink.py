@@ -27,7 +27,8 @@ from edge_agent.mqtt.link import Link, end_client, make_client
 from edge_agent.mqtt.reconnecting import Reconnecting
 from edge_agent.mqtt.troubles import Trouble
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database, Record, Series, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Record, Series, Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.errors import ProtocolError

@@ -23,7 +23,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
 from edge_agent.ports import Arrays, LoadedModel, load_variant, read_blob
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet import tasks
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import decode_msgpack, encode_msgpack

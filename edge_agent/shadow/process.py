@@ -14,7 +14,7 @@ from edge_agent.errors import ShadowError
 from edge_agent.host.child_process import kill
 from edge_agent.shadow.child import ANSWER_LIMIT, Answered, Asked, framed
 from edge_agent.shadow.copies import Copy
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.tensors import to_array

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from edge_agent.errors import SpoolError
-from edge_agent.telemetry.spool import Database, set_fact
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.telemetry.database import Database, set_fact
+from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol.channel import Channel, ModelEntry
 
 log = logging.getLogger(__name__)

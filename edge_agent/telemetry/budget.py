@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from edge_agent.telemetry.spool import Database, set_fact
+from edge_agent.telemetry.database import Database, set_fact
 from fleet.protocol.durations import DAY_S
 
 RESERVE = 0.05

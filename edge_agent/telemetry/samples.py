@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from edge_agent.ports import Arrays
-from edge_agent.telemetry.spool import Database
+from edge_agent.telemetry.database import Database
 from fleet.protocol.channel import MILLION, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.messages import SAMPLES_LIMIT, Sample, SampleBatch, SampleReason

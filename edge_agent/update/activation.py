@@ -19,7 +19,7 @@ from edge_agent.ports import Activator, InstalledRelease
 from edge_agent.update.disk.crash_log import CrashLog
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules import machine
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held, ModelState
 from edge_agent.update.state_reporter import StateReporter
 from fleet.protocol.channel import RolloutRef
 
@@ -119,7 +119,7 @@ class Activation:
         """Whether another release stands in for the active one."""
         return model in self._waiting
 
-    async def _stand_in(self, model: str, state: machine.ModelState, error: AgentError) -> None:
+    async def _stand_in(self, model: str, state: ModelState, error: AgentError) -> None:
         """Leave what serves, or serve the previous release, until the active one can be loaded."""
         before = self._waiting.get(model)
         pause_s = min(before.pause_s * 2, MOST_S) if before is not None else FIRST_S

@@ -16,7 +16,7 @@ from edge_agent.ports import Activator
 from edge_agent.update.activation import Activation
 from edge_agent.update.download.shares import Shares
 from edge_agent.update.rules import install_window, machine
-from edge_agent.update.rules.machine import Held, Target
+from edge_agent.update.rules.model_state import Held, ModelState, Target
 from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.worker.client import Children, LookChild
 from edge_agent.update.worker.messages import Done, Failed, Offer, Progress, Refusal, StepName
@@ -165,7 +165,7 @@ class OfferApplier:
                 await self._activation.serve(model)  # began or ended around it
             return False
 
-    def _is_stale(self, model: str, state: machine.ModelState, target: Target) -> bool:
+    def _is_stale(self, model: str, state: ModelState, target: Target) -> bool:
         """Whether a reason stands for something that is over: the device is where the channel wants it."""
         over = state.state == "committed" and target.held == state.active and not self._activation.waits(model)
         return over or state.reason in install_window.WORDS

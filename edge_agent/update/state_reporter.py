@@ -15,7 +15,7 @@ from edge_agent.errors import said
 from edge_agent.ports import Reporter
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.rules import machine
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol.messages import ModelReport
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,9 @@ from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
 from edge_agent.update.offers import CUT_SHORT, MIN_RELOOK_S, OfferApplier
 from edge_agent.update.rules import install_window, machine
+from edge_agent.update.rules.model_state import Held, ModelState
 from edge_agent.update.rules.notice_backoff import NoticeBackoff
+from edge_agent.update.rules.probation import judged
 from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.worker.client import Children
 from edge_agent.update.worker.messages import Beside, LookRequest, LookResult, Offer, Refusal
@@ -57,7 +59,7 @@ class Shadows(Protocol):
     def refused(self, beside: Beside, reason: str, detail: str) -> None:
         """It is not here, and the next look tries again."""
 
-    def kept(self, channel: Channel | None) -> list[machine.Held]:
+    def kept(self, channel: Channel | None) -> list[Held]:
         """What stays on the disk for it."""
 
 
@@ -165,7 +167,7 @@ class Updater:
         if not first.cancelled() and (error := first.exception()) is not None:
             log.error("model %s is not served", model, exc_info=error)
 
-    def _resume(self, model: str, state: machine.ModelState) -> None:
+    def _resume(self, model: str, state: ModelState) -> None:
         try:
             self._states.enter(model, state)
         except OSError as error:
@@ -251,7 +253,7 @@ class Updater:
         state = self.file.model(model)
         if state.state != "probation" and (not state.untried or self._activation.waits(model)):
             return
-        new = machine.judged(state, self._activator.health(model), self._activation.served_s(model))
+        new = judged(state, self._activator.health(model), self._activation.served_s(model))
         if new is None:
             return
         self._states.settle(model, new)

@@ -15,7 +15,8 @@ from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt.command_verification import accept
 from edge_agent.ports import Health
 from edge_agent.update.rules import machine
-from edge_agent.update.rules.machine import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, Target
+from edge_agent.update.rules.probation import judged
 from fleet.protocol import topics
 from fleet.protocol.channel import Channel, RolloutRef
 from fleet.protocol.codec import encode_json
@@ -60,9 +61,17 @@ class Device:
     """Call `wake` whenever `wakes_at` has come; every method returns what is to be published."""
 
     def __init__(
-        self, device_id: str, channel: str, profile: Profile, counts: Counts, *, prefix: str, seed: int, started: float,
+        self,
+        device_id: str,
+        channel: str,
+        profile: Profile,
+        counts: Counts,
+        *,
+        prefix: str,
+        seed: int,
+        started: float,
         shadows: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`shadows`: its agent can run a release beside the one that serves."""
         self.id, self.channel, self.profile, self.counts = device_id, channel, profile, counts
         self._shadows = shadows
@@ -141,9 +150,14 @@ class Device:
                 return []
             keys = self._view.keys if self._view is not None else None
             command = accept(
-                payload, keys, verify=signed_by, device=self.id, counter=self._counter, now=self.clock(now),
+                payload,
+                keys,
+                verify=signed_by,
+                device=self.id,
+                counter=self._counter,
+                now=self.clock(now),
                 clock_trusted=not self.profile.clock_ahead_s,
-            )  # fmt: skip
+            )
             self._counter = command.counter
             self._obey(command, now)
         except (DeniedError, ProtocolError, msgspec.ValidationError):
@@ -209,9 +223,13 @@ class Device:
     def _follow(self, name: str, view: View, me: DeviceMe, now: float) -> None:
         model = self._models.setdefault(name, _Model())
         target = resolve(
-            view.channel, name, self.id, groups=frozenset(me.groups), pin=me.pins.get(name),
+            view.channel,
+            name,
+            self.id,
+            groups=frozenset(me.groups),
+            pin=me.pins.get(name),
             committed=model.state.committed,
-        )  # fmt: skip
+        )
         assert target is not None  # the model is on the channel
         self._shadow(name, model, view, me, now)
         facts = view.releases.get((name, target.release))
@@ -231,9 +249,13 @@ class Device:
     def _shadow(self, name: str, model: _Model, view: View, me: DeviceMe, now: float) -> None:
         """Run the release of a shadow stage beside what serves, or stop that."""
         wanted = shadows(
-            view.channel, name, self.id, groups=frozenset(me.groups), pin=me.pins.get(name),
+            view.channel,
+            name,
+            self.id,
+            groups=frozenset(me.groups),
+            pin=me.pins.get(name),
             committed=model.state.committed,
-        )  # fmt: skip
+        )
         if wanted is not None and (not self._shadows or (name, wanted.release) not in view.releases):
             wanted = None
         if wanted != model.shadowed:
@@ -263,7 +285,7 @@ class Device:
             served = now - model.since
             requests = int(served * self.profile.requests_per_s)
             failures = int(requests * self.profile.failing) if state.pairing is not None else 0
-            new = machine.judged(state, Health(requests=requests, failures=failures), served)
+            new = judged(state, Health(requests=requests, failures=failures), served)
         if new is None:
             model.due = now + JUDGE_S
             return
@@ -298,11 +320,17 @@ class Device:
             return
         facts, entry = self._view.releases[name, held.release], self._view.channel.models.get(name)
         running = traffic.Running(
-            model=name, release=held.release, variant=held.variant, classes=facts.classes, sketch_id=facts.sketch_id,
-            features=facts.features, rollout=model.state.pairing, shadowed=model.shadowed,
+            model=name,
+            release=held.release,
+            variant=held.variant,
+            classes=facts.classes,
+            sketch_id=facts.sketch_id,
+            features=facts.features,
+            rollout=model.state.pairing,
+            shadowed=model.shadowed,
             auditor=entry.audit.auditor if entry is not None else None,
             audit_share=entry.audit.share_ppm / 1e6 if entry is not None else 0.0,
-        )  # fmt: skip
+        )
         found = traffic.window(
             running, self.profile, self._rng, started=self.clock(opened), ended=self.clock(now), elapsed_s=now
         )
@@ -333,9 +361,14 @@ class Device:
     def _about(self, view: View) -> AgentReport:
         can = tuple(name for name in view.capabilities if name != SHADOW or self._shadows)
         return AgentReport(
-            agent=AGENT, channel=self.channel, hardware={"machine": "simulated"}, capabilities=can,
-            channel_version=view.channel.version, tuf=view.tuf, tuf_expires=view.tuf_expires,
-        )  # fmt: skip
+            agent=AGENT,
+            channel=self.channel,
+            hardware={"machine": "simulated"},
+            capabilities=can,
+            channel_version=view.channel.version,
+            tuf=view.tuf,
+            tuf_expires=view.tuf_expires,
+        )
 
     def _status(self, state: str, now: float) -> bytes:
         return encode_json(

@@ -16,7 +16,7 @@ from edge_agent.identity.enroll import first_root
 from edge_agent.identity.http import HubHttp
 from edge_agent.mqtt.command_verification import decode_keys
 from edge_agent.update.download.throttle import Pace
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker import evidence
 from edge_agent.update.worker.resolve_targets import choose
 from edge_agent.update.worker.tuf_client import Fetcher, Trusted, opened
@@ -106,9 +106,14 @@ def _fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[
                 except (AgentError, ProtocolError) as error:
                     refused[wanted] = (getattr(error, "reason", "") or "bad-manifest", str(error))
         return View(
-            channel=document, releases=known, keys=decode_keys(key) if key else None, tuf=trusted.versions,
-            tuf_expires=trusted.expires, refused=refused, capabilities=tuple(sorted(capabilities)),
-        )  # fmt: skip
+            channel=document,
+            releases=known,
+            keys=decode_keys(key) if key else None,
+            tuf=trusted.versions,
+            tuf_expires=trusted.expires,
+            refused=refused,
+            capabilities=tuple(sorted(capabilities)),
+        )
 
 
 def _named(channel: Channel) -> set[tuple[str, int]]:

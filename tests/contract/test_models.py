@@ -22,7 +22,7 @@ from edge_agent.local import open_model
 from edge_agent.ports import InstalledRelease
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.update.rules.model_state import Held, ModelState
 from fleet import runtimes as fleet_runtimes
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError

@@ -35,7 +35,8 @@ from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Spool
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.messages import Command, CommandKeys, EnrollRequest, ModelReport
 from tests.support.device_key import DeviceKey

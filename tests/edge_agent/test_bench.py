@@ -18,7 +18,7 @@ from edge_agent.main import main
 from edge_agent.runtimes import measuring
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.update.rules.model_state import Held, ModelState
 from fleet.protocol import selftest
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Tensor, encode_manifest

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edge_agent.update.disk.crash_log import FILE, MOST
 from edge_agent.update.disk.state import StateFile, read_state
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled, running
 from tests.support.crashing import HOOK, crashing

@@ -20,7 +20,7 @@ from edge_agent.identity.enroll import FILE, FIRST_ROOT, enroll, load_enrollment
 from edge_agent.identity.keys import load_or_make_key
 from edge_agent.main import main
 from edge_agent.update.disk.state import StateFile
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol.codec import encode_json
 from tests.support import models
 from tests.support.agent_process import enrolled, running

@@ -12,7 +12,7 @@ from edge_agent.local import open_model
 from edge_agent.telemetry.local_records import LocalRecords
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.update.rules.model_state import Held, ModelState
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, RefusalError

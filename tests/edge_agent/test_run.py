@@ -22,7 +22,7 @@ from edge_agent.host.announcement import announce, announce_later
 from edge_agent.host.lock import only_one
 from edge_agent.main import main
 from edge_agent.update.disk.state import StateFile
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from fleet.rpc import messages
 from tests.support import models
 from tests.support.agent_process import enrolled, running

@@ -16,7 +16,7 @@ from edge_agent.errors import InferenceError
 from edge_agent.runtimes import Installed
 from edge_agent.standing import lines
 from edge_agent.update.disk.state import StateFile
-from edge_agent.update.rules.machine import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, Target
 from fleet.protocol import oip
 from fleet.protocol.channel import Probation
 from tests.support import models

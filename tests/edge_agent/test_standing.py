@@ -11,7 +11,7 @@ from edge_agent.main import main
 from edge_agent.standing import from_files, lines, state_of
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held, ModelState, Target
+from edge_agent.update.rules.model_state import Held, ModelState, Target
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import enrolled, running

@@ -19,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_agent.update.disk.state import read_state
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from tests.faults.test_power_loss import MODES, record
 from tests.support.faults import results
 from tests.support.faults.attacks import Arsenal, Attack, LyingHub, lying

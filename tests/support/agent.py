@@ -20,9 +20,10 @@ from edge_agent.serving.policy import Policies
 from edge_agent.serving.server import share
 from edge_agent.serving.slots import Slots
 from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.recorder import Recorder, show_audits
 from edge_agent.telemetry.samples import SampleStore
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.spool import Spool
 from fleet.protocol import oip
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.serving import hot_protocol

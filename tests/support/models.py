@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_agent.ports import InstalledRelease
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol import selftest, sketch
 from fleet.protocol.manifest import (
     Blob,

@@ -31,7 +31,8 @@ from cloud_hub.trust import ceremony
 from edge_agent import client, runtimes
 from edge_agent.config import AgentConfig
 from edge_agent.identity.enroll import FILE, load_enrollment
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Spool
 from edge_agent.update.updater import Updater
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from edge_agent import VERSION
 from edge_agent.errors import ActivationError
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 

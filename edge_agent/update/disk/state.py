@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
 from edge_agent.host.durable import write_durably
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol.channel import Channel
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError

@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_agent.errors import CorruptBlobError, DiskFullError, UnreadableError
 from edge_agent.host.durable import sync_folder, write_durably
 from edge_agent.ports import InstalledRelease, read_blob
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest

@@ -13,7 +13,7 @@ from edge_agent.errors import AgentError
 from edge_agent.ports import HubCalls
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.delta import made_of, zstd
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
 

@@ -18,7 +18,7 @@ from edge_agent.ports import HubStreams
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.sources import Budgeted, Sources, mirrors
 from edge_agent.update.download.throttle import Pace
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker.messages import Progress, Step
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest

@@ -9,7 +9,7 @@ from typing import Any
 from edge_agent.errors import CorruptBlobError, UnreadableError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules.install_window import DayBudget
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker.messages import Step, StepName
 from edge_agent.update.worker.pool import AT_ONCE
 from fleet.protocol.errors import ProtocolError

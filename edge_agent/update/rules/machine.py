@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from edge_agent.ports import Health
+from edge_agent.update.rules.model_state import ModelState, Rejected, Target
 from fleet.protocol.channel import Probation, RolloutRef
 from fleet.protocol.messages import ModelReport, UpdateState
 
 MAX_TRIES = 28  # transitions into trying and probation spent on one target: ends any loop nobody foresaw
 MIN_TIMED = 20  # run times below which a 95th percentile says little
 REMEMBERED = 16  # rolled back targets
-NOT_AGAIN = "look at the agent's log; the release is not tried again"
 NO_HEALTH = Health(requests=0, failures=0)
 NO_REASON: dict[str, Any] = {"reason": "", "detail": "", "hint": "", "about": None}
 
@@ -35,88 +34,6 @@ ALLOWED: dict[UpdateState, frozenset[UpdateState]] = {
     "committed": frozenset({"fetching", "committed", "rolled_back"}),
     "rolled_back": frozenset({"fetching", "committed", "rolled_back"}),
 }
-
-Key = tuple[int, str, str, int]
-
-
-class Held(Struct, frozen=True, kw_only=True):
-    """A release in the store: its number, the chosen variant, and the SHA-256 of its manifest."""
-
-    release: int
-    variant: str
-    manifest: str
-
-
-class Rejected(Struct, frozen=True, array_like=True):
-    """A target that was rolled back, and why: its key, then the reason."""
-
-    release: int
-    variant: str
-    rollout: str
-    attempt: int
-    reason: str = ""
-    detail: str = ""
-
-    @property
-    def key(self) -> Key:
-        """As `Target.key`."""
-        return self.release, self.variant, self.rollout, self.attempt
-
-
-class Target(Struct, frozen=True, kw_only=True):
-    """What the device is moving to. `rollout` is set while it is in that rollout's cohort."""
-
-    held: Held
-    rollout: RolloutRef | None = None
-
-    @property
-    def key(self) -> Key:
-        """What a rollback forbids: (release, variant, rollout, attempt)."""
-        rollout = self.rollout
-        return self.held.release, self.held.variant, rollout.id if rollout else "", rollout.attempt if rollout else 0
-
-
-class ModelState(Struct, frozen=True, kw_only=True):
-    """One model's machine. `starts` counts agent starts while trying or in probation; `spent` the
-    transitions that `last` (a target's key) has cost since it was last committed; `pairing` is the rollout
-    that `active` belongs to; `baseline_us` what the release before the one on probation took, 0 if unknown;
-    `about` the rollout whose release `reason` speaks of, where it speaks of one that is not active; `untried` whether
-    `active` was committed by its self-test alone, since no request had come, and none has been answered since.
-    """
-
-    state: UpdateState = "idle"
-    active: Held | None = None
-    previous: Held | None = None
-    older: Held | None = None
-    target: Target | None = None
-    pairing: RolloutRef | None = None
-    rejected: tuple[Rejected, ...] = ()
-    last: Key | None = None
-    starts: int = 0
-    spent: int = 0
-    probation: Probation = Probation()
-    baseline_us: float = 0.0
-    reason: str = ""
-    detail: str = ""
-    hint: str = ""
-    about: RolloutRef | None = None
-    untried: bool = False
-
-    @property
-    def committed(self) -> int | None:
-        """The number of the release that passed its probation: what a rollout may start from."""
-        held = self.previous if self.state == "probation" else self.active
-        return held.release if held is not None else None
-
-    @property
-    def in_use(self) -> tuple[Held, ...]:
-        """Everything that must stay in the store."""
-        held = (self.active, self.previous, self.older, self.target.held if self.target else None)
-        return tuple(h for h in held if h is not None)
-
-    def rejection(self, target: Target) -> Rejected | None:
-        """Why `target` is not tried again; None when it may be."""
-        return next((rejected for rejected in self.rejected if rejected.key == target.key), None)
 
 
 class TransitionError(Exception):
@@ -142,15 +59,19 @@ def wanted(state: ModelState, target: Target, probation: Probation) -> ModelStat
         return None if state.reason else _reminded(state, rejection, target.rollout)
     again = state.last == target.key
     fresh = replace(
-        state, target=target, last=target.key, probation=probation,
-        starts=state.starts if again else 0, spent=state.spent if again else 0,
-    )  # fmt: skip
-    return replace(_to(fresh, "fetching"), **NO_REASON)
+        state,
+        target=target,
+        last=target.key,
+        probation=probation,
+        starts=state.starts if again else 0,
+        spent=state.spent if again else 0,
+    )
+    return replace(moved(fresh, "fetching"), **NO_REASON)
 
 
 def _adopted(state: ModelState, target: Target) -> ModelState | None:
     if state.state == "idle":  # an update that was cut short is no longer wanted
-        return replace(_to(state, "committed"), pairing=target.rollout, target=None, **NO_REASON)
+        return replace(moved(state, "committed"), pairing=target.rollout, target=None, **NO_REASON)
     if _same(state.pairing, target.rollout) or state.state in ("fetching", "verifying", "trying"):
         return None  # a step under way ends first
     return replace(state, pairing=target.rollout)
@@ -158,12 +79,17 @@ def _adopted(state: ModelState, target: Target) -> ModelState | None:
 
 def _returned(state: ModelState, target: Target) -> ModelState:
     back = replace(
-        state, active=state.previous, previous=state.active, pairing=target.rollout, target=None, starts=0,
+        state,
+        active=state.previous,
+        previous=state.active,
+        pairing=target.rollout,
+        target=None,
+        starts=0,
         untried=False,
-    )  # fmt: skip
+    )
     if state.state == "probation":  # what never proved itself is not kept as the way back
         back = replace(back, previous=state.older, older=None)
-    return replace(_to(back, "committed"), **NO_REASON)
+    return replace(moved(back, "committed"), **NO_REASON)
 
 
 def _reminded(state: ModelState, rejection: Rejected, rollout: RolloutRef | None) -> ModelState:
@@ -179,7 +105,7 @@ def _same(one: RolloutRef | None, other: RolloutRef | None) -> bool:
 
 def verifying(state: ModelState) -> ModelState:
     """All bytes are here; they are about to be hashed."""
-    return _to(state, "verifying")
+    return moved(state, "verifying")
 
 
 def trying(state: ModelState) -> ModelState:
@@ -187,7 +113,7 @@ def trying(state: ModelState) -> ModelState:
 
     Not for the MAX_TRIES-th time: then the target is given up, so the caller looks at the state it gets.
     """
-    tried = replace(_to(state, "trying"), spent=state.spent + 1)
+    tried = replace(moved(state, "trying"), spent=state.spent + 1)
     if tried.spent < MAX_TRIES:
         return tried
     detail = f"{state.spent} steps into trying and probation did not commit it; last: {state.detail or 'not known'}"
@@ -201,93 +127,20 @@ def activated(state: ModelState, baseline: Health = NO_HEALTH) -> ModelState:
     """
     assert state.target is not None
     return replace(
-        _to(state, "probation"), active=state.target.held, previous=state.active, older=state.previous,
-        pairing=state.target.rollout, spent=state.spent + 1, untried=False,
+        moved(state, "probation"),
+        active=state.target.held,
+        previous=state.active,
+        older=state.previous,
+        pairing=state.target.rollout,
+        spent=state.spent + 1,
+        untried=False,
         baseline_us=baseline.p95_us if baseline.timed >= MIN_TIMED else 0.0,
-    )  # fmt: skip
-
-
-def judged(state: ModelState, health: Health, served_s: float) -> ModelState | None:
-    """Probation's end, one way or the other; None while it goes on.
-
-    Health and `served_s`, seconds without a break, are of the process that asks: neither the time in which a
-    device was off nor a clock that was set proves a release. Nor does time alone: a release that answered nobody
-    though it was asked goes, and one that nobody asked is committed as untried, until its first requests are judged.
-    """
-    if state.state == "committed" and state.untried:
-        return _tried(state, health)
-    if state.state != "probation":
-        return None
-    broken = _broken(state, health)
-    if broken is not None:
-        return broken
-    too_slow = _too_slow(state, health)
-    if too_slow:
-        return rolled_back(
-            state, "latency", too_slow, "the channel's probation limits it; the release is not tried again"
-        )
-    good = health.requests - health.failures
-    if good >= state.probation.requests or served_s >= state.probation.seconds:
-        if not good and _bad(health):
-            return rolled_back(state, "no-good-answer", f"{_bad_in_words(health)}; none was answered", NOT_AGAIN)
-        done = replace(_to(state, "committed"), untried=not good, target=None, older=None)
-        return replace(done, starts=0, last=None, spent=0, **NO_REASON)
-    return None
-
-
-def _tried(state: ModelState, health: Health) -> ModelState | None:
-    """The first requests of a release that was committed untried; None while there are none."""
-    if state.active is not None and state.previous is not None:  # there is something to go back to
-        broken = _broken(replace(state, target=Target(held=state.active, rollout=state.pairing)), health)
-        if broken is not None:
-            return broken
-    return replace(state, untried=False) if health.requests > health.failures else None
-
-
-def _broken(state: ModelState, health: Health) -> ModelState | None:
-    """Rolled back, when more requests failed than the probation allows."""
-    allowed = state.probation.max_failures
-    if _bad(health) <= allowed:
-        return None
-    word = "failures" if health.failures else "refusals"
-    detail = f"{_bad_in_words(health)}, at most {allowed} {'is' if allowed == 1 else 'are'} allowed to fail"
-    return rolled_back(state, word, detail, NOT_AGAIN)
-
-
-def _bad(health: Health) -> int:
-    return health.failures + health.newly_refused
-
-
-def _bad_in_words(health: Health) -> str:
-    words = []
-    if health.failures:
-        words.append(f"{health.failures} of {health.requests} requests failed")
-    if health.newly_refused:
-        words.append(
-            f"{health.newly_refused} that the release before took were refused ({health.refusal or 'no reason given'})"
-        )
-    return ", ".join(words)
-
-
-def _too_slow(state: ModelState, health: Health) -> str:
-    """In words, by how much the release on probation is slower than the policy allows."""
-    policy = state.probation
-    if health.timed < min(MIN_TIMED, policy.requests):
-        return ""
-    if 0 < policy.max_p95_us < health.p95_us:
-        return f"95 of 100 runs take up to {health.p95_us:.0f} us, at most {policy.max_p95_us:g} us are allowed"
-    limit = policy.max_p95_ratio * state.baseline_us
-    if 0 < limit < health.p95_us:
-        return (
-            f"95 of 100 runs take up to {health.p95_us:.0f} us, the previous release took {state.baseline_us:.0f} us "
-            f"and {policy.max_p95_ratio:g} times that is allowed"
-        )
-    return ""
+    )
 
 
 def interrupted(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
     """Fetching, verifying or trying was cut short by something that may pass; it is tried again later."""
-    return replace(_to(state, "idle"), target=None, reason=reason, detail=detail, hint=hint, about=None)
+    return replace(moved(state, "idle"), target=None, reason=reason, detail=detail, hint=hint, about=None)
 
 
 def killed(state: ModelState, detail: str) -> tuple[ModelState, bool]:
@@ -309,9 +162,15 @@ def rolled_back(state: ModelState, reason: str, detail: str, hint: str = "") -> 
         state = replace(state, active=state.previous, previous=state.older, older=None, pairing=None, untried=False)
     rejected = Rejected(*target.key, reason=reason, detail=detail)
     return replace(
-        _to(state, "rolled_back"), target=None, starts=0, rejected=(*state.rejected, rejected)[-REMEMBERED:],
-        reason=reason, detail=detail, hint=hint, about=target.rollout,
-    )  # fmt: skip
+        moved(state, "rolled_back"),
+        target=None,
+        starts=0,
+        rejected=(*state.rejected, rejected)[-REMEMBERED:],
+        reason=reason,
+        detail=detail,
+        hint=hint,
+        about=target.rollout,
+    )
 
 
 def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> ModelState:
@@ -320,9 +179,18 @@ def withdrawn(state: ModelState, reason: str, detail: str, hint: str = "") -> Mo
     It is tried again when it is offered again, and MAX_TRIES bounds how often.
     """
     return replace(
-        _to(state, "rolled_back"), active=state.previous, previous=state.older, older=None, pairing=None, target=None,
-        reason=reason, detail=detail, hint=hint, about=None, untried=False,
-    )  # fmt: skip
+        moved(state, "rolled_back"),
+        active=state.previous,
+        previous=state.older,
+        older=None,
+        pairing=None,
+        target=None,
+        reason=reason,
+        detail=detail,
+        hint=hint,
+        about=None,
+        untried=False,
+    )
 
 
 def noted(
@@ -335,9 +203,20 @@ def noted(
 def damaged(state: ModelState, detail: str) -> ModelState:
     """The active release cannot be served from the disk: back to the previous one, and fetch it anew."""
     return replace(
-        state, state="rolled_back", active=state.previous, previous=state.older, older=None, pairing=None, target=None,
-        starts=0, reason="hash-mismatch", detail=detail, hint="it is fetched again", about=None, untried=False,
-    )  # fmt: skip
+        state,
+        state="rolled_back",
+        active=state.previous,
+        previous=state.older,
+        older=None,
+        pairing=None,
+        target=None,
+        starts=0,
+        reason="hash-mismatch",
+        detail=detail,
+        hint="it is fetched again",
+        about=None,
+        untried=False,
+    )
 
 
 def resumed(state: ModelState, *, to_serve: bool = True) -> ModelState:
@@ -364,17 +243,24 @@ def reported(model: str, state: ModelState, channel_version: int, *, progress: f
     """Where a model stands, for the hub."""
     rollout = state.target.rollout if state.target else state.about or state.pairing
     return ModelReport(
-        model=model, state=state.state, target=state.target.held.release if state.target else None,
+        model=model,
+        state=state.state,
+        target=state.target.held.release if state.target else None,
         active=state.active.release if state.active else None,
         active_variant=state.active.variant if state.active else "",
         previous=state.previous.release if state.previous else None,
-        rollout=rollout.id if rollout else "", attempt=rollout.attempt if rollout else 0,
-        channel_version=channel_version, progress=progress,
-        reason=state.reason, detail=state.detail, hint=state.hint, untried=state.untried,
-    )  # fmt: skip
+        rollout=rollout.id if rollout else "",
+        attempt=rollout.attempt if rollout else 0,
+        channel_version=channel_version,
+        progress=progress,
+        reason=state.reason,
+        detail=state.detail,
+        hint=state.hint,
+        untried=state.untried,
+    )
 
 
-def _to(state: ModelState, new: UpdateState) -> ModelState:
+def moved(state: ModelState, new: UpdateState) -> ModelState:
     if new not in ALLOWED[state.state]:
         raise TransitionError(f"{state.state} → {new}")
     return replace(state, state=new)

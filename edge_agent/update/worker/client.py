@@ -17,7 +17,7 @@ from msgspec import Struct
 from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.host.child_process import kill
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker.messages import Confined, Done, Failed, LookRequest, Message, Ready, Step
 
 LINE_LIMIT = 4 << 20

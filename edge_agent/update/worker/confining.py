@@ -8,7 +8,7 @@ from edge_agent import runtimes
 from edge_agent.config import AgentConfig
 from edge_agent.host.child_process import limit_model
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker import sandbox
 from fleet.protocol.manifest import Manifest
 

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from edge_agent.update.disk.state import Looked
-from edge_agent.update.rules.machine import Held, Target
+from edge_agent.update.rules.model_state import Held, Target
 from fleet.protocol.channel import RolloutRef
 
 

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.host.notify import ServiceManager
 from edge_agent.update.disk.crash_log import FILE
 from edge_agent.update.disk.state import StateFile
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled
 from tests.support.crashing import HOOK, stuck

@@ -18,7 +18,7 @@ from edge_agent.host import watchdog
 from edge_agent.host.notify import ServiceManager
 from edge_agent.host.watchdog import EXIT, Patience, Runs, Watchdog
 from edge_agent.update.disk.state import StateFile, read_state
-from edge_agent.update.rules.machine import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, Target
 from fleet.protocol.channel import Probation
 from tests.support import models
 from tests.support.agent_process import enrolled, running

@@ -14,7 +14,8 @@ from edge_agent.mqtt import gobackn
 from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Spool
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.messages import ModelReport, MqttEndpoint, Receipt, decode_body, decode_envelope
 from tests.support.size import examples

@@ -18,7 +18,8 @@ from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.standing import _broker
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import MqttEndpoint, Notify

@@ -27,7 +27,8 @@ from edge_agent.mqtt.connection import AGAIN_S, Connection
 from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Spool
 from fleet.protocol.messages import MqttEndpoint
 from tests.support.require import require
 

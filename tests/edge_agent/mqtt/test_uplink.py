@@ -22,7 +22,8 @@ from edge_agent.mqtt.command_verification import accept
 from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.uplink import COUNTER, Uplink, counter_of
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.spool import Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
 from fleet.protocol.messages import (

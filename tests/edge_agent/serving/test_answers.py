@@ -13,7 +13,7 @@ from edge_agent.local import open_model
 from edge_agent.serving.answers import answers_of, checked
 from edge_agent.serving.cloud import CloudError
 from edge_agent.update.disk.state import StateFile
-from edge_agent.update.rules.machine import ModelState
+from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol import oip
 from fleet.protocol.channel import Audit, ModelEntry, RolloutRef
 from fleet.protocol.codec import decode_msgpack

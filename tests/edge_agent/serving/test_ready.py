@@ -15,7 +15,7 @@ from edge_agent.local import open_model
 from edge_agent.ports import InstalledRelease
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.update.rules.model_state import Held, ModelState
 from fleet.protocol.channel import Audit, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import RefusalError

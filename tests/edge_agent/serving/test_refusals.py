@@ -15,7 +15,7 @@ from edge_agent.in_process.records import LocalRecord
 from edge_agent.local import open_model
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.update.rules.model_state import Held, ModelState
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry, RolloutRef, Telemetry
 from fleet.protocol.codec import decode_msgpack

@@ -15,7 +15,7 @@ from edge_agent.shadow.child import Answered
 from edge_agent.shadow.copies import Copy
 from edge_agent.shadow.process import ChildProcesses
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.pairing import input_keys
 from fleet.protocol.shadow import keyed_apart

@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.shadow.copies import Copies
 from edge_agent.shadow.runner import MOST_CRASHES, Shadows
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.rollouts.shadow import BAD
 from tests.support.models import answer, inputs

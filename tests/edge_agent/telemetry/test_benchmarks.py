@@ -9,8 +9,8 @@ import pytest
 from edge_agent.errors import ModelLoadError
 from edge_agent.mqtt.command_handler import Actions
 from edge_agent.telemetry.benchmarks import Measurer, wanted
-from edge_agent.telemetry.spool import Database
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.telemetry.database import Database
+from edge_agent.update.rules.model_state import Held, ModelState
 from fleet.protocol.channel import Bench, Channel, ModelEntry, RolloutRef
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.messages import Benchmark, Command, CommandResult

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import AgentError, UnreachableError
 from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.samples import Draft, SampleStore, build, choose, is_outlying, may_keep, without_inputs
-from edge_agent.telemetry.spool import Database
 from edge_agent.telemetry.uploader import Uploader
 from fleet.protocol import sketch
 from fleet.protocol.channel import Sampling

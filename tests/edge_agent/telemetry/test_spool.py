@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from edge_agent.errors import SpoolError
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database, Spool, set_fact
+from edge_agent.telemetry.database import Database, set_fact
+from edge_agent.telemetry.spool import Spool
 from tests.support.size import examples
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[3]
 WRITER = """
 import sys
 from pathlib import Path
-from edge_agent.telemetry.spool import Database, Spool
+from edge_agent.telemetry.spool import Spool
+from edge_agent.telemetry.database import Database
 spool = Spool(Database(Path(sys.argv[1])))
 while True:
     print(spool.append("window", b"x" * 200, 0.0), flush=True)

@@ -18,7 +18,7 @@ from edge_agent.update.download.fetch import fetch_blob
 from edge_agent.update.download.release import nearest
 from edge_agent.update.download.sources import Budgeted
 from edge_agent.update.download.throttle import Pace
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker.messages import Step
 from fleet.protocol.manifest import Blob
 from model_compiler.package.delta import _patch, build

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from edge_agent.agent import Agent
 from edge_agent.errors import UpdateError
 from edge_agent.telemetry.budget import Budget
-from edge_agent.telemetry.spool import Database
+from edge_agent.telemetry.database import Database
 from edge_agent.update.rules import install_window
 from fleet.protocol.channel import Channel, Fetching, ModelEntry, Probation
 from fleet.protocol.durations import DAY_S

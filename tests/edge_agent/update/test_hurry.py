@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edge_agent.config import AgentConfig
 from edge_agent.update.disk.state import Looked
-from edge_agent.update.rules.machine import Held, Target
+from edge_agent.update.rules.model_state import Held, Target
 from edge_agent.update.rules.notice_backoff import FREE, MOST_S, NoticeBackoff
 from edge_agent.update.updater import Updater
 from edge_agent.update.worker.messages import Failed, LookRequest, LookResult, Message, Offer, Progress, Ready, Step

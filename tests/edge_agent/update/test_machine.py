@@ -9,8 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import replace
 
 from edge_agent.ports import Health
-from edge_agent.update.rules import machine
-from edge_agent.update.rules.machine import Held, ModelState, Target
+from edge_agent.update.rules import machine, probation
+from edge_agent.update.rules.model_state import Held, ModelState, Target
 from fleet.protocol.channel import Probation, RolloutRef
 from fleet.protocol.codec import decode_json, encode_json
 from tests.support.size import examples
@@ -85,7 +85,7 @@ class Histories(RuleBasedStateMachine):
     @rule(requests=st.integers(0, 20), failures=st.integers(0, 2), served_s=st.floats(0, 200))
     def health(self, requests: int, failures: int, served_s: float) -> None:
         before = self.state
-        new = machine.judged(before, Health(requests=max(requests, failures), failures=failures), served_s)
+        new = probation.judged(before, Health(requests=max(requests, failures), failures=failures), served_s)
         if new is None:
             assert failures == 0 and requests < 10 and served_s < 100
             return
@@ -101,7 +101,7 @@ class Histories(RuleBasedStateMachine):
     def first_requests(self, requests: int, failures: int) -> None:
         before = self.state
         health = Health(requests=max(requests, failures), failures=failures)
-        self.state = machine.judged(before, health, 1e9) or before
+        self.state = probation.judged(before, health, 1e9) or before
         if failures and before.previous is not None:
             assert self.state.state == "rolled_back" and self.state.active == before.previous
 
@@ -202,9 +202,9 @@ def test_an_abort_in_probation_returns_to_the_default_at_once() -> None:
 def test_a_release_that_is_slower_than_the_policy_allows_rolls_back() -> None:
     policy = replace(POLICY, requests=100, max_p95_us=500.0)
     state = replace(on_probation(2, ModelState(state="committed", active=held(1))), probation=policy)
-    assert machine.judged(state, Health(requests=30, failures=0, timed=30, p95_us=500.0), 1.0) is None
-    assert machine.judged(state, Health(requests=5, failures=0, timed=5, p95_us=9e9), 1.0) is None  # too few to say
-    slow = machine.judged(state, Health(requests=100, failures=0, timed=100, p95_us=501.0), 1.0)
+    assert probation.judged(state, Health(requests=30, failures=0, timed=30, p95_us=500.0), 1.0) is None
+    assert probation.judged(state, Health(requests=5, failures=0, timed=5, p95_us=9e9), 1.0) is None  # too few to say
+    slow = probation.judged(state, Health(requests=100, failures=0, timed=100, p95_us=501.0), 1.0)
     assert slow is not None
     assert (slow.state, slow.reason, slow.active) == ("rolled_back", "latency", held(1))
     assert "501 us" in slow.detail and machine.wanted(slow, Target(held=held(2)), POLICY) is None
@@ -217,9 +217,9 @@ def test_a_release_that_is_slower_than_the_one_before_rolls_back_where_that_was_
     before = Health(requests=timed, failures=0, timed=timed, p95_us=100.0)
     state = machine.activated(machine.trying(machine.verifying(begun)), before)
     state = replace(state, probation=replace(POLICY, max_p95_ratio=2.0))
-    fine = machine.judged(state, Health(requests=50, failures=0, timed=50, p95_us=200.0), 1.0)
+    fine = probation.judged(state, Health(requests=50, failures=0, timed=50, p95_us=200.0), 1.0)
     assert fine is not None and fine.state == "committed"
-    end = machine.judged(state, Health(requests=50, failures=0, timed=50, p95_us=201.0), 1.0)
+    end = probation.judged(state, Health(requests=50, failures=0, timed=50, p95_us=201.0), 1.0)
     assert end is not None and end.reason == reason
 
 
@@ -250,7 +250,7 @@ def after(state: ModelState, event: str, wish: Target, policy: Probation) -> Mod
     if state.state in ("idle", "committed", "rolled_back"):
         return machine.wanted(state, wish, policy) or state
     if state.state == "probation":  # nobody asks it anything
-        return machine.judged(state, Health(requests=0, failures=0), 0.0) or state
+        return probation.judged(state, Health(requests=0, failures=0), 0.0) or state
     if event == "break":
         return machine.interrupted(state, "hash-mismatch", "the disk lies")
     if event == "kill-trial" and state.state == "trying" and not state.starts:
@@ -262,13 +262,13 @@ def after(state: ModelState, event: str, wish: Target, policy: Probation) -> Mod
 
 def test_a_commit_forgets_what_the_way_there_cost() -> None:
     state = replace(on_probation(2, ModelState(state="committed", active=held(1))), spent=27)
-    done = machine.judged(state, Health(requests=50, failures=0), 1.0)
+    done = probation.judged(state, Health(requests=50, failures=0), 1.0)
     assert done is not None and (done.state, done.spent, done.last) == ("committed", 0, None)
 
 
 def test_a_release_that_rolled_back_is_remembered_with_its_reason() -> None:
     state = on_probation(2, ModelState(state="committed", active=held(1)))
-    state = machine.judged(state, Health(requests=1, failures=1), 1.0)
+    state = probation.judged(state, Health(requests=1, failures=1), 1.0)
     later = replace(state, state="committed", active=held(3), reason="", detail="", hint="")  # release 3 came since
     again = machine.wanted(later, Target(held=held(2)), POLICY)
     assert again == replace(later, reason="failures", detail=again.detail, hint=again.hint)
@@ -287,8 +287,8 @@ def test_a_rollback_that_an_earlier_agent_remembered_without_a_reason_still_coun
 
 def test_neither_downtime_nor_a_clock_that_was_set_proves_a_release() -> None:
     state = machine.resumed(on_probation(2, ModelState(state="committed", active=held(1))))
-    assert machine.judged(state, Health(requests=0, failures=0), 0.0) is None
-    done = machine.judged(state, Health(requests=0, failures=0), POLICY.seconds)
+    assert probation.judged(state, Health(requests=0, failures=0), 0.0) is None
+    done = probation.judged(state, Health(requests=0, failures=0), POLICY.seconds)
     assert done is not None and done.state == "committed"
 
 
@@ -317,7 +317,7 @@ def judged(policy: Probation = POLICY, served_s: float = 1e9, previous: int | No
     """How release 2 fares on probation."""
     before = ModelState(state="committed", active=held(previous)) if previous else ModelState()
     state = replace(on_probation(2, before), probation=policy)
-    return machine.judged(state, Health(**{"requests": 0, "failures": 0, **health}), served_s) or state
+    return probation.judged(state, Health(**{"requests": 0, "failures": 0, **health}), served_s) or state
 
 
 def test_what_only_the_new_release_refuses_is_a_failed_request() -> None:
@@ -349,31 +349,31 @@ def test_without_a_request_a_release_is_committed_as_untried(previous: int | Non
 
 def test_the_first_requests_of_an_untried_release_are_judged_as_in_probation() -> None:
     untried = judged()
-    assert machine.judged(untried, Health(requests=0, failures=0), 1e9) is None
-    good = machine.judged(untried, Health(requests=1, failures=0), 0.0)
+    assert probation.judged(untried, Health(requests=0, failures=0), 1e9) is None
+    good = probation.judged(untried, Health(requests=1, failures=0), 0.0)
     assert good is not None and (good.state, good.untried, good.active) == ("committed", False, held(2))
     for health in (
         Health(requests=1, failures=1),
         Health(requests=9, failures=1),
         Health(requests=0, failures=0, newly_refused=1),
     ):
-        bad = machine.judged(untried, health, 0.0)
+        bad = probation.judged(untried, health, 0.0)
         assert bad is not None and (bad.state, bad.active, bad.untried) == ("rolled_back", held(1), False)
         assert bad.rejection(Target(held=held(2))) is not None
 
 
 def test_an_untried_release_with_nothing_before_it_stays() -> None:
     untried = judged(previous=None)
-    assert machine.judged(untried, Health(requests=1, failures=1), 0.0) is None
+    assert probation.judged(untried, Health(requests=1, failures=1), 0.0) is None
 
 
 def test_an_untried_release_that_fails_names_the_rollout_that_it_came_by() -> None:
     wish = Target(held=held(2), rollout=rollout(2, 4))
     begun = machine.wanted(ModelState(state="committed", active=held(1)), wish, POLICY)
     assert begun is not None
-    state = machine.judged(
+    state = probation.judged(
         machine.activated(machine.trying(machine.verifying(begun))), Health(requests=0, failures=0), 1e9
     )
     assert state is not None and state.untried
-    bad = machine.judged(state, Health(requests=1, failures=1), 0.0)
+    bad = probation.judged(state, Health(requests=1, failures=1), 0.0)
     assert bad is not None and bad.about == wish.rollout and bad.rejection(wish) is not None

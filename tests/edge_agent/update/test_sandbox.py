@@ -19,7 +19,7 @@ import pytest
 
 from edge_agent import runtimes
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker import sandbox
 from edge_agent.update.worker.client import ProcessChildren
 from edge_agent.update.worker.syscall_filter import (

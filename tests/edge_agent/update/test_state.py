@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.errors import AgentError
 from edge_agent.update.disk.state import StateFile, read_state
-from edge_agent.update.rules.machine import Held, ModelState
+from edge_agent.update.rules.model_state import Held, ModelState
 
 HELD = Held(release=1, variant="v", manifest="a" * 64)
 

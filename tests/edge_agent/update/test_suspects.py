@@ -12,7 +12,7 @@ import pytest
 from edge_agent.errors import ActivationError
 from edge_agent.update.activation import Activation
 from edge_agent.update.disk.crash_log import FILE, MOST, CrashLog, loader
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol.channel import RolloutRef
 
 ONE, TWO = (Held(release=n, variant="onnx-fp32", manifest=f"{n}" * 64) for n in (1, 2))

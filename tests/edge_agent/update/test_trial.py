@@ -13,7 +13,7 @@ import pytest
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.main import main
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker.client import ProcessChildren
 from tests.support.device import Device, follow, publish
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.update.rules.machine import Held
+from edge_agent.update.rules.model_state import Held
 from fleet.protocol import topics
 from fleet.protocol.channel import Audit, Channel, ModelEntry, Probation, RolloutRef, Telemetry
 from fleet.protocol.codec import encode_json

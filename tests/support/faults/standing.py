@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from edge_agent.update.disk.state import read_state
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.machine import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, Target
 from fleet.protocol.codec import encode_json
 from tests.support.faults.world import MODEL, PROBATION, Scenario, World
 
