@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,39 @@ from fleet.protocol.messages import Array
 from fleet.protocol.tensors import from_array
 
 SIDE = 256  # pixels of a picture; larger ones lose rows and columns
+LARGE = 1024  # of one that boxes are drawn on
 NUMBERS = 4  # of an input that is told number by number
 SHOWN = 200  # characters
 
 
-def picture_of(inputs: Sequence[Array]) -> bytes | None:
-    """The first input that is an image, as PNG, its least value black and its largest white; None without any."""
+class Extent(NamedTuple):
+    """A picture's width and height in pixels of the input, and how much of the plane its PNG of `LARGE` covers: what
+    loses rows and columns may stand for some beyond the edge."""
+
+    width: int
+    height: int
+    covered: tuple[int, int]
+
+
+def extent_of(inputs: Sequence[Array]) -> Extent | None:
+    """The extent of the input that `picture_of` shows; looks at shapes alone."""
+    for array in inputs:
+        if is_pictured((array,)):
+            shape = array.shape[1:]
+            axis = channels(shape)
+            height, width = shape[1:] if axis == 0 else shape[:2]
+            covered = [-(-size // (step := _step(size, LARGE))) * step for size in (width, height)]
+            return Extent(width, height, (covered[0], covered[1]))
+    return None
+
+
+def picture_of(inputs: Sequence[Array], side: int = SIDE) -> bytes | None:
+    """The first input that is an image, as PNG, its least value black and its largest white; None without any.
+
+    Args:
+        inputs: a sample's.
+        side: pixels of the PNG's longer side at most.
+    """
     for array in inputs:
         try:
             values = from_array(array)
@@ -33,7 +61,7 @@ def picture_of(inputs: Sequence[Array]) -> bytes | None:
             and len(values) == 1
             and channels(values.shape[1:]) is not None
         ):
-            return _png(_pixels(values[0]))
+            return _png(_pixels(values[0], side))
     return None
 
 
@@ -76,12 +104,16 @@ def _one(array: Array) -> str:
     return ", ".join(f"{name} {mean:.3g}" for name, mean in list(zip(told.names, means, strict=True))[:NUMBERS])
 
 
-def _pixels(image: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+def _step(size: int, side: int) -> int:
+    return max(1, -(-size // side))
+
+
+def _pixels(image: npt.NDArray[np.generic], side: int) -> npt.NDArray[np.uint8]:
     """(h, w) or (h, w, 3), 0 to 255; NaN is black."""
     axis = channels(image.shape)
     planes = np.asarray(image, np.float64)
     planes = planes[..., None] if axis == 2 else np.moveaxis(planes, 0, -1) if axis == 0 else planes
-    step = [max(1, -(-size // SIDE)) for size in planes.shape[:2]]
+    step = [_step(size, side) for size in planes.shape[:2]]
     planes = np.nan_to_num(planes[:: step[0], :: step[1]], posinf=0.0, neginf=0.0)
     low, high = float(planes.min()), float(planes.max())
     scaled = (planes - low) * (255.0 / (high - low) if high > low else 0.0)

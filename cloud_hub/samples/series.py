@@ -37,7 +37,7 @@ def series_of(inputs: Sequence[Array]) -> list[Series]:
     """The inputs that are numbers over time: (1, n) or (n,), or (1, n, c) with few channels; no images."""
     found = []
     for array in inputs:
-        table = _over_time(array)
+        table = over_time(array)
         if table is not None:
             found.append(_drawn(array.name, table))
     return found
@@ -58,8 +58,8 @@ def numbers_of(inputs: Sequence[Array]) -> list[tuple[str, str]]:
     return found[:NUMBERS]
 
 
-def _over_time(array: Array) -> npt.NDArray[np.float64] | None:
-    """(time, channels), or None where it is none."""
+def over_time(array: Array) -> npt.NDArray[np.float64] | None:
+    """An input of one row as (time, channels); None where it is nothing over time."""
     try:
         values = from_array(array)
     except MalformedError:

@@ -89,11 +89,24 @@ class LabelPolicy(Request):
     check: Annotated[str, Field(max_length=255, pattern=LABEL_CHECK)] = ""
 
 
+class SamplePolicy(Request):
+    """How samples are shown to whoever labels them: no interface says it, and nothing but the labelling page reads it.
+
+    `sound`: the inputs that are sound, each with its values per second, so that they can be played. `boxes`: what the
+    numbers of a detection's boxes are, `pixels` of the picture or `share` of its width and height; when empty, what
+    devices have answered tells.
+    """
+
+    sound: Annotated[dict[Key, Annotated[int, Field(ge=3000, le=192_000)]], Field(max_length=8)] = {}
+    boxes: Literal["", "pixels", "share"] = ""
+
+
 class ModelPolicy(Request):
     """What the hub does for a model by itself."""
 
     drift: DriftPolicy = DriftPolicy()
     labels: LabelPolicy = LabelPolicy()
+    samples: SamplePolicy = SamplePolicy()
 
     @field_validator("drift")
     @classmethod
@@ -115,6 +128,7 @@ class PolicyInfo(Answer):
 
     drift: Annotated[DriftPolicy | Document, Field(union_mode="left_to_right")] = DriftPolicy()
     labels: Annotated[LabelPolicy | Document, Field(union_mode="left_to_right")] = LabelPolicy()
+    samples: Annotated[SamplePolicy | Document, Field(union_mode="left_to_right")] = SamplePolicy()
 
 
 class NewModel(Request):

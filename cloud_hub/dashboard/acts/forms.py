@@ -9,6 +9,7 @@ from msgspec import Struct
 from pydantic import BaseModel, ValidationError
 
 from cloud_hub.context import Hub
+from cloud_hub.dashboard.views.boxes import Drawing
 from cloud_hub.errors import InvalidError
 from cloud_hub.identity.callers import Caller
 from cloud_hub.samples.series import Series
@@ -56,8 +57,9 @@ class Button(Struct, frozen=True, kw_only=True):
 class ToLabel(Struct, frozen=True, kw_only=True):
     """A sample as somebody labels it: what it was, as a picture, lines, numbers or words, and what the device said.
 
-    `options` are (label, words) to choose from; without any, the label is written. `given` is what was chosen so far,
-    `known` the label that it has and who gave it; where it is not `open` there is nothing to choose.
+    `sounds` are (input, words) of what can be played. `options` are (label, words) to choose from; without any, the
+    label is written, in `longest` characters at most, and drawn where there is something to draw on. `given` is what
+    was chosen so far, `known` the label that it has and who gave it; where it is not `open` there is nothing to choose.
     """
 
     id: str
@@ -67,6 +69,9 @@ class ToLabel(Struct, frozen=True, kw_only=True):
     numbers: list[tuple[str, str]]
     words: str
     answer: str
+    sounds: list[tuple[str, str]] = []
+    drawing: Drawing | None = None
+    longest: int = TEXT_LIMIT
     options: list[tuple[str, str]] = []
     given: str = ""
     known: str = ""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from cloud_hub.context import Hub
 from cloud_hub.dashboard.acts import places
 from cloud_hub.dashboard.acts.forms import Act, Asked, Button, Done, Form, ToLabel
+from cloud_hub.dashboard.views import boxes
 from cloud_hub.dashboard.views import samples as labels
 from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.samples import pictures, ranking, series, store
+from cloud_hub.samples import pictures, ranking, series, sounds, store
 from cloud_hub.samples.parquet import Arrays
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.models import task_of
+from fleet.api.types import TEXT_LIMIT
 from fleet.tasks import Task
 
 COUNT = 20  # samples on a page
+DETECTION = "detection"
 CHOICES = 10  # classes: each has a key of its own
 YES_NO = [("0", "usual"), ("1", "an anomaly")]
 
@@ -41,10 +44,10 @@ def _form(asked: Asked) -> Form:
         rows = [store.get(hub, one.id) for one in found.items]
         left = f"Of {found.candidates:,} samples without a label, those come first that teach the model most."
     rows, again = [row for row in rows if row.model == model], asked.checked("again")
-    samples = _shown(hub, rows, task, asked)
+    samples, said = _shown(hub, rows, task, asked)
     return Form(
         title=f"Label samples of {model}",
-        says=[left, _sentence(labels.wanted_of(task)), "What you leave open stays without a label."],
+        says=[left, _sentence(labels.wanted_of(task)), said, "What you leave open stays without a label."],
         buttons=[Button(words="Save the labels")],
         back=places.samples(model),
         hidden={f"sample-{place}": one.id for place, one in enumerate(samples)} | ({"again": "yes"} if again else {}),
@@ -71,36 +74,69 @@ def _found(hub: Hub, sample: str) -> SampleRow | None:
         return None
 
 
-def _shown(hub: Hub, rows: Sequence[SampleRow], task: Task[Any] | None, asked: Asked) -> list[ToLabel]:
+def _shown(hub: Hub, rows: Sequence[SampleRow], task: Task[Any] | None, asked: Asked) -> tuple[list[ToLabel], str]:
+    """The samples, and what is to be said of their boxes."""
     arrays, options, again = labels.arrays_of(hub, rows), choices_of(task), asked.checked("again")
     given = {asked.text(f"sample-{place}"): asked.text(f"label-{place}") for place in range(COUNT)}
-    return [
+    policy = labels.shown_as(hub, asked.names["model"])
+    drawn, said = _drawings(rows, arrays, task, policy.boxes, asked.names["model"])
+    shown = [
         replace(
-            _seen(row, arrays.get(row.id), task),
+            _seen(row, arrays.get(row.id), task, policy.sound),
             options=options,
             given=given.get(row.id, ""),
             open=again or row.label is None,
+            drawing=drawn.get(row.id),
+            longest=boxes.LONGEST if task is not None and task.name == DETECTION else TEXT_LIMIT,
         )
         for row in rows
     ]
+    return shown, said
 
 
-def _seen(row: SampleRow, found: Arrays | None, task: Task[Any] | None) -> ToLabel:
+def _drawings(
+    rows: Sequence[SampleRow],
+    arrays: Mapping[str, Arrays],
+    task: Task[Any] | None,
+    unit: boxes.Unit | Literal[""],
+    model: str,
+) -> tuple[dict[str, boxes.Drawing], str]:
+    """What boxes are drawn on, by sample, and what is said of their unit; nothing where the task has no boxes."""
+    if task is None or task.name != DETECTION:
+        return {}, ""
+    found = {row.id: boxes.found_by(task, arrays[row.id]) for row in rows if row.id in arrays}
+    known = boxes.unit_of(unit, found.values())
+    drawn: dict[str, boxes.Drawing] = {}
+    if known is not None:
+        for row in (row for row in rows if row.id in arrays):
+            one = boxes.drawing_of(task, arrays[row.id], known, found[row.id], row.label)
+            drawn |= {row.id: one} if one is not None else {}
+    return drawn, boxes.in_words(known, unit, model) if rows else ""
+
+
+def _seen(row: SampleRow, found: Arrays | None, task: Task[Any] | None, rates: Mapping[str, int]) -> ToLabel:
     """What a sample was and is known to be."""
     inputs = found.inputs if found is not None else ()
     pictured = pictures.is_pictured(inputs)
     lines = [] if pictured else series.series_of(inputs)
     numbers = series.numbers_of(inputs)
+    played = sounds.sounds_in(inputs, rates)
     return ToLabel(
         id=row.id,
         about=f"{row.device_id}, release {row.release}, {row.reason}",
         picture=pictured,
         series=lines,
+        sounds=[(name, _sound_in_words(name, length_s, rates[name])) for name, length_s in played.items()],
         numbers=numbers,
         words=pictures.in_words(inputs) if inputs and not lines and not numbers else "",
         answer=labels.answer_in_words(task, found),
         known=f"{labels.label_in_words(task, row.label)} by {row.labelled_by}" if row.label is not None else "",
     )
+
+
+def _sound_in_words(name: str, length_s: float, rate: int) -> str:
+    cut = f"; the first {sounds.LONGEST_S} s are played" if length_s > sounds.LONGEST_S else ""
+    return f"{name}: {length_s:.3g} s at {rate:,} Hz{cut}"
 
 
 def choices_of(task: Task[Any] | None) -> list[tuple[str, str]]:

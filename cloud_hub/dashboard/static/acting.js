@@ -12,8 +12,14 @@
     window.addEventListener("pageshow", () => form.removeAttribute("aria-busy"));
   }
 
-  // Samples are labelled by keyboard: a number chooses the class and goes on to the next sample.
-  const samples = [...document.querySelectorAll("fieldset.sample")].filter((one) => one.querySelector("input"));
+  // One sound plays at a time.
+  document.addEventListener("play", (event) => {
+    for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
+  }, true);
+
+  // Samples are labelled by keyboard: a number chooses the class and goes on to the next sample. Boxes have keys of
+  // their own, see boxes.js.
+  const samples = [...document.querySelectorAll("fieldset.sample")].filter((one) => one.querySelector("input") && !one.querySelector(".drawing"));
   if (samples.length === 0) return;
   const save = document.querySelector("form.act .buttons button");
   const go = (place) => {
@@ -32,6 +38,13 @@
     const place = samples.findIndex((one) => one.contains(document.activeElement));
     const radio = document.activeElement.type === "radio";
     if (place < 0 && document.activeElement !== document.body && document.activeElement !== save) return;
+    const sound = radio ? samples[place].querySelector("audio") : null;
+    if (event.key.toLowerCase() === "p" && sound) {
+      event.preventDefault();
+      if (sound.paused) sound.play();
+      else sound.pause();
+      return;
+    }
     if (/^[0-9]$/.test(event.key) && (radio || place < 0)) {
       const at = place < 0 ? samples.findIndex((one) => !one.querySelector('input:checked:not([value=""])')) : place;
       const field = samples[at]?.querySelector(`input[type="radio"][value="${event.key}"]`);

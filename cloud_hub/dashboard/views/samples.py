@@ -17,10 +17,11 @@ from cloud_hub.context import Hub
 from cloud_hub.drift import labelled
 from cloud_hub.drift.deferring import WORSE, Estimate
 from cloud_hub.errors import HubError, InvalidError
-from cloud_hub.samples import parquet, pictures
+from cloud_hub.samples import parquet, pictures, sounds
 from cloud_hub.store.tables import SampleRow
 from cloud_hub.trust.rows import get_model, label_task
 from fleet.api.labels import parse_label
+from fleet.api.models import SamplePolicy
 from fleet.api.samples import SampleLabel
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.tensors import from_array
@@ -88,6 +89,12 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
         samples=views,
         right=[_right(found) for found in labelled.judged(hub, model)],
     )
+
+
+def shown_as(hub: Hub, model: str) -> SamplePolicy:
+    """How samples of a model are shown to people, as its policy says; NotFoundError when there is no such model."""
+    with hub.reading() as session:
+        return sounds.policy_of(get_model(session, model).policy)
 
 
 def _right(found: labelled.ByLabels) -> RightView:

@@ -3,13 +3,10 @@ everybody, and as wide as the window."""
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,13 +14,12 @@ import uvicorn
 
 from cloud_hub.app import create_app
 from tests.support import shown_fleet
-from tests.support.browsing import serving, started_browser
+from tests.support.browsing import LEVEL_AA, keep_picture, serving, started_browser, unreadable, visit
 from tests.support.hub import HubFixture, make_hub
 from tests.support.shown_fleet import HALTED, MODEL, OTHER, name_of
 
 pytestmark = pytest.mark.browser
 
-AXE = Path(__file__).parent / "axe" / "axe.min.js"
 PAGES = {
     "overview": "/",
     "devices": "/devices",
@@ -40,8 +36,6 @@ PAGES = {
     "audit": "/audit",
     "access": "/access",
 }
-BERLIN = "Europe/Berlin"
-LEVEL_AA = '{runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], resultTypes: ["violations"]}'
 BY_LOOKS = '{runOnly: {type: "rule", values: ["color-contrast", "scrollable-region-focusable"]}}'
 
 
@@ -64,33 +58,6 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
-@contextmanager
-def visit(
-    browser: Any, address: str, *, token: str = "", width: int = 1400, scheme: str = "light", zone: str = BERLIN
-) -> Iterator[Any]:
-    """A page of a browser of its own, logged in where there is a token; nothing may go wrong on it."""
-    context = browser.new_context(
-        color_scheme=scheme, viewport={"width": width, "height": 900}, timezone_id=zone, locale="en-GB"
-    )
-    page, problems = context.new_page(), list[str]()
-    page.on("console", lambda message: problems.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda sent: None if sent.url.startswith((address, "data:")) else problems.append(sent.url))
-    if token:
-        page.goto(address + "/login")
-        page.get_by_label("Operator token").fill(token)
-        page.get_by_role("button", name="Log in").click()
-        page.wait_for_url(address + "/")
-    yield page
-    context.close()
-    assert problems == []
-
-
-def keep_picture(page: Any, name: str) -> None:
-    if directory := os.environ.get("EDGELOOP_SCREENSHOTS"):
-        page.screenshot(path=str(Path(directory) / f"{name}.png"), full_page=True)
-
-
 @pytest.mark.parametrize(("scheme", "width", "rules"), [("light", 1400, LEVEL_AA), ("dark", 390, BY_LOOKS)])
 def test_every_page_can_be_read_by_everybody_and_fits_its_window(
     browser: Any, address: str, fleet: HubFixture, scheme: str, width: int, rules: str
@@ -99,11 +66,7 @@ def test_every_page_can_be_read_by_everybody_and_fits_its_window(
     with visit(browser, address, token=fleet.admin_token, width=width, scheme=scheme) as page:
         for name, path in PAGES.items():
             page.goto(address + path)
-            page.evaluate(AXE.read_text())
-            told = page.evaluate(f"axe.run(document, {rules})")["violations"]
-            found[name] = [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in told]
-            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            found[name] += [f"{wide} px wider than the window"] if wide > 0 else []
+            found[name] = unreadable(page, rules)
             keep_picture(page, f"{name}-{scheme}-{width}")
     assert found == {name: [] for name in PAGES}
 

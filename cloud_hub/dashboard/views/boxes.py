@@ -1,0 +1,102 @@
+"""What boxes are drawn on: a sample's picture, the unit of the model's boxes, and boxes to begin with. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from cloud_hub.samples import pictures
+from cloud_hub.samples.parquet import Arrays
+from fleet.protocol.errors import MalformedError
+from fleet.protocol.tensors import from_array
+from fleet.tasks import Task
+from fleet.tasks.detection import Detections
+
+Unit = Literal["pixels", "share"]
+LARGEST_SHARE = 2.0  # boxes may reach over the edge, by their own size at most
+TAKEN = 50  # boxes to begin with
+LONGEST = 30_000  # characters of a label: 300 boxes and some
+
+
+class Drawing(Struct, frozen=True, kw_only=True):
+    """A picture of `width` × `height` pixels to draw on; `covered` are the sides of the plane that its file stands for.
+
+    `unit` is what the label's numbers count: pixels, or shares of width and height. `start` are boxes as a label has
+    them, as JSON, with whose they are in `start_words`; both empty without any.
+    """
+
+    width: int
+    height: int
+    covered: tuple[int, int]
+    unit: Unit
+    classes: list[tuple[int, str]]
+    start: str
+    start_words: str
+
+
+def found_by(task: Task[Any], arrays: Arrays) -> Detections | None:
+    """What the device found in a sample; None where its answer cannot be read."""
+    try:
+        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
+    except MalformedError:
+        return None
+    return answers[0] if answers else None
+
+
+def unit_of(said: Unit | Literal[""], answers: Iterable[Detections | None]) -> Unit | None:
+    """The unit of a model's boxes: as its policy says, else as the corners of answers tell; None where nothing does."""
+    if said:
+        return said
+    largest = [float(np.abs(found.boxes).max()) for found in answers if found is not None and len(found.boxes)]
+    if not largest:
+        return None
+    return "pixels" if max(largest) > LARGEST_SHARE else "share"
+
+
+def in_words(unit: Unit | None, said: str, model: str) -> str:
+    """What the page says about the unit, or how to say it."""
+    if unit is None:
+        setting = f'fleet model change {model} --policy \'{{"samples": {{"boxes": "pixels"}}}}\''
+        return f"No answer tells whether boxes count pixels or shares, so none can be drawn; say it by: {setting}."
+    known = "as the model's policy says" if said else "as devices have answered"
+    named = "pixels of the picture" if unit == "pixels" else "shares of its width and height"
+    return f"The numbers of a box are {named}, {known}."
+
+
+def drawing_of(task: Task[Any], arrays: Arrays, unit: Unit, found: Detections | None, label: Any) -> Drawing | None:
+    """What to draw boxes of a sample on; None where it has no picture.
+
+    Args:
+        task: a detection.
+        arrays: the sample's.
+        unit: of the model's boxes.
+        found: what the device found.
+        label: the one that the sample has, as the task keeps it, or None. It comes before what the device found.
+    """
+    extent = pictures.extent_of(arrays.inputs)
+    if extent is None:
+        return None
+    known = label if isinstance(label, list) else None
+    start = known if known is not None else _as_label(found) if found is not None else []
+    whose = "the label" if known is not None else "what the device found"
+    return Drawing(
+        width=extent.width,
+        height=extent.height,
+        covered=extent.covered,
+        unit=unit,
+        classes=list(enumerate(task.class_names)),
+        start=msgspec.json.encode(start[:TAKEN]).decode() if start else "",
+        start_words=whose if start else "",
+    )
+
+
+def _as_label(found: Detections) -> list[Mapping[str, Any]]:
+    return [
+        {"box": [float(f"{corner:.6g}") for corner in box], "class": int(kind)}
+        for box, kind in zip(found.boxes.tolist(), found.classes.tolist(), strict=True)
+        if box[0] <= box[2] and box[1] <= box[3]
+    ]
