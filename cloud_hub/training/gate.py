@@ -8,20 +8,21 @@ agreement is a share. One label more or less is chance; four lost and none won i
 input (embeddings, custom tasks) its metric is drawn again over the inputs (paired bootstrap, Efron, 1979).
 
 A model that is not refused is not shown to be good: few labels refuse nobody. It may audit others once it is shown, at
-`LEVEL`, to be less than `MARGIN` worse than the old one. For answers that are right or wrong that is the score test of
-Tango ("Equivalence test and confidence interval for the difference in proportions for the paired-sample design", 1998);
-for shares a test by betting against "worse by the margin" (Waudby-Smith and Ramdas, "Estimating means of bounded random
-variables by betting", 2023), which holds for any distribution; for whole sets the bootstrap's quantile.
-
-Score test and bootstrap hold for many labels. A model that loses `MARGIN` of all cases and wins none loses nothing on n
-labels with probability (1 - MARGIN)^n, and on a few the bootstrap draws the same rows again: below `LEAST` labels
-right and wrong are bet on, too, and whole sets show nothing. From there on the score test is right to 1.5 points.
+`LEVEL`, to be less than `MARGIN` worse than the old one. For answers that are right or wrong that is an exact
+unconditional test (Hsueh, Liu and Chen, "Unconditional exact tests for equivalence or noninferiority for paired binary
+endpoints", 2001): results are ordered by the score of Tango ("Equivalence test and confidence interval for the
+difference in proportions for the paired-sample design", 1998), and what is as good as this one or better must be rare
+for a model that is worse by the margin, however many it wins. For shares it is a test by betting against "worse by the
+margin" (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2023), which holds for any
+distribution. For whole sets it is the bootstrap's quantile, which holds for many labels: on a few it draws the same
+rows again, and below `LEAST` it shows nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil, comb, log, sqrt
+from functools import lru_cache
+from math import ceil, comb, log
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ DRAWS = 400
 REFUSE_BELOW = 0.1  # a mild level on purpose: a wrong refusal costs labels, a bad teacher misleads the guard
 MARGIN = 0.05  # of rightness, by which an auditor may be worse than the one before
 LEVEL = 0.95
-NORMAL = 1.6449  # its one-sided quantile
-LEAST = ceil(log(1 - LEVEL) / log(1 - MARGIN))  # labels, 59: on fewer, a model worse by the margin may well lose none
+WINS = np.linspace(0.0, (1 - MARGIN) / 2, 96)  # shares of wins that a model worse by the margin may have
+LEAST = ceil(log(1 - LEVEL) / log(1 - MARGIN))  # labels, 59: on fewer, one that is worse may well lose none
 STAKES = np.linspace(0.05, 0.95, 19)  # of what can be lost at a bet
 
 
@@ -66,7 +67,7 @@ def compare(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> Comparison:
     decided = lost + won
     chance = sum(comb(decided, k) for k in range(lost, decided + 1)) / 2**decided
     differences = new.astype(np.float64) - old
-    counted = len(old) >= LEAST and bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
+    counted = bool(np.isin(differences, (-1.0, 0.0, 1.0)).all())
     return Comparison(
         labels=len(old),
         old=float(old.mean()),
@@ -96,12 +97,34 @@ def compare_sets(old: Callable[[Rows], float], new: Callable[[Rows], float], lab
     )
 
 
+@lru_cache(4096)
 def _shown_by_counts(lost: int, won: int, n: int) -> bool:
-    """Tango's score test of "the new one is right in `MARGIN` fewer of all cases", its variance under that claim."""
+    """Whether a model that wins any share of `WINS`, and loses `MARGIN` more, does as well as this one too rarely."""
+    from scipy.stats import binom
+
+    wins = np.arange(n + 1)
+    least = _score(np.array(lost), np.array(won), n) - 1e-9
+    # With these wins, as many losses as are as good as what was seen: the score falls with each. -1: not even none.
+    most = np.array([_most_lost(int(one), n, float(least)) for one in wins])
+    for share in WINS:
+        losses = (share + MARGIN) / (1 - share)  # of those that are not won
+        if binom.pmf(wins, n, share) @ binom.cdf(most, n - wins, min(losses, 1.0)) > 1 - LEVEL:
+            return False
+    return True
+
+
+def _most_lost(won: int, n: int, least: float) -> int:
+    scores = _score(np.arange(n - won + 1), np.array(won), n)
+    return int(np.searchsorted(-scores, -least, side="right")) - 1
+
+
+def _score(lost: npt.NDArray[Any], won: npt.NDArray[Any], n: int) -> npt.NDArray[np.float64]:
+    """Tango's score of "the new one is right in `MARGIN` fewer of all cases", its variance under that claim."""
     b = -lost - won + (2 * n - lost + won) * MARGIN
     c = -won * MARGIN * (1 - MARGIN)
-    both = (sqrt(b * b - 8 * n * c) - b) / (4 * n)  # the share of wins under the claim
-    return (n * MARGIN - (lost - won)) / sqrt(n * (2 * both + MARGIN * (1 - MARGIN))) > NORMAL
+    both = (np.sqrt(b * b - 8 * n * c) - b) / (4 * n)  # the share of wins under the claim
+    found: npt.NDArray[np.float64] = (n * MARGIN - (lost - won)) / np.sqrt(n * (2 * both + MARGIN * (1 - MARGIN)))
+    return found
 
 
 def _shown_by_bets(differences: npt.NDArray[np.float64]) -> bool:
