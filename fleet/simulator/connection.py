@@ -11,9 +11,9 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from edge_agent.identity.enroll import Enrollment
 from edge_agent.mqtt import gobackn
 from fleet.protocol import topics
-from fleet.protocol.messages import MqttEndpoint
 from fleet.simulator.device import HEARTBEAT_S
 from fleet.simulator.outbox import Send
 
@@ -26,9 +26,7 @@ class Connection:
 
     def __init__(
         self,
-        device_id: str,
-        channel: str,
-        endpoint: MqttEndpoint,
+        enrollment: Enrollment,
         loop: asyncio.AbstractEventLoop,
         connecting: Executor,
         *,
@@ -37,7 +35,7 @@ class Connection:
         on_lost: Callable[[str], None],
         on_message: Callable[[str, bytes], None],
     ) -> None:
-        self._id, self._channel, self._endpoint = device_id, channel, endpoint
+        self._id, self._channel, self._endpoint = enrollment.device_id, enrollment.channel, enrollment.mqtt
         self._loop, self._connecting, self._context = loop, connecting, context
         self._on_open, self._on_lost, self._on_message = on_open, on_lost, on_message
         self._client: mqtt.Client | None = None

@@ -6,19 +6,15 @@ and so are the numbered records that are sent again until the hub's receipt (`ed
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
 from edge_agent.errors import DeniedError
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt.command_verification import accept
-from edge_agent.ports import Health
-from edge_agent.update.rules import machine
-from edge_agent.update.rules.model_state import ModelState, Target
-from edge_agent.update.rules.probation import judged
 from fleet.protocol import topics
-from fleet.protocol.channel import Channel, RolloutRef
+from fleet.protocol.channel import Channel
 from fleet.protocol.codec import encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import (
@@ -31,30 +27,25 @@ from fleet.protocol.messages import (
     Status,
     decode_control,
 )
-from fleet.protocol.resolve import resolve, shadows, spread_delay
+from fleet.protocol.resolve import spread_delay
 from fleet.protocol.shadow import CAPABILITY as SHADOW
-from fleet.simulator import traffic
 from fleet.simulator.hostile import hostile_message
 from fleet.simulator.outbox import NEVER, Counts, Outbox, Send
 from fleet.simulator.profiles import Profile, randomness
+from fleet.simulator.simulated_model import SimulatedModel
 from fleet.simulator.view import View
 
 AGENT = "simulated"
-HEARTBEAT_S, POLL_S, JUDGE_S = 30.0, 900.0, 1.0
+HEARTBEAT_S, POLL_S = 30.0, 900.0
 AGAIN_S = 1.5  # after a view that is older than the notice: when its host shares it no longer
-CRASHED_S = 3.0  # that a release which crashes the agent takes to be given up
 
 
-@dataclass
-class _Model:
-    """A model's machine, when its next step is due, since when the active release serves, its open window, and the
-    rollout whose release runs beside it."""
+class Enrolled(NamedTuple):
+    """What a device keeps of its enrolment: its id, its channel, and the prefix of the hub's topics."""
 
-    state: ModelState = field(default_factory=ModelState)
-    due: float = NEVER
-    since: float = 0.0
-    opened: float = 0.0
-    shadowed: RolloutRef | None = None
+    id: str
+    channel: str
+    prefix: str
 
 
 class Device:
@@ -62,26 +53,24 @@ class Device:
 
     def __init__(
         self,
-        device_id: str,
-        channel: str,
+        enrolled: Enrolled,
         profile: Profile,
         counts: Counts,
         *,
-        prefix: str,
         seed: int,
         started: float,
         shadows: bool = True,
     ) -> None:
         """`shadows`: its agent can run a release beside the one that serves."""
-        self.id, self.channel, self.profile, self.counts = device_id, channel, profile, counts
-        self._shadows = shadows
-        self._prefix, self._started = prefix, started
-        self._rng = randomness(f"{seed}:{device_id}")
+        self.id, self.channel, self._prefix = enrolled
+        self.profile, self.counts = profile, counts
+        self._shadows, self._started = shadows, started
+        self._rng = randomness(f"{seed}:{self.id}")
         self._session, spool = (self._rng.bytes(8).hex() for _ in range(2))
-        self._outbox = Outbox(device_id, prefix, f"{spool}{int(started):x}", counts)  # another one in each run
+        self._outbox = Outbox(self.id, self._prefix, f"{spool}{int(started):x}", counts)  # another one in each run
         self._counter = 0
         self._view: View | None = None
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, SimulatedModel] = {}
         self._beat = NEVER
         self._hostile_at = self._gap(0.0)
         self._look_at, self._looking = 0.0, False
@@ -175,7 +164,7 @@ class Device:
             self._look_at = now + AGAIN_S
         self._noticed = 0
         for name in view.channel.models:
-            self._follow(name, view, me, now)
+            self._model(name).follow(view, me, now, may_shadow=self._shadows)
         return self._sends(now)
 
     def not_looked(self, now: float, pause_s: float) -> None:
@@ -202,11 +191,12 @@ class Device:
 
     def wake(self, now: float) -> list[Send]:
         """Do what is due: a step of an update, a window, a heartbeat, what is sent again."""
-        for name, model in self._models.items():
+        for model in self._models.values():
             while model.due <= now:
-                self._step(name, model, now)
+                if model.step(self._view, now):
+                    self._look_at = min(self._look_at, now)  # a committed default may enter a rollout
             if model.state.active is not None and now - model.opened >= self._window_s and not self._resting:
-                self._close(name, model, now)
+                model.close(self._view, now)
         found = self._sends(now)
         if self.online and self._beat <= now:
             self._beat = now + HEARTBEAT_S
@@ -218,91 +208,15 @@ class Device:
             found.append(Send(*hostile_message(self._rng, self.id, self._outbox.id, self._outbox.top, self._prefix)))
         return found
 
-    # ---- updates -----------------------------------------------------------------------------------
-
-    def _follow(self, name: str, view: View, me: DeviceMe, now: float) -> None:
-        model = self._models.setdefault(name, _Model())
-        target = resolve(
-            view.channel,
-            name,
-            self.id,
-            groups=frozenset(me.groups),
-            pin=me.pins.get(name),
-            committed=model.state.committed,
-        )
-        assert target is not None  # the model is on the channel
-        self._shadow(name, model, view, me, now)
-        facts = view.releases.get((name, target.release))
-        if facts is None:
-            word, detail = view.refused.get((name, target.release), ("unsigned", "nobody named this release"))
-            self._enter(name, model, machine.noted(model.state, word, detail, about=target.rollout), now)
-            return
-        entry = view.channel.models[name]
-        new = machine.wanted(model.state, Target(held=facts.held, rollout=target.rollout), entry.probation)
-        if new is None:
-            return
-        if new.active != model.state.active or new.pairing != model.state.pairing:
-            self._close(name, model, now)
-        self._enter(name, model, new, now)
-        model.due = now + facts.bytes / self.profile.bytes_per_s if new.state == "fetching" else NEVER
-
-    def _shadow(self, name: str, model: _Model, view: View, me: DeviceMe, now: float) -> None:
-        """Run the release of a shadow stage beside what serves, or stop that."""
-        wanted = shadows(
-            view.channel,
-            name,
-            self.id,
-            groups=frozenset(me.groups),
-            pin=me.pins.get(name),
-            committed=model.state.committed,
-        )
-        if wanted is not None and (not self._shadows or (name, wanted.release) not in view.releases):
-            wanted = None
-        if wanted != model.shadowed:
-            self._close(name, model, now)
-            model.shadowed = wanted
-
-    def _step(self, name: str, model: _Model, now: float) -> None:
-        state, model.due = model.state, NEVER
-        if state.state == "fetching":
-            self._enter(name, model, machine.verifying(state), now)
-            self._enter(name, model, machine.trying(model.state), now)
-            if model.state.state != "trying":  # given up after too many tries
-                return
-            self._close(name, model, now)
-            self._enter(name, model, machine.activated(model.state), now)
-            model.since = model.opened = now
-            model.due = now + (CRASHED_S if self._crashes(model.state) else JUDGE_S)
-        elif state.state == "probation":
-            self._judge(name, model, now)
-
-    def _judge(self, name: str, model: _Model, now: float) -> None:
-        state = model.state
-        if self._crashes(state):
-            detail = f"the agent started {state.probation.max_starts + 1} times while probation"
-            new: ModelState | None = machine.rolled_back(state, "crash-loop", detail, "its profile says so")
-        else:
-            served = now - model.since
-            requests = int(served * self.profile.requests_per_s)
-            failures = int(requests * self.profile.failing) if state.pairing is not None else 0
-            new = judged(state, Health(requests=requests, failures=failures), served)
-        if new is None:
-            model.due = now + JUDGE_S
-            return
-        self._close(name, model, now)
-        self._enter(name, model, new, now)
-        self._look_at = min(self._look_at, now)  # a committed default may enter a rollout
-
-    def _crashes(self, state: ModelState) -> bool:
-        return self.profile.crash_loop and state.pairing is not None
-
-    def _enter(self, name: str, model: _Model, new: ModelState, now: float) -> None:
-        if new != model.state:
-            model.state = new
-            version = self._channel.version if self._channel else 0
-            self._record("model", machine.reported(name, new, version), now)
-
     # ---- what it tells -----------------------------------------------------------------------------
+
+    def _model(self, name: str) -> SimulatedModel:
+        known = self._models.get(name)
+        if known is None:
+            known = self._models[name] = SimulatedModel(
+                name, self.id, self.profile, self._rng, self._record, self.clock
+            )
+        return known
 
     @property
     def _channel(self) -> Channel | None:
@@ -311,31 +225,6 @@ class Device:
     @property
     def _window_s(self) -> float:
         return self._channel.telemetry.window_s if self._channel is not None else NEVER
-
-    def _close(self, name: str, model: _Model, now: float) -> None:
-        """Close the open window of what serves."""
-        opened, model.opened = model.opened, now
-        held = model.state.active
-        if held is None or self._view is None or (name, held.release) not in self._view.releases:
-            return
-        facts, entry = self._view.releases[name, held.release], self._view.channel.models.get(name)
-        running = traffic.Running(
-            model=name,
-            release=held.release,
-            variant=held.variant,
-            classes=facts.classes,
-            sketch_id=facts.sketch_id,
-            features=facts.features,
-            rollout=model.state.pairing,
-            shadowed=model.shadowed,
-            auditor=entry.audit.auditor if entry is not None else None,
-            audit_share=entry.audit.share_ppm / 1e6 if entry is not None else 0.0,
-        )
-        found = traffic.window(
-            running, self.profile, self._rng, started=self.clock(opened), ended=self.clock(now), elapsed_s=now
-        )
-        if found is not None:
-            self._record("window", found, now)
 
     def _record(self, kind: str, body: msgspec.Struct, now: float) -> None:
         if self._silent(now):

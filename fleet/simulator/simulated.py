@@ -17,7 +17,7 @@ from edge_agent.identity.enroll import Enrollment
 from fleet.protocol.errors import ProtocolError
 from fleet.simulator.calls import Calls
 from fleet.simulator.connection import Connection
-from fleet.simulator.device import Device
+from fleet.simulator.device import Device, Enrolled
 from fleet.simulator.outbox import Counts, Send
 from fleet.simulator.profiles import PROFILES
 from fleet.simulator.view import View
@@ -57,11 +57,9 @@ class Simulated:
 
     def __init__(self, host: Host, member: Member, enrollment: Enrollment) -> None:
         self.device = Device(
-            enrollment.device_id,
-            enrollment.channel,
+            Enrolled(enrollment.device_id, enrollment.channel, enrollment.mqtt.prefix),
             PROFILES[member.profile],
             host.counts,
-            prefix=enrollment.mqtt.prefix,
             seed=host.work.seed,
             started=host.work.started_at,
             shadows=member.shadows,
@@ -72,9 +70,7 @@ class Simulated:
         self._opening = self.off = False
         context = _context(self.directory) if enrollment.mqtt.tls else None
         self._connection = Connection(
-            enrollment.device_id,
-            enrollment.channel,
-            enrollment.mqtt,
+            enrollment,
             host.loop,
             host.threads,
             context=context,

@@ -11,7 +11,7 @@ from fleet.protocol import topics
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import DeviceMe, Notify
 from fleet.protocol.shadow import Shadow
-from fleet.simulator.device import Device
+from fleet.simulator.device import Device, Enrolled
 from fleet.simulator.outbox import Counts
 from fleet.simulator.profiles import PROFILES, Profile
 from tests.fleet.simulator.hub_side import START, HubSide, rollout, view
@@ -20,7 +20,7 @@ from tests.support.size import examples
 
 def device(profile: str | Profile = "healthy", name: str = "sim-1", seed: int = 0) -> HubSide:
     chosen = PROFILES[profile] if isinstance(profile, str) else profile
-    made = Device(name, "stable", chosen, Counts(), prefix=topics.PREFIX, seed=seed, started=START)
+    made = Device(Enrolled(name, "stable", topics.PREFIX), chosen, Counts(), seed=seed, started=START)
     return HubSide(made)
 
 
@@ -111,7 +111,9 @@ def test_it_compares_the_release_of_a_shadow_stage_and_serves_its_own() -> None:
 def test_an_agent_that_cannot_shadow_says_so_and_compares_nothing() -> None:
     stage = msgspec.structs.replace(rollout(share_ppm=0), shadow=Shadow())
     seen = msgspec.structs.replace(view(1, 2, rollout=stage), capabilities=("shadow", "task:custom"))
-    made = Device("d", "stable", PROFILES["busy"], Counts(), prefix=topics.PREFIX, seed=0, started=START, shadows=False)
+    made = Device(
+        Enrolled("d", "stable", topics.PREFIX), PROFILES["busy"], Counts(), seed=0, started=START, shadows=False
+    )
     hub = HubSide(made)
     hub.run(seen, 60.0)
     (about,) = [body for body in hub.bodies if hasattr(body, "capabilities")]
