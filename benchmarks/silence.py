@@ -56,10 +56,10 @@ def rollout(devices: int, harmful: bool, known: bool, seed: int) -> tuple[str, b
     stages = plan_stages(STAGES, soak_s=SOAK_S)
     shares = [stage.share_ppm for stage in stages]
     salt = draw_salt(Random(seed), names, shares, ())
-    plan = machine.make_plan(
+    plan = machine.checked_plan(machine.Plan(
         id="r", model="m", channel="c", release=2, from_release=1, stages=stages, salt=salt,
         policy={"evidence": "install"},
-    )  # fmt: skip
+    ))  # fmt: skip
     start = now = 2 * DAY_S
     for board in boards.values():
         board.last_seen = now if board.on(now) else now - (now - board.off_at) % DAY_S

@@ -68,6 +68,7 @@ def restore(
 ) -> None:
     """Make a hub from a backup; nothing is written before the whole backup was read and is found good."""
     from cloud_hub.backup.checking import check_backup
+    from cloud_hub.backup.restore import Source
     from cloud_hub.backup.restore import restore as run
 
     if check:
@@ -77,12 +78,9 @@ def restore(
         raise UsageError("where is the hub to lie?", subject="DIR", hint=f"cloud-hub restore {folder} DIR")
     chosen = {key: value for key, value in (("database", database), ("objects", objects)) if value is not None}
     done = run(
-        folder,
+        Source(folder, lambda: _passphrase(passphrase_file), keys, journal),
         directory,
         chosen=chosen,
-        keys=keys,
-        journal=journal,
-        passphrase=lambda: _passphrase(passphrase_file),
         replace=replace,
         now=time.time(),
         say=_say,

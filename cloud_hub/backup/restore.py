@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,27 +51,36 @@ class Restored(NamedTuple):
     problems: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a hub is made again from: a backup's `folder`, and what is newer or not in it.
+
+    `keys` are a copy of the hub's keys; None takes those in the backup, else those in the hub's directory. `journal` is
+    a copy that is newer than the backup; see `journals`. `passphrase` gives the one that the backup's keys are sealed
+    with; it is asked only when they are needed.
+    """
+
+    folder: Path
+    passphrase: Callable[[], bytes]
+    keys: Path | None = None
+    journal: str | None = None
+
+
 def restore(
-    folder: Path,
+    source: Source,
     directory: Path,
     *,
     chosen: Mapping[str, str],
-    keys: Path | None,
-    passphrase: Callable[[], bytes],
-    journal: str | None,
     replace: bool,
     now: float,
     say: Progress = lambda text: None,
 ) -> Restored:
-    """Make the hub of the backup in `folder` again in `directory`; start it with `cloud-hub serve`.
+    """Make the hub of a backup again in `directory`; start it with `cloud-hub serve`.
 
     Args:
-        folder: the backup.
+        source: the backup, and copies that are newer or not in it.
         directory: where the hub is to lie; it, its database and its store are empty unless `replace` is set.
         chosen: `database` and `objects` where they are to be others than before.
-        keys: a copy of the hub's keys; None takes those in the backup, else those in `directory`.
-        journal: a copy of the hub's journal that is newer than the backup; see `journals`.
-        passphrase: gives the one that the backup's keys are sealed with; asked only when they are needed.
         replace: what is there may be lost.
         now: Unix seconds, for the record.
         say: hears what it does, in words.
@@ -81,8 +91,9 @@ def restore(
         UnreachableError: database or object store does not answer.
     """
     say("checking the backup")
+    folder = source.folder
     found = checking.check_backup(folder)
-    given = journals.read_copy(journal) if journal is not None else ()
+    given = journals.read_copy(source.journal) if source.journal is not None else ()
     if not replace and any((directory / name).exists() for name in (CONFIG, "keys", "hub.db")):
         hint = "give an empty directory, or say --replace to lose what it holds now"
         raise ConflictError(f"{directory} holds a hub already", subject=str(directory), hint=hint)
@@ -92,7 +103,7 @@ def restore(
         objects = open_objects(config.objects_url)
         checking.check_store(config, objects, found, replace=replace)
         _stage_database(folder, stage, found, now)
-        _stage_keys(folder, stage, config, found, keys, passphrase)
+        _stage_keys(source, stage, config, found)
         copies = _journals(folder, directory, config, given, stage)
         checking.check_keys(stage / "keys", config, stage / DATABASE, objects)
         say(f"putting {len(found.objects)} objects")
@@ -203,18 +214,16 @@ def _pause(session: Session, row: RolloutRow, now: float) -> None:
 
 
 def _stage_keys(
-    folder: Path,
+    source: Source,
     stage: Path,
     config: HubConfig,
     found: Manifest,
-    keys: Path | None,
-    passphrase: Callable[[], bytes],
 ) -> None:
     """Put the keys beside and see that they are those of the hub; nothing when the directory's own stay."""
-    if keys is not None:
-        files = _read_folder(keys)
+    if source.keys is not None:
+        files = _read_folder(source.keys)
     elif found.has_keys:
-        files = sealed.unseal((folder / SEALED).read_bytes(), passphrase())
+        files = sealed.unseal((source.folder / SEALED).read_bytes(), source.passphrase())
     elif config.keys_dir.is_dir():
         files = {}
     else:

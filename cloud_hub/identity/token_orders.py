@@ -44,10 +44,11 @@ def create(hub: Hub, wanted: NewToken, caller: Caller) -> CreatedToken:
     """
     check_may_make_token(caller, wanted.kind)
     pin = claim_pin(hub) if wanted.kind == "claim" else ""
+    grant = tokens.Grant(**wanted.model_dump())
     with hub.session() as session:
-        tokens.check_fields(**wanted.model_dump(exclude={"note", "labels"}))
+        tokens.check_grant(grant)
         tokens.check_names(session, wanted.channel, wanted.scope)
-        row, text = tokens.create_token(session, now=hub.clock(), pin=pin, **wanted.model_dump())
+        row, text = tokens.create_token(session, grant, now=hub.clock(), pin=pin)
         hub.audit(session, caller.actor, "token.create", row.id, {"kind": row.kind, "note": row.note})
     known = TokenInfo.model_validate(row).model_dump()
     if wanted.kind != "claim":

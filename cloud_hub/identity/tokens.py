@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from msgspec import Struct
 from sqlalchemy import case, or_
 from sqlmodel import Session, col, func, select
 
@@ -22,6 +23,22 @@ PREFIX = "el1"
 KINDS = ("claim", "operator", "application", "mirror")
 ROLES = ("viewer", "operator", "admin")
 CLAIM_LIFE_S = 86_400.0
+
+
+class Grant(Struct, frozen=True, kw_only=True):
+    """What a token allows, and for how long; which fields it needs depends on its kind (`check_grant`).
+
+    `scope` is of an application (`infer:NAME`), `role` of an operator; a claim's devices get `channel` and `labels`.
+    """
+
+    kind: str
+    note: str = ""
+    role: str = ""
+    scope: str = ""
+    rate_per_s: float = 0.0
+    channel: str = ""
+    labels: Mapping[str, str] = {}
+    expires_in_s: float | None = None
 
 
 class NewToken(NamedTuple):
@@ -41,47 +58,39 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
-def create_token(
-    session: Session,
-    kind: str,
-    *,
-    now: float,
-    note: str = "",
-    role: str = "",
-    scope: str = "",
-    rate_per_s: float = 0.0,
-    channel: str = "",
-    labels: dict[str, str] | None = None,
-    expires_in_s: float | None = None,
-    pin: str = "",
-) -> NewToken:
+def create_token(session: Session, grant: Grant, *, now: float, pin: str = "") -> NewToken:
     """Store a new token and return it with its text.
 
-    A claim token needs a `channel` and the `pin`, lives a day unless said otherwise, and works once.
+    Args:
+        session: in which it is stored.
+        grant: what it allows. A claim lives a day unless it says otherwise, and works once.
+        now: Unix seconds.
+        pin: of a claim alone: what its devices know the hub by at first contact.
 
     Raises:
         InvalidError: fields that do not fit the kind.
     """
-    check_fields(kind, role, scope, rate_per_s, channel, expires_in_s)
-    if kind == "claim" and expires_in_s is None:
-        expires_in_s = CLAIM_LIFE_S
+    check_grant(grant)
+    life_s = grant.expires_in_s
+    if grant.kind == "claim" and life_s is None:
+        life_s = CLAIM_LIFE_S
     secret = new_secret()
     row = Token(
         id=secrets.token_hex(6),
-        kind=kind,
+        kind=grant.kind,
         secret_hash=secret_hash(secret),
-        note=note,
-        role=role,
-        scope=scope,
-        rate_per_s=rate_per_s,
-        channel=channel,
-        labels=labels or {},
+        note=grant.note,
+        role=grant.role,
+        scope=grant.scope,
+        rate_per_s=grant.rate_per_s,
+        channel=grant.channel,
+        labels=dict(grant.labels),
         created_at=now,
-        expires_at=None if expires_in_s is None else now + expires_in_s,
+        expires_at=None if life_s is None else now + life_s,
     )
     session.add(row)
     text = f"{PREFIX}.{row.id}.{secret}"
-    return NewToken(row, f"{text}.{pin}" if kind == "claim" else text)
+    return NewToken(row, f"{text}.{pin}" if grant.kind == "claim" else text)
 
 
 def check_names(session: Session, channel: str, scope: str) -> None:
@@ -166,8 +175,9 @@ def scope_allows(scope: str, model: str) -> bool:
     return scope in ("infer:*", f"infer:{model}")
 
 
-def check_fields(kind: str, role: str, scope: str, rate_per_s: float, channel: str, expires_in_s: float | None) -> None:
+def check_grant(grant: Grant) -> None:
     """Raise InvalidError, or MalformedError for a name that cannot be one, unless the fields fit the kind."""
+    kind, role, scope, channel = grant.kind, grant.role, grant.scope, grant.channel
     if kind not in KINDS:
         raise InvalidError(f"unknown kind of token {kind!r}", subject="kind", hint=f"one of: {', '.join(KINDS)}")
     if (kind == "operator") != bool(role) or (role and role not in ROLES):
@@ -184,7 +194,7 @@ def check_fields(kind: str, role: str, scope: str, rate_per_s: float, channel: s
         raise InvalidError("a claim token needs a channel", subject="channel", hint="for example: stable")
     if channel:
         check_name(channel, "channel")
-    if rate_per_s < 0 or (expires_in_s is not None and expires_in_s <= 0):
+    if grant.rate_per_s < 0 or (grant.expires_in_s is not None and grant.expires_in_s <= 0):
         raise InvalidError("rate and life of a token are positive", subject="token")
 
 

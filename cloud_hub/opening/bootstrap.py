@@ -19,7 +19,7 @@ from cloud_hub.errors import ConflictError, ForbiddenError, InvalidError, NotFou
 from cloud_hub.identity.ca import Authority, create_authority
 from cloud_hub.identity.device_tokens import DeviceTokens
 from cloud_hub.identity.own import read_authority
-from cloud_hub.identity.tokens import create_token
+from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.journal import Journal
 from cloud_hub.monitoring.board import StatusBoard
 from cloud_hub.objects import open_objects
@@ -90,7 +90,7 @@ def _make(config: HubConfig, offline: Path, passphrase: bytes, clock: Clock) -> 
         engine.dispose()
         hub = open_hub(config, clock=clock)
         with hub.session() as session:
-            token = create_token(session, "operator", role="admin", note="first admin", now=clock())
+            token = create_token(session, Grant(kind="operator", role="admin", note="first admin"), now=clock())
             hub.audit(session, "init", "hub.init", "hub")
         keys.write_private(config.directory / "hub.toml", _toml(config).encode())
     return Initialised(hub, token.text)

@@ -8,7 +8,7 @@ from functools import partial
 from random import SystemRandom
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct, structs, to_builtins
 from sqlmodel import Session, select
 
 from cloud_hub.context import Hub
@@ -30,11 +30,33 @@ from fleet.rollouts import cohorts, machine, pacing
 from fleet.rollouts.errors import RolloutError
 from fleet.rollouts.forecast import Forecast, forecast
 from fleet.rollouts.guard_policy import GuardPolicy, load_policy
+from fleet.rollouts.plan import Plan
 from fleet.rollouts.schedule import Schedule, check_schedule
 from fleet.rollouts.shadow import ShadowPlan, check_shadow_plan
 from fleet.rollouts.shadow_forecast import with_shadow
 from fleet.rollouts.stages import Stage, plan_stages
 from fleet.rollouts.usual import UsualSchedule
+
+
+class Proposal(Struct, frozen=True, kw_only=True):
+    """A rollout that somebody asks for.
+
+    `stages` are per cent, rising to 100. Only devices in one of `groups`, opaque ids or labels `key=value`, can belong
+    to the cohort. `schedule` says when it may order, and on how many devices in a minute; `usual`, whether a channel's
+    usual schedule holds where it says nothing. `guard` holds settings of a `GuardPolicy`, `shadow` fields of a
+    `ShadowPlan`, for a shadow stage before the others.
+    """
+
+    model: str
+    release: int
+    channel: str
+    stages: Sequence[float]
+    guard: dict[str, Any] | None = None
+    soak_s: float = 0.0
+    groups: Sequence[str] = ()
+    schedule: Schedule | None = None
+    usual: bool = True
+    shadow: dict[str, Any] | None = None
 
 
 class Prospect(Struct, frozen=True, kw_only=True):
@@ -55,9 +77,10 @@ class Prospect(Struct, frozen=True, kw_only=True):
 
 
 def create_rollout(hub: Hub, *, actor: str, **wanted: Any) -> RolloutRow:
-    """Start a rollout in one go; arguments and errors are those of `look_ahead` and `start_rollout`."""
+    """Start a rollout in one go; arguments are those of `Proposal`, errors those of `look_ahead` and
+    `start_rollout`."""
     settle(hub, wanted["channel"], actor=actor)
-    return start_rollout(hub, look_ahead(hub, **wanted), actor=actor)
+    return start_rollout(hub, look_ahead(hub, Proposal(**wanted)), actor=actor)
 
 
 def start_rollout(hub: Hub, ahead: Prospect, *, actor: str) -> RolloutRow:
@@ -105,7 +128,7 @@ def start_rollout(hub: Hub, ahead: Prospect, *, actor: str) -> RolloutRow:
     return row
 
 
-def _row_of(plan: machine.Plan, state: machine.State, now: float, actor: str) -> RolloutRow:
+def _row_of(plan: Plan, state: machine.State, now: float, actor: str) -> RolloutRow:
     return RolloutRow(
         id=plan.id,
         model=plan.model,
@@ -121,28 +144,8 @@ def _row_of(plan: machine.Plan, state: machine.State, now: float, actor: str) ->
     )
 
 
-def look_ahead(
-    hub: Hub,
-    *,
-    model: str,
-    release: int,
-    channel: str,
-    stages: Sequence[float],
-    guard: dict[str, Any] | None = None,
-    soak_s: float = 0.0,
-    groups: Sequence[str] = (),
-    schedule: Schedule | None = None,
-    usual: bool = True,
-    shadow: dict[str, Any] | None = None,
-) -> Prospect:
+def look_ahead(hub: Hub, proposed: Proposal) -> Prospect:
     """What a rollout would take; changes nothing.
-
-    Args:
-        stages: per cent, rising to 100.
-        groups: only devices in one of them can belong to the cohort: opaque ids, or labels `key=value`.
-        schedule: when it may order, and on how many devices in a minute.
-        usual: whether the channel's usual schedule holds where `schedule` says nothing.
-        shadow: fields of a `ShadowPlan`, for a shadow stage before the others.
 
     Raises:
         NotFoundError: no such model, release or channel entry, or no device of the channel is in a group.
@@ -150,19 +153,20 @@ def look_ahead(
         InvalidError: stages, guard or schedule that make no plan.
     """
     secret = hub.device_tokens.group_secret
+    model, release, channel, schedule = proposed.model, proposed.release, proposed.channel, proposed.schedule
     try:
-        planned, policy = plan_stages(stages, soak_s=soak_s), load_policy(guard or {})
-        before = None if shadow is None else check_shadow_plan(ShadowPlan(**shadow))
+        planned, policy = plan_stages(proposed.stages, soak_s=proposed.soak_s), load_policy(proposed.guard or {})
+        before = None if proposed.shadow is None else check_shadow_plan(ShadowPlan(**proposed.shadow))
         with hub.reading() as session:
             document, entry = _startable(session, model, release, channel)
-            kept = _usual(session, channel) if usual else UsualSchedule()
+            kept = _usual(session, channel) if proposed.usual else UsualSchedule()
             asked, schedule = schedule, kept.completed(schedule)
             if schedule is not None:
                 check_schedule(schedule, hub.clock())
             if entry.release == release:
                 raise InvalidError(f"channel {channel!r} already runs release {release} of {model!r}", subject=model)
             devices = list(scoped(session, secret, required(session, model, release), channel=channel))
-            wanted = known_groups(devices, channel, groups, secret)
+            wanted = known_groups(devices, channel, proposed.groups, secret)
             at, free = situation(session, document, model, release, wanted, devices, hub.clock())
             ahead = forecast(policy, planned, at, _after(schedule, before, at.now))
             ahead = structs.replace(ahead, notes=(*_taken(kept, asked or Schedule()), *ahead.notes))
@@ -271,21 +275,23 @@ def _live(session: Session, model: str, channel: str) -> bool:
     return any(state not in machine.ENDED for state in rows)
 
 
-def _plan(hub: Hub, ahead: Prospect) -> machine.Plan:
+def _plan(hub: Hub, ahead: Prospect) -> Plan:
     with hub.reading() as session:
         used = set(session.exec(select(UsedSalt.salt)))
     shares, least = [stage.share_ppm for stage in ahead.stages], ahead.policy.min_devices
     salt = cohorts.draw_salt(SystemRandom(), ahead.free, shares, used, at_least=least)
-    return machine.make_plan(
-        id=f"r-{secrets.token_hex(4)}",
-        model=ahead.model,
-        channel=ahead.channel,
-        release=ahead.release,
-        from_release=ahead.from_release,
-        stages=ahead.stages,
-        salt=salt,
-        groups=ahead.groups,
-        policy=ahead.policy,
-        schedule=ahead.schedule,
-        shadow=ahead.shadow,
+    return machine.checked_plan(
+        Plan(
+            id=f"r-{secrets.token_hex(4)}",
+            model=ahead.model,
+            channel=ahead.channel,
+            release=ahead.release,
+            from_release=ahead.from_release,
+            stages=ahead.stages,
+            salt=salt,
+            groups=ahead.groups,
+            policy=to_builtins(ahead.policy),
+            schedule=ahead.schedule,
+            shadow=ahead.shadow,
+        )
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import msgspec
 from sqlalchemy import and_, or_
@@ -13,7 +12,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import ConflictError, HubError, InvalidError, KeptError, NotFoundError
-from cloud_hub.rollouts.create import look_ahead, start_rollout
+from cloud_hub.rollouts.create import Proposal, look_ahead, start_rollout
 from cloud_hub.rollouts.engine import carry_out, locked, read, read_or_name, settle, store
 from cloud_hub.store.tables import DeviceEvent, RolloutEvent, RolloutRow
 from fleet.api.rollouts import (
@@ -97,7 +96,7 @@ def list_events(hub: Hub, rollout: str) -> list[RolloutEventInfo]:
 
 def plan(hub: Hub, wanted: NewRollout) -> RolloutForecast:
     """What a rollout would take; see `look_ahead` for what it raises."""
-    ahead = look_ahead(hub, **_asked(wanted))
+    ahead = look_ahead(hub, _proposed(wanted))
     return RolloutForecast(
         model=wanted.model,
         channel=wanted.channel,
@@ -117,7 +116,7 @@ def start(hub: Hub, wanted: NewRollout, *, actor: str, from_release: int | None 
         ConflictError: the channel has another default by now; and what `look_ahead` and `start_rollout` raise.
     """
     settle(hub, wanted.channel, actor=actor)
-    ahead = look_ahead(hub, **_asked(wanted))
+    ahead = look_ahead(hub, _proposed(wanted))
     if from_release not in (None, ahead.from_release):
         what = f"channel {wanted.channel!r} runs release {ahead.from_release} of {wanted.model!r} by now"
         raise ConflictError(f"{what}, not {from_release}", subject=wanted.channel, hint="look at the plan again")
@@ -129,14 +128,15 @@ def start(hub: Hub, wanted: NewRollout, *, actor: str, from_release: int | None 
     )
 
 
-def _asked(wanted: NewRollout) -> dict[str, Any]:
+def _proposed(wanted: NewRollout) -> Proposal:
     """What is asked for, as `look_ahead` takes it."""
     asked = wanted.model_dump(exclude={"schedule"})
     if wanted.schedule is None:
-        return asked
+        return Proposal(**asked)
     given = wanted.schedule.model_dump(exclude_none=True, exclude={"usual"})
     schedule = msgspec.convert(given, Schedule)
-    return asked | {"schedule": schedule if schedule != Schedule() else None, "usual": wanted.schedule.usual}
+    said = schedule if schedule != Schedule() else None
+    return Proposal(**asked, schedule=said, usual=wanted.schedule.usual)
 
 
 def apply_order(

@@ -22,7 +22,7 @@ from cloud_hub.jobs.logs import keep_log
 from cloud_hub.jobs.running import Running
 from cloud_hub.objects import blob_key, delta_key
 from cloud_hub.rollouts import settle
-from cloud_hub.rollouts.create import look_ahead, start_rollout
+from cloud_hub.rollouts.create import Proposal, look_ahead, start_rollout
 from cloud_hub.samples import snapshots
 from cloud_hub.store.tables import ChannelRow, Release, RolloutRow
 from cloud_hub.training import handing
@@ -207,9 +207,8 @@ def _start_rollout(running: Running, options: RetrainOptions, number: int) -> st
         return made.id
     wanted = options.rollout or RolloutOptions()
     settle(running.hub, options.channel, actor=actor)
-    ahead = look_ahead(
-        running.hub, model=running.job.model, release=number, channel=options.channel, **wanted.model_dump()
-    )
+    proposed = Proposal(model=running.job.model, release=number, channel=options.channel, **wanted.model_dump())
+    ahead = look_ahead(running.hub, proposed)
     if ahead.forecast.endless:  # the release stays, and an operator may add what it lacks
         running.save(rollout_why=f"it could never finish: {ahead.forecast.endless}; {ahead.forecast.add}")
         return ""

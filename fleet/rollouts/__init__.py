@@ -2,7 +2,7 @@
 
     stages.plan_stages      percentages -> stages
     cohorts.draw_salt       the salt whose cohorts come nearest the plan
-    machine.make_plan/start one rollout; `machine.decide` every tick
+    machine.checked_plan/start one rollout; `machine.decide` every tick
     forecast.forecast       what a rollout will take and what it lacks; `power` counts the inputs of a verdict
     calendar, schedule      hours of the week in a zone; how many devices a rate allows
     pacing, timetable       what a schedule lets happen now, and what it will take

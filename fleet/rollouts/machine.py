@@ -45,7 +45,7 @@ from fleet.rollouts.plan import Promote as Promote
 from fleet.rollouts.plan import Publish as Publish
 from fleet.rollouts.plan import State as State
 from fleet.rollouts.plan import all_ordered
-from fleet.rollouts.plan import make_plan as make_plan
+from fleet.rollouts.plan import checked_plan as checked_plan
 from fleet.rollouts.shadow import ShadowFacts
 from fleet.rollouts.steps import advance, end, hold, running
 from fleet.rollouts.steps import wanted as wanted

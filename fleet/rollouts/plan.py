@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from msgspec import Struct, field, to_builtins
+from msgspec import Struct, field, structs, to_builtins
 
 from fleet.protocol.names import check_name
 from fleet.rollouts.errors import PlanError
 from fleet.rollouts.guard import Verdict
-from fleet.rollouts.guard_policy import GuardPolicy, load_policy
+from fleet.rollouts.guard_policy import load_policy
 from fleet.rollouts.schedule import Ordered, Schedule
 from fleet.rollouts.shadow import ShadowPlan, ShadowVerdict
 from fleet.rollouts.stages import Stage
@@ -112,46 +112,20 @@ class Decision(Struct, frozen=True, kw_only=True):
     events: tuple[Event, ...] = ()
 
 
-def make_plan(
-    *,
-    id: str,
-    model: str,
-    channel: str,
-    release: int,
-    from_release: int,
-    stages: tuple[Stage, ...],
-    salt: str,
-    groups: tuple[str, ...] = (),
-    policy: dict[str, Any] | GuardPolicy | None = None,
-    schedule: Schedule | None = None,
-    shadow: ShadowPlan | None = None,
-) -> Plan:
-    """A checked plan.
+def checked_plan(plan: Plan) -> Plan:
+    """The plan with every setting of its policy, once it is one that can be carried out.
 
     Raises:
         PlanError, PolicyError, MalformedError (a name).
     """
-    check_name(model, "model")
-    check_name(channel, "channel")
-    if release == from_release:
-        raise PlanError(f"channel {channel!r} already runs release {release} of {model!r}", subject=model)
-    if not stages or not salt:
+    check_name(plan.model, "model")
+    check_name(plan.channel, "channel")
+    if plan.release == plan.from_release:
+        why = f"channel {plan.channel!r} already runs release {plan.release} of {plan.model!r}"
+        raise PlanError(why, subject=plan.model)
+    if not plan.stages or not plan.salt:
         raise PlanError("a rollout needs stages and a salt")
-    document = to_builtins(policy) if isinstance(policy, GuardPolicy) else dict(policy or {})
-    full = to_builtins(load_policy(document))
-    return Plan(
-        id=id,
-        model=model,
-        channel=channel,
-        release=release,
-        from_release=from_release,
-        stages=stages,
-        salt=salt,
-        groups=groups,
-        policy=full,
-        schedule=schedule,
-        shadow=shadow,
-    )
+    return structs.replace(plan, policy=to_builtins(load_policy(plan.policy)))
 
 
 def share_of(plan: Plan, progress: Progress) -> int:

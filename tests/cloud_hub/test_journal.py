@@ -13,7 +13,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.acts import DeviceRevoked, NumberTaken, TokenEnded
 from cloud_hub.backup.make import make_backup
-from cloud_hub.backup.restore import Restored, restore
+from cloud_hub.backup.restore import Restored, Source, restore
 from cloud_hub.broker.revocation import revoked
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
@@ -21,7 +21,7 @@ from cloud_hub.devices.changes import revoke_device
 from cloud_hub.errors import ConflictError, InvalidError, UnauthenticatedError, UnreachableError
 from cloud_hub.identity.enroll import enroll
 from cloud_hub.identity.token_orders import delete, revoke
-from cloud_hub.identity.tokens import create_token, verify_token
+from cloud_hub.identity.tokens import Grant, create_token, verify_token
 from cloud_hub.journal import Journal, keep_position, note, position
 from cloud_hub.opening.bootstrap import open_hub
 from cloud_hub.opening.replaying import replay
@@ -62,7 +62,7 @@ class Cut:
 def enrolled(hub: HubFixture, name: str) -> tuple[str, EnrollRequest]:
     """A device that has come with a claim token; the token and what it asked with."""
     with hub.hub.session() as session:
-        text = create_token(session, "claim", channel="stable", now=hub.clock()).text
+        text = create_token(session, Grant(kind="claim", channel="stable"), now=hub.clock()).text
     _, token, secret, *_ = text.split(".")
     request = EnrollRequest(token=token, secret=secret, csr=DeviceKey().csr(), name=name)
     enroll(hub.hub, request)
@@ -188,10 +188,14 @@ def test_what_cannot_be_written_down_is_not_done(hub: HubFixture) -> None:
 def restored(made: HubFixture, folder: Path, directory: Path, **changes: Any) -> tuple[Restored, Hub]:
     made.hub.engine.dispose()
     arguments: dict[str, Any] = {
-        "chosen": {}, "keys": made.hub.config.keys_dir, "journal": None, "passphrase": lambda: b"",
-        "replace": True, "now": made.clock(),
-    }  # fmt: skip
-    done = restore(folder, directory, **{**arguments, **changes})
+        "chosen": {},
+        "keys": made.hub.config.keys_dir,
+        "passphrase": lambda: b"",
+        "replace": True,
+        "now": made.clock(),
+    } | changes
+    given = {name: arguments.pop(name) for name in ("passphrase", "keys", "journal") if name in arguments}
+    done = restore(Source(folder, **given), directory, **arguments)
     return done, open_hub(HubConfig.load(directory), clock=made.clock)
 
 

@@ -20,7 +20,7 @@ from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.streams import Settings, new_stream
 from cloud_hub.errors import HubError
 from cloud_hub.identity import enroll as enrolment
-from cloud_hub.identity.tokens import create_token
+from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.jobs import queue
 from cloud_hub.samples import snapshots, store
 from cloud_hub.samples.dataset import Dataset
@@ -178,7 +178,7 @@ def test_one_key_is_one_device_whatever_it_is_called(made: HubFixture, together:
 
     def request(name: str) -> EnrollRequest:
         with made.hub.session() as session:
-            text = create_token(session, "claim", now=made.clock(), channel="stable", pin="p").text
+            text = create_token(session, Grant(kind="claim", channel="stable"), now=made.clock(), pin="p").text
         return EnrollRequest(token=text.split(".")[1], secret=text.split(".")[2], csr=key.csr(), name=name)
 
     one, two = request("kiosk-1"), request("kiosk-2")

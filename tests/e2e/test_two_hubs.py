@@ -25,7 +25,7 @@ from cloud_hub.broker.revocation import Revoked
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.identity.enroll import enroll
-from cloud_hub.identity.tokens import create_token
+from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.ingest.commands import send_command
 from cloud_hub.jobs import queue
 from cloud_hub.opening.bootstrap import open_hub
@@ -72,7 +72,7 @@ class Device:
 
     def _link(self, hub: Hub, folder: Path) -> Link:
         with hub.session() as session:
-            token = create_token(session, "claim", now=hub.clock(), channel="stable").text
+            token = create_token(session, Grant(kind="claim", channel="stable"), now=hub.clock()).text
         _, identity, secret, *_ = token.split(".")
         key = DeviceKey()
         answer = enroll(hub, EnrollRequest(token=identity, secret=secret, csr=key.csr(), name=self.name))

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from cloud_hub.app import create_app
 from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
-from cloud_hub.identity.tokens import create_token
+from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.inference import async_queue
 from cloud_hub.opening.bootstrap import initialise
 from cloud_hub.store.tables import ChannelRow, Model
@@ -57,10 +57,10 @@ class HubFixture:
         """Headers of the admin, or of another token."""
         return {"Authorization": f"Bearer {token or self.admin_token}"}
 
-    def token(self, kind: str = "operator", **fields: Any) -> str:
+    def token(self, kind: str = "operator", *, pin: str = "", **fields: Any) -> str:
         """A new token's text."""
         with self.hub.session() as session:
-            return create_token(session, kind, now=self.clock(), **fields).text
+            return create_token(session, Grant(kind=kind, **fields), now=self.clock(), pin=pin).text
 
     def async_request(self, model: str = "digits") -> str:
         """The id of a request to a model that the admin has handed in and nobody has answered."""

@@ -44,10 +44,13 @@ def take(hub: HubFixture, folder: Path, passphrase: bytes | None = WORDS) -> man
 
 def put_back(folder: Path, directory: Path, **changes: Any) -> restore.Restored:
     arguments: dict[str, Any] = {
-        "journal": None,
-        "chosen": {}, "keys": None, "passphrase": lambda: WORDS, "replace": False, "now": START + 9
-    }  # fmt: skip
-    return restore.restore(folder, directory, **{**arguments, **changes})
+        "chosen": {},
+        "passphrase": lambda: WORDS,
+        "replace": False,
+        "now": START + 9,
+    } | changes
+    given = {name: arguments.pop(name) for name in ("passphrase", "keys", "journal") if name in arguments}
+    return restore.restore(restore.Source(folder, **given), directory, **arguments)
 
 
 def rows(url: str) -> dict[str, list[Any]]:

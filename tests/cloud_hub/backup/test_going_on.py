@@ -17,7 +17,7 @@ from cloud_hub.config import HubConfig
 from cloud_hub.context import Hub
 from cloud_hub.devices.changes import revoke_device
 from cloud_hub.errors import InvalidError, NotFoundError, UnreachableError
-from cloud_hub.identity.tokens import create_token
+from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.journal import Journal
 from cloud_hub.objects import open_objects
 from cloud_hub.opening.bootstrap import open_hub
@@ -45,11 +45,15 @@ def went_on(tmp_path: Path) -> HubFixture:
 
 def put_back(made: HubFixture, directory: Path, **changes: Any) -> Restored:
     arguments: dict[str, Any] = {
-        "chosen": {}, "keys": None, "journal": None, "passphrase": lambda: WORDS, "replace": True, "now": made.clock()
-    }  # fmt: skip
+        "chosen": {},
+        "passphrase": lambda: WORDS,
+        "replace": True,
+        "now": made.clock(),
+    } | changes
     made.hub.engine.dispose()
-    folder = changes.pop("folder", made.hub.config.directory.parent / "b")
-    return restore.restore(folder, directory, **{**arguments, **changes})
+    folder = arguments.pop("folder", made.hub.config.directory.parent / "b")
+    given = {name: arguments.pop(name) for name in ("passphrase", "keys", "journal") if name in arguments}
+    return restore.restore(restore.Source(folder, **given), directory, **arguments)
 
 
 def opened(made: HubFixture, directory: Path) -> Hub:
@@ -293,7 +297,7 @@ def test_claim_tokens_that_may_have_been_used_since_are_named(tmp_path: Path) ->
     made.channel()
     enrolled(made, "cam-1")
     with made.hub.session() as session:
-        tokens = [create_token(session, "claim", channel="stable", now=made.clock()) for _ in range(2)]
+        tokens = [create_token(session, Grant(kind="claim", channel="stable"), now=made.clock()) for _ in range(2)]
     unused = sorted(token.text.split(".")[1] for token in tokens)
     made.token("operator", role="viewer")
     make_backup(made.hub.config, tmp_path / "b", passphrase=WORDS, now=made.clock())

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from sqlmodel import select
 
-from cloud_hub.identity.tokens import create_token
+from cloud_hub.identity.tokens import Grant, create_token
 from cloud_hub.store.tables import Device
 from fleet.protocol.messages import EnrollRequest
 from tests.support.device_key import DeviceKey
@@ -26,7 +26,7 @@ def answers(hub: HubFixture, requests: list[EnrollRequest]) -> list[int]:
 
 def new_claim(hub: HubFixture) -> tuple[str, str]:
     with hub.hub.session() as session:
-        text = create_token(session, "claim", now=hub.clock(), channel="stable", pin="p").text
+        text = create_token(session, Grant(kind="claim", channel="stable"), now=hub.clock(), pin="p").text
     return text.split(".")[1], text.split(".")[2]
 
 

@@ -25,7 +25,7 @@ from cloud_hub.store.hearing import Hearing
 from cloud_hub.store.tables import ChannelRow, Device, DeviceChange, DeviceModel, MeasuredRow, PairEvidence, Setting
 from fleet.protocol.channel import Channel, ModelEntry, Rule, decode_channel
 from fleet.rollouts import machine
-from fleet.rollouts.machine import Plan, Progress, make_plan
+from fleet.rollouts.machine import Plan, Progress, checked_plan
 from fleet.rollouts.schedule import Ordered, Schedule, again, with_wave
 from fleet.rollouts.stages import plan_stages
 from tests.support import rollout_facts
@@ -80,17 +80,19 @@ class World:
             assert row is not None
             self.channel = _with(decode_channel(row.document), ())
         groups = (group_id(hub.hub.device_tokens.group_secret, "site", "a"),) if seed % 3 == 0 else ()
-        self.plan: Plan = make_plan(
-            id=ROLLOUT,
-            model="digits",
-            channel="stable",
-            release=2,
-            from_release=1,
-            salt=f"salt-{seed}",
-            stages=plan_stages((20, 60, 100)),
-            groups=groups,
-            policy=POLICY,
-            schedule=Schedule(window="00:00-00:10;00:15-12:00") if seed % 2 else None,
+        self.plan: Plan = checked_plan(
+            Plan(
+                id=ROLLOUT,
+                model="digits",
+                channel="stable",
+                release=2,
+                from_release=1,
+                salt=f"salt-{seed}",
+                stages=plan_stages((20, 60, 100)),
+                groups=groups,
+                policy=POLICY,
+                schedule=Schedule(window="00:00-00:10;00:15-12:00") if seed % 2 else None,
+            )
         )
         now = hub.clock()
         ordered = Ordered() if seed % 2 else None

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from cloud_hub.rollouts.create import look_ahead
+from cloud_hub.rollouts.create import Proposal, look_ahead
 from cloud_hub.store.tables import AuditEntry
 from fleet.api.rollouts import RolloutOptions
 from tests.support.hub import HubFixture
@@ -46,7 +46,7 @@ def test_a_rollout_that_says_nothing_takes_it_and_so_does_one_that_a_retrain_sta
     assert ahead["notes"][0] == words + "; --no-usual takes none of it"
 
     options = RolloutOptions(guard=GUARD)  # as a retrain has them
-    found = look_ahead(fleet.hub, model="digits", release=2, channel="stable", **options.model_dump())
+    found = look_ahead(fleet.hub, Proposal(model="digits", release=2, channel="stable", **options.model_dump()))
     assert found.schedule is not None and found.schedule.window == NIGHTS["window"]
 
     made = fleet.client.post("/api/v1/rollouts", json=WANTED, headers=fleet.auth()).json()

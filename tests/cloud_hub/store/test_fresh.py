@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, select
 
 from cloud_hub.errors import BusyError, NotFoundError, UnauthenticatedError
-from cloud_hub.identity.tokens import create_token, revoke_token
+from cloud_hub.identity.tokens import Grant, create_token, revoke_token
 from cloud_hub.store import access_version, fresh
 from cloud_hub.store.engine import make_engine
 from cloud_hub.store.fresh import MOST_S, SOON_S, Cache, Freshness
@@ -63,10 +63,10 @@ def test_the_newest_migration_leaves_every_trigger_in_its_place(database: tuple[
 
 def test_the_number_rises_with_what_matters_and_with_nothing_else(database: tuple[str, Engine]) -> None:
     _, engine = database
-    assert risen(engine, lambda s: create_token(s, "operator", role="admin", now=1.0)) == 1
+    assert risen(engine, lambda s: create_token(s, Grant(kind="operator", role="admin"), now=1.0)) == 1
     with Session(engine) as session:
         token = session.exec(select(Token.id)).one()
-    assert risen(engine, lambda s: create_token(s, "claim", channel="stable", now=1.0)) == 0
+    assert risen(engine, lambda s: create_token(s, Grant(kind="claim", channel="stable"), now=1.0)) == 0
     assert risen(engine, lambda s: setattr(s.get(Token, token), "note", "mine")) == 0
     assert risen(engine, lambda s: setattr(s.get(Token, token), "rate_per_s", 5.0)) == 1
     assert risen(engine, lambda s: revoke_token(s, token, now=2.0)) == 1

@@ -86,7 +86,9 @@ def test_a_guard_is_its_struct_and_sends_what_differs() -> None:
 
 def test_a_rollouts_plan_and_progress_are_their_structs() -> None:
     stages = (Stage(share_ppm=1_000_000),)
-    plan = machine.make_plan(id="r", model="m", channel="c", release=2, from_release=1, stages=stages, salt="s")
+    plan = machine.checked_plan(
+        machine.Plan(id="r", model="m", channel="c", release=2, from_release=1, stages=stages, salt="s")
+    )
     known = RolloutInfo(
         id="r", model="m", channel="c", release=2, from_release=1, state="running", plan=plan,
         progress=machine.start(plan, 1.0).progress,

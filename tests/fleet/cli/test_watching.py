@@ -13,7 +13,7 @@ from fleet.api.rollouts import RolloutEventInfo, RolloutInfo
 from fleet.cli.watching import lines, span
 from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.guard import CohortHealth, Failures, Verdict
-from fleet.rollouts.machine import Progress, make_plan
+from fleet.rollouts.machine import Plan, Progress, checked_plan
 from fleet.rollouts.remaining import Remaining
 from fleet.rollouts.shadow import ShadowVerdict
 from fleet.rollouts.stages import plan_stages
@@ -28,8 +28,16 @@ VERDICT = Verdict(judgement="not-enough-evidence", reason="few pairs", cohort=CO
 
 
 def rollout(**changes: Any) -> RolloutInfo:
-    plan = make_plan(
-        id="r-7", model="digits", channel="stable", release=2, from_release=1, salt="s", stages=plan_stages((10, 100))
+    plan = checked_plan(
+        Plan(
+            id="r-7",
+            model="digits",
+            channel="stable",
+            release=2,
+            from_release=1,
+            salt="s",
+            stages=plan_stages((10, 100)),
+        )
     )
     fields = {"id": "r-7", "model": "digits", "channel": "stable", "release": 2, "from_release": 1, "state": "running"}
     return RolloutInfo(**{**fields, "plan": plan, "progress": Progress(), "stages": [10.0, 100.0], **changes})

@@ -26,8 +26,8 @@ from fleet.rollouts.machine import (
     Progress,
     Promote,
     Publish,
+    checked_plan,
     decide,
-    make_plan,
     newly_silent,
     start,
     wanted,
@@ -48,16 +48,18 @@ GOOD, BAD = Pairs(both=100), Pairs(both=60, only_old=40)
 
 
 def plan(schedule: Schedule | None = None, **policy: object) -> Plan:
-    return make_plan(
-        id="r1",
-        model="digits",
-        channel="stable",
-        release=2,
-        from_release=1,
-        stages=plan_stages([20, 50, 100], soak_s=10),
-        salt=SALT,
-        policy={"evidence_deadline_s": 600, "silent_after_s": 100, **policy},
-        schedule=schedule,
+    return checked_plan(
+        Plan(
+            id="r1",
+            model="digits",
+            channel="stable",
+            release=2,
+            from_release=1,
+            stages=plan_stages([20, 50, 100], soak_s=10),
+            salt=SALT,
+            policy={"evidence_deadline_s": 600, "silent_after_s": 100, **policy},
+            schedule=schedule,
+        )
     )
 
 
@@ -417,7 +419,7 @@ def test_plans_are_checked() -> None:
         plan(alhpa=0.1)
     stages = plan_stages([100])
     with pytest.raises(PlanError, match="already runs release 1"):
-        make_plan(id="r", model="m", channel="c", release=1, from_release=1, stages=stages, salt="s")
+        checked_plan(Plan(id="r", model="m", channel="c", release=1, from_release=1, stages=stages, salt="s"))
 
 
 def test_plan_and_progress_survive_storage_as_documents() -> None:

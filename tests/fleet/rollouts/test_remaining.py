@@ -8,22 +8,24 @@ import pytest
 
 from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.guard import Verdict
-from fleet.rollouts.machine import Plan, Progress, make_plan
+from fleet.rollouts.machine import Plan, Progress, checked_plan
 from fleet.rollouts.power import pairs_needed
 from fleet.rollouts.remaining import remaining
 from fleet.rollouts.stages import plan_stages
 
 
 def plan(**policy: Any) -> Plan:
-    return make_plan(
-        id="r-1",
-        model="digits",
-        channel="stable",
-        release=2,
-        from_release=1,
-        salt="s",
-        policy={"margin": 0.1, **policy},
-        stages=plan_stages((10, 100)),
+    return checked_plan(
+        Plan(
+            id="r-1",
+            model="digits",
+            channel="stable",
+            release=2,
+            from_release=1,
+            salt="s",
+            policy={"margin": 0.1, **policy},
+            stages=plan_stages((10, 100)),
+        )
     )
 
 

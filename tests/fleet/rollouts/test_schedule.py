@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from fleet.rollouts.calendar import parse_window
 from fleet.rollouts.errors import PlanError
 from fleet.rollouts.guard import CohortHealth, Verdict
-from fleet.rollouts.machine import make_plan, start
+from fleet.rollouts.machine import Plan, checked_plan, start
 from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import spread_s
 from fleet.rollouts.schedule import (
@@ -186,10 +186,10 @@ def test_a_timetable_follows_window_rate_and_soak() -> None:
 
 
 def test_devices_look_at_a_retry_over_as_long_as_the_rate_takes_to_pay_for_it() -> None:
-    plan = make_plan(
+    plan = checked_plan(Plan(
         id="r1", model="m", channel="c", release=2, from_release=1, stages=plan_stages([100]), salt="s",
         schedule=Schedule(rate=Rate(per_minute=10, factor=2, after=1, most=100)),
-    )  # fmt: skip
+    ))  # fmt: skip
     failed = Verdict(judgement="not-enough-evidence", reason="", cohort=CohortHealth(committed=5, failed=200))
     progress = replace(start(plan, NOW).progress, verdict=failed, ordered=Ordered(share_ppm=MILLION, at=NOW))
     assert spread_s(plan, progress, 100) == STEP_S
@@ -200,7 +200,9 @@ def test_devices_look_at_a_retry_over_as_long_as_the_rate_takes_to_pay_for_it() 
 
 
 def test_a_large_fleet_looks_over_as_long_as_the_hub_needs_to_answer_it_but_for_a_halt() -> None:
-    plan = make_plan(id="r1", model="m", channel="c", release=2, from_release=1, stages=plan_stages([100]), salt="s")
+    plan = checked_plan(
+        Plan(id="r1", model="m", channel="c", release=2, from_release=1, stages=plan_stages([100]), salt="s")
+    )
     progress = start(plan, NOW).progress
     assert [spread_s(plan, progress, devices) for devices in (3, 200, 10_000)] == [0, 4, 200]
     assert spread_s(plan, replace(progress, state="finished"), 10_000) == 200

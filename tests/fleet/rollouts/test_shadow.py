@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fleet.rollouts.bets import excess_gains, pooled
 from fleet.rollouts.errors import PlanError, TransitionError
 from fleet.rollouts.guard_policy import GuardPolicy
-from fleet.rollouts.machine import ENDED, Clear, Facts, Plan, Publish, decide, make_plan, start, wanted
+from fleet.rollouts.machine import ENDED, Clear, Facts, Plan, Publish, checked_plan, decide, start, wanted
 from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import waits
 from fleet.rollouts.schedule import Rate, Schedule
@@ -31,10 +31,10 @@ SHADOW = ShadowPlan(seconds=100.0, inputs=100, devices=2, agreement=0.9)
 
 
 def plan(shadow: ShadowPlan = SHADOW, schedule: Schedule | None = None, **policy: object) -> Plan:
-    return make_plan(
+    return checked_plan(Plan(
         id="r1", model="digits", channel="stable", release=2, from_release=1, stages=plan_stages([20, 100]), salt="s",
         policy={"evidence_deadline_s": 600, **policy}, shadow=shadow, schedule=schedule,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 NIGHT = 23 * 3600.0  # of the first of January 1970, UTC

@@ -11,7 +11,18 @@ from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
 from fleet.protocol.resolve import resolve
 from fleet.rollouts.cohorts import draw_salt
 from fleet.rollouts.evidence import Pairs
-from fleet.rollouts.machine import ENDED, DeviceFact, Facts, Plan, Progress, Publish, decide, make_plan, start, wanted
+from fleet.rollouts.machine import (
+    ENDED,
+    DeviceFact,
+    Facts,
+    Plan,
+    Progress,
+    Publish,
+    checked_plan,
+    decide,
+    start,
+    wanted,
+)
 from fleet.rollouts.stages import plan_stages
 from tests.support.size import sized
 
@@ -27,7 +38,7 @@ def run(devices: int, rates: Rates, seed: int, odd: Rates | None = None) -> tupl
     random, names = np.random.default_rng(seed), [f"device-{i}" for i in range(devices)]
     stages = plan_stages([34, 100]) if devices == 3 else plan_stages([20, 50, 100])
     salt = draw_salt(Random(seed), names, tuple(s.share_ppm for s in stages), used=set())
-    plan = make_plan(id="r", model="m", channel="c", release=2, from_release=1, stages=stages, salt=salt)
+    plan = checked_plan(Plan(id="r", model="m", channel="c", release=2, from_release=1, stages=stages, salt=salt))
     progress, now = start(plan, 0.0).progress, 0.0
     totals = {name: np.zeros(4, np.int64) for name in names}
     while progress.state not in ENDED and now < 100 * TICK_S:
