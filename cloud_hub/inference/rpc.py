@@ -22,6 +22,7 @@ from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import STATUS
 from fleet.rpc import Certificate, Refusal
 from fleet.rpc.loading import load_server
+from fleet.rpc.port import Bounds
 from fleet.rpc.room import calls_within, memory_bytes
 from fleet.serving import ByteBudget
 
@@ -136,4 +137,4 @@ def make_rpc_server(config: HubConfig, inference: HubInference) -> Server | None
     address = str(endpoint if endpoint.host else endpoint._replace(host="::"))
     message = config.limits.infer_body + FRAME
     calls = calls_within(memory_bytes(), message, config.inference.grpc_calls)
-    return found(inference, address, message_limit=message, certificate=certificate, calls=calls)
+    return found(inference, address, message_limit=message, certificate=certificate, bounds=Bounds(calls=calls))

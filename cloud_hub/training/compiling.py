@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,16 +23,24 @@ from model_compiler.errors import CompilerError
 from model_compiler.metrics import Metric
 
 if TYPE_CHECKING:
+    from model_compiler.inputs.dataset import Dataset
     from model_compiler.inputs.request import CompileRequest
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training run: its networks, the data that they had, and the names, task and metric of both."""
+
+    student: Made
+    teacher: Made | None
+    parts: Parts
+    settled: Settled
 
 
 def compile_run(
     request: RunRequest,
-    parts: Parts,
-    settled: Settled,
+    trained: Trained,
     *,
-    teacher: Made | None,
-    student: Made,
     current: Released | None,
     on_grid: bool,
     progress: Callable[[str], None],
@@ -40,10 +48,11 @@ def compile_run(
     """Compile into `request.out / RELEASE`, with the gate of the current release and the request's contract.
 
     Args:
-        parts: the run's data, its inputs called as in the release.
-        settled: names, task and metric.
+        request: what was trained.
+        trained: what came of it.
         current: the release that devices come from.
         on_grid: whether its quantization grid is kept whatever that costs.
+        progress: hears of each of the compiler's steps.
 
     Raises:
         ConflictError: the release would not keep the model's interface.
@@ -54,7 +63,7 @@ def compile_run(
 
     shutil.rmtree(request.out / RELEASE, ignore_errors=True)
     try:
-        asked = _asked(request, parts, settled, teacher=teacher, student=student, current=current)
+        asked = _asked(request, trained, current)
         compile_release(replace(asked, on_grid=on_grid, progress=progress))
     except CompilerError as error:
         if request.contract is not None and isinstance(error, InterfaceError):
@@ -62,38 +71,27 @@ def compile_run(
         raise InvalidError(f"the compiler refuses it: {error}", subject="compile", hint=error.hint) from error
 
 
-def _asked(
-    request: RunRequest,
-    parts: Parts,
-    settled: Settled,
-    *,
-    teacher: Made | None,
-    student: Made,
-    current: Released | None,
-) -> CompileRequest:
+def _asked(request: RunRequest, trained: Trained, current: Released | None) -> CompileRequest:
     """What is asked of the compiler; raises DataError for data that no model takes."""
-    from model_compiler.inputs.dataset import Dataset, make_dataset
     from model_compiler.inputs.deferral_target import DeferTarget, target_in
     from model_compiler.inputs.request import CompileRequest
 
+    parts, settled, student = trained.parts, trained.settled, trained.student
     contract, loose, lineage = request.contract, settled.loose, lineage_of(request)
+    recipe, former = request.loaded.recipe, current.former if current is not None else None
     if current is not None:
         lineage = msgspec.structs.replace(lineage, parents=(f"release {current.number}",))
-    recipe = request.loaded.recipe
     validation, train = parts.validation.with_labels(), parts.train.with_labels()
 
-    def data(part: Examples, name: str) -> Dataset:
-        return make_dataset(part.inputs, part.y, name, non_finite=loose, precise=True)
-
     return CompileRequest(
-        calibration=data(parts.calibration, "calibration"),
-        validation=data(validation, "validation"),
+        calibration=_data(parts.calibration, "calibration", loose),
+        validation=_data(validation, "validation", loose),
         non_finite=tuple(sorted(loose)),
         targets=recipe.targets,
         out=request.out / RELEASE,
         module=student.module,
         onnx=student.onnx,
-        cloud=onnx_of_made(teacher, parts.train) if teacher is not None else None,
+        cloud=onnx_of_made(trained.teacher, parts.train) if trained.teacher is not None else None,
         labels=settled.labels,
         features=recipe.features,
         inputs=tuple(parts.train.inputs),
@@ -102,16 +100,22 @@ def _asked(
         front=parts.steps.preparation.front,
         task=settled.spec,
         metric=_metric(recipe.metric, current),
-        defer=(target_in(current.former.target) if current is not None else None) or DeferTarget(),
+        defer=(target_in(former.target) if former is not None else None) or DeferTarget(),
         interface=contract.interface if contract is not None else None,
         encoder=contract.encoder if contract is not None else None,
         gate=current.manifest.gate if current is not None else Gate(),
         search=True,
-        tuning=data(train, "training") if len(train) else None,
+        tuning=_data(train, "training", loose) if len(train) else None,
         lineage=lineage,
-        former=current.former if current is not None else None,
+        former=former,
         seed=request.seed,
     )
+
+
+def _data(part: Examples, name: str, loose: Collection[str]) -> Dataset:
+    from model_compiler.inputs.dataset import make_dataset
+
+    return make_dataset(part.inputs, part.y, name, non_finite=loose, precise=True)
 
 
 def _metric(asked: str, current: Released | None) -> Metric | None:

@@ -19,7 +19,7 @@ from cloud_hub.execution.port import Progress
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training import forgetting
 from cloud_hub.training.checking import Settled
-from cloud_hub.training.compiling import compile_run
+from cloud_hub.training.compiling import Trained, compile_run
 from cloud_hub.training.dealing import Parts, deal_run
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.gate import Comparison, Rows, compare, compare_sets
@@ -141,10 +141,7 @@ class _Student:
                 found = gate_model("model", self.current, student, self.parts.gate, self.settled)
             compile_run(
                 self.request,
-                self.parts,
-                self.settled,
-                teacher=self.teacher,
-                student=student,
+                Trained(student, self.teacher, self.parts, self.settled),
                 current=self.current,
                 on_grid=budget is not None,
                 progress=lambda step: self.progress(step, 0.6),

@@ -15,6 +15,7 @@ from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.rpc import Refusal
 from fleet.rpc.loading import load_server
+from fleet.rpc.port import Bounds
 from fleet.rpc.room import calls_within, memory_bytes
 from fleet.runtimes.cost import BODY_LIMIT
 from fleet.serving import ByteBudget
@@ -104,7 +105,7 @@ def make_rpc_server(config: AgentConfig, inference: AgentInference) -> Server:
         raise UsageError(f"the local API listens on loopback only, not on {config.host}", hint="host = 127.0.0.1")
     host = f"[{config.host}]" if ":" in config.host else config.host
     calls = calls_within(memory_bytes(), MESSAGE, CALLS)
-    return found(inference, f"{host}:{config.grpc_port}", message_limit=MESSAGE, calls=calls)
+    return found(inference, f"{host}:{config.grpc_port}", message_limit=MESSAGE, bounds=Bounds(calls=calls))
 
 
 def open_rpc(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from fleet.protocol import oip
@@ -11,6 +12,28 @@ from fleet.protocol.refusals import Code
 from fleet.serving import ByteBudget
 
 Document = dict[str, Any]
+
+CALLS = 256  # at a time; a stream is one, however much it carries
+IDLE_S = 75.0  # a stream without a request for so long is ended, as an idle connection is over HTTP
+REQUEST_S = 30.0  # for the message of a call that is no stream, as for a body over HTTP
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How much a server takes on.
+
+    `calls` may run at a time; further ones are RESOURCE_EXHAUSTED. A stream may lie still for `idle_s`, the message
+    of another call may take `request_s` to come. Further `connections` are closed at once; None: as many as fit
+    beside HTTP.
+    """
+
+    calls: int = CALLS
+    idle_s: float = IDLE_S
+    request_s: float = REQUEST_S
+    connections: int | None = None
+
+
+USUAL = Bounds()
 
 
 class Refusal(NamedTuple):

@@ -7,10 +7,9 @@ import resource
 
 import grpc.aio
 
-from fleet.rpc.port import Certificate, Inference
-from fleet.rpc.service import IDLE_S, REQUEST_S, Gate, Service
+from fleet.rpc.port import USUAL, Bounds, Certificate, Inference
+from fleet.rpc.service import Gate, Service
 
-CALLS = 256  # at a time; a stream is one, however much it carries
 GRACE_S = 5.0  # for calls that run when the server stops
 ANSWER_LIMIT = 64 << 20  # bytes
 CONNECTIONS = 512  # at a time, where the process may open four times as many files: HTTP takes half of them
@@ -35,10 +34,7 @@ class Server:
         address: `host:port` or `[::1]:port`; with port 0 any free one, which `bind` says.
         message_limit: bytes of one request, refused before they are read.
         certificate: of TLS; None: plain, for loopback.
-        calls: how many may run at a time; further ones are RESOURCE_EXHAUSTED.
-        idle_s: how long a stream may lie still.
-        request_s: how long the message of another call may take to come.
-        connections: how many there may be; further ones are closed at once. By default what fits (`most`).
+        bounds: how much it takes on.
     """
 
     name = "grpc"
@@ -50,15 +46,12 @@ class Server:
         *,
         message_limit: int,
         certificate: Certificate | None = None,
-        calls: int = CALLS,
-        idle_s: float = IDLE_S,
-        request_s: float = REQUEST_S,
-        connections: int | None = None,
+        bounds: Bounds = USUAL,
     ) -> None:
-        self._service = Service(inference, idle_s=idle_s, request_s=request_s)
+        self._service = Service(inference, idle_s=bounds.idle_s, request_s=bounds.request_s)
         self._address, self._certificate = address, certificate
-        self._message_limit, self._calls = message_limit, calls
-        self._connections = most() if connections is None else connections
+        self._message_limit, self._calls = message_limit, bounds.calls
+        self._connections = most() if bounds.connections is None else bounds.connections
 
     def bind(self) -> tuple[grpc.aio.Server, int]:
         """A server that is bound and not started, and its port; raises OSError. For the event loop that it runs on."""

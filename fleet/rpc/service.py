@@ -25,7 +25,7 @@ from fleet.protocol.refusals import GRPC
 from fleet.rpc import messages
 from fleet.rpc.codec import decode_request, encode_response
 from fleet.rpc.head import Head, head_of
-from fleet.rpc.port import Inference, Refusal
+from fleet.rpc.port import IDLE_S, REQUEST_S, Inference, Refusal
 from fleet.rpc.reading import read, retrieved
 from fleet.serving import ByteBudget
 
@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 OPEN = frozenset({"ServerLive", "ServerReady", "ServerMetadata"})  # to anybody, as over HTTP
 AHEAD = 8  # requests of one stream that run at a time
 NAME = 256  # characters of a model or version
-IDLE_S = 75.0  # a stream without a request for so long is ended, as an idle connection is over HTTP
-REQUEST_S = 30.0  # for the message of a call that is no stream, as for a body over HTTP
 BROKEN = Refusal("internal", "internal error; the log has the reason")
 Context = Any  # grpc.aio.ServicerContext; what it is generic in says nothing here
 

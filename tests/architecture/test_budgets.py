@@ -16,35 +16,18 @@ MODULES = sorted(p.relative_to(ROOT) for package in PACKAGES for p in (ROOT / pa
 MOST_LINES, MOST_FUNCTION_LINES = 400, 48  # of those in `OVER`
 # What is over its budget, by module: itself (""), a function, the parameters of one ("name()"). It only becomes less.
 OVER: dict[str, tuple[str, ...]] = {
-    "cloud_hub/api/samples.py": ("list_samples()",),
-    "cloud_hub/backup/cli.py": ("restore()",),
-    "cloud_hub/backup/restore.py": ("restore()",),
     "cloud_hub/config.py": ("",),
-    "cloud_hub/dashboard/pages/devices.py": ("show_list()",),
     "cloud_hub/drift/truth.py": ("",),
-    "cloud_hub/identity/tokens.py": ("create_token()",),
-    "cloud_hub/rollouts/create.py": ("look_ahead()",),
-    "cloud_hub/training/compiling.py": ("compile_run()",),
     "edge_agent/mqtt/uplink.py": ("", "__init__()"),
     "edge_agent/serving/engine.py": ("",),
     "edge_agent/telemetry/recorder.py": ("", "__init__()"),
-    "edge_agent/update/download/delta.py": ("fetch_delta()",),
     "edge_agent/update/offers.py": ("__init__()",),
     "edge_agent/update/updater.py": ("", "__init__()"),
-    "fleet/cli/device_samples.py": ("samples()",),
-    "fleet/cli/planning.py": ("_asked()",),
-    "fleet/cli/retrain.py": ("retrain()",),
-    "fleet/cli/simulate.py": ("simulate()",),
-    "fleet/cli/tune.py": ("tune()",),
     "fleet/protocol/messages.py": ("",),
     "fleet/protocol/oip.py": ("",),
     "fleet/protocol/sketch.py": ("",),
     "fleet/rollouts/columns.py": ("",),
-    "fleet/rollouts/plan.py": ("make_plan()",),
-    "fleet/rpc/server.py": ("__init__()",),
     "fleet/serving/protocol.py": ("",),
-    "fleet/simulator/connection.py": ("__init__()",),
-    "fleet/simulator/device.py": ("", "__init__()"),
 }
 ARCHIVES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "tarfile"}
 
@@ -91,12 +74,18 @@ def functions(path: Path) -> list[Function]:
     return [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
+def is_option(parameter: ast.arg) -> bool:
+    """Whether it is an option of a command, or a field of a query: a command line or an address names it, no call."""
+    kind = ast.unparse(parameter.annotation) if parameter.annotation is not None else ""
+    return "typer." in kind or "Query" in kind or kind.endswith(("Option", "Argument", "Flag"))
+
+
 def parameters(function: Function) -> int:
-    """Those of a call; 0 of a command of Typer, whose parameters are its options."""
+    """Those of a call, of which the options of a command or a query are none."""
     if any("command" in ast.unparse(decorator) for decorator in function.decorator_list):
         return 0
     given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
-    return len(given) - (bool(given) and given[0].arg in ("self", "cls"))
+    return sum(not is_option(one) and one.arg not in ("self", "cls") for one in given)
 
 
 def over(path: Path) -> dict[str, int]:
@@ -168,6 +157,12 @@ def test_the_checks_see_what_they_look_for() -> None:
     assert not any(reads_environment(node) for node in ast.walk(ast.parse("{**os.environ, 'A': '1'}")))
     function = ast.parse("def f():\n    '''doc\n    string'''\n    return 1\n").body[0]
     assert isinstance(function, ast.FunctionDef) and code_lines(function) == 1
-    texts = ("def f(self, a, *, b): ...", "def f(a, b): ...", "@app.command()\ndef f(a, b, c): ...")
+    texts = (
+        "def f(self, a, *, b): ...",
+        "def f(a, b): ...",
+        "@app.command()\ndef f(a, b, c): ...",
+        "def f(context: typer.Context, a: Annotated[int, typer.Option('--a')], json: JsonFlag): ...",
+        "def f(hub: HubDep, limit: Annotated[Int64, Query()], after: KeyQuery): ...",
+    )
     counted = [ast.parse(text).body[0] for text in texts]
-    assert [parameters(one) for one in counted if isinstance(one, ast.FunctionDef)] == [2, 2, 0]
+    assert [parameters(one) for one in counted if isinstance(one, ast.FunctionDef)] == [2, 2, 0, 0, 1]

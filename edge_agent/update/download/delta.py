@@ -22,8 +22,8 @@ from edge_agent.errors import DeltaError, DiskFullError, FetchError, Unreachable
 from edge_agent.ports import HubStreams, Stream
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.fetch import Progress
-from edge_agent.update.download.sources import Budgeted
-from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.download.throttle import paced
+from edge_agent.update.download.transfer import Budgeted, Transfer
 from fleet.protocol import delta
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
@@ -34,33 +34,30 @@ def fetch_delta(
     store: Store,
     blob: Blob,
     held: str,
+    transfer: Transfer,
     *,
-    pace: Pace,
-    progress: Progress,
-    budget: Budgeted,
     beside: int = 0,
     apply_s: float = math.inf,
-    now: Callable[[], float] = time.monotonic,
-    gap_timeout_s: float = 30.0,
 ) -> None:
     """Fetch the patch from the blob `held` to `blob` and apply it; `Store.accept` then finds a finished download.
 
-    `beside` are bytes of disk that others will take meanwhile. `apply_s`, in seconds on the clock `now`, bounds the
-    applying: it cannot be resumed, so what does not end within a look would begin anew in each.
+    `beside` are bytes of disk that others will take meanwhile. `apply_s`, in seconds of the transfer's clock, bounds
+    the applying: it cannot be resumed, so what does not end within a look would begin anew in each.
 
     Raises:
         DeltaError: there is no patch, it saves nothing, or it does not make the blob, and nothing is left of it; or
             nothing came.
         UnreachableError, FetchError: it broke off, or the budget is spent. What came is kept and resumed.
     """
-    patch = _Patch(store, blob, held)
+    patch, now = _Patch(store, blob, held), transfer.now
     try:
         store.check_room(2 * blob.size, beside=beside)  # at most the patch and what it makes, beside what is here
         if not patch.whole:
-            budget.check()
-            with hub.stream("GET", patch.path, headers=patch.rest, timeout=gap_timeout_s) as answer:
+            transfer.budget.check()
+            with hub.stream("GET", patch.path, headers=patch.rest, timeout=transfer.gap_timeout_s) as answer:
                 patch.begin(answer)
-                patch.grow(paced(answer.read1, pace, subject=f"delta to {blob.sha256[:12]}", now=now), progress, budget)
+                pieces = paced(answer.read1, transfer.pace, subject=f"delta to {blob.sha256[:12]}", now=now)
+                patch.grow(pieces, transfer.progress, transfer.budget)
         apply(store, blob, held, patch.file, until=now() + apply_s, now=now)
     except (UnreachableError, FetchError) as error:
         if patch.came or error.reason == "budget-spent":

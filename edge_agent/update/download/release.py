@@ -16,8 +16,9 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import CorruptBlobError, DeltaError, UnreadableError
 from edge_agent.ports import HubStreams
 from edge_agent.update.disk.store import Store
-from edge_agent.update.download.sources import Budgeted, Sources, mirrors
+from edge_agent.update.download.sources import Sources, mirrors
 from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.transfer import Budgeted, Transfer
 from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker.messages import Progress, Step
 from fleet.protocol.errors import ProtocolError
@@ -61,18 +62,12 @@ class Download:
             max_bytes_per_s=step.max_bytes_per_s,
         )
         budget = Budgeted(step.allowance if self._metered else None)
+        transfer = Transfer(pace, meter.came, budget, self._config.gap_timeout_s)
         try:
             for blob in blobs:
                 with self._store.alone(blob):
-                    self._try_delta(step, blob, held, pace, meter, budget)
-                    self._from.fetch(
-                        self._store,
-                        blob,
-                        pace=pace,
-                        progress=meter.came,
-                        budget=budget,
-                        gap_timeout_s=self._config.gap_timeout_s,
-                    )
+                    self._try_delta(step, blob, held, transfer)
+                    self._from.fetch(self._store, blob, transfer)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 self._store.check_space(blobs)  # somebody took the reserve, too: this says how much is missing
@@ -96,9 +91,7 @@ class Download:
         manifest = self._store.manifest(held.manifest)
         return manifest.needed_for(manifest.variant(held.variant))
 
-    def _try_delta(
-        self, step: Step, blob: Blob, held: Mapping[str, Iterable[Held]], pace: Pace, meter: _Meter, budget: Budgeted
-    ) -> None:
+    def _try_delta(self, step: Step, blob: Blob, held: Mapping[str, Iterable[Held]], transfer: Transfer) -> None:
         """Make a file from one of the same use that is here, where the hub offers a patch that saves bytes.
 
         Raises:
@@ -114,18 +107,7 @@ class Download:
                 return
             begun = time.monotonic()
             try:
-                fetch_delta(
-                    self._hub,
-                    self._store,
-                    blob,
-                    old,
-                    pace=pace,
-                    progress=meter.came,
-                    budget=budget,
-                    beside=step.beside,
-                    apply_s=left_s,
-                    gap_timeout_s=self._config.gap_timeout_s,
-                )
+                fetch_delta(self._hub, self._store, blob, old, transfer, beside=step.beside, apply_s=left_s)
                 return
             except DeltaError as error:
                 log.info("%s", error)

@@ -25,7 +25,7 @@ from edge_agent.identity.pool import pool_manager
 from edge_agent.ports import HubStreams, Stream
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.fetch import Progress, fetch_blob
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.transfer import Transfer
 from fleet.protocol.manifest import Blob
 
 _BLOB = re.compile(r"/blobs/([0-9a-f]{64})")
@@ -46,24 +46,6 @@ class Source(Struct, frozen=True, kw_only=True):
     tagged: bool = False
 
 
-class Budgeted:
-    """What one fetch may still receive over the network; None is no limit."""
-
-    def __init__(self, allowance: int | None) -> None:
-        self._left = allowance
-
-    def check(self) -> None:
-        """Raise FetchError with the word `budget-spent` when nothing is left."""
-        if self._left is not None and self._left <= 0:
-            raise FetchError("today's byte budget is spent", reason="budget-spent", hint="the fetch goes on tomorrow")
-
-    def spend(self, count: int) -> None:
-        """Count bytes that are here; raises like `check`, so that at most one piece is received too much."""
-        if self._left is not None:
-            self._left -= count
-            self.check()
-
-
 class Sources:
     """An ordered list of sources for one cycle; remembers which one had a wrong file."""
 
@@ -71,9 +53,7 @@ class Sources:
         self._mirrors, self._hub = tuple(mirrors), Source(name="the hub", streams=hub, tagged=True)
         self._wrong: set[tuple[str, str]] = set()
 
-    def fetch(
-        self, store: Store, blob: Blob, *, pace: Pace, progress: Progress, budget: Budgeted, gap_timeout_s: float = 30.0
-    ) -> None:
+    def fetch(self, store: Store, blob: Blob, transfer: Transfer) -> None:
         """Fetch a blob into the store's download, or, where another origin had a part in it, into the store itself.
 
         Raises:
@@ -88,14 +68,14 @@ class Sources:
             # costs this look another fetch, and not the next look.
             resumed = store.part(blob).exists() and store.part(blob).stat().st_size > 0
             fetch = self._whole if resumed else _fetch
-            fetch(self._hub, store, blob, pace, progress, budget, gap_timeout_s)
+            fetch(self._hub, store, blob, transfer)
             return
         trouble: AgentError | None = None
         for source in (*self._mirrors, self._hub):
             if (source.name, blob.sha256) in self._wrong:
                 continue
             try:
-                self._whole(source, store, blob, pace, progress, budget, gap_timeout_s)
+                self._whole(source, store, blob, transfer)
                 return
             except (FetchError, UnreachableError, CorruptBlobError) as error:
                 log.info("%s: blob %s: %s", source.name, blob.sha256[:12], error)
@@ -113,15 +93,13 @@ class Sources:
                     return True
         return False
 
-    def _whole(
-        self, source: Source, store: Store, blob: Blob, pace: Pace, progress: Progress, budget: Budgeted, gap: float
-    ) -> None:
+    def _whole(self, source: Source, store: Store, blob: Blob, transfer: Transfer) -> None:
         """Fetch and hash. Bytes of several origins that do not fit are thrown away, and this source asked for
         all of them: else one that sends half a wrong file would block every other."""
         while True:
             part = store.part(blob)
             alone = not part.exists() or part.stat().st_size == 0
-            _fetch(source, store, blob, pace, progress, budget, gap)
+            _fetch(source, store, blob, transfer)
             try:
                 store.accept(blob)
                 return
@@ -133,22 +111,28 @@ class Sources:
                 log.info("blob %s: the parts do not fit, %s is asked for all of it", blob.sha256[:12], source.name)
 
 
-def _fetch(
-    source: Source, store: Store, blob: Blob, pace: Pace, progress: Progress, budget: Budgeted, gap: float
-) -> None:
+def _fetch(source: Source, store: Store, blob: Blob, transfer: Transfer) -> None:
     def count(received: int) -> None:
-        progress(received)
-        budget.spend(received)
+        transfer.progress(received)
+        transfer.budget.spend(received)
 
     def fetch(counting: Progress) -> None:
-        fetch_blob(source.streams, store, blob, pace=pace, progress=counting, gap_timeout_s=gap, tagged=source.tagged)
+        fetch_blob(
+            source.streams,
+            store,
+            blob,
+            pace=transfer.pace,
+            progress=counting,
+            gap_timeout_s=transfer.gap_timeout_s,
+            tagged=source.tagged,
+        )
 
     if not source.metered:
         fetch(lambda received: None)
         return
     part = store.part(blob)
     if not part.exists() or part.stat().st_size < blob.size:
-        budget.check()
+        transfer.budget.check()
     try:
         fetch(count)
     except FetchError as error:

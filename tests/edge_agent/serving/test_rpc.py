@@ -18,6 +18,7 @@ from edge_agent.errors import AgentError, LateError, UsageError
 from edge_agent.serving.rpc import AgentInference, make_rpc_server, open_rpc
 from fleet.protocol.channel import ModelEntry, Routing
 from fleet.rpc import messages
+from fleet.rpc.port import Bounds
 from fleet.rpc.server import Server
 from tests.support import models
 from tests.support.agent import Agent
@@ -53,7 +54,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
     agent.follow(ModelEntry(release=1))
     asyncio.run(agent.slots.activate(models.release(agent.blobs, data=b"fake", threshold=0.6), None, None))
     inference = AgentInference(agent.engine, agent.app.about, agent.shared.budget)
-    server = Server(inference, "127.0.0.1:0", message_limit=1 << 20, idle_s=0.05)
+    server = Server(inference, "127.0.0.1:0", message_limit=1 << 20, bounds=Bounds(idle_s=0.05))
     with serving(**agent.listener) as (_, loop), answering(server, loop) as rpc, grpc.insecure_channel(rpc) as channel:
         yield Device(agent, channel)
     agent.database.close()

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import itertools
 import struct
+import time
 import tracemalloc
 
 import numpy as np
@@ -16,8 +17,8 @@ from edge_agent.update.disk.store import Store
 from edge_agent.update.download.delta import fetch_delta
 from edge_agent.update.download.fetch import fetch_blob
 from edge_agent.update.download.release import nearest
-from edge_agent.update.download.sources import Budgeted
 from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.transfer import Budgeted, Transfer
 from edge_agent.update.rules.model_state import Held
 from edge_agent.update.worker.messages import Step
 from fleet.protocol.manifest import Blob
@@ -71,9 +72,9 @@ def store(tmp_path):
 
 def patched(hub: Hub, store: Store, most: int | None = None, pace: Pace = Pace(), **options) -> int:  # noqa: B008
     counted: list[int] = []
-    options = {"progress": counted.append, "budget": Budgeted(most), **options}
+    transfer = Transfer(pace, counted.append, Budgeted(most), now=options.pop("now", time.monotonic))
     try:
-        fetch_delta(hub, store, WANTED, HELD.sha256, pace=pace, **options)
+        fetch_delta(hub, store, WANTED, HELD.sha256, transfer, **options)
     finally:
         patched.received = sum(counted)
     return patched.received
@@ -271,9 +272,7 @@ def test_applying_takes_little_memory(tmp_path):
     (store.blobs / held.sha256).write_bytes(big.tobytes())
     hub = Hub(_patch("subtract", big.tobytes(), changed.tobytes(), diff=(changed - big).tobytes()))
     tracemalloc.start()
-    fetch_delta(
-        hub, store, wanted, held.sha256, pace=Pace(), progress=lambda count: None, budget=Budgeted(None)
-    )  # fmt: skip
+    fetch_delta(hub, store, wanted, held.sha256, Transfer(Pace(), lambda count: None, Budgeted(None)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < wanted.size / 8

@@ -13,8 +13,9 @@ import pytest
 from edge_agent.config import check_mirror, load
 from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError, UsageError
 from edge_agent.update.disk.store import Store
-from edge_agent.update.download.sources import Budgeted, Folder, HttpMirror, Sources, mirrors
+from edge_agent.update.download.sources import Folder, HttpMirror, Sources, mirrors
 from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.download.transfer import Budgeted, Transfer
 from fleet.protocol.manifest import Blob
 
 DATA = os.urandom(300_000)
@@ -96,9 +97,7 @@ def get(sources: Sources, store: Store, allowance: int | None = None) -> int:
     counted: list[int] = []
     get.received = 0
     try:
-        sources.fetch(
-            store, BLOB, pace=Pace(), progress=counted.append, budget=Budgeted(allowance), gap_timeout_s=5.0
-        )  # fmt: skip
+        sources.fetch(store, BLOB, Transfer(Pace(), counted.append, Budgeted(allowance), gap_timeout_s=5.0))
     finally:
         get.received = sum(counted)
     return get.received

@@ -18,6 +18,7 @@ import pytest
 from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.rpc import Refusal, messages, server
+from fleet.rpc.port import Bounds
 from fleet.rpc.server import Server, most
 from fleet.rpc.service import Service
 from fleet.serving import ByteBudget
@@ -81,7 +82,7 @@ class Messages:
 @contextlib.asynccontextmanager
 async def serving(inference: Any, **options: Any) -> AsyncIterator[int]:
     """The port of a server."""
-    made = Server(inference, "127.0.0.1:0", message_limit=1 << 20, **options)
+    made = Server(inference, "127.0.0.1:0", message_limit=1 << 20, bounds=Bounds(**options))
     bound, port = made.bind()
     task = asyncio.create_task(made.serve(bound))
     await asyncio.sleep(0)

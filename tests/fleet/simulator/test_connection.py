@@ -6,6 +6,7 @@ import asyncio
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
+from edge_agent.identity.enroll import Enrollment
 from fleet.protocol.messages import MqttEndpoint
 from fleet.simulator.connection import Connection
 from fleet.simulator.outbox import Send
@@ -15,8 +16,9 @@ def test_a_socket_leaves_the_loop_before_another_one_takes_its_number() -> None:
     async def run() -> list[str]:
         loop, heard = asyncio.get_running_loop(), []
         with ThreadPoolExecutor(1) as threads:
+            broker = MqttEndpoint(host="127.0.0.1", port=1, tls=False)
             connection = Connection(
-                "sim-1", "stable", MqttEndpoint(host="127.0.0.1", port=1, tls=False), loop, threads, context=None,
+                Enrollment(hub="", device_id="sim-1", channel="stable", mqtt=broker), loop, threads, context=None,
                 on_open=lambda: None, on_lost=lambda why: None, on_message=lambda topic, payload: None,
             )  # fmt: skip
             client = connection._made(Send("status", b"gone"))
