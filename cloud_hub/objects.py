@@ -74,6 +74,20 @@ def _translated(key: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _writing(key: str) -> Iterator[None]:
+    """As `_translated`; what a store does not find when it writes is the place, such as its bucket."""
+    try:
+        with _translated(check_key(key)):
+            yield
+    except NotFoundError as error:
+        raise UnreachableError(
+            f"object store: there is no place for {key}",
+            subject=key,
+            hint="make the bucket, or correct `objects` in hub.toml",
+        ) from error
+
+
 def check_key(key: str) -> str:
     """Return `key`; InvalidError when a part is empty, `.` or `..`, or has a control character."""
     parts = key.split("/")
@@ -96,19 +110,22 @@ class ObstoreObjects:
         """See `Objects.put_file`. A large file goes up in parts, so existence is asked first."""
         if self.exists(key):
             return False
-        with path.open("rb") as source, _translated(check_key(key)):
+        with path.open("rb") as source, _writing(key):
             obstore.put(self._store, key, source)
         return True
 
     def put_if_match(self, key: str, data: bytes, tag: str | None) -> str:
         """See `Objects.put_if_match`."""
-        with _translated(check_key(key)):
-            mode: Any = "create" if tag is None else {"e_tag": tag}
-            return str(obstore.put(self._store, key, data, mode=mode)["e_tag"])
+        mode: Any = "create" if tag is None else {"e_tag": tag}
+        try:
+            with _translated(check_key(key)):
+                return str(obstore.put(self._store, key, data, mode=mode)["e_tag"])
+        except NotFoundError as error:  # S3 says so of an object that was deleted meanwhile
+            raise ConflictError(f"object {key} is not there any more", subject=key) from error
 
     def put(self, key: str, data: bytes) -> None:
         """See `Objects.put`."""
-        with _translated(check_key(key)):
+        with _writing(key):
             obstore.put(self._store, key, data)
 
     def get(self, key: str) -> Stored:
@@ -163,7 +180,7 @@ class ObstoreObjects:
 
     def _create(self, key: str, data: bytes) -> bool:
         try:
-            with _translated(check_key(key)):
+            with _writing(key):
                 obstore.put(self._store, key, data, mode="create")
         except ConflictError:
             return False

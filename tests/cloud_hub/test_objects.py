@@ -1,8 +1,9 @@
-"""The contract of `Objects`, held by the directory and by the fake alike."""
+"""The contract of `Objects`, held by the directory, by S3 and by the fake alike."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,10 +13,21 @@ from cloud_hub import objects as module
 from cloud_hub.errors import ConflictError, InvalidError, NotFoundError
 from cloud_hub.objects import LocalObjects, open_objects
 from cloud_hub.ports import Objects
+from tests.support import bucket
 
 
-@pytest.fixture(params=["directory", "memory"])
-def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    with bucket.serving() as said:
+        yield said
+
+
+@pytest.fixture(params=["directory", "memory", "s3"])
+def objects(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objects:
+    if request.param == "s3":
+        for name, value in request.getfixturevalue("s3").items():
+            monkeypatch.setenv(name, value)
+        return open_objects(f"s3://{bucket.BUCKET}/{tmp_path.name}")
     return open_objects(str(tmp_path / "objects") if request.param == "directory" else "memory://")
 
 
@@ -33,6 +45,14 @@ def test_compare_and_swap(objects: Objects) -> None:
         with pytest.raises(ConflictError):
             objects.put_if_match("t", b"3", stale)
     assert objects.get("t") == (b"2", second)
+
+
+def test_a_swap_of_what_was_deleted_meanwhile_is_a_conflict(objects: Objects) -> None:
+    tag = objects.put_if_match("t", b"1", None)
+    objects.delete("t")
+    with pytest.raises(ConflictError):
+        objects.put_if_match("t", b"2", tag)
+    assert not objects.exists("t")
 
 
 def test_only_one_of_many_swaps_wins(objects: Objects) -> None:

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 DOCKER, COMPOSE = ROOT / "deploy" / "docker", ROOT / "deploy" / "compose"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
+WITH_MINIO: dict[str, dict[str, Any]] = yaml.safe_load((COMPOSE / "minio.yaml").read_text())["services"]
 GUIDE = (ROOT / "docs" / "how-to" / "run-in-containers.md").read_text()
 
 
@@ -166,6 +167,25 @@ def test_the_compose_file_gives_the_hub_its_database_and_nothing_to_strangers() 
     assert [line.split(":")[-1] for line in hub["ports"]] == IMAGES["hub"].one("EXPOSE").split()
 
 
+def test_minio_is_the_hubs_alone_and_the_hub_finds_its_bucket_there() -> None:
+    hub, minio, maker = (WITH_MINIO[name] for name in ("hub", "minio", "minio-bucket"))
+    said = {name: value.replace("${MINIO_PASSWORD:?run ./make-secrets}", "s3cret")
+            for name, value in hub["environment"].items()}  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in said.items():
+            patch.setenv(name, value)
+        url = urlsplit(HubConfig.build(Path("/var/lib/cloud-hub"), {}).objects_url)
+    assert (url.scheme, maker["entrypoint"][-1]) == ("s3", f"hub/{url.netloc}")
+    assert urlsplit(said["AWS_ENDPOINT"]).hostname == "minio" and said["AWS_ALLOW_HTTP"] == "true"
+    assert said["AWS_ACCESS_KEY_ID"] == minio["environment"]["MINIO_ROOT_USER"]
+    assert said["AWS_SECRET_ACCESS_KEY"] == "s3cret" and "ports" not in minio and minio["networks"] == ["objects"]
+    assert list(hub["depends_on"]) == ["minio-bucket"] and list(maker["depends_on"]) == ["minio"]
+    assert "COMPOSE_FILE=compose.yaml:minio.yaml" in GUIDE
+    for one in (minio, maker):
+        assert one["read_only"] and one["cap_drop"] == ["ALL"] and re.search(r":RELEASE\.\d{4}-", one["image"])
+    assert minio["image"] == maker["image"]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_each_container_is_bounded_and_its_image_has_a_version(name: str) -> None:
     service = SERVICES[name]
@@ -188,7 +208,7 @@ def test_every_secret_is_drawn_once_and_for_its_owner_alone(tmp_path: Path) -> N
     assert drawn.stat().st_mode & 0o777 == 0o600
     assert all(re.fullmatch("[0-9a-f]{48}", value) for value in values.values())
     assert len(set(values.values())) == len(values)
-    text = (COMPOSE / "compose.yaml").read_text()
+    text = (COMPOSE / "compose.yaml").read_text() + (COMPOSE / "minio.yaml").read_text()
     assert set(re.findall(r"\$\{([A-Z_]+)", text)) == set(values)
     assert all(asked.endswith(":?run ./make-secrets") for asked in re.findall(r"\$\{([^}]*)\}", text))
     before = drawn.read_bytes()

@@ -27,7 +27,7 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
       name: {{ .Values.database.existingSecret }}
       key: {{ .Values.database.key }}
 - name: EDGELOOP_HUB_OBJECTS
-  value: {{ .Values.objects.url | default "/var/lib/edgeloop-objects" | quote }}
+  value: {{ .Values.objects.url | default "/var/lib/edgeloop-objects/objects" | quote }} # their lock lies beside them
 {{- with .Values.advertiseUrl }}
 - name: EDGELOOP_HUB_ADVERTISE_URL
   value: {{ . | quote }}
