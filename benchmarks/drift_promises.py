@@ -26,9 +26,10 @@ from cloud_hub.drift import signed
 from cloud_hub.drift.baseline import History, fit
 from cloud_hub.drift.basis import Basis, basis_of_encoder
 from cloud_hub.drift.signed import Bank
+from fleet.protocol.drift_encoder import fit_encoder
 from fleet.protocol.durations import DAY_S
-from fleet.protocol.messages import SketchData
-from fleet.protocol.sketch import Sketcher, distance, fit_encoder
+from fleet.protocol.sketch import Sketcher, distance
+from fleet.protocol.telemetry import SketchData
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]

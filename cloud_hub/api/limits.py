@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloud_hub.api.errors import error_response
-from cloud_hub.config import LimitsConfig
+from cloud_hub.config_tables import LimitsConfig
 from fleet.protocol.bounds import whole_number
 from fleet.protocol.messages import HELD_LIMIT
 

@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fleet.protocol.sketch import Encoder, features_of_embedded
+from fleet.protocol.drift_encoder import Encoder
+from fleet.protocol.sketch import features_of_embedded
 
 Floats = npt.NDArray[np.float64]
 Singles = npt.NDArray[np.float32]

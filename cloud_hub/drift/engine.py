@@ -35,9 +35,9 @@ from cloud_hub.services.supervisor import Service
 from cloud_hub.store import uncounted
 from cloud_hub.store.tables import Alarm, Device, DriftMonitor, Model, Release, WindowRow
 from cloud_hub.store.windows import newest, settled
+from fleet.protocol.drift_encoder import decode_encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Manifest, SketchRef, decode_manifest
-from fleet.protocol.sketch import decode_encoder
 
 log = logging.getLogger(__name__)
 BATCH = 500  # windows per transaction

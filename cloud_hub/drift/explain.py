@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from cloud_hub.drift.streams import Stream
 from cloud_hub.store.tables import WindowRow, WindowSum
-from fleet.protocol.messages import QuantileData
 from fleet.protocol.quantiles import merge, quantiles
+from fleet.protocol.telemetry import QuantileData
 
 VALUES, CLUSTERS = 4, 20  # of a summary in a monitor's document, which is written at every step
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)

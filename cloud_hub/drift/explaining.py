@@ -15,7 +15,7 @@ from cloud_hub.store.tables import Alarm, Release, WindowRow, WindowSum
 from cloud_hub.store.windows import sums_before
 from fleet.protocol.figures import plan
 from fleet.protocol.manifest import decode_manifest
-from fleet.protocol.messages import InputSummary
+from fleet.protocol.telemetry import InputSummary
 
 WINDOWS = 60  # before and after, each
 NEWEST = 20  # of those after, where the alarm does not know its moment

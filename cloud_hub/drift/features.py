@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from cloud_hub.drift.quality import feature_name
 from fleet.protocol.figures import FINITE, MEAN, SPREAD, Told, figures_of
-from fleet.protocol.messages import InputSummary
+from fleet.protocol.telemetry import InputSummary
 
 Floats = npt.NDArray[np.float64]
 

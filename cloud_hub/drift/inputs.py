@@ -26,7 +26,7 @@ from cloud_hub.store.windows import newest
 from fleet.protocol.durations import DAY_S
 from fleet.protocol.figures import Profile, Told, plan
 from fleet.protocol.manifest import Manifest
-from fleet.protocol.messages import InputSummary
+from fleet.protocol.telemetry import InputSummary
 
 BATCH = 500  # windows per transaction
 BATCHES = 20  # per look and model

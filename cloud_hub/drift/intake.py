@@ -15,8 +15,8 @@ from cloud_hub.drift.basis import Basis, fit_basis
 from cloud_hub.drift.watch import Seen
 from cloud_hub.store.tables import WindowRow
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import SketchData
 from fleet.protocol.sketch import mean
+from fleet.protocol.telemetry import SketchData
 
 log = logging.getLogger(__name__)
 Floats = npt.NDArray[np.float64]

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.protocol.figures import FINITE, HIGH, LOW, MEDIAN, Q05, Q95, SHARES, SPREAD, Profile, Told, figures_of
-from fleet.protocol.messages import InputSummary
+from fleet.protocol.telemetry import InputSummary
 
 Floats = npt.NDArray[np.float64]
 Problem = Literal["NaN", "constant", "range", "unit"]

@@ -18,44 +18,28 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from sqlmodel import Session, col, func, select, tuple_
+from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
 from cloud_hub.drift import budget, groups, meaning
 from cloud_hub.drift.intake import Times
 from cloud_hub.drift.meaning import Track, Unit
 from cloud_hub.drift.policy import DriftPolicy
-from cloud_hub.drift.records import revoked_devices
 from cloud_hub.drift.scope import Target
 from cloud_hub.drift.telling import tell
-from cloud_hub.errors import HubError
-from cloud_hub.samples import parquet
+from cloud_hub.drift.truth_evidence import BATCH, BATCHES, OTHERS, Judged, right_by, uncounted_labels, uncounted_windows
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import Alarm, ChannelRow, Device, MeaningMonitor, SampleRow, WindowRow
 from cloud_hub.store.windows import newest
 from fleet.protocol.channel import decode_channel
-from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest
-from fleet.protocol.tensors import from_array
-from fleet.tasks import Task, of_manifest
+from fleet.tasks import of_manifest
 
 log = logging.getLogger(__name__)
-BATCH = 500  # windows, and labels, at a time
-BATCHES = 20  # of windows, per step and model
-OTHERS = 64  # tracks of groups
 AUDITORS = 8  # that are remembered
 GROUPS = 16  # of a release: the largest
 MOST_AUDITS = 1_000_000  # of a window that are believed
 KIND = "meaning"  # in an alarm's detail
-
-
-class Judged(Struct, frozen=True, kw_only=True):
-    """A label, and how right the device's answer was by it: in [0, 1], or None where nothing says it."""
-
-    at: float
-    sample: str
-    device_id: str
-    share: float | None
 
 
 class Watched(Struct, frozen=True, kw_only=True):
@@ -102,11 +86,11 @@ def look(hub: Hub, target: Target, manifest: Manifest) -> News | None:
         return None
     with hub.reading() as session:
         monitor = _current(session, target, 0.0)
-        rows = _labelled(session, monitor)
+        rows = uncounted_labels(session, monitor)
         passed = newest(session, target.model, target.upto) <= monitor.last_window  # those of other releases, too
         if read(monitor).alarmed or (passed and not rows):
             return None
-    shares = _right(hub, rows, of_manifest(manifest))
+    shares = right_by(hub, rows, of_manifest(manifest))
     judged = tuple(
         Judged(at=row.labelled_at or 0.0, sample=row.id, device_id=row.device_id, share=share)
         for row, share in zip(rows, shares, strict=True)
@@ -126,7 +110,7 @@ def step(hub: Hub, session: Session, news: News, policy: DriftPolicy) -> Alarm |
         watched = _with_auditors(session, monitor.model, watched)
         watched = replace(watched, groups=target.served.groups[:GROUPS])
         for _ in range(BATCHES):
-            rows = _windows(session, monitor, target.upto, BATCH)
+            rows = uncounted_windows(session, monitor, target.upto, BATCH)
             watched = _count_audits(session, monitor, rows, watched, policy, hub.clock())
             if len(rows) < BATCH:  # windows of other releases are passed: whoever waits for this monitor goes on
                 monitor.last_window = max(newest(session, target.model, target.upto), monitor.last_window)
@@ -284,60 +268,6 @@ def _count_labels(
             watched = replace(watched, labels=_counted(watched.labels, unit, policy))
             watched = _count_groups(watched, Name("labels", 0), belongs.get(label.device_id, ()), unit, policy)
     return watched
-
-
-def _windows(session: Session, monitor: MeaningMonitor, upto: int, most: int) -> Sequence[Any]:
-    """The release's windows that are not counted yet: what the count needs of them, without their sketches."""
-    rows = (
-        select(WindowRow.id, WindowRow.device_id, WindowRow.ended_at, WindowRow.body)
-        .where(WindowRow.model == monitor.model, WindowRow.release == monitor.release)
-        .where(col(WindowRow.id) > monitor.last_window, col(WindowRow.id) <= upto)
-        .where(col(WindowRow.device_id).not_in(revoked_devices()))
-        .order_by(col(WindowRow.id))
-        .limit(most)
-    )
-    return session.exec(rows).all()
-
-
-def _labelled(session: Session, monitor: MeaningMonitor) -> list[SampleRow]:
-    """The release's labelled samples, drawn at random, that are not counted yet."""
-    place = tuple_(col(SampleRow.labelled_at), col(SampleRow.id))
-    rows = (
-        select(SampleRow)
-        .where(SampleRow.model == monitor.model, SampleRow.release == monitor.release)
-        .where(SampleRow.reason == "random", col(SampleRow.deleted_at).is_(None))
-        .where(col(SampleRow.label).is_not(None), place > (monitor.last_label_at, monitor.last_label))
-        .order_by(col(SampleRow.labelled_at), col(SampleRow.id))
-        .limit(BATCH)
-    )
-    return list(session.exec(rows))
-
-
-def _right(hub: Hub, rows: list[SampleRow], task: Task[Any]) -> list[float | None]:
-    """How right the device's own answer to each sample is, by its label; None where nothing says it."""
-    if task.name == "classification":  # the answer stands in the row
-        return [task.right(row.prediction, row.label) for row in rows]
-    wanted = {row.id for row in rows}
-    found: dict[str, parquet.Arrays] = {}
-    for path in sorted({row.path for row in rows}):  # one file at a time: a device decides how large they are
-        try:
-            part = hub.objects.get(path).data
-        except HubError as error:
-            log.warning("samples in %s cannot be compared with their labels: %s", path, error)
-            continue
-        found |= {key: arrays for key, arrays in parquet.arrays_of([part]).items() if key in wanted}
-    return [_right_in(found.get(row.id), row, task) for row in rows]
-
-
-def _right_in(arrays: parquet.Arrays | None, row: SampleRow, task: Task[Any]) -> float | None:
-    if arrays is None:
-        return None
-    try:
-        answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
-        return task.right(answers[0], task.label(row.label)) if answers else None
-    except MalformedError as error:
-        log.warning("sample %s of %s cannot be compared with its label: %s", row.id, row.model, error)
-        return None
 
 
 def _alarm(hub: Hub, session: Session, monitor: MeaningMonitor, name: Name, track: Track, budget_days: float) -> Alarm:

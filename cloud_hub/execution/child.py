@@ -21,7 +21,7 @@ from typing import IO, Any
 
 import msgspec
 
-from cloud_hub.config import WorkerConfig
+from cloud_hub.config_tables import WorkerConfig
 from cloud_hub.execution.log import keep
 from cloud_hub.execution.messages import Done, Failed, Message, Said, Spec
 from cloud_hub.execution.port import (

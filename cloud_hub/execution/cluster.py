@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from cloud_hub.config import WorkerConfig
+from cloud_hub.config_tables import WorkerConfig
 from cloud_hub.errors import InvalidError
 from cloud_hub.execution.child import ChildExecutor, limits_of
 from cloud_hub.execution.messages import Failed

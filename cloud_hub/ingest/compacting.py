@@ -44,7 +44,7 @@ from cloud_hub.store.uncounted import count_lost, kept, places
 from cloud_hub.store.windows import settled
 from fleet.protocol.bounds import LARGEST, plain
 from fleet.protocol.durations import DAY_S, HOUR_S
-from fleet.protocol.messages import SketchData
+from fleet.protocol.telemetry import SketchData
 
 log = logging.getLogger(__name__)
 STEP = 200  # rows of one transaction

@@ -17,7 +17,7 @@ from cloud_hub.store.engine import lock_name
 from cloud_hub.store.pairing import Evidence, servable
 from cloud_hub.store.senders import Sender
 from cloud_hub.store.tables import RolloutRow
-from fleet.protocol.messages import Window
+from fleet.protocol.telemetry import Window
 
 Said = tuple[Sender, Window]
 Rollouts = Mapping[str, RolloutRow]

@@ -19,17 +19,14 @@ from fleet.protocol.errors import MalformedError, VersionError
 from fleet.protocol.figures import check_summaries
 from fleet.protocol.messages import (
     TELEMETRY_LIMIT,
-    VALUES,
     VERSION,
     AgentReport,
     Benchmark,
     CommandResult,
     Envelope,
     ModelReport,
-    PairCounts,
     ShadowCounts,
     Status,
-    Window,
     decode_body,
     decode_control,
     decode_envelope,
@@ -38,6 +35,7 @@ from fleet.protocol.names import check_name
 from fleet.protocol.pairing import KEY_BYTES
 from fleet.protocol.quantiles import check_quantiles
 from fleet.protocol.sketch import check_sketch
+from fleet.protocol.telemetry import VALUES, PairCounts, Window
 from fleet.protocol.vitals import mended_vitals
 
 log = logging.getLogger(__name__)

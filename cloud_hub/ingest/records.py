@@ -14,7 +14,8 @@ from cloud_hub.store.tables import DeviceEvent, DeviceModel, MeasuredRow, Window
 from cloud_hub.store.types import document_text
 from cloud_hub.store.windows import entering
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import AgentReport, ModelReport, Window
+from fleet.protocol.messages import AgentReport, ModelReport
+from fleet.protocol.telemetry import Window
 
 MODELS = 256  # per device; each is a line wherever the device is shown
 MEASURED = 4096  # figures per device

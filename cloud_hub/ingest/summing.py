@@ -18,16 +18,16 @@ from fleet.protocol.bounds import LARGEST
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.figures import FINITE, HIGH, LOW, MEAN, MOST_INPUTS, SPREAD, figures_of
 from fleet.protocol.figures import LARGEST as MOST_FIGURE
-from fleet.protocol.messages import VALUES, InputSummary, QuantileData, SketchData
 from fleet.protocol.quantiles import merge as merge_quantiles
 from fleet.protocol.sketch import merge as merge_sketches
+from fleet.protocol.telemetry import VALUES, InputSummary, QuantileData, SketchData
 
 LATE_S = 30 * 86_400.0  # that a window comes after its end: what is told of before is its clock's fault
 NAMES = 64  # counters, or reasons of refusal, that one row has
 
 
 class Part(NamedTuple):
-    """What a window, an hour or a day says: `body` is a window's (`messages.Window`) without its sketch.
+    """What a window, an hour or a day says: `body` is a window's (`telemetry.Window`) without its sketch.
 
     Times are Unix seconds by the device's clock, `windows` how many are in it. In the body of a sum `looked_at` is how
     many of the sketched rows were looked at for `outlying` ones.

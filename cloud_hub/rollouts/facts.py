@@ -29,7 +29,7 @@ from fleet.protocol.channel import Audit, Channel, RolloutRef
 from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.shadow import Shadow
 from fleet.rollouts import machine
-from fleet.rollouts.columns import Columns, StageFacts
+from fleet.rollouts.columns import Columns
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.facts import Known
 from fleet.rollouts.guard_policy import GuardPolicy, load_policy
@@ -37,6 +37,7 @@ from fleet.rollouts.machine import Facts, Plan, Progress
 from fleet.rollouts.matching import Matched
 from fleet.rollouts.plan import share_of
 from fleet.rollouts.shadow import ShadowFacts
+from fleet.rollouts.stage_facts import StageFacts
 
 SHADOWS_PER_S, LONGEST_S = 1000.0, 600.0  # devices of a shadow stage that are judged per second
 PAIRED, MATCHED = "paired", ("labels", "signals")
@@ -100,13 +101,13 @@ class Book:
         """What is known now."""
         self._read(session)
         share = share_of(self._rules.plan, progress)
-        known = self._columns.at_share(share, deaf_until)
+        known = StageFacts(self._columns.table(), share, deaf_until)
         joined = machine.joined(self._rules.plan, progress, now)
         unsure = known.unsure(joined, self._policy.silent_after_s, now, feed.BUCKET_S)
         if not unsure:
             return known
         self._hear(session, unsure)
-        return self._columns.at_share(share, deaf_until)
+        return StageFacts(self._columns.table(), share, deaf_until)
 
     def _read(self, session: Session) -> None:
         ids = sorted(self._changed)

@@ -13,11 +13,11 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.store.tables import RolloutSignals, WindowRow
 from fleet.protocol.resolve import cohort_place
-from fleet.rollouts.columns import StageFacts
 from fleet.rollouts.forecast import MOST_WATCHED
 from fleet.rollouts.machine import Plan, Progress
 from fleet.rollouts.matching import Matched
 from fleet.rollouts.signals import WINDOWS, Habit, Signal, State, count, habit_of, signal_of
+from fleet.rollouts.stage_facts import StageFacts
 
 HABITS = 20  # that are made at one look: each reads a device's last windows
 BATCH = 2000  # windows of one look

@@ -12,8 +12,8 @@ from cloud_hub.store import bulk
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import PairEvidence, PairInput
 from fleet.protocol.bounds import LARGEST
-from fleet.protocol.messages import PairCounts
 from fleet.protocol.pairing import KEY_BYTES
+from fleet.protocol.telemetry import PairCounts
 
 OUTCOMES = ("both", "only_old", "only_new", "neither")
 COUNTS = (*OUTCOMES, "repeats", "unnamed", "answered", "local_failed", "newly_refused")

@@ -113,7 +113,7 @@ class SetAside(SQLModel, table=True):
 
 class PairEvidence(SQLModel, table=True):
     """What one device says about a rollout's release, summed over the attempt: paired counts
-    (`messages.PairCounts`) of inputs that no device had met before, how often inputs came again and how many pairs told
+    (`telemetry.PairCounts`) of inputs that no device had met before, how often inputs came again, how many pairs told
     no input, and of its requests how many the release itself answered, failed on, and refused
     though the release before would have taken them. `silent_at` is when it first was silent beyond its habit, `reason`
     why it rolled the release back: both stay, whatever it reports later. A device of the control has a row when it was

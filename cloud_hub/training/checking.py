@@ -20,10 +20,10 @@ from cloud_hub.training.recipe import Recipe
 from cloud_hub.training.trying import Tried, request_of, try_model
 from cloud_hub.training.trying import handful as handful
 from fleet import tasks
+from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import CLASSIFICATION, TaskSpec, in_words
 from fleet.protocol.tensors import datatype_of
 from model_compiler import metrics

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from cloud_hub.samples.dataset import Dataset, read_dataset
 from cloud_hub.training.checking import Contract
+from fleet.protocol.drift_encoder import decode_encoder
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Manifest, Variant, decode_manifest
-from fleet.protocol.sketch import decode_encoder
 from model_compiler.inputs.dataset import Array
 from model_compiler.inputs.former_release import Former
 

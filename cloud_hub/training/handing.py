@@ -28,10 +28,10 @@ from cloud_hub.training.handed import (
     words,
 )
 from cloud_hub.trust.checks import Current
+from fleet.protocol.drift_encoder import Encoder, decode_encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Blob, Manifest, encode_manifest
-from fleet.protocol.sketch import Encoder, decode_encoder
 from model_compiler.inputs.former_release import wanted_of
 
 

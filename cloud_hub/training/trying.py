@@ -12,8 +12,8 @@ from cloud_hub.training.examples import Examples, Sets
 from cloud_hub.training.models import source_of
 from cloud_hub.training.recipe import Fitting, Recipe
 from cloud_hub.training.steps import fitted
+from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.interface import Interface
-from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import TaskSpec
 from model_compiler import metrics
 from model_compiler.build import fronts

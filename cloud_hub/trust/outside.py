@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from typing import NamedTuple
 
-from cloud_hub.config import ExpiryConfig
+from cloud_hub.config_tables import ExpiryConfig
 from cloud_hub.errors import ConflictError
 from cloud_hub.ports import SigningRequest
 from cloud_hub.store.tables import Release, Setting

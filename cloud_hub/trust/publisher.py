@@ -12,7 +12,7 @@ from sqlmodel import Session, select
 
 from cloud_hub.acts import Entry, FloorRaised, NumberTaken, Position, ReleaseWithdrawn
 from cloud_hub.clock import lies_ahead
-from cloud_hub.config import ExpiryConfig
+from cloud_hub.config_tables import ExpiryConfig
 from cloud_hub.errors import ConflictError, NotFoundError
 from cloud_hub.journal import Journal, note
 from cloud_hub.ports import Also, Clock, Objects, SigningRequest

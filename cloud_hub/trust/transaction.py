@@ -27,7 +27,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 from tuf.api.metadata import Targets
 
-from cloud_hub.config import ExpiryConfig
+from cloud_hub.config_tables import ExpiryConfig
 from cloud_hub.errors import ConflictError, ForbiddenError, KeptError, NotFoundError, UnreachableError
 from cloud_hub.journal import Journal
 from cloud_hub.ports import Clock, Objects

@@ -16,8 +16,8 @@ from edge_agent.errors import InferenceError
 from edge_agent.ports import Arrays, InstalledRelease
 from fleet import tasks
 from fleet.protocol.finite import not_finite
-from fleet.protocol.messages import VALUES
 from fleet.protocol.task import CLASSIFICATION
+from fleet.protocol.telemetry import VALUES
 from fleet.tasks import Calibration
 
 KEPT = 1024  # values of an output; a larger one is scored at once, so that what waits stays small

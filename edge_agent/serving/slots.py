@@ -29,10 +29,10 @@ from edge_agent.serving.loading import WALL_S, Loads
 from edge_agent.serving.scores import calibration_of
 from fleet import tasks
 from fleet.protocol.channel import RolloutRef
+from fleet.protocol.drift_encoder import Encoder, decode_encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Variant
 from fleet.protocol.selftest import decode_vectors, from_array
-from fleet.protocol.sketch import Encoder, decode_encoder
 from fleet.runtimes.cost import body_limit
 from fleet.runtimes.run_costs import RunCosts
 from fleet.serving import Statistics

@@ -35,7 +35,8 @@ from edge_agent.telemetry.windows import Builder, Key, Windows, pair_key
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import REFUSALS, ProtocolError
-from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport, Window
+from fleet.protocol.messages import TELEMETRY_LIMIT, AgentReport, CommandResult, ModelReport
+from fleet.protocol.telemetry import Window
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from edge_agent.telemetry.samples import Draft, SampleStore, build, choose, clas
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.wanted import Draw, Want, read_want
 from fleet.protocol.confidence import should_defer
+from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.durations import DAY_S
 from fleet.protocol.messages import SampleReason
-from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import NO_CLASS
 
 log = logging.getLogger(__name__)

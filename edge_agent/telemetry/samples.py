@@ -18,8 +18,9 @@ from edge_agent.ports import Arrays
 from edge_agent.telemetry.database import Database
 from fleet.protocol.channel import MILLION, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
+from fleet.protocol.drift_encoder import Encoder, rows_of
 from fleet.protocol.messages import SAMPLES_LIMIT, Sample, SampleBatch, SampleReason
-from fleet.protocol.sketch import Encoder, outlying, rows_of
+from fleet.protocol.sketch import outlying
 from fleet.protocol.task import CLASSIFICATION, NO_CLASS
 from fleet.protocol.tensors import to_array
 from fleet.tasks import Task

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fleet.protocol.messages import VALUES, QuantileData
 from fleet.protocol.quantiles import merge, summarize
+from fleet.protocol.telemetry import VALUES, QuantileData
 
 WAITING = 4096  # numbers that are summarised together; most windows end with fewer, off the request path
 

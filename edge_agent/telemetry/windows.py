@@ -1,4 +1,4 @@
-"""What one model did between two moments: pure aggregation into `messages.Window`.
+"""What one model did between two moments: pure aggregation into `telemetry.Window`.
 
 A window belongs to one (release, variant, auditor); a change of any closes it. Audits come back
 later than their requests and count in the window of the release that answered, which is opened
@@ -17,9 +17,10 @@ import numpy as np
 from edge_agent.telemetry.shadowed import ShadowTally
 from edge_agent.telemetry.values import Values
 from fleet.protocol.channel import RolloutRef
+from fleet.protocol.drift_encoder import Encoder, rows_of
 from fleet.protocol.figures import MOST_FIGURES, MOST_INPUTS, plan, summarize
-from fleet.protocol.messages import InputSummary, PairCounts, SketchData, Window
-from fleet.protocol.sketch import Encoder, Sketcher, outlying, rows_of
+from fleet.protocol.sketch import Sketcher, outlying
+from fleet.protocol.telemetry import InputSummary, PairCounts, SketchData, Window
 from fleet.protocol.tensor_spec import Tensor
 from fleet.protocol.tensors import AnyArray
 

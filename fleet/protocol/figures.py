@@ -20,7 +20,7 @@ from msgspec import Struct
 from fleet.protocol.bounds import check_count, check_word
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import InputSummary
+from fleet.protocol.telemetry import InputSummary
 from fleet.protocol.tensor_spec import Tensor
 
 Floats = npt.NDArray[np.float64]

@@ -12,11 +12,11 @@ from math import prod
 
 from msgspec import Struct
 
+from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Manifest, Tensor
 from fleet.protocol.oip import InferRequest, check_request
 from fleet.protocol.preprocessing import kinds_of
-from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import TaskSpec, implied, in_words
 from fleet.protocol.texts import NUMBERS
 

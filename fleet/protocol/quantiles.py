@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from fleet.protocol.bounds import check_count
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import QuantileData
+from fleet.protocol.telemetry import QuantileData
 
 Floats = npt.NDArray[np.float64]
 

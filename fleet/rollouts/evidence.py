@@ -55,7 +55,7 @@ GROUPS = 1000  # of devices, for the bound on the loss: it is looked for at ever
 
 
 class Pairs(Struct, frozen=True, kw_only=True):
-    """One device's audited pairs of distinct inputs, counted as in `fleet.protocol.messages.PairCounts`.
+    """One device's audited pairs of distinct inputs, counted as in `fleet.protocol.telemetry.PairCounts`.
 
     Beside them, and no evidence: `repeats` of inputs that are counted already, here or on another device, and pairs
     whose inputs the agent did not name (`unnamed`), which may be repeats.

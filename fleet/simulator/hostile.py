@@ -7,7 +7,8 @@ import numpy as np
 
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.messages import TELEMETRY_LIMIT, Envelope, ModelReport, Window
+from fleet.protocol.messages import TELEMETRY_LIMIT, Envelope, ModelReport
+from fleet.protocol.telemetry import Window
 
 HUGE = 2**62
 

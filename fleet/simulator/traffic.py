@@ -14,9 +14,9 @@ import numpy.typing as npt
 from msgspec import Struct
 
 from fleet.protocol.channel import RolloutRef
-from fleet.protocol.messages import PairCounts, SketchData, Window
 from fleet.protocol.pairing import input_keys
 from fleet.protocol.shadow import ShadowCounts, keyed_apart
+from fleet.protocol.telemetry import PairCounts, SketchData, Window
 from fleet.simulator.profiles import Profile
 
 SCENES = 1 << 20

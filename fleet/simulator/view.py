@@ -21,10 +21,10 @@ from edge_agent.update.worker import evidence
 from edge_agent.update.worker.resolve_targets import choose
 from edge_agent.update.worker.tuf_client import Fetcher, Trusted, opened
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
+from fleet.protocol.drift_encoder import ENCODER_LIMIT, decode_encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import MANIFEST_LIMIT, Manifest, decode_manifest
 from fleet.protocol.messages import HTTP_LIMIT, CommandKeys
-from fleet.protocol.sketch import ENCODER_LIMIT, decode_encoder
 
 KINDS = ("litert", "onnx")  # runtimes that a simulated device says it has
 ATTEMPT_S = 60.0  # for one file

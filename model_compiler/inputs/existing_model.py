@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 
 from fleet.console.exits import Exit
+from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.interface import Interface, interface_of, steps_in_words, tensors
 from fleet.protocol.manifest import Manifest
-from fleet.protocol.sketch import Encoder
 from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import in_words
 from model_compiler.errors import CompilerError, SourceError

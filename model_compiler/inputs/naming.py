@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from msgspec import structs
 
+from fleet.protocol.drift_encoder import Encoder, sketch_id
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface, check_names, differences, lost_sketch, unfit
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.sketch import Encoder, sketch_id
 from fleet.protocol.tensors import datatype_of
 from model_compiler.errors import DataError, InterfaceError
 from model_compiler.inputs.dataset import UNNAMED, Array

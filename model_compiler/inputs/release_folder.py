@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from fleet.protocol import sketch
+from fleet.protocol import drift_encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest
 from model_compiler.errors import SourceError
@@ -44,12 +44,12 @@ def read_release(folder: Path) -> Manifest:
     return manifest
 
 
-def encoder_of(release: Path) -> sketch.Encoder:
+def encoder_of(release: Path) -> drift_encoder.Encoder:
     """The encoder that an earlier release of the model carries; raises SourceError when it has none."""
     manifest = read_release(release)
     if manifest.sketch is None:
         raise SourceError(f"{release}: has no drift encoder", subject=str(release))
     try:
-        return sketch.decode_encoder((release / "blobs" / manifest.sketch.encoder.sha256).read_bytes())
+        return drift_encoder.decode_encoder((release / "blobs" / manifest.sketch.encoder.sha256).read_bytes())
     except ProtocolError as error:
         raise SourceError(f"{release}: {error}", subject=str(release)) from error

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Gate, Lineage
-from fleet.protocol.sketch import Encoder
 from fleet.protocol.steps import AnyStep
 from fleet.protocol.task import CLASSIFICATION, TaskSpec
 from model_compiler.errors import InterfaceError

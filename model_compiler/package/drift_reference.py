@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.protocol import figures, sketch
+from fleet.protocol import drift_encoder, figures, sketch
 from fleet.protocol.finite import is_finite
 from fleet.protocol.manifest import SketchRef
 from fleet.protocol.tensor_spec import Tensor
@@ -36,7 +36,7 @@ def build(
     validation: npt.NDArray[Any],
     *,
     tensor: str,
-    encoder: sketch.Encoder | None,
+    encoder: drift_encoder.Encoder | None,
     seed: int,
 ) -> tuple[SketchRef, list[bytes]]:
     """The drift section and its two blobs.
@@ -47,12 +47,12 @@ def build(
     if not possible(calibration, validation):
         raise DataError(f"drift needs at least {LEAST_ROWS} calibration and validation inputs that differ")
     known = calibration if calibration.dtype.kind == "O" else np.asarray(calibration, dtype=np.float32)
-    fitted = encoder or sketch.fit_encoder(known, tensor=tensor, seed=seed)
+    fitted = encoder or drift_encoder.fit_encoder(known, tensor=tensor, seed=seed)
     reference = sketch.sketch(fitted, calibration)
     margin = sketch.fit_margin(fitted, reference, validation, seed=seed)
-    blobs = [sketch.encode_encoder(fitted), sketch.encode_sketch(reference)]
+    blobs = [drift_encoder.encode_encoder(fitted), sketch.encode_sketch(reference)]
     ref = SketchRef(
-        sketch_id=sketch.sketch_id(fitted), encoder=blob_of(blobs[0]), reference=blob_of(blobs[1]), margin=margin
+        sketch_id=drift_encoder.sketch_id(fitted), encoder=blob_of(blobs[0]), reference=blob_of(blobs[1]), margin=margin
     )
     return ref, blobs
 

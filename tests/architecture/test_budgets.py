@@ -16,17 +16,12 @@ MODULES = sorted(p.relative_to(ROOT) for package in PACKAGES for p in (ROOT / pa
 MOST_LINES, MOST_FUNCTION_LINES = 400, 48  # of those in `OVER`
 # What is over its budget, by module: itself (""), a function, the parameters of one ("name()"). It only becomes less.
 OVER: dict[str, tuple[str, ...]] = {
-    "cloud_hub/config.py": ("",),
-    "cloud_hub/drift/truth.py": ("",),
     "edge_agent/mqtt/uplink.py": ("", "__init__()"),
     "edge_agent/serving/engine.py": ("",),
     "edge_agent/telemetry/recorder.py": ("", "__init__()"),
     "edge_agent/update/offers.py": ("__init__()",),
     "edge_agent/update/updater.py": ("", "__init__()"),
-    "fleet/protocol/messages.py": ("",),
     "fleet/protocol/oip.py": ("",),
-    "fleet/protocol/sketch.py": ("",),
-    "fleet/rollouts/columns.py": ("",),
     "fleet/serving/protocol.py": ("",),
 }
 ARCHIVES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "tarfile"}

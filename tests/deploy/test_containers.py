@@ -20,7 +20,8 @@ import pytest
 import yaml
 
 from cloud_hub.app import routers
-from cloud_hub.config import BrokerConfig, HubConfig
+from cloud_hub.config import HubConfig
+from cloud_hub.config_tables import BrokerConfig
 from edge_agent.cli_arguments import build_parser
 from tests.support.commands import call
 

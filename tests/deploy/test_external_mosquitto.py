@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cloud_hub.broker.mosquitto import Mosquitto, access_list
 from cloud_hub.broker.revocation import Revoked
-from cloud_hub.config import BrokerConfig, HubConfig
+from cloud_hub.config import HubConfig
+from cloud_hub.config_tables import BrokerConfig
 from tests.support.hub import make_hub
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "mosquitto"

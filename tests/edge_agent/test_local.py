@@ -17,7 +17,7 @@ from fleet.protocol.channel import ModelEntry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, RefusalError
 from fleet.protocol.manifest import encode_manifest
-from fleet.protocol.messages import Window
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 

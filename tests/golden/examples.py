@@ -14,9 +14,9 @@ from fleet.protocol import manifest_detail as d
 from fleet.protocol import messages as w
 from fleet.protocol.calls import NonceRequest
 from fleet.protocol.codec import encode_msgpack
+from fleet.protocol.drift_encoder import Encoder
 from fleet.protocol.selftest import Vector
 from fleet.protocol.shadow import Shadow
-from fleet.protocol.sketch import Encoder
 from fleet.protocol.task import TaskSpec
 
 ARRAY = w.Array(name="y", datatype="FP32", shape=(1, 2), data=bytes(range(8)))

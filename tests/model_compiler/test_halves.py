@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.protocol import sketch
+from fleet.protocol import drift_encoder, sketch
 from model_compiler.importing import halves
 from model_compiler.inputs.dataset import Dataset
 
@@ -49,7 +49,7 @@ def test_the_margin_of_a_sorted_file_is_that_of_a_shuffled_one() -> None:
     x = (random.normal(size=(300, 6)) + 4 * y[:, None]).astype(np.float32)
 
     def margin(one: np.ndarray, other: np.ndarray) -> float:
-        encoder = sketch.fit_encoder(x[one], tensor="x", dims=4, features=64)
+        encoder = drift_encoder.fit_encoder(x[one], tensor="x", dims=4, features=64)
         return sketch.fit_margin(encoder, sketch.sketch(encoder, x[one]), x[other], seed=0)
 
     by_halves = margin(*halves(Dataset({"x": x}, y), 0, classes=True))

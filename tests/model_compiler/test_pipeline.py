@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from fleet.protocol import selftest
+from fleet.protocol.drift_encoder import decode_encoder
 from fleet.protocol.figures import decode_profile, figures_of, plan
 from fleet.protocol.manifest import Gate, encode_manifest
 from fleet.protocol.manifest_detail import decode_detail, with_detail
-from fleet.protocol.sketch import decode_encoder
 from model_compiler.build.artifacts import CLOUD
 from model_compiler.errors import DataError, GateError, TargetError
 from model_compiler.inputs.release_folder import read_blob, read_release

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from fleet.protocol.messages import AgentReport, CommandResult, ModelReport, PairCounts, SketchData, Window
+from fleet.protocol.messages import AgentReport, CommandResult, ModelReport
+from fleet.protocol.telemetry import PairCounts, SketchData, Window
 
 REPORT = ModelReport(model="digits", state="fetching")
 WINDOW = Window(

@@ -14,7 +14,7 @@ import numpy as np
 from edge_agent.ports import InstalledRelease
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules.model_state import Held
-from fleet.protocol import selftest, sketch
+from fleet.protocol import drift_encoder, selftest, sketch
 from fleet.protocol.manifest import (
     Blob,
     Deferral,
@@ -97,7 +97,7 @@ def release(
         )
         for row in x[:8]
     ]
-    encoder = sketch.fit_encoder(x, tensor="input", dims=4, features=64)
+    encoder = drift_encoder.fit_encoder(x, tensor="input", dims=4, features=64)
     verdict = Verdict(
         metric="accuracy",
         value=1.0,
@@ -136,8 +136,8 @@ def release(
         variants=tuple(variants),
         selftest=SelfTest(blob=put(blobs, selftest.encode_vectors(vectors)), vectors=8, tolerance={name: tolerance}),
         sketch=SketchRef(
-            sketch_id=sketch.sketch_id(encoder),
-            encoder=put(blobs, sketch.encode_encoder(encoder)),
+            sketch_id=drift_encoder.sketch_id(encoder),
+            encoder=put(blobs, drift_encoder.encode_encoder(encoder)),
             reference=put(blobs, sketch.encode_sketch(sketch.sketch(encoder, x))),
             margin=0.0,
         ),

@@ -12,18 +12,9 @@ from cloud_hub.ingest.inbox import Message
 from cloud_hub.store.tables import Device, RolloutRow
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
-from fleet.protocol.messages import (
-    AgentReport,
-    CommandResult,
-    Envelope,
-    InputSummary,
-    ModelReport,
-    PairCounts,
-    SketchData,
-    Status,
-    Window,
-)
+from fleet.protocol.messages import AgentReport, CommandResult, Envelope, ModelReport, Status
 from fleet.protocol.pairing import KEY_BYTES
+from fleet.protocol.telemetry import InputSummary, PairCounts, SketchData, Window
 from tests.support.hub import HubFixture
 
 Build = Callable[[np.random.Generator, int], Any]

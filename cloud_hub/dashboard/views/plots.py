@@ -17,8 +17,8 @@ from cloud_hub.drift.signed import Bank
 from cloud_hub.store.tables import DriftMonitor, Release, WindowRow
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import SketchRef, decode_manifest
-from fleet.protocol.messages import SketchData
 from fleet.protocol.sketch import decode_sketch, distance, mean
+from fleet.protocol.telemetry import SketchData
 
 log = logging.getLogger(__name__)
 POINTS = 240  # windows per model

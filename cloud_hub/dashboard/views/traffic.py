@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 from sqlmodel import Session
 
-from cloud_hub.config import PricesConfig
+from cloud_hub.config_tables import PricesConfig
 from cloud_hub.context import Hub
 from cloud_hub.dashboard.views.charts import Chart, stacked
 from cloud_hub.dashboard.words import share, size

@@ -17,7 +17,7 @@ from cloud_hub.store.tables import (
     RolloutRow,
     WindowRow,
 )
-from fleet.protocol import sketch
+from fleet.protocol import drift_encoder, sketch
 from fleet.protocol.manifest import Blob, SketchRef, decode_manifest, encode_manifest
 from fleet.rollouts.evidence import PairedEvidence
 from fleet.rollouts.guard import CohortHealth, Verdict
@@ -153,15 +153,15 @@ def _rollouts(hub: HubFixture) -> None:
 def _windows(hub: HubFixture) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 16)).astype(np.float32)
-    encoder = sketch.fit_encoder(x, tensor="x", dims=4, features=64)
+    encoder = drift_encoder.fit_encoder(x, tensor="x", dims=4, features=64)
     blobs = {}
     for name, data in (
-        ("encoder", sketch.encode_encoder(encoder)),
+        ("encoder", drift_encoder.encode_encoder(encoder)),
         ("reference", sketch.encode_sketch(sketch.sketch(encoder, x))),
     ):
         blobs[name] = Blob(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
         hub.hub.objects.put_new(f"blobs/{blobs[name].sha256}", data)
-    ref = SketchRef(sketch_id=sketch.sketch_id(encoder), margin=0.02, **blobs)
+    ref = SketchRef(sketch_id=drift_encoder.sketch_id(encoder), margin=0.02, **blobs)
     with hub.hub.session() as session:
         row = session.get(Release, ("digits", 3))
         row.manifest = encode_manifest(replace(decode_manifest(row.manifest), sketch=ref))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.config import HubConfig, PricesConfig
+from cloud_hub.config import HubConfig
+from cloud_hub.config_tables import PricesConfig
 from cloud_hub.dashboard import words
 from cloud_hub.dashboard.pages.audit import beginning_of
 from cloud_hub.dashboard.views import charts, lineage, traffic

@@ -29,8 +29,9 @@ from cloud_hub.store.tables import (
 from fleet.api.jobs import RetrainOptions
 from fleet.api.rollouts import RolloutOptions
 from fleet.protocol.channel import ModelEntry
+from fleet.protocol.drift_encoder import encode_encoder, fit_encoder, sketch_id
 from fleet.protocol.manifest import Blob, Lineage, SketchRef, decode_manifest, encode_manifest
-from fleet.protocol.sketch import encode_encoder, encode_sketch, fit_encoder, sketch, sketch_id
+from fleet.protocol.sketch import encode_sketch, sketch
 from tests.support.hub import HubFixture
 from tests.support.manifests import small_release
 from tests.support.told import told

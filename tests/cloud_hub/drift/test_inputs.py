@@ -23,11 +23,12 @@ from cloud_hub.store.tables import (
 from edge_agent.telemetry.windows import Builder, Key
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
+from fleet.protocol.drift_encoder import fit_encoder
 from fleet.protocol.durations import DAY_S
 from fleet.protocol.figures import Profile, encode_profile, plan, summarize
 from fleet.protocol.manifest import Tensor, decode_manifest, encode_manifest
 from fleet.protocol.messages import Envelope
-from fleet.protocol.sketch import fit_encoder, outlying
+from fleet.protocol.sketch import outlying
 from model_compiler.inputs.release_folder import blob_of
 from tests.cloud_hub.drift.test_engine import promote
 from tests.cloud_hub.drift.test_response import device_row, raise_alarm

@@ -13,8 +13,9 @@ from cloud_hub.drift.stream_bytes import decode, encode
 from cloud_hub.drift.streams import Settings, Stream, learn, new_stream
 from cloud_hub.drift.watch import FLEET, Facts, Seen, Watch
 from cloud_hub.drift.week import SLOT_S
+from fleet.protocol.drift_encoder import fit_encoder
 from fleet.protocol.durations import DAY_S
-from fleet.protocol.sketch import Sketcher, fit_encoder
+from fleet.protocol.sketch import Sketcher
 
 K, WINDOW_S, N, NOISE = 8, 600.0, 50, 0.02
 SETTINGS = Settings(period_s=DAY_S, first=30, budget_days=1000.0, weights=np.ones(K))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloud_hub.config import WorkerConfig
+from cloud_hub.config_tables import WorkerConfig
 from cloud_hub.errors import InvalidError
 from cloud_hub.execution import cluster
 from cloud_hub.execution.child import ChildExecutor

@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cloud_hub.app import create_app, inference_services
-from cloud_hub.config import HubConfig, InferenceConfig
+from cloud_hub.config import HubConfig
+from cloud_hub.config_tables import InferenceConfig
 from cloud_hub.errors import ConflictError, HubError
 from cloud_hub.inference import rpc
 from cloud_hub.inference.rpc import make_rpc_server

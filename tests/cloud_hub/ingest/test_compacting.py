@@ -24,8 +24,8 @@ from cloud_hub.store.tables import (
     WindowRow,
     WindowSum,
 )
-from fleet.protocol.messages import QuantileData
 from fleet.protocol.quantiles import MOST_WEIGHT, check_quantiles
+from fleet.protocol.telemetry import QuantileData
 from tests.cloud_hub.ingest.test_bad_messages import rows
 from tests.cloud_hub.ingest.test_plans import plans
 from tests.support.hub import START, HubFixture, make_hub

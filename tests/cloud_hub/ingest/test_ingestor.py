@@ -30,17 +30,8 @@ from edge_agent.mqtt import gobackn
 from edge_agent.mqtt.command_verification import accept, decode_keys
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json, encode_msgpack
-from fleet.protocol.messages import (
-    AgentReport,
-    Envelope,
-    ModelReport,
-    PairCounts,
-    Receipt,
-    SketchData,
-    Status,
-    Vitals,
-    Window,
-)
+from fleet.protocol.messages import AgentReport, Envelope, ModelReport, Receipt, Status, Vitals
+from fleet.protocol.telemetry import PairCounts, SketchData, Window
 from tests.support.hub import HubFixture
 from tests.support.size import examples
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlmodel import col, select
 
-from cloud_hub.config import BrokerConfig
+from cloud_hub.config_tables import BrokerConfig
 from cloud_hub.errors import ConflictError
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.ingestor import Ingestor, Message

@@ -12,9 +12,9 @@ from cloud_hub.ingest.reading import Record, read_record
 from cloud_hub.ingest.summing import Part, beginning, summed
 from fleet.protocol.durations import HOUR_S
 from fleet.protocol.figures import COLUMNS, FINITE, HIGH, LOW, MEAN, SPREAD, Told, figures_of, summarize
-from fleet.protocol.messages import InputSummary, QuantileData, SketchData, Window
 from fleet.protocol.quantiles import quantiles
 from fleet.protocol.quantiles import summarize as quantile_summary
+from fleet.protocol.telemetry import InputSummary, QuantileData, SketchData, Window
 from tests.support.traffic import Traffic
 
 TOLD = Told("x", "values", ("a", "b"))

@@ -23,8 +23,9 @@ from cloud_hub.store.tables import (
 from fleet.protocol import topics
 from fleet.protocol.bounds import LARGEST
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.messages import Envelope, ShadowCounts, Window
+from fleet.protocol.messages import Envelope, ShadowCounts
 from fleet.protocol.task import TaskSpec
+from fleet.protocol.telemetry import Window
 from fleet.rollouts.machine import Progress
 from tests.support.hub import HubFixture, make_hub
 from tests.support.rollouts import DEVICES, begin_anew, cohort, entry, make_fleet

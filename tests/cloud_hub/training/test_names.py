@@ -19,6 +19,7 @@ from cloud_hub.store.tables import Model, Release, Snapshot
 from cloud_hub.training.checking import Contract, settle
 from cloud_hub.training.cli import main as train
 from cloud_hub.training.recipe import Examples, load_recipe
+from fleet.protocol import drift_encoder
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Manifest, Tensor, decode_manifest
 from tests.support.commands import call
@@ -176,18 +177,17 @@ def test_two_inputs_in_three_orders_called_as_labels_are(hub: HubFixture, tmp_pa
 @pytest.fixture
 def published(hub: HubFixture) -> HubFixture:
     """Release 1 of `machines`, made without training; no labels are asked for before the recipe is checked."""
-    from fleet.protocol import sketch
     from fleet.protocol.manifest import Tensor
     from tests.support.manifests import small_release
 
     (hub.hub.config.directory / "recipes").mkdir(exist_ok=True)
     with hub.hub.session() as session:
         session.add(Model(name="machines", recipe="machines.py", created_at=0))
-    encoder = sketch.fit_encoder(np.random.default_rng(0).normal(size=(40, 4)), tensor="sensors")
-    data = sketch.encode_encoder(encoder)
+    encoder = drift_encoder.fit_encoder(np.random.default_rng(0).normal(size=(40, 4)), tensor="sensors")
+    data = drift_encoder.encode_encoder(encoder)
     manifest, blobs = small_release(
         inputs=(Tensor(name="sensors", datatype="FP32", shape=(-1, 4)),), labels=("fine", "failing"),
-        outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, 2)),), sketch_id=sketch.sketch_id(encoder),
+        outputs=(Tensor(name="logits", datatype="FP32", shape=(-1, 2)),), sketch_id=drift_encoder.sketch_id(encoder),
         encoder=data,
     )  # fmt: skip
     for sha256, blob in blobs.items():

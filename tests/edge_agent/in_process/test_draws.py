@@ -35,8 +35,9 @@ from edge_agent.telemetry.windows import Builder, Key
 from edge_agent.update.disk.state import Looked, StateFile
 from fleet.protocol.channel import Audit, Channel, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
-from fleet.protocol.messages import SampleBatch, Window
-from fleet.protocol.sketch import fit_encoder
+from fleet.protocol.drift_encoder import fit_encoder
+from fleet.protocol.messages import SampleBatch
+from fleet.protocol.telemetry import Window
 from fleet.protocol.tensors import from_array, to_array
 from tests.edge_agent.test_local import X, install
 from tests.support import models

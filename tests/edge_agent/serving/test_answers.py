@@ -19,7 +19,7 @@ from fleet.protocol.channel import Audit, ModelEntry, RolloutRef
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.messages import Window
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.models import answer

@@ -15,7 +15,8 @@ from fleet.protocol import oip
 from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Sampling, Telemetry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import Sample, Window
+from fleet.protocol.messages import Sample
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.size import sized

@@ -19,7 +19,7 @@ from fleet.protocol import oip
 from fleet.protocol.channel import Audit, ModelEntry, Sampling, Telemetry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import RefusalError
-from fleet.protocol.messages import Window
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.fake_runtime import FakeModel, FakeRuntime

@@ -20,10 +20,11 @@ from fleet.protocol.channel import Audit, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import RefusalError
 from fleet.protocol.manifest import encode_manifest
-from fleet.protocol.messages import SampleBatch, Window
+from fleet.protocol.messages import SampleBatch
 from fleet.protocol.preprocessing import capability
 from fleet.protocol.selftest import from_array
 from fleet.protocol.steps import KINDS, Normalise
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 

@@ -22,7 +22,7 @@ from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import REFUSALS, MalformedError, RefusalError
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Tensor, encode_manifest
-from fleet.protocol.messages import Window
+from fleet.protocol.telemetry import Window
 from fleet.runtimes.cost import BODY_LIMIT
 from tests.support import models
 from tests.support.agent import Agent

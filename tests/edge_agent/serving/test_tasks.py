@@ -17,8 +17,9 @@ from edge_agent.serving.scores import score, score_all, score_later
 from fleet import tasks
 from fleet.protocol.channel import Audit, ModelEntry, RolloutRef, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack
-from fleet.protocol.messages import SampleBatch, Window
+from fleet.protocol.messages import SampleBatch
 from fleet.protocol.task import NO_CLASS, TaskSpec
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 

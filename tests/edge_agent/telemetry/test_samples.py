@@ -11,7 +11,7 @@ from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.samples import Draft, SampleStore, build, choose, is_outlying, may_keep, without_inputs
 from edge_agent.telemetry.uploader import Uploader
-from fleet.protocol import sketch
+from fleet.protocol import drift_encoder
 from fleet.protocol.channel import Sampling
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.messages import SAMPLES_LIMIT, SampleBatch, SampleReceipt
@@ -43,7 +43,7 @@ def test_choose(sampling, draw, flags, reason):
 
 
 def test_outlying_is_far_from_the_training_data():
-    encoder = sketch.fit_encoder(models.inputs(500), tensor="input", dims=4, features=64)
+    encoder = drift_encoder.fit_encoder(models.inputs(500), tensor="input", dims=4, features=64)
     assert not any(is_outlying({"input": row[None]}, encoder) for row in models.inputs(50, seed=3))
     assert is_outlying({"input": np.full((1, 4), 9, np.float32)}, encoder)
     assert not is_outlying({"input": np.full((1, 5), 9, np.float32)}, encoder)

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from edge_agent import runtimes
 from edge_agent.ports import InstalledRelease
-from fleet.protocol import sketch
+from fleet.protocol import drift_encoder
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.manifest import Blob
-from fleet.protocol.messages import Window
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 
@@ -23,8 +23,8 @@ PAIRS = models.inputs(64).reshape(32, 2, 4)
 def of_pairs(blobs: Path) -> InstalledRelease:
     """The tiny classifier as a model that takes exactly two rows, which are one sample."""
     made = models.release(blobs)
-    encoder = sketch.fit_encoder(PAIRS, tensor="input", dims=4, features=64)
-    data = sketch.encode_encoder(encoder)
+    encoder = drift_encoder.fit_encoder(PAIRS, tensor="input", dims=4, features=64)
+    data = drift_encoder.encode_encoder(encoder)
     old = made.manifest
     assert old.sketch is not None
     blob = Blob(sha256=models.put(blobs, data).sha256, size=len(data))
@@ -32,7 +32,7 @@ def of_pairs(blobs: Path) -> InstalledRelease:
         tuple(replace(tensor, shape=(2, *tensor.shape[1:])) for tensor in tensors)
         for tensors in (old.inputs, old.outputs)
     )
-    watched = replace(old.sketch, sketch_id=sketch.sketch_id(encoder), encoder=blob)
+    watched = replace(old.sketch, sketch_id=drift_encoder.sketch_id(encoder), encoder=blob)
     return replace(made, manifest=replace(old, inputs=inputs, outputs=outputs, sketch=watched))
 
 

@@ -16,7 +16,8 @@ from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.errors import RefusalError
 from fleet.protocol.figures import FINITE, MEAN, check_summaries, figures_of
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.messages import TELEMETRY_LIMIT, Window
+from fleet.protocol.messages import TELEMETRY_LIMIT
+from fleet.protocol.telemetry import Window
 from tests.support import models
 from tests.support.agent import Agent
 

@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.telemetry.samples import is_outlying
 from edge_agent.telemetry.windows import Key, Windows
-from fleet.protocol.sketch import fit_encoder
+from fleet.protocol.drift_encoder import fit_encoder
 
 KEY = Key("digits", 1, "litert-int8", 1)
 X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)

@@ -14,9 +14,10 @@ from edge_agent.telemetry.values import WAITING
 from edge_agent.telemetry.windows import Builder, Key
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
 from fleet.protocol.manifest import Tensor, decode_manifest
-from fleet.protocol.messages import TELEMETRY_LIMIT, VALUES, Window
+from fleet.protocol.messages import TELEMETRY_LIMIT
 from fleet.protocol.quantiles import quantiles
 from fleet.protocol.task import TaskSpec
+from fleet.protocol.telemetry import VALUES, Window
 from tests.support.manifests import small_release
 
 KEY = Key("tide", 1, "litert-int8", 1)

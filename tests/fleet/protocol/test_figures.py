@@ -29,7 +29,7 @@ from fleet.protocol.figures import (
     summarize,
 )
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.messages import InputSummary
+from fleet.protocol.telemetry import InputSummary
 
 
 def tensor(*shape: int, name: str = "x", datatype: str = "FP32") -> Tensor:

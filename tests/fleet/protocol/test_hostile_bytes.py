@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.protocol import channel, codec, manifest, messages, oip, selftest, sketch
+from fleet.protocol import channel, codec, drift_encoder, manifest, messages, oip, selftest, sketch
 from fleet.protocol.errors import MalformedError, ProtocolError
 from tests.support.size import examples
 
@@ -24,7 +24,7 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "envelope-window.msgpack": lambda data: messages.decode_body(messages.decode_envelope(data)),
     "manifest.json": manifest.decode_manifest,
     "channel.json": channel.decode_channel,
-    "encoder.msgpack": sketch.decode_encoder,
+    "encoder.msgpack": drift_encoder.decode_encoder,
     "sketch.msgpack": sketch.decode_sketch,
     "vector.msgpack": selftest.decode_vectors,
     "sample-batch.msgpack": lambda data: oip.decode_response(data, None),

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fleet.protocol.bounds import plain
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.errors import MalformedError
-from fleet.protocol.messages import QuantileData
 from fleet.protocol.quantiles import CLUSTERS, EMPTY, check_quantiles, merge, quantiles, summarize
+from fleet.protocol.telemetry import QuantileData
 
 SHARES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 RNG = np.random.default_rng(0)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet.protocol import sketch
+from fleet.protocol import drift_encoder, sketch
 from fleet.protocol.errors import MalformedError, TooLargeError
-from fleet.protocol.messages import SketchData
+from fleet.protocol.telemetry import SketchData
 from tests.support.size import examples
 
 
@@ -23,26 +23,26 @@ def data(seed: int, n: int = 400, shift: float = 0.0) -> np.ndarray:
     return (random.normal(size=(n, 5)) @ basis + 0.3 * random.normal(size=(n, 64)) + shift).reshape(n, 8, 8)
 
 
-ENCODER = sketch.fit_encoder(data(0), dims=6, features=256, seed=3)
+ENCODER = drift_encoder.fit_encoder(data(0), dims=6, features=256, seed=3)
 
 
 def test_the_same_arguments_give_the_same_encoder_and_identity() -> None:
-    again = sketch.fit_encoder(data(0), dims=6, features=256, seed=3)
-    assert again == ENCODER and sketch.sketch_id(again) == sketch.sketch_id(ENCODER)
-    other = sketch.fit_encoder(data(0), dims=6, features=256, seed=4)
-    assert sketch.sketch_id(other) != sketch.sketch_id(ENCODER)
+    again = drift_encoder.fit_encoder(data(0), dims=6, features=256, seed=3)
+    assert again == ENCODER and drift_encoder.sketch_id(again) == drift_encoder.sketch_id(ENCODER)
+    other = drift_encoder.fit_encoder(data(0), dims=6, features=256, seed=4)
+    assert drift_encoder.sketch_id(other) != drift_encoder.sketch_id(ENCODER)
 
 
 def test_identity_is_the_hash_of_the_blob() -> None:
-    blob = sketch.encode_encoder(ENCODER)
-    assert sketch.sketch_id(ENCODER) == hashlib.sha256(blob).hexdigest()
-    assert sketch.decode_encoder(blob) == ENCODER
+    blob = drift_encoder.encode_encoder(ENCODER)
+    assert drift_encoder.sketch_id(ENCODER) == hashlib.sha256(blob).hexdigest()
+    assert drift_encoder.decode_encoder(blob) == ENCODER
     assert len(blob) < 2500
 
 
 def test_frequencies_never_change() -> None:
     """Hub and devices run different numpy versions: these bytes are part of the contract."""
-    frequencies = sketch._frequencies(ENCODER) * ENCODER.bandwidth
+    frequencies = drift_encoder._frequencies(ENCODER) * ENCODER.bandwidth
     np.testing.assert_allclose(frequencies[0, :3], [-1.52204, 0.60121, 0.44700], atol=1e-3)
 
 
@@ -71,7 +71,7 @@ def test_the_distance_of_equal_distributions_is_zero_on_average_whatever_the_cou
 
 
 def test_frequencies_are_standard_normal() -> None:
-    values = sketch._frequencies(ENCODER).ravel() * ENCODER.bandwidth
+    values = drift_encoder._frequencies(ENCODER).ravel() * ENCODER.bandwidth
     assert abs(values.mean()) < 0.1 and abs(values.std() - 1) < 0.1
 
 
@@ -104,19 +104,19 @@ def test_inputs_of_another_size_are_refused() -> None:
 
 def test_wide_inputs_make_a_small_encoder() -> None:
     wide = np.random.default_rng(6).normal(size=(10, 100, 100, 3))
-    encoder = sketch.fit_encoder(wide, dims=4, features=64)
+    encoder = drift_encoder.fit_encoder(wide, dims=4, features=64)
     assert encoder.pool == 8
-    assert len(sketch.encode_encoder(encoder)) < 100_000
+    assert len(drift_encoder.encode_encoder(encoder)) < 100_000
     assert sketch.sketch(encoder, wide).count == 10
 
 
 def test_constant_inputs_still_make_an_encoder() -> None:
-    encoder = sketch.fit_encoder(np.ones((20, 4)), dims=4, features=16)
+    encoder = drift_encoder.fit_encoder(np.ones((20, 4)), dims=4, features=16)
     assert sketch.distance(*[sketch.sketch(encoder, np.ones((5, 4)))] * 2) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_sketches_of_different_encoders_do_not_mix() -> None:
-    other = sketch.fit_encoder(data(0), dims=6, features=256, seed=4)
+    other = drift_encoder.fit_encoder(data(0), dims=6, features=256, seed=4)
     a, b = sketch.sketch(ENCODER, data(1)), sketch.sketch(other, data(1))
     for combine in (sketch.merge, sketch.distance):
         with pytest.raises(MalformedError, match="different encoders"):
@@ -158,14 +158,14 @@ def test_sums_that_no_encoder_can_make_are_refused() -> None:
     ],
 )
 def test_encoders_whose_sizes_disagree_are_refused(changes: dict) -> None:
-    blob = sketch.encode_encoder(msgspec.structs.replace(ENCODER, **changes))
+    blob = drift_encoder.encode_encoder(msgspec.structs.replace(ENCODER, **changes))
     with pytest.raises(MalformedError, match="sizes do not agree"):
-        sketch.decode_encoder(blob)
+        drift_encoder.decode_encoder(blob)
 
 
 def test_large_blobs_are_refused_before_decoding() -> None:
     with pytest.raises(TooLargeError):
-        sketch.decode_encoder(b"x" * (sketch.ENCODER_LIMIT + 1))
+        drift_encoder.decode_encoder(b"x" * (drift_encoder.ENCODER_LIMIT + 1))
     with pytest.raises(TooLargeError):
         sketch.decode_sketch(b"x" * (sketch.SKETCH_LIMIT + 1))
 
@@ -173,4 +173,4 @@ def test_large_blobs_are_refused_before_decoding() -> None:
 def test_encoders_need_two_finite_rows() -> None:
     for bad in (np.zeros((1, 4)), np.zeros(4), np.full((5, 4), np.nan)):
         with pytest.raises(MalformedError):
-            sketch.fit_encoder(bad)
+            drift_encoder.fit_encoder(bad)

@@ -8,9 +8,10 @@ import pytest
 
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.messages import TELEMETRY_LIMIT, Window
+from fleet.protocol.messages import TELEMETRY_LIMIT
 from fleet.protocol.pairing import KEY_BYTES
 from fleet.protocol.sketch import check_sketch, distance
+from fleet.protocol.telemetry import Window
 from fleet.simulator.profiles import Profile
 from fleet.simulator.traffic import Running, window
 

@@ -15,9 +15,9 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fleet import runtimes
+from fleet.protocol.drift_encoder import decode_encoder
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Manifest, Tensor
-from fleet.protocol.sketch import decode_encoder
 from fleet.protocol.steps import AnyStep, Concat, Impute, Normalise, OneHot
 from model_compiler.build import onnx
 from model_compiler.build.prepared import prepare

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+from fleet.protocol.drift_encoder import fit_encoder
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import Ports, Tensor, decode_manifest
 from fleet.protocol.onnx_file import port_names
-from fleet.protocol.sketch import fit_encoder
 from model_compiler.build import onnx
 from model_compiler.build.adapting import adapt
 from model_compiler.errors import DataError, InterfaceError, SourceError
