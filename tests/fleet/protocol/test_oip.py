@@ -15,7 +15,8 @@ from hypothesis.extra import numpy as hnp
 from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError, TooLargeError
 from fleet.protocol.manifest import Tensor
-from fleet.protocol.oip import ALL, DTYPES, InferRequest, InferResponse, TensorValue
+from fleet.protocol.oip import DTYPES, InferRequest, InferResponse
+from fleet.protocol.oip_reading import ALL, TensorValue
 from tests.support.size import examples
 
 NUMERIC = [dtype for name, dtype in DTYPES.items() if name != "BYTES"]
