@@ -17,20 +17,21 @@ import time
 from collections.abc import Awaitable, Callable
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError
-from edge_agent.serving.answers import answers_of, checked, parameters_of
+from edge_agent.serving.answers import answers_of, parameters_of
 from edge_agent.serving.asked import Asked
-from edge_agent.serving.endpoint import Endpoint, Question, word_of
-from edge_agent.serving.forwarding import cloud_version, forwarded, somebody
+from edge_agent.serving.cloud_part import CloudPart
+from edge_agent.serving.endpoint import Endpoint
+from edge_agent.serving.forwarding import somebody
 from edge_agent.serving.outcomes import Observer, Outcome, Refused, refused_for
 from edge_agent.serving.policy import Policies
-from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, route, settle, threshold
+from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, settle, threshold
 from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
-from edge_agent.serving.slots import Arrays, Served, Slots, in_words, unforeseen
+from edge_agent.serving.slots import Arrays, Served, Slots, in_words
 from edge_agent.serving.turns import InTurn, Turns
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of, labels_of
-from fleet.protocol.channel import MILLION, SPECULATIVE
+from fleet.protocol.channel import MILLION
 from fleet.protocol.deadlines import deadline_s
 from fleet.protocol.errors import MalformedError, ProtocolError, RefusalError, refusal_word
 from fleet.protocol.interface import takes
@@ -61,7 +62,7 @@ class Engine:
     ) -> None:
         self.slots = slots
         self._policies = policies
-        self._cloud = cloud
+        self.cloud = CloudPart(cloud, now)
         self._observer = observer
         self._rng = rng
         self._now = now
@@ -121,7 +122,7 @@ class Engine:
         except RefusalError as error:
             self._refused(served, asked, error, newly=takes(served.former, request))
             raise
-        if self._speculates(served, asked):
+        if self.cloud.speculates(served, asked):
             served.references += 1
             return self._at_once(served, asked, inputs)
         if self._turns.several() and self._joins(served, inputs):
@@ -212,15 +213,9 @@ class Engine:
         finally:
             served.release_reference()
 
-    def _speculates(self, served: Served, asked: Asked) -> bool:
-        """Whether the cloud is asked before the local answer is known."""
-        if asked.entry.routing.when != SPECULATIVE:
-            return False
-        return self._plan(served, asked, Local(ok=True, wants_cloud=True), None).ask
-
     async def _at_once(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse:
         """Local run and call to the cloud beside each other; a call that turns out not to be needed is left alone."""
-        early = asyncio.get_running_loop().create_task(self._call(served, asked))
+        early = asyncio.get_running_loop().create_task(self.cloud.ask(served, asked))
         await asyncio.sleep(0)  # the call goes out before a short run takes the event loop
         try:
             return await self._elsewhere(served, asked._replace(early=early), inputs)
@@ -242,7 +237,7 @@ class Engine:
         limit = threshold(asked.entry.routing, served.release.variant.deferral)
         if not reason_for(local, limit, asked.entry.routing.when):
             return self._finish(served, asked, inputs, ran, EDGE)
-        plan = self._plan(served, asked, local, limit)
+        plan = self.cloud.plan(served, asked, local, limit)
         if not plan.ask:
             return self._finish(served, asked, inputs, ran, settle(plan, local_ok=local.ok, cloud_error=None))
         served.references += 1
@@ -253,7 +248,7 @@ class Engine:
     ) -> oip.InferResponse:
         """The caller has taken a reference."""
         try:
-            answer, error = await (asked.early or self._call(served, asked))
+            answer, error = await (asked.early or self.cloud.ask(served, asked))
             verdict = settle(plan, local_ok=ran.failure is None, cloud_error=error)
             return self._finish(served, asked, inputs, ran, verdict, answer)
         finally:
@@ -310,15 +305,15 @@ class Engine:
             return failure
         error = InferenceError(
             f"model {asked.model!r} failed: {in_words(failure)}; cloud: {verdict.fallback_reason}",
-            retry_after_s=self._retry_after_s(asked, verdict),
+            retry_after_s=self.cloud.retry_after_s(asked, verdict),
             busy=verdict.fallback_reason == "cloud-busy",
         )
         error.__cause__ = failure
         return error
 
     async def _without_local(self, asked: Asked) -> oip.InferResponse:
-        plan = self._plan(None, asked, None, None)
-        answer, error = await self._call(None, asked) if plan.ask else (None, None)
+        plan = self.cloud.plan(None, asked, None, None)
+        answer, error = await self.cloud.ask(None, asked) if plan.ask else (None, None)
         verdict = settle(plan, local_ok=False, cloud_error=error)
         took = self._now() - asked.started
         self._observer.finished(
@@ -338,7 +333,7 @@ class Engine:
                 f"model {asked.model!r} is not in service yet and the cloud did not answer: {verdict.fallback_reason}",
                 subject=asked.model,
                 hint="see GET /status",
-                retry_after_s=self._retry_after_s(asked, verdict),
+                retry_after_s=self.cloud.retry_after_s(asked, verdict),
                 busy=verdict.fallback_reason == "cloud-busy",
             )
         return oip.InferResponse(
@@ -348,48 +343,6 @@ class Engine:
             parameters=parameters_of(verdict, None, None, took, answer),
             outputs=answer.outputs,
         )
-
-    def _plan(self, served: Served | None, asked: Asked, local: Local | None, limit: float | None) -> Route:
-        routing = asked.entry.routing
-        return route(
-            local,
-            limit,
-            cloud=self._cloud is not None and somebody(served, asked.entry),
-            edge_only=asked.request.parameters.get("route") == "edge",
-            blocked=self._cloud.blocked(asked.model, routing) if self._cloud is not None and not asked.early else "",
-            budget_s=self._left_s(asked),
-            when=routing.when,
-        )
-
-    def _left_s(self, asked: Asked) -> float:
-        """Seconds that the cloud may take."""
-        until = asked.started + asked.entry.routing.deadline_ms / 1000.0
-        return (until if asked.until is None else min(until, asked.until)) - self._now()
-
-    def _retry_after_s(self, asked: Asked, verdict: Verdict) -> float | None:
-        """When to come back, for a request that nobody answered because the cloud was not to be asked."""
-        if self._cloud is None or verdict.fallback_reason not in ("cloud-busy", "breaker-open"):
-            return None
-        return self._cloud.wait_s(asked.model, asked.entry.routing)
-
-    async def _call(self, served: Served | None, asked: Asked) -> tuple[oip.InferResponse | None, str | None]:
-        """The cloud's answer, or the word for why there is none."""
-        assert self._cloud is not None
-        request = asked.request
-        manifest = served.release.manifest if served is not None else None
-        question = Question(
-            asked.model,
-            cloud_version(served, asked.entry),
-            forwarded(request, served),
-            lambda said: checked(said, manifest, request.outputs),
-            asked.gone,
-        )
-        try:
-            return await self._cloud.ask(question, asked.entry.routing, max(self._left_s(asked), 0.001)), None
-        except Exception as error:  # whatever the cloud's side raises must not cost the local answer
-            level = logging.ERROR if unforeseen(error) else logging.DEBUG
-            log.log(level, "cloud: %s", in_words(error), exc_info=unforeseen(error))
-            return None, word_of(error)
 
 
 def _observed(request: oip.InferRequest) -> bool:

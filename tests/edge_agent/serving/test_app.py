@@ -278,7 +278,7 @@ def test_every_503_says_when_to_come_back(tmp_path):
 def test_what_nobody_has_time_to_answer_says_when_to_come_back(tmp_path):
     agent = Agent(tmp_path)
     agent.follow(ModelEntry(release=1))  # no local model yet, and
-    agent.engine._cloud = Endpoint(agent.cloud, calls=0, waiting=0)  # no place at the cloud
+    agent.engine.cloud.endpoint = Endpoint(agent.cloud, calls=0, waiting=0)  # no place at the cloud
     body = json.dumps({"inputs": [{"name": "input", "shape": [1, 4], "datatype": "FP32", "data": [0, 0, 0, 0]}]})
     with serving(**agent.listener) as (address, _):
         connection = http.client.HTTPConnection(address, timeout=60)

@@ -78,7 +78,7 @@ def test_clients_that_all_defer_to_a_healthy_cloud_lose_no_answer_to_the_breaker
         slots, "SLOW_S", float("inf")
     )  # on a busy machine a run looks slow, and would queue for a thread
     agent = Agent(tmp_path)
-    agent.engine._cloud = endpoint = Endpoint(HubCloud(SlowHub()))
+    agent.engine.cloud.endpoint = endpoint = Endpoint(HubCloud(SlowHub()))
     outcomes: collections.Counter = collections.Counter()
 
     async def client():
@@ -291,7 +291,7 @@ def test_a_model_that_fails_at_the_cloud_keeps_no_other_from_it():
 @pytest.mark.parametrize("local", [True, False])
 def test_without_a_place_the_local_answer_goes_out_degraded_else_503_with_retry_after(tmp_path, local):
     agent = Agent(tmp_path)
-    agent.engine._cloud = Endpoint(Gated(), calls=0, waiting=0)
+    agent.engine.cloud.endpoint = Endpoint(Gated(), calls=0, waiting=0)
 
     async def scenario():
         agent.follow(ModelEntry(release=1))
@@ -316,7 +316,7 @@ def test_audits_take_no_place_of_deferred_requests_and_say_nothing_to_the_breake
     audits.gate.clear()
     audits.answer = Answer(503, {}, b"{}")
     agent = Agent(tmp_path)
-    agent.engine._cloud = endpoint = Endpoint(HubCloud(hub, calls=1), calls=1)
+    agent.engine.cloud.endpoint = endpoint = Endpoint(HubCloud(hub, calls=1), calls=1)
     agent.auditor._cloud = HubCloud(audits, calls=2)
 
     async def scenario():
@@ -342,7 +342,7 @@ def test_audits_leave_a_busy_cloud_alone_as_long_as_it_asks(tmp_path):
     agent = Agent(tmp_path)
     agent.cloud.error = CloudError("too busy", status=429, retry_after_s=7.0)
     agent.auditor._sleep = sleep
-    agent.engine._cloud = None
+    agent.engine.cloud.endpoint = None
 
     async def scenario():
         agent.follow(ModelEntry(release=1, audit=Audit(auditor=7, share_ppm=1_000_000)))

@@ -240,7 +240,7 @@ def answers(agent: Agent, entry: ModelEntry, x: np.ndarray, times: int = 1) -> l
 
 def with_remote(agent: Agent) -> RemoteServers:
     servers = RemoteServers({}, lambda up, down: None)
-    agent.engine._cloud = Endpoint(agent.cloud, servers.server)
+    agent.engine.cloud.endpoint = Endpoint(agent.cloud, servers.server)
     return servers
 
 
@@ -282,7 +282,7 @@ def test_an_answer_that_is_not_the_models_never_goes_out(serve, tmp_path, change
 def test_a_budget_of_calls_keeps_the_local_answer(serve, tmp_path: Path) -> None:
     server, agent = serve(kserve), Agent(tmp_path)
     servers = with_remote(agent)
-    agent.engine._cloud._now = lambda: 100.0  # type: ignore[union-attr]
+    agent.engine.cloud.endpoint._now = lambda: 100.0  # type: ignore[union-attr]
     routing = Routing(calls_per_s=2.0, remote=Remote(url=server.url), deadline_ms=20_000)
     found = answers(agent, ModelEntry(release=1, routing=routing), UNSURE, times=4)
     assert [a.parameters["served_by"] for a in found] == ["cloud", "cloud", "edge", "edge"]
@@ -330,11 +330,11 @@ def test_a_speculative_call_begins_before_the_local_answer_is_known(tmp_path: Pa
 
         slot.run = late  # type: ignore[method-assign]
         cloud = Cloud()
-        agent.engine._cloud = Endpoint(cloud)
+        agent.engine.cloud.endpoint = Endpoint(cloud)
         sure = await agent.ask(SURE)
         assert sure.parameters["served_by"] == "edge" and not sure.parameters["degraded"] and asked.is_set()
         cloud.answered = True
-        agent.engine._cloud = Endpoint(cloud)
+        agent.engine.cloud.endpoint = Endpoint(cloud)
         unsure = await agent.ask(UNSURE)
         assert unsure.parameters["served_by"] == "cloud"
 
