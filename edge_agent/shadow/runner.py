@@ -20,8 +20,8 @@ from edge_agent.shadow.child import Answered
 from edge_agent.shadow.copies import Copies, Copy
 from edge_agent.shadow.pace import Pace
 from edge_agent.shadow.process import Process, Processes
+from edge_agent.update.messages import Beside
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import Beside
 from fleet.protocol.channel import Channel, RolloutRef
 from fleet.protocol.errors import ProtocolError
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError, UnreachableError, UpdateError
 from edge_agent.update.download.folder import open_regular
-from edge_agent.update.worker.messages import Failed, LookRequest, Message, Offer, Refusal
+from edge_agent.update.messages import Failed, LookRequest, Message, Offer, Refusal
 from fleet.protocol import bundle
 from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError

@@ -22,8 +22,8 @@ from edge_agent.errors import AgentError, LateError, UpdateError, said
 from edge_agent.host.durable import write_durably
 from edge_agent.update.bundled import Bundle
 from edge_agent.update.download.folder import check_bundle
+from edge_agent.update.messages import LookRequest, Message, Offer, Refusal, Step
 from edge_agent.update.worker.client import LookChild, ProcessChildren
-from edge_agent.update.worker.messages import LookRequest, Message, Offer, Refusal, Step
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import ModelReport

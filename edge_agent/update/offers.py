@@ -15,11 +15,11 @@ from edge_agent.errors import ActivationError, CorruptBlobError, TrialError, Unr
 from edge_agent.ports import Activator
 from edge_agent.update.activation import Activation
 from edge_agent.update.download.shares import Shares
+from edge_agent.update.messages import Done, Failed, Offer, Progress, Refusal, StepName
 from edge_agent.update.rules import install_window, machine
 from edge_agent.update.rules.model_state import Held, ModelState, Target
 from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.worker.client import Children, LookChild
-from edge_agent.update.worker.messages import Done, Failed, Offer, Progress, Refusal, StepName
 from edge_agent.update.worker.pool import WorkerPool, messages_until
 from fleet.protocol.channel import Channel, Probation
 

@@ -23,6 +23,7 @@ from edge_agent.update.activation import Activation
 from edge_agent.update.disk.crash_log import CrashLog, loader
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
+from edge_agent.update.messages import Beside, LookRequest, LookResult, Offer, Refusal
 from edge_agent.update.offers import CUT_SHORT, MIN_RELOOK_S, OfferApplier
 from edge_agent.update.rules import install_window, machine
 from edge_agent.update.rules.model_state import Held, ModelState
@@ -30,7 +31,6 @@ from edge_agent.update.rules.notice_backoff import NoticeBackoff
 from edge_agent.update.rules.probation import judged
 from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.worker.client import Children
-from edge_agent.update.worker.messages import Beside, LookRequest, LookResult, Offer, Refusal
 from edge_agent.update.worker.pool import WorkerPool
 from fleet.protocol.channel import Channel
 from fleet.protocol.errors import ProtocolError

@@ -20,7 +20,7 @@ from edge_agent.errors import AgentError, FetchError
 from edge_agent.identity.http import HubHttp
 from edge_agent.update.download.fetch import fetch_blob
 from edge_agent.update.download.throttle import Pace
-from edge_agent.update.worker.messages import LookRequest, Refusal
+from edge_agent.update.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import offers
 from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef, Rule

@@ -14,8 +14,8 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError
 from edge_agent.runtimes import selftest
 from edge_agent.update.disk.store import Store
+from edge_agent.update.messages import Done, Failed, Message, Ready
 from edge_agent.update.worker import process
-from edge_agent.update.worker.messages import Done, Failed, Message, Ready
 from fleet.protocol.errors import ProtocolError
 
 

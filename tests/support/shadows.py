@@ -12,8 +12,8 @@ from edge_agent.serving.outcomes import Outcome
 from edge_agent.serving.router import Verdict
 from edge_agent.serving.scores import Scores
 from edge_agent.shadow.child import Answered
+from edge_agent.update.messages import Beside
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import Beside
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.shadow import Shadow
 

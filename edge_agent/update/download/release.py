@@ -19,8 +19,8 @@ from edge_agent.update.disk.store import Store
 from edge_agent.update.download.sources import Sources, mirrors
 from edge_agent.update.download.throttle import Pace
 from edge_agent.update.download.transfer import Budgeted, Transfer
+from edge_agent.update.messages import Progress, Step
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import Progress, Step
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest
 

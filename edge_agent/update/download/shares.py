@@ -8,13 +8,13 @@ from typing import Any
 
 from edge_agent.errors import CorruptBlobError, UnreadableError
 from edge_agent.update.disk.store import Store
+from edge_agent.update.messages import Step, StepName
 from edge_agent.update.rules.install_window import DayBudget
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import Step, StepName
-from edge_agent.update.worker.pool import AT_ONCE
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
 
+AT_ONCE = 4  # models under way: each costs the memory of one child
 PATCH_SHARE = 1 / 3  # of a look, for applying a patch, which is not resumed in the next one as a fetch is
 
 

@@ -8,5 +8,5 @@ In the process
     confining        what a self-test gives up before it parses a model: sandbox (Landlock, seccomp), syscall_filter
 In the serving process
     client, pool     start, ask, end; one worker for each model that has something to do
-messages             what the two say to each other
+What the two say to each other is in `update/messages.py`.
 """

@@ -17,8 +17,8 @@ from msgspec import Struct
 from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.host.child_process import kill
+from edge_agent.update.messages import Confined, Done, Failed, LookRequest, Message, Ready, Step
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import Confined, Done, Failed, LookRequest, Message, Ready, Step
 
 LINE_LIMIT = 4 << 20
 TALK_LINES, TALK_BYTES = 1000, 1 << 20  # what a self-test may write; more would keep the serving loop busy

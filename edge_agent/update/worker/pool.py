@@ -13,10 +13,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from edge_agent.update.download.shares import AT_ONCE
+from edge_agent.update.messages import LookRequest, Message, Step
 from edge_agent.update.worker.client import Children, LookChild
-from edge_agent.update.worker.messages import LookRequest, Message, Step
-
-AT_ONCE = 4  # models under way: each costs the memory of one child
 
 
 class WorkerPool:

@@ -25,8 +25,8 @@ from edge_agent.errors import AgentError, OlderMetadataError, UsageError, said
 from edge_agent.host.child_process import end_with_parent, leave_no_core
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.throttle import Pace
+from edge_agent.update.messages import Confined, Done, Failed, LookRequest, LookResult, Ready, Step
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import Confined, Done, Failed, LookRequest, LookResult, Ready, Step
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import DeviceMe
 

@@ -12,8 +12,8 @@ from edge_agent.ports import HubCalls
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.manifest_patch import FromHeld
+from edge_agent.update.messages import Beside, LookRequest, Offer, Refusal
 from edge_agent.update.rules.model_state import Held, Target
-from edge_agent.update.worker.messages import Beside, LookRequest, Offer, Refusal
 from edge_agent.update.worker.tuf_client import Trusted
 from fleet.protocol import resolve
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel

@@ -19,7 +19,7 @@ from edge_agent.host.lock import only_one
 from edge_agent.identity import enroll as module
 from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
-from edge_agent.update.worker.messages import LookRequest, LookResult, Message
+from edge_agent.update.messages import LookRequest, LookResult, Message
 from edge_agent.update.worker.process import Session
 from fleet.protocol.messages import TrustBundle
 from tests.support.device import claim, listening

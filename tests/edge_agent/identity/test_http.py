@@ -15,7 +15,7 @@ import urllib3
 from edge_agent.errors import UnreachableError
 from edge_agent.identity.enroll import enroll
 from edge_agent.identity.http import Answer, HubHttp
-from edge_agent.update.worker.messages import LookRequest
+from edge_agent.update.messages import LookRequest
 from edge_agent.update.worker.resolve_targets import me
 from tests.support.agent_process import enrolled
 from tests.support.device import claim, listening

@@ -17,8 +17,8 @@ from edge_agent.identity.enroll import enroll, load_enrollment
 from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key
 from edge_agent.identity.renew import follow, renew
+from edge_agent.update.messages import LookRequest, LookResult, Message, Ready
 from edge_agent.update.worker import resolve_targets
-from edge_agent.update.worker.messages import LookRequest, LookResult, Message, Ready
 from edge_agent.update.worker.process import Session
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import DeviceMe, MqttEndpoint, RenewResponse

@@ -21,9 +21,9 @@ import pytest
 from edge_agent import client
 from edge_agent.errors import NotFoundError
 from edge_agent.update.disk.state import StateFile, read_state
+from edge_agent.update.messages import Confined, Done
 from edge_agent.update.rules.model_state import ModelState
 from edge_agent.update.worker import sandbox
-from edge_agent.update.worker.messages import Confined, Done
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled, running
 

@@ -19,7 +19,7 @@ from cloud_hub.trust import ceremony
 from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError, UnreachableError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.throttle import Pace, paced
-from edge_agent.update.worker.messages import LookRequest, Refusal
+from edge_agent.update.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import looked, offers
 from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
 from fleet.protocol.channel import Channel, ModelEntry

@@ -19,8 +19,8 @@ from edge_agent.update.download.fetch import fetch_blob
 from edge_agent.update.download.release import nearest
 from edge_agent.update.download.throttle import Pace
 from edge_agent.update.download.transfer import Budgeted, Transfer
+from edge_agent.update.messages import Step
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import Step
 from fleet.protocol.manifest import Blob
 from model_compiler.package.delta import _patch, build
 from tests.edge_agent.update.test_fetch import Answer

@@ -10,9 +10,9 @@ from msgspec.structs import replace
 from cloud_hub.trust import ceremony
 from edge_agent.errors import UnreachableError
 from edge_agent.update.disk.state import Looked
+from edge_agent.update.messages import LookRequest, Offer, Refusal
 from edge_agent.update.rules import hints
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import LookRequest, Offer, Refusal
 from edge_agent.update.worker.resolve_targets import concluded, looked, offers
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.messages import DeviceMe

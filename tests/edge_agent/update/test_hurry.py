@@ -8,10 +8,10 @@ from pathlib import Path
 
 from edge_agent.config import AgentConfig
 from edge_agent.update.disk.state import Looked
+from edge_agent.update.messages import Failed, LookRequest, LookResult, Message, Offer, Progress, Ready, Step
 from edge_agent.update.rules.model_state import Held, Target
 from edge_agent.update.rules.notice_backoff import FREE, MOST_S, NoticeBackoff
 from edge_agent.update.updater import Updater
-from edge_agent.update.worker.messages import Failed, LookRequest, LookResult, Message, Offer, Progress, Ready, Step
 from fleet.protocol.channel import Channel, ModelEntry
 from tests.support.device import FakeActivator, FakeReporter
 

@@ -12,8 +12,8 @@ from edge_agent.errors import ActivationError, UpdateError
 from edge_agent.ports import Health
 from edge_agent.update.disk import state as states
 from edge_agent.update.disk.store import Store
+from edge_agent.update.messages import LookRequest
 from edge_agent.update.rules.model_state import Held
-from edge_agent.update.worker.messages import LookRequest
 from edge_agent.update.worker.resolve_targets import offers
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.manifest import encode_manifest

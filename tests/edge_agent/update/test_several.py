@@ -12,8 +12,8 @@ import pytest
 from edge_agent.errors import UpdateError
 from edge_agent.ports import Health
 from edge_agent.update.disk.store import Store
+from edge_agent.update.messages import Failed
 from edge_agent.update.worker.client import ProcessChildren
-from edge_agent.update.worker.messages import Failed
 from fleet.protocol.channel import Channel, ModelEntry, Probation
 from tests.support.device import LOOP, Device, claim, listening, publish
 from tests.support.hub import HubFixture

@@ -14,10 +14,10 @@ from edge_agent.ports import Health
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.shares import Shares
+from edge_agent.update.messages import Done, Failed, LookResult, Offer, Progress, Ready
 from edge_agent.update.rules.install_window import UNLIMITED
 from edge_agent.update.rules.model_state import Held, ModelState, Rejected, Target
 from edge_agent.update.updater import Updater
-from edge_agent.update.worker.messages import Done, Failed, LookResult, Offer, Progress, Ready
 from fleet.protocol.channel import Channel, Fetching, ModelEntry
 from fleet.protocol.manifest import encode_manifest
 from tests.support.device import LOOP, FakeReporter

@@ -17,7 +17,7 @@ from edge_agent.errors import AgentError, UpdateError
 from edge_agent.ports import Health
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download import fetch
-from edge_agent.update.worker.messages import LookRequest, Refusal
+from edge_agent.update.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import offers
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.codec import encode_json

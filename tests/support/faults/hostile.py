@@ -17,8 +17,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
+from edge_agent.update.messages import Done, LookResult, Offer, Ready
 from edge_agent.update.rules.model_state import Held, Target
-from edge_agent.update.worker.messages import Done, LookResult, Offer, Ready
 from fleet.protocol import oip
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
 from tests.support.faults.mutants import mutant
