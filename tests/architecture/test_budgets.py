@@ -20,7 +20,6 @@ OVER: dict[str, tuple[str, ...]] = {
     "edge_agent/telemetry/recorder.py": ("", "__init__()"),
     "edge_agent/update/offers.py": ("__init__()",),
     "edge_agent/update/updater.py": ("", "__init__()"),
-    "fleet/serving/protocol.py": ("",),
 }
 ARCHIVES = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "shelve", "marshal", "tarfile"}
 
