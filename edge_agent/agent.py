@@ -57,8 +57,10 @@ from edge_agent.telemetry.recorder import Recorder, show_audits
 from edge_agent.telemetry.samples import Redact, SampleStore
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import Uploader
-from edge_agent.update.disk.state import Looked
+from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.install import REQUEST, Installer, Outcome
+from edge_agent.update.looks import DeviceFacts, Looks
+from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.updater import Updater
 from fleet.protocol.described import describe_all
 from fleet.protocol.messages import IN_USE_TWICE, AgentReport, CommandKeys
@@ -135,20 +137,21 @@ class Agent:
         enrolled = self.links.enrollment
         self.installer = Installer(self.config.dir)
         self.shadows = Shadows(ChildProcesses(self.config.dir), self.recorder.copies, self.recorder)
-        self.updater = Updater(
-            self.config,
+        device = DeviceFacts(
             enrolled.device_id,
             enrolled.channel,
-            self.slots,
-            self.recorder,
-            self.installer,
             kinds=tuple(sorted(runtimes.kinds())),
             runtimes=self.runtimes,
             capabilities=self.capabilities,
-            shadows=self.shadows,
-            on_look=self._looked,
-            count_bytes=lambda received: self.budget.count(down=received),
+            variants=self.config.variants,
+        )
+        self.updater = Updater(
+            self.config,
+            StateReporter(StateFile(self.config.dir), self.recorder, self._looked),
+            self.slots,
+            Looks(self.installer, device),
             budget=self.budget,
+            shadows=self.shadows,
         )
 
     def _connect(self) -> None:

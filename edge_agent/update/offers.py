@@ -42,13 +42,12 @@ class OfferApplier:
         activator: Activator,
         children: Children,
         *,
-        count_bytes: Callable[[int], None],
         budget: install_window.DayBudget,
         clock: Callable[[], float],
     ) -> None:
         self._config, self._states, self._activation = config, states, activation
         self._activator, self._children = activator, children
-        self._count_bytes, self._budget, self._clock = count_bytes, budget, clock
+        self._budget, self._clock = budget, clock
         self._file = states.file
         self._trial = asyncio.Lock()  # one self-test at a time: each may take much memory
         self._refused: dict[str, Refusal] = {}
@@ -191,7 +190,7 @@ class OfferApplier:
             async for message in messages_until(child, mine.step, self._stop):
                 if isinstance(message, Progress):
                     self._states.progress[model] = message.share
-                    self._count_bytes(mine.more(message.received))
+                    self._budget.count(down=mine.more(message.received))
                 elif isinstance(message, Failed):
                     failure = message
                 elif isinstance(message, Done):

@@ -8,6 +8,7 @@ and the file is written as soon as the disk takes it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -22,10 +23,15 @@ log = logging.getLogger(__name__)
 
 
 class StateReporter:
-    """The state file, and the reporter that hears of every change; `progress` is the share fetched, by model."""
+    """The state file, and who hears of every change: `reporter` of the models', `on_look` of what a look gave.
 
-    def __init__(self, file: StateFile, reporter: Reporter) -> None:
-        self.file, self._reporter = file, reporter
+    `progress` is the share fetched, by model.
+    """
+
+    def __init__(
+        self, file: StateFile, reporter: Reporter, on_look: Callable[[Looked], None] = lambda looked: None
+    ) -> None:
+        self.file, self._reporter, self._on_look = file, reporter, on_look
         self.progress: dict[str, float] = {}
 
     def enter(self, model: str, new: ModelState) -> None:
@@ -59,6 +65,10 @@ class StateReporter:
             return looked
         word, hint = said(refusal)
         return replace(looked, problem=word, hint=f"state.json cannot be written: {refusal}; {hint}")
+
+    def tell_look(self) -> None:
+        """Say what the last look gave."""
+        self._on_look(self.looked())
 
     def _tell(self, model: str, old: ModelState, new: ModelState) -> None:
         if new.state != "fetching":

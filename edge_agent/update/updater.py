@@ -8,59 +8,33 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import random
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from msgspec.structs import replace
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError, said
 from edge_agent.host.sharing import share
-from edge_agent.ports import Activator, Reporter
+from edge_agent.host.timing import SYSTEM, Timing
+from edge_agent.ports import Activator
 from edge_agent.update.activation import Activation
 from edge_agent.update.disk.crash_log import CrashLog, loader
-from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.messages import Beside, LookRequest, LookResult, Offer, Refusal
+from edge_agent.update.looks import Looks
+from edge_agent.update.messages import Beside, LookResult, Offer, Refusal
 from edge_agent.update.offers import CUT_SHORT, MIN_RELOOK_S, OfferApplier
 from edge_agent.update.rules import install_window, machine
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import ModelState
 from edge_agent.update.rules.notice_backoff import NoticeBackoff
 from edge_agent.update.rules.probation import judged
+from edge_agent.update.shadows import Shadows
 from edge_agent.update.state_reporter import StateReporter
-from edge_agent.update.worker.client import Children
 from edge_agent.update.worker.pool import WorkerPool
 from fleet.protocol.channel import Channel
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import ModelReport
 
 log = logging.getLogger(__name__)
-
-Sleep = Callable[[float], Awaitable[Any]]
-
-
-class Shadows(Protocol):
-    """Hears which releases are to run beside those that serve, and which of them are ready; see `shadow.runner`."""
-
-    async def follow(self, ordered: Sequence[Beside]) -> None:
-        """These, and no others."""
-
-    def wants(self, beside: Beside) -> bool:
-        """Whether it is still to be made ready."""
-
-    def ready(self, beside: Beside) -> None:
-        """It is here, verified and tried."""
-
-    def failed(self, beside: Beside, reason: str, detail: str) -> None:
-        """It has not passed its self-test."""
-
-    def refused(self, beside: Beside, reason: str, detail: str) -> None:
-        """It is not here, and the next look tries again."""
-
-    def kept(self, channel: Channel | None) -> list[Held]:
-        """What stays on the disk for it."""
 
 
 class Updater:
@@ -69,48 +43,38 @@ class Updater:
     def __init__(
         self,
         config: AgentConfig,
-        device_id: str,
-        channel: str,
+        states: StateReporter,
         activator: Activator,
-        reporter: Reporter,
-        children: Children,
+        looks: Looks,
         *,
-        kinds: tuple[str, ...],
-        runtimes: Mapping[str, str] | None = None,
-        capabilities: tuple[str, ...] = (),
-        on_look: Callable[[Looked], None] = lambda looked: None,
-        count_bytes: Callable[[int], None] = lambda received: None,
         budget: install_window.DayBudget = install_window.UNLIMITED,
         shadows: Shadows | None = None,
-        clock: Callable[[], float] = time.time,
-        now: Callable[[], float] = time.monotonic,
-        rng: Callable[[], float] = random.random,
-        sleep: Sleep = asyncio.sleep,
+        timing: Timing = SYSTEM,
     ) -> None:
-        self._config, self._device_id, self._channel_name = config, device_id, channel
-        self._activator, self._children = activator, children
-        self._kinds, self._runtimes, self._capabilities = kinds, tuple(runtimes or ()), capabilities
-        self._on_look, self._shadows = on_look, shadows
-        self._clock, self._rng, self._sleep = clock, rng, sleep
+        """Pull into `config.dir`.
+
+        Args:
+            config: of the agent; read once.
+            states: where each model stands, and who hears of it.
+            activator: what serves releases.
+            looks: starts the processes that look, for this device.
+            budget: the day's bytes.
+            shadows: what runs releases beside those that serve; None where nothing does.
+            timing: clocks, pauses and jitter.
+        """
+        self._config, self._activator, self._looks, self._shadows = config, activator, looks, shadows
+        self._timing = timing
         self.store = Store(config.dir, reserve=config.disk_reserve_bytes, to_write=False)
-        self.file = StateFile(config.dir)
-        self._states = StateReporter(self.file, reporter)
-        self._crash_log = CrashLog(config.dir, loader(runtimes or {}))
-        self._activation = Activation(self.store, activator, self._states, self._crash_log, now=now)
+        self.file, self._states = states.file, states
+        self._crash_log = CrashLog(config.dir, loader(looks.device.runtimes))
+        self._activation = Activation(self.store, activator, states, self._crash_log, now=timing.now)
         share(config.dir)
         self._offers = OfferApplier(
-            config,
-            self._states,
-            self._activation,
-            activator,
-            children,
-            count_bytes=count_bytes,
-            budget=budget,
-            clock=clock,
+            config, states, self._activation, activator, looks.children, budget=budget, clock=timing.clock
         )
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
-        self._backoff, self._patience_s, self._noticed = NoticeBackoff(now), 0.0, False
+        self._backoff, self._patience_s, self._noticed = NoticeBackoff(timing.now), 0.0, False
         self.looking = asyncio.Lock()  # held for the length of a look
         self.by_hand = False  # somebody asked for this look: neither the window nor the budget holds it
         self._pause = config.retry_first_s
@@ -141,7 +105,7 @@ class Updater:
 
         `to_serve` is false in a process that ends after one look: no start that a probation counts.
         """
-        self._on_look(self._states.looked())
+        self._states.tell_look()
         # What may have ended the agent comes last, so that it takes no other model's load with it, and is alone.
         for model in sorted(self.file.state.models, key=self._crash_log.suspected):
             self._resume(model, machine.resumed(self.file.model(model), to_serve=to_serve))
@@ -187,7 +151,7 @@ class Updater:
         """What `edge-agent status` shows."""
         looked = self._states.looked()
         return {
-            "channel": looked.follows(self._channel_name),
+            "channel": looked.follows(self._looks.device.channel),
             "channel_version": looked.channel.version if looked.channel else 0,
             "clock": looked.clock,
             "problem": looked.problem,
@@ -207,19 +171,19 @@ class Updater:
             try:
                 again = await self.look()
                 self._pause = self._config.retry_first_s
-                jitter = 1 + self._config.poll_jitter * (2 * self._rng() - 1)
+                jitter = 1 + self._config.poll_jitter * (2 * self._timing.rng() - 1)
                 delay = 0.0 if again else self._until_next_look(self._config.poll_s * jitter)
             except (AgentError, ProtocolError, OSError) as error:
                 log.warning("look: %s", error)
                 self.note_problem(error)
-                delay = self._pause * (0.5 + self._rng())
+                delay = self._pause * (0.5 + self._timing.rng())
                 self._pause = min(self._pause * 2, self._config.retry_max_s)
             await self._sleep_or_wake(delay)
 
     async def _sleep_or_wake(self, delay: float) -> None:
         """Until the next look; a notice brings it forward, one of many only after a while."""
         if delay:
-            pending = {asyncio.ensure_future(self._sleep(delay)), asyncio.ensure_future(self._wake.wait())}
+            pending = {asyncio.ensure_future(self._timing.sleep(delay)), asyncio.ensure_future(self._wake.wait())}
             try:
                 await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -230,11 +194,11 @@ class Updater:
             self._backoff.noticed()
         self._patience_s = self._backoff.patience_s
         if self._patience_s:
-            await self._sleep(self._patience_s)
+            await self._timing.sleep(self._patience_s)
 
     async def _keep_judging(self, group: asyncio.TaskGroup) -> None:
         while True:
-            await self._sleep(self._config.health_tick_s)
+            await self._timing.sleep(self._config.health_tick_s)
             self.file.save()
             for model in list(self.file.state.models):
                 if not self._offers.changes[model].locked():  # a model that loads has its turn after it
@@ -274,8 +238,8 @@ class Updater:
         """
         await self._offers.clear_up()
         self._wake.clear()  # notices from here on end a fetch under way
-        child, asked = await self._children.start(), self._asked()
-        pool = WorkerPool(self._children, child, asked)
+        child, asked = await self._looks.children.start(), self._looks.request(self.file.state)
+        pool = WorkerPool(self._looks.children, child, asked)
         try:
             messages = await child.look(asked)
             offers = [message for message in messages if isinstance(message, Offer)]
@@ -287,7 +251,7 @@ class Updater:
                     if message.looked.channel != self.current_channel:
                         self._backoff.worthwhile()
                     self.file.keep_looked(message.looked)
-                    self._on_look(self._states.looked())
+                    self._states.tell_look()
                     if not message.looked.problem:
                         self._collect(offers, beside)
                 elif isinstance(message, Refusal):
@@ -330,7 +294,7 @@ class Updater:
         timer = asyncio.get_running_loop().call_later(max(self._config.poll_s, MIN_RELOOK_S), self.wake, "it is time")
         try:
             if self._patience_s:
-                await self._sleep(self._patience_s)
+                await self._timing.sleep(self._patience_s)
             await self._wake.wait()
             stop.set()
         finally:
@@ -338,7 +302,7 @@ class Updater:
 
     def _until_next_look(self, pause: float) -> float:
         """Earlier when an install that waits may begin then; spread over a minute, for the hub's sake."""
-        waits = (until - self._clock() + 60 * self._rng() for until in self._offers.held_until.values())
+        waits = (until - self._timing.clock() + 60 * self._timing.rng() for until in self._offers.held_until.values())
         return max(1.0, min((pause, *waits)))
 
     def note_problem(self, error: Exception) -> None:
@@ -346,22 +310,7 @@ class Updater:
         problem, advice = said(error)
         hint = f"{error}; {advice}" if advice else str(error)
         self.file.keep_looked(replace(self.file.state.looked, problem=problem, hint=hint))
-        self._on_look(self.file.state.looked)
-
-    def _asked(self) -> LookRequest:
-        states, looked = self.file.state.models, self.file.state.looked
-        return LookRequest(
-            device_id=self._device_id,
-            channel=looked.follows(self._channel_name),
-            kinds=self._kinds,
-            runtimes=self._runtimes,
-            variants=self._config.variants,
-            capabilities=self._capabilities,
-            committed={name: s.committed for name, s in states.items() if s.committed is not None},
-            held={name: tuple(h for h in (s.active, s.previous) if h) for name, s in states.items()},
-            groups=looked.groups,
-            pins=looked.pins,
-        )
+        self._states.tell_look()
 
     def _collect(self, offers: list[Offer], beside: list[Beside]) -> None:
         """Make room: nothing stays but what serves, the ways back, and what the channel offers, however far it came."""

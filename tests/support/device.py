@@ -22,6 +22,7 @@ from fleet.protocol.manifest import encode_manifest
 from tests.support.hub import HubFixture
 from tests.support.models import onnx_bytes, release
 from tests.support.server import serving
+from tests.support.updaters import make_updater
 from tests.support.warm import WarmChildren
 
 LOOP = asyncio.Runner()  # one loop for all, since a device outlives one call
@@ -80,7 +81,7 @@ class Device:
             **changes,
         }
         children = options.pop("children", None) or WarmChildren(self.config.dir)
-        self.updater = Updater(
+        self.updater = make_updater(
             self.config, self.enrollment.device_id, self.enrollment.channel, self.activator, self.reporter, children,
             **options,
         )  # fmt: skip

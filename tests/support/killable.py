@@ -11,15 +11,15 @@ from edge_agent.config import load
 from edge_agent.shadow.copies import Copies
 from edge_agent.shadow.process import ChildProcesses
 from edge_agent.shadow.runner import Shadows
-from edge_agent.update.updater import Updater
 from edge_agent.update.worker.client import ProcessChildren
 from tests.support.device import FakeActivator, FakeReporter
 from tests.support.shadows import FakeSink
+from tests.support.updaters import make_updater
 
 
 async def main(directory: Path, device: str, channel: str) -> None:
     shadows = Shadows(ChildProcesses(directory), Copies(), FakeSink())
-    updater = Updater(
+    updater = make_updater(
         load(directory), device, channel, FakeActivator(), FakeReporter(), ProcessChildren(directory),
         kinds=tuple(runtimes.kinds()), shadows=shadows,
     )  # fmt: skip

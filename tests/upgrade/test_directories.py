@@ -44,6 +44,7 @@ from tests.support.device import LOOP, FakeActivator, FakeReporter
 from tests.support.in_process import InProcessChildren
 from tests.support.postgres import cluster, create_database
 from tests.support.server import serving
+from tests.support.updaters import make_updater
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 VERSIONS = sorted(path.parent.name for path in FIXTURES.glob("*/tokens.json"))
@@ -157,7 +158,7 @@ def updater(left: Left, url: str) -> tuple[Updater, FakeActivator]:
     (left.device / "identity" / FILE).write_bytes(encode_json(enrolled))
     config = AgentConfig(dir=left.device, disk_reserve_bytes=0)
     serves, clock = FakeActivator(), lambda: left.now
-    made = Updater(
+    made = make_updater(
         config, enrolled.device_id, enrolled.channel, serves, FakeReporter(), InProcessChildren(config, clock),
         kinds=tuple(runtimes.kinds()), clock=clock,
     )  # fmt: skip

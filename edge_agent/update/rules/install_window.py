@@ -32,6 +32,9 @@ class DayBudget(Protocol):
     def renews_at(self) -> float:
         """When the next budget begins, in seconds since 1970."""
 
+    def count(self, *, down: int = 0) -> None:
+        """Bytes that a fetch has received."""
+
 
 class _Unlimited:
     def left(self) -> int | None:
@@ -39,6 +42,9 @@ class _Unlimited:
 
     def renews_at(self) -> float:
         return 0.0
+
+    def count(self, *, down: int = 0) -> None:
+        """Nobody asks how many they were."""
 
 
 UNLIMITED: DayBudget = _Unlimited()

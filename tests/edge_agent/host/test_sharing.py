@@ -16,9 +16,9 @@ from edge_agent.host import sharing
 from edge_agent.host.durable import write_durably
 from edge_agent.identity.keys import load_or_make_key
 from edge_agent.update.disk.store import Store
-from edge_agent.update.updater import Updater
 from edge_agent.update.worker.client import ProcessChildren
 from tests.support.device import FakeActivator, FakeReporter
+from tests.support.updaters import make_updater
 
 OURS = os.getegid()
 GROUP = 54321 if os.geteuid() == 0 else OURS  # root may give files to any group, others to their own
@@ -64,7 +64,7 @@ def test_the_group_reads_what_is_here_and_what_comes(directory: Path, monkeypatc
 
 def test_an_agent_that_starts_shares_before_it_listens(directory: Path) -> None:
     config = AgentConfig(dir=directory)
-    Updater(config, "dev-1", "stable", FakeActivator(), FakeReporter(), ProcessChildren(directory), kinds=())
+    make_updater(config, "dev-1", "stable", FakeActivator(), FakeReporter(), ProcessChildren(directory), kinds=())
     assert seen(directory) == (GROUP, 0o2750)
 
 

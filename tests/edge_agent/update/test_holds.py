@@ -80,7 +80,7 @@ def test_a_target_that_is_withdrawn_while_it_waits_leaves_no_reason(device: Devi
 
 def test_a_spent_budget_waits_for_the_next_day_and_metadata_does_not(device: Device, hub, tmp_path: Path) -> None:
     budget = Budget(Database(tmp_path / "budget.db"), lambda: device.now[0])
-    device.restart(budget=budget, count_bytes=lambda count: budget.count(down=count))
+    device.restart(budget=budget)
     device.start()
     budget.limit = 1000
     budget.count(down=950)
@@ -103,7 +103,7 @@ def test_a_spent_budget_waits_for_the_next_day_and_metadata_does_not(device: Dev
 
 def test_a_budget_that_ends_in_the_middle_keeps_what_came(device: Device, hub, tmp_path: Path) -> None:
     budget = Budget(Database(tmp_path / "budget.db"), lambda: device.now[0])
-    device.restart(budget=budget, count_bytes=lambda count: budget.count(down=count))
+    device.restart(budget=budget)
     device.start()
     budget.limit = 100
     follow(hub, large(hub, tmp_path / "large"), bytes_per_day=100)
@@ -153,7 +153,7 @@ def test_a_spent_budget_does_not_stop_what_a_folder_has(device: Device, hub, tmp
     device.config = replace(device.config, mirrors=(mirror.as_uri(),))
     (device.config.dir / "agent.toml").write_text(f'mirrors = ["{mirror.as_uri()}"]\n')
     budget = Budget(Database(tmp_path / "budget.db"), lambda: device.now[0])
-    device.restart(budget=budget, count_bytes=lambda count: budget.count(down=count))
+    device.restart(budget=budget)
     device.start()
     budget.limit = 1000
     budget.count(down=500)  # enough for the patch below, which would cost what the folder gives for nothing

@@ -14,6 +14,7 @@ from edge_agent.update.rules.notice_backoff import FREE, MOST_S, NoticeBackoff
 from edge_agent.update.updater import Updater
 from fleet.protocol.channel import Channel, ModelEntry
 from tests.support.device import FakeActivator, FakeReporter
+from tests.support.updaters import make_updater
 
 
 def waits(times: list[float]) -> list[float]:
@@ -98,7 +99,7 @@ def test_a_flood_of_notices_does_not_starve_a_fetch(tmp_path: Path) -> None:
     flood = Flood(needed=40)
 
     async def endure() -> None:
-        flood.updater = Updater(
+        flood.updater = make_updater(
             AgentConfig(dir=tmp_path, disk_reserve_bytes=0), "d", "stable", FakeActivator(), FakeReporter(), flood,
             kinds=("onnx",), now=lambda: flood.now, sleep=flood.sleep,
         )  # fmt: skip

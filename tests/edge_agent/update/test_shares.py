@@ -22,6 +22,7 @@ from fleet.protocol.channel import Channel, Fetching, ModelEntry
 from fleet.protocol.manifest import encode_manifest
 from tests.support.device import LOOP, FakeReporter
 from tests.support.models import onnx_bytes, release
+from tests.support.updaters import make_updater
 
 
 def held(number: int, model: str) -> Held:
@@ -83,14 +84,14 @@ class DayBudget:
     def renews_at(self) -> float:
         return 86_400.0
 
-    def count(self, received: int) -> None:
-        self.rest -= received
+    def count(self, *, down: int = 0) -> None:
+        self.rest -= down
 
 
 def updater(tmp_path: Path, children: Children, **options) -> Updater:
     config = AgentConfig(dir=tmp_path / "agent", disk_reserve_bytes=0)
     config.dir.mkdir()
-    return Updater(config, "dev", "stable", Activator(), FakeReporter(), children, kinds=("onnx",), **options)
+    return make_updater(config, "dev", "stable", Activator(), FakeReporter(), children, kinds=("onnx",), **options)
 
 
 def look(made: Updater) -> str:
@@ -139,7 +140,7 @@ def test_however_many_models_together_they_take_no_more_than_the_budget_and_the_
     models = "abcdefgh"[:count]
     children = Children({model: held(1, model) for model in models}, spend, max_bytes_per_s=400_000)
     budget = DayBudget(10_000_000)
-    assert look(updater(tmp_path, children, budget=budget, count_bytes=budget.count)) == "budget-spent"
+    assert look(updater(tmp_path, children, budget=budget)) == "budget-spent"
     assert len(children.steps) == count and 0 <= budget.rest < budget.limit / 2
     assert max(rates) <= 400_000 and children.steps[0].max_bytes_per_s == 400_000 // min(4, count)
     assert all(step.allowance > 0 for step in children.steps)

@@ -186,7 +186,7 @@ class Life:
 
     def _start_by(self, made: ForkedChildren) -> None:
         """Let looks and self-tests be forks of this process."""
-        self._agent.updater._children = self._agent.updater._offers._children = made
+        self._agent.updater._looks.children = self._agent.updater._offers._children = made
 
     async def run(self) -> Seen:
         agent, started = self._agent, time.perf_counter()
