@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_agent import VERSION, running_status, runtimes
+from edge_agent import VERSION, runtimes, status
 from edge_agent.config import AgentConfig
 from edge_agent.host import memory
 from edge_agent.host.announcement import announce, announce_later
@@ -181,7 +181,7 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """The `/status` document."""
-        return running_status.document(self)
+        return status.of_agent(self)
 
     async def run(self) -> None:
         """Serve, and keep the background tasks going, until a signal or the server's end."""

@@ -126,14 +126,14 @@ def _complain(text: str, hint: str) -> None:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from edge_agent import standing
+    from edge_agent import status_lines
     from edge_agent.client import status
 
     document = status(arguments.dir)
     if arguments.json:
         print(json.dumps(document))
         return 0
-    print("\n".join(standing.lines(document, arguments.dir)))
+    print("\n".join(status_lines.lines(document, arguments.dir)))
     return 0
 
 

@@ -136,10 +136,10 @@ def status(directory: Path) -> dict[str, Any]:
             raise NotFoundError(
                 f"{directory} holds no agent", subject=str(directory), hint="edge-agent enroll URL --token T --dir DIR"
             ) from error
-        from edge_agent import standing
+        from edge_agent import status
         from edge_agent.config import load
 
-        document = standing.from_files(load(directory), standing.state_of(directory), running=is_running(directory))
+        document = status.of_files(load(directory), status.state_of(directory), running=is_running(directory))
         return {key: msgspec.to_builtins(value) for key, value in document.items()}
 
 

@@ -149,15 +149,8 @@ class Updater:
 
     def status(self) -> dict[str, Any]:
         """What `edge-agent status` shows."""
-        looked = self._states.looked()
         return {
-            "channel": looked.follows(self._looks.device.channel),
-            "channel_version": looked.channel.version if looked.channel else 0,
-            "clock": looked.clock,
-            "problem": looked.problem,
-            "hint": looked.hint,
-            "tuf": looked.tuf,
-            "tuf_expires": looked.tuf_expires,
+            **self._states.looked().shown(self._looks.device.channel),
             "sandbox": self.file.state.sandbox,
             "models": {name: self.report(name) for name in self.file.state.models},
         }

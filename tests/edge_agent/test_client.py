@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.responses import Response
 
-from edge_agent import client, standing
+from edge_agent import client, status_lines
 from edge_agent.errors import UnreachableError
 from edge_agent.host.lock import only_one
 from edge_agent.main import main
@@ -72,7 +72,7 @@ def test_the_agent_itself_is_believed(directory: Path) -> None:
         leave(directory, f"http://{where}", os.getpid())
         document = client.status(directory)
     assert (document["running"], document["source"]) == (True, "agent")
-    assert standing.lines(document, directory)[0] == f"agent running in {directory}"
+    assert status_lines.lines(document, directory)[0] == f"agent running in {directory}"
 
 
 def test_an_address_that_is_no_agents_says_so() -> None:

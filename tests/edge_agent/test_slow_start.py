@@ -14,7 +14,7 @@ from edge_agent.agent import Agent
 from edge_agent.config import load
 from edge_agent.errors import InferenceError
 from edge_agent.runtimes import Installed
-from edge_agent.standing import lines
+from edge_agent.status_lines import lines
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.rules.model_state import ModelState, Target
 from fleet.protocol import oip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -39,6 +40,19 @@ class Looked(Struct, frozen=True, kw_only=True):
     def follows(self, enrolled: str) -> str:
         """The followed channel's name: `enrolled` holds only until the hub has named another one."""
         return self.channel_name or (self.channel.channel if self.channel is not None else enrolled)
+
+    def shown(self, own_channel: str) -> dict[str, Any]:
+        """Its part of the device's status document; `own_channel` is followed where the hub names no other."""
+        return {
+            "channel": self.follows(own_channel),
+            "channel_version": self.channel.version if self.channel else 0,
+            "clock": self.clock,
+            "problem": self.problem,
+            "hint": self.hint,
+            "tuf": self.tuf,
+            "tuf_expires": self.tuf_expires,
+            "certificate_expires": self.certificate_expires,
+        }
 
 
 class AgentState(Struct, frozen=True, kw_only=True):

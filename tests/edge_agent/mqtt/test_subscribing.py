@@ -16,7 +16,7 @@ from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt import uplink
 from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.uplink import Uplink
-from edge_agent.standing import _broker
+from edge_agent.status_lines import _broker
 from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from cloud_hub.identity.ca import Authority, create_authority
-from edge_agent import standing
+from edge_agent import status_lines
 from edge_agent.errors import AgentError
 from edge_agent.identity.keys import signed_by
 from edge_agent.identity.tls import Dates, client_context
@@ -133,11 +133,11 @@ def test_people_see_reason_and_hint(tmp_path: Path) -> None:
     connection.begin(MqttEndpoint(host="2001:db8::7", port=8883, tls=True))
     for _ in range(2):
         connection.failed(troubles.Trouble("refused", "nobody", "start it"))
-    said = standing.lines({"running": True, "broker": connection.document()}, tmp_path)
+    said = status_lines.lines({"running": True, "broker": connection.document()}, tmp_path)
     assert "  broker: [2001:db8::7]:8883, refused (2 times since 1970-01-01 00:00 UTC): nobody" in said
     assert "    try: start it" in said
     connection.made()
-    said = standing.lines({"running": True, "broker": connection.document()}, tmp_path)
+    said = status_lines.lines({"running": True, "broker": connection.document()}, tmp_path)
     assert "  broker: [2001:db8::7]:8883, connected since 1970-01-01 00:00 UTC" in said
 
 

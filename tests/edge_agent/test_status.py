@@ -8,7 +8,8 @@ import pytest
 
 from edge_agent.config import AgentConfig
 from edge_agent.main import main
-from edge_agent.standing import from_files, lines, state_of
+from edge_agent.status import of_files, state_of
+from edge_agent.status_lines import lines
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules.model_state import Held, ModelState, Target
@@ -80,7 +81,7 @@ def test_what_had_no_request_yet_and_what_was_refused_is_said(device):
     directory, _ = device
     file = StateFile(directory)
     file.put_model("tiny", ModelState(state="committed", active=file.model("tiny").active, untried=True))
-    document = from_files(AgentConfig(dir=directory), state_of(directory))
+    document = of_files(AgentConfig(dir=directory), state_of(directory))
     assert "untried: committed by its self-test" in lines(document, directory)[-1]
     counts = {"serving": 2, "variant": "v", "runtime": "r", "requests": 9, "failures": 0, "refused": 3}
     refused = {"newly_refused": 2, "refusal": "input 'x' is missing"}
