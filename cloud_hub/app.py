@@ -38,6 +38,7 @@ from cloud_hub.api.openapi import document
 from cloud_hub.context import Hub
 from cloud_hub.dashboard import routes as dashboard
 from cloud_hub.devices.held import HeldIntake
+from cloud_hub.identity.sharing import RateSharing
 from cloud_hub.inference.async_routes import router as async_router
 from cloud_hub.inference.loaded import WarmUp
 from cloud_hub.inference.parts import Inference
@@ -103,7 +104,8 @@ def all_services(hub: Hub) -> list[Service]:
 def inference_services(hub: Hub, inference: Inference) -> list[Service]:
     """What runs beside the answering of requests, in every process that answers some."""
     rpc = make_rpc_server(hub.config, inference.rpc)
-    return [WarmUp(hub, inference.loaded), inference.later, *([rpc] if rpc is not None else [])]
+    sharing = RateSharing(hub, inference.admission.rates)
+    return [WarmUp(hub, inference.loaded), inference.later, sharing, *([rpc] if rpc is not None else [])]
 
 
 class HubApp(FastAPI):

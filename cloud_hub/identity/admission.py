@@ -6,7 +6,8 @@ import hashlib
 
 from cloud_hub.context import Hub
 from cloud_hub.errors import UnauthenticatedError
-from cloud_hub.identity.callers import Authenticated, Caller, RateLimiter, authenticated, check_may_ask, check_may_infer
+from cloud_hub.identity.callers import Authenticated, Caller, authenticated, check_may_ask, check_may_infer
+from cloud_hub.identity.rates import RateLimiter
 from cloud_hub.store.fresh import Cache, Freshness
 
 TOKEN_LIMIT = 4096  # characters; ours have less than 200
@@ -18,7 +19,7 @@ class Admission:
     def __init__(self, hub: Hub, freshness: Freshness) -> None:
         self._hub = hub
         self._callers: Cache[bytes, Authenticated] = Cache(freshness, most=hub.config.inference.callers)
-        self._rates = RateLimiter()
+        self.rates = RateLimiter()
 
     def find(self, authorization: str) -> Caller | None:
         """Who sends this header, if it is known without a look at the database.
@@ -51,7 +52,7 @@ class Admission:
 
     def _count(self, caller: Caller) -> None:
         if caller.rate_per_s > 0:
-            self._rates.take(caller.actor, caller.rate_per_s, self._hub.clock())
+            self.rates.take(caller.actor, caller.rate_per_s, self._hub.clock())
 
 
 def token_in(authorization: str) -> str:

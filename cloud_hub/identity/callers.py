@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from math import inf
 
 from msgspec import Struct
@@ -10,12 +9,11 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
+from cloud_hub.errors import ForbiddenError, UnauthenticatedError
 from cloud_hub.identity import tokens
 from cloud_hub.store.tables import Device
 
 _IN_FORCE = select(Device.id).where(Device.id == bindparam("device"), col(Device.revoked_at).is_(None))
-MOST_BUCKETS = 10_000  # callers with a rate that are counted at a time
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -94,34 +92,3 @@ def check_may_make_token(caller: Caller, kind: str) -> None:
     """Raise ForbiddenError unless `caller`, an operator, may make a token of this kind."""
     if kind in ("operator", "mirror") and not tokens.role_allows(caller.role, "admin"):
         raise ForbiddenError(f"{kind} tokens are made by an admin", subject=caller.actor)
-
-
-class RateLimiter:
-    """A token bucket per caller, holding one second's worth; time comes in as seconds. Of one process: each replica
-    lets a caller have the rate.
-
-    At most `most` buckets are kept. The one that was used least recently goes first; when it was used a second ago
-    it is full again, which is what a new one would be.
-    """
-
-    def __init__(self, most: int = MOST_BUCKETS) -> None:
-        self._most = most
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._levels)
-
-    def take(self, key: str, rate_per_s: float, now: float) -> None:
-        """Count one call; RateError when `key` is over its rate."""
-        burst = max(1.0, rate_per_s)
-        level, at = self._levels.get(key, (burst, now))
-        level = min(burst, level + max(0.0, now - at) * rate_per_s)  # a clock that is set back takes nothing away
-        enough = level >= 1.0
-        self._levels[key] = (level - 1.0 if enough else level, now)
-        self._levels.move_to_end(key)
-        if len(self._levels) > self._most:
-            self._levels.popitem(last=False)
-        if not enough:
-            raise RateError(
-                f"more than {rate_per_s:g} requests per second", subject=key, hint="slow down, or ask for a higher rate"
-            )

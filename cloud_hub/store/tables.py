@@ -24,6 +24,8 @@ from cloud_hub.store.drift import InputWatch as InputWatch
 from cloud_hub.store.drift import MeaningMonitor as MeaningMonitor
 from cloud_hub.store.events import EventDelivery as EventDelivery
 from cloud_hub.store.events import EventRow as EventRow
+from cloud_hub.store.hubs import CallerUse as CallerUse
+from cloud_hub.store.hubs import Lease as Lease
 from cloud_hub.store.reported import DeviceChange as DeviceChange
 from cloud_hub.store.reported import DeviceEvent as DeviceEvent
 from cloud_hub.store.reported import DeviceModel as DeviceModel
@@ -53,14 +55,6 @@ class Setting(SQLModel, table=True):
 
     key: str = Field(primary_key=True)
     value: str
-
-
-class Lease(SQLModel, table=True):
-    """A named lock with an end: the publishing lock, an ingest shard, the engines' leadership."""
-
-    name: str = Field(primary_key=True)
-    owner: str
-    until: float
 
 
 class Token(SQLModel, table=True):

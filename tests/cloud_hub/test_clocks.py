@@ -22,8 +22,8 @@ from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.scope import Scope, Served, Target
 from cloud_hub.errors import RateError, UnauthenticatedError
 from cloud_hub.identity import ca
-from cloud_hub.identity.callers import RateLimiter
 from cloud_hub.identity.own import renew_own
+from cloud_hub.identity.rates import RateLimiter
 from cloud_hub.identity.renewal import certify, is_due, past_half
 from cloud_hub.ingest.commands import send_command, waiting
 from cloud_hub.ingest.service import Ingest

@@ -9,7 +9,8 @@ import pytest
 
 from cloud_hub.errors import ForbiddenError, RateError, UnauthenticatedError
 from cloud_hub.identity.admission import Admission
-from cloud_hub.identity.callers import Caller, RateLimiter
+from cloud_hub.identity.callers import Caller
+from cloud_hub.identity.rates import RateLimiter
 from cloud_hub.store.fresh import Freshness
 from tests.support.hub import HubFixture
 
