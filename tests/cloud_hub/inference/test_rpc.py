@@ -118,5 +118,5 @@ def test_what_calls_may_hold_is_a_part_of_the_memory(
     made: dict[str, Any] = {}
     monkeypatch.setattr(rpc, "load_server", lambda: lambda *_, **bounds: made.update(bounds))
     make_rpc_server(config, cast(Any, None))
-    assert made["calls"] == calls
+    assert made["bounds"].calls == calls
     assert made["message_limit"] == config.limits.infer_body + rpc.FRAME
