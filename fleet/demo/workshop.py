@@ -190,11 +190,6 @@ def command_line(pid: int) -> str:
         return ""
 
 
-def first_line(text: str) -> str:
-    """The first line that is not empty."""
-    return next((line for line in text.splitlines() if line.strip()), "")
-
-
 def ports(shop: Workshop) -> list[int]:
     """The agents' ports."""
     return [shop.agent_ports[device] for device in shop.devices]
