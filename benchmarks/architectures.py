@@ -322,7 +322,8 @@ def _plain(*layers: nn.Module) -> nn.Module:
 
 FAMILIES: dict[str, Callable[[], Made]] = {
     "multilayer perceptron": lambda: (
-        _plain(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 4)), {"x": torch.randn(1, 20)}
+        _plain(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 4)),
+        {"x": torch.randn(1, 20)},
     ),
     "VGG": lambda: (
         _plain(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, 10)),
@@ -342,7 +343,8 @@ FAMILIES: dict[str, Callable[[], Made]] = {
         {"x": torch.randn(IMAGE)},
     ),
     "dense autoencoder": lambda: (
-        _plain(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 64)), {"x": torch.randn(1, 64)}
+        _plain(nn.Linear(64, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 64)),
+        {"x": torch.randn(1, 64)},
     ),
     "variational encoder": lambda: (VariationalEncoder(), {"x": torch.randn(1, 64)}),
     "multi-head, class and box": lambda: (Heads(), {"x": torch.randn(IMAGE)}),
@@ -361,11 +363,9 @@ FAMILIES: dict[str, Callable[[], Made]] = {
     "WaveNet": lambda: (WaveNet(), {"x": torch.randn(1, 6, 50)}),
     "graph convolution": lambda: (Graph(), {"nodes": torch.randn(1, 12, 8), "adjacency": torch.rand(1, 12, 12)}),
     "siamese, cosine": lambda: (Siamese(), {"one": torch.randn(1, 20), "other": torch.randn(1, 20)}),
-    "bag of embeddings": lambda: (
-        _plain(nn.Embedding(100, 16), nn.Flatten(), nn.Linear(192, 4)), {"ids": _ids()}
-    ),
+    "bag of embeddings": lambda: (_plain(nn.Embedding(100, 16), nn.Flatten(), nn.Linear(192, 4)), {"ids": _ids()}),
     "matrix inverse (no edge runtime has it)": lambda: (Inverse(), {"x": torch.randn(1, 4, 4)}),
-}  # fmt: skip
+}
 
 
 class Inverse(nn.Module):

@@ -60,10 +60,16 @@ def row(replicates: int, seed: int) -> dict[str, Any]:
         false += raised
     least = bound()
     return {
-        "before": BEFORE, "after": AFTER, "replicates": replicates, "audits_before": AUDITS, "false_before": false,
-        "median": float(np.median(found)), "lorden": least, "ratio": float(np.median(found)) / least,
+        "before": BEFORE,
+        "after": AFTER,
+        "replicates": replicates,
+        "audits_before": AUDITS,
+        "false_before": false,
+        "median": float(np.median(found)),
+        "lorden": least,
+        "ratio": float(np.median(found)) / least,
         "said": float(np.median(said)),
-    }  # fmt: skip
+    }
 
 
 def hours(devices: int, less: float, replicates: int, seed: int) -> dict[str, Any]:
@@ -80,9 +86,12 @@ def hours(devices: int, less: float, replicates: int, seed: int) -> dict[str, An
         assert track.record is not None
         margins.append(track.record.margin)
     return {
-        "devices": devices, "night_less": less, "days": DAYS * replicates, "false": alarms,
+        "devices": devices,
+        "night_less": less,
+        "days": DAYS * replicates,
+        "false": alarms,
         "margin": float(np.median(margins)),
-    }  # fmt: skip
+    }
 
 
 def measure(draws: int, seed: int) -> dict[str, Any]:

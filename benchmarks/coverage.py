@@ -54,9 +54,13 @@ def attempt(name: str, folder: Path) -> dict[str, str | float]:
     module, example = FAMILIES[name]()
     made = (module.eval(), example)
     request = CompileRequest(
-        module=made[0], calibration=data(made, 64, 1), validation=data(made, 64, 2), targets=TARGETS,
-        metric=parse("rmse"), out=folder / "release",
-    )  # fmt: skip
+        module=made[0],
+        calibration=data(made, 64, 1),
+        validation=data(made, 64, 2),
+        targets=TARGETS,
+        metric=parse("rmse"),
+        out=folder / "release",
+    )
     try:
         report = compile_release(request)
     except CompilerError as error:

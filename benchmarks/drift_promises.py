@@ -198,10 +198,15 @@ def false_alarms(kind: str, data: Digits, replicates: int, days: int, seed: int,
     assert fleet.bank is not None
     counted = replicates * (days - start / DAY)
     return {
-        "traffic": kind, "devices": devices, "model_days": counted, "alarms": alarms, "alarms_before": early,
-        "steady": float(fleet.bank.steady.mean()), "learnt_days": learnt / DAY,
+        "traffic": kind,
+        "devices": devices,
+        "model_days": counted,
+        "alarms": alarms,
+        "alarms_before": early,
+        "steady": float(fleet.bank.steady.mean()),
+        "learnt_days": learnt / DAY,
         "block_hours": float(np.median(fleet.bank.block_s) / 3600),
-    }  # fmt: skip
+    }
 
 
 def delays(shift: str, data: Digits, replicates: int, seed: int, devices: int = 3, most: int = 400) -> dict[str, Any]:
@@ -271,9 +276,14 @@ def against_mmd(shift: str, data: Digits, draws: int, seed: int, n: int = 200) -
     low = [float(np.quantile([row[place] / max(row[2], 1e-9) for row in again], 0.05)) for place in (0, 1)]
     sketch, plainly, exact = found.mean(axis=0).tolist()
     return {
-        "shift": shift, "draws": draws, "sketch": sketch, "distance": plainly, "exact": exact, "low": low[0],
+        "shift": shift,
+        "draws": draws,
+        "sketch": sketch,
+        "distance": plainly,
+        "exact": exact,
+        "low": low[0],
         "low_distance": low[1],
-    }  # fmt: skip
+    }
 
 
 def _sketch(sums: Floats, count: int) -> SketchData:

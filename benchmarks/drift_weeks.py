@@ -65,9 +65,16 @@ class WeeklyFleet(Fleet):
         assert self.bank is not None
         share, bank = float(self.shares[place % len(self.shares)]), self.bank
         now = Baseline(
-            mean=bank.mean[place], covariance=bank.covariance[place], block_s=0.0, blocks=1, inflation=1.0,
-            steady=False, far=float(bank.far[place]), scale=float(bank.scale[place]), count=float(bank.count[place]),
-        )  # fmt: skip
+            mean=bank.mean[place],
+            covariance=bank.covariance[place],
+            block_s=0.0,
+            blocks=1,
+            inflation=1.0,
+            steady=False,
+            far=float(bank.far[place]),
+            scale=float(bank.scale[place]),
+            count=float(bank.count[place]),
+        )
         made = week.found(self.weights, share, now)
         if made is None:
             week.postpone()
@@ -102,9 +109,13 @@ def false_alarms(data: Digits, replicates: int, days: int, seed: int, devices: i
         if step == LEARNT + DAY:
             weeks = fleet.found
     return {
-        "traffic": "weekly", "devices": devices, "model_days": replicates * (days - 21), "alarms": alarms[True],
-        "alarms_before": alarms[False], "of_weeks": weeks,
-    }  # fmt: skip
+        "traffic": "weekly",
+        "devices": devices,
+        "model_days": replicates * (days - 21),
+        "alarms": alarms[True],
+        "alarms_before": alarms[False],
+        "of_weeks": weeks,
+    }
 
 
 def delays(data: Digits, replicates: int, seed: int, devices: int = 3, most: int = 400) -> dict[str, Any]:
@@ -127,9 +138,14 @@ def delays(data: Digits, replicates: int, seed: int, devices: int = 3, most: int
             break
     late = np.where(found == 0, most + 1, found)
     return {
-        "shift": "class gone, weekly", "devices": devices, "replicates": replicates, "median": float(np.median(late)),
-        "slowest": int(late.max()), "within": WITHIN, "found": float((late <= WITHIN).mean()),
-    }  # fmt: skip
+        "shift": "class gone, weekly",
+        "devices": devices,
+        "replicates": replicates,
+        "median": float(np.median(late)),
+        "slowest": int(late.max()),
+        "within": WITHIN,
+        "found": float((late <= WITHIN).mean()),
+    }
 
 
 def measure(draws: int, model_days: int, seed: int) -> dict[str, Any]:

@@ -81,17 +81,29 @@ def teacher() -> bytes:
     """The network of `examples.digits.model.teacher` as ONNX: x (n, 1, 8, 8) float32 to logits (n, 10)."""
     rng = np.random.default_rng(0)
     shapes = {
-        "w1": (32, 1, 3, 3), "b1": (32,), "w2": (64, 32, 3, 3), "b2": (64,),
-        "w3": (256, 128), "b3": (128,), "w4": (128, 10), "b4": (10,),
-    }  # fmt: skip
+        "w1": (32, 1, 3, 3),
+        "b1": (32,),
+        "w2": (64, 32, 3, 3),
+        "b2": (64,),
+        "w3": (256, 128),
+        "b3": (128,),
+        "w4": (128, 10),
+        "b4": (10,),
+    }
     weights = {name: rng.normal(scale=0.1, size=shape).astype(np.float32) for name, shape in shapes.items()}
     pad, pool = {"pads": [1, 1, 1, 1]}, {"kernel_shape": [2, 2], "strides": [2, 2]}
     nodes = [
-        ("Conv", ["x", "w1", "b1"], ["c1"], pad), ("Relu", ["c1"], ["r1"], {}), ("MaxPool", ["r1"], ["p1"], pool),
-        ("Conv", ["p1", "w2", "b2"], ["c2"], pad), ("Relu", ["c2"], ["r2"], {}), ("MaxPool", ["r2"], ["p2"], pool),
-        ("Flatten", ["p2"], ["f"], {}), ("Gemm", ["f", "w3", "b3"], ["d"], {}), ("Relu", ["d"], ["r3"], {}),
+        ("Conv", ["x", "w1", "b1"], ["c1"], pad),
+        ("Relu", ["c1"], ["r1"], {}),
+        ("MaxPool", ["r1"], ["p1"], pool),
+        ("Conv", ["p1", "w2", "b2"], ["c2"], pad),
+        ("Relu", ["c2"], ["r2"], {}),
+        ("MaxPool", ["r2"], ["p2"], pool),
+        ("Flatten", ["p2"], ["f"], {}),
+        ("Gemm", ["f", "w3", "b3"], ["d"], {}),
+        ("Relu", ["d"], ["r3"], {}),
         ("Gemm", ["r3", "w4", "b4"], ["logits"], {}),
-    ]  # fmt: skip
+    ]
     inputs, outputs = {"x": ("FP32", ["n", 1, 8, 8])}, {"logits": ("FP32", ["n", 10])}
     return any_model.onnx_file(nodes, inputs, outputs, weights)
 

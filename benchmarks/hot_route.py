@@ -182,9 +182,15 @@ async def measure(directory: Path, data: bytes, seconds: float) -> dict[str, flo
     await slots.activate(Store(directory).open("model", held), None, None)
     database = Database(directory / "spool.db")
     recorder = Recorder(
-        slots, policies, Spool(database), SampleStore(database, None), Budget(database, time.time), Metrics(),
-        clock=time.time, rng=lambda: 0.999,
-    )  # fmt: skip
+        slots,
+        policies,
+        Spool(database),
+        SampleStore(database, None),
+        Budget(database, time.time),
+        Metrics(),
+        clock=time.time,
+        rng=lambda: 0.999,
+    )
     x = example(bare)
     wire = request(PATH, *encoded(x))
     sides = {"bare": Stage(lambda: bare(x))} | stages(slots, policies, recorder, wire)

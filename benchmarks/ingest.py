@@ -39,8 +39,14 @@ from tests.support.traffic import KINDS, Traffic, prepare
 
 BATCH = 500
 DEVICES = {"backlog": 25, "steady": BATCH}
-TABLES = {"model": "deviceevent", "agent": "deviceevent", "result": "deviceevent", "benchmark": "deviceevent",
-          "window": "window", "paired": "window"}  # fmt: skip
+TABLES = {
+    "model": "deviceevent",
+    "agent": "deviceevent",
+    "result": "deviceevent",
+    "benchmark": "deviceevent",
+    "window": "window",
+    "paired": "window",
+}
 
 
 class Rows(NamedTuple):
@@ -116,8 +122,9 @@ def measure(hub: HubFixture, kind: str, devices: Sequence[str], batches: int) ->
         if table:
             limit.append(limits(hub, newest(hub, table, BATCH)))
     found: dict[str, Any] = {
-        "records_per_s": round(BATCH / median(took)), "statements": round(statements / batches / BATCH, 3)
-    }  # fmt: skip
+        "records_per_s": round(BATCH / median(took)),
+        "statements": round(statements / batches / BATCH, 3),
+    }
     if table:
         ways = {name: median(one[name] for one in limit) for name in limit[0]}
         best = min(ways, key=ways.__getitem__)

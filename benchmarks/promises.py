@@ -235,8 +235,9 @@ def main() -> None:
     document = before(options.out) if set(options.only) != set(PARTS) else {}
     document |= {
         "machine": {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()},
-        "seed": options.seed, "draws": options.draws,
-    }  # fmt: skip
+        "seed": options.seed,
+        "draws": options.draws,
+    }
     for part in options.only:
         document |= PARTS[part](options)
     options.out.write_text(json.dumps(document, indent=2) + "\n")

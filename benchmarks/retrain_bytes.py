@@ -116,9 +116,15 @@ class Bench:
         teacher = train_teacher(first, parts, settled)
         student = train_student(first, parts, settled, teacher)
         compile_run(
-            first, parts, settled, teacher=teacher, student=student, current=None, on_grid=False,
+            first,
+            parts,
+            settled,
+            teacher=teacher,
+            student=student,
+            current=None,
+            on_grid=False,
             progress=lambda step: None,
-        )  # fmt: skip
+        )
         self.release = folder / "first" / RELEASE
         self.former = former_of(self.release)
         self.current = Released(1, self.former.manifest, best_of(self.former.manifest), b"", b"", self.former.files)
@@ -141,10 +147,12 @@ class Bench:
             return train_student(asked, self.parts, self.settled, self.teacher, share)
         budget = budget_of(request, self.current, limit)
         return train_within(
-            budget, limit - budget.beside, weights_of(request),
+            budget,
+            limit - budget.beside,
+            weights_of(request),
             lambda share: train_student(request, self.parts, self.settled, self.teacher, share),
             lambda made: patch_size(budget, self.parts, made),
-        )  # fmt: skip
+        )
 
     def measure(self, way: str, exams: dict[str, Examples], most: int = 0) -> dict[str, float]:
         """Bytes, their share of the whole release, and right answers; `most` is the budget (0: a tenth of it).
@@ -157,9 +165,15 @@ class Bench:
         student = self.student(request, way, limit)
         trained = time.monotonic() - began
         compile_run(
-            request, self.parts, self.settled, teacher=self.teacher, student=student, current=self.current,
-            on_grid=way == "budget", progress=lambda step: None,
-        )  # fmt: skip
+            request,
+            self.parts,
+            self.settled,
+            teacher=self.teacher,
+            student=student,
+            current=self.current,
+            on_grid=way == "budget",
+            progress=lambda step: None,
+        )
         update = fetched(self.former, request.out)[0][VARIANT]
         found = {name: right(request.out / RELEASE, exam) for name, exam in exams.items()}
         return {"bytes": update, "share": update / whole, "seconds": trained, **found}

@@ -44,9 +44,13 @@ class Board:
 
     def fact(self, name: str) -> DeviceFact:
         return DeviceFact(
-            device_id=name, last_seen=self.last_seen, hardware="pi", committed=self.committed_at is not None,
-            quiet_s=self.quiet_s, silenced_at=self.silenced_at,
-        )  # fmt: skip
+            device_id=name,
+            last_seen=self.last_seen,
+            hardware="pi",
+            committed=self.committed_at is not None,
+            quiet_s=self.quiet_s,
+            silenced_at=self.silenced_at,
+        )
 
 
 def rollout(devices: int, harmful: bool, known: bool, seed: int) -> tuple[str, bool]:
@@ -56,10 +60,18 @@ def rollout(devices: int, harmful: bool, known: bool, seed: int) -> tuple[str, b
     stages = plan_stages(STAGES, soak_s=SOAK_S)
     shares = [stage.share_ppm for stage in stages]
     salt = draw_salt(Random(seed), names, shares, ())
-    plan = machine.checked_plan(machine.Plan(
-        id="r", model="m", channel="c", release=2, from_release=1, stages=stages, salt=salt,
-        policy={"evidence": "install"},
-    ))  # fmt: skip
+    plan = machine.checked_plan(
+        machine.Plan(
+            id="r",
+            model="m",
+            channel="c",
+            release=2,
+            from_release=1,
+            stages=stages,
+            salt=salt,
+            policy={"evidence": "install"},
+        )
+    )
     start = now = 2 * DAY_S
     for board in boards.values():
         board.last_seen = now if board.on(now) else now - (now - board.off_at) % DAY_S

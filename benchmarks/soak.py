@@ -84,13 +84,16 @@ class Soak:
         """Make the next release the default; the agent has committed it on return, if there is an agent."""
         number = next(self._release)
         self.hub.call(
-            "PUT", "/api/v1/channels/stable/models/tiny",
+            "PUT",
+            "/api/v1/channels/stable/models/tiny",
             {
-                "release": number, "probation": {"seconds": 5, "requests": 20},
+                "release": number,
+                "probation": {"seconds": 5, "requests": 20},
                 "routing": {"calls_per_s": CALLS_PER_S, "deadline_ms": 500},
-                "audit": {"auditor": 1, "share_ppm": 1000}, "sampling": {"enabled": True, "random_ppm": 1000},
+                "audit": {"auditor": 1, "share_ppm": 1000},
+                "sampling": {"enabled": True, "random_ppm": 1000},
             },
-        )  # fmt: skip
+        )
         if self.device.exists():
             until(lambda: self.serves(number), f"the agent serves release {number}")
 
@@ -141,8 +144,11 @@ class Soak:
     def do(self, name: str) -> None:
         """One of `EVENTS`."""
         what: dict[str, Callable[[], None]] = {
-            "swap": self.swap, "broker": self.broker, "outage": self.outage, "hang": self.hang,
-        }  # fmt: skip
+            "swap": self.swap,
+            "broker": self.broker,
+            "outage": self.outage,
+            "hang": self.hang,
+        }
         what[name]()
         self.happened[name] += 1
 
@@ -167,9 +173,12 @@ class Process:
         tenth = max(1, len(self.memory) // 10)
         early, late = median(self.memory[tenth : 2 * tenth] or self.memory), median(self.memory[-tenth:])
         return {
-            "pss_bytes": self.memory, "early_mib": round(early / 2**20, 2), "late_mib": round(late / 2**20, 2),
-            "grew": late > early * (1 + GROWTH) + SLACK, "files": [min(self.files), max(self.files), self.files[-1]],
-        }  # fmt: skip
+            "pss_bytes": self.memory,
+            "early_mib": round(early / 2**20, 2),
+            "late_mib": round(late / 2**20, 2),
+            "grew": late > early * (1 + GROWTH) + SLACK,
+            "files": [min(self.files), max(self.files), self.files[-1]],
+        }
 
 
 @contextlib.contextmanager
@@ -209,10 +218,13 @@ def soak(
         until(lambda: made.counted() >= asked, "what the agent has to tell arrives")
         counted = made.counted()
     document: dict[str, Any] = {
-        "seconds": seconds, "events": dict(made.happened), "http": json.loads(http.read_text()),
-        "in_process": json.loads(local.read_text()), "counted_at_the_hub": counted,
+        "seconds": seconds,
+        "events": dict(made.happened),
+        "http": json.loads(http.read_text()),
+        "in_process": json.loads(local.read_text()),
+        "counted_at_the_hub": counted,
         **{name: process.document() for name, process in seen.items()},
-    }  # fmt: skip
+    }
     failed = document["http"]["failed"] + document["in_process"]["failed"]
     asked = min(document["http"]["requests"], document["in_process"]["requests"]) > 0
     grew = [name for name in seen if document[name]["grew"]] if seconds >= JUDGED_S else []

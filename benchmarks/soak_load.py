@@ -67,10 +67,14 @@ class Tally:
     def document(self) -> dict[str, Any]:
         """What was counted."""
         return {
-            "requests": self.requests, "failed": self.failed, "failures": self.failures, "releases": self.releases,
-            "p50_ms": self.quantile_ms(0.5), "p99_ms": self.quantile_ms(0.99),
+            "requests": self.requests,
+            "failed": self.failed,
+            "failures": self.failures,
+            "releases": self.releases,
+            "p50_ms": self.quantile_ms(0.5),
+            "p99_ms": self.quantile_ms(0.99),
             "slowest_ms": round(self.slowest_s * 1e3, 1),
-        }  # fmt: skip
+        }
 
 
 class Load(Stream):

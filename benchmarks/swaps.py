@@ -33,11 +33,17 @@ def swap(folder: Path, count: int, rate: float) -> dict[str, Any]:
     between = [row for row in rows if min(abs(row.at - m) for m in moments) > swaps.AROUND_S]
     around = [row for row in rows if min(abs(row.at - m) for m in moments) <= swaps.AROUND_S]
     return {
-        "swaps": len(found), "requests": len(rows), "failed": sum(not row.ok for row in rows), "rate_per_s": rate,
-        "p99_between_ms": swaps.p99(between) * 1e3, "p99_around_ms": swaps.p99(around) * 1e3,
+        "swaps": len(found),
+        "requests": len(rows),
+        "failed": sum(not row.ok for row in rows),
+        "rate_per_s": rate,
+        "p99_between_ms": swaps.p99(between) * 1e3,
+        "p99_around_ms": swaps.p99(around) * 1e3,
         "slowest_ms": max(row.took_s for row in rows) * 1e3,
-        "ratio_median": median(found), "ratio_worst": max(found), "ratios": [round(ratio, 3) for ratio in found],
-    }  # fmt: skip
+        "ratio_median": median(found),
+        "ratio_worst": max(found),
+        "ratios": [round(ratio, 3) for ratio in found],
+    }
 
 
 def remember(folder: Path, count: int) -> dict[str, Any]:
@@ -47,11 +53,14 @@ def remember(folder: Path, count: int) -> dict[str, Any]:
         maps = fleet.maps()
     settled = memory[count // 10 :]
     return {
-        "updates": count, "first_mib": memory[0] / 2**20, "settled_mib": settled[0] / 2**20,
-        "last_mib": memory[-1] / 2**20, "slope_bytes_per_update": swaps.slope(settled),
+        "updates": count,
+        "first_mib": memory[0] / 2**20,
+        "settled_mib": settled[0] / 2**20,
+        "last_mib": memory[-1] / 2**20,
+        "slope_bytes_per_update": swaps.slope(settled),
         "slope_of_each_hundred": [round(swaps.slope(memory[i : i + 100])) for i in range(0, count - 99, 100)],
         "cryptography_mapped": "/cryptography/" in maps,
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -38,12 +38,16 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "image (1 × 28 × 28, 2 convolutions)": (
         lambda: nn.Sequential(
-            nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten(),
+            nn.Conv2d(1, 8, 3, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, stride=2),
+            nn.ReLU(),
+            nn.Flatten(),
             nn.Linear(16 * 36, 4),
         ),
         (1, 28, 28),
     ),
-}  # fmt: skip
+}
 Loop = Callable[[], None]
 
 
@@ -124,11 +128,13 @@ def compared(name: str, rows: int, batch: int, seconds: float) -> dict[str, Any]
             took[loop].append(time.perf_counter() - start)
     speed = {loop: rows / median(times) for loop, times in took.items()}
     return {
-        "rows": rows, "batch": batch, "rounds": len(took["model"]),
+        "rows": rows,
+        "batch": batch,
+        "rounds": len(took["model"]),
         "rows_per_s": {loop: round(value) for loop, value in speed.items()},
         "kit_of_model": round(speed["kit"] / speed["model"], 3),
         "dataloader_of_model": round(speed["dataloader"] / speed["model"], 3),
-    }  # fmt: skip
+    }
 
 
 def main() -> None:
@@ -147,8 +153,10 @@ def main() -> None:
     document = {"machine": machine(), "device": str(device()), "torch": torch.__version__, "loops": found}
     options.out.write_text(json.dumps(document, indent=2) + "\n")
     for name, one in found.items():
-        print(f"{name}: {one['rows_per_s']} rows/s; kit {one['kit_of_model']:.0%} of the model alone, "
-              f"DataLoader {one['dataloader_of_model']:.0%}")  # fmt: skip
+        print(
+            f"{name}: {one['rows_per_s']} rows/s; kit {one['kit_of_model']:.0%} of the model alone, "
+            f"DataLoader {one['dataloader_of_model']:.0%}"
+        )
 
 
 if __name__ == "__main__":

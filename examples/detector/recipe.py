@@ -27,10 +27,13 @@ class Detector(nn.Module):
     def __init__(self, channels: int = 16) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, channels, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1), nn.ReLU(),
-            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1), nn.ReLU(),
-        )  # fmt: skip
+            nn.Conv2d(1, channels, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, padding=1),
+            nn.ReLU(),
+        )
         self.head = nn.Conv2d(2 * channels, 4 + len(CLASSES), 1)
         nn.init.constant_(self.head.bias[4:], -4.0)  # almost every cell is empty
         cells = torch.arange(CELLS) * STEP + STEP / 2

@@ -14,8 +14,12 @@ import numpy.typing as npt
 
 Part = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 NUMBERS = (
-    "Air temperature [K]", "Process temperature [K]", "Rotational speed [rpm]", "Torque [Nm]", "Tool wear [min]",
-)  # fmt: skip
+    "Air temperature [K]",
+    "Process temperature [K]",
+    "Rotational speed [rpm]",
+    "Torque [Nm]",
+    "Tool wear [min]",
+)
 TYPES = ("L", "M", "H")
 
 
