@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -79,7 +80,8 @@ def test_a_release_that_a_device_cannot_take_halts_the_rollout(
     device: Device, hub: HubFixture, tmp_path: Path, change: dict, word: str
 ) -> None:
     rollout = roll_out(hub, publish(hub, tmp_path, seed=2, **change))
-    device.updater._kinds = ("onnx",)
+    looks = device.updater._looks
+    looks.device = dataclasses.replace(looks.device, kinds=("onnx",))
     device.look()
     row = step(hub, device, rollout)
     assert (row.state, row.reason) == ("halted", f"1 of 1 devices failed ({word})")
