@@ -54,13 +54,15 @@ class CountRequests:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status, streams_from = time.perf_counter(), 500, 0.0
         scope["edgeloop.began"] = asyncio.get_running_loop().time()
 
         async def watched(message: Message) -> None:
-            nonlocal status
+            nonlocal status, streams_from
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if (b"content-type", b"text/event-stream; charset=utf-8") in message["headers"]:
+                    streams_from = time.perf_counter()
             await send(message)
 
         try:
@@ -68,7 +70,9 @@ class CountRequests:
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.requests.labels(scope["method"], route, str(status)).inc()
-            self._metrics.seconds.labels(scope["method"], route).observe(time.perf_counter() - started)
+            self._metrics.seconds.labels(scope["method"], route).observe(
+                (streams_from or time.perf_counter()) - started  # a stream lasts as long as somebody looks
+            )
 
 
 @router.get("/metrics", response_class=Response, responses=gives(media_type="text/plain"))

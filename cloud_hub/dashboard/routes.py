@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 
 from cloud_hub.api.access import HubDep
 from cloud_hub.api.errors import error_response
-from cloud_hub.dashboard import access
+from cloud_hub.dashboard import access, live
 from cloud_hub.dashboard.access import COOKIE, LoginNeeded, Visitor
 from cloud_hub.dashboard.acts import routes as acts
 from cloud_hub.dashboard.pages import (
@@ -28,6 +28,7 @@ from cloud_hub.dashboard.pages import (
 )
 from cloud_hub.dashboard.rendering import HERE, go_to, render
 from cloud_hub.errors import HubError
+from cloud_hub.store.moved import Moved
 
 router = APIRouter(include_in_schema=False)
 PAGES = (overview, devices, commands, rollouts, models, samples, drift, jobs, events, audit, tokens)
@@ -35,17 +36,18 @@ PAGES = (overview, devices, commands, rollouts, models, samples, drift, jobs, ev
 
 def routers() -> list[APIRouter]:
     """Every router of the dashboard, in order of matching; a page goes above, what people do into `acts.register`."""
-    return [router, *(page.router for page in PAGES), acts.router]
+    return [router, live.router, *(page.router for page in PAGES), acts.router]
 
 
 def install(app: FastAPI) -> None:
-    """Serve the static files, and answer a visitor who is not logged in with the way to `/login`."""
+    """Serve the static files and the streams of `app.state.live`; who is not logged in is shown the way to `/login`."""
+    app.state.live = live.Live(Moved(app.state.hub.engine))
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_exception_handler(LoginNeeded, _to_login)
 
 
 async def _to_login(request: Request, error: Exception) -> Response:
-    if request.headers.get("hx-request"):
+    if request.headers.get("hx-request") or "text/event-stream" in request.headers.get("accept", ""):
         answer = error_response(request.url.path, "unauthenticated", "nobody is logged in", hint="open /login")
         answer.headers["HX-Redirect"] = "/login"
         return answer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -11,7 +13,14 @@ from fleet.serving import BoundedServer, Shared, hot_protocol
 
 
 class Server(BoundedServer):
-    """See the module."""
+    """See the module. `ending` is called once when the server begins to stop."""
+
+    ending: Callable[[], None] = staticmethod(lambda: None)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what would go on for ever, then uvicorn's own."""
+        self.ending()
+        await super().shutdown(sockets)
 
     def swept(self) -> list[Any]:
         """All but those that upload."""
@@ -20,7 +29,11 @@ class Server(BoundedServer):
 
 def make_server(app: Any, shared: Shared, **settings: Any) -> Server:
     """A server for `app` and the hot route of `shared`; `settings` are uvicorn's."""
-    return Server(uvicorn.Config(app, http=hot_protocol(shared), server_header=False, **settings), shared)
+    server = Server(uvicorn.Config(app, http=hot_protocol(shared), server_header=False, **settings), shared)
+    streams = getattr(getattr(app, "state", None), "live", None)
+    if streams is not None:
+        server.ending = streams.end
+    return server
 
 
 def _uploads(connection: Any) -> bool:

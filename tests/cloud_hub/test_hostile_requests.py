@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 from sqlmodel import select
 
 from cloud_hub.app import create_app, routers
+from cloud_hub.dashboard import live as live_pages
 from cloud_hub.dashboard.access import COOKIE, csrf_token
 from cloud_hub.dashboard.acts.register import ACTS
 from cloud_hub.events import outbox
@@ -187,8 +189,14 @@ def hub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def client(hub: HubFixture) -> Iterator[TestClient]:
-    """Made once, and in one event loop, as a hub runs; a loop for each request costs a sixth of it."""
-    with TestClient(create_app(hub.hub), raise_server_exceptions=False, follow_redirects=False) as client:
+    """Made once, and in one event loop, as a hub runs; a loop for each request costs a sixth of it.
+
+    A stream of the dashboard's has no end of its own: here it ends when it has begun.
+    """
+    with (
+        patch.object(live_pages, "LIFE_S", 0.0),
+        TestClient(create_app(hub.hub), raise_server_exceptions=False, follow_redirects=False) as client,
+    ):
         yield client
 
 

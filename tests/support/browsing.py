@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from cloud_hub.app import create_app
 from cloud_hub.context import Hub
@@ -34,9 +35,17 @@ ARGUMENTS = [
 @contextmanager
 def serving(hub: Hub) -> Iterator[str]:
     """The address of a hub's application on loopback, without its services."""
+    with serving_app(create_app(hub)) as address:
+        yield address
+
+
+@contextmanager
+def serving_app(app: FastAPI) -> Iterator[str]:
+    """The address of an application on loopback, without its services."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(create_app(hub), log_config=None, log_level="warning", lifespan="off")
+        listener.listen()  # who comes before the server has started waits
+        config = uvicorn.Config(app, log_config=None, log_level="warning", lifespan="off")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()

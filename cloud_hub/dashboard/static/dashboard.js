@@ -1,5 +1,6 @@
 "use strict";
-// Keeps a page alive: it is asked for again and morphed into place, moments are told in local time, drift is plotted.
+// Keeps a page alive: it is asked for again when the hub says that something has changed, and morphed into place;
+// moments are told in local time, drift is plotted.
 (() => {
   const connection = document.getElementById("connection");
   const say = (alive) => {
@@ -14,9 +15,45 @@
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) =>
     !(name === "open" || ((name === "value" || name === "checked") && /^(INPUT|TEXTAREA|SELECT)$/.test(node.tagName) && node.type !== "hidden"));
   const typing = () => document.querySelector("#live dialog[open]") !== null;
+
+  // While the hub's stream is heard, the page asks when that says so, and once a minute for what time alone changes.
+  // Without it (refused, cut off, no such thing in this browser) it asks every few seconds. A page that nobody sees
+  // has none: a browser opens six connections to a hub at most.
+  const SILENT = 40_000, SLOW = 60_000, AGAIN = 30_000;
+  let source = null, heard = 0, asked = 0, moved = false;
+  const now = () => performance.now();
+  const streaming = () => source !== null && source.readyState === EventSource.OPEN && now() - heard < SILENT;
   document.body.addEventListener("htmx:beforeRequest", (event) => {
-    if (event.detail.elt.id === "live" && (typing() || document.hidden)) event.preventDefault();
+    if (event.detail.elt.id !== "live") return;
+    if (typing() || document.hidden || (streaming() && !moved && now() - asked < SLOW)) {
+      event.preventDefault();
+      return;
+    }
+    moved = false;
+    asked = now();
   });
+  const stop = () => {
+    if (source) source.close();
+    source = null;
+  };
+  const follow = () => {
+    if (document.hidden || !window.EventSource || !document.getElementById("live")) return stop();
+    if (source && source.readyState === EventSource.OPEN && now() - heard >= SILENT) stop();
+    if (source && source.readyState !== EventSource.CLOSED) return;
+    source = new EventSource("/live");
+    const alive = () => (heard = now());
+    source.addEventListener("open", alive);
+    source.addEventListener("alive", alive);
+    source.addEventListener("moved", () => {
+      alive();
+      moved = true;
+      htmx.trigger("#live", "moved");
+    });
+  };
+  document.addEventListener("visibilitychange", follow);
+  window.addEventListener("pagehide", stop);
+  window.addEventListener("pageshow", follow);
+  setInterval(follow, AGAIN);
 
   const local = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short" });
   const short = {
@@ -82,8 +119,8 @@
         if (item.at.length) draw(`${item.model}, release ${item.release}`, [item.at, item.distance, item.margin]);
       }
     }
-    setTimeout(look, 4000);
   };
+  document.body.addEventListener("htmx:afterSwap", look);
   window.addEventListener("resize", () => {
     for (const { holder, plot } of plots.values()) plot.setSize({ width: holder.clientWidth, height: 200 });
   });
