@@ -44,8 +44,10 @@ from cloud_hub.inference.loaded import WarmUp
 from cloud_hub.inference.parts import Inference
 from cloud_hub.inference.routes import router as inference_router
 from cloud_hub.inference.rpc import make_rpc_server
+from cloud_hub.inference.tracing import make_tracer
 from cloud_hub.monitoring.health import Health
 from cloud_hub.services.supervisor import Service, run_services
+from fleet.tracing import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +122,16 @@ class HubApp(FastAPI):
         return self.openapi_schema
 
 
-def create_app(hub: Hub, services: Sequence[Service] = (), *, inference_only: bool = False) -> FastAPI:
-    """The application around `hub`; `services` run as long as it does.
+def create_app(
+    hub: Hub, services: Sequence[Service] = (), *, inference_only: bool = False, tracer: Tracer | None = None
+) -> FastAPI:
+    """The application around `hub`; `services` run as long as it does, `tracer` is by default what its settings ask.
 
     With `inference_only` it answers inference requests and says how it stands, and nothing else.
     """
 
     registry = CollectorRegistry()
-    inference = Inference(hub, registry)
+    inference = Inference(hub, registry, tracer or make_tracer(hub.config))
     running = [*services, *inference_services(hub, inference)] if services or inference_only else []
 
     @contextlib.asynccontextmanager

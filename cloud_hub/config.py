@@ -36,6 +36,7 @@ from cloud_hub.config_tables import (
 )
 from cloud_hub.errors import InvalidError, NotFoundError
 from cloud_hub.event_settings import EventsConfig
+from cloud_hub.tracing_settings import TracingConfig
 from fleet.console import cleaned, read_text
 
 
@@ -70,6 +71,7 @@ class HubConfig(BaseSettings):
     worker: WorkerConfig = WorkerConfig()
     events: EventsConfig = EventsConfig()
     prices: PricesConfig = PricesConfig()
+    tracing: TracingConfig = TracingConfig()
 
     @field_validator("connect_url", "advertise_url")
     @classmethod

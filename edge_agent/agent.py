@@ -37,7 +37,6 @@ from edge_agent.serving.app import App
 from edge_agent.serving.audit import WORKERS, Auditor, Job
 from edge_agent.serving.cloud import HubCloud
 from edge_agent.serving.endpoint import Endpoint
-from edge_agent.serving.engine import Engine
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Afterwards
 from edge_agent.serving.policy import Policies
@@ -45,6 +44,7 @@ from edge_agent.serving.remote import RemoteServers
 from edge_agent.serving.rpc import open_rpc
 from edge_agent.serving.server import address, listen, make_server, share
 from edge_agent.serving.slots import Slots
+from edge_agent.serving.tracing import make_engine, make_tracer
 from edge_agent.shadow.process import ChildProcesses
 from edge_agent.shadow.runner import Shadows
 from edge_agent.telemetry.benchmarks import Measurer
@@ -68,6 +68,8 @@ from fleet.protocol.messages import IN_USE_TWICE, AgentReport, CommandKeys
 if TYPE_CHECKING:
     import uvicorn
 
+    from fleet.tracing import Tracer
+
 log = logging.getLogger(__name__)
 
 RESTART_S = 5.0
@@ -80,7 +82,7 @@ class Agent:
     method of this class, which knows both.
     """
 
-    def __init__(self, config: AgentConfig, redact: Redact | None = None) -> None:
+    def __init__(self, config: AgentConfig, redact: Redact | None = None, tracer: Tracer | None = None) -> None:
         self.config = config
         self.started, self._started = time.time(), False  # when this began, and whether what is installed serves
         self.runtimes, self.capabilities = runtimes.available(), runtimes.capabilities()
@@ -90,6 +92,7 @@ class Agent:
         self.slots, self.policies, self.metrics = Slots(load_wall_s=config.load_wall_s), Policies(), Metrics()
         self.log = RecentLog(time.time)
         self._keep(redact)
+        self.tracer = tracer or make_tracer(config, self.links.enrollment.device_id)
         self._answer()
         self._update()
         self._connect()
@@ -123,14 +126,18 @@ class Agent:
 
     def _answer(self) -> None:
         """What answers requests, and the auditor beside it: each has calls of its own to the cloud."""
-        self.remotes = RemoteServers(self.config.credentials, lambda up, down: self.budget.count(up=up, down=down))
-        self.cloud, self.audits = HubCloud(self.links.hub), HubCloud(self.links.hub, calls=WORKERS)
+        carried = self.tracer.carried
+        self.remotes = RemoteServers(
+            self.config.credentials, lambda up, down: self.budget.count(up=up, down=down), carried=carried
+        )
+        self.cloud = HubCloud(self.links.hub, carried=carried)
+        self.audits = HubCloud(self.links.hub, calls=WORKERS)
         self.auditor = Auditor(self.audits, self.recorder)
         show_audits(self.metrics, lambda: self.auditor.dropped)
         endpoint = Endpoint(self.cloud, self.remotes.server)
         self.afterwards = Afterwards(self.recorder)
         self.recorder.settle = self.metrics.settle = self.slots.before_swap = self.afterwards.tell
-        self.engine = Engine(self.slots, self.policies, endpoint, self.afterwards)
+        self.engine = make_engine(self.slots, self.policies, endpoint, self.afterwards, self.tracer)
 
     def _update(self) -> None:
         """What pulls releases, and what tries them beside those that serve."""
@@ -189,10 +196,10 @@ class Agent:
         memory.bound()
         describe_all()  # before there are threads
         manager = ServiceManager(self.config.notify_socket)
-        shared = share(self.engine)
+        shared = share(self.engine, self.tracer)
         server, listeners = make_server(self.app, shared), listen(self.config)
         self.addresses = [address(listener) for listener in listeners]
-        rpc = open_rpc(self.config, self.engine, self.app.about, shared.budget)
+        rpc = open_rpc(self.config, self.engine, self.app.about, shared.budget, self.tracer)
         self.addresses += [where for where, _ in rpc]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -246,7 +253,7 @@ class Agent:
 
     def _close(self) -> None:
         logging.getLogger().removeHandler(self.log)
-        for one in (self.cloud, self.remotes, self.audits, self.signer, self.database):
+        for one in (self.cloud, self.remotes, self.audits, self.signer, self.database, self.tracer):
             one.close()
 
     async def install(self, folder: Path) -> Outcome:

@@ -22,6 +22,13 @@ PREFIX = "EDGELOOP_"
 PORT = 8200
 
 
+class TracingConfig(Struct, frozen=True, kw_only=True):
+    """Traces of requests (extra otel): OTLP over HTTP to `endpoint`. `ratio` is the share of traces that begin here."""
+
+    endpoint: str = ""  # such as http://127.0.0.1:4318/v1/traces; empty: none
+    ratio: float = 0.1  # of requests whose caller sends no trace; others follow the caller's word
+
+
 class AgentConfig(Struct, frozen=True, kw_only=True):
     """Everything that can be set. Times are seconds (`_s`), sizes bytes (`_bytes`)."""
 
@@ -57,6 +64,7 @@ class AgentConfig(Struct, frozen=True, kw_only=True):
     watchdog_s: float = 60.0  # the agent ends when nothing has moved for as long: a model's run that hangs; 0: never
     log_level: str = "INFO"
     log_format: Literal["text", "json"] = "text"  # json: each line of the log is a JSON document
+    tracing: TracingConfig = TracingConfig()  # [tracing]: where traces go (`endpoint`), and the share of them (`ratio`)
     notify_socket: str = ""  # where a service manager listens; systemd sets NOTIFY_SOCKET (`Type=notify`)
 
     @property
@@ -111,6 +119,8 @@ def load(
         raise UsageError(f"configuration of {directory}: {error}", subject=str(path)) from error
     for url in config.mirrors:
         check_mirror(url)
+    if not 0 <= config.tracing.ratio <= 1:
+        raise UsageError(f"tracing: ratio is {config.tracing.ratio:g}", subject=str(path), hint="a share from 0 to 1")
     return config
 
 

@@ -14,9 +14,11 @@ from cloud_hub.inference.endpoint import InferEndpoint
 from cloud_hub.inference.loaded import Loaded
 from cloud_hub.inference.metrics import Answers, Queues
 from cloud_hub.inference.rpc import HubInference
+from cloud_hub.inference.tracing import TracedEndpoint
 from cloud_hub.store import access_version
 from cloud_hub.store.fresh import Freshness
 from fleet.serving import ByteBudget, Shared
+from fleet.tracing import OFF, Tracer
 
 CONNECTIONS = 8192  # at a time, where the process may open twice as many files
 
@@ -24,7 +26,7 @@ CONNECTIONS = 8192  # at a time, where the process may open twice as many files
 class Inference:
     """For one event loop; `shared` is for the listener's protocol class."""
 
-    def __init__(self, hub: Hub, registry: CollectorRegistry) -> None:
+    def __init__(self, hub: Hub, registry: CollectorRegistry, tracer: Tracer = OFF) -> None:
         def number() -> int | None:
             with hub.reading() as session:
                 return access_version.read(session)
@@ -38,10 +40,15 @@ class Inference:
         self.budget = ByteBudget(settings.in_flight)
         answers = Answers(registry)
         registry.register(Queues(self.queues))
-        self.endpoint = InferEndpoint(self.admission, self.loaded, self.budget, answers, longest_s=settings.deadline_s)
+        self.tracer, parts = tracer, (self.admission, self.loaded, self.budget, answers)
+        if tracer.on:
+            self.endpoint: InferEndpoint = TracedEndpoint(*parts, longest_s=settings.deadline_s, tracer=tracer)
+        else:
+            self.endpoint = InferEndpoint(*parts, longest_s=settings.deadline_s)
         uncounted = InferEndpoint(self.admission, self.loaded, self.budget, Answers(), longest_s=settings.deadline_s)
         self.later = AsyncRunner(hub, self.loaded, uncounted, self.budget, answers)
         self.rpc = HubInference(self.admission, self.loaded, self.about, self.endpoint, self.budget)
+        self.rpc.tracer = tracer
         self.shared = Shared(self.endpoint, self.budget, connections())
 
     def queues(self) -> list[tuple[str, int, int, int]]:
@@ -52,6 +59,7 @@ class Inference:
         """Let the threads end."""
         self.loaded.close()
         self.freshness.close()
+        self.tracer.close()
 
 
 def connections() -> int:

@@ -25,6 +25,7 @@ from fleet.rpc.loading import load_server
 from fleet.rpc.port import Bounds
 from fleet.rpc.room import calls_within, memory_bytes
 from fleet.serving import ByteBudget
+from fleet.tracing import OFF, Tracer
 
 if TYPE_CHECKING:
     from fleet.rpc.server import Server
@@ -36,6 +37,8 @@ FRAME = 64 << 10  # bytes around the tensors of the largest request
 
 class HubInference:
     """Implements `fleet.rpc.Inference`."""
+
+    tracer: Tracer = OFF
 
     def __init__(
         self, admission: Admission, loaded: Loaded, about: About, endpoint: InferEndpoint, budget: ByteBudget

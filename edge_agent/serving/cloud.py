@@ -7,7 +7,7 @@ and how long a request waits for that, is `endpoint`'s business.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from edge_agent.ports import HubCalls
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 
+Carried = Callable[[], dict[str, str]]
 CALLS = 16  # at a time: with 20 ms each, 800 a second
 BUSY = (429, 503)  # with Retry-After these say "not now", not "never"
 RETRY_S, MOST_RETRY_S = (
@@ -50,10 +51,13 @@ class Cloud(Protocol):
 
 
 class HubCloud:
-    """The hub's `/v2` endpoint with the device's token; at most `calls` at a time, further ones wait for a thread."""
+    """The hub's `/v2` endpoint with the device's token; at most `calls` at a time, further ones wait for a thread.
 
-    def __init__(self, hub: HubCalls, calls: int = CALLS) -> None:
-        self._hub = hub
+    `carried` gives headers that every call has besides, in the caller's context: those of its trace.
+    """
+
+    def __init__(self, hub: HubCalls, calls: int = CALLS, carried: Carried = dict) -> None:
+        self._hub, self._carried = hub, carried
         self._pool = ThreadPoolExecutor(calls, thread_name_prefix="cloud")
 
     async def infer(
@@ -66,15 +70,17 @@ class HubCloud:
         """
         path = f"/v2/models/{model}" + (f"/versions/{version}" if version is not None else "") + "/infer"
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._call, path, request, timeout_s)
+        return await loop.run_in_executor(self._pool, self._call, path, request, timeout_s, self._carried())
 
     def close(self) -> None:
         """Let running calls end without waiting for them."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _call(self, path: str, request: oip.InferRequest, timeout_s: float) -> oip.InferResponse:
+    def _call(
+        self, path: str, request: oip.InferRequest, timeout_s: float, carried: dict[str, str]
+    ) -> oip.InferResponse:
         body, length = oip.encode_request(request, binary=True)
-        headers = {"content-type": "application/octet-stream"}
+        headers = {"content-type": "application/octet-stream", **carried}
         if length is not None:
             headers[oip.HEADER] = str(length)
         answer = self._hub.request("POST", path, body, headers, timeout=timeout_s)

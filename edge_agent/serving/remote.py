@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import UnreachableError
 from edge_agent.ports import Credential
-from edge_agent.serving.cloud import CALLS, Cloud, CloudError, refusal
+from edge_agent.serving.cloud import CALLS, Carried, Cloud, CloudError, refusal
 from edge_agent.serving.credentials import authorization
 from edge_agent.serving.remote_rpc import RemoteRpcServer
 from fleet.protocol import oip
@@ -44,12 +44,18 @@ class RemoteServers:
     Args:
         credentials: by the name that a channel uses.
         count: hears of bytes that went and came.
+        carried: gives headers that every call has besides, in the caller's context: those of its trace.
     """
 
     def __init__(
-        self, credentials: Mapping[str, Credential], count: Callable[[int, int], None], *, calls: int = CALLS
+        self,
+        credentials: Mapping[str, Credential],
+        count: Callable[[int, int], None],
+        *,
+        calls: int = CALLS,
+        carried: Carried = dict,
     ) -> None:
-        self._credentials, self._count = credentials, count
+        self._credentials, self._count, self._carried = credentials, count, carried
         self._threads = ThreadPoolExecutor(calls, thread_name_prefix="remote")
         self._servers: OrderedDict[Remote, RemoteServer | RemoteRpcServer] = OrderedDict()
 
@@ -59,7 +65,7 @@ class RemoteServers:
         if found is None:
             credential = self._credentials.get(remote.credential) if remote.credential else None
             kind = RemoteRpcServer if remote.rpc else RemoteServer
-            found = self._servers[remote] = kind(remote, credential, self._threads, self._count)
+            found = self._servers[remote] = kind(remote, credential, self._threads, self._count, self._carried)
             if len(self._servers) > SERVERS:
                 self._servers.popitem(last=False)
         self._servers.move_to_end(remote)
@@ -79,7 +85,9 @@ class RemoteServer:
         credential: Credential | None,
         threads: ThreadPoolExecutor,
         count: Callable[[int, int], None] = lambda up, down: None,
+        carried: Carried = dict,
     ) -> None:
+        self._carried = carried
         self._remote, self._credential, self._threads, self._count = remote, credential, threads, count
         self._binary, self._proven = remote.binary, False
         ca_file = credential.ca_file if credential is not None else ""
@@ -96,11 +104,13 @@ class RemoteServer:
     ) -> oip.InferResponse:
         """See `Cloud`; `version` is the hub's own numbering, which other servers do not know."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._infer, model, request, timeout_s)
+        return await loop.run_in_executor(self._threads, self._infer, model, request, timeout_s, self._carried())
 
-    def _infer(self, model: str, request: oip.InferRequest, timeout_s: float) -> oip.InferResponse:
+    def _infer(
+        self, model: str, request: oip.InferRequest, timeout_s: float, carried: Mapping[str, str]
+    ) -> oip.InferResponse:
         until = time.monotonic() + timeout_s
-        headers = authorization(self._remote, self._credential)
+        headers = {**carried, **authorization(self._remote, self._credential)}
         if not self._binary:
             return self._ask(model, request, headers, timeout_s, binary=False)
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.errors import UnreachableError
 from edge_agent.ports import Credential
-from edge_agent.serving.cloud import CloudError, refusal
+from edge_agent.serving.cloud import Carried, CloudError, refusal
 from edge_agent.serving.credentials import authorization, origin
 from fleet.protocol import oip
 from fleet.protocol.channel import Remote
@@ -53,7 +53,9 @@ class RemoteRpcServer:
         credential: Credential | None,
         threads: ThreadPoolExecutor,
         count: Callable[[int, int], None] = lambda up, down: None,
+        carried: Carried = dict,
     ) -> None:
+        self._carried = carried
         self._remote, self._credential, self._threads, self._count = remote, credential, threads, count
         self._raw, self._proven = remote.binary, False
 
@@ -62,31 +64,35 @@ class RemoteRpcServer:
     ) -> oip.InferResponse:
         """See `Cloud`; `version` is the hub's own numbering, which other servers do not know."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._infer, model, request, timeout_s)
+        return await loop.run_in_executor(self._threads, self._infer, model, request, timeout_s, self._carried())
 
-    def _infer(self, model: str, request: oip.InferRequest, timeout_s: float) -> oip.InferResponse:
+    def _infer(
+        self, model: str, request: oip.InferRequest, timeout_s: float, carried: dict[str, str]
+    ) -> oip.InferResponse:
         until = time.monotonic() + timeout_s
         if not self._raw:
-            return self._ask(model, request, timeout_s, raw=False)
+            return self._ask(model, request, timeout_s, carried, raw=False)
         try:
-            answer = self._ask(model, request, timeout_s, raw=True)
+            answer = self._ask(model, request, timeout_s, carried, raw=True)
         except CloudError as error:
             left = until - time.monotonic()
             if self._proven or error.status not in NOT_RAW or left <= 0:
                 raise
-            answer = self._ask(model, request, left, raw=False)
+            answer = self._ask(model, request, left, carried, raw=False)
             self._raw = False
             return answer
         self._proven = True
         return answer
 
-    def _ask(self, model: str, request: oip.InferRequest, timeout_s: float, *, raw: bool) -> oip.InferResponse:
+    def _ask(
+        self, model: str, request: oip.InferRequest, timeout_s: float, carried: dict[str, str], *, raw: bool
+    ) -> oip.InferResponse:
         url, client = self._remote.url, self._client
         try:
             data = client.encode(request, self._remote.model or model, self._remote.version, raw=raw)
         except ProtocolError as error:
             raise CloudError(f"{url} cannot be asked: {error}", status=400) from error
-        headers = authorization(self._remote, self._credential)
+        headers = {**carried, **authorization(self._remote, self._credential)}
         answer = b""
         try:
             answer = client.infer(data, [(name.lower(), value) for name, value in headers.items()], timeout_s)

@@ -19,6 +19,7 @@ from fleet.rpc.port import Bounds
 from fleet.rpc.room import calls_within, memory_bytes
 from fleet.runtimes.cost import BODY_LIMIT
 from fleet.serving import ByteBudget
+from fleet.tracing import OFF, Tracer
 
 if TYPE_CHECKING:
     from fleet.rpc.server import Server
@@ -31,8 +32,9 @@ MESSAGE = BODY_LIMIT + FRAME
 class AgentInference:
     """Implements `fleet.rpc.Inference`. It listens on loopback, so whoever reaches it may ask, as over HTTP."""
 
-    def __init__(self, engine: Engine, about: About, budget: ByteBudget) -> None:
+    def __init__(self, engine: Engine, about: About, budget: ByteBudget, tracer: Tracer = OFF) -> None:
         self._engine, self._about = engine, about
+        self.tracer = tracer
         self.budget = budget
 
     async def known(self, authorization: str) -> None:
@@ -109,7 +111,7 @@ def make_rpc_server(config: AgentConfig, inference: AgentInference) -> Server:
 
 
 def open_rpc(
-    config: AgentConfig, engine: Engine, about: About, budget: ByteBudget
+    config: AgentConfig, engine: Engine, about: About, budget: ByteBudget, tracer: Tracer = OFF
 ) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
     """The address of gRPC and what serves it, bound already; nothing where no port is set.
 
@@ -118,7 +120,7 @@ def open_rpc(
     """
     if config.grpc_port is None:
         return []
-    made = make_rpc_server(config, AgentInference(engine, about, budget))
+    made = make_rpc_server(config, AgentInference(engine, about, budget, tracer))
     try:
         bound, port = made.bind()
     except OSError as error:

@@ -17,8 +17,10 @@ from edge_agent.errors import AgentError, UsageError
 from edge_agent.serving.app import App
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import InferRoute
+from edge_agent.serving.tracing import traced
 from fleet.runtimes.cost import IN_FLIGHT
 from fleet.serving import BoundedServer, ByteBudget, Shared, hot_protocol, most
+from fleet.tracing import OFF, Tracer
 
 BACKLOG = 256  # connections; asyncio accepts as many in one turn, beside those that there are
 
@@ -32,10 +34,10 @@ class Server(BoundedServer):
         yield
 
 
-def share(engine: Engine) -> Shared:
+def share(engine: Engine, tracer: Tracer = OFF) -> Shared:
     """What all connections of an agent have in common: the hot route, the bytes in flight, their number."""
     budget = ByteBudget(IN_FLIGHT)
-    return Shared(InferRoute(engine, budget), budget, most())
+    return Shared(traced(InferRoute(engine, budget), tracer), budget, most())
 
 
 def make_server(app: App, shared: Shared) -> Server:

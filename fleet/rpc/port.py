@@ -10,6 +10,7 @@ from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.refusals import Code
 from fleet.serving import ByteBudget
+from fleet.tracing import Tracer
 
 Document = dict[str, Any]
 
@@ -58,6 +59,7 @@ class Inference(Protocol):
     """
 
     budget: ByteBudget
+    tracer: Tracer
 
     async def known(self, authorization: str) -> None:
         """Raise unless somebody may call with this credential; nothing of the call has been read yet."""

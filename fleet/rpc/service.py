@@ -60,6 +60,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """The call's handler, or one that refuses and reads nothing."""
         if details.method.rpartition("/")[2] in OPEN:
             return await continuation(details)
+        self._service.follow(details.invocation_metadata)
         refusal = await self._service.unknown(details.invocation_metadata)
         if refusal is None:
             return await continuation(details)
@@ -112,6 +113,11 @@ class Service:
         if data is grpc.aio.EOF:
             await _abort(context, Refusal("invalid", "the call has ended without a request"))
         return bytes(data)
+
+    def follow(self, sent: Any) -> None:
+        """Let the call go on in the trace that its metadata name; it has a task of its own."""
+        if self._inference.tracer.on:
+            self._inference.tracer.follow({key: value for key, value in sent if isinstance(value, str)})
 
     async def unknown(self, sent: Any) -> Refusal | None:
         """Why a call with this metadata is refused before it is read."""

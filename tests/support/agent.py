@@ -14,11 +14,11 @@ from edge_agent.errors import UnreachableError
 from edge_agent.serving.app import App
 from edge_agent.serving.audit import Auditor
 from edge_agent.serving.endpoint import Endpoint
-from edge_agent.serving.engine import Engine
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.server import share
 from edge_agent.serving.slots import Slots
+from edge_agent.serving.tracing import make_engine
 from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.recorder import Recorder, show_audits
@@ -27,6 +27,7 @@ from edge_agent.telemetry.spool import Spool
 from fleet.protocol import oip
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.serving import hot_protocol
+from fleet.tracing import OFF, Tracer
 from tests.support.fake_runtime import FakeRuntime
 from tests.support.models import answer
 
@@ -61,9 +62,17 @@ class FakeCloud:
 class Agent:
     """Everything that answers requests. `now` is the wall clock of windows, `draws` the randomness."""
 
-    def __init__(self, directory: Path, *, runtime: FakeRuntime | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        runtime: FakeRuntime | None = None,
+        seed: int = 0,
+        cloud: Any = None,
+        tracer: Tracer = OFF,
+    ) -> None:
         self.blobs = directory / "blobs"
-        self.cloud = FakeCloud()
+        self.cloud = cloud or FakeCloud()
         self.runtime = runtime or FakeRuntime()
         self.slots = Slots(lambda _variant: self.runtime)
         self.policies = Policies()
@@ -89,8 +98,8 @@ class Agent:
         self.auditor = Auditor(self.cloud, self.recorder)
         show_audits(self.metrics, lambda: self.auditor.dropped)
         self.endpoint = Endpoint(self.cloud)
-        self.engine = Engine(self.slots, self.policies, self.endpoint, self.recorder, rng=rng)
-        self.shared = share(self.engine)
+        self.engine = make_engine(self.slots, self.policies, self.endpoint, self.recorder, tracer, rng=rng)
+        self.shared = share(self.engine, tracer)
         self.app = App(self.engine, self.metrics, lambda: {"pid": os.getpid(), "models": self.slots.names()})
 
     def follow(self, entry: ModelEntry, **fields) -> None:

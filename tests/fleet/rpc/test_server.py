@@ -22,6 +22,7 @@ from fleet.rpc.port import Bounds
 from fleet.rpc.server import Server, most
 from fleet.rpc.service import Service
 from fleet.serving import ByteBudget
+from fleet.tracing import OFF
 
 LARGE = np.zeros(1 << 20, np.float32)  # an answer that no window of HTTP/2 takes in at once
 INFER = messages.InferRequest(model_name="m", raw_input_contents=[bytes(4)])
@@ -33,7 +34,7 @@ class Echo:
     """An `Inference` of one model that answers with `LARGE`, and raises `error` where there is one."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.budget = ByteBudget(1 << 20)
+        self.budget, self.tracer = ByteBudget(1 << 20), OFF
         self.error = error
         self.counts: list[Refusal | None] = []
         self.read: list[tuple[str, str]] = []

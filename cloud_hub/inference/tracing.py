@@ -1,0 +1,101 @@
+"""The hub's part of a trace: a span for each inference request, over HTTP and gRPC, and one for the model's run.
+
+A hub without traces has the plain endpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from cloud_hub.config import HubConfig
+from cloud_hub.errors import HubError, InvalidError
+from cloud_hub.inference.endpoint import InferEndpoint
+from cloud_hub.inference.loaded import Served
+from fleet.protocol import oip
+from fleet.protocol.errors import ProtocolError
+from fleet.serving import Reply, Request
+from fleet.tracing import Span, Tracer, open_tracer
+
+CARRIED = (b"traceparent", b"tracestate")
+
+
+class TracedEndpoint(InferEndpoint):
+    """Answers as `InferEndpoint` does."""
+
+    def __init__(self, *parts: Any, longest_s: float, tracer: Tracer) -> None:
+        super().__init__(*parts, longest_s=longest_s)
+        self._tracer = tracer
+
+    async def answer(self, request: Request) -> Reply:
+        """See InferEndpoint."""
+        served: Served = request.context.served
+        with self._tracer.following(carried(request.headers)):
+            span = self._begin(served)
+            try:
+                with span.inside():
+                    reply = await super().answer(request)
+            except BaseException as error:
+                _ended(span, error)
+                raise
+            span.put(status=reply.status)
+            if reply.status >= 400:
+                span.fail(f"status {reply.status}")
+            span.end()
+            return reply
+
+    async def infer(
+        self,
+        served: Served,
+        asked: oip.InferRequest,
+        began: float,
+        gone: Callable[[], bool],
+        longest_s: float | None = None,
+    ) -> oip.InferResponse:
+        """See InferEndpoint; over gRPC the request begins here, in the trace that its metadata name."""
+        if self._tracer.has_span():
+            return await self._in(
+                self._tracer.begin("run"), served, super().infer(served, asked, began, gone, longest_s)
+            )
+        return await self._in(self._begin(served), served, self.infer(served, asked, began, gone, longest_s))
+
+    async def _in(
+        self, span: Span, served: Served, answering: Coroutine[Any, Any, oip.InferResponse]
+    ) -> oip.InferResponse:
+        """The answer, within a span that ends with it."""
+        span.put(model=served.model, release=served.number)
+        try:
+            with span.inside():
+                response = await answering
+        except BaseException as error:
+            _ended(span, error)
+            raise
+        span.put(variant=str(response.parameters.get("variant", "")) or None)
+        span.end()
+        return response
+
+    def _begin(self, served: Served) -> Span:
+        span = self._tracer.begin(f"infer {served.model}", "server")
+        span.put(model=served.model, release=served.number)
+        return span
+
+
+def make_tracer(config: HubConfig) -> Tracer:
+    """What `[tracing]` asks for; InvalidError where it cannot be had."""
+    settings = config.tracing
+    try:
+        facts = {"service.instance.id": config.addresses.http_advertise}
+        return open_tracer("cloud-hub", settings.endpoint, settings.ratio, facts)
+    except ValueError as error:
+        raise InvalidError(f"tracing: {error}", subject="tracing", hint="see [tracing] of hub.toml") from error
+
+
+def carried(headers: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The headers of W3C's trace context among those of a request."""
+    return {name.decode(): headers[name].decode("latin-1") for name in CARRIED if name in headers}
+
+
+def _ended(span: Span, error: BaseException) -> None:
+    """End a span whose request came to nothing; only what the hub says itself is repeated."""
+    span.fail(str(error) if isinstance(error, HubError | ProtocolError) else type(error).__name__)
+    span.end()

@@ -1,0 +1,94 @@
+"""What the rooms know of traces. Where a trace goes on is the current context's business, as `contextvars` has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, Protocol
+
+Value = str | bool | int | float
+Kind = Literal["server", "client", "internal"]
+
+
+class Span(Protocol):
+    """A stretch of time in a trace, until `end`."""
+
+    def inside(self) -> AbstractContextManager[object]:
+        """In the block, spans that begin are children of this one."""
+
+    def put(self, **facts: Value | None) -> None:
+        """What is known of it; None leaves a fact out."""
+
+    def fail(self, why: str) -> None:
+        """It came to nothing."""
+
+    def end(self) -> None:
+        """It is over now."""
+
+
+class Tracer(Protocol):
+    """Makes spans, and carries the trace across connections by the headers of W3C (`traceparent`, `tracestate`).
+
+    Attributes:
+        on: whether anybody wants traces; where it is False no other method need be called.
+    """
+
+    on: bool
+
+    def begin(self, name: str, kind: Kind = "internal", ago_s: float = 0.0) -> Span:
+        """A span that began `ago_s` seconds ago, in the current trace, or of a trace of its own."""
+
+    def following(self, headers: Mapping[str, str]) -> AbstractContextManager[object]:
+        """In the block, the current trace is the one that these headers name (in lower case), or none."""
+
+    def follow(self, headers: Mapping[str, str]) -> None:
+        """The same for the rest of the current task."""
+
+    def has_span(self) -> bool:
+        """Whether a span of this process is current."""
+
+    def carried(self) -> dict[str, str]:
+        """Headers that hand the current trace on; empty where there is none."""
+
+    def close(self) -> None:
+        """Send what is left."""
+
+
+class _NoSpan:
+    def inside(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def put(self, **facts: Value | None) -> None:
+        pass
+
+    def fail(self, why: str) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+class _NoTracer:
+    on = False
+
+    def begin(self, name: str, kind: Kind = "internal", ago_s: float = 0.0) -> Span:
+        return NO_SPAN
+
+    def following(self, headers: Mapping[str, str]) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def follow(self, headers: Mapping[str, str]) -> None:
+        pass
+
+    def has_span(self) -> bool:
+        return False
+
+    def carried(self) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+NO_SPAN: Span = _NoSpan()
+OFF: Tracer = _NoTracer()  # nobody wants traces
