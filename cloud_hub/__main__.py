@@ -1,7 +1,14 @@
-"""`python -m cloud_hub`."""
+"""The `cloud-hub` command, also as `python -m cloud_hub`."""
 
 from __future__ import annotations
 
-from cloud_hub.main import main
+from fleet.starting import start
 
-main()
+
+def main() -> None:
+    """Start it, or say which extra is missing."""
+    start("cloud-hub", "cloud_hub.main", "hub")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,14 @@
-"""`python -m model_compiler` is the `model-compiler` command."""
+"""The `model-compiler` command, also as `python -m model_compiler`."""
 
-from model_compiler.main import main
+from __future__ import annotations
 
-main()
+from fleet.starting import start
+
+
+def main() -> None:
+    """Start it, or say which extra is missing."""
+    start("model-compiler", "model_compiler.main", "compiler")
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ from model_compiler.inputs.preprocessing import FrontFile
 from model_compiler.inputs.release_folder import encoder_of, read_blob, read_release
 
 TIMEOUT_S = 600.0
-FLEET = [sys.executable, "-c", "from fleet.cli.entry import main; main()"]
+FLEET = [sys.executable, "-m", "fleet.cli"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,14 @@
+"""The `fleet` command, also as `python -m fleet.cli`."""
+
+from __future__ import annotations
+
+from fleet.starting import start
+
+
+def main() -> None:
+    """Start it, or say which extra is missing."""
+    start("fleet", "fleet.cli.main", "fleet")
+
+
+if __name__ == "__main__":
+    main()
