@@ -142,5 +142,5 @@ def _show(event: EventInfo, *, json: bool) -> None:
     if not json:
         for one in event.deliveries:
             for tried in one.log:
-                came = str(tried.status or ("no answer" if tried.error else "acknowledged"))
-                note(f"{one.target}: {came} {tried.error}".rstrip())
+                came = f"{tried.status} {tried.error}".strip() if tried.status else tried.error or "acknowledged"
+                note(f"{one.target}: {came}")

@@ -33,7 +33,9 @@ def came_of(tried: Try) -> str:
     """What came of a try."""
     if not tried.status and not tried.error:
         return "acknowledged"  # by a broker, which has no statuses
-    status = f"answered with status {tried.status}" if tried.status else "no answer"
+    if not tried.status:
+        return tried.error  # perhaps nobody was asked: its target is gone, or the hub was restored
+    status = f"answered with status {tried.status}"
     return f"{status}: {tried.error}" if tried.error else status
 
 

@@ -124,7 +124,7 @@ def test_each_kind_of_event_leads_to_a_page_that_there_is(kind: str) -> None:
 
 def test_what_came_of_a_delivery_is_said() -> None:
     tried = [Try(at=1.0, status=500), Try(at=2.0, error="no route")]
-    assert [words.came_of(one) for one in tried] == ["answered with status 500", "no answer: no route"]
+    assert [words.came_of(one) for one in tried] == ["answered with status 500", "no route"]
     delivery = DeliveryInfo(target="ops", state="dead", tries=2, log=tried)
-    assert words.last_word(delivery) == "no answer: no route" and words.badge_of(delivery) == "dead, 2 tries"
+    assert words.last_word(delivery) == "no route" and words.badge_of(delivery) == "dead, 2 tries"
     assert words.last_word(DeliveryInfo(target="ops", state="delivered", log=tried)) == ""
