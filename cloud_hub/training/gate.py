@@ -34,7 +34,7 @@ DRAWS = 400
 REFUSE_BELOW = 0.1  # a mild level on purpose: a wrong refusal costs labels, a bad teacher misleads the guard
 MARGIN = 0.05  # of rightness, by which an auditor may be worse than the one before
 LEVEL = 0.95
-WINS = np.linspace(0.0, (1 - MARGIN) / 2, 96)  # shares of wins that a model worse by the margin may have
+WINS = 96  # shares of wins that a model worse by the margin may have, from none on
 LEAST = ceil(log(1 - LEVEL) / log(1 - MARGIN))  # labels, 59: on fewer, one that is worse may well lose none
 STAKES = np.linspace(0.05, 0.95, 19)  # of what can be lost at a bet
 
@@ -75,7 +75,7 @@ def compare(old: npt.NDArray[Any], new: npt.NDArray[Any]) -> Comparison:
         lost=lost,
         won=won,
         chance=chance,
-        shown=_shown_by_counts(lost, won, len(old)) if counted else _shown_by_bets(differences),
+        shown=_shown_by_counts(lost, won, len(old), MARGIN) if counted else _shown_by_bets(differences),
     )
 
 
@@ -98,32 +98,32 @@ def compare_sets(old: Callable[[Rows], float], new: Callable[[Rows], float], lab
 
 
 @lru_cache(4096)
-def _shown_by_counts(lost: int, won: int, n: int) -> bool:
-    """Whether a model that wins any share of `WINS`, and loses `MARGIN` more, does as well as this one too rarely."""
+def _shown_by_counts(lost: int, won: int, n: int, margin: float) -> bool:
+    """Whether a model that wins any share, and loses `margin` more, does as well as this one too rarely."""
     from scipy.stats import binom
 
     wins = np.arange(n + 1)
-    least = _score(np.array(lost), np.array(won), n) - 1e-9
+    least = float(_score(np.array(lost), won, n, margin)) - 1e-9
     # With these wins, as many losses as are as good as what was seen: the score falls with each. -1: not even none.
-    most = np.array([_most_lost(int(one), n, float(least)) for one in wins])
-    for share in WINS:
-        losses = (share + MARGIN) / (1 - share)  # of those that are not won
-        if binom.pmf(wins, n, share) @ binom.cdf(most, n - wins, min(losses, 1.0)) > 1 - LEVEL:
+    most = np.array([_most_lost(int(one), n, margin, least) for one in wins])
+    for share in np.linspace(0.0, (1 - margin) / 2, WINS):
+        losses = min((share + margin) / (1 - share), 1.0)  # of those that are not won
+        if binom.pmf(wins, n, share) @ binom.cdf(most, n - wins, losses) > 1 - LEVEL:
             return False
     return True
 
 
-def _most_lost(won: int, n: int, least: float) -> int:
-    scores = _score(np.arange(n - won + 1), np.array(won), n)
+def _most_lost(won: int, n: int, margin: float, least: float) -> int:
+    scores = _score(np.arange(n - won + 1), won, n, margin)
     return int(np.searchsorted(-scores, -least, side="right")) - 1
 
 
-def _score(lost: npt.NDArray[Any], won: npt.NDArray[Any], n: int) -> npt.NDArray[np.float64]:
-    """Tango's score of "the new one is right in `MARGIN` fewer of all cases", its variance under that claim."""
-    b = -lost - won + (2 * n - lost + won) * MARGIN
-    c = -won * MARGIN * (1 - MARGIN)
+def _score(lost: npt.NDArray[np.int64], won: int, n: int, margin: float) -> npt.NDArray[np.float64]:
+    """Tango's score of "the new one is right in `margin` fewer of all cases", its variance under that claim."""
+    b = -lost - won + (2 * n - lost + won) * margin
+    c = -won * margin * (1 - margin)
     both = (np.sqrt(b * b - 8 * n * c) - b) / (4 * n)  # the share of wins under the claim
-    found: npt.NDArray[np.float64] = (n * MARGIN - (lost - won)) / np.sqrt(n * (2 * both + MARGIN * (1 - MARGIN)))
+    found: npt.NDArray[np.float64] = (n * margin - (lost - won)) / np.sqrt(n * (2 * both + margin * (1 - margin)))
     return found
 
 
