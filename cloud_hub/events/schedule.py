@@ -46,7 +46,7 @@ def judge(outcome: Outcome, *, tries: int, most: int, expires_at: float, now: fl
         expires_at: nothing is sent later (Unix seconds).
         chance: evenly drawn from 0 to 1.
     """
-    if outcome.arrived or 200 <= outcome.status < 300:
+    if outcome.arrived or (not outcome.error and 200 <= outcome.status < 300):  # a broker refuses with any number
         return Verdict("delivered", now, outcome.error)
     error = outcome.error or f"it answered {outcome.status}"
     if outcome.status == GONE:

@@ -18,6 +18,7 @@ from cloud_hub.events.signing import read_secret
 from fleet.console import cleaned, read_text
 from fleet.protocol import topics
 
+LONGEST_PASSWORD = 0xFFFF  # bytes, of which MQTT writes the number in two
 _OF_BROKERS = ("topic", "username", "password_file", "password_env", "cert_file", "key_file")
 
 
@@ -113,7 +114,10 @@ def _login(settings: EventTarget, environment: Mapping[str, str], subject: str) 
     password = ""
     if settings.password_file or settings.password_env:
         password = _read("password", settings.password_file, settings.password_env, environment, subject)
-    return Login(settings.username, password.encode())
+    secret = password.encode()
+    if len(secret) > LONGEST_PASSWORD:
+        raise _wrong(subject, "the password", ValueError(f"it is longer than {LONGEST_PASSWORD:,} bytes"))
+    return Login(settings.username, secret)
 
 
 def _read(what: str, file: str, variable: str, environment: Mapping[str, str], subject: str) -> str:

@@ -19,7 +19,7 @@ from cloud_hub.events import mqtt, packets
 from cloud_hub.events.addresses import Place
 from cloud_hub.events.delivery import Delivering, Spreading
 from cloud_hub.events.schedule import PAUSES_S, Outcome
-from cloud_hub.events.targets import open_targets
+from cloud_hub.events.targets import LONGEST_PASSWORD, open_targets
 from tests.cloud_hub.events.conftest import happens
 from tests.cloud_hub.events.test_delivery import way
 from tests.support.hub import HubFixture, make_hub
@@ -154,6 +154,14 @@ def test_a_broker_that_cannot_be_told_is_said_before_the_hub_starts(tmp_path: Pa
     assert says in f"{refused.value} {refused.value.hint}" and PASSWORD not in str(refused.value)
 
 
+def test_a_password_that_no_packet_holds_is_said_before_the_hub_starts(tmp_path: Path):
+    password = tmp_path / "password"
+    password.write_text("p" * (LONGEST_PASSWORD + 1))
+    usual = {"format": "mqtt", "url": "mqtts://broker.example", "username": "hub", "password_file": str(password)}
+    with pytest.raises(InvalidError, match="longer than 65,535 bytes"):
+        open_targets(hub_with(tmp_path, **usual).hub.config.events, {})
+
+
 @pytest.mark.parametrize("topic", ["a/#", "+/b", "/a", "a/", "$SYS/a", "a/b/c/d/e/f/g/h", "a b", "a\x00"])
 def test_a_topic_that_not_every_broker_takes_is_refused(topic: str):
     with pytest.raises(ValidationError):
@@ -205,6 +213,7 @@ OTHER, WELCOME, TAKEN = b"\x20\x02\x00\x01", b"\x20\x02\x00\x00", b"\x40\x02\x00
         ([b"\x20\x03\x00\x84\x00", WELCOME, TAKEN], [5, 4], ""),
         ([OTHER, OTHER], [5, 4], "the broker speaks neither MQTT 5 nor 3.1.1"),
         ([OTHER, b"\x20\x02\x00\x05"], [5, 4], "the broker refuses the hub: not authorized (reason 0x05)"),
+        ([WELCOME, b"\x40\x04\x00\x01\xc8\x00"], [5], "the broker refuses the event: reason 0xc8"),
         ([WELCOME, b"\x40\x02\x00\x07"], [5], "the broker acknowledges another message than it was sent"),
         ([b"\x20\xff\xff\xff\x7f"], [5], "the broker's answer is too long"),
         ([b"HTTP/1.1 400 Bad Request\r\n\r\n"], [5], "the broker's answer is none of MQTT"),

@@ -96,6 +96,7 @@ def test_pauses_grow_and_are_spread_by_a_fifth():
 
 def test_a_delivery_ends_when_it_arrived_or_is_given_up():
     assert judged(Outcome(status=202)).state == "delivered"
+    assert judged(Outcome(status=200, error="the broker refuses the hub: reason 0xc8")).state == "waiting"
     assert judged(tries=8).state == "dead" and "8 tries" in judged(tries=8).error
     assert judged(Outcome(status=410)).state == "dead"
     assert judged(expires_at=NOW + 1).state == "dead"
