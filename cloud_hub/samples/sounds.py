@@ -32,12 +32,13 @@ def policy_of(policy: Mapping[str, Any]) -> SamplePolicy:
         return SamplePolicy()
 
 
-def sounds_in(inputs: Sequence[Array], rates: Mapping[str, int]) -> dict[str, float]:
-    """The names of the inputs that can be played, each with its length in seconds."""
+def sounds_in(inputs: Sequence[Array], rates: Mapping[str, int]) -> dict[str, tuple[float, float]]:
+    """The names of the inputs that can be played, each with its length and how much of it is played, in seconds."""
     found = {}
     for array in inputs:
         if array.name in rates and (table := _table(array)) is not None:
-            found[array.name] = len(table) / rates[array.name]
+            rate = rates[array.name]
+            found[array.name] = len(table) / rate, min(len(table), _most(table, rate)) / rate
     return found
 
 
@@ -50,9 +51,14 @@ def sound_of(inputs: Sequence[Array], name: str, rates: Mapping[str, int]) -> by
     for array in inputs:
         if array.name == name and name in rates and (table := _table(array)) is not None:
             rate = rates[name]
-            most = min(LONGEST_S * rate, MOST_BYTES // (2 * table.shape[1]))
-            return _wav(_levels(table[:most], array.datatype), rate)
+            return _wav(_levels(table[: _most(table, rate)], array.datatype), rate)
     return None
+
+
+def _most(table: npt.NDArray[np.float64], rate: int) -> int:
+    """Values of each channel that are played."""
+    channels: int = table.shape[1]
+    return min(LONGEST_S * rate, MOST_BYTES // (2 * channels))
 
 
 def _table(array: Array) -> npt.NDArray[np.float64] | None:

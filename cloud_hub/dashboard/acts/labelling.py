@@ -126,7 +126,7 @@ def _seen(row: SampleRow, found: Arrays | None, task: Task[Any] | None, rates: M
         about=f"{row.device_id}, release {row.release}, {row.reason}",
         picture=pictured,
         series=lines,
-        sounds=[(name, _sound_in_words(name, length_s, rates[name])) for name, length_s in played.items()],
+        sounds=[(name, _sound_in_words(name, *long, rates[name])) for name, long in played.items()],
         numbers=numbers,
         words=pictures.in_words(inputs) if inputs and not lines and not numbers else "",
         answer=labels.answer_in_words(task, found),
@@ -134,8 +134,8 @@ def _seen(row: SampleRow, found: Arrays | None, task: Task[Any] | None, rates: M
     )
 
 
-def _sound_in_words(name: str, length_s: float, rate: int) -> str:
-    cut = f"; the first {sounds.LONGEST_S} s are played" if length_s > sounds.LONGEST_S else ""
+def _sound_in_words(name: str, length_s: float, played_s: float, rate: int) -> str:
+    cut = f"; the first {played_s:.3g} s are played" if length_s > played_s else ""
     return f"{name}: {length_s:.3g} s at {rate:,} Hz{cut}"
 
 

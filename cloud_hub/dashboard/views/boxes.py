@@ -18,7 +18,7 @@ from fleet.tasks.detection import Detections
 
 Unit = Literal["pixels", "share"]
 LARGEST_SHARE = 2.0  # boxes may reach over the edge, by their own size at most
-TAKEN = 50  # boxes to begin with
+TAKEN = 50  # boxes of a device to begin with, the best; of a label all, or whoever changes one would lose the others
 LONGEST = 30_000  # characters of a label: 300 boxes and some
 
 
@@ -81,7 +81,7 @@ def drawing_of(task: Task[Any], arrays: Arrays, unit: Unit, found: Detections | 
     if extent is None:
         return None
     known = label if isinstance(label, list) else None
-    start = known if known is not None else _as_label(found) if found is not None else []
+    start = known if known is not None else _as_label(found, len(task.class_names)) if found is not None else []
     whose = "the label" if known is not None else "what the device found"
     return Drawing(
         width=extent.width,
@@ -89,14 +89,16 @@ def drawing_of(task: Task[Any], arrays: Arrays, unit: Unit, found: Detections | 
         covered=extent.covered,
         unit=unit,
         classes=list(enumerate(task.class_names)),
-        start=msgspec.json.encode(start[:TAKEN]).decode() if start else "",
+        start=msgspec.json.encode(start).decode() if start else "",
         start_words=whose if start else "",
     )
 
 
-def _as_label(found: Detections) -> list[Mapping[str, Any]]:
-    return [
+def _as_label(found: Detections, classes: int) -> list[Mapping[str, Any]]:
+    """Boxes as a label has them; without those of classes that have no name, which no label may have."""
+    taken: list[Mapping[str, Any]] = [
         {"box": [float(f"{corner:.6g}") for corner in box], "class": int(kind)}
         for box, kind in zip(found.boxes.tolist(), found.classes.tolist(), strict=True)
-        if box[0] <= box[2] and box[1] <= box[3]
+        if box[0] <= box[2] and box[1] <= box[3] and 0 <= kind < classes
     ]
+    return taken[:TAKEN]

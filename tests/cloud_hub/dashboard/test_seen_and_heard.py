@@ -7,10 +7,13 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
+from cloud_hub.dashboard.views import boxes
 from cloud_hub.samples import store
 from cloud_hub.store.tables import Model
+from fleet.tasks.detection import Detections
 from tests.support import shown_samples
 from tests.support.acting import Person, text_of
 from tests.support.hub import HubFixture, make_hub
@@ -71,6 +74,22 @@ def test_boxes_are_drawn_on_the_picture_in_the_unit_of_the_answers(hub: HubFixtu
     assert store.get(hub.hub, first).label == wanted
     again = person.open(f"/act/models/{ROAD}/label?again=yes&sample-0={first}").text
     assert data_of(again, "start") == wanted and "Take the label" in text_of(again)
+
+
+def test_a_label_is_taken_whole_to_be_changed(hub: HubFixture) -> None:
+    shown_samples.detections(hub, "crowd")
+    person = Person(hub)
+    page = person.open("/act/models/crowd/label").text
+    many = [{"box": [0, 0, 1 + number, 2], "class": 1} for number in range(60)]
+    first = person.hidden(page)["sample-0"]
+    assert person.send("/act/models/crowd/label", page, **{"label-0": json.dumps(many)}).status_code == 303
+    again = person.open(f"/act/models/crowd/label?again=yes&sample-0={first}").text
+    assert data_of(again, "start") == many
+
+
+def test_a_devices_boxes_of_classes_without_a_name_are_no_beginning() -> None:
+    made = Detections(np.array([FOUND, FOUND, (9, 9, 1, 1)]), np.array([0.9, 0.8, 0.7]), np.array([2, 7, 0]))
+    assert boxes._as_label(made, classes=3) == [{"box": list(FOUND), "class": 2}]
 
 
 def test_shares_are_told_from_pixels_and_what_nothing_tells_is_asked_for(hub: HubFixture) -> None:

@@ -50,10 +50,16 @@ def test_what_is_no_number_is_silence_and_what_is_very_long_is_cut() -> None:
     assert len(played(np.zeros((1, RATE * (LONGEST_S + 5)), np.int8))) == RATE * LONGEST_S
 
 
+def test_how_much_is_played_is_what_the_file_holds() -> None:
+    for values, rate in ((np.zeros((1, 8000 * 65), np.int8), 8000), (np.zeros((1, 48_000 * 50, 2), np.int8), 48_000)):
+        ((length_s, played_s),) = sounds_in([to_array("x", values)], {"x": rate}).values()
+        assert length_s == values.shape[1] / rate > played_s == len(played(values, rate)) / rate
+
+
 def test_only_what_the_policy_names_is_sound() -> None:
     inputs = [to_array("audio", np.zeros((1, 4000), np.float32)), to_array("image", np.zeros((1, 32, 32), np.float32))]
     rates = {"audio": RATE, "image": RATE, "other": RATE}
-    assert sounds_in(inputs, rates) == {"audio": 0.5}
+    assert sounds_in(inputs, rates) == {"audio": (0.5, 0.5)}
     assert sound_of(inputs, "image", rates) is None and sound_of(inputs, "audio", {}) is None
     assert policy_of({"samples": {"sound": {"audio": RATE}}}).sound == {"audio": RATE}
     assert policy_of({"samples": "of an earlier version"}).sound == {}
