@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
+from collections.abc import Awaitable, Callable
 
 from sqlmodel import col, delete, func, select
 
@@ -25,16 +27,26 @@ class RateSharing:
 
     name = "rates"
 
-    def __init__(self, hub: Hub, rates: RateLimiter) -> None:
-        self._hub, self._rates = hub, rates
+    def __init__(
+        self,
+        hub: Hub,
+        rates: RateLimiter,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._hub, self._rates, self._monotonic, self._sleep = hub, rates, monotonic, sleep
         self._owner = secrets.token_hex(8)
         self._told = False  # whether there is something of this hub in the table
 
     async def run(self) -> None:
         """Until cancelled."""
+        last = self._monotonic()
         while True:
-            await asyncio.sleep(EVERY_S)
-            mine = self._rates.tell(EVERY_S)
+            await self._sleep(EVERY_S)
+            now = self._monotonic()
+            mine = self._rates.tell(max(now - last, EVERY_S))  # more than a second where the database was slow
+            last = now
             self._rates.told(mine, await asyncio.to_thread(self.exchange, mine))
 
     def exchange(self, mine: dict[str, float]) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +93,32 @@ def test_hubs_hear_of_each_other_through_the_database(hub: HubFixture) -> None:
     other.exchange({KEY: 1.0})
     with hub.hub.reading() as session:
         assert [(row.caller, row.per_s) for row in session.exec(select(CallerUse)).all()] == [(KEY, 1.0)]
+
+
+def test_what_a_slow_database_delays_is_not_taken_for_more_requests(
+    hub: HubFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limiter, now, told = RateLimiter(), [100.0], list[dict[str, float]]()
+
+    class EnoughError(Exception):
+        """Ends the service."""
+
+    def exchange(mine: dict[str, float]) -> dict[str, float]:
+        told.append(mine)
+        now[0] += 4.0  # the database is slow
+        return {}
+
+    async def sleep(seconds: float) -> None:
+        if len(told) == 2:
+            raise EnoughError
+        ask(limiter, 50, 0)
+        now[0] += seconds
+
+    sharing = RateSharing(hub.hub, limiter, monotonic=lambda: now[0], sleep=sleep)
+    monkeypatch.setattr(sharing, "exchange", exchange)
+    with pytest.raises(EnoughError):
+        asyncio.run(sharing.run())
+    assert told == [{KEY: 50.0}, {KEY: 10.0}]
 
 
 def test_a_hub_that_is_hardly_asked_touches_no_database(hub: HubFixture, monkeypatch: pytest.MonkeyPatch) -> None:
