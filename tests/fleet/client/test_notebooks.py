@@ -31,11 +31,15 @@ def book(name: str) -> dict[str, Any]:
     return json.loads((FOLDER / f"{name}.ipynb").read_text("utf-8"))
 
 
-def run(name: str) -> None:
+def run(name: str, filled_in: dict[str, str] | None = None) -> None:
+    """Its cells in turn, with what a person writes into them."""
     space: dict[str, object] = {"__name__": "__main__"}
     for cell in book(name)["cells"]:
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{name}.ipynb, {cell['id']}", "exec"), space)
+            text = "".join(cell["source"])
+            for blank, written in (filled_in or {}).items():
+                text = text.replace(blank, written)
+            exec(compile(text, f"{name}.ipynb, {cell['id']}", "exec"), space)
 
 
 @pytest.fixture
@@ -91,10 +95,18 @@ def test_a_hub_is_operated(
         monkeypatch.setenv("EDGELOOP_TOKEN", hub.token(role="operator"))
         monkeypatch.delenv("EDGELOOP_CA", raising=False)
         run("operate-a-hub")
+        assert "labelled" not in capsys.readouterr().out, "what a model said is no label"
+        assert all(store.get(hub.hub, f"s-{number}").label is None for number in range(3))
+        run("operate-a-hub", {"true = {}": "true = {sample.id: 3 for sample in ranked.items}"})
     said = capsys.readouterr().out
     assert "1 devices, 1 ill" in said and "kiosk-7; it has a problem: disk-full" in said
     assert "digits {'published': [1]}" in said and "stable version 1" in said
-    assert "3 samples wait for a label" in said and "3 labelled" in said and "sample.label a notebook" in said
+    assert (
+        "s-0 is taken for 3" in said
+        and "3 samples wait for a label" in said
+        and "3 labelled" in said
+        and "sample.label a notebook" in said
+    )
     assert [store.get(hub.hub, f"s-{number}").label for number in range(3)] == [3, 3, 3]
 
 
