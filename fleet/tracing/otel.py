@@ -5,6 +5,7 @@ The global provider is left alone: an application that loads models in its own p
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,7 @@ from fleet.tracing.port import Kind, Span, Value
 
 EXPORT_S = 5.0  # for one batch; spans are dropped by and by where nobody takes them
 WAITING, AT_ONCE = 2048, 512  # spans
+LAST_S = 2.0  # for what is left at the end: who stops or starts anew must not wait for a collector that is away
 PREFIX = "edgeloop."
 KINDS = {"server": trace.SpanKind.SERVER, "client": trace.SpanKind.CLIENT, "internal": trace.SpanKind.INTERNAL}
 
@@ -57,14 +59,16 @@ class OtelTracer:
 
     on = True
 
-    def __init__(self, service: str, ratio: float, facts: Mapping[str, Any], processor: SpanProcessor) -> None:
+    def __init__(
+        self, service: str, ratio: float, facts: Mapping[str, Any], processor: SpanProcessor, last_s: float = LAST_S
+    ) -> None:
         resource = Resource({"service.name": service, **facts})
         self._provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(ratio)), resource=resource, shutdown_on_exit=False
         )
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("edgeloop")
-        self._words = TraceContextTextMapPropagator()
+        self._words, self._last_s = TraceContextTextMapPropagator(), last_s
 
     def begin(self, name: str, kind: Kind = "internal", ago_s: float = 0.0) -> Span:
         """See Tracer."""
@@ -96,8 +100,10 @@ class OtelTracer:
         return headers
 
     def close(self) -> None:
-        """See Tracer."""
-        self._provider.shutdown()
+        """See Tracer; what a collector has not taken after `LAST_S` seconds is lost."""
+        ending = threading.Thread(target=self._provider.shutdown, name="traces-end", daemon=True)
+        ending.start()
+        ending.join(self._last_s)
 
     def _read(self, headers: Mapping[str, str]) -> contexts.Context:
         return self._words.extract(headers, contexts.Context())

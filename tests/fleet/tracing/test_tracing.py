@@ -35,6 +35,25 @@ def test_any_tracer_takes_what_the_rooms_do_with_it(kind: str, kept: Kept) -> No
     assert bool(kept.spans) is tracer.on
 
 
+def test_a_collector_that_is_away_holds_up_nobody_who_stops(kept: Kept) -> None:
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    from fleet.tracing.otel import OtelTracer
+
+    begun, back, sent = threading.Event(), threading.Event(), threading.Event()
+
+    class Away(SpanProcessor):
+        def shutdown(self) -> None:
+            begun.set()
+            assert back.wait(60)
+            sent.set()
+
+    OtelTracer("s", 1.0, {}, Away(), last_s=0.01).close()
+    assert begun.wait(60) and not sent.is_set()
+    back.set()
+    assert sent.wait(60)
+
+
 def test_a_trace_goes_on_from_the_callers_headers_and_is_handed_on(kept: Kept) -> None:
     tracer = kept.tracer("s", ratio=0.0)  # the caller's word counts
     with tracer.following({"traceparent": PARENT, "tracestate": "other=1"}):
