@@ -9,6 +9,7 @@ itself again, as it does every few seconds where it has no stream.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +26,7 @@ from cloud_hub.dashboard.access import COOKIE, Visitor, operator_of
 from cloud_hub.dashboard.rendering import HEADERS
 from cloud_hub.errors import BusyError, HubError, RateError
 
+log = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)
 MOST, OF_ONE = 128, 16  # streams of a hub, and of one operator: windows that are looked at
 TURN_S = 1.0
@@ -109,6 +111,8 @@ class Live:
                 told, told_at = version, now
             if not self._ended:
                 await turn.wait()
+            if self._looking is None:  # it came to grief; the page comes back, and begins another
+                return
 
     def end(self) -> None:
         """End every stream, and refuse new ones: a server that stops waits for all that it answers."""
@@ -116,7 +120,7 @@ class Live:
         self._turn.set()
 
     async def _look(self) -> None:
-        """Once a second while there are streams."""
+        """Once a second while there are streams; what comes to grief ends them."""
         try:
             while self._of and not self._ended:
                 mark = await asyncio.to_thread(self._marks.mark)
@@ -125,8 +129,12 @@ class Live:
                 turn, self._turn = self._turn, asyncio.Event()
                 turn.set()
                 await self._pause(TURN_S)
+        except Exception:  # the boundary: nobody waits for this task
+            log.exception("streams of the dashboard end: the look at the database failed")
         finally:
             self._looking, self._known = None, None
+            turn, self._turn = self._turn, asyncio.Event()
+            turn.set()
             self._marks.close()
 
 

@@ -99,6 +99,33 @@ class Page:
                 await asyncio.sleep(0)
 
 
+def test_a_look_that_comes_to_grief_ends_its_streams_and_the_next_page_begins_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(Marks):
+        def mark(self) -> str:
+            if self.looks == 1:
+                self.looks += 1
+                raise RuntimeError("nobody foresaw it")
+            return super().mark()
+
+    async def run() -> None:
+        turns = Turns()
+        streams = Live(Broken(), turns.pause, turns.now)
+        page = Page(streams)
+        await page.until(b"moved")
+        turns.let_pass(1.0)
+        async with asyncio.timeout(WAIT_S):
+            await page.task
+        assert streams.streams == 0
+        again = Page(streams)
+        await again.until(b"moved")
+        again.task.cancel()
+
+    asyncio.run(run())
+    assert "the look at the database failed" in caplog.text
+
+
 def test_a_page_is_told_once_of_what_has_moved_and_now_and_then_that_the_hub_is_there() -> None:
     async def run() -> None:
         marks, turns = Marks(), Turns()
