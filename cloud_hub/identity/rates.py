@@ -75,10 +75,11 @@ class RateLimiter:
     def told(self, mine: Mapping[str, float], others: Mapping[str, float]) -> None:
         """What this hub was asked per second, by caller, and all others together: from now on each gets its part.
 
-        One request more is counted here, so that a caller who comes to a hub for the first time gets an answer.
+        A caller within its rate is held to no part, since its requests come to hubs unevenly. One request more is
+        counted here, so that a caller who comes to a hub for the first time gets an answer.
         """
         self._shares = {
             key: (mine.get(key, 0.0) + 1.0) / (mine.get(key, 0.0) + 1.0 + asked)
             for key, asked in others.items()
-            if asked > 0 and key in self._buckets
+            if key in self._buckets and mine.get(key, 0.0) + asked > self._buckets[key].rate_per_s
         }

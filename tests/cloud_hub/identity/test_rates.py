@@ -57,6 +57,14 @@ def test_hubs_together_give_the_rate_however_requests_are_spread(asked: list[int
     assert answered / 10 >= 0.9 * wanted - len(asked)
 
 
+def test_who_keeps_to_its_rate_is_refused_nothing_however_unevenly_requests_come() -> None:
+    limiters = [RateLimiter() for _ in range(4)]
+    for second in range(12):
+        for number in range(10):  # in each second most of them to another hub
+            limiters[(second if number < 8 else second + number) % 4].take(KEY, 10.0, second + number / 10)
+        exchange(limiters)
+
+
 def test_who_moves_to_another_hub_gets_the_rate_there() -> None:
     limiters = [RateLimiter(), RateLimiter()]
     for second in range(3):
