@@ -204,7 +204,12 @@ def test_a_thread_that_was_left_behind_keeps_nobody(tmp_path: Path) -> None:
 
 
 def test_the_code_sees_no_secret_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("EDGELOOP_HUB_DATABASE", "EDGELOOP_PASSPHRASE", "EDGELOOP_SECRET_OPS"):
+    for name in (
+        "EDGELOOP_HUB_DATABASE",
+        "EDGELOOP_PASSPHRASE",
+        "EDGELOOP_SECRET_OPS",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+    ):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("PLAIN", "seen")
     found, _ = run(ChildExecutor(), tmp_path, "looks_around")
