@@ -48,13 +48,17 @@ def found_by(task: Task[Any], arrays: Arrays) -> Detections | None:
 
 
 def unit_of(said: Unit | Literal[""], answers: Iterable[Detections | None]) -> Unit | None:
-    """The unit of a model's boxes: as its policy says, else as the corners of answers tell; None where nothing does."""
+    """The unit of a model's boxes: as its policy says, else as most answers' corners tell; None where nothing does.
+
+    One device that answers nonsense must not change what everybody's labels mean.
+    """
     if said:
         return said
     largest = [float(np.abs(found.boxes).max()) for found in answers if found is not None and len(found.boxes)]
     if not largest:
         return None
-    return "pixels" if max(largest) > LARGEST_SHARE else "share"
+    beyond = sum(one > LARGEST_SHARE for one in largest)
+    return "pixels" if 2 * beyond > len(largest) else "share"
 
 
 def in_words(unit: Unit | None, said: str, model: str) -> str:

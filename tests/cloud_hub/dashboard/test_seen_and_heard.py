@@ -87,6 +87,15 @@ def test_a_label_is_taken_whole_to_be_changed(hub: HubFixture) -> None:
     assert data_of(again, "start") == many
 
 
+def test_one_answer_that_is_nonsense_changes_the_unit_of_nobodys_labels() -> None:
+    def found(*box: float) -> Detections:
+        return Detections(np.array([box]), np.array([0.9]), np.array([0]))
+
+    shares, pixels = found(0.1, 0.1, 0.4, 0.5), found(*FOUND)
+    assert boxes.unit_of("", [shares, pixels, shares, None]) == "share"
+    assert boxes.unit_of("", [pixels, shares, pixels]) == "pixels" and boxes.unit_of("", [None]) is None
+
+
 def test_a_devices_boxes_of_classes_without_a_name_are_no_beginning() -> None:
     made = Detections(np.array([FOUND, FOUND, (9, 9, 1, 1)]), np.array([0.9, 0.8, 0.7]), np.array([2, 7, 0]))
     assert boxes._as_label(made, classes=3) == [{"box": list(FOUND), "class": 2}]
