@@ -108,16 +108,19 @@ def test_a_metric_of_whole_sets_is_shown_by_the_bootstrap() -> None:
 @pytest.mark.parametrize(("lost", "won", "labels"), [(0, 0, 1), (3, 5, 40), (40, 0, 40), (12, 9, 201)])
 def test_for_each_number_of_wins_the_most_losses_are_found_that_are_as_good(lost: int, won: int, labels: int) -> None:
     wins = np.arange(labels + 1)
-    least = float(gate._score(np.array(lost), np.array(won), labels)) - 1e-9
+    least = float(gate._score(np.array(lost), np.array(won), labels, MARGIN)) - 1e-9
     one_by_one = [
-        max((k for k in range(labels - w + 1) if gate._score(np.array(k), np.array(w), labels) >= least), default=-1)
+        max(
+            (k for k in range(labels - w + 1) if gate._score(np.array(k), np.array(w), labels, MARGIN) >= least),
+            default=-1,
+        )
         for w in wins
     ]
-    assert gate._most_lost(wins, labels, least).tolist() == one_by_one
+    assert gate._most_lost(wins, labels, MARGIN, least).tolist() == one_by_one
 
 
 def test_many_labels_take_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     score, steps = gate._score, []
     monkeypatch.setattr(gate, "_score", lambda *of: steps.append(1) or score(*of))
-    gate._most_lost(np.arange(100_001), 100_000, 1.0)
+    gate._most_lost(np.arange(100_001), 100_000, MARGIN, 1.0)
     assert len(steps) < 20
