@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet.starting import start
+from fleet.console.starting import start
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.starting import start
+from fleet.console.starting import start
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {
