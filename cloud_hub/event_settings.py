@@ -38,7 +38,7 @@ class EventTarget(_Table):
     secret_env: Variable = ""  # the name of a variable that does: EDGELOOP_SECRET_…
     kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
     topic: Topic = ""  # of mqtt; empty: events under the prefix of the hub's own topics
-    username: Annotated[str, Field(max_length=1024)] = ""  # of mqtt
+    username: Annotated[str, Field(max_length=1024, pattern=r"^[^\x00-\x1f\x7f]*$")] = ""  # of mqtt
     password_file: str = ""  # a file that holds the password
     password_env: Variable = ""  # the name of a variable that does: EDGELOOP_SECRET_…
     cert_file: str = ""  # of mqtt: the hub's certificate at that broker

@@ -39,8 +39,9 @@ LOOK_S = 0.25  # how often limits are looked at
 CLOSING_S = 3.0  # from the end of a process's messages to its own
 CHUNK = 1 << 16
 LINE_LIMIT = 4 << 20  # bytes of a message; the end of a longer one is not waited for
-# Of the environment: the code needs no key of the hub, and no secret of those whom it tells of events or sends traces.
-PRIVATE = ("EDGELOOP_HUB_", "EDGELOOP_PASSPHRASE", "EDGELOOP_SECRET_", "OTEL_EXPORTER_")
+# Of the environment: the code needs no key of the hub or its bucket, and no secret of those whom it tells of events or
+# sends traces. A recipe that reads a bucket of its own finds its credentials in a file.
+PRIVATE = ("EDGELOOP_HUB_", "EDGELOOP_PASSPHRASE", "EDGELOOP_SECRET_", "OTEL_EXPORTER_", "AWS_")
 
 
 class ChildExecutor:

@@ -115,7 +115,7 @@ def looks_around(folder: Path, arguments: Arguments, progress: Progress) -> dict
     """What it can see of the worker's environment, and where its temporary files go."""
     import tempfile
 
-    ours = ("EDGELOOP_HUB", "EDGELOOP_SECRET", "OTEL_")
+    ours = ("EDGELOOP_HUB", "EDGELOOP_SECRET", "OTEL_", "AWS_")
     hidden = [name for name in os.environ if name.startswith(ours) or "PASSPHRASE" in name]
     return {"hidden": hidden, "temporary": tempfile.gettempdir(), "plain": os.environ.get("PLAIN", "")}
 

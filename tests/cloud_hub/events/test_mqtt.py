@@ -154,6 +154,11 @@ def test_a_broker_that_cannot_be_told_is_said_before_the_hub_starts(tmp_path: Pa
     assert says in f"{refused.value} {refused.value.hint}" and PASSWORD not in str(refused.value)
 
 
+def test_a_login_with_control_characters_is_said_when_the_settings_are_read(tmp_path: Path):
+    with pytest.raises(InvalidError, match=r"targets\.bus\.username"):
+        hub_with(tmp_path, format="mqtt", url="mqtts://broker.example", username="hub\0")
+
+
 def test_a_password_that_no_packet_holds_is_said_before_the_hub_starts(tmp_path: Path):
     password = tmp_path / "password"
     password.write_text("p" * (LONGEST_PASSWORD + 1))

@@ -209,6 +209,7 @@ def test_the_code_sees_no_secret_of_the_hub(tmp_path: Path, monkeypatch: pytest.
         "EDGELOOP_PASSPHRASE",
         "EDGELOOP_SECRET_OPS",
         "OTEL_EXPORTER_OTLP_HEADERS",
+        "AWS_SECRET_ACCESS_KEY",
     ):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("PLAIN", "seen")
