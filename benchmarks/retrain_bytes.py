@@ -31,7 +31,7 @@ from benchmarks.machine import machine
 from cloud_hub.errors import InvalidError
 from cloud_hub.samples.dataset import Dataset
 from cloud_hub.training.checking import Contract
-from cloud_hub.training.compiling import compile_run
+from cloud_hub.training.compiling import Trained, compile_run
 from cloud_hub.training.dealing import Parts, deal_run
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.handed import RELEASE, Released, best_of
@@ -117,10 +117,7 @@ class Bench:
         student = train_student(first, parts, settled, teacher)
         compile_run(
             first,
-            parts,
-            settled,
-            teacher=teacher,
-            student=student,
+            Trained(student, teacher, parts, settled),
             current=None,
             on_grid=False,
             progress=lambda step: None,
@@ -166,10 +163,7 @@ class Bench:
         trained = time.monotonic() - began
         compile_run(
             request,
-            self.parts,
-            self.settled,
-            teacher=self.teacher,
-            student=student,
+            Trained(student, self.teacher, self.parts, self.settled),
             current=self.current,
             on_grid=way == "budget",
             progress=lambda step: None,
