@@ -42,7 +42,7 @@ class Hyper:
     distill_temperature: float = 2.0
     soft_share: float = 0.7
     sample_repeats: int = 3  # how often a labelled sample counts beside one original example
-    warm_share: float = 0.2  # of a student's weights that may change where it starts from the release before
+    warm_share: float = 0.4  # of a student's weights that may change where it starts from the release before
     warm_epochs: int | None = None  # of a student that starts there; None: as many as of one that starts anew
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compiled: bool | None = None
