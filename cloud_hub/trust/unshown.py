@@ -11,16 +11,19 @@ from sqlmodel import Session, col, select
 from cloud_hub.store.tables import Metadata
 from cloud_hub.trust.transaction import Transactions
 
+AGAIN = 24  # looks, a minute
+
 
 class Unshown:
     """Whether the store is behind the database, told from one look to the next.
 
-    Who has just committed shows it within a moment, so a version is left behind only when it is met a second time.
+    Who has just committed shows it within a moment, so a version is left behind only when it is met a second time. One
+    that was seen in the store is looked for again after `AGAIN` looks: a bucket may be made again from an older copy.
     """
 
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
-        self._met = self._shown = 0
+        self._met = self._shown = self._trusted = 0
 
     def left_behind(self) -> bool:
         """Whether the newest version was committed before the last look and is not shown; UnreachableError."""
@@ -28,8 +31,9 @@ class Unshown:
         if latest != self._met:
             self._met = latest
             return False
-        if self._shown < latest:  # else it was seen in the store, which never goes back
-            self._shown = self._transactions.shown_version()
+        if self._shown < latest or self._trusted >= AGAIN:
+            self._shown, self._trusted = self._transactions.shown_version(), 0
+        self._trusted += 1
         return self._shown < latest
 
     def _latest(self) -> int:

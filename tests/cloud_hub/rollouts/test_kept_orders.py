@@ -11,6 +11,7 @@ from cloud_hub.rollouts import orders
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.trust.refresher import CatchUp
 from cloud_hub.trust.repository import version_of
+from cloud_hub.trust.unshown import AGAIN
 from tests.support.hub import HubFixture
 from tests.support.rollouts import entry, history, make_fleet, row_of, start
 
@@ -128,6 +129,20 @@ def test_what_is_on_its_way_is_not_made_up_for_and_what_is_shown_is_read_once(
     monkeypatch.setattr(fleet.hub.publisher, "recover", lambda: pytest.fail("there is nothing to make up for"))
     service.look()
     assert gets == []
-    for _ in range(3):
+    for _ in range(AGAIN):
         service.look()
     assert gets == ["tuf/metadata/timestamp.json"]
+
+
+def test_a_store_that_is_made_again_from_an_older_copy_is_brought_up_to_date(fleet: HubFixture) -> None:
+    path = "tuf/metadata/timestamp.json"
+    older, rollout = fleet.hub.objects.get(path).data, start(fleet)
+    orders.apply_order(fleet.hub, rollout, "abort", "", "test")
+    service, newest = CatchUp(fleet.hub), shown(fleet)
+    service.look()
+    service.look()
+    fleet.hub.objects.put(path, older)
+    assert shown(fleet) < newest
+    for _ in range(AGAIN):
+        service.look()
+    assert shown(fleet) == newest
