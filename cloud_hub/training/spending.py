@@ -21,8 +21,10 @@ from fleet.protocol.manifest import Manifest, Variant, encode_manifest
 from fleet.protocol.manifest_detail import without_detail
 from model_compiler.inputs.former_release import Former
 
-VERDICTS = 0.25  # of a manifest's bytes: its patch, which brings hashes and figures (measured: .2)
-ANSWERS = 0.15  # of a self-test's bytes: its patch, as long as it asks the same inputs (measured: .12)
+# Guesses before anything is compiled. One that is too low costs another training (see `work`), one that is too high
+# refuses a budget that can be kept: so they are low.
+VERDICTS = 0.25  # of a manifest's bytes: its patch, which brings hashes and figures
+ANSWERS = 0.15  # of a self-test's bytes: its patch, as long as it asks the same inputs
 TRIES = 6
 AIM = 0.9  # of what is left after a patch was too large
 Train = Callable[[float], Made]
