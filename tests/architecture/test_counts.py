@@ -58,6 +58,25 @@ def test_the_text_has_one_line_for_each_row():
     assert sum(line.startswith('  "tests/') for line in counts.text(made).splitlines()) == len(FILES)
 
 
+def test_a_file_that_is_done_is_kept_before_the_run_ends(pytester, monkeypatch):
+    for name in ("test_one", "test_two"):
+        pytester.makepyfile(**{f"tests/{name}": "def test_passes(): pass\ndef test_passes_too(): pass"})
+    monkeypatch.setattr(counts, "ROOT", pytester.path)
+    file, kept = pytester.path / "counts.json", []
+
+    class Watching:
+        def pytest_collection_modifyitems(self, items):
+            counts.note(items)
+
+        def pytest_runtest_setup(self, item):
+            kept.append(sorted(json.loads(file.read_text())["rows"]) if file.exists() else [])
+
+    plugin = counts.Counts(file, {"commit": "c", "date": "d", "size": "full", "machine": "m"})
+    pytester.inline_run("-p", "no:cacheprovider", plugins=[plugin, Watching()])
+    assert kept == [[], [], ["tests/test_one.py"], ["tests/test_one.py"]]
+    assert json.loads(file.read_text())["whole"]
+
+
 def test_a_run_counts_what_passed_failed_was_skipped_or_left_out(pytester, monkeypatch):
     pytester.makepyfile(
         test_here="""

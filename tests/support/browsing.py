@@ -88,6 +88,13 @@ def visit(
     assert problems == []
 
 
+def shows(locator: Any, *, times: int = 1) -> None:
+    """Wait until a page shows what is looked for that often: a click does not wait for the page that it leads to."""
+    from playwright.sync_api import expect
+
+    expect(locator).to_have_count(times)
+
+
 def keep_picture(page: Any, name: str) -> None:
     if directory := os.environ.get("EDGELOOP_SCREENSHOTS"):
         page.screenshot(path=str(Path(directory) / f"{name}.png"), full_page=True)

@@ -2,8 +2,9 @@
 
 A row is a test file: how many of its tests passed, failed or were skipped (with the reasons), their seconds, the
 examples that its properties asked for, and of which commit, date and size that is. A run replaces the rows of the
-files that it ran and leaves the others, so a run of hours can be made in pieces. `scripts/run-tests` starts pytest
-more than once; what has the same EDGELOOP_RUN (a date) is one run, whose parts add up.
+files that it ran and leaves the others, so a run of hours can be made in pieces, and one that is ended early keeps the
+files that it has done. `scripts/run-tests` starts pytest more than once; what has the same EDGELOOP_RUN (a date) is one
+run, whose parts add up.
 
 The document calls itself whole when every test file has a row of the full size in which every test passed.
 """
@@ -106,8 +107,14 @@ class Counts:
             row[EXAMPLES] += properties.get(EXAMPLES, 0)
         if report.outcome == "skipped" and isinstance(report.longrepr, tuple):
             row["reasons"].append(f"{report.nodeid.partition('::')[2]}: {report.longrepr[2]}")
+        if report.when == "teardown" and sum(row[word] for word in WORDS) >= row[TESTS]:
+            name = _file(report.nodeid)
+            self._keep({name: self.rows.pop(name)})
 
     def pytest_sessionfinish(self) -> None:
+        self._keep(self.rows)
+
+    def _keep(self, rows: Rows) -> None:
         files = [str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_*.py")]
         with self._path.open("a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # another part of the run may end just now
@@ -115,7 +122,7 @@ class Counts:
             said = file.read()
             before = json.loads(said)["rows"] if said else {}
             file.truncate(0)
-            file.write(text(document(add(before, self.rows), files)))
+            file.write(text(document(add(before, rows), files)))
 
     def _row(self, nodeid: str) -> Row:
         empty: Row = {**self._run, **dict.fromkeys((TESTS, *WORDS, EXAMPLES), 0), "seconds": 0.0, "reasons": []}

@@ -9,7 +9,7 @@ import pytest
 
 from cloud_hub.samples import store
 from tests.support import shown_samples
-from tests.support.browsing import keep_picture, serving, started_browser, unreadable, visit
+from tests.support.browsing import keep_picture, serving, shows, started_browser, unreadable, visit
 from tests.support.hub import HubFixture, make_hub
 from tests.support.shown_samples import FOUND, HEIGHT, ROAD, SPEECH, WIDTH
 
@@ -150,7 +150,7 @@ def test_a_label_may_be_written_and_what_is_none_is_said(browser: Any, address: 
         assert "no list of boxes" in one.root.get_by_role("status").inner_text()
         field.fill('[{"box": [1, 2, 30.25, 40], "class": "person"}]')
         field.press("Tab")
-        assert one.root.get_by_role("listitem").count() == 1
+        shows(one.root.get_by_role("listitem"))
         assert field.input_value() == '[{"box": [1, 2, 30.25, 40], "class": "person"}]'
 
 
