@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from cloud_hub import ports
 from cloud_hub.addresses import check_hostname
 from cloud_hub.clock import clock_of
 from cloud_hub.config import HubConfig
@@ -24,6 +25,7 @@ from cloud_hub.journal import Journal
 from cloud_hub.monitoring.board import StatusBoard
 from cloud_hub.objects import open_objects
 from cloud_hub.opening.cleanup import all_or_nothing, emptied_again
+from cloud_hub.opening.keyless import NoAuthority, NoCommandKey
 from cloud_hub.opening.lock import only_one
 from cloud_hub.ports import Clock, Objects
 from cloud_hub.store.engine import make_engine
@@ -85,7 +87,7 @@ def _make(config: HubConfig, offline: Path, passphrase: bytes, clock: Clock) -> 
         config.keys_dir.mkdir(mode=0o700)
         made = ceremony.make_keys(config.keys_dir, offline, passphrase, release_held=config.release_key == "held")
         _write_identity(config, clock())
-        publisher = _publisher(config, engine, objects, clock, _journal(config, clock))
+        publisher = _publisher(config, engine, objects, _signers(config), clock, _journal(config, clock))
         ceremony.create_repository(publisher.transactions, made)
         engine.dispose()
         hub = open_hub(config, clock=clock)
@@ -103,9 +105,34 @@ def open_hub(config: HubConfig, *, clock: Clock | None = None) -> Hub:
         NotFoundError: a file of the hub's keys is missing.
         InvalidError: one is damaged.
     """
+    _check_made(config)
+    signers, command_key = _signers(config), keys.CommandKey(keys.load_held(config.keys_dir, "command"))
+    return _opened(config, clock, signers, read_authority(config), command_key)
+
+
+def open_instance(config: HubConfig) -> Hub:
+    """The hub as an instance for inference opens it: it reads no key that signs or certifies.
+
+    Of the files in `keys/` it needs `token-secret`, by which it knows devices, and the authority's certificate.
+
+    Raises:
+        NotFoundError: one of them is missing.
+        InvalidError: the secret is damaged.
+    """
+    _check_made(config)
+    certificate = keys.read_held(config.keys_dir, config.ca_file.name)
+    return _opened(config, None, {}, NoAuthority(certificate), NoCommandKey())
+
+
+def _check_made(config: HubConfig) -> None:
     if not config.keys_dir.is_dir():
         raise NotFoundError(f"no hub in {config.directory}", subject=str(config.directory), hint="run: cloud-hub init")
     config.temporary_dir.mkdir(exist_ok=True, mode=0o700)
+
+
+def _opened(
+    config: HubConfig, clock: Clock | None, signers: Signers, authority: ports.Authority, command_key: ports.CommandKey
+) -> Hub:
     engine = make_engine(config.database_url)
     clock = clock or clock_of(engine)
     objects = open_objects(config.objects_url)
@@ -114,10 +141,10 @@ def open_hub(config: HubConfig, *, clock: Clock | None = None) -> Hub:
         config=config,
         engine=engine,
         objects=objects,
-        publisher=_publisher(config, engine, objects, clock, journal),
-        authority=read_authority(config),
+        publisher=_publisher(config, engine, objects, signers, clock, journal),
+        authority=authority,
         device_tokens=DeviceTokens(keys.read_secret(config.keys_dir)),
-        command_key=keys.CommandKey(keys.load_held(config.keys_dir, "command")),
+        command_key=command_key,
         clock=clock,
         board=StatusBoard(),
         journal=journal,
@@ -128,15 +155,18 @@ def open_publisher(config: HubConfig, *, clock: Clock | None = None) -> TufPubli
     """The publisher alone, for ceremonies."""
     engine = make_engine(config.database_url)
     clock = clock or clock_of(engine)
-    return _publisher(config, engine, open_objects(config.objects_url), clock, _journal(config, clock))
+    journal = _journal(config, clock)
+    return _publisher(config, engine, open_objects(config.objects_url), _signers(config), clock, journal)
 
 
 def _journal(config: HubConfig, clock: Clock) -> Journal:
     return Journal(open_objects(config.journal_url), clock)
 
 
-def _publisher(config: HubConfig, engine: Engine, objects: Objects, clock: Clock, journal: Journal) -> TufPublisher:
-    return TufPublisher(engine, objects, _signers(config), clock=clock, expiry=config.expiry, journal=journal)
+def _publisher(
+    config: HubConfig, engine: Engine, objects: Objects, signers: Signers, clock: Clock, journal: Journal
+) -> TufPublisher:
+    return TufPublisher(engine, objects, signers, clock=clock, expiry=config.expiry, journal=journal)
 
 
 def open_database(config: HubConfig) -> None:

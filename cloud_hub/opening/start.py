@@ -132,21 +132,21 @@ def _catch_up(hub: Any) -> None:
 def run_inference(config: HubConfig, log_level: str, say: Callable[[str], None]) -> None:
     """Answer inference requests alone until SIGTERM or SIGINT: one of any number of instances beside a hub.
 
-    It owns nothing: it migrates no database, renews no certificate, starts no broker and no worker. All it knows is in
-    the database and the object store.
+    It owns nothing: it migrates no database, renews no certificate, starts no broker and no worker, and needs no key
+    that signs or certifies. All it knows is in the database and the object store.
 
     Raises:
         HubError: it cannot start; the message says why.
     """
     from cloud_hub.app import create_app
-    from cloud_hub.opening.bootstrap import check_database, open_hub
+    from cloud_hub.opening.bootstrap import check_database, open_instance
     from cloud_hub.opening.listening import listen
 
     listening = listen(config.addresses.http, "HTTP", "--port")
     try:
         check_database(config)
         check_rpc(config)
-        hub = open_hub(config)
+        hub = open_instance(config)
         say(f"inference at {config.addresses.http_connect}/v2, over the hub's database and objects")
         _serve(create_app(hub, inference_only=True), config, listening, log_level)
         hub.engine.dispose()

@@ -35,6 +35,7 @@ OBJECTS: dict[str, list[dict[str, Any]]] = {
 }
 DEFAULTS = yaml.safe_load((CHART / "values.yaml").read_text())
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+INSTANCE = {"hub.toml", "ca.pem", "server.pem", "server.key", "token-secret"}
 either = pytest.mark.parametrize("name", SETS)
 
 
@@ -248,8 +249,20 @@ def test_a_volume_is_filled_once_and_what_the_hub_renews_in_it_stays(made: HubFi
     assert kept == {path.name: path.read_bytes() for path in (source / "keys").iterdir()}
     assert all(path.stat().st_mode & 0o077 == 0 for path in volume.rglob("*"))
     (volume / "keys" / "server.pem").write_text("renewed")
+    (secret / "hub.toml").write_text("port = 8443\n")
     run()
     assert (volume / "keys" / "server.pem").read_text() == "renewed"
+    assert (volume / "hub.toml").read_text() == "port = 8443\n"
+
+
+@either
+def test_an_instance_is_given_no_key_that_signs_or_certifies(name: str) -> None:
+    given = {}
+    for part, pod in pods(name):
+        (secret,) = (volume["secret"] for volume in pod["spec"]["volumes"] if volume["name"] == "secret")
+        given[part] = {item["path"] for item in secret.get("items", [])}
+    assert given.pop("infer", INSTANCE) == INSTANCE
+    assert set.union(*given.values()) == set()  # the whole Secret
 
 
 def test_the_guides_commands_exist_and_it_says_what_was_not_run() -> None:

@@ -5,7 +5,7 @@
 {{/* Labels of a part: (dict "part" "hub" "root" $) */}}
 {{- define "edgeloop.selector" -}}
 app.kubernetes.io/name: edgeloop
-app.kubernetes.io/instance: {{ include "edgeloop.name" .root }}
+app.kubernetes.io/instance: {{ include "edgeloop.name" .root | quote }}
 app.kubernetes.io/component: {{ .part }}
 {{- end }}
 
@@ -77,7 +77,7 @@ envFrom:
 {{- end }}
 {{- end }}
 
-{{/* hub.toml and keys/ come out of the Secret once; what the hub renews in its volume stays. */}}
+{{/* keys/ comes out of the Secret once, since the hub renews them in its volume; hub.toml each time. */}}
 {{- define "edgeloop.fill" -}}
 - name: directory
   image: {{ printf "%s:%s" .Values.image.repository .Values.image.tag | quote }}
@@ -90,7 +90,7 @@ envFrom:
       for file in /secret/*; do
         name=${file##*/}
         to=/var/lib/cloud-hub/keys/$name
-        [ "$name" != hub.toml ] || to=/var/lib/cloud-hub/hub.toml
+        [ "$name" != hub.toml ] || { to=/var/lib/cloud-hub/hub.toml && rm -f "$to"; }
         [ -e "$to" ] || { cp "$file" "$to.new" && mv "$to.new" "$to"; }
       done
   securityContext:
@@ -117,11 +117,14 @@ envFrom:
 {{- end }}
 {{- end }}
 
-{{- define "edgeloop.volumes" -}}
+{{- define "edgeloop.secret" -}}
 - name: secret
   secret:
     secretName: {{ .Values.directory.existingSecret }}
     defaultMode: 0440
+{{- end }}
+
+{{- define "edgeloop.volumes" -}}
 - name: tmp
   emptyDir: { sizeLimit: 2Gi }
 {{- if .Values.objects.persistence.enabled }}
