@@ -52,9 +52,11 @@ from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Afterwards, Outcome
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.slots import Slots
-from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
+from edge_agent.telemetry.open_windows import OpenWindows
 from edge_agent.telemetry.recorder import Recorder
+from edge_agent.telemetry.request_metrics import RequestMetrics
+from edge_agent.telemetry.sampler import Sampler
 from edge_agent.telemetry.samples import SampleStore
 from edge_agent.telemetry.spool import Spool
 from edge_agent.update.disk.state import StateFile
@@ -181,16 +183,9 @@ async def measure(directory: Path, data: bytes, seconds: float) -> dict[str, flo
     policies.apply(state.looked.channel)
     await slots.activate(Store(directory).open("model", held), None, None)
     database = Database(directory / "spool.db")
-    recorder = Recorder(
-        slots,
-        policies,
-        Spool(database),
-        SampleStore(database, None),
-        Budget(database, time.time),
-        Metrics(),
-        clock=time.time,
-        rng=lambda: 0.999,
-    )
+    sampler = Sampler(slots, policies, SampleStore(database, None), Spool(database), clock=time.time, rng=lambda: 0.999)
+    windows = OpenWindows(slots, policies, clock=time.time, rng=lambda: 0.999)
+    recorder = Recorder(slots, policies, windows, sampler, RequestMetrics(Metrics()))
     x = example(bare)
     wire = request(PATH, *encoded(x))
     sides = {"bare": Stage(lambda: bare(x))} | stages(slots, policies, recorder, wire)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import platform
 import random
 import shutil
 import signal
@@ -20,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_agent import VERSION, runtimes, status
+from edge_agent import runtimes, status
 from edge_agent.config import AgentConfig
 from edge_agent.host import memory
 from edge_agent.host.announcement import announce, announce_later
 from edge_agent.host.durable import sweep_drafts
+from edge_agent.host.guarding import guarded
 from edge_agent.host.notify import ServiceManager
 from edge_agent.host.vitals import VitalSigns
 from edge_agent.host.watchdog import Watchdog
@@ -49,14 +49,20 @@ from edge_agent.shadow.process import ChildProcesses
 from edge_agent.shadow.runner import Shadows
 from edge_agent.telemetry.benchmarks import Measurer
 from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.comparisons import Comparisons
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.local_draws import DrawnRequests, LocalDraws
 from edge_agent.telemetry.local_records import LocalRecords
+from edge_agent.telemetry.open_windows import OpenWindows
 from edge_agent.telemetry.recent_log import RecentLog
-from edge_agent.telemetry.recorder import Recorder, show_audits
+from edge_agent.telemetry.recorder import Recorder
+from edge_agent.telemetry.report_log import ReportLog
+from edge_agent.telemetry.request_metrics import RequestMetrics, show_audits, show_releases, show_spool
+from edge_agent.telemetry.sampler import Sampler
 from edge_agent.telemetry.samples import Redact, SampleStore
 from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import Uploader
+from edge_agent.telemetry.window_writer import WindowWriter
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.install import REQUEST, Installer, Outcome
 from edge_agent.update.looks import DeviceFacts, Looks
@@ -71,8 +77,6 @@ if TYPE_CHECKING:
     from fleet.tracing import Tracer
 
 log = logging.getLogger(__name__)
-
-RESTART_S = 5.0
 
 
 class Agent:
@@ -89,7 +93,8 @@ class Agent:
         sweep_drafts(config.dir, config.identity, spare=REQUEST)  # which another process writes
         self.signer = SignerProcess(config.identity)
         self.links = Links(config, self.signer)
-        self.slots, self.policies, self.metrics = Slots(load_wall_s=config.load_wall_s), Policies(), Metrics()
+        self.slots = Slots(load_wall_s=config.load_wall_s, before_swap=self._settle, tidy=self._tidy)
+        self.policies, self.metrics = Policies(), Metrics(self._settle)
         self.log = RecentLog(time.time)
         self._keep(redact)
         self.tracer = tracer or make_tracer(config, self.links.enrollment.device_id)
@@ -107,19 +112,18 @@ class Agent:
         self.samples = SampleStore(self.database, redact)
         self.budget = Budget(self.database, time.time)
         self.uploader = Uploader(self.links.hub, self.samples, self.budget)
+        self.reports = ReportLog(self.spool, time.time, self._spooled)
+        windows = OpenWindows(self.slots, self.policies, clock=time.time, rng=random.random)
+        self.sampler = Sampler(self.slots, self.policies, self.samples, self.spool, clock=time.time, rng=random.random)
         self.recorder = Recorder(
-            self.slots,
-            self.policies,
-            self.spool,
-            self.samples,
-            self.budget,
-            self.metrics,
-            clock=time.time,
-            rng=random.random,
-            audit=self._audit,
-            spooled=self._spooled,
-            sampled=self.uploader.wake,
+            self.slots, self.policies, windows, self.sampler, RequestMetrics(self.metrics), audit=self._audit
         )
+        self.comparisons = Comparisons(self.slots, windows)
+        self.writer = WindowWriter(
+            windows, self.sampler, self.spool, self.budget, settle=self._settle, written=self._written
+        )
+        show_releases(self.metrics, self.slots)
+        show_spool(self.metrics, self.spool)
         self.locals = LocalRecords(self.config.dir, self.recorder.local)
         drawn = DrawnRequests(self.slots, self.policies, self.recorder, random.random)
         self.draws = LocalDraws(self.config.dir, drawn.take, self.metrics)
@@ -132,18 +136,17 @@ class Agent:
         )
         self.cloud = HubCloud(self.links.hub, carried=carried)
         self.audits = HubCloud(self.links.hub, calls=WORKERS)
-        self.auditor = Auditor(self.audits, self.recorder)
+        self.auditor = Auditor(self.audits, self.comparisons)
         show_audits(self.metrics, lambda: self.auditor.dropped)
         endpoint = Endpoint(self.cloud, self.remotes.server)
         self.afterwards = Afterwards(self.recorder)
-        self.recorder.settle = self.metrics.settle = self.slots.before_swap = self.afterwards.tell
         self.engine = make_engine(self.slots, self.policies, endpoint, self.afterwards, self.tracer)
 
     def _update(self) -> None:
         """What pulls releases, and what tries them beside those that serve."""
         enrolled = self.links.enrollment
         self.installer = Installer(self.config.dir)
-        self.shadows = Shadows(ChildProcesses(self.config.dir), self.recorder.copies, self.recorder)
+        self.shadows = Shadows(ChildProcesses(self.config.dir), self.recorder.copies, self.comparisons)
         device = DeviceFacts(
             enrolled.device_id,
             enrolled.channel,
@@ -154,7 +157,7 @@ class Agent:
         )
         self.updater = Updater(
             self.config,
-            StateReporter(StateFile(self.config.dir), self.recorder, self._looked),
+            StateReporter(StateFile(self.config.dir), self.reports, self._looked),
             self.slots,
             Looks(self.installer, device),
             budget=self.budget,
@@ -163,7 +166,7 @@ class Agent:
 
     def _connect(self) -> None:
         """The connection to the broker, and what its commands do."""
-        self.actions = Actions(self.recorder, self.uploader, self.slots, self.status, logs=self.log.answer)
+        self.actions = Actions(self.reports, self._want_samples, self.slots, self.status, logs=self.log.answer)
         self.measurer = Measurer(
             self.database,
             lambda: self.updater.file.state.models,
@@ -205,12 +208,12 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _stop, server)
         watchdog = Watchdog(self.config.watchdog_s, self.engine.runs, manager)
-        tasks = [loop.create_task(_guarded("watchdog", watchdog.run))]
+        tasks = [loop.create_task(guarded("watchdog", watchdog.run))]
         await self._start()
         beside = self._tasks() | {f"grpc {where}": run for where, run in rpc}
         log.info("agent %s serves on %s", self.links.enrollment.device_id, " and ".join(self.addresses))
         manager.ready()
-        tasks += [loop.create_task(_guarded(name, run)) for name, run in beside.items()]
+        tasks += [loop.create_task(guarded(name, run)) for name, run in beside.items()]
         try:
             await server.serve(listeners)
         finally:
@@ -224,12 +227,10 @@ class Agent:
 
     async def _start(self) -> None:
         """Serve what is installed, and let the process be as small as it can be from then on."""
-        self.slots.tidy = memory.nothing  # once, at the end of the start
         await self.updater.start()
-        self._started = True
         self._prepare_calls()
         memory.freeze()
-        self.slots.tidy = memory.give_back
+        self._started = True
         await asyncio.to_thread(memory.give_back)  # what the start needed
 
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -237,7 +238,7 @@ class Agent:
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "updater": self.updater.run,
             "bundles": lambda: self.installer.run(self.updater),
-            "recorder": self.recorder.run,
+            "windows": self.writer.run,
             "auditor": self.auditor.run,
             "shadows": self.shadows.run,
             "uplink": self.uplink.run,
@@ -267,6 +268,27 @@ class Agent:
     def _audit(self, job: Job) -> None:
         self.auditor.offer(job)
 
+    def _settle(self) -> None:
+        """Count the requests that have ended so far."""
+        self.afterwards.tell()
+
+    def _tidy(self) -> None:
+        """Keep the process small after a swap; those of the start are followed by one at its end."""
+        if self._started:
+            memory.give_back()
+
+    def _want_samples(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Draw the samples that the hub asks for, and send at once what is here already."""
+        answer = self.sampler.want(arguments)
+        self.uploader.wake()
+        return answer
+
+    def _written(self, windows: bool, samples: bool) -> None:
+        if windows:
+            self._spooled()
+        if samples:
+            self.uploader.wake()
+
     def _prepare_calls(self) -> None:
         """Import in a thread what the first call to the cloud would wait for, where one may be made."""
         if self.engine.may_ask():
@@ -284,7 +306,7 @@ class Agent:
 
     def _looked(self, looked: Looked) -> None:
         """A look at the hub ended, or what the last one gave was read from the disk."""
-        self.afterwards.tell()  # of requests that the channel before this one had
+        self._settle()  # the requests that the channel before this one had
         self.policies.apply(looked.channel)
         if looked.channel is not None:  # here and now: the fetches that this look begins are bound by it
             self.budget.limit = looked.channel.fetching.bytes_per_day
@@ -292,11 +314,12 @@ class Agent:
         self._relink()
         if self._started:
             self._prepare_calls()
-        report = _describe(looked.follows(self.links.enrollment.channel), looked, self.runtimes, self.capabilities)
+        channel = looked.follows(self.links.enrollment.channel)
+        report = status.described(channel, looked, self.runtimes, self.capabilities)
         if report != self._described:
             self._described = report
             free = shutil.disk_usage(self.config.dir).free
-            self.recorder.agent(
+            self.reports.agent(
                 msgspec.structs.replace(report, disk_free=free, bytes_up=self.budget.up, bytes_down=self.budget.down)
             )
 
@@ -307,33 +330,6 @@ class Agent:
     def _notified(self, reason: str) -> None:
         self.updater.notice(reason)
         self.uploader.wake()
-
-
-def _describe(channel: str, looked: Looked, runtimes: dict[str, str], capabilities: tuple[str, ...]) -> AgentReport:
-    return AgentReport(
-        agent=VERSION,
-        channel=channel,
-        capabilities=capabilities,
-        hardware={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
-        runtimes=runtimes,
-        channel_version=looked.channel.version if looked.channel is not None else 0,
-        tuf=looked.tuf,
-        tuf_expires=looked.tuf_expires,
-        clock="trusted" if looked.clock == "trusted" else "untrusted",
-        problem=looked.problem,
-        hint=looked.hint,
-    )
-
-
-async def _guarded(name: str, run: Callable[[], Awaitable[None]]) -> None:
-    """Keep a task going: serving must not end because something beside it failed."""
-    while True:
-        try:
-            await run()
-            return
-        except Exception:  # the task boundary: logged with its trace, then started again
-            log.exception("%s failed; it starts again in %.0f s", name, RESTART_S)
-            await asyncio.sleep(RESTART_S)
 
 
 def _stop(server: uvicorn.Server) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from edge_agent.update.install import last
 from edge_agent.update.rules.model_state import ModelState
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import decode_manifest
+from fleet.protocol.messages import AgentReport
 
 if TYPE_CHECKING:
     from edge_agent.agent import Agent
@@ -176,3 +178,27 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # collected, or not there yet
         return 0
+
+
+def described(channel: str, looked: Looked, runtimes: dict[str, str], capabilities: tuple[str, ...]) -> AgentReport:
+    """Make the report of what the device is.
+
+    Args:
+        channel: its name, as the device follows it.
+        looked: what the last look at the hub gave.
+        runtimes: the installed ones, version by distribution.
+        capabilities: what manifests and channels may require of this agent.
+    """
+    return AgentReport(
+        agent=VERSION,
+        channel=channel,
+        capabilities=capabilities,
+        hardware={"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        runtimes=runtimes,
+        channel_version=looked.channel.version if looked.channel is not None else 0,
+        tuf=looked.tuf,
+        tuf_expires=looked.tuf_expires,
+        clock="trusted" if looked.clock == "trusted" else "untrusted",
+        problem=looked.problem,
+        hint=looked.hint,
+    )

@@ -29,10 +29,6 @@ def begin() -> None:
     gc.disable()
 
 
-def nothing() -> None:
-    """In place of `give_back` while the process is made."""
-
-
 def freeze() -> None:
     """Leave all that the process is made of out of later collections. Call it once, when it has started.
 

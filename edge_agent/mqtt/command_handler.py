@@ -11,8 +11,7 @@ import msgspec
 
 from edge_agent.errors import AgentError, NotFoundError, UsageError
 from edge_agent.serving.slots import Slots
-from edge_agent.telemetry.recorder import Recorder
-from edge_agent.telemetry.uploader import Uploader
+from edge_agent.telemetry.report_log import ReportLog
 from fleet.protocol.messages import Benchmark, Command, CommandResult
 
 if TYPE_CHECKING:
@@ -28,18 +27,25 @@ class Actions:
 
     def __init__(
         self,
-        recorder: Recorder,
-        uploader: Uploader | None,
+        reports: ReportLog,
+        want_samples: Callable[[dict[str, Any]], dict[str, Any]],
         slots: Slots,
         status: Callable[[], dict[str, Any]],
         measure: Callable[[Case], Awaitable[Benchmark]] | None = None,
         logs: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        """`measure` measures a case, by default in a child process; what that needs is imported when it is asked.
+        """Answer into `reports`.
 
-        `logs` answers with the latest log lines; None where nobody keeps them."""
-        self._recorder = recorder
-        self._uploader = uploader
+        Args:
+            reports: takes the answers.
+            want_samples: draws the samples that a command's arguments ask for (`Sampler.want`).
+            slots: what serves, and so can be measured.
+            status: gives the `/status` document.
+            measure: measures a case, by default in a child process; what that needs is imported when it is asked.
+            logs: answers with the latest log lines; None where nobody keeps them.
+        """
+        self._reports = reports
+        self._want_samples = want_samples
         self._slots = slots
         self._status = status
         self._measure = measure
@@ -52,13 +58,13 @@ class Actions:
         try:
             self._queue.put_nowait(command)
         except asyncio.QueueFull:
-            self._recorder.result(CommandResult(id=command.id, ok=False, detail="too many commands are waiting"))
+            self._reports.result(CommandResult(id=command.id, ok=False, detail="too many commands are waiting"))
 
     async def run(self) -> None:
         """Work until cancelled."""
         while True:
             command = await self._queue.get()
-            self._recorder.result(await self._answer(command))
+            self._reports.result(await self._answer(command))
 
     async def measure(self, model: str, rounds: int) -> None:
         """Measure a served model without being told by a command; figures or failure go into the spool."""
@@ -69,7 +75,7 @@ class Actions:
             result = CommandResult(id="", ok=False, kind="benchmark", detail=f"{model}: {error}")
         else:
             result = CommandResult(id="", ok=True, kind="benchmark", detail="benchmark", data=figures)
-        self._recorder.result(result)
+        self._reports.result(result)
 
     async def _answer(self, command: Command) -> CommandResult:
         try:
@@ -85,10 +91,7 @@ class Actions:
         if command.kind == "logs" and self._logs is not None:
             return self._logs(command.args)
         if command.kind == "send-samples":
-            answer = self._recorder.want_samples(command.args)
-            if self._uploader is not None:
-                self._uploader.wake()
-            return answer
+            return self._want_samples(command.args)
         if command.kind == "benchmark":
             from edge_agent.runtimes.measuring import ROUNDS
 

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, Protocol
 
 from edge_agent.serving.answers import answers_of, checked
 from edge_agent.serving.cloud import Cloud, CloudError
+from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.scores import check_outputs
-from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
+from edge_agent.serving.slots import Arrays, Served
 from fleet import tasks
 from fleet.protocol import oip
 from fleet.protocol.channel import RolloutRef

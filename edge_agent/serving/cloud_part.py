@@ -8,9 +8,10 @@ from collections.abc import Callable
 from edge_agent.serving.answers import checked
 from edge_agent.serving.asked import Asked
 from edge_agent.serving.endpoint import Endpoint, Question, word_of
+from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.forwarding import cloud_version, forwarded, somebody
 from edge_agent.serving.router import Local, Route, Verdict, route
-from edge_agent.serving.slots import Served, in_words, unforeseen
+from edge_agent.serving.slots import Served
 from fleet.protocol import oip
 from fleet.protocol.channel import SPECULATIVE
 

@@ -21,13 +21,14 @@ from edge_agent.serving.answers import answers_of, parameters_of
 from edge_agent.serving.asked import Asked
 from edge_agent.serving.cloud_part import CloudPart
 from edge_agent.serving.endpoint import Endpoint
+from edge_agent.serving.failures import in_words
 from edge_agent.serving.forwarding import somebody
 from edge_agent.serving.outcomes import Observer, Outcome, Refused, refused_for
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, settle, threshold
 from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
-from edge_agent.serving.slots import Arrays, Served, Slots, in_words
+from edge_agent.serving.slots import Arrays, Served, Slots
 from edge_agent.serving.turns import InTurn, Turns
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of, labels_of

@@ -14,8 +14,9 @@ Labels = tuple[str, ...]
 class Metrics:
     """Written by the event loop only; `render` is what `/metrics` answers."""
 
-    def __init__(self) -> None:
-        self.settle: Callable[[], None] = lambda: None  # brings in what is not counted yet
+    def __init__(self, settle: Callable[[], None] = lambda: None) -> None:
+        """Begin without a series; `settle` brings in what is not counted yet before the figures are shown."""
+        self._settle = settle
         self._counters: dict[str, tuple[str, Labels, dict[Labels, float]]] = {}
         self._gauges: list[tuple[str, str, Labels, Callable[[], Iterable[tuple[Labels, float]]]]] = []
         self._histograms: dict[str, tuple[str, Labels, dict[Labels, list[float]]]] = {}
@@ -50,7 +51,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """All series as text."""
-        self.settle()
+        self._settle()
         lines: list[str] = []
         for name, (text, labels, values) in self._counters.items():
             lines += _head(name, text, "counter")

@@ -12,9 +12,10 @@ from typing import NamedTuple
 from edge_agent.errors import InferenceError, LateError
 from edge_agent.host.watchdog import Runs
 from edge_agent.ports import LoadedModel
+from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.joint import WIDTH
 from edge_agent.serving.scores import Scores, score
-from edge_agent.serving.slots import Arrays, Served, in_words, unforeseen
+from edge_agent.serving.slots import Arrays, Served
 from fleet.protocol.asking import specs_of
 from fleet.protocol.errors import MalformedError, RefusalError
 from fleet.protocol.task import CLASSIFICATION

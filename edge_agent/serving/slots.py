@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from edge_agent import runtimes
-from edge_agent.errors import ActivationError, AgentError, UnreadableError
+from edge_agent.errors import ActivationError, UnreadableError
 from edge_agent.host import memory
 from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime, load_variant
 from edge_agent.serving import pieces
+from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.instances import Instances, most
 from edge_agent.serving.joint import Joint
 from edge_agent.serving.loading import WALL_S, Loads
@@ -30,7 +31,6 @@ from edge_agent.serving.scores import calibration_of
 from fleet import tasks
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.drift_encoder import Encoder, decode_encoder
-from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Variant
 from fleet.protocol.selftest import decode_vectors, from_array
 from fleet.runtimes.cost import body_limit
@@ -199,12 +199,24 @@ class Slots:
     """Implements `edge_agent.ports.Activator`."""
 
     def __init__(
-        self, runtime_for: Callable[[Variant], Runtime] = runtimes.for_variant, *, load_wall_s: float = WALL_S
+        self,
+        runtime_for: Callable[[Variant], Runtime] = runtimes.for_variant,
+        *,
+        load_wall_s: float = WALL_S,
+        before_swap: Callable[[], None] = lambda: None,
+        tidy: Callable[[], None] = memory.give_back,
     ) -> None:
+        """Serve nothing yet.
+
+        Args:
+            runtime_for: gives the runtime that loads a variant.
+            load_wall_s: seconds that a load may take.
+            before_swap: counts what has ended for the release that answered it.
+            tidy: called in a thread after a swap.
+        """
         self._runtime_for = runtime_for
         self._loads = Loads(load_wall_s, Served.release_reference)
-        self.tidy: Callable[[], None] = memory.give_back  # after a swap, in a thread
-        self.before_swap: Callable[[], None] = lambda: None  # what was finished counts for the release that it had
+        self._before_swap, self._tidy = before_swap, tidy
         self._slots: dict[str, Slot] = {}
 
     async def activate(
@@ -225,13 +237,13 @@ class Slots:
                 shadow = await self._reuse_or_load(slot, previous)
             except (ActivationError, UnreadableError) as error:
                 log.warning("model %s: previous release %d stays unloaded: %s", release.model, previous.number, error)
-        self.before_swap()
+        self._before_swap()
         old = (slot.active, slot.previous)
         slot.active, slot.previous, slot.pairing = fresh, shadow, pairing
         for served in old:
             if served is not None:
                 served.release_reference()
-        await asyncio.to_thread(self.tidy)
+        await asyncio.to_thread(self._tidy)
         log.info("model %s serves release %d (%s)", release.model, release.number, release.variant.name)
 
     async def deactivate(self, model: str) -> None:
@@ -330,16 +342,6 @@ def _values(inputs: Arrays) -> int:
     for array in inputs.values():  # no generator: this is asked twice of each request
         found += array.size
     return found
-
-
-def unforeseen(error: Exception) -> bool:
-    """Whether nothing that we know of raises this: perhaps a mistake of ours, so its trace belongs into the log."""
-    return not isinstance(error, AgentError | ProtocolError | OSError | ValueError | RuntimeError | MemoryError)
-
-
-def in_words(error: Exception) -> str:
-    """What happened, with the error's type where only that says it (`KeyError: 'logits'`, an empty MemoryError)."""
-    return str(error) if isinstance(error, AgentError | ProtocolError) else f"{type(error).__name__}: {error}"
 
 
 def _same(one: InstalledRelease, other: InstalledRelease) -> bool:

@@ -41,7 +41,7 @@ def test_a_release_is_compared_on_a_device_and_goes_on_to_its_first_stage(tmp_pa
             now[0] += seconds
 
         shadows = Shadows(
-            ChildProcesses(device.config.dir), agent.recorder.copies, agent.recorder, now=lambda: now[0], sleep=pause
+            ChildProcesses(device.config.dir), agent.recorder.copies, agent.comparisons, now=lambda: now[0], sleep=pause
         )
         children = InProcessChildren(device.config, time.time)
         device.restart(activator=agent.slots, shadows=shadows, children=children)
@@ -78,7 +78,7 @@ async def compare(agent: Agent, shadows: Shadows) -> None:
         assert np.isfinite(answered.outputs[0].array).all()
         await asyncio.wait_for(shadows.step(), 600)
     await shadows.follow([])
-    await agent.recorder.flush()
+    await agent.writer.flush()
 
 
 def tell(hub: HubFixture, device: Device, agent: Agent) -> None:

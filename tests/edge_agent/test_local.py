@@ -92,7 +92,7 @@ def test_its_requests_count_in_the_agents_window(tmp_path):
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return [decode_msgpack(r.body, Window, limit=1 << 20) for r in agent.spool.after(0, 10)]
 
     (window,) = asyncio.run(scenario())

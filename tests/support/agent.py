@@ -15,15 +15,22 @@ from edge_agent.serving.app import App
 from edge_agent.serving.audit import Auditor
 from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.metrics import Metrics
+from edge_agent.serving.outcomes import Afterwards
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.server import share
 from edge_agent.serving.slots import Slots
 from edge_agent.serving.tracing import make_engine
 from edge_agent.telemetry.budget import Budget
+from edge_agent.telemetry.comparisons import Comparisons
 from edge_agent.telemetry.database import Database
-from edge_agent.telemetry.recorder import Recorder, show_audits
+from edge_agent.telemetry.open_windows import OpenWindows
+from edge_agent.telemetry.recorder import Recorder
+from edge_agent.telemetry.report_log import ReportLog
+from edge_agent.telemetry.request_metrics import RequestMetrics, show_audits, show_releases, show_spool
+from edge_agent.telemetry.sampler import Sampler
 from edge_agent.telemetry.samples import SampleStore
 from edge_agent.telemetry.spool import Spool
+from edge_agent.telemetry.window_writer import WindowWriter
 from fleet.protocol import oip
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.serving import hot_protocol
@@ -74,9 +81,9 @@ class Agent:
         self.blobs = directory / "blobs"
         self.cloud = cloud or FakeCloud()
         self.runtime = runtime or FakeRuntime()
-        self.slots = Slots(lambda _variant: self.runtime)
+        self.slots = Slots(lambda _variant: self.runtime, before_swap=self.settle)
         self.policies = Policies()
-        self.metrics = Metrics()
+        self.metrics = Metrics(self.settle)
         self.database = Database(directory / "spool.db")
         self.spool = Spool(self.database)
         self.ticks = itertools.count(1_000)
@@ -84,23 +91,35 @@ class Agent:
         rng = random.Random(seed).random
         self.samples = SampleStore(self.database)
         self.budget = Budget(self.database, lambda: self.now)
+        self.reports = ReportLog(self.spool, lambda: self.now)
+        self.sampler = Sampler(self.slots, self.policies, self.samples, self.spool, clock=lambda: self.now, rng=rng)
+        windows = OpenWindows(self.slots, self.policies, clock=lambda: self.now, rng=rng)
         self.recorder = Recorder(
             self.slots,
             self.policies,
-            self.spool,
-            self.samples,
-            self.budget,
-            self.metrics,
-            clock=lambda: self.now,
-            rng=rng,
+            windows,
+            self.sampler,
+            RequestMetrics(self.metrics),
             audit=lambda job: self.auditor.offer(job),
         )
-        self.auditor = Auditor(self.cloud, self.recorder)
+        self.writer = WindowWriter(
+            windows, self.sampler, self.spool, self.budget, clock=lambda: self.now, settle=self.settle
+        )
+        self.comparisons = Comparisons(self.slots, windows)
+        self.auditor = Auditor(self.cloud, self.comparisons)
+        show_releases(self.metrics, self.slots)
+        show_spool(self.metrics, self.spool)
         show_audits(self.metrics, lambda: self.auditor.dropped)
         self.endpoint = Endpoint(self.cloud)
         self.engine = make_engine(self.slots, self.policies, self.endpoint, self.recorder, tracer, rng=rng)
         self.shared = share(self.engine, tracer)
         self.app = App(self.engine, self.metrics, lambda: {"pid": os.getpid(), "models": self.slots.names()})
+
+    def settle(self) -> None:
+        """Bring in what the engine's observer, if it collects several requests, has not told yet."""
+        observer = self.engine._observer
+        if isinstance(observer, Afterwards):
+            observer.tell()
 
     def follow(self, entry: ModelEntry, **fields) -> None:
         """Apply a channel with one model, `tiny`."""

@@ -132,7 +132,7 @@ class Device:
             await self.agent.slots.activate(release, None, None)
             async with self.agent.auditing():
                 found = [await self.agent.engine.infer(self.model, "", request) for request in requests_of(rows)]
-            await self.agent.recorder.flush()
+            await self.agent.writer.flush()
             return found
 
         answers = self._runner.run(scenario())

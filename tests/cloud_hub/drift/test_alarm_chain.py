@@ -40,7 +40,7 @@ async def asked(agent: Agent, task: TaskSpec | None, arguments: dict, start: flo
     agent.now = start
     agent.follow(ModelEntry(release=1, routing=Routing(cloud=False)))
     await agent.slots.activate(release(agent, task, models.LABELS if task is None else ()), None, None)
-    assert agent.recorder.want_samples(arguments)["sampling"] is False
+    assert agent.sampler.want(arguments)["sampling"] is False
     drawn = DrawnRequests(agent.slots, agent.policies, agent.recorder, random.Random(1).random)
     for x in models.inputs(200):
         agent.now += 60.0
@@ -48,7 +48,7 @@ async def asked(agent: Agent, task: TaskSpec | None, arguments: dict, start: flo
             drawn.take(record(x[None]))
         else:
             await agent.ask(x[None])
-    await agent.recorder.flush()
+    await agent.writer.flush()
     return agent.samples.batch(SAMPLES_LIMIT)[1]
 
 

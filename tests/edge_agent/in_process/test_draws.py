@@ -286,7 +286,7 @@ def at_agent(tmp_path, entry, scenario):
         drawn = DrawnRequests(agent.slots, agent.policies, agent.recorder, random.Random(1).random)
         async with agent.auditing():
             await scenario(agent, drawn.take)
-        await agent.recorder.flush()
+        await agent.writer.flush()
         spooled = agent.spool.after(0, 100)
         windows = [decode_msgpack(r.body, Window, limit=1 << 20) for r in spooled if r.kind == "window"]
         _, batch = agent.samples.batch(1 << 24)

@@ -169,7 +169,7 @@ def audited(agent, *, data=b"fake"):
         async with asyncio.timeout(30), agent.auditing():
             for _ in range(10):
                 await agent.ask(SURE)
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (window,) = windows(agent)

@@ -256,7 +256,7 @@ def test_a_batch_that_no_model_need_take_counts_against_none(agent, rows, caplog
         agent.cloud.cut()
         with pytest.raises(MalformedError, match=f"a batch of {rows} rows; a model takes 1 to 1024"):
             await agent.ask(np.zeros((rows, 4), np.float32))
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return covered
 
     assert asyncio.run(scenario()).parameters["served_by"] == "cloud"
@@ -351,7 +351,7 @@ def test_audits_in_a_cohort_count_pairs(agent):
         async with agent.auditing():
             for row in models.inputs(40):
                 await agent.ask(row[None])
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (window,) = windows(agent)
@@ -391,7 +391,7 @@ def test_a_dead_auditor_drops_audits_and_touches_no_answer(agent):
         agent.cloud.cut()
         async with agent.auditing():
             answers = [await agent.ask(SURE) for _ in range(20)]
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return answers
 
     answers = asyncio.run(scenario())
@@ -459,7 +459,7 @@ def test_a_new_release_closes_the_old_ones_window(agent):
         await agent.ask(SURE)
         await agent.slots.activate(release(agent, 2), None, None)
         await agent.ask(SURE)
-        await agent.recorder._step()
+        await agent.writer.step()
 
     asyncio.run(scenario())
     assert [w.release for w in windows(agent)] == [1]
@@ -471,7 +471,7 @@ def test_samples_are_off_until_the_channel_enables_them(agent):
         await agent.slots.activate(release(agent, threshold=0.6), None, None)
         for _ in range(10):
             await agent.ask(UNSURE)
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario(Sampling()))
     assert len(agent.samples) == 0
@@ -502,7 +502,7 @@ def test_a_sample_of_a_model_without_a_batch_is_whole(agent):
         agent.follow(ModelEntry(release=1, sampling=Sampling(enabled=True, random_ppm=1_000_000)))
         await agent.slots.activate(msgspec.structs.replace(made, manifest=manifest), None, None)
         await agent.ask(SURE[0])
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (sample,) = decode_msgpack(agent.samples.batch()[1], SampleBatch, limit=1 << 20).samples
@@ -515,7 +515,7 @@ def test_a_caller_may_keep_a_request_on_the_device_and_out_of_the_records(agent)
         await agent.slots.activate(release(agent, threshold=0.6), None, None)
         async with agent.auditing():
             response = await agent.ask(UNSURE, route="edge", observe=False)
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return response
 
     response = asyncio.run(scenario())
@@ -537,7 +537,7 @@ def test_what_is_recorded_keeps_no_answer_waiting(agent):
         assert [outcome.verdict.served_by for outcome in heard] == ["edge"] * 3
         with pytest.raises(MalformedError):
             await agent.ask(np.zeros((1, 5), np.float32))
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     assert windows(agent)[0].refusals == {"shape": 1}
@@ -566,8 +566,7 @@ def test_what_waits_to_be_recorded_is_bounded_in_number_and_bytes(agent, monkeyp
 def test_who_closes_windows_shows_figures_or_swaps_hears_of_all_requests_before(agent):
     async def scenario():
         await agent.slots.activate(release(agent, 1), None, None)
-        agent.engine._observer = afterwards = Afterwards(agent.recorder)
-        agent.recorder.settle = agent.slots.before_swap = agent.metrics.settle = afterwards.tell
+        agent.engine._observer = Afterwards(agent.recorder)
         await agent.ask(SURE)
         assert b'edge_inference_requests_total{model="tiny",served_by="edge",degraded="false"} 1' in (
             agent.metrics.render()
@@ -575,7 +574,7 @@ def test_who_closes_windows_shows_figures_or_swaps_hears_of_all_requests_before(
         await agent.ask(SURE)
         await agent.slots.activate(release(agent, 2), None, None)
         await agent.ask(SURE)
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     assert {window.release: window.counters["requests"] for window in windows(agent)} == {1: 2, 2: 1}
@@ -598,7 +597,7 @@ def test_requests_of_one_turn_are_recorded_as_one_by_one(tmp_path):
             else:
                 for outcome in late:
                     tell.finished(outcome)
-            await agent.recorder.flush()
+            await agent.writer.flush()
 
         asyncio.run(scenario())
         found = [

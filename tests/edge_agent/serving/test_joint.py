@@ -157,7 +157,7 @@ def test_windows_health_and_audits_count_each_request(agent):
         statistics = agent.slots.find("tiny").statistics
         async with agent.auditing():
             pass
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return statistics
 
     asyncio.run(scenario())
@@ -201,7 +201,7 @@ def test_a_late_request_is_counted_as_one_that_comes_alone(agent):
         outcome = await outcome
         with pytest.raises(LateError):
             await outcome
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return agent.slots.find("tiny")
 
     served = asyncio.run(scenario())

@@ -60,7 +60,7 @@ def served(agent: Agent, *asked: Any, entry: ModelEntry = EVERYTHING) -> list[An
                     found.append(await agent.ask(x, **parameters))
                 except RefusalError as error:
                     found.append(error)
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return found
 
     answers = asyncio.run(scenario())

@@ -69,7 +69,7 @@ def asks(agent, made, *requests, pairing=None):
         for request in requests:
             with pytest.raises(MalformedError):
                 await request()
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (window,) = windows(agent)
@@ -148,7 +148,7 @@ def test_a_version_that_is_not_here_is_an_answer_that_the_application_did_not_ge
         await agent.slots.activate(release(agent, 2), None, None)
         with pytest.raises(NotFoundError):
             await agent.ask(X, "1")
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     assert windows(agent)[0].refusals == {"version": 1}
@@ -158,7 +158,7 @@ def test_a_failure_that_the_cloud_covered_is_no_request_without_an_answer(agent)
     async def scenario():
         await agent.slots.activate(models.release(agent.blobs, number=1, data=b"failing"), None, None)
         covered = await agent.ask(X)
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return covered
 
     assert asyncio.run(scenario()).parameters["served_by"] == "cloud"
@@ -171,7 +171,7 @@ def test_a_caller_may_keep_a_refused_request_out_of_the_records(agent):
         await agent.slots.activate(renamed(agent), None, None)
         with pytest.raises(RefusalError):
             await ask(agent, {"input": X}, parameters={"observe": False})
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return agent.slots.health("tiny")
 
     assert asyncio.run(scenario()).newly_refused == 1  # probation counts it, as it counts every request
@@ -197,7 +197,7 @@ def test_a_body_that_cannot_be_read_counts_for_the_model_that_it_was_sent_to(age
             answer = connection.getresponse()
             assert answer.status == status and json.loads(answer.read())["error"]
             connection.close()
-    asyncio.run(agent.recorder.flush())
+    asyncio.run(agent.writer.flush())
     (window,) = windows(agent)
     assert (window.model, window.release, window.refusals) == ("tiny", 2 if local else 0, {word: 1})
 
@@ -225,7 +225,7 @@ def test_in_process_it_is_the_same(agent, tmp_path, monkeypatch, sent, newly):
     made = Store(tmp_path).open("tiny", two)
     asyncio.run(agent.slots.activate(made, None, None))
     agent.recorder.local(record)
-    asyncio.run(agent.recorder.flush())
+    asyncio.run(agent.writer.flush())
     health, (window,) = agent.slots.health("tiny"), windows(agent)
     assert (health.requests, health.newly_refused) == (0, int(newly))
     counters = window.counters
@@ -239,5 +239,5 @@ def test_a_process_that_makes_words_up_makes_no_new_ones_on_the_wire(agent):
         agent.recorder.local(
             LocalRecord(model="tiny", release=2, variant="onnx-fp32", latency_s=0.0, refused=f"made-up-{number}")
         )
-    asyncio.run(agent.recorder.flush())
+    asyncio.run(agent.writer.flush())
     assert windows(agent)[0].refusals == {"other": 3}

@@ -45,7 +45,7 @@ def audited(agent: Agent, one: InstalledRelease, rows: np.ndarray, entry: ModelE
         async with agent.auditing():
             for row in rows:
                 await agent.ask(row[None])
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     bodies = [r.body for r in agent.spool.after(0, 100) if r.kind == "window"]
@@ -108,7 +108,7 @@ def test_a_pair_is_compared_by_the_task_also_where_the_old_release_named_none(ag
         async with agent.auditing():
             for row in models.inputs(4):
                 await agent.ask(row[None])
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (record,) = [r for r in agent.spool.after(0, 100) if r.kind == "window"]
@@ -125,7 +125,7 @@ def test_a_sample_of_a_regression_has_no_class_and_is_disagreeing_by_its_toleran
         agent.follow(ModelEntry(release=1, sampling=sampling, routing=Routing(threshold=0.5)))
         await agent.slots.activate(release(agent, REGRESSION), None, None)
         await agent.ask(models.inputs(1) * 100, route="cloud")
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (sample,) = decode_msgpack(agent.samples.batch()[1], SampleBatch, limit=1 << 20).samples
@@ -141,7 +141,7 @@ def test_a_model_whose_answers_nobody_compares_is_sampled_all_the_same(agent: Ag
         agent.follow(ModelEntry(release=1, sampling=Sampling(enabled=True, random_ppm=1_000_000)))
         await agent.slots.activate(release(agent, task), None, None)
         await agent.ask(models.inputs(1))
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (sample,) = decode_msgpack(agent.samples.batch()[1], SampleBatch, limit=1 << 20).samples

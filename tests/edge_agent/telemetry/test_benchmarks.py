@@ -86,7 +86,7 @@ def serving(tmp_path):
 
 
 def actions(agent: Agent, **options) -> Actions:
-    return Actions(agent.recorder, None, agent.slots, dict, **options)
+    return Actions(agent.reports, agent.sampler.want, agent.slots, dict, **options)
 
 
 def test_the_command_measures_the_served_release_in_a_child(serving):
@@ -121,8 +121,8 @@ def test_a_measurement_of_its_own_goes_into_the_spool_whether_it_succeeds_or_not
 def test_an_answer_that_no_message_takes_is_answered_with_a_failure_that_says_so(serving):
     command = Command(id="c-9", device="d", counter=1, expires_at=0.0, kind="diagnose")
     for said in ("m" * 70_000, "caf\udce9"):
-        told = Actions(serving.recorder, None, serving.slots, lambda said=said: {"models": said})
-        serving.recorder.result(asyncio.run(told._answer(command)))
+        told = Actions(serving.reports, serving.sampler.want, serving.slots, lambda said=said: {"models": said})
+        serving.reports.result(asyncio.run(told._answer(command)))
     large, no_text = results(serving)
     assert (large.id, large.ok, large.data) == ("c-9", False, {}) and "a message takes" in large.detail
     assert (no_text.id, no_text.ok, no_text.data) == ("c-9", False, {}) and "is no text" in no_text.detail

@@ -20,22 +20,22 @@ def agent(tmp_path: Path) -> Agent:
 
 
 def test_what_the_spool_took_last_is_not_repeated(agent: Agent, tmp_path: Path) -> None:
-    agent.recorder.model(REPORT)
-    agent.recorder.model(REPORT)
+    agent.reports.model(REPORT)
+    agent.reports.model(REPORT)
     assert len(agent.spool) == 1
     agent.spool.commit(1)  # the hub has it; a restart knows that still
     agent.database.close()
     again = Agent(tmp_path)
-    again.recorder.model(REPORT)
+    again.reports.model(REPORT)
     assert len(again.spool) == 0
-    again.recorder.model(replace(REPORT, state="rolled_back", reason="failures"))
-    again.recorder.model(REPORT)
+    again.reports.model(replace(REPORT, state="rolled_back", reason="failures"))
+    again.reports.model(REPORT)
     assert len(again.spool) == 2
 
 
 def test_models_do_not_hide_each_other_s_reports(agent: Agent) -> None:
     for model in ("tiny", "other", "tiny"):
-        agent.recorder.model(replace(REPORT, model=model))
+        agent.reports.model(replace(REPORT, model=model))
     assert len(agent.spool) == 2
 
 
@@ -48,8 +48,8 @@ def test_a_report_that_the_disk_refused_is_made_again(agent: Agent) -> None:
 
     connection = agent.database._connection
     agent.database._connection = Full()
-    agent.recorder.model(REPORT)
+    agent.reports.model(REPORT)
     agent.database._connection = connection
     assert len(agent.spool) == 0
-    agent.recorder.model(REPORT)
+    agent.reports.model(REPORT)
     assert len(agent.spool) == 1

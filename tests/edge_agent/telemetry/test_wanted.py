@@ -130,7 +130,7 @@ async def ready(directory, entry: ModelEntry, **changes) -> Agent:
 def test_sampling_that_is_off_gives_the_samples_of_an_alarm_and_says_so(tmp_path) -> None:
     async def scenario() -> Agent:
         agent = await ready(tmp_path, ModelEntry(release=1, routing=Routing(cloud=False)))
-        answer = agent.recorder.want_samples(VALID)
+        answer = agent.sampler.want(VALID)
         assert answer == {
             "model": "tiny", "samples": 20, "max_bytes": 4 << 20, "until": agent.now + 1000.0, "sampling": False,
             "redacted": False,
@@ -138,7 +138,7 @@ def test_sampling_that_is_off_gives_the_samples_of_an_alarm_and_says_so(tmp_path
         for x in models.inputs(500):
             agent.now += 2.0
             await agent.ask(x[None])
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return agent
 
     agent = asyncio.run(scenario())
@@ -152,7 +152,7 @@ def test_sampling_that_is_off_gives_the_samples_of_an_alarm_and_says_so(tmp_path
         for x in models.inputs(50):
             agent.now += 1.0
             await agent.ask(x[None])
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(later())
     assert len(stored(agent)) == len(found)  # its time is over
@@ -162,11 +162,11 @@ def test_uncertain_requests_are_among_them(tmp_path) -> None:
     async def scenario() -> Agent:
         entry = ModelEntry(release=1, routing=Routing(cloud=False, threshold=0.6))
         agent = await ready(tmp_path, entry)
-        agent.recorder.want_samples(VALID)
+        agent.sampler.want(VALID)
         for number in range(400):
             agent.now += 2.0
             await agent.ask(np.full((1, 4), 0.0 if number % 10 == 0 else 3.0, np.float32) + models.inputs(1) * 0)
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return agent
 
     reasons = Counter(sample.reason for sample in stored(asyncio.run(scenario())))
@@ -179,12 +179,12 @@ def test_any_task_and_applications_in_process_take_part(tmp_path, task) -> None:
         agent = Agent(tmp_path)
         agent.follow(ModelEntry(release=1))
         await agent.slots.activate(release(agent, task), None, None)
-        agent.recorder.want_samples(VALID)
+        agent.sampler.want(VALID)
         drawn = DrawnRequests(agent.slots, agent.policies, agent.recorder, random.Random(1).random)
         for x in models.inputs(300):
             agent.now += 3.0
             drawn.take(record(x[None], requests=30.0))
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return agent
 
     assert len(stored(asyncio.run(scenario()))) >= 10
@@ -195,12 +195,12 @@ def test_what_was_asked_for_survives_a_restart_and_its_budget_goes_on(tmp_path) 
         for x in models.inputs(count, seed=seed):
             agent.now += 2.0
             await agent.ask(x[None])
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     async def scenario() -> tuple[int, int]:
         entry = ModelEntry(release=1, routing=Routing(cloud=False))
         agent = await ready(tmp_path, entry)
-        agent.recorder.want_samples(VALID)
+        agent.sampler.want(VALID)
         await ask(agent, 100, 1)
         first, now = len(stored(agent)), agent.now
         agent.database.close()
@@ -216,11 +216,11 @@ def test_what_was_asked_for_survives_a_restart_and_its_budget_goes_on(tmp_path) 
 def test_bytes_bound_it_whatever_the_count(tmp_path) -> None:
     async def scenario() -> Agent:
         agent = await ready(tmp_path, ModelEntry(release=1, routing=Routing(cloud=False)))
-        agent.recorder.want_samples({**VALID, "max_bytes": 100})  # a request has 16 bytes of input and 12 of answer
+        agent.sampler.want({**VALID, "max_bytes": 100})  # a request has 16 bytes of input and 12 of answer
         for x in models.inputs(500):
             agent.now += 2.0
             await agent.ask(x[None])
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return agent
 
     assert len(stored(asyncio.run(scenario()))) <= 3
@@ -229,9 +229,9 @@ def test_bytes_bound_it_whatever_the_count(tmp_path) -> None:
 def test_a_model_that_is_not_here_and_sampling_that_is_on_are_said(tmp_path) -> None:
     async def scenario() -> None:
         agent = await ready(tmp_path, ModelEntry(release=1, sampling=Sampling(enabled=True)))
-        assert agent.recorder.want_samples(VALID)["sampling"] is True
+        assert agent.sampler.want(VALID)["sampling"] is True
         with pytest.raises(NotFoundError, match="other"):
-            agent.recorder.want_samples({**VALID, "model": "other"})
+            agent.sampler.want({**VALID, "model": "other"})
 
     asyncio.run(scenario())
 
@@ -240,7 +240,7 @@ def test_a_model_that_is_not_here_and_sampling_that_is_on_are_said(tmp_path) -> 
 def test_the_command_s_answer_says_what_will_be_kept(tmp_path, model, ok) -> None:
     async def scenario() -> CommandResult:
         agent = await ready(tmp_path, ModelEntry(release=1))
-        actions = Actions(agent.recorder, None, agent.slots, dict)
+        actions = Actions(agent.reports, agent.sampler.want, agent.slots, dict)
         arguments = {**VALID, "model": model}
         actions.handle(Command(id="c", device="d", counter=1, expires_at=0.0, kind="send-samples", args=arguments))
         task = asyncio.create_task(actions.run())

@@ -44,7 +44,7 @@ def test_a_whole_input_is_sketched_as_one_sample(tmp_path: Path) -> None:
         await agent.slots.activate(of_pairs(agent.blobs), None, None)
         for pair in PAIRS[:3]:
             await agent.ask(pair)
-        await agent.recorder.flush()
+        await agent.writer.flush()
 
     asyncio.run(scenario())
     (window,) = [decode_msgpack(r.body, Window, limit=1 << 20) for r in agent.spool.after(0, 100) if r.kind == "window"]

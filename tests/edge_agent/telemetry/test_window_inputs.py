@@ -29,7 +29,7 @@ def run(directory: Path, scenario, **changes) -> Window:
         made = models.release(agent.blobs)
         await agent.slots.activate(replace(made, manifest=replace(made.manifest, **changes)), None, None)
         await scenario(agent)
-        await agent.recorder.flush()
+        await agent.writer.flush()
         return agent
 
     agent = asyncio.run(whole())

@@ -1,0 +1,16 @@
+"""What is said and logged of an error that a runtime, the cloud or a model file has raised."""
+
+from __future__ import annotations
+
+from edge_agent.errors import AgentError
+from fleet.protocol.errors import ProtocolError
+
+
+def unforeseen(error: Exception) -> bool:
+    """Whether nothing that we know of raises this: perhaps a mistake of ours, so its trace belongs into the log."""
+    return not isinstance(error, AgentError | ProtocolError | OSError | ValueError | RuntimeError | MemoryError)
+
+
+def in_words(error: Exception) -> str:
+    """What happened, with the error's type where only that says it (`KeyError: 'logits'`, an empty MemoryError)."""
+    return str(error) if isinstance(error, AgentError | ProtocolError) else f"{type(error).__name__}: {error}"
