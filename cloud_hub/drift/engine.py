@@ -20,7 +20,7 @@ from functools import partial
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import alarms, budget, groups, inputs, intake, records, scope, silence, trouble, truth
+from cloud_hub.drift import alarms, budget, groups, inputs, intake, left_out, records, scope, silence, trouble, truth
 from cloud_hub.drift.basis import Basis, basis_of_encoder, decode_basis, encode_basis
 from cloud_hub.drift.epochs import SLOT_S, begun_anew, current
 from cloud_hub.drift.policy import DriftPolicy, policy_of
@@ -77,7 +77,8 @@ class DriftEngine(PeriodicService):
         """Count what came of one model; returns the releases that were looked at."""
         with self._hub.reading() as session:
             found = scope.read(session, model) or scope.Scope()
-        steps = {"inputs": self._step_model, "answers": self._step_meaning, "data quality": self._step_inputs}
+        # What inputs hold comes first: it says which features no baseline can hold.
+        steps = {"data quality": self._step_inputs, "inputs": self._step_model, "answers": self._step_meaning}
         for served in found.watched:
             target = Target(model=model, served=served, scope=found, upto=upto)
             for name, step in steps.items():
@@ -97,16 +98,20 @@ class DriftEngine(PeriodicService):
         with self._hub.reading() as session:
             row = session.get(Release, (target.model, target.release))
             known = session.get(DriftMonitor, (target.model, target.release))
-            sketch = decode_manifest(row.manifest).sketch if row is not None and row.manifest else None
+            manifest = decode_manifest(row.manifest) if row is not None and row.manifest else None
+            sketch = manifest.sketch if manifest is not None else None
             fixed = known is not None and sketch is not None and known.sketch_id == sketch.sketch_id and known.basis
-        if sketch is None:
+            some = left_out.concerns(session, target.model, target.release, _policy(session, target.model))
+        if sketch is None or manifest is None:
             return
-        basis = None if fixed else self._basis(sketch)
+        features = left_out.known_of(self._hub, manifest, sketch) if some else None
+        basis = None if fixed and not some else self._basis(sketch)  # features may come back to it
         for _ in range(BATCHES):
             with self._hub.session() as session:
                 policy = _policy(session, target.model)
                 monitor = current(self._hub, session, target, sketch, policy)
-                counted = self._count(session, monitor, target, policy, basis)
+                watched = features is None or left_out.settle(self._hub, session, monitor, features, policy)
+                counted = self._count(session, monitor, target, policy, basis) if watched else 0
                 monitor.updated_at = self._hub.clock()
                 session.add(monitor)
                 session.flush()
@@ -199,7 +204,10 @@ class DriftEngine(PeriodicService):
         ]
         if known:
             monitor.document = {**monitor.document, silence.HEARD: now}
-        watch.count(intake.seen_in(known, basis, intake.Times(now=now, earliest=earliest)))
+        times, left = intake.Times(now=now, earliest=earliest), left_out.read(monitor)
+        watch.count(
+            intake.seen_in(known, basis, times) if left is None else left_out.seen_in(known, left, basis, times)
+        )
         records.save(session, model, [watch.streams[key] for key in sorted(watch.touched)], settings, now)
         over = watch.over()
         if over:

@@ -37,7 +37,8 @@ def current(hub: Hub, session: Session, target: Target, sketch: SketchRef, polic
     elif _epoch_of(monitor, target) != target.served.since or monitor.sketch_id != sketch.sketch_id:
         alarms.close_all(session, model, release, f"release {release} was promoted")
         records.forget(session, model, release)
-        monitor.basis = monitor.basis if monitor.sketch_id == sketch.sketch_id else b""
+        same = monitor.sketch_id == sketch.sketch_id and not monitor.document.get("left_out")
+        monitor.basis = monitor.basis if same else b""
         monitor.sketch_id = sketch.sketch_id
         _begin(session, monitor, target, now)
         # What a device kept of the first stage, and sends later, is of the time before, too.
@@ -71,6 +72,7 @@ def _begin(session: Session, monitor: DriftMonitor, target: Target, now: float) 
     slot_s = monitor.document.get("slot_s", SLOT_S) if monitor.document else SLOT_S
     monitor.state, monitor.last_window = "waiting", newest(session, target.model) if since else 0
     monitor.document = {"epoch": since, "since": min(since, now), "began": now, "slot_s": slot_s, silence.HEARD: now}
+    monitor.document["from"] = monitor.last_window
 
 
 def begin_anew(
@@ -84,7 +86,8 @@ def begin_anew(
     if devices is None:
         alarms.close_all(session, model, release, why)
         monitor.state, monitor.last_window = "waiting", newest(session, model)
-        monitor.document = {**monitor.document, "since": now, "began": now, "anew": now, "anew_of": {}, AWAITED: []}
+        began = {"since": now, "began": now, "anew": now, "anew_of": {}, "from": monitor.last_window}
+        monitor.document = {**monitor.document, **began, AWAITED: []}
     else:
         known = {name: at for name, at in monitor.document.get("anew_of", {}).items() if now - at < LATE_S}
         monitor.document = {**monitor.document, "anew_of": {**known, **dict.fromkeys(devices, now)}}

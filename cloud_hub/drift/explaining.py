@@ -8,10 +8,11 @@ import msgspec
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import features
+from cloud_hub.drift import features, left_out
 from cloud_hub.drift.input_alarms import QUALITY
+from cloud_hub.drift.input_state import feature_of
 from cloud_hub.drift.profiles import profile_of
-from cloud_hub.store.tables import Alarm, Release, WindowRow, WindowSum
+from cloud_hub.store.tables import Alarm, DriftMonitor, Release, WindowRow, WindowSum
 from cloud_hub.store.windows import sums_before
 from fleet.protocol.figures import plan
 from fleet.protocol.manifest import decode_manifest
@@ -34,9 +35,12 @@ def name_features(hub: Hub, alarm: int) -> None:
             return
         manifest = decode_manifest(release.manifest)
         before, after = _windows(session, row)
+        monitor = session.get(DriftMonitor, (row.model, row.release))
+        left = left_out.read(monitor) if monitor is not None else None
     profile = profile_of(hub, manifest)
     names = profile.names if profile is not None else {}
-    found = features.moved(before, after, plan(manifest.inputs), names)
+    apart = {feature_of(name) for name in left.names} if left is not None else set()
+    found = features.moved(before, after, plan(manifest.inputs), names, apart)
     words = f"most moved: {features.in_words(found)}" if found else "no feature moved by itself"
     if not any(before) or not any(after):
         words = UNKNOWN

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,7 @@ def moved(
     after: Sequence[Sequence[InputSummary]],
     plan: Sequence[Told],
     names: Mapping[str, Sequence[str]],
+    left_out: Collection[tuple[str, int]] = (),
 ) -> list[Moved]:
     """The features that moved most, at most `MOST`.
 
@@ -54,6 +55,7 @@ def moved(
         after: of each since then.
         plan: how the release's inputs are told.
         names: the features' own names by input, where they are known.
+        left_out: input and place of features of which nothing is said.
     """
     told = {one.tensor: one for one in plan}
     old, new = (pooled(windows, told) for windows in (before, after))
@@ -62,7 +64,7 @@ def moved(
         for tensor in sorted(old.keys() & new.keys())
         for place in range(len(old[tensor]))
     ]
-    kept = [one for one in found if one.size >= 1.0]
+    kept = [one for one in found if one.size >= 1.0 and (one.tensor, one.place) not in left_out]
     return sorted(kept, key=lambda one: -one.size)[:MOST]
 
 

@@ -107,6 +107,8 @@ def watched(monitor: InputMonitor) -> tuple[str, str]:
         quality_ = f"not watched: none {of} says what inputs held (agents of 0.1)"
     elif not facts.profiled:
         quality_ += "; range and unit are not watched: the release does not say what it was trained on"
+    if facts.left_out:
+        return quality_, "not watched: a feature only grows, and takes its whole input out of the training data"
     if not facts.sketched:
         return quality_, f"not watched: none {of} says how many inputs are outlying (no sketch, or agents of 0.1)"
     return quality_, f"watched: {facts.sketched} {of}, each device against the record of its first ones (`baseline`)"

@@ -7,6 +7,7 @@ from typing import cast
 from msgspec import Struct, field
 
 from cloud_hub.drift import bets
+from cloud_hub.drift.growth import Climb
 from cloud_hub.drift.outliers import Outliers
 from cloud_hub.drift.quality import Key, Problem
 
@@ -24,7 +25,9 @@ class Track(Struct, frozen=True, kw_only=True):
 class Device(Struct, kw_only=True):
     """A row's document: what is held against a device's inputs, by `Key` as text, and its outliers.
 
-    `own` are sums of shares over its first `learnt` windows, from `begun` on: its habit.
+    `own` are sums of shares over its first `learnt` windows, from `begun` on: its habit. `climbs` are the features that
+    may only grow, by place and input as text, from the window of the time `climbing` on (Unix seconds); `grown` those
+    of them that the monitor counts, `seen` whether it counts the device.
     """
 
     begun: float | None = None
@@ -32,11 +35,16 @@ class Device(Struct, kw_only=True):
     own: dict[str, float] = {}
     tracks: dict[str, Track] = {}
     outliers: Outliers = Outliers()
+    climbing: float | None = None
+    climbs: dict[str, Climb] = {}
+    grown: list[str] = []
+    seen: bool = False
 
 
 class Facts(Struct, kw_only=True):
     """A monitor's document: windows counted, those with summaries and with outliers, and what the first ones showed:
-    sums of shares by the hour of the day (UTC), over as many windows as `hours` says."""
+    sums of shares by the hour of the day (UTC), over as many windows as `hours` says. `growing`: on how many of the
+    `watched` devices a feature only grows; `left_out`: those that are therefore nobody's (`growth`)."""
 
     begun: float = 0.0
     windows: int = 0
@@ -45,6 +53,20 @@ class Facts(Struct, kw_only=True):
     hours: list[int] = field(default_factory=lambda: [0] * 24)
     usual: dict[str, dict[str, float]] = {}
     profiled: bool = False
+    growing: dict[str, int] = {}
+    watched: int = 0
+    left_out: list[str] = []
+
+
+def feature_text(tensor: str, place: int) -> str:
+    """A feature as documents have it."""
+    return f"{place}:{tensor}"
+
+
+def feature_of(text: str) -> tuple[str, int]:
+    """The other way round: input and place."""
+    place, tensor = text.split(":", 1)
+    return tensor, int(place)
 
 
 def text_of(key: Key) -> str:

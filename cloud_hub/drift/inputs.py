@@ -6,16 +6,18 @@ Windows of other releases are passed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import bets, budget, input_alarms, outliers, quality
+from cloud_hub.drift import bets, budget, growth, input_alarms, outliers, quality
+from cloud_hub.drift.baseline import BLOCKS
 from cloud_hub.drift.input_alarms import OUTLIERS, QUALITY
-from cloud_hub.drift.input_state import Device, Facts, Track, key_of, text_of
+from cloud_hub.drift.input_state import Device, Facts, Track, feature_text, key_of, text_of
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.profiles import profile_of
 from cloud_hub.drift.records import revoked_devices
@@ -24,7 +26,7 @@ from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import InputMonitor, InputWatch, WindowRow
 from cloud_hub.store.windows import newest
 from fleet.protocol.durations import DAY_S
-from fleet.protocol.figures import Profile, Told, plan
+from fleet.protocol.figures import MEAN, Profile, Told, figures_of, plan
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.telemetry import InputSummary
 
@@ -113,6 +115,9 @@ class Counted:
         if summaries:
             facts.told += 1
             self._quality(row, summaries)
+            self._growth(row, summaries)
+        if facts.left_out:  # what only grows leaves the training data in the end, and takes the whole input with it
+            return
         if far >= 0 and row.sketch_count >= self._policy.min_count:
             facts.sketched += 1
             device = self._device(row.device_id)
@@ -148,6 +153,29 @@ class Counted:
                 margin = quality.margin_of(key, *self._habit(device, name))
             if margin is not None:
                 self._track(device, name, margin, found.share, row.started_at)
+
+    def _growth(self, row: WindowRow, summaries: tuple[InputSummary, ...]) -> None:
+        """Follow the features that may only grow; once the device's first period is over, the monitor counts them."""
+        device, facts = self._device(row.device_id), self._facts
+        first = device.climbing is None
+        device.climbing = row.ended_at if device.climbing is None else device.climbing
+        for name, mean in _means(summaries, self._plan):
+            known = device.climbs.get(name)
+            if known is not None:
+                device.climbs[name] = growth.followed(known, mean)
+            elif first and len(device.climbs) < growth.FEATURES:
+                device.climbs[name] = growth.begun(mean)
+        over = row.ended_at - device.climbing >= self._policy.baseline_s
+        kept = {name: one for name, one in device.climbs.items() if not (one.hopeless or (over and not one.grows))}
+        steps = max((one.steps for one in device.climbs.values()), default=0.0)
+        device.climbs = kept
+        if not device.seen and (steps >= BLOCKS or not kept):
+            device.seen, facts.watched = True, facts.watched + 1
+        grown = sorted(kept) if over and device.seen else device.grown
+        for name in {*grown} ^ {*device.grown}:
+            facts.growing[name] = facts.growing.get(name, 0) + (1 if name in grown else -1)
+        device.grown = grown
+        facts.left_out = sorted(growth.left_out(facts.growing, facts.watched, facts.left_out))
 
     def _learns(self, begun: float, windows: int) -> bool:
         return windows < self._policy.baseline_windows or self._now - begun < self._policy.baseline_s
@@ -234,3 +262,13 @@ class Counted:
 
     def _key(self, name: str) -> tuple[str, int, str]:
         return self._monitor.model, self._monitor.release, name
+
+
+def _means(summaries: Sequence[InputSummary], told: Sequence[Told]) -> Iterator[tuple[str, float]]:
+    """The means of a window's numbers, by feature; those of images, sounds and texts are no counters."""
+    known = {one.tensor: one for one in told if one.kind == "values"}
+    for summary in summaries:
+        table = figures_of(summary)
+        if summary.rows and summary.name in known and len(table) == len(known[summary.name].names):
+            for place in np.flatnonzero(np.isfinite(table[:, MEAN])):
+                yield feature_text(summary.name, int(place)), float(table[place, MEAN])

@@ -11,7 +11,7 @@ from msgspec import Struct
 from sqlmodel import Session, col, func, select
 
 from cloud_hub.context import Hub
-from cloud_hub.drift import alarms, engine, epochs, input_alarms, records, scope, silence, trouble, truth
+from cloud_hub.drift import alarms, engine, epochs, input_alarms, left_out, records, scope, silence, trouble, truth
 from cloud_hub.drift.basis import decode_basis
 from cloud_hub.drift.meaning import Track, delay
 from cloud_hub.drift.policy import DriftPolicy, policy_of
@@ -230,6 +230,7 @@ def describe(
         leading=f"{leading.kind} {leading.name}".strip() if leading is not None else "",
         audits=told(watched.audits, watched.alarmed == "audits") if watched is not None else None,
         labels=told(watched.labels, watched.alarmed == "labels") if watched is not None else None,
+        left_out=left.words if inputs is not None and (left := left_out.read(inputs)) is not None else "",
         updated_at=max((row.updated_at for row in rows), default=0.0),
     )
 

@@ -42,7 +42,9 @@ class MonitorInfo(Answer):
     `streams` counts devices by the state of their baseline, `last_window_at` is when the newest window of one ended,
     null without any. `audits` and `labels` say whether the answers are still right, `quality` and `outliers` in words
     how broken data and outliers are watched, or why not; `trouble` why looks at it fail now, empty where none does;
-    `uncounted` which windows were put away before they could be counted, empty where none were in 30 days.
+    `uncounted` which windows were put away before they could be counted, empty where none were in 30 days. `left_out`
+    says which features no baseline can hold, as counters, and are no part of the judgement; the state is `growing`
+    where no other is left, and nothing is known then of where inputs lie.
     Release 0 is a model of which no release is known yet."""
 
     model: str
@@ -68,6 +70,7 @@ class MonitorInfo(Answer):
     outliers: str = ""
     trouble: str = ""
     uncounted: str = ""
+    left_out: str = ""
     updated_at: float = 0.0
 
 

@@ -39,7 +39,8 @@ class DriftPolicy(Request):
     period, at most a day, and ten times what lies between two windows of a device at least.
     `budget_days`: at most one false alarm in so many days. A window with fewer than `min_count` sketched inputs is not
     counted. After an alarm `sample_devices` devices at most, those that it names first, are asked for `samples` samples
-    each, within `sample_bytes` bytes and `sample_hours` hours, also where their channel samples nothing. `retrain`:
+    each, within `sample_bytes` bytes and `sample_hours` hours, also where their channel samples nothing. `left_out`:
+    features, by name or as `x[2]`, that nothing is held against, as counters that no baseline can hold. `retrain`:
     whether an alarm starts a retrain by itself: when `retrain_labels` samples from after the shift are labelled, or
     after `retrain_days` with what there is.
     """
@@ -56,6 +57,7 @@ class DriftPolicy(Request):
     sample_bytes: Annotated[int, Field(ge=0, le=1 << 30)] = 4 << 20
     sample_hours: Annotated[float, Field(ge=0.01, le=720, allow_inf_nan=False)] = 6.0
     sample_devices: Annotated[int, Field(ge=0, le=INT32)] = 100
+    left_out: Annotated[list[Key], Field(max_length=64)] = []
     retrain: Literal["off", "on-alarm"] = "off"
     retrain_labels: Annotated[int, Field(ge=4, le=INT32)] = 100
     retrain_days: Annotated[float, Field(ge=0, le=3650, allow_inf_nan=False)] = 7.0

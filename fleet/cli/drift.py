@@ -28,6 +28,7 @@ COLUMNS: list[Column] = [
     ("labels agree", lambda monitor: _agreement(monitor.labels)),
     ("data quality", "quality"),
     ("outliers", "outliers"),
+    ("left out", "left_out"),
     ("last window", "last_window_at"),
     ("silent since", lambda monitor: moment(monitor.silent_since) if monitor.silent_since is not None else ""),
     ("trouble", lambda monitor: "; ".join(filter(None, (monitor.unwatched or monitor.trouble, monitor.uncounted)))),
