@@ -31,7 +31,10 @@ from edge_agent.host.watchdog import Watchdog
 from edge_agent.identity.connection import Links
 from edge_agent.identity.signer import SignerProcess
 from edge_agent.mqtt.command_handler import Actions
-from edge_agent.mqtt.command_verification import decode_keys
+from edge_agent.mqtt.command_receiver import CommandReceiver
+from edge_agent.mqtt.command_verification import Verifier, counter_of, decode_keys
+from edge_agent.mqtt.spool_sender import SpoolSender
+from edge_agent.mqtt.status_messages import StatusMessages
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.serving.app import App
 from edge_agent.serving.audit import WORKERS, Auditor, Job
@@ -175,18 +178,17 @@ class Agent:
         )
         self.vitals = VitalSigns(self.config.dir)
         self.vitals.export(self.metrics)
+        link, sender = self.links.first(self.updater.file.state.looked), SpoolSender(self.spool)
+        verifier = Verifier(self._command_key, self.signer.verify, clock_trusted=self._clock_trusted)
+        counter = counter_of(link.device_id, self.database, self.spool)
         self.uplink = Uplink(
-            self.links.first(self.updater.file.state.looked),
-            self.database,
-            self.spool,
-            self.budget,
-            key=self._command_key,
-            verify=self.signer.verify,
-            handle=self.actions.handle,
+            link,
+            sender,
+            CommandReceiver(self.spool, sender, verifier, self.actions.handle, counter=counter),
+            budget=self.budget,
+            statuses=StatusMessages(vitals=self.vitals.read),
             notified=self._notified,
-            clock_trusted=lambda: self.updater.file.state.looked.clock == "trusted",
             twice=lambda: self.updater.file.state.looked.problem == IN_USE_TWICE,
-            vitals=self.vitals.read,
         )
 
     def status(self) -> dict[str, Any]:
@@ -303,6 +305,9 @@ class Agent:
     def _command_key(self) -> CommandKeys | None:
         data = self.updater.file.state.looked.command_key
         return decode_keys(data) if data else None
+
+    def _clock_trusted(self) -> bool:
+        return self.updater.file.state.looked.clock == "trusted"
 
     def _looked(self, looked: Looked) -> None:
         """A look at the hub ended, or what the last one gave was read from the disk."""

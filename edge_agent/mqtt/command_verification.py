@@ -6,6 +6,7 @@ The command key is a TUF target (`hub/command-key.json`), so neither the broker 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -75,3 +76,37 @@ def counter_of(device_id: str, database: Database, spool: Spool) -> int:
     with contextlib.suppress(SpoolError):  # a full disk: said again at the next start
         spool.keep({COUNTED: device_id, COUNTER: counter})
     return int(counter)
+
+
+class Verifier:
+    """Accepts commands by what the device knows now of key and time."""
+
+    def __init__(
+        self,
+        key: Callable[[], CommandKeys | None],
+        verify: Callable[[bytes, bytes, bytes], bool],
+        *,
+        clock: Callable[[], float] = time.time,
+        clock_trusted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Ask for key and time at every command.
+
+        Args:
+            key: gives the hub's command keys; None while the device has not fetched them yet.
+            verify: `ports.Signer.verify`.
+            clock: seconds since 1970.
+            clock_trusted: whether a command may expire by that clock.
+        """
+        self._key, self._verify, self._clock, self._clock_trusted = key, verify, clock, clock_trusted
+
+    def accept(self, payload: bytes, device: str, counter: int) -> Command:
+        """Accept a command for `device` with a number above `counter`; blocks. Raises as `accept` does."""
+        return accept(
+            payload,
+            self._key(),
+            verify=self._verify,
+            device=device,
+            counter=counter,
+            now=self._clock(),
+            clock_trusted=self._clock_trusted(),
+        )

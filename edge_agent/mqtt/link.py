@@ -12,6 +12,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_agent.errors import AgentError
 from edge_agent.mqtt import gobackn
 from edge_agent.mqtt.connection import Client
+from fleet.protocol import topics
 from fleet.protocol.messages import MqttEndpoint
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,20 @@ class Link(Struct, frozen=True, kw_only=True):
     context: ssl.SSLContext | None = None
     agent: str = ""
     heartbeat_s: float = HEARTBEAT_S
+
+    @property
+    def subscriptions(self) -> tuple[str, str]:
+        """The topics of commands and receipts for this device, and of its channel's news.
+
+        Raises:
+            ProtocolError: device or channel has no name that a topic may hold.
+        """
+        prefix = self.endpoint.prefix
+        return topics.command(self.device_id, prefix), topics.notify(self.channel, prefix)
+
+    def topic(self, leaf: topics.Leaf) -> str:
+        """The topic of this device's messages of one kind; raises as `subscriptions` does."""
+        return topics.uplink(self.device_id, leaf, self.endpoint.prefix)
 
 
 def make_client(link: Link) -> Client:

@@ -33,8 +33,6 @@ from cloud_hub.store.tables import DeviceEvent, Job, Lease, SpoolCursor
 from cloud_hub.trust.keys import CommandKey
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt.link import Link
-from edge_agent.mqtt.uplink import Uplink
-from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol.codec import encode_msgpack
@@ -44,6 +42,7 @@ from tests.support.hub_process import HubProcess, cloud_hub, free_port, serving
 from tests.support.postgres import cluster, create_database
 from tests.support.require import require
 from tests.support.size import sized
+from tests.support.uplink import make_uplink
 
 pytestmark = pytest.mark.e2e
 NAMES = [f"cam-{number}" for number in range(sized(8, 200))]
@@ -65,10 +64,9 @@ class Device:
         key = hub.command_key
         assert isinstance(key, CommandKey)
         keys = CommandKeys(keys={key.key_id: key.public.hex()})
-        self.uplink = Uplink(
-            link, self.database, self.spool, Budget(self.database, time.time), key=lambda: keys, verify=signed_by,
-            handle=self._obey, notified=lambda _why: None, first_timeout_s=1.0,
-        )  # fmt: skip
+        self.uplink = make_uplink(
+            link, self.database, self.spool, key=lambda: keys, verify=signed_by, handle=self._obey, first_timeout_s=1.0
+        )
 
     def _link(self, hub: Hub, folder: Path) -> Link:
         with hub.session() as session:
@@ -109,10 +107,13 @@ class Site:
 
     def serve(self, name: str) -> contextlib.AbstractContextManager[HubProcess]:
         return serving(
-            self.base / name, "--broker-port", str(self.port),
-            EDGELOOP_HUB_BROKER__KIND="external", EDGELOOP_HUB_BROKER__HOST="127.0.0.1",
+            self.base / name,
+            "--broker-port",
+            str(self.port),
+            EDGELOOP_HUB_BROKER__KIND="external",
+            EDGELOOP_HUB_BROKER__HOST="127.0.0.1",
             EDGELOOP_HUB_JOURNAL=str(self.base / "journal"),
-        )  # fmt: skip
+        )
 
     def shares(self) -> list[int]:
         """How many shards each hub has, the most first."""

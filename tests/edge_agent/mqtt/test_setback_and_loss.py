@@ -10,19 +10,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cloud_hub.ingest.batch import step
-from edge_agent.mqtt import gobackn
-from edge_agent.mqtt.link import Link
-from edge_agent.mqtt.uplink import Uplink
-from edge_agent.telemetry.budget import Budget
+from edge_agent.mqtt.spool_sender import SpoolSender
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol.codec import encode_msgpack
-from fleet.protocol.messages import ModelReport, MqttEndpoint, Receipt, decode_body, decode_envelope
+from fleet.protocol.messages import ModelReport, Receipt, decode_body, decode_envelope
 from tests.support.size import examples
 
 
 class Hub:
-    """The hub's cursors, and the bodies that it took; it is a device's MQTT client, too."""
+    """The hub's cursors, and the bodies that it took."""
 
     def __init__(self) -> None:
         self.committed: dict[str, int] = {}
@@ -30,9 +27,7 @@ class Hub:
         self.stored: list[str] = []
         self.heard = ""
 
-    def publish(self, topic: str, payload: bytes, qos: int) -> None:
-        if topic.endswith("/status"):
-            return
+    def take(self, payload: bytes) -> None:
         envelope = decode_envelope(payload)
         taken = step(self.committed.get(envelope.spool, 0), envelope.seq, envelope.base)
         self.heard, self.committed[envelope.spool] = envelope.spool, taken.committed
@@ -44,36 +39,34 @@ class Hub:
 
 
 class Device:
-    """The real uplink and spool, with the hub in place of a broker."""
+    """The real sender and spool, with the hub in place of a broker."""
 
     def __init__(self, path: Path, hub: Hub, max_bytes: int = 32 << 20) -> None:
         self.hub, self.database = hub, Database(path)
         self.spool = Spool(self.database, max_bytes=max_bytes)
-        link = Link(
-            device_id="cam-1", channel="stable", endpoint=MqttEndpoint(host="hub", port=1, tls=False, password="x")
-        )
-        self.uplink = Uplink(
-            link, self.database, self.spool, Budget(self.database, lambda: 0.0), key=lambda: None,
-            verify=lambda *_: True, handle=lambda _: None, notified=lambda _: None, clock=lambda: 0.0,
-        )  # fmt: skip
-        self.uplink._client = hub  # type: ignore[assignment]
+        self.sender = SpoolSender(self.spool)
 
     def connect(self) -> None:
-        self.uplink._connected([])
+        self.sender.connect(0.0)
 
     def report(self, text: str) -> None:
         self.spool.append("model", encode_msgpack(ModelReport(model="m", state="idle", detail=text)), 1.0)
+
+    async def send(self) -> None:
+        await self.sender.part()
+        for leaf, payload in self.sender.flight("cam-1", 0.0):
+            assert leaf == "report"
+            self.hub.take(payload)
 
     def exchange(self) -> None:
         """One flight to the hub, and its receipt."""
 
         async def turn() -> None:
-            await self.uplink._part()
-            self.uplink._pump(self.uplink._beat)
+            await self.send()
             receipt = Receipt(spool=self.hub.heard, committed=self.hub.committed.get(self.hub.heard, 0))
-            upto = await self.uplink._received(receipt)
+            upto = await self.sender.covered(receipt)
             self.spool.commit(upto)
-            self.uplink._sender = gobackn.receipt(self.uplink._sender, min(upto, self.spool.top), 0.0)
+            self.sender.receipted(upto, 0.0)
 
         asyncio.run(turn())
 
@@ -111,8 +104,7 @@ def test_what_went_to_a_dead_connection_goes_on_under_its_numbers_and_is_taken_o
     for text in texts:
         device.report(text)
     for _ in range(4):  # the hub hears a flight, and its receipt is lost
-        asyncio.run(device.uplink._part())
-        device.uplink._pump(device.uplink._beat)
+        asyncio.run(device.send())
         device.connect()
     device.drain()
     assert hub.stored == texts

@@ -6,23 +6,22 @@ import asyncio
 import contextlib
 import socket
 import threading
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from edge_agent.identity.keys import signed_by
-from edge_agent.mqtt import uplink
+from edge_agent.mqtt import broker_client
 from edge_agent.mqtt.link import Link
 from edge_agent.mqtt.uplink import Uplink
 from edge_agent.status_lines import _broker
-from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import MqttEndpoint, Notify
+from tests.support.uplink import make_uplink
 
 CONNECT, PUBLISH, SUBSCRIBE = 1, 3, 8  # MQTT 3.1.1, table 2.1
 CONNACK, SUBACK = b"\x20\x02\x00\x00", b"\x90\x04"
@@ -81,11 +80,13 @@ async def device(folder: Path, broker: SlowBroker) -> AsyncIterator[tuple[Uplink
     notified: asyncio.Queue[str] = asyncio.Queue()
     database = Database(folder / "spool.db")
     endpoint = MqttEndpoint(host="127.0.0.1", port=broker.port, tls=False, password="x")
-    one = Uplink(
-        Link(device_id="cam-1", channel="stable", endpoint=endpoint), database, Spool(database),
-        Budget(database, time.time), key=lambda: None, verify=signed_by, handle=lambda _: None,
+    one = make_uplink(
+        Link(device_id="cam-1", channel="stable", endpoint=endpoint),
+        database,
+        Spool(database),
+        verify=signed_by,
         notified=notified.put_nowait,
-    )  # fmt: skip
+    )
     task = asyncio.create_task(one.run())
     try:
         async with asyncio.timeout(60):
@@ -129,7 +130,7 @@ def test_a_subscription_that_is_refused_is_said_and_reports_go_on(tmp_path: Path
 
 
 def test_a_broker_that_never_answers_the_subscription_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uplink, "ANSWER_S", 0.2)
+    monkeypatch.setattr(broker_client, "ANSWER_S", 0.2)
 
     async def scenario() -> None:
         broker = SlowBroker()

@@ -22,15 +22,14 @@ from edge_agent import status_lines
 from edge_agent.errors import AgentError
 from edge_agent.identity.keys import signed_by
 from edge_agent.identity.tls import Dates, client_context
-from edge_agent.mqtt import troubles, uplink
+from edge_agent.mqtt import broker_client, troubles
 from edge_agent.mqtt.connection import AGAIN_S, Connection
 from edge_agent.mqtt.link import Link
-from edge_agent.mqtt.uplink import Uplink
-from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol.messages import MqttEndpoint
 from tests.support.require import require
+from tests.support.uplink import make_uplink
 
 FAR = MqttEndpoint(host="hub.example", port=8883, tls=True)
 NEAR = MqttEndpoint(host="127.0.0.1", port=8883, tls=True)
@@ -158,10 +157,12 @@ async def first_trouble(folder: Path, endpoint: MqttEndpoint, context: ssl.SSLCo
     """The status of an uplink at its first failure."""
     database = Database(folder / "spool.db")
     link = Link(device_id="cam-1", channel="stable", endpoint=endpoint, context=context, heartbeat_s=2.0)
-    one = Uplink(
-        link, database, Spool(database), Budget(database, time.time), key=lambda: None, verify=signed_by,
-        handle=lambda _: None, notified=lambda _: None,
-    )  # fmt: skip
+    one = make_uplink(
+        link,
+        database,
+        Spool(database),
+        verify=signed_by,
+    )
     task = asyncio.create_task(one.run())
     try:
         async with asyncio.timeout(20):
@@ -271,7 +272,7 @@ def test_one_that_hangs_up(tmp_path: Path) -> None:
 
 
 def test_one_that_never_answers_the_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uplink, "ANSWER_S", 0.5)
+    monkeypatch.setattr(broker_client, "ANSWER_S", 0.5)
     done = threading.Event()
     with listening(lambda _: done.wait(20) and None) as port:
         found = trouble(tmp_path, port)

@@ -18,10 +18,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_agent.errors import DeniedError
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt import reconnecting
-from edge_agent.mqtt.command_verification import accept
+from edge_agent.mqtt.command_verification import COUNTER, accept, counter_of
 from edge_agent.mqtt.link import Link
-from edge_agent.mqtt.uplink import COUNTER, Uplink, counter_of
-from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol import topics
@@ -39,6 +37,7 @@ from fleet.protocol.messages import (
     decode_envelope,
 )
 from tests.support.require import require
+from tests.support.uplink import make_uplink
 
 DEVICE = "cam-1"
 PRIVATE = Ed25519PrivateKey.generate()
@@ -148,11 +147,10 @@ class Device:
         self.spool = Spool(self.database)
         self.commands, self.notified = asyncio.Queue(), asyncio.Queue()
         endpoint = MqttEndpoint(host="127.0.0.1", port=port, tls=False, password="x")
-        self.uplink = Uplink(
+        self.uplink = make_uplink(
             Link(device_id=DEVICE, channel="stable", endpoint=endpoint, heartbeat_s=more.pop("heartbeat_s", 30.0)),
             self.database,
             self.spool,
-            Budget(self.database, time.time),
             key=lambda: KEY,
             verify=signed_by,
             handle=self.commands.put_nowait,
@@ -231,8 +229,9 @@ def test_what_the_last_process_left_goes_first_and_under_its_own_numbers(tmp_pat
         async with device.running():
             envelopes = [decode_envelope(await hub.next("report")) for _ in range(2)]
             assert [(one.spool, one.seq, one.base) for one in envelopes] == [
-                (before.spool.id, 2, 2), (before.spool.id, 3, 2),
-            ]  # fmt: skip
+                (before.spool.id, 2, 2),
+                (before.spool.id, 3, 2),
+            ]
             hub.receipt(1, device.spool.id, 1)  # too early to be true
             hub.receipt(2, before.spool.id, 100)  # the original went on: what both had is there
             envelope = decode_envelope(await hub.next("report"))
@@ -405,8 +404,8 @@ def test_a_client_that_is_given_up_slowly_does_not_hold_up_the_serving_loop(tmp_
         device = Device(tmp_path, free_port())
         let_go = threading.Event()
         async with device.running():
-            await device.until(lambda: device.uplink._client is not None)
-            first = device.uplink._client
+            await device.until(lambda: device.uplink._broker._client is not None)
+            first = device.uplink._broker._client
             stop, entered = first.loop_stop, asyncio.Event()
             loop = asyncio.get_running_loop()
 
@@ -416,13 +415,13 @@ def test_a_client_that_is_given_up_slowly_does_not_hold_up_the_serving_loop(tmp_
                 return stop()
 
             first.loop_stop = slowly
-            device.uplink._heard = -1e9
+            device.uplink._broker._heard = -1e9
             device.uplink.wake()
             async with asyncio.timeout(5):
                 await entered.wait()  # reached only by a loop that runs while the client is being stopped
-            assert device.uplink.rebuilt == 1 and device.uplink._client is None
+            assert device.uplink.rebuilt == 1 and device.uplink._broker._client is None
             let_go.set()
-            await device.until(lambda: device.uplink._client not in (None, first))
+            await device.until(lambda: device.uplink._broker._client not in (None, first))
 
     asyncio.run(scenario())
 
@@ -441,14 +440,14 @@ def test_two_with_one_identity_give_way_to_each_other_and_name_it(tmp_path, line
             assert await one.notified.get() == "connected"
             async with two.running():
                 assert await two.notified.get() == "connected"
-                pausing = lambda device: device.uplink._reconnecting.until > time.monotonic() + 10  # noqa: E731
+                pausing = lambda device: device.uplink._broker._reconnecting.until > time.monotonic() + 10  # noqa: E731
                 async with asyncio.timeout(20):
                     while not (pausing(one) or pausing(two)):
                         await asyncio.sleep(0.01)
                 yielding, staying = (one, two) if pausing(one) else (two, one)
                 await yielding.until(lambda: yielding.uplink.connection.document()["reason"] == "does-not-last")
                 await staying.until(lambda: staying.uplink.online)
-                yielding.uplink._heard = -1e9
+                yielding.uplink._broker._heard = -1e9
                 yielding.uplink.wake()  # the watchdog takes a pause for what it is
                 staying.report()
                 assert await hub.numbers(1) == [1]
