@@ -41,6 +41,7 @@ from cloud_hub.training.run import settle_run
 from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.spending import budget_of, fetched, patch_size, train_within, weights_of
 from cloud_hub.training.teacher_student import train_student, train_teacher
+from cloud_hub.training.work import worse
 from examples.digits import data as digits
 from fleet.protocol.interface import interface_of
 from fleet.protocol.manifest import encode_manifest
@@ -149,6 +150,7 @@ class Bench:
             weights_of(request),
             lambda share: train_student(request, self.parts, self.settled, self.teacher, share),
             lambda made: patch_size(budget, self.parts, made),
+            lambda less, more: worse(less, more, self.parts.calibration.with_labels(), self.settled),
         )
 
     def measure(self, way: str, exams: dict[str, Examples], most: int = 0) -> dict[str, float]:

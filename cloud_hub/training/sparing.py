@@ -4,7 +4,9 @@ A network that begins as the released one needs few of its weights changed: 2 % 
 fine-tune of all of them reached on shifted inputs. A weight's worth is the first-order effect of one step of its
 quantization grid: the gradient of the loss over all rows, old and new, times the step. Where the released network has
 converged, the gradients of old rows cancel, and those of new ones are left (compare Sung et al., "Training Neural
-Networks with Fixed Sparse Masks", NeurIPS 2021, which rank by Fisher information).
+Networks with Fixed Sparse Masks", NeurIPS 2021, which rank by Fisher information). Where bytes are few, a fine-tune of
+all weights goes ahead, and the worth is the effect of the way that each of them went, in place of one step (compare
+Ansell et al., "Composable Sparse Fine-Tuning for Cross-Lingual Transfer", ACL 2022, which rank by the way alone).
 """
 
 from __future__ import annotations
@@ -40,6 +42,18 @@ def worth_of(network: nn.Module, gradients: Mapping[str, Tensor]) -> dict[str, T
         if name in gradients and id(weights) not in left_out:
             found[name] = gradients[name].abs() * _step(weights.detach())
     return found
+
+
+def worth_moved(network: nn.Module, gradients: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same by the way that a fine-tune of all weights went.
+
+    Args:
+        network: as that left it.
+        gradients: of the loss before it.
+        before: its parameters before it.
+    """
+    steps = {name: weights.detach() - before[name] for name, weights in network.named_parameters()}
+    return {name: gradients[name].abs() * steps[name].abs() for name in worth_of(network, gradients)}
 
 
 def free_of(worth: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:

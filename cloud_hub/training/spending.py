@@ -1,13 +1,14 @@
 """A retrain under a byte budget: as many of the student's weights change as devices can pay for.
 
 The budget is what a device with the release before fetches for the new one: patches of the manifest, of the self-test
-and of its model file. It is met by making that patch, and less is changed until it fits.
+and of its model file. It is met by making that patch: less is changed until it fits, and more where much is left.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,14 @@ from model_compiler.inputs.former_release import Former
 # Guesses before anything is compiled. One that is too low costs another training (see `work`), one that is too high
 # refuses a budget that can be kept: so they are low.
 VERDICTS = 0.25  # of a manifest's bytes: its patch, which brings hashes and figures
-ANSWERS = 0.15  # of a self-test's bytes: its patch, as long as it asks the same inputs
+ANSWERS = 0.1  # of a self-test's bytes: its patch, as long as it asks the same inputs
 TRIES = 6
 AIM = 0.9  # of what is left after a patch was too large
+FULL = 0.85  # of what is left: a patch that takes less is tried again with more weights
+MORE = 4.0  # times as many at most
 Train = Callable[[float], Made]
 Size = Callable[[Made], int | None]
+Worse = Callable[[Made, Made], bool]  # whether the second is worse than the first, by more than chance
 
 
 @dataclass(frozen=True)
@@ -72,18 +76,24 @@ def budget_of(request: RunRequest, current: Released | None, limit: int) -> Budg
     )
 
 
-def train_within(budget: Budget, room: int, weights: int, train: Train, size_of: Size) -> Made:
-    """A student whose model file's patch has at most `room` bytes.
+def train_within(
+    budget: Budget, room: int, weights: int, train: Train, size_of: Size, worse: Worse = lambda less, more: False
+) -> Made:
+    """A student whose model file's patch has at most `room` bytes: of those that were tried, the one of which most
+    weights may change, unless it is worse than one of which fewer may.
 
     Args:
         weights: how many it has.
         train: trains a student of which a share of the weights may change.
         size_of: makes its patch, in bytes; None where it compiles to another graph than the released file's.
+        worse: compares two of them on rows that neither was trained on, and that no gate has.
 
     Raises:
         InvalidError: not even the least share fits; the least that is possible is in the message.
     """
     share, size = share_for(max(room, 1), weights), 0
+    fits: dict[float, Made] = {}  # by share
+    highest: float | None = None  # share that does not fit
     for _ in range(TRIES):
         made = train(share)
         found = size_of(made)
@@ -92,11 +102,40 @@ def train_within(budget: Budget, room: int, weights: int, train: Train, size_of:
         size = found
         print(f"student: {share:.2%} of the weights may change, the patch has {size} bytes", file=sys.stderr)
         if size <= room:
-            return made
-        if share <= LEAST_SHARE:
-            break
-        share = max(LEAST_SHARE, share * min(AIM, max(0.1, AIM * room / size)))
-    raise over(budget, budget.beside + size)
+            fits[share] = made
+            if size >= FULL * room or share >= 1:
+                break
+        else:
+            highest = share
+            if share <= LEAST_SHARE:
+                break
+        share = _next(share, max(fits, default=None), highest, room / max(size, 1))
+    if not fits:
+        raise over(budget, budget.beside + size)
+    return _best([made for _, made in sorted(fits.items(), key=lambda one: one[0])], worse)
+
+
+def _next(share: float, fits: float | None, highest: float | None, left: float) -> float:
+    """The share to try after `share`: fewer until one fits, then more until the room is full, then between the two.
+
+    Args:
+        fits: the largest share that fits.
+        highest: the smallest share that does not.
+        left: the room over the patch's bytes.
+    """
+    if fits is None:
+        return max(LEAST_SHARE, share * min(AIM, max(0.1, AIM * left)))
+    if highest is None:
+        return min(1.0, share * min(MORE, AIM * left))
+    return math.sqrt(fits * highest)
+
+
+def _best(made: Sequence[Made], worse: Worse) -> Made:
+    """Of students with ever more weights that may change, the last that is not worse than the best before it."""
+    best = made[0]
+    for more in made[1:]:
+        best = best if worse(best, more) else more
+    return best
 
 
 def patch_size(budget: Budget, parts: Parts, made: Made) -> int | None:

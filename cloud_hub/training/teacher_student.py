@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -17,8 +18,9 @@ from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.steps import FittedSteps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from cloud_hub.training.fitting import FitSettings
     from model_compiler.build.adapting import Adapted
 
 
@@ -38,7 +40,8 @@ def train_student(
 ) -> Made:
     """Train the recipe's student, from the teacher's answers, too, where there is a teacher; or let it fit its own.
 
-    `share` of its weights may change where it starts from those of the release before; None: as the recipe says.
+    `share` of its weights may change where it starts from those of the release before; None: as the recipe says. Where
+    it is given, and is not all of them, a fine-tune of all goes ahead, once for all shares, to find those that matter.
     """
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     every = parts.train.join(parts.unlabelled)
@@ -49,7 +52,15 @@ def train_student(
     warm = recipe.warm is not False
     free = hyper.warm_share if share is None else share
     plan = _Plan(
-        "student", step, request.seed + 1, hyper.student_epochs, hyper.student_rate, warm, free, hyper.warm_epochs
+        "student",
+        step,
+        request.seed + 1,
+        hyper.student_epochs,
+        hyper.student_rate,
+        warm,
+        free,
+        hyper.warm_epochs,
+        share is not None,
     )
     return _fitted(request, settled, recipe.student, every, parts.steps, plan, teacher)
 
@@ -59,7 +70,7 @@ class _Plan:
     """One network's fit: its name among the run's files, its step in words, and the numbers that are its own.
 
     `warm`: it starts from the weights of the release before, `share` of them may change, and `warm_epochs`, unless
-    None, are its epochs then.
+    None, are its epochs then. `ahead`: a fine-tune of all weights goes ahead, which says which of them matter.
     """
 
     name: str
@@ -70,6 +81,7 @@ class _Plan:
     warm: bool
     share: float = 1.0
     warm_epochs: int | None = None
+    ahead: bool = False
 
 
 def _fitted(
@@ -84,10 +96,10 @@ def _fitted(
     """By the kit's loop. A recipe's own loss gets what `forward` answers, one of the kit's the release's outputs."""
     import torch
 
-    from cloud_hub.training.fitting import FitSettings, fit, gradients, save_weights
+    from cloud_hub.training.fitting import FitSettings, fit, save_weights
     from cloud_hub.training.losses import Weights, loss_of
     from cloud_hub.training.parallel import share
-    from cloud_hub.training.sparing import free_of, worth_of
+    from cloud_hub.training.sparing import free_of
     from model_compiler.build.adapting import original
 
     recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
@@ -115,12 +127,29 @@ def _fitted(
     network = adapted.raw if callable(recipe.loss) else adapted.module
     from_teacher = teacher.module if teacher is not None else None
     if warm and plan.share < 1:
-        worth = worth_of(network, gradients(network, data, settings, from_teacher))
+        worth = _worth(network, data, settings, from_teacher, ahead=plan.ahead)
         settings = replace(settings, free=free_of(worth, plan.share) if worth else None)
     fit(network, data, settings, from_teacher)
     if share().first:
         save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
     return Made(settled.outputs, module=adapted.module.cpu().eval(), steps=steps)
+
+
+def _worth(
+    network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None, *, ahead: bool
+) -> dict[str, Tensor]:
+    """What each weight is worth (`sparing`); the network stays as it is. `ahead`: by a fine-tune of all of them, whose
+    checkpoint every share goes on from."""
+    from cloud_hub.training.fitting import fit, gradients
+    from cloud_hub.training.sparing import worth_moved, worth_of
+
+    found = gradients(network, data, settings, teacher)
+    if not ahead or settings.checkpoint is None:
+        return worth_of(network, found)
+    before = {name: weights.detach().clone() for name, weights in network.named_parameters()}
+    path = settings.checkpoint.with_name("student-ahead.safetensors")
+    moved = fit(deepcopy(network), data, replace(settings, checkpoint=path), teacher)
+    return worth_moved(moved, found, before)
 
 
 def _started_warm(request: RunRequest, plan: _Plan, adapted: Adapted) -> bool:

@@ -166,7 +166,16 @@ class _Student:
             weights_of(self.request),
             lambda share: train_student(self.request, self.parts, self.settled, self.teacher, share),
             lambda made: patch_size(budget, self.parts, made),
+            lambda less, more: worse(less, more, self.parts.calibration.with_labels(), self.settled),
         )
+
+
+def worse(less: Made, more: Made, rows: Examples, settled: Settled) -> bool:
+    """Whether the second model is worse than the first by more than chance, on rows with labels; not where nobody can
+    say."""
+    if not len(rows):
+        return False
+    return _compared(settled, less.answers(rows.inputs), more.answers(rows.inputs), rows.y).refused
 
 
 def gate_model(what: str, current: Released | None, made: Made, gate: Examples, settled: Settled) -> dict[str, Any]:

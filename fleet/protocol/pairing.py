@@ -3,6 +3,8 @@
 A guard that counted one scene twice would take repetition for evidence, so each distinct input counts once in a
 rollout, on whatever device it appears. Devices send keyed 64-bit hashes (BLAKE2b, RFC 7693): a plain hash of a small
 input could be looked up in a table. The key is the rollout's and its attempt's, so no input is linked across rollouts.
+It follows from the channel's document, which every device and mirror reads: who has that and the hashes, as the hub
+has, can try out inputs of which there are few. It is no secret from them.
 """
 
 from __future__ import annotations

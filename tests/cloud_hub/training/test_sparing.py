@@ -11,7 +11,7 @@ from torch import nn
 
 from cloud_hub.training.examples import Examples
 from cloud_hub.training.fitting import FitSettings, fit, gradients
-from cloud_hub.training.sparing import LEAST_SHARE, bytes_for, free_of, share_for, worth_of
+from cloud_hub.training.sparing import LEAST_SHARE, bytes_for, free_of, share_for, worth_moved, worth_of
 
 torch.set_num_threads(1)
 RANDOM = np.random.default_rng(0)
@@ -77,6 +77,16 @@ def test_a_weight_is_worth_its_gradient_times_the_step_of_its_channel() -> None:
     worth = worth_of(layer, {"weight": torch.tensor([[1.0, -2.0], [1.0, 0.0]])})
     assert torch.allclose(worth["weight"], torch.tensor([[0.01, 0.02], [0.1, 0.0]]))
     assert set(worth_of(network(), dict(network().named_parameters()))) == {"0.weight", "0.bias", "3.weight", "3.bias"}
+
+
+def test_after_a_fine_tune_of_all_a_weight_is_worth_its_gradient_times_its_way() -> None:
+    made = network()
+    found = gradients(made, Examples(X, Y), SETTINGS)
+    before = {name: weights.detach().clone() for name, weights in made.named_parameters()}
+    worth = worth_moved(fit(made, Examples(X, Y), SETTINGS), found, before)
+    assert set(worth) == {"0.weight", "0.bias", "3.weight", "3.bias"}, "not those of the normalisation"
+    way = (dict(made.named_parameters())["3.weight"] - before["3.weight"]).abs()
+    assert torch.allclose(worth["3.weight"], found["3.weight"].abs() * way) and bool((way > 0).any())
 
 
 @given(share=st.floats(1e-6, 1.0))

@@ -48,12 +48,47 @@ def request(tmp_path: Path, **changes: object) -> RunRequest:
 
 
 def test_what_fits_at_once_is_trained_once() -> None:
-    trainer = Trainer(100, 10)
+    trainer = Trainer(200, 130)
     made = train_within(BUDGET, 3000, 100_000, trainer.train, trainer.size)
     assert len(trainer.shares) == 1 and trainer.size(made) <= 3000
 
 
-@pytest.mark.parametrize("each", [50, 200, 1000])
+@pytest.mark.parametrize("each", [3, 10, 50])
+def test_more_is_changed_where_much_of_the_budget_is_left(each: int) -> None:
+    trainer = Trainer(100, each)
+    made = train_within(BUDGET, 3000, 100_000, trainer.train, trainer.size)
+    assert 0.85 * 3000 <= trainer.size(made) <= 3000
+    assert trainer.shares == sorted(trainer.shares) and 2 <= len(trainer.shares) <= 6
+
+
+def test_all_weights_may_change_where_they_fit() -> None:
+    trainer = Trainer(100, 0.1)
+    made = train_within(BUDGET, 3000, 100_000, trainer.train, trainer.size)
+    assert float(made.outputs[0]) == 1.0 and trainer.shares.count(1.0) == 1
+
+
+def test_what_does_not_fit_after_more_is_followed_by_what_lies_between() -> None:
+    shares: list[float] = []
+
+    def train(share: float) -> Made:
+        shares.append(share)
+        return Made(outputs=(f"{share}",))
+
+    def size(made: Made) -> int:
+        share = float(made.outputs[0])
+        return 500 if share < 0.03 else 2000 if share < 0.06 else 9000
+
+    made = train_within(BUDGET, 3000, 100_000, train, size)
+    assert size(made) == 2000 and len(shares) <= 6
+
+
+def test_more_weights_are_left_alone_where_they_make_it_worse() -> None:
+    trainer = Trainer(100, 10)
+    made = train_within(BUDGET, 3000, 100_000, trainer.train, trainer.size, lambda less, more: True)
+    assert float(made.outputs[0]) == min(trainer.shares)
+
+
+@pytest.mark.parametrize("each", [200, 1000])
 def test_less_is_changed_until_it_fits(each: int) -> None:
     trainer = Trainer(100, each)
     made = train_within(BUDGET, 3000, 100_000, trainer.train, trainer.size)

@@ -56,6 +56,26 @@ def test_a_row_that_is_gone_or_tells_nothing_any_more_is_replaced() -> None:
     assert len(asked(tied)) == 12
 
 
+def test_an_answer_close_to_the_one_before_is_told_by_that_and_a_far_one_is_not() -> None:
+    section, _, old = built(WEIGHTS)
+    slightly = WEIGHTS + 0.002 * RANDOM.normal(size=(64, 10)).astype(np.float32)
+    _, _, near = built(slightly, former=decode_vectors(old))
+    same = [
+        np.mean([from_array(a.outputs[name][0]) == from_array(b.outputs[name][0]) for a, b in zip(*both, strict=True)])
+        for name in ("fp32", "int8")
+        for both in [(decode_vectors(old), decode_vectors(near))]
+    ]
+    assert min(same) > 0.95 and len(delta.build(old, near).patch) < 0.1 * len(near)
+    for vector in decode_vectors(near):  # what was said before is still within the tolerance of what is true now
+        true = from_array(vector.inputs[0]) @ slightly
+        off = np.abs(from_array(vector.outputs["fp32"][0]) - true).max()
+        assert off <= (vectors.STAYS + 1 / vectors.STEPS) * section.tolerance["fp32"]
+    _, _, far = built(-WEIGHTS, former=decode_vectors(old))
+    for vector in decode_vectors(far):
+        true = from_array(vector.inputs[0]) @ -WEIGHTS
+        assert np.abs(from_array(vector.outputs["fp32"][0]) - true).max() <= section.tolerance["fp32"] / vectors.STEPS
+
+
 def test_vectors_of_other_inputs_are_not_kept() -> None:
     _, _, old = built(WEIGHTS)
     former = decode_vectors(old)
