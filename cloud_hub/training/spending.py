@@ -24,8 +24,9 @@ from model_compiler.inputs.former_release import Former
 
 # Guesses before anything is compiled. One that is too low costs another training (see `work`), one that is too high
 # refuses a budget that can be kept: so they are low.
-VERDICTS = 0.25  # of a manifest's bytes: its patch, which brings hashes and figures
-ANSWERS = 0.1  # of a self-test's bytes: its patch, as long as it asks the same inputs
+VERDICTS = 0.3  # of a manifest's bytes: its patch, which brings hashes and figures
+ANSWERS = 0.55  # of the bytes of a self-test's answers: its patch, as long as it asks the same inputs
+UNREAD = 0.1  # of a self-test's bytes, where its vectors are not at hand
 TRIES = 6
 AIM = 0.9  # of what is left after a patch was too large
 FULL = 0.85  # of what is left: a patch that takes less is tried again with more weights
@@ -47,8 +48,9 @@ class Budget:
     def beside(self) -> int:
         """About what an update takes beside the model file's patch."""
         bare = without_detail(self.former.manifest, self.former.manifest.selftest.blob)
-        vectors = self.former.manifest.selftest.blob.size
-        return int(VERDICTS * len(encode_manifest(bare))) + int(ANSWERS * vectors)
+        told = sum(len(one.data) for v in self.former.vectors for answers in v.outputs.values() for one in answers)
+        answers = ANSWERS * told if told else UNREAD * self.former.manifest.selftest.blob.size
+        return int(VERDICTS * len(encode_manifest(bare)) + answers)
 
 
 def budget_of(request: RunRequest, current: Released | None, limit: int) -> Budget:

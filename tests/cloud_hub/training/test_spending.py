@@ -16,7 +16,9 @@ from cloud_hub.training.recipe import Fitting, LoadedRecipe
 from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.spending import Budget, budget_of, train_within, weights_of
 from examples.digits.recipe import RECIPE
+from fleet.protocol.selftest import Vector, encode_vectors, to_array
 from model_compiler.inputs.former_release import Former
+from model_compiler.inputs.release_folder import blob_of
 from tests.golden.examples import MANIFEST
 
 VARIANT = MANIFEST.variants[0]
@@ -115,6 +117,18 @@ def test_manifest_and_self_test_are_part_of_the_budget(tmp_path: Path) -> None:
     large = msgspec.structs.replace(MANIFEST, labels=tuple(f"class-{n}" for n in range(100)))
     assert budget_of(request(tmp_path), replace(CURRENT, manifest=large), 8000).beside > budget.beside + 250
     assert weights_of(request(tmp_path)) == 3000
+
+
+def test_inputs_that_a_self_test_asks_again_are_no_part_of_the_budget() -> None:
+    def beside(side: int) -> int:
+        asked = to_array("x", np.zeros((1, side, side), np.float32))
+        answers = {"litert-int8": (to_array("y", np.zeros((1, 500), np.float32)),)}
+        data = encode_vectors([Vector(inputs=(asked,), outputs=answers)])
+        section = msgspec.structs.replace(MANIFEST.selftest, blob=blob_of(data))
+        manifest = msgspec.structs.replace(MANIFEST, selftest=section)
+        return Budget(8000, Former(manifest, {blob_of(data).sha256: data}), VARIANT).beside
+
+    assert abs(beside(100) - beside(2)) < 10 and beside(2) > 0.55 * 2000
 
 
 def fits(given: Fitting) -> bytes:
