@@ -29,19 +29,31 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def cloud_hub(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `cloud-hub …` to its end."""
+def cloud_hub(*arguments: object, code: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `cloud-hub …` of the code in a folder to its end."""
     return subprocess.run(
         [sys.executable, "-m", "cloud_hub", *map(str, arguments)],
-        env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret", **environment},
-        capture_output=True, text=True, timeout=START_S, check=False, stdin=subprocess.DEVNULL, cwd=ROOT,
-    )  # fmt: skip
+        env={**ENVIRONMENT, "EDGELOOP_PASSPHRASE": "secret", "PYTHONPATH": str(code), **environment},
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        cwd=code,
+    )
 
 
 class HubProcess:
-    """One start of the hub in `directory`, `under` another program where that has words."""
+    """One start of the hub in `directory` by the code in a folder, `under` another program where that has words."""
 
-    def __init__(self, directory: Path, *arguments: str, under: Sequence[str | Path] = (), **environment: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        under: Sequence[str | Path] = (),
+        code: Path = ROOT,
+        **environment: str,
+    ) -> None:
         self.directory, self.port, self.broker_port = directory, free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.port}"
         self._context = ssl.create_default_context(cafile=str(directory / "keys" / "ca.pem"))
@@ -50,8 +62,11 @@ class HubProcess:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*under, sys.executable, "-m", "cloud_hub", "serve", str(directory), *ports, *arguments],
-                env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1", **environment}, stdout=log, stderr=log, cwd=ROOT,
-            )  # fmt: skip
+                env={**ENVIRONMENT, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(code), **environment},
+                stdout=log,
+                stderr=log,
+                cwd=code,
+            )
 
     def log(self) -> str:
         return self._log.read_text()
@@ -63,6 +78,19 @@ class HubProcess:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
+
+    def call(self, method: str, path: str, token: str, body: Any = None) -> Any:
+        """The JSON of one answer to whoever has `token`; AssertionError when it is refused, OSError without one."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        asked = urllib.request.Request(self.url + path, data, method=method)
+        asked.add_header("Content-Type", "application/octet-stream" if body is data else "application/json")
+        if token:
+            asked.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(asked, context=self._context, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from None
 
     def mosquitto(self) -> int:
         """The process id of the hub's broker, as its file says."""
@@ -86,9 +114,9 @@ class HubProcess:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str, **environment: str) -> Iterator[HubProcess]:
+def serving(directory: Path, *arguments: str, code: Path = ROOT, **environment: str) -> Iterator[HubProcess]:
     """A hub that is ready; stopped at the end of the block."""
-    hub = HubProcess(directory, *arguments, **environment)
+    hub = HubProcess(directory, *arguments, code=code, **environment)
     try:
         hub.until("/readyz", 200)
         yield hub
