@@ -17,6 +17,7 @@ from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion
 
 from cloud_hub.errors import UnreachableError
+from fleet.mqtt import Client
 from fleet.protocol import topics
 from fleet.protocol.errors import ProtocolError
 
@@ -123,7 +124,7 @@ class Link:
 
     def _make(self) -> mqtt.Client:
         address = self._address
-        client = mqtt.Client(
+        client = Client(
             CallbackAPIVersion.VERSION2, client_id=address.client_id, protocol=mqtt.MQTTv311, clean_session=True
         )
         if address.ca_file:

@@ -26,6 +26,7 @@ from cloud_hub.errors import UnreachableError
 from cloud_hub.ports import Authority
 from cloud_hub.store import access_version
 from cloud_hub.store.tables import CertificateRow, Device
+from fleet.mqtt import Client
 
 log = logging.getLogger(__name__)
 CLOCKS_DIFFER_S = 86_400.0  # a broker on another machine may still take for valid what has just expired
@@ -131,7 +132,7 @@ def take_over(authority: Authority, broker: tuple[str, int], ca_file: str, folde
         file = Path(private) / "client.pem"
         file.write_bytes(made.key + made.certificate)
         context.load_cert_chain(file)
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv311, clean_session=True)
+    client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv311, clean_session=True)
     client.tls_set_context(context)
     answers: list[Any] = []
     client.on_connect = lambda _client, _data, _flags, code, _properties: answers.append(code)

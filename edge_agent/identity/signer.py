@@ -107,7 +107,7 @@ class SignerProcess:
         except OSError:
             self._end()
             return b""
-        if not select.select([process.stdout], [], [], self._patience_s)[0]:
+        if not _readable(process.stdout, self._patience_s):
             self._end()
             raise SignerError(f"no signature and no verdict within {self._patience_s:g} s", hint="is the device busy?")
         said = process.stdout.readline()
@@ -148,9 +148,17 @@ def answer(signer: LocalSigner, line: bytes) -> Answer:
         return Answer(error=str(error), hint=error.hint)
 
 
+def _readable(file: IO[bytes], patience_s: float) -> bool:
+    """Whether there is something to read, or an end, within so many seconds. (select() takes no descriptor above 1023,
+    and an agent with many applications has those.)"""
+    waiting = select.poll()
+    waiting.register(file, select.POLLIN)
+    return bool(waiting.poll(patience_s * 1000))
+
+
 def serve(signer: LocalSigner, asked: IO[bytes], said: IO[bytes], linger_s: float) -> None:
     """Answer line after line until nobody has asked for `linger_s` seconds, or nobody can any more."""
-    while select.select([asked], [], [], linger_s)[0]:
+    while _readable(asked, linger_s):
         if not (line := asked.readline()):
             return
         said.write(msgspec.json.encode(answer(signer, line)) + b"\n")

@@ -6,9 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import paho.mqtt.client as mqtt
-
 from edge_agent.mqtt.troubles import Trouble, where
+from fleet import mqtt
 from fleet.protocol.messages import MqttEndpoint
 
 log = logging.getLogger(__name__)
@@ -72,12 +71,12 @@ class Connection:
 
 
 class Client(mqtt.Client):
-    """paho's client that says why it could not connect, also to `on_failure`, on its own thread."""
+    """A client that says why it could not connect, also to `on_failure`, on its own thread."""
 
     on_failure: Callable[[Exception], None] | None = None
 
     def reconnect(self) -> Any:
-        """See `mqtt.Client.reconnect`; what is not paho's kind of failure becomes one, and ends no thread."""
+        """See paho's; what is not paho's kind of failure becomes one, and ends no thread."""
         try:
             return super().reconnect()
         except (OSError, ValueError) as error:  # ValueError: a name that cannot even be looked up

@@ -21,6 +21,7 @@ from edge_agent.identity.keys import TOKEN_PREFIX, load_or_make_key
 from edge_agent.identity.pairs import KEY
 from edge_agent.identity.signer import LocalSigner, SignerProcess
 from edge_agent.ports import Signer
+from tests.support.descriptors import many_descriptors
 
 ROOT = Path(__file__).parents[3]
 HUB = Ed25519PrivateKey.generate()
@@ -102,6 +103,11 @@ def test_a_process_that_died_is_replaced(process: SignerProcess) -> None:
     first = running(process)
     os.kill(first, signal.SIGKILL)
     assert running(process) != first
+
+
+def test_an_agent_with_many_connections_has_it_sign(process: SignerProcess) -> None:
+    with many_descriptors():
+        running(process)
 
 
 def test_a_process_that_hangs_is_given_up(tmp_path: Path) -> None:
