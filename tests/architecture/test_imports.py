@@ -18,6 +18,7 @@ PACKAGES = ("fleet", "edge_agent", "cloud_hub", "model_compiler")
 # begins it may import it.
 ALLOWED = {
     "fleet.console": set(),
+    "fleet.mqtt": set(),
     "fleet.protocol": set(),
     "fleet.runtimes": {"fleet.protocol"},
     "fleet.tasks": {"fleet.protocol"},
@@ -27,6 +28,7 @@ ALLOWED = {
     "fleet.rpc": {"fleet.protocol", "fleet.serving", "fleet.tracing"},
     "edge_agent": {
         "fleet.console",
+        "fleet.mqtt",
         "fleet.protocol",
         "fleet.rpc",
         "fleet.runtimes",
@@ -39,6 +41,7 @@ ALLOWED = {
     "cloud_hub": {
         "fleet.api",
         "fleet.console",
+        "fleet.mqtt",
         "fleet.protocol",
         "fleet.rpc",
         "fleet.runtimes",
