@@ -28,8 +28,6 @@ from cloud_hub.store.tables import DeviceEvent, Job, Lease, SpoolCursor
 from cloud_hub.trust.keys import CommandKey
 from edge_agent.identity.keys import signed_by
 from edge_agent.mqtt.link import Link
-from edge_agent.mqtt.uplink import Uplink
-from edge_agent.telemetry.budget import Budget
 from edge_agent.telemetry.database import Database
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol.codec import encode_msgpack
@@ -39,6 +37,7 @@ from tests.support.hub_process import ROOT, HubProcess, cloud_hub, free_port, se
 from tests.support.postgres import cluster, create_database
 from tests.support.require import require
 from tests.support.size import sized
+from tests.support.uplink import make_uplink
 
 WAIT_S = sized(120.0, 600.0)
 REPORT_S = sized(0.1, 2.0)
@@ -84,15 +83,13 @@ class Device:
         key = hub.command_key
         assert isinstance(key, CommandKey)
         keys = CommandKeys(keys={key.key_id: key.public.hex()})
-        self.uplink = Uplink(
+        self.uplink = make_uplink(
             self._link(hub, folder, enrolled),
             self.database,
             self.spool,
-            Budget(self.database, time.time),
             key=lambda: keys,
             verify=signed_by,
             handle=self._obey,
-            notified=lambda _why: None,
             first_timeout_s=1.0,
         )
 
