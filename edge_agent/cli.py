@@ -140,13 +140,11 @@ def _status(arguments: argparse.Namespace) -> int:
 def _infer(arguments: argparse.Namespace) -> int:
     import numpy as np
 
+    from edge_agent import given_arrays
     from edge_agent.client import infer
 
-    try:
-        array = np.load(arguments.input, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{arguments.input} is not a .npy array: {error}") from error
-    response = infer(arguments.model, array, url=arguments.url, directory=arguments.dir)
+    given = given_arrays.read(arguments.input)
+    response = infer(arguments.model, given, url=arguments.url, directory=arguments.dir)
     outputs = {value.name: value.array.tolist() for value in response.outputs}
     if arguments.json:
         document = {

@@ -82,7 +82,13 @@ def _add_asking(commands: Any) -> None:
         commands, "infer", "ask the agent for one answer", "edge-agent infer digits --input x.npy --dir agent1"
     )
     infer.add_argument("model")
-    infer.add_argument("--input", required=True, type=Path, help=".npy file: the input tensor, batch first")
+    infer.add_argument(
+        "--input",
+        required=True,
+        action="append",
+        metavar="[NAME=]FILE",
+        help=".npy file: an input, batch first; repeat with the NAME of each of several, or one .npz of them all",
+    )
     where = infer.add_mutually_exclusive_group(required=True)
     where.add_argument("--url", help="the agent's address, as http://127.0.0.1:8200")
     where.add_argument("--dir", type=Path, help="the agent's directory")

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
+from edge_agent import given_arrays
 from edge_agent.errors import AgentError, NotFoundError, UnreachableError, UsageError
 from edge_agent.host.lock import is_running
 from fleet.protocol import oip
@@ -99,24 +100,22 @@ def call(address: str, method: str, path: str, body: bytes = b"", headers: dict[
 
 
 def infer(
-    model: str, array: npt.NDArray[Any], *, url: str | None = None, directory: Path | None = None
+    model: str, given: Mapping[str, npt.NDArray[Any]], *, url: str | None = None, directory: Path | None = None
 ) -> oip.InferResponse:
-    """One answer to one array, converted to the model's single input.
+    """One answer to arrays by name (see `given_arrays`), in the datatypes of the model's inputs.
 
     Raises:
-        NotFoundError: no such model. UnreachableError: no agent. AgentError: any other refusal.
+        NotFoundError: no such model. UnreachableError: no agent. UsageError: the arrays do not fit the model.
+        AgentError: any other refusal.
     """
     if url is None:
         assert directory is not None
         url, _ = found(directory)
     status, _, data = call(url, "GET", f"/v2/models/{model}")
     _check(status, data)
-    specs = _inputs(data, url)
-    if len(specs) != 1:
-        raise UsageError(f"model {model!r} has {len(specs)} inputs; this command gives one")
-    dtype = oip.DTYPES[specs[0]["datatype"]]
-    value = oip.TensorValue(specs[0]["name"], np.ascontiguousarray(array, dtype))
-    body, length = oip.encode_request(oip.InferRequest(inputs=(value,), binary_outputs=oip.ALL))
+    arrays = given_arrays.fitted(model, given, _inputs(data, url))
+    values = tuple(oip.TensorValue(name, array) for name, array in arrays.items())
+    body, length = oip.encode_request(oip.InferRequest(inputs=values, binary_outputs=oip.ALL))
     headers = {oip.HEADER: str(length)} if length is not None else {}
     status, got, data = call(url, "POST", f"/v2/models/{model}/infer", body, headers)
     _check(status, data)
@@ -145,8 +144,8 @@ def status(directory: Path) -> dict[str, Any]:
 
 def _inputs(data: bytes, url: str) -> list[dict[str, Any]]:
     try:
-        return list(msgspec.json.decode(data, type=dict[str, Any])["inputs"])
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        return msgspec.convert(msgspec.json.decode(data, type=dict[str, Any])["inputs"], list[dict[str, Any]])
+    except (msgspec.MsgspecError, KeyError) as error:
         raise UnreachableError(f"what answers at {url} is no agent: {error}", hint="check the address") from error
 
 

@@ -324,7 +324,7 @@ def default(y: Array) -> Metric:
 
 
 def _users(path: Path, name: str) -> Metric:
-    from model_compiler.user_file import run_file
+    from model_compiler.user_file import run_file, said
 
     function = getattr(run_file(path), name, None)
     if not callable(function):
@@ -335,6 +335,6 @@ def _users(path: Path, name: str) -> Metric:
         try:
             return float(function(dict(outputs), y))
         except Exception as error:
-            raise DataError(f"{path}: {name}() failed: {type(error).__name__}: {error}", subject=str(path)) from error
+            raise DataError(f"{path}: {name}() failed: {said(error)}", subject=str(path)) from error
 
     return Metric(name, score, higher_is_better=not getattr(function, "lower_is_better", False))

@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 from model_compiler.errors import SourceError
+
+_SITE = ("site-packages", "dist-packages", "/lib/python", "<frozen", "<string>")
+_OURS = tuple(str(Path(__file__).resolve().parents[1] / room) for room in ("model_compiler", "cloud_hub", "fleet"))
+
+
+def place_of(error: BaseException) -> str:
+    """Where in the user's own code an error arose: ` in line 7 of recipe.py`, or nothing."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(_OURS) and not any(part in frame.filename for part in _SITE)
+    ]
+    return f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
+
+
+def said(error: BaseException) -> str:
+    """Kind, place and words of what a user's code has raised: `KeyError in line 7 of recipe.py: 'tag'`."""
+    return f"{type(error).__name__}{place_of(error)}: {str(error).strip() or 'no words'}"
 
 
 def run_file(path: Path) -> Any:
@@ -29,6 +48,5 @@ def run_file(path: Path) -> Any:
         spec.loader.exec_module(loaded)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        what = f"{type(error).__name__}: {error}"
-        raise SourceError(f"{path}: cannot be run: {what}", subject=str(path)) from error
+        raise SourceError(f"{path}: cannot be run: {said(error)}", subject=str(path)) from error
     return loaded

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
@@ -15,10 +13,10 @@ from cloud_hub.execution.port import (
     WorkDiedError,
     WorkFailedError,
 )
+from model_compiler.user_file import place_of
+from model_compiler.user_file import said as words_of
 
 MEMORY_WORDS = ("can't allocate memory", "out of memory", "Unable to allocate", "bad_alloc", "Cannot allocate memory")
-SITE = ("site-packages", "dist-packages", "/lib/python", "<frozen")
-HERE = str(Path(__file__).resolve().parents[1])
 KINDS: dict[str, type[ExecutionError]] = {
     "failed": WorkFailedError,
     "died": WorkDiedError,
@@ -78,18 +76,8 @@ def failed(error: BaseException) -> Failed:
         )
     said = str(error).strip()
     if isinstance(error, MemoryError) or any(word in said for word in MEMORY_WORDS):
-        return Failed(message=f"there was not enough memory{_place(error)}: {said or 'MemoryError'}", memory=True)
+        return Failed(message=f"there was not enough memory{place_of(error)}: {said or 'MemoryError'}", memory=True)
     if hasattr(error, "hint"):  # an error of one of the rooms
         kind = next((name for name, known in KINDS.items() if isinstance(error, known)), "failed")
         return Failed(message=said, hint=str(error.hint), subject=str(getattr(error, "subject", "")), kind=kind)
-    return Failed(message=f"{type(error).__name__}{_place(error)}: {said or 'no words'}", hint="the job's log has more")
-
-
-def _place(error: BaseException) -> str:
-    """Where in the user's own code it happened: ` in line 7 of recipe.py`, or nothing."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(HERE) and not any(part in frame.filename for part in SITE)
-    ]
-    return f" in line {frames[-1].lineno} of {Path(frames[-1].filename).name}" if frames else ""
+    return Failed(message=words_of(error), hint="the job's log has more")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cloud_hub.errors import InvalidError
-from model_compiler.inputs.dataset import UNNAMED, Array
+from model_compiler.inputs.dataset import UNNAMED, Array, refuse_lost
 
 FILL = -1  # the class of the rows that fill up a detection's labels
 
@@ -28,8 +28,8 @@ class Examples:
     detection       (n, most, 5): corners x1, y1, x2, y2 and class number of each box; -1 as the class fills up
     custom          what the task's metric takes, (n, …)
 
-    `known` says which rows have a label, bool (n,); without it all rows have one, but integers below 0 mark those
-    without.
+    `known` says which rows have a label, bool (n,); without it (None) all rows have one, but integers below 0 mark
+    those without. `labelled` says it in either case.
     """
 
     x: Array | Mapping[str, Array]
@@ -75,8 +75,13 @@ class Examples:
         return Examples({new: self.inputs[old] for old, new in names.items()}, self.y, self.known)
 
     def cast(self, dtypes: Mapping[str, Any]) -> Examples:
-        """The same with other dtypes of the inputs, which have names."""
-        inputs = {name: a.astype(dtypes[name], copy=False) for name, a in self.inputs.items()}
+        """The same with other dtypes of the inputs, which have names; raises DataError for values that these cannot
+        hold."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            inputs = {name: array.astype(dtypes[name], copy=False) for name, array in self.inputs.items()}
+        for name, array in inputs.items():
+            if array is not self.inputs[name]:
+                refuse_lost(name, self.inputs[name], array)
         return Examples(inputs, self.y, self.known)
 
     def _with(self, inputs: Mapping[str, Array], y: Array, known: npt.NDArray[np.bool_] | None) -> Examples:

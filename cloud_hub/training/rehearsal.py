@@ -18,6 +18,7 @@ from cloud_hub.training.run import onnx_of_made, settle_run
 from cloud_hub.training.run_request import RunRequest
 from cloud_hub.training.teacher_student import train_student, train_teacher
 from fleet.protocol.task import CLASSIFICATION, in_words
+from model_compiler.user_file import said
 
 ROWS = 64  # of each held-out set
 
@@ -48,7 +49,7 @@ def rehearse(loaded: LoadedRecipe, out: Path) -> Iterator[Step]:
             yield Step(name, False, str(error), error.hint)
             return
         except Exception as error:  # noqa: BLE001 (the recipe is the user's own program and raises what it likes)
-            yield Step(name, False, f"{type(error).__name__}: {error}", "see the recipe's code")
+            yield Step(name, False, said(error), "see the recipe's code there, and how-to/write-a-recipe.md")
             return
 
 

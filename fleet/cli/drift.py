@@ -30,7 +30,7 @@ COLUMNS: list[Column] = [
     ("outliers", "outliers"),
     ("left out", "left_out"),
     ("last window", "last_window_at"),
-    ("silent since", lambda monitor: moment(monitor.silent_since) if monitor.silent_since is not None else ""),
+    ("silent since", lambda monitor: _moment(monitor.silent_since)),
     ("trouble", lambda monitor: "; ".join(filter(None, (monitor.unwatched or monitor.trouble, monitor.uncounted)))),
     ("updated", "updated_at"),
 ]
@@ -39,12 +39,12 @@ STREAM_COLUMNS: list[Column] = [
     ("name", "name"),
     ("release", "release"),
     ("baseline", lambda stream: stream.baseline or stream.state),
-    ("made", lambda stream: stream.based_at if stream.baseline else ""),
+    ("made", lambda stream: _moment(stream.based_at) if stream.baseline else ""),
     ("windows", "windows"),
     ("distance", "distance"),
     ("evidence", "evidence"),
-    ("alarm at", "alarm_at"),
-    ("since", lambda stream: stream.since if stream.evidence > 0 else ""),
+    ("alarm at", lambda stream: stream.alarm_at),  # evidence, no time
+    ("since", lambda stream: _moment(stream.since) if stream.evidence > 0 else ""),
     ("alarm", lambda stream: stream.alarm or ""),
 ]
 ALARM_COLUMNS: list[Column] = [
@@ -184,3 +184,7 @@ def _delay(found: Agreement) -> str:
     if found.delay is None or found.delay_days is None:
         return "; 4 points less would not be found yet"
     return f"; 4 points less are found after about {found.delay:.0f} ({found.delay_days:.1f} days)"
+
+
+def _moment(at: float | None) -> str:
+    return "" if at is None else moment(at)

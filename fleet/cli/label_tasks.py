@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fleet.cli.answered import class_of, confidence_of
 from fleet.errors import FleetError, NotFoundError
 
 if TYPE_CHECKING:
@@ -104,18 +105,20 @@ def _task(client: Client, sample: SampleInfo) -> dict[str, Any]:
 
 
 def _row(client: Client, sample: SampleInfo) -> list[str]:
+    detail = client.sample(sample.id)
+    edge = class_of(sample.prediction)
     cells = (
         sample.id,
         "",
         sample.device_id,
         sample.release,
         sample.reason,
-        sample.confidence,
-        sample.prediction,
-        "" if sample.cloud_prediction is None else sample.cloud_prediction,
-        in_words(client.sample(sample.id).inputs),
+        confidence_of(sample),
+        in_words(detail.outputs) if edge is None else edge,
+        class_of(sample.cloud_prediction),
+        in_words(detail.inputs),
     )
-    return [_cell(cell) for cell in cells]
+    return ["" if cell is None else _cell(cell) for cell in cells]
 
 
 def _cell(value: object) -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fleet.cli.answered import ANSWERED
 from fleet.cli.label_files import label_of, read_each, read_labels
 from fleet.cli.label_studio import read_studio
 from fleet.cli.label_tasks import send_each, write_tasks
-from fleet.cli.output import note, print_document, print_items, print_json
+from fleet.cli.output import Column, note, print_document, print_items, print_json
 from fleet.cli.session import JsonFlag, ModelOption, client_of, parse_pairs
 
 if TYPE_CHECKING:
@@ -39,28 +40,24 @@ class ImportFormat(StrEnum):
     csv = "csv"
 
 
-RANKED = [
+RANKED: list[Column] = [
     ("sample", "id"),
     ("device", "device_id"),
     ("release", "release"),
     ("reason", "reason"),
     ("at", "at"),
-    ("confidence", "confidence"),
-    ("edge said", "prediction"),
-    ("cloud said", "cloud_prediction"),
+    *ANSWERED,
     ("worth", "worth"),
     ("wrong", "wrong"),
     ("unlike", "unlike"),
 ]
-COLUMNS = [
+COLUMNS: list[Column] = [
     ("sample", "id"),
     ("device", "device_id"),
     ("release", "release"),
     ("reason", "reason"),
     ("at", "at"),
-    ("confidence", "confidence"),
-    ("edge said", "prediction"),
-    ("cloud said", "cloud_prediction"),
+    *ANSWERED,
     ("label", "label"),
 ]
 

@@ -120,11 +120,35 @@ def wanted(datatypes: Mapping[str, str], name: str, given: np.dtype[Any]) -> np.
 def _cast(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):
         cast: Array = np.ascontiguousarray(array, dtype=dtype)
-    narrower = dtype.kind == array.dtype.kind == "f" and dtype.itemsize < array.dtype.itemsize
-    lost = narrower and bool((np.isfinite(array) & ~np.isfinite(cast)).any())
-    if lost or (dtype.kind == "b" != array.dtype.kind and not np.array_equal(cast, array)):
-        raise DataError(f"input {name!r} has values that {datatype_of(cast)} cannot hold", subject=name)
+    refuse_lost(name, array, cast)
     return cast
+
+
+def refuse_lost(name: str, array: Array, cast: Array) -> None:
+    """Raise DataError when numbers of an input became others in another dtype: real ones infinite, others unequal.
+
+    Real numbers may be rounded, and numbers become real ones.
+
+    Args:
+        name: the input's, for the message.
+        array: (n, …), as it was given.
+        cast: the same in the other dtype.
+    """
+    if cast.dtype.kind == "f":
+        lost = np.isfinite(array) & ~np.isfinite(cast) if array.dtype.kind == "f" else np.isinf(cast)
+    else:
+        lost = np.asarray(cast != array)
+    if not lost.any():
+        return
+    place = tuple(int(axis) for axis in np.argwhere(lost)[0])
+    rows = int(lost.reshape(len(array), -1).any(axis=1).sum())
+    holds = datatype_of(cast)
+    raise DataError(
+        f"input {name!r} has values that {holds} cannot hold in {rows} of {len(array)} rows, the first in row "
+        f"{place[0]}: {array[place]} at {list(place)}",
+        subject=name,
+        hint=f"leave these rows out, scale the data, or use a model that takes more than {holds}",
+    )
 
 
 def load_dataset(
@@ -257,8 +281,13 @@ def _checked(array: Array, what: str, subject: str, *, rank: int, finite: bool, 
     if array.dtype.kind == "f":
         array = np.ascontiguousarray(array, dtype=array.dtype if precise and array.dtype.itemsize <= 8 else np.float32)
         if finite and not is_finite(array):
-            bad = int((~np.isfinite(array.reshape(len(array), -1))).any(axis=1).sum())
-            raise DataError(f"{what} holds NaN or infinite values in {bad} of {len(array)} rows", subject=subject)
+            bad = np.flatnonzero((~np.isfinite(array.reshape(len(array), -1))).any(axis=1))
+            raise DataError(
+                f"{what} holds NaN or infinite values in {len(bad)} of {len(array)} rows, the first in row {bad[0]}",
+                subject=subject,
+                hint="leave these rows out, or, where the model means such values, say so of that input or output: "
+                "--non-finite NAME (in a recipe non_finite)",
+            )
     return np.ascontiguousarray(array)
 
 

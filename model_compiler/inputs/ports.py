@@ -9,7 +9,7 @@ from typing import Any
 from fleet.protocol.manifest import Runtime
 from fleet.runtimes.tensors import FileTensor
 from model_compiler.errors import DataError, InterfaceError, SourceError
-from model_compiler.inputs.dataset import Array, Dataset
+from model_compiler.inputs.dataset import Array, Dataset, refuse_lost
 
 _NUMBERED = re.compile(r"args?_\d+")  # how litert-torch calls what it was given by place
 # onnx.TensorProto.DataType, and ai_edge_litert's schema.TensorType, as the protocol calls them
@@ -110,12 +110,7 @@ def _cast(name: str, array: Array, datatype: str) -> Array:
 
     with np.errstate(over="ignore", invalid="ignore"):
         cast: Array = np.ascontiguousarray(array.astype(dtype))
-    lost = dtype.kind in "iub" and not np.array_equal(cast, array)
-    if lost or (dtype.kind == "f" and (np.isfinite(array) & ~np.isfinite(cast)).any()):
-        raise DataError(
-            f"input {name!r} has values in the data that {datatype} cannot hold, which is what the file takes",
-            hint="write the data as the model takes it",
-        )
+    refuse_lost(name, array, cast)
     return cast
 
 

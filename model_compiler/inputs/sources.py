@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from model_compiler.errors import SourceError
-from model_compiler.user_file import run_file
+from model_compiler.user_file import run_file, said
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,7 @@ def _load_factory(path: Path, factory: str) -> torch.nn.Module:
     try:
         module = make() if callable(make) else None
     except (Exception, SystemExit) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise SourceError(f"{path}: {factory}() cannot be called: {what}", subject=str(path)) from error
+        raise SourceError(f"{path}: {factory}() cannot be called: {said(error)}", subject=str(path)) from error
     if not isinstance(module, torch.nn.Module):
         raise SourceError(f"{path}: {factory}() does not return a torch module", subject=str(path))
     return module

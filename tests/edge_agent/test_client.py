@@ -77,4 +77,4 @@ def test_the_agent_itself_is_believed(directory: Path) -> None:
 
 def test_an_address_that_is_no_agents_says_so() -> None:
     with serving(Response(b"<html>")) as (where, _), pytest.raises(UnreachableError, match="is no agent"):
-        client.infer("digits", np.zeros((1, 4), np.float32), url=f"http://{where}")
+        client.infer("digits", {"": np.zeros((1, 4), np.float32)}, url=f"http://{where}")

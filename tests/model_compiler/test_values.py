@@ -46,7 +46,8 @@ def test_a_model_that_means_infinity_is_packed_when_that_is_said(tmp_path: Path)
     with np.errstate(divide="ignore"):
         data = {"x": x, "y": np.log(x)}
     refused = imported(tmp_path, any_model.logarithm(), data, expect=1)
-    assert "NaN or infinite values in 10 of 40 rows" in refused.stderr
+    assert "NaN or infinite values in 10 of 40 rows, the first in row 0" in refused.stderr
+    assert "--non-finite NAME" in refused.stderr
     imported(tmp_path, any_model.logarithm(), data, "--non-finite", "logits", expect=1)
     imported(tmp_path, any_model.logarithm(), data, "--non-finite", "y")
     made = manifest(tmp_path)

@@ -13,6 +13,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.training.data_checks import check_data, rows_in_words
 from cloud_hub.training.examples import Examples, Sets
 from fleet.protocol.task import TaskSpec
+from model_compiler.errors import DataError
 
 NAMES = ("fine", "failing", "gone")
 
@@ -93,3 +94,10 @@ def test_rows_without_a_label_are_not_judged_by_it() -> None:
 
 def test_many_rows_are_counted() -> None:
     assert rows_in_words(range(20)) == "rows 0, 1, 2, 3, 4, 5, 6, 7, … (20 rows)"
+
+
+def test_a_datatype_that_cannot_hold_the_data_is_refused_by_its_row() -> None:
+    rows = Examples({"a": np.array([[1.0], [7e4]]), "n": np.array([[1], [2]])}, np.zeros(2))
+    with pytest.raises(DataError, match=r"input 'a' has values that FP16 cannot hold .* row 1: 70000.0"):
+        rows.cast({"a": np.dtype("f2"), "n": np.dtype("i8")})
+    assert rows.cast({"a": np.dtype("f4"), "n": np.dtype("i4")}).inputs["n"].dtype == np.int32

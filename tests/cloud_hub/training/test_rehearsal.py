@@ -38,9 +38,9 @@ BROKEN = [
         "data and networks",
         "none of the task classification",
     ),
-    ("teacher=lambda: Teacher(16)", "teacher=lambda: 1 / 0", "data and networks", "ZeroDivisionError"),
+    ("teacher=lambda: Teacher(16)", "teacher=lambda: 1 / 0", "data and networks", "ZeroDivisionError in line"),
     ("hyper=Hyper(", "metric='telepathy', hyper=Hyper(", "data and networks", "unknown metric 'telepathy'"),
-    ("hyper=Hyper(", "loss=lambda answer, batch: answer.nope, hyper=Hyper(", "teacher", "AttributeError"),
+    ("hyper=Hyper(", "loss=lambda answer, batch: answer.nope, hyper=Hyper(", "teacher", "AttributeError in line"),
 ]
 
 

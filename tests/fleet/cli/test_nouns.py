@@ -443,6 +443,12 @@ def test_drift_shows_where_inputs_are_watched_and_begins_baselines_anew(fleet, h
     hub.on("GET", "/drift/digits/streams?kind=device&limit=100", {"items": [stream], **PAGE_END})
     assert fleet("drift", "show", "digits", "--kind", "device", "--json").document["items"][0]["name"] == "cam-1"
     assert "provisional" in fleet("drift", "show", "digits", "--kind", "device").out
+    steady = {**stream, "baseline": "period", "alarm_at": 10.25, "based_at": 1.8e9}
+    hub.on("GET", "/drift/digits/streams?kind=device&limit=101", {"items": [steady], **PAGE_END})
+    heading, row = fleet("drift", "show", "digits", "--kind", "device", "--limit", "101").out.splitlines()
+    at = {title: row[heading.index(title) :].split("  ")[0].strip() for title in ("made", "alarm at", "since")}
+    assert at["alarm at"] == "10.25"  # evidence, and no time
+    assert at["made"].startswith("2027-01-15 ") and at["since"].startswith("2001-09-09 ")
     hub.on("POST", "/drift/digits/rebaseline", {"model": "digits", "streams": 3})
     model = {"name": "digits", "created_at": 0.0, "policy": {"drift": {"budget_days": 9.0}}}
     hub.on("GET", "/models/digits", model)
@@ -621,3 +627,19 @@ def test_a_number_that_is_none_is_a_usage_error(fleet, hub) -> None:
     for timeout in ("nan", "inf", "-1"):
         assert fleet("job", "watch", "j", "--timeout", timeout).code == 2, "it would never give up"
     assert hub.asked == []
+
+
+ANSWERED = [
+    ({"prediction": 7, "confidence": 0.91, "cloud_prediction": 3}, ["0.91", "7", "3"]),
+    ({"prediction": 0, "confidence": 0.0}, ["0", "0", "–"]),
+    ({"prediction": -1, "confidence": 0.0}, ["–", "–", "–"]),  # a regression's
+    ({"prediction": -1, "confidence": 0.997, "cloud_prediction": -1}, ["0.997", "–", "–"]),  # a detection's
+]
+
+
+@pytest.mark.parametrize(("said", "shown"), ANSWERED)
+def test_a_sample_whose_answer_is_no_class_shows_none(fleet, hub, said, shown) -> None:
+    sample = {"id": "s1", "model": "m", "device_id": "d", "reason": "random", "release": 1, "at": 1.8e9, **said}
+    hub.on("GET", "/samples?model=m", {"items": [sample], **PAGE_END})
+    row = fleet("sample", "list", "--model", "m").out.splitlines()[1]
+    assert row.split()[-4:-1] == shown

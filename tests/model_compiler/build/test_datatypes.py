@@ -158,8 +158,38 @@ def test_bytes_are_truth_values_when_they_are_zero_and_one(keep, words) -> None:
 
 
 def test_a_number_that_single_precision_cannot_hold_is_refused() -> None:
-    with pytest.raises(DataError, match=r"input 'x' has values that FP32 cannot hold"):
-        adapt(Dense(), data(1e300 * X))
+    x = X.astype(np.float64)
+    x[0, 1] = 1e300
+    with pytest.raises(
+        DataError,
+        match=r"input 'x' has values that FP32 cannot hold in 1 of 1 rows, the first in row 0: 1e\+300 at \[0, 1\]",
+    ) as told:
+        adapt(Dense(), data(x))
+    assert "leave these rows out" in told.value.hint
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        ([[1.0], [7e4]], "f2"),
+        ([[1], [70_000]], "f2"),
+        ([[1], [300]], "u1"),
+        ([[1.0], [1.5]], "i8"),
+        ([[1.0], [np.nan]], "i8"),
+        ([[1], [2]], "?"),
+    ],
+)
+def test_whatever_a_datatype_cannot_hold_is_told_by_its_row(given, dtype) -> None:
+    with pytest.raises(DataError, match=r"in 1 of 2 rows, the first in row 1: .* at \[1, 0\]"):
+        Dataset({"v": np.array(given)}).cast({"v": dtype})
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [([[0.1], [np.inf]], "f2"), ([[np.nan]], "f4"), ([[1], [0]], "?"), ([[True]], "u1"), ([[3.0]], "i8")],
+)
+def test_what_it_holds_is_taken(given, dtype) -> None:
+    assert Dataset({"v": np.array(given)}).cast({"v": dtype}).inputs["v"].dtype == dtype
 
 
 def test_the_same_sample_in_two_precisions_is_the_same_sample() -> None:
