@@ -95,6 +95,8 @@ def states_of(session: Session, now: float) -> list[State]:
             state = silence.state_of(row.state, quiet) if row is not None else NO_SKETCH
             words += f"; nothing heard since {when(quiet)}" if quiet is not None else ""
             words += f"; no device serves it since {when(one.unused)}" if one.unused else ""
+            left = left_out.read(row) if row is not None else None
+            words += f"; {left.words}" if left is not None else ""
             found.append(State(model=model, release=one.release, state=state, words=words))
         for release, words in sorted(known.unwatched().items(), reverse=True):
             found.append(State(model=model, release=release, state=_unwatched(known, release), words=words))

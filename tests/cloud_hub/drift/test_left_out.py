@@ -11,6 +11,7 @@ from sqlmodel import select
 from cloud_hub.drift.baseline import BLOCKS
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.growth import Climb, begun, followed, left_out
+from cloud_hub.drift.monitors import states_of
 from cloud_hub.store.tables import Alarm, Model, WindowRow
 from fleet.protocol.drift_encoder import encode_encoder, fit_encoder, sketch_id
 from fleet.protocol.figures import Profile, encode_profile, plan, summarize
@@ -141,6 +142,9 @@ def test_where_only_a_counter_is_there_nothing_is_healthy(hub: HubFixture) -> No
     fleet = Fleet(hub, alone, devices=1, names=("odometer",), baseline="6h")
     fleet.run(0.5)
     shown = fleet.monitor()
+    with hub.hub.reading() as session:
+        (line,) = states_of(session, hub.clock())
+    assert line.state == "growing" and "odometer, only grows or falls, on 1 of 1 devices" in line.words
     assert shown["state"] == "growing" and "no feature is left that could be watched" in shown["left_out"]
     assert fleet.alarms() == []
 
