@@ -20,6 +20,7 @@ CAPABILITIES = (
     "routing-remote",
     "routing-when",
     "shadow",
+    "sketch-gaps",
     "step:clip",
     "step:concat",
     "step:impute",

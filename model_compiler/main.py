@@ -40,6 +40,7 @@ def compile_(
     cloud: o.Cloud = None,
     labels: o.Labels = "",
     features: o.Features = None,
+    watch: o.Watch = "",
     input_: o.Inputs = None,
     output: o.Outputs = None,
     extends: o.Extends = None,
@@ -86,6 +87,7 @@ def compile_(
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
             features=features_of(features),
+            watch=watch,
             metric=metric_of(metric),
             task=task_of(task),
             channels_last=channels_last,
@@ -110,6 +112,7 @@ def import_(
     cloud: o.Cloud = None,
     labels: o.Labels = "",
     features: o.Features = None,
+    watch: o.Watch = "",
     input_: o.Inputs = None,
     output: o.Chosen = None,
     extends: o.Extends = None,
@@ -152,6 +155,7 @@ def import_(
             cloud=load_onnx(cloud) if cloud else None,
             **fixed,
             features=features_of(features),
+            watch=watch,
             metric=metric_of(metric),
             task=task_of(task),
             gate=gate_of(max_drop, min_metric, min_agreement, max_class_drop, max_latency_ratio, by_bound=gate_bound),
@@ -171,7 +175,7 @@ def inspect(release: o.Release, json: o.Json = False) -> None:
     from model_compiler.report.terminal import show
 
     with _exit_on_error():
-        show(read_release(release), {}, json=json)
+        show(read_release(release), {}, json=json, release=release)
 
 
 @app.command("delta")
@@ -295,7 +299,7 @@ def _run(request: CompileRequest, work: Callable[[CompileRequest], CompileReport
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=2 * len(request.targets) + 6)
         report = work(replace(request.numbered(), progress=lambda step: bar.update(task, advance=1, description=step)))
-    show(report.manifest, report.left_out, json=json)
+    show(report.manifest, report.left_out, json=json, release=request.out)
 
 
 class _exit_on_error:  # reads as a statement

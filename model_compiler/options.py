@@ -98,6 +98,7 @@ Measurements = Annotated[
     Path | None, Option("--measurements", help="Folder that keeps what was measured, by content (default: the cache).")
 ]
 Again = Annotated[bool, Option("--measure-again", help="Measure anew, whatever was kept.")]
+Watch = Annotated[str, Option("--watch", help="Which input drift is watched on; by default the first of real numbers.")]
 Seed = Annotated[int, Option("--seed", help="Seeds the drift encoder.")]
 
 Old = Annotated[Path, Argument(help="What devices have: a model file or a release directory.")]

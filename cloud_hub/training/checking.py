@@ -20,7 +20,7 @@ from cloud_hub.training.recipe import Recipe
 from cloud_hub.training.trying import Tried, request_of, try_model
 from cloud_hub.training.trying import handful as handful
 from fleet import tasks
-from fleet.protocol.drift_encoder import Encoder
+from fleet.protocol.drift_encoder import GAPS, Encoder
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface
 from fleet.protocol.manifest import Tensor
@@ -97,7 +97,7 @@ def settle(recipe: Recipe, sets: Sets, contract: Contract | None, out: Path) -> 
     """
     _check_alike(sets)
     if contract is not None and contract.encoder is not None:
-        _check_enough(sets, contract.encoder.tensor)
+        _check_enough(sets, contract.encoder)
     try:
         spec = task_of(recipe, contract)
         loose = _loose(recipe, contract)
@@ -248,10 +248,10 @@ def _check_alike(sets: Sets) -> None:
             )
 
 
-def _check_enough(sets: Sets, watched: str) -> None:
+def _check_enough(sets: Sets, encoder: Encoder) -> None:
     for name, part in (("calibration", sets.calibration), ("validation", sets.validation)):
-        array = part.inputs.get(watched, next(iter(part.inputs.values())))
-        if not drift_reference.possible(array, array):
+        array = part.inputs.get(encoder.tensor, next(iter(part.inputs.values())))
+        if not drift_reference.possible(array, array, gaps=encoder.schema == GAPS):
             raise InvalidError(
                 f"the recipe: the {name} set has {len(part)} rows; the model's drift is watched, which needs at least "
                 f"{drift_reference.LEAST_ROWS} that differ",

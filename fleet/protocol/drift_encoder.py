@@ -1,7 +1,8 @@
 """The fixed encoder of a model name: whitened projections of inputs, and the random frequencies of a sketch.
 
 It is fitted once to training inputs and is then a blob of every release, so that what `sketch` sums up stays
-comparable.
+comparable. Where an input may hold NaN and infinity, an encoder reads such a number as the training data's mean
+(`GAPS`): what is left of the row counts, and how many rows have gaps is for the data's quality to say.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ MAX_FIT_ROWS = 2000
 MAX_FEATURES = 8192
 MAX_DIMS = 60
 SCHEMA = 1
+GAPS = 2  # the schema of an encoder that reads NaN and infinity as the mean; agents that do not know it refuse it
+CAPABILITY = "sketch-gaps"  # what an agent needs for it
 
 
 class Encoder(Struct, frozen=True, kw_only=True):
     """The fixed encoder of a model name; its canonical bytes are a blob of the release.
 
-    `tensor` is the input it reads, `inputs` the number of values in one example (`texts.NUMBERS` of text), `pool`
-    how many neighbouring values are averaged into one. `mean` holds ceil(inputs / pool) float32 and
-    `projection` a (ceil(inputs / pool), dims) float32 matrix, little-endian and row-major: mostly
+    `schema` is `SCHEMA`, or `GAPS`. `tensor` is the input it reads, `inputs` the number of values in one example
+    (`texts.NUMBERS` of text), `pool` how many neighbouring values are averaged into one. `mean` holds ceil(inputs /
+    pool) float32 and `projection` a (ceil(inputs / pool), dims) float32 matrix, little-endian and row-major: mostly
     principal directions over their standard deviation. Frequencies follow from `seed`, `features` (even) and
     `bandwidth` (in units of the embedding).
     """
@@ -52,7 +55,13 @@ class Encoder(Struct, frozen=True, kw_only=True):
 
 
 def fit_encoder(
-    x: npt.NDArray[Any], *, tensor: str = "", dims: int = 16, features: int = 512, seed: int = 0
+    x: npt.NDArray[Any],
+    *,
+    tensor: str = "",
+    dims: int = 16,
+    features: int = 512,
+    seed: int = 0,
+    gaps: bool = False,
 ) -> Encoder:
     """Fit an encoder to training inputs; the same arguments give the same encoder.
 
@@ -61,9 +70,10 @@ def fit_encoder(
         tensor: the name of the input tensor, part of the sketch's identity.
         dims: directions kept (fewer when the data has fewer), at most 60.
         features: even; 4 bytes each in every window.
+        gaps: read values that are not finite as the mean, here and in what is summed up later.
 
     Raises:
-        MalformedError: too few rows, values that are not finite, or a setting out of bounds.
+        MalformedError: too few rows, values that are not finite without `gaps`, or a setting out of bounds.
     """
     rows = np.asarray(x)
     picked = np.linspace(0, len(rows) - 1, min(len(rows), MAX_FIT_ROWS)).astype(np.int64) if rows.ndim else np.empty(0)
@@ -72,13 +82,15 @@ def fit_encoder(
         raise MalformedError(f"an encoder is fitted to (n, …) inputs with n ≥ 2, not {list(rows.shape)}")
     inputs = math.prod(rows.shape[1:])
     pool = max(1, -(-inputs // MAX_INPUTS))
-    flat = _pooled(rows.reshape(len(rows), inputs).astype(np.float64), pool)
+    flat = rows.reshape(len(rows), inputs).astype(np.float64)
+    flat = _pooled(_filled(flat, _means(flat, pool)) if gaps else flat, pool)
     if not np.isfinite(flat).all():
         raise MalformedError("an encoder cannot be fitted to NaN or infinity", subject=tensor)
     mean = flat.mean(axis=0)
     projection = _projection(flat - mean, min(dims, MAX_DIMS), seed)
     bandwidth = _median_distance((flat - mean) @ projection)
     encoder = Encoder(
+        schema=GAPS if gaps else SCHEMA,
         tensor=tensor,
         inputs=inputs,
         pool=pool,
@@ -128,7 +140,7 @@ def _check_encoder(encoder: Encoder) -> None:
     width = -(-encoder.inputs // encoder.pool) if encoder.pool > 0 else 0
     sizes = len(encoder.mean) == 4 * width and len(encoder.projection) == 4 * width * encoder.dims
     bounds = (
-        encoder.schema == SCHEMA
+        encoder.schema in (SCHEMA, GAPS)
         and 0 < width <= MAX_INPUTS
         and 0 < encoder.dims <= MAX_DIMS
         and 0 < encoder.features <= MAX_FEATURES
@@ -144,6 +156,45 @@ def _check_encoder(encoder: Encoder) -> None:
 def _numbers(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
     rows = np.asarray(x)
     return text_numbers(rows) if rows.dtype.kind in TEXT else rows
+
+
+def flattened(encoder: Encoder, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Examples (n, …) of numbers as an encoder projects them: (n, ceil(inputs / pool)).
+
+    Raises:
+        MalformedError: rows of another size than the encoder's.
+    """
+    rows = np.asarray(_numbers(x), np.float32)
+    size = math.prod(rows.shape[1:]) if rows.ndim > 1 else -1
+    if size != encoder.inputs:
+        raise MalformedError(
+            f"the encoder reads {encoder.inputs} values per example, the input is {list(rows.shape)}",
+            subject=encoder.tensor,
+        )
+    flat = rows.reshape(len(rows), size)
+    if encoder.schema == GAPS and not np.isfinite(flat).all():
+        flat = _filled(flat, np.frombuffer(encoder.mean, "<f4"))
+    return _pooled(flat, encoder.pool)
+
+
+def _filled(flat: npt.NDArray[Any], means: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The rows with what is not finite replaced by the mean of its place; `means` are of the pooled places."""
+    found: npt.NDArray[Any] = np.where(np.isfinite(flat), flat, _spread(means, flat.shape[1]))
+    return found
+
+
+def _spread(means: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    return np.repeat(means, -(-width // len(means)))[:width]
+
+
+def _means(flat: Floats, pool: int) -> Floats:
+    """The mean of the finite values of each pooled place; 0 where there are none."""
+    finite = np.isfinite(flat)
+    sums, counts = np.where(finite, flat, 0.0).sum(axis=0), finite.sum(axis=0)
+    padding = (0, -len(sums) % pool)
+    totals, seen = (np.pad(part, padding).reshape(-1, pool).sum(axis=1) for part in (sums, counts))
+    means: Floats = totals / np.maximum(seen, 1)
+    return means
 
 
 def _pooled(flat: npt.NDArray[Any], pool: int) -> npt.NDArray[Any]:

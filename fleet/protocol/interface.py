@@ -26,7 +26,7 @@ SHOWN_CLASSES = 12
 UNWATCHED = (
     "drift: the release has no sketch, so nobody will watch whether its inputs move or are outlying; its answers are "
     "watched by audits and labels (fleet drift status). A sketch needs an input with 8 rows for calibration and 8 for "
-    "validation, without NaN, that are not all the same"
+    "validation that are not all the same, and may hold NaN only where the model means it (--non-finite)"
 )
 
 

@@ -26,8 +26,7 @@ from fleet.protocol.drift_encoder import (
     Singles,
     _check_encoder,
     _frequencies,
-    _numbers,
-    _pooled,
+    flattened,
     sketch_id,
 )
 from fleet.protocol.errors import MalformedError
@@ -38,7 +37,8 @@ OUTLYING = 4.0  # two standard deviations
 
 
 class Sketcher:
-    """Sums up inputs; not thread-safe. Rows with NaN or infinity are counted in `skipped` only."""
+    """Sums up inputs; not thread-safe. Rows with NaN or infinity are counted in `skipped` only, unless the encoder
+    reads them (`drift_encoder.GAPS`)."""
 
     def __init__(self, encoder: Encoder) -> None:
         _check_encoder(encoder)
@@ -63,14 +63,7 @@ class Sketcher:
         Raises:
             MalformedError: rows of another size than the encoder's.
         """
-        rows = np.asarray(_numbers(x), np.float32)
-        size = math.prod(rows.shape[1:]) if rows.ndim > 1 else -1
-        if size != self.encoder.inputs:
-            raise MalformedError(
-                f"the encoder reads {self.encoder.inputs} values per example, the input is {list(rows.shape)}",
-                subject=self.encoder.tensor,
-            )
-        flat = _pooled(rows.reshape(len(rows), size), self.encoder.pool)
+        flat = flattened(self.encoder, x)
         angles = (flat - self._mean) @ self._frequencies
         result: Singles = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) * np.float32(self._scale)
         return result
@@ -92,10 +85,9 @@ class Sketcher:
 
 def outlying(encoder: Encoder, x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Which examples (n, …) lie far from the training data: a mean square over `OUTLYING` of the encoder's whitened
-    coordinates, which is 1 on that data. (n,); False for NaN."""
-    rows = np.asarray(_numbers(x), np.float32)
+    coordinates, which is 1 on that data. (n,); False for NaN, unless the encoder reads it."""
     with np.errstate(invalid="ignore", over="ignore"):
-        flat = _pooled(rows.reshape(len(rows), -1), encoder.pool) - np.frombuffer(encoder.mean, "<f4")
+        flat = flattened(encoder, x) - np.frombuffer(encoder.mean, "<f4")
         place = flat @ np.frombuffer(encoder.projection, "<f4").reshape(-1, encoder.dims)
         found: npt.NDArray[np.bool_] = np.mean(place.astype(np.float64) ** 2, axis=1) > OUTLYING
     return found

@@ -36,6 +36,7 @@ class CompileRequest:
     `front`, a model file, and then `preprocess`, steps with their constants, are between what applications send, which
     the data holds, and what the source takes; what a step imputes may hold NaN.
     `features` are what the numbers of an input are called, by its name, or "" for the only one; alarms name them.
+    `watch` names the input that drift is watched on; empty for the first of real numbers.
     `channels_last`: the data is (n, height, width, channels), the module takes channels first. `search` looks for a
     better quantization of a variant that misses the gate; `tuning` is training data for quantization-aware
     fine-tuning, which else has the calibration inputs. `measurements` is a folder that keeps what was measured, by
@@ -69,6 +70,7 @@ class CompileRequest:
     tuning: Dataset | None = None
     defer: DeferTarget = field(default_factory=DeferTarget)
     encoder: Encoder | None = None
+    watch: str = ""
     lineage: Lineage = field(default_factory=Lineage)
     seed: int = 0
     measurements: Path | None = None

@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 
 from fleet.protocol import manifest_detail
+from fleet.protocol.drift_encoder import CAPABILITY as SKETCH_GAPS
+from fleet.protocol.drift_encoder import GAPS, decode_encoder
 from fleet.protocol.finite import CAPABILITY, is_finite, not_finite
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Lineage, Manifest, SelfTest, SketchRef, Tensor, Variant
@@ -71,11 +73,12 @@ def assemble(parts: Parts, kept: Sequence[Judged]) -> tuple[Manifest, list[bytes
     outputs, steps = kept[0].ran.outputs, parts.preparation.steps
     selftest, data = _selftest(parts, kept)
     drift, drift_data = _drift(parts)
+    gaps = bool(drift_data) and decode_encoder(drift_data[0]).schema == GAPS
     front = parts.preparation.described
     inputs = _tensors(parts, parts.validation.inputs, kept, "input")
     profile_data = drift_reference.profile(parts.background.inputs, inputs, parts.request.features)
     manifest = Manifest(
-        requires=required_by(steps, front),
+        requires=(*required_by(steps, front), *((SKETCH_GAPS,) if gaps else ())),
         preprocess=steps or msgspec.UNSET,
         front=front or msgspec.UNSET,
         inputs=inputs,
@@ -196,13 +199,34 @@ def _drift(parts: Parts) -> tuple[SketchRef | None, list[bytes]]:
     if encoder is not None:
         check_encoder(encoder, parts.background.inputs)
         name = encoder.tensor or next(iter(parts.background.inputs))
+        if parts.request.watch not in ("", name):
+            raise CompilerError(
+                f"the model's drift is watched on input {name!r}, and stays so: {parts.request.watch!r} was asked for",
+                hint="leave --watch out; another input is a new model name, or monitoring ends (--end-monitoring)",
+            )
         background, held_out = (part.inputs[name] for part in (parts.background, parts.held_out))
         return drift_reference.build(background, held_out, tensor=name, encoder=encoder, seed=parts.request.seed)
-    for name, background in sorted(parts.background.inputs.items(), key=lambda item: _telling(item[1])):
+    for name, background in _watchable(parts):
         held_out = parts.held_out.inputs[name]
-        if drift_reference.possible(background, held_out):
-            return drift_reference.build(background, held_out, tensor=name, encoder=None, seed=parts.request.seed)
+        gaps = background.dtype.kind == "f" and name in parts.request.loose()
+        if drift_reference.possible(background, held_out, gaps=gaps):
+            return drift_reference.build(
+                background, held_out, tensor=name, encoder=None, seed=parts.request.seed, gaps=gaps
+            )
     return None, []
+
+
+def _watchable(parts: Parts) -> list[tuple[str, Array]]:
+    """The inputs that a new encoder may be of, the best first: the one that was asked for, or all.
+
+    Raises CompilerError when there is no input of the name that was asked for.
+    """
+    inputs, asked = parts.background.inputs, parts.request.watch
+    if not asked:
+        return sorted(inputs.items(), key=lambda item: _telling(item[1]))
+    if asked not in inputs:
+        raise CompilerError(f"there is no input {asked!r} to watch", hint=f"--watch one of {', '.join(inputs)}")
+    return [(asked, inputs[asked])]
 
 
 def _telling(array: Array) -> int:

@@ -20,15 +20,23 @@ LEAST_ROWS = 8
 PROFILE_ROWS = 10_000
 
 
-def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any]) -> bool:
+def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any], *, gaps: bool = False) -> bool:
     """Whether there is enough to compare: some rows of numbers with an axis of their own, or of text, in both sets, not
-    all the same."""
+    all the same. With `gaps` numbers may be NaN and infinite, and the others count."""
     if min(len(calibration), len(validation)) < LEAST_ROWS:
         return False
     text = calibration.dtype.kind in "OSU"  # a recipe may hold texts as any of these
-    if not text and not (calibration.ndim > 1 and is_finite(calibration) and is_finite(validation)):
+    if not text and calibration.ndim < 2:
         return False
+    if not text and not (is_finite(calibration) and is_finite(validation)):
+        return gaps and _differ(calibration) and bool(np.isfinite(validation).any())
     return bool((calibration != calibration[:1]).any())
+
+
+def _differ(rows: npt.NDArray[Any]) -> bool:
+    """Whether finite values of one place differ."""
+    finite = np.isfinite(rows)
+    return bool((np.where(finite, rows, -np.inf).max(axis=0) > np.where(finite, rows, np.inf).min(axis=0)).any())
 
 
 def build(
@@ -38,16 +46,19 @@ def build(
     tensor: str,
     encoder: drift_encoder.Encoder | None,
     seed: int,
+    gaps: bool = False,
 ) -> tuple[SketchRef, list[bytes]]:
     """The drift section and its two blobs.
 
+    With `gaps` the input may hold NaN and infinity, which a new encoder reads as the mean.
     The encoder is fitted to the calibration inputs unless one is given; the margin is what inputs
     of the same origin reach: windows of validation inputs against the calibration reference.
     """
-    if not possible(calibration, validation):
+    gaps = encoder.schema == drift_encoder.GAPS if encoder is not None else gaps
+    if not possible(calibration, validation, gaps=gaps):
         raise DataError(f"drift needs at least {LEAST_ROWS} calibration and validation inputs that differ")
     known = calibration if calibration.dtype.kind == "O" else np.asarray(calibration, dtype=np.float32)
-    fitted = encoder or drift_encoder.fit_encoder(known, tensor=tensor, seed=seed)
+    fitted = encoder or drift_encoder.fit_encoder(known, tensor=tensor, seed=seed, gaps=gaps)
     reference = sketch.sketch(fitted, calibration)
     margin = sketch.fit_margin(fitted, reference, validation, seed=seed)
     blobs = [drift_encoder.encode_encoder(fitted), sketch.encode_sketch(reference)]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from fleet.protocol.interface import UNWATCHED
 from fleet.protocol.manifest import Manifest, Verdict
+from model_compiler.inputs.release_folder import encoder_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+WIDTH = 200  # of a table that goes to a file or another program
 COLUMNS: Final[Mapping[str, Callable[[Verdict], str]]] = {  # what each is called, and says of a verdict
     "95 %": lambda v: f"{v.interval[0]:.3g}–{v.interval[1]:.3g}",
     "drop": lambda v: f"{v.drop_points:.2f}",
@@ -38,22 +41,48 @@ def table(manifest: Manifest) -> Table:
     return shown
 
 
-def show(manifest: Manifest, left_out: Mapping[str, str], *, json: bool) -> None:
-    """The release with its notes, and the targets that were left out; as one JSON document on request."""
+def show(manifest: Manifest, left_out: Mapping[str, str], *, json: bool, release: Path) -> None:
+    """The release in the folder `release` with its notes, and the targets that were left out; as one JSON document on
+    request."""
     if json:
         print_json({"manifest": manifest, "left_out": left_out})
         return
     from rich.console import Console
 
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     console.print(table(manifest))
     for variant in manifest.variants:
         for note in variant.verdict.notes:
             console.print(f"{variant.name}: {note}")
     for name, why in left_out.items():
         console.print(f"left out: {name}: {why}")
+    for line in (*_watched(manifest, release), *_own_auditors(manifest)):
+        console.print(line)
+
+
+def _watched(manifest: Manifest, release: Path) -> list[str]:
+    """Which input a sketch watches, where there is a choice, or that none does."""
     if manifest.sketch is None:
-        console.print(UNWATCHED)
+        return [UNWATCHED]
+    watched = encoder_of(release).tensor or manifest.inputs[0].name
+    others = ", ".join(tensor.name for tensor in manifest.inputs if tensor.name != watched)
+    if not others:
+        return []
+    return [
+        f"drift: whether inputs move is watched on {watched}; of {others} only whether they are broken (NaN, stuck, "
+        "beyond the training data, another unit). A model's first release chooses: --watch NAME"
+    ]
+
+
+def _own_auditors(manifest: Manifest) -> list[str]:
+    """What to say of cloud variants that are the very file of an edge variant."""
+    edge = {variant.blob.sha256: variant.name for variant in manifest.variants if variant.placement == "edge"}
+    return [
+        f"{variant.name} is the same file as {edge[variant.blob.sha256]}: as an auditor it agrees with this release "
+        "whatever is true, and calls a better release harmful. Audit with a better model, or use --evidence labels"
+        for variant in manifest.variants
+        if variant.placement == "cloud" and variant.blob.sha256 in edge
+    ]
 
 
 def print_json(document: Mapping[str, object]) -> None:

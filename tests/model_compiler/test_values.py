@@ -12,6 +12,7 @@ import pytest
 from edge_agent.runtimes import selftest
 from fleet.protocol.finite import CAPABILITY
 from fleet.protocol.manifest import Manifest, decode_manifest
+from fleet.protocol.sketch import decode_sketch
 from model_compiler import metrics
 from model_compiler.build.artifacts import CLOUD, Artifact
 from model_compiler.build.targets import TARGETS
@@ -22,6 +23,11 @@ from tests.model_compiler.test_command import run
 from tests.support import any_model
 from tests.support.any_model import onnx_file
 
+SUM = onnx_file(
+    [("Add", ["torque", "speed"], ["sum"], {})],
+    {name: ("FP32", ["n", 3]) for name in ("torque", "speed")},
+    {"sum": ("FP32", ["n", 3])},
+)
 X = np.abs(np.random.default_rng(0).normal(size=(40, 2))).astype(np.float32)
 
 
@@ -71,10 +77,10 @@ def test_missing_values_may_be_nan_where_the_model_takes_them(tmp_path: Path) ->
     x = X.copy()
     x[::3, 1] = np.nan
     said = imported(tmp_path, file, {"x": x, "y": np.nan_to_num(x)}, "--non-finite", "x").stdout
-    assert "drift: the release has no sketch" in said
     made = manifest(tmp_path)
+    assert "drift:" not in said and made.sketch is not None
     assert [tensor.finite for tensor in (*made.inputs, *made.outputs)] == [False, True]
-    assert made.requires == () and made.sketch is None
+    assert made.requires == ("sketch-gaps",)
     assert made.variants[0].verdict.value == 1.0
 
 
@@ -151,3 +157,49 @@ def test_a_cloud_variant_of_other_names_is_refused_with_both_sides(renamed: dict
         node.output[:] = [renamed.get(name, name) for name in node.output]
     with pytest.raises(TargetError, match=words):
         ran(model.SerializeToString())
+
+
+def test_an_input_that_may_hold_nan_is_watched_by_what_is_there(tmp_path: Path) -> None:
+    x = X.copy()
+    x[::2, 0] = np.nan
+    imported(tmp_path, any_model.logarithm(), {"x": x, "y": np.log(x)}, "--non-finite", "x", "--non-finite", "y")
+    made = manifest(tmp_path)
+    assert "sketch-gaps" in made.requires  # agents that leave rows with NaN out are not offered it
+    assert made.sketch is not None
+    blob = (tmp_path / "r" / "blobs" / made.sketch.reference.sha256).read_bytes()
+    assert decode_sketch(blob).count == len(X) // 2  # of all calibration rows
+
+
+@pytest.mark.parametrize(("watch", "words"), [("speed", "watched on speed; of torque only"), ("", "watched on torque")])
+def test_which_of_several_inputs_drift_is_watched_on_is_chosen_and_said(tmp_path: Path, watch: str, words: str) -> None:
+    (tmp_path / "model.onnx").write_bytes(SUM)
+    random = np.random.default_rng(0)
+    torque, speed = random.normal(size=(2, 40, 3)).astype(np.float32)
+    np.savez(tmp_path / "v.npz", torque=torque, speed=speed, y=torque + speed)
+    asked = ["--watch", watch] if watch else []
+    base = ["import", tmp_path / "model.onnx", "--validation", tmp_path / "v.npz", "--metric", "rmse"]
+    assert words in run(*base, "--out", tmp_path / "r", *asked, expect=0).stdout
+    assert "no input 'wear' to watch" in run(*base, "--out", tmp_path / "s", "--watch", "wear", expect=1).stderr
+    other = ["--extends", tmp_path / "r", "--watch", "torque" if watch else "speed"]
+    assert "and stays so" in run(*base, "--out", tmp_path / "t", *other, expect=1).stderr
+
+
+def test_a_cloud_variant_that_is_the_edge_s_own_file_is_said_to_be_no_auditor(tmp_path: Path) -> None:
+    x = X + np.float32(1)
+    (tmp_path / "cloud.onnx").write_bytes(any_model.logarithm())
+    told = imported(tmp_path, any_model.logarithm(), {"x": x, "y": np.log(x)}, "--cloud", str(tmp_path / "cloud.onnx"))
+    assert "cloud-onnx-fp32 is the same file as onnx-fp32" in told.stdout
+    (tmp_path / "cloud.onnx").write_bytes(any_model.logarithm(rows="m"))
+    told = run(
+        "import",
+        tmp_path / "model.onnx",
+        "--validation",
+        tmp_path / "v.npz",
+        "--out",
+        tmp_path / "s",
+        "--metric",
+        "rmse",
+        "--cloud",
+        tmp_path / "cloud.onnx",
+    )
+    assert "same file" not in told.stdout

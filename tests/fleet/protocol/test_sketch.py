@@ -154,7 +154,7 @@ def test_sums_that_no_encoder_can_make_are_refused() -> None:
         {"bandwidth": 0.0},
         {"pool": 0},
         {"inputs": 0},
-        {"schema": 2},
+        {"schema": 3},
     ],
 )
 def test_encoders_whose_sizes_disagree_are_refused(changes: dict) -> None:
@@ -174,3 +174,44 @@ def test_encoders_need_two_finite_rows() -> None:
     for bad in (np.zeros((1, 4)), np.zeros(4), np.full((5, 4), np.nan)):
         with pytest.raises(MalformedError):
             drift_encoder.fit_encoder(bad)
+
+
+def gappy(count: int, seed: int, *, share: float = 0.1, shift: float = 0.0, width: int = 6) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    x = (random.normal(size=(count, width)) + shift).astype(np.float32)
+    x[random.random(x.shape) < share] = np.nan
+    return x
+
+
+@pytest.mark.parametrize("width", [6, 9000])  # the latter is averaged over neighbours
+def test_rows_with_gaps_count_and_a_shift_of_the_others_is_seen(width: int) -> None:
+    encoder = drift_encoder.fit_encoder(gappy(300, 1, width=width), gaps=True)
+    assert (
+        drift_encoder.decode_encoder(drift_encoder.encode_encoder(encoder)) == encoder
+        and encoder.schema == drift_encoder.GAPS
+    )
+    reference = sketch.sketch(encoder, gappy(300, 2, width=width))
+    assert reference.count == 300  # without gaps nearly every row would be left out
+    same, moved = (sketch.sketch(encoder, gappy(300, seed, shift=by, width=width)) for seed, by in ((3, 0.0), (4, 1.0)))
+    assert sketch.distance(reference, moved) > 20 * abs(sketch.distance(reference, same))
+    assert not sketch.outlying(encoder, gappy(300, 5, width=width)).all()
+
+
+def test_an_infinity_is_a_gap_and_a_row_of_gaps_is_the_mean() -> None:
+    encoder = drift_encoder.fit_encoder(gappy(300, 1), gaps=True)
+    mean = np.frombuffer(encoder.mean, "<f4")[None]
+    for row in (np.full((1, 6), np.nan, np.float32), np.full((1, 6), -np.inf, np.float32)):
+        np.testing.assert_array_equal(sketch.Sketcher(encoder).features(row), sketch.Sketcher(encoder).features(mean))
+        assert not sketch.outlying(encoder, row).any()
+
+
+def test_an_encoder_without_gaps_reads_finite_rows_only_as_before() -> None:
+    whole = gappy(300, 1, share=0.0)
+    encoder = drift_encoder.fit_encoder(whole)
+    assert encoder.schema == drift_encoder.SCHEMA
+    assert sketch.sketch(encoder, gappy(300, 2)).count < 300
+    with pytest.raises(MalformedError, match="NaN"):
+        drift_encoder.fit_encoder(gappy(300, 1))
+    finite = msgspec.structs.replace(encoder, schema=drift_encoder.GAPS)
+    np.testing.assert_array_equal(sketch.Sketcher(finite).features(whole), sketch.Sketcher(encoder).features(whole))
+    assert drift_encoder.sketch_id(finite) != drift_encoder.sketch_id(encoder)  # never merged
