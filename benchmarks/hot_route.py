@@ -63,7 +63,7 @@ from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
 from fleet.protocol import oip
 from fleet.runtimes.cost import IN_FLIGHT
-from fleet.serving import JSON, ByteBudget, Reply, Request, Shared, hot_protocol
+from fleet.serving import JSON, ByteBudget, HotRequest, Reply, Shared, hot_protocol
 from tests.support import agent_process, models
 
 BATCH = 50  # calls whose mean is one measurement
@@ -103,15 +103,15 @@ class Constant:
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
 
-    def begin(self, _request: Request) -> int:
+    def begin(self, _request: HotRequest) -> int:
         """Any body."""
         return 1 << 20
 
-    def answer(self, _request: Request) -> Reply:
+    def answer(self, _request: HotRequest) -> Reply:
         """The constant."""
         return self.reply
 
-    def too_large(self, _request: Request, _size: int) -> Reply:
+    def too_large(self, _request: HotRequest, _size: int) -> Reply:
         """Never asked."""
         return self.reply
 
@@ -265,12 +265,12 @@ def echo_of(body: bytes) -> Callable[..., Awaitable[None]]:
     return app
 
 
-def _request(wire: bytes, now: float) -> Request:
+def _request(wire: bytes, now: float) -> HotRequest:
     head, _, body = wire.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     method, target, _ = first.split()
     pairs = (line.split(b": ", 1) for line in lines)
-    found = Request(method, target, {name.lower(): value for name, value in pairs}, now, unix=False)
+    found = HotRequest(method, target, {name.lower(): value for name, value in pairs}, now, unix=False)
     found.body = body
     return found
 

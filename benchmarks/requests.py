@@ -43,7 +43,7 @@ from edge_agent.in_process import draws, records
 from edge_agent.local import LocalModel, open_model
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from fleet.protocol import selftest
 from fleet.protocol.channel import Channel, ModelEntry, Sampling
 from fleet.protocol.manifest import Manifest, SelfTest, Tensor, Variant, Verdict, encode_manifest
@@ -114,7 +114,7 @@ def install(directory: Path, data: bytes, bare: Bare) -> None:
             blob=models.put(blobs, selftest.encode_vectors(vectors)), vectors=VECTORS, tolerance={"litert": 0.0}
         ),
     )
-    held = Held(release=1, variant="litert", manifest=Store(directory).put_manifest(encode_manifest(manifest)))
+    held = HeldRelease(release=1, variant="litert", manifest=Store(directory).put_manifest(encode_manifest(manifest)))
     state = StateFile(directory)
     state.put_model("model", ModelState(state="committed", active=held))
     entry = ModelEntry(release=1, sampling=Sampling(enabled=True))

@@ -16,7 +16,7 @@ import numpy as np
 from fleet.protocol.resolve import in_cohort
 from fleet.rollouts import machine
 from fleet.rollouts.cohorts import draw_salt
-from fleet.rollouts.facts import DeviceFact, Facts
+from fleet.rollouts.facts import DeviceFact, RolloutFacts
 from fleet.rollouts.stages import plan_stages
 
 DAY_S, OFF_S, LOOK_S, SOAK_S = 86_400.0, 1800.0, 300.0, 4 * 3600.0
@@ -86,7 +86,7 @@ def rollout(devices: int, harmful: bool, known: bool, seed: int) -> tuple[str, b
                 if name in inside and board.committed_at is None:
                     board.committed_at = now
                     board.dies_at = now + rng.uniform(*KILLED_S) if harmful else board.dies_at
-        facts = Facts(
+        facts = RolloutFacts(
             cohort=tuple(boards[name].fact(name) for name in inside),
             control=tuple(boards[name].fact(name) for name in names if name not in inside),
         )

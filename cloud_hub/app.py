@@ -45,7 +45,7 @@ from cloud_hub.inference.parts import Inference
 from cloud_hub.inference.routes import router as inference_router
 from cloud_hub.inference.rpc import make_rpc_server
 from cloud_hub.inference.tracing import make_tracer
-from cloud_hub.monitoring.health import Health
+from cloud_hub.monitoring.health import HubHealth
 from cloud_hub.services.supervisor import Service, run_services
 from fleet.tracing import Tracer
 
@@ -150,7 +150,7 @@ def create_app(
     app.state.hub = hub
     app.state.inference, app.state.admission = inference, inference.admission
     app.state.held = HeldIntake(hub)
-    app.state.health = Health(hub, ()) if inference_only else Health(hub)
+    app.state.health = HubHealth(hub, ()) if inference_only else HubHealth(hub)
     app.add_middleware(BodyLimit, limits=hub.config.limits)
     app.add_middleware(RefuseNul)
     install_error_handlers(app)

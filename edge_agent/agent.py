@@ -67,7 +67,7 @@ from edge_agent.telemetry.spool import Spool
 from edge_agent.telemetry.uploader import Uploader
 from edge_agent.telemetry.window_writer import WindowWriter
 from edge_agent.update.disk.state import Looked, StateFile
-from edge_agent.update.install import REQUEST, Installer, Outcome
+from edge_agent.update.install import REQUEST, Installer, InstallResult
 from edge_agent.update.looks import DeviceFacts, Looks
 from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.updater import Updater
@@ -259,7 +259,7 @@ class Agent:
         for one in (self.cloud, self.remotes, self.audits, self.signer, self.database, self.tracer):
             one.close()
 
-    async def install(self, folder: Path) -> Outcome:
+    async def install(self, folder: Path) -> InstallResult:
         """Serve what is installed, take one look at the bundle, and end; the running agent decides the probation."""
         try:
             await self.updater.start(to_serve=False)

@@ -21,7 +21,7 @@ import msgspec
 
 from edge_agent.errors import AgentError, LateError, ModelLoadError, NotFoundError, UsageError
 from edge_agent.host.child_process import kill
-from edge_agent.runtimes.measuring import ROUNDS, Case, Refused, Said
+from edge_agent.runtimes.measuring import ROUNDS, Case, MeasuringReport, Refused
 from fleet.protocol.channel import MAX_BENCH_ROUNDS
 from fleet.protocol.manifest import Manifest, Variant, decode_manifest
 from fleet.protocol.messages import Benchmark
@@ -156,9 +156,9 @@ async def run(cases: Sequence[Case], *, timeout_s: float = TIMEOUT_S) -> tuple[l
 def _figures(case: Case, out: bytes, code: int) -> Benchmark:
     lines = out.strip().splitlines()
     try:
-        said = msgspec.json.decode(lines[-1], type=Said) if lines else Said()
+        said = msgspec.json.decode(lines[-1], type=MeasuringReport) if lines else MeasuringReport()
     except msgspec.DecodeError:
-        said = Said()
+        said = MeasuringReport()
     if code == 0 and said.figures is not None:
         return said.figures
     if said.refused is not None:

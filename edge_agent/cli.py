@@ -18,10 +18,10 @@ from fleet.console.logs import set_up
 
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
-    from edge_agent.update.install import Outcome
+    from edge_agent.update.install import InstallResult
 
 RunAgent = Callable[["AgentConfig", str], int]
-InstallBundle = Callable[["AgentConfig", Path], "Outcome"]
+InstallBundle = Callable[["AgentConfig", Path], "InstallResult"]
 
 
 def main(argv: list[str] | None, run_agent: RunAgent, install_bundle: InstallBundle) -> int:
@@ -203,7 +203,7 @@ def _service(arguments: argparse.Namespace) -> int:
 
     from edge_agent.host import service
 
-    asked = service.Service(
+    asked = service.ServiceUnit(
         program=Path(sysconfig.get_path("scripts")) / "edge-agent",
         directory=getattr(arguments, "dir", None) or service.STATE / arguments.name,
         name=arguments.name,

@@ -33,7 +33,7 @@ from edge_agent.ports import Arrays, InstalledRelease, LoadedModel, load_variant
 from edge_agent.serving.scores import PendingScores, score_later
 from edge_agent.update.disk.state import AgentState, read_state
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol import oip
 from fleet.protocol.asking import ready_arrays, specs_of
 from fleet.protocol.errors import ProtocolError, RefusalError
@@ -108,7 +108,7 @@ class LocalModel:
         self._state = directory / "state.json"
         self._lock = threading.RLock()
         self._mark: tuple[int, int] | None = None
-        self._held: Held | None = None
+        self._held: HeldRelease | None = None
         self._loaded: tuple[InstalledRelease, LoadedModel] | None = None
         self._look_at = 0.0
         self._drawing = False
@@ -231,14 +231,14 @@ class LocalModel:
                 ) from error
             log.warning("model %s stays at release %d: %s", self._name, self._loaded[0].number, error)
 
-    def _active(self, state: AgentState) -> tuple[Held, Held | None]:
+    def _active(self, state: AgentState) -> tuple[HeldRelease, HeldRelease | None]:
         """What serves, and what served before it."""
         model = state.models.get(self._name)
         if model is None or model.active is None:
             raise NotFoundError(f"model {self._name!r} is not installed", subject=self._name)
         return model.active, model.previous
 
-    def _load(self, held: Held, former: Held | None) -> tuple[InstalledRelease, LoadedModel]:
+    def _load(self, held: HeldRelease, former: HeldRelease | None) -> tuple[InstalledRelease, LoadedModel]:
         release = Store(self._directory).open(self._name, held, former)
         runtime = runtimes.for_variant(release.variant)
         return release, load_variant(runtime, release.open_blob, release.manifest, release.variant)

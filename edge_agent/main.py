@@ -19,7 +19,7 @@ from edge_agent.host.lock import is_running, only_one
 if TYPE_CHECKING:
     from edge_agent.config import AgentConfig
     from edge_agent.telemetry.samples import Redact
-    from edge_agent.update.install import Outcome
+    from edge_agent.update.install import InstallResult
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def run_agent(config: AgentConfig, redact: str) -> int:
     return 0
 
 
-def install_bundle(config: AgentConfig, folder: Path) -> Outcome:
+def install_bundle(config: AgentConfig, folder: Path) -> InstallResult:
     """Install from a bundle: in this process, or by the agent that runs already. ConflictError: one just started."""
     from edge_agent.agent import Agent
     from edge_agent.update.install import ask

@@ -56,7 +56,7 @@ def read_blob(folder: Path, sha256: str) -> bytes:
     return data
 
 
-class Health(Struct, frozen=True, kw_only=True):
+class ReleaseHealth(Struct, frozen=True, kw_only=True):
     """Requests and failures of the active release since its activation.
 
     `newly_refused` requests are not among `requests`: the release refused them, and the one before it would have
@@ -118,7 +118,7 @@ class Activator(Protocol):
     async def deactivate(self, model: str) -> None:
         """Take a model out of service."""
 
-    def health(self, model: str) -> Health:
+    def health(self, model: str) -> ReleaseHealth:
         """Requests and failures since activation."""
 
 

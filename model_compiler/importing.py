@@ -14,8 +14,8 @@ from fleet.protocol.manifest import Lineage
 from fleet.protocol.tensors import to_bytes
 from fleet.runtimes.tensors import FileTensor
 from model_compiler.build.artifacts import CLOUD, Artifact
-from model_compiler.build.preprocessed import Asked, asked_of, behind, check_kinds
-from model_compiler.build.targets import TARGETS, Target
+from model_compiler.build.preprocessed import ApplicationData, asked_of, behind, check_kinds
+from model_compiler.build.targets import TARGETS, VariantTarget
 from model_compiler.errors import SourceError
 from model_compiler.evaluate import judging, tasking
 from model_compiler.inputs import naming, ports, precision, sources
@@ -59,7 +59,7 @@ def import_release(
     check_kinds(request)
     given = asked_of(request) if request.prepares else None
     fitted = _fitted(request if given is None else behind(request, given), target, model, metric)
-    asked = given or Asked(fitted.data, fitted.data, NO_STEPS)
+    asked = given or ApplicationData(fitted.data, fitted.data, NO_STEPS)
     wanted = replace(fitted.wanted, raw=raw)
     artifact = Artifact(f"{target.runtime}-{target.precision}", target, "edge", model, wanted=wanted)
     artifacts = [artifact, *_beside(request, reference, fitted, wanted)]
@@ -122,7 +122,7 @@ class _Fitted:
     wanted: Wanted
 
 
-def _fitted(request: CompileRequest, target: Target, model: bytes, metric: Metric) -> _Fitted:
+def _fitted(request: CompileRequest, target: VariantTarget, model: bytes, metric: Metric) -> _Fitted:
     found = ports.read(target.runtime, model)
     inputs = _inputs(request, target, found)
     outputs, picked = _outputs(request, target, found, metric, tuple(inputs.values()))
@@ -138,7 +138,7 @@ def _fitted(request: CompileRequest, target: Target, model: bytes, metric: Metri
     return _Fitted(data, outputs, Wanted(outputs=tuple(tensor.plain_name for tensor in picked), precise=not singles))
 
 
-def _inputs(request: CompileRequest, target: Target, found: Ports) -> dict[str, str]:
+def _inputs(request: CompileRequest, target: VariantTarget, found: Ports) -> dict[str, str]:
     """For each input of the data its name in the release, in the release's order."""
     asked, _ = request.names()
     arrays, own = tuple(request.validation.inputs), tuple(tensor.plain_name for tensor in found.inputs)
@@ -152,7 +152,7 @@ def _inputs(request: CompileRequest, target: Target, found: Ports) -> dict[str, 
 
 
 def _outputs(
-    request: CompileRequest, target: Target, found: Ports, metric: Metric, inputs: tuple[str, ...]
+    request: CompileRequest, target: VariantTarget, found: Ports, metric: Metric, inputs: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[FileTensor, ...]]:
     """The outputs' names in the release, and the file's tensors that they are.
 
@@ -187,10 +187,10 @@ def _beside(request: CompileRequest, reference: Path | None, fitted: _Fitted, wa
     return found
 
 
-def _read(file: Path) -> tuple[Target, bytes]:
+def _read(file: Path) -> tuple[VariantTarget, bytes]:
     if file.suffix == ".onnx":
         data = sources.load_onnx(file)
-        return Target("onnx", precision.of_onnx(data)), data
+        return VariantTarget("onnx", precision.of_onnx(data)), data
     if file.suffix != ".tflite":
         raise SourceError(f"{file}: neither .tflite nor .onnx", subject=str(file))
     try:
@@ -200,6 +200,6 @@ def _read(file: Path) -> tuple[Target, bytes]:
     if data[4:8] != b"TFL3":
         raise SourceError(f"{file}: not a LiteRT model (the file identifier is missing)", subject=str(file))
     try:
-        return Target("litert", precision.of_litert(data)), data
+        return VariantTarget("litert", precision.of_litert(data)), data
     except SourceError as error:
         raise SourceError(f"{file}: {error}", subject=str(file)) from error

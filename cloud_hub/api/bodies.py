@@ -16,7 +16,7 @@ from fastapi.params import Depends
 from pydantic import ValidationError
 
 from cloud_hub.errors import InvalidError, TooLargeError
-from fleet.api.base import Request as RequestModel
+from fleet.api.base import RequestModel as RequestModel
 from fleet.api.types import PATTERNS
 from fleet.protocol.bounds import whole_number
 

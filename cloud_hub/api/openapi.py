@@ -75,7 +75,7 @@ _KINDS: tuple[type, ...] = (
 # Structs that bodies and fields name, by the name that they have in the document.
 STRUCTS: dict[str, type] = {
     **{kind.__name__: kind for kind in _KINDS},
-    "Judgement": guard.Verdict,
+    "Judgement": guard.GuardVerdict,
     "Forecast": forecast.Forecast,
     "Remaining": remaining.Remaining,
     "Explained": explain.Explained,

@@ -40,7 +40,7 @@ Check = Callable[[str, str], bool]
 _CHECKS: dict[str, tuple[Check, str]] = {}
 
 
-class Login(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped here
+class DatabaseLogin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped here
     """User name and password against the hub's database."""
 
     @dataclass
@@ -59,7 +59,7 @@ class Login(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped here
 class Access(BaseTopicPlugin):  # type: ignore[misc]
     """Each device its own topics, the hub all of them."""
 
-    Config = Login.Config
+    Config = DatabaseLogin.Config
 
     async def topic_filtering(
         self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None

@@ -24,7 +24,7 @@ ROLLOUTS = 10  # the newest that are told
 BACK = 8  # releases before this one that are asked for words
 
 
-class Said(Struct, frozen=True, kw_only=True):
+class PublisherWords(Struct, frozen=True, kw_only=True):
     """A publisher's words, and of which release they were said."""
 
     text: str
@@ -42,7 +42,7 @@ class Rolled(Struct, frozen=True, kw_only=True):
     at: float
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class CardFacts(Struct, frozen=True, kw_only=True):
     """Everything that a card says.
 
     `snapshot` is the row of the manifest's snapshot, None where there is none or it was deleted; `rows` are those of
@@ -52,8 +52,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     release: ReleaseDetail
     manifest: Manifest
     below_floor: bool
-    intended_use: Said | None
-    limits: Said | None
+    intended_use: PublisherWords | None
+    limits: PublisherWords | None
     target: str
     snapshot: Snapshot | None
     rows: int | None
@@ -61,7 +61,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     missing: list[str]
 
 
-def gather(hub: Hub, model: str, number: int) -> Facts:
+def gather(hub: Hub, model: str, number: int) -> CardFacts:
     """What is known of a release.
 
     Raises:
@@ -78,7 +78,7 @@ def gather(hub: Hub, model: str, number: int) -> Facts:
     with hub.reading() as session:
         owner = session.get(Model, model)
         lineage = release.manifest.lineage
-        return Facts(
+        return CardFacts(
             release=release,
             manifest=with_detail(release.manifest, detail),
             below_floor=owner is not None and number < owner.min_release,
@@ -92,9 +92,11 @@ def gather(hub: Hub, model: str, number: int) -> Facts:
         )
 
 
-def _first(said: list[tuple[int, Detail]], name: str) -> Said | None:
+def _first(said: list[tuple[int, Detail]], name: str) -> PublisherWords | None:
     found = ((number, getattr(detail, name)) for number, detail in said)
-    return next((Said(text=text, release=number) for number, text in found if isinstance(text, str) and text), None)
+    return next(
+        (PublisherWords(text=text, release=number) for number, text in found if isinstance(text, str) and text), None
+    )
 
 
 def _earlier(hub: Hub, model: str, number: int) -> list[tuple[int, Detail]]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from cloud_hub.cards.facts import Facts, Said
+from cloud_hub.cards.facts import CardFacts, PublisherWords
 from fleet.protocol.manifest import Gate, Manifest, Tensor, Variant
 from fleet.protocol.task import in_words
 
@@ -20,7 +20,7 @@ _ADDRESS = re.compile(r":(?=//)|(?<=www)\.|@", re.IGNORECASE)  # what GitHub's M
 _START = re.compile(r"^(\s*\d*)([-#+=.)])")  # what makes a heading or a list at the start of a line
 
 
-def card(facts: Facts, *, at: float) -> str:
+def card(facts: CardFacts, *, at: float) -> str:
     """The card of a release, as of `at` (Unix seconds)."""
     release = facts.release
     parts = [
@@ -57,7 +57,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _head(facts: Facts, at: float) -> Iterator[str]:
+def _head(facts: CardFacts, at: float) -> Iterator[str]:
     release = facts.release
     published = _date(release.published_at) if release.published_at is not None else "not yet"
     yield f"- Status: {release.status}" + (", below the model's floor" if facts.below_floor else "")
@@ -68,14 +68,14 @@ def _head(facts: Facts, at: float) -> Iterator[str]:
     yield f"- This card was written on {_date(at)} from what the hub knew then."
 
 
-def _words(said: Said | None, number: int, what: str, option: str) -> str:
+def _words(said: PublisherWords | None, number: int, what: str, option: str) -> str:
     if said is None:
         return f"Unknown: nobody said the {what} of this release (`fleet release publish {option}`)."
     since = f"\n\nSaid of release {said.release}; this one says nothing of its own." if said.release != number else ""
     return _prose(said.text) + since
 
 
-def _data(facts: Facts) -> Iterator[str]:
+def _data(facts: CardFacts) -> Iterator[str]:
     manifest, snapshot = facts.manifest, facts.snapshot
     name = manifest.lineage.snapshot
     if snapshot is not None:
@@ -172,7 +172,7 @@ def _terms(gate: Gate) -> Iterator[str]:
             yield words.format(f"{term:.4g}")
 
 
-def _deferral(facts: Facts) -> str:
+def _deferral(facts: CardFacts) -> str:
     rows = []
     for variant in facts.manifest.variants:
         found = variant.deferral
@@ -186,7 +186,7 @@ def _deferral(facts: Facts) -> str:
     return _table(("variant", "defers below", "promise"), rows) + asked
 
 
-def _measured(facts: Facts) -> str:
+def _measured(facts: CardFacts) -> str:
     if not facts.release.measured:
         return "Unknown: no device has measured it yet."
     heads = ("hardware", "variant", "runtime", "devices", "p50 µs", "p95 µs", "worst p95 µs", "memory, bytes")
@@ -208,7 +208,7 @@ def _measured(facts: Facts) -> str:
     )
 
 
-def _rollouts(facts: Facts) -> str:
+def _rollouts(facts: CardFacts) -> str:
     if not facts.rollouts:
         return "None: no rollout has led to this release."
     rows = (
@@ -218,7 +218,7 @@ def _rollouts(facts: Facts) -> str:
     return _table(("rollout", "channel", "from release", "state", "why", "begun"), rows)
 
 
-def _limits(facts: Facts) -> Iterator[str]:
+def _limits(facts: CardFacts) -> Iterator[str]:
     yield _words(facts.limits, facts.release.number, "limits", "--limits")
     known = ["- The figures hold for inputs like the rows that it was judged on; how it does on others is unknown."]
     worst = max(facts.manifest.placed("edge"), key=lambda one: one.verdict.worst_class_drop, default=None)
@@ -233,7 +233,7 @@ def _limits(facts: Facts) -> Iterator[str]:
     yield "\n".join(known)
 
 
-def _lineage(facts: Facts) -> Iterator[str]:
+def _lineage(facts: CardFacts) -> Iterator[str]:
     lineage = facts.manifest.lineage
     yield f"- Recipe: {plain(lineage.recipe) or 'unknown'}"
     yield f"- Made from: {', '.join(map(plain, lineage.parents)) or 'nothing that it names'}"

@@ -28,7 +28,7 @@ from cloud_hub.dashboard.pages import (
 )
 from cloud_hub.dashboard.rendering import HERE, go_to, render
 from cloud_hub.errors import HubError
-from cloud_hub.store.moved import Moved
+from cloud_hub.store.moved import ChangeWatcher
 
 router = APIRouter(include_in_schema=False)
 PAGES = (overview, devices, commands, rollouts, models, samples, drift, jobs, events, audit, tokens)
@@ -41,7 +41,7 @@ def routers() -> list[APIRouter]:
 
 def install(app: FastAPI) -> None:
     """Serve the static files and the streams of `app.state.live`; who is not logged in is shown the way to `/login`."""
-    app.state.live = live.Live(Moved(app.state.hub.engine))
+    app.state.live = live.Live(ChangeWatcher(app.state.hub.engine))
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
     app.add_exception_handler(LoginNeeded, _to_login)
 

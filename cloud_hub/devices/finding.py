@@ -62,7 +62,7 @@ class Reason(Struct, frozen=True, kw_only=True):
     model: str = ""
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class DeviceFindings(Struct, frozen=True, kw_only=True):
     """A page of devices, those that are ill first; `next` is where the next page begins, empty at the end."""
 
     items: list[DeviceInfo]
@@ -106,7 +106,7 @@ def _explained(session: Session, found: Reason, now: float) -> Reason:
     return replace(found, hint=hint)
 
 
-def find(hub: Hub, wanted: Wanted, after: str, limit: int) -> Found:
+def find(hub: Hub, wanted: Wanted, after: str, limit: int) -> DeviceFindings:
     """At most `limit` devices, those that are ill before the others, each by id.
 
     Args:
@@ -124,9 +124,9 @@ def find(hub: Hub, wanted: Wanted, after: str, limit: int) -> Found:
             rows += _page(session, [*rules, not_(ill), start], limit + 1 - len(rows))
         shown = describe(hub, session, rows[:limit])
     if len(rows) <= limit:
-        return Found(items=shown, count=count)
+        return DeviceFindings(items=shown, count=count)
     end = shown[-1].id if last_ill > limit else "+" if last_ill == limit else f"+{shown[-1].id}"
-    return Found(items=shown, count=count, next=end)
+    return DeviceFindings(items=shown, count=count, next=end)
 
 
 def _page(session: Session, rules: Sequence[Any], most: int) -> list[Device]:

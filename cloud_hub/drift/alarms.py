@@ -8,7 +8,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from cloud_hub.drift import records
-from cloud_hub.drift.explain import Moved, explain
+from cloud_hub.drift.explain import MovedStreams, explain
 from cloud_hub.drift.streams import Settings, Stream, watch_again
 from cloud_hub.store.tables import Alarm, DriftMonitor, DriftStream, WindowRow, WindowSum
 from cloud_hub.store.windows import sums_before
@@ -75,7 +75,7 @@ def _detail(session: Session, monitor: DriftMonitor, named: Sequence[Stream], se
     total = len(session.exec(select(DriftStream.name).where(*_devices_of(monitor))).all())
     before, after = _windows(session, monitor, devices, since)
     return explain(
-        Moved(
+        MovedStreams(
             streams=named,
             leading=leading,
             limit=leading.limit(settings),

@@ -25,11 +25,11 @@ from cloud_hub.drift.basis import Basis, basis_of_encoder, decode_basis, encode_
 from cloud_hub.drift.epochs import SLOT_S, begun_anew, current
 from cloud_hub.drift.policy import DriftPolicy, policy_of
 from cloud_hub.drift.response import follow, respond, unanswered
-from cloud_hub.drift.scope import Target
+from cloud_hub.drift.scope import CheckedRelease
 from cloud_hub.drift.slots import learn_slot
 from cloud_hub.drift.streams import Settings, Stream
 from cloud_hub.drift.telling import tell
-from cloud_hub.drift.watch import Facts, Watch
+from cloud_hub.drift.watch import Watch, WatchFacts
 from cloud_hub.services.periodic import PeriodicService
 from cloud_hub.services.supervisor import Service
 from cloud_hub.store import uncounted
@@ -80,7 +80,7 @@ class DriftEngine(PeriodicService):
         # What inputs hold comes first: it says which features no baseline can hold.
         steps = {"data quality": self._step_inputs, "inputs": self._step_model, "answers": self._step_meaning}
         for served in found.watched:
-            target = Target(model=model, served=served, scope=found, upto=upto)
+            target = CheckedRelease(model=model, served=served, scope=found, upto=upto)
             for name, step in steps.items():
                 failures.run((model, served.release), name, partial(step, target))
         failures.run((model, 0), "alarms", partial(self._answer, model), counts=False)
@@ -93,7 +93,7 @@ class DriftEngine(PeriodicService):
         for alarm in found:
             respond(self._hub, model, alarm)
 
-    def _step_model(self, target: Target) -> None:
+    def _step_model(self, target: CheckedRelease) -> None:
         """Count what the release's windows say in their sketches."""
         with self._hub.reading() as session:
             row = session.get(Release, (target.model, target.release))
@@ -133,7 +133,7 @@ class DriftEngine(PeriodicService):
                 self._bases[sketch.sketch_id] = None
         return self._bases[sketch.sketch_id]
 
-    def _step_meaning(self, target: Target) -> None:
+    def _step_meaning(self, target: CheckedRelease) -> None:
         """The same for how right the answers are; it needs no sketch."""
         manifest, policy = self._known(target)
         news = truth.look(self._hub, target, manifest) if manifest is not None else None
@@ -141,19 +141,19 @@ class DriftEngine(PeriodicService):
             with self._hub.session() as session:
                 truth.step(self._hub, session, news, policy)
 
-    def _step_inputs(self, target: Target) -> None:
+    def _step_inputs(self, target: CheckedRelease) -> None:
         """Is the data broken, and are there more outliers? It needs no sketch either."""
         manifest, policy = self._known(target)
         if manifest is not None:
             inputs.step(self._hub, target, manifest, policy)
 
-    def _known(self, target: Target) -> tuple[Manifest | None, DriftPolicy]:
+    def _known(self, target: CheckedRelease) -> tuple[Manifest | None, DriftPolicy]:
         with self._hub.reading() as session:
             row, policy = session.get(Release, (target.model, target.release)), _policy(session, target.model)
             return decode_manifest(row.manifest) if row is not None and row.manifest else None, policy
 
     def _count(
-        self, session: Session, monitor: DriftMonitor, target: Target, policy: DriftPolicy, basis: Basis | None
+        self, session: Session, monitor: DriftMonitor, target: CheckedRelease, policy: DriftPolicy, basis: Basis | None
     ) -> int:
         """Count a batch of windows; returns how many."""
         learn_slot(session, monitor, self._hub.clock())
@@ -181,7 +181,12 @@ class DriftEngine(PeriodicService):
         return len(new)
 
     def _watch(
-        self, session: Session, monitor: DriftMonitor, target: Target, rows: list[WindowRow], policy: DriftPolicy
+        self,
+        session: Session,
+        monitor: DriftMonitor,
+        target: CheckedRelease,
+        rows: list[WindowRow],
+        policy: DriftPolicy,
     ) -> None:
         monitor.last_window = max(rows[-1].id or 0, monitor.last_window)
         model, now, basis = monitor.model, self._hub.clock(), decode_basis(monitor.basis)
@@ -230,10 +235,10 @@ def _streams(
     return streams
 
 
-def _facts(target: Target, devices: int, slot_s: float, now: float) -> Facts:
+def _facts(target: CheckedRelease, devices: int, slot_s: float, now: float) -> WatchFacts:
     """What a batch with so many devices knows of the fleet."""
     watched = target.scope.watched
-    return Facts(
+    return WatchFacts(
         devices=max(target.scope.devices, devices),
         groups=sum(len(one.groups) for one in watched),
         releases=len(watched),

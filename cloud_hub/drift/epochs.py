@@ -12,7 +12,7 @@ from cloud_hub.clock import lies_ahead
 from cloud_hub.context import Hub
 from cloud_hub.drift import alarms, records, silence
 from cloud_hub.drift.policy import DriftPolicy
-from cloud_hub.drift.scope import Target
+from cloud_hub.drift.scope import CheckedRelease
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import DriftMonitor
 from cloud_hub.store.uncounted import AWAITED
@@ -23,7 +23,7 @@ SLOT_S = 60.0  # where no window says how often they come
 LATE_S = 7 * 86_400.0  # a window that tells of a time before a new baseline is late; after so long its clock is wrong
 
 
-def current(hub: Hub, session: Session, target: Target, sketch: SketchRef, policy: DriftPolicy) -> DriftMonitor:
+def current(hub: Hub, session: Session, target: CheckedRelease, sketch: SketchRef, policy: DriftPolicy) -> DriftMonitor:
     """The release's monitor, begun anew when it has become a default, or when its baselines are to be renewed.
 
     Its `epoch` is the target's `since`: it only tells one beginning from another.
@@ -59,14 +59,14 @@ def current(hub: Hub, session: Session, target: Target, sketch: SketchRef, polic
     return monitor
 
 
-def _epoch_of(monitor: DriftMonitor, target: Target) -> float | None:
+def _epoch_of(monitor: DriftMonitor, target: CheckedRelease) -> float | None:
     """Which beginning the monitor is of. An older hub beside this one writes the number of its release instead, which
     begins nothing."""
     epoch: float | None = monitor.document.get("epoch")
     return target.served.since if epoch == target.release else epoch
 
 
-def _begin(session: Session, monitor: DriftMonitor, target: Target, now: float) -> None:
+def _begin(session: Session, monitor: DriftMonitor, target: CheckedRelease, now: float) -> None:
     """Of the first look at a model, the windows that are there count; later, those from now on."""
     since = target.served.since
     slot_s = monitor.document.get("slot_s", SLOT_S) if monitor.document else SLOT_S

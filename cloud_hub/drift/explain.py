@@ -56,7 +56,7 @@ def added(parts: Sequence[Summary]) -> Summary:
     )
 
 
-class Moved(Struct, frozen=True, kw_only=True):
+class MovedStreams(Struct, frozen=True, kw_only=True):
     """What an alarm names: the streams over their limit, of them the `leading` one with its limit; the devices that
     moved, of how many; and since when (Unix seconds)."""
 
@@ -69,7 +69,7 @@ class Moved(Struct, frozen=True, kw_only=True):
 
 
 def explain(
-    found: Moved, before: Sequence[WindowRow | WindowSum], after: Sequence[WindowRow], *, most: int
+    found: MovedStreams, before: Sequence[WindowRow | WindowSum], after: Sequence[WindowRow], *, most: int
 ) -> dict[str, Any]:
     """The alarm's detail; `reason` is the sentence that people read first.
 
@@ -109,7 +109,7 @@ def explain(
     }
 
 
-def _sentence(found: Moved, groups: Sequence[str]) -> str:
+def _sentence(found: MovedStreams, groups: Sequence[str]) -> str:
     leading = found.leading
     words = f"inputs have moved by {leading.distance:.3f} since {_moment(found.since)}"
     words += f" on {len(found.devices)} of {found.of_devices} devices"

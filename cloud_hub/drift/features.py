@@ -26,7 +26,7 @@ STRETCH = 0.3  # of the spread's logarithm that counts as much as `LEAST`
 GONE = 0.02  # of the values that counts as much
 
 
-class Moved(Struct, frozen=True, kw_only=True):
+class MovedFeature(Struct, frozen=True, kw_only=True):
     """One feature: its means and spreads, and its shares of finite values, before and after; `size` orders them."""
 
     tensor: str
@@ -47,7 +47,7 @@ def moved(
     plan: Sequence[Told],
     names: Mapping[str, Sequence[str]],
     left_out: Collection[tuple[str, int]] = (),
-) -> list[Moved]:
+) -> list[MovedFeature]:
     """The features that moved most, at most `MOST`.
 
     Args:
@@ -93,12 +93,12 @@ def pooled(windows: Iterable[Sequence[InputSummary]], told: Mapping[str, Told]) 
     return found
 
 
-def in_words(found: Sequence[Moved]) -> str:
+def in_words(found: Sequence[MovedFeature]) -> str:
     """The two or three that moved most, as in `temperature 21.3 → 35.1`."""
     return ", ".join(_sentence(one) for one in found[:3])
 
 
-def _sentence(one: Moved) -> str:
+def _sentence(one: MovedFeature) -> str:
     if one.before is None or one.after is None or one.finite_before - one.finite_after > 0.5:
         return f"{one.name} finite in {100 * one.finite_before:.0f} → {100 * one.finite_after:.0f} %"
     before, after = one.spread_before, one.spread_after
@@ -107,14 +107,14 @@ def _sentence(one: Moved) -> str:
     return f"{one.name} {one.before:.4g} → {one.after:.4g}"
 
 
-def _compared(tensor: str, place: int, name: str, old: Floats, new: Floats) -> Moved:
+def _compared(tensor: str, place: int, name: str, old: Floats, new: Floats) -> MovedFeature:
     sizes = [abs(new[2] - old[2]) / GONE]
     if np.isfinite([*old[:2], *new[:2]]).all():
         scale = max(old[1], 1e-6 * abs(old[0]), 1e-12)
         sizes.append(abs(new[0] - old[0]) / scale / LEAST)
         if old[1] > 0 and new[1] > 0:
             sizes.append(abs(math.log(new[1] / old[1])) / STRETCH)
-    return Moved(
+    return MovedFeature(
         tensor=tensor,
         place=place,
         name=name,

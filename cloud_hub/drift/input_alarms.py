@@ -14,7 +14,7 @@ from sqlmodel import Session, col, select
 
 from cloud_hub.context import Hub
 from cloud_hub.drift import outliers, quality
-from cloud_hub.drift.input_state import Device, Facts, Track
+from cloud_hub.drift.input_state import DeviceInputs, InputMonitorState, Track
 from cloud_hub.drift.outliers import Outliers
 from cloud_hub.drift.quality import Key
 from cloud_hub.drift.telling import tell
@@ -28,7 +28,7 @@ QUALITY, OUTLIERS = "quality", "outliers"  # the kinds, in an alarm's detail
 KINDS = (QUALITY, OUTLIERS)
 
 
-class Finding(Struct, frozen=True, kw_only=True):
+class InputFinding(Struct, frozen=True, kw_only=True):
     """What an alarm says of one device; `place` and `problem` as in `quality.Key`, `since` in Unix seconds."""
 
     device: str
@@ -42,9 +42,9 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 def broken(
     device: str, key: Key, track: Track, names: Mapping[str, Sequence[str]], told: Mapping[str, Told]
-) -> Finding:
+) -> InputFinding:
     """What an alarm says of a problem."""
-    return Finding(
+    return InputFinding(
         device=device,
         what=quality.words(key, track.now, names, told),
         share=track.now,
@@ -55,15 +55,15 @@ def broken(
     )
 
 
-def outlying(device: str, found: Outliers) -> Finding:
+def outlying(device: str, found: Outliers) -> InputFinding:
     """What an alarm says of a device's outliers."""
     share, normal = found.now or 0.0, found.normal or 0.0
     what = f"{100 * share:.0f} % of the inputs are outlying, {100 * normal:.0f} % at most in an hour of its record"
-    return Finding(device=device, what=what, share=share, since=found.since)
+    return InputFinding(device=device, what=what, share=share, since=found.since)
 
 
 def raise_or_extend(
-    hub: Hub, session: Session, monitor: InputMonitor, kind: str, found: Sequence[Finding], limit: float
+    hub: Hub, session: Session, monitor: InputMonitor, kind: str, found: Sequence[InputFinding], limit: float
 ) -> tuple[int, list[int]]:
     """Say what was found, in the open alarm of its kind or in a new one; the alarm's number, once more if it is new."""
     if not found:
@@ -72,7 +72,7 @@ def raise_or_extend(
     new = alarm is None
     if alarm is None:
         alarm = Alarm(model=monitor.model, release=monitor.release, at=hub.clock(), status="open", detail={})
-    known = msgspec.convert(alarm.detail.get("findings", []), list[Finding])
+    known = msgspec.convert(alarm.detail.get("findings", []), list[InputFinding])
     alarm.detail = _detail(kind, [*known, *found][:SHOWN], limit)
     session.add(alarm)
     tell(hub, session, alarm, new=new)
@@ -85,7 +85,7 @@ def accept(session: Session, alarm: Alarm) -> None:
     """An operator has closed it: what it named is normal from now on, and speaks again when it becomes more."""
     ours = (InputWatch.model == alarm.model, InputWatch.release == alarm.release)
     for row in session.exec(select(InputWatch).where(*ours)):  # an alarm does not list all that it is about
-        device = msgspec.convert(row.document, Device)
+        device = msgspec.convert(row.document, DeviceInputs)
         for name, track in device.tracks.items():
             if track.alarm == alarm.id:
                 accepted = max(track.accepted, track.now)
@@ -98,7 +98,7 @@ def accept(session: Session, alarm: Alarm) -> None:
 
 def watched(monitor: InputMonitor) -> tuple[str, str]:
     """How data quality and outliers of a release are watched, in words: what is not watched is said."""
-    facts = msgspec.convert(monitor.document, Facts)
+    facts = msgspec.convert(monitor.document, InputMonitorState)
     if not facts.windows:
         return "not watched: no window yet", "not watched: no window yet"
     of = f"of {facts.windows} windows"
@@ -120,9 +120,9 @@ def _open(session: Session, model: str, release: int, kind: str) -> Alarm | None
     return next((row for row in rows if row.detail.get("kind") == kind), None)
 
 
-def _detail(kind: str, found: Sequence[Finding], limit: float) -> dict[str, Any]:
+def _detail(kind: str, found: Sequence[InputFinding], limit: float) -> dict[str, Any]:
     """The same said of several devices is said once."""
-    by_what: defaultdict[tuple[str, int, str], list[Finding]] = defaultdict(list)
+    by_what: defaultdict[tuple[str, int, str], list[InputFinding]] = defaultdict(list)
     for finding in found:
         by_what[finding.tensor, finding.place, finding.problem].append(finding)
     said = [_sentence(part) for part in sorted(by_what.values(), key=lambda part: (-len(part), part[0].what))]
@@ -137,7 +137,7 @@ def _detail(kind: str, found: Sequence[Finding], limit: float) -> dict[str, Any]
     }
 
 
-def _sentence(found: Sequence[Finding]) -> str:
+def _sentence(found: Sequence[InputFinding]) -> str:
     names = sorted({finding.device for finding in found})
     more = f" and {len(names) - DEVICES} more" if len(names) > DEVICES else ""
     since = datetime.fromtimestamp(min(finding.since for finding in found), UTC).strftime("%Y-%m-%d %H:%M")

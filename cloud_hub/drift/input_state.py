@@ -22,7 +22,7 @@ class Track(Struct, frozen=True, kw_only=True):
     accepted: float = 0.0
 
 
-class Device(Struct, kw_only=True):
+class DeviceInputs(Struct, kw_only=True):
     """A row's document: what is held against a device's inputs, by `Key` as text, and its outliers.
 
     `own` are sums of shares over its first `learnt` windows, from `begun` on: its habit. `climbs` are the features that
@@ -41,7 +41,7 @@ class Device(Struct, kw_only=True):
     seen: bool = False
 
 
-class Facts(Struct, kw_only=True):
+class InputMonitorState(Struct, kw_only=True):
     """A monitor's document: windows counted, those with summaries and with outliers, and what the first ones showed:
     sums of shares by the hour of the day (UTC), over as many windows as `hours` says. `growing`: on how many of the
     `watched` devices a feature only grows; `left_out`: those that are therefore nobody's (`growth`)."""

@@ -17,16 +17,16 @@ from cloud_hub.context import Hub
 from cloud_hub.drift import bets, budget, growth, input_alarms, outliers, quality
 from cloud_hub.drift.baseline import BLOCKS
 from cloud_hub.drift.input_alarms import OUTLIERS, QUALITY
-from cloud_hub.drift.input_state import Device, Facts, Track, feature_text, key_of, text_of
+from cloud_hub.drift.input_state import DeviceInputs, InputMonitorState, Track, feature_text, key_of, text_of
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.profiles import profile_of
 from cloud_hub.drift.records import revoked_devices
-from cloud_hub.drift.scope import Target
+from cloud_hub.drift.scope import CheckedRelease
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import InputMonitor, InputWatch, WindowRow
 from cloud_hub.store.windows import newest
 from fleet.protocol.durations import DAY_S
-from fleet.protocol.figures import MEAN, Profile, Told, figures_of, plan
+from fleet.protocol.figures import MEAN, Told, TrainingProfile, figures_of, plan
 from fleet.protocol.manifest import Manifest
 from fleet.protocol.telemetry import InputSummary
 
@@ -35,7 +35,7 @@ BATCHES = 20  # per look and model
 TRACKS = 256  # of one device that something may be held against
 
 
-def step(hub: Hub, target: Target, manifest: Manifest, policy: DriftPolicy) -> list[int]:
+def step(hub: Hub, target: CheckedRelease, manifest: Manifest, policy: DriftPolicy) -> list[int]:
     """Count the release's new windows; returns the numbers of new alarms."""
     model, release, upto = target.model, target.release, target.upto
     with hub.reading() as session:
@@ -90,18 +90,18 @@ class Counted:
         session: Session,
         monitor: InputMonitor,
         told: Sequence[Told],
-        profile: Profile | None,
+        profile: TrainingProfile | None,
         shared: Shared,
         now: float,
     ) -> None:
         self._session = session
         self._monitor = monitor
-        self._facts = msgspec.convert(monitor.document, Facts)
+        self._facts = msgspec.convert(monitor.document, InputMonitorState)
         self._facts.profiled = profile is not None
         self._plan = told
         self._profile = profile
         self._policy, self._releases = shared.policy, shared.releases
-        self._devices: dict[str, Device] = {}
+        self._devices: dict[str, DeviceInputs] = {}
         self._now = now  # the hub's: those of devices may be wrong
         self._facts.begun = self._facts.begun or now
 
@@ -180,7 +180,7 @@ class Counted:
     def _learns(self, begun: float, windows: int) -> bool:
         return windows < self._policy.baseline_windows or self._now - begun < self._policy.baseline_s
 
-    def _habit(self, device: Device, name: str) -> tuple[float, int]:
+    def _habit(self, device: DeviceInputs, name: str) -> tuple[float, int]:
         """How much of it is usual, by the device's own first windows or by the worst hour of all, and by how many."""
         habits = [(device.own.get(name, 0.0) / max(device.learnt, 1), device.learnt)]
         for hour, total in self._facts.usual.get(name, {}).items():
@@ -188,7 +188,7 @@ class Counted:
         share, windows = max(habits)
         return min(share, 1.0), max(windows, 1)
 
-    def _track(self, device: Device, name: str, margin: float, share: float, at: float) -> None:
+    def _track(self, device: DeviceInputs, name: str, margin: float, share: float, at: float) -> None:
         track = device.tracks.get(name)
         if track is None:
             if share <= margin or len(device.tracks) >= TRACKS:  # nothing is held against it
@@ -253,11 +253,13 @@ class Counted:
             self._session.add(row)
         self._session.flush()
 
-    def _device(self, name: str) -> Device:
+    def _device(self, name: str) -> DeviceInputs:
         found = self._devices.get(name)
         if found is None:
             row = self._session.get(InputWatch, self._key(name))
-            found = self._devices[name] = msgspec.convert(row.document, Device) if row is not None else Device()
+            found = self._devices[name] = (
+                msgspec.convert(row.document, DeviceInputs) if row is not None else DeviceInputs()
+            )
         return found
 
     def _key(self, name: str) -> tuple[str, int, str]:

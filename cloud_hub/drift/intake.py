@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from cloud_hub.clock import lies_ahead
 from cloud_hub.drift.basis import Basis, fit_basis
-from cloud_hub.drift.watch import Seen
+from cloud_hub.drift.watch import SeenWindow
 from cloud_hub.store.tables import WindowRow
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.sketch import mean
@@ -56,14 +56,14 @@ def basis_of(rows: Sequence[WindowRow]) -> Basis | None:
     return fit_basis(np.stack([features for _, features in read]), devices)
 
 
-def seen_in(rows: Sequence[WindowRow], basis: Basis, times: Times) -> list[Seen]:
+def seen_in(rows: Sequence[WindowRow], basis: Basis, times: Times) -> list[SeenWindow]:
     """The windows in their order; one that cannot be read is left out, and said."""
     read = list(_means(rows, 4 * len(basis.directions)))
     if not read:
         return []
     projected = np.stack([features for _, features in read]) @ basis.directions.astype(np.float64)
     return [
-        Seen(device=row.device_id, release=row.release, at=times.of(row), count=row.sketch_count, row=place)
+        SeenWindow(device=row.device_id, release=row.release, at=times.of(row), count=row.sketch_count, row=place)
         for (row, _), place in zip(read, projected, strict=True)
     ]
 

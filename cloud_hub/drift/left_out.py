@@ -22,11 +22,11 @@ from sqlmodel import Session, col, select
 from cloud_hub.context import Hub
 from cloud_hub.drift import alarms, features, quality, records, silence
 from cloud_hub.drift.basis import ACROSS, DIMS, Basis, encode_basis
-from cloud_hub.drift.input_state import Facts, feature_of, feature_text
+from cloud_hub.drift.input_state import InputMonitorState, feature_of, feature_text
 from cloud_hub.drift.intake import Times
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.profiles import profile_of
-from cloud_hub.drift.watch import Seen
+from cloud_hub.drift.watch import SeenWindow
 from cloud_hub.events.kinds import Event
 from cloud_hub.events.outbox import record
 from cloud_hub.objects import blob_key
@@ -61,7 +61,7 @@ class LeftOut(Struct, frozen=True, kw_only=True):
     scales: tuple[float, ...] = ()
 
 
-class Known(Struct, frozen=True):
+class SketchedInput(Struct, frozen=True):
     """What is known of the sketched input: how it is told, and what its features are called."""
 
     told: Told
@@ -75,7 +75,7 @@ def concerns(session: Session, model: str, release: int, policy: DriftPolicy) ->
     return bool(policy.left_out or grown or (monitor is not None and monitor.document.get(LEFT_OUT)))
 
 
-def known_of(hub: Hub, manifest: Manifest, sketch: SketchRef) -> Known | None:
+def known_of(hub: Hub, manifest: Manifest, sketch: SketchRef) -> SketchedInput | None:
     """What is known of a release's sketched input; None where nobody says which it is, or what it holds.
 
     Raises:
@@ -88,7 +88,7 @@ def known_of(hub: Hub, manifest: Manifest, sketch: SketchRef) -> Known | None:
     profile = profile_of(hub, manifest)
     names = profile.names if profile is not None else {}
     found = next((one for one in plan(manifest.inputs) if tensor in ("", one.tensor)), None)
-    return None if found is None else Known(found, names)
+    return None if found is None else SketchedInput(found, names)
 
 
 def read(monitor: DriftMonitor) -> LeftOut | None:
@@ -97,7 +97,7 @@ def read(monitor: DriftMonitor) -> LeftOut | None:
     return msgspec.convert(found, LeftOut) if found else None
 
 
-def settle(hub: Hub, session: Session, monitor: DriftMonitor, known: Known, policy: DriftPolicy) -> bool:
+def settle(hub: Hub, session: Session, monitor: DriftMonitor, known: SketchedInput, policy: DriftPolicy) -> bool:
     """Begin baselines anew where other features are left out than before; whether anything is left to watch.
 
     Args:
@@ -106,7 +106,7 @@ def settle(hub: Hub, session: Session, monitor: DriftMonitor, known: Known, poli
         policy: names features that are to be left out, whether they grow or not.
     """
     row = session.get(InputMonitor, (monitor.model, monitor.release))
-    facts = msgspec.convert(row.document, Facts) if row is not None else Facts()
+    facts = msgspec.convert(row.document, InputMonitorState) if row is not None else InputMonitorState()
     grown = {name for name in facts.left_out if feature_of(name)[0] == known.told.tensor}
     places = range(len(known.told.names)) if known.told.kind == "values" else range(0)
     declared = {
@@ -131,7 +131,7 @@ def settle(hub: Hub, session: Session, monitor: DriftMonitor, known: Known, poli
     return False
 
 
-def seen_in(rows: Sequence[WindowRow], left: LeftOut, basis: Basis, times: Times) -> list[Seen]:
+def seen_in(rows: Sequence[WindowRow], left: LeftOut, basis: Basis, times: Times) -> list[SeenWindow]:
     """The windows that say what the features held, in their order."""
     found = []
     for row in rows:
@@ -140,7 +140,7 @@ def seen_in(rows: Sequence[WindowRow], left: LeftOut, basis: Basis, times: Times
         if summary is not None and len(table) > max(left.places):
             point = _point(table, left) @ basis.directions.astype(np.float64)
             at = times.of(row)
-            found.append(Seen(device=row.device_id, release=row.release, at=at, count=summary.rows, row=point))
+            found.append(SeenWindow(device=row.device_id, release=row.release, at=at, count=summary.rows, row=point))
     return found
 
 
@@ -157,7 +157,7 @@ def _point(table: Floats, left: LeftOut) -> Floats:
 
 
 def _left_out(
-    session: Session, monitor: DriftMonitor, known: Known, wanted: tuple[str, ...], words: str
+    session: Session, monitor: DriftMonitor, known: SketchedInput, wanted: tuple[str, ...], words: str
 ) -> LeftOut | None:
     """What is left, by the newest windows; None where none of them says it."""
     tensor = known.told.tensor
@@ -209,7 +209,7 @@ def _basis(size: int) -> Basis:
     return Basis(directions=directions.astype(np.float32), weights=np.ones(directions.shape[1]))
 
 
-def _words(known: Known, facts: Facts, grown: set[str], declared: set[str]) -> str:
+def _words(known: SketchedInput, facts: InputMonitorState, grown: set[str], declared: set[str]) -> str:
     said = []
     for name in sorted(grown):
         count, of = facts.growing.get(name, 0), facts.watched
@@ -223,11 +223,11 @@ def _words(known: Known, facts: Facts, grown: set[str], declared: set[str]) -> s
     return f"{', '.join(said)}: it is left out, for no baseline can hold it, and {rest}{todo}"
 
 
-def _quoted(known: Known, name: str) -> str:
+def _quoted(known: SketchedInput, name: str) -> str:
     return f"input {known.told.tensor!r}, {_name(known, feature_of(name)[1])},"
 
 
-def _name(known: Known, place: int) -> str:
+def _name(known: SketchedInput, place: int) -> str:
     return quality.feature_name(known.told.tensor, place, known.names, {known.told.tensor: known.told})
 
 

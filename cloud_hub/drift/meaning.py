@@ -143,7 +143,7 @@ class Making(Struct, frozen=True, kw_only=True):
         return max(some.beyond(self.shares.variance) for some in self.stretches)
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class FirstAgreement(Struct, frozen=True, kw_only=True):
     """What the release did at first: its mean agreement over `units` of `audits` in all; `per_day` is how many units
     came in a day, `spread` their standard deviation. `making`: while it goes on; None once it is frozen."""
 
@@ -160,7 +160,7 @@ class Record(Struct, frozen=True, kw_only=True):
         """The agreement below which answers have become worse; at 0 and below it, nothing can be worse."""
         return self.mean - self.margin
 
-    def held(self, margin: float) -> Record:
+    def held(self, margin: float) -> FirstAgreement:
         """The record with a policy's margin, where that is wider than its own."""
         return replace(self, margin=max(self.margin, margin))
 
@@ -169,7 +169,7 @@ class Track(Struct, frozen=True, kw_only=True):
     """One source of truth, watched. `first` gathers the record until there is one."""
 
     first: tuple[Unit, ...] = ()
-    record: Record | None = None
+    record: FirstAgreement | None = None
     logs: tuple[float, ...] = (0.0,) * len(STAKES)
     recent: tuple[Unit, ...] = ()
     counted: int = 0
@@ -248,11 +248,11 @@ def again(track: Track) -> Track:
     return replace(track, logs=Track().logs, recent=())
 
 
-def _record(making: Making, audits: int) -> Record:
+def _record(making: Making, audits: int) -> FirstAgreement:
     shares, error, days = making.shares, making.error, making.days
     unseen = ALIKE / shares.count  # units that are all alike do not show how they vary
     least = LEAST if days >= DAYS else FEW if days else UNSEEN
-    return Record(
+    return FirstAgreement(
         mean=shares.mean,
         margin=max(least, ERRORS * max(error, making.beyond), min(FEW, unseen)),
         units=shares.count,

@@ -9,13 +9,13 @@ from cloud_hub.errors import HubError
 from cloud_hub.objects import blob_key
 from fleet.protocol.blob import Blob
 from fleet.protocol.errors import ProtocolError
-from fleet.protocol.figures import Profile, decode_profile
+from fleet.protocol.figures import TrainingProfile, decode_profile
 from fleet.protocol.manifest import Manifest
 
 log = logging.getLogger(__name__)
 
 
-def profile_of(hub: Hub, manifest: Manifest) -> Profile | None:
+def profile_of(hub: Hub, manifest: Manifest) -> TrainingProfile | None:
     """The release's profile; None where it has none, as those of 0.1, or where it cannot be read."""
     if not isinstance(manifest.profile, Blob):
         return None

@@ -23,7 +23,19 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fleet.protocol.figures import FINITE, HIGH, LOW, MEDIAN, Q05, Q95, SHARES, SPREAD, Profile, Told, figures_of
+from fleet.protocol.figures import (
+    FINITE,
+    HIGH,
+    LOW,
+    MEDIAN,
+    Q05,
+    Q95,
+    SHARES,
+    SPREAD,
+    Told,
+    TrainingProfile,
+    figures_of,
+)
 from fleet.protocol.telemetry import InputSummary
 
 Floats = npt.NDArray[np.float64]
@@ -45,7 +57,7 @@ class Key(NamedTuple):
     problem: Problem
 
 
-class Seen(NamedTuple):
+class ProblemShare(NamedTuple):
     """A window's share of a problem; `margin` is what is normal of it by the training data, None where nobody knows."""
 
     share: float
@@ -53,8 +65,8 @@ class Seen(NamedTuple):
 
 
 def seen_in(
-    inputs: Sequence[InputSummary], requests: int, plan: Sequence[Told], profile: Profile | None
-) -> dict[Key, Seen]:
+    inputs: Sequence[InputSummary], requests: int, plan: Sequence[Told], profile: TrainingProfile | None
+) -> dict[Key, ProblemShare]:
     """What one window shows.
 
     Args:
@@ -65,7 +77,7 @@ def seen_in(
     """
     known = {told.tensor: told for told in plan}
     trained = {summary.name: summary for summary in profile.inputs} if profile is not None else {}
-    found: dict[Key, Seen] = {}
+    found: dict[Key, ProblemShare] = {}
     for summary in inputs:
         told = known.get(summary.name)
         table = figures_of(summary)
@@ -99,7 +111,7 @@ def margin_of(key: Key, normal: float, windows: int = 0) -> float | None:
 
 def _nan(
     summary: InputSummary, told: Told, usual: Floats | None, reference: InputSummary | None, requests: int
-) -> Iterator[tuple[Key, Seen]]:
+) -> Iterator[tuple[Key, ProblemShare]]:
     table = figures_of(summary)
     refused = sum(summary.refused.values())
     total = max(requests, refused, 1)
@@ -108,43 +120,43 @@ def _nan(
         rows = (summary.nan + summary.infinite) / max(summary.rows, 1) if told.kind != "values" else 0.0
         count = refused if told.kind != "values" else summary.refused[""]
         normal = (reference.nan + reference.infinite) / max(reference.rows, 1) if reference is not None else None
-        yield Key(told.tensor, WHOLE, "NaN"), Seen((count + served * min(rows, 1.0)) / total, normal)
+        yield Key(told.tensor, WHOLE, "NaN"), ProblemShare((count + served * min(rows, 1.0)) / total, normal)
     if told.kind == "values":
         for place in range(len(table)):
             missing = 1.0 - float(table[place, FINITE]) if summary.rows else 0.0
             share = (summary.refused.get(str(place), 0) + served * missing) / total
             normal = 1.0 - float(usual[place, FINITE]) if usual is not None else None
-            yield Key(told.tensor, place, "NaN"), Seen(min(share, 1.0), normal)
+            yield Key(told.tensor, place, "NaN"), ProblemShare(min(share, 1.0), normal)
 
 
-def _constant(told: Told, table: Floats, usual: Floats | None) -> Iterator[tuple[Key, Seen]]:
+def _constant(told: Told, table: Floats, usual: Floats | None) -> Iterator[tuple[Key, ProblemShare]]:
     """What never varied in training is no sensor, and what has no finite value is NaN."""
     still = table[:, SPREAD] <= 1e-6 * np.maximum(np.abs(table[:, MEDIAN]), 1e-12)
     varies = usual[:, SPREAD] > 0 if usual is not None else np.ones(len(table), bool)
     if told.kind != "values":
         if varies.any():
-            yield Key(told.tensor, WHOLE, "constant"), Seen(float(still[varies].all()), None)
+            yield Key(told.tensor, WHOLE, "constant"), ProblemShare(float(still[varies].all()), None)
         return
     for place in np.flatnonzero(varies & np.isfinite(table[:, SPREAD])):
-        yield Key(told.tensor, int(place), "constant"), Seen(float(still[place]), None)
+        yield Key(told.tensor, int(place), "constant"), ProblemShare(float(still[place]), None)
 
 
-def _range(told: Told, table: Floats, usual: Floats, rows: int) -> Iterator[tuple[Key, Seen]]:
+def _range(told: Told, table: Floats, usual: Floats, rows: int) -> Iterator[tuple[Key, ProblemShare]]:
     spare = np.maximum(BEYOND * (usual[:, HIGH] - usual[:, LOW]), 1e-6 * np.abs(usual[:, HIGH]))
     for place in np.flatnonzero(np.isfinite(table[:, LOW]) & np.isfinite(usual[:, LOW])):
         low, high = usual[place, LOW] - spare[place], usual[place, HIGH] + spare[place]
         outside = share_below(table[place, LOW:], low) + 1.0 - share_below(table[place, LOW:], high, least=False)
         # Few training rows do not reach their ends: of n, another one lies beyond both with 2 / (n + 1).
-        yield Key(told.tensor, int(place), "range"), Seen(float(outside), min(4.0 / max(rows, 1), 0.5))
+        yield Key(told.tensor, int(place), "range"), ProblemShare(float(outside), min(4.0 / max(rows, 1), 0.5))
 
 
-def _unit(told: Told, table: Floats, usual: Floats) -> Iterator[tuple[Key, Seen]]:
+def _unit(told: Told, table: Floats, usual: Floats) -> Iterator[tuple[Key, ProblemShare]]:
     if told.kind == "signal":  # a quiet room is no other unit
         return
     for place in np.flatnonzero(np.isfinite(table[:, MEDIAN]) & (np.abs(usual[:, MEDIAN]) > 0)):
         middle = table[place, MEDIAN]
         outside = not usual[place, Q05] <= middle <= usual[place, Q95]
-        yield Key(told.tensor, int(place), "unit"), Seen(float(outside and _other(middle, usual[place])), 0.0)
+        yield Key(told.tensor, int(place), "unit"), ProblemShare(float(outside and _other(middle, usual[place])), 0.0)
 
 
 def times(middle: float, usual: Floats) -> float:

@@ -48,7 +48,7 @@ NOBODY = "no channel has it as its default, and no device that was heard of in 3
 KEPT, KEPT_S = 8, 30 * 86_400.0  # releases that ended: the latest ones, and how long they are spoken of
 
 
-class Served(Struct, frozen=True, kw_only=True):
+class ServedRelease(Struct, frozen=True, kw_only=True):
     """A release that is watched: how many `devices` serve it, the names of their `groups`, the largest first, and
     `since` when it is watched, or is a default (Unix seconds; 0.0 of those of the first look). `unused` is since when
     it is neither a default nor served, 0.0 of one that is."""
@@ -75,7 +75,7 @@ class Scope(Struct, frozen=True, kw_only=True):
     at: float = 0.0
     defaults: tuple[int, ...] = ()
     devices: int = 0
-    watched: tuple[Served, ...] = ()
+    watched: tuple[ServedRelease, ...] = ()
     left_out: tuple[int, ...] = ()
     ended: tuple[Ended, ...] = ()
 
@@ -93,11 +93,11 @@ def when(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-class Target(Struct, frozen=True, kw_only=True):
+class CheckedRelease(Struct, frozen=True, kw_only=True):
     """A release that is looked at now: `scope` says what else there is, `upto` which window is the last to count."""
 
     model: str
-    served: Served
+    served: ServedRelease
     scope: Scope
     upto: int
 
@@ -183,7 +183,7 @@ def _found(session: Session, model: str, defaults: Collection[int], before: Scop
         defaults=tuple(sorted(defaults)),
         devices=len(devices),
         watched=tuple(
-            Served(
+            ServedRelease(
                 release=release,
                 default=release in defaults,
                 devices=len(labels[release]),
@@ -197,13 +197,13 @@ def _found(session: Session, model: str, defaults: Collection[int], before: Scop
     )
 
 
-def _unused(known: Iterable[Served], used: Collection[int], now: float) -> dict[int, float]:
+def _unused(known: Iterable[ServedRelease], used: Collection[int], now: float) -> dict[int, float]:
     """The releases that were watched, that nobody uses now, and that may be used again; and since when."""
     since = {one.release: min(one.unused or now, now) for one in known if one.release not in used}
     return {release: at for release, at in since.items() if now - at < PATIENCE_S}
 
 
-def _since(known: Served | None, default: bool, now: float) -> float:
+def _since(known: ServedRelease | None, default: bool, now: float) -> float:
     return now if known is None or (default and not known.default) else known.since
 
 

@@ -25,7 +25,7 @@ from cloud_hub.drift import budget, groups, meaning
 from cloud_hub.drift.intake import Times
 from cloud_hub.drift.meaning import Track, Unit
 from cloud_hub.drift.policy import DriftPolicy
-from cloud_hub.drift.scope import Target
+from cloud_hub.drift.scope import CheckedRelease
 from cloud_hub.drift.telling import tell
 from cloud_hub.drift.truth_evidence import BATCH, BATCHES, OTHERS, Judged, right_by, uncounted_labels, uncounted_windows
 from cloud_hub.store.engine import lock_name
@@ -75,12 +75,12 @@ class Name(NamedTuple):
 class News(Struct, frozen=True, kw_only=True):
     """What came about a release since its monitor was last stepped: `labels` stand after the place `after`."""
 
-    target: Target
+    target: CheckedRelease
     after: tuple[float, str]
     labels: tuple[Judged, ...]
 
 
-def look(hub: Hub, target: Target, manifest: Manifest) -> News | None:
+def look(hub: Hub, target: CheckedRelease, manifest: Manifest) -> News | None:
     """What there is to count; None where there is nothing. Samples are fetched here, where no transaction waits."""
     if manifest.named_task is None:
         return None
@@ -193,7 +193,7 @@ def _skip_what_came(session: Session, monitor: MeaningMonitor) -> None:
         monitor.last_label_at, monitor.last_label = newest[0] or 0.0, newest[1]
 
 
-def _current(session: Session, target: Target, now: float) -> MeaningMonitor:
+def _current(session: Session, target: CheckedRelease, now: float) -> MeaningMonitor:
     """The release's monitor: a record is a release's own, from its first windows and labels on."""
     found = session.get(MeaningMonitor, (target.model, target.release))
     return found or MeaningMonitor(model=target.model, release=target.release, document={}, updated_at=now)

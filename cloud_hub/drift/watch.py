@@ -26,7 +26,7 @@ FLEET = ("fleet", "")
 PARTS = 3  # of the budget: the fleets, the groups, the devices, each together over all releases of the model
 
 
-class Seen(Struct, frozen=True, kw_only=True):
+class SeenWindow(Struct, frozen=True, kw_only=True):
     """One device's window: when (Unix seconds), how many inputs, and their mean (K,) in the basis's coordinates."""
 
     device: str
@@ -36,7 +36,7 @@ class Seen(Struct, frozen=True, kw_only=True):
     row: Floats
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class WatchFacts(Struct, frozen=True, kw_only=True):
     """What a watch knows: how many `devices`, `groups` and `releases` of the model share the budget, the `release`
     whose streams these are, how long a group's window is (`slot_s`), and the time (Unix seconds)."""
 
@@ -61,7 +61,7 @@ class Watch:
         settings: Settings,
         streams: dict[tuple[str, str], Stream],
         groups: Mapping[str, Sequence[str]],
-        facts: Facts,
+        facts: WatchFacts,
     ) -> None:
         self.settings, self.streams, self.groups = settings, streams, groups
         self.release, self.slot_s = facts.release, facts.slot_s
@@ -74,7 +74,7 @@ class Watch:
             if max(stream.last, stream.slot * self.slot_s, *_visits(stream)) > facts.now + 2 * self.slot_s:
                 _set_back(stream, facts.now)
 
-    def count(self, windows: Sequence[Seen]) -> None:
+    def count(self, windows: Sequence[SeenWindow]) -> None:
         """Count windows in the order in which they came."""
         for some in _rounds(windows):
             streams = [self._device(seen) for seen in some]
@@ -90,7 +90,7 @@ class Watch:
         found = [self.streams[key] for key in sorted(self.touched)]
         return [s for s in found if not s.alarm and s.bank is not None and s.evidence >= s.limit(self.settings)]
 
-    def _device(self, seen: Seen) -> Stream:
+    def _device(self, seen: SeenWindow) -> Stream:
         key = ("device", seen.device)
         stream = self.streams.get(key)
         if stream is None or stream.release != seen.release:
@@ -104,7 +104,7 @@ class Watch:
         self.touched.add(key)
         return stream
 
-    def _learn(self, stream: Stream, seen: Seen) -> None:
+    def _learn(self, stream: Stream, seen: SeenWindow) -> None:
         if stream.history is None:
             return
         had = stream.own
@@ -124,7 +124,7 @@ class Watch:
             group.apart += (min(float(np.linalg.norm(mean - group.level)), FARTHEST) - group.apart) / group.members
             group.usual += (min(scale, FARTHEST) - group.usual) / group.members
 
-    def _join_groups(self, stream: Stream, seen: Seen) -> None:
+    def _join_groups(self, stream: Stream, seen: SeenWindow) -> None:
         """Let a device's window count in the open slot of its groups."""
         if not stream.own or stream.bank is None or stream.alarm or stream.evidence >= stream.limit(self.settings):
             return
@@ -213,7 +213,7 @@ def _correct(group: Stream, moved: Floats) -> None:
         group.bank.mean = group.bank.mean - moved / max(float(counts[0]), 1.0)
 
 
-def _step(streams: Sequence[Stream], windows: Sequence[Seen], settings: Settings) -> None:
+def _step(streams: Sequence[Stream], windows: Sequence[SeenWindow], settings: Settings) -> None:
     """Count one window of each stream that has a baseline, all at once."""
     pairs = [(stream, seen) for stream, seen in zip(streams, windows, strict=True) if stream.bank is not None]
     if not pairs:
@@ -227,9 +227,9 @@ def _step(streams: Sequence[Stream], windows: Sequence[Seen], settings: Settings
         stream.bank = part
 
 
-def _rounds(windows: Sequence[Seen]) -> Iterator[list[Seen]]:
+def _rounds(windows: Sequence[SeenWindow]) -> Iterator[list[SeenWindow]]:
     """Windows in their order, cut wherever a device comes again."""
-    now: dict[str, Seen] = {}
+    now: dict[str, SeenWindow] = {}
     for seen in windows:
         if seen.device in now:
             yield list(now.values())

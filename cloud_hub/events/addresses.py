@@ -11,7 +11,7 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class Place(NamedTuple):
+class Address(NamedTuple):
     """An address of `https`, or of a broker: host and port to connect to, `path` with its query, and `authority` for
     the Host header.
 
@@ -29,7 +29,7 @@ class Place(NamedTuple):
         return host if self.port == 443 else f"{host}:{self.port}"
 
 
-def read_broker(url: str) -> Place:
+def read_broker(url: str) -> Address:
     """The place of a broker, `mqtts://HOST:8883`; ValueError with what is wrong with it."""
     place = read_url(url, scheme="mqtts", usual=8883)
     if place.path != "/":
@@ -37,7 +37,7 @@ def read_broker(url: str) -> Place:
     return place
 
 
-def read_url(url: str, *, scheme: str = "https", usual: int = 443) -> Place:
+def read_url(url: str, *, scheme: str = "https", usual: int = 443) -> Address:
     """The place of an address; ValueError with what is wrong with it, which repeats none of it.
 
     Args:
@@ -61,7 +61,7 @@ def read_url(url: str, *, scheme: str = "https", usual: int = 443) -> Place:
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not path.isascii() or any(letter <= " " or letter == "\x7f" for letter in path):
         raise ValueError("its path must be printable ASCII; percent-encode the rest")
-    return Place(host, port or usual, path)
+    return Address(host, port or usual, path)
 
 
 def check_addresses(found: Sequence[str], *, allow_private: bool) -> str:

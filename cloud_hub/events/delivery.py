@@ -19,7 +19,7 @@ from cloud_hub.clock import Jumps
 from cloud_hub.context import Hub
 from cloud_hub.events import mqtt, outbox, sending, signing
 from cloud_hub.events.bodies import body
-from cloud_hub.events.schedule import Outcome, Verdict, judge
+from cloud_hub.events.schedule import AttemptResult, DeliveryState, judge
 from cloud_hub.events.targets import Target, open_targets
 from cloud_hub.services.leases import hold
 from cloud_hub.services.supervisor import Service
@@ -39,10 +39,10 @@ class Letter(Struct, frozen=True):
     headers: dict[str, str] = {}
 
 
-Send = Callable[[Target, Letter], Awaitable[Outcome]]
+Send = Callable[[Target, Letter], Awaitable[AttemptResult]]
 
 
-async def send(target: Target, letter: Letter) -> Outcome:
+async def send(target: Target, letter: Letter) -> AttemptResult:
     """One try over the network."""
     private, timeout_s = target.settings.allow_private, target.settings.timeout_s
     if target.topic:
@@ -143,7 +143,7 @@ class Delivering:
         if row is None:
             return  # it was forgotten meanwhile, and its deliveries with it
         if began > claimed.expires_at:
-            outcome = Outcome(error="not sent: it is older than a day")
+            outcome = AttemptResult(error="not sent: it is older than a day")
         else:
             outcome = await self._send(self._target, self._letter(row, began))
         await asyncio.to_thread(self._settle, claimed, outcome, began)
@@ -157,7 +157,7 @@ class Delivering:
         with self._hub.reading() as session:
             return outbox.find(session, event)
 
-    def _settle(self, claimed: outbox.Claimed, outcome: Outcome, began: float) -> None:
+    def _settle(self, claimed: outbox.Claimed, outcome: AttemptResult, began: float) -> None:
         now, settings = self._hub.clock(), self._target.settings
         verdict = judge(
             outcome,
@@ -178,7 +178,7 @@ class Delivering:
         if ours:
             self._say(claimed, verdict)
 
-    def _say(self, claimed: outbox.Claimed, verdict: Verdict) -> None:
+    def _say(self, claimed: outbox.Claimed, verdict: DeliveryState) -> None:
         ids = {"event": claimed.event, "target": self._target.name}
         if verdict.state == "dead":
             log.warning("event %s did not reach %s: %s", claimed.event, self._target.name, verdict.error, extra=ids)

@@ -13,16 +13,16 @@ import ssl
 from msgspec import Struct
 
 from cloud_hub.events import packets
-from cloud_hub.events.addresses import Place
+from cloud_hub.events.addresses import Address
 from cloud_hub.events.packets import Acknowledgement
-from cloud_hub.events.schedule import Outcome
+from cloud_hub.events.schedule import AttemptResult
 from cloud_hub.events.sending import RefusedError, Resolve, connect, resolve_name, words_of
 
 NUMBER = 1  # of the only publication of a connection
 NOBODY = "the broker has it, and nobody has subscribed to it"
 
 
-class Login(Struct, frozen=True):
+class BrokerLogin(Struct, frozen=True):
     """A user name and a password; both may be empty, where a certificate or nobody is asked for."""
 
     username: str = ""
@@ -52,15 +52,15 @@ class _OtherVersionError(Exception):
 
 
 async def publish(
-    place: Place,
+    place: Address,
     message: Message,
     context: ssl.SSLContext,
-    login: Login,
+    login: BrokerLogin,
     *,
     allow_private: bool,
     timeout_s: float,
     resolve: Resolve | None = None,
-) -> Outcome:
+) -> AttemptResult:
     """Publish once; whatever goes wrong is in the outcome. Nothing but cancelling is raised.
 
     Args:
@@ -79,19 +79,19 @@ async def publish(
                     continue
                 finally:
                     writer.transport.abort()  # a polite end could wait for ever
-        return Outcome(error="the broker speaks neither MQTT 5 nor 3.1.1")
+        return AttemptResult(error="the broker speaks neither MQTT 5 nor 3.1.1")
     except _RefusalError as error:
-        return Outcome(status=error.code, error=str(error))
+        return AttemptResult(status=error.code, error=str(error))
     except TimeoutError:
-        return Outcome(error=f"no answer within {timeout_s:g} s")
+        return AttemptResult(error=f"no answer within {timeout_s:g} s")
     except ssl.SSLCertVerificationError as error:
-        return Outcome(error=f"its certificate is not valid: {error.verify_message}")
+        return AttemptResult(error=f"its certificate is not valid: {error.verify_message}")
     except (RefusedError, ValueError) as error:
-        return Outcome(error=str(error))
+        return AttemptResult(error=str(error))
     except asyncio.IncompleteReadError:
-        return Outcome(error="it ended the connection without an answer")
+        return AttemptResult(error="it ended the connection without an answer")
     except (OSError, ssl.SSLError) as error:
-        return Outcome(error=words_of(error))
+        return AttemptResult(error=words_of(error))
 
 
 async def _tell(
@@ -99,9 +99,9 @@ async def _tell(
     writer: asyncio.StreamWriter,
     version: int,
     message: Message,
-    login: Login,
+    login: BrokerLogin,
     timeout_s: float,
-) -> Outcome:
+) -> AttemptResult:
     client_id = f"edgeloop-{secrets.token_hex(7)}"  # 23 letters, which every broker takes
     writer.write(packets.connect(version, client_id, int(timeout_s) + 1, login.username, login.password))
     try:
@@ -123,7 +123,7 @@ async def _tell(
     writer.write(packets.DISCONNECT)
     await writer.drain()  # without a goodbye the broker's log would speak of a lost client
     remark = NOBODY if taken.code == packets.NO_SUBSCRIBER else ""
-    return Outcome(arrived=True, status=taken.code, error=remark)
+    return AttemptResult(arrived=True, status=taken.code, error=remark)
 
 
 async def _answer(reader: asyncio.StreamReader, version: int, expected: int) -> Acknowledgement:

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 from cloud_hub.clock import SLACK_S
 from cloud_hub.events import schedule
 from cloud_hub.events.kinds import Event, bounded, place_in_hour, wanted
-from cloud_hub.events.schedule import LIFE_S, Verdict
+from cloud_hub.events.schedule import LIFE_S, DeliveryState
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import EventDelivery, EventRow
 from fleet.protocol.durations import DAY_S, HOUR_S
@@ -131,7 +131,7 @@ def postpone(session: Session, target: str, jump_s: float, now: float) -> None:
 
 
 def settle(
-    session: Session, event: str, target: str, owner: str, verdict: Verdict, tried: Mapping[str, Any], now: float
+    session: Session, event: str, target: str, owner: str, verdict: DeliveryState, tried: Mapping[str, Any], now: float
 ) -> bool:
     """Write down what came of a try; False when the claim had ended and somebody else has it, whose word counts."""
     row = session.get(EventDelivery, (event, target), with_for_update=True)

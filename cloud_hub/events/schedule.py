@@ -17,7 +17,7 @@ LIFE_S = 86_400.0  # after which nobody is told any more: what a hub restored fr
 GONE = 410
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class AttemptResult(Struct, frozen=True, kw_only=True):
     """What came of one try: the status of the answer (0: none came), what is wrong, and the wait it asks for.
 
     `status` is that of HTTP, or a broker's reason to refuse; `arrived` says that a broker has acknowledged it.
@@ -29,7 +29,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     retry_after_s: float = 0.0
 
 
-class Verdict(Struct, frozen=True):
+class DeliveryState(Struct, frozen=True):
     """What a delivery is now; `next_at` matters while it waits."""
 
     state: Literal["waiting", "delivered", "dead"]
@@ -37,7 +37,9 @@ class Verdict(Struct, frozen=True):
     error: str = ""
 
 
-def judge(outcome: Outcome, *, tries: int, most: int, expires_at: float, now: float, chance: float) -> Verdict:
+def judge(
+    outcome: AttemptResult, *, tries: int, most: int, expires_at: float, now: float, chance: float
+) -> DeliveryState:
     """What becomes of a delivery after a try.
 
     Args:
@@ -47,16 +49,16 @@ def judge(outcome: Outcome, *, tries: int, most: int, expires_at: float, now: fl
         chance: evenly drawn from 0 to 1.
     """
     if outcome.arrived or (not outcome.error and 200 <= outcome.status < 300):  # a broker refuses with any number
-        return Verdict("delivered", now, outcome.error)
+        return DeliveryState("delivered", now, outcome.error)
     error = outcome.error or f"it answered {outcome.status}"
     if outcome.status == GONE:
-        return Verdict("dead", now, f"{error}: it wants no more")
+        return DeliveryState("dead", now, f"{error}: it wants no more")
     next_at = now + max(pause_s(tries, chance), min(outcome.retry_after_s, LONGEST_WAIT_S))
     if tries >= most:
-        return Verdict("dead", now, f"{error}; given up after {tries} tries")
+        return DeliveryState("dead", now, f"{error}; given up after {tries} tries")
     if next_at > expires_at:
-        return Verdict("dead", now, f"{error}; given up after a day")
-    return Verdict("waiting", next_at, error)
+        return DeliveryState("dead", now, f"{error}; given up after a day")
+    return DeliveryState("waiting", next_at, error)
 
 
 def pause_s(tries: int, chance: float) -> float:

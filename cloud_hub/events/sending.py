@@ -18,8 +18,8 @@ from urllib.parse import quote, unquote
 
 import httptools
 
-from cloud_hub.events.addresses import Place, check_addresses
-from cloud_hub.events.schedule import LONGEST_WAIT_S, Outcome
+from cloud_hub.events.addresses import Address, check_addresses
+from cloud_hub.events.schedule import LONGEST_WAIT_S, AttemptResult
 from fleet.console.hiding import HIDDEN
 
 HEAD, BODY = 16 << 10, 2 << 10  # bytes that are read of an answer
@@ -33,7 +33,7 @@ class RefusedError(Exception):
     """An address that must not be connected to."""
 
 
-class Answer:
+class ParsedResponse:
     """What is parsed of an answer; `httptools` calls the methods that begin with `on_`."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Answer:
 
 
 async def post(
-    place: Place,
+    place: Address,
     body: bytes,
     headers: Mapping[str, str],
     context: ssl.SSLContext,
@@ -72,7 +72,7 @@ async def post(
     allow_private: bool,
     timeout_s: float,
     resolve: Resolve | None = None,
-) -> Outcome:
+) -> AttemptResult:
     """Send `body`; whatever goes wrong is in the outcome. Nothing but cancelling is raised.
 
     Args:
@@ -82,7 +82,7 @@ async def post(
         timeout_s: for all of it, from the name to the status of the answer.
         resolve: host and port to addresses, by default the system's.
     """
-    answer, writer = Answer(), None
+    answer, writer = ParsedResponse(), None
     try:
         async with asyncio.timeout(timeout_s):
             reader, writer = await connect(place, context, allow_private, timeout_s, resolve or resolve_name)
@@ -90,23 +90,23 @@ async def post(
             await writer.drain()
             await _read(reader, answer)
     except RefusedError as error:
-        return Outcome(error=str(error))
+        return AttemptResult(error=str(error))
     except TimeoutError:
         if not answer.status:
-            return Outcome(error=f"no answer within {timeout_s:g} s")
+            return AttemptResult(error=f"no answer within {timeout_s:g} s")
     except ssl.SSLCertVerificationError as error:
-        return Outcome(error=f"its certificate is not valid: {error.verify_message}")
+        return AttemptResult(error=f"its certificate is not valid: {error.verify_message}")
     except httptools.HttpParserUpgrade:  # no HttpParserError: a 101, which nobody asked for
-        return Outcome(error="it wants to speak another protocol than HTTP")
+        return AttemptResult(error="it wants to speak another protocol than HTTP")
     except (OSError, ssl.SSLError, httptools.HttpParserError) as error:
         if not answer.status:
-            return Outcome(error=words_of(error))
+            return AttemptResult(error=words_of(error))
     finally:
         if writer is not None:
             writer.transport.abort()  # a polite end could wait for ever
     if not answer.status:
-        return Outcome(error="it ended the connection without an answer")
-    return Outcome(
+        return AttemptResult(error="it ended the connection without an answer")
+    return AttemptResult(
         status=answer.status,
         error="" if 200 <= answer.status < 300 else _refusal(answer, place.path),
         retry_after_s=_seconds(answer.retry_after),
@@ -114,7 +114,7 @@ async def post(
 
 
 async def connect(
-    place: Place, context: ssl.SSLContext, allow_private: bool, timeout_s: float, resolve: Resolve
+    place: Address, context: ssl.SSLContext, allow_private: bool, timeout_s: float, resolve: Resolve
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to a checked address of a place, with its certificate verified for the name.
 
@@ -134,14 +134,14 @@ async def connect(
 
 
 async def _open(
-    address: str, place: Place, context: ssl.SSLContext
+    address: str, place: Address, context: ssl.SSLContext
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     return await asyncio.open_connection(
         address, place.port, ssl=context, server_hostname=place.host, ssl_shutdown_timeout=0.1, limit=HEAD
     )
 
 
-def _head(place: Place, body: bytes, headers: Mapping[str, str]) -> bytes:
+def _head(place: Address, body: bytes, headers: Mapping[str, str]) -> bytes:
     own = {
         "Host": place.authority,
         "Content-Type": "application/json",
@@ -153,7 +153,7 @@ def _head(place: Place, body: bytes, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
-async def _read(reader: asyncio.StreamReader, answer: Answer) -> None:
+async def _read(reader: asyncio.StreamReader, answer: ParsedResponse) -> None:
     """Read until the status is known, and of a refusal what it says, within the bounds."""
     taken = 0
     while not answer.over and taken < HEAD + BODY:
@@ -193,7 +193,7 @@ async def resolve_name(host: str, port: int) -> list[str]:
     return await future
 
 
-def _refusal(answer: Answer, path: str) -> str:
+def _refusal(answer: ParsedResponse, path: str) -> str:
     """The status, and the begin of the body in one line, without the parts of `path` that it repeats."""
     text = "".join(letter if letter.isprintable() else " " for letter in answer.body.decode("utf-8", "replace"))
     said = "redirects are not followed" if 300 <= answer.status < 400 else _without(path, text)[:SHOWN].strip()

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from cloud_hub.errors import InvalidError
 from cloud_hub.event_settings import EventsConfig, EventTarget
-from cloud_hub.events.addresses import Place, read_broker, read_url
+from cloud_hub.events.addresses import Address, read_broker, read_url
 from cloud_hub.events.kinds import check_pattern
-from cloud_hub.events.mqtt import Login
+from cloud_hub.events.mqtt import BrokerLogin
 from cloud_hub.events.signing import read_secret
 from fleet.console import cleaned, read_text
 from fleet.protocol import topics
@@ -28,11 +28,11 @@ class Target(Struct, frozen=True, kw_only=True):
 
     name: str
     settings: EventTarget
-    place: Place
+    place: Address
     key: bytes
     context: ssl.SSLContext
     topic: str = ""
-    login: Login = Login()
+    login: BrokerLogin = BrokerLogin()
 
     def __repr__(self) -> str:
         return f"Target({self.name!r}, {self.place.host!r})"  # the path and the key are secrets
@@ -106,18 +106,18 @@ def _context(settings: EventTarget, subject: str) -> ssl.SSLContext:
     return context
 
 
-def _login(settings: EventTarget, environment: Mapping[str, str], subject: str) -> Login:
+def _login(settings: EventTarget, environment: Mapping[str, str], subject: str) -> BrokerLogin:
     if not settings.username:
         if settings.password_file or settings.password_env:
             raise _wrong(subject, "username", ValueError("a password needs one"))
-        return Login()
+        return BrokerLogin()
     password = ""
     if settings.password_file or settings.password_env:
         password = _read("password", settings.password_file, settings.password_env, environment, subject)
     secret = password.encode()
     if len(secret) > LONGEST_PASSWORD:
         raise _wrong(subject, "the password", ValueError(f"it is longer than {LONGEST_PASSWORD:,} bytes"))
-    return Login(settings.username, secret)
+    return BrokerLogin(settings.username, secret)
 
 
 def _read(what: str, file: str, variable: str, environment: Mapping[str, str], subject: str) -> str:

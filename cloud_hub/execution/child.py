@@ -23,7 +23,7 @@ import msgspec
 
 from cloud_hub.config_tables import WorkerConfig
 from cloud_hub.execution.log import keep
-from cloud_hub.execution.messages import Done, Failed, Message, Said, Spec
+from cloud_hub.execution.messages import Failed, Message, Spec, WorkDone, WorkProgress
 from cloud_hub.execution.port import (
     LOG,
     Limits,
@@ -65,7 +65,7 @@ class ChildExecutor:
             last: Message | None = None
             while last is None and heard.open:
                 for message in heard.listen(LOOK_S):
-                    if isinstance(message, Said):
+                    if isinstance(message, WorkProgress):
                         progress(message.step, message.share)
                     else:
                         last = message
@@ -73,7 +73,7 @@ class ChildExecutor:
                 watch.look(tree)
             if last is None:
                 _await_end(process)
-        if isinstance(last, Done):
+        if isinstance(last, WorkDone):
             return last.result
         raise self._ended(last, process.returncode, heard.tail())
 

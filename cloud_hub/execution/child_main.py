@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from cloud_hub.execution.messages import Done, Message, Said, Spec, failed
+from cloud_hub.execution.messages import Message, Spec, WorkDone, WorkProgress, failed
 from cloud_hub.execution.port import Work, entry_of
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -31,17 +31,17 @@ def main(descriptor: int) -> None:
     os.set_inheritable(descriptor, False)
     _confine(spec)
     sys.path[:] = spec.paths
-    said = Said(step="", share=0.0)
+    said = WorkProgress(step="", share=0.0)
 
     def progress(step: str, share: float) -> None:
         nonlocal said
         if step != said.step or share >= 1.0 or share - said.share >= 0.005:
-            said = Said(step=step, share=float(share))
+            said = WorkProgress(step=step, share=float(share))
             _say(descriptor, said)
 
     work = Work(entry=spec.entry, folder=Path(spec.folder), arguments=spec.arguments)
     try:
-        last: Message = Done(result=entry_of(work)(work.folder, work.arguments, progress))
+        last: Message = WorkDone(result=entry_of(work)(work.folder, work.arguments, progress))
         _say(descriptor, last)
     except BaseException as error:  # noqa: BLE001 (the boundary of users' code: SystemExit and the like included)
         traceback.print_exc()

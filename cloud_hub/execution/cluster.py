@@ -17,7 +17,7 @@ from cloud_hub.config_tables import WorkerConfig
 from cloud_hub.errors import InvalidError
 from cloud_hub.execution.child import ChildExecutor, limits_of
 from cloud_hub.execution.messages import Failed
-from cloud_hub.execution.on_ray import TRIES, Asked, Driven
+from cloud_hub.execution.on_ray import TRIES, Driven, Reservation
 from cloud_hub.execution.port import Executor, Limits, NoClusterError, Progress, Work, WorkDiedError
 
 DRIVE = "cloud_hub.execution.on_ray:drive"
@@ -28,7 +28,7 @@ ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})")
 class ClusterExecutor:
     """Implements `Executor` on the Ray cluster at `address`, HOST:PORT; this machine must be one of its nodes."""
 
-    def __init__(self, address: str, limits: Limits, asked: Asked) -> None:
+    def __init__(self, address: str, limits: Limits, asked: Reservation) -> None:
         """Raises InvalidError where Ray is not installed, or the address is none."""
         if importlib.util.find_spec("ray") is None:
             raise InvalidError(
@@ -75,5 +75,5 @@ def executor_of(config: WorkerConfig) -> Executor:
     if not config.ray:
         return ChildExecutor(limits_of(config))
     limits = Limits(config.wall_s, config.memory_bytes, config.disk_bytes, config.spare_disk_bytes)
-    asked = Asked(cpus=config.ray_cpus, gpus=config.ray_gpus, wait_s=config.ray_wait_s)
+    asked = Reservation(cpus=config.ray_cpus, gpus=config.ray_gpus, wait_s=config.ray_wait_s)
     return ClusterExecutor(config.ray, limits, asked)

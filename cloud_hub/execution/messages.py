@@ -37,14 +37,14 @@ class Spec(Struct, frozen=True, kw_only=True):
     disk_bytes: int | None = None
 
 
-class Said(Struct, frozen=True, kw_only=True, tag="progress"):
+class WorkProgress(Struct, frozen=True, kw_only=True, tag="progress"):
     """Where the work is."""
 
     step: str
     share: float
 
 
-class Done(Struct, frozen=True, kw_only=True, tag="done"):
+class WorkDone(Struct, frozen=True, kw_only=True, tag="done"):
     """The work's result."""
 
     result: dict[str, Any]
@@ -64,7 +64,7 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
         return KINDS.get(self.kind, WorkFailedError)(self.message, subject=self.subject, hint=self.hint)
 
 
-Message = Said | Done | Failed
+Message = WorkProgress | WorkDone | Failed
 
 
 def failed(error: BaseException) -> Failed:

@@ -25,9 +25,9 @@ from msgspec import Struct
 
 from cloud_hub.execution.child import ChildExecutor, usual_memory
 from cloud_hub.execution.log import Tail
-from cloud_hub.execution.messages import Done, Failed, Said, failed
+from cloud_hub.execution.messages import Failed, WorkDone, WorkProgress, failed
 from cloud_hub.execution.port import LOG, Limits, Work
-from cloud_hub.execution.shipping import Held, Incoming, Outgoing, Piece
+from cloud_hub.execution.shipping import HeldFiles, Incoming, Outgoing, Piece
 
 WORK, BESIDE = "work", "beside"
 PREFIX, LOCK = "edgeloop-work-", "lock"
@@ -61,7 +61,7 @@ class Printed(Struct, frozen=True, kw_only=True, tag="printed"):
     data: bytes
 
 
-Heard = Begun | Said | Printed | Piece | Held | Done | Failed
+Heard = Begun | WorkProgress | Printed | Piece | HeldFiles | WorkDone | Failed
 
 
 def version() -> str:
@@ -91,7 +91,7 @@ def _worked(order: Order, place: Path) -> Iterator[Heard]:
     folder.mkdir(exist_ok=True)
     changes, tail = Outgoing(folder), Tail(folder / LOG)
     changes.pass_over()
-    said: queue.SimpleQueue[Said | Done | Failed] = queue.SimpleQueue()
+    said: queue.SimpleQueue[WorkProgress | WorkDone | Failed] = queue.SimpleQueue()
     stop = threading.Event()
     thread = threading.Thread(target=_work, args=(order, place, said, stop))
     thread.start()
@@ -100,7 +100,7 @@ def _worked(order: Order, place: Path) -> Iterator[Heard]:
         while last is None:
             with contextlib.suppress(queue.Empty):
                 message = said.get(timeout=LISTEN_S)
-                if isinstance(message, Said):
+                if isinstance(message, WorkProgress):
                     yield message
                 else:
                     last = message
@@ -120,7 +120,9 @@ class _StoppedError(Exception):
     """Nobody waits for the work any more."""
 
 
-def _work(order: Order, place: Path, said: queue.SimpleQueue[Said | Done | Failed], stop: threading.Event) -> None:
+def _work(
+    order: Order, place: Path, said: queue.SimpleQueue[WorkProgress | WorkDone | Failed], stop: threading.Event
+) -> None:
     memory = usual_memory() if order.memory_bytes is None else order.memory_bytes
     limits = Limits(order.wall_s, memory, order.disk_bytes, order.spare_disk_bytes)
     beside = {name: place / BESIDE / name for name in order.beside}
@@ -134,10 +136,10 @@ def _work(order: Order, place: Path, said: queue.SimpleQueue[Said | Done | Faile
             path.mkdir(parents=True, exist_ok=True)
         result = ChildExecutor(limits).run(
             Work(order.entry, place / WORK, order.arguments, beside),
-            progress=lambda step, share: said.put(Said(step=step, share=share)),
+            progress=lambda step, share: said.put(WorkProgress(step=step, share=share)),
             check=check,
         )
-        said.put(Done(result=result))
+        said.put(WorkDone(result=result))
     except _StoppedError:
         return
     except BaseException as error:  # noqa: BLE001 (the boundary of this thread: told to who waits)

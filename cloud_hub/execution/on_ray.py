@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from cloud_hub.execution import node
 from cloud_hub.execution.log import keep
-from cloud_hub.execution.messages import Done, Failed, Said, failed
+from cloud_hub.execution.messages import Failed, WorkDone, WorkProgress, failed
 from cloud_hub.execution.node import Begun, Heard, Order, Printed
 from cloud_hub.execution.port import (
     LOG,
@@ -33,14 +33,14 @@ from cloud_hub.execution.port import (
     Work,
     WorkDiedError,
 )
-from cloud_hub.execution.shipping import Held, Incoming, Outgoing, Piece
+from cloud_hub.execution.shipping import HeldFiles, Incoming, Outgoing, Piece
 
 TRIES = 3  # nodes that one piece of work may lose
 AHEAD = 4  # pieces that a node may be ahead of who takes them
 LISTEN_S, CLOSING_S, KNOCK_S = 0.25, 30.0, 2.0
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class Reservation(Struct, frozen=True, kw_only=True):
     """What one piece of work reserves on a node, and how many seconds it waits for one; files come back every
     `every_s`."""
 
@@ -54,7 +54,7 @@ class Driven(Struct, frozen=True, kw_only=True):
     """A piece of work as `drive` takes it."""
 
     address: str
-    asked: Asked
+    asked: Reservation
     limits: Limits
     entry: str
     given: dict[str, Any]
@@ -69,9 +69,13 @@ class RayExecutor:
     """Implements `Executor` on the cluster that this process is connected to (`connected`)."""
 
     def __init__(
-        self, limits: Limits | None = None, asked: Asked | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: Limits | None = None,
+        asked: Reservation | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits, self._asked, self._clock = limits or Limits(), asked or Asked(), clock
+        self._limits, self._asked, self._clock = limits or Limits(), asked or Reservation(), clock
 
     def run(self, work: Work, *, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
         """See Executor."""
@@ -91,10 +95,10 @@ class RayExecutor:
         stream = self._sent(work, check)
         incoming = Incoming(work.folder, self._limits.disk_bytes)
         progress(f"waiting for a node with {self._wanted()}", 0.0)
-        last: Done | Failed | None = None
+        last: WorkDone | Failed | None = None
         try:
             for heard in self._heard(stream, check):
-                if isinstance(heard, Said):
+                if isinstance(heard, WorkProgress):
                     progress(heard.step, heard.share)
                 elif isinstance(heard, Begun):
                     _agree(heard)
@@ -103,14 +107,14 @@ class RayExecutor:
                     keep(work.folder / LOG, heard.data)
                 elif isinstance(heard, Piece):
                     incoming.take(heard)
-                elif isinstance(heard, Held):
+                elif isinstance(heard, HeldFiles):
                     incoming.keep(heard)
                 else:
                     last = heard
                     break
         finally:
             _end(stream, self._clock, cancel=last is None)
-        if isinstance(last, Done):
+        if isinstance(last, WorkDone):
             return last.result
         raise _LostError("the node fell silent") if last is None else last.error()
 

@@ -30,7 +30,7 @@ class Piece(Struct, frozen=True, kw_only=True, tag="piece"):
     last: bool
 
 
-class Held(Struct, frozen=True, kw_only=True, tag="held"):
+class HeldFiles(Struct, frozen=True, kw_only=True, tag="held"):
     """All files that the other side has: what is not among them was removed there."""
 
     paths: list[str]
@@ -59,9 +59,9 @@ class Outgoing:
                     yield from self._pieces(path)
                     self._sent[path] = _state(found)
 
-    def held(self) -> Held:
+    def held(self) -> HeldFiles:
         """All that is there now."""
-        return Held(paths=[self._under + path for path, _ in _files(self._folder)])
+        return HeldFiles(paths=[self._under + path for path, _ in _files(self._folder)])
 
     def _pieces(self, path: str) -> Iterator[Piece]:
         first = True
@@ -101,7 +101,7 @@ class Incoming:
             target.parent.mkdir(parents=True, exist_ok=True)
             coming.replace(target)
 
-    def keep(self, held: Held) -> None:
+    def keep(self, held: HeldFiles) -> None:
         """Remove what the other side has removed."""
         kept = set(held.paths)
         for path, _ in list(_files(self._folder)):

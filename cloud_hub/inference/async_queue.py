@@ -43,7 +43,7 @@ class Attempt(NamedTuple):
     number: int
 
 
-class Asked(NamedTuple):
+class QueuedRequest(NamedTuple):
     """A request as it came: who asks which release, its body, and the headers that say how it is read."""
 
     owner: str
@@ -53,7 +53,7 @@ class Asked(NamedTuple):
     headers: Mapping[str, str]
 
 
-def submit(hub: Hub, asked: Asked) -> AsyncRequest:
+def submit(hub: Hub, asked: QueuedRequest) -> AsyncRequest:
     """Keep a request.
 
     Raises:
@@ -224,7 +224,7 @@ def _deleted(hub: Hub, requests: Sequence[str]) -> int:
     return len(gone)
 
 
-def _check_room(hub: Hub, session: Session, asked: Asked) -> None:
+def _check_room(hub: Hub, session: Session, asked: QueuedRequest) -> None:
     settings, size = hub.config.inference.asynchronous, func.coalesce(func.sum(AsyncRequest.size_bytes), 0)
     mine = col(AsyncRequest.owner) == asked.owner
     pending = select(func.count()).where(mine, col(AsyncRequest.state).in_(PENDING))

@@ -24,7 +24,7 @@ from fleet.api.inference import AsyncInference
 from fleet.api.types import Key
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of
-from fleet.serving import Request as InferRequest
+from fleet.serving import HotRequest as InferRequest
 
 router = APIRouter(prefix="/v2/models/{model}", tags=["inference"])
 
@@ -106,6 +106,6 @@ async def forget(found: Found, hub: HubDep) -> AsyncInference:
     return AsyncInference.model_validate(found)
 
 
-def _kept(owner: str, asked: InferRequest, release: int, model: str) -> async_queue.Asked:
+def _kept(owner: str, asked: InferRequest, release: int, model: str) -> async_queue.QueuedRequest:
     headers = {name.decode(): asked.headers[name].decode("latin-1") for name in KEPT if name in asked.headers}
-    return async_queue.Asked(owner, model, release, asked.body, headers)
+    return async_queue.QueuedRequest(owner, model, release, asked.body, headers)

@@ -24,7 +24,7 @@ from cloud_hub.inference.loaded import Loaded
 from cloud_hub.inference.metrics import Answers
 from cloud_hub.store.tables import AsyncRequest
 from fleet.protocol.refusals import STATUS
-from fleet.serving import ByteBudget, Reply, Request
+from fleet.serving import ByteBudget, HotRequest, Reply
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class AsyncRunner:
         served = await self._loaded.get(row.model, str(row.release))
         body = await asyncio.to_thread(async_queue.body_of, self._hub, row)
         headers = {name.encode(): value.encode() for name, value in row.headers.items()}
-        request = Request(b"POST", b"", headers, asyncio.get_running_loop().time(), unix=False)
+        request = HotRequest(b"POST", b"", headers, asyncio.get_running_loop().time(), unix=False)
         self._endpoint.enter(request, served, longest_s=self._settings.deadline_s)
         if not self._budget.fits(len(body)):
             raise BusyError(self._budget.full(len(body)), subject="body")

@@ -16,7 +16,7 @@ import msgspec
 
 from cloud_hub.errors import BusyError, HubError, error_code
 from cloud_hub.identity.admission import Admission
-from cloud_hub.inference.loaded import Loaded, Served
+from cloud_hub.inference.loaded import Loaded, LoadedRelease
 from cloud_hub.inference.metrics import Answers
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of, labels_of
@@ -25,7 +25,7 @@ from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import LATER, STATUS
 from fleet.rpc import Refusal
 from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
-from fleet.serving import ByteBudget, Reply, Request
+from fleet.serving import ByteBudget, HotRequest, Reply
 
 PATH = re.compile(rb"/v2/models/([a-z0-9][a-z0-9-]{0,62})(?:/versions/([0-9]{1,9}))?/infer")
 MARKER = oip.HEADER.encode()
@@ -38,10 +38,10 @@ _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-l
 _GZIP = b"content-encoding: gzip\r\n"
 
 
-class Asked(NamedTuple):
+class RequestHead(NamedTuple):
     """What is known of a request when its headers are."""
 
-    served: Served
+    served: LoadedRelease
     most: int  # bytes of its body
     longest_s: float
 
@@ -56,7 +56,7 @@ class InferEndpoint:
         self.answers = answers
         self._longest_s = longest_s
 
-    def begin(self, request: Request) -> int | Reply | None:
+    def begin(self, request: HotRequest) -> int | Reply | None:
         """The most bytes of the body, a refusal, or None: for ASGI."""
         match = PATH.fullmatch(request.target)
         if match is None or request.method != b"POST":
@@ -72,7 +72,7 @@ class InferEndpoint:
             return self.refusal(error)
         return self.enter(request, served)
 
-    def enter(self, request: Request, served: Served, longest_s: float | None = None) -> int:
+    def enter(self, request: HotRequest, served: LoadedRelease, longest_s: float | None = None) -> int:
         """Take a request of a caller who may make it, to be answered in the hub's own deadline, or in `longest_s`.
 
         Returns:
@@ -80,20 +80,20 @@ class InferEndpoint:
         """
         limit = served.body_limit
         most = limit if MARKER in request.headers else min(limit, JSON_LIMIT)
-        request.context = Asked(served, most, longest_s or self._longest_s)
+        request.context = RequestHead(served, most, longest_s or self._longest_s)
         return most
 
-    def too_large(self, request: Request, size: int) -> Reply:
+    def too_large(self, request: HotRequest, size: int) -> Reply:
         """413, which names the binary extension where that would help."""
-        served: Served = request.context.served
+        served: LoadedRelease = request.context.served
         if MARKER in request.headers or size > served.body_limit:
             why = f"the body has {size} bytes, at most {served.body_limit} are allowed for this model"
             return self.refusal(TooLargeError(why, subject="body"))
         return self.refusal(json_too_large(size))
 
-    async def answer(self, request: Request) -> Reply:
+    async def answer(self, request: HotRequest) -> Reply:
         """The answer, an error included. Its time is counted from the request's first byte."""
-        served: Served = request.context.served
+        served: LoadedRelease = request.context.served
         try:
             asked = await self.read(request, served)
             longest_s = request.context.longest_s
@@ -109,7 +109,7 @@ class InferEndpoint:
 
     async def infer(
         self,
-        served: Served,
+        served: LoadedRelease,
         asked: oip.InferRequest,
         began: float,
         gone: Callable[[], bool],
@@ -153,7 +153,7 @@ class InferEndpoint:
         body = {"error": text.encode("utf-8", "replace").decode(), "code": code}
         return Reply(status, _JSON + more, msgspec.json.encode(body))
 
-    async def read(self, request: Request, served: Served) -> oip.InferRequest:
+    async def read(self, request: HotRequest, served: LoadedRelease) -> oip.InferRequest:
         """The request in a body; raises as `infer`."""
         body, most = request.body, served.body_limit
         coding = request.headers.get(b"content-encoding")

@@ -37,7 +37,7 @@ class Published(Struct, frozen=True):
     manifest: Manifest
 
 
-class Served(Struct, frozen=True, kw_only=True):
+class LoadedRelease(Struct, frozen=True, kw_only=True):
     """A release that is in memory.
 
     Attributes:
@@ -69,8 +69,8 @@ class Loaded:
     def __init__(self, hub: Hub, freshness: Freshness) -> None:
         self._hub, self._settings = hub, hub.config.inference
         self._releases: Cache[tuple[str, str], Published] = Cache(freshness, most=self._settings.releases)
-        self._models: OrderedDict[tuple[str, int], Served] = OrderedDict()
-        self._loading: dict[tuple[str, int], asyncio.Task[Served]] = {}
+        self._models: OrderedDict[tuple[str, int], LoadedRelease] = OrderedDict()
+        self._loading: dict[tuple[str, int], asyncio.Task[LoadedRelease]] = {}
         self._pool = ThreadPoolExecutor(cores(), thread_name_prefix="inference")
 
     @property
@@ -78,11 +78,11 @@ class Loaded:
         """Model and release number of what is in memory, least recently used first."""
         return list(self._models)
 
-    def served(self) -> list[Served]:
+    def served(self) -> list[LoadedRelease]:
         """What is in memory."""
         return list(self._models.values())
 
-    def find(self, model: str, version: str) -> Served | None:
+    def find(self, model: str, version: str) -> LoadedRelease | None:
         """A published release (`version` empty: the newest), if all that is known of it is in memory.
 
         Raises NotFoundError where it is known that there is none.
@@ -94,7 +94,7 @@ class Loaded:
         """A published release; NotFoundError for any other."""
         return await self._releases.get((model, version), lambda: published(self._hub, model, version))
 
-    async def get(self, model: str, version: str) -> Served:
+    async def get(self, model: str, version: str) -> LoadedRelease:
         """A published release, loaded when it is not."""
         release = await self.release(model, version)
         found, key = self._use(model, release.number), (model, release.number)
@@ -110,13 +110,13 @@ class Loaded:
         """Let the threads end."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _use(self, model: str, number: int) -> Served | None:
+    def _use(self, model: str, number: int) -> LoadedRelease | None:
         found = self._models.get((model, number))
         if found is not None:
             self._models.move_to_end((model, number))
         return found
 
-    async def _load(self, model: str, release: Published) -> Served:
+    async def _load(self, model: str, release: Published) -> LoadedRelease:
         number, manifest = release.number, release.manifest
         lanes = await asyncio.to_thread(load_lanes, self._hub, manifest)
 
@@ -127,7 +127,7 @@ class Loaded:
 
         statistics, batched = Statistics(), all(spec.batched for spec in manifest.inputs)
         limits = Limits(max_rows=self._settings.batch_rows, max_queue=self._settings.queue)
-        served = Served(
+        served = LoadedRelease(
             model=model,
             number=number,
             manifest=manifest,
@@ -141,7 +141,7 @@ class Loaded:
             self._models.popitem(last=False)  # its memory goes with the last request that runs on it
         return served
 
-    def _ended(self, key: tuple[str, int], task: asyncio.Task[Served]) -> None:
+    def _ended(self, key: tuple[str, int], task: asyncio.Task[LoadedRelease]) -> None:
         del self._loading[key]
         if not task.cancelled():
             task.exception()  # whoever waited has heard it

@@ -27,7 +27,7 @@ from fleet.protocol import oip
 from fleet.protocol.bounds import whole_number
 from fleet.protocol.repository import INDEX_BODY, IndexRequest, decode_index_request
 from fleet.serving import LIMIT_S, ByteBudget, Reply
-from fleet.serving import Request as InferRequest
+from fleet.serving import HotRequest as InferRequest
 
 router = APIRouter(prefix="/v2", tags=["inference"])
 

@@ -28,7 +28,7 @@ from fleet.serving import ByteBudget
 from fleet.tracing import OFF, Tracer
 
 if TYPE_CHECKING:
-    from fleet.rpc.server import Server
+    from fleet.rpc.server import RpcServer
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def rpc_endpoint(config: HubConfig) -> Endpoint | None:
     return None if port is None else config.addresses.http._replace(port=port)
 
 
-def make_rpc_server(config: HubConfig, inference: HubInference) -> Server | None:
+def make_rpc_server(config: HubConfig, inference: HubInference) -> RpcServer | None:
     """The server of `[inference] grpc_port`, with the certificate of HTTP; None without such a port.
 
     Raises HubError where the extra is not installed.

@@ -11,10 +11,10 @@ from typing import Any
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import HubError, InvalidError
 from cloud_hub.inference.endpoint import InferEndpoint
-from cloud_hub.inference.loaded import Served
+from cloud_hub.inference.loaded import LoadedRelease
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
-from fleet.serving import Reply, Request
+from fleet.serving import HotRequest, Reply
 from fleet.tracing import Span, Tracer, open_tracer
 
 CARRIED = (b"traceparent", b"tracestate")
@@ -27,9 +27,9 @@ class TracedEndpoint(InferEndpoint):
         super().__init__(*parts, longest_s=longest_s)
         self._tracer = tracer
 
-    async def answer(self, request: Request) -> Reply:
+    async def answer(self, request: HotRequest) -> Reply:
         """See InferEndpoint."""
-        served: Served = request.context.served
+        served: LoadedRelease = request.context.served
         with self._tracer.following(carried(request.headers)):
             span = self._begin(served)
             try:
@@ -46,7 +46,7 @@ class TracedEndpoint(InferEndpoint):
 
     async def infer(
         self,
-        served: Served,
+        served: LoadedRelease,
         asked: oip.InferRequest,
         began: float,
         gone: Callable[[], bool],
@@ -60,7 +60,7 @@ class TracedEndpoint(InferEndpoint):
         return await self._in(self._begin(served), served, self.infer(served, asked, began, gone, longest_s))
 
     async def _in(
-        self, span: Span, served: Served, answering: Coroutine[Any, Any, oip.InferResponse]
+        self, span: Span, served: LoadedRelease, answering: Coroutine[Any, Any, oip.InferResponse]
     ) -> oip.InferResponse:
         """The answer, within a span that ends with it."""
         span.put(model=served.model, release=served.number)
@@ -74,7 +74,7 @@ class TracedEndpoint(InferEndpoint):
         span.end()
         return response
 
-    def _begin(self, served: Served) -> Span:
+    def _begin(self, served: LoadedRelease) -> Span:
         span = self._tracer.begin(f"infer {served.model}", "server")
         span.put(model=served.model, release=served.number)
         return span

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from cloud_hub.ingest.aside import Unusable
 from cloud_hub.ingest.clones import Heard, heard, still_cloned
-from cloud_hub.ingest.reading import Numbered, Record, read_number, read_record, read_status
+from cloud_hub.ingest.reading import Numbered, ReadRecord, read_number, read_record, read_status
 from cloud_hub.store import quiet
 from cloud_hub.store.hearing import Hearing
 from cloud_hub.store.senders import Place, Sender
@@ -25,7 +25,7 @@ from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.protocol.messages import Status
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class CursorStep(Struct, frozen=True, kw_only=True):
     """What one envelope does to its spool's cursor: whether its record is written, the new cursor
     position, and how many numbers were given up by the device."""
 
@@ -34,7 +34,7 @@ class Step(Struct, frozen=True, kw_only=True):
     lost: int = 0
 
 
-def step(committed: int, seq: int, base: int) -> Step:
+def step(committed: int, seq: int, base: int) -> CursorStep:
     """The rule of acceptance. Pure.
 
     `seq == committed + 1` is next. A lower one is a duplicate. A higher one is dropped, since the
@@ -42,10 +42,10 @@ def step(committed: int, seq: int, base: int) -> Step:
     """
     if base > committed + 1:
         lost = base - committed - 1
-        return Step(accept=seq == base, committed=base if seq == base else base - 1, lost=lost)
+        return CursorStep(accept=seq == base, committed=base if seq == base else base - 1, lost=lost)
     if seq == committed + 1:
-        return Step(accept=True, committed=seq)
-    return Step(accept=False, committed=committed)
+        return CursorStep(accept=True, committed=seq)
+    return CursorStep(accept=False, committed=committed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Taken(NamedTuple):
     """A record whose turn it is, checked."""
 
     message: Arrived
-    record: Record
+    record: ReadRecord
 
 
 class Cloned(NamedTuple):

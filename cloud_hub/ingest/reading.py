@@ -58,7 +58,7 @@ class Numbered(Struct, frozen=True, kw_only=True):
     base: int
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class ReadRecord(Struct, frozen=True, kw_only=True):
     """A record that may be kept: `body` is typed, `document` the same as plain values; `figures` are a benchmark's."""
 
     envelope: Envelope
@@ -83,7 +83,7 @@ def read_number(data: bytes) -> Numbered:
     return number
 
 
-def read_record(data: bytes) -> Record:
+def read_record(data: bytes) -> ReadRecord:
     """The whole record of an envelope whose number was read.
 
     Raises:
@@ -98,7 +98,7 @@ def read_record(data: bytes) -> Record:
     elif isinstance(body, ModelReport):
         _check_report(body)
     document = _window_document(body) if isinstance(body, Window) else _document(body, envelope.kind)
-    return Record(envelope=envelope, body=body, document=document, figures=_figures(body))
+    return ReadRecord(envelope=envelope, body=body, document=document, figures=_figures(body))
 
 
 def read_status(data: bytes) -> Status:

@@ -48,7 +48,7 @@ NAMED = 100  # of them at a time
 MESSAGES = Counter("edgeloop_hub_messages_total", "Messages taken from devices", ["kind"], registry=None)
 
 
-class Step:
+class LoopStep:
     """A piece of the loop: one that fails is logged, and comes again after a pause that grows until it works."""
 
     def __init__(self, name: str, work: Callable[[], None], every_s: float = 0.0) -> None:
@@ -111,16 +111,16 @@ class Ingest:
 
     def _work(self) -> None:
         with self._leaving(), open_link(self._hub, self.arrived, self._shards.digits) as link:
-            taking = Step("writing what devices sent", lambda: self._take(link, taking.failures >= PATIENCE))
+            taking = LoopStep("writing what devices sent", lambda: self._take(link, taking.failures >= PATIENCE))
             steps = (
-                Step("sharing the ingest", lambda: self._share(link), LOOK_S),
-                Step("noting that devices are heard", lambda: self._note(link), hearing.NOTE_S),
+                LoopStep("sharing the ingest", lambda: self._share(link), LOOK_S),
+                LoopStep("noting that devices are heard", lambda: self._note(link), hearing.NOTE_S),
                 taking,
-                Step("carrying revocations to the broker", link.revoke, REVOKE_S),
-                Step("sending commands", lambda: self._send_commands(link)),
-                Step("announcing channels", lambda: self._notify(link)),
-                Step("looking for silent devices", self._sweep, SWEEP_S),
-                Step("naming devices that send too much", self._name_floods, NAME_S),
+                LoopStep("carrying revocations to the broker", link.revoke, REVOKE_S),
+                LoopStep("sending commands", lambda: self._send_commands(link)),
+                LoopStep("announcing channels", lambda: self._notify(link)),
+                LoopStep("looking for silent devices", self._sweep, SWEEP_S),
+                LoopStep("naming devices that send too much", self._name_floods, NAME_S),
             )
             while not self._stop.is_set():
                 self._gather()

@@ -81,7 +81,7 @@ class Probe:
             future.set_result(part)  # whatever happened: the next check waits for this one
 
 
-class Health:
+class HubHealth:
     """What `/healthz` and `/readyz` answer of one hub.
 
     Args:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from cloud_hub.context import Hub
 from cloud_hub.events import outbox
 from cloud_hub.events.standing import Standing, looked
-from cloud_hub.monitoring.health import Health
+from cloud_hub.monitoring.health import HubHealth
 from cloud_hub.ports import Part
 from cloud_hub.services.supervisor import Service
 
@@ -26,7 +26,7 @@ class HubWatch:
 
     async def run(self) -> None:
         """Until cancelled."""
-        health = Health(self._hub)
+        health = HubHealth(self._hub)
         try:
             while True:
                 parts = await health.look()

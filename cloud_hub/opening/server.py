@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from fleet.serving import BoundedServer, Shared, hot_protocol
 
 
-class Server(BoundedServer):
+class HubServer(BoundedServer):
     """See the module. `ending` is called once when the server begins to stop."""
 
     ending: Callable[[], None] = staticmethod(lambda: None)
@@ -27,9 +27,9 @@ class Server(BoundedServer):
         return [one for one in super().swept() if not _uploads(one)]
 
 
-def make_server(app: Any, shared: Shared, **settings: Any) -> Server:
+def make_server(app: Any, shared: Shared, **settings: Any) -> HubServer:
     """A server for `app` and the hot route of `shared`; `settings` are uvicorn's."""
-    server = Server(uvicorn.Config(app, http=hot_protocol(shared), server_header=False, **settings), shared)
+    server = HubServer(uvicorn.Config(app, http=hot_protocol(shared), server_header=False, **settings), shared)
     streams = getattr(getattr(app, "state", None), "live", None)
     if streams is not None:
         server.ending = streams.end

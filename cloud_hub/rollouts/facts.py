@@ -33,7 +33,7 @@ from fleet.rollouts.columns import Columns
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.facts import Known
 from fleet.rollouts.guard_policy import GuardPolicy, load_policy
-from fleet.rollouts.machine import Facts, Plan, Progress
+from fleet.rollouts.machine import Plan, Progress, RolloutFacts
 from fleet.rollouts.matching import Matched
 from fleet.rollouts.plan import share_of
 from fleet.rollouts.shadow import ShadowFacts
@@ -189,7 +189,7 @@ class Books:
         Args:
             session: one that holds the lock of the rollout's row.
         """
-        kind = ShadowFacts if progress.shadowing else Facts
+        kind = ShadowFacts if progress.shadowing else RolloutFacts
         entry = channel.models.get(plan.model)
         if entry is None or entry.release != plan.from_release:
             default = "gone" if entry is None else f"release {entry.release}"

@@ -21,7 +21,7 @@ from cloud_hub.store.tables import DRAWN_LABEL, Device, Release, RolloutLabel, R
 from fleet import tasks
 from fleet.protocol.manifest import decode_manifest
 from fleet.rollouts.machine import Plan, Progress
-from fleet.rollouts.matching import Matched, Outcome, match
+from fleet.rollouts.matching import JudgedAnswer, Matched, match
 
 MOST = 50_000  # labels of a release that count
 BATCH = 2000  # labels of one look: the rollout's row is locked meanwhile
@@ -29,7 +29,7 @@ WEEK_S, DAYS = 7 * 86_400.0, 7
 COLUMNS = ("rollout", "attempt", "sample", "number", "new", "device_id", "good")
 
 
-class Place(msgspec.Struct, frozen=True):
+class LabelPosition(msgspec.Struct, frozen=True):
     """Where a label stands: its time (Unix seconds) and its sample. Each label's time is after those of all before."""
 
     at: float
@@ -40,7 +40,7 @@ class Draw(msgspec.Struct, frozen=True):
     """What was drawn: an outcome of the new release, or of the old one."""
 
     new: bool
-    outcome: Outcome
+    outcome: JudgedAnswer
 
 
 def tells(session: Session, model: str, release: int) -> bool:
@@ -85,7 +85,7 @@ def _kept(session: Session, rollout: str, attempt: int, after: int) -> list[Draw
     rows = select(RolloutLabel.new, RolloutLabel.device_id, RolloutLabel.good)
     rows = rows.where(RolloutLabel.rollout == rollout, RolloutLabel.attempt == attempt)
     rows = rows.where(RolloutLabel.number >= after).order_by(col(RolloutLabel.number))
-    return [Draw(new, Outcome(device, good)) for new, device, good in session.exec(rows)]
+    return [Draw(new, JudgedAnswer(device, good)) for new, device, good in session.exec(rows)]
 
 
 def _draw(
@@ -94,13 +94,13 @@ def _draw(
     """Draw what was labelled since, and keep it."""
     row = session.get(RolloutSignals, (plan.id, progress.attempt))
     since = progress.stage_times[0] if progress.stage_times else progress.started_at
-    before = Place(since) if row is None else msgspec.convert(row.document, Place)
+    before = LabelPosition(since) if row is None else msgspec.convert(row.document, LabelPosition)
     found = labels_after(session, plan.model, before, since)
     if not found:
         return
     row = row or RolloutSignals(rollout=plan.id, attempt=progress.attempt, updated_at=now)
     last = found[-1]
-    row.document, row.updated_at = msgspec.to_builtins(Place(last.labelled_at or 0.0, last.id)), now
+    row.document, row.updated_at = msgspec.to_builtins(LabelPosition(last.labelled_at or 0.0, last.id)), now
     session.add(row)
     fresh = list(_outcomes(session, plan, _undrawn(session, plan.id, progress.attempt, found), devices, drawn))
     rows = [
@@ -111,7 +111,7 @@ def _draw(
     drawn += [one for _, one in fresh]
 
 
-def labels_after(session: Session, model: str, place: Place, since: float) -> Sequence[SampleRow]:
+def labels_after(session: Session, model: str, place: LabelPosition, since: float) -> Sequence[SampleRow]:
     """The next labels of a model, in their order, of samples that came `since` then: `BATCH` at most."""
     at, sample = col(SampleRow.labelled_at), col(SampleRow.id)
     rows = select(SampleRow).where(SampleRow.model == model, text(DRAWN_LABEL), at >= place.at)
@@ -142,4 +142,4 @@ def _outcomes(
         right = task[row.release].right(row.prediction, row.label)
         if right is not None:
             counts[sides[row.release]] += 1
-            yield row.id, Draw(sides[row.release], Outcome(row.device_id, right >= 0.5))
+            yield row.id, Draw(sides[row.release], JudgedAnswer(row.device_id, right >= 0.5))

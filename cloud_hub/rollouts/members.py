@@ -57,7 +57,7 @@ class Report(Struct, frozen=True):
     at: float = 0.0
 
 
-class Said(Struct, frozen=True):
+class DeviceEvidence(Struct, frozen=True):
     """A device's evidence in the attempt; see `tables.PairEvidence`."""
 
     both: int = 0
@@ -158,10 +158,10 @@ def members(session: Session, rules: Rules, ids: Sequence[str] | None = None) ->
     """The devices that the rollout may have to do with, all or those of some ids; the others of these are left out."""
     plan, progress = rules.plan, rules.progress
     reports = {row[0]: Report(*row[1:]) for row in _reports(session, plan.model, ids)}
-    said = {row[0]: Said(*row[1:]) for row in _said(session, plan.id, progress.attempt, ids)}
+    said = {row[0]: DeviceEvidence(*row[1:]) for row in _said(session, plan.id, progress.attempt, ids)}
     measured = newest_p95(session, plan.model, plan.release, ids)
     seen: set[str] = set()
-    nothing, silent = Report(), Said()
+    nothing, silent = Report(), DeviceEvidence()
     met = [] if ids is not None else [n for n in {*reports, *said} if _met(rules, reports.get(n), said.get(n))]
 
     def made(device: Scoped) -> Member | None:
@@ -213,7 +213,7 @@ def _place(rules: Rules, device: Scoped, met: bool) -> tuple[Side, bool] | None:
     return None if side == "neither" and not met else (side, met)
 
 
-def _met(rules: Rules, report: Report | None, said: Said | None) -> bool:
+def _met(rules: Rules, report: Report | None, said: DeviceEvidence | None) -> bool:
     """Whether the device has met the release in this attempt, as it says itself: see `columns.StageFacts`, which
     believes only those that a stage so far can have held."""
     if said is not None and (said.reason or any(getattr(said, name) for name in SHOWN)):
@@ -222,7 +222,7 @@ def _met(rules: Rules, report: Report | None, said: Said | None) -> bool:
 
 
 def _member(
-    rules: Rules, device: Scoped, report: Report, said: Said, p95_us: float | None, place: tuple[Side, bool]
+    rules: Rules, device: Scoped, report: Report, said: DeviceEvidence, p95_us: float | None, place: tuple[Side, bool]
 ) -> Member:
     plan = rules.plan
     refused = _failed(rules, report)
@@ -260,7 +260,7 @@ def _member(
     )
 
 
-def _failing(said: Said) -> str:
+def _failing(said: DeviceEvidence) -> str:
     """Why a device fails on which the release stays, in the words of its own probation; empty when it does not.
 
     Refused requests count that the release before would have taken. What both refuse says nothing, so that rubbish

@@ -16,7 +16,7 @@ from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
 from fleet.protocol.channel import MILLION, Channel, RolloutRef
 from fleet.protocol.resolve import resolve
 from fleet.rollouts.signals import signal_of
-from fleet.rollouts.situation import CannotFollow, Scope, Situation, Traffic
+from fleet.rollouts.situation import CannotFollow, ReportedTraffic, Scope, Situation
 
 HOURS, HOUR_S = 24, 3600.0
 WINDOWS = 100  # of each hour that are read, its last ones: what a fleet of any size costs
@@ -99,7 +99,7 @@ def _survey(
     return found, free
 
 
-def _traffic(session: Session, channel: str, model: str, devices: int, now: float) -> Traffic:
+def _traffic(session: Session, channel: str, model: str, devices: int, now: float) -> ReportedTraffic:
     """Means over the hours since the first window of the last day; of each hour its last `WINDOWS` windows are read."""
     hours = list(_hours(session, channel, model, now))
     while hours and hours[-1] is None:  # before the first window of the last day
@@ -107,9 +107,9 @@ def _traffic(session: Session, channel: str, model: str, devices: int, now: floa
     told = [hour or (0.0, 0.0, 0.0) for hour in hours]
     distinct, per_day = _distinct(session, channel, model), labelled.per_day(session, channel, model, now)
     if not told or not devices:
-        return Traffic(distinct=distinct, labelled=per_day)
+        return ReportedTraffic(distinct=distinct, labelled=per_day)
     requests, audited, windows = (sum(hour[place] for hour in told) / len(told) for place in range(3))
-    return Traffic(
+    return ReportedTraffic(
         hours=len(told),
         requests=requests * HOURS / devices,
         audited=audited * HOURS / devices,

@@ -29,7 +29,7 @@ WORDS = 500  # characters of a check's own words
 NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*\.py):([A-Za-z_][A-Za-z0-9_]*)")
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class LabelCheck(Struct, frozen=True, kw_only=True):
     """What the check says of one label: how it is kept, or what is wrong with it."""
 
     kept: Any = None
@@ -60,7 +60,7 @@ def check_of(policy: Mapping[str, Any]) -> str:
     return name
 
 
-def ask(folder: Path, name: str, labels: Sequence[Any], *, limit_s: float = LIMIT_S) -> list[Found]:
+def ask(folder: Path, name: str, labels: Sequence[Any], *, limit_s: float = LIMIT_S) -> list[LabelCheck]:
     """What the check called `name` says of each label.
 
     Args:
@@ -87,7 +87,7 @@ def ask(folder: Path, name: str, labels: Sequence[Any], *, limit_s: float = LIMI
             raise InvalidError(f"the label check {name} was ended: {error}", subject=name, hint=hint) from error
         except ExecutionError as error:
             raise InvalidError(f"the label check {name} failed: {str(error)[:WORDS]}", subject=name) from error
-    return msgspec.convert(found["found"], list[Found])
+    return msgspec.convert(found["found"], list[LabelCheck])
 
 
 def judge(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dict[str, Any]:
@@ -104,9 +104,9 @@ def judge(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> dic
     return {"found": [msgspec.to_builtins(_judge(check, label)) for label in arguments["labels"]]}
 
 
-def _judge(check: Any, label: Any) -> Found:
+def _judge(check: Any, label: Any) -> LabelCheck:
     try:
         kept = json.loads(json.dumps(check(label), allow_nan=False))
     except Exception as error:  # noqa: BLE001 (whatever it raises says that the label is wrong)
-        return Found(wrong=str(error)[:WORDS] or type(error).__name__)
-    return Found(wrong="the check returned nothing for it") if kept is None else Found(kept=kept)
+        return LabelCheck(wrong=str(error)[:WORDS] or type(error).__name__)
+    return LabelCheck(wrong="the check returned nothing for it") if kept is None else LabelCheck(kept=kept)

@@ -31,7 +31,7 @@ AT_ONCE, AT_ONCE_BYTES = 64, 32 << 20  # partitions that are open together
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReadSample:
     """A sample that was read: its row, its embedding, and what its exact repeats share."""
 
     row: SampleRow
@@ -97,10 +97,10 @@ def _newest(session: Session, wanted: Sequence[ColumnElement[bool]], most: int) 
     return list(session.exec(query.order_by(*order).limit(most)))
 
 
-def _read(hub: Hub, rows: Sequence[SampleRow]) -> list[Seen]:
+def _read(hub: Hub, rows: Sequence[SampleRow]) -> list[ReadSample]:
     """The samples whose data is there, can be read and is within `READ_BYTES`, in the order of the rows."""
     wanted = {row.id: row for row in rows}
-    seen: dict[str, Seen] = {}
+    seen: dict[str, ReadSample] = {}
     for parts in _batches(hub, list(dict.fromkeys(row.path for row in rows))):
         for key, arrays in parquet.arrays_of(parts).items():
             if key not in wanted:
@@ -112,7 +112,7 @@ def _read(hub: Hub, rows: Sequence[SampleRow]) -> list[Seen]:
             digest = hashlib.sha256(repr([(a.name, a.datatype, a.shape) for a in arrays.inputs]).encode())
             for array in arrays.inputs:
                 digest.update(array.data)
-            seen[key] = Seen(wanted[key], point, digest.digest())
+            seen[key] = ReadSample(wanted[key], point, digest.digest())
     return [seen[row.id] for row in rows if row.id in seen]
 
 
@@ -135,13 +135,13 @@ def _batches(hub: Hub, paths: Sequence[str]) -> Iterator[list[bytes]]:
         yield batch
 
 
-def _alike_inputs(seen: Sequence[Seen]) -> list[Seen]:
+def _alike_inputs(seen: Sequence[ReadSample]) -> list[ReadSample]:
     """Those with as many inputs as most have: releases of old hubs may have others."""
     usual = Counter(len(one.point) for one in seen).most_common(1)
     return [one for one in seen if usual and len(one.point) == usual[0][0]]
 
 
-def _known(seen: Sequence[Seen]) -> worth.Known:
+def _known(seen: Sequence[ReadSample]) -> worth.Known:
     places: dict[bytes, int] = {}
     rows = [one.row for one in seen]
     return worth.Known(

@@ -21,7 +21,7 @@ LEAST = 16  # values over time: fewer are numbers of a table
 NUMBERS = 24  # of a table
 
 
-class Series(Struct, frozen=True, kw_only=True):
+class InputSeries(Struct, frozen=True, kw_only=True):
     """An input over time: `lines` are SVG points of at most `LINES` channels within `WIDTH` × `HEIGHT`, `low` and
     `high` what their bottom and top mean, `length` how many values a line stands for, `more` how many are not drawn."""
 
@@ -33,7 +33,7 @@ class Series(Struct, frozen=True, kw_only=True):
     more: int = 0
 
 
-def series_of(inputs: Sequence[Array]) -> list[Series]:
+def series_of(inputs: Sequence[Array]) -> list[InputSeries]:
     """The inputs that are numbers over time: (1, n) or (n,), or (1, n, c) with few channels; no images."""
     found = []
     for array in inputs:
@@ -75,11 +75,11 @@ def over_time(array: Array) -> npt.NDArray[np.float64] | None:
     return table if len(table) >= LEAST else None
 
 
-def _drawn(name: str, table: npt.NDArray[np.float64]) -> Series:
+def _drawn(name: str, table: npt.NDArray[np.float64]) -> InputSeries:
     shown = np.where(np.isfinite(table), table, np.nan)[:, :LINES]
     good = shown[np.isfinite(shown)]
     low, high = (float(good.min()), float(good.max())) if good.size else (0.0, 0.0)
-    return Series(
+    return InputSeries(
         name=name,
         lines=[_points(column, low, high) for column in shown.T],
         low=low,

@@ -146,7 +146,7 @@ def _judged_by_owners(hub: Hub, labels: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 kept[key] = check_value(one.kept)
             except ValueError as error:
-                one = owners_check.Found(wrong=f"{check} keeps what no database can: {error}")
+                one = owners_check.LabelCheck(wrong=f"{check} keeps what no database can: {error}")
             if one.wrong:
                 raise InvalidError(f"sample {key}: {one.wrong}; nothing was labelled", subject=key, hint=f"see {check}")
     return kept

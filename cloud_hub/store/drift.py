@@ -83,7 +83,10 @@ class MeaningMonitor(SQLModel, table=True):
 
 
 class InputMonitor(SQLModel, table=True):
-    """What was counted of a release's inputs; `document` is `drift.input_state.Facts`, `last_window` the last one."""
+    """What was counted of a release's inputs: `document` is a `drift.input_state.InputMonitorState`.
+
+    `last_window` is the last window that counts in it.
+    """
 
     __tablename__ = "input_monitor"
 
@@ -95,7 +98,7 @@ class InputMonitor(SQLModel, table=True):
 
 
 class InputWatch(SQLModel, table=True):
-    """What is held against one device's inputs to a release; `document` is `drift.input_state.Device`."""
+    """What is held against one device's inputs to a release; `document` is `drift.input_state.DeviceInputs`."""
 
     __tablename__ = "input_watch"
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 UNKNOWN = ""  # the database does not answer
 
 
-class Moved:
+class ChangeWatcher:
     """Looks at one database; call `close` when nobody wants to know any more."""
 
     def __init__(self, engine: Engine) -> None:

@@ -157,7 +157,7 @@ class ShadowEvidence(SQLModel, table=True):
 
 class RolloutSignals(SQLModel, table=True):
     """How far a rollout's attempt has counted. Of windows, `document` is `fleet.rollouts.signals.State`; of labels, the
-    place of the last one, as `rollouts.labelled.Place`."""
+    place of the last one, as `rollouts.labelled.LabelPosition`."""
 
     __tablename__ = "rollout_signals"
 

@@ -25,7 +25,7 @@ MOST = 64  # releases of a model of which it is
 Key = tuple[str, int]  # model and release
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class CountingPosition(Struct, frozen=True, kw_only=True):
     """Up to which window all monitors of a release have counted, the earlier ones that are kept for them, and whether
     its later ones wait."""
 
@@ -48,13 +48,13 @@ class Lost(Struct, frozen=True, kw_only=True):
         return f"{self.windows} windows were put away before they were counted, the last of them {at} UTC"
 
 
-def places(session: Session) -> dict[Key, Place]:
+def places(session: Session) -> dict[Key, CountingPosition]:
     """Where the monitors of each release are."""
     defaults = {row.model: _defaults(row) for row in session.exec(select(DriftScope))}
-    found: dict[Key, Place] = {}
+    found: dict[Key, CountingPosition] = {}
     for model, release, last, awaited in _told(session):
-        before = found.get((model, release), Place(last=LARGEST))
-        found[model, release] = Place(
+        before = found.get((model, release), CountingPosition(last=LARGEST))
+        found[model, release] = CountingPosition(
             last=min(last, before.last),
             awaited=before.awaited | frozenset(awaited),
             waits=model not in defaults or release in defaults[model],  # nobody has looked yet who is whose
@@ -109,7 +109,7 @@ def lost(session: Session) -> dict[str, list[Lost]]:
     return msgspec.json.decode(row.value, type=dict[str, list[Lost]]) if row is not None else {}
 
 
-def kept(found: Iterable[Place]) -> list[int]:
+def kept(found: Iterable[CountingPosition]) -> list[int]:
     """The numbers of the windows that are kept for monitors that have passed them."""
     return sorted(number for place in found for number in place.awaited)
 

@@ -26,7 +26,7 @@ PARTS = ("train", "calibration", "validation", "exam")
 
 
 @dataclass(frozen=True)
-class Finding:
+class DataFinding:
     """Something wrong in words; with `fatal`, nothing is trained on such data."""
 
     text: str
@@ -76,7 +76,7 @@ def rows_in_words(rows: Iterable[int]) -> str:
     return f"rows {', '.join(map(str, numbers[:SHOWN]))}{more}"
 
 
-def conflicts(name: str, part: Examples) -> Iterator[Finding]:
+def conflicts(name: str, part: Examples) -> Iterator[DataFinding]:
     """The same input with different labels; of numbers that may be noise, so it is only said."""
     known = np.flatnonzero(part.labelled)
     by_input: dict[bytes, list[int]] = defaultdict(list)
@@ -85,7 +85,7 @@ def conflicts(name: str, part: Examples) -> Iterator[Finding]:
     groups = [rows for rows in by_input.values() if len({part.y[row].tobytes() for row in rows}) > 1]
     if groups:
         which = "; ".join(rows_in_words(rows) for rows in groups[:3])
-        yield Finding(
+        yield DataFinding(
             f"{name}: {len(groups)} inputs have different labels ({which}{'; …' if len(groups) > 3 else ''})",
             fatal=False,
         )
@@ -102,24 +102,24 @@ def _bytes_of(values: Array) -> bytes:
     return to_bytes(values.astype(object)) if values.dtype.kind in "USO" else values.tobytes()
 
 
-def _shapes(sets: Sets) -> Iterator[Finding]:
+def _shapes(sets: Sets) -> Iterator[DataFinding]:
     for name in PARTS:
         part: Examples = getattr(sets, name)
         counts = {input_: len(array) for input_, array in part.inputs.items()}
         if not len(part) and name != "exam":
-            yield Finding(f"{name} has no rows")
+            yield DataFinding(f"{name} has no rows")
         wrong = {input_: count for input_, count in counts.items() if count != len(part.y)}
         for input_, count in wrong.items():
-            yield Finding(f"{name}: input {input_!r} has {count} rows, y has {len(part.y)}")
+            yield DataFinding(f"{name}: input {input_!r} has {count} rows, y has {len(part.y)}")
         if part.y.shape[1:] != sets.train.y.shape[1:] and part.y.ndim != 3:
-            yield Finding(
+            yield DataFinding(
                 f"{name}: y is {['n', *part.y.shape[1:]]}, that of train {['n', *sets.train.y.shape[1:]]}".replace(
                     "'", ""
                 )
             )
 
 
-def _numbers(name: str, part: Examples, non_finite: Collection[str]) -> Iterator[Finding]:
+def _numbers(name: str, part: Examples, non_finite: Collection[str]) -> Iterator[DataFinding]:
     loose = bool(non_finite) and len(part.inputs) == 1  # a lone input may get its name later
     arrays = {f"input {key!r}": a for key, a in part.inputs.items() if key not in non_finite and not loose}
     known = part.with_labels().y
@@ -129,15 +129,15 @@ def _numbers(name: str, part: Examples, non_finite: Collection[str]) -> Iterator
         yield from _strange(f"{name}: y", known, np.flatnonzero(part.labelled))
 
 
-def _strange(what: str, array: Array, numbers: Array) -> Iterator[Finding]:
+def _strange(what: str, array: Array, numbers: Array) -> Iterator[DataFinding]:
     if array.dtype.kind != "f" or not len(array):
         return
     bad = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
     if len(bad):
-        yield Finding(f"{what} holds NaN or infinity in {rows_in_words(numbers[bad].tolist())}")
+        yield DataFinding(f"{what} holds NaN or infinity in {rows_in_words(numbers[bad].tolist())}")
 
 
-def _labels(name: str, part: Examples, spec: TaskSpec | None, labels: Sequence[str]) -> Iterator[Finding]:
+def _labels(name: str, part: Examples, spec: TaskSpec | None, labels: Sequence[str]) -> Iterator[DataFinding]:
     """Labels outside the task's range, with their rows."""
     rows = np.flatnonzero(part.labelled)
     y: Any = part.y[rows]
@@ -156,23 +156,23 @@ def _labels(name: str, part: Examples, spec: TaskSpec | None, labels: Sequence[s
         wrong, words = (y[:, :, 4] >= len(labels)).any(axis=1), f"of classes from 0 to {len(labels) - 1}"
     if wrong.any():
         shown = rows_in_words(rows[wrong].tolist())
-        yield Finding(f"{name}: the labels in {shown} are none of the task {task}: they are {words}")
+        yield DataFinding(f"{name}: the labels in {shown} are none of the task {task}: they are {words}")
 
 
-def _shared(sets: Sets) -> Iterator[Finding]:
+def _shared(sets: Sets) -> Iterator[DataFinding]:
     trained = set(keys_of(sets.train))
     for name in PARTS[1:]:
         part: Examples = getattr(sets, name)
         rows = [row for row, key in enumerate(keys_of(part)) if key in trained]
         if rows:
             share = len(rows) / len(part)
-            yield Finding(
+            yield DataFinding(
                 f"{name}: {rows_in_words(rows)} {'is' if len(rows) == 1 else 'are'} in train, too ({share:.1%})",
                 fatal=share > MOST_SHARED and name != "calibration",
             )
 
 
-def _empty_classes(sets: Sets, spec: TaskSpec | None, labels: Sequence[str]) -> Iterator[Finding]:
+def _empty_classes(sets: Sets, spec: TaskSpec | None, labels: Sequence[str]) -> Iterator[DataFinding]:
     y = sets.train.with_labels().y
     if spec is not None or not labels or y.ndim != 1 or y.dtype.kind not in "iu":
         return
@@ -182,4 +182,4 @@ def _empty_classes(sets: Sets, spec: TaskSpec | None, labels: Sequence[str]) -> 
         missing = [f"{label} ({number})" for number, label in enumerate(labels) if not counts[number]]
         if missing:
             shown = ", ".join(missing[:SHOWN]) + (f", … ({len(missing)})" if len(missing) > SHOWN else "")
-            yield Finding(f"{name} has no row of the class{'es' if len(missing) > 1 else ''} {shown}", fatal=False)
+            yield DataFinding(f"{name} has no row of the class{'es' if len(missing) > 1 else ''} {shown}", fatal=False)

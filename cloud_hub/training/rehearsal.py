@@ -24,7 +24,7 @@ ROWS = 64  # of each held-out set
 
 
 @dataclass(frozen=True)
-class Step:
+class RehearsalStep:
     """One step of a rehearsal; what failed says what to do in `hint`."""
 
     name: str
@@ -33,7 +33,7 @@ class Step:
     hint: str = ""
 
 
-def rehearse(loaded: LoadedRecipe, out: Path) -> Iterator[Step]:
+def rehearse(loaded: LoadedRecipe, out: Path) -> Iterator[RehearsalStep]:
     """Go through a run's steps; the first that fails is the last.
 
     Args:
@@ -44,12 +44,12 @@ def rehearse(loaded: LoadedRecipe, out: Path) -> Iterator[Step]:
     rehearsal = _Rehearsal(RunRequest(replace(loaded, recipe=replace(recipe, hyper=hyper)), out))
     for name, step in rehearsal.steps():
         try:
-            yield Step(name, True, step())
+            yield RehearsalStep(name, True, step())
         except HubError as error:
-            yield Step(name, False, str(error), error.hint)
+            yield RehearsalStep(name, False, str(error), error.hint)
             return
         except Exception as error:  # noqa: BLE001 (the recipe is the user's own program and raises what it likes)
-            yield Step(name, False, said(error), "see the recipe's code there, and how-to/write-a-recipe.md")
+            yield RehearsalStep(name, False, said(error), "see the recipe's code there, and how-to/write-a-recipe.md")
             return
 
 

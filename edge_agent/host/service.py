@@ -33,7 +33,7 @@ FOLDER = "# The agent's folder: "  # the unit's second line, for whoever removes
 Command = Callable[[Sequence[str]], None]
 
 
-class Service(Struct, frozen=True, kw_only=True):
+class ServiceUnit(Struct, frozen=True, kw_only=True):
     """What is asked for. `root` is where files go; `program` is the `edge-agent` to start."""
 
     program: Path
@@ -113,7 +113,7 @@ WantedBy=multi-user.target
 """
 
 
-def unit_of(service: Service) -> str:
+def unit_of(service: ServiceUnit) -> str:
     """The text of the unit.
 
     Not among its bounds: `MemoryDenyWriteExecute`, since runtimes may make code; `RestrictSUIDSGID`, since the agent
@@ -143,13 +143,13 @@ def unit_of(service: Service) -> str:
     )
 
 
-def users_of(service: Service) -> str:
+def users_of(service: ServiceUnit) -> str:
     """What `systemd-sysusers` reads."""
     group, user = service.group, service.user
     return f'{MARK}\ng {group} -\nu {user} -:{group} "Edgeloop agent" {_quoted(_plain(service.directory))}\n'
 
 
-def install(service: Service, *, start: bool, command: Command) -> list[str]:
+def install(service: ServiceUnit, *, start: bool, command: Command) -> list[str]:
     """Write both files, make user, group and folder, and start the service where its device is enrolled.
 
     Installing again changes what has changed, and restarts.
@@ -183,7 +183,7 @@ def install(service: Service, *, start: bool, command: Command) -> list[str]:
     return _left(service, enrolled=enrolled)
 
 
-def uninstall(service: Service, *, purge: bool, command: Command) -> list[str]:
+def uninstall(service: ServiceUnit, *, purge: bool, command: Command) -> list[str]:
     """Stop the service and remove its files; its folder, identity and models in it, only with `purge`.
 
     Which folder that is, its unit says. User and group stay, as they do for Debian's packages: files of theirs may be
@@ -228,7 +228,7 @@ def run_command(words: Sequence[str]) -> None:
         raise AgentError(f"{' '.join(words)} failed: {(done.stderr or done.stdout).strip()}", hint="see journalctl -xe")
 
 
-def _check_names(service: Service) -> None:
+def _check_names(service: ServiceUnit) -> None:
     for what, name in (("--name", service.name), ("--user", service.user), ("--group", service.group)):
         if not NAME.fullmatch(name):
             hint = "lower-case letters, digits and hyphens, at most 31"
@@ -237,7 +237,7 @@ def _check_names(service: Service) -> None:
     _inside(service.root, "/" / SYSUSERS)
 
 
-def _check(service: Service) -> None:
+def _check(service: ServiceUnit) -> None:
     _check_names(service)
     for what, path in (("--dir", service.directory), ("the program", service.program)):
         if not path.is_absolute() or any(ord(letter) < 32 for letter in str(path)):
@@ -267,7 +267,7 @@ def _check(service: Service) -> None:
         )
 
 
-def _check_system(service: Service, action: str) -> None:
+def _check_system(service: ServiceUnit, action: str) -> None:
     """Before anything is written."""
     if service.image:
         return
@@ -303,7 +303,7 @@ def _write(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def _give(folder: Path, service: Service) -> None:
+def _give(folder: Path, service: ServiceUnit) -> None:
     """Folder and contents to the service's user. Who has the folder cannot lead this out of it by a link."""
     owner = pwd.getpwnam(service.user)
     folder.mkdir(parents=True, exist_ok=True)
@@ -318,7 +318,7 @@ def _give(folder: Path, service: Service) -> None:
         os.close(top)
 
 
-def _left(service: Service, *, enrolled: bool) -> list[str]:
+def _left(service: ServiceUnit, *, enrolled: bool) -> list[str]:
     """What is still to be done by hand."""
     start = f"systemctl start {service.name}"
     if enrolled:
@@ -327,7 +327,7 @@ def _left(service: Service, *, enrolled: bool) -> list[str]:
     return [enroll if service.image else f"sudo -u {service.user} {enroll}", start]
 
 
-def _root(service: Service) -> list[str]:
+def _root(service: ServiceUnit) -> list[str]:
     return [f"--root={service.root.resolve()}"] if service.image else []
 
 

@@ -38,7 +38,7 @@ ANSWER_LIMIT = 64 << 20  # bytes that an answer read whole may have
 PIECE = 64 << 10
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class WholeResponse(Struct, frozen=True, kw_only=True):
     """An HTTP answer, read whole; implements `ports.HubResponse`."""
 
     status: int
@@ -94,7 +94,7 @@ class HubHttp:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = 30.0,
-    ) -> Answer:
+    ) -> WholeResponse:
         """Call the hub and read the answer whole.
 
         Raises:
@@ -105,7 +105,7 @@ class HubHttp:
             data = self._whole(answer, path, timeout, ANSWER_LIMIT)
             if len(data) > ANSWER_LIMIT:
                 raise AgentError(f"the answer to {path} is larger than {ANSWER_LIMIT} bytes", subject=self.base)
-            return Answer(status=answer.status, headers=dict(answer.headers), data=data)
+            return WholeResponse(status=answer.status, headers=dict(answer.headers), data=data)
 
     def _whole(self, answer: urllib3.BaseHTTPResponse, path: str, timeout: float, limit: int) -> bytes:
         """The body, at most one byte over `limit`. A server that drips is left: silence alone does not bound it."""

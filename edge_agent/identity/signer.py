@@ -39,7 +39,7 @@ class Verify(Struct, frozen=True, tag="verify"):
     payload: bytes
 
 
-class Answer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SignerReply(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`error` with its `hint`, or what was asked for."""
 
     signature: bytes = b""
@@ -84,7 +84,7 @@ class SignerProcess:
         with self._lock:
             self._end()
 
-    def _ask(self, question: Sign | Verify) -> Answer:
+    def _ask(self, question: Sign | Verify) -> SignerReply:
         line = msgspec.json.encode(question) + b"\n"
         with self._lock:
             said = self._exchange(line) or self._exchange(line)  # the first one may have ended as it was asked
@@ -93,7 +93,7 @@ class SignerProcess:
                 "the process that signs and verifies ended twice without an answer",
                 hint="its own words are in the agent's log; is there memory left?",
             )
-        answer = msgspec.json.decode(said, type=Answer)
+        answer = msgspec.json.decode(said, type=SignerReply)
         if answer.error:
             raise IdentityError(answer.error, subject=str(self._identity), hint=answer.hint)
         return answer
@@ -137,15 +137,15 @@ class SignerProcess:
         process.wait()
 
 
-def answer(signer: LocalSigner, line: bytes) -> Answer:
+def answer(signer: LocalSigner, line: bytes) -> SignerReply:
     """What the process says to a line."""
     question = msgspec.json.decode(line, type=Sign | Verify)
     try:
         if isinstance(question, Sign):
-            return Answer(signature=signer.sign(question.key, question.nonce))
-        return Answer(holds=signer.verify(question.public, question.signature, question.payload))
+            return SignerReply(signature=signer.sign(question.key, question.nonce))
+        return SignerReply(holds=signer.verify(question.public, question.signature, question.payload))
     except AgentError as error:
-        return Answer(error=str(error), hint=error.hint)
+        return SignerReply(error=str(error), hint=error.hint)
 
 
 def _readable(file: IO[bytes], patience_s: float) -> bool:

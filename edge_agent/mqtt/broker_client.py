@@ -16,7 +16,7 @@ import paho.mqtt.client as mqtt
 
 from edge_agent.errors import AgentError
 from edge_agent.mqtt import troubles
-from edge_agent.mqtt.connection import Client, Connection
+from edge_agent.mqtt.connection import Connection, PahoClient
 from edge_agent.mqtt.link import Link, end_client, make_client
 from edge_agent.mqtt.reconnecting import Reconnecting
 from edge_agent.mqtt.troubles import Trouble
@@ -64,7 +64,7 @@ class BrokerClient:
         self._listener, self.connection = listener, connection
         self._reconnecting = Reconnecting(twice)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._client: Client | None = None
+        self._client: PahoClient | None = None
         self._link: Link | None = None
         self._opened = 0.0  # since when a connection stands that is not online; 0: none does
         self._heard = 0.0
@@ -84,7 +84,7 @@ class BrokerClient:
         except (AgentError, ProtocolError, ValueError) as error:  # ValueError: paho's, of a host, port or topic
             self.connection.failed(troubles.of_error(error, link.endpoint))
 
-    def _made(self, link: Link, will: bytes) -> Client:
+    def _made(self, link: Link, will: bytes) -> PahoClient:
         client = make_client(link)
         client.will_set(link.topic("status"), will, qos=1)
         client.on_connect = self._on_connect

@@ -70,7 +70,7 @@ class Connection:
         return where(self._endpoint)
 
 
-class Client(mqtt.Client):
+class PahoClient(mqtt.Client):
     """A client that says why it could not connect, also to `on_failure`, on its own thread."""
 
     on_failure: Callable[[Exception], None] | None = None

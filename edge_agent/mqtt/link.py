@@ -11,7 +11,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from edge_agent.errors import AgentError
 from edge_agent.mqtt import gobackn
-from edge_agent.mqtt.connection import Client
+from edge_agent.mqtt.connection import PahoClient
 from fleet.protocol import topics
 from fleet.protocol.messages import MqttEndpoint
 
@@ -45,13 +45,15 @@ class Link(Struct, frozen=True, kw_only=True):
         return topics.uplink(self.device_id, leaf, self.endpoint.prefix)
 
 
-def make_client(link: Link) -> Client:
+def make_client(link: Link) -> PahoClient:
     """A client that is not connected yet.
 
     Raises:
         AgentError: the broker wants TLS, and there is no certificate. ValueError: paho refuses the link.
     """
-    client = Client(CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False)
+    client = PahoClient(
+        CallbackAPIVersion.VERSION2, client_id=link.device_id, protocol=mqtt.MQTTv311, clean_session=False
+    )
     if link.endpoint.tls:
         if link.context is None:
             raise AgentError("the broker wants TLS and this device has no certificate", hint="enrol again")

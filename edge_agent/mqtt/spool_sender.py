@@ -10,7 +10,7 @@ import msgspec
 
 from edge_agent.errors import SpoolError
 from edge_agent.mqtt import gobackn
-from edge_agent.telemetry.spool import Record, Series, Spool
+from edge_agent.telemetry.spool import Spool, SpoolRecord, SpoolSeries
 from fleet.protocol import topics
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.messages import Envelope, Receipt
@@ -109,7 +109,7 @@ class SpoolSender:
         """Go on after the records up to `upto`, which the hub has and the spool has let go."""
         self._sender = gobackn.receipt(self._sender, min(upto, self._spool.top), now)
 
-    def _envelope(self, device_id: str, record: Record, series: Series) -> bytes:
+    def _envelope(self, device_id: str, record: SpoolRecord, series: SpoolSeries) -> bytes:
         return encode_msgpack(
             Envelope(
                 device=device_id,

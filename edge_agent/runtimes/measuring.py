@@ -54,7 +54,7 @@ class Refused(Struct, frozen=True, kw_only=True):
     detail: str
 
 
-class Said(Struct, frozen=True, kw_only=True):
+class MeasuringReport(Struct, frozen=True, kw_only=True):
     """The child's only line."""
 
     figures: Benchmark | None = None
@@ -68,11 +68,13 @@ def child() -> int:
     leave_no_core()
     limit_model(case.memory_limit_bytes)
     try:
-        said = Said(figures=measure(case))
+        said = MeasuringReport(figures=measure(case))
     except (AgentError, ProtocolError, OSError, MemoryError, ValueError, RuntimeError) as error:
         reason = getattr(error, "reason", "") or "failed"
         detail = str(error) or f"{case.runtime} failed on variant {case.variant!r} with {type(error).__name__}"
-        said = Said(refused=Refused(variant=case.variant, runtime=case.runtime, reason=reason, detail=detail))
+        said = MeasuringReport(
+            refused=Refused(variant=case.variant, runtime=case.runtime, reason=reason, detail=detail)
+        )
     sys.stdout.buffer.write(msgspec.json.encode(said) + b"\n")
     sys.stdout.buffer.flush()
     return 0 if said.figures is not None else 1

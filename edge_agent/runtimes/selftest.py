@@ -13,11 +13,11 @@ from edge_agent.errors import ModelLoadError
 from edge_agent.ports import load_variant, read_blob
 from fleet import tasks
 from fleet.protocol.manifest import Manifest
-from fleet.protocol.selftest import Agree, Arrays, Outcome, check, decode_vectors
+from fleet.protocol.selftest import Agree, Arrays, SelftestResult, check, decode_vectors
 from fleet.protocol.task import CLASSIFICATION
 
 
-def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = "") -> Outcome:
+def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = "") -> SelftestResult:
     """Load a variant and compare its answers with the golden vectors.
 
     Args:

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from edge_agent.ports import InstalledRelease
 from edge_agent.serving.cloud import CloudError
-from edge_agent.serving.router import Verdict
+from edge_agent.serving.router import RoutingResult
 from fleet import tasks
 from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError
@@ -58,7 +58,7 @@ def answers_of(answer: oip.InferResponse, manifest: Manifest) -> tuple[Any, ...]
 
 
 def parameters_of(
-    verdict: Verdict,
+    verdict: RoutingResult,
     release: InstalledRelease | None,
     confidence: float | None,
     took_s: float,

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 
 from edge_agent.serving.answers import checked
-from edge_agent.serving.asked import Asked
 from edge_agent.serving.endpoint import Endpoint, Question, word_of
 from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.forwarding import cloud_version, forwarded, somebody
-from edge_agent.serving.router import Local, Route, Verdict, route
+from edge_agent.serving.pending_request import PendingRequest
+from edge_agent.serving.router import Local, Route, RoutingResult, route
 from edge_agent.serving.slots import Served
 from fleet.protocol import oip
 from fleet.protocol.channel import SPECULATIVE
@@ -24,13 +24,13 @@ class CloudPart:
     def __init__(self, endpoint: Endpoint | None, now: Callable[[], float]) -> None:
         self.endpoint, self._now = endpoint, now
 
-    def speculates(self, served: Served, asked: Asked) -> bool:
+    def speculates(self, served: Served, asked: PendingRequest) -> bool:
         """Whether the cloud is asked before the local answer is known."""
         if asked.entry.routing.when != SPECULATIVE:
             return False
         return self.plan(served, asked, Local(ok=True, wants_cloud=True), None).ask
 
-    def plan(self, served: Served | None, asked: Asked, local: Local | None, limit: float | None) -> Route:
+    def plan(self, served: Served | None, asked: PendingRequest, local: Local | None, limit: float | None) -> Route:
         """Whether to ask it, and why not; `local` and `limit` are of the run here, None where there was none."""
         routing = asked.entry.routing
         return route(
@@ -45,18 +45,18 @@ class CloudPart:
             when=routing.when,
         )
 
-    def _left_s(self, asked: Asked) -> float:
+    def _left_s(self, asked: PendingRequest) -> float:
         """Seconds that the cloud may take."""
         until = asked.started + asked.entry.routing.deadline_ms / 1000.0
         return (until if asked.until is None else min(until, asked.until)) - self._now()
 
-    def retry_after_s(self, asked: Asked, verdict: Verdict) -> float | None:
+    def retry_after_s(self, asked: PendingRequest, verdict: RoutingResult) -> float | None:
         """When to come back, for a request that nobody answered because the cloud was not to be asked."""
         if self.endpoint is None or verdict.fallback_reason not in ("cloud-busy", "breaker-open"):
             return None
         return self.endpoint.wait_s(asked.model, asked.entry.routing)
 
-    async def ask(self, served: Served | None, asked: Asked) -> tuple[oip.InferResponse | None, str | None]:
+    async def ask(self, served: Served | None, asked: PendingRequest) -> tuple[oip.InferResponse | None, str | None]:
         """The cloud's answer, or the word for why there is none."""
         assert self.endpoint is not None
         request = asked.request

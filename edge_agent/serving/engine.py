@@ -18,14 +18,14 @@ from collections.abc import Awaitable, Callable
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving.answers import answers_of, parameters_of
-from edge_agent.serving.asked import Asked
 from edge_agent.serving.cloud_part import CloudPart
 from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.failures import in_words
 from edge_agent.serving.forwarding import somebody
 from edge_agent.serving.outcomes import Observer, Outcome, Refused, refused_for
+from edge_agent.serving.pending_request import PendingRequest
 from edge_agent.serving.policy import Policies
-from edge_agent.serving.router import EDGE, Local, Route, Verdict, reason_for, settle, threshold
+from edge_agent.serving.router import EDGE, Local, Route, RoutingResult, reason_for, settle, threshold
 from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots
@@ -137,7 +137,9 @@ class Engine:
         served.joint.wanted(self._threads.pool)
         return False
 
-    def _alone(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse | Awaitable[oip.InferResponse]:
+    def _alone(
+        self, served: Served, asked: PendingRequest, inputs: Arrays
+    ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
         idle = None if served.slow(inputs) else served.instances.idle()
         if idle is None or (asked.until is not None and self._now() >= asked.until):
             served.references += 1
@@ -165,7 +167,7 @@ class Engine:
         """Count a request to a model that is served here, or is to be, whose body could not be read."""
         self._refuse_unread(model, refusal_word(error), str(error))
 
-    def _ask(self, model: str, request: oip.InferRequest, started: float, gone: Callable[[], bool]) -> Asked:
+    def _ask(self, model: str, request: oip.InferRequest, started: float, gone: Callable[[], bool]) -> PendingRequest:
         entry, limit_s = self._policies.entry(model), None
         if request.parameters:
             try:
@@ -174,7 +176,9 @@ class Engine:
                 self.refuse(model, error)
                 raise
         drawn = entry.audit.auditor is not None and _observed(request) and self._rng() * MILLION < entry.audit.share_ppm
-        return Asked(model, request, entry, started, None if limit_s is None else started + limit_s, drawn, gone)
+        return PendingRequest(
+            model, request, entry, started, None if limit_s is None else started + limit_s, drawn, gone
+        )
 
     def _refuse_unread(self, model: str, word: str, why: str) -> None:
         served = self.slots.find(model)
@@ -187,7 +191,7 @@ class Engine:
         refused = Refused(model=model, release=number, variant=variant, word=word, newly=False, latency_s=0.0)
         self._observer.refused(refused)
 
-    def _refused(self, served: Served, asked: Asked, why: RefusalError, *, newly: bool) -> None:
+    def _refused(self, served: Served, asked: PendingRequest, why: RefusalError, *, newly: bool) -> None:
         served.refuse(str(why), newly=newly)
         took = self._now() - asked.started
         served.statistics.failed(took)
@@ -201,7 +205,7 @@ class Engine:
         if not (self._policies.knows(model) or self.slots.expects(model)):
             raise NotFoundError(f"model {model!r} is not served here", subject=model, hint="see GET /status")
 
-    async def _elsewhere(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse:
+    async def _elsewhere(self, served: Served, asked: PendingRequest, inputs: Arrays) -> oip.InferResponse:
         """With a run in a thread. The caller has taken a reference."""
         try:
             try:
@@ -214,7 +218,7 @@ class Engine:
         finally:
             served.release_reference()
 
-    async def _at_once(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse:
+    async def _at_once(self, served: Served, asked: PendingRequest, inputs: Arrays) -> oip.InferResponse:
         """Local run and call to the cloud beside each other; a call that turns out not to be needed is left alone."""
         early = asyncio.get_running_loop().create_task(self.cloud.ask(served, asked))
         await asyncio.sleep(0)  # the call goes out before a short run takes the event loop
@@ -224,7 +228,7 @@ class Engine:
             early.cancel()
 
     def _after(
-        self, served: Served, asked: Asked, inputs: Arrays, ran: Ran
+        self, served: Served, asked: PendingRequest, inputs: Arrays, ran: Ran
     ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
         """What follows a run: perhaps the cloud."""
         if asked.drawn and ran.scores.answers and not isinstance(inputs, Ready):  # another release cannot be asked it
@@ -245,7 +249,7 @@ class Engine:
         return self._with_cloud(served, asked, inputs, ran, plan)
 
     async def _with_cloud(
-        self, served: Served, asked: Asked, inputs: Arrays, ran: Ran, plan: Route
+        self, served: Served, asked: PendingRequest, inputs: Arrays, ran: Ran, plan: Route
     ) -> oip.InferResponse:
         """The caller has taken a reference."""
         try:
@@ -258,10 +262,10 @@ class Engine:
     def _finish(
         self,
         served: Served,
-        asked: Asked,
+        asked: PendingRequest,
         inputs: Arrays,
         ran: Ran,
-        verdict: Verdict,
+        verdict: RoutingResult,
         answer: oip.InferResponse | None = None,
     ) -> oip.InferResponse:
         release, took = served.release, self._now() - asked.started
@@ -300,7 +304,7 @@ class Engine:
             labels=labels_of(release.manifest, asked.request) if asked.request.classification else {},
         )
 
-    def _nobody(self, served: Served, asked: Asked, verdict: Verdict, failure: Exception) -> Exception:
+    def _nobody(self, served: Served, asked: PendingRequest, verdict: RoutingResult, failure: Exception) -> Exception:
         if isinstance(failure, RefusalError):
             served.refuse(str(failure), newly=False)
             return failure
@@ -312,7 +316,7 @@ class Engine:
         error.__cause__ = failure
         return error
 
-    async def _without_local(self, asked: Asked) -> oip.InferResponse:
+    async def _without_local(self, asked: PendingRequest) -> oip.InferResponse:
         plan = self.cloud.plan(None, asked, None, None)
         answer, error = await self.cloud.ask(None, asked) if plan.ask else (None, None)
         verdict = settle(plan, local_ok=False, cloud_error=error)

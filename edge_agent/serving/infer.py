@@ -22,7 +22,7 @@ from fleet.protocol.errors import ProtocolError, TooLargeError
 from fleet.protocol.refusals import STATUS, Code
 from fleet.rpc import Refusal
 from fleet.runtimes.cost import INFLATED, JSON_LIMIT, check_answer, check_json, json_too_large
-from fleet.serving import BROKEN, JSON, ByteBudget, Promise, Reply, Request, error_reply
+from fleet.serving import BROKEN, JSON, ByteBudget, HotRequest, Promise, Reply, error_reply
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ ERRORS = (ProtocolError, NotFoundError, InferenceError, LateError)
 _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-length: %d\r\n"
 
 
-class Head(NamedTuple):
+class InferHead(NamedTuple):
     """What a request's line and headers say.
 
     `marker` says that tensors follow the JSON, whose `length` it is, where it is a number.
@@ -59,7 +59,7 @@ class InferRoute:
         self._engine = engine
         self._budget = budget
 
-    def begin(self, request: Request) -> int | Reply | None:
+    def begin(self, request: HotRequest) -> int | Reply | None:
         """The most bytes that the model's body may have; 403 for whoever may not ask; None for any other path."""
         if request.method != b"POST":
             return None
@@ -75,7 +75,7 @@ class InferRoute:
         limit = self._engine.body_limit(head.model)
         return limit if head.marker is not None or limit < JSON_LIMIT else JSON_LIMIT
 
-    def too_large(self, request: Request, size: int) -> Reply:
+    def too_large(self, request: HotRequest, size: int) -> Reply:
         """413, which names the binary extension where that would help; it counts as a refusal of the model's."""
         model = request.context.model
         limit = self._engine.body_limit(model)
@@ -86,9 +86,9 @@ class InferRoute:
         self._engine.refuse(model, error)
         return error_answer(error)
 
-    def answer(self, request: Request) -> Reply | Promise | Awaitable[Reply]:
+    def answer(self, request: HotRequest) -> Reply | Promise | Awaitable[Reply]:
         """The answer, an error included; at once where that takes no time."""
-        head: Head = request.context
+        head: InferHead = request.context
         if head.coding is not None:
             return self._compressed(request)
         try:
@@ -104,8 +104,8 @@ class InferRoute:
         except ERRORS as error:
             return error_answer(error)
 
-    async def _compressed(self, request: Request) -> Reply:
-        head: Head = request.context
+    async def _compressed(self, request: HotRequest) -> Reply:
+        head: InferHead = request.context
         try:
             try:
                 body = await self._inflated(request.body, head.coding or "", self._engine.body_limit(head.model))
@@ -118,7 +118,7 @@ class InferRoute:
         except ERRORS as error:
             return error_answer(error)
 
-    def _read(self, head: Head, body: bytes) -> oip.InferRequest:
+    def _read(self, head: InferHead, body: bytes) -> oip.InferRequest:
         try:
             length = head.length if head.length is not None else oip.parse_header(head.marker)
             check_json(body, length)
@@ -139,14 +139,14 @@ class InferRoute:
             self._budget.taken -= size
 
 
-def _head(model: str, version: str, headers: Mapping[bytes, bytes]) -> Head:
+def _head(model: str, version: str, headers: Mapping[bytes, bytes]) -> InferHead:
     coding, marker = headers.get(b"content-encoding"), headers.get(MARKER)
     said = None if marker is None else marker.decode("latin-1")
     try:
         length = oip.parse_header(said)
     except ProtocolError:  # which is told, and counted, when the body is here
         length = None
-    return Head(model, version, None if coding is None else coding.decode("latin-1"), said, length)
+    return InferHead(model, version, None if coding is None else coding.decode("latin-1"), said, length)
 
 
 def _hear(promise: Promise, asked: oip.InferRequest, found: Found) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from edge_agent.ports import Arrays, InstalledRelease
-from edge_agent.serving.router import Verdict
+from edge_agent.serving.router import RoutingResult
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Served
 from fleet.protocol.errors import RefusalError
@@ -27,7 +27,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     model: str
     release: int
     variant: str
-    verdict: Verdict
+    verdict: RoutingResult
     latency_s: float
     inputs: Arrays
     outputs: Arrays

@@ -25,7 +25,7 @@ from fleet.rpc import CallError
 from fleet.rpc.loading import load_client
 
 if TYPE_CHECKING:
-    from fleet.rpc.client import Client
+    from fleet.rpc.client import RpcClient
 
 ANSWER_LIMIT = 64 << 20  # bytes
 STATUS = {
@@ -108,7 +108,7 @@ class RemoteRpcServer:
             self._count(len(data), len(answer))
 
     @cached_property
-    def _client(self) -> Client:
+    def _client(self) -> RpcClient:
         try:
             made = load_client()
         except ImportError as error:

@@ -42,7 +42,7 @@ class Route(Struct, frozen=True, kw_only=True):
         return self.ask and self.reason in ("low-confidence", "always")
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
+class RoutingResult(Struct, frozen=True, kw_only=True):
     """The final word on one request; `fallback_reason` is empty for an undisturbed local answer."""
 
     served_by: Literal["edge", "cloud", "nobody"]
@@ -58,7 +58,7 @@ def threshold(routing: Routing, deferral: Deferral | None) -> float | None:
     return deferral.threshold if deferral is not None else None
 
 
-EDGE = Verdict(served_by="edge")  # of nearly all requests: nothing speaks for the cloud
+EDGE = RoutingResult(served_by="edge")  # of nearly all requests: nothing speaks for the cloud
 
 
 def reason_for(local: Local | None, limit: float | None, when: str = LOW_CONFIDENCE) -> Reason:
@@ -114,13 +114,13 @@ def route(
     return Route(ask=True, reason=reason)
 
 
-def settle(route: Route, *, local_ok: bool, cloud_error: str | None) -> Verdict:
+def settle(route: Route, *, local_ok: bool, cloud_error: str | None) -> RoutingResult:
     """The verdict after the cloud answered (`cloud_error` None), failed, or was not asked."""
     if route.ask and cloud_error is None:
-        return Verdict(served_by="cloud", deferred=route.deferred, fallback_reason=route.reason)
+        return RoutingResult(served_by="cloud", deferred=route.deferred, fallback_reason=route.reason)
     missed = cloud_error if route.ask else route.refused
     if local_ok:
         # Who switches the cloud off, for a channel or for one request, chose local answers: no degradation.
         degraded = bool(missed) and missed not in CHOSEN
-        return Verdict(served_by="edge", degraded=degraded, deferred=route.deferred, fallback_reason=missed or "")
-    return Verdict(served_by="nobody", degraded=True, fallback_reason=missed or route.reason)
+        return RoutingResult(served_by="edge", degraded=degraded, deferred=route.deferred, fallback_reason=missed or "")
+    return RoutingResult(served_by="nobody", degraded=True, fallback_reason=missed or route.reason)

@@ -22,7 +22,7 @@ from fleet.serving import ByteBudget
 from fleet.tracing import OFF, Tracer
 
 if TYPE_CHECKING:
-    from fleet.rpc.server import Server
+    from fleet.rpc.server import RpcServer
 
 CALLS = 64  # at a time, where the memory allows
 FRAME = 64 << 10  # bytes around the tensors of the largest request
@@ -93,7 +93,7 @@ class AgentInference:
         return refusal_of(error) if isinstance(error, ERRORS) else None
 
 
-def make_rpc_server(config: AgentConfig, inference: AgentInference) -> Server:
+def make_rpc_server(config: AgentConfig, inference: AgentInference) -> RpcServer:
     """The gRPC server of `config.grpc_port`.
 
     Raises:

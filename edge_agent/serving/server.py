@@ -25,7 +25,7 @@ from fleet.tracing import OFF, Tracer
 BACKLOG = 256  # connections; asyncio accepts as many in one turn, beside those that there are
 
 
-class Server(BoundedServer):
+class AgentServer(BoundedServer):
     """Without uvicorn's signal handling, which would end the process before the spool is closed."""
 
     @contextlib.contextmanager
@@ -40,7 +40,7 @@ def share(engine: Engine, tracer: Tracer = OFF) -> Shared:
     return Shared(traced(InferRoute(engine, budget), tracer), budget, most())
 
 
-def make_server(app: App, shared: Shared) -> Server:
+def make_server(app: App, shared: Shared) -> AgentServer:
     """A server for the hot route, and for `app` beside it."""
     settings = uvicorn.Config(
         app,
@@ -55,7 +55,7 @@ def make_server(app: App, shared: Shared) -> Server:
         date_header=False,
         timeout_graceful_shutdown=5,
     )
-    return Server(settings, shared)
+    return AgentServer(settings, shared)
 
 
 def listen(config: AgentConfig) -> list[socket.socket]:

@@ -21,7 +21,7 @@ import numpy as np
 from edge_agent import runtimes
 from edge_agent.errors import ActivationError, UnreadableError
 from edge_agent.host import memory
-from edge_agent.ports import Health, InstalledRelease, LoadedModel, Runtime, load_variant
+from edge_agent.ports import InstalledRelease, LoadedModel, ReleaseHealth, Runtime, load_variant
 from edge_agent.serving import pieces
 from edge_agent.serving.failures import in_words, unforeseen
 from edge_agent.serving.instances import Instances, most
@@ -135,12 +135,12 @@ class Served:
         vectors = decode_vectors(self.release.open_blob(self.release.manifest.selftest.blob.sha256))
         return [{array.name: from_array(array) for array in vector.inputs} for vector in vectors]
 
-    def health(self) -> Health:
+    def health(self) -> ReleaseHealth:
         """Since this activation; run times of failed runs do not count."""
         times = sorted(self._times)
         # The nearest-rank percentile.
         p95 = times[math.ceil(0.95 * len(times)) - 1] * 1e6 if times else 0.0
-        return Health(
+        return ReleaseHealth(
             requests=self.requests,
             failures=self.failures,
             newly_refused=self.newly_refused,
@@ -160,7 +160,7 @@ class Served:
         self.failures += failed
 
     def refuse(self, why: str, *, newly: bool) -> None:
-        """A request was refused; see `ports.Health`."""
+        """A request was refused; see `ports.ReleaseHealth`."""
         self.refused += 1
         if newly:
             if not self.newly_refused:
@@ -253,11 +253,11 @@ class Slots:
             if served is not None:
                 served.release_reference()
 
-    def health(self, model: str) -> Health:
+    def health(self, model: str) -> ReleaseHealth:
         """Requests, failures and run times of the active release since its activation."""
         slot = self._slots.get(model)
         if slot is None or slot.active is None:
-            return Health(requests=0, failures=0)
+            return ReleaseHealth(requests=0, failures=0)
         return slot.active.health()
 
     def names(self) -> list[str]:

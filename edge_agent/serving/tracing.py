@@ -14,19 +14,19 @@ from typing import Any, cast
 from edge_agent import VERSION
 from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, UsageError
-from edge_agent.serving.asked import Asked
 from edge_agent.serving.cloud_part import CloudPart
 from edge_agent.serving.endpoint import Endpoint
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.infer import InferRoute
 from edge_agent.serving.outcomes import Observer
+from edge_agent.serving.pending_request import PendingRequest
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.runs import Ran
 from edge_agent.serving.slots import Arrays, Served, Slots
 from edge_agent.serving.turns import Found, InTurn
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
-from fleet.serving import HotRoute, Promise, Reply, Request
+from fleet.serving import HotRequest, HotRoute, Promise, Reply
 from fleet.tracing import Span, Tracer, open_tracer
 
 TOLD = ("served_by", "variant", "confidence", "degraded", "fallback_reason")  # parameters of an answer
@@ -88,12 +88,14 @@ class TracedEngine(Engine):
         _told(span, response)
         return response
 
-    def _alone(self, served: Served, asked: Asked, inputs: Arrays) -> oip.InferResponse | Awaitable[oip.InferResponse]:
+    def _alone(
+        self, served: Served, asked: PendingRequest, inputs: Arrays
+    ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
         cast(Waits, asked.gone).began = self._now()
         return super()._alone(served, asked, inputs)
 
     def _after(
-        self, served: Served, asked: Asked, inputs: Arrays, ran: Ran
+        self, served: Served, asked: PendingRequest, inputs: Arrays, ran: Ran
     ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
         """The run is over: with it the wait for an interpreter, where there was one."""
         waits = cast(Waits, asked.gone)
@@ -114,7 +116,7 @@ class TracedCloudPart(CloudPart):
         super().__init__(plain.endpoint, now)
         self._tracer = tracer
 
-    async def ask(self, served: Served | None, asked: Asked) -> tuple[oip.InferResponse | None, str | None]:
+    async def ask(self, served: Served | None, asked: PendingRequest) -> tuple[oip.InferResponse | None, str | None]:
         """See CloudPart."""
         remote = asked.entry.routing.remote
         span = self._tracer.begin("fallback", "client")
@@ -139,7 +141,7 @@ class TracedRoute:
         self._route, self._tracer = route, tracer
         self.begin, self.too_large = route.begin, route.too_large
 
-    def answer(self, request: Request) -> Reply | Promise | Awaitable[Reply]:
+    def answer(self, request: HotRequest) -> Reply | Promise | Awaitable[Reply]:
         """See HotRoute."""
         headers = carried(request.headers)
         with self._tracer.following(headers):

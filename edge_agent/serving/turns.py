@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from edge_agent.serving.asked import Asked
 from edge_agent.serving.joint import WIDTH
+from edge_agent.serving.pending_request import PendingRequest
 from edge_agent.serving.runs import Ran, ended, run_together
 from edge_agent.serving.slots import Arrays, Served
 from fleet.protocol.oip import InferResponse
@@ -37,7 +37,7 @@ class InTurn:
 
 
 class _Waits(NamedTuple):
-    asked: Asked
+    asked: PendingRequest
     inputs: Arrays
     answer: InTurn
 
@@ -53,8 +53,8 @@ class Turns:
 
     def __init__(
         self,
-        alone: Callable[[Served, Asked, Arrays], Answer],
-        after: Callable[[Served, Asked, Arrays, Ran], Answer],
+        alone: Callable[[Served, PendingRequest, Arrays], Answer],
+        after: Callable[[Served, PendingRequest, Arrays, Ran], Answer],
         now: Callable[[], float],
     ) -> None:
         self._alone, self._after, self._now = alone, after, now
@@ -68,7 +68,7 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._end)
         return seen > 1 or self._before > 1
 
-    def add(self, served: Served, asked: Asked, inputs: Arrays) -> InTurn:
+    def add(self, served: Served, asked: PendingRequest, inputs: Arrays) -> InTurn:
         """Let a request that is counted wait for the end of the turn; its release stays loaded until then."""
         waiting = self._waiting.get(served)
         if waiting is None:

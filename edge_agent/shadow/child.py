@@ -23,7 +23,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError
 from edge_agent.ports import Arrays, LoadedModel, load_variant, read_blob
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet import tasks
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.codec import decode_msgpack, encode_msgpack
@@ -42,7 +42,7 @@ FIRST_TO_GO = "1000"  # where memory ends, the kernel takes this process, and no
 SAID = 300  # characters of why a run failed
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class ShadowRequest(Struct, frozen=True, kw_only=True):
     """A request with the answer that it got, and the rollout that names its inputs."""
 
     rollout: RolloutRef
@@ -74,16 +74,16 @@ def run(config: AgentConfig, lines: IO[bytes], out: IO[bytes]) -> None:
     own = os.fdopen(os.dup(out.fileno()), "wb")
     os.dup2(2, out.fileno())
     try:
-        model, manifest = _loaded(config, decode_msgpack(read_frame(lines), Held, limit=FRAME_LIMIT))
+        model, manifest = _loaded(config, decode_msgpack(read_frame(lines), HeldRelease, limit=FRAME_LIMIT))
     except (AgentError, ProtocolError, OSError, MemoryError) as error:
         write_frame(own, Answered(failed=_in_words(error), cpu_s=time.process_time()))
         return
     write_frame(own, Answered(cpu_s=time.process_time()))
     while frame := read_frame(lines):
-        write_frame(own, answer(model, manifest, decode_msgpack(frame, Asked, limit=FRAME_LIMIT)))
+        write_frame(own, answer(model, manifest, decode_msgpack(frame, ShadowRequest, limit=FRAME_LIMIT)))
 
 
-def _loaded(config: AgentConfig, held: Held) -> tuple[LoadedModel, Manifest]:
+def _loaded(config: AgentConfig, held: HeldRelease) -> tuple[LoadedModel, Manifest]:
     from edge_agent import runtimes
     from edge_agent.update.worker.confining import confined
 
@@ -93,7 +93,7 @@ def _loaded(config: AgentConfig, held: Held) -> tuple[LoadedModel, Manifest]:
     return load_variant(runtimes.for_variant(variant), partial(read_blob, store.blobs), manifest, variant), manifest
 
 
-def answer(model: LoadedModel, manifest: Manifest, asked: Asked) -> Answered:
+def answer(model: LoadedModel, manifest: Manifest, asked: ShadowRequest) -> Answered:
     """Run one request and compare, by the model's task, with the answer that it got. A failed run is an answer, too."""
     inputs, theirs = ({array.name: from_array(array) for array in some} for some in (asked.inputs, asked.outputs))
     task, began = tasks.of_manifest(manifest), time.process_time()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Pace:
+class CoreShare:
     """Keeps what is spent at or under a share of one core, from one piece of work to the next. Pure.
 
     Nothing is saved up: an idle hour buys no burst, which a request beside it would feel.

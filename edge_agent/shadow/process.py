@@ -12,9 +12,9 @@ from typing import Protocol
 from edge_agent.config import load
 from edge_agent.errors import ShadowError
 from edge_agent.host.child_process import kill
-from edge_agent.shadow.child import ANSWER_LIMIT, Answered, Asked, framed
+from edge_agent.shadow.child import ANSWER_LIMIT, Answered, ShadowRequest, framed
 from edge_agent.shadow.copies import Copy
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.tensors import to_array
@@ -33,7 +33,7 @@ class Process(Protocol):
 class Processes(Protocol):
     """Starts shadowed releases."""
 
-    async def start(self, held: Held) -> tuple[Process, float]:
+    async def start(self, held: HeldRelease) -> tuple[Process, float]:
         """A release in a process of its own, and the seconds of the processor that loading took.
 
         Raises:
@@ -48,7 +48,7 @@ class ChildProcesses:
     def __init__(self, directory: Path) -> None:
         self._directory, self._config = directory, load(directory)
 
-    async def start(self, held: Held) -> tuple[ChildProcess, float]:
+    async def start(self, held: HeldRelease) -> tuple[ChildProcess, float]:
         """See the port."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -82,7 +82,7 @@ class ChildProcess:
     async def ask(self, copy: Copy) -> Answered:
         """See the port."""
         inputs, outputs = (tuple(to_array(*item) for item in some.items()) for some in (copy.inputs, copy.outputs))
-        return await self.say(framed(Asked(rollout=copy.rollout, inputs=inputs, outputs=outputs)))
+        return await self.say(framed(ShadowRequest(rollout=copy.rollout, inputs=inputs, outputs=outputs)))
 
     async def say(self, frame: bytes) -> Answered:
         """Send a frame; the next one that comes back. Raises ShadowError."""

@@ -18,10 +18,10 @@ from msgspec import Struct
 from edge_agent.errors import ShadowError
 from edge_agent.shadow.child import Answered
 from edge_agent.shadow.copies import Copies, Copy
-from edge_agent.shadow.pace import Pace
+from edge_agent.shadow.pace import CoreShare
 from edge_agent.shadow.process import Process, Processes
 from edge_agent.update.messages import Beside
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.channel import Channel, RolloutRef
 from fleet.protocol.errors import ProtocolError
 
@@ -52,7 +52,7 @@ class Shadowing(Struct):
     """One model's shadow. `state` is waiting while the release is not here yet, or cannot be used now."""
 
     rollout: RolloutRef
-    held: Held | None = None
+    held: HeldRelease | None = None
     state: State = "waiting"
     reason: str = ""
     detail: str = ""
@@ -77,9 +77,9 @@ class Shadows:
         sleep: Callable[[float], Awaitable[Any]] = asyncio.sleep,
     ) -> None:
         self._processes, self._copies, self._sink, self._now, self._sleep = processes, copies, sink, now, sleep
-        self._pace = Pace()
+        self._pace = CoreShare()
         self._models: dict[str, Shadowing] = {}
-        self._kept: dict[str, tuple[str, Held]] = {}  # the rollout that a release was fetched for
+        self._kept: dict[str, tuple[str, HeldRelease]] = {}  # the rollout that a release was fetched for
 
     # ---- what is ordered ----------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Shadows:
         elif shadowing.state == "waiting":
             shadowing.reason, shadowing.detail = reason, detail
 
-    def kept(self, channel: Channel | None) -> list[Held]:
+    def kept(self, channel: Channel | None) -> list[HeldRelease]:
         """What stays on the disk: what was fetched for a rollout that goes on, since its next stage may need it."""
         live = {} if channel is None else {m: e.rollout.id for m, e in channel.models.items() if e.rollout is not None}
         self._kept = {model: kept for model, kept in self._kept.items() if live.get(model) == kept[0]}

@@ -19,7 +19,7 @@ from edge_agent.in_process.draws import LIMIT, MOST, SOCKET, DrawnBatch, DrawnRe
 from edge_agent.serving.metrics import Metrics
 from edge_agent.serving.outcomes import Outcome
 from edge_agent.serving.policy import Policies
-from edge_agent.serving.router import Verdict
+from edge_agent.serving.router import RoutingResult
 from edge_agent.serving.scores import score
 from edge_agent.serving.slots import Arrays, Served, Slots
 from edge_agent.telemetry.local_records import listen
@@ -78,7 +78,7 @@ class DrawnRequests:
                 model=found.model,
                 release=found.release,
                 variant=found.variant,
-                verdict=Verdict(served_by="edge"),
+                verdict=RoutingResult(served_by="edge"),
                 latency_s=0.0,  # its record has it
                 inputs=inputs,
                 outputs=outputs,

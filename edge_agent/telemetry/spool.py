@@ -3,7 +3,7 @@
 Numbers start at 1 and have no gaps. When the spool is full the *oldest* records give way, and the loss is counted and
 told to the hub by `base`.
 
-To the hub records are numbered within a `Series`: what one process sent on one connection has an id of its own.
+To the hub records are numbered within a `SpoolSeries`: what one process sent on one connection has an id of its own.
 A card that was copied, or set back to an older image, goes on with records that the hub does not know under numbers
 that it knows: under one id its receipts would delete them. The copy's next start has another id, and so
 has what a machine writes after it was set back while it ran: `part` is called on each connection.
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MAX_BYTES = 32 << 20
 
 
-class Record(NamedTuple):
+class SpoolRecord(NamedTuple):
     """One spooled record; `body` is MessagePack, `at` Unix seconds."""
 
     seq: int
@@ -33,7 +33,7 @@ class Record(NamedTuple):
     body: bytes
 
 
-class Series(NamedTuple):
+class SpoolSeries(NamedTuple):
     """Records that one process first sent on one connection: the spool's numbers `first` to `last`, which the hub knows
     from 1 on.
 
@@ -53,7 +53,7 @@ class Series(NamedTuple):
         return self.first + committed - 1
 
 
-def _write_series(connection: sqlite3.Connection, series: list[Series]) -> None:
+def _write_series(connection: sqlite3.Connection, series: list[SpoolSeries]) -> None:
     connection.execute("DELETE FROM series")
     connection.executemany("INSERT INTO series VALUES (?, ?)", [(one.first, one.id) for one in series])
 
@@ -81,11 +81,11 @@ class Spool:
         return self._series[-1].id
 
     @property
-    def oldest(self) -> Series:
+    def oldest(self) -> SpoolSeries:
         """The series of the first record that is held; the newest one when there is none."""
         return next(one for one in reversed(self._held()) if one.first <= self.base)
 
-    def rename(self) -> Series:
+    def rename(self) -> SpoolSeries:
         """Give what is left of the oldest series another id: somebody else has used its numbers.
 
         Raises:
@@ -93,11 +93,11 @@ class Spool:
         """
         with self._database.lock:
             oldest = self.oldest
-            named = Series(secrets.token_hex(8), max(oldest.first, self._received + 1), oldest.last)
+            named = SpoolSeries(secrets.token_hex(8), max(oldest.first, self._received + 1), oldest.last)
             self._store([named if one.first == oldest.first else one for one in self._series])
             return named
 
-    def is_own(self, series: Series) -> bool:
+    def is_own(self, series: SpoolSeries) -> bool:
         """Whether this process wrote of it: what it holds of others', copies of the file hold, too."""
         return series.last > self._began or series.id == self.id
 
@@ -113,14 +113,14 @@ class Spool:
             kept = [newest._replace(last=first - 1)] if max(self.base, newest.first) < first else []
             if not kept and first > newest.first:
                 first = max(newest.first, self._received + 1)  # its end was given up: this one tells of it
-            self._store([*self._series[:-1], *kept, Series(secrets.token_hex(8), first, self.top)])
+            self._store([*self._series[:-1], *kept, SpoolSeries(secrets.token_hex(8), first, self.top)])
 
-    def _store(self, series: list[Series]) -> None:
+    def _store(self, series: list[SpoolSeries]) -> None:
         with self._database.transaction() as connection:
             _write_series(connection, series)
         self._series = series
 
-    def _begin(self) -> list[Series]:
+    def _begin(self) -> list[SpoolSeries]:
         """A series for this process, behind those that still hold records; the last one goes on where a disk refuses.
 
         Files of 0.1 have one, whose id is a fact.
@@ -128,9 +128,9 @@ class Spool:
         rows = self._database.rows("SELECT id, first FROM series ORDER BY first")
         known = [(str(name), int(str(first))) for name, first in rows] or [(self._database.fact("spool"), 1)]
         ends = [first - 1 for _, first in known[1:]] + [self.top]
-        every = [Series(name, first, end) for (name, first), end in zip(known, ends, strict=True)]
+        every = [SpoolSeries(name, first, end) for (name, first), end in zip(known, ends, strict=True)]
         held = [one for one in every if one.last >= max(one.first, self.base)]
-        fresh = Series(secrets.token_hex(8), self.top + 1, self.top)
+        fresh = SpoolSeries(secrets.token_hex(8), self.top + 1, self.top)
         try:
             with self._database.transaction() as connection:
                 _write_series(connection, [*held, fresh])
@@ -140,7 +140,7 @@ class Spool:
             return [*(one for one in held if one != every[-1]), every[-1]]
         return [*held, fresh]
 
-    def _held(self) -> list[Series]:
+    def _held(self) -> list[SpoolSeries]:
         *before, newest = self._series
         return [*before, newest._replace(last=self.top)]
 
@@ -177,7 +177,7 @@ class Spool:
             self.top, self.base, self._bytes, self.lost, self._series = seq, base, size, lost, series
             return seq
 
-    def _telling(self, base: int) -> list[Series]:
+    def _telling(self, base: int) -> list[SpoolSeries]:
         """The series when the first record that is held is `base`.
 
         One that was given up to its end has no record left to tell of it. The next one has not been sent yet: it begins
@@ -188,7 +188,7 @@ class Spool:
         if not gone or self._series[gone - 1].last <= self._received:
             return self._series
         first = max(self._series[0].first, self._received + 1)
-        return [Series(secrets.token_hex(8), first, held[0].last), *held[1:]]
+        return [SpoolSeries(secrets.token_hex(8), first, held[0].last), *held[1:]]
 
     def _make_room(self, connection: sqlite3.Connection, newest: int, size: int) -> tuple[int, int, int]:
         base, lost = min(self.base, newest), self.lost
@@ -202,12 +202,12 @@ class Spool:
             log.warning("the spool is full: %d oldest records given up (%d in all)", lost - self.lost, lost)
         return base, size, lost
 
-    def after(self, seq: int, limit: int) -> list[Record]:
+    def after(self, seq: int, limit: int) -> list[SpoolRecord]:
         """Up to `limit` records above number `seq`, in order."""
         rows = self._database.rows(
             "SELECT seq, at, kind, body FROM records WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit)
         )
-        return [Record(*row) for row in rows]  # type: ignore[arg-type]  # the schema's types
+        return [SpoolRecord(*row) for row in rows]  # type: ignore[arg-type]  # the schema's types
 
     def commit(self, committed: int, facts: dict[str, str] | None = None) -> int:
         """Delete everything up to `committed` (never above what exists) and store `facts` with it.

@@ -19,7 +19,7 @@ from edge_agent.ports import Activator, InstalledRelease
 from edge_agent.update.disk.crash_log import CrashLog
 from edge_agent.update.disk.store import Store
 from edge_agent.update.rules import machine
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from edge_agent.update.state_reporter import StateReporter
 from fleet.protocol.channel import RolloutRef
 
@@ -50,14 +50,16 @@ class Activation:
     ) -> None:
         self.store, self._activator, self._states, self._now = store, activator, states, now
         self._crash_log = crash_log
-        self._serving: dict[str, tuple[Held, float]] = {}
+        self._serving: dict[str, tuple[HeldRelease, float]] = {}
         self._waiting: dict[str, _Waiting] = {}
 
     def served_s(self, model: str) -> float:
         """How long this process has served what it serves of `model`, seconds."""
         return self._now() - self._serving[model][1] if model in self._serving else 0.0
 
-    async def activate(self, model: str, held: Held, previous: Held | None, pairing: RolloutRef | None) -> None:
+    async def activate(
+        self, model: str, held: HeldRelease, previous: HeldRelease | None, pairing: RolloutRef | None
+    ) -> None:
         """Load and swap; `previous` is loaded beside it for paired audits while there is a `pairing`.
 
         The release is read and hashed in a thread, and what is loaded is what was hashed.

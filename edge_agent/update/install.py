@@ -22,7 +22,7 @@ from edge_agent.errors import AgentError, LateError, UpdateError, said
 from edge_agent.host.durable import write_durably
 from edge_agent.update.bundled import Bundle
 from edge_agent.update.download.folder import check_bundle
-from edge_agent.update.messages import LookRequest, Message, Offer, Refusal, Step
+from edge_agent.update.messages import LookRequest, Message, Offer, Refusal, StepRequest
 from edge_agent.update.worker.client import LookChild, ProcessChildren
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
@@ -39,7 +39,7 @@ TICK_S = 0.5  # between two looks for a request, which cost one stat each
 PATIENCE_S = 600.0
 
 
-class Request(Struct, frozen=True, kw_only=True):
+class InstallRequest(Struct, frozen=True, kw_only=True):
     """What `edge-agent install` asks of a running agent."""
 
     id: str
@@ -58,7 +58,7 @@ class Installed(Struct, frozen=True, kw_only=True):
     hint: str = ""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class InstallResult(Struct, frozen=True, kw_only=True):
     """What an install did. `reason` says why the bundle as a whole was refused; then nothing changed.
 
     `by` says which process installed: the command's own, or the agent that ran already.
@@ -83,11 +83,11 @@ def last(directory: Path) -> dict[str, Any] | None:
     """What became of the last bundle, in the words of `edge-agent status`; None where there is nothing to read."""
     try:
         with (directory / ANSWER).open("rb") as file:
-            found = decode_json(file.read(LIMIT + 1), Outcome, limit=LIMIT, subject=ANSWER)
+            found = decode_json(file.read(LIMIT + 1), InstallResult, limit=LIMIT, subject=ANSWER)
             at = os.fstat(file.fileno()).st_mtime
     except (OSError, ProtocolError):
         return None
-    blamed: Outcome | Installed = next((model for model in found.models if model.reason), found)
+    blamed: InstallResult | Installed = next((model for model in found.models if model.reason), found)
     return {
         "folder": found.folder,
         "at": at,
@@ -113,7 +113,7 @@ class Installer:
             return await self._ordinary.start()
         return _Listening(await ProcessChildren(self._directory, self._bundle.folder).start(), self._bundle)
 
-    async def install(self, updater: Updater, folder: Path, name: str = "") -> Outcome:
+    async def install(self, updater: Updater, folder: Path, name: str = "") -> InstallResult:
         """One update cycle from `folder`; a fetch from the hub that is under way ends first and is resumed later.
 
         The outcome stays on the disk for who asked, and for `edge-agent status`.
@@ -122,7 +122,7 @@ class Installer:
         self._answer(outcome)
         return outcome
 
-    async def _install(self, updater: Updater, folder: Path, name: str) -> Outcome:
+    async def _install(self, updater: Updater, folder: Path, name: str) -> InstallResult:
         trouble: Exception | None = None
         bundle = Bundle(folder)
         updater.wake("a bundle is installed")
@@ -147,7 +147,7 @@ class Installer:
             if not path.exists():
                 continue
             try:
-                request = decode_json(path.read_bytes(), Request, limit=LIMIT, subject=REQUEST)
+                request = decode_json(path.read_bytes(), InstallRequest, limit=LIMIT, subject=REQUEST)
             except (ProtocolError, OSError) as error:
                 log.warning("a request to install is not understood: %s", error)
                 self._answer(_not_understood(error))
@@ -155,7 +155,7 @@ class Installer:
                 await self.install(updater, Path(request.folder), request.id)
             path.unlink(missing_ok=True)  # last: a request that a power loss interrupts is taken up again
 
-    def _answer(self, outcome: Outcome) -> None:
+    def _answer(self, outcome: InstallResult) -> None:
         try:
             write_durably(self._directory / ANSWER, encode_json(outcome))
         except OSError as error:  # who asked sees that the request has gone, and is told so
@@ -176,7 +176,7 @@ class _Listening:
             raise self._bundle.refused(error) from error
         return self._bundle.heard(asked, messages)
 
-    async def step(self, step: Step) -> AsyncIterator[Message]:
+    async def step(self, step: StepRequest) -> AsyncIterator[Message]:
         async for message in self._child.step(step):
             yield self._bundle.advised(message)
 
@@ -190,23 +190,23 @@ def _note(updater: Updater, folder: Path, error: Exception) -> None:
     updater.note_problem(UpdateError(f"bundle {folder}: {error}", subject=str(folder), reason=reason, hint=hint))
 
 
-def _not_understood(error: Exception) -> Outcome:
+def _not_understood(error: Exception) -> InstallResult:
     """The answer to a request whose id nobody can read."""
-    return Outcome(
+    return InstallResult(
         reason="bad-request",
         detail=f"the agent cannot read the request: {error}",
         hint="run edge-agent install as the agent's user, of the same version",
     )
 
 
-def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2) -> Outcome:
+def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause: float = TICK_S / 2) -> InstallResult:
     """Have the running agent install from `folder`.
 
     Raises:
         LateError: no answer in `patience_s`; the agent may still be at it.
         AgentError: it has done with the request, but could not write its answer.
     """
-    request = Request(id=uuid.uuid4().hex, folder=str(folder.resolve()))
+    request = InstallRequest(id=uuid.uuid4().hex, folder=str(folder.resolve()))
     until = time.monotonic() + patience_s
     while True:
         before = _mark(directory / ANSWER)
@@ -217,7 +217,7 @@ def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause:
         time.sleep(pause)
         gone = not (directory / REQUEST).exists()  # asked first: the answer is written before
         if _mark(directory / ANSWER) != before:
-            outcome = decode_json((directory / ANSWER).read_bytes(), Outcome, limit=LIMIT, subject=ANSWER)
+            outcome = decode_json((directory / ANSWER).read_bytes(), InstallResult, limit=LIMIT, subject=ANSWER)
             if outcome.id in (request.id, ""):
                 return replace(outcome, by="agent")
         if gone:
@@ -233,7 +233,7 @@ def ask(directory: Path, folder: Path, *, patience_s: float = PATIENCE_S, pause:
     )
 
 
-def _told(directory: Path, request: Request) -> bool:
+def _told(directory: Path, request: InstallRequest) -> bool:
     """Put the request there, whole; false while the agent is still busy with another one."""
     if (directory / REQUEST).exists():
         return False
@@ -258,11 +258,11 @@ def _mark(path: Path) -> tuple[int, int] | None:
     return found.st_ino, found.st_mtime_ns
 
 
-def _outcome(name: str, bundle: Bundle, updater: Updater, trouble: Exception | None) -> Outcome:
+def _outcome(name: str, bundle: Bundle, updater: Updater, trouble: Exception | None) -> InstallResult:
     last = {m.model: m for m in bundle.said if isinstance(m, Offer | Refusal)}
     models = tuple(_installed(updater.report(model), m) for model, m in last.items())
     looked = updater.file.state.looked
-    outcome = Outcome(id=name, models=models, left_out=tuple(bundle.left_out))
+    outcome = InstallResult(id=name, models=models, left_out=tuple(bundle.left_out))
     if trouble is not None and not any(model.reason for model in models):
         reason, hint = said(trouble)
         return replace(outcome, reason=reason, detail=str(trouble), hint=hint)

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from edge_agent.update.disk.state import Looked
-from edge_agent.update.rules.model_state import Held, Target
+from edge_agent.update.rules.model_state import HeldRelease, UpdateTarget
 from fleet.protocol.channel import RolloutRef
 
 
@@ -21,7 +21,7 @@ class LookRequest(Struct, frozen=True, kw_only=True):
     variants: tuple[str, ...] = ()  # preferred ones by name; others in the publisher's order
     capabilities: tuple[str, ...] = ()
     committed: dict[str, int] = field(default_factory=dict)
-    held: dict[str, tuple[Held, ...]] = field(default_factory=dict)
+    held: dict[str, tuple[HeldRelease, ...]] = field(default_factory=dict)
     groups: tuple[str, ...] = ()
     pins: dict[str, int] = field(default_factory=dict)
     steps_only: bool = False  # another child has looked; this one only takes steps
@@ -31,7 +31,7 @@ class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
     """A model's target, signed and allowed."""
 
     model: str
-    target: Target
+    target: UpdateTarget
 
 
 class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
@@ -51,7 +51,7 @@ class Beside(Struct, frozen=True, kw_only=True, tag="beside"):
 
     model: str
     rollout: RolloutRef
-    held: Held | None = None
+    held: HeldRelease | None = None
     reason: str = ""
     detail: str = ""
 
@@ -59,12 +59,12 @@ class Beside(Struct, frozen=True, kw_only=True, tag="beside"):
 StepName = Literal["fetch", "verify"]
 
 
-class Step(Struct, frozen=True, kw_only=True):
+class StepRequest(Struct, frozen=True, kw_only=True):
     """What the serving process asks for next."""
 
     step: StepName
     model: str
-    held: Held
+    held: HeldRelease
     max_bytes_per_s: int = 0
     allowance: int | None = None  # bytes that this fetch may still receive today; None: no budget
     beside: int = 0  # bytes of disk that other models under way will still take
@@ -81,7 +81,7 @@ class Ready(Struct, frozen=True, kw_only=True, tag="ready"):
     """All offers were made."""
 
 
-class Progress(Struct, frozen=True, kw_only=True, tag="progress"):
+class StepProgress(Struct, frozen=True, kw_only=True, tag="progress"):
     """The share of bytes that are here, in [0, 1], and the bytes that came in this step."""
 
     share: float
@@ -94,7 +94,7 @@ class Confined(Struct, frozen=True, kw_only=True, tag="confined"):
     sandbox: tuple[str, ...]
 
 
-class Done(Struct, frozen=True, kw_only=True, tag="done"):
+class StepDone(Struct, frozen=True, kw_only=True, tag="done"):
     """The step succeeded, or the trial."""
 
 
@@ -106,4 +106,4 @@ class Failed(Struct, frozen=True, kw_only=True, tag="failed"):
     hint: str = ""
 
 
-Message = LookResult | Offer | Refusal | Beside | Ready | Progress | Confined | Done | Failed
+Message = LookResult | Offer | Refusal | Beside | Ready | StepProgress | Confined | StepDone | Failed

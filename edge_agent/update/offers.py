@@ -15,9 +15,9 @@ from edge_agent.errors import ActivationError, CorruptBlobError, TrialError, Unr
 from edge_agent.ports import Activator
 from edge_agent.update.activation import Activation
 from edge_agent.update.download.shares import Shares
-from edge_agent.update.messages import Done, Failed, Offer, Progress, Refusal, StepName
+from edge_agent.update.messages import Failed, Offer, Refusal, StepDone, StepName, StepProgress
 from edge_agent.update.rules import install_window, machine
-from edge_agent.update.rules.model_state import Held, ModelState, Target
+from edge_agent.update.rules.model_state import HeldRelease, ModelState, UpdateTarget
 from edge_agent.update.state_reporter import StateReporter
 from edge_agent.update.worker.client import Children, LookChild
 from edge_agent.update.worker.pool import WorkerPool, messages_until
@@ -91,7 +91,7 @@ class OfferApplier:
             raise failures[-1]
         return False
 
-    async def prepare(self, pool: WorkerPool, model: str, held: Held) -> None:
+    async def prepare(self, pool: WorkerPool, model: str, held: HeldRelease) -> None:
         """Fetch, verify and try a release that is not to serve, after everything that is; no model's state changes.
 
         Raises:
@@ -99,7 +99,7 @@ class OfferApplier:
         """
         if (hold := self._hold()) is not None:
             raise UpdateError(hold.detail, subject=model, reason=hold.reason, hint=hold.hint)
-        target = Target(held=held)
+        target = UpdateTarget(held=held)
         async with pool.lent() as child:
             await self._step(child, model, "fetch", target)
             await self._step(child, model, "verify", target)
@@ -142,7 +142,7 @@ class OfferApplier:
                 self._states.settle(model, machine.noted(state, word, str(error), hint))
             raise UpdateError(str(error), subject=model, reason=word, hint=hint) from error
 
-    async def _begin(self, model: str, target: Target) -> bool:
+    async def _begin(self, model: str, target: UpdateTarget) -> bool:
         """Enter what the offer asks for; whether there is something to fetch now."""
         async with self.changes[model]:
             self._refused.pop(model, None)
@@ -164,7 +164,7 @@ class OfferApplier:
                 await self._activation.serve(model)  # began or ended around it
             return False
 
-    def _is_stale(self, model: str, state: ModelState, target: Target) -> bool:
+    def _is_stale(self, model: str, state: ModelState, target: UpdateTarget) -> bool:
         """Whether a reason stands for something that is over: the device is where the channel wants it."""
         over = state.state == "committed" and target.held == state.active and not self._activation.waits(model)
         return over or state.reason in install_window.WORDS
@@ -184,16 +184,16 @@ class OfferApplier:
     def _probation(self, model: str) -> Probation:
         return self._channel.models[model].probation
 
-    async def _step(self, child: LookChild, model: str, step: StepName, target: Target) -> None:
+    async def _step(self, child: LookChild, model: str, step: StepName, target: UpdateTarget) -> None:
         failure: Failed | None = None
         with self._shares.of(model, step, target.held, self._channel.fetching.max_bytes_per_s) as mine:
             async for message in messages_until(child, mine.step, self._stop):
-                if isinstance(message, Progress):
+                if isinstance(message, StepProgress):
                     self._states.progress[model] = message.share
                     self._budget.count(down=mine.more(message.received))
                 elif isinstance(message, Failed):
                     failure = message
-                elif isinstance(message, Done):
+                elif isinstance(message, StepDone):
                     return
         failure = failure or Failed(reason="overtaken", detail="a newer notice came; what was fetched is kept")
         if failure.reason == "budget-spent":
@@ -201,7 +201,7 @@ class OfferApplier:
             failure = Failed(reason=hold.reason, detail=hold.detail, hint=hold.hint)
         raise UpdateError(failure.detail, subject=model, reason=failure.reason, hint=failure.hint)
 
-    async def _try(self, model: str, target: Target) -> None:
+    async def _try(self, model: str, target: UpdateTarget) -> None:
         try:
             async with self._trial:
                 self._file.keep_sandbox(await self._children.trial(target.held))
@@ -220,7 +220,7 @@ class OfferApplier:
                 raise UpdateError(str(error), subject=model, reason=error.reason, hint=error.hint) from error
             self._states.settle(model, machine.rolled_back(state, error.reason, str(error), error.hint))
 
-    async def _activate(self, model: str, target: Target) -> None:
+    async def _activate(self, model: str, target: UpdateTarget) -> None:
         async with self.changes[model]:
             state = self._file.model(model)
             baseline = self._activator.health(model)

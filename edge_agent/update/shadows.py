@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from edge_agent.update.messages import Beside
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.channel import Channel
 
 
@@ -28,5 +28,5 @@ class Shadows(Protocol):
     def refused(self, beside: Beside, reason: str, detail: str) -> None:
         """It is not here, and the next look tries again."""
 
-    def kept(self, channel: Channel | None) -> list[Held]:
+    def kept(self, channel: Channel | None) -> list[HeldRelease]:
         """What stays on the disk for it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
-from fleet.api.base import Answer, Page
+from fleet.api.base import Page, ResponseModel
 from fleet.api.types import Document, Key, Moment
 
 
@@ -24,7 +24,7 @@ class AuditFilter(BaseModel):
     subject: Key = ""
 
 
-class AuditRecord(Answer):
+class AuditRecord(ResponseModel):
     """Who did what to what. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`, …
 
     `detail` is plain JSON that depends on the action: what was asked, and what it was before.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field
 
-from fleet.api.base import Answer
+from fleet.api.base import ResponseModel
 
 
-class StoredBlob(Answer):
+class StoredBlob(ResponseModel):
     """A blob that is in the store; `created` is false when it was there before."""
 
     sha256: str
@@ -15,7 +15,7 @@ class StoredBlob(Answer):
     created: bool
 
 
-class StoredDelta(Answer):
+class StoredDelta(ResponseModel):
     """A patch that makes blob `sha256` of blob `from`."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)

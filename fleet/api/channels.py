@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import Name, ReleaseNumber
 from fleet.api.wire import Changes, Changing, Wire, unchanged
 from fleet.protocol.channel import Audit, Bench, Channel, Fetching, Probation, Routing, Sampling, Telemetry
@@ -17,13 +17,13 @@ from fleet.rollouts.usual import UsualSchedule
 Spread = Annotated[int, Field(ge=0, le=DAY_S)]
 
 
-class NewChannel(Request):
+class NewChannel(RequestModel):
     """A channel that names no model yet."""
 
     name: Name
 
 
-class EntryChanges(Request):
+class EntryChanges(RequestModel):
     """What changes for one model; what is left out, also inside a policy, stays. Devices spread their next look over
     `spread_s` seconds."""
 
@@ -36,7 +36,7 @@ class EntryChanges(Request):
     spread_s: Spread = 0
 
 
-class ChannelChanges(Request):
+class ChannelChanges(RequestModel):
     """What changes for the whole channel. `schedule` is what new rollouts take where they say none themselves; it is no
     part of the signed document."""
 
@@ -46,7 +46,7 @@ class ChannelChanges(Request):
     spread_s: Spread = 0
 
 
-class ChangedChannel(Answer):
+class ChangedChannel(ResponseModel):
     """A channel after a change, with its signed document."""
 
     name: str
@@ -62,7 +62,7 @@ class ChannelInfo(ChangedChannel):
     schedule: Annotated[UsualSchedule, Wire(UsualSchedule)] = Field(default_factory=UsualSchedule)
 
 
-class ChannelExplanation(Answer):
+class ChannelExplanation(ResponseModel):
     """What a device should run of each model of its channel, and why; `version` is the channel's, null where it is not
     there."""
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import Document, Key, ReleaseNumber, Settings
 from fleet.api.vitals import DeviceVitals
 from fleet.api.wire import Wire
@@ -21,7 +21,7 @@ DeviceState = Literal["online", "offline", "revoked"]
 CommandState = Literal["waiting", "sent", "answered", "expired"]
 
 
-class DeviceChanges(Request):
+class DeviceChanges(RequestModel):
     """What `PATCH` may change. In `labels` and `pins`, null removes an entry; others stay. An empty `channel` is the
     one that the device follows."""
 
@@ -30,14 +30,14 @@ class DeviceChanges(Request):
     channel: Key | None = None
 
 
-class NewCommand(Request):
+class NewCommand(RequestModel):
     """What a device shall do, with its arguments: `diagnose`, `logs`, `send-samples`, `benchmark`, `set-log-level`."""
 
     kind: Key
     args: Settings = {}
 
 
-class DeviceModelInfo(Answer):
+class DeviceModelInfo(ResponseModel):
     """Where one model stands on a device, by its latest report. `untried`: the active release was committed by its
     self-test alone, and no request has been answered yet."""
 
@@ -59,7 +59,7 @@ class DeviceModelInfo(Answer):
     at: float = 0.0
 
 
-class DeviceEventInfo(Answer):
+class DeviceEventInfo(ResponseModel):
     """A report that a device sent; `body` is its content as it came, of whatever version, `report` what it means."""
 
     id: int
@@ -85,7 +85,7 @@ class DeviceEventInfo(Answer):
             return None
 
 
-class HeldBackRelease(Answer):
+class HeldBackRelease(ResponseModel):
     """The channel offers `offered`, for which the device's agent lacks something; it keeps `release`, if it has one."""
 
     offered: int
@@ -93,7 +93,7 @@ class HeldBackRelease(Answer):
     release: int | None = None
 
 
-class DeviceInfo(Answer):
+class DeviceInfo(ResponseModel):
     """A device with what it runs. `info` is what its agent says of itself, `groups` are its opaque group ids.
 
     `problem` is a word and `hint` what to do about it: what the hub sees, else what the agent reports. `cloned` is
@@ -136,7 +136,7 @@ class DevicePage(Page[DeviceInfo]):
     """Devices by id."""
 
 
-class DeletedDevice(Answer):
+class DeletedDevice(ResponseModel):
     """A device of which `rows` were deleted; `samples` of it stay until their retention ends. `left`: there are more
     rows, so ask again."""
 
@@ -146,7 +146,7 @@ class DeletedDevice(Answer):
     left: bool = False
 
 
-class SetAsideInfo(Answer):
+class SetAsideInfo(ResponseModel):
     """A message that could not be taken, with the reason; `kept_bytes` of it are kept."""
 
     id: int
@@ -164,7 +164,7 @@ class SetAsidePage(Page[SetAsideInfo]):
     """A device's messages that could not be taken, newest first."""
 
 
-class QueuedCommand(Answer):
+class QueuedCommand(ResponseModel):
     """A command on its way; `GET /api/v1/devices/DEVICE/commands/ID` has its answer when that is there."""
 
     id: str
@@ -172,7 +172,7 @@ class QueuedCommand(Answer):
     kind: str
 
 
-class CommandAnswer(Answer):
+class CommandAnswer(ResponseModel):
     """What a device said to a command: whether it did it, else why not (`detail`), and what came of it (`data`), which
     is the device's own word."""
 

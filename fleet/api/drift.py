@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import Key, ReleaseNumber
 
 AlarmStatus = Literal["open", "acknowledged", "closed"]
 
 
-class Agreement(Answer):
+class Agreement(ResponseModel):
     """How far a release's answers agree with the auditor, or with labels of randomly drawn samples, by the model's
     task: shares in [0, 1]. `state`: waiting (none came), baseline (too few for a record, or a margin as wide as the
     record, which hides any change), watching, alarmed. `now` is of the latest of `counted` device-windows or labels;
@@ -30,7 +30,7 @@ class Agreement(Answer):
     delay_days: float | None = None
 
 
-class MonitorInfo(Answer):
+class MonitorInfo(ResponseModel):
     """The drift monitor of a release that is some channel's `default`, or that `devices` devices serve. `state`:
     waiting, baseline, watching, alarmed; `silent` where no window that counts has come since `silent_since`, which is
     said of an alarmed one, too, and is no health; `no sketch` (answers and data are watched alone), and `ended` or
@@ -78,7 +78,7 @@ class MonitorPage(Page[MonitorInfo]):
     """Monitors by model; of each, releases that are defaults come first, the newest of them before the others."""
 
 
-class StreamInfo(Answer):
+class StreamInfo(ResponseModel):
     """Where a model's inputs are watched: on a device, in a group of devices (`site=berlin`), or in the fleet.
 
     `state`: waiting (too few windows), provisional (the baseline does not say yet what is usual: only what lies far
@@ -110,7 +110,7 @@ class StreamPage(Page[StreamInfo]):
     """Streams, those with most evidence first."""
 
 
-class Rebaseline(Request):
+class Rebaseline(RequestModel):
     """Whose baseline begins anew: these devices', or with null all; of this release, or with null of every release of
     the model that is watched."""
 
@@ -118,7 +118,7 @@ class Rebaseline(Request):
     devices: Annotated[list[Key], Field(min_length=1, max_length=1000)] | None = None
 
 
-class Rebaselined(Answer):
+class Rebaselined(ResponseModel):
     """How many streams begin anew, and of which releases."""
 
     model: str
@@ -126,7 +126,7 @@ class Rebaselined(Answer):
     releases: list[int] = []
 
 
-class ClassShare(Answer):
+class ClassShare(ResponseModel):
     """The share (0 to 1) of the answers that were this class, before and now."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -136,7 +136,7 @@ class ClassShare(Answer):
     after: float
 
 
-class AlarmFinding(Answer):
+class AlarmFinding(ResponseModel):
     """What is wrong on one device, in words; `share` in [0, 1] of its inputs or windows, `since` in Unix seconds."""
 
     device: str
@@ -148,7 +148,7 @@ class AlarmFinding(Answer):
     problem: str = ""
 
 
-class MovedFeature(Answer):
+class MovedFeature(ResponseModel):
     """A feature of an input, or a figure such as an image's brightness, over the rows before the alarm's moment and
     after it: means and spreads, and shares of finite values. `size` from 1 on orders them."""
 
@@ -164,7 +164,7 @@ class MovedFeature(Answer):
     size: float = 0.0
 
 
-class AlarmDetail(Answer):
+class AlarmDetail(ResponseModel):
     """An alarm in words and numbers. `kind`: inputs, meaning, quality or outliers; the last two have `findings`. Of
     inputs: `devices` are those that moved (`device_count` of `of_devices`; a long list is cut), with the `groups`
     and whether the `fleet` as a whole has; `since` when, by how much (`distance`); `provisional` when no baseline
@@ -193,7 +193,7 @@ class AlarmDetail(Answer):
     features: list[MovedFeature] = []
 
 
-class AlarmResponse(Answer):
+class AlarmResponse(ResponseModel):
     """What follows an alarm. `asked` of the `of` devices that run the model were asked for `samples` samples each, of
     `max_bytes` bytes at most, until `until`; `collected` samples from after `since` are here, `labelled` of them with a
     label. A retrain starts with `labels` labels, or with few at `deadline` (null: the policy starts none); `missing`
@@ -221,7 +221,7 @@ class AlarmResponse(Answer):
         return words + (f" as {self.job}" if self.job else "") + (f": {self.missing}" if self.missing else "")
 
 
-class AlarmInfo(Answer):
+class AlarmInfo(ResponseModel):
     """A drift alarm; `detail` explains it, `response` says what follows (null before the hub has looked at it, and of
     alarms of earlier versions)."""
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fleet.api.base import Answer
+from fleet.api.base import ResponseModel
 from fleet.protocol.refusals import CODES
 
 # Text, so that a client reads the words that a newer hub has added; the document names those of this one.
 CodeWord = Annotated[str, Field(json_schema_extra={"enum": list(CODES)})]
 
 
-class ErrorDocument(Answer):
+class ErrorDocument(ResponseModel):
     """What went wrong, a stable word for it, what it is about, and what to do."""
 
     error: str
@@ -22,7 +22,7 @@ class ErrorDocument(Answer):
     hint: str
 
 
-class OipError(Answer):
+class OipError(ResponseModel):
     """A refusal in the form of the Open Inference Protocol (`/v2`), with the same stable word beside it."""
 
     error: str

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import Document, Name
 
 DeliveryState = Literal["waiting", "delivered", "dead"]
 
 
-class Try(Answer):
+class Try(ResponseModel):
     """One try: when, with which status (of HTTP, or a broker's reason to refuse; 0: none), what was wrong or is to be
     known, and how long it took."""
 
@@ -22,7 +22,7 @@ class Try(Answer):
     took_s: float = 0.0
 
 
-class DeliveryInfo(Answer):
+class DeliveryInfo(ResponseModel):
     """An event's way to one target; `dead`: it was given up. `log` lists the last tries, the oldest first."""
 
     target: str
@@ -32,7 +32,7 @@ class DeliveryInfo(Answer):
     log: list[Try] = []
 
 
-class EventInfo(Answer):
+class EventInfo(ResponseModel):
     """Something that happened. `id` is what receivers see; `kind` is one of those in `docs/how-to/be-told.md`."""
 
     number: int
@@ -49,7 +49,7 @@ class EventPage(Page[EventInfo]):
     """Events, newest first."""
 
 
-class TargetInfo(Answer):
+class TargetInfo(ResponseModel):
     """A target of this hub's `hub.toml`, by its host alone: its address may be a secret. Deliveries are counted."""
 
     name: str
@@ -65,13 +65,13 @@ class TargetPage(Page[TargetInfo]):
     """Targets, by name."""
 
 
-class NewTest(Request):
+class NewTest(RequestModel):
     """The target that is to be sent a test."""
 
     target: Name
 
 
-class Resend(Request):
+class Resend(RequestModel):
     """Which deliveries of an event are tried anew: those to `target`, or every dead one."""
 
     target: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9_-]*$")] = ""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from fleet.api.base import Request
+from fleet.api.base import RequestModel
 from fleet.api.types import Finite
 
 HyperName = Literal[
@@ -29,7 +29,7 @@ Rate = Annotated[float | None, Field(ge=1e-12, le=10)]
 Share = Annotated[float | None, Field(ge=0, le=1)]
 
 
-class HyperOptions(Request):
+class HyperOptions(RequestModel):
     """Numbers of a run in place of the recipe's own (`Hyper`); null: the recipe's."""
 
     teacher_epochs: Epochs = None
@@ -50,7 +50,7 @@ class HyperOptions(Request):
         return self.model_dump(exclude_none=True)
 
 
-class Range(Request):
+class Range(RequestModel):
     """From `low` to `high`, both among them; `log`: small ones are as likely as large ones."""
 
     low: Finite

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fleet.api.base import Answer
+from fleet.api.base import ResponseModel
 from fleet.api.types import Document
 
 
-class ServerMetadata(Answer):
+class ServerMetadata(ResponseModel):
     """Who answers."""
 
     name: str
@@ -19,7 +19,7 @@ class ServerMetadata(Answer):
     extensions: list[str]
 
 
-class ServerLive(Answer):
+class ServerLive(ResponseModel):
     """Whether the server answers; what KServe's and Triton's clients read."""
 
     live: bool
@@ -31,14 +31,14 @@ class ServerReady(ServerLive):
     ready: bool
 
 
-class ModelReady(Answer):
+class ModelReady(ResponseModel):
     """Whether a model can take requests."""
 
     name: str
     ready: bool
 
 
-class TensorMetadata(Answer):
+class TensorMetadata(ResponseModel):
     """An input or output; -1 in `shape` is any size."""
 
     name: str
@@ -46,7 +46,7 @@ class TensorMetadata(Answer):
     shape: list[int]
 
 
-class ModelMetadata(Answer):
+class ModelMetadata(ResponseModel):
     """A model's inputs and outputs.
 
     `parameters` are its task, its class names and, where it has some, its preprocessing steps (docs/local-api.md).
@@ -60,7 +60,7 @@ class ModelMetadata(Answer):
     parameters: Document = {}
 
 
-class AsyncInference(Answer):
+class AsyncInference(ResponseModel):
     """A request whose answer is fetched later. `release` is the one that it asks; times are Unix seconds.
 
     `code` and `error` say why one has failed. Request and answer are deleted at `expires_at`.
@@ -77,7 +77,7 @@ class AsyncInference(Answer):
     expires_at: float
 
 
-class IndexEntry(Answer):
+class IndexEntry(ResponseModel):
     """A release that can be asked by its number; of another one, `reason` says why not."""
 
     name: str
@@ -86,7 +86,7 @@ class IndexEntry(Answer):
     reason: str
 
 
-class InputConfig(Answer):
+class InputConfig(ResponseModel):
     """An input as Triton's configuration has it; `dims` are without the batch where there is one."""
 
     name: str
@@ -95,7 +95,7 @@ class InputConfig(Answer):
     dims: list[int]
 
 
-class OutputConfig(Answer):
+class OutputConfig(ResponseModel):
     """An output, likewise."""
 
     name: str
@@ -104,7 +104,7 @@ class OutputConfig(Answer):
     label_filename: str
 
 
-class ModelConfig(Answer):
+class ModelConfig(ResponseModel):
     """A model's configuration; `max_batch_size` is 0 for one without a batch."""
 
     name: str
@@ -116,14 +116,14 @@ class ModelConfig(Answer):
     output: list[OutputConfig]
 
 
-class Duration(Answer):
+class Duration(ResponseModel):
     """How often, and how many nanoseconds together."""
 
     count: int
     ns: int
 
 
-class InferStatistics(Answer):
+class InferStatistics(ResponseModel):
     """Of requests: how many were answered and refused, how long they waited, and how long their runs took."""
 
     success: Duration
@@ -136,7 +136,7 @@ class InferStatistics(Answer):
     cache_miss: Duration
 
 
-class BatchStatistics(Answer):
+class BatchStatistics(ResponseModel):
     """Of runs of one size."""
 
     batch_size: int
@@ -145,7 +145,7 @@ class BatchStatistics(Answer):
     compute_output: Duration
 
 
-class ReleaseStatistics(Answer):
+class ReleaseStatistics(ResponseModel):
     """Of one release, since this instance loaded it; `last_inference` in milliseconds since 1970."""
 
     name: str
@@ -157,7 +157,7 @@ class ReleaseStatistics(Answer):
     batch_stats: list[BatchStatistics]
 
 
-class ModelStatistics(Answer):
+class ModelStatistics(ResponseModel):
     """What this instance has counted."""
 
     model_stats: list[ReleaseStatistics]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.hyper import HyperOptions, Space, check_space
 from fleet.api.rollouts import RolloutOptions
 from fleet.api.types import INT32, Document, Key, Seconds
@@ -14,7 +14,7 @@ from fleet.api.types import INT32, Document, Key, Seconds
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-class RetrainOptions(Request):
+class RetrainOptions(RequestModel):
     """`snapshot` empty: a new one. With `channel`, the release becomes its auditor and is rolled out there;
     `rollout` holds the rollout's options (`stages`, …). `max_bytes`: what a device with the release before may fetch
     for the new one, its manifest included. `hyper`: numbers in place of the recipe's own."""
@@ -27,7 +27,7 @@ class RetrainOptions(Request):
     hyper: HyperOptions | None = None
 
 
-class TuneOptions(Request):
+class TuneOptions(RequestModel):
     """A search over the hyper-parameters in `space`: `trials` in all, `parallel` at a time, none begun after `for_s`
     seconds. All have the same snapshot (empty: a new one) and seed. With `halving` so many begin with a ninth of their
     epochs, the best third of them goes on with a third, and the best third of those with all. With `retrain`, the best
@@ -43,7 +43,7 @@ class TuneOptions(Request):
     retrain: RetrainOptions | None = None
 
 
-class NewJob(Request):
+class NewJob(RequestModel):
     """A job; `payload` are the options of its kind, which is `retrain`."""
 
     kind: Key
@@ -51,7 +51,7 @@ class NewJob(Request):
     payload: RetrainOptions = RetrainOptions()
 
 
-class JobInfo(Answer):
+class JobInfo(ResponseModel):
     """A job with its step, its progress (0 to 1) and, at the end, its result or error.
 
     `payload` are the options of its kind, `retrain` or `tune`; a job of another version's kind shows its own. `result`
@@ -81,7 +81,7 @@ class JobPage(Page[JobInfo]):
     """Jobs, newest first."""
 
 
-class JobLog(Answer):
+class JobLog(ResponseModel):
     """What a job's code has printed, at most the last MiB; empty where it printed nothing, or runs still."""
 
     job: str

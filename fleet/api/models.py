@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import INT32, LABEL_CHECK, Document, Key, Name, ReleaseNumber
 from fleet.api.wire import Wire
 from fleet.protocol.manifest import Tensor
@@ -23,7 +23,7 @@ def seconds_of(duration: str) -> float:
     return float(duration[:-1]) * UNITS_S[duration[-1]]
 
 
-class DriftPolicy(Request):
+class DriftPolicy(RequestModel):
     """How a model's drift is watched.
 
     `baseline`: the period whose windows say what is usual on a device, such as `1h`, `1d` or `7d`; it grows until it
@@ -84,14 +84,14 @@ class DriftPolicy(Request):
         return BASELINES * self.baseline_s
 
 
-class LabelPolicy(Request):
+class LabelPolicy(RequestModel):
     """How labels are judged: `check` is a function of the owner's own, `FILE.py:FUNCTION` in DIR/recipes; empty for the
     task's alone."""
 
     check: Annotated[str, Field(max_length=255, pattern=LABEL_CHECK)] = ""
 
 
-class SamplePolicy(Request):
+class SamplePolicy(RequestModel):
     """How samples are shown to whoever labels them: no interface says it, and nothing but the labelling page reads it.
 
     `sound`: the inputs that are sound, each with its values per second, so that they can be played. `boxes`: what the
@@ -103,7 +103,7 @@ class SamplePolicy(Request):
     boxes: Literal["", "pixels", "share"] = ""
 
 
-class ModelPolicy(Request):
+class ModelPolicy(RequestModel):
     """What the hub does for a model by itself."""
 
     drift: DriftPolicy = DriftPolicy()
@@ -123,7 +123,7 @@ class ModelPolicy(Request):
         return self.model_dump(mode="json", exclude_unset=True)
 
 
-class PolicyInfo(Answer):
+class PolicyInfo(ResponseModel):
     """A model's policy as it holds, defaults included. What earlier versions took in beside it is shown as it was."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -133,7 +133,7 @@ class PolicyInfo(Answer):
     samples: Annotated[SamplePolicy | Document, Field(union_mode="left_to_right")] = SamplePolicy()
 
 
-class NewModel(Request):
+class NewModel(RequestModel):
     """A model; `recipe` trains it."""
 
     name: Name
@@ -141,7 +141,7 @@ class NewModel(Request):
     policy: ModelPolicy = ModelPolicy()
 
 
-class ModelChanges(Request):
+class ModelChanges(RequestModel):
     """What `PATCH` may change; what is null or left out stays, an empty `recipe` takes it away.
 
     `min_release` raises the floor, `policy` is merged by its first level. `interface_from`: the release whose interface
@@ -154,7 +154,7 @@ class ModelChanges(Request):
     interface_from: ReleaseNumber | None = None
 
 
-class ModelInfo(Answer):
+class ModelInfo(ResponseModel):
     """A model. `releases` maps a status to the numbers of the releases that have it.
 
     `disputed` are releases that disagree on the interface: nothing is published before one is chosen. `interface_from`
@@ -173,7 +173,7 @@ class ModelInfo(Answer):
     interface_from: int | None = None
 
 
-class ModelInterface(Answer):
+class ModelInterface(ResponseModel):
     """What every release of a model keeps, and the release that fixes it; `task` with its settings, in words.
 
     `preprocess` are the kinds of steps before the model, each with the tensors it takes; their fitted constants belong
@@ -189,7 +189,7 @@ class ModelInterface(Answer):
     preprocess: list[str] = []
 
 
-class ShareOfRight(Answer):
+class ShareOfRight(ResponseModel):
     """A share of right answers with its 95 % interval, in [0, 1]: of `samples` labelled ones from `hours` hours, each
     of one device."""
 
@@ -200,7 +200,7 @@ class ShareOfRight(Answer):
     hours: int
 
 
-class AnswersByLabels(Answer):
+class AnswersByLabels(ResponseModel):
     """How right a release's answers are by people's labels, and whether deferring to the cloud pays.
 
     `device` is of randomly drawn samples. `asked_device` and `asked_cloud` are of those that the cloud answered, too:

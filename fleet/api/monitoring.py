@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fleet.api.base import Answer
+from fleet.api.base import ResponseModel
 
 
-class PartHealth(Answer):
+class PartHealth(ResponseModel):
     """How one part stands; `reason` says why it is not `ok`. `unknown`: what it is judged by does not answer."""
 
     state: Literal["ok", "starting", "failed", "unknown"]
     reason: str = ""
 
 
-class Health(Answer):
+class Health(ResponseModel):
     """Every part by its name: `database`, `objects`, `broker`, `ingest`, `clock`; `status` is one word for them."""
 
     status: Literal["ok", "starting", "failing"]

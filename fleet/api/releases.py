@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import INT32, Hex, Key, Text
 from fleet.api.wire import Wire
 from fleet.protocol.manifest import Manifest
@@ -14,13 +14,13 @@ from fleet.protocol.manifest import Manifest
 ReleaseStatus = Literal["reserved", "awaiting-signature", "published", "withdrawn"]
 
 
-class Withdrawal(Request):
+class Withdrawal(RequestModel):
     """Why a release is withdrawn."""
 
     reason: Text
 
 
-class OutsideSignature(Request):
+class OutsideSignature(RequestModel):
     """Hex Ed25519 signature over the payload of `GET …/signing`, and the version it was for."""
 
     key_id: Key
@@ -28,7 +28,7 @@ class OutsideSignature(Request):
     version: Annotated[int, Field(ge=0, le=INT32)]
 
 
-class PublishedRelease(Answer):
+class PublishedRelease(ResponseModel):
     """A release that was just published, or waits for its signature."""
 
     model: str
@@ -45,7 +45,7 @@ class ReleaseInfo(PublishedRelease):
     created_by: str = ""
 
 
-class MeasuredFigures(Answer):
+class MeasuredFigures(ResponseModel):
     """What devices of one hardware class measured of a variant: medians over the devices, of latencies and load time
     (µs) and of memory (bytes); `worst_p95_us` is the slowest device's."""
 
@@ -68,7 +68,7 @@ class ReleaseDetail(ReleaseInfo):
     measured: list[MeasuredFigures] = []
 
 
-class ReleaseCard(Answer):
+class ReleaseCard(ResponseModel):
     """A release's model card as Markdown (CommonMark with tables), for people."""
 
     model: str
@@ -76,7 +76,7 @@ class ReleaseCard(Answer):
     markdown: str
 
 
-class SigningPayload(Answer):
+class SigningPayload(ResponseModel):
     """What the holder of the release key has to sign: Ed25519 over the decoded (base64) `payload`."""
 
     payload: str

@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import INT32, Key, Moment, ReleaseNumber, Seconds, Text
 from fleet.api.wire import Given, Wire
 from fleet.rollouts.forecast import Forecast
-from fleet.rollouts.guard import Verdict
+from fleet.rollouts.guard import GuardVerdict
 from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.machine import Order as Order
 from fleet.rollouts.machine import Plan, Progress
@@ -25,7 +25,7 @@ MAX_GROUPS = 64
 Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
 
 
-class RolloutOptions(Request):
+class RolloutOptions(RequestModel):
     """Stages in per cent, rising to 100. `guard` is what an operator tolerates, `soak_s` how long each stage must stay
     healthy; with `groups` (labels `key=value`, or group ids), only devices in one of them can belong to the cohort.
     With `shadow`, devices compare the release with the one that they serve before anybody is served it."""
@@ -37,7 +37,7 @@ class RolloutOptions(Request):
     shadow: Annotated[ShadowPlan, Given(ShadowPlan)] | None = None
 
 
-class RolloutRate(Request):
+class RolloutRate(RequestModel):
     """Devices per minute: `per_minute`, times `factor` for every `after` that have committed it, to `most` at most."""
 
     per_minute: Annotated[float, Field(ge=LEAST_RATE, le=LARGEST_RATE, allow_inf_nan=False)]
@@ -46,7 +46,7 @@ class RolloutRate(Request):
     most: Annotated[float, Field(ge=LEAST_RATE, le=LARGEST_RATE, allow_inf_nan=False)] = USUAL_MOST
 
 
-class RolloutSchedule(Request):
+class RolloutSchedule(RequestModel):
     """When devices are asked to join. From `start_at` on; only in the `window`, such as `Mon-Fri 22:00-04:00`, in the
     local time of `time_zone` (an IANA name); at most at `rate`. At `expires_at` a rollout that has not finished is
     aborted. Moments are Unix seconds. Without a window the channel's usual one holds, and so does its rate, unless
@@ -70,7 +70,7 @@ class NewRollout(RolloutOptions):
     schedule: RolloutSchedule | None = None
 
 
-class RolloutOrder(Request):
+class RolloutOrder(RequestModel):
     """The body of an order; the reason goes into the rollout's history. With `stage` (counted from 1; 0 is the shadow
     stage), the order is refused once the rollout is at another one: an order that is sent twice does not end the next
     stage, too."""
@@ -79,7 +79,7 @@ class RolloutOrder(Request):
     stage: Annotated[int, Field(ge=0, le=MAX_STAGES)] | None = None
 
 
-class RolloutInfo(Answer):
+class RolloutInfo(ResponseModel):
     """A rollout with its progress and evidence. `stage` counts from 1 (0: the shadow stage), `stages` are per cent.
     `waits` says why its schedule lets nothing happen now, or at which pace it does. `shadow` is the shadow stage's
     judgement. `remaining` is said of a rollout that is asked for by itself."""
@@ -103,7 +103,7 @@ class RolloutInfo(Answer):
     stages: list[float] = []
     exposed_devices: int = 0
     waits: str = ""
-    verdict: Annotated[Verdict, Wire(Verdict, name="Judgement")] | None = None
+    verdict: Annotated[GuardVerdict, Wire(GuardVerdict, name="Judgement")] | None = None
     shadow: Annotated[ShadowVerdict, Wire(ShadowVerdict)] | None = None
     remaining: Annotated[Remaining, Wire(Remaining)] | None = None
 
@@ -115,7 +115,7 @@ class CreatedRollout(RolloutInfo):
     notes: list[str] = []
 
 
-class RolloutForecast(Answer):
+class RolloutForecast(ResponseModel):
     """What a rollout would take, and what it lacks: nothing has been started."""
 
     model: str
@@ -129,13 +129,13 @@ class RolloutPage(Page[RolloutInfo]):
     """Rollouts, newest first."""
 
 
-class RolloutEventDetail(Answer):
+class RolloutEventDetail(ResponseModel):
     """Why it happened."""
 
     reason: str = ""
 
 
-class RolloutEventInfo(Answer):
+class RolloutEventInfo(ResponseModel):
     """One step in a rollout's life, in words."""
 
     id: int

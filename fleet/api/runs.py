@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fleet.api.base import Answer, Page
+from fleet.api.base import Page, ResponseModel
 from fleet.api.jobs import JobState
 
 
-class RunGate(Answer):
+class RunGate(ResponseModel):
     """What the gate found on `labels` held-out human labels: how right the new model is, and release `release` before
     it; null where there was none, or nothing was measured."""
 
@@ -18,7 +18,7 @@ class RunGate(Answer):
     release: int | None = None
 
 
-class RunInfo(Answer):
+class RunInfo(ResponseModel):
     """One training run: a retrain job, or one trial of a search.
 
     `hyper` are the numbers that were given in place of the recipe's own; the others are the recipe's, whose hash is in

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import Key, Text, check_value
 
 MAX_LABELS = 100_000  # of one request
@@ -19,7 +19,7 @@ def check_label(label: JsonValue) -> JsonValue:
     return check_value(label)
 
 
-class SampleLabel(Request):
+class SampleLabel(RequestModel):
     """What is true of one sample, as the model's task says it: a class by its number or name, a list of classes, one
     or several values, 1 for an anomaly, text, a list of `{"box": [x1, y1, x2, y2], "class": …}`, or the task's own."""
 
@@ -27,21 +27,21 @@ class SampleLabel(Request):
     label: Annotated[JsonValue, AfterValidator(check_label)]
 
 
-class Labels(Request):
+class Labels(RequestModel):
     """Who says what; `by` is a person or a tool."""
 
     labels: Annotated[list[SampleLabel], Field(max_length=MAX_LABELS)]
     by: Text = "operator"
 
 
-class WrittenLabels(Answer):
+class WrittenLabels(ResponseModel):
     """How many labels were written down."""
 
     labelled: int
     by: str = ""
 
 
-class SampleInfo(Answer):
+class SampleInfo(ResponseModel):
     """One recorded input, without its arrays. `label` is as the model's task keeps it, classes by number."""
 
     id: str
@@ -69,7 +69,7 @@ class RankedSample(SampleInfo):
     unlike: float = 0.0
 
 
-class RankedSamples(Answer):
+class RankedSamples(ResponseModel):
     """What to label, the first one first. Of `candidates` samples without a label that were looked at, `repeats` were
     near repeats of others; `unread` had lost their data, have other inputs, or were too many bytes. The `random` ones
     were left out: labels of the hardest of them would say wrongly how right the model is. Only samples from after
@@ -83,7 +83,7 @@ class RankedSamples(Answer):
     since: float | None = None
 
 
-class SampleArray(Answer):
+class SampleArray(ResponseModel):
     """A tensor; `data` holds its values row by row, `datatype` is an Open Inference Protocol name."""
 
     name: str
@@ -103,20 +103,20 @@ class SamplePage(Page[SampleInfo]):
     """Samples in the order of their ids."""
 
 
-class DeletedSample(Answer):
+class DeletedSample(ResponseModel):
     """A sample whose data is gone."""
 
     id: str
     deleted: bool = True
 
 
-class NewSnapshot(Request):
+class NewSnapshot(RequestModel):
     """Of which model."""
 
     model: Key
 
 
-class SnapshotInfo(Answer):
+class SnapshotInfo(ResponseModel):
     """An immutable dataset, named by the hash of its content."""
 
     id: str

@@ -6,14 +6,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fleet.api.base import Answer, Page, Request
+from fleet.api.base import Page, RequestModel, ResponseModel
 from fleet.api.types import LONGEST_S, Key, Text
 
 MAX_LABELS = 64
 HIGHEST_RATE = 1e6  # requests per second
 
 
-class NewToken(Request):
+class NewToken(RequestModel):
     """`kind` claim (with `channel`, `labels`), operator (`role`), application (`scope`, `rate_per_s`), mirror."""
 
     kind: Key
@@ -26,7 +26,7 @@ class NewToken(Request):
     expires_in_s: Annotated[float, Field(le=LONGEST_S, ge=-LONGEST_S, allow_inf_nan=False)] | None = None
 
 
-class TokenInfo(Answer):
+class TokenInfo(ResponseModel):
     """A token without its secret. Times are Unix seconds; `device_id` is the device that a claim token enrolled."""
 
     id: str

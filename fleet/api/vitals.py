@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from fleet.api.base import Answer
+from fleet.api.base import ResponseModel
 
 SCARCE = 0.05  # of the memory or the disk: with less, the next download or load fails
 HOT_CELSIUS = 85.0  # from 80 to 85 on most boards run slower to stay whole
 STALE_S = 3600.0  # what was told before says nothing of now
 
 
-class DeviceVitals(Answer):
+class DeviceVitals(ResponseModel):
     """What a machine told at its last heartbeat, which the hub received `at` (Unix seconds); null is what it did not
     tell. `cpu` is the busy share of all its cores in [0, 1] since the heartbeat before; memory and disk are bytes, in
     all and free; `celsius` is its hottest sensor."""

@@ -19,7 +19,7 @@ from fleet.errors import FailedError, NotAllowedError
 LOGIN_HINT = "fleet login URL --token T   (or set EDGELOOP_HUB and EDGELOOP_TOKEN)"
 
 
-class Login(Struct, frozen=True, kw_only=True):
+class HubLogin(Struct, frozen=True, kw_only=True):
     """A hub's address, an operator token, and the file of the hub's CA (empty: the system's CAs)."""
 
     url: str
@@ -35,7 +35,7 @@ def config_path(environment: Mapping[str, str]) -> Path:
     return Path(base) / "edgeloop" / "config.toml"
 
 
-def load_login(environment: Mapping[str, str]) -> Login:
+def load_login(environment: Mapping[str, str]) -> HubLogin:
     """The login in force.
 
     Raises:
@@ -49,10 +49,10 @@ def load_login(environment: Mapping[str, str]) -> Login:
         raise NotAllowedError("not logged in to a hub", subject="login", hint=LOGIN_HINT)
     if not (token.isascii() and token.isprintable()):
         raise NotAllowedError("the token holds what no token holds", subject="login", hint="copy it whole, in one line")
-    return Login(url=url, token=token, ca=given["CA"] or saved.get("ca", ""))
+    return HubLogin(url=url, token=token, ca=given["CA"] or saved.get("ca", ""))
 
 
-def save_login(path: Path, login: Login) -> None:
+def save_login(path: Path, login: HubLogin) -> None:
     """Write the file with mode 0600, never for a moment with another."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(path.name + ".new")
@@ -67,7 +67,7 @@ def save_login(path: Path, login: Login) -> None:
     temporary.replace(path)
 
 
-def _values(login: Login) -> tuple[str, ...]:
+def _values(login: HubLogin) -> tuple[str, ...]:
     return tuple(getattr(login, name) for name in login.__struct_fields__)
 
 

@@ -24,12 +24,12 @@ def login(
 
     Example: fleet login https://127.0.0.1:8080 --token el1.… --ca hub/keys/ca.pem
     """
-    from fleet.cli.config import Login, config_path, save_login
+    from fleet.cli.config import HubLogin, config_path, save_login
 
     session = session_of(context)
     from_stdin = token == "-"  # noqa: S105  (a dash is no secret)
     text = typer.get_text_stream("stdin").readline().strip() if from_stdin else token
-    chosen = Login(url=url, token=text, ca=str(ca.resolve()) if ca else "")
+    chosen = HubLogin(url=url, token=text, ca=str(ca.resolve()) if ca else "")
     session.open(chosen).models()
     path = config_path(session.environment)
     save_login(path, chosen)

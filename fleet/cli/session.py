@@ -16,7 +16,7 @@ from fleet.errors import TimedOutError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from fleet.cli.config import Login
+    from fleet.cli.config import HubLogin
     from fleet.client import Client, Transport
 
 
@@ -58,7 +58,7 @@ class Session:
         self,
         environment: Mapping[str, str],
         *,
-        connect: Callable[[Login], Transport] | None = None,
+        connect: Callable[[HubLogin], Transport] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], float] | None = None,
@@ -81,7 +81,7 @@ class Session:
             raise typer.BadParameter(f"{text!r} has not been yet")
         return seconds
 
-    def open(self, login: Login) -> Client:
+    def open(self, login: HubLogin) -> Client:
         """A client with this login."""
         from fleet.client import Client
 
@@ -124,7 +124,7 @@ class Session:
             self.sleep(every_s)
 
 
-def connect_http(login: Login) -> Transport:
+def connect_http(login: HubLogin) -> Transport:
     """The real transport."""
     from fleet.client import HttpTransport
 

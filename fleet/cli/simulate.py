@@ -79,7 +79,7 @@ def simulate(
     from fleet.cli.config import load_login
     from fleet.simulator.errors import EndedError, ProfileError
     from fleet.simulator.profiles import assign, draw, parse_mix
-    from fleet.simulator.run import Plan, Simulation
+    from fleet.simulator.run import Simulation, SimulationPlan
 
     seconds, drain_s = parse_seconds(duration), parse_seconds(drain)
     try:
@@ -93,7 +93,7 @@ def simulate(
         replace(member, shadows=can)
         for member, can in zip(_members(client, channel, name, kinds, directory), shadows, strict=True)
     ]
-    plan = Plan(
+    plan = SimulationPlan(
         hub=address,
         channel=channel,
         directory=str(directory),

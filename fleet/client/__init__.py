@@ -20,6 +20,6 @@ from __future__ import annotations
 
 from fleet.client.client import Client
 from fleet.client.hub import Hub
-from fleet.client.transport import Answer, HttpTransport, Transport
+from fleet.client.transport import HttpResponse, HttpTransport, Transport
 
-__all__ = ["Answer", "Client", "HttpTransport", "Hub", "Transport"]
+__all__ = ["Client", "HttpResponse", "HttpTransport", "Hub", "Transport"]

@@ -9,8 +9,8 @@ from urllib.parse import quote, urlencode
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from fleet.api.base import Page, Request
-from fleet.client.transport import Answer, Transport
+from fleet.api.base import Page, RequestModel
+from fleet.client.transport import HttpResponse, Transport
 from fleet.errors import BY_STATUS, FailedError, FleetError
 
 API = "/api/v1"
@@ -34,11 +34,11 @@ class Calls:
     def _get(self, path: str, kind: type[Model]) -> Model:
         return self._read(self._send("GET", path), path, kind)
 
-    def _post(self, path: str, body: Request | None, kind: type[Model], *, timeout: float = TIMEOUT_S) -> Model:
+    def _post(self, path: str, body: RequestModel | None, kind: type[Model], *, timeout: float = TIMEOUT_S) -> Model:
         return self._change("POST", path, body, kind, timeout=timeout)
 
     def _change(
-        self, method: str, path: str, body: Request | None, kind: type[Model], *, timeout: float = TIMEOUT_S
+        self, method: str, path: str, body: RequestModel | None, kind: type[Model], *, timeout: float = TIMEOUT_S
     ) -> Model:
         """Send a body, of which only what was given goes out, and read the answer."""
         data = b"{}" if body is None else body.model_dump_json(exclude_unset=True).encode()
@@ -68,7 +68,7 @@ class Calls:
         *,
         headers: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT_S,
-    ) -> Answer:
+    ) -> HttpResponse:
         return self._fetch(method, API + path, body, headers=headers, timeout=timeout)
 
     def _fetch(
@@ -79,12 +79,12 @@ class Calls:
         *,
         headers: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT_S,
-    ) -> Answer:
+    ) -> HttpResponse:
         """Like `_send`, for a path that is not below the API's."""
         known = {"authorization": f"Bearer {self._token}", "accept": "application/json"}
         return self._transport.send(method, path, body=body, headers={**known, **(headers or {})}, timeout=timeout)
 
-    def _read(self, answer: Answer, subject: str, kind: type[Model]) -> Model:
+    def _read(self, answer: HttpResponse, subject: str, kind: type[Model]) -> Model:
         check(answer, subject)
         try:
             return kind.model_validate_json(answer.body)
@@ -95,13 +95,13 @@ class Calls:
             raise FailedError(f"the hub's answer is not one: {what}", subject=subject, hint=_NOT_A_HUB) from error
 
 
-def check(answer: Answer, subject: str) -> None:
+def check(answer: HttpResponse, subject: str) -> None:
     """Raise the error that a failed answer stands for."""
     if not 200 <= answer.status < 300:
         raise error_of(answer, subject)
 
 
-def error_of(answer: Answer, subject: str) -> FleetError:
+def error_of(answer: HttpResponse, subject: str) -> FleetError:
     """The error that a failed answer stands for, in the hub's own words when it sent some."""
     kind = BY_STATUS.get(answer.status, FailedError)
     try:

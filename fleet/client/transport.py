@@ -14,7 +14,7 @@ from fleet.errors import NotFoundError, UnreachableError, UsageError
 ANSWER_LIMIT = 1 << 30  # bytes; an export of samples is the largest answer
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class HttpResponse(Struct, frozen=True, kw_only=True):
     """An HTTP answer; header names are in lower case."""
 
     status: int
@@ -27,7 +27,7 @@ class Transport(Protocol):
 
     def send(
         self, method: str, path: str, *, body: bytes | IO[bytes] | None, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
+    ) -> HttpResponse:
         """`path` starts with a slash and holds the query; `timeout` is in seconds."""
         ...
 
@@ -50,7 +50,7 @@ class HttpTransport:
 
     def send(
         self, method: str, path: str, *, body: bytes | IO[bytes] | None, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
+    ) -> HttpResponse:
         """See `Transport.send`."""
         try:
             response = self._pool.request(
@@ -68,7 +68,7 @@ class HttpTransport:
             raise UnreachableError(
                 f"{method} {self._url}{path}: {_reason(error)}", subject=self._url, hint=_hint(error)
             ) from error
-        return Answer(
+        return HttpResponse(
             status=response.status,
             headers={name.lower(): value for name, value in response.headers.items()},
             body=content,

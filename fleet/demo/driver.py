@@ -94,7 +94,7 @@ def predicted(response: oip.InferResponse) -> int:
     return int(np.argmax(response.outputs[0].array.reshape(-1)))
 
 
-class Traffic:
+class DemoTraffic:
     """One thread per agent that sends images drawn at random, at a steady rate, until stopped."""
 
     def __init__(

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fleet.demo import report as reporting
 from fleet.demo.acts import drift, kill, opening, rollouts, train, variants
-from fleet.demo.driver import Traffic, exam
+from fleet.demo.driver import DemoTraffic, exam
 from fleet.demo.processes import DemoError
 from fleet.demo.promises import broken
 from fleet.demo.story import Story
@@ -88,7 +88,7 @@ def _serve(story: Story) -> None:
     shop = story.shop
     shop.act("4  Three devices pull, verify, try and serve it")
     opening.enrol_devices(shop)
-    story.traffic = Traffic(
+    story.traffic = DemoTraffic(
         ports(shop), MODEL, story.input_name, story.data["traffic"], rate_hz=RATE_HZ, seed=shop.seed
     )
     shop.wait("release 1 answers on every device", lambda: all(shop.active(d) == 1 for d in DEVICES), timeout_s=60)

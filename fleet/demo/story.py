@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from fleet.demo.driver import Digits, Traffic
+from fleet.demo.driver import DemoTraffic, Digits
 from fleet.demo.workshop import Workshop
 
 
@@ -18,7 +18,7 @@ class Story:
     background: ThreadPoolExecutor
     data: dict[str, Digits] = field(default_factory=dict)
     shifted: dict[str, Digits] = field(default_factory=dict)
-    traffic: Traffic | None = None
+    traffic: DemoTraffic | None = None
     input_name: str = ""
     raw_runtime_p50: float = 0.0
     shifted_from: int = 0
@@ -33,7 +33,7 @@ class Story:
     )
 
     @property
-    def running_traffic(self) -> Traffic:
+    def running_traffic(self) -> DemoTraffic:
         """The traffic; it runs from act 5 on."""
         assert self.traffic is not None
         return self.traffic

@@ -49,7 +49,7 @@ class Told(NamedTuple):
     names: tuple[str, ...]
 
 
-class Profile(Struct, frozen=True, kw_only=True):
+class TrainingProfile(Struct, frozen=True, kw_only=True):
     """What a release was trained on: a blob that its manifest lists, which only the hub reads.
 
     `names` are the features' own names by input, where the data has them.
@@ -150,14 +150,14 @@ def check_summaries(summaries: Sequence[InputSummary]) -> None:
         raise MalformedError("two summaries of one input", subject="inputs")
 
 
-def encode_profile(profile: Profile) -> bytes:
+def encode_profile(profile: TrainingProfile) -> bytes:
     """The bytes of a release's profile."""
     return encode_msgpack(profile)
 
 
-def decode_profile(data: bytes) -> Profile:
+def decode_profile(data: bytes) -> TrainingProfile:
     """Decode and check a profile; raises TooLargeError or MalformedError."""
-    profile = decode_msgpack(data, Profile, limit=PROFILE_LIMIT, subject="profile")
+    profile = decode_msgpack(data, TrainingProfile, limit=PROFILE_LIMIT, subject="profile")
     check_summaries(profile.inputs)
     for names in profile.names.values():
         check_count(len(names), "names of features", MOST_FIGURES)

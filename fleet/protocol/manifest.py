@@ -193,7 +193,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     `inputs` are what applications send; `front` and then `preprocess`, a model file and steps, make of them what the
     model files take. `task` is left out of a classification, and these two where there are none, so that the bytes are
     those of 0.1; see `named_task` and `pipeline`. `detail` is a blob for people (`fleet.protocol.manifest_detail`) and
-    `profile` one for the hub, which sums up the training inputs (`figures.Profile`): no device fetches them.
+    `profile` one for the hub, which sums up the training inputs (`figures.TrainingProfile`): no device fetches them.
     """
 
     schema: int = SCHEMA

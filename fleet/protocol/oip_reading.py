@@ -43,7 +43,7 @@ _NO_NUMBER = re.compile(rb"[\[:,]\s*-?(NaN|Infinity|nan|inf)\b")  # as Python's 
 _REQUEST = msgspec.json.Decoder(ReadRequest)
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where behind the JSON a tensor of numbers is."""
 
     name: str
@@ -53,7 +53,7 @@ class Place(NamedTuple):
     at: int
 
 
-class Said(NamedTuple):
+class ParsedRequest(NamedTuple):
     """What the JSON of a request says; of its tensors, all but the bytes behind it.
 
     `places` are those of its tensors where all are plain numbers behind it, in `size` bytes; None where not.
@@ -65,20 +65,20 @@ class Said(NamedTuple):
     outputs: tuple[str, ...]
     binary_outputs: frozenset[str]
     classification: dict[str, int]
-    places: tuple[Place, ...] | None
+    places: tuple[TensorPlace, ...] | None
     size: int
 
 
-def said_in(head: bytes | memoryview) -> Said:
+def said_in(head: bytes | memoryview) -> ParsedRequest:
     request: ReadRequest = parsed(_REQUEST, head)
     if not request.inputs:
         bad("the request has no inputs")
     parameters = request.parameters or {}
     asked = asked_outputs(parameters, request.outputs or ())
-    return Said(request.id or "", parameters, request.inputs, *asked, *_places(request.inputs))
+    return ParsedRequest(request.id or "", parameters, request.inputs, *asked, *_places(request.inputs))
 
 
-def _places(tensors: list[ReadTensor]) -> tuple[tuple[Place, ...] | None, int]:
+def _places(tensors: list[ReadTensor]) -> tuple[tuple[TensorPlace, ...] | None, int]:
     places, at = [], 0
     for tensor in tensors:
         dtype, size = DTYPES.get(tensor.datatype), (tensor.parameters or {}).get("binary_data_size")
@@ -88,12 +88,12 @@ def _places(tensors: list[ReadTensor]) -> tuple[tuple[Place, ...] | None, int]:
         values = math.prod(tensor.shape)
         if type(size) is not int or size != values * dtype.itemsize or not size:
             return None, 0
-        places.append(Place(tensor.name, dtype, tensor.shape, values, at))
+        places.append(TensorPlace(tensor.name, dtype, tensor.shape, values, at))
         at += size
     return tuple(places), at
 
 
-def views_of(places: Sequence[Place], tail: memoryview) -> tuple[TensorValue, ...]:
+def views_of(places: Sequence[TensorPlace], tail: memoryview) -> tuple[TensorValue, ...]:
     found = []
     for name, dtype, shape, values, at in places:
         array = np.frombuffer(tail, dtype, values, at).reshape(shape)

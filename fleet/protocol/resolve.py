@@ -9,7 +9,7 @@ from msgspec import Struct
 from fleet.protocol.channel import MILLION, Channel, ModelEntry, RolloutRef
 
 
-class Target(Struct, frozen=True, kw_only=True):
+class Assignment(Struct, frozen=True, kw_only=True):
     """What a device should run. `rollout` is set when the device is in that rollout's cohort."""
 
     release: int
@@ -44,7 +44,7 @@ def resolve(
     groups: frozenset[str] = frozenset(),
     pin: int | None = None,
     committed: int | None = None,
-) -> Target | None:
+) -> Assignment | None:
     """The release `device_id` should run of `model`, or None when the channel lacks the model.
 
     Order: a pin, then the first rule that names one of the device's groups, then the rollout's
@@ -57,15 +57,15 @@ def resolve(
     if entry is None:
         return None
     if pin is not None:
-        return Target(release=pin, why="pin")
+        return Assignment(release=pin, why="pin")
     for rule in entry.rules:
         if groups.intersection(rule.groups):
-            return Target(release=rule.release, why="rule")
+            return Assignment(release=rule.release, why="rule")
     if _enters(entry, device_id, groups, committed):
         rollout = entry.rollout
         assert rollout is not None
-        return Target(release=rollout.release, rollout=rollout, why="rollout")
-    return Target(release=entry.release)
+        return Assignment(release=rollout.release, rollout=rollout, why="rollout")
+    return Assignment(release=entry.release)
 
 
 def shadows(

@@ -35,7 +35,7 @@ class Vector(Struct, frozen=True, kw_only=True):
     outputs: dict[str, tuple[Array, ...]]
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class SelftestResult(Struct, frozen=True, kw_only=True):
     """`worst` is the largest absolute difference seen, `agreement` the share of rows that keep
     their arg-max class; `reason` says what failed and is empty when `passed`."""
 
@@ -74,7 +74,7 @@ def check(
     run: Run,
     outputs: Sequence[Tensor] = (),
     agree: Agree | None = None,
-) -> Outcome:
+) -> SelftestResult:
     """Run every vector through `run` and compare with what `variant` must answer.
 
     Args:
@@ -116,7 +116,7 @@ def check(
     agreement = kept / rows if rows else 0.0
     if not reason and agreement < selftest.min_agreement:
         reason = f"{agreement:.4g} of the rows keep their answer, at least {selftest.min_agreement:.4g} must"
-    return Outcome(passed=not reason, vectors=len(vectors), worst=worst, agreement=agreement, reason=reason)
+    return SelftestResult(passed=not reason, vectors=len(vectors), worst=worst, agreement=agreement, reason=reason)
 
 
 def _incomparable(want: AnyArray, have: AnyArray | None, *, finite: bool) -> str:
@@ -128,8 +128,8 @@ def _incomparable(want: AnyArray, have: AnyArray | None, *, finite: bool) -> str
     return f"is {where_not(have)}" if finite and not is_finite(have) else ""
 
 
-def _failed(reason: str) -> Outcome:
-    return Outcome(passed=False, vectors=0, worst=float("inf"), agreement=0.0, reason=reason)
+def _failed(reason: str) -> SelftestResult:
+    return SelftestResult(passed=False, vectors=0, worst=float("inf"), agreement=0.0, reason=reason)
 
 
 def _limit(selftest: SelfTest, variant: str, output: str) -> float:

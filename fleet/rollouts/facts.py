@@ -13,7 +13,7 @@ from fleet.protocol.resolve import cohort_place
 from fleet.rollouts.calendar import Opening, closed_s
 from fleet.rollouts.cohorts import stage_of
 from fleet.rollouts.evidence import Arms, Counted, Pairs, counted
-from fleet.rollouts.guard import CohortHealth, Latency, by_reason
+from fleet.rollouts.guard import ClassLatency, CohortHealth, by_reason
 from fleet.rollouts.matching import Matched
 
 Standing = Literal["away", "resting", "failed", "silent", "whole"]
@@ -45,7 +45,7 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
     silenced_at: float | None = None
 
 
-class Facts(Struct, frozen=True, kw_only=True):
+class RolloutFacts(Struct, frozen=True, kw_only=True):
     """What is known now. `cohort` are the devices that `resolve` assigns to the rollout at the
     current share, `control` the others in its scope. `left` have met the release in this attempt and are in neither any
     more: pinned, relabelled, moved or revoked; what they showed stays. `withdrawn` says why the release may no longer
@@ -94,7 +94,7 @@ class Facts(Struct, frozen=True, kw_only=True):
         """See `silenced`."""
         return silenced(self, joined, silent_after_s, now)
 
-    def latencies(self) -> tuple[Latency, ...]:
+    def latencies(self) -> tuple[ClassLatency, ...]:
         """See `latencies`."""
         return latencies(self)
 
@@ -125,7 +125,7 @@ class Joined(Struct, frozen=True, kw_only=True):
 
 
 class Known(Protocol):
-    """What a step has to know of the devices: `Facts`, or the same in columns."""
+    """What a step has to know of the devices: `RolloutFacts`, or the same in columns."""
 
     @property
     def withdrawn(self) -> str: ...
@@ -159,7 +159,7 @@ class Known(Protocol):
 
     def silenced(self, joined: Joined, silent_after_s: float, now: float) -> Sequence[str]: ...
 
-    def latencies(self) -> tuple[Latency, ...]: ...
+    def latencies(self) -> tuple[ClassLatency, ...]: ...
 
     def counted(self, margin: float) -> Counted: ...
 
@@ -200,7 +200,7 @@ def standing(
     return "resting" if fact.committed else "away"
 
 
-def silenced(facts: Facts, joined: Joined, silent_after_s: float, now: float) -> tuple[str, ...]:
+def silenced(facts: RolloutFacts, joined: Joined, silent_after_s: float, now: float) -> tuple[str, ...]:
     """Ids of devices, in both arms, that are silent now and were not yet known to have been; see `tally`."""
     arms = [(fact, joined(fact)) for fact in facts.cohort] + [(fact, joined.started_at) for fact in facts.control]
     deaf_until, closed = facts.deaf_until, joined.closed
@@ -215,19 +215,21 @@ def _was_silent(fact: DeviceFact, since: float) -> bool:
     return fact.silenced_at is not None and fact.silenced_at >= since
 
 
-def latencies(facts: Facts) -> tuple[Latency, ...]:
+def latencies(facts: RolloutFacts) -> tuple[ClassLatency, ...]:
     """What the cohort measured of the release, per hardware class; devices that failed are left out."""
     measured: dict[str, list[float]] = {}
     for fact in facts.cohort:
         if fact.p95_us is not None and not fact.failed:
             measured.setdefault(fact.hardware, []).append(fact.p95_us)
     return tuple(
-        Latency(hardware=hardware, devices=len(found), p95_us=median(found))
+        ClassLatency(hardware=hardware, devices=len(found), p95_us=median(found))
         for hardware, found in sorted(measured.items())
     )
 
 
-def tally(facts: Facts, joined: Joined, silent_after_s: float, now: float) -> tuple[CohortHealth, tuple[Arms, ...]]:
+def tally(
+    facts: RolloutFacts, joined: Joined, silent_after_s: float, now: float
+) -> tuple[CohortHealth, tuple[Arms, ...]]:
     """Count the cohort, and both arms per hardware class.
 
     In the arms a device fails at most once, when it first failed or was silent, and stays failed: that is what the bets

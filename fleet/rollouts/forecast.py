@@ -21,7 +21,7 @@ from fleet.rollouts.power import POWER, pairs_needed
 from fleet.rollouts.schedule import Schedule
 from fleet.rollouts.shadow import ShadowForecast
 from fleet.rollouts.signals import REQUESTS
-from fleet.rollouts.situation import Scope, Situation, Traffic
+from fleet.rollouts.situation import ReportedTraffic, Scope, Situation
 from fleet.rollouts.stages import Stage
 from fleet.rollouts.timetable import Timetable, timetable
 
@@ -55,7 +55,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
     power: float
     pairs: int | None
     scope: Scope
-    traffic: Traffic
+    traffic: ReportedTraffic
     stages: tuple[StageForecast, ...]
     seconds: float | None
     evidence: tuple[str, ...]

@@ -31,7 +31,7 @@ GONE = "revoke those that are gone for good, or promote by hand"
 Judgement = Literal["healthy", "harmful", "not-enough-evidence"]
 
 
-class Latency(Struct, frozen=True, kw_only=True):
+class ClassLatency(Struct, frozen=True, kw_only=True):
     """What `devices` of one hardware class measured of the release: the median of their p95 (µs)."""
 
     hardware: str
@@ -83,7 +83,7 @@ def by_reason(failed: Iterable[tuple[str, str]]) -> tuple[Failures, ...]:
     return tuple(sorted(counted, key=lambda one: (-one.devices, one.reason))[:MOST_REASONS])
 
 
-class Verdict(Struct, frozen=True, kw_only=True):
+class GuardVerdict(Struct, frozen=True, kw_only=True):
     """The judgement, a sentence that says why, and the evidence it rests on. `goal` is what "healthy" means."""
 
     judgement: Judgement
@@ -92,7 +92,7 @@ class Verdict(Struct, frozen=True, kw_only=True):
     paired: PairedEvidence = PairedEvidence()
     installs: InstallEvidence = InstallEvidence()
     cohort: CohortHealth = CohortHealth()
-    latencies: tuple[Latency, ...] = ()
+    latencies: tuple[ClassLatency, ...] = ()
 
 
 def judge(
@@ -102,9 +102,9 @@ def judge(
     arms: tuple[Arms, ...] = (),
     *,
     pairs_before: int = 0,
-    latencies: tuple[Latency, ...] = (),
+    latencies: tuple[ClassLatency, ...] = (),
     assigned: int = 0,
-) -> Verdict:
+) -> GuardVerdict:
     """Judge a stage.
 
     Args:
@@ -131,7 +131,7 @@ def judge(
     reason = harm or lack or _praise(policy, cohort, paired, latencies)
     if whys:
         reason += f"; outside of habit were {whys}"
-    return Verdict(
+    return GuardVerdict(
         judgement=judgement,
         reason=reason,
         goal=policy.goal,
@@ -182,7 +182,7 @@ def _harm(
     return ""
 
 
-def _too_slow(policy: GuardPolicy, latencies: Sequence[Latency]) -> str:
+def _too_slow(policy: GuardPolicy, latencies: Sequence[ClassLatency]) -> str:
     if policy.max_p95_us is None:
         return ""
     worst = max(latencies, key=lambda found: found.p95_us, default=None)
@@ -199,7 +199,7 @@ def _lack(
     cohort: CohortHealth,
     paired: PairedEvidence,
     fresh: int,
-    latencies: tuple[Latency, ...],
+    latencies: tuple[ClassLatency, ...],
     assigned: int,
 ) -> str:
     """Which evidence is missing, or an empty string."""
@@ -258,7 +258,9 @@ def _left_out(paired: PairedEvidence) -> str:
     return f"; beside these, {' and '.join(found)}" if found else ""
 
 
-def _praise(policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, latencies: tuple[Latency, ...]) -> str:
+def _praise(
+    policy: GuardPolicy, cohort: CohortHealth, paired: PairedEvidence, latencies: tuple[ClassLatency, ...]
+) -> str:
     fast = ""
     if policy.max_p95_us is not None:
         worst = max(found.p95_us for found in latencies)

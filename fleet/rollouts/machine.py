@@ -26,9 +26,9 @@ from msgspec import structs
 from fleet.rollouts import guard, pacing, schedule, shadowing
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.facts import DeviceFact as DeviceFact
-from fleet.rollouts.facts import Facts as Facts
 from fleet.rollouts.facts import Joined, Known
-from fleet.rollouts.guard import Verdict
+from fleet.rollouts.facts import RolloutFacts as RolloutFacts
+from fleet.rollouts.guard import GuardVerdict
 from fleet.rollouts.guard_policy import GuardPolicy, load_policy
 from fleet.rollouts.matching import Matched
 from fleet.rollouts.orders import apply as apply
@@ -120,7 +120,7 @@ def _grown(plan: Plan, decision: Decision, facts: Known, now: float) -> Decision
     return structs.replace(decision, progress=grown, actions=(wanted(plan, grown),))
 
 
-def _odd(plan: Plan, before: Verdict | None, verdict: Verdict) -> tuple[Event, ...]:
+def _odd(plan: Plan, before: GuardVerdict | None, verdict: GuardVerdict) -> tuple[Event, ...]:
     """What is said of devices that alone show harm now: each is judged by itself, and decides for no other."""
     known = before.paired.odd if before is not None else ()
     fresh = [device for device in verdict.paired.odd if device not in known][:MOST_ODD]
@@ -180,7 +180,7 @@ def joined(plan: Plan, progress: Progress, now: float) -> Joined:
     return Joined(salt=plan.salt, shares_ppm=shares, times=times, started_at=told.stage_times[0], closed=closed)
 
 
-def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Known, now: float) -> Verdict:
+def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Known, now: float) -> GuardVerdict:
     cohort, arms = facts.tally(joined(plan, progress, now), policy.silent_after_s, now)
     pairs = facts.matched or Matched() if policy.matches else facts.counted(policy.margin)
     found = guard.judge(
@@ -197,7 +197,7 @@ def _judge(plan: Plan, progress: Progress, policy: GuardPolicy, facts: Known, no
     return found
 
 
-def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdict, now: float) -> Decision:
+def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: GuardVerdict, now: float) -> Decision:
     settled_at = progress.settled_at if progress.settled_at is not None else now
     soaked = now - settled_at >= plan.stages[progress.stage].soak_s
     if soaked and policy.approval and progress.approved <= progress.stage:
@@ -213,7 +213,7 @@ def _healthy(plan: Plan, progress: Progress, policy: GuardPolicy, verdict: Verdi
     return advance(plan, progress, verdict.reason, now, events)
 
 
-def _wait(plan: Plan, policy: GuardPolicy, progress: Progress, verdict: Verdict, now: float) -> Decision:
+def _wait(plan: Plan, policy: GuardPolicy, progress: Progress, verdict: GuardVerdict, now: float) -> Decision:
     if not all_ordered(plan, progress):
         return Decision(progress=progress if progress.state == "running" else running(progress))
     reason, cohort = verdict.reason, verdict.cohort

@@ -39,7 +39,7 @@ MOST_OF_ONE = 1000  # outcomes of a device that count: labels in an attempt, win
 DIFFER = 0.2  # of such pairs differ though both releases are as good: one in nine answers is wrong
 
 
-class Outcome(NamedTuple):
+class JudgedAnswer(NamedTuple):
     """What became of one answer of a device: was it right?"""
 
     device: str
@@ -103,7 +103,7 @@ def _fair(gains: Floats, opposite: Floats) -> Floats:
 MATCHED = Bets(_harm, _health, FAIR)
 
 
-def match(new: Iterable[Outcome], old: Iterable[Outcome]) -> Matched:
+def match(new: Iterable[JudgedAnswer], old: Iterable[JudgedAnswer]) -> Matched:
     """Match the outcomes of two releases, each in the order in which they became known."""
     first, second = list(_counted(new)), list(_counted(old))
     by_new: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -134,7 +134,7 @@ def weaker(new: PairedEvidence, old: PairedEvidence) -> PairedEvidence:
     )
 
 
-def _counted(outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+def _counted(outcomes: Iterable[JudgedAnswer]) -> Iterator[JudgedAnswer]:
     counts: Counter[str] = Counter()
     for one in outcomes:
         counts[one.device] += 1

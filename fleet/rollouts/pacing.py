@@ -10,7 +10,7 @@ from fleet.rollouts.errors import PlanError, PolicyError
 from fleet.rollouts.facts import Known
 from fleet.rollouts.guard_policy import load_policy
 from fleet.rollouts.plan import ENDED, Plan, Progress, all_ordered, share_of
-from fleet.rollouts.schedule import Ordered, Pace, Schedule
+from fleet.rollouts.schedule import Ordered, RolloutPace, Schedule
 
 LONGEST_SPREAD_S = 86_400.0  # as devices take it
 BEFORE_S, MOST_BEFORE_S = 86_400.0, 366 * 86_400.0  # before the attempt that closed hours are looked for
@@ -86,7 +86,7 @@ def grow(plan: Plan, progress: Progress, facts: Known, now: float) -> Progress:
     if asked.rate is None:
         grown = replace(ordered, share_ppm=share)
     else:
-        pace = Pace(
+        pace = RolloutPace(
             per_minute=asked.rate.at(_successes(progress)),
             step_s=schedule.step_s(facts.devices),
             calendar=asked.calendar,

@@ -8,7 +8,7 @@ from msgspec import Struct, field, structs, to_builtins
 
 from fleet.protocol.names import check_name
 from fleet.rollouts.errors import PlanError
-from fleet.rollouts.guard import Verdict
+from fleet.rollouts.guard import GuardVerdict
 from fleet.rollouts.guard_policy import load_policy
 from fleet.rollouts.schedule import Ordered, Schedule
 from fleet.rollouts.shadow import ShadowPlan, ShadowVerdict
@@ -64,7 +64,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     awaits_approval: bool = False
     reason: str = ""
     ended_at: float | None = None
-    verdict: Verdict | None = None
+    verdict: GuardVerdict | None = None
     begun: bool = True
     ordered: Ordered | None = None
     shadowing: bool = False

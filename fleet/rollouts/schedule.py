@@ -131,7 +131,7 @@ def step_s(devices: int) -> float:
     return max(STEP_S, devices / LOOKS_PER_S)
 
 
-class Pace(Struct, frozen=True, kw_only=True):
+class RolloutPace(Struct, frozen=True, kw_only=True):
     """What bounds the orders of a step: devices per minute, seconds between two steps, and when the window is open."""
 
     per_minute: float
@@ -139,12 +139,12 @@ class Pace(Struct, frozen=True, kw_only=True):
     calendar: Calendar
 
 
-def due(ordered: Ordered, pace: Pace, now: float) -> bool:
+def due(ordered: Ordered, pace: RolloutPace, now: float) -> bool:
     """Whether it is time for the next step."""
     return ordered.at is None or now - ordered.at >= pace.step_s
 
 
-def order(ordered: Ordered, share_ppm: int, places: Sequence[int], pace: Pace, now: float) -> Ordered:
+def order(ordered: Ordered, share_ppm: int, places: Sequence[int], pace: RolloutPace, now: float) -> Ordered:
     """Order the release on as many devices as the rate allows `now`, as far as `share_ppm`.
 
     Time that has passed counts for one step, however long it was, and only while the window was open: a hub that was

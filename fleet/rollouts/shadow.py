@@ -70,7 +70,7 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
 
 
 class ShadowFacts(Struct, frozen=True, kw_only=True):
-    """What is known of a shadow stage; `deaf_until`, `withdrawn` and `superseded` as in `facts.Facts`."""
+    """What is known of a shadow stage; `deaf_until`, `withdrawn` and `superseded` as in `facts.RolloutFacts`."""
 
     seen: tuple[ShadowSeen, ...] = ()
     deaf_until: float = 0.0

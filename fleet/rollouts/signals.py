@@ -28,7 +28,7 @@ import numpy as np
 from msgspec import Struct, field, structs
 
 from fleet.rollouts.evidence import Pairs
-from fleet.rollouts.matching import MOST_OF_ONE, Matched, Outcome, match
+from fleet.rollouts.matching import MOST_OF_ONE, JudgedAnswer, Matched, match
 
 WINDOWS, LEAST_WINDOWS = 60, 20  # that make a habit at most, and at least
 REQUESTS = 5  # of a window that says something
@@ -156,8 +156,8 @@ def count(state: State, windows: Sequence[tuple[str, Signal]], cohort: Collectio
             known[device] = _sum(known.get(device, Pairs()), pair)
 
 
-def _outcomes(found: Sequence[tuple[str, bool]]) -> list[Outcome]:
-    return [Outcome(device, right) for device, right in found]
+def _outcomes(found: Sequence[tuple[str, bool]]) -> list[JudgedAnswer]:
+    return [JudgedAnswer(device, right) for device, right in found]
 
 
 def _sum(one: Pairs, other: Pairs) -> Pairs:

@@ -7,7 +7,7 @@ from msgspec import Struct
 from fleet.protocol.channel import Audit
 
 
-class Traffic(Struct, frozen=True, kw_only=True):
+class ReportedTraffic(Struct, frozen=True, kw_only=True):
     """What the channel's devices reported of the model in the last `hours` hours (0: nothing).
 
     Per device and day: `requests`, and `audited` of them. `distinct` is the share of audited inputs that were new in
@@ -58,7 +58,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     model: str
     channel: str
     scope: Scope
-    traffic: Traffic
+    traffic: ReportedTraffic
     audit: Audit
     most_per_device: int
     now: float = 0.0

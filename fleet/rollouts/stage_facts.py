@@ -23,17 +23,17 @@ from fleet.rollouts.columns import (
 )
 from fleet.rollouts.evidence import Arms, Counted
 from fleet.rollouts.facts import HABIT, Joined, heard_for
-from fleet.rollouts.guard import CohortHealth, Latency, by_reason
+from fleet.rollouts.guard import ClassLatency, CohortHealth, by_reason
 from fleet.rollouts.matching import Matched
 
 
 class StageFacts:
-    """What is known now, as `facts.Facts` has it, of a rollout that was neither withdrawn nor superseded.
+    """What is known now, as `facts.RolloutFacts` has it, of a rollout that was neither withdrawn nor superseded.
 
     Args:
         table: the devices.
         share_ppm: of the channel.
-        deaf_until: see `facts.Facts`.
+        deaf_until: see `facts.RolloutFacts`.
 
     `matched` is what whoever keeps the devices has found of their outcomes, `mute` why no audited pair can come.
     """
@@ -78,7 +78,7 @@ class StageFacts:
         return frozenset(self._table.names[at] for at in np.flatnonzero(which).tolist())
 
     def places(self, salt: str, least: int, below: int) -> Sequence[int]:
-        """See `facts.Facts.places`; `salt` is the one of the columns."""
+        """See `facts.RolloutFacts.places`; `salt` is the one of the columns."""
         places = self._rows["place"][self._free]
         found: list[int] = np.sort(places[(least <= places) & (places < below)]).tolist()
         return found
@@ -123,14 +123,14 @@ class StageFacts:
         found = np.flatnonzero(self._cohort & self._rows["unmarked"]).tolist()
         return {self._table.names[at]: self._table.reason(at) or "failed" for at in found}
 
-    def latencies(self) -> tuple[Latency, ...]:
+    def latencies(self) -> tuple[ClassLatency, ...]:
         """See `facts.latencies`."""
         rows = self._rows[self._cohort & ~np.isnan(self._rows["p95_us"]) & ~self._rows["failed"]]
         measured: dict[str, list[float]] = {}
         for code, p95_us in zip(rows["hardware"].tolist(), rows["p95_us"].tolist(), strict=True):
             measured.setdefault(self._table.hardware[code], []).append(p95_us)
         return tuple(
-            Latency(hardware=hardware, devices=len(found), p95_us=median(found))
+            ClassLatency(hardware=hardware, devices=len(found), p95_us=median(found))
             for hardware, found in sorted(measured.items())
         )
 

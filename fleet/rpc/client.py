@@ -14,7 +14,7 @@ from fleet.rpc.port import CallError
 MOST_PAUSE_MS = 5_000  # until a server that was away is tried again; a call meanwhile fails at once
 
 
-class Client:
+class RpcClient:
     """A channel to one server, made when it is first used."""
 
     def __init__(self, target: str, *, secure: bool, root: bytes | None, answer_limit: int) -> None:

@@ -19,14 +19,14 @@ NAME, VERSION, RAW = 1, 2, 7  # fields of ModelInferRequest
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
-class Head(NamedTuple):
+class RpcHead(NamedTuple):
     """Whom the request asks."""
 
     model: str
     version: str
 
 
-def head_of(data: bytes) -> Head:
+def head_of(data: bytes) -> RpcHead:
     """Look at a ModelInferRequest.
 
     Raises:
@@ -60,7 +60,7 @@ def head_of(data: bytes) -> Head:
             what = f"more than {FIELDS} fields" if fields > FIELDS else f"more than {LIMIT} bytes beside raw tensors"
             raise TooLargeError(f"the request has {what}", subject="body", hint="send tensors in raw_input_contents")
     try:
-        return Head(model.decode(), version.decode())
+        return RpcHead(model.decode(), version.decode())
     except UnicodeDecodeError as error:
         raise MalformedError("the model's name is not UTF-8", subject="model") from error
 

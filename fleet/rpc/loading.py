@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fleet.rpc.client import Client
-    from fleet.rpc.server import Server
+    from fleet.rpc.client import RpcClient
+    from fleet.rpc.server import RpcServer
 
 
-def load_server() -> type[Server]:
+def load_server() -> type[RpcServer]:
     """The class; ImportError where the extra `[grpc]` is not installed.
 
     grpc's core writes to the standard error by itself, by default a line for every connection that fails to speak
@@ -19,17 +19,17 @@ def load_server() -> type[Server]:
     of its own only; what a call ends with is our log's business.
     """
     os.putenv("GRPC_VERBOSITY", "ERROR")
-    from fleet.rpc.server import Server
+    from fleet.rpc.server import RpcServer
 
-    return Server
+    return RpcServer
 
 
-def load_client() -> type[Client]:
+def load_client() -> type[RpcClient]:
     """The class; ImportError where the extra `[grpc]` is not installed."""
     os.putenv("GRPC_VERBOSITY", "ERROR")
-    from fleet.rpc.client import Client
+    from fleet.rpc.client import RpcClient
 
-    return Client
+    return RpcClient
 
 
 def installed() -> bool:

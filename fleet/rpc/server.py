@@ -8,7 +8,7 @@ import resource
 import grpc.aio
 
 from fleet.rpc.port import USUAL, Bounds, Certificate, Inference
-from fleet.rpc.service import Gate, Service
+from fleet.rpc.service import Gate, RpcService
 
 GRACE_S = 5.0  # for calls that run when the server stops
 ANSWER_LIMIT = 64 << 20  # bytes
@@ -26,7 +26,7 @@ def most() -> int:
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft // 4))
 
 
-class Server:
+class RpcServer:
     """`name` is for a supervisor of services.
 
     Args:
@@ -48,7 +48,7 @@ class Server:
         certificate: Certificate | None = None,
         bounds: Bounds = USUAL,
     ) -> None:
-        self._service = Service(inference, idle_s=bounds.idle_s, request_s=bounds.request_s)
+        self._service = RpcService(inference, idle_s=bounds.idle_s, request_s=bounds.request_s)
         self._address, self._certificate = address, certificate
         self._message_limit, self._calls = message_limit, bounds.calls
         self._connections = most() if bounds.connections is None else bounds.connections

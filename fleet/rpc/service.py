@@ -24,7 +24,7 @@ from fleet.protocol.errors import MalformedError, ProtocolError, TooLargeError
 from fleet.protocol.refusals import GRPC
 from fleet.rpc import messages
 from fleet.rpc.codec import decode_request, encode_response
-from fleet.rpc.head import Head, head_of
+from fleet.rpc.head import RpcHead, head_of
 from fleet.rpc.port import IDLE_S, REQUEST_S, Inference, Refusal
 from fleet.rpc.reading import read, retrieved
 from fleet.serving import ByteBudget
@@ -53,7 +53,7 @@ class _Caller:
 class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """Refuses who is not known before a message of theirs is read, which may be large."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: RpcService) -> None:
         self._service = service
 
     async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
@@ -72,7 +72,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-class Service:
+class RpcService:
     """See the module; for one event loop.
 
     `idle_s` bounds how long a stream may lie still, `request_s` how long another call's message may take to come.
@@ -246,11 +246,11 @@ class Service:
             caller.gone = True
             raise
 
-    async def _answer(self, data: bytes, head: Head, context: Context, began: float, caller: _Caller) -> Any:
+    async def _answer(self, data: bytes, head: RpcHead, context: Context, began: float, caller: _Caller) -> Any:
         request = await self._decoded(data, head, context)
         return encode_response(await self._inference.infer(*head, request, began, lambda: caller.gone), request)
 
-    async def _decoded(self, data: bytes, head: Head, context: Context) -> Any:
+    async def _decoded(self, data: bytes, head: RpcHead, context: Context) -> Any:
         most = await self._inference.body_limit(*head)
         try:
             if len(data) > most:

@@ -1,6 +1,6 @@
 """The hot route: one kind of request that a uvicorn listener answers before ASGI is asked, on agent and hub alike.
 
-port         `HotRoute`, the port that an application implements; `Request` and `Reply`
+port         `HotRoute`, the port that an application implements; `HotRequest` and `Reply`
 protocol     uvicorn's httptools protocol class with the branch in it; everything else goes on as ASGI
 connections  how many there may be and how long each may take for what; `sweep`
 acceptor     a uvicorn server that accepts connections itself, and sweeps them
@@ -17,7 +17,7 @@ Two lines make a server of it::
 from fleet.serving.acceptor import HANDSHAKE_S, BoundedServer
 from fleet.serving.budget import ByteBudget
 from fleet.serving.connections import LIMIT_S, Shared, most, sweep
-from fleet.serving.port import BROKEN, JSON, HotRoute, Promise, Reply, Request, error_reply
+from fleet.serving.port import BROKEN, JSON, HotRequest, HotRoute, Promise, Reply, error_reply
 from fleet.serving.protocol import hot_protocol
 from fleet.serving.statistics import Statistics
 
@@ -28,10 +28,10 @@ __all__ = [
     "LIMIT_S",
     "BoundedServer",
     "ByteBudget",
+    "HotRequest",
     "HotRoute",
     "Promise",
     "Reply",
-    "Request",
     "Shared",
     "Statistics",
     "error_reply",

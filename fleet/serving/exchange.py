@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fleet.serving.budget import ByteBudget
-from fleet.serving.port import Reply, Request
+from fleet.serving.port import HotRequest, Reply
 
 
 class _NoEvent:
@@ -32,7 +32,7 @@ class Exchange:
     reply: Reply | None = None
     size = held = 0
 
-    def __init__(self, request: Request, limit: int, *, keep_alive: bool) -> None:
+    def __init__(self, request: HotRequest, limit: int, *, keep_alive: bool) -> None:
         self.request, self.limit, self.keep_alive = request, limit, keep_alive
         self.parts: list[bytes] = []
 
@@ -47,7 +47,7 @@ class Exchange:
         self.size += len(piece)
         return self.size <= self.limit
 
-    def whole(self) -> Request:
+    def whole(self) -> HotRequest:
         """The request with the body that its pieces make."""
         parts, self.parts = self.parts, []
         self.request.body = parts[0] if len(parts) == 1 else b"".join(parts)

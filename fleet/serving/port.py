@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Protocol
 
 
-class Request:
+class HotRequest:
     """One request of the hot route.
 
     Attributes:
@@ -53,19 +53,19 @@ class Promise:
 class HotRoute(Protocol):
     """What answers; all methods are called on the event loop and must not block."""
 
-    def begin(self, request: Request) -> int | Reply | None:
+    def begin(self, request: HotRequest) -> int | Reply | None:
         """The headers are complete: the most bytes that the body may have, or an answer at once.
 
         None leaves the request to ASGI.
         """
 
-    def answer(self, request: Request) -> Reply | Promise | Awaitable[Reply]:
+    def answer(self, request: HotRequest) -> Reply | Promise | Awaitable[Reply]:
         """The body is complete. A Reply goes out at once, an awaitable in a task of its own.
 
         Of a Promise the listener sets `keep`, and the route calls it once, later.
         """
 
-    def too_large(self, request: Request, size: int) -> Reply:
+    def too_large(self, request: HotRequest, size: int) -> Reply:
         """The body has, or announces, `size` bytes, which is more than `begin` allowed."""
 
 

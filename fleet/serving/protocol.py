@@ -24,8 +24,8 @@ from fleet.serving.answering import RETRY, AnsweringProtocol
 from fleet.serving.connections import Shared
 from fleet.serving.exchange import Exchange
 from fleet.serving.framing import HEAD_LIMIT, HEADERS, HeadTooLargeError, endless, faulty, parser_for, too_long
-from fleet.serving.port import Reply, Request, error_reply
-from fleet.serving.repeated import Head, head_of
+from fleet.serving.port import HotRequest, Reply, error_reply
+from fleet.serving.repeated import RepeatedHead, head_of
 
 
 class HotProtocol(AnsweringProtocol):
@@ -37,7 +37,7 @@ class HotProtocol(AnsweringProtocol):
         self._began = self._offered = 0.0
         self._in_body = False
         self._between, self._messages = True, 0  # the parser is in no message; how many began in what came last
-        self._known: Head | None = None
+        self._known: RepeatedHead | None = None
         super().connection_made(transport)
         self._unix = isinstance(transport.get_extra_info("sockname"), str | bytes)
 
@@ -84,7 +84,7 @@ class HotProtocol(AnsweringProtocol):
         elif between and self._between and self._messages == 1 and cycle.keep_alive:
             self._known = head_of(data, cycle.request, cycle.size)
 
-    def _once_more(self, head: Head, data: bytes) -> bool:
+    def _once_more(self, head: RepeatedHead, data: bytes) -> bool:
         """Take a whole request with a known head; False where it has to go by the parser all the same."""
         if self.transport.is_closing():
             return False
@@ -139,7 +139,7 @@ class HotProtocol(AnsweringProtocol):
             return  # see `_without_offer`
         self._in_body = True
         headers = dict(self.headers)
-        request = Request(self.parser.get_method(), self.url, headers, self._began, self._unix)
+        request = HotRequest(self.parser.get_method(), self.url, headers, self._began, self._unix)
         version = self.parser.get_http_version()
         found = faulty(self.url, self.headers, headers, self._raw, version)
         # Behind a head that is refused, where the next request begins is not certain.
@@ -154,7 +154,7 @@ class HotProtocol(AnsweringProtocol):
             self._go_on_as_asgi()
 
     def _begun(
-        self, request: Request, size: int, *, keep: bool, refused: Reply | None = None, expects: bool = False
+        self, request: HotRequest, size: int, *, keep: bool, refused: Reply | None = None, expects: bool = False
     ) -> Exchange | None:
         """The exchange of a request whose headers are here; None where the route leaves it to ASGI.
 
@@ -166,7 +166,7 @@ class HotProtocol(AnsweringProtocol):
         return None if found is None else self._entered(request, size, found, keep=keep, expects=expects)
 
     def _entered(
-        self, request: Request, size: int, found: int | Reply, *, keep: bool, expects: bool = False
+        self, request: HotRequest, size: int, found: int | Reply, *, keep: bool, expects: bool = False
     ) -> Exchange:
         """The exchange of a request for which the route has `found` a limit or an answer, in its place among others."""
         if type(found) is int:
@@ -178,7 +178,7 @@ class HotProtocol(AnsweringProtocol):
             self._settle(exchange, cast(Reply, found))
         return exchange
 
-    def _check_length(self, request: Request, size: int, limit: int) -> int | Reply:
+    def _check_length(self, request: HotRequest, size: int, limit: int) -> int | Reply:
         budget = self.shared.budget
         if size > limit:
             return self.shared.route.too_large(request, size)
@@ -243,7 +243,7 @@ class HotProtocol(AnsweringProtocol):
                 self.transport.close()
                 return
             broken.response_complete = True
-        exchange = Exchange(Request(b"", b"", {}, self._began, self._unix), 0, keep_alive=False)
+        exchange = Exchange(HotRequest(b"", b"", {}, self._began, self._unix), 0, keep_alive=False)
         exchange.more_body = False
         self._enter(exchange)
         self._settle(exchange, reply)

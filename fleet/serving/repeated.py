@@ -10,31 +10,31 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from fleet.serving.port import Request
+from fleet.serving.port import HotRequest
 
 LIMIT = 2048  # bytes of a head that is kept; there is one for each connection
 
 
-class Head(NamedTuple):
+class RepeatedHead(NamedTuple):
     """Request line and headers as they came, the request that they made, and the bytes of body that they announce.
 
     Data of `whole` bytes that starts with `data` is another request with this head, and no byte more or less.
     """
 
     data: bytes
-    first: Request
+    first: HotRequest
     size: int
     whole: int
 
-    def request(self, began: float) -> Request:
+    def request(self, began: float) -> HotRequest:
         """Another request with this head, with what the route made of it."""
         first = self.first
-        again = Request(first.method, first.target, first.headers, began, first.unix)
+        again = HotRequest(first.method, first.target, first.headers, began, first.unix)
         again.context = first.context
         return again
 
 
-def head_of(data: bytes, request: Request, size: int) -> Head | None:
+def head_of(data: bytes, request: HotRequest, size: int) -> RepeatedHead | None:
     """The head of a request that was parsed from `data` alone and has `size` bytes of body; None where its bytes do not
     say the same of every other body."""
     end = data.find(b"\r\n\r\n") + 4
@@ -42,6 +42,6 @@ def head_of(data: bytes, request: Request, size: int) -> Head | None:
         return None
     if request.headers.get(b"content-length") != b"%d" % size:  # in chunks, or without a body
         return None
-    first = Request(request.method, request.target, request.headers, request.began, request.unix)
+    first = HotRequest(request.method, request.target, request.headers, request.began, request.unix)
     first.context = request.context  # and not the body
-    return Head(data[:end], first, size, end + size)
+    return RepeatedHead(data[:end], first, size, end + size)

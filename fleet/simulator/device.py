@@ -31,7 +31,7 @@ from fleet.protocol.resolve import spread_delay
 from fleet.protocol.shadow import CAPABILITY as SHADOW
 from fleet.simulator.hostile import hostile_message
 from fleet.simulator.outbox import NEVER, Counts, Outbox, Send
-from fleet.simulator.profiles import Profile, randomness
+from fleet.simulator.profiles import DeviceProfile, randomness
 from fleet.simulator.simulated_model import SimulatedModel
 from fleet.simulator.view import View
 
@@ -48,13 +48,13 @@ class Enrolled(NamedTuple):
     prefix: str
 
 
-class Device:
+class SimulatedDevice:
     """Call `wake` whenever `wakes_at` has come; every method returns what is to be published."""
 
     def __init__(
         self,
         enrolled: Enrolled,
-        profile: Profile,
+        profile: DeviceProfile,
         counts: Counts,
         *,
         seed: int,

@@ -25,7 +25,7 @@ class Send(NamedTuple):
     payload: bytes
 
 
-class Record(NamedTuple):
+class SimulatedRecord(NamedTuple):
     """One numbered record: `at` by the device's clock, `made` by the simulation's."""
 
     seq: int
@@ -55,7 +55,7 @@ class Outbox:
 
     def __init__(self, device_id: str, prefix: str, spool: str, counts: Counts) -> None:
         self.id, self._device, self._prefix, self._counts = spool, device_id, prefix, counts
-        self._records: deque[Record] = deque()
+        self._records: deque[SimulatedRecord] = deque()
         self._sender = gobackn.Sender()
         self.top = 0
 
@@ -85,7 +85,7 @@ class Outbox:
         """Number a record; of too many the oldest gives way."""
         self.top += 1
         self._counts.records += 1
-        self._records.append(Record(self.top, at, now, kind, encode_msgpack(body)))
+        self._records.append(SimulatedRecord(self.top, at, now, kind, encode_msgpack(body)))
         if len(self._records) > SPOOLED:
             self._records.popleft()
             self._counts.lost += 1
@@ -117,7 +117,7 @@ class Outbox:
         self._counts.sent += len(found)
         return found
 
-    def _send(self, record: Record, base: int) -> Send:
+    def _send(self, record: SimulatedRecord, base: int) -> Send:
         envelope = Envelope(
             device=self._device,
             spool=self.id,

@@ -11,7 +11,7 @@ from msgspec import Struct
 from fleet.simulator.errors import ProfileError
 
 
-class Profile(Struct, frozen=True, kw_only=True):
+class DeviceProfile(Struct, frozen=True, kw_only=True):
     """A kind of device. Shares lie in [0, 1], times are seconds; 0 leaves a misbehaviour out.
 
     `accuracy` is how often an answer agrees with the auditor's. What a rollout's new release does worse on this device:
@@ -41,21 +41,21 @@ class Profile(Struct, frozen=True, kw_only=True):
 
 
 HEALTHY = "healthy"
-PROFILES: dict[str, Profile] = {
-    HEALTHY: Profile(),
-    "busy": Profile(requests_per_s=50.0),
-    "wrong": Profile(loss=0.05),
-    "failing": Profile(failing=0.2),
-    "slow": Profile(slower=4.0),
-    "crash-loop": Profile(crash_loop=True),
-    "drifting": Profile(shift=0.1, shift_after_s=60.0),
-    "offline": Profile(offline_s=30.0, offline_every_s=120.0),
-    "silent": Profile(silent_after_s=30.0),
-    "slow-link": Profile(bytes_per_s=2e3),
-    "wrong-clock": Profile(clock_ahead_s=400 * 86_400.0),
-    "duplicating": Profile(duplicates=0.5),
-    "hostile": Profile(hostile_per_s=1.0),
-    "flooding": Profile(hostile_per_s=200.0),
+PROFILES: dict[str, DeviceProfile] = {
+    HEALTHY: DeviceProfile(),
+    "busy": DeviceProfile(requests_per_s=50.0),
+    "wrong": DeviceProfile(loss=0.05),
+    "failing": DeviceProfile(failing=0.2),
+    "slow": DeviceProfile(slower=4.0),
+    "crash-loop": DeviceProfile(crash_loop=True),
+    "drifting": DeviceProfile(shift=0.1, shift_after_s=60.0),
+    "offline": DeviceProfile(offline_s=30.0, offline_every_s=120.0),
+    "silent": DeviceProfile(silent_after_s=30.0),
+    "slow-link": DeviceProfile(bytes_per_s=2e3),
+    "wrong-clock": DeviceProfile(clock_ahead_s=400 * 86_400.0),
+    "duplicating": DeviceProfile(duplicates=0.5),
+    "hostile": DeviceProfile(hostile_per_s=1.0),
+    "flooding": DeviceProfile(hostile_per_s=200.0),
 }
 
 Mix = tuple[tuple[str, float], ...]
@@ -108,7 +108,7 @@ def draw(share: float, devices: int, seed: int, what: str) -> list[bool]:
     return [bool(place < round(share * devices)) for place in order]
 
 
-def is_off(profile: Profile, device_id: str, elapsed_s: float) -> bool:
+def is_off(profile: DeviceProfile, device_id: str, elapsed_s: float) -> bool:
     """Whether the device is off `elapsed_s` after the start; each has its own phase of the cycle."""
     if not 0 < profile.offline_s <= profile.offline_every_s:
         return False

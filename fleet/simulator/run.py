@@ -15,14 +15,14 @@ from msgspec import Struct
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 from fleet.simulator.errors import EndedError
-from fleet.simulator.work import Member, Progress, Work
+from fleet.simulator.work import Member, ProcessProgress, Work
 
 LINE_LIMIT = 64 << 20
 END_S = 30.0  # for a process to say goodbye for its devices
 KEPT_DELAYS = 100_000  # the latest, for the quantiles
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class SimulationPlan(Struct, frozen=True, kw_only=True):
     """What is simulated: `members` on `channel` of the hub at `hub`, for `seconds` and `drain_s` as `Work` has them."""
 
     hub: str
@@ -66,10 +66,10 @@ class Report(Struct, frozen=True, kw_only=True):
 class Simulation:
     """Starts the processes and sums up what they say. `changed` is called with each new report."""
 
-    def __init__(self, plan: Plan, changed: Callable[[Report], None]) -> None:
+    def __init__(self, plan: SimulationPlan, changed: Callable[[Report], None]) -> None:
         self._plan, self._changed = plan, changed
         self._lock = threading.Lock()
-        self._latest: dict[int, Progress] = {}
+        self._latest: dict[int, ProcessProgress] = {}
         self._delays: list[float] = []
         self._slowest = 0.0
         self._began = time.time()
@@ -174,7 +174,7 @@ class Simulation:
         assert process.stdout is not None
         for line in process.stdout:
             try:
-                progress = decode_json(line, Progress, limit=LINE_LIMIT, subject="progress")
+                progress = decode_json(line, ProcessProgress, limit=LINE_LIMIT, subject="progress")
             except ProtocolError:
                 continue  # a library's print; the counts that follow say what matters
             with self._lock:

@@ -17,7 +17,7 @@ from edge_agent.identity.enroll import Enrollment
 from fleet.protocol.errors import ProtocolError
 from fleet.simulator.calls import Calls
 from fleet.simulator.connection import Connection
-from fleet.simulator.device import Device, Enrolled
+from fleet.simulator.device import Enrolled, SimulatedDevice
 from fleet.simulator.outbox import Counts, Send
 from fleet.simulator.profiles import PROFILES
 from fleet.simulator.view import View
@@ -56,7 +56,7 @@ class Simulated:
     """A device with its connection; all on the event loop."""
 
     def __init__(self, host: Host, member: Member, enrollment: Enrollment) -> None:
-        self.device = Device(
+        self.device = SimulatedDevice(
             Enrolled(enrollment.device_id, enrollment.channel, enrollment.mqtt.prefix),
             PROFILES[member.profile],
             host.counts,

@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.rules import machine
-from edge_agent.update.rules.model_state import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, UpdateTarget
 from edge_agent.update.rules.probation import judged
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.messages import DeviceMe
 from fleet.protocol.resolve import resolve, shadows
 from fleet.simulator import traffic
 from fleet.simulator.outbox import NEVER
-from fleet.simulator.profiles import Profile
+from fleet.simulator.profiles import DeviceProfile
 from fleet.simulator.view import View
 
 JUDGE_S = 1.0  # between two looks at a probation
@@ -40,7 +40,7 @@ class SimulatedModel:
         self,
         name: str,
         device_id: str,
-        profile: Profile,
+        profile: DeviceProfile,
         rng: np.random.Generator,
         record: Callable[[str, msgspec.Struct, float], None],
         clock: Callable[[float], float],
@@ -68,7 +68,7 @@ class SimulatedModel:
             self._enter(machine.noted(self.state, word, detail, about=target.rollout), view, now)
             return
         entry = view.channel.models[self.name]
-        new = machine.wanted(self.state, Target(held=facts.held, rollout=target.rollout), entry.probation)
+        new = machine.wanted(self.state, UpdateTarget(held=facts.held, rollout=target.rollout), entry.probation)
         if new is None:
             return
         if new.active != self.state.active or new.pairing != self.state.pairing:
@@ -131,7 +131,7 @@ class SimulatedModel:
             served = now - self._since
             requests = int(served * self._profile.requests_per_s)
             failures = int(requests * self._profile.failing) if state.pairing is not None else 0
-            new = judged(state, Health(requests=requests, failures=failures), served)
+            new = judged(state, ReleaseHealth(requests=requests, failures=failures), served)
         if new is None:
             self.due = now + JUDGE_S
             return False

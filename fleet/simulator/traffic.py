@@ -17,7 +17,7 @@ from fleet.protocol.channel import RolloutRef
 from fleet.protocol.pairing import input_keys
 from fleet.protocol.shadow import ShadowCounts, keyed_apart
 from fleet.protocol.telemetry import PairCounts, SketchData, Window
-from fleet.simulator.profiles import Profile
+from fleet.simulator.profiles import DeviceProfile
 
 SCENES = 1 << 20
 MAX_PAIRS = 512  # distinct ones of one window, as on a real device
@@ -42,7 +42,13 @@ class Running(Struct, frozen=True, kw_only=True):
 
 
 def window(
-    running: Running, profile: Profile, rng: np.random.Generator, *, started: float, ended: float, elapsed_s: float
+    running: Running,
+    profile: DeviceProfile,
+    rng: np.random.Generator,
+    *,
+    started: float,
+    ended: float,
+    elapsed_s: float,
 ) -> Window | None:
     """The window from `started` to `ended` (Unix seconds, by the device's clock); None when nobody asked.
 
@@ -89,7 +95,7 @@ def window(
 
 
 def _audits(
-    running: Running, profile: Profile, rng: np.random.Generator, audited: int
+    running: Running, profile: DeviceProfile, rng: np.random.Generator, audited: int
 ) -> tuple[int, PairCounts | None]:
     """How many audited answers agree with the auditor's; with a rollout also what both releases say to each input."""
     if running.rollout is None:
@@ -122,7 +128,7 @@ def _audits(
     )
 
 
-def _compared(running: Running, profile: Profile, rng: np.random.Generator, answered: int) -> ShadowCounts | None:
+def _compared(running: Running, profile: DeviceProfile, rng: np.random.Generator, answered: int) -> ShadowCounts | None:
     """What the release of a shadow stage answers to copies of the requests, as many as one window may tell."""
     rollout = running.shadowed
     if rollout is None or running.rollout is not None or running.release != rollout.from_release:
@@ -154,7 +160,7 @@ def _compared(running: Running, profile: Profile, rng: np.random.Generator, answ
 CHANGED = 0.02  # share of inputs that two releases of one quality answer differently, each way
 
 
-def _answers(profile: Profile, scene: int) -> tuple[bool, bool]:
+def _answers(profile: DeviceProfile, scene: int) -> tuple[bool, bool]:
     """Whether the release before and the new one are right about an input: fixed for all time."""
     draw = ((scene * 2654435761) % 2**32) / 2**32  # multiplicative hashing (Knuth, TAOCP 6.4): one place in [0, 1)
     if draw < profile.loss + CHANGED:
@@ -175,7 +181,7 @@ def _classes(classes: int, rng: np.random.Generator, rows: int) -> tuple[int, ..
 
 
 def _sketch(
-    running: Running, profile: Profile, rng: np.random.Generator, rows: int, elapsed_s: float
+    running: Running, profile: DeviceProfile, rng: np.random.Generator, rows: int, elapsed_s: float
 ) -> SketchData | None:
     """Sums as an encoder's: a mean that is the model's own, the noise of `rows` inputs, and the shift if any."""
     if not running.features or rows < 2:

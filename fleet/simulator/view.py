@@ -15,8 +15,8 @@ from edge_agent.host.clock import TimeFloor
 from edge_agent.identity.enroll import first_root
 from edge_agent.identity.http import HubHttp
 from edge_agent.mqtt.command_verification import decode_keys
-from edge_agent.update.download.throttle import Pace
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.download.throttle import DownloadPace
+from edge_agent.update.rules.model_state import HeldRelease
 from edge_agent.update.worker import evidence
 from edge_agent.update.worker.resolve_targets import choose
 from edge_agent.update.worker.tuf_client import Fetcher, Trusted, opened
@@ -34,7 +34,7 @@ IDENTITIES = 8  # that one look tries
 class ReleaseFacts(Struct, frozen=True, kw_only=True):
     """What a simulated device needs of a release: what it would install, and how large that is."""
 
-    held: Held
+    held: HeldRelease
     bytes: int
     classes: int = 0
     sketch_id: str = ""
@@ -90,7 +90,7 @@ def fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[s
 
 
 def _fetch(directory: Path, hub: HubHttp, channel: str, capabilities: frozenset[str], before: View | None) -> View:
-    fetcher = Fetcher(hub, Pace(deadline_s=ATTEMPT_S))
+    fetcher = Fetcher(hub, DownloadPace(deadline_s=ATTEMPT_S))
     with opened(directory / "tuf", first_root(directory), fetcher, TimeFloor(directory / FLOOR)) as trusted:
         data = trusted.read(f"channels/{channel}.json", CHANNEL_LIMIT)
         if data is None:
@@ -136,7 +136,7 @@ def _facts(trusted: Trusted, hub: HubHttp, model: str, release: int, capabilitie
     if manifest.sketch is not None:
         blobs.append(manifest.sketch.encoder)
     return ReleaseFacts(
-        held=Held(release=release, variant=variant.name, manifest=hashlib.sha256(data).hexdigest()),
+        held=HeldRelease(release=release, variant=variant.name, manifest=hashlib.sha256(data).hexdigest()),
         bytes=len(data) + sum(blob.size for blob in blobs),
         classes=len(manifest.labels),
         sketch_id=manifest.sketch.sketch_id if manifest.sketch is not None else "",

@@ -30,7 +30,7 @@ class Work(Struct, frozen=True, kw_only=True):
     members: tuple[Member, ...]
 
 
-class Progress(Struct, frozen=True, kw_only=True):
+class ProcessProgress(Struct, frozen=True, kw_only=True):
     """Where a process stands: sums since its start, but for `delays` (seconds from records to receipts since the last).
 
     `releases` counts devices by `MODEL@NUMBER` that serves; `troubles` what went wrong, by its words.

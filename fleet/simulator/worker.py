@@ -1,7 +1,7 @@
 """The process that runs its share of the simulated devices: `python -m fleet.simulator.worker`.
 
-It reads one `Work` as JSON from standard input, writes a `Progress` per second as a line of JSON to standard output,
-and ends when its input does, or after the time that it was given.
+It reads one `Work` as JSON from standard input, writes a `ProcessProgress` per second as a line of JSON to standard
+output, and ends when its input does, or after the time that it was given.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fleet.simulator.device import AGENT
 from fleet.simulator.outbox import Counts
 from fleet.simulator.profiles import is_off, randomness
 from fleet.simulator.simulated import Simulated
-from fleet.simulator.work import Member, Progress, Work
+from fleet.simulator.work import Member, ProcessProgress, Work
 
 THREADS = 8  # connections and calls that are being made at once
 SECOND, SHORTEST_S = 1.0, 0.005  # the shortest: until a device is woken again
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 class Worker:
     """Everything of one process."""
 
-    def __init__(self, work: Work, say: Callable[[Progress], None]) -> None:
+    def __init__(self, work: Work, say: Callable[[ProcessProgress], None]) -> None:
         self.work, self._say = work, say
         self.counts = Counts()
         self.loop = asyncio.get_running_loop()
@@ -172,7 +172,7 @@ class Worker:
             for model in simulated.device.models:
                 releases[f"{model}@{simulated.device.active(model) or '–'}"] += 1
         counts = self.counts
-        progress = Progress(
+        progress = ProcessProgress(
             enrolled=self._enrolled,
             online=sum(s.device.online for s in self._devices),
             waiting=sum(s.device.waiting for s in self._devices),
@@ -207,7 +207,7 @@ def _enrolled(work: Work, member: Member) -> Enrollment:
     return enroll(work.hub, member.token, directory, name=member.name, agent=AGENT, hardware={"machine": "simulated"})
 
 
-def _say(progress: Progress) -> None:
+def _say(progress: ProcessProgress) -> None:
     sys.stdout.buffer.write(encode_json(progress) + b"\n")
     sys.stdout.buffer.flush()
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fleet.protocol.manifest import Placement, Runtime
 from model_compiler.build.prepared import Prepared
-from model_compiler.build.targets import TARGETS, Quantizer, Target
+from model_compiler.build.targets import TARGETS, Quantizer, VariantTarget
 from model_compiler.errors import TargetError
 from model_compiler.inputs import sources
 from model_compiler.running.runner import ALL, Wanted
@@ -25,7 +25,7 @@ class Artifact:
     release has."""
 
     name: str
-    target: Target
+    target: VariantTarget
     placement: Placement
     model: bytes
     notes: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ Ranges = dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantizationPlan:
     """How to quantize: the calibration method, and the operators (by id) that stay in float."""
 
     calibration: Method = "min-max"

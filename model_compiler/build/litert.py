@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fleet.protocol.manifest import Precision
-from model_compiler.build.calibration import Method, Plan, Ranges, Tensors, ranges
+from model_compiler.build.calibration import Method, QuantizationPlan, Ranges, Tensors, ranges
 from model_compiler.build.quiet import quiet
 from model_compiler.build.targets import Operator, reason
 from model_compiler.errors import TargetError
@@ -69,7 +69,7 @@ def quantize(
     model: bytes,
     precision: Precision,
     calibration: Mapping[str, Array] | Array,
-    plan: Plan | None = None,
+    plan: QuantizationPlan | None = None,
     *,
     known: Ranges | None = None,
 ) -> bytes:
@@ -83,7 +83,7 @@ def quantize(
     Raises:
         TargetError: the quantizer refuses the model.
     """
-    plan = plan or Plan()
+    plan = plan or QuantizationPlan()
     arrays = list(calibration.values()) if isinstance(calibration, Mapping) else [calibration]
     try:
         with quiet(), tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def quantize(
         raise TargetError(f"litert-{precision}: {reason(error)}", subject=f"litert-{precision}") from error
 
 
-def _recipe(precision: Precision, plan: Plan) -> list[Any]:
+def _recipe(precision: Precision, plan: QuantizationPlan) -> list[Any]:
     from ai_edge_quantizer import algorithm_manager, recipe
 
     rules = recipe.static_wi8_ai8() if precision == "int8" else recipe.dynamic_wi8_afp32()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fleet.protocol.manifest import Precision
-from model_compiler.build.calibration import Method, Plan, Ranges, Tensors, ranges
+from model_compiler.build.calibration import Method, QuantizationPlan, Ranges, Tensors, ranges
 from model_compiler.build.quiet import quiet
 from model_compiler.build.targets import Operator, reason
 from model_compiler.errors import TargetError
@@ -80,7 +80,7 @@ def quantize(
     model: bytes,
     precision: Precision,
     calibration: Mapping[str, Array] | Array,
-    plan: Plan | None = None,
+    plan: QuantizationPlan | None = None,
     *,
     known: Ranges | None = None,
 ) -> bytes:
@@ -99,7 +99,7 @@ def quantize(
 
     if precision != "int8":
         raise TargetError(f"onnx-{precision}: ONNX variants are fp32 or int8", subject=f"onnx-{precision}")
-    plan = plan or Plan()
+    plan = plan or QuantizationPlan()
     arrays = list(calibration.values()) if isinstance(calibration, Mapping) else [calibration]
     # The quantizer's errors have no common base; this is the boundary that names the target.
     try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fleet.protocol.tensors import DTYPES, datatype_of
 from model_compiler.build.adapting import Adapted, adapt, check_channels_last
-from model_compiler.build.preprocessed import Asked, asked_of, behind, check_kinds, single
+from model_compiler.build.preprocessed import ApplicationData, asked_of, behind, check_kinds, single
 from model_compiler.inputs import naming, ports, sources
 from model_compiler.inputs.dataset import Array, Dataset, plain, wanted
 from model_compiler.inputs.preprocessing import NO_STEPS
@@ -35,7 +35,7 @@ class Prepared:
     calibration: Dataset
     validation: Dataset
     outputs: tuple[str, ...]
-    asked: Asked
+    asked: ApplicationData
     tuning: Dataset | None = None
     notes: tuple[str, ...] = ()
     module: torch.nn.Module | None = None
@@ -101,7 +101,7 @@ def _of_torch(request: CompileRequest, metric: Metric) -> Prepared:
     tuning = adapted.fit(request.tuning) if request.tuning is not None else None
     calibration, validation = adapted.fit(request.calibration), adapted.fit(request.validation)
     names = tuple(adapted.outputs)
-    asked = Asked(calibration, validation, NO_STEPS)
+    asked = ApplicationData(calibration, validation, NO_STEPS)
     return Prepared(
         request, metric, calibration, validation, names, asked, tuning, module=adapted.module, names=adapted.names
     )
@@ -121,7 +121,7 @@ def _of_onnx(request: CompileRequest, metric: Metric) -> Prepared:
     dtypes = _dtypes_of_file(model, data[1], request.datatypes())
     calibration, validation = (d.cast(dtypes) for d in data)
     _check_contract(request, validation, tuple(outputs.values()))
-    asked = Asked(calibration, validation, NO_STEPS)
+    asked = ApplicationData(calibration, validation, NO_STEPS)
     return Prepared(request, metric, calibration, validation, tuple(outputs.values()), asked, onnx=model, names=inputs)
 
 

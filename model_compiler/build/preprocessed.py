@@ -18,7 +18,7 @@ from model_compiler.inputs.request import CompileRequest
 
 
 @dataclass(frozen=True)
-class Asked:
+class ApplicationData:
     """The data as applications send it, called as in the release: what verdict, self-test and drift are of."""
 
     calibration: Dataset
@@ -40,7 +40,7 @@ def single(request: CompileRequest) -> CompileRequest:
     )
 
 
-def asked_of(request: CompileRequest) -> Asked:
+def asked_of(request: CompileRequest) -> ApplicationData:
     """The data of a request with steps, under the names of the release.
 
     Raises:
@@ -61,7 +61,7 @@ def asked_of(request: CompileRequest) -> Asked:
     if request.encoder is not None:
         naming.check_encoder(request.encoder, validation.inputs)
     naming.check_release_names(tuple(validation.inputs), ())
-    return Asked(calibration, validation, preparation)
+    return ApplicationData(calibration, validation, preparation)
 
 
 def raw_names(request: CompileRequest) -> dict[str, str]:
@@ -75,7 +75,7 @@ def raw_names(request: CompileRequest) -> dict[str, str]:
     return naming.input_names(arrays, own, request.names()[0])
 
 
-def behind(request: CompileRequest, asked: Asked) -> CompileRequest:
+def behind(request: CompileRequest, asked: ApplicationData) -> CompileRequest:
     """The request as the model file sees it: no front, no steps, and data, names and interface of what they make.
 
     Raises DataError where they cannot work on the data.

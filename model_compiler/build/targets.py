@@ -8,12 +8,12 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy.typing as npt
 
 from fleet.protocol.manifest import Precision, Runtime
-from model_compiler.build.calibration import Method, Plan, Ranges
+from model_compiler.build.calibration import Method, QuantizationPlan, Ranges
 
 Array = npt.NDArray[Any]
 
 
-class Target(NamedTuple):
+class VariantTarget(NamedTuple):
     """What a variant's name stands for."""
 
     runtime: Runtime
@@ -30,12 +30,12 @@ class Operator(NamedTuple):
     weight_bytes: int
 
 
-TARGETS: Final[dict[str, Target]] = {
-    "litert-fp32": Target("litert", "fp32"),
-    "litert-int8": Target("litert", "int8"),
-    "litert-int8-dynamic": Target("litert", "int8-dynamic"),
-    "onnx-fp32": Target("onnx", "fp32"),
-    "onnx-int8": Target("onnx", "int8"),
+TARGETS: Final[dict[str, VariantTarget]] = {
+    "litert-fp32": VariantTarget("litert", "fp32"),
+    "litert-int8": VariantTarget("litert", "int8"),
+    "litert-int8-dynamic": VariantTarget("litert", "int8-dynamic"),
+    "onnx-fp32": VariantTarget("onnx", "fp32"),
+    "onnx-int8": VariantTarget("onnx", "int8"),
 }
 
 
@@ -47,7 +47,7 @@ class Quantizer(Protocol):
         model: bytes,
         precision: Precision,
         calibration: Mapping[str, Array] | Array,
-        plan: Plan | None = None,
+        plan: QuantizationPlan | None = None,
         *,
         known: Ranges | None = None,
     ) -> bytes:

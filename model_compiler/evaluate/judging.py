@@ -18,7 +18,7 @@ from model_compiler.inputs.release_folder import blob_of
 from model_compiler.inputs.request import CompileRequest
 from model_compiler.metrics import Metric, Outputs, first, predicted, table
 from model_compiler.running import runner
-from model_compiler.running.runner import Profile
+from model_compiler.running.runner import VariantProfile
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Ran:
 
     artifact: Artifact
     outputs: Outputs
-    profile: Profile
+    profile: VariantProfile
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from model_compiler.evaluate.verdict import Figures
 from model_compiler.inputs.dataset import Dataset
 from model_compiler.inputs.preprocessing import NO_STEPS, Preparation
 from model_compiler.running import runner
-from model_compiler.running.runner import Latency, Profile
+from model_compiler.running.runner import RunLatency, VariantProfile
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ RUNTIMES = ("ai-edge-litert", "onnxruntime", "numpy")
 
 def figures(
     artifacts: Sequence[Artifact],
-    profiles: dict[str, Profile],
+    profiles: dict[str, VariantProfile],
     data: Dataset,
     kept: Path | None,
     preparation: Preparation = NO_STEPS,
@@ -67,7 +67,7 @@ def figures(
     return found
 
 
-def _figures(artifact: Artifact, latency: Latency, profile: Profile) -> Figures:
+def _figures(artifact: Artifact, latency: RunLatency, profile: VariantProfile) -> Figures:
     return Figures(len(artifact.model), latency.p50, latency.p95, profile.load_ms, profile.peak_memory_bytes)
 
 

@@ -71,7 +71,7 @@ def build(
 def profile(
     background: Mapping[str, npt.NDArray[Any]], inputs: Sequence[Tensor], names: Mapping[str, Sequence[str]]
 ) -> bytes:
-    """What the release was trained on, input by input: the bytes of a `figures.Profile` of at most `PROFILE_ROWS` rows.
+    """Write what the release was trained on, by input: a `figures.TrainingProfile` of at most `PROFILE_ROWS` rows.
 
     Args:
         background: (n, …) by the release's names.
@@ -86,7 +86,7 @@ def profile(
         rows = background[told.tensor]
         picked = np.linspace(0, len(rows) - 1, min(len(rows), PROFILE_ROWS)).astype(np.int64)
         summaries.append(figures.summarize(told, [np.asarray(rows[place]) for place in picked], every=True))
-    return figures.encode_profile(figures.Profile(inputs=tuple(summaries), names=called))
+    return figures.encode_profile(figures.TrainingProfile(inputs=tuple(summaries), names=called))
 
 
 def _called(names: Mapping[str, Sequence[str]], inputs: Sequence[Tensor]) -> dict[str, tuple[str, ...]]:

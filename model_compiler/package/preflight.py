@@ -24,7 +24,7 @@ from model_compiler.inputs.release_folder import blob_of
 TIMEOUT_S = 600.0  # by the clock, so a machine that is busy with others must not make a variant look as if it hung
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class InstalledRuntime(Struct, frozen=True, kw_only=True):
     """A runtime in an environment; `kind` is what its variants call it (`litert`, `onnx`)."""
 
     python: str
@@ -33,13 +33,13 @@ class Place(Struct, frozen=True, kw_only=True):
     version: str = ""
 
 
-def places(pythons: Sequence[Path] = ()) -> tuple[Place, ...]:
+def places(pythons: Sequence[Path] = ()) -> tuple[InstalledRuntime, ...]:
     """Every runtime of this environment and of the others, each once, best first.
 
     Raises:
         CompilerError: an interpreter cannot say what it has.
     """
-    found: dict[str, Place] = {}
+    found: dict[str, InstalledRuntime] = {}
     for python in (sys.executable, *map(str, pythons)):
         for place in _asked(python):
             found.setdefault(place.runtime, place)
@@ -47,7 +47,7 @@ def places(pythons: Sequence[Path] = ()) -> tuple[Place, ...]:
 
 
 @lru_cache(maxsize=16)
-def _asked(python: str) -> tuple[Place, ...]:
+def _asked(python: str) -> tuple[InstalledRuntime, ...]:
     hint = "name the python of an environment in which edgeloop is installed"
     try:
         command = [python, "-m", "edge_agent", "runtimes", "--json"]
@@ -56,10 +56,12 @@ def _asked(python: str) -> tuple[Place, ...]:
     except (OSError, subprocess.TimeoutExpired, msgspec.DecodeError) as error:
         what = f"{python}: cannot say which runtimes it has: {error}"
         raise CompilerError(what, subject=python, hint=hint) from error
-    return tuple(Place(python=python, runtime=e["name"], kind=e["kind"], version=e["version"]) for e in listed)
+    return tuple(
+        InstalledRuntime(python=python, runtime=e["name"], kind=e["kind"], version=e["version"]) for e in listed
+    )
 
 
-def refusal(manifest: Manifest, variant: Variant, blobs: Sequence[bytes], place: Place) -> str:
+def refusal(manifest: Manifest, variant: Variant, blobs: Sequence[bytes], place: InstalledRuntime) -> str:
     """Why a runtime refuses the variant, in its own words; an empty string when it passes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any, Final
 
 from model_compiler.report import plots
-from model_compiler.report.plots import Series
+from model_compiler.report.plots import PlotSeries
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d232b; --soft: #5b6673; --line: #d8dde3; --paper: #ffffff; --bad: #b3261e; }
@@ -111,7 +111,7 @@ def _plots(document: Document) -> list[str]:
 
     def against(field: str, label: str) -> str:
         series = [
-            Series(name, [(e["verdict"][field], e["verdict"]["value"])], [tuple(e["verdict"]["interval"])])
+            PlotSeries(name, [(e["verdict"][field], e["verdict"]["value"])], [tuple(e["verdict"]["interval"])])
             for name, e in edge.items()
         ]
         return plots.points(series, x_label=label, y_label=metric, title=f"{metric} against {label}")
@@ -150,7 +150,7 @@ def _deferral_plots(edge: Document) -> list[str]:
         return []
     kept = [point for point in curve if point["cloud_share"] < 1]  # where all is sent, the edge answers nothing
     series = [
-        Series(
+        PlotSeries(
             who,
             [(100 * p["cloud_share"], 100 * p[f"{key}_accuracy"]) for p in shown],
             [(100 * p[f"{key}_interval"][0], 100 * p[f"{key}_interval"][1]) for p in shown],

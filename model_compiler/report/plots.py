@@ -13,7 +13,7 @@ COLOURS = ("#2a78d6", "#d9730d", "#2e9a6b", "#8e5bd0", "#c9406b", "#7a7a2a")  # 
 
 
 @dataclass(frozen=True)
-class Series:
+class PlotSeries:
     """Points (x, y) under one name; `band` gives (low, high) of y for each point, or nothing."""
 
     name: str
@@ -87,7 +87,7 @@ def _y_scale(values: Sequence[float], names: int, *, zero: bool = False) -> _Sca
     return _scale(values, HEIGHT - BOTTOM, TOP + 16 * -(-names // 3), zero=zero)
 
 
-def points(series: Sequence[Series], *, x_label: str, y_label: str, title: str) -> str:
+def points(series: Sequence[PlotSeries], *, x_label: str, y_label: str, title: str) -> str:
     """One dot per point, with a legend; a band is drawn as an error bar."""
     ends = [end for one in series for pair in one.band for end in pair]
     x = _scale([px for one in series for px, _ in one.points], LEFT + 12, WIDTH - RIGHT - 12)
@@ -109,7 +109,7 @@ def points(series: Sequence[Series], *, x_label: str, y_label: str, title: str) 
     return _frame(x, y, x_label, y_label, title, body)
 
 
-def lines(series: Sequence[Series], *, x_label: str, y_label: str, title: str) -> str:
+def lines(series: Sequence[PlotSeries], *, x_label: str, y_label: str, title: str) -> str:
     """Lines, their bands shaded, with a legend."""
     x = _scale([px for one in series for px, _ in one.points], LEFT, WIDTH - RIGHT)
     ends = [end for one in series for pair in one.band for end in pair]

@@ -61,7 +61,7 @@ class RunJob(Struct, frozen=True, kw_only=True):
     preparation: Preparation = Preparation()
 
 
-class Profile(Struct, frozen=True, kw_only=True):
+class VariantProfile(Struct, frozen=True, kw_only=True):
     """What the child saw of one variant.
 
     `inputs` are the file's tensors in the data's order, `outputs` those that were wanted. `batched`: the first axis of
@@ -81,7 +81,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     peak_memory_bytes: int
 
 
-class Latency(Struct, frozen=True, kw_only=True):
+class RunLatency(Struct, frozen=True, kw_only=True):
     """Microseconds at batch 1, one thread."""
 
     p50: float
@@ -93,7 +93,7 @@ class Run:
     """`outputs[k]` has shape (n, …) for the file's k-th output."""
 
     outputs: tuple[Array, ...]
-    profile: Profile
+    profile: VariantProfile
 
 
 def run(
@@ -123,7 +123,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "outputs.npz"
         _spawn(Path(folder), "outputs", {name: (runtime, model, wanted)}, data, result, preparation)
-        profile = msgspec.json.decode(result.with_suffix(".json").read_bytes(), type=Profile)
+        profile = msgspec.json.decode(result.with_suffix(".json").read_bytes(), type=VariantProfile)
         arrays = load_arrays(result)
     outputs = tuple(arrays[f"output_{place}"] for place in range(len(profile.outputs)))
     if finite:
@@ -165,13 +165,13 @@ def latencies(
     data: Dataset,
     wanted: Mapping[str, Wanted] | None = None,
     preparation: Preparation = NO_STEPS,
-) -> dict[str, Latency]:
+) -> dict[str, RunLatency]:
     """p50 and p95 of each variant, measured in turns in one process, so that noise hits all alike."""
     full = {name: (runtime, model, (wanted or {}).get(name, ALL)) for name, (runtime, model) in models.items()}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "latency.json"
         _spawn(Path(folder), "latency", full, data.take(slice(LATENCY_ROWS)), result, preparation)
-        return msgspec.json.decode(result.read_bytes(), type=dict[str, Latency])
+        return msgspec.json.decode(result.read_bytes(), type=dict[str, RunLatency])
 
 
 def _spawn(

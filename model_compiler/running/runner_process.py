@@ -20,7 +20,7 @@ from fleet.runtimes.models import ModelFile
 from fleet.runtimes.tensors import FileTensor
 from model_compiler.inputs.preprocessing import NO_STEPS, Preparation
 from model_compiler.running.exchange import load_inputs, save_arrays
-from model_compiler.running.runner import Latency, Profile, RunJob, Wanted
+from model_compiler.running.runner import RunJob, RunLatency, VariantProfile, Wanted
 
 ROUNDS, WARM_UP, LEAST_ROUNDS = 200, 10, 20  # interleaved rounds of a latency measurement
 BUDGET_S = 20.0  # slow models get fewer rounds
@@ -34,7 +34,7 @@ class Loaded:
 
     The inputs are called as in the data, with its datatypes, as in the manifest; the outputs are the file's. An array
     with as many axes as the file's tensor holds a sample in each row, and the file gets rows of it; one with an axis
-    more holds a whole tensor in each. `batched`: rows go in, and rows come out. See `runner.Profile`.
+    more holds a whole tensor in each. `batched`: rows go in, and rows come out. See `runner.VariantProfile`.
 
     With a `preparation` the data is what applications send, and the file is asked through it, row by row.
 
@@ -149,7 +149,7 @@ def _output(tensor: FileTensor, wanted: Wanted) -> Tensor:
     return Tensor(name=tensor.name, datatype=datatype, shape=tensor.shape or (), finite=False)
 
 
-def _measure(models: dict[str, Loaded]) -> dict[str, Latency]:
+def _measure(models: dict[str, Loaded]) -> dict[str, RunLatency]:
     times: dict[str, list[float]] = {name: [] for name in models}
     began = time.perf_counter()
     for round_ in range(ROUNDS + WARM_UP):
@@ -160,7 +160,7 @@ def _measure(models: dict[str, Loaded]) -> dict[str, Latency]:
             model.answer(round_ % len(model))
             if round_ >= WARM_UP:  # the first rounds warm caches
                 times[name].append((time.perf_counter() - start) * 1e6)
-    return {n: Latency(p50=float(np.percentile(t, 50)), p95=float(np.percentile(t, 95))) for n, t in times.items()}
+    return {n: RunLatency(p50=float(np.percentile(t, 50)), p95=float(np.percentile(t, 95))) for n, t in times.items()}
 
 
 def _resident(field: str) -> int:
@@ -190,7 +190,7 @@ def _outputs(job: RunJob, names: Sequence[str], arrays: Sequence[Array]) -> None
     peak = max(0, _resident("VmHWM") - before)
     found = loaded.answers(range(len(loaded.outputs)))
     save_arrays(Path(job.result), {f"output_{place}": array for place, array in enumerate(found)})
-    profile = Profile(
+    profile = VariantProfile(
         inputs=loaded.inputs,
         outputs=loaded.outputs,
         batched=loaded.batched,

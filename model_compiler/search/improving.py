@@ -17,7 +17,7 @@ import numpy as np
 
 from fleet.protocol.manifest import Gate, Verdict
 from model_compiler.build.artifacts import Artifact, float_model, quantizer
-from model_compiler.build.calibration import Method, Plan, Ranges
+from model_compiler.build.calibration import Method, QuantizationPlan, Ranges
 from model_compiler.build.prepared import Prepared
 from model_compiler.build.targets import Operator, reason
 from model_compiler.errors import DataError, TargetError
@@ -26,7 +26,7 @@ from model_compiler.evaluate.judging import Judged
 from model_compiler.inputs.dataset import Array, Dataset
 from model_compiler.metrics import Metric, Outputs, first, predicted
 from model_compiler.running import runner
-from model_compiler.search.plans import Candidate, Found, search
+from model_compiler.search.plans import Candidate, SearchResult, search
 
 ROWS = 512  # of the calibration set, to judge plans on
 RANKED_ROWS = 64  # to rank operators by
@@ -71,7 +71,7 @@ def improve(
         task = _task(prepared, artifact, parents[f"{artifact.target.runtime}-fp32"])
         found = search(partial(_judge, task), partial(_rank, task))
         chosen = artifact
-        if found.plan is not None and found.plan != Plan():
+        if found.plan is not None and found.plan != QuantizationPlan():
             chosen = replace(artifact, model=_built(task, found.plan), notes=(found.plan.describe(),))
         tuned: Candidate | None = None
         if prepared.module is not None and (found.plan is None or found.plan.float_operators):
@@ -100,9 +100,9 @@ def _tuned(prepared: Prepared, task: Task) -> tuple[Candidate, bytes]:
         )
         parent = float_model(replace(prepared, module=module), f"{task.artifact.target.runtime}-fp32")
         again = replace(task, parent=parent, known={})
-        return _judge(again, Plan()), _built(again, Plan())
+        return _judge(again, QuantizationPlan()), _built(again, QuantizationPlan())
     except (TargetError, DataError) as error:
-        return Candidate(Plan(), 0, 0.0, 0.0, 0.0, (str(error),)), b""
+        return Candidate(QuantizationPlan(), 0, 0.0, 0.0, 0.0, (str(error),)), b""
 
 
 def _task(prepared: Prepared, artifact: Artifact, parent: Artifact) -> Task:
@@ -127,7 +127,7 @@ def _task(prepared: Prepared, artifact: Artifact, parent: Artifact) -> Task:
     )
 
 
-def _built(task: Task, plan: Plan) -> bytes:
+def _built(task: Task, plan: QuantizationPlan) -> bytes:
     kind = quantizer(task.artifact.target.runtime)
     if plan.calibration not in task.known:
         arrays = list(task.calibration.inputs.values())
@@ -139,7 +139,7 @@ def _built(task: Task, plan: Plan) -> bytes:
     return kind.quantize(task.parent, "int8", task.calibration.inputs, plan, known=task.known[plan.calibration])
 
 
-def _judge(task: Task, plan: Plan) -> Candidate:
+def _judge(task: Task, plan: QuantizationPlan) -> Candidate:
     try:
         model = _built(task, plan)
         answers = runner.run(task.artifact.name, task.artifact.target.runtime, model, task.data).outputs
@@ -160,7 +160,7 @@ def _rank(task: Task, method: Method) -> list[tuple[str, float]]:
     models = {}
     for place, operator in enumerate(operators[:MOST_OPERATORS]):
         with contextlib.suppress(TargetError):  # it cannot be quantized alone, so nothing is known of it
-            models[str(place)] = _built(task, Plan(method, everything - {operator.id}))
+            models[str(place)] = _built(task, QuantizationPlan(method, everything - {operator.id}))
     data = task.data.take(slice(RANKED_ROWS))
     answers = runner.run_many(task.artifact.target.runtime, models, data)
     expected = first(task.reference)[: len(data)].astype(np.float64)
@@ -173,7 +173,7 @@ def _operators(task: Task) -> tuple[Operator, ...]:
     return quantizer(task.artifact.target.runtime).operators(task.parent)
 
 
-def _latencies(task: Task, found: Found) -> dict[Plan, float]:
+def _latencies(task: Task, found: SearchResult) -> dict[QuantizationPlan, float]:
     """p50 at batch 1 in µs of the plans on the frontier, measured in turns."""
     plans = [candidate.plan for candidate in found.frontier()[:MOST_TIMED]]
     models = {str(place): _built(task, plan) for place, plan in enumerate(plans)}
@@ -183,7 +183,7 @@ def _latencies(task: Task, found: Found) -> dict[Plan, float]:
 
 
 def _document(
-    task: Task, found: Found, tuned: Candidate | None, chosen: Artifact, timed: dict[Plan, float]
+    task: Task, found: SearchResult, tuned: Candidate | None, chosen: Artifact, timed: dict[QuantizationPlan, float]
 ) -> dict[str, Any]:
     """For the report: the frontier, and the operators with what they cost."""
     kinds = {operator.id: operator.kind for operator in _operators(task)}

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from model_compiler.build.calibration import METHODS, Method, Plan
+from model_compiler.build.calibration import METHODS, Method, QuantizationPlan
 
 BUDGET: Final = 24  # model files that are built and judged at most
 
@@ -29,7 +29,7 @@ class Candidate:
     `broken` the gate's terms that it breaks, in words. A plan that cannot be built has broken words, too.
     """
 
-    plan: Plan
+    plan: QuantizationPlan
     size_bytes: int
     value: float
     drop_points: float
@@ -43,11 +43,11 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """`plan` is None when nothing passed. `tried` in order; `sensitivity` is each operator's id with what
     quantizing it alone costs, largest first, empty where a better calibration was enough."""
 
-    plan: Plan | None
+    plan: QuantizationPlan | None
     tried: tuple[Candidate, ...]
     sensitivity: tuple[tuple[str, float], ...] = ()
 
@@ -58,11 +58,11 @@ class Found:
         return tuple(sorted(kept, key=lambda c: (c.size_bytes, -c.agreement)))
 
 
-Judge = Callable[[Plan], Candidate]
+Judge = Callable[[QuantizationPlan], Candidate]
 Rank = Callable[[Method], Sequence[tuple[str, float]]]
 
 
-def search(judge: Judge, rank: Rank, *, budget: int = BUDGET) -> Found:
+def search(judge: Judge, rank: Rank, *, budget: int = BUDGET) -> SearchResult:
     """Find the plan that passes with the fewest operators in float.
 
     Args:
@@ -72,17 +72,17 @@ def search(judge: Judge, rank: Rank, *, budget: int = BUDGET) -> Found:
     """
     trials = _Trials(judge, budget)
     for method in METHODS:
-        if trials.passes(Plan(method)):
-            return Found(Plan(method), tuple(trials.tried))
+        if trials.passes(QuantizationPlan(method)):
+            return SearchResult(QuantizationPlan(method), tuple(trials.tried))
     base = min(trials.tried, key=lambda c: (c.drop_points, -c.agreement)).plan
     ranked = tuple(sorted(rank(base.calibration), key=lambda item: -item[1]))
     kept = _fewest([name for name, _ in ranked], base, trials)
     if kept is None:
-        return Found(None, tuple(trials.tried), ranked)
+        return SearchResult(None, tuple(trials.tried), ranked)
     needed = _needed(kept, base, trials)
     # With every operator in float it is the float model, and no int8 variant.
     plan = _keep(base, needed) if len(needed) < len(ranked) else None
-    return Found(plan, tuple(trials.tried), ranked)
+    return SearchResult(plan, tuple(trials.tried), ranked)
 
 
 class _Trials:
@@ -90,7 +90,7 @@ class _Trials:
 
     def __init__(self, judge: Judge, budget: int) -> None:
         self._judge, self._budget = judge, budget
-        self._known: dict[Plan, Candidate] = {}
+        self._known: dict[QuantizationPlan, Candidate] = {}
 
     @property
     def tried(self) -> list[Candidate]:
@@ -100,7 +100,7 @@ class _Trials:
     def spent(self) -> bool:
         return len(self._known) >= self._budget
 
-    def passes(self, plan: Plan) -> bool:
+    def passes(self, plan: QuantizationPlan) -> bool:
         """False, too, when the budget does not reach."""
         if plan not in self._known:
             if self.spent:
@@ -109,7 +109,7 @@ class _Trials:
         return self._known[plan].passes
 
 
-def _fewest(order: Sequence[str], base: Plan, trials: _Trials) -> list[str] | None:
+def _fewest(order: Sequence[str], base: QuantizationPlan, trials: _Trials) -> list[str] | None:
     """The shortest beginning of `order` that must stay in float, by doubling and then bisection."""
     failed, passed = 0, 0
     for count in _doubling(len(order)):
@@ -133,7 +133,7 @@ def _doubling(most: int) -> list[int]:
     return [count for count in counts if count < most] + ([most] if most else [])
 
 
-def _needed(kept: list[str], base: Plan, trials: _Trials) -> list[str]:
+def _needed(kept: list[str], base: QuantizationPlan, trials: _Trials) -> list[str]:
     """What is left when all that can be quantized again is, beginning with the least sensitive.
 
     The most sensitive one but for which the beginning would be shorter is known to be needed.
@@ -151,7 +151,7 @@ def _needed(kept: list[str], base: Plan, trials: _Trials) -> list[str]:
     return kept
 
 
-def _keep(base: Plan, operators: Iterable[str]) -> Plan:
+def _keep(base: QuantizationPlan, operators: Iterable[str]) -> QuantizationPlan:
     return replace(base, float_operators=frozenset(operators))
 
 

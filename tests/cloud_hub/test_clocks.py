@@ -19,7 +19,7 @@ from cloud_hub.clock import MEASURE_S, SLACK_S, DatabaseClock, clock_of
 from cloud_hub.drift import epochs
 from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.policy import DriftPolicy
-from cloud_hub.drift.scope import Scope, Served, Target
+from cloud_hub.drift.scope import CheckedRelease, Scope, ServedRelease
 from cloud_hub.errors import RateError, UnauthenticatedError
 from cloud_hub.identity import ca
 from cloud_hub.identity.own import renew_own
@@ -195,8 +195,8 @@ def test_a_drift_baseline_that_begins_a_year_ahead_begins_now(both: HubFixture) 
     assert sketch is not None
 
     def stepped(since: float) -> DriftMonitor:
-        served = Served(release=1, default=True, since=since)
-        target = Target(model="digits", served=served, scope=Scope(watched=(served,)), upto=0)
+        served = ServedRelease(release=1, default=True, since=since)
+        target = CheckedRelease(model="digits", served=served, scope=Scope(watched=(served,)), upto=0)
         with both.hub.session() as session:
             monitor = epochs.current(both.hub, session, target, sketch, DriftPolicy())
             session.add(monitor)

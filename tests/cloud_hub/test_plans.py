@@ -16,7 +16,7 @@ from cloud_hub.devices.finding import Wanted
 from cloud_hub.identity.audit_log import list_records
 from cloud_hub.ingest.slowing import TOO_MANY
 from cloud_hub.rollouts import labelled
-from cloud_hub.rollouts.labelled import Place
+from cloud_hub.rollouts.labelled import LabelPosition
 from cloud_hub.store.tables import AuditEntry, Device, DeviceModel, SampleRow
 from fleet.api.audit import AuditFilter
 from fleet.protocol.messages import IN_USE_TWICE
@@ -144,7 +144,7 @@ def test_those_of_a_reason_are_the_ones_that_are_counted(fleet: HubFixture, reas
 
 def test_a_look_at_labels_reads_those_that_came_since(fleet: HubFixture) -> None:
     with fleet.hub.reading() as session, plans(fleet.hub.engine) as steps:
-        found = labelled.labels_after(session, large_fleet.MODEL, Place(1e6 + 1000, "s-01000"), 1e6)
+        found = labelled.labels_after(session, large_fleet.MODEL, LabelPosition(1e6 + 1000, "s-01000"), 1e6)
     assert [row.id for row in found] == [f"s-{number:05}" for number in range(1050, SAMPLES, 50)]
     assert any("ix_sample_" in step and "label" in step for step in steps) and walks(steps) == []
     if fleet.hub.engine.dialect.name == "sqlite":

@@ -146,8 +146,8 @@ def test_a_closed_alarm_is_not_forgotten_by_the_engine(
 
     said: list[Any] = []
     between(monkeypatch, epochs, "current", lambda: said.append(meanwhile.call(close)))
-    served = scope.Served(release=1, default=True)
-    target = scope.Target(model="digits", served=served, scope=scope.Scope(watched=(served,)), upto=0)
+    served = scope.ServedRelease(release=1, default=True)
+    target = scope.CheckedRelease(model="digits", served=served, scope=scope.Scope(watched=(served,)), upto=0)
     with made.hub.session() as session:  # a step of the engine that finds nothing new
         found = epochs.current(made.hub, session, target, sketch, DriftPolicy())
         found.document = {**found.document, "slot_s": 1.0}

@@ -181,7 +181,9 @@ def test_samples_are_fetched_while_no_transaction_is_open_and_counted_once(hub: 
         manifest = decode_manifest(reading.get_one(Release, ("tide", 1)).manifest)
         known = scope.read(reading, "tide")
     assert known is not None
-    target = scope.Target(model="tide", served=known.watched[0], scope=known, upto=windows.settled(hub.hub.engine))
+    target = scope.CheckedRelease(
+        model="tide", served=known.watched[0], scope=known, upto=windows.settled(hub.hub.engine)
+    )
     looks = [truth.look(hub.hub, target, manifest) for _ in range(2)]
     assert fetched and all(look is not None and len(look.labels) == 3 for look in looks)
     counted = []

@@ -22,7 +22,7 @@ from edge_agent.local import open_model
 from edge_agent.ports import InstalledRelease
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from fleet import runtimes as fleet_runtimes
 from fleet.protocol import oip
 from fleet.protocol.errors import ProtocolError
@@ -287,7 +287,7 @@ def process_door(directory: Path) -> Door:
 
     def ask(made: InstalledRelease, inputs: Arrays) -> Arrays:
         digest = Store(directory).put_manifest(encode_manifest(made.manifest))
-        held = Held(release=1, variant=made.variant.name, manifest=digest)
+        held = HeldRelease(release=1, variant=made.variant.name, manifest=digest)
         StateFile(directory).put_model("any", ModelState(state="committed", active=held))
         model = open_model(directory, "any")
         try:

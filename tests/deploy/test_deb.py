@@ -85,7 +85,7 @@ def test_the_package_says_what_it_is_and_holds_the_service(packages, system):
     assert all(line.split()[1] == "root/root" for line in listed.splitlines())
     said = system.dpkg("--install", new)
     assert "enroll" in said
-    asked = service.Service(program=Path("/opt/edgeloop/bin/edge-agent"), directory=Path("/", STATE), port=8200)
+    asked = service.ServiceUnit(program=Path("/opt/edgeloop/bin/edge-agent"), directory=Path("/", STATE), port=8200)
     unit = (system.root / "lib/systemd/system/edge-agent.service").read_text().splitlines()
     assert unit[1:] == service.unit_of(asked).splitlines()[1:]
     assert (system.root / LINK).is_symlink() and (system.root / STATE).is_dir()

@@ -18,7 +18,7 @@ from edge_agent.main import main
 from edge_agent.runtimes import measuring
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from fleet.protocol import selftest
 from fleet.protocol.errors import MalformedError
 from fleet.protocol.manifest import Tensor, encode_manifest
@@ -57,7 +57,7 @@ def test_a_compiled_release_is_measured_on_every_runtime(compiled, capsys):
 def test_an_installed_release_is_measured_from_the_agents_store(tmp_path, capsys):
     store = Store(tmp_path)
     made = models.release(store.blobs, data=models.onnx_bytes(), cloud=False)
-    held = Held(release=4, variant="onnx-fp32", manifest=store.put_manifest(encode_manifest(made.manifest)))
+    held = HeldRelease(release=4, variant="onnx-fp32", manifest=store.put_manifest(encode_manifest(made.manifest)))
     StateFile(tmp_path).put_model("tiny", ModelState(state="committed", active=held))
     assert main(["bench", "--dir", str(tmp_path), "--model", "tiny", "--rounds", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -12,7 +12,7 @@ from edge_agent.local import open_model
 from edge_agent.telemetry.local_records import LocalRecords
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import MalformedError, RefusalError
@@ -28,7 +28,7 @@ def install(directory, number, **more):
     """Put a release into the store and make it the active one."""
     release = models.release(directory / "blobs", number=number, **more)
     digest = Store(directory).put_manifest(encode_manifest(release.manifest))
-    held = Held(release=number, variant=release.variant.name, manifest=digest)
+    held = HeldRelease(release=number, variant=release.variant.name, manifest=digest)
     StateFile(directory).put_model("tiny", ModelState(state="committed", active=held))
     return release
 

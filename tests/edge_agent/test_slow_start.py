@@ -16,7 +16,7 @@ from edge_agent.errors import InferenceError
 from edge_agent.runtimes import Installed
 from edge_agent.status_lines import lines
 from edge_agent.update.disk.state import StateFile
-from edge_agent.update.rules.model_state import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, UpdateTarget
 from fleet.protocol import oip
 from fleet.protocol.channel import Probation
 from tests.support import models
@@ -110,7 +110,7 @@ def test_a_model_that_loads_long_keeps_no_probation_of_another_from_its_end(tmp_
     StateFile(directory).put_model(
         "tiny",
         ModelState(
-            state="probation", active=new, previous=old, target=Target(held=new),
+            state="probation", active=new, previous=old, target=UpdateTarget(held=new),
             probation=Probation(seconds=3600, requests=1000),
         ),
     )  # fmt: skip

@@ -12,7 +12,7 @@ from edge_agent.status import of_files, state_of
 from edge_agent.status_lines import lines
 from edge_agent.update.disk.state import Looked, StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held, ModelState, Target
+from edge_agent.update.rules.model_state import HeldRelease, ModelState, UpdateTarget
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import enrolled, running
@@ -24,14 +24,19 @@ def device(tmp_path):
     directory = enrolled(tmp_path / "device")
     release = models.release(directory / "blobs")
     digest = Store(directory).put_manifest(encode_manifest(release.manifest))
-    held = Held(release=1, variant=release.variant.name, manifest=digest)
-    following = Held(release=2, variant=release.variant.name, manifest=digest)
+    held = HeldRelease(release=1, variant=release.variant.name, manifest=digest)
+    following = HeldRelease(release=2, variant=release.variant.name, manifest=digest)
     blob = directory / "blobs" / release.variant.blob.sha256
     blob.with_name(blob.name + ".part").write_bytes(blob.read_bytes()[: blob.stat().st_size // 2])
     file = StateFile(directory)
     file.keep_looked(Looked(tuf={"root": 3}, tuf_expires={"root": 1.9e9}, problem="unreachable", hint="plug it in"))
     state = ModelState(
-        state="fetching", active=held, target=Target(held=following), reason="interrupted", detail="cut", hint="wait"
+        state="fetching",
+        active=held,
+        target=UpdateTarget(held=following),
+        reason="interrupted",
+        detail="cut",
+        hint="wait",
     )
     file.put_model("tiny", state)
     return directory, blob

@@ -19,7 +19,7 @@ import pytest
 from edge_agent.errors import AgentError, FetchError
 from edge_agent.identity.http import HubHttp
 from edge_agent.update.download.fetch import fetch_blob
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.throttle import DownloadPace
 from edge_agent.update.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import offers
 from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
@@ -203,7 +203,7 @@ def hostile(answer) -> Iterator[ThreadingHTTPServer]:
         server.server_close()
 
 
-def looked_at(server: ThreadingHTTPServer, world: World, pace: Pace) -> AgentError:
+def looked_at(server: ThreadingHTTPServer, world: World, pace: DownloadPace) -> AgentError:
     """The error of a look at `server` by a device that has seen release 1."""
     directory = enrolled(world.tuf.parent / "agent", hub=f"http://127.0.0.1:{server.server_port}")
     fetcher = Fetcher(HubHttp(directory), pace)
@@ -227,7 +227,7 @@ def test_a_redirect_leads_nowhere(world: World, status: int) -> None:
             handler.end_headers()
 
         with hostile(redirect) as server:
-            assert isinstance(looked_at(server, world, Pace()), FetchError)
+            assert isinstance(looked_at(server, world, DownloadPace()), FetchError)
             assert server.asked
         assert elsewhere.asked == []
     assert world.read("models/digits/2.json") is not None
@@ -247,7 +247,7 @@ def test_a_server_that_drips_is_left_long_before_it_is_done(world: World) -> Non
 
     start = time.monotonic()
     with hostile(drip) as server:
-        error = looked_at(server, world, Pace(min_bytes_per_s=1000.0, grace_s=0.5))
+        error = looked_at(server, world, DownloadPace(min_bytes_per_s=1000.0, grace_s=0.5))
     assert error.reason == "too-slow"
     assert time.monotonic() - start < whole_s / 4
     assert world.read("models/digits/2.json") is not None
@@ -259,7 +259,7 @@ def test_an_answer_that_unpacks_to_nothing_is_refused_by_name(world: World, piec
     """A5 and A6: no limit, no deadline and no speed would bind it, since nothing whole ever comes."""
     with hostile(packed(pieces())) as server:
         if asked == "metadata":
-            error = looked_at(server, world, Pace())
+            error = looked_at(server, world, DownloadPace())
         else:
             device = HubHttp(enrolled(world.tuf.parent / "agent", hub=f"http://127.0.0.1:{server.server_port}"))
             with pytest.raises(AgentError) as caught:
@@ -267,7 +267,7 @@ def test_an_answer_that_unpacks_to_nothing_is_refused_by_name(world: World, piec
                     device.request("GET", "/device/me")
                 else:
                     blob = Blob(sha256="0" * 64, size=1 << 20)
-                    fetch_blob(device, world.store, blob, pace=Pace(), progress=lambda count: None)
+                    fetch_blob(device, world.store, blob, pace=DownloadPace(), progress=lambda count: None)
             error = caught.value
     assert (error.reason, "packed ('gzip')" in str(error)) == ("unreachable", True)
     assert "proxy" in error.hint

@@ -19,7 +19,7 @@ from edge_agent.errors import FetchError, UnreachableError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.fetch import fetch_blob
 from edge_agent.update.download.sources import HttpMirror
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.throttle import DownloadPace
 from fleet.protocol.manifest import Blob
 from tests.support.faults import results
 from tests.support.faults.judge import Verdict, recover, wrong
@@ -152,7 +152,9 @@ def test_at_most_a_tenth_is_received_twice(tmp_path, plan):
                 while not store.has(blob):
                     try:
                         source = HttpMirror(f"{url}/one")
-                        fetch_blob(source, store, blob, pace=Pace(), progress=received.append, gap_timeout_s=0.3)
+                        fetch_blob(
+                            source, store, blob, pace=DownloadPace(), progress=received.append, gap_timeout_s=0.3
+                        )
                         store.accept(blob)
                     except (FetchError, UnreachableError):
                         broken += 1

@@ -292,9 +292,9 @@ def test_a_users_file_that_ends_the_program_is_refused_by_name(tmp_path: Path, l
 
 def figures(kept: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `measurements` gives, with a clock that needs no child."""
-    latency = runner.Latency(p50=1.0, p95=2.0)
+    latency = runner.RunLatency(p50=1.0, p95=2.0)
     monkeypatch.setattr(runner, "latencies", lambda models, *_: dict.fromkeys(models, latency))
-    profile = runner.Profile(
+    profile = runner.VariantProfile(
         inputs=(), outputs=(), batched=True, sliced=(), places={}, output_places=(), load_ms=1.0, peak_memory_bytes=1
     )
     artifact = Artifact("onnx-fp32", TARGETS["onnx-fp32"], "edge", b"model")

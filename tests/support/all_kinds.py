@@ -18,7 +18,7 @@ from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.tensors import DTYPES
 from fleet.rpc.port import Bounds
-from fleet.rpc.server import Server
+from fleet.rpc.server import RpcServer
 from fleet.runtimes.cost import BODY_LIMIT
 from fleet.serving import hot_protocol
 from tests.support import any_model
@@ -72,7 +72,7 @@ def agent_door(folder: Path) -> Iterator[Door]:
     agent.policies.apply(Channel(channel="stable", version=1, models=models))
     asyncio.run(agent.slots.activate(release, None, None))
     inference = AgentInference(agent.engine, agent.app.about, agent.shared.budget)
-    server = Server(inference, "127.0.0.1:0", message_limit=BODY_LIMIT, bounds=Bounds(calls=CALLS))
+    server = RpcServer(inference, "127.0.0.1:0", message_limit=BODY_LIMIT, bounds=Bounds(calls=CALLS))
     with serving(**agent.listener) as (address, loop), answering(server, loop) as rpc:
         yield Door("agent", address, rpc, {}, None)
     agent.database.close()
@@ -92,7 +92,7 @@ def hub_door(folder: Path) -> Iterator[Door]:
     token, stranger = hub.token("application", scope="infer:any"), hub.token("mirror")
     app = create_app(hub.hub)
     inference = app.state.inference
-    server = Server(inference.rpc, "127.0.0.1:0", message_limit=BODY_LIMIT, bounds=Bounds(calls=CALLS))
+    server = RpcServer(inference.rpc, "127.0.0.1:0", message_limit=BODY_LIMIT, bounds=Bounds(calls=CALLS))
     with serving(app, http=hot_protocol(inference.shared)) as (address, loop), answering(server, loop) as rpc:
         yield Door("hub", address, rpc, hub.auth(token), hub.auth(stranger))
     app.state.inference.close()

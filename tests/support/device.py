@@ -15,7 +15,7 @@ from cloud_hub.store.tables import Model
 from edge_agent import runtimes
 from edge_agent.config import AgentConfig
 from edge_agent.identity.enroll import enroll
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.updater import Updater
 from fleet.protocol.channel import Channel, ModelEntry, Probation
 from fleet.protocol.manifest import encode_manifest
@@ -34,7 +34,7 @@ class FakeActivator:
     def __init__(self) -> None:
         self.serving: dict[str, int] = {}
         self.shadows: dict[str, int | None] = {}
-        self.says = Health(requests=0, failures=0)
+        self.says = ReleaseHealth(requests=0, failures=0)
 
     async def activate(self, release, previous, pairing) -> None:
         release.open_blob(release.variant.blob.sha256)
@@ -44,7 +44,7 @@ class FakeActivator:
     async def deactivate(self, model: str) -> None:
         self.serving.pop(model, None)
 
-    def health(self, model: str) -> Health:
+    def health(self, model: str) -> ReleaseHealth:
         return self.says
 
 
@@ -94,9 +94,9 @@ class Device:
         LOOP.run(self.updater.start())
 
     def commit(self, model: str = "tiny") -> None:
-        self.activator.says = Health(requests=1000, failures=0)
+        self.activator.says = ReleaseHealth(requests=1000, failures=0)
         LOOP.run(self.updater.judge(model))
-        self.activator.says = Health(requests=0, failures=0)
+        self.activator.says = ReleaseHealth(requests=0, failures=0)
 
     def state(self, model: str = "tiny"):
         return self.updater.file.model(model)

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import msgspec
 
-from fleet.client.transport import Answer
+from fleet.client.transport import HttpResponse
 from fleet.errors import UnreachableError
 
 # What a hub sends with every answer of a kind, by the path asked for; a test lays down what it is about.
@@ -71,26 +71,28 @@ class ScriptedHub:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, bytes, dict[str, str]]] = []
-        self._answers: dict[tuple[str, str], list[Answer]] = {}
+        self._answers: dict[tuple[str, str], list[HttpResponse]] = {}
         self.reachable = True
 
     def on(self, method: str, path: str, *documents: Any, status: int = 200) -> ScriptedHub:
         for document in documents or ({},):
             body = document if isinstance(document, bytes) else msgspec.json.encode(whole(path, document))
-            answer = Answer(status=status, headers={}, body=body)
+            answer = HttpResponse(status=status, headers={}, body=body)
             self._answers.setdefault((method, "/api/v1" + path), []).append(answer)
         return self
 
     def send(
         self, method: str, path: str, *, body: bytes | IO[bytes] | None, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
+    ) -> HttpResponse:
         if not self.reachable:
             raise UnreachableError("connection refused", subject="hub", hint="is it running?")
         data = body if isinstance(body, bytes) else body.read() if body is not None else b""
         self.asked.append((method, path, data, dict(headers)))
         answers = self._answers.get((method, path))
         if answers is None:
-            return Answer(status=404, headers={}, body=b'{"error":"no such thing","code":"not-found","hint":"look"}')
+            return HttpResponse(
+                status=404, headers={}, body=b'{"error":"no such thing","code":"not-found","hint":"look"}'
+            )
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
     def sent(self, method: str, path: str) -> list[Any]:

@@ -65,7 +65,7 @@ class HubFixture:
     def async_request(self, model: str = "digits") -> str:
         """The id of a request to a model that the admin has handed in and nobody has answered."""
         owner = f"operator:{self.admin_token.split('.')[1]}"
-        return async_queue.submit(self.hub, async_queue.Asked(owner, model, 1, b"{}", {})).id
+        return async_queue.submit(self.hub, async_queue.QueuedRequest(owner, model, 1, b"{}", {})).id
 
     def model(self, name: str = "digits") -> str:
         """Make a model."""

@@ -14,7 +14,7 @@ from edge_agent.config import AgentConfig
 from edge_agent.errors import AgentError, TrialError, UpdateError
 from edge_agent.runtimes import selftest
 from edge_agent.update.disk.store import Store
-from edge_agent.update.messages import Done, Failed, Message, Ready
+from edge_agent.update.messages import Failed, Message, Ready, StepDone
 from edge_agent.update.worker import process
 from fleet.protocol.errors import ProtocolError
 
@@ -79,7 +79,7 @@ class InProcessChild:
         self._lines.put(msgspec.json.encode(step))
         while (message := await self._said.get()) is not None:
             yield message
-            if isinstance(message, Done | Failed):
+            if isinstance(message, StepDone | Failed):
                 return
 
     async def close(self) -> None:

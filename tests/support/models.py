@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_agent.ports import InstalledRelease
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol import drift_encoder, selftest, sketch
 from fleet.protocol.manifest import (
     Blob,
@@ -145,8 +145,8 @@ def release(
     return InstalledRelease(model=model, number=number, manifest=manifest, variant=edge, blobs=blobs)
 
 
-def installed(directory: Path, *, number: int = 1, **options: Any) -> Held:
+def installed(directory: Path, *, number: int = 1, **options: Any) -> HeldRelease:
     """A whole release in an agent's directory; `options` as of `release`."""
     made = release(directory / "blobs", number=number, **options)
     digest = Store(directory).put_manifest(encode_manifest(made.manifest))
-    return Held(release=number, variant=made.variant.name, manifest=digest)
+    return HeldRelease(release=number, variant=made.variant.name, manifest=digest)

@@ -20,7 +20,7 @@ from cloud_hub.trust.rows import status_in_words
 from fleet.protocol.channel import Channel, ModelEntry, RolloutRef
 from fleet.protocol.resolve import in_cohort, resolve
 from fleet.rollouts.evidence import Pairs
-from fleet.rollouts.machine import DeviceFact, Facts, Plan, Progress
+from fleet.rollouts.machine import DeviceFact, Plan, Progress, RolloutFacts
 from fleet.rollouts.plan import share_of
 
 # Reasons for which a device refuses a release as such; a lost network is none of them.
@@ -30,15 +30,15 @@ SHOWN = ("both", "only_old", "only_new", "neither", "answered", "local_failed", 
 REFUSED_SHARE = 0.01  # of a device's requests; more are no accident, since the release before took every one of them
 
 
-def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, group_secret: bytes) -> Facts:
+def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, group_secret: bytes) -> RolloutFacts:
     """What is known of the rollout's devices, with cohort and control by assignment at the current share."""
     entry = channel.models.get(plan.model)
     if entry is None or entry.release != plan.from_release:
         default = "gone" if entry is None else f"release {entry.release}"
-        return Facts(superseded=f"the channel's default is {default}, not release {plan.from_release} any more")
+        return RolloutFacts(superseded=f"the channel's default is {default}, not release {plan.from_release} any more")
     status = status_in_words(session, plan.model, plan.release)
     if status != "published":
-        return Facts(withdrawn=f"release {plan.release} is {status}")
+        return RolloutFacts(withdrawn=f"release {plan.release} is {status}")
     share = share_of(plan, progress)
     assigned = _with_rollout(channel, entry, reference(plan, share, progress.attempt), plan.model)
     reports = _reports(session, plan.model)
@@ -62,7 +62,9 @@ def gather(session: Session, plan: Plan, progress: Progress, channel: Channel, g
             left.discard(device.id)
         elif target is not None and target.why == "default" and device.id not in left:
             control.append(_control_fact(plan, progress, device, report, said.get(device.id)))
-    return Facts(cohort=tuple(cohort), control=tuple(control), left=_left(session, plan, progress, left, reports, said))
+    return RolloutFacts(
+        cohort=tuple(cohort), control=tuple(control), left=_left(session, plan, progress, left, reports, said)
+    )
 
 
 def _met(
@@ -171,7 +173,7 @@ def _control_fact(
     )  # fmt: skip
 
 
-def unmarked(session: Session, plan: Plan, progress: Progress, facts: Facts) -> dict[str, str]:
+def unmarked(session: Session, plan: Plan, progress: Progress, facts: RolloutFacts) -> dict[str, str]:
     """Devices of the cohort that failed in their reports, which is not in their evidence yet, with their reasons."""
     said = _evidence(session, plan.id, progress.attempt)
     found = {}

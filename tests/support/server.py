@@ -14,7 +14,7 @@ import uvicorn
 
 @contextlib.contextmanager
 def answering(server: Any, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
-    """Run a `fleet.rpc.server.Server` on the loop of `serving`; gives its "host:port"."""
+    """Run a `fleet.rpc.server.RpcServer` on the loop of `serving`; gives its "host:port"."""
 
     async def start() -> tuple[asyncio.Task[None], int]:
         bound, port = server.bind()

@@ -9,18 +9,18 @@ import numpy as np
 
 from edge_agent.errors import ShadowError
 from edge_agent.serving.outcomes import Outcome
-from edge_agent.serving.router import Verdict
+from edge_agent.serving.router import RoutingResult
 from edge_agent.serving.scores import Scores
 from edge_agent.shadow.child import Answered
 from edge_agent.update.messages import Beside
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.channel import RolloutRef
 from fleet.protocol.shadow import Shadow
 
-HELD = Held(release=2, variant="onnx-fp32", manifest="m" * 64)
+HELD = HeldRelease(release=2, variant="onnx-fp32", manifest="m" * 64)
 
 
-def ordered(attempt: int = 1, *, held: Held | None = HELD, reason: str = "", share: float = 0.05) -> Beside:
+def ordered(attempt: int = 1, *, held: HeldRelease | None = HELD, reason: str = "", share: float = 0.05) -> Beside:
     """A shadow stage from release 1 to 2 of `tiny`."""
     rollout = RolloutRef(
         id="r-1", attempt=attempt, release=2, from_release=1, share_ppm=0, salt="s", shadow=Shadow(cpu_share=share)
@@ -31,7 +31,7 @@ def ordered(attempt: int = 1, *, held: Held | None = HELD, reason: str = "", sha
 def outcome(x: np.ndarray, y: np.ndarray, *, release: int = 1, model: str = "tiny") -> Outcome:
     """A request that the device's own model answered."""
     return Outcome(
-        model=model, release=release, variant="onnx-fp32", verdict=Verdict(served_by="edge"), latency_s=0.001,
+        model=model, release=release, variant="onnx-fp32", verdict=RoutingResult(served_by="edge"), latency_s=0.001,
         inputs={"input": x}, outputs={"logits": y}, scores=Scores(),
     )  # fmt: skip
 
@@ -65,7 +65,7 @@ class FakeProcesses:
         self.closing: Callable[[], Awaitable[None]] | None = None
         self.refuses: Exception | None = None
 
-    async def start(self, held: Held) -> tuple[FakeProcess, float]:
+    async def start(self, held: HeldRelease) -> tuple[FakeProcess, float]:
         if self.refuses is not None:
             raise self.refuses
         self.started.append(FakeProcess(self))

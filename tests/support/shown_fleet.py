@@ -31,7 +31,7 @@ from fleet.protocol.channel import Audit, Channel, ModelEntry
 from fleet.protocol.manifest import Lineage, decode_manifest, encode_manifest
 from fleet.protocol.messages import Benchmark
 from fleet.rollouts.evidence import PairedEvidence
-from fleet.rollouts.guard import CohortHealth, Failures, Verdict
+from fleet.rollouts.guard import CohortHealth, Failures, GuardVerdict
 from fleet.rollouts.machine import Plan, Progress
 from fleet.rollouts.stages import Stage
 from tests.support import large_fleet
@@ -224,7 +224,7 @@ def _rollouts(hub: HubFixture) -> None:
         loss_at_most=0.064,
     )
     cohort = CohortHealth(present=9, committed=6, failed=3, failures=failures)
-    harmful = Verdict(
+    harmful = GuardVerdict(
         judgement="harmful",
         reason=REASON,
         goal="not worse by more than 5 points, at 95 %",
@@ -240,7 +240,7 @@ def _rollouts(hub: HubFixture) -> None:
         verdict=harmful,
         exposed=9,
     )
-    waiting = Verdict(
+    waiting = GuardVerdict(
         judgement="not-enough-evidence",
         reason="141 audited pairs, at least 600 are needed",
         goal="not worse by more than 5 points, at 95 %",

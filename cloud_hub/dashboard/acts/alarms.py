@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloud_hub.dashboard.acts import places
-from cloud_hub.dashboard.acts.forms import Act, Asked, Button, Done, Form, check, line, request_of, select
+from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, Form, check, line, request_of, select
 from cloud_hub.drift import monitors
 from cloud_hub.errors import InvalidError, NotFoundError
 from fleet.api.drift import AlarmInfo, Rebaseline
@@ -32,14 +32,14 @@ def acts() -> list[Act]:
     ]
 
 
-def _alarm(asked: Asked) -> AlarmInfo:
+def _alarm(asked: ActRequest) -> AlarmInfo:
     text = asked.names["alarm"]
     if not text.isascii() or not text.isdecimal() or len(text) > len(str(INT32)):
         raise NotFoundError(f"no alarm {text[:40]!r}", subject="alarm", hint="see: fleet drift status")
     return monitors.show_alarm(asked.hub, int(text))
 
 
-def _close_form(asked: Asked) -> Form:
+def _close_form(asked: ActRequest) -> Form:
     alarm = _alarm(asked)
     what = alarm.detail.reason or f"an alarm of {alarm.model}"
     hint = "Baselines may learn their week from it."
@@ -59,12 +59,12 @@ def _close_form(asked: Asked) -> Form:
     )
 
 
-def _close(asked: Asked) -> Done:
+def _close(asked: ActRequest) -> ActDone:
     monitors.close_alarm(asked.hub, _alarm(asked).id, actor=asked.caller.actor, usual=asked.checked("usual"))
-    return Done(location=places.DRIFT)
+    return ActDone(location=places.DRIFT)
 
 
-def _rebaseline_form(asked: Asked) -> Form:
+def _rebaseline_form(asked: ActRequest) -> Form:
     model = asked.names["model"]
     found = monitors.list_monitors(asked.hub, model)
     watched = [str(one.release) for one in found if one.sketch_id]
@@ -86,7 +86,7 @@ def _rebaseline_form(asked: Asked) -> Form:
     )
 
 
-def _rebaseline(asked: Asked) -> Done:
+def _rebaseline(asked: ActRequest) -> ActDone:
     devices = [one.strip() for one in asked.text("devices").split(",") if one.strip()]
     release = asked.text("release")
     if release and not (release.isascii() and release.isdecimal()):
@@ -98,4 +98,4 @@ def _rebaseline(asked: Asked) -> Done:
         devices=devices or None,
     )
     monitors.rebaseline(asked.hub, asked.names["model"], wanted, actor=asked.caller.actor)
-    return Done(location=places.DRIFT)
+    return ActDone(location=places.DRIFT)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from cloud_hub.dashboard.acts import places
 from cloud_hub.dashboard.acts.forms import (
     Act,
-    Asked,
+    ActDone,
+    ActRequest,
     Button,
-    Done,
     Field,
     Form,
     choices,
@@ -93,7 +93,7 @@ def acts() -> list[Act]:
     return [revokes, *sends]
 
 
-def _revoke_form(asked: Asked) -> Form:
+def _revoke_form(asked: ActRequest) -> Form:
     device = status.detail(asked.hub, asked.names["device_id"])
     served = ", ".join(f"{one.model} {one.active}" for one in device.models if one.active is not None)
     return Form(
@@ -109,12 +109,12 @@ def _revoke_form(asked: Asked) -> Form:
     )
 
 
-def _revoke(asked: Asked) -> Done:
+def _revoke(asked: ActRequest) -> ActDone:
     changes.revoke_device(asked.hub, asked.names["device_id"], actor=asked.caller.actor)
-    return Done(location=places.device(asked.names["device_id"]))
+    return ActDone(location=places.device(asked.names["device_id"]))
 
 
-def _command_form(kind: str, asked: Asked) -> Form:
+def _command_form(kind: str, asked: ActRequest) -> Form:
     device, meaning = status.detail(asked.hub, asked.names["device_id"]), COMMANDS[kind]
     blocked, warns = "", []
     if device.state == "revoked":
@@ -135,7 +135,7 @@ def _command_form(kind: str, asked: Asked) -> Form:
     )
 
 
-def _fields(kind: str, meaning: Meaning, asked: Asked, served: list[str]) -> list[Field]:
+def _fields(kind: str, meaning: Meaning, asked: ActRequest, served: list[str]) -> list[Field]:
     numbers = [
         number(asked, name, label, usual, least=least, most=most, required=True)
         for name, label, usual, least, most in meaning.numbers
@@ -145,14 +145,14 @@ def _fields(kind: str, meaning: Meaning, asked: Asked, served: list[str]) -> lis
     return [*models, *numbers, *levels]
 
 
-def _command(kind: str, asked: Asked) -> Done:
+def _command(kind: str, asked: ActRequest) -> ActDone:
     device = status.detail(asked.hub, asked.names["device_id"])
     wanted = request_of(NewCommand, {}, kind=kind, args=_arguments(kind, asked, device))
     sent = send_command(asked.hub, device.id, wanted.kind, wanted.args, actor=asked.caller.actor)
-    return Done(location=places.answer(device.id, sent))
+    return ActDone(location=places.answer(device.id, sent))
 
 
-def _arguments(kind: str, asked: Asked, device: DeviceDetail) -> dict[str, Any]:
+def _arguments(kind: str, asked: ActRequest, device: DeviceDetail) -> dict[str, Any]:
     """The command's arguments, as devices take them; InvalidError for a number out of its bounds."""
     given: dict[str, float] = {}
     for name, label, _, least, most in COMMANDS[kind].numbers:

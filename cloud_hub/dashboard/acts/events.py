@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloud_hub.dashboard.acts import places
-from cloud_hub.dashboard.acts.forms import Act, Asked, Button, Done, Form, request_of, select
+from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, Form, request_of, select
 from cloud_hub.errors import NotFoundError
 from cloud_hub.events import answers
 from fleet.api.events import EventInfo, NewTest, Resend
@@ -33,7 +33,7 @@ def _standing(event: EventInfo) -> str:
     return ", ".join(f"{one.target} {one.state} after {one.tries}" for one in event.deliveries)
 
 
-def _resend_form(asked: Asked) -> Form:
+def _resend_form(asked: ActRequest) -> Form:
     event = answers.get(asked.hub, asked.names["event"])
     dead = [one.target for one in event.deliveries if one.state == "dead"]
     choices = [("", f"where it was given up: {', '.join(dead)}")] if dead else []
@@ -53,13 +53,13 @@ def _resend_form(asked: Asked) -> Form:
     )
 
 
-def _resend(asked: Asked) -> Done:
+def _resend(asked: ActRequest) -> ActDone:
     wanted = request_of(Resend, {"target": "To"}, target=asked.text("target"))
     event = answers.resend(asked.hub, asked.names["event"], wanted.target, actor=asked.caller.actor)
-    return Done(location=places.event(event.id))
+    return ActDone(location=places.event(event.id))
 
 
-def _test_form(asked: Asked) -> Form:
+def _test_form(asked: ActRequest) -> Form:
     target = asked.names["target"]
     if target not in asked.hub.config.events.targets:
         hint = "docs/how-to/be-told.md says how one is set up"
@@ -72,7 +72,7 @@ def _test_form(asked: Asked) -> Form:
     )
 
 
-def _test(asked: Asked) -> Done:
+def _test(asked: ActRequest) -> ActDone:
     wanted = request_of(NewTest, {}, target=asked.names["target"])
     event = answers.test(asked.hub, wanted.target, actor=asked.caller.actor)
-    return Done(location=places.event(event.id))
+    return ActDone(location=places.event(event.id))

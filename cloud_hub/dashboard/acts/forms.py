@@ -12,7 +12,7 @@ from cloud_hub.context import Hub
 from cloud_hub.dashboard.views.boxes import Drawing
 from cloud_hub.errors import InvalidError
 from cloud_hub.identity.callers import Caller
-from cloud_hub.samples.series import Series
+from cloud_hub.samples.series import InputSeries
 from fleet.api.types import TEXT_LIMIT
 
 Kind = Literal["text", "number", "area", "select", "check"]
@@ -65,7 +65,7 @@ class ToLabel(Struct, frozen=True, kw_only=True):
     id: str
     about: str
     picture: bool
-    series: list[Series]
+    series: list[InputSeries]
     numbers: list[tuple[str, str]]
     words: str
     answer: str
@@ -100,7 +100,7 @@ class Form(Struct, frozen=True, kw_only=True):
     samples: list[ToLabel] = []
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class ActRequest(Struct, frozen=True, kw_only=True):
     """An act that somebody wants: `names` are those in the path, `given` the fields of the form, none of them yet when
     the form is first shown; `step` is the button's."""
 
@@ -129,7 +129,7 @@ class Told(Struct, frozen=True, kw_only=True):
     warns: list[str] = []
 
 
-class Done(Struct, frozen=True, kw_only=True):
+class ActDone(Struct, frozen=True, kw_only=True):
     """It is done; the page where that is to be seen."""
 
     location: str
@@ -149,8 +149,8 @@ class Act(Struct, frozen=True, kw_only=True):
     path: str
     like: str
     role: Role
-    form: Callable[[Asked], Form]
-    do: Callable[[Asked], Done | Told | Form]
+    form: Callable[[ActRequest], Form]
+    do: Callable[[ActRequest], ActDone | Told | Form]
     plain: frozenset[str] = frozenset()
 
 
@@ -188,22 +188,24 @@ def request_of(kind: type[Request], labels: Mapping[str, str], /, **values: Any)
         raise InvalidError(f"{label}: {why}" if label else why, subject=label) from None
 
 
-def line(asked: Asked, name: str, label: str, usual: str = "", **more: Any) -> Field:
+def line(asked: ActRequest, name: str, label: str, usual: str = "", **more: Any) -> Field:
     """A line of text with what was typed, or the usual value; `more` are other fields of `Field`."""
     return Field(name=name, label=label, value=asked.text(name, usual), **more)
 
 
-def number(asked: Asked, name: str, label: str, usual: str = "", **more: Any) -> Field:
+def number(asked: ActRequest, name: str, label: str, usual: str = "", **more: Any) -> Field:
     """A number, likewise."""
     return Field(name=name, label=label, kind="number", value=asked.text(name, usual), **more)
 
 
-def select(asked: Asked, name: str, label: str, options: list[tuple[str, str]], usual: str = "", **more: Any) -> Field:
+def select(
+    asked: ActRequest, name: str, label: str, options: list[tuple[str, str]], usual: str = "", **more: Any
+) -> Field:
     """One of several, likewise."""
     return Field(name=name, label=label, kind="select", value=asked.text(name, usual), options=options, **more)
 
 
-def check(asked: Asked, name: str, label: str, **more: Any) -> Field:
+def check(asked: ActRequest, name: str, label: str, **more: Any) -> Field:
     """A box to be ticked, likewise."""
     return Field(name=name, label=label, kind="check", value="yes" if asked.checked(name) else "", **more)
 

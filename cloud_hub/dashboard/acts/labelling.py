@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from cloud_hub.context import Hub
 from cloud_hub.dashboard.acts import places
-from cloud_hub.dashboard.acts.forms import Act, Asked, Button, Done, Form, ToLabel
+from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, Form, ToLabel
 from cloud_hub.dashboard.views import boxes
 from cloud_hub.dashboard.views import samples as labels
 from cloud_hub.errors import HubError, InvalidError
@@ -33,7 +33,7 @@ def acts() -> list[Act]:
     ]
 
 
-def _form(asked: Asked) -> Form:
+def _form(asked: ActRequest) -> Form:
     hub, model = asked.hub, asked.names["model"]
     task = task_of(hub, model)
     left = ""
@@ -61,7 +61,7 @@ def _sentence(words: str) -> str:
     return f"{words[:1].upper()}{words[1:]}." if words else ""
 
 
-def _ids(asked: Asked) -> list[str]:
+def _ids(asked: ActRequest) -> list[str]:
     """The samples that the page shows, in their order, each once."""
     found = [asked.text(f"sample-{place}") for place in range(COUNT)]
     return list(dict.fromkeys(one for one in found if one))
@@ -74,7 +74,7 @@ def _found(hub: Hub, sample: str) -> SampleRow | None:
         return None
 
 
-def _shown(hub: Hub, rows: Sequence[SampleRow], task: Task[Any] | None, asked: Asked) -> tuple[list[ToLabel], str]:
+def _shown(hub: Hub, rows: Sequence[SampleRow], task: Task[Any] | None, asked: ActRequest) -> tuple[list[ToLabel], str]:
     """The samples, and what is to be said of their boxes."""
     arrays, options, again = labels.arrays_of(hub, rows), choices_of(task), asked.checked("again")
     given = {asked.text(f"sample-{place}"): asked.text(f"label-{place}") for place in range(COUNT)}
@@ -150,7 +150,7 @@ def choices_of(task: Task[Any] | None) -> list[tuple[str, str]]:
     return []
 
 
-def _do(asked: Asked) -> Done:
+def _do(asked: ActRequest) -> ActDone:
     model = asked.names["model"]
     written = {}
     for place in range(COUNT):
@@ -162,4 +162,4 @@ def _do(asked: Asked) -> Done:
         raise InvalidError("no sample has a label yet", subject="label", hint="choose one for at least one sample")
     actor = asked.caller.actor
     store.label(asked.hub, written, by=actor, actor=actor, again=asked.checked("again"))
-    return Done(location=places.samples(model))
+    return ActDone(location=places.samples(model))

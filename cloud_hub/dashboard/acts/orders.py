@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 from cloud_hub.dashboard.acts import places
-from cloud_hub.dashboard.acts.forms import Act, Asked, Button, Done, Field, Form, number_of, request_of
+from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Button, Field, Form, number_of, request_of
 from cloud_hub.rollouts.orders import apply_order, show_rollout
 from fleet.api.rollouts import Order, RolloutInfo, RolloutOrder
 from fleet.rollouts.machine import ENDED
@@ -71,7 +71,7 @@ def standing(rollout: RolloutInfo) -> str:
     return f"{rollout.state} at {stage}, attempt {rollout.progress.attempt}"
 
 
-def _form(order: Order, asked: Asked) -> Form:
+def _form(order: Order, asked: ActRequest) -> Form:
     rollout, meaning = show_rollout(asked.hub, asked.names["rollout"]), MEANINGS[order]
     what = f"{rollout.model} {rollout.from_release} → {rollout.release} on {rollout.channel}"
     stands = standing(rollout)
@@ -98,11 +98,11 @@ def _form(order: Order, asked: Asked) -> Form:
     )
 
 
-def _do(order: Order, asked: Asked) -> Done:
+def _do(order: Order, asked: ActRequest) -> ActDone:
     hub, name = asked.hub, asked.names["rollout"]
     stage = attempt = None
     if MEANINGS[order].stale:
         stage, attempt = (int(number_of(asked.text(field), field, whole=True)) for field in ("stage", "attempt"))
     wanted = request_of(RolloutOrder, {}, reason=asked.text("reason").strip(), stage=stage)
     apply_order(hub, name, order, wanted.reason, asked.caller.actor, wanted.stage, attempt)
-    return Done(location=places.rollout(name))
+    return ActDone(location=places.rollout(name))

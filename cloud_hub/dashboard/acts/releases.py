@@ -5,9 +5,9 @@ from __future__ import annotations
 from cloud_hub.dashboard.acts import places
 from cloud_hub.dashboard.acts.forms import (
     Act,
-    Asked,
+    ActDone,
+    ActRequest,
     Button,
-    Done,
     Form,
     choices,
     line,
@@ -48,14 +48,14 @@ def acts() -> list[Act]:
     ]
 
 
-def _number(asked: Asked) -> int:
+def _number(asked: ActRequest) -> int:
     text = asked.names["number"]
     if not text.isascii() or not text.isdecimal() or len(text) > 10 or not 0 < int(text) <= INT32:
         raise NotFoundError(f"no release {text[:40]!r} of {asked.names['model']!r}", subject="number")
     return int(text)
 
 
-def _withdraw_form(asked: Asked) -> Form:
+def _withdraw_form(asked: ActRequest) -> Form:
     model, number_ = asked.names["model"], _number(asked)
     release = models.show_release(asked.hub, model, number_)
     what, status = f"release {number_} of {model}", release.status.replace("-", " ")
@@ -79,16 +79,16 @@ def _withdraw_form(asked: Asked) -> Form:
     )
 
 
-def _withdraw(asked: Asked) -> Done:
+def _withdraw(asked: ActRequest) -> ActDone:
     model, reason = asked.names["model"], asked.text("reason").strip()
     if not reason:
         raise InvalidError("withdrawing a release needs a reason", subject="reason")
     wanted = request_of(Withdrawal, {}, reason=reason)
     asked.hub.publisher.withdraw(model, _number(asked), wanted.reason, actor=asked.caller.actor)
-    return Done(location=places.model(model))
+    return ActDone(location=places.model(model))
 
 
-def _retrain_form(asked: Asked) -> Form:
+def _retrain_form(asked: ActRequest) -> Form:
     hub, name = asked.hub, asked.names["model"]
     model = models.show_model(hub, name)
     snapshots = [one for one in index.list_snapshots(hub) if one.model == name]
@@ -114,7 +114,7 @@ def _retrain_form(asked: Asked) -> Form:
     )
 
 
-def _retrain(asked: Asked) -> Done:
+def _retrain(asked: ActRequest) -> ActDone:
     text, channel, most = asked.text, asked.text("channel"), asked.text("max_bytes").strip()
     options = request_of(
         RetrainOptions,
@@ -126,4 +126,4 @@ def _retrain(asked: Asked) -> Done:
         max_bytes=int(number_of(most, LABELS["max_bytes"], whole=True)) if most else None,
     )
     job = check_retrain(asked.hub, asked.names["model"], options, actor=asked.caller.actor)
-    return Done(location=places.job(job.id))
+    return ActDone(location=places.job(job.id))

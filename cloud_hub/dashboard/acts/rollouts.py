@@ -11,9 +11,9 @@ from msgspec.structs import replace
 from cloud_hub.dashboard.acts import places
 from cloud_hub.dashboard.acts.forms import (
     Act,
-    Asked,
+    ActDone,
+    ActRequest,
     Button,
-    Done,
     Field,
     Form,
     Table,
@@ -59,7 +59,7 @@ def acts() -> list[Act]:
     ]
 
 
-def _form(asked: Asked) -> Form:
+def _form(asked: ActRequest) -> Form:
     hub, model = asked.hub, asked.text("model")
     names = [one.name for one in models.list_models(hub)]
     found = models.list_releases(hub, model) if model in names else []
@@ -85,7 +85,7 @@ def _form(asked: Asked) -> Form:
     )
 
 
-def _details(asked: Asked) -> list[Field]:
+def _details(asked: ActRequest) -> list[Field]:
     """What most rollouts leave as it is."""
     lose, wait = "Points (of 100 requests) that a healthy release may lose", "Hours that a stage waits for evidence"
     groups = "key=value, with commas between them; empty: all of the channel."
@@ -102,7 +102,7 @@ def _details(asked: Asked) -> list[Field]:
     ]
 
 
-def wanted_of(asked: Asked) -> NewRollout:
+def wanted_of(asked: ActRequest) -> NewRollout:
     """The rollout that the form asks for.
 
     Raises:
@@ -135,7 +135,7 @@ def _parts(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _do(asked: Asked) -> Done | Form:
+def _do(asked: ActRequest) -> ActDone | Form:
     wanted = wanted_of(asked)
     found = orders.plan(asked.hub, wanted)
     mark = _mark(wanted, found.from_release)
@@ -145,7 +145,7 @@ def _do(asked: Asked) -> Done | Form:
         what = "the plan that was shown is not the plan of this, and nothing was started"
         raise ConflictError(what, subject="plan", hint="look at the plan again: a field, or the channel, has changed")
     made = orders.start(asked.hub, wanted, actor=asked.caller.actor, from_release=found.from_release)
-    return Done(location=places.rollout(made.id))
+    return ActDone(location=places.rollout(made.id))
 
 
 def _mark(wanted: NewRollout, from_release: int) -> str:
@@ -154,7 +154,7 @@ def _mark(wanted: NewRollout, from_release: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _planned(asked: Asked, found: RolloutForecast, mark: str) -> Form:
+def _planned(asked: ActRequest, found: RolloutForecast, mark: str) -> Form:
     """The form with the plan beside it; it can be started unless the plan could never end."""
     ahead = found.forecast
     buttons = [Button(words="Show the plan again", step=PLAN)]

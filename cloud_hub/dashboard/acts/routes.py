@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from cloud_hub.dashboard import access
-from cloud_hub.dashboard.acts.forms import Act, Asked, Done, Form, Told
+from cloud_hub.dashboard.acts.forms import Act, ActDone, ActRequest, Form, Told
 from cloud_hub.dashboard.acts.register import ACTS
 from cloud_hub.dashboard.rendering import Frame, Framed, go_to
 from cloud_hub.errors import ConflictError, ForbiddenError, HubError, KeptError, error_code
@@ -32,7 +32,7 @@ router = APIRouter(include_in_schema=False)
 
 
 def _shown(
-    frame: Frame, act: Act, asked: Asked, form: Form, *, error: HubError | ProtocolError | None = None
+    frame: Frame, act: Act, asked: ActRequest, form: Form, *, error: HubError | ProtocolError | None = None
 ) -> Response:
     """The form, to be sent once, with the error that kept it from being carried out."""
     status = 200 if error is None else STATUS[error_code(error)]
@@ -53,7 +53,7 @@ def _problem(frame: Frame, error: HubError | ProtocolError) -> Response:
     return frame.show("problem.html", status=STATUS[error_code(error)], problem=_words(error))
 
 
-def _again(frame: Frame, act: Act, asked: Asked, error: HubError | ProtocolError) -> Response:
+def _again(frame: Frame, act: Act, asked: ActRequest, error: HubError | ProtocolError) -> Response:
     """The form as it was sent, with the refusal; a page that says it where there is nothing to act on any more."""
     try:
         return _shown(frame, act, asked, act.form(asked), error=error)
@@ -70,7 +70,7 @@ def _show(act: Act) -> Callable[..., Response]:
     def show(frame: Framed) -> Response:
         request = frame.request
         given = {name: value for name, value in request.query_params.items() if name not in OWN}
-        asked = Asked(hub=frame.hub, caller=frame.caller, names=request.path_params, given=given)
+        asked = ActRequest(hub=frame.hub, caller=frame.caller, names=request.path_params, given=given)
         try:
             _check_role(act, frame.caller)
             return _shown(frame, act, asked, act.form(asked))
@@ -92,7 +92,7 @@ def _send(act: Act) -> Callable[..., Awaitable[Response]]:
 def _carry_out(frame: Frame, act: Act, sent: dict[str, str]) -> Response:
     given = {name: value for name, value in sent.items() if name not in OWN}
     names = frame.request.path_params
-    asked = Asked(hub=frame.hub, caller=frame.caller, names=names, given=given, step=sent.get("step", ""))
+    asked = ActRequest(hub=frame.hub, caller=frame.caller, names=names, given=given, step=sent.get("step", ""))
     try:
         access.check_form(frame.request, sent.get("csrf", ""))
         _check_role(act, frame.caller)
@@ -112,7 +112,7 @@ def _carry_out(frame: Frame, act: Act, sent: dict[str, str]) -> Response:
     return go_to(done.location)
 
 
-def _do(act: Act, asked: Asked, form: Form, sent: dict[str, str]) -> Done | Told | Form:
+def _do(act: Act, asked: ActRequest, form: Form, sent: dict[str, str]) -> ActDone | Told | Form:
     if asked.step in act.plain:
         return act.do(asked)
     if form.blocked:

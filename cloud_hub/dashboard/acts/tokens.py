@@ -7,9 +7,9 @@ import shlex
 from cloud_hub.dashboard.acts import places
 from cloud_hub.dashboard.acts.forms import (
     Act,
-    Asked,
+    ActDone,
+    ActRequest,
     Button,
-    Done,
     Form,
     Told,
     choices,
@@ -54,7 +54,7 @@ def acts() -> list[Act]:
     ]
 
 
-def _enrol_form(asked: Asked) -> Form:
+def _enrol_form(asked: ActRequest) -> Form:
     names = [one.name for one in channels.list_channels(asked.hub)]
     name = "1 to 63 lower-case letters, digits and dashes; the hub makes one up otherwise."
     labels = "key=value, with commas between them, such as site=berlin, hw=rpi4."
@@ -77,14 +77,14 @@ def _enrol_form(asked: Asked) -> Form:
     )
 
 
-def _seconds(asked: Asked, lives: list[tuple[str, str]]) -> float:
+def _seconds(asked: ActRequest, lives: list[tuple[str, str]]) -> float:
     life = asked.text("life")
     if life not in dict(lives):
         raise InvalidError("choose after how long it expires", subject="life")
     return float(life)
 
 
-def _enrol(asked: Asked) -> Told:
+def _enrol(asked: ActRequest) -> Told:
     name = asked.text("name").strip()
     if name:
         check_name(name, "device")
@@ -129,7 +129,7 @@ def _labels(text: str) -> dict[str, str]:
     return found
 
 
-def _make_form(asked: Asked) -> Form:
+def _make_form(asked: ActRequest) -> Form:
     kinds = [("application", "an application: asks models for answers")]
     if role_allows(asked.caller.role, "admin"):
         kinds += [("operator", "a person: this dashboard, fleet and the API"), ("mirror", "a mirror of signed files")]
@@ -152,7 +152,7 @@ def _make_form(asked: Asked) -> Form:
     )
 
 
-def _make(asked: Asked) -> Told:
+def _make(asked: ActRequest) -> Told:
     rate, kind = asked.text("rate").strip(), asked.text("kind")
     wanted = request_of(
         NewToken,
@@ -181,7 +181,7 @@ def in_words(token: TokenInfo) -> str:
     return f"{what} ({token.note})" if token.note else what
 
 
-def _revoke_form(asked: Asked) -> Form:
+def _revoke_form(asked: ActRequest) -> Form:
     token = token_orders.show(asked.hub, asked.names["token_id"])
     says = [f"{in_words(token)}.", "Whoever has it is refused from now on. There is no way back: make a new one."]
     if token.id == asked.caller.id:
@@ -195,6 +195,6 @@ def _revoke_form(asked: Asked) -> Form:
     )
 
 
-def _revoke(asked: Asked) -> Done:
+def _revoke(asked: ActRequest) -> ActDone:
     token_orders.revoke(asked.hub, asked.names["token_id"], actor=asked.caller.actor)
-    return Done(location=places.ACCESS)
+    return ActDone(location=places.ACCESS)

@@ -31,7 +31,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
     uses: list[str]
 
 
-class Latency(Struct, frozen=True, kw_only=True):
+class MeasuredLatency(Struct, frozen=True, kw_only=True):
     """What devices of a hardware class measured of a release's variant."""
 
     release: int
@@ -44,7 +44,7 @@ class ModelPage(Struct, frozen=True, kw_only=True):
     name: str
     view: ModelView | None
     releases: list[ReleaseView]
-    latencies: list[Latency]
+    latencies: list[MeasuredLatency]
     lineage: Lineage
     traffic: TrafficView
     runs: list[RunInfo]
@@ -77,7 +77,7 @@ def model_page(hub: Hub, model: str) -> ModelPage:
         name=model,
         view=view,
         releases=releases,
-        latencies=[Latency(release=number, figures=one) for number, one in found],
+        latencies=[MeasuredLatency(release=number, figures=one) for number, one in found],
         lineage=lineage,
         traffic=traffic_view(hub, DAYS, model),
         runs=list_runs(hub, model, limit=JOBS).items[:RUNS],

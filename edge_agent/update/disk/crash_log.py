@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from edge_agent import VERSION
 from edge_agent.errors import ActivationError
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.errors import ProtocolError
 
@@ -34,7 +34,7 @@ class Begun(Struct, frozen=True, kw_only=True):
     """A load that was begun, for the `times`-th time in a row; `by`: see `loader`."""
 
     model: str
-    held: Held
+    held: HeldRelease
     by: str
     times: int = 1
 
@@ -52,7 +52,7 @@ class CrashLog:
         """Whether the agent has ended while a release of the model was being loaded that has not been loaded since."""
         return any(name == model for name, _ in self._before)
 
-    def check(self, model: str, held: Held) -> None:
+    def check(self, model: str, held: HeldRelease) -> None:
         """Raise ActivationError (`crash-loop`) when `held` must not be loaded any more."""
         before = self._before.get((model, held))
         if before is None or before.times < MOST:
@@ -65,7 +65,7 @@ class CrashLog:
         )
 
     @contextlib.contextmanager
-    def loading(self, model: str, held: Held) -> Iterator[None]:
+    def loading(self, model: str, held: HeldRelease) -> Iterator[None]:
         """Around a load of `held`."""
         key = (model, held)
         before = self._before.get(key)
@@ -77,7 +77,7 @@ class CrashLog:
             self._before.pop(key, None)
             self._keep({other: one for other, one in self._now.items() if other != key})
 
-    def _keep(self, now: dict[tuple[str, Held], Begun]) -> None:
+    def _keep(self, now: dict[tuple[str, HeldRelease], Begun]) -> None:
         self._now = now
         try:
             self._path.write_bytes(encode_json([*now.values()])) if now else self._path.unlink(missing_ok=True)

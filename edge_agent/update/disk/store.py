@@ -14,7 +14,7 @@ from pathlib import Path
 from edge_agent.errors import CorruptBlobError, DiskFullError, UnreadableError
 from edge_agent.host.durable import sync_folder, write_durably
 from edge_agent.ports import InstalledRelease, read_blob
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.interface import Interface, interface_of
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest
@@ -80,7 +80,7 @@ class Store:
             raise CorruptBlobError(f"manifest {sha256[:12]} does not have that hash", subject=sha256)
         return data
 
-    def open(self, model: str, held: Held, former: Held | None = None) -> InstalledRelease:
+    def open(self, model: str, held: HeldRelease, former: HeldRelease | None = None) -> InstalledRelease:
         """The release, with every blob that serving needs hashed once more; `former` is what it replaces.
 
         Raises:
@@ -103,7 +103,7 @@ class Store:
             former=self._interface(former),
         )
 
-    def _interface(self, held: Held | None) -> Interface | None:
+    def _interface(self, held: HeldRelease | None) -> Interface | None:
         """What a release takes and gives; None where its manifest cannot be read now."""
         if held is None:
             return None
@@ -236,7 +236,7 @@ class Store:
         except FileNotFoundError:  # never begun, or a child has accepted it just now
             return 0 if self.has(blob) else blob.size
 
-    def collect(self, in_use: Iterable[Held]) -> int:
+    def collect(self, in_use: Iterable[HeldRelease]) -> int:
         """Remove everything that nothing in `in_use` needs; returns the bytes that came free.
 
         Call it when no child is at work: a draft under way looks like what a kill left. Nothing is

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from edge_agent.errors import FetchError
 from edge_agent.ports import HubStreams, Stream
 from edge_agent.update.disk.store import Store
-from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.download.throttle import DownloadPace, paced
 from edge_agent.update.rules.hints import answered
 from fleet.protocol.bounds import whole_number
 from fleet.protocol.manifest import Blob
@@ -21,7 +21,7 @@ def fetch_blob(
     store: Store,
     blob: Blob,
     *,
-    pace: Pace,
+    pace: DownloadPace,
     progress: Progress,
     gap_timeout_s: float = 30.0,
     tagged: bool = True,
@@ -80,7 +80,9 @@ def _check_whole(answer: Stream, blob: Blob) -> None:
     )
 
 
-def _write(answer: Stream, store: Store, blob: Blob, place: int, here: int, pace: Pace, progress: Progress) -> None:
+def _write(
+    answer: Stream, store: Store, blob: Blob, place: int, here: int, pace: DownloadPace, progress: Progress
+) -> None:
     """Append what comes after the first `here` bytes; the answer begins at `place`.
 
     A server that knows no ranges sends the start once more: it is read and passed over, so that an answer that

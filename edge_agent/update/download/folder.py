@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from edge_agent.errors import DeniedError, NotFoundError, UnreachableError
 from edge_agent.host.owner import user
-from edge_agent.identity.http import Answer
+from edge_agent.identity.http import WholeResponse
 
 T = TypeVar("T")
 
@@ -78,9 +78,9 @@ class FolderHub:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float = 30.0,
-    ) -> Answer:
+    ) -> WholeResponse:
         """See the port: a folder answers no question, so groups and pins stay the ones the device knows."""
-        return Answer(status=404, headers={}, data=b"")
+        return WholeResponse(status=404, headers={}, data=b"")
 
     def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
         """Raise UnreachableError: certificates are renewed by a hub."""

@@ -13,7 +13,7 @@ from edge_agent.errors import AgentError
 from edge_agent.ports import HubCalls
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.delta import made_of, zstd
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class FromHeld:
     """Makes a manifest's bytes of those of `held` releases of its model."""
 
-    def __init__(self, hub: HubCalls, store: Store, held: Sequence[Held]) -> None:
+    def __init__(self, hub: HubCalls, store: Store, held: Sequence[HeldRelease]) -> None:
         self._hub, self._store = hub, store
         newest = sorted(held, key=lambda release: -release.release)
         self._held = list(dict.fromkeys(release.manifest for release in newest))[:MOST]

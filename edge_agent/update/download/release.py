@@ -17,10 +17,10 @@ from edge_agent.errors import CorruptBlobError, DeltaError, UnreadableError
 from edge_agent.ports import HubStreams
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.sources import Sources, mirrors
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.throttle import DownloadPace
 from edge_agent.update.download.transfer import Budgeted, Transfer
-from edge_agent.update.messages import Progress, Step
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.messages import StepProgress, StepRequest
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob, Manifest
 
@@ -38,7 +38,7 @@ class Download:
         config: AgentConfig,
         store: Store,
         hub: HubStreams,
-        said: Callable[[Progress], None],
+        said: Callable[[StepProgress], None],
         *,
         metered: bool = True,
     ) -> None:
@@ -46,7 +46,7 @@ class Download:
         asked = config.mirrors if metered else ()
         self._from = Sources(mirrors(asked, connect_timeout_s=config.connect_timeout_s), hub)
 
-    def fetch(self, step: Step, held: Mapping[str, Iterable[Held]]) -> None:
+    def fetch(self, step: StepRequest, held: Mapping[str, Iterable[HeldRelease]]) -> None:
         """Fetch what is missing of a release; `held` are the releases that are here, by model.
 
         Raises:
@@ -56,7 +56,7 @@ class Download:
         blobs = self.blobs(step.held)
         self._store.check_space(blobs)
         meter = _Meter(blobs, self._store, self._said, self._metered)
-        pace = Pace(
+        pace = DownloadPace(
             min_bytes_per_s=self._config.min_bytes_per_s,
             grace_s=self._config.grace_s,
             max_bytes_per_s=step.max_bytes_per_s,
@@ -76,7 +76,7 @@ class Download:
             meter.show()
         meter.show(share=1.0)
 
-    def verify(self, held: Held) -> None:
+    def verify(self, held: HeldRelease) -> None:
         """Hash every file of a release, and give finished downloads their names.
 
         Raises:
@@ -86,12 +86,14 @@ class Download:
             with self._store.alone(blob):
                 self._store.verify(blob) if self._store.has(blob) else self._store.accept(blob)
 
-    def blobs(self, held: Held) -> tuple[Blob, ...]:
+    def blobs(self, held: HeldRelease) -> tuple[Blob, ...]:
         """The files that serving a release needs; raises CorruptBlobError, UnreadableError as `Store.manifest`."""
         manifest = self._store.manifest(held.manifest)
         return manifest.needed_for(manifest.variant(held.variant))
 
-    def _try_delta(self, step: Step, blob: Blob, held: Mapping[str, Iterable[Held]], transfer: Transfer) -> None:
+    def _try_delta(
+        self, step: StepRequest, blob: Blob, held: Mapping[str, Iterable[HeldRelease]], transfer: Transfer
+    ) -> None:
         """Make a file from one of the same use that is here, where the hub offers a patch that saves bytes.
 
         Raises:
@@ -113,7 +115,7 @@ class Download:
                 log.info("%s", error)
                 left_s -= time.monotonic() - begun
 
-    def _held_files(self, wanted: Step, blob: Blob, held: Mapping[str, Iterable[Held]]) -> list[str]:
+    def _held_files(self, wanted: StepRequest, blob: Blob, held: Mapping[str, Iterable[HeldRelease]]) -> list[str]:
         """The files here that `blob` might be made from: those of the nearest releases that serve as it does."""
         use = _uses(self._store.manifest(wanted.held.manifest), wanted.held.variant).index(blob)
         found: dict[str, None] = {}
@@ -129,7 +131,9 @@ class Download:
 class _Meter:
     """How far a fetch came: the share of all bytes that is here, and the bytes that the network brought."""
 
-    def __init__(self, blobs: tuple[Blob, ...], store: Store, said: Callable[[Progress], None], metered: bool) -> None:
+    def __init__(
+        self, blobs: tuple[Blob, ...], store: Store, said: Callable[[StepProgress], None], metered: bool
+    ) -> None:
         self._total = sum(blob.size for blob in blobs) or 1
         self._here = self._total - sum(blob.size for blob in blobs if not store.has(blob))
         self._said, self._counts = said, int(metered)
@@ -145,10 +149,10 @@ class _Meter:
     def show(self, share: float | None = None) -> None:
         """Say it now; `share` where it is known for sure."""
         here = min(1.0, (self._here + self._received) / self._total)
-        self._said(Progress(share=here if share is None else share, received=self._counts * self._received))
+        self._said(StepProgress(share=here if share is None else share, received=self._counts * self._received))
 
 
-def nearest(wanted: Step, held: Mapping[str, Iterable[Held]]) -> list[Held]:
+def nearest(wanted: StepRequest, held: Mapping[str, Iterable[HeldRelease]]) -> list[HeldRelease]:
     """The releases that are here: the same model's first, then those of the same variant."""
     here = [(model, release) for model, releases in held.items() for release in releases]
     here.sort(key=lambda pair: (pair[0] != wanted.model, pair[1].variant != wanted.held.variant))

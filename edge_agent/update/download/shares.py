@@ -8,9 +8,9 @@ from typing import Any
 
 from edge_agent.errors import CorruptBlobError, UnreadableError
 from edge_agent.update.disk.store import Store
-from edge_agent.update.messages import Step, StepName
+from edge_agent.update.messages import StepName, StepRequest
 from edge_agent.update.rules.install_window import DayBudget
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.manifest import Blob
 
@@ -21,7 +21,7 @@ PATCH_SHARE = 1 / 3  # of a look, for applying a patch, which is not resumed in 
 class Share:
     """One step under way: `step` is what its child is asked, `received` the bytes that came so far."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: StepRequest) -> None:
         self.step, self.received = step, 0
 
     def more(self, received: int) -> int:
@@ -51,20 +51,20 @@ class Shares:
         self._waiting = count
 
     @contextmanager
-    def of(self, model: str, kind: StepName, held: Held, max_bytes_per_s: int) -> Iterator[Share]:
+    def of(self, model: str, kind: StepName, held: HeldRelease, max_bytes_per_s: int) -> Iterator[Share]:
         """The share of one step, from now to its end; `max_bytes_per_s` is the whole device's, 0 no limit.
 
         Raises:
             DiskFullError: a fetch does not fit beside those under way.
         """
         figures = self._figures(held, max_bytes_per_s) if kind == "fetch" else {}
-        share = self._under_way[model] = Share(Step(step=kind, model=model, held=held, **figures))
+        share = self._under_way[model] = Share(StepRequest(step=kind, model=model, held=held, **figures))
         try:
             yield share
         finally:
             del self._under_way[model]
 
-    def _figures(self, held: Held, max_bytes_per_s: int) -> dict[str, Any]:
+    def _figures(self, held: HeldRelease, max_bytes_per_s: int) -> dict[str, Any]:
         running = [share for share in self._under_way.values() if share.step.step == "fetch"]
         waiting = max(1, self._waiting)
         self._waiting = waiting - 1
@@ -78,12 +78,12 @@ class Shares:
             left = max(0, left - sum(share.outstanding for share in running)) // min(AT_ONCE, waiting)
         return {"max_bytes_per_s": rate, "allowance": left, "patch_s": self._patch_s, "beside": beside}
 
-    def _make_room(self, held: Held) -> int:
+    def _make_room(self, held: HeldRelease) -> int:
         """Make sure that `held` fits; returns the bytes that the others under way still miss."""
         others = {blob for share in self._under_way.values() for blob in self._blobs(share.step.held)}
         return self._store.make_room(self._blobs(held), others)
 
-    def _blobs(self, held: Held) -> set[Blob]:
+    def _blobs(self, held: HeldRelease) -> set[Blob]:
         try:
             manifest = self._store.manifest(held.manifest)
             return set(manifest.needed_for(manifest.variant(held.variant)))

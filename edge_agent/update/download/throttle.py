@@ -13,7 +13,7 @@ from edge_agent.errors import FetchError, UnreachableError
 PIECE = 64 << 10
 
 
-class Pace(Struct, frozen=True, kw_only=True):
+class DownloadPace(Struct, frozen=True, kw_only=True):
     """`deadline_s` bounds the whole (None: only the speed does); `max_bytes_per_s` 0 is no limit."""
 
     deadline_s: float | None = None
@@ -24,7 +24,7 @@ class Pace(Struct, frozen=True, kw_only=True):
 
 def paced(
     read: Callable[[int], bytes],
-    pace: Pace,
+    pace: DownloadPace,
     *,
     subject: str,
     now: Callable[[], float] = time.monotonic,

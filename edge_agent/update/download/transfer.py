@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from edge_agent.errors import FetchError
 from edge_agent.update.download.fetch import Progress
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.throttle import DownloadPace
 
 
 class Budgeted:
@@ -33,7 +33,7 @@ class Budgeted:
 class Transfer:
     """`progress` hears how many bytes came just now; nothing may come for `gap_timeout_s`; `now` is monotonic."""
 
-    pace: Pace
+    pace: DownloadPace
     progress: Progress
     budget: Budgeted
     gap_timeout_s: float = 30.0

@@ -14,15 +14,15 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from edge_agent.ports import Health
-from edge_agent.update.rules.model_state import ModelState, Rejected, Target
+from edge_agent.ports import ReleaseHealth
+from edge_agent.update.rules.model_state import ModelState, Rejected, UpdateTarget
 from fleet.protocol.channel import Probation, RolloutRef
 from fleet.protocol.messages import ModelReport, UpdateState
 
 MAX_TRIES = 28  # transitions into trying and probation spent on one target: ends any loop nobody foresaw
 MIN_TIMED = 20  # run times below which a 95th percentile says little
 REMEMBERED = 16  # rolled back targets
-NO_HEALTH = Health(requests=0, failures=0)
+NO_HEALTH = ReleaseHealth(requests=0, failures=0)
 NO_REASON: dict[str, Any] = {"reason": "", "detail": "", "hint": "", "about": None}
 
 ALLOWED: dict[UpdateState, frozenset[UpdateState]] = {
@@ -40,7 +40,7 @@ class TransitionError(Exception):
     """A step that the machine does not allow: a bug, never an input."""
 
 
-def wanted(state: ModelState, target: Target, probation: Probation) -> ModelState | None:
+def wanted(state: ModelState, target: UpdateTarget, probation: Probation) -> ModelState | None:
     """Begin to move to `target`; None when there is nothing to do.
 
     A target that is the kept, proven `previous` is returned to at once, also from probation: this is
@@ -69,7 +69,7 @@ def wanted(state: ModelState, target: Target, probation: Probation) -> ModelStat
     return replace(moved(fresh, "fetching"), **NO_REASON)
 
 
-def _adopted(state: ModelState, target: Target) -> ModelState | None:
+def _adopted(state: ModelState, target: UpdateTarget) -> ModelState | None:
     if state.state == "idle":  # an update that was cut short is no longer wanted
         return replace(moved(state, "committed"), pairing=target.rollout, target=None, **NO_REASON)
     if _same(state.pairing, target.rollout) or state.state in ("fetching", "verifying", "trying"):
@@ -77,7 +77,7 @@ def _adopted(state: ModelState, target: Target) -> ModelState | None:
     return replace(state, pairing=target.rollout)
 
 
-def _returned(state: ModelState, target: Target) -> ModelState:
+def _returned(state: ModelState, target: UpdateTarget) -> ModelState:
     back = replace(
         state,
         active=state.previous,
@@ -120,7 +120,7 @@ def trying(state: ModelState) -> ModelState:
     return rolled_back(tried, "too-many-tries", detail, "look at the agent's log; the release is not tried again")
 
 
-def activated(state: ModelState, baseline: Health = NO_HEALTH) -> ModelState:
+def activated(state: ModelState, baseline: ReleaseHealth = NO_HEALTH) -> ModelState:
     """The target serves from here on; what served before becomes `previous`.
 
     `baseline` is how the release before it did, for `max_p95_ratio`.

@@ -10,7 +10,7 @@ from fleet.protocol.messages import UpdateState
 Key = tuple[int, str, str, int]
 
 
-class Held(Struct, frozen=True, kw_only=True):
+class HeldRelease(Struct, frozen=True, kw_only=True):
     """A release in the store: its number, the chosen variant, and the SHA-256 of its manifest."""
 
     release: int
@@ -30,14 +30,14 @@ class Rejected(Struct, frozen=True, array_like=True):
 
     @property
     def key(self) -> Key:
-        """As `Target.key`."""
+        """As `UpdateTarget.key`."""
         return self.release, self.variant, self.rollout, self.attempt
 
 
-class Target(Struct, frozen=True, kw_only=True):
+class UpdateTarget(Struct, frozen=True, kw_only=True):
     """What the device is moving to. `rollout` is set while it is in that rollout's cohort."""
 
-    held: Held
+    held: HeldRelease
     rollout: RolloutRef | None = None
 
     @property
@@ -56,10 +56,10 @@ class ModelState(Struct, frozen=True, kw_only=True):
     """
 
     state: UpdateState = "idle"
-    active: Held | None = None
-    previous: Held | None = None
-    older: Held | None = None
-    target: Target | None = None
+    active: HeldRelease | None = None
+    previous: HeldRelease | None = None
+    older: HeldRelease | None = None
+    target: UpdateTarget | None = None
     pairing: RolloutRef | None = None
     rejected: tuple[Rejected, ...] = ()
     last: Key | None = None
@@ -80,11 +80,11 @@ class ModelState(Struct, frozen=True, kw_only=True):
         return held.release if held is not None else None
 
     @property
-    def in_use(self) -> tuple[Held, ...]:
+    def in_use(self) -> tuple[HeldRelease, ...]:
         """Everything that must stay in the store."""
         held = (self.active, self.previous, self.older, self.target.held if self.target else None)
         return tuple(h for h in held if h is not None)
 
-    def rejection(self, target: Target) -> Rejected | None:
+    def rejection(self, target: UpdateTarget) -> Rejected | None:
         """Why `target` is not tried again; None when it may be."""
         return next((rejected for rejected in self.rejected if rejected.key == target.key), None)

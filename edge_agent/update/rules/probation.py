@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.rules.machine import (
     MIN_TIMED,
     NO_REASON,
     moved,
     rolled_back,
 )
-from edge_agent.update.rules.model_state import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, UpdateTarget
 
 NOT_AGAIN = "look at the agent's log; the release is not tried again"
 
 
-def judged(state: ModelState, health: Health, served_s: float) -> ModelState | None:
+def judged(state: ModelState, health: ReleaseHealth, served_s: float) -> ModelState | None:
     """Probation's end, one way or the other; None while it goes on.
 
     Health and `served_s`, seconds without a break, are of the process that asks: neither the time in which a
@@ -44,16 +44,16 @@ def judged(state: ModelState, health: Health, served_s: float) -> ModelState | N
     return None
 
 
-def _tried(state: ModelState, health: Health) -> ModelState | None:
+def _tried(state: ModelState, health: ReleaseHealth) -> ModelState | None:
     """The first requests of a release that was committed untried; None while there are none."""
     if state.active is not None and state.previous is not None:  # there is something to go back to
-        broken = _broken(replace(state, target=Target(held=state.active, rollout=state.pairing)), health)
+        broken = _broken(replace(state, target=UpdateTarget(held=state.active, rollout=state.pairing)), health)
         if broken is not None:
             return broken
     return replace(state, untried=False) if health.requests > health.failures else None
 
 
-def _broken(state: ModelState, health: Health) -> ModelState | None:
+def _broken(state: ModelState, health: ReleaseHealth) -> ModelState | None:
     """Rolled back, when more requests failed than the probation allows."""
     allowed = state.probation.max_failures
     if _bad(health) <= allowed:
@@ -63,11 +63,11 @@ def _broken(state: ModelState, health: Health) -> ModelState | None:
     return rolled_back(state, word, detail, NOT_AGAIN)
 
 
-def _bad(health: Health) -> int:
+def _bad(health: ReleaseHealth) -> int:
     return health.failures + health.newly_refused
 
 
-def _bad_in_words(health: Health) -> str:
+def _bad_in_words(health: ReleaseHealth) -> str:
     words = []
     if health.failures:
         words.append(f"{health.failures} of {health.requests} requests failed")
@@ -78,7 +78,7 @@ def _bad_in_words(health: Health) -> str:
     return ", ".join(words)
 
 
-def _too_slow(state: ModelState, health: Health) -> str:
+def _too_slow(state: ModelState, health: ReleaseHealth) -> str:
     """In words, by how much the release on probation is slower than the policy allows."""
     policy = state.probation
     if health.timed < min(MIN_TIMED, policy.requests):

@@ -17,8 +17,8 @@ from msgspec import Struct
 from edge_agent.config import load
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.host.child_process import kill
-from edge_agent.update.messages import Confined, Done, Failed, LookRequest, Message, Ready, Step
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.messages import Confined, Failed, LookRequest, Message, Ready, StepDone, StepRequest
+from edge_agent.update.rules.model_state import HeldRelease
 
 LINE_LIMIT = 4 << 20
 TALK_LINES, TALK_BYTES = 1000, 1 << 20  # what a self-test may write; more would keep the serving loop busy
@@ -32,8 +32,8 @@ class LookChild(Protocol):
     async def look(self, asked: LookRequest) -> list[Message]:
         """Everything up to `Ready`; raises UpdateError with the child's reason."""
 
-    def step(self, step: Step) -> AsyncIterator[Message]:
-        """Take one step: its progress, then `Done` or `Failed`."""
+    def step(self, step: StepRequest) -> AsyncIterator[Message]:
+        """Take one step: its progress, then `StepDone` or `Failed`."""
 
     async def close(self) -> None:
         """End the child; what it downloaded stays."""
@@ -45,7 +45,7 @@ class Children(Protocol):
     async def start(self) -> LookChild:
         """A child that can look."""
 
-    async def trial(self, held: Held) -> tuple[str, ...]:
+    async def trial(self, held: HeldRelease) -> tuple[str, ...]:
         """Run the self-test and say what confined it (`messages.Confined`).
 
         Raises:
@@ -66,7 +66,7 @@ class ProcessChildren:
         process = await self._spawn("look", *([str(self._bundle)] if self._bundle is not None else []))
         return ProcessChild(process, self._config.look_wall_s)
 
-    async def trial(self, held: Held) -> tuple[str, ...]:
+    async def trial(self, held: HeldRelease) -> tuple[str, ...]:
         """See the port. A child that dies has failed. One that only waits uses no processor time, and self-tests
         run one at a time: a limit by the clock keeps it from holding up the other models."""
         heard = _Heard()
@@ -82,7 +82,7 @@ class ProcessChildren:
             heard.last = self._too_long()
         finally:
             await _end_and_empty(process)
-        if process.returncode == 0 and isinstance(heard.last, Done):
+        if process.returncode == 0 and isinstance(heard.last, StepDone):
             return heard.sandbox
         blamed = heard.last if isinstance(heard.last, Failed) else self._died(process.returncode)
         under = f"it ran under {', '.join(heard.sandbox)}" if heard.sandbox else "it had not been confined yet"
@@ -146,12 +146,12 @@ class ProcessChild:
                 raise UpdateError(message.detail, reason=message.reason, hint=message.hint)
         raise UpdateError("the child ended before it had looked", reason="interrupted")
 
-    async def step(self, step: Step) -> AsyncIterator[Message]:
+    async def step(self, step: StepRequest) -> AsyncIterator[Message]:
         """See the port."""
         await _tell(self._process, step)
         async for message in self._lines():
             yield message
-            if isinstance(message, Done | Failed):
+            if isinstance(message, StepDone | Failed):
                 return
         yield Failed(reason="interrupted", detail=f"the child ended during {step.step}")
 
@@ -176,7 +176,7 @@ class _Heard:
         self.last: Message | None = None
         self._lines = self._bytes = 0
 
-    async def listen(self, process: asyncio.subprocess.Process, held: Held) -> None:
+    async def listen(self, process: asyncio.subprocess.Process, held: HeldRelease) -> None:
         """Tell the child what to try, and read until it has ended."""
         assert process.stdout is not None
         await _tell(process, held)

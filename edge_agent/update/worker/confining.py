@@ -8,13 +8,13 @@ from edge_agent import runtimes
 from edge_agent.config import AgentConfig
 from edge_agent.host.child_process import limit_model
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from edge_agent.update.worker import sandbox
 from fleet.protocol.manifest import Manifest
 
 
 def confined(
-    config: AgentConfig, store: Store, held: Held, limits: Mapping[int, tuple[int, int]]
+    config: AgentConfig, store: Store, held: HeldRelease, limits: Mapping[int, tuple[int, int]]
 ) -> tuple[Manifest, tuple[str, ...]]:
     """Give up, for good, what a process needs not that runs one release; its manifest, and what is in force.
 

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from edge_agent.update.download.shares import AT_ONCE
-from edge_agent.update.messages import LookRequest, Message, Step
+from edge_agent.update.messages import LookRequest, Message, StepRequest
 from edge_agent.update.worker.client import Children, LookChild
 
 
@@ -49,7 +49,7 @@ class WorkerPool:
         return child
 
 
-async def messages_until(child: LookChild, step: Step, stop: asyncio.Event) -> AsyncIterator[Message]:
+async def messages_until(child: LookChild, step: StepRequest, stop: asyncio.Event) -> AsyncIterator[Message]:
     """What `child` says about `step`, until `stop` is set."""
     stopping = asyncio.ensure_future(stop.wait())
     iterator = aiter(child.step(step))

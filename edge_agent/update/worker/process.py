@@ -24,9 +24,9 @@ from edge_agent.config import AgentConfig, load
 from edge_agent.errors import AgentError, OlderMetadataError, UsageError, said
 from edge_agent.host.child_process import end_with_parent, leave_no_core
 from edge_agent.update.disk.store import Store
-from edge_agent.update.download.throttle import Pace
-from edge_agent.update.messages import Confined, Done, Failed, LookRequest, LookResult, Ready, Step
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.download.throttle import DownloadPace
+from edge_agent.update.messages import Confined, Failed, LookRequest, LookResult, Ready, StepDone, StepRequest
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import DeviceMe
 
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         bundle = Path(argv[2]) if len(argv) > 2 else None
         return _guarded(lambda: Session(config, sys.stdin.buffer, sys.stdout.buffer, bundle=bundle).run())
     if kind == "trial":
-        return _guarded(lambda: trial(config, msgspec.json.decode(sys.stdin.buffer.readline(), type=Held)))
+        return _guarded(lambda: trial(config, msgspec.json.decode(sys.stdin.buffer.readline(), type=HeldRelease)))
     if kind == "shadow":
         from edge_agent.shadow import child
 
@@ -73,7 +73,7 @@ def emit(message: Struct, out: IO[bytes]) -> None:
     out.flush()
 
 
-def trial(config: AgentConfig, held: Held) -> None:
+def trial(config: AgentConfig, held: HeldRelease) -> None:
     """The self-test under limits on memory, processor time, open files and written bytes, in a sandbox.
 
     The runtime is imported between the sandbox's two parts: its own threads are confined like any other,
@@ -93,7 +93,7 @@ def trial(config: AgentConfig, held: Held) -> None:
     outcome = selftest.run(manifest, held.variant, store.blobs)
     if not outcome.passed:
         raise TrialError(outcome.reason or "the self-test failed", subject=held.variant)
-    emit(Done(), sys.stdout.buffer)
+    emit(StepDone(), sys.stdout.buffer)
 
 
 class Session:
@@ -129,7 +129,7 @@ class Session:
         """Look, offer, then take steps until stdin ends."""
         self._look()
         for line in self._lines:
-            step = msgspec.json.decode(line, type=Step)
+            step = msgspec.json.decode(line, type=StepRequest)
             try:
                 if step.step == "fetch":
                     self._download.fetch(step, self._asked.held)
@@ -138,7 +138,7 @@ class Session:
             except (AgentError, ProtocolError, OSError) as error:
                 emit(failed(error), self._out)
             else:
-                emit(Done(), self._out)
+                emit(StepDone(), self._out)
 
     def _look(self) -> None:
         """Look; a hub that serves older metadata than it has signed is shown that once, and looked at again."""
@@ -170,7 +170,7 @@ class Session:
         from edge_agent.update.worker import resolve_targets, tuf_client
 
         config = self._config
-        pace = Pace(
+        pace = DownloadPace(
             deadline_s=config.metadata_deadline_s, min_bytes_per_s=config.min_bytes_per_s, grace_s=config.grace_s
         )
         fetcher = tuf_client.Fetcher(self._hub, pace, gap_timeout_s=config.gap_timeout_s)

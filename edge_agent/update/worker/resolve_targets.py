@@ -13,7 +13,7 @@ from edge_agent.update.disk.state import Looked
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.manifest_patch import FromHeld
 from edge_agent.update.messages import Beside, LookRequest, Offer, Refusal
-from edge_agent.update.rules.model_state import Held, Target
+from edge_agent.update.rules.model_state import HeldRelease, UpdateTarget
 from edge_agent.update.worker.tuf_client import Trusted
 from fleet.protocol import resolve
 from fleet.protocol.channel import CHANNEL_LIMIT, Channel, decode_channel
@@ -134,7 +134,7 @@ def offers(
                 model=model, release=target.release, reason=word, detail=str(error), hint=hint, rollout=target.rollout
             )
         else:
-            yield Offer(model=model, target=Target(held=held, rollout=target.rollout))
+            yield Offer(model=model, target=UpdateTarget(held=held, rollout=target.rollout))
 
 
 def beside(
@@ -169,7 +169,7 @@ def _said(error: Exception) -> tuple[str, str]:
 
 def _checked(
     trusted: Trusted, model: str, release: int, asked: LookRequest, store: Store, hub: HubCalls | None
-) -> Held:
+) -> HeldRelease:
     for held in asked.held.get(model, ()):
         if held.release == release:
             _check_floor(trusted, model, release, held=True)
@@ -188,7 +188,7 @@ def _checked(
         raise RefusedError(
             f"release {release}, variant {variant.name}: {'; '.join(broken)}", subject=model, reason="gate-broken"
         )
-    return Held(release=release, variant=variant.name, manifest=store.put_manifest(data))
+    return HeldRelease(release=release, variant=variant.name, manifest=store.put_manifest(data))
 
 
 def _check_fresh(trusted: Trusted, model: str) -> None:

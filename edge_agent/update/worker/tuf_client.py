@@ -25,7 +25,7 @@ from edge_agent.host.clock import EPOCH
 from edge_agent.host.clock import TimeFloor as TimeFloor
 from edge_agent.host.durable import sweep_drafts, sync_folder, write_durably
 from edge_agent.ports import HubStreams
-from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.download.throttle import DownloadPace, paced
 from edge_agent.update.rules import hints
 from fleet.protocol.blob import Blob
 
@@ -98,7 +98,9 @@ class HardenedUpdater(Updater):
 class Fetcher(FetcherInterface):
     """Metadata and targets through the hub's calls; no redirect, a deadline, a minimum speed."""
 
-    def __init__(self, hub: HubStreams, pace: Pace, *, gap_timeout_s: float = 30.0, whole_urls: bool = False) -> None:
+    def __init__(
+        self, hub: HubStreams, pace: DownloadPace, *, gap_timeout_s: float = 30.0, whole_urls: bool = False
+    ) -> None:
         self._hub, self._pace, self._gap_timeout_s, self._whole_urls = hub, pace, gap_timeout_s, whole_urls
 
     def _fetch(self, url: str) -> Iterator[bytes]:

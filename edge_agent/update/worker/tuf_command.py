@@ -14,7 +14,7 @@ from tuf.api import exceptions
 
 from edge_agent.errors import AgentError, UnreachableError
 from edge_agent.identity.pool import pool_manager
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.throttle import DownloadPace
 from edge_agent.update.worker.tuf_client import BASE, Fetcher, HardenedUpdater
 
 
@@ -63,10 +63,10 @@ def tuf_client_main(argv: list[str]) -> int:
         if given.command == "init":
             (metadata / "root_history").mkdir(parents=True, exist_ok=True)
             HardenedUpdater(
-                str(metadata), BASE, fetcher=Fetcher(PlainHttp(), Pace()), bootstrap=given.root.read_bytes()
+                str(metadata), BASE, fetcher=Fetcher(PlainHttp(), DownloadPace()), bootstrap=given.root.read_bytes()
             )
             return 0
-        fetcher = Fetcher(PlainHttp(), Pace(deadline_s=60.0), whole_urls=True)
+        fetcher = Fetcher(PlainHttp(), DownloadPace(deadline_s=60.0), whole_urls=True)
         updater = HardenedUpdater(
             given.metadata_dir, given.metadata_url, given.target_dir, given.target_base_url, fetcher, bootstrap=None
         )

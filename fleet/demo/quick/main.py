@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from fleet.demo.acts import opening
-from fleet.demo.driver import Application, Digits, Tally, Traffic, predicted
+from fleet.demo.driver import Application, DemoTraffic, Digits, Tally, predicted
 from fleet.demo.main import stay
 from fleet.demo.processes import DemoError
 from fleet.demo.quick.shop import Commands, QuickShop
@@ -42,7 +42,7 @@ def run_quick(commands: Commands, *, keep: bool, directory: Path) -> int:
     except DemoError as error:
         console.print(f"[red]error:[/red] {error}")
         return 1
-    traffic = Traffic(ports(shop), MODEL, INPUT, digits(), rate_hz=RATE_HZ, seed=0)
+    traffic = DemoTraffic(ports(shop), MODEL, INPUT, digits(), rate_hz=RATE_HZ, seed=0)
     try:
         _play(shop, traffic, keep=keep)
     except (DemoError, FleetError) as error:
@@ -60,7 +60,7 @@ def digits() -> Digits:
         return Digits(x=arrays["x"].astype(np.float32) / 16, y=arrays["y"].astype(np.int64))
 
 
-def _play(shop: QuickShop, traffic: Traffic, *, keep: bool) -> None:
+def _play(shop: QuickShop, traffic: DemoTraffic, *, keep: bool) -> None:
     shop.act("1  A hub, and release 1 of a small model, signed with keys made just now")
     opening.open_hub(shop)
     shop.fleet("model", "create", MODEL)
@@ -144,7 +144,7 @@ def _ask(shop: QuickShop, asked: Digits) -> tuple[Tally, int]:
     return whole, right
 
 
-def _end(shop: QuickShop, traffic: Traffic) -> None:
+def _end(shop: QuickShop, traffic: DemoTraffic) -> None:
     if traffic.failed:
         raise DemoError(f"{traffic.failed} of {traffic.total} requests beside it failed")
     shop.say(f"meanwhile two applications made {traffic.total} requests, of which none failed")

@@ -20,7 +20,7 @@ from cloud_hub.store.tables import (
 from fleet.protocol import drift_encoder, sketch
 from fleet.protocol.manifest import Blob, SketchRef, decode_manifest, encode_manifest
 from fleet.rollouts.evidence import PairedEvidence
-from fleet.rollouts.guard import CohortHealth, Verdict
+from fleet.rollouts.guard import CohortHealth, GuardVerdict
 from fleet.rollouts.machine import ENDED, Plan, Progress
 from fleet.rollouts.stages import Stage
 from tests.support.hub import HubFixture, make_hub
@@ -115,7 +115,7 @@ def _rollouts(hub: HubFixture) -> None:
         salt="s",
         stages=(Stage(share_ppm=100_000), Stage(share_ppm=500_000), Stage(share_ppm=1_000_000)),
     )
-    verdict = Verdict(
+    verdict = GuardVerdict(
         judgement="not-enough-evidence",
         reason="41 audited pairs, at least 60 are needed",
         paired=PairedEvidence(pairs=41, both=38, only_old=1, only_new=2, devices=1, harm_e=0.42, health_e=7.3),

@@ -21,7 +21,7 @@ from cloud_hub.dashboard.rendering import templates
 from cloud_hub.errors import BusyError, RateError
 from cloud_hub.opening.server import make_server
 from cloud_hub.store.engine import make_engine
-from cloud_hub.store.moved import UNKNOWN, Moved
+from cloud_hub.store.moved import UNKNOWN, ChangeWatcher
 from cloud_hub.store.tables import Setting
 from tests.cloud_hub.events.conftest import happens
 from tests.support.browsing import serving_app, started_browser
@@ -235,7 +235,7 @@ def test_a_server_that_stops_says_so_to_its_streams(hub: HubFixture) -> None:
 
 def test_the_mark_moves_with_every_commit_of_any_hub_and_with_nothing_else(hub_database: str) -> None:
     ours, theirs = make_engine(hub_database), make_engine(hub_database)
-    marks = [Moved(ours), Moved(theirs)]
+    marks = [ChangeWatcher(ours), ChangeWatcher(theirs)]
     seen = [one.mark() for one in marks]
     assert [one.mark() for one in marks] == seen and UNKNOWN not in seen
     for number, engine in enumerate((ours, theirs, ours)):
@@ -256,7 +256,7 @@ def test_the_mark_moves_with_every_commit_of_any_hub_and_with_nothing_else(hub_d
 
 
 def test_a_database_that_does_not_answer_is_a_mark_of_its_own() -> None:
-    marks = Moved(make_engine("postgresql+psycopg://nobody@127.0.0.1:1/none"))
+    marks = ChangeWatcher(make_engine("postgresql+psycopg://nobody@127.0.0.1:1/none"))
     assert marks.mark() == UNKNOWN
     marks.close()
 

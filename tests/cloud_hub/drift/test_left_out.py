@@ -14,7 +14,7 @@ from cloud_hub.drift.growth import Climb, begun, followed, left_out
 from cloud_hub.drift.monitors import states_of
 from cloud_hub.store.tables import Alarm, Model, WindowRow
 from fleet.protocol.drift_encoder import encode_encoder, fit_encoder, sketch_id
-from fleet.protocol.figures import Profile, encode_profile, plan, summarize
+from fleet.protocol.figures import TrainingProfile, encode_profile, plan, summarize
 from fleet.protocol.manifest import SketchRef, Tensor, decode_manifest, encode_manifest
 from fleet.protocol.sketch import sketch
 from model_compiler.inputs.release_folder import blob_of
@@ -44,7 +44,7 @@ class Fleet:
             session.get_one(Model, "digits").policy = {"drift": {"samples": 0, **drift}}
             for device in self.devices:
                 session.add(device_row(device))
-        profile = encode_profile(Profile(inputs=(summarize(self.told, list(trained)),), names={"x": names}))
+        profile = encode_profile(TrainingProfile(inputs=(summarize(self.told, list(trained)),), names={"x": names}))
         data, blobs = small_release(inputs=inputs)
         encoder = encode_encoder(self.encoder)
         for blob in (*blobs.values(), profile, encoder):

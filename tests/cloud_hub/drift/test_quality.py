@@ -10,17 +10,17 @@ import pytest
 from cloud_hub.drift import bets, outliers, quality
 from cloud_hub.drift.outliers import Outliers
 from cloud_hub.drift.quality import Key, seen_in, share_below, words
-from fleet.protocol.figures import Profile, plan, summarize
+from fleet.protocol.figures import TrainingProfile, plan, summarize
 from fleet.protocol.manifest import Tensor
 
 PLAN = plan((Tensor(name="x", datatype="FP32", shape=(-1, 3)),))
 TOLD = PLAN[0]
 RNG = np.random.default_rng(0)
 TRAINED = np.stack([RNG.normal(20, 4, 2000), RNG.normal(1000, 30, 2000), RNG.integers(0, 2, 2000)], 1)
-PROFILE = Profile(inputs=(summarize(TOLD, list(TRAINED)),), names={"x": ("temperature", "pressure")})
+PROFILE = TrainingProfile(inputs=(summarize(TOLD, list(TRAINED)),), names={"x": ("temperature", "pressure")})
 
 
-def shares(rows: np.ndarray, profile: Profile | None = PROFILE, refused: dict[str, int] | None = None) -> dict:
+def shares(rows: np.ndarray, profile: TrainingProfile | None = PROFILE, refused: dict[str, int] | None = None) -> dict:
     requests = len(rows) + sum((refused or {}).values())
     seen = seen_in((summarize(TOLD, list(rows), refused),), requests, PLAN, profile)
     margins = {key: quality.margin_of(key, found.normal or 0.0) or 1.0 for key, found in seen.items()}
@@ -68,7 +68,7 @@ def test_without_the_training_data_range_and_unit_are_not_watched() -> None:
 
 
 def test_few_training_rows_do_not_make_the_next_ones_foreign() -> None:
-    few = Profile(inputs=(summarize(TOLD, list(TRAINED[:20])),))
+    few = TrainingProfile(inputs=(summarize(TOLD, list(TRAINED[:20])),))
     assert {key for key in shares(TRAINED[20:220], few) if key.problem == "range"} == set()
 
 

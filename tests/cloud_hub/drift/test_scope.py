@@ -14,7 +14,7 @@ from cloud_hub.drift.engine import DriftEngine
 from cloud_hub.drift.monitors import states_of
 from cloud_hub.drift.policy import DriftPolicy
 from cloud_hub.drift.streams import Settings
-from cloud_hub.drift.watch import Facts, Seen, Watch
+from cloud_hub.drift.watch import SeenWindow, Watch, WatchFacts
 from cloud_hub.store.tables import Device, DeviceModel, DriftMonitor, InputMonitor, MeaningMonitor, Model, WindowRow
 from fleet.protocol.channel import ModelEntry
 from tests.cloud_hub.drift.test_engine import add_windows, alarms, monitor, promote, publish, serve, streams, watched
@@ -202,7 +202,7 @@ def test_who_was_not_heard_of_for_a_month_serves_nothing(watched: HubFixture) ->
 def test_one_budget_is_shared_by_all_releases() -> None:
     """Weights of all that is watched sum to one at most, so that their mixture keeps the budget of one."""
     watches = {
-        release: Watch(SETTINGS, {}, {f"d-{n}": ["g"] for n in range(4)}, Facts(
+        release: Watch(SETTINGS, {}, {f"d-{n}": ["g"] for n in range(4)}, WatchFacts(
             devices=8, groups=2, releases=2, release=release, slot_s=60.0, now=0.0,
         ))
         for release in (1, 2)
@@ -210,7 +210,9 @@ def test_one_budget_is_shared_by_all_releases() -> None:
     for release, watch in watches.items():
         for at in range(20):
             row = np.random.default_rng(at).normal(size=4)
-            watch.count([Seen(device=f"d-{n}", release=release, at=60.0 * at, count=9, row=row) for n in range(4)])
+            watch.count(
+                [SeenWindow(device=f"d-{n}", release=release, at=60.0 * at, count=9, row=row) for n in range(4)]
+            )
     found = [stream for watch in watches.values() for stream in watch.streams.values()]
     assert len(found) == 2 * (4 + 1 + 1)
     assert sum(stream.share for stream in found) == pytest.approx(1.0)

@@ -11,7 +11,7 @@ from cloud_hub.drift.baseline import ROWS
 from cloud_hub.drift.basis import DIMS, basis_of_encoder, decode_basis, encode_basis, fit_basis
 from cloud_hub.drift.stream_bytes import decode, encode
 from cloud_hub.drift.streams import Settings, Stream, learn, new_stream
-from cloud_hub.drift.watch import FLEET, Facts, Seen, Watch
+from cloud_hub.drift.watch import FLEET, SeenWindow, Watch, WatchFacts
 from cloud_hub.drift.week import SLOT_S
 from fleet.protocol.drift_encoder import fit_encoder
 from fleet.protocol.durations import DAY_S
@@ -41,9 +41,9 @@ class Model:
                 self.now += window_s
                 for name in self.names:
                     row = self.own[name] + NOISE * self.random.normal(size=K) + (moved or {}).get(name, 0.0)
-                    seen.append(Seen(device=name, release=1, at=self.now, count=N, row=row))
+                    seen.append(SeenWindow(device=name, release=1, at=self.now, count=N, row=row))
             groups = len({name for some in self.groups.values() for name in some})
-            facts = Facts(devices=len(self.names), groups=groups, release=1, slot_s=window_s, now=self.now)
+            facts = WatchFacts(devices=len(self.names), groups=groups, release=1, slot_s=window_s, now=self.now)
             kept = {key: decode(encode(stream)) for key, stream in self.streams.items()}  # as through the database
             watch = Watch(SETTINGS, kept, self.groups, facts)
             watch.count(seen)
@@ -121,9 +121,9 @@ def test_a_release_of_its_own_begins_a_device_anew():
     model = Model(3)
     model.send(150)
     assert model.streams["device", "d-0"].state == "steady"
-    facts = Facts(devices=3, groups=0, release=2, slot_s=WINDOW_S, now=model.now)
+    facts = WatchFacts(devices=3, groups=0, release=2, slot_s=WINDOW_S, now=model.now)
     watch = Watch(SETTINGS, model.streams, {}, facts)
-    watch.count([Seen(device="d-0", release=2, at=model.now, count=N, row=np.zeros(K))])
+    watch.count([SeenWindow(device="d-0", release=2, at=model.now, count=N, row=np.zeros(K))])
     assert watch.streams["device", "d-0"].windows == 1 and watch.streams["device", "d-1"].windows == 150
 
 
@@ -192,10 +192,10 @@ def test_late_windows_of_one_device_are_not_many_devices():
     model.send(120)
     before = model.streams[FLEET]
     late = [
-        Seen(device="d-5", release=1, at=model.now - WINDOW_S * ago, count=N, row=model.own["d-5"])
+        SeenWindow(device="d-5", release=1, at=model.now - WINDOW_S * ago, count=N, row=model.own["d-5"])
         for ago in range(119, 0, -1)
     ]
-    facts = Facts(devices=6, groups=0, release=1, slot_s=WINDOW_S, now=model.now)
+    facts = WatchFacts(devices=6, groups=0, release=1, slot_s=WINDOW_S, now=model.now)
     watch = Watch(SETTINGS, model.streams, {}, facts)
     open_devices = before.open_devices
     watch.count(late)

@@ -8,7 +8,7 @@ import pytest
 from cloud_hub.drift.basis import DIMS
 from cloud_hub.drift.stream_bytes import decode, encode
 from cloud_hub.drift.streams import Settings, Stream, watch_again
-from cloud_hub.drift.watch import FLEET, Facts, Seen, Watch
+from cloud_hub.drift.watch import FLEET, SeenWindow, Watch, WatchFacts
 from cloud_hub.drift.week import MONDAY, SLOT_S, SLOTS, Week, decode_week, encode_week, slot_of
 from fleet.protocol.durations import DAY_S
 from tests.support.size import sized
@@ -37,8 +37,8 @@ class Model:
                 shift = moved + self.weekend * ((self.now - BEGIN - 1) // DAY_S % 7 >= 5)
                 for name in ("d-0", "d-1"):
                     row = shift + NOISE * self.random.normal(size=K)
-                    seen.append(Seen(device=name, release=1, at=self.now - late_s, count=N, row=row))
-            facts = Facts(devices=2, groups=0, release=1, slot_s=WINDOW_S, now=self.now)
+                    seen.append(SeenWindow(device=name, release=1, at=self.now - late_s, count=N, row=row))
+            facts = WatchFacts(devices=2, groups=0, release=1, slot_s=WINDOW_S, now=self.now)
             watch = Watch(SETTINGS, {key: decode(encode(s)) for key, s in self.streams.items()}, {}, facts)
             watch.count(seen)
             self.streams = watch.streams

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from cloud_hub.errors import InvalidError
 from cloud_hub.event_settings import EventTarget
 from cloud_hub.events import mqtt, packets
-from cloud_hub.events.addresses import Place
+from cloud_hub.events.addresses import Address
 from cloud_hub.events.delivery import Delivering, Spreading
-from cloud_hub.events.schedule import PAUSES_S, Outcome
+from cloud_hub.events.schedule import PAUSES_S, AttemptResult
 from cloud_hub.events.targets import LONGEST_PASSWORD, open_targets
 from tests.cloud_hub.events.conftest import happens
 from tests.cloud_hub.events.test_delivery import way
@@ -230,12 +230,12 @@ def test_an_older_broker_is_asked_in_its_version_and_nonsense_is_said(tmp_path: 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(broker.folder / "server.pem", broker.folder / "server.key")
 
-    async def run() -> tuple[Outcome, list[int]]:
+    async def run() -> tuple[AttemptResult, list[int]]:
         server, asked = await old_broker(list(script), context)
-        place = Place("127.0.0.1", server.sockets[0].getsockname()[1], "/")
+        place = Address("127.0.0.1", server.sockets[0].getsockname()[1], "/")
         trust = ssl.create_default_context(cafile=str(broker.ca))
         message = mqtt.Message("a/job.failed", b"{}")
-        outcome = await mqtt.publish(place, message, trust, mqtt.Login(), allow_private=True, timeout_s=60)
+        outcome = await mqtt.publish(place, message, trust, mqtt.BrokerLogin(), allow_private=True, timeout_s=60)
         server.close()
         return outcome, asked
 

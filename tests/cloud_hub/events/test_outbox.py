@@ -11,7 +11,7 @@ from sqlmodel import select
 
 from cloud_hub.events import kinds, outbox
 from cloud_hub.events.kinds import Event
-from cloud_hub.events.schedule import Verdict
+from cloud_hub.events.schedule import DeliveryState
 from cloud_hub.store.tables import EventDelivery, EventRow
 from tests.support.hub import HubFixture, make_hub
 
@@ -46,7 +46,7 @@ def claim(box: HubFixture, owner: str, target: str = "ops", limit: int = 4) -> l
 
 def settle(box: HubFixture, event: str, owner: str, state: Any = "delivered", next_at: float = 0.0) -> bool:
     with box.hub.session() as session:
-        verdict = Verdict(state, next_at)
+        verdict = DeliveryState(state, next_at)
         return outbox.settle(session, event, "ops", owner, verdict, {"at": box.clock(), "status": 204}, box.clock())
 
 
@@ -210,5 +210,5 @@ def test_what_another_hub_tries_is_not_ended_by_one_that_has_no_such_target(box)
     (claimed,) = claim(box, "a", "new")
     with box.hub.session() as session:
         assert outbox.end_removed(session, set(), box.clock()) == 0
-        assert outbox.settle(session, event, "new", "a", Verdict("delivered", box.clock()), {}, box.clock())
+        assert outbox.settle(session, event, "new", "a", DeliveryState("delivered", box.clock()), {}, box.clock())
     assert claimed.event == event

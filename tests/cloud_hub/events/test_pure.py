@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from cloud_hub.events import kinds, schedule, signing
-from cloud_hub.events.addresses import Place, check_addresses, is_public, read_url
+from cloud_hub.events.addresses import Address, check_addresses, is_public, read_url
 from cloud_hub.events.bodies import body
 from cloud_hub.events.kinds import (
     KINDS,
@@ -21,7 +21,7 @@ from cloud_hub.events.kinds import (
     of_rollout,
     place_in_hour,
 )
-from cloud_hub.events.schedule import LIFE_S, PAUSES_S, Outcome, judge
+from cloud_hub.events.schedule import LIFE_S, PAUSES_S, AttemptResult, judge
 from cloud_hub.events.standing import PATIENCE_S, looked, reminder
 from cloud_hub.ports import Part
 from fleet.rollouts import machine
@@ -84,7 +84,7 @@ def test_the_page_lists_every_kind():
 
 def judged(outcome=None, **changes):
     fields = {"tries": 1, "most": 8, "expires_at": NOW + LIFE_S, "now": NOW, "chance": 0.5} | changes
-    return judge(outcome or Outcome(status=500), **fields)
+    return judge(outcome or AttemptResult(status=500), **fields)
 
 
 def test_pauses_grow_and_are_spread_by_a_fifth():
@@ -95,18 +95,18 @@ def test_pauses_grow_and_are_spread_by_a_fifth():
 
 
 def test_a_delivery_ends_when_it_arrived_or_is_given_up():
-    assert judged(Outcome(status=202)).state == "delivered"
-    assert judged(Outcome(status=200, error="the broker refuses the hub: reason 0xc8")).state == "waiting"
+    assert judged(AttemptResult(status=202)).state == "delivered"
+    assert judged(AttemptResult(status=200, error="the broker refuses the hub: reason 0xc8")).state == "waiting"
     assert judged(tries=8).state == "dead" and "8 tries" in judged(tries=8).error
-    assert judged(Outcome(status=410)).state == "dead"
+    assert judged(AttemptResult(status=410)).state == "dead"
     assert judged(expires_at=NOW + 1).state == "dead"
-    assert judged(Outcome(error="no answer within 10 s")).error == "no answer within 10 s"
+    assert judged(AttemptResult(error="no answer within 10 s")).error == "no answer within 10 s"
 
 
 def test_a_target_is_believed_how_long_to_wait_within_an_hour():
-    assert judged(Outcome(status=429, retry_after_s=90)).next_at == NOW + 90
-    assert judged(Outcome(status=429, retry_after_s=10 * DAY_S)).next_at == NOW + schedule.LONGEST_WAIT_S
-    assert judged(Outcome(status=503, retry_after_s=0.1)).next_at == NOW + PAUSES_S[0]
+    assert judged(AttemptResult(status=429, retry_after_s=90)).next_at == NOW + 90
+    assert judged(AttemptResult(status=429, retry_after_s=10 * DAY_S)).next_at == NOW + schedule.LONGEST_WAIT_S
+    assert judged(AttemptResult(status=503, retry_after_s=0.1)).next_at == NOW + PAUSES_S[0]
 
 
 # ---- signing and bodies
@@ -154,8 +154,8 @@ def test_no_text_calls_a_whole_channel_of_slack():
 
 
 def test_an_address_is_https_with_a_host():
-    assert read_url("https://hooks.example:8443/a?b=1") == Place("hooks.example", 8443, "/a?b=1")
-    assert read_url("https://hooks.example") == Place("hooks.example", 443, "/")
+    assert read_url("https://hooks.example:8443/a?b=1") == Address("hooks.example", 8443, "/a?b=1")
+    assert read_url("https://hooks.example") == Address("hooks.example", 443, "/")
     assert read_url("https://[2001:db8::1]/x").authority == "[2001:db8::1]"
     assert read_url("https://bücher.example/").host == "xn--bcher-kva.example"
 

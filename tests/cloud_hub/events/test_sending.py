@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud_hub.events.addresses import Place
-from cloud_hub.events.schedule import Outcome
+from cloud_hub.events.addresses import Address
+from cloud_hub.events.schedule import AttemptResult
 from cloud_hub.events.sending import BODY, HEAD, post
 from tests.support.https import Receiver, receiver
 
@@ -35,7 +35,7 @@ def sent(
     server.answers, server.got = list(answers), []
     context = ssl.create_default_context(cafile=ca or server.ca)
     call = post(
-        Place(host, server.port, path),
+        Address(host, server.port, path),
         b'{"a":1}',
         {"webhook-id": "evt_1"},
         context,
@@ -72,7 +72,7 @@ def test_a_refusal_that_repeats_the_path_does_not_show_it(server):
 
 def test_who_wants_another_protocol_has_not_got_it(server):
     asked = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
-    assert sent(server, asked) == Outcome(error="it wants to speak another protocol than HTTP")
+    assert sent(server, asked) == AttemptResult(error="it wants to speak another protocol than HTTP")
 
 
 def test_no_redirect_is_followed(server):
@@ -150,6 +150,6 @@ def test_names_that_are_none_and_ports_that_are_closed_are_failures_in_words(ser
         raise OSError(-2, "Name or service not known")
 
     assert sent(server, b"", host="none.example", resolve=resolve).error == "Name or service not known"
-    closed = Place("127.0.0.1", 1, "/")
+    closed = Address("127.0.0.1", 1, "/")
     outcome = asyncio.run(post(closed, b"", {}, ssl.create_default_context(), allow_private=True, timeout_s=LATE_S))
     assert outcome.status == 0 and outcome.error

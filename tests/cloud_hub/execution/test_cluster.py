@@ -13,7 +13,7 @@ from cloud_hub.errors import InvalidError
 from cloud_hub.execution import cluster
 from cloud_hub.execution.child import ChildExecutor
 from cloud_hub.execution.cluster import ClusterExecutor, executor_of
-from cloud_hub.execution.on_ray import Asked
+from cloud_hub.execution.on_ray import Reservation
 from cloud_hub.execution.port import Limits, NoClusterError, OverLimitError, Progress, Work, WorkDiedError
 
 Ended = dict[str, Any] | Exception
@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *ends: Ended) -> tuple[dict[str, Any], 
 
     monkeypatch.setattr(cluster, "ChildExecutor", Driver)
     work = Work("a:b", Path("work"), {}, {"recipes": Path("recipes")})
-    executor = ClusterExecutor("head:6379", Limits(), Asked())
+    executor = ClusterExecutor("head:6379", Limits(), Reservation())
     result = executor.run(work, progress=lambda step, share: steps.append(step), check=lambda: None)
     assert left == []
     return result, steps

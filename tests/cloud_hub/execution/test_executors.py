@@ -13,7 +13,7 @@ from cloud_hub.execution import node
 from cloud_hub.execution.child import ChildExecutor
 from cloud_hub.execution.cluster import ClusterExecutor
 from cloud_hub.execution.here import InlineExecutor
-from cloud_hub.execution.on_ray import Asked, RayExecutor, connected
+from cloud_hub.execution.on_ray import RayExecutor, Reservation, connected
 from cloud_hub.execution.port import (
     LOG,
     LOG_BYTES,
@@ -50,7 +50,7 @@ def nodes() -> Iterator[TwoNodes]:
 
 
 def on_ray(limits: Limits | None = None, **asked: float) -> RayExecutor:
-    return RayExecutor(limits, Asked(**{"every_s": 0.1, **asked}))
+    return RayExecutor(limits, Reservation(**{"every_s": 0.1, **asked}))
 
 
 @pytest.fixture(params=[ChildExecutor, InlineExecutor, on_ray])
@@ -139,7 +139,7 @@ def test_a_hung_one_is_cancelled_with_all_that_it_started(
 
     executor: Executor = ChildExecutor()
     if where == "on a node":
-        executor = ClusterExecutor(request.getfixturevalue("nodes").address, Limits(), Asked(every_s=0.1))
+        executor = ClusterExecutor(request.getfixturevalue("nodes").address, Limits(), Reservation(every_s=0.1))
     with pytest.raises(CancelledError):
         run(executor, tmp_path, "hangs", check=check)
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
@@ -233,7 +233,7 @@ def test_a_cluster_that_has_no_room_says_what_it_has(nodes: TwoNodes, tmp_path: 
 
 def test_a_cluster_that_does_not_answer_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(NoClusterError, match=r"no Ray cluster answers at 127.0.0.1:1: .*refused") as failed:
-        run(ClusterExecutor("127.0.0.1:1", Limits(), Asked(wait_s=0)), tmp_path, "good", number=1)
+        run(ClusterExecutor("127.0.0.1:1", Limits(), Reservation(wait_s=0)), tmp_path, "good", number=1)
     assert "ray status" in failed.value.hint
 
 

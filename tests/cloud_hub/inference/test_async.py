@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 from cloud_hub.app import create_app
 from cloud_hub.errors import NotFoundError, UnreachableError
 from cloud_hub.inference import async_queue, async_runner
-from cloud_hub.inference.async_queue import ATTEMPTS, LEASE_S, SWEPT, Asked, Attempt
+from cloud_hub.inference.async_queue import ATTEMPTS, LEASE_S, SWEPT, Attempt, QueuedRequest
 from cloud_hub.inference.parts import Inference
 from cloud_hub.store.tables import AsyncRequest
 from fleet.api.inference import AsyncInference
@@ -317,7 +317,7 @@ async def state_at_the_end(hub: HubFixture, instance: Inference, first: Callable
     async with asyncio.timeout(60):
         while not first():
             await asyncio.sleep(0)
-        asked = Asked("application:a", "tiny", 1, json.dumps(ASKED).encode(), {})
+        asked = QueuedRequest("application:a", "tiny", 1, json.dumps(ASKED).encode(), {})
         row = await asyncio.to_thread(async_queue.submit, hub.hub, asked)
         instance.later.wake()
         state: Callable[[], AsyncRequest] = lambda: async_queue.find(hub.hub, "application:a", "tiny", row.id)  # noqa: E731
@@ -336,7 +336,7 @@ def test_two_instances_never_take_the_same(hub_database: str, tmp_path: Path) ->
     """On SQLite and PostgreSQL."""
     hub = make_hub(tmp_path, database=hub_database).hub
     for _ in range(3):
-        async_queue.submit(hub, Asked("a", "m", 1, b"x", {}))
+        async_queue.submit(hub, QueuedRequest("a", "m", 1, b"x", {}))
     begin = threading.Barrier(4)
 
     def take(number: int) -> AsyncRequest | None:

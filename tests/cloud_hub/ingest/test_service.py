@@ -15,7 +15,7 @@ from sqlmodel import select
 from cloud_hub.errors import UnreachableError
 from cloud_hub.ingest import service
 from cloud_hub.ingest.inbox import SHARE
-from cloud_hub.ingest.service import Ingest, Step
+from cloud_hub.ingest.service import Ingest, LoopStep
 from cloud_hub.ingest.shards import ALL, LEASE_S, Shards
 from cloud_hub.ingest.slowing import SHOWN_S, TOO_MANY, note
 from cloud_hub.services import supervisor
@@ -246,7 +246,7 @@ def test_a_piece_of_work_waits_longer_after_each_failure_and_starts_afresh_when_
         if broken[0]:
             raise ValueError("no")
 
-    step = Step("work", work, every_s=7.0)
+    step = LoopStep("work", work, every_s=7.0)
     for tick in range(100):
         now = tick / 10
         step.run(now)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_hub.ingest.reading import Record, read_record
+from cloud_hub.ingest.reading import ReadRecord, read_record
 from cloud_hub.ingest.summing import Part, beginning, summed
 from fleet.protocol.durations import HOUR_S
 from fleet.protocol.figures import COLUMNS, FINITE, HIGH, LOW, MEAN, SPREAD, Told, figures_of, summarize
@@ -20,7 +20,7 @@ from tests.support.traffic import Traffic
 TOLD = Told("x", "values", ("a", "b"))
 
 
-def part_of(record: Record) -> Part:
+def part_of(record: ReadRecord) -> Part:
     window = record.body
     assert isinstance(window, Window)
     return Part(window.started_at, window.ended_at, 1, record.document, window.sketch)

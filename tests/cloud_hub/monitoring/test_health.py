@@ -18,10 +18,10 @@ from cloud_hub.broker.link import Address, Link
 from cloud_hub.config import HubConfig
 from cloud_hub.errors import UnreachableError
 from cloud_hub.ingest import service
-from cloud_hub.ingest.service import Ingest, Step
+from cloud_hub.ingest.service import Ingest, LoopStep
 from cloud_hub.monitoring import health
 from cloud_hub.monitoring.board import PARTS, STILL_S, StatusBoard
-from cloud_hub.monitoring.health import Health, Probe, judge_clock, status_of
+from cloud_hub.monitoring.health import HubHealth, Probe, judge_clock, status_of
 from cloud_hub.ports import Part
 from tests.support.databases import migrated_postgres
 from tests.support.hub import HubFixture, make_hub
@@ -101,7 +101,7 @@ def test_a_database_that_hangs_holds_no_answer_up(hub: HubFixture, deaf: int, mo
     working(hub)
     config = hub.hub.config.model_copy(update={"database": f"postgresql+psycopg://x@127.0.0.1:{deaf}/x"})
     app: Any = hub.client.app
-    app.state.health = Health(_replace(hub, config))
+    app.state.health = HubHealth(_replace(hub, config))
     before = threading.active_count()
     for _ in range(5):
         began = time.monotonic()
@@ -214,7 +214,7 @@ def test_the_clock_of_the_databases_machine(tmp_path: Path, postgres: str) -> No
     true = working(make_hub(tmp_path / "true", start=time.time(), database=url))
     assert states(true) == (200, dict.fromkeys(PARTS, "ok"))
     true.clock.advance(2 * DAY)
-    time_apart = asyncio.run(Health(true.hub).look())["clock"]
+    time_apart = asyncio.run(HubHealth(true.hub).look())["clock"]
     assert time_apart.state == "failed" and "the database's" in time_apart.reason
 
 
@@ -254,7 +254,7 @@ def test_a_step_that_fails_is_said_until_it_works() -> None:
         if error is not None:
             raise error
 
-    step = Step("sending commands", work)
+    step = LoopStep("sending commands", work)
     step.run(0.0)
     assert step.problem == "sending commands fails: OSError"
     step.run(100.0)

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from edge_agent.errors import AgentError, ConflictError, DeniedError, NotFoundError, UsageError
 from edge_agent.host import service
-from edge_agent.host.service import Service, install, run_command, uninstall, unit_of
+from edge_agent.host.service import ServiceUnit, install, run_command, uninstall, unit_of
 from fleet.protocol.manifest import encode_manifest
 from tests.support import models
 from tests.support.agent_process import ROOT, enrolled
@@ -28,10 +28,10 @@ PROGRAM = Path(sysconfig.get_path("scripts")) / "edge-agent"
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Service:
+def asked(tmp_path: Path) -> ServiceUnit:
     """Into an image."""
     (tmp_path / "image").mkdir()
-    return Service(program=Path("/opt/edgeloop/bin/edge-agent"), directory=Path("/var/lib/edge-agent"),
+    return ServiceUnit(program=Path("/opt/edgeloop/bin/edge-agent"), directory=Path("/var/lib/edge-agent"),
                    root=tmp_path / "image")  # fmt: skip
 
 
@@ -54,7 +54,7 @@ class Commands:
     ids=["usual", "odd"],
 )  # fmt: skip
 def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path, directory, devices, port):
-    asked = Service(program=PROGRAM, directory=Path(directory), devices=devices, port=port)
+    asked = ServiceUnit(program=PROGRAM, directory=Path(directory), devices=devices, port=port)
     unit = tmp_path / "edge-agent.service"
     unit.write_text(unit_of(asked))
     found = analysed("verify", unit)
@@ -64,7 +64,7 @@ def test_systemd_takes_the_unit_and_finds_it_hardened(tmp_path, directory, devic
 
 
 def test_a_command_line_comes_back_from_systemds_rules():
-    asked = Service(program=PROGRAM, directory=Path('/srv/100% "odd" $HOME/a\\b'), port=8200)
+    asked = ServiceUnit(program=PROGRAM, directory=Path('/srv/100% "odd" $HOME/a\\b'), port=8200)
     (line,) = re.findall(r"^ExecStart=(.*)$", unit_of(asked), re.MULTILINE)
     words = [
         re.sub(r"\\(.)", r"\1", quoted or plain).replace("%%", "%").replace("$$", "$")
@@ -75,7 +75,7 @@ def test_a_command_line_comes_back_from_systemds_rules():
 
 
 def test_the_agent_and_its_self_test_need_no_call_that_the_unit_refuses(tmp_path):
-    allowed = allowed_calls(unit_of(Service(program=PROGRAM, directory=Path("/var/lib/a"))))
+    allowed = allowed_calls(unit_of(ServiceUnit(program=PROGRAM, directory=Path("/var/lib/a"))))
     release = models.release(tmp_path / "blobs", runtime="litert", data=models.litert_bytes())
     (tmp_path / "manifest.json").write_bytes(encode_manifest(release.manifest))
     assert allowed >= OFTEN
@@ -246,4 +246,4 @@ def test_the_command_shows_the_unit_and_writes_nothing(tmp_path):
     done = subprocess.run([PROGRAM, "service", "show", "--port", "8200"], capture_output=True, text=True, check=False)
     assert done.returncode == 2  # show takes no port
     done = subprocess.run([PROGRAM, "service", "show"], capture_output=True, text=True, check=True)
-    assert done.stdout == unit_of(Service(program=PROGRAM, directory=Path("/var/lib/edge-agent")))
+    assert done.stdout == unit_of(ServiceUnit(program=PROGRAM, directory=Path("/var/lib/edge-agent")))

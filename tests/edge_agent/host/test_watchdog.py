@@ -18,7 +18,7 @@ from edge_agent.host import watchdog
 from edge_agent.host.notify import ServiceManager
 from edge_agent.host.watchdog import EXIT, Patience, Runs, Watchdog
 from edge_agent.update.disk.state import StateFile, read_state
-from edge_agent.update.rules.model_state import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, UpdateTarget
 from fleet.protocol.channel import Probation
 from tests.support import models
 from tests.support.agent_process import enrolled, running
@@ -69,7 +69,7 @@ def test_a_release_that_hangs_ends_the_agent_until_it_is_rolled_back_as_a_crash_
     StateFile(directory).put_model(
         "tiny",
         ModelState(
-            state="probation", active=bad, previous=good, target=Target(held=bad),
+            state="probation", active=bad, previous=good, target=UpdateTarget(held=bad),
             probation=Probation(seconds=3600, requests=1000, max_starts=1),
         ),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import urllib3
 
 from edge_agent.errors import UnreachableError
 from edge_agent.identity.enroll import enroll
-from edge_agent.identity.http import Answer, HubHttp
+from edge_agent.identity.http import HubHttp, WholeResponse
 from edge_agent.update.messages import LookRequest
 from edge_agent.update.worker.resolve_targets import me
 from tests.support.agent_process import enrolled
@@ -109,8 +109,8 @@ def test_an_answer_that_no_hub_gives_is_no_answer(tmp_path: Path, body: bytes) -
 
 def test_what_the_hub_says_of_a_device_is_read_or_no_answer() -> None:
     class Hub:
-        def request(self, *_: object, **__: object) -> Answer:
-            return Answer(status=200, headers={}, data=b'{"device_id": ')
+        def request(self, *_: object, **__: object) -> WholeResponse:
+            return WholeResponse(status=200, headers={}, data=b'{"device_id": ')
 
     with pytest.raises(UnreachableError, match="the answer to /device/me: "):
         me(Hub(), LookRequest(device_id="d", channel="stable", kinds=("onnx",)))

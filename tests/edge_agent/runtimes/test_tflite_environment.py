@@ -21,7 +21,7 @@ import pytest
 from edge_agent import client
 from edge_agent.errors import NotFoundError
 from edge_agent.update.disk.state import StateFile, read_state
-from edge_agent.update.messages import Confined, Done
+from edge_agent.update.messages import Confined, StepDone
 from edge_agent.update.rules.model_state import ModelState
 from edge_agent.update.worker import sandbox
 from tests.support import models
@@ -103,7 +103,7 @@ def test_its_self_test_passes_in_the_sandbox(python: str, device: Path):
     done = subprocess.run(command, input=line, cwd=ROOT, env=environ, capture_output=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
     *_, confined, last = done.stdout.splitlines()
-    assert msgspec.json.decode(last, type=Done) == Done()
+    assert msgspec.json.decode(last, type=StepDone) == StepDone()
     in_force = msgspec.json.decode(confined, type=Confined).sandbox
     assert ("seccomp" in in_force) == (sandbox.machine() is not None)
     assert any(part.startswith("landlock") for part in in_force) == (sandbox.landlock_abi() > 0)

@@ -15,7 +15,7 @@ from edge_agent.local import open_model
 from edge_agent.ports import InstalledRelease
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from fleet.protocol.channel import Audit, ModelEntry, Routing, Sampling
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.errors import RefusalError
@@ -139,7 +139,7 @@ def test_a_release_without_steps_takes_nothing_that_is_ready(agent: Agent) -> No
 def test_an_application_in_process_sends_either(tmp_path: Path) -> None:
     made = normalised(tmp_path / "blobs")
     digest = Store(tmp_path).put_manifest(encode_manifest(made.manifest))
-    held = Held(release=1, variant=made.variant.name, manifest=digest)
+    held = HeldRelease(release=1, variant=made.variant.name, manifest=digest)
     StateFile(tmp_path).put_model("tiny", ModelState(state="committed", active=held))
     with open_model(tmp_path, "tiny") as model:
         steps = model.steps

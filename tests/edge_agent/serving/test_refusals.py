@@ -15,7 +15,7 @@ from edge_agent.in_process.records import LocalRecord
 from edge_agent.local import open_model
 from edge_agent.update.disk.state import StateFile
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry, RolloutRef, Telemetry
 from fleet.protocol.codec import decode_msgpack
@@ -207,7 +207,7 @@ def install(directory, number, name):
     made = models.release(directory / "blobs", number=number)
     spec = replace(made.manifest.inputs[0], name=name)
     digest = Store(directory).put_manifest(encode_manifest(replace(made.manifest, inputs=(spec,))))
-    return Held(release=number, variant=made.variant.name, manifest=digest)
+    return HeldRelease(release=number, variant=made.variant.name, manifest=digest)
 
 
 @pytest.mark.parametrize(("sent", "newly"), [("input", True), ("rubbish", False)])

@@ -4,7 +4,7 @@ import pytest
 
 from edge_agent.serving import breaker as breakers
 from edge_agent.serving.breaker import Breaker
-from edge_agent.serving.router import Local, Route, Verdict, route, settle, threshold
+from edge_agent.serving.router import Local, Route, RoutingResult, route, settle, threshold
 from fleet.protocol.channel import Routing
 from fleet.protocol.manifest import Deferral
 
@@ -46,22 +46,22 @@ def test_route(local, limit, able, expected):
 @pytest.mark.parametrize(
     ("local", "able", "error", "expected"),
     [
-        (SURE, ABLE, None, Verdict(served_by="edge")),
-        (UNSURE, ABLE, None, Verdict(served_by="cloud", deferred=True, fallback_reason="low-confidence")),
+        (SURE, ABLE, None, RoutingResult(served_by="edge")),
+        (UNSURE, ABLE, None, RoutingResult(served_by="cloud", deferred=True, fallback_reason="low-confidence")),
         (
             UNSURE,
             ABLE,
             "deadline",
-            Verdict(served_by="edge", degraded=True, deferred=True, fallback_reason="deadline"),
+            RoutingResult(served_by="edge", degraded=True, deferred=True, fallback_reason="deadline"),
         ),
-        (BROKEN, ABLE, None, Verdict(served_by="cloud", fallback_reason="local-failed")),
-        (BROKEN, ABLE, "unreachable", Verdict(served_by="nobody", degraded=True, fallback_reason="unreachable")),
-        (UNSURE, {**ABLE, "cloud": False}, None, Verdict(served_by="edge", fallback_reason="cloud-off")),
+        (BROKEN, ABLE, None, RoutingResult(served_by="cloud", fallback_reason="local-failed")),
+        (BROKEN, ABLE, "unreachable", RoutingResult(served_by="nobody", degraded=True, fallback_reason="unreachable")),
+        (UNSURE, {**ABLE, "cloud": False}, None, RoutingResult(served_by="edge", fallback_reason="cloud-off")),
         (
             UNSURE,
             {**ABLE, "blocked": "breaker-open"},
             None,
-            Verdict(served_by="edge", degraded=True, fallback_reason="breaker-open"),
+            RoutingResult(served_by="edge", degraded=True, fallback_reason="breaker-open"),
         ),
     ],
 )

@@ -19,7 +19,7 @@ from edge_agent.serving.rpc import AgentInference, make_rpc_server, open_rpc
 from fleet.protocol.channel import ModelEntry, Routing
 from fleet.rpc import messages
 from fleet.rpc.port import Bounds
-from fleet.rpc.server import Server
+from fleet.rpc.server import RpcServer
 from tests.support import models
 from tests.support.agent import Agent
 from tests.support.server import answering, serving
@@ -54,7 +54,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
     agent.follow(ModelEntry(release=1))
     asyncio.run(agent.slots.activate(models.release(agent.blobs, data=b"fake", threshold=0.6), None, None))
     inference = AgentInference(agent.engine, agent.app.about, agent.shared.budget)
-    server = Server(inference, "127.0.0.1:0", message_limit=1 << 20, bounds=Bounds(idle_s=0.05))
+    server = RpcServer(inference, "127.0.0.1:0", message_limit=1 << 20, bounds=Bounds(idle_s=0.05))
     with serving(**agent.listener) as (_, loop), answering(server, loop) as rpc, grpc.insecure_channel(rpc) as channel:
         yield Device(agent, channel)
     agent.database.close()
@@ -135,7 +135,7 @@ def test_a_port_that_is_taken_is_refused(tmp_path: Path) -> None:
     inference = AgentInference(agent.engine, agent.app.about, agent.shared.budget)
 
     async def twice() -> None:
-        _, port = Server(inference, "127.0.0.1:0", message_limit=1).bind()
+        _, port = RpcServer(inference, "127.0.0.1:0", message_limit=1).bind()
         config = AgentConfig(dir=tmp_path, grpc_port=port)
         with pytest.raises(AgentError, match=f"cannot listen on 127.0.0.1:{port}") as caught:
             open_rpc(config, agent.engine, agent.app.about, agent.shared.budget)

@@ -24,8 +24,8 @@ from edge_agent.serving.rpc import AgentInference
 from edge_agent.serving.tracing import make_tracer
 from fleet.protocol.channel import ModelEntry, Remote, Routing
 from fleet.rpc import messages
-from fleet.rpc.server import Server
-from fleet.serving import Request
+from fleet.rpc.server import RpcServer
+from fleet.serving import HotRequest
 from fleet.tracing import OFF
 from tests.edge_agent.serving.test_remote import Server as RemoteServer
 from tests.support import models
@@ -132,7 +132,7 @@ def test_a_request_that_comes_to_nothing_ends_its_span(agent: Agent, kept: Kept)
 def test_a_call_over_grpc_goes_on_in_the_trace_of_its_metadata(agent: Agent, kept: Kept) -> None:
     asyncio.run(begun(agent))
     inference = AgentInference(agent.engine, agent.app.about, agent.shared.budget, kept.tracer("agent"))
-    server = Server(inference, "127.0.0.1:0", message_limit=1 << 20)
+    server = RpcServer(inference, "127.0.0.1:0", message_limit=1 << 20)
     request = messages.InferRequest(model_name="tiny", raw_input_contents=[SURE.tobytes()])
     request.inputs.add(name="input", datatype="FP32", shape=SURE.shape)
     with serving(**agent.listener) as (_, loop), answering(server, loop) as rpc, grpc.insecure_channel(rpc) as channel:
@@ -170,7 +170,7 @@ def test_another_server_is_told_the_trace(tmp_path: Path, kept: Kept) -> None:
 
 def steps_of(agent: Agent) -> int:
     """Lines that the interpreter runs for one request of the hot route."""
-    request = Request(b"POST", PATH.encode(), {b"host": b"127.0.0.1:8200"}, 0.0, unix=False)
+    request = HotRequest(b"POST", PATH.encode(), {b"host": b"127.0.0.1:8200"}, 0.0, unix=False)
     route, lines = agent.shared.route, 0
 
     def watch(frame: Any, event: str, argument: Any) -> Any:

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from edge_agent.shadow.child import MOST_ROWS, Asked, answer
+from edge_agent.shadow.child import MOST_ROWS, ShadowRequest, answer
 from edge_agent.telemetry.shadowed import ShadowTally
 from fleet.protocol.manifest import Manifest, Tensor, decode_manifest
 from fleet.protocol.task import TaskSpec
@@ -38,9 +38,9 @@ class Model:
     def close(self) -> None: ...
 
 
-def asked(outputs, rows: int = 3) -> Asked:
+def asked(outputs, rows: int = 3) -> ShadowRequest:
     x = np.zeros((rows, 4), np.float32)
-    return Asked(
+    return ShadowRequest(
         rollout=ordered().rollout,
         inputs=(to_array("x", x),),
         outputs=tuple(to_array(n, np.float32(a)) for n, a in outputs.items()),

@@ -15,7 +15,7 @@ from edge_agent.shadow.child import Answered
 from edge_agent.shadow.copies import Copy
 from edge_agent.shadow.process import ChildProcesses
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.manifest import encode_manifest
 from fleet.protocol.pairing import input_keys
 from fleet.protocol.shadow import keyed_apart
@@ -27,14 +27,16 @@ COPY = Copy("tiny", "onnx-fp32", ordered().rollout, {"input": X}, {"logits": ans
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Held:
+def held(tmp_path: Path) -> HeldRelease:
     """A release that takes the first class for the second, in the store of the agent in `tmp_path`."""
     store = Store(tmp_path)
     made = release(store.blobs, data=onnx_bytes(swap=True))
-    return Held(release=2, variant=made.variant.name, manifest=store.put_manifest(encode_manifest(made.manifest)))
+    return HeldRelease(
+        release=2, variant=made.variant.name, manifest=store.put_manifest(encode_manifest(made.manifest))
+    )
 
 
-def test_it_compares_and_its_end_is_only_its_own(tmp_path: Path, held: Held) -> None:
+def test_it_compares_and_its_end_is_only_its_own(tmp_path: Path, held: HeldRelease) -> None:
     async def scenario() -> tuple[Answered, float]:
         process, cpu_s = await ChildProcesses(tmp_path).start(held)
         said = await process.ask(COPY)
@@ -56,7 +58,7 @@ def test_it_compares_and_its_end_is_only_its_own(tmp_path: Path, held: Held) -> 
     assert said.cpu_s >= loading_s > 0.0
 
 
-def test_it_can_be_ended_while_somebody_waits_for_its_answer(tmp_path: Path, held: Held) -> None:
+def test_it_can_be_ended_while_somebody_waits_for_its_answer(tmp_path: Path, held: HeldRelease) -> None:
     async def scenario() -> None:
         process, _ = await ChildProcesses(tmp_path).start(held)
         os.kill(process._process.pid, signal.SIGSTOP)  # it never answers
@@ -70,7 +72,7 @@ def test_it_can_be_ended_while_somebody_waits_for_its_answer(tmp_path: Path, hel
     asyncio.run(scenario())
 
 
-def test_a_release_that_cannot_be_loaded_is_said_in_words(tmp_path: Path, held: Held) -> None:
+def test_a_release_that_cannot_be_loaded_is_said_in_words(tmp_path: Path, held: HeldRelease) -> None:
     store = Store(tmp_path)
     blob = store.manifest(held.manifest).variant(held.variant).blob
     (store.blobs / blob.sha256).write_bytes(bytes(blob.size))
@@ -78,7 +80,7 @@ def test_a_release_that_cannot_be_loaded_is_said_in_words(tmp_path: Path, held: 
         asyncio.run(ChildProcesses(tmp_path).start(held))
 
 
-def test_one_that_never_answers_is_given_up(tmp_path: Path, held: Held) -> None:
+def test_one_that_never_answers_is_given_up(tmp_path: Path, held: HeldRelease) -> None:
     (tmp_path / "agent.toml").write_text("selftest_wall_s = 0.01\n")  # nothing answers as fast
     with pytest.raises(ShadowError, match=r"had not answered after 0\.01 s") as given_up:
         asyncio.run(ChildProcesses(tmp_path).start(held))
@@ -87,14 +89,16 @@ def test_one_that_never_answers_is_given_up(tmp_path: Path, held: Held) -> None:
 
 def test_the_array_that_comes_back_is_of_every_kind(tmp_path: Path) -> None:
     """Texts and numbers of any width pass the pipe."""
-    from edge_agent.shadow.child import Asked, framed
+    from edge_agent.shadow.child import ShadowRequest, framed
     from fleet.protocol.codec import decode_msgpack
     from fleet.protocol.tensors import from_array, to_array
 
     arrays = (np.array([[b"a", b"long text"]], object), np.arange(4, dtype=np.int64), np.ones((2, 2), np.float16))
     frame = framed(
-        Asked(rollout=ordered().rollout, inputs=tuple(to_array(f"x{n}", a) for n, a in enumerate(arrays)), outputs=())
+        ShadowRequest(
+            rollout=ordered().rollout, inputs=tuple(to_array(f"x{n}", a) for n, a in enumerate(arrays)), outputs=()
+        )
     )
     assert int.from_bytes(frame[:4], "little") == len(frame) - 4
-    back = decode_msgpack(frame[4:], Asked, limit=1 << 20)
+    back = decode_msgpack(frame[4:], ShadowRequest, limit=1 << 20)
     assert all((from_array(one) == other).all() for one, other in zip(back.inputs, arrays, strict=True))

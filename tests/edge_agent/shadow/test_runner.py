@@ -8,7 +8,7 @@ import pytest
 
 from edge_agent.shadow.copies import Copies
 from edge_agent.shadow.runner import MOST_CRASHES, Shadows
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.rollouts.shadow import BAD
 from tests.support.models import answer, inputs
@@ -169,6 +169,6 @@ def test_what_was_fetched_stays_while_its_rollout_goes_on(world: World) -> None:
 
 def test_another_variant_of_the_release_is_another_shadow(world: World) -> None:
     asyncio.run(world.order())
-    other = ordered(held=Held(release=2, variant="onnx-int8", manifest="n" * 64))
+    other = ordered(held=HeldRelease(release=2, variant="onnx-int8", manifest="n" * 64))
     asyncio.run(world.shadows.follow([other]))
     assert world.shadows.wants(other)

@@ -10,14 +10,14 @@ from edge_agent.errors import ModelLoadError
 from edge_agent.mqtt.command_handler import Actions
 from edge_agent.telemetry.benchmarks import Measurer, wanted
 from edge_agent.telemetry.database import Database
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 from fleet.protocol.channel import Bench, Channel, ModelEntry, RolloutRef
 from fleet.protocol.codec import decode_msgpack
 from fleet.protocol.messages import Benchmark, Command, CommandResult
 from tests.support import models
 from tests.support.agent import Agent
 
-HELD = Held(release=2, variant="v", manifest="m")
+HELD = HeldRelease(release=2, variant="v", manifest="m")
 COMMITTED = ModelState(state="committed", active=HELD)
 
 

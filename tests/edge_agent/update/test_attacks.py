@@ -18,7 +18,7 @@ from cloud_hub.opening.bootstrap import open_publisher
 from cloud_hub.trust import ceremony
 from edge_agent.errors import AgentError, ConflictError, FetchError, RefusedError, TrustError, UnreachableError
 from edge_agent.update.disk.store import Store
-from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.download.throttle import DownloadPace, paced
 from edge_agent.update.messages import LookRequest, Refusal
 from edge_agent.update.worker.resolve_targets import looked, offers
 from edge_agent.update.worker.tuf_client import Fetcher, TimeFloor, opened
@@ -86,9 +86,9 @@ class World:
         self.now = START + 60
 
     @contextlib.contextmanager
-    def look(self, pace: Pace | None = None):
+    def look(self, pace: DownloadPace | None = None):
         floor = TimeFloor(self.tuf.parent / "time-floor")
-        fetcher = Fetcher(self.between, pace or Pace())
+        fetcher = Fetcher(self.between, pace or DownloadPace())
         with opened(self.tuf, self.root, fetcher, floor, clock=lambda: self.now) as trusted:
             yield trusted
 
@@ -315,7 +315,7 @@ def test_old_metadata_survives_a_look_that_failed_half_way(world):
     assert world.read("models/digits/2.json") is not None
 
 
-@pytest.mark.parametrize("pace", [Pace(deadline_s=10.0), Pace(min_bytes_per_s=1024.0, grace_s=5.0)])
+@pytest.mark.parametrize("pace", [DownloadPace(deadline_s=10.0), DownloadPace(min_bytes_per_s=1024.0, grace_s=5.0)])
 def test_a_server_that_drips_is_left(pace):
     """One byte every two seconds: cut at the deadline, or when the mean speed is too low."""
     clock = itertools.count(step=2)

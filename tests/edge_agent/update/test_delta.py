@@ -17,10 +17,10 @@ from edge_agent.update.disk.store import Store
 from edge_agent.update.download.delta import fetch_delta
 from edge_agent.update.download.fetch import fetch_blob
 from edge_agent.update.download.release import nearest
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.throttle import DownloadPace
 from edge_agent.update.download.transfer import Budgeted, Transfer
-from edge_agent.update.messages import Step
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.messages import StepRequest
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.manifest import Blob
 from model_compiler.package.delta import _patch, build
 from tests.edge_agent.update.test_fetch import Answer
@@ -70,7 +70,7 @@ def store(tmp_path):
     return store
 
 
-def patched(hub: Hub, store: Store, most: int | None = None, pace: Pace = Pace(), **options) -> int:  # noqa: B008
+def patched(hub: Hub, store: Store, most: int | None = None, pace: DownloadPace = DownloadPace(), **options) -> int:  # noqa: B008
     counted: list[int] = []
     transfer = Transfer(pace, counted.append, Budgeted(most), now=options.pop("now", time.monotonic))
     try:
@@ -119,7 +119,7 @@ def test_a_patch_that_is_of_no_use_leaves_nothing_and_the_whole_file_comes(store
     with pytest.raises(DeltaError, match=words):
         patched(hub, store)
     assert leftovers(store) == set()
-    fetch_blob(hub, store, WANTED, pace=Pace(), progress=lambda count: None)
+    fetch_blob(hub, store, WANTED, pace=DownloadPace(), progress=lambda count: None)
     store.accept(WANTED)
     assert (store.blobs / WANTED.sha256).read_bytes() == NEW.tobytes()
 
@@ -214,10 +214,12 @@ def test_a_patch_goes_on_with_the_next_days_budget(store):
 def test_a_patch_is_looked_for_from_the_models_own_releases_first():
     """However many other models are here, of the same variant, too."""
     held = {
-        model: tuple(Held(release=n, variant=name, manifest=f"{model}{n}") for n, name in ((2, "fp32"), (1, "int8")))
+        model: tuple(
+            HeldRelease(release=n, variant=name, manifest=f"{model}{n}") for n, name in ((2, "fp32"), (1, "int8"))
+        )
         for model in ("a", "b", "c")
     }
-    wanted = Step(step="fetch", model="c", held=Held(release=3, variant="int8", manifest="c3"))
+    wanted = StepRequest(step="fetch", model="c", held=HeldRelease(release=3, variant="int8", manifest="c3"))
     assert [release.manifest for release in nearest(wanted, held)] == ["c1", "c2", "a1", "b1", "a2", "b2"]
 
 
@@ -229,7 +231,7 @@ def ticking(step_s: float):
 
 def test_a_patch_that_comes_too_slowly_is_left_and_resumed(store):
     with pytest.raises(FetchError, match=r"came at \d+ B/s") as caught:
-        patched(Hub(PATCH), store, pace=Pace(grace_s=150.0), now=ticking(100.0))
+        patched(Hub(PATCH), store, pace=DownloadPace(grace_s=150.0), now=ticking(100.0))
     assert caught.value.reason == "too-slow" and leftovers(store) == {f"{WANTED.sha256}.delta"}
     assert patched(Hub(PATCH), store) < len(PATCH)
 
@@ -272,7 +274,7 @@ def test_applying_takes_little_memory(tmp_path):
     (store.blobs / held.sha256).write_bytes(big.tobytes())
     hub = Hub(_patch("subtract", big.tobytes(), changed.tobytes(), diff=(changed - big).tobytes()))
     tracemalloc.start()
-    fetch_delta(hub, store, wanted, held.sha256, Transfer(Pace(), lambda count: None, Budgeted(None)))
+    fetch_delta(hub, store, wanted, held.sha256, Transfer(DownloadPace(), lambda count: None, Budgeted(None)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < wanted.size / 8

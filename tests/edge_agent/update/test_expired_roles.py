@@ -12,7 +12,7 @@ from edge_agent.errors import UnreachableError
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.messages import LookRequest, Offer, Refusal
 from edge_agent.update.rules import hints
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from edge_agent.update.worker.resolve_targets import concluded, looked, offers
 from fleet.protocol.channel import ModelEntry
 from fleet.protocol.messages import DeviceMe
@@ -49,7 +49,7 @@ def look(world: World, asked: LookRequest = ASKED, mine: DeviceMe = MINE) -> tup
 
 def holding(world: World) -> LookRequest:
     """A device that has committed release 1 and went on to release 2."""
-    found: list[Held] = []
+    found: list[HeldRelease] = []
     for release in (2, 1):
         follow(world, release)
         said = look(world)[1]

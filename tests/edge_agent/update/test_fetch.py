@@ -11,7 +11,7 @@ import pytest
 from edge_agent.errors import AgentError, DiskFullError, FetchError, UnreachableError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.fetch import fetch_blob
-from edge_agent.update.download.throttle import Pace
+from edge_agent.update.download.throttle import DownloadPace
 from fleet.protocol.manifest import Blob
 
 DATA = bytes(range(256)) * 400
@@ -56,7 +56,7 @@ def store(tmp_path):
 def fetch(server: Server, store: Store) -> int:
     counted: list[int] = []
     try:
-        fetch_blob(server, store, BLOB, pace=Pace(), progress=counted.append)
+        fetch_blob(server, store, BLOB, pace=DownloadPace(), progress=counted.append)
     finally:
         fetch.bytes = sum(counted)
     return fetch.bytes

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edge_agent.config import AgentConfig
 from edge_agent.update.disk.state import Looked
-from edge_agent.update.messages import Failed, LookRequest, LookResult, Message, Offer, Progress, Ready, Step
-from edge_agent.update.rules.model_state import Held, Target
+from edge_agent.update.messages import Failed, LookRequest, LookResult, Message, Offer, Ready, StepProgress, StepRequest
+from edge_agent.update.rules.model_state import HeldRelease, UpdateTarget
 from edge_agent.update.rules.notice_backoff import FREE, MOST_S, NoticeBackoff
 from edge_agent.update.updater import Updater
 from fleet.protocol.channel import Channel, ModelEntry
@@ -80,14 +80,14 @@ class Flood:
         self.looks += 1
         await self.sleep(1)
         channel = Channel(channel="stable", version=1, models={"m": ModelEntry(release=2)})
-        target = Target(held=Held(release=2, variant="v", manifest="a" * 64))
+        target = UpdateTarget(held=HeldRelease(release=2, variant="v", manifest="a" * 64))
         return [LookResult(looked=Looked(channel=channel)), Offer(model="m", target=target), Ready()]
 
-    async def step(self, step: Step) -> AsyncIterator[Message]:
+    async def step(self, step: StepRequest) -> AsyncIterator[Message]:
         while self.needed:
             await self.sleep(1)
             self.needed -= 1
-            yield Progress(share=0.5, received=1)
+            yield StepProgress(share=0.5, received=1)
         self.done.set()
         yield Failed(reason="disk-full", detail="all is here, which is enough for this test")
 

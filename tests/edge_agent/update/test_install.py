@@ -13,7 +13,7 @@ import pytest
 
 from edge_agent.errors import AgentError
 from edge_agent.update import install
-from edge_agent.update.install import ANSWER, REQUEST, Installer, Outcome, Request, ask
+from edge_agent.update.install import ANSWER, REQUEST, Installer, InstallRequest, InstallResult, ask
 from fleet.protocol.codec import decode_json, encode_json
 
 
@@ -27,9 +27,9 @@ class Noting(Installer):
 
     during = staticmethod(lambda: None)
 
-    async def _install(self, updater, folder: Path, name: str) -> Outcome:
+    async def _install(self, updater, folder: Path, name: str) -> InstallResult:
         await asyncio.to_thread(self.during)
-        return Outcome(id=name, detail=folder.name)
+        return InstallResult(id=name, detail=folder.name)
 
 
 @contextlib.contextmanager
@@ -78,24 +78,24 @@ def test_a_request_that_cannot_be_read_has_an_answer(tmp_path: Path) -> None:
     (tmp_path / REQUEST).write_bytes(b"\0")
     with serving(Noting(tmp_path)):
         until(lambda: not (tmp_path / REQUEST).exists())
-    outcome = decode_json((tmp_path / ANSWER).read_bytes(), Outcome, limit=1 << 20)
+    outcome = decode_json((tmp_path / ANSWER).read_bytes(), InstallResult, limit=1 << 20)
     assert outcome.reason == "bad-request" and outcome.detail and outcome.hint
 
 
 def test_a_disk_that_takes_no_answer_ends_the_request_all_the_same(tmp_path: Path, monkeypatch) -> None:
     (tmp_path / ANSWER).mkdir()  # nothing can be written in its place
-    (tmp_path / REQUEST).write_bytes(encode_json(Request(id="x", folder="/bundle")))
+    (tmp_path / REQUEST).write_bytes(encode_json(InstallRequest(id="x", folder="/bundle")))
     with serving(Noting(tmp_path)):
         until(lambda: not (tmp_path / REQUEST).exists())
     assert install.last(tmp_path) is None
 
 
 def test_who_asked_hears_of_it(tmp_path: Path) -> None:
-    (tmp_path / ANSWER).write_bytes(encode_json(Outcome(reason="bad-request", detail="of another one")))
+    (tmp_path / ANSWER).write_bytes(encode_json(InstallResult(reason="bad-request", detail="of another one")))
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(ask, tmp_path, tmp_path / "one", patience_s=10, pause=0.001)
         until((tmp_path / REQUEST).exists)
-        (tmp_path / "draft").write_bytes(encode_json(Outcome(reason="bad-request", detail="of this one")))
+        (tmp_path / "draft").write_bytes(encode_json(InstallResult(reason="bad-request", detail="of this one")))
         (tmp_path / "draft").replace(tmp_path / ANSWER)
         (tmp_path / REQUEST).unlink()
         assert asked.result().detail == "of this one"

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.rules import machine, probation
-from edge_agent.update.rules.model_state import Held, ModelState, Target
+from edge_agent.update.rules.model_state import HeldRelease, ModelState, UpdateTarget
 from fleet.protocol.channel import Probation, RolloutRef
 from fleet.protocol.codec import decode_json, encode_json
 from tests.support.size import examples
@@ -18,8 +18,8 @@ from tests.support.size import examples
 POLICY = Probation(seconds=100.0, requests=10, max_failures=0, max_starts=3)
 
 
-def held(number: int) -> Held:
-    return Held(release=number, variant="v", manifest=f"{number:064x}")
+def held(number: int) -> HeldRelease:
+    return HeldRelease(release=number, variant="v", manifest=f"{number:064x}")
 
 
 def rollout(number: int, attempt: int) -> RolloutRef:
@@ -27,7 +27,7 @@ def rollout(number: int, attempt: int) -> RolloutRef:
 
 
 TARGETS = st.builds(
-    lambda number, attempt: Target(held=held(number), rollout=rollout(number, attempt) if attempt else None),
+    lambda number, attempt: UpdateTarget(held=held(number), rollout=rollout(number, attempt) if attempt else None),
     st.integers(1, 4),
     st.integers(0, 2),
 )
@@ -43,7 +43,7 @@ class Histories(RuleBasedStateMachine):
         self.starts = 0
 
     @rule(wish=TARGETS)
-    def offered(self, wish: Target) -> None:
+    def offered(self, wish: UpdateTarget) -> None:
         before = self.state
         new = machine.wanted(before, wish, POLICY)
         if new is None:
@@ -85,7 +85,7 @@ class Histories(RuleBasedStateMachine):
     @rule(requests=st.integers(0, 20), failures=st.integers(0, 2), served_s=st.floats(0, 200))
     def health(self, requests: int, failures: int, served_s: float) -> None:
         before = self.state
-        new = probation.judged(before, Health(requests=max(requests, failures), failures=failures), served_s)
+        new = probation.judged(before, ReleaseHealth(requests=max(requests, failures), failures=failures), served_s)
         if new is None:
             assert failures == 0 and requests < 10 and served_s < 100
             return
@@ -100,7 +100,7 @@ class Histories(RuleBasedStateMachine):
     @rule(requests=st.integers(0, 2), failures=st.integers(0, 2))
     def first_requests(self, requests: int, failures: int) -> None:
         before = self.state
-        health = Health(requests=max(requests, failures), failures=failures)
+        health = ReleaseHealth(requests=max(requests, failures), failures=failures)
         self.state = probation.judged(before, health, 1e9) or before
         if failures and before.previous is not None:
             assert self.state.state == "rolled_back" and self.state.active == before.previous
@@ -153,7 +153,7 @@ TestHistories.settings = settings(max_examples=examples(150), stateful_step_coun
 
 
 def test_a_process_that_does_not_serve_is_no_start_of_a_release_on_probation() -> None:
-    begun = machine.trying(machine.verifying(machine.wanted(ModelState(), Target(held=held(2)), POLICY)))
+    begun = machine.trying(machine.verifying(machine.wanted(ModelState(), UpdateTarget(held=held(2)), POLICY)))
     trial = machine.activated(begun)
     assert machine.resumed(trial, to_serve=False) == trial and machine.resumed(trial).starts == 1
     cut = machine.resumed(begun, to_serve=False)  # an agent did stop while it tried this one
@@ -170,7 +170,7 @@ def test_a_crash_loop_in_probation_rolls_back() -> None:
 
 
 def test_a_release_that_kills_the_agent_while_trying_is_given_up() -> None:
-    state, target = ModelState(state="committed", active=held(1)), Target(held=held(2))
+    state, target = ModelState(state="committed", active=held(1)), UpdateTarget(held=held(2))
     for _ in range(POLICY.max_starts):
         begun = machine.wanted(state, target, POLICY)
         assert begun is not None
@@ -184,42 +184,44 @@ def test_a_release_that_kills_the_agent_while_trying_is_given_up() -> None:
 
 
 def test_a_retry_raises_the_attempt_and_is_tried() -> None:
-    first = Target(held=held(2), rollout=rollout(2, 1))
+    first = UpdateTarget(held=held(2), rollout=rollout(2, 1))
     begun = machine.wanted(ModelState(state="committed", active=held(1)), first, POLICY)
     assert begun is not None
     state = machine.rolled_back(machine.trying(machine.verifying(begun)), "selftest-failed", "")
     assert machine.wanted(state, first, POLICY) is None
-    again = machine.wanted(state, Target(held=held(2), rollout=rollout(2, 2)), POLICY)
+    again = machine.wanted(state, UpdateTarget(held=held(2), rollout=rollout(2, 2)), POLICY)
     assert again is not None and again.state == "fetching"
 
 
 def test_an_abort_in_probation_returns_to_the_default_at_once() -> None:
     state = on_probation(2, ModelState(state="committed", active=held(1)))
-    back = machine.wanted(state, Target(held=held(1)), POLICY)
+    back = machine.wanted(state, UpdateTarget(held=held(1)), POLICY)
     assert back is not None and (back.state, back.active, back.rejected) == ("committed", held(1), ())
 
 
 def test_a_release_that_is_slower_than_the_policy_allows_rolls_back() -> None:
     policy = replace(POLICY, requests=100, max_p95_us=500.0)
     state = replace(on_probation(2, ModelState(state="committed", active=held(1))), probation=policy)
-    assert probation.judged(state, Health(requests=30, failures=0, timed=30, p95_us=500.0), 1.0) is None
-    assert probation.judged(state, Health(requests=5, failures=0, timed=5, p95_us=9e9), 1.0) is None  # too few to say
-    slow = probation.judged(state, Health(requests=100, failures=0, timed=100, p95_us=501.0), 1.0)
+    assert probation.judged(state, ReleaseHealth(requests=30, failures=0, timed=30, p95_us=500.0), 1.0) is None
+    assert (
+        probation.judged(state, ReleaseHealth(requests=5, failures=0, timed=5, p95_us=9e9), 1.0) is None
+    )  # too few to say
+    slow = probation.judged(state, ReleaseHealth(requests=100, failures=0, timed=100, p95_us=501.0), 1.0)
     assert slow is not None
     assert (slow.state, slow.reason, slow.active) == ("rolled_back", "latency", held(1))
-    assert "501 us" in slow.detail and machine.wanted(slow, Target(held=held(2)), POLICY) is None
+    assert "501 us" in slow.detail and machine.wanted(slow, UpdateTarget(held=held(2)), POLICY) is None
 
 
 @pytest.mark.parametrize(("timed", "reason"), [(100, "latency"), (3, "")])
 def test_a_release_that_is_slower_than_the_one_before_rolls_back_where_that_was_measured(timed, reason) -> None:
-    begun = machine.wanted(ModelState(state="committed", active=held(1)), Target(held=held(2)), POLICY)
+    begun = machine.wanted(ModelState(state="committed", active=held(1)), UpdateTarget(held=held(2)), POLICY)
     assert begun is not None
-    before = Health(requests=timed, failures=0, timed=timed, p95_us=100.0)
+    before = ReleaseHealth(requests=timed, failures=0, timed=timed, p95_us=100.0)
     state = machine.activated(machine.trying(machine.verifying(begun)), before)
     state = replace(state, probation=replace(POLICY, max_p95_ratio=2.0))
-    fine = probation.judged(state, Health(requests=50, failures=0, timed=50, p95_us=200.0), 1.0)
+    fine = probation.judged(state, ReleaseHealth(requests=50, failures=0, timed=50, p95_us=200.0), 1.0)
     assert fine is not None and fine.state == "committed"
-    end = probation.judged(state, Health(requests=50, failures=0, timed=50, p95_us=201.0), 1.0)
+    end = probation.judged(state, ReleaseHealth(requests=50, failures=0, timed=50, p95_us=201.0), 1.0)
     assert end is not None and end.reason == reason
 
 
@@ -230,7 +232,7 @@ EVENTS = st.lists(st.sampled_from(["step", "step", "break", "crash", "kill-trial
 @given(EVENTS)
 def test_any_sequence_of_crashes_ends_in_a_stable_state_within_the_cap(events) -> None:
     """A target that is wanted for ever: after MAX_TRIES steps into trying and probation nothing more begins."""
-    good, wish = held(1), Target(held=held(2))
+    good, wish = held(1), UpdateTarget(held=held(2))
     policy = replace(POLICY, max_starts=10_000)  # only the cap is left to end it
     state, entered = ModelState(state="committed", active=good), 0
     for event in [*events, *["step", "step", "step", "crash"] * (2 * machine.MAX_TRIES)]:
@@ -243,14 +245,14 @@ def test_any_sequence_of_crashes_ends_in_a_stable_state_within_the_cap(events) -
     assert machine.wanted(state, wish, policy) is None and machine.resumed(state) == state
 
 
-def after(state: ModelState, event: str, wish: Target, policy: Probation) -> ModelState:
+def after(state: ModelState, event: str, wish: UpdateTarget, policy: Probation) -> ModelState:
     """What one event makes of a state; an agent that has nothing under way looks, and is offered `wish`."""
     if event == "crash":
         return machine.resumed(decode_json(encode_json(state), ModelState, limit=1 << 20))
     if state.state in ("idle", "committed", "rolled_back"):
         return machine.wanted(state, wish, policy) or state
     if state.state == "probation":  # nobody asks it anything
-        return probation.judged(state, Health(requests=0, failures=0), 0.0) or state
+        return probation.judged(state, ReleaseHealth(requests=0, failures=0), 0.0) or state
     if event == "break":
         return machine.interrupted(state, "hash-mismatch", "the disk lies")
     if event == "kill-trial" and state.state == "trying" and not state.starts:
@@ -262,38 +264,38 @@ def after(state: ModelState, event: str, wish: Target, policy: Probation) -> Mod
 
 def test_a_commit_forgets_what_the_way_there_cost() -> None:
     state = replace(on_probation(2, ModelState(state="committed", active=held(1))), spent=27)
-    done = probation.judged(state, Health(requests=50, failures=0), 1.0)
+    done = probation.judged(state, ReleaseHealth(requests=50, failures=0), 1.0)
     assert done is not None and (done.state, done.spent, done.last) == ("committed", 0, None)
 
 
 def test_a_release_that_rolled_back_is_remembered_with_its_reason() -> None:
     state = on_probation(2, ModelState(state="committed", active=held(1)))
-    state = probation.judged(state, Health(requests=1, failures=1), 1.0)
+    state = probation.judged(state, ReleaseHealth(requests=1, failures=1), 1.0)
     later = replace(state, state="committed", active=held(3), reason="", detail="", hint="")  # release 3 came since
-    again = machine.wanted(later, Target(held=held(2)), POLICY)
+    again = machine.wanted(later, UpdateTarget(held=held(2)), POLICY)
     assert again == replace(later, reason="failures", detail=again.detail, hint=again.hint)
     assert again.detail.startswith("release 2 was rolled back here before: 1 of 1 requests failed")
     assert "publish it as a new release" in again.hint
-    assert machine.wanted(again, Target(held=held(2)), POLICY) is None  # said once is enough
+    assert machine.wanted(again, UpdateTarget(held=held(2)), POLICY) is None  # said once is enough
 
 
 def test_a_rollback_that_an_earlier_agent_remembered_without_a_reason_still_counts() -> None:
     old = b'{"state":"committed","active":{"release":1,"variant":"v","manifest":"m"},"rejected":[[2,"v","r2",1]]}'
     state = decode_json(old, ModelState, limit=1 << 20)
-    again = machine.wanted(state, Target(held=held(2), rollout=rollout(2, 1)), POLICY)
+    again = machine.wanted(state, UpdateTarget(held=held(2), rollout=rollout(2, 1)), POLICY)
     assert again is not None and again.state == "committed" and again.reason == "rolled-back"
     assert "fleet rollout retry r2" in again.hint
 
 
 def test_neither_downtime_nor_a_clock_that_was_set_proves_a_release() -> None:
     state = machine.resumed(on_probation(2, ModelState(state="committed", active=held(1))))
-    assert probation.judged(state, Health(requests=0, failures=0), 0.0) is None
-    done = probation.judged(state, Health(requests=0, failures=0), POLICY.seconds)
+    assert probation.judged(state, ReleaseHealth(requests=0, failures=0), 0.0) is None
+    done = probation.judged(state, ReleaseHealth(requests=0, failures=0), POLICY.seconds)
     assert done is not None and done.state == "committed"
 
 
 def test_what_is_withdrawn_for_a_passing_reason_is_tried_again_but_not_for_ever() -> None:
-    state, target, tries = ModelState(state="committed", active=held(1)), Target(held=held(2)), 0
+    state, target, tries = ModelState(state="committed", active=held(1)), UpdateTarget(held=held(2)), 0
     while (begun := machine.wanted(state, target, POLICY)) is not None and begun.state == "fetching":
         state, tries = machine.trying(machine.verifying(begun)), tries + 1
         if state.state == "trying":
@@ -308,7 +310,7 @@ def test_a_step_out_of_order_is_a_bug() -> None:
 
 
 def on_probation(number: int, state: ModelState) -> ModelState:
-    begun = machine.wanted(state, Target(held=held(number)), POLICY)
+    begun = machine.wanted(state, UpdateTarget(held=held(number)), POLICY)
     assert begun is not None
     return machine.activated(machine.trying(machine.verifying(begun)))
 
@@ -317,7 +319,7 @@ def judged(policy: Probation = POLICY, served_s: float = 1e9, previous: int | No
     """How release 2 fares on probation."""
     before = ModelState(state="committed", active=held(previous)) if previous else ModelState()
     state = replace(on_probation(2, before), probation=policy)
-    return probation.judged(state, Health(**{"requests": 0, "failures": 0, **health}), served_s) or state
+    return probation.judged(state, ReleaseHealth(**{"requests": 0, "failures": 0, **health}), served_s) or state
 
 
 def test_what_only_the_new_release_refuses_is_a_failed_request() -> None:
@@ -349,31 +351,31 @@ def test_without_a_request_a_release_is_committed_as_untried(previous: int | Non
 
 def test_the_first_requests_of_an_untried_release_are_judged_as_in_probation() -> None:
     untried = judged()
-    assert probation.judged(untried, Health(requests=0, failures=0), 1e9) is None
-    good = probation.judged(untried, Health(requests=1, failures=0), 0.0)
+    assert probation.judged(untried, ReleaseHealth(requests=0, failures=0), 1e9) is None
+    good = probation.judged(untried, ReleaseHealth(requests=1, failures=0), 0.0)
     assert good is not None and (good.state, good.untried, good.active) == ("committed", False, held(2))
     for health in (
-        Health(requests=1, failures=1),
-        Health(requests=9, failures=1),
-        Health(requests=0, failures=0, newly_refused=1),
+        ReleaseHealth(requests=1, failures=1),
+        ReleaseHealth(requests=9, failures=1),
+        ReleaseHealth(requests=0, failures=0, newly_refused=1),
     ):
         bad = probation.judged(untried, health, 0.0)
         assert bad is not None and (bad.state, bad.active, bad.untried) == ("rolled_back", held(1), False)
-        assert bad.rejection(Target(held=held(2))) is not None
+        assert bad.rejection(UpdateTarget(held=held(2))) is not None
 
 
 def test_an_untried_release_with_nothing_before_it_stays() -> None:
     untried = judged(previous=None)
-    assert probation.judged(untried, Health(requests=1, failures=1), 0.0) is None
+    assert probation.judged(untried, ReleaseHealth(requests=1, failures=1), 0.0) is None
 
 
 def test_an_untried_release_that_fails_names_the_rollout_that_it_came_by() -> None:
-    wish = Target(held=held(2), rollout=rollout(2, 4))
+    wish = UpdateTarget(held=held(2), rollout=rollout(2, 4))
     begun = machine.wanted(ModelState(state="committed", active=held(1)), wish, POLICY)
     assert begun is not None
     state = probation.judged(
-        machine.activated(machine.trying(machine.verifying(begun))), Health(requests=0, failures=0), 1e9
+        machine.activated(machine.trying(machine.verifying(begun))), ReleaseHealth(requests=0, failures=0), 1e9
     )
     assert state is not None and state.untried
-    bad = probation.judged(state, Health(requests=1, failures=1), 0.0)
+    bad = probation.judged(state, ReleaseHealth(requests=1, failures=1), 0.0)
     assert bad is not None and bad.about == wish.rollout and bad.rejection(wish) is not None

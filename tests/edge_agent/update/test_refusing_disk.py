@@ -9,11 +9,11 @@ import pytest
 
 from edge_agent import ports
 from edge_agent.errors import ActivationError, UpdateError
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.disk import state as states
 from edge_agent.update.disk.store import Store
 from edge_agent.update.messages import LookRequest
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from edge_agent.update.worker.resolve_targets import offers
 from fleet.protocol.channel import Channel, ModelEntry
 from fleet.protocol.manifest import encode_manifest
@@ -106,7 +106,7 @@ def test_a_rollback_needs_no_disk(device: Device, monkeypatch) -> None:
     device.look()
     disk = Disk(monkeypatch)
     disk.fail_from_here()
-    device.activator.says = Health(requests=3, failures=1)
+    device.activator.says = ReleaseHealth(requests=3, failures=1)
     LOOP.run(device.updater.judge("tiny"))
     assert device.activator.serving == {"tiny": 1} and device.reporter.models[-1].reason == "failures"
     disk.mend()
@@ -226,7 +226,7 @@ def test_a_disk_that_takes_no_manifest_refuses_that_release_alone(tmp_path: Path
 
     made = release(tmp_path / "blobs")
     monkeypatch.setattr(Store, "put_manifest", refuse)
-    back = Held(release=1, variant="v", manifest="m")
+    back = HeldRelease(release=1, variant="v", manifest="m")
     models = {"held": ModelEntry(release=1), "new": ModelEntry(release=2)}
     channel = Channel(channel="stable", version=2, models=models)
     asked = LookRequest(device_id="d", channel="stable", kinds=("onnx",), held={"held": (back,)})

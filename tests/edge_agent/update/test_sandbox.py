@@ -19,7 +19,7 @@ import pytest
 
 from edge_agent import runtimes
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from edge_agent.update.worker import sandbox
 from edge_agent.update.worker.client import ProcessChildren
 from edge_agent.update.worker.syscall_filter import (
@@ -347,7 +347,7 @@ def installed(tmp_path, name):
     directory = enrolled(tmp_path / "device")
     made = models.release(directory / "blobs", data=data, runtime=kind)
     digest = Store(directory).put_manifest(encode_manifest(made.manifest))
-    return directory, Held(release=1, variant=made.variant.name, manifest=digest)
+    return directory, HeldRelease(release=1, variant=made.variant.name, manifest=digest)
 
 
 @pytest.mark.parametrize("name", ["ai-edge-litert", "onnxruntime"])  # test_tflite_environment.py has the third

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.errors import UpdateError
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.disk.store import Store
 from edge_agent.update.messages import Failed
 from edge_agent.update.worker.client import ProcessChildren
@@ -99,7 +99,7 @@ def test_a_fetch_that_hangs_holds_up_no_other_model(device: Device, hub: HubFixt
                 assert not looking.done()
                 await asyncio.sleep(0.02)
         assert device.state("bad").state == "fetching"
-        device.activator.says = Health(requests=1000, failures=0)
+        device.activator.says = ReleaseHealth(requests=1000, failures=0)
         await device.updater.judge("good")  # also what follows goes on beside the fetch
         assert device.state("good").state == "committed"
         device.updater.wake("a notice")

@@ -10,13 +10,13 @@ import pytest
 
 from edge_agent.config import AgentConfig
 from edge_agent.errors import UpdateError
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.disk.state import Looked
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.shares import Shares
-from edge_agent.update.messages import Done, Failed, LookResult, Offer, Progress, Ready
+from edge_agent.update.messages import Failed, LookResult, Offer, Ready, StepDone, StepProgress
 from edge_agent.update.rules.install_window import UNLIMITED
-from edge_agent.update.rules.model_state import Held, ModelState, Rejected, Target
+from edge_agent.update.rules.model_state import HeldRelease, ModelState, Rejected, UpdateTarget
 from edge_agent.update.updater import Updater
 from fleet.protocol.channel import Channel, Fetching, ModelEntry
 from fleet.protocol.manifest import encode_manifest
@@ -25,17 +25,17 @@ from tests.support.models import onnx_bytes, release
 from tests.support.updaters import make_updater
 
 
-def held(number: int, model: str) -> Held:
-    return Held(release=number, variant="v", manifest=hashlib.sha256(f"{model}{number}".encode()).hexdigest())
+def held(number: int, model: str) -> HeldRelease:
+    return HeldRelease(release=number, variant="v", manifest=hashlib.sha256(f"{model}{number}".encode()).hexdigest())
 
 
 class Children:
     """Implements `Children`: offers `targets`, and does what `do(step)` yields; `steps` are what was asked."""
 
-    def __init__(self, targets: dict[str, Held], do, **fetching) -> None:
+    def __init__(self, targets: dict[str, HeldRelease], do, **fetching) -> None:
         models = {model: ModelEntry(release=target.release) for model, target in targets.items()}
         channel = Channel(channel="stable", version=1, models=models, fetching=Fetching(**fetching))
-        offers = [Offer(model=model, target=Target(held=target)) for model, target in targets.items()]
+        offers = [Offer(model=model, target=UpdateTarget(held=target)) for model, target in targets.items()]
         self.messages, self.do, self.steps = [LookResult(looked=Looked(channel=channel)), *offers, Ready()], do, []
 
     async def start(self):
@@ -68,8 +68,8 @@ class Activator:
     async def deactivate(self, model) -> None:
         pass
 
-    def health(self, model) -> Health:
-        return Health(requests=0, failures=0)
+    def health(self, model) -> ReleaseHealth:
+        return ReleaseHealth(requests=0, failures=0)
 
 
 class DayBudget:
@@ -133,8 +133,8 @@ def test_however_many_models_together_they_take_no_more_than_the_budget_and_the_
         if step.model in "bcd":
             await over.wait()
         del running[step.model]
-        yield Progress(share=0.5, received=step.allowance // 2)
-        yield Progress(share=1.0, received=step.allowance)
+        yield StepProgress(share=0.5, received=step.allowance // 2)
+        yield StepProgress(share=1.0, received=step.allowance)
         yield Failed(reason="budget-spent", detail="all of it")
 
     models = "abcdefgh"[:count]
@@ -174,7 +174,10 @@ class Disk:
         store._reserve, store._free = self.RESERVE, self.free
         self.least = self.size
         self.children.messages = Children(
-            {m: Held(release=1, variant=made[m].variant.name, manifest=store.put_manifest(manifests[m])) for m in "ab"},
+            {
+                m: HeldRelease(release=1, variant=made[m].variant.name, manifest=store.put_manifest(manifests[m]))
+                for m in "ab"
+            },
             self.fetch,
         ).messages
 
@@ -197,7 +200,7 @@ class Disk:
                 await asyncio.sleep(0)
             if step.step == "verify" and not store.has(blob):
                 store.accept(blob)
-        yield Done()
+        yield StepDone()
 
 
 def note(model: str) -> bytes:

@@ -14,7 +14,7 @@ from edge_agent.config import check_mirror, load
 from edge_agent.errors import AgentError, CorruptBlobError, FetchError, UnreachableError, UsageError
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download.sources import Folder, HttpMirror, Sources, mirrors
-from edge_agent.update.download.throttle import Pace, paced
+from edge_agent.update.download.throttle import DownloadPace, paced
 from edge_agent.update.download.transfer import Budgeted, Transfer
 from fleet.protocol.manifest import Blob
 
@@ -97,7 +97,7 @@ def get(sources: Sources, store: Store, allowance: int | None = None) -> int:
     counted: list[int] = []
     get.received = 0
     try:
-        sources.fetch(store, BLOB, Transfer(Pace(), counted.append, Budgeted(allowance), gap_timeout_s=5.0))
+        sources.fetch(store, BLOB, Transfer(DownloadPace(), counted.append, Budgeted(allowance), gap_timeout_s=5.0))
     finally:
         get.received = sum(counted)
     return get.received
@@ -295,7 +295,7 @@ def test_an_unknown_authority_is_not_believed(store, tmp_path):
         get(Sources((), HttpMirror(url)), store)
 
 
-def drip(pace: Pace) -> int:
+def drip(pace: DownloadPace) -> int:
     """Bytes taken from a server that sends one every two seconds, on an injected clock."""
     now, taken = [0.0], 0
 
@@ -310,5 +310,5 @@ def drip(pace: Pace) -> int:
 
 
 def test_a_server_that_drips_is_left_also_under_a_limit_of_our_own():
-    assert drip(Pace()) < 10
-    assert drip(Pace(max_bytes_per_s=8000)) < 10
+    assert drip(DownloadPace()) < 10
+    assert drip(DownloadPace(max_bytes_per_s=8000)) < 10

@@ -8,9 +8,9 @@ import pytest
 
 from edge_agent.errors import AgentError
 from edge_agent.update.disk.state import StateFile, read_state
-from edge_agent.update.rules.model_state import Held, ModelState
+from edge_agent.update.rules.model_state import HeldRelease, ModelState
 
-HELD = Held(release=1, variant="v", manifest="a" * 64)
+HELD = HeldRelease(release=1, variant="v", manifest="a" * 64)
 
 
 def test_what_was_put_is_there_after_a_restart(tmp_path: Path) -> None:

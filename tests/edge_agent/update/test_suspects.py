@@ -12,23 +12,23 @@ import pytest
 from edge_agent.errors import ActivationError
 from edge_agent.update.activation import Activation
 from edge_agent.update.disk.crash_log import FILE, MOST, CrashLog, loader
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.channel import RolloutRef
 
-ONE, TWO = (Held(release=n, variant="onnx-fp32", manifest=f"{n}" * 64) for n in (1, 2))
+ONE, TWO = (HeldRelease(release=n, variant="onnx-fp32", manifest=f"{n}" * 64) for n in (1, 2))
 
 
 GONE = []
 
 
-def crash(directory: Path, model: str = "tiny", held: Held = ONE, by: str = "v1") -> None:
+def crash(directory: Path, model: str = "tiny", held: HeldRelease = ONE, by: str = "v1") -> None:
     """A process that begins a load and is gone."""
     load = CrashLog(directory, by).loading(model, held)
     load.__enter__()
     GONE.append(load)  # never left
 
 
-def condemned(directory: Path, model: str = "tiny", held: Held = ONE, by: str = "v1") -> bool:
+def condemned(directory: Path, model: str = "tiny", held: HeldRelease = ONE, by: str = "v1") -> bool:
     try:
         CrashLog(directory, by).check(model, held)
     except ActivationError as error:

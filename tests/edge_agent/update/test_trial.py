@@ -13,7 +13,7 @@ import pytest
 from edge_agent.errors import TrialError, UpdateError
 from edge_agent.main import main
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from edge_agent.update.worker.client import ProcessChildren
 from tests.support.device import Device, follow, publish
 
@@ -30,7 +30,7 @@ class Harmed(ProcessChildren):
         super().__init__(directory)
         self._harm, self.tried = harm, 0
 
-    async def trial(self, held: Held) -> tuple[str, ...]:
+    async def trial(self, held: HeldRelease) -> tuple[str, ...]:
         self.tried += 1
         store = Store(self._directory)
         self._harm(store.blobs / store.manifest(held.manifest).variant(held.variant).blob.sha256)
@@ -91,7 +91,7 @@ class Scripted(ProcessChildren):
 def test_what_ended_a_self_test_is_named_with_what_confined_it(tmp_path: Path, code, reason, detail, hint) -> None:
     (tmp_path / "agent.toml").write_text("selftest_wall_s = 20\n")
     with pytest.raises(TrialError, match=detail) as caught:
-        asyncio.run(Scripted(tmp_path, code).trial(Held(release=1, variant="tiny", manifest="0" * 64)))
+        asyncio.run(Scripted(tmp_path, code).trial(HeldRelease(release=1, variant="tiny", manifest="0" * 64)))
     assert caught.value.reason == reason and hint in caught.value.hint
     assert caught.value.sandbox == ("rlimits", "seccomp") and "it ran under rlimits, seccomp" in str(caught.value)
 
@@ -99,7 +99,7 @@ def test_what_ended_a_self_test_is_named_with_what_confined_it(tmp_path: Path, c
 def test_what_a_self_test_says_of_itself_is_bounded(tmp_path: Path) -> None:
     code = """print('{"type":"failed","reason":"x","detail":"%s","hint":"%s"}' % ('d' * 50000, 'h' * 5000))"""
     with pytest.raises(TrialError, match="ddd") as caught:
-        asyncio.run(Scripted(tmp_path, code).trial(Held(release=1, variant="tiny", manifest="0" * 64)))
+        asyncio.run(Scripted(tmp_path, code).trial(HeldRelease(release=1, variant="tiny", manifest="0" * 64)))
     assert len(str(caught.value)) < 1100 and len(caught.value.hint) == 1000
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cloud_hub.store.tables import Model
 from edge_agent.errors import AgentError, UpdateError
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.update.disk.store import Store
 from edge_agent.update.download import fetch
 from edge_agent.update.messages import LookRequest, Refusal
@@ -51,7 +51,7 @@ def test_probation_rolls_back_and_the_release_is_not_tried_again(device: Device,
     follow(hub, publish(hub, tmp_path, seed=2))
     device.look()
     assert device.activator.serving == {"tiny": 2} and device.state().state == "probation"
-    device.activator.says = Health(requests=3, failures=1)
+    device.activator.says = ReleaseHealth(requests=3, failures=1)
     LOOP.run(device.updater.judge("tiny"))
     assert device.activator.serving == {"tiny": 1}
     assert (device.state().state, device.state().reason) == ("rolled_back", "failures")

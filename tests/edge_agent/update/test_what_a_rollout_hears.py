@@ -14,7 +14,7 @@ from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.tables import Device as DeviceRow
 from cloud_hub.store.tables import DeviceModel, PairEvidence, RolloutRow
 from cloud_hub.trust import checks
-from edge_agent.ports import Health
+from edge_agent.ports import ReleaseHealth
 from edge_agent.serving.engine import Engine
 from edge_agent.serving.policy import Policies
 from edge_agent.serving.slots import Slots
@@ -66,7 +66,7 @@ def test_a_probation_that_rolled_back_halts_the_rollout(device: Device, hub: Hub
     rollout = roll_out(hub, publish(hub, tmp_path, seed=2))
     device.look()
     assert device.state().state == "probation" and step(hub, device, rollout).state == "running"
-    device.activator.says = Health(requests=3, failures=1)
+    device.activator.says = ReleaseHealth(requests=3, failures=1)
     LOOP.run(device.updater.judge("tiny"))
     assert (device.reporter.models[-1].rollout, device.reporter.models[-1].attempt) == (rollout, 1)
     row = step(hub, device, rollout)
@@ -113,7 +113,7 @@ def test_a_rollout_on_devices_without_requests_waits_and_says_why(device: Device
     row = step(hub, device, rollout)
     assert row.state == "holding"
     assert row.reason == "no evidence within 60 s: not enough evidence: 1 device has had no request"
-    device.activator.says = Health(requests=1, failures=0)
+    device.activator.says = ReleaseHealth(requests=1, failures=0)
     LOOP.run(device.updater.judge("tiny"))
     assert not device.reporter.models[-1].untried
     row = step(hub, device, rollout)
@@ -122,7 +122,7 @@ def test_a_rollout_on_devices_without_requests_waits_and_says_why(device: Device
 
 def test_requests_that_an_untried_release_refuses_halt_the_rollout(device: Device, hub: HubFixture, tmp_path) -> None:
     rollout = quiet(device, hub, tmp_path)
-    device.activator.says = Health(requests=0, failures=0, newly_refused=1, refusal="input 'x' is missing")
+    device.activator.says = ReleaseHealth(requests=0, failures=0, newly_refused=1, refusal="input 'x' is missing")
     LOOP.run(device.updater.judge("tiny"))
     assert device.activator.serving == {"tiny": 1}
     row = step(hub, device, rollout)

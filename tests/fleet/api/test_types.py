@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 import fleet.api
-from fleet.api.base import Answer, Request
+from fleet.api.base import RequestModel, ResponseModel
 from fleet.api.types import JSON_DEPTH, JSON_VALUES, Settings
 from fleet.api.wire import MARK
 
@@ -44,7 +44,7 @@ def leaves(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
             yield from leaves(value, path)
 
 
-@pytest.mark.parametrize("kind", models(Request), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", models(RequestModel), ids=lambda kind: kind.__name__)
 def test_every_number_text_and_list_of_a_request_is_bounded(kind: type[Any]) -> None:
     for path, leaf in leaves(kind.model_json_schema()):
         wanted = {
@@ -58,7 +58,7 @@ def test_every_number_text_and_list_of_a_request_is_bounded(kind: type[Any]) -> 
             assert "maxProperties" in leaf, f"{kind.__name__}{path}"
 
 
-@pytest.mark.parametrize("kind", models(Answer), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", models(ResponseModel), ids=lambda kind: kind.__name__)
 def test_every_answer_has_a_schema_and_a_text(kind: type[Any]) -> None:
     assert kind.model_json_schema(mode="serialization") and kind.__doc__
 

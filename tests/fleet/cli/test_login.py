@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.cli.config import Login, config_path, load_login, save_login
+from fleet.cli.config import HubLogin, config_path, load_login, save_login
 from fleet.errors import FailedError, NotAllowedError
 
 
@@ -30,15 +30,15 @@ def test_login_stores_address_and_token_for_the_owner_only(fleet, hub, tmp_path)
     path = tmp_path / "config.toml"
     assert outcome.code == 0 and outcome.document == {"hub": "http://hub", "config": str(path)}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert load_login({"EDGELOOP_CONFIG": str(path)}) == Login(url="http://hub", token='a"\\b')
+    assert load_login({"EDGELOOP_CONFIG": str(path)}) == HubLogin(url="http://hub", token='a"\\b')
 
 
 def test_the_environment_outranks_the_file(tmp_path) -> None:
     path = tmp_path / "deep" / "config.toml"
-    save_login(path, Login(url="http://a", token="1", ca="/ca.pem"))
-    save_login(path, Login(url="http://b", token="2", ca="/ca.pem"))
+    save_login(path, HubLogin(url="http://a", token="1", ca="/ca.pem"))
+    save_login(path, HubLogin(url="http://b", token="2", ca="/ca.pem"))
     environment = {"EDGELOOP_CONFIG": str(path), "EDGELOOP_TOKEN": "3"}
-    assert load_login(environment) == Login(url="http://b", token="3", ca="/ca.pem")
+    assert load_login(environment) == HubLogin(url="http://b", token="3", ca="/ca.pem")
 
 
 def test_a_broken_file_is_named(tmp_path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fleet.api.rollouts import RolloutEventInfo, RolloutInfo
 from fleet.cli.watching import lines, span
 from fleet.rollouts.evidence import PairedEvidence
-from fleet.rollouts.guard import CohortHealth, Failures, Verdict
+from fleet.rollouts.guard import CohortHealth, Failures, GuardVerdict
 from fleet.rollouts.machine import Plan, Progress, checked_plan
 from fleet.rollouts.remaining import Remaining
 from fleet.rollouts.shadow import ShadowVerdict
@@ -24,7 +24,7 @@ FAILURES = (
 )
 COHORT = CohortHealth(present=50, committed=30, pending=5, failed=15, resting=2, failures=FAILURES)
 PAIRED = PairedEvidence(pairs=400, only_old=6, only_new=2, devices=40, loss_at_most=0.043)
-VERDICT = Verdict(judgement="not-enough-evidence", reason="few pairs", cohort=COHORT, paired=PAIRED)
+VERDICT = GuardVerdict(judgement="not-enough-evidence", reason="few pairs", cohort=COHORT, paired=PAIRED)
 
 
 def rollout(**changes: Any) -> RolloutInfo:

@@ -19,7 +19,7 @@ from fleet.api.tokens import NewToken
 from fleet.cli.main import run
 from fleet.cli.session import Session
 from fleet.client import Client
-from fleet.client.transport import Answer
+from fleet.client.transport import HttpResponse
 from fleet.errors import ConflictError, NotAllowedError, NotFoundError
 from tests.cloud_hub.api.test_operator_api import add_device
 from tests.support.hub import HubFixture, make_hub
@@ -35,11 +35,11 @@ class AppTransport:
 
     def send(
         self, method: str, path: str, *, body: bytes | IO[bytes] | None, headers: Mapping[str, str], timeout: float
-    ) -> Answer:
+    ) -> HttpResponse:
         content = body if isinstance(body, bytes) or body is None else body.read()
         answer = self._client.request(method, path, content=content, headers=dict(headers), follow_redirects=False)
         lower = {name.lower(): value for name, value in answer.headers.items()}
-        return Answer(status=answer.status_code, headers=lower, body=answer.content)
+        return HttpResponse(status=answer.status_code, headers=lower, body=answer.content)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fleet.cli.config import Login, config_path, load_login, save_login
+from fleet.cli.config import HubLogin, config_path, load_login, save_login
 from fleet.demo.processes import DemoError, Process, options, run, wait_for
 from fleet.demo.workshop import MARK, Workshop, clean, command_line
 
@@ -92,8 +92,8 @@ def test_a_demo_asks_no_hub_but_its_own(tmp_path: Path, monkeypatch: pytest.Monk
     for name, value in theirs.items():
         monkeypatch.setenv(f"EDGELOOP_{name}", value)
     shop = Workshop(tmp_path / ".demo", 3, Console(quiet=True))
-    save_login(config_path(shop.env), Login(url=shop.url, token="el1.c.d"))
-    assert load_login(shop.env) == Login(url=shop.url, token="el1.c.d")
+    save_login(config_path(shop.env), HubLogin(url=shop.url, token="el1.c.d"))
+    assert load_login(shop.env) == HubLogin(url=shop.url, token="el1.c.d")
     assert not [name for name in theirs if f"EDGELOOP_{name}" in shop.env] and "PATH" in shop.env
 
 

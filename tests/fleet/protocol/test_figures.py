@@ -19,7 +19,7 @@ from fleet.protocol.figures import (
     MEAN,
     MEDIAN,
     MOST_FIGURES,
-    Profile,
+    TrainingProfile,
     check_summaries,
     check_summary,
     decode_profile,
@@ -138,7 +138,7 @@ def test_summaries_are_bounded_together() -> None:
 
 
 def test_a_profile_is_read_as_it_was_written() -> None:
-    profile = Profile(inputs=(GOOD,), names={"x": ("temperature", "humidity")})
+    profile = TrainingProfile(inputs=(GOOD,), names={"x": ("temperature", "humidity")})
     assert decode_profile(encode_profile(profile)) == profile
     with pytest.raises(MalformedError):
         decode_profile(encode_profile(replace(profile, names={"x": ("",)})))

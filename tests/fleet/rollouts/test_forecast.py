@@ -8,14 +8,14 @@ from msgspec.structs import replace
 from fleet.protocol.channel import Audit
 from fleet.rollouts.forecast import Forecast, forecast
 from fleet.rollouts.guard_policy import GuardPolicy
-from fleet.rollouts.situation import CannotFollow, Scope, Situation, Traffic
+from fleet.rollouts.situation import CannotFollow, ReportedTraffic, Scope, Situation
 from fleet.rollouts.stages import plan_stages
 
 AT = Situation(
     model="digits",
     channel="stable",
     scope=Scope(free=20, hardware={"pi": 20}),
-    traffic=Traffic(hours=24, requests=86_400.0, audited=864.0),
+    traffic=ReportedTraffic(hours=24, requests=86_400.0, audited=864.0),
     audit=Audit(auditor=1, share_ppm=10_000),
     most_per_device=2000,
 )
@@ -97,7 +97,7 @@ def test_by_time_and_install_health_alone_it_needs_no_auditor_and_says_what_that
 
 
 def test_without_traffic_nothing_tells_how_long() -> None:
-    found = ahead(replace(AT, traffic=Traffic()))
+    found = ahead(replace(AT, traffic=ReportedTraffic()))
     assert found.seconds is None and found.endless == ""
     assert any("no traffic" in note for note in found.notes)
 

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from fleet.rollouts.errors import PolicyError
 from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth, Latency, judge
+from fleet.rollouts.guard import ClassLatency, CohortHealth, judge
 from fleet.rollouts.guard_policy import GuardPolicy, load_policy
 
 POLICY = GuardPolicy()
@@ -171,8 +171,8 @@ def test_an_empty_policy_is_the_default() -> None:
 BOUND = GuardPolicy(max_p95_us=100.0, min_measured=2, evidence="install")
 
 
-def fast(devices: int = 2, p95_us: float = 80.0, hardware: str = "rpi4") -> Latency:
-    return Latency(hardware=hardware, devices=devices, p95_us=p95_us)
+def fast(devices: int = 2, p95_us: float = 80.0, hardware: str = "rpi4") -> ClassLatency:
+    return ClassLatency(hardware=hardware, devices=devices, p95_us=p95_us)
 
 
 def test_a_bounded_p95_must_have_been_measured_by_enough_devices() -> None:

@@ -21,11 +21,11 @@ from fleet.rollouts.machine import (
     ENDED,
     Clear,
     DeviceFact,
-    Facts,
     Plan,
     Progress,
     Promote,
     Publish,
+    RolloutFacts,
     checked_plan,
     decide,
     newly_silent,
@@ -68,11 +68,11 @@ def cohort_at(progress: Progress) -> list[str]:
     return [d for d in DEVICES if in_cohort(SALT, d, share)]
 
 
-def facts(progress: Progress, now: float, **changes: object) -> Facts:
+def facts(progress: Progress, now: float, **changes: object) -> RolloutFacts:
     """Every cohort device committed, seen now, with `GOOD` pairs, unless `changes` says otherwise."""
     base: dict[str, object] = {"last_seen": now, "committed": True, "pairs": GOOD, **changes}
     inside = cohort_at(progress)
-    return Facts(
+    return RolloutFacts(
         cohort=tuple(DeviceFact(device_id=d, **base) for d in inside),  # type: ignore[arg-type]
         control=tuple(DeviceFact(device_id=d, last_seen=now) for d in DEVICES if d not in inside),
     )
@@ -174,7 +174,7 @@ def test_devices_that_fall_silent_where_the_control_does_not_halt_the_rollout() 
     silent = tuple(DeviceFact(device_id=f"c{n}", last_seen=20.0, **heard) for n in range(12))
     for control_seen, state in ((20.0, "running"), (200.0, "halted")):
         control = tuple(DeviceFact(device_id=f"o{n}", last_seen=control_seen, hardware="pi") for n in range(60))
-        assert decide(p, progress, Facts(cohort=silent, control=control), 200.0).progress.state == state
+        assert decide(p, progress, RolloutFacts(cohort=silent, control=control), 200.0).progress.state == state
 
 
 def test_a_device_that_loses_on_its_own_inputs_is_named_once_and_decides_for_no_other() -> None:
@@ -182,11 +182,11 @@ def test_a_device_that_loses_on_its_own_inputs_is_named_once_and_decides_for_no_
     progress = start(p, 0).progress
     well = tuple(DeviceFact(device_id=f"c{n}", last_seen=5, committed=True, pairs=GOOD) for n in range(4))
     odd = DeviceFact(device_id="odd", last_seen=5, committed=True, pairs=Pairs(only_old=2000))
-    decision = decide(p, progress, Facts(cohort=(*well, odd)), 5)
+    decision = decide(p, progress, RolloutFacts(cohort=(*well, odd)), 5)
     assert decision.progress.state == "running"
     (event,) = [e for e in decision.events if e.name == "device-harmed"]
     assert event.reason.startswith("odd loses") and "--pin digits=1" in event.reason
-    again = decide(p, decision.progress, Facts(cohort=(*well, odd)), 6)
+    again = decide(p, decision.progress, RolloutFacts(cohort=(*well, odd)), 6)
     assert not any(e.name == "device-harmed" for e in again.events)
 
 
@@ -195,10 +195,10 @@ def test_a_device_that_left_takes_neither_its_failure_nor_its_pairs_along() -> N
     progress = start(p, 0).progress
     here = tuple(DeviceFact(device_id=f"c{n}", last_seen=5, committed=True, pairs=GOOD) for n in range(2))
     gone = tuple(DeviceFact(device_id=f"l{n}", last_seen=5, failed=True, reason="crash-loop") for n in range(2))
-    decision = decide(p, progress, Facts(cohort=here, left=gone), 5)
+    decision = decide(p, progress, RolloutFacts(cohort=here, left=gone), 5)
     assert decision.progress.state == "halted" and "crash-loop" in decision.progress.reason
     bad = tuple(msgspec.structs.replace(fact, failed=False, pairs=BAD) for fact in gone)
-    assert decide(p, progress, Facts(cohort=here[:1], left=bad), 5).progress.state == "halted"
+    assert decide(p, progress, RolloutFacts(cohort=here[:1], left=bad), 5).progress.state == "halted"
 
 
 def test_a_device_that_was_away_before_the_rollout_neither_fails_nor_delays_it() -> None:
@@ -207,7 +207,7 @@ def test_a_device_that_was_away_before_the_rollout_neither_fails_nor_delays_it()
     away = DeviceFact(device_id="device-away", last_seen=500.0)
     both = facts(progress, 1020)
     second = DeviceFact(device_id="device-second", last_seen=1020, committed=True, pairs=GOOD)
-    decision = decide(p, progress, Facts(cohort=(*both.cohort, second, away), control=both.control), 1020)
+    decision = decide(p, progress, RolloutFacts(cohort=(*both.cohort, second, away), control=both.control), 1020)
     assert decision.progress.verdict is not None
     assert decision.progress.verdict.judgement == "healthy"
     assert decision.progress.verdict.cohort.present == len(both.cohort) + 1
@@ -222,8 +222,8 @@ def test_nobody_reachable_never_advances() -> None:
 def test_a_withdrawn_release_halts_and_a_changed_channel_aborts() -> None:
     p = plan()
     progress = start(p, 0).progress
-    assert decide(p, progress, Facts(withdrawn="release 2 was withdrawn"), 1).progress.state == "halted"
-    assert decide(p, progress, Facts(superseded="the default is now 3"), 1).progress.state == "aborted"
+    assert decide(p, progress, RolloutFacts(withdrawn="release 2 was withdrawn"), 1).progress.state == "halted"
+    assert decide(p, progress, RolloutFacts(superseded="the default is now 3"), 1).progress.state == "aborted"
 
 
 def test_a_paused_rollout_does_not_grow_but_is_still_halted() -> None:
@@ -347,7 +347,7 @@ def test_one_that_left_does_not_decide_for_the_one_that_is_there() -> None:
     here = DeviceFact(device_id="here", last_seen=50, committed=True)
     for pairs in (Pairs(both=2000), Pairs(only_old=30)):
         gone = DeviceFact(device_id="gone", last_seen=50, pairs=pairs)
-        after = decide(p, progress, Facts(cohort=(here,), left=(gone,)), 50).progress
+        after = decide(p, progress, RolloutFacts(cohort=(here,), left=(gone,)), 50).progress
         assert (after.state, after.stage) == ("running", 0)
         assert after.verdict is not None and after.verdict.judgement == "not-enough-evidence"
 
@@ -387,8 +387,8 @@ def test_devices_that_neither_commit_nor_fail_end_a_rollout_where_no_evidence_ha
     progress = start(p, 0).progress
     well = [DeviceFact(device_id=f"c{n}", last_seen=600, committed=True, pairs=GOOD) for n in range(3)]
     late = [DeviceFact(device_id=f"p{n}", last_seen=600) for n in range(2)]
-    assert decide(p, progress, Facts(cohort=(*well, *late)), 600).progress.state == "halted"
-    assert decide(p, progress, Facts(cohort=(*well, late[0])), 600).progress.state == "holding", "one of several"
+    assert decide(p, progress, RolloutFacts(cohort=(*well, *late)), 600).progress.state == "halted"
+    assert decide(p, progress, RolloutFacts(cohort=(*well, late[0])), 600).progress.state == "holding", "one of several"
 
 
 @pytest.mark.parametrize("order", ["pause", "resume", "abort", "retry", "approve", "promote"])
@@ -596,7 +596,7 @@ def test_whatever_one_device_of_several_says_neither_ends_a_rollout_nor_lets_it_
     )  # fmt: skip
     here = (*places["here"], *places["away"])
     left = tuple(places["left"])
-    known = Facts(cohort=here, left=(*left, enemy)) if gone else Facts(cohort=(*here, enemy), left=left)
+    known = RolloutFacts(cohort=here, left=(*left, enemy)) if gone else RolloutFacts(cohort=(*here, enemy), left=left)
     progress = decide(p, progress, known, now).progress
     decision = decide(p, progress, known, now + 11)  # after the soak
     assert decision.progress.state in ("running", "holding")

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from fleet.rollouts import evidence
 from fleet.rollouts.evidence import Arms, Pairs
-from fleet.rollouts.guard import CohortHealth, Verdict, judge
+from fleet.rollouts.guard import CohortHealth, GuardVerdict, judge
 from fleet.rollouts.guard_policy import GuardPolicy
-from fleet.rollouts.matching import FAIR, MATCHED, MOST_OF_ONE, Matched, Outcome, match
+from fleet.rollouts.matching import FAIR, MATCHED, MOST_OF_ONE, JudgedAnswer, Matched, match
 from fleet.rollouts.power import POWER, pairs_needed
 from tests.support.size import examples, sized
 
@@ -19,11 +19,11 @@ POLICY = GuardPolicy(evidence="labels", margin=0.05)
 OUTCOMES = st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=60)
 
 
-def outcomes(found: list[tuple[str, bool]]) -> list[Outcome]:
-    return [Outcome(*one) for one in found]
+def outcomes(found: list[tuple[str, bool]]) -> list[JudgedAnswer]:
+    return [JudgedAnswer(*one) for one in found]
 
 
-def verdict(found: Matched, cohort: int = 10, control: int = 10, policy: GuardPolicy = POLICY) -> Verdict:
+def verdict(found: Matched, cohort: int = 10, control: int = 10, policy: GuardPolicy = POLICY) -> GuardVerdict:
     arms = (Arms(cohort=cohort, cohort_failed=0, control=control, control_failed=0),)
     health = CohortHealth(present=cohort, committed=cohort)
     return judge(policy, health, found, arms, assigned=cohort)
@@ -75,9 +75,9 @@ def test_no_device_brings_more_than_a_fair_part_whatever_it_says(others, forged)
 def test_the_outcomes_of_one_device_neither_halt_nor_promote(side: str, right: bool) -> None:
     """Its own release always right, or always wrong; of the others there is some, which shows nothing yet."""
     random = np.random.default_rng(0)
-    honest = [Outcome(f"d-{number % 9}", bool(random.random() < 0.9)) for number in range(180)]
-    liar = [Outcome("liar", right)] * MOST_OF_ONE
-    other = [Outcome(f"z-{number % 10}", bool(random.random() < 0.9)) for number in range(MOST_OF_ONE + 180)]
+    honest = [JudgedAnswer(f"d-{number % 9}", bool(random.random() < 0.9)) for number in range(180)]
+    liar = [JudgedAnswer("liar", right)] * MOST_OF_ONE
+    other = [JudgedAnswer(f"z-{number % 10}", bool(random.random() < 0.9)) for number in range(MOST_OF_ONE + 180)]
     found = match(honest + liar, other) if side == "new" else match(other, honest + liar)
     assert verdict(found).judgement == "not-enough-evidence"
 
@@ -88,12 +88,12 @@ def play(cohort: int, control: int, spread: float, loss: float, seed: int, looks
     new = np.clip(0.9 - loss + spread * random.standard_normal(cohort), 0, 1)
     old = np.clip(0.9 + spread * random.standard_normal(control), 0, 1)
     size = 5 * max(cohort, control)
-    firsts: list[Outcome] = []
-    others: list[Outcome] = []
+    firsts: list[JudgedAnswer] = []
+    others: list[JudgedAnswer] = []
     for _ in range(looks):
         for some, rates in ((firsts, new), (others, old)):
             devices = random.permutation(np.arange(size) % len(rates))
-            some += [Outcome(f"d-{n}", bool(random.random() < rates[n])) for n in devices]
+            some += [JudgedAnswer(f"d-{n}", bool(random.random() < rates[n])) for n in devices]
         found = verdict(match(firsts, others), cohort, control)
         if found.judgement != "not-enough-evidence":
             return found.judgement
@@ -114,10 +114,10 @@ def test_no_verdict_by_luck_where_half_of_the_devices_are_always_wrong(loss: flo
     for seed in range(plays):
         random = np.random.default_rng(seed)
         rights = random.random((2, 100)) < np.array([[0.5 - loss], [0.5]])
-        outcomes: tuple[list[Outcome], list[Outcome]] = ([], [])
+        outcomes: tuple[list[JudgedAnswer], list[JudgedAnswer]] = ([], [])
         for _ in range(15):
             for some, right in zip(outcomes, rights, strict=True):
-                some += [Outcome(f"d-{n}", bool(right[n])) for n in random.permutation(100)]
+                some += [JudgedAnswer(f"d-{n}", bool(right[n])) for n in random.permutation(100)]
             found.append((seed, verdict(match(*outcomes), 100, 100).judgement))
     assert len({seed for seed, judgement in found if judgement == wrong}) <= 0.05 * plays
 
@@ -131,8 +131,8 @@ def test_one_that_loses_much_is_stopped_and_none_that_loses_nothing_where_device
 
 
 def test_where_nobody_serves_the_old_release_any_more_what_was_shown_before_counts() -> None:
-    well = [Outcome(f"d-{number % 10}", True) for number in range(4000)]
-    old = [Outcome(f"z-{number % 10}", True) for number in range(4000)]
+    well = [JudgedAnswer(f"d-{number % 10}", True) for number in range(4000)]
+    old = [JudgedAnswer(f"z-{number % 10}", True) for number in range(4000)]
     shown = match(well, old)
     assert verdict(shown).judgement == "healthy"
     last = judge(
@@ -149,8 +149,8 @@ def test_where_nobody_serves_the_old_release_any_more_what_was_shown_before_coun
 
 
 def test_few_devices_are_said_to_be_too_few() -> None:
-    well = [Outcome(f"d-{number % 3}", True) for number in range(300)]
-    old = [Outcome(f"z-{number % 10}", True) for number in range(300)]
+    well = [JudgedAnswer(f"d-{number % 3}", True) for number in range(300)]
+    old = [JudgedAnswer(f"z-{number % 10}", True) for number in range(300)]
     found = verdict(match(well, old))
     assert found.judgement == "not-enough-evidence" and "labels of 3 devices of the cohort" in found.reason
     assert "7 of each must bring some" in found.reason

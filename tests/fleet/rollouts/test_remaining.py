@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fleet.rollouts.evidence import PairedEvidence
-from fleet.rollouts.guard import Verdict
+from fleet.rollouts.guard import GuardVerdict
 from fleet.rollouts.machine import Plan, Progress, checked_plan
 from fleet.rollouts.power import pairs_needed
 from fleet.rollouts.remaining import remaining
@@ -31,7 +31,7 @@ def plan(**policy: Any) -> Plan:
 
 def progress(pairs: int, *, healthy: bool = False, **changes: Any) -> Progress:
     judgement: Any = "healthy" if healthy else "not-enough-evidence"
-    verdict = Verdict(judgement=judgement, reason="", paired=PairedEvidence(pairs=pairs, devices=3))
+    verdict = GuardVerdict(judgement=judgement, reason="", paired=PairedEvidence(pairs=pairs, devices=3))
     return Progress(started_at=0.0, stage_times=(0.0,), **{"verdict": verdict, **changes})
 
 

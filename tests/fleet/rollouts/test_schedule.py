@@ -12,15 +12,15 @@ from msgspec.structs import replace
 
 from fleet.rollouts.calendar import parse_window
 from fleet.rollouts.errors import PlanError
-from fleet.rollouts.guard import CohortHealth, Verdict
+from fleet.rollouts.guard import CohortHealth, GuardVerdict
 from fleet.rollouts.machine import Plan, checked_plan, start
 from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import spread_s
 from fleet.rollouts.schedule import (
     STEP_S,
     Ordered,
-    Pace,
     Rate,
+    RolloutPace,
     Schedule,
     check_schedule,
     due,
@@ -42,7 +42,7 @@ def taken(ordered: Ordered, places: list[int]) -> int:
     return sum(place < ordered.share_ppm for place in places)
 
 
-def step(ordered: Ordered, places: list[int], pace: Pace, now: float) -> Ordered:
+def step(ordered: Ordered, places: list[int], pace: RolloutPace, now: float) -> Ordered:
     left = [place for place in places if place >= ordered.share_ppm]
     return order(ordered, MILLION, left, pace, now) if due(ordered, pace, now) else ordered
 
@@ -61,7 +61,7 @@ def test_in_no_stretch_of_time_are_more_devices_ordered_than_the_rate_allows(see
     ordered, now, told = Ordered(), NOW, []
     for gap in gaps:
         now += gap
-        pace = Pace(per_minute=rate, step_s=STEP_S, calendar=ALWAYS)
+        pace = RolloutPace(per_minute=rate, step_s=STEP_S, calendar=ALWAYS)
         grown = step(ordered, places, pace, now)
         count = taken(grown, places) - taken(ordered, places)
         assert not count or grown.at == now
@@ -80,7 +80,7 @@ def test_a_whole_rate_is_never_exceeded_in_a_step_and_all_devices_come() -> None
     ordered, sizes = Ordered(), []
     for minute in range(12):
         before = taken(ordered, places)
-        ordered = step(ordered, places, Pace(per_minute=10, step_s=60.0, calendar=ALWAYS), NOW + 61.0 * minute)
+        ordered = step(ordered, places, RolloutPace(per_minute=10, step_s=60.0, calendar=ALWAYS), NOW + 61.0 * minute)
         sizes.append(taken(ordered, places) - before)
     assert sizes == [10] * 10 + [0, 0] and ordered.share_ppm == MILLION
 
@@ -92,7 +92,7 @@ def test_a_whole_rate_is_never_exceeded_in_a_step_and_all_devices_come() -> None
 def test_less_than_a_device_in_a_step_begins_at_once_and_goes_on_in_time(rate, places, minutes) -> None:
     ordered, told = Ordered(), []
     for minute in range(minutes[-1] + 1):
-        pace = Pace(per_minute=rate, step_s=STEP_S, calendar=ALWAYS)
+        pace = RolloutPace(per_minute=rate, step_s=STEP_S, calendar=ALWAYS)
         grown = step(ordered, places, pace, NOW + 60.0 * minute)
         told += [minute] * (taken(grown, places) - taken(ordered, places))
         ordered = grown
@@ -108,7 +108,7 @@ def test_less_than_a_device_in_a_step_begins_at_once_and_goes_on_in_time(rate, p
 
 
 def test_a_hub_that_was_away_and_a_clock_that_was_set_back_make_up_for_nothing() -> None:
-    places, pace = list(range(0, 100_000, 1000)), Pace(per_minute=10, step_s=60.0, calendar=ALWAYS)
+    places, pace = list(range(0, 100_000, 1000)), RolloutPace(per_minute=10, step_s=60.0, calendar=ALWAYS)
     ordered = step(Ordered(), places, pace, NOW)
     away = step(ordered, places, pace, NOW + 3600)
     assert taken(away, places) == 20, "one step's worth after an hour"
@@ -123,7 +123,7 @@ def test_a_hub_that_was_away_and_a_clock_that_was_set_back_make_up_for_nothing()
 
 def test_only_open_hours_add_to_what_the_rate_allows() -> None:
     calendar = parse_window("Mon-Fri 22:00-04:00", "UTC")
-    pace = Pace(per_minute=0.5, step_s=60.0, calendar=calendar)
+    pace = RolloutPace(per_minute=0.5, step_s=60.0, calendar=calendar)
     places = [1, 2, 3]
     closes = NOW + 17 * 3600
     ordered = order(Ordered(share_ppm=1, at=closes - 60), MILLION, places, pace, NOW + 35 * 3600)
@@ -190,7 +190,7 @@ def test_devices_look_at_a_retry_over_as_long_as_the_rate_takes_to_pay_for_it() 
         id="r1", model="m", channel="c", release=2, from_release=1, stages=plan_stages([100]), salt="s",
         schedule=Schedule(rate=Rate(per_minute=10, factor=2, after=1, most=100)),
     ))  # fmt: skip
-    failed = Verdict(judgement="not-enough-evidence", reason="", cohort=CohortHealth(committed=5, failed=200))
+    failed = GuardVerdict(judgement="not-enough-evidence", reason="", cohort=CohortHealth(committed=5, failed=200))
     progress = replace(start(plan, NOW).progress, verdict=failed, ordered=Ordered(share_ppm=MILLION, at=NOW))
     assert spread_s(plan, progress, 100) == STEP_S
     retried = apply(plan, progress, "retry", NOW, reason="mended").progress

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fleet.rollouts.bets import excess_gains, pooled
 from fleet.rollouts.errors import PlanError, TransitionError
 from fleet.rollouts.guard_policy import GuardPolicy
-from fleet.rollouts.machine import ENDED, Clear, Facts, Plan, Publish, checked_plan, decide, start, wanted
+from fleet.rollouts.machine import ENDED, Clear, Plan, Publish, RolloutFacts, checked_plan, decide, start, wanted
 from fleet.rollouts.orders import apply
 from fleet.rollouts.pacing import waits
 from fleet.rollouts.schedule import Rate, Schedule
@@ -207,8 +207,10 @@ def test_with_a_schedule_it_begins_at_the_start_compares_at_all_hours_and_the_fi
     passed = decide(p, begun.progress, proof, 21_701.0)
     assert passed.actions == (Publish(share_ppm=0, attempt=1),) and passed.progress.number == 1
     assert "waits for its window" in waits(p, passed.progress, 21_701.0)
-    assert decide(p, passed.progress, Facts(), NIGHT - 3601.0).progress.ordered.share_ppm == 0
-    assert decide(p, passed.progress, Facts(), NIGHT).progress.ordered.share_ppm == 200_000  # as far as nobody is there
+    assert decide(p, passed.progress, RolloutFacts(), NIGHT - 3601.0).progress.ordered.share_ppm == 0
+    assert (
+        decide(p, passed.progress, RolloutFacts(), NIGHT).progress.ordered.share_ppm == 200_000
+    )  # as far as nobody is there
 
 
 def test_a_shadow_stage_expires_also_before_its_start_and_paused() -> None:
@@ -266,7 +268,7 @@ class Shadowed(RuleBasedStateMachine):
             (ShadowSeen(device_id="odd", reason="crash-loop"),) if odd else ()
         )
         if not self.progress.shadowing:
-            self.take(decide(self.plan, self.progress, Facts(), self.now))
+            self.take(decide(self.plan, self.progress, RolloutFacts(), self.now))
             return
         self.take(decide(self.plan, self.progress, ShadowFacts(seen=found), self.now))
         verdict = self.progress.shadow

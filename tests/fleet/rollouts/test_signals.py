@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.rollouts.evidence import Arms
-from fleet.rollouts.guard import CohortHealth, Verdict, judge
+from fleet.rollouts.guard import CohortHealth, GuardVerdict, judge
 from fleet.rollouts.guard_policy import GuardPolicy
 from fleet.rollouts.matching import MOST_OF_ONE
 from fleet.rollouts.signals import KEPT, LEAST_WINDOWS, Habit, Signal, State, count, habit_of, signal_of
@@ -20,7 +20,7 @@ HABIT = Habit(0.02, 14.0, 0.8)
 WELL, ILL = Signal(0.0, 13.0, 0.9), Signal(0.5, 13.0, 0.9)
 
 
-def verdict(state: State, cohort: int, control: int) -> Verdict:
+def verdict(state: State, cohort: int, control: int) -> GuardVerdict:
     arms = (Arms(cohort=cohort, cohort_failed=0, control=control, control_failed=0),)
     health = CohortHealth(present=cohort, committed=cohort)
     return judge(POLICY, health, state.matched, arms, assigned=cohort)

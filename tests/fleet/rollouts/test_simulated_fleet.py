@@ -14,10 +14,10 @@ from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.machine import (
     ENDED,
     DeviceFact,
-    Facts,
     Plan,
     Progress,
     Publish,
+    RolloutFacts,
     checked_plan,
     decide,
     start,
@@ -52,7 +52,7 @@ def run(devices: int, rates: Rates, seed: int, odd: Rates | None = None) -> tupl
         for name in cohort:
             mine = odd if odd is not None and name == names[0] else rates
             totals[name] += random.multinomial(PAIRS_PER_TICK, mine)
-        seen = Facts(
+        seen = RolloutFacts(
             cohort=tuple(fact(name, now, totals[name]) for name in cohort),
             control=tuple(fact(name, now, totals[name]) for name in names if name not in cohort),
         )

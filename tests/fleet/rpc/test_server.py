@@ -19,8 +19,8 @@ from fleet.protocol import oip
 from fleet.protocol.errors import MalformedError, ProtocolError
 from fleet.rpc import Refusal, messages, server
 from fleet.rpc.port import Bounds
-from fleet.rpc.server import Server, most
-from fleet.rpc.service import Service
+from fleet.rpc.server import RpcServer, most
+from fleet.rpc.service import RpcService
 from fleet.serving import ByteBudget
 from fleet.tracing import OFF
 
@@ -83,7 +83,7 @@ class Messages:
 @contextlib.asynccontextmanager
 async def serving(inference: Any, **options: Any) -> AsyncIterator[int]:
     """The port of a server."""
-    made = Server(inference, "127.0.0.1:0", message_limit=1 << 20, bounds=Bounds(**options))
+    made = RpcServer(inference, "127.0.0.1:0", message_limit=1 << 20, bounds=Bounds(**options))
     bound, port = made.bind()
     task = asyncio.create_task(made.serve(bound))
     await asyncio.sleep(0)
@@ -257,7 +257,7 @@ def test_a_request_of_a_stream_that_has_ended_ends_too() -> None:
 
         running: asyncio.Queue[Any] = asyncio.Queue(1)
         running.put_nowait(None)
-        made = Service(Echo())  # type: ignore[arg-type]
+        made = RpcService(Echo())  # type: ignore[arg-type]
         made._streamed = infer  # type: ignore[method-assign]
         reader = asyncio.create_task(made._begin(Messages(), running))
         async with asyncio.timeout(60):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from fleet.serving import ByteBudget, Reply, Request, Shared, error_reply, hot_protocol
+from fleet.serving import ByteBudget, HotRequest, Reply, Shared, error_reply, hot_protocol
 from fleet.serving.protocol import HotProtocol
 from fleet.serving.repeated import LIMIT, head_of
 from tests.support.size import sized
@@ -44,7 +44,7 @@ class Wire(asyncio.Transport):
 class Route:
     """Says what it was asked. `/no` is refused by its head, `/later` in a task, `/asgi` by nobody here."""
 
-    def begin(self, request: Request) -> int | Reply | None:
+    def begin(self, request: HotRequest) -> int | Reply | None:
         if request.target == b"/asgi":
             return None
         if request.target == b"/no":
@@ -53,7 +53,7 @@ class Route:
             request.context = request.headers.get(b"x-a", b"")
         return 40
 
-    def answer(self, request: Request) -> Any:
+    def answer(self, request: HotRequest) -> Any:
         reply = Reply(200, b"", b"%b|%b|%b" % (request.target, request.context, request.body))
         return self._later(reply) if request.target == b"/later" else reply
 
@@ -61,7 +61,7 @@ class Route:
         await asyncio.sleep(0)
         return reply
 
-    def too_large(self, request: Request, size: int) -> Reply:
+    def too_large(self, request: HotRequest, size: int) -> Reply:
         return error_reply(413, "too-large", f"{size} bytes")
 
 
@@ -175,12 +175,12 @@ def test_heads_that_are_not_kept(data: bytes) -> None:
     headers = {b"content-length": b"3"}
     if b"Expect" in data:
         headers[b"expect"] = b"100-continue"
-    request = Request(b"POST", b"/hot", headers, 0.0, unix=False)
+    request = HotRequest(b"POST", b"/hot", headers, 0.0, unix=False)
     assert head_of(data, request, len(body) + (data == post(length=4))) is None
 
 
 def test_what_a_route_notes_of_a_head_comes_again_with_it_and_nothing_of_a_body_stays() -> None:
-    request = Request(b"POST", b"/hot", {b"content-length": b"3"}, 0.0, unix=False)
+    request = HotRequest(b"POST", b"/hot", {b"content-length": b"3"}, 0.0, unix=False)
     request.body, request.context = b"abc", "noted"
     head = head_of(post(), request, 3)
     assert head is not None and post(body=b"xyz") == head.data + b"xyz" and head.whole == len(post())

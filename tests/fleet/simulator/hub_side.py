@@ -7,7 +7,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_agent.update.rules.model_state import Held
+from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol import topics
 from fleet.protocol.channel import Audit, Channel, ModelEntry, Probation, RolloutRef, Telemetry
 from fleet.protocol.codec import encode_json
@@ -20,7 +20,7 @@ from fleet.protocol.messages import (
     decode_body,
     decode_envelope,
 )
-from fleet.simulator.device import Device
+from fleet.simulator.device import SimulatedDevice
 from fleet.simulator.outbox import Send
 from fleet.simulator.view import ReleaseFacts, View
 
@@ -37,7 +37,9 @@ def view(*releases: int, default: int = 1, rollout: RolloutRef | None = None, ve
         release=default, rollout=rollout, probation=Probation(seconds=10.0, requests=5), audit=Audit(auditor=9)
     )
     facts = {
-        ("m", number): ReleaseFacts(held=Held(release=number, variant="v", manifest=f"{number:064}"), bytes=20_000)
+        ("m", number): ReleaseFacts(
+            held=HeldRelease(release=number, variant="v", manifest=f"{number:064}"), bytes=20_000
+        )
         for number in releases
     }
     channel = Channel(channel="stable", version=version, models={"m": entry}, telemetry=Telemetry(window_s=20.0))
@@ -52,7 +54,7 @@ def rollout(release: int = 2, share_ppm: int = 10**6) -> RolloutRef:
 class HubSide:
     """Commits records in order, as the hub does, and answers each batch with a receipt unless it is told to lose it."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: SimulatedDevice) -> None:
         self.device, self.committed, self.counter = device, 0, 0
         self.spool = ""
         self.bodies: list[Any] = []

@@ -11,16 +11,16 @@ from fleet.protocol import topics
 from fleet.protocol.codec import encode_json
 from fleet.protocol.messages import DeviceMe, Notify
 from fleet.protocol.shadow import Shadow
-from fleet.simulator.device import Device, Enrolled
+from fleet.simulator.device import Enrolled, SimulatedDevice
 from fleet.simulator.outbox import Counts
-from fleet.simulator.profiles import PROFILES, Profile
+from fleet.simulator.profiles import PROFILES, DeviceProfile
 from tests.fleet.simulator.hub_side import START, HubSide, rollout, view
 from tests.support.size import examples
 
 
-def device(profile: str | Profile = "healthy", name: str = "sim-1", seed: int = 0) -> HubSide:
+def device(profile: str | DeviceProfile = "healthy", name: str = "sim-1", seed: int = 0) -> HubSide:
     chosen = PROFILES[profile] if isinstance(profile, str) else profile
-    made = Device(Enrolled(name, "stable", topics.PREFIX), chosen, Counts(), seed=seed, started=START)
+    made = SimulatedDevice(Enrolled(name, "stable", topics.PREFIX), chosen, Counts(), seed=seed, started=START)
     return HubSide(made)
 
 
@@ -77,7 +77,7 @@ def test_a_view_that_is_older_than_the_notice_is_not_the_last_word() -> None:
 
 @pytest.mark.parametrize(("profile", "reason"), [("failing", "failures"), ("crash-loop", "crash-loop")])
 def test_a_bad_release_is_rolled_back_and_not_tried_again(profile: str, reason: str) -> None:
-    hub = device(Profile(failing=0.5) if profile == "failing" else profile)
+    hub = device(DeviceProfile(failing=0.5) if profile == "failing" else profile)
     hub.run(view(1, 2, rollout=rollout()), 120.0)
     assert ("rolled_back", 1, reason) in hub.states()
     assert sum(state == "fetching" for state, _, _ in hub.states()) == 2
@@ -111,7 +111,7 @@ def test_it_compares_the_release_of_a_shadow_stage_and_serves_its_own() -> None:
 def test_an_agent_that_cannot_shadow_says_so_and_compares_nothing() -> None:
     stage = msgspec.structs.replace(rollout(share_ppm=0), shadow=Shadow())
     seen = msgspec.structs.replace(view(1, 2, rollout=stage), capabilities=("shadow", "task:custom"))
-    made = Device(
+    made = SimulatedDevice(
         Enrolled("d", "stable", topics.PREFIX), PROFILES["busy"], Counts(), seed=0, started=START, shadows=False
     )
     hub = HubSide(made)
@@ -124,7 +124,7 @@ def test_an_agent_that_cannot_shadow_says_so_and_compares_nothing() -> None:
 
 
 def test_a_slow_link_takes_its_time() -> None:
-    hub = device(Profile(bytes_per_s=1000.0))
+    hub = device(DeviceProfile(bytes_per_s=1000.0))
     hub.run(view(1), 15.0)
     assert hub.device.active("m") is None
     hub.run(view(1), 60.0, begin=15.25)
@@ -199,7 +199,7 @@ def test_the_same_seed_does_the_same() -> None:
 def test_nothing_is_lost_or_taken_twice_whatever_the_connection_does(
     steps: list[tuple[str, float]], duplicates: float
 ) -> None:
-    hub, now = device(Profile(duplicates=duplicates)), 0.0
+    hub, now = device(DeviceProfile(duplicates=duplicates)), 0.0
     seen, me = view(1, 2, rollout=rollout()), DeviceMe(device_id="sim-1", channel="stable")
     for what, pause in [*steps, ("wait", 400.0), ("wait", 400.0)]:
         if not hub.device.online:

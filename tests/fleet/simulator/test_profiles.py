@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from fleet.simulator.errors import ProfileError
-from fleet.simulator.profiles import HEALTHY, PROFILES, Profile, assign, draw, is_off, parse_mix
+from fleet.simulator.profiles import HEALTHY, PROFILES, DeviceProfile, assign, draw, is_off, parse_mix
 from tests.support.size import examples
 
 
@@ -44,12 +44,12 @@ def test_more_than_all_is_refused() -> None:
 
 
 def test_a_device_is_off_for_its_share_of_the_time_each_at_its_own() -> None:
-    profile = Profile(offline_s=30, offline_every_s=120)
+    profile = DeviceProfile(offline_s=30, offline_every_s=120)
     times = [step * 0.5 for step in range(2400)]
     off = {name: [is_off(profile, name, now) for now in times] for name in ("a", "b")}
     assert all(sum(found) / len(found) == pytest.approx(0.25, abs=0.01) for found in off.values())
     assert off["a"] != off["b"]
-    assert not any(is_off(Profile(), "a", now) for now in times)
+    assert not any(is_off(DeviceProfile(), "a", now) for now in times)
 
 
 def test_a_share_is_drawn_by_the_seed_and_rounded_to_whole_devices() -> None:

@@ -12,7 +12,7 @@ from fleet.protocol.messages import TELEMETRY_LIMIT
 from fleet.protocol.pairing import KEY_BYTES
 from fleet.protocol.sketch import check_sketch, distance
 from fleet.protocol.telemetry import Window
-from fleet.simulator.profiles import Profile
+from fleet.simulator.profiles import DeviceProfile
 from fleet.simulator.traffic import Running, window
 
 ROLLOUT = RolloutRef(id="r1", attempt=1, release=2, from_release=1, share_ppm=10**6, salt="s")
@@ -22,7 +22,7 @@ RUNNING = Running(
 
 
 def made(
-    profile: Profile, *, rollout: bool = False, seconds: float = 2000.0, elapsed: float = 0.0, seed: int = 0
+    profile: DeviceProfile, *, rollout: bool = False, seconds: float = 2000.0, elapsed: float = 0.0, seed: int = 0
 ) -> Window:
     running = msgspec.structs.replace(RUNNING, rollout=ROLLOUT if rollout else None)
     found = window(running, profile, np.random.default_rng(seed), started=1e9, ended=1e9 + seconds, elapsed_s=elapsed)
@@ -31,12 +31,12 @@ def made(
 
 
 def test_nobody_asked_nothing_to_tell() -> None:
-    silent = Profile(requests_per_s=0.0)
+    silent = DeviceProfile(requests_per_s=0.0)
     assert window(RUNNING, silent, np.random.default_rng(0), started=0.0, ended=60.0, elapsed_s=0.0) is None
 
 
 def test_counts_agree_with_one_another() -> None:
-    found = made(Profile(failing=0.2), rollout=True)
+    found = made(DeviceProfile(failing=0.2), rollout=True)
     counters = found.counters
     assert counters["requests"] == counters["edge"] + counters["failed"]
     assert counters["failed"] / counters["requests"] == pytest.approx(0.2, abs=0.04)
@@ -48,14 +48,14 @@ def test_counts_agree_with_one_another() -> None:
 
 
 def test_the_old_release_never_fails_as_the_new_one_does() -> None:
-    assert "failed" not in made(Profile(failing=0.2, slower=4.0)).counters
-    slow, fast = (made(Profile(slower=4.0), rollout=new).counters["latency_us_sum"] for new in (True, False))
+    assert "failed" not in made(DeviceProfile(failing=0.2, slower=4.0)).counters
+    slow, fast = (made(DeviceProfile(slower=4.0), rollout=new).counters["latency_us_sum"] for new in (True, False))
     assert slow / fast == pytest.approx(4.0, rel=0.1)
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.1])
 def test_a_loss_is_what_the_pairs_show(loss: float) -> None:
-    pairs = [made(Profile(loss=loss, requests_per_s=0.25), rollout=True, seed=seed).pairs for seed in range(20)]
+    pairs = [made(DeviceProfile(loss=loss, requests_per_s=0.25), rollout=True, seed=seed).pairs for seed in range(20)]
     only_old = sum(pair.only_old for pair in pairs if pair)
     only_new = sum(pair.only_new for pair in pairs if pair)
     total = sum(pair.both + pair.only_old + pair.only_new + pair.neither for pair in pairs if pair)
@@ -65,7 +65,7 @@ def test_a_loss_is_what_the_pairs_show(loss: float) -> None:
 def test_one_input_has_one_outcome_on_every_device() -> None:
     outcomes: dict[bytes, int] = {}
     for seed in range(3):
-        pairs = made(Profile(), rollout=True, seed=seed, seconds=400).pairs
+        pairs = made(DeviceProfile(), rollout=True, seed=seed, seconds=400).pairs
         assert pairs is not None
         numbers = [0] * pairs.both + [1] * pairs.only_old + [2] * pairs.only_new + [3] * pairs.neither
         for place, outcome in enumerate(numbers):
@@ -75,7 +75,7 @@ def test_one_input_has_one_outcome_on_every_device() -> None:
 
 def test_what_a_shadow_compares_adds_up_and_is_keyed_apart_from_audits() -> None:
     running = msgspec.structs.replace(RUNNING, release=1, shadowed=ROLLOUT)
-    profile = Profile(loss=0.1, slower=3.0)
+    profile = DeviceProfile(loss=0.1, slower=3.0)
     found = window(running, profile, np.random.default_rng(0), started=1e9, ended=1e9 + 2000.0, elapsed_s=0.0)
     assert found is not None and found.shadow is not None
     said = found.shadow
@@ -92,7 +92,7 @@ def test_what_a_shadow_compares_adds_up_and_is_keyed_apart_from_audits() -> None
 
 
 def test_sketches_stand_still_until_the_shift() -> None:
-    profile = Profile(shift=0.1, shift_after_s=60.0)
+    profile = DeviceProfile(shift=0.1, shift_after_s=60.0)
     before, again, after = (
         made(profile, elapsed=elapsed, seed=seed).sketch for elapsed, seed in ((0.0, 0), (59.0, 1), (60.0, 2))
     )
@@ -103,5 +103,5 @@ def test_sketches_stand_still_until_the_shift() -> None:
 
 
 def test_a_window_fits_into_a_message() -> None:
-    busy = made(Profile(requests_per_s=5000.0), rollout=True, seconds=60.0)
+    busy = made(DeviceProfile(requests_per_s=5000.0), rollout=True, seconds=60.0)
     assert len(encode_msgpack(busy)) < TELEMETRY_LIMIT

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from model_compiler.build import litert
-from model_compiler.build.calibration import LEVELS, METHODS, Plan, ranges
+from model_compiler.build.calibration import LEVELS, METHODS, QuantizationPlan, ranges
 from model_compiler.inputs import sources
 from tests.model_compiler.conftest import answers, stripes
 
@@ -71,5 +71,5 @@ def test_a_padded_maximum_is_quantized_like_any_other(pooling):
     with torch.no_grad():
         expected = pooling(torch.from_numpy(x)).numpy()
     for method in METHODS:
-        found = answers("int8", "litert", litert.quantize(model, "int8", calibration, Plan(method)), x)
+        found = answers("int8", "litert", litert.quantize(model, "int8", calibration, QuantizationPlan(method)), x)
         assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()

@@ -199,7 +199,7 @@ def test_a_runtime_that_refuses_a_variant_is_not_claimed(compiled, request_, tmp
     crash.write_text("#!/bin/sh\nkill -SEGV $$\n")
     crash.chmod(0o755)
     real = preflight.places()
-    broken = preflight.Place(python=str(crash), runtime="tflite-runtime", kind="litert")
+    broken = preflight.InstalledRuntime(python=str(crash), runtime="tflite-runtime", kind="litert")
     monkeypatch.setattr(preflight, "places", lambda pythons=(): (*real, broken))
     made = compile_release(replace(request_, cloud=None, targets=("litert-fp32",), out=tmp_path / "r"))
     assert made.manifest.variants[0].runtimes == ("ai-edge-litert",)

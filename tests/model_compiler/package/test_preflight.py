@@ -20,6 +20,6 @@ def test_a_variant_that_gets_no_answer_is_refused_with_what_to_do(
 
     monkeypatch.setattr(preflight, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired))
     made = models.release(tmp_path / "blobs", data=models.litert_bytes("fp32"), runtime="litert")
-    place = preflight.Place(python="python", runtime="ai-edge-litert", kind="litert")
+    place = preflight.InstalledRuntime(python="python", runtime="ai-edge-litert", kind="litert")
     said = preflight.refusal(made.manifest, made.variant, [], place)
     assert said == "no answer within 600 s: it hangs, or this machine is busy: try a quiet one"

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.protocol.manifest import Gate
-from model_compiler.build.calibration import METHODS, Plan
+from model_compiler.build.calibration import METHODS, QuantizationPlan
 from model_compiler.errors import GateError
 from model_compiler.inputs.request import CompileRequest
 from model_compiler.pipeline import compile_release
-from model_compiler.search.plans import BUDGET, Candidate, Found, search
+from model_compiler.search.plans import BUDGET, Candidate, SearchResult, search
 from tests.model_compiler.conftest import stripes
 from tests.support import stubborn
 
@@ -23,9 +23,9 @@ NAMES = [f"op{number}" for number in range(20)]
 
 def judging(culprits: frozenset[str], cure: str = ""):
     """A gate that holds when all `culprits` are in float, or under the calibration method `cure`."""
-    judged: list[Plan] = []
+    judged: list[QuantizationPlan] = []
 
-    def judge(plan: Plan) -> Candidate:
+    def judge(plan: QuantizationPlan) -> Candidate:
         judged.append(plan)
         missing = len(culprits - plan.float_operators)
         holds = not missing or plan.calibration == cure
@@ -56,7 +56,7 @@ def test_a_wrong_ranking_still_ends_within_the_budget_in_a_plan_that_holds(culpr
 def test_a_better_calibration_is_enough_where_it_is(cure):
     judge, judged = judging(frozenset(NAMES[:3]), cure)
     found = search(judge, lambda method: pytest.fail("nothing needs to be ranked"))
-    assert found.plan == Plan(cure) and len(judged) == METHODS.index(cure) + 1
+    assert found.plan == QuantizationPlan(cure) and len(judged) == METHODS.index(cure) + 1
 
 
 def test_nothing_found_is_said():
@@ -72,8 +72,10 @@ def test_a_model_of_which_nothing_can_be_quantized_is_no_int8_variant():
 
 def test_the_frontier_holds_what_nothing_beats_smallest_first():
     sizes = {0: 0.0, 30: 0.8, 20: 0.9, 10: 0.5, 25: 0.9}  # nothing was built where the size is 0
-    tried = tuple(Candidate(Plan(), size, 0.9, 0.0, agreement, ("no",)) for size, agreement in sizes.items())
-    assert [candidate.size_bytes for candidate in Found(None, tried).frontier()] == [10, 20]
+    tried = tuple(
+        Candidate(QuantizationPlan(), size, 0.9, 0.0, agreement, ("no",)) for size, agreement in sizes.items()
+    )
+    assert [candidate.size_bytes for candidate in SearchResult(None, tried).frontier()] == [10, 20]
 
 
 @pytest.fixture(scope="module")

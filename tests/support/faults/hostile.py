@@ -17,8 +17,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from edge_agent.errors import AgentError
-from edge_agent.update.messages import Done, LookResult, Offer, Ready
-from edge_agent.update.rules.model_state import Held, Target
+from edge_agent.update.messages import LookResult, Offer, Ready, StepDone
+from edge_agent.update.rules.model_state import HeldRelease, UpdateTarget
 from fleet.protocol import oip
 from fleet.protocol.manifest import Blob, Manifest, decode_manifest, encode_manifest
 from tests.support.faults.mutants import mutant
@@ -31,14 +31,14 @@ FIRST = 1000  # the release number of seed 0
 class Offering:
     """A look at a channel that wants one release, every byte of which is here. Implements `LookChild`."""
 
-    def __init__(self, looked: Any, held: Held) -> None:
+    def __init__(self, looked: Any, held: HeldRelease) -> None:
         self._looked, self._held = looked, held
 
     async def look(self, asked: Any) -> list[Any]:
-        return [LookResult(looked=self._looked), Offer(model=MODEL, target=Target(held=self._held)), Ready()]
+        return [LookResult(looked=self._looked), Offer(model=MODEL, target=UpdateTarget(held=self._held)), Ready()]
 
     async def step(self, step: Any) -> AsyncIterator[Any]:
-        yield Done()
+        yield StepDone()
 
     async def close(self) -> None:
         pass
@@ -99,7 +99,7 @@ class HostileLife(Life):
         with contextlib.suppress(AgentError):
             await self._agent.updater.look()
 
-    def _put(self, data: bytes, number: int) -> Held:
+    def _put(self, data: bytes, number: int) -> HeldRelease:
         digest = hashlib.sha256(data).hexdigest()
         (Path(self._case.directory) / "blobs" / digest).write_bytes(data)
         for blob in (Path(self._mutants.folder) / "blobs").glob("*"):  # the look after a refusal has removed them
@@ -109,7 +109,7 @@ class HostileLife(Life):
         variant = replace(self._manifest.variants[0], blob=Blob(sha256=digest, size=len(data)))
         manifest: Manifest = replace(self._manifest, variants=(variant,))
         name = self._agent.updater.store.put_manifest(encode_manifest(manifest))
-        return Held(release=number, variant=variant.name, manifest=name)
+        return HeldRelease(release=number, variant=variant.name, manifest=name)
 
     async def _ask(self) -> None:
         """Requests that the self-test did not make; a failed one is an answer, too."""

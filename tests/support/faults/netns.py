@@ -288,7 +288,7 @@ def fetch(directory: str, sha256: str, size: str, gap_timeout_s: str) -> None:
     from edge_agent.update.disk.store import Store
     from edge_agent.update.download.fetch import fetch_blob
     from edge_agent.update.download.sources import HttpMirror
-    from edge_agent.update.download.throttle import Pace
+    from edge_agent.update.download.throttle import DownloadPace
     from fleet.protocol.manifest import Blob
 
     blob, store = Blob(sha256=sha256, size=int(size)), Store(Path(directory), reserve=0)
@@ -297,7 +297,9 @@ def fetch(directory: str, sha256: str, size: str, gap_timeout_s: str) -> None:
     broken: list[str] = []
     while not store.has(blob):
         try:
-            fetch_blob(source, store, blob, pace=Pace(), progress=received.append, gap_timeout_s=float(gap_timeout_s))
+            fetch_blob(
+                source, store, blob, pace=DownloadPace(), progress=received.append, gap_timeout_s=float(gap_timeout_s)
+            )
             store.accept(blob)
         except (FetchError, UnreachableError) as error:
             broken.append(str(error))

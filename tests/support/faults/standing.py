@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from edge_agent.update.disk.state import read_state
 from edge_agent.update.disk.store import Store
-from edge_agent.update.rules.model_state import ModelState, Target
+from edge_agent.update.rules.model_state import ModelState, UpdateTarget
 from fleet.protocol.codec import encode_json
 from tests.support.faults.world import MODEL, PROBATION, Scenario, World
 
@@ -35,7 +35,7 @@ def _moving(two: ModelState) -> Iterator[ModelState]:
     """On the way from release 1 to release 2, and back."""
     old, new = two.previous, two.active
     assert old is not None and new is not None
-    target = Target(held=new)
+    target = UpdateTarget(held=new)
     begun = ModelState(state="fetching", active=old, target=target, last=target.key, probation=PROBATION)
     yield begun
     yield replace(begun, state="verifying")

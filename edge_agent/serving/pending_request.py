@@ -10,7 +10,7 @@ from fleet.protocol import oip
 from fleet.protocol.channel import ModelEntry
 
 
-class Asked(NamedTuple):
+class PendingRequest(NamedTuple):
     """A request on its way. Times are the engine's clock, in seconds; `until` is the caller's deadline, `gone` says
     whether it waits no more."""
 
