@@ -1,6 +1,6 @@
 """A new certificate before the old one ends, or after; and following what the hub says about the broker.
 
-Runs in the short-lived child. The hub says when it is time (`DeviceMe.renew`), since this device's
+Runs in a process of its own (`upkeep`). The hub says when it is time (`DeviceMe.renew`), since this device's
 clock may be wrong. A fresh key is made each time; see `pairs` for how nothing is lost in between.
 """
 

@@ -11,15 +11,13 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from msgspec import Struct
 
 from edge_agent.errors import DeniedError, NotFoundError, UnreachableError
 from edge_agent.host.owner import user
 from edge_agent.identity.http import WholeResponse
-
-T = TypeVar("T")
 
 _PATHS = re.compile(
     r"/tuf/(?P<tuf>metadata/[a-z0-9.]{1,80}\.json|targets/(?:[a-z0-9-]{1,63}/){1,2}[a-z0-9.-]{1,140}\.json)"
@@ -48,8 +46,8 @@ class FolderStream(Struct, frozen=True, kw_only=True):
 class FolderHub:
     """Implements `ports.HubStreams` and `ports.HubCalls`: a hub that knows its static files and nothing else."""
 
-    def __init__(self, folder: Path, device_id: str = "") -> None:
-        self._folder, self.device_id = folder, device_id
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     @contextlib.contextmanager
     def stream(
@@ -81,14 +79,6 @@ class FolderHub:
     ) -> WholeResponse:
         """See the port: a folder answers no question, so groups and pins stay the ones the device knows."""
         return WholeResponse(status=404, headers={}, data=b"")
-
-    def ask(self, path: str, body: bytes, kind: type[T], timeout: float = 30.0) -> T:
-        """Raise UnreachableError: certificates are renewed by a hub."""
-        raise UnreachableError(f"a bundle does not answer {path}", subject=str(self._folder))
-
-    def log_in(self, timeout: float = 30.0) -> None:
-        """Raise UnreachableError: there is nobody to log in to."""
-        raise UnreachableError("a bundle gives no tokens", subject=str(self._folder))
 
     def _open(self, path: str) -> BinaryIO | None:
         found = _PATHS.fullmatch(path)

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
@@ -29,6 +29,9 @@ from edge_agent.update.messages import Confined, Failed, LookRequest, LookResult
 from edge_agent.update.rules.model_state import HeldRelease
 from fleet.protocol.errors import ProtocolError
 from fleet.protocol.messages import DeviceMe
+
+if TYPE_CHECKING:
+    from edge_agent.identity.upkeep import IdentityTrouble
 
 NICE = 10  # requests go first: an update may take longer, an answer may not
 
@@ -156,7 +159,7 @@ class Session:
             asked = msgspec.structs.replace(asked, device_id=known.device_id, channel=asked.channel or known.channel)
         mine = resolve_targets.me(self._hub, asked)
         # First: whatever is wrong with the metadata, the device stays reachable.
-        trouble = upkeep.keep_identity(self._hub, config, mine, at_hub=self._bundle is None)
+        trouble = upkeep.keep_identity(config, mine, at_hub=self._bundle is None)
         try:
             self._look_at(asked, mine, trouble)
         except OlderMetadataError:
@@ -164,7 +167,7 @@ class Session:
                 raise
             self._look_at(asked, mine, trouble)
 
-    def _look_at(self, asked: LookRequest, mine: DeviceMe, trouble: tuple[str, str]) -> None:
+    def _look_at(self, asked: LookRequest, mine: DeviceMe, trouble: IdentityTrouble) -> None:
         from edge_agent.identity.enroll import first_root
         from edge_agent.update import bundled
         from edge_agent.update.worker import resolve_targets, tuf_client

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -21,6 +22,9 @@ from fleet.protocol.codec import decode_json
 from fleet.protocol.errors import ProtocolError, UnsupportedError
 from fleet.protocol.manifest import MANIFEST_LIMIT, Floor, Manifest, Variant, decode_manifest
 from fleet.protocol.messages import HTTP_LIMIT, DeviceMe
+
+if TYPE_CHECKING:
+    from edge_agent.identity.upkeep import IdentityTrouble
 
 
 def me(hub: HubCalls, asked: LookRequest) -> DeviceMe:
@@ -103,12 +107,12 @@ def concluded(seen: Looked, trusted: Trusted) -> Looked:
     )
 
 
-def identified(seen: Looked, identity: Path, trouble: tuple[str, str]) -> Looked:
+def identified(seen: Looked, identity: Path, trouble: IdentityTrouble) -> Looked:
     """`seen` with how long this device's certificate lasts, and what is wrong with the identity: a word, the detail."""
     from edge_agent.identity.certificates import expires_at
 
-    if trouble[0] and seen.problem in ("", "no-channel"):
-        seen = replace(seen, problem=trouble[0], hint=trouble[1])
+    if trouble.word and seen.problem in ("", "no-channel"):
+        seen = replace(seen, problem=trouble.word, hint=trouble.detail)
     return replace(seen, certificate_expires=expires_at(identity))
 
 
