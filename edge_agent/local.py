@@ -130,7 +130,7 @@ class LocalModel:
 
     @property
     def steps(self) -> Before | None:
-        """What that release does to raw tensors, its front included, with `digest` and `ready`; None for nothing."""
+        """The steps that the release applies to raw tensors, with its front, `digest` and `ready`; None for none."""
         with self._lock:
             self._current()
             self._follow()
@@ -232,7 +232,7 @@ class LocalModel:
             log.warning("model %s stays at release %d: %s", self._name, self._loaded[0].number, error)
 
     def _active(self, state: AgentState) -> tuple[HeldRelease, HeldRelease | None]:
-        """What serves, and what served before it."""
+        """Return the release that serves, and the one that served before it."""
         model = state.models.get(self._name)
         if model is None or model.active is None:
             raise NotFoundError(f"model {self._name!r} is not installed", subject=self._name)

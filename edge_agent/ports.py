@@ -143,7 +143,7 @@ class Signer(Protocol):
         """
 
     def verify(self, public: bytes, signature: bytes, payload: bytes) -> bool:
-        """Whether `public` (Ed25519, raw) signed `payload`; raises SignerError when nobody answers."""
+        """Return whether `public` (Ed25519, raw) signed `payload`; raises SignerError when nobody answers."""
 
 
 class HubResponse(Protocol):

@@ -16,7 +16,7 @@ _TIMEX_BYTES = 512  # more than a struct timex has on any machine (208 on 64 bit
 
 
 def synchronised(adjtimex: Callable[[ctypes.Array[ctypes.c_char]], int] | None = None) -> bool:
-    """Whether the kernel's clock follows a time server; true as well where the kernel does not say.
+    """Return whether the kernel's clock follows a time server; true as well where the kernel does not say.
 
     `adjtimex(2)` with a request of zeros changes nothing; it gives TIME_ERROR for a clock that is set by nobody.
     """
@@ -40,7 +40,7 @@ class TimeFloor:
             self.value = EPOCH
 
     def trusts(self, now: float) -> bool:
-        """Whether a clock that says `now` can be right."""
+        """Return whether a clock that says `now` can be right."""
         return now >= self.value - self.slack_s
 
     def raise_to(self, now: float) -> None:

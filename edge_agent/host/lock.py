@@ -47,7 +47,7 @@ def _opened(path: Path) -> int:
 
 
 def is_running(directory: Path) -> bool:
-    """Whether an agent holds the lock of `directory`; needs no more than to read there, and writes nothing.
+    """Return whether an agent holds the lock of `directory`; needs no more than to read there, and writes nothing.
 
     Raises:
         OSError: this user may not look.

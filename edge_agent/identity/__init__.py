@@ -1,1 +1,1 @@
-"""Who this device is: its key, its enrolment, and its authenticated calls to the hub."""
+"""The device's identity: its key, its enrolment, and its authenticated calls to the hub."""

@@ -1,4 +1,4 @@
-"""What this device's certificate says. The serving process imports no such thing, for `cryptography`'s sake."""
+"""Reads this device's certificate. The serving process does not import it, to do without `cryptography`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edge_agent.identity.keys import load_key
 
 
 def fits(identity: Path) -> bool:
-    """Whether the certificate in use can be read and is the key's own."""
+    """Return whether the certificate in use can be read and is the key's own."""
     try:
         pairs.settle(identity)
         certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
@@ -23,7 +23,7 @@ def fits(identity: Path) -> bool:
 
 
 def expires_at(identity: Path) -> float:
-    """When the certificate in use ends (Unix seconds); 0 when it cannot be read."""
+    """Return the end of the certificate in use (Unix seconds); 0 when it cannot be read."""
     try:
         certificate = x509.load_pem_x509_certificate((identity / pairs.CERTIFICATE).read_bytes())
     except (OSError, ValueError):

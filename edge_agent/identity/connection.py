@@ -151,7 +151,7 @@ class LateHub:
 
 
 def _serves(directory: Path) -> bool:
-    """Whether a release is installed."""
+    """Return whether a release is installed."""
     try:
         return any(model.active is not None for model in read_state(directory).models.values())
     except AgentError:

@@ -57,7 +57,7 @@ class ClaimToken(NamedTuple):
 
 
 class Enrollment(Struct, frozen=True, kw_only=True):
-    """What a device knows of itself and its hub after enrolment."""
+    """The facts about itself and its hub that a device has from its enrolment."""
 
     hub: str
     device_id: str
@@ -159,7 +159,7 @@ def keep(identity: Path, enrollment: Enrollment) -> None:
 
 
 def load_enrollment(directory: Path) -> Enrollment:
-    """What `enroll` kept.
+    """Read the facts that `enroll` kept.
 
     Raises:
         IdentityError: there is nothing, or nothing that can be understood. OSError: it cannot be read.
@@ -190,7 +190,7 @@ def first_root(directory: Path) -> bytes:
 
 
 def enrol_again(directory: Path) -> str:
-    """What to do about a file of the identity that is missing or damaged."""
+    """Give the advice about a file of the identity that is missing or damaged."""
     return f"stop the agent, and enrol it again: edge-agent enroll URL --token T --dir {directory}"
 
 
@@ -204,7 +204,7 @@ def _checked(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's own."""
+    """Return whether a host name or address is this machine's own."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

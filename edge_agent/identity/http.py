@@ -231,7 +231,7 @@ class HubHttp:
 
 
 def read_answer(data: bytes, kind: type[T], path: str) -> T:
-    """What the hub answered to `path`; raises UnreachableError when a hub would not have answered this."""
+    """Decode the hub's answer to `path`; raises UnreachableError when a hub would not have answered this."""
     try:
         return decode_json(data, kind, limit=HTTP_LIMIT, subject=f"the answer to {path}")
     except ProtocolError as error:

@@ -138,7 +138,7 @@ class SignerProcess:
 
 
 def answer(signer: LocalSigner, line: bytes) -> SignerReply:
-    """What the process says to a line."""
+    """Carry out a line that the process was sent, and make its reply."""
     question = msgspec.json.decode(line, type=Sign | Verify)
     try:
         if isinstance(question, Sign):

@@ -1,4 +1,4 @@
-"""What a device does about its own identity at a look, before it reads any metadata, in a process of its own.
+"""Keeps the device's own identity at a look, before any metadata is read, in a process of its own.
 
 It follows the broker that the hub names, and renews its certificate when the hub says so or the disk has damaged it.
 Neither failing keeps a look from going on: the trouble is a word and a text, which the look then reports.

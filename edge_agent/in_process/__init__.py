@@ -1,1 +1,1 @@
-"""What `edge_agent.local` tells the agent of requests that an application answered in its own process."""
+"""Reports to the agent the requests that an application answered in its own process with `edge_agent.local`."""

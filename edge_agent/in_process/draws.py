@@ -62,8 +62,10 @@ class DrawnRequest(Struct, frozen=True, kw_only=True):
 
 
 class DrawnBatch(Struct, frozen=True, kw_only=True):
-    """What one process drew in an interval. `lost` were drawn before it and not read in time; `too_large` were over
-    `BYTES`, by themselves or together."""
+    """The requests that one process drew in an interval.
+
+    `lost` were drawn before it and not read in time; `too_large` were over `BYTES`, by themselves or together.
+    """
 
     drawn: tuple[msgspec.Raw, ...]
     lost: int = 0

@@ -90,7 +90,7 @@ class Entry(NamedTuple):
 
 
 class Outbox:
-    """What one process has to tell the agent of `directory`; `put` may be called from several threads.
+    """The records that one process sends to the agent of `directory`; `put` may be called from several threads.
 
     `lost` counts records for which there was no room. Without an agent nothing waits and nothing is counted.
     """
@@ -176,7 +176,7 @@ class Outbox:
         return taken
 
     def _send(self, entries: list[Entry]) -> bool:
-        """Whether more may be sent now."""
+        """Return whether more may be sent now."""
         score_all([entry.scores for entry in entries if entry.scores is not None])
         try:
             for data in _datagrams([entry.record() for entry in entries]):

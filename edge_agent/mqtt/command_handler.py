@@ -1,4 +1,4 @@
-"""What a verified command makes the device do; the answer goes into the spool as a result."""
+"""Carries out verified commands; the answers go into the spool as results."""
 
 from __future__ import annotations
 

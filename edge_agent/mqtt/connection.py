@@ -15,7 +15,7 @@ AGAIN_S = 3600.0  # until a reason that persists is logged again
 
 
 class Connection:
-    """How the connection stands, for `status` and the log. Each reason is logged when it comes up, and every hour."""
+    """The state of the connection, for `status` and the log. Each reason is logged when it comes up, and every hour."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

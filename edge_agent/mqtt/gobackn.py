@@ -1,4 +1,4 @@
-"""Which spooled records to send next: go-back-N over receipts, as a value without I/O.
+"""Decides which spooled records to send next: go-back-N over receipts, as a value without I/O.
 
 The hub takes records strictly in order and drops what comes too early, so after a reconnect or a
 silence the device goes back to the first record without a receipt. Source: go-back-N ARQ
@@ -53,7 +53,7 @@ def disconnected(sender: Sender) -> Sender:
 
 
 def room(sender: Sender) -> int:
-    """How many more records may be in flight now."""
+    """Return the number of further records that may be in flight now."""
     return max(0, sender.window - (sender.sent - sender.committed)) if sender.connected else 0
 
 
@@ -113,7 +113,7 @@ def tick(sender: Sender, now: float) -> Sender:
 
 
 def _learnt(sender: Sender, took_s: float) -> Sender:
-    """What a record's receipt says about the time that one takes (RFC 6298, section 2)."""
+    """Learn from a record's receipt how long one takes (RFC 6298, section 2)."""
     if sender.delay_s is None:
         delay_s, varies_s = took_s, took_s / 2
     else:

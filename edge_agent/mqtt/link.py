@@ -1,4 +1,4 @@
-"""Who connects to which broker, and paho's client for it."""
+"""Names the broker and the device that connects to it, and makes paho's client for the two."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEARTBEAT_S = 30.0
 
 
 class Link(Struct, frozen=True, kw_only=True):
-    """Who connects where. `context` is the device's TLS context when the endpoint has TLS."""
+    """A broker, and the device that connects to it. `context` is the device's TLS context when the endpoint has TLS."""
 
     device_id: str
     channel: str

@@ -1,4 +1,4 @@
-"""How long to wait after a connection that the broker had accepted and that did not last.
+"""Chooses the pause after a connection that the broker had accepted and that did not last.
 
 Two machines with one identity (a copied card) take the connection over from each other. If each came back at once,
 neither would get any work done, and the broker none either. So pauses grow while connections end soon, with chance in
@@ -23,7 +23,7 @@ MOST_TWICE_S = 600.0
 
 
 class Unsteady(Struct, frozen=True):
-    """How many connections in a row did not last."""
+    """The number of connections in a row that did not last."""
 
     ended_soon: int = 0
 

@@ -37,7 +37,7 @@ class SpoolSender:
 
     @property
     def timeout_s(self) -> float | None:
-        """How many seconds a receipt may take before its records are sent again; None when nothing is in flight."""
+        """The seconds that a receipt may take before its records are sent again; None when nothing is in flight."""
         return self._sender.timeout_s if self._sender.sent > self._sender.committed else None
 
     def connect(self, now: float) -> None:

@@ -36,7 +36,7 @@ _REVOKED = "was it revoked? `fleet device show` on the hub's side says so; if so
 
 
 class Trouble(Struct, frozen=True):
-    """What keeps a device from its broker."""
+    """A reason that keeps a device from its broker."""
 
     reason: str
     detail: str
@@ -50,7 +50,7 @@ def where(endpoint: MqttEndpoint) -> str:
 
 
 def of_error(error: Exception, endpoint: MqttEndpoint) -> Trouble:
-    """What an exception says that ended an attempt to connect to `endpoint`."""
+    """Name the trouble behind an exception that ended an attempt to connect to `endpoint`."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, AgentError):
         return Trouble(error.reason, str(error), error.hint)
@@ -74,7 +74,7 @@ def of_error(error: Exception, endpoint: MqttEndpoint) -> Trouble:
 
 
 def of_refusal(code: str) -> Trouble:
-    """What the broker's own answer to the login says, in paho's words."""
+    """Name the trouble behind the broker's answer to the login, given in paho's words."""
     if code in _LOGIN:
         return Trouble("not-authorised", code, _REVOKED)
     return Trouble("refused", code, "the broker's log says more")
@@ -88,7 +88,7 @@ def closed(said: str) -> Trouble:
 
 
 def unsteady(said: str, times: int) -> Trouble | None:
-    """What several accepted connections in a row that ended within moments say; None for one or two."""
+    """Name the trouble when several accepted connections in a row ended within moments; None for one or two."""
     if times <= reconnecting.FREE:
         return None
     hint = "a bad line, or another machine that connects as this device (a copied card): `fleet device show` knows"
@@ -98,7 +98,7 @@ def unsteady(said: str, times: int) -> Trouble | None:
 
 
 def deaf(topics: Sequence[str]) -> Trouble | None:
-    """What is missing where the broker refused these subscriptions; None without one."""
+    """Name what the device misses where the broker refused these subscriptions; None without one."""
     if not topics:
         return None
     hint = "do the broker's rules let a device read its own commands and its channel's notices? the hub writes them"
@@ -112,7 +112,7 @@ def silent(endpoint: MqttEndpoint, seconds: float) -> Trouble:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` leads every device to itself."""
+    """Return whether `host` leads every device to itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

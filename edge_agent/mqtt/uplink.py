@@ -73,7 +73,7 @@ class Uplink:
 
     @property
     def connection(self) -> Connection:
-        """How the connection stands, for people."""
+        """The state of the connection, for people."""
         return self._broker.connection
 
     def wake(self) -> None:

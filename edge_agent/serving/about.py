@@ -1,4 +1,4 @@
-"""What the agent says of itself and its models, as the protocol's clients ask for it: the same over HTTP and gRPC."""
+"""Describes the agent and its models to the protocol's clients, the same over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class About:
         self._engine = engine
 
     def server(self) -> Document:
-        """Who answers."""
+        """Return the server's name, version and extensions."""
         return {"name": "edgeloop-agent", "version": VERSION, "extensions": list(oip.EXTENSIONS)}
 
     def ready(self) -> bool:
-        """Whether any model is in service."""
+        """Return whether any model is in service."""
         return bool(self._engine.slots.names())
 
     def model(self, model: str, version: str) -> Document:

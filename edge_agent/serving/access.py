@@ -1,4 +1,4 @@
-"""Who may ask the local API: programs of this device, not a web page in a browser on it.
+"""Lets programs of this device ask the local API, and no web page in a browser on it.
 
 It listens on loopback or a Unix socket only. Host and Origin are checked, so that a page cannot reach it through DNS
 rebinding.

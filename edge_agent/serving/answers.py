@@ -64,7 +64,7 @@ def parameters_of(
     took_s: float,
     answer: oip.InferResponse | None,
 ) -> dict[str, Any]:
-    """What every answer says about itself.
+    """Make the parameters that every answer carries.
 
     Args:
         release: the one here; None without one.

@@ -25,13 +25,13 @@ class CloudPart:
         self.endpoint, self._now = endpoint, now
 
     def speculates(self, served: Served, asked: PendingRequest) -> bool:
-        """Whether the cloud is asked before the local answer is known."""
+        """Return whether the cloud is asked before the local answer is known."""
         if asked.entry.routing.when != SPECULATIVE:
             return False
         return self.plan(served, asked, Local(ok=True, wants_cloud=True), None).ask
 
     def plan(self, served: Served | None, asked: PendingRequest, local: Local | None, limit: float | None) -> Route:
-        """Whether to ask it, and why not; `local` and `limit` are of the run here, None where there was none."""
+        """Return whether to ask it, and why not; `local` and `limit` are of the run here, None where there was none."""
         routing = asked.entry.routing
         return route(
             local,
@@ -51,7 +51,7 @@ class CloudPart:
         return (until if asked.until is None else min(until, asked.until)) - self._now()
 
     def retry_after_s(self, asked: PendingRequest, verdict: RoutingResult) -> float | None:
-        """When to come back, for a request that nobody answered because the cloud was not to be asked."""
+        """Return the seconds until a caller may ask again, where nobody answered as the cloud was not to be asked."""
         if self.endpoint is None or verdict.fallback_reason not in ("cloud-busy", "breaker-open"):
             return None
         return self.endpoint.wait_s(asked.model, asked.entry.routing)

@@ -78,7 +78,7 @@ class Endpoint:
         self._running: set[asyncio.Task[oip.InferResponse]] = set()
 
     def breaker(self, model: str) -> Breaker:
-        """How a model's calls went; one model that fails at the cloud keeps no other from it."""
+        """Return the breaker of a model's calls; one model that fails at the cloud keeps no other from it."""
         return self._breakers.get(model, Breaker())
 
     def blocked(self, model: str, routing: Routing) -> breakers.Word:
@@ -140,7 +140,7 @@ class Endpoint:
             self._waiting_bytes -= size
 
     def _hopeless(self, left_s: float, *, ahead: int) -> bool:
-        """Whether `left_s` is too short even if all calls from here on were as fast as the fastest of late."""
+        """Return whether `left_s` is too short even if all calls from here on were as fast as the fastest of late."""
         fastest = min(self._took, default=0.0)
         return left_s < fastest * (1 + ahead / self._calls)
 

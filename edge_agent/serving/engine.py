@@ -131,7 +131,7 @@ class Engine:
         return self._alone(served, asked, inputs)
 
     def _joins(self, served: Served, inputs: Arrays) -> bool:
-        """Whether a request should run beside others of its turn."""
+        """Return whether a request should run beside others of its turn."""
         if served.joint.takes(inputs):
             return True
         served.joint.wanted(self._threads.pool)
@@ -156,7 +156,7 @@ class Engine:
         return BODY_LIMIT if self._policies.knows(model) or self.slots.expects(model) else JSON_LIMIT
 
     def may_ask(self) -> bool:
-        """Whether a request to what is served now may go to the cloud."""
+        """Return whether a request to what is served now may go to the cloud."""
         return any(somebody(self.slots.find(name), self._policies.entry(name)) for name in self.slots.names())
 
     def known(self) -> list[str]:
@@ -230,7 +230,7 @@ class Engine:
     def _after(
         self, served: Served, asked: PendingRequest, inputs: Arrays, ran: Ran
     ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
-        """What follows a run: perhaps the cloud."""
+        """Answer after a run, perhaps by the cloud."""
         if asked.drawn and ran.scores.answers and not isinstance(inputs, Ready):  # another release cannot be asked it
             self._observer.audit(served, inputs, ran.scores.answers)
         sure = ran.scores.confidence

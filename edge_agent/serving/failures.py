@@ -1,4 +1,4 @@
-"""What is said and logged of an error that a runtime, the cloud or a model file has raised."""
+"""Puts into words, and sorts for the log, the errors that a runtime, the cloud or a model file has raised."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def unforeseen(error: Exception) -> bool:
 
 
 def in_words(error: Exception) -> str:
-    """What happened, with the error's type where only that says it (`KeyError: 'logits'`, an empty MemoryError)."""
+    """Say what happened, with the error's type where only that says it (`KeyError: 'logits'`, an empty MemoryError)."""
     return str(error) if isinstance(error, AgentError | ProtocolError) else f"{type(error).__name__}: {error}"

@@ -21,7 +21,7 @@ def forwarded(request: oip.InferRequest, served: Served | None) -> oip.InferRequ
 
 
 def somebody(served: Served | None, entry: ModelEntry) -> bool:
-    """Whether the channel lets a request go to the cloud, and somebody there could answer it.
+    """Return whether the channel lets a request go to the cloud, and somebody there could answer it.
 
     A release without a cloud variant, on a channel without an auditor, has nobody to ask.
     """

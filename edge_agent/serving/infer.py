@@ -40,7 +40,7 @@ _BINARY = b"content-type: application/octet-stream\r\ninference-header-content-l
 
 
 class InferHead(NamedTuple):
-    """What a request's line and headers say.
+    """The facts in a request's line and headers.
 
     `marker` says that tensors follow the JSON, whose `length` it is, where it is a number.
     """
@@ -189,7 +189,7 @@ def path_of(target: bytes) -> bytes:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """How one of `ERRORS` is told, over HTTP and gRPC alike."""
+    """Make the refusal that tells a caller of one of `ERRORS`, over HTTP and gRPC alike."""
     hint = getattr(error, "hint", "")
     text = f"{error}; {hint}" if hint else str(error)
     if isinstance(error, InferenceError):

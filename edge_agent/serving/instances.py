@@ -25,7 +25,7 @@ PER_BYTE = 3  # times the file's size; what an interpreter takes, roughly
 
 
 def most(size: int, cores: int | None = None) -> int:
-    """How many interpreters of a model file of `size` bytes there may be; `cores` are this machine's by default."""
+    """Return the most interpreters for a model file of `size` bytes; `cores` are this machine's by default."""
     cores = len(os.sched_getaffinity(0)) if cores is None else cores
     return max(1, min(cores, 1 + EXTRA_BYTES // max(PER_BYTE * size, 1)))
 
@@ -49,7 +49,7 @@ class Instances:
         self.waiting = 0
 
     def __len__(self) -> int:
-        """How many are loaded."""
+        """Count the loaded interpreters."""
         return len(self._all)
 
     def idle(self) -> LoadedModel | None:

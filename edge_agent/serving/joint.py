@@ -52,7 +52,7 @@ class Joint:
         self._loading: asyncio.Future[LoadedModel | None] | None = None
 
     def takes(self, inputs: Arrays) -> bool:
-        """Whether these inputs may run beside others, where these come."""
+        """Return whether these inputs may run beside others, where these come."""
         if self.state != "ready" or isinstance(inputs, Ready):  # which would become raw beside raw ones
             return False
         return all(inputs[name].shape == shape for name, shape in self._shapes.items())
@@ -111,7 +111,7 @@ def comparable(vectors: Sequence[Arrays]) -> list[Arrays]:
 
 
 def same_bits(model: LoadedModel, alike: Sequence[Arrays]) -> bool:
-    """Whether `WIDTH` different requests of one row get bit for bit the answers together that they get alone.
+    """Return whether `WIDTH` different requests of one row get bit for bit the answers together that they get alone.
 
     False where there are not two to compare; a model that fails on them raises what it raises.
     """

@@ -31,7 +31,7 @@ class Loads(Generic[T]):
         self._hanging: set[str] = set()
 
     async def one(self, what: str, load: Callable[[], T]) -> T:
-        """What `load` returns or raises; `what` names it, and is not begun anew while it hangs.
+        """Return or raise as `load` does; a load named `what` is not begun anew while it hangs.
 
         Raises:
             ActivationError: it has not ended in time, or there is no thread for it.

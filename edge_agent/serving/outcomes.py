@@ -1,4 +1,4 @@
-"""What became of requests, as whoever records it hears of it."""
+"""The outcomes of requests, and the port of whoever records them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fleet.tasks import Task
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What happened to one request, for whoever records it. `release` 0: no local model.
+    """The outcome of one request, for whoever records it. `release` 0: no local model.
 
     `task` says what the answers mean; None without a local model. `cloud_answers` are the cloud's, row by row.
     `ready`: the application sent what the release's steps make, so the raw inputs are not known, and `inputs` is empty.

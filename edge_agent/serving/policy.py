@@ -28,5 +28,5 @@ class Policies:
         return [] if self.channel is None else list(self.channel.models)
 
     def knows(self, model: str) -> bool:
-        """Whether the channel names the model."""
+        """Return whether the channel names the model."""
         return self.channel is not None and model in self.channel.models

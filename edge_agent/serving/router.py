@@ -1,4 +1,4 @@
-"""Who answers a request: a pure decision over values, so that every rule can be tested alone.
+"""Decides whether device or cloud answers a request: pure, so that every rule can be tested alone.
 
 Local first. The channel says when the cloud is asked; by default when the calibrated confidence lies under the
 threshold, when the local model failed, or when there is none. When the cloud cannot be asked or is late, a local answer
@@ -21,7 +21,7 @@ Reason = Literal["", "asked-for", "low-confidence", "no-local-model", "local-fai
 
 
 class Local(Struct, frozen=True, kw_only=True):
-    """What the local model did: `confidence` is the lowest of the batch, None without classes;
+    """The local model's answer: `confidence` is the lowest of the batch, None without classes;
     `wants_cloud` when the caller asks for the cloud's answer whatever the confidence."""
 
     ok: bool

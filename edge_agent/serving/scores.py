@@ -118,7 +118,7 @@ def score_all(pending: Sequence[PendingScores]) -> None:
 
 
 def calibration_of(release: InstalledRelease) -> Calibration:
-    """What turns the outputs of the release's variant into confidence."""
+    """Return the calibration that turns the variant's outputs into confidence."""
     return Calibration(_temperature(release), release.variant.apply_softmax)
 
 

@@ -35,7 +35,7 @@ class AgentServer(BoundedServer):
 
 
 def share(engine: Engine, tracer: Tracer = OFF) -> Shared:
-    """What all connections of an agent have in common: the hot route, the bytes in flight, their number."""
+    """Make what all connections of an agent share: the hot route, the bytes in flight, their number."""
     budget = ByteBudget(IN_FLIGHT)
     return Shared(traced(InferRoute(engine, budget), tracer), budget, most())
 
@@ -103,7 +103,7 @@ def _listen_loopback(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach the address."""
+    """Return whether only programs of this machine reach the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

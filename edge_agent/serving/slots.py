@@ -89,15 +89,15 @@ class Served:
         self._times: deque[float] = deque(maxlen=TIMED)
 
     def cost_s(self, inputs: Arrays) -> float:
-        """How long a run of these inputs may take, in seconds; see `RunCosts`."""
+        """Estimate the seconds that a run of these inputs may take; see `RunCosts`."""
         return self.costs.of(_values(inputs))
 
     def slow(self, inputs: Arrays) -> bool:
-        """Whether these inputs may take so long that the run should leave the event loop."""
+        """Return whether these inputs may take so long that the run should leave the event loop."""
         return self.cost_s(inputs) > SLOW_S
 
     def rows(self, inputs: Arrays) -> int:
-        """How many rows these inputs are; 1 without a batch."""
+        """Count the rows of these inputs; 1 without a batch."""
         first = inputs.get(self._rows_of) if self._rows_of is not None else None
         return int(first.shape[0]) if first is not None and first.ndim else 1
 
@@ -187,7 +187,7 @@ class Served:
 
 
 class Slot:
-    """What one model name has: the active release, and the previous one while it is held."""
+    """The releases of one model: the active one, and the previous one while it is held."""
 
     def __init__(self) -> None:
         self.active: Served | None = None
@@ -270,7 +270,7 @@ class Slots:
         return slot if slot is not None and slot.active is not None else None
 
     def expects(self, model: str) -> bool:
-        """Whether a release of the model serves, or is to as soon as it can be loaded."""
+        """Return whether a release of the model serves, or is to as soon as it can be loaded."""
         return model in self._slots
 
     def expected(self) -> list[str]:

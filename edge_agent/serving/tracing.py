@@ -154,7 +154,7 @@ class TracedRoute:
 
 
 def make_tracer(config: AgentConfig, device: str) -> Tracer:
-    """What `[tracing]` asks for; UsageError where it cannot be had."""
+    """Make the tracer that `[tracing]` asks for; raises UsageError where there can be none."""
     settings = config.tracing
     try:
         facts = {"service.version": VERSION, "service.instance.id": device}

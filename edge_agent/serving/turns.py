@@ -106,7 +106,7 @@ class Turns:
             waits.answer.hear(self._found(served, waits, rans[place] if rans is not None else None))
 
     def _found(self, served: Served, waits: _Waits, ran: Ran | None) -> Found:
-        """What becomes of a request that waited; `ran` None: it is asked alone."""
+        """Finish a request that waited; with `ran` None it runs alone."""
         asked = waits.asked
         try:
             if ran is None:

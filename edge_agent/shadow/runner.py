@@ -96,7 +96,7 @@ class Shadows:
                 self.refused(beside, beside.reason, beside.detail)
 
     def wants(self, beside: Beside) -> bool:
-        """Whether the release is still to be fetched, verified and tried."""
+        """Return whether the release is still to be fetched, verified and tried."""
         shadowing = self._models.get(beside.model)
         return beside.held is not None and shadowing is not None and shadowing.state == "waiting"
 
@@ -231,7 +231,7 @@ class Shadows:
 
 
 def _same(shadowing: Shadowing, beside: Beside) -> bool:
-    """Whether an order is the one that is carried out; one that cannot be read anew just now is."""
+    """Return whether an order is the one that is carried out; one that cannot be read anew just now is."""
     one, other = shadowing.rollout, beside.rollout
     if (one.id, one.attempt, one.release) != (other.id, other.attempt, other.release):
         return False

@@ -1,4 +1,4 @@
-"""What the hub shall know of a device: counted, drawn, and kept until it has it.
+"""Counts and draws what the hub shall know of a device, and keeps it until the hub has it.
 
 recorder       hears of every request; windows, samples and reports into the spool
 windows        counters, histograms and sketches (pure); values and shadowed: what they count of answers

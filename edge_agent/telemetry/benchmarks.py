@@ -21,7 +21,7 @@ FACT = "measured:"
 
 
 def wanted(state: ModelState, entry: ModelEntry) -> str:
-    """What is to be measured now, as a key that names it for ever; empty when nothing is.
+    """Return the key of the measurement that is due, which names it for ever; empty when none is.
 
     A rollout asks for its own release only; a new attempt of it asks anew.
     """

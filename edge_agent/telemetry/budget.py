@@ -38,7 +38,7 @@ class Budget:
             self._spent += up + down
 
     def allows(self, size: int, *, reserved: bool = False) -> bool:
-        """Whether `size` more bytes fit today; `reserved` traffic may use the last 5 %."""
+        """Return whether `size` more bytes fit today; `reserved` traffic may use the last 5 %."""
         with self._lock:
             self._turn()
             if not self.limit:
@@ -53,7 +53,7 @@ class Budget:
             return max(0, int(self.limit * (1 - RESERVE)) - self._spent) if self.limit else None
 
     def renews_at(self) -> float:
-        """When the next day's budget begins, in seconds since 1970."""
+        """Return the begin of the next day's budget, in seconds since 1970."""
         with self._lock:
             self._turn()
             return float((self._day + 1) * DAY_S)

@@ -35,7 +35,7 @@ DESCRIPTORS = 1  # of a datagram; the kernel closes what a sender adds to them
 
 
 class Listener(Protocol):
-    """Who hears of drawn requests: the recorder."""
+    """The port that hears of drawn requests: the recorder."""
 
     def offered(self, outcome: Outcome, requests: float, rows: float) -> None:
         """One to sketch and perhaps to keep; it has been counted by its record."""
@@ -58,7 +58,7 @@ class DrawnRequests:
         self._rng = rng
 
     def take(self, found: DrawnRequest) -> bool:
-        """Whether the request's release is in service here; otherwise it is left out.
+        """Return whether the request's release is in service here; otherwise it is left out.
 
         Raises:
             ProtocolError, InferenceError: its tensors are not those of the release.
@@ -163,7 +163,7 @@ def _requests(batch: DrawnBatch, refused: Callable[[Exception], None]) -> Iterat
 
 
 def _emptied(descriptor: int) -> bytes:
-    """What a sender's file holds; then it is empty, which tells the sender to go on.
+    """Take the content of a sender's file, and leave it empty, which tells the sender to go on.
 
     Raises:
         OSError: it is no file in memory; another one might block the reader. TooLargeError: it is beyond `LIMIT`.

@@ -1,4 +1,4 @@
-"""Which requests become samples: the channel's shares, and what the hub asked for; and the way to the disk.
+"""Draws the requests that become samples, by the channel's shares and the hub's wishes, and brings them to the disk.
 
 On the request path it only draws and copies. Whether an input is outlying, the redaction hook and the disk are the
 work of `store`, in a thread.
@@ -117,7 +117,7 @@ class Sampler:
         }
 
     def take(self, now: float) -> list[Drafted]:
-        """What is to be stored now; slots that are over are closed."""
+        """Take the drafts that are to be stored now; slots that are over are closed."""
         for model, draw in list(self._draws.items()):
             self._close(draw, now)
             if why := draw.over(now):
@@ -180,7 +180,7 @@ class Sampler:
         return Drafted(draft, encoder)
 
     def batched(self, outcome: Outcome) -> Callable[[str], bool]:
-        """Whether a tensor's first axis counts requests: the whole of any other one is one request's."""
+        """Return whether a tensor's first axis counts requests: the whole of any other one is one request's."""
         slot = self._slots.slot(outcome.model)
         if slot is None or slot.active is None:
             return lambda name: True
@@ -204,7 +204,7 @@ def _size(drafted: Drafted) -> int:
 
 
 def _kept_wants(spool: Spool) -> list[Want]:
-    """What was asked for before this start; nothing where the disk does not say."""
+    """Read the hub's wishes from before this start; none where the disk does not say."""
     try:
         return msgspec.json.decode(spool.fact(WANTED) or "[]", type=list[Want])
     except (SpoolError, msgspec.DecodeError) as error:

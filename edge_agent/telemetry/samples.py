@@ -47,7 +47,7 @@ class Draft(NamedTuple):
 
 
 def may_keep(sampling: Sampling, draw: float) -> bool:
-    """Whether `choose` keeps any request with this draw: of nearly all the rest need not be known."""
+    """Return whether `choose` keeps any request with this draw: of nearly all the rest need not be known."""
     return sampling.enabled and draw * MILLION < sampling.random_ppm + sampling.uncertain_ppm
 
 
@@ -73,7 +73,7 @@ def class_of(task: Task[Any], answer: object) -> int:
 
 
 def is_outlying(inputs: Arrays, encoder: Encoder | None) -> bool:
-    """Whether the first row lies far from the training data in the encoder's whitened space."""
+    """Return whether the first row lies far from the training data in the encoder's whitened space."""
     if encoder is None:
         return False
     array = inputs.get(encoder.tensor) if encoder.tensor else next(iter(inputs.values()), None)

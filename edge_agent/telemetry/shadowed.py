@@ -1,4 +1,4 @@
-"""What a window says of a release that runs beside the one that serves. Pure."""
+"""Counts in a window how a release does that runs beside the one that serves. Pure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ShadowTally:
             self._counts["failed"] += failed
 
     def took(self, old_s: float, new_s: float) -> None:
-        """How long both releases took for a request, in seconds; `old_s` 0: nobody knows, and it is left out."""
+        """Note the seconds that both releases took for a request; one whose `old_s` is 0, or unknown, is left out."""
         if old_s > 0.0:
             self._old_s += old_s
             self._new_s += new_s

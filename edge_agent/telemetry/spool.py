@@ -98,7 +98,7 @@ class Spool:
             return named
 
     def is_own(self, series: SpoolSeries) -> bool:
-        """Whether this process wrote of it: what it holds of others', copies of the file hold, too."""
+        """Return whether this process wrote of it: what it holds of others', copies of the file hold, too."""
         return series.last > self._began or series.id == self.id
 
     def part(self, sent: int) -> None:

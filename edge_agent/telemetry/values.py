@@ -11,7 +11,7 @@ WAITING = 4096  # numbers that are summarised together; most windows end with fe
 
 
 class Values:
-    """What gathers in one window: a summary for each of an answer's first `VALUES` numbers."""
+    """Gathers in one window a summary for each of an answer's first `VALUES` numbers."""
 
     def __init__(self) -> None:
         self._waiting: list[list[float]] = []

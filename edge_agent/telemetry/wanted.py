@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Want(Struct, frozen=True, kw_only=True):
-    """What was asked for, and what has come of it; survives a restart. `begun` is None until the first request."""
+    """A wish of the hub for samples, and what has come of it. `begun` is None before the first request."""
 
     model: str
     samples: int
@@ -75,7 +75,7 @@ class Draw(Generic[T]):
         return ""
 
     def place(self, now: float, *, valued: bool, weight: float = 1.0) -> Place | None:
-        """Where a request is to be kept, if it is; the caller then `hold`s it.
+        """Choose the place where a request is kept, if it is; the caller then `hold`s it.
 
         Args:
             now: after `due` was asked for the same moment.
@@ -97,7 +97,7 @@ class Draw(Generic[T]):
         self._held[place] = request
 
     def due(self, now: float, size: Callable[[T], int]) -> list[T]:
-        """What a slot that is over has drawn: one request at most, if its bytes are still to be had."""
+        """Take what a slot that is over has drawn: one request at most, if its bytes are still to be had."""
         if not self._seen or (not self.over(now) and self._slot_at(now) == self._slot):
             return []
         held, self._held, self._seen = self._held, {}, {}

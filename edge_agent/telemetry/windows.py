@@ -1,4 +1,4 @@
-"""What one model did between two moments: pure aggregation into `telemetry.Window`.
+"""Aggregates what one model did between two moments into a `telemetry.Window`. Pure.
 
 A window belongs to one (release, variant, auditor); a change of any closes it. Audits come back
 later than their requests and count in the window of the release that answered, which is opened
@@ -50,7 +50,7 @@ COUNTERS = (
 
 
 class Key(NamedTuple):
-    """What a window is about."""
+    """The subject of a window."""
 
     model: str
     release: int
@@ -186,7 +186,7 @@ class Builder:
                 self._pairs[key] = (0 if new else 1) if old else (2 if new else 3)
 
     def shadow(self, rollout: RolloutRef) -> ShadowTally:
-        """Where to count what the rollout's release makes of this window's requests; another attempt begins anew."""
+        """Return the tally of the rollout's release on this window's requests; another attempt begins anew."""
         if self._shadow is None or pair_key(self._shadow.rollout) != pair_key(rollout):
             self._shadow = ShadowTally(rollout)
         return self._shadow
@@ -325,7 +325,7 @@ def _row(inputs: Mapping[str, AnyArray], place: int) -> Row:
 
 
 def _bytes(row: Row) -> int:
-    """What a row takes; of texts in an array of objects, the texts too."""
+    """Count the bytes of a row, those of texts in an array of objects included."""
     texts = (array.ravel().tolist() for array in row.values() if array.dtype.kind == "O")
     return sum(array.nbytes for array in row.values()) + sum(len(text) for found in texts for text in found)
 

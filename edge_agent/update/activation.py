@@ -54,7 +54,7 @@ class Activation:
         self._waiting: dict[str, _Waiting] = {}
 
     def served_s(self, model: str) -> float:
-        """How long this process has served what it serves of `model`, seconds."""
+        """Return the seconds for which this process has served the present release of `model`."""
         return self._now() - self._serving[model][1] if model in self._serving else 0.0
 
     async def activate(
@@ -118,7 +118,7 @@ class Activation:
             await self.serve(model)
 
     def waits(self, model: str) -> bool:
-        """Whether another release stands in for the active one."""
+        """Return whether another release stands in for the active one."""
         return model in self._waiting
 
     async def _stand_in(self, model: str, state: ModelState, error: AgentError) -> None:

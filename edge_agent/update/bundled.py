@@ -1,4 +1,4 @@
-"""What a look at a bundle says, in a bundle's words: advice that helps there, and models that it was not made for.
+"""Tells of a look at a bundle in a bundle's words: advice that helps there, and models that it was not made for.
 
 Whoever made the bundle says in `bundle.json` for which models. Nobody signed that, so it permits nothing: it only
 keeps what the folder lacks on purpose from counting as a failure. What is signed holds for the other models, too: one

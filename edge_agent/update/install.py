@@ -40,14 +40,14 @@ PATIENCE_S = 600.0
 
 
 class InstallRequest(Struct, frozen=True, kw_only=True):
-    """What `edge-agent install` asks of a running agent."""
+    """The request of `edge-agent install` to a running agent."""
 
     id: str
     folder: str
 
 
 class Installed(Struct, frozen=True, kw_only=True):
-    """What became of one model; `reason` is empty when the release that the bundle names is in service."""
+    """The outcome for one model; `reason` is empty when the release that the bundle names is in service."""
 
     model: str
     wanted: int
@@ -59,7 +59,7 @@ class Installed(Struct, frozen=True, kw_only=True):
 
 
 class InstallResult(Struct, frozen=True, kw_only=True):
-    """What an install did. `reason` says why the bundle as a whole was refused; then nothing changed.
+    """The result of an install. `reason` says why the bundle as a whole was refused; then nothing changed.
 
     `by` says which process installed: the command's own, or the agent that ran already.
     """
@@ -80,7 +80,7 @@ class InstallResult(Struct, frozen=True, kw_only=True):
 
 
 def last(directory: Path) -> dict[str, Any] | None:
-    """What became of the last bundle, in the words of `edge-agent status`; None where there is nothing to read."""
+    """Read the result of the last bundle, in the words of `edge-agent status`; None where there is nothing to read."""
     try:
         with (directory / ANSWER).open("rb") as file:
             found = decode_json(file.read(LIMIT + 1), InstallResult, limit=LIMIT, subject=ANSWER)
@@ -284,7 +284,7 @@ def _outcome(name: str, bundle: Bundle, updater: Updater, trouble: Exception | N
 
 
 def _installed(report: ModelReport, said: Offer | Refusal) -> Installed:
-    """What the look asked for beside where the model stands now."""
+    """Compare the look's offer for a model with where the model stands now."""
     if isinstance(said, Refusal):
         return Installed(
             model=said.model,

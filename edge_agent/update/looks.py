@@ -1,4 +1,4 @@
-"""What a look is told of this device: who it is, what it can run, what it has."""
+"""Tells a look about this device: its name, the runtimes that it has, the releases that it holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_agent.update.worker.client import Children
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """Who looks, on which channel unless the hub names another, and what this device can run.
+    """The device that looks, its channel unless the hub names another, and what it can run.
 
     `runtimes` are versions by distribution, `variants` those that its owner prefers.
     """
@@ -32,7 +32,7 @@ class Looks:
         self.children, self.device = children, device
 
     def request(self, state: AgentState) -> LookRequest:
-        """What a look is asked where the device stands so."""
+        """Make the request to a look from the device's state."""
         device, looked = self.device, state.looked
         return LookRequest(
             device_id=device.device_id,

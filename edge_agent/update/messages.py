@@ -1,4 +1,4 @@
-"""What the serving process and its child say to each other, one JSON line each."""
+"""The messages between the serving process and its child, one JSON line each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fleet.protocol.channel import RolloutRef
 
 
 class LookRequest(Struct, frozen=True, kw_only=True):
-    """What the serving process tells the child: what it has and can. `held` are proven manifests by model."""
+    """The serving process's request to a look: what the device has and can. `held` are proven manifests by model."""
 
     device_id: str
     channel: str
@@ -60,7 +60,7 @@ StepName = Literal["fetch", "verify"]
 
 
 class StepRequest(Struct, frozen=True, kw_only=True):
-    """What the serving process asks for next."""
+    """The step that the serving process asks for next."""
 
     step: StepName
     model: str

@@ -1,4 +1,4 @@
-"""What a look's offers become: every model is moved, step by step, to the release that the channel wants.
+"""Applies a look's offers: every model is moved, step by step, to the release that the channel wants.
 
 Each model is on its own: one that hangs, fails or does not fit neither holds up nor disturbs another.
 """
@@ -165,7 +165,7 @@ class OfferApplier:
             return False
 
     def _is_stale(self, model: str, state: ModelState, target: UpdateTarget) -> bool:
-        """Whether a reason stands for something that is over: the device is where the channel wants it."""
+        """Return whether a reason stands for something that is over: the device is where the channel wants it."""
         over = state.state == "committed" and target.held == state.active and not self._activation.waits(model)
         return over or state.reason in install_window.WORDS
 

@@ -17,7 +17,7 @@ class Shadows(Protocol):
         """These, and no others."""
 
     def wants(self, beside: Beside) -> bool:
-        """Whether it is still to be made ready."""
+        """Return whether it is still to be made ready."""
 
     def ready(self, beside: Beside) -> None:
         """It is here, verified and tried."""
@@ -29,4 +29,4 @@ class Shadows(Protocol):
         """It is not here, and the next look tries again."""
 
     def kept(self, channel: Channel | None) -> list[HeldRelease]:
-        """What stays on the disk for it."""
+        """Return the releases that stay on the disk for it."""

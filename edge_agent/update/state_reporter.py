@@ -1,4 +1,4 @@
-"""Where every model's machine stands: on the disk first, then in the reports.
+"""Keeps the state of every model's machine: on the disk first, then in the reports.
 
 What begins something new must be on the disk before it begins (`enter`). What goes back to a proven release,
 or only says what happened, must not depend on a disk that is full or broken (`settle`): memory holds it then,
@@ -53,13 +53,13 @@ class StateReporter:
         self._reporter.model(self.report(model))
 
     def report(self, model: str) -> ModelReport:
-        """Where one model stands."""
+        """Make the report of where one model stands."""
         channel = self.file.state.looked.channel
         version = channel.version if channel else 0
         return machine.reported(model, self.file.model(model), version, progress=self.progress.get(model, 0.0))
 
     def looked(self) -> Looked:
-        """What the last look gave; where all else is well, with what keeps the state off the disk."""
+        """Return the last look's result; where all else is well, with what keeps the state off the disk."""
         looked, refusal = self.file.state.looked, self.file.refusal
         if looked.problem or refusal is None:
             return looked

@@ -148,7 +148,7 @@ class Updater:
             group.create_task(self._keep_judging(group))
 
     def status(self) -> dict[str, Any]:
-        """What `edge-agent status` shows."""
+        """Make the part of the status document about updates."""
         return {
             **self._states.looked().shown(self._looks.device.channel),
             "sandbox": self.file.state.sandbox,
@@ -156,7 +156,7 @@ class Updater:
         }
 
     def report(self, model: str) -> ModelReport:
-        """Where one model stands."""
+        """Make the report of where one model stands."""
         return self._states.report(model)
 
     async def _keep_looking(self) -> None:

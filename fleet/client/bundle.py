@@ -41,7 +41,7 @@ GetPiece = Callable[[str, int, int], bytes]  # path, first byte, count
 
 
 class Bundled(Struct, frozen=True, kw_only=True):
-    """What lies in a bundle: releases by model, bytes in all, and until when a device takes it (Unix seconds)."""
+    """The content of a bundle: releases by model, bytes in all, and until when a device takes it (Unix seconds)."""
 
     folder: str
     channel: str

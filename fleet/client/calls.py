@@ -1,4 +1,4 @@
-"""How a call is made: paths, bodies, pages, and the errors that failed answers stand for."""
+"""Makes calls: paths, bodies, pages, and the errors that failed answers stand for."""
 
 from __future__ import annotations
 

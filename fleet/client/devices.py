@@ -82,5 +82,5 @@ class DeviceCalls(Calls):
         return self._post(path_of("devices", device, "commands"), command, QueuedCommand)
 
     def command(self, device: str, command: str) -> CommandInfo:
-        """How a command stands, with the device's answer if it is there."""
+        """Read the state of a command, with the device's answer if it is there."""
         return self._get(path_of("devices", device, "commands", command), CommandInfo)

@@ -47,7 +47,7 @@ class InferenceCalls(Calls):
         )
 
     def later(self, asked: AsyncInference) -> AsyncInference:
-        """How a request stands now."""
+        """Read the state of a request."""
         path = _later(asked)
         return self._read(self._fetch("GET", path), path, AsyncInference)
 

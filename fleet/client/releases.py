@@ -43,7 +43,7 @@ class ReleaseCalls(Calls):
         return self._delete(path_of("models", name), ModelInfo)
 
     def has_blob(self, sha256: str) -> bool:
-        """Whether the hub's store holds the blob."""
+        """Return whether the hub's store holds the blob."""
         answer = self._send("HEAD", path_of("blobs", sha256))
         if answer.status == 404:
             return False

@@ -39,7 +39,7 @@ class RolloutCalls(Calls):
         return self._get(path_of("channels", name), ChannelInfo)
 
     def explain_device(self, device: str) -> ChannelExplanation:
-        """What a device should run of each model of its channel, and why."""
+        """Explain the release that a device should run of each model of its channel."""
         return self._get(path_of("devices", device, "explain"), ChannelExplanation)
 
     def create_channel(self, wanted: NewChannel) -> ChangedChannel:
@@ -63,7 +63,7 @@ class RolloutCalls(Calls):
         return self._change("PATCH", path_of("channels", channel), changes, ChangedChannel)
 
     def plan_rollout(self, wanted: NewRollout) -> RolloutForecast:
-        """What a rollout would take, and what it lacks; nothing is started."""
+        """Forecast the time and evidence that a rollout takes, and name what it lacks; nothing is started."""
         return self._post("/rollouts/plan", wanted, RolloutForecast)
 
     def create_rollout(self, wanted: NewRollout) -> CreatedRollout:
@@ -80,7 +80,7 @@ class RolloutCalls(Calls):
         return self._get(path_of("rollouts", rollout), RolloutInfo)
 
     def rollout_events(self, rollout: str) -> list[RolloutEventInfo]:
-        """What happened in a rollout, in order."""
+        """Read the events of a rollout, in order."""
         return list(self._items(path_of("rollouts", rollout, "events"), RolloutEventPage))
 
     def order_rollout(self, rollout: str, order: Order, *, reason: str = "", stage: int | None = None) -> RolloutInfo:

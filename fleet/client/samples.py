@@ -51,7 +51,7 @@ class SampleCalls(Calls):
     def drift_streams(
         self, model: str, *, release: int | None = None, kind: str = "", limit: int = 100
     ) -> list[StreamInfo]:
-        """Where a model's inputs are watched, those with most evidence first; `kind`: device, group or fleet."""
+        """List the streams that watch a model's inputs, most evidence first; `kind` is device, group or fleet."""
         query = [("kind", kind)] if kind else []
         query += [("release", str(release))] if release is not None else []
         return list(self._items(path_of("drift", model, "streams"), StreamPage, [*query, ("limit", str(limit))]))
@@ -175,7 +175,7 @@ class SampleCalls(Calls):
         return self._items(path_of("models", model, "runs"), RunPage, limit=limit)
 
     def job_log(self, job: str) -> JobLog:
-        """What a job's code has printed."""
+        """Read the text that a job's code has printed."""
         return self._get(path_of("jobs", job, "log"), JobLog)
 
     def cancel_job(self, job: str) -> JobInfo:
@@ -185,8 +185,14 @@ class SampleCalls(Calls):
     def audit(
         self, wanted: AuditFilter = ALL, *, limit: int | None = None, after: int | None = None, newest: bool = False
     ) -> Iterator[AuditRecord]:
-        """Who did what to what, in order; with `newest` the newest first: at most `limit` records, of all or those
-        wanted, from the number `after` on."""
+        """Read the audit log: each record's actor, act and subject.
+
+        Args:
+            wanted: the records to read, by actor, act, subject and time; all by default.
+            limit: at most so many; None is no bound.
+            after: begin after the record of this number.
+            newest: read the newest first, instead of in order.
+        """
         query = [] if after is None else [("after", str(after))]
         query += [("newest", "true")] * newest
         query += [(key, str(value)) for key, value in wanted.model_dump(exclude_defaults=True).items()]

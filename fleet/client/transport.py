@@ -1,4 +1,4 @@
-"""How the client reaches a hub: one port, and its adapter over urllib3."""
+"""The port by which the client reaches a hub, and its adapter over urllib3."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def load_release(
 
 
 def before(pipeline: Pipeline, front: bytes = b"") -> Before:
-    """What a release does to raw tensors, with the file of its front from `front`.
+    """Load the steps that a release applies to raw tensors, with the file of its front from `front`.
 
     Raises ModelLoadError: no runtime here takes the front, or its tensors are not those that the release names.
     """

@@ -1,4 +1,4 @@
-"""What a request may cost, known before it is paid: bytes by the model's interface, JSON by its values.
+"""Bounds the cost of a request before it is paid: bytes by the model's interface, JSON by its values.
 
 Reading JSON holds the interpreter's lock wherever it runs, at up to 0.3 µs a value (a text) and 0.5 µs a list; 100,000
 texts are 30 ms in which nobody else is answered. The same tensor in the binary extension costs nothing, so that is what

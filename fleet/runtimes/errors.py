@@ -1,4 +1,4 @@
-"""What can go wrong with a model file.
+"""The errors that a model file can cause.
 
 RuntimesError
  ├── ModelLoadError       a runtime refuses the file, or its tensors are not the manifest's

@@ -154,7 +154,7 @@ class LiteRtModel(Batches):
 
 
 def _signature(interpreter: Any) -> tuple[dict[int, str], dict[int, str]]:
-    """What the signature of the main graph calls its inputs and outputs, by their index; nothing without one."""
+    """Read the names that the main graph's signature gives inputs and outputs, by index; none without a signature."""
     mine = {int(detail["index"]) for detail in interpreter.get_input_details()}
     for key in interpreter.get_signature_list():
         runner = interpreter.get_signature_runner(key)

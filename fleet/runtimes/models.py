@@ -1,4 +1,4 @@
-"""What can be done with a model file once its tensors are paired: requests of any number of rows, on any file.
+"""Runs requests of any number of rows on a model file whose tensors are paired with the interface.
 
 A file takes a variable batch, or exactly so many rows. One that takes a single row is asked row by row.
 """
@@ -24,7 +24,7 @@ CPU = "cpu"
 
 
 class Options(Struct, frozen=True, kw_only=True):
-    """How a model runs.
+    """The settings that a model runs with.
 
     `threads`: of one call; an edge device's cores belong to its applications. `device`: `cpu`, or `cuda:0` and so on
     for a runtime that has it.
@@ -97,7 +97,7 @@ def paired(
 
 
 class Batches:
-    """How many rows a request has, and what the file makes of them; `_once` of a subclass is one call of the file."""
+    """Runs a request's rows in the batches that the file takes; `_once` of a subclass is one call of the file."""
 
     def __init__(self, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> None:
         self._inputs, self._outputs = inputs, outputs
@@ -198,5 +198,5 @@ def cut(outputs: Arrays, rows: Sequence[int]) -> list[Arrays]:
 
 
 def shapes_of(inputs: Arrays) -> dict[str, tuple[Any, ...]]:
-    """What requests must share to be joined."""
+    """Return the shapes that requests must share to be joined."""
     return {name: array.shape[1:] for name, array in inputs.items()}

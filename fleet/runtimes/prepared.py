@@ -18,7 +18,7 @@ class FrontModel:
         self._model, self._takes = model, front.inputs
 
     def run(self, inputs: Arrays) -> Arrays:
-        """What it makes of the inputs that it takes, and the others as they are; raises as a LoadedModel."""
+        """Transform the inputs that it takes, and return the others as they are; raises as a LoadedModel."""
         rows = batch_size(inputs, self._takes)
         check_rows(rows)
         taken = {name: inputs[name] for name in self._takes}
@@ -32,7 +32,7 @@ class FrontModel:
 
 
 class Before:
-    """What happens to raw tensors before a release's model file sees them.
+    """The steps that raw tensors go through before a release's model file sees them.
 
     `ready` are the tensors that come out, and `digest` names what made them.
     """

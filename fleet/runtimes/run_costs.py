@@ -39,8 +39,11 @@ class RunCosts:
         self._known[size] = sorted(runs)[-1 - left_out]
 
     def of(self, values: int) -> float:
-        """What a run of so many values may take: as its class has it; else by `growth` from the nearest smaller one,
-        but at least as much as that and no more than the nearest larger one; `unknown_s` before the first run."""
+        """Estimate the seconds that a run of so many values may take.
+
+        The class of that size says it; else it grows by `growth` from the nearest smaller one, to no less than that and
+        no more than the nearest larger one. Before the first run it is `unknown_s`.
+        """
         size = values.bit_length()
         known = self._known.get(size)
         if known is not None:

@@ -152,7 +152,7 @@ def _port(spec: Tensor, tensor: FileTensor, kind: str) -> Port:
 
 
 def _convertible(source: np.dtype[Any] | None, target: np.dtype[Any] | None) -> bool:
-    """Whether values keep their meaning: the same kind, or a number that a wider kind holds."""
+    """Return whether values keep their meaning: the same kind, or a number that a wider kind holds."""
     if source is None or target is None:
         return False
     order = {"b": 0, "u": 1, "i": 1, "f": 2}

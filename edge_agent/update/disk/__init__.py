@@ -1,4 +1,4 @@
-"""What stays of updates on the disk.
+"""The part of updates that stays on the disk.
 
 state      the machines' persisted form, `state.json`
 store      content-addressed blobs and verified manifests

@@ -86,7 +86,7 @@ class CrashLog:
 
 
 def loader(runtimes: Mapping[str, str], boot: Path = Path("/proc/sys/kernel/random/boot_id")) -> str:
-    """Who loads: this boot of the machine, and the versions of the agent and its runtimes."""
+    """Name the one who loads: this boot of the machine, and the versions of the agent and its runtimes."""
     try:
         booted = boot.read_text().strip()
     except OSError:

@@ -23,7 +23,7 @@ LIMIT = 4 << 20  # bytes
 
 
 class Looked(Struct, frozen=True, kw_only=True):
-    """What one look at the hub gave, verified. `command_key` is the TUF target `hub/command-key.json`."""
+    """The verified result of one look at the hub. `command_key` is the TUF target `hub/command-key.json`."""
 
     channel: Channel | None = None
     channel_name: str = ""  # what the hub last put this device on, also while nobody has signed that channel
@@ -56,7 +56,7 @@ class Looked(Struct, frozen=True, kw_only=True):
 
 
 class AgentState(Struct, frozen=True, kw_only=True):
-    """What survives a restart."""
+    """The state that survives a restart."""
 
     models: dict[str, ModelState] = field(default_factory=dict)
     looked: Looked = Looked()

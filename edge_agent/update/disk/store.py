@@ -1,4 +1,4 @@
-"""What the device holds: content-addressed blobs and verified manifests. Names never become paths."""
+"""Stores content-addressed blobs and verified manifests. Names never become paths."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class Store:
         )
 
     def _interface(self, held: HeldRelease | None) -> Interface | None:
-        """What a release takes and gives; None where its manifest cannot be read now."""
+        """Read a release's interface; None where its manifest cannot be read now."""
         if held is None:
             return None
         try:
@@ -130,14 +130,14 @@ class Store:
             )
 
     def has(self, blob: Blob) -> bool:
-        """Whether a file of that name and size is here (not hashed)."""
+        """Return whether a file of that name and size is here (not hashed)."""
         try:
             return (self.blobs / blob.sha256).stat().st_size == blob.size
         except OSError:
             return False
 
     def part(self, blob: Blob) -> Path:
-        """Where a download of `blob` grows."""
+        """Return the path where a download of `blob` grows."""
         return self.blobs / f"{blob.sha256}.part"
 
     @contextlib.contextmanager

@@ -134,7 +134,7 @@ class _Patch:
             self.file.unlink(missing_ok=True)
 
     def _begun(self) -> tuple[int, int]:
-        """How many bytes of this patch are here, and how many it has; (0, 0) when it cannot be resumed."""
+        """Count the bytes of this patch that are here, and those that it has; (0, 0) when it cannot be resumed."""
         try:
             with self.file.open("rb") as file:
                 header = delta.decode_header(file.read(delta.HEADER_SIZE))

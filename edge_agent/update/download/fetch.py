@@ -50,7 +50,7 @@ def fetch_blob(
 
 
 def _start(answer: Stream, blob: Blob, offset: int) -> int:
-    """Where the answer's first byte belongs."""
+    """Return the place in the file of the answer's first byte."""
     if answer.status == 200:
         _check_whole(answer, blob)
         return 0

@@ -109,7 +109,7 @@ def open_regular(name: Path) -> BinaryIO | None:
 
 
 def check_bundle(folder: Path) -> None:
-    """Whether `folder` looks like a bundle; whether it is a good one, TUF says.
+    """Check that `folder` looks like a bundle; whether it is a good one, TUF says.
 
     Raises:
         NotFoundError: it does not. DeniedError: this user may not look (`unreadable`).

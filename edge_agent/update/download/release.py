@@ -129,7 +129,7 @@ class Download:
 
 
 class _Meter:
-    """How far a fetch came: the share of all bytes that is here, and the bytes that the network brought."""
+    """Measures a fetch: the share of all bytes that is here, and the bytes that the network brought."""
 
     def __init__(
         self, blobs: tuple[Blob, ...], store: Store, said: Callable[[StepProgress], None], metered: bool
@@ -160,7 +160,7 @@ def nearest(wanted: StepRequest, held: Mapping[str, Iterable[HeldRelease]]) -> l
 
 
 def _uses(manifest: Manifest, variant: str) -> tuple[Blob | None, ...]:
-    """What a release's blobs are used for, by place: model file, self-test, front, encoder; None where it has none."""
+    """List a release's blobs by their use: model file, self-test, front, encoder; None where it has none."""
     front, sketch = manifest.in_front, manifest.sketch
     return (
         manifest.variant(variant).blob,

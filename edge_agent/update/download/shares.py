@@ -1,4 +1,4 @@
-"""What each model that is fetched may take of what belongs to the whole device: rate, day's budget and disk."""
+"""Shares rate, day's budget and disk of the device among the models that are fetched."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Share:
         self.step, self.received = step, 0
 
     def more(self, received: int) -> int:
-        """How many of the `received` bytes are new."""
+        """Count the new ones of the `received` bytes."""
         new, self.received = received - self.received, received
         return new
 

@@ -1,4 +1,4 @@
-"""Where blobs come from: the operator's mirrors in their order, then the hub.
+"""The sources of blobs: the operator's mirrors in their order, then the hub.
 
 A mirror is trusted with nothing: its bytes count by their hash alone, it is told no token, and it is named by
 the device's own configuration, never by the network. A mirror that is away, lacks the file or has another one
@@ -84,7 +84,7 @@ class Sources:
         raise trouble
 
     def free(self, blob: Blob) -> bool:
-        """Whether a source that costs nothing has a file of that name, so that no patch need be paid for."""
+        """Return whether a source that costs nothing has a file of that name, so that no patch need be paid for."""
         for source in self._mirrors:
             if source.metered or (source.name, blob.sha256) in self._wrong:
                 continue

@@ -1,4 +1,4 @@
-"""How the bytes of one fetch come: how fast, who hears of them, what they may cost, how long nothing may come."""
+"""Bounds the bytes of one fetch: their speed, their cost, and the longest silence; and tells who wants to hear."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edge_agent.update.download.throttle import DownloadPace
 
 
 class Budgeted:
-    """What one fetch may still receive over the network; None is no limit."""
+    """The bytes that one fetch may still receive over the network; None is no limit."""
 
     def __init__(self, allowance: int | None) -> None:
         self._left = allowance

@@ -1,4 +1,4 @@
-"""What somebody must do about metadata that does not come or cannot be used, in words. No I/O."""
+"""Advice, in words, about metadata that does not come or cannot be used. No I/O."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _ROLE = re.compile(r"(?:New |Final )?(\S+?)(?:\.json)? is expired")  # python-tu
 
 
 def expired(error: str, now: float, remedy: str = "") -> str:
-    """What an operator must do about a role that has expired, by what python-tuf says of it; `remedy` in its place."""
+    """Advise an operator about a role that has expired, by what python-tuf says of it; `remedy` takes its place."""
     named = _ROLE.search(error)
     remedy = remedy or f"run on the hub: {_ON_THE_HUB.get(named[1] if named else '', _SERVE)}"
     return f"{error}; this device's clock says {date(now)} UTC: if that is right, {remedy}"
 
 
 def clock_behind(now: float, floor: float) -> str:
-    """What to do about a clock that says a moment before one that has passed."""
+    """Advise about a clock that shows a moment before one that has passed."""
     return f"the clock says {date(now)}, but {date(floor)} has passed already: set this device's clock"
 
 
@@ -49,7 +49,7 @@ def answered(status: int, said: str, subject: str) -> AgentError:
 
 
 def floor_ahead(now: float, floor: float, path: Path) -> str:
-    """What to do where the hub's metadata bears the clock out, and not the moment that has passed.
+    """Advise where the hub's metadata bears the clock out, and not the moment that has passed.
 
     Either may be wrong: the metadata is an old copy and the clock was set back to it; or the moment comes from a clock
     that ran ahead while a stolen key, or a hub whose own clock did, signed. Only a person can tell.

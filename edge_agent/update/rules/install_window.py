@@ -1,4 +1,4 @@
-"""What makes a new install wait though the network is there: the channel's window, and the day's byte budget."""
+"""Makes a new install wait though the network is there: the channel's window, and the day's byte budget."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DayBudget(Protocol):
         """Bytes that a fetch may still receive today; None when there is no budget."""
 
     def renews_at(self) -> float:
-        """When the next budget begins, in seconds since 1970."""
+        """Return the begin of the next budget, in seconds since 1970."""
 
     def count(self, *, down: int = 0) -> None:
         """Bytes that a fetch has received."""
@@ -51,12 +51,12 @@ UNLIMITED: DayBudget = _Unlimited()
 
 
 def has_folder(mirrors: Sequence[str]) -> bool:
-    """Whether one of the mirrors costs no bytes of the budget."""
+    """Return whether one of the mirrors costs no bytes of the budget."""
     return any(url.startswith("file:") for url in mirrors)
 
 
 def hold(fetching: Fetching, now: float, budget: DayBudget) -> Hold | None:
-    """Whether a new install waits at `now`, in seconds since 1970."""
+    """Return whether a new install waits at `now`, in seconds since 1970."""
     opens = opens_at(fetching.window, now)
     if opens > now:
         detail = f"installs begin in the window {fetching.window} UTC, which opens at {moment(opens)}"

@@ -240,7 +240,7 @@ def resumed(state: ModelState, *, to_serve: bool = True) -> ModelState:
 
 
 def reported(model: str, state: ModelState, channel_version: int, *, progress: float = 0.0) -> ModelReport:
-    """Where a model stands, for the hub."""
+    """Make the hub's report of where a model stands."""
     rollout = state.target.rollout if state.target else state.about or state.pairing
     return ModelReport(
         model=model,

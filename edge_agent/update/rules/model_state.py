@@ -1,4 +1,4 @@
-"""Where one model stands on a device: what serves, what is kept, what it moves to. `machine` changes it."""
+"""The state of one model on a device: what serves, what is kept, what it moves to. `machine` changes it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Rejected(Struct, frozen=True, array_like=True):
 
 
 class UpdateTarget(Struct, frozen=True, kw_only=True):
-    """What the device is moving to. `rollout` is set while it is in that rollout's cohort."""
+    """The release that the device is moving to. `rollout` is set while it is in that rollout's cohort."""
 
     held: HeldRelease
     rollout: RolloutRef | None = None
 
     @property
     def key(self) -> Key:
-        """What a rollback forbids: (release, variant, rollout, attempt)."""
+        """The key of what a rollback forbids: (release, variant, rollout, attempt)."""
         rollout = self.rollout
         return self.held.release, self.held.variant, rollout.id if rollout else "", rollout.attempt if rollout else 0
 

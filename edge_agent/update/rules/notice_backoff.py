@@ -1,4 +1,4 @@
-"""How soon a notice may end what is under way.
+"""Decides how soon a notice may end what is under way.
 
 The broker is not trusted, and a connection may flap: whoever floods a device with notices must neither keep
 it from fetching nor have it look without a pause. The first notices are followed at once, so that a halt is; and

@@ -1,4 +1,4 @@
-"""How a probation ends: by failed requests, by run times, by what was answered well, or by time. Pure."""
+"""Ends a probation: by failed requests, by run times, by what was answered well, or by time. Pure."""
 
 from __future__ import annotations
 

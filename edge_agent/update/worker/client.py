@@ -166,7 +166,7 @@ class ProcessChild:
 
 
 class _Heard:
-    """What a self-test's child said: what confined it, and its last word.
+    """Listens to a self-test's child: what confined it, and its last word.
 
     Once the model runs, all of it may be the model's own doing. What confines it was said before.
     """

@@ -1,4 +1,4 @@
-"""What a process gives up that runs one release which nobody is served: a self-test's, or a shadow's."""
+"""Confines a process that runs one release which serves nobody: a self-test's, or a shadow's."""
 
 from __future__ import annotations
 

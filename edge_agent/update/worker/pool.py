@@ -50,7 +50,7 @@ class WorkerPool:
 
 
 async def messages_until(child: LookChild, step: StepRequest, stop: asyncio.Event) -> AsyncIterator[Message]:
-    """What `child` says about `step`, until `stop` is set."""
+    """Yield the messages of `child` about `step`, until `stop` is set."""
     stopping = asyncio.ensure_future(stop.wait())
     iterator = aiter(child.step(step))
     try:

@@ -119,7 +119,7 @@ def identified(seen: Looked, identity: Path, trouble: IdentityTrouble) -> Looked
 def offers(
     trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store, hub: HubCalls | None = None
 ) -> Iterator[Offer | Refusal]:
-    """What each model of the channel should run here, or why it may not; `hub` may have patches between manifests."""
+    """Offer each model's release for this device, or refuse it with a reason; `hub` may have patches of manifests."""
     for model in channel.models:
         target = resolve.resolve(
             channel,
@@ -144,7 +144,7 @@ def offers(
 def beside(
     trusted: Trusted, channel: Channel, mine: DeviceMe, asked: LookRequest, store: Store, hub: HubCalls | None = None
 ) -> Iterator[Beside]:
-    """What shadow stages want of this device; each release passes every check that one which is to serve passes."""
+    """Yield what shadow stages want of this device; each release passes the checks of one that is to serve."""
     for model in channel.models:
         rollout = resolve.shadows(
             channel,

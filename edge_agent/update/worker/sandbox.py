@@ -1,4 +1,4 @@
-"""What a process gives up before it parses a model file: Landlock for files, seccomp for system calls.
+"""Takes rights from a process before it parses a model file: Landlock for files, seccomp for system calls.
 
 A signature says who made a file, not that a runtime survives it. `confine_files`, before the runtime is
 imported, leaves this process its interpreter, the libraries and the files named, all of them to read
@@ -153,7 +153,7 @@ def _allow(ruleset: int, path: Path) -> None:
 
 
 def _libraries(never: Path) -> Iterator[Path]:
-    """Where interpreter, packages and the system's libraries lie; never the device's folder or one around it."""
+    """Yield the folders of interpreter, packages and system libraries; never the device's folder or one around it."""
     kept = never.resolve()
     installed = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     # Not all of sys.path: the working directory is on it, which may be anybody's home.
@@ -171,7 +171,7 @@ def _no_new_privileges() -> None:
 
 
 def _syscall(number: int, *arguments: object) -> int:
-    """What the kernel answers; -1 with errno set when it refuses."""
+    """Make a system call, and return the kernel's answer; -1 with errno set when it refuses."""
     call = ctypes.CDLL(None, use_errno=True).syscall
     call.restype = ctypes.c_long
     return int(call(ctypes.c_long(number), *arguments))
