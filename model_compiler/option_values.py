@@ -1,4 +1,4 @@
-"""What single options say, as a request has it."""
+"""Reads single options into the values that a request has."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def _call(module: torch.nn.Module, inputs: Tensors) -> Tensors:
 
 
 def _answers(module: torch.nn.Module, inputs: Tensors) -> Tensors:
-    """What the module gives for all inputs, batch by batch."""
+    """Run the module on all inputs, batch by batch."""
     with torch.no_grad():
         return _joined(_call(module, batch) for batch in _batches(inputs))
 

@@ -1,1 +1,1 @@
-"""Who may call: devices (certificates and short tokens), applications, operators, mirrors."""
+"""Tells who calls: devices (certificates and short tokens), applications, operators, mirrors."""

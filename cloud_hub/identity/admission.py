@@ -1,4 +1,4 @@
-"""Who may ask for an answer: verified tokens in memory, so that a request costs no look at the database."""
+"""Keeps verified tokens in memory, so that a request for an answer costs no look at the database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Admission:
         self.rates = RateLimiter()
 
     def find(self, authorization: str) -> Caller | None:
-        """Who sends this header, if it is known without a look at the database.
+        """Return the caller that sends this header, if it is known without a look at the database.
 
         Raises UnauthenticatedError where there is no token, or it is known that it is not valid.
         """
@@ -33,7 +33,7 @@ class Admission:
         return found.caller if found is not None else None
 
     async def get(self, authorization: str) -> Caller:
-        """Who sends this header; raises UnauthenticatedError."""
+        """Return the caller that sends this header; raises UnauthenticatedError."""
         found = self.find(authorization)
         if found is not None:
             return found

@@ -132,7 +132,7 @@ def read_public(pem: str) -> ec.EllipticCurvePublicKey:
 
 
 def pin(root: bytes, ca: bytes) -> str:
-    """What a claim token pins: SHA-256 (hex) of the first root ‖ the CA certificate."""
+    """Compute what a claim token pins: SHA-256 (hex) of the first root ‖ the CA certificate."""
     return hashlib.sha256(root + ca).hexdigest()
 
 

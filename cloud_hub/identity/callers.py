@@ -1,4 +1,4 @@
-"""Who calls the hub, and what this caller may do."""
+"""The callers of the hub, and what each may do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IN_FORCE = select(Device.id).where(Device.id == bindparam("device"), col(Device
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Who calls. `kind` is device, operator, application or mirror; `actor` goes into the audit log."""
+    """A caller. `kind` is device, operator, application or mirror; `actor` goes into the audit log."""
 
     kind: str
     id: str

@@ -45,7 +45,7 @@ class DeviceTokens:
         return self._make(_TOKEN, device_id, now + TOKEN_LIFE_S)
 
     def looks_like(self, text: str) -> bool:
-        """Whether `text` claims to be a device's bearer token."""
+        """Return whether `text` claims to be a device's bearer token."""
         return text.startswith(_TOKEN + ".")
 
     def verify_token(self, text: str, *, now: float) -> str:
@@ -54,7 +54,7 @@ class DeviceTokens:
 
     @staticmethod
     def ends_at(text: str) -> float:
-        """When a token that has been verified ends, in Unix seconds."""
+        """Read the end of a token that has been verified, in Unix seconds."""
         return float(text.split(".")[2])
 
     def _make(self, prefix: str, device_id: str, expires: float) -> str:

@@ -1,4 +1,4 @@
-"""What a device checks before it sends the hub a secret: the first root and the CA, which its claim token pins."""
+"""Serves what a device checks before it sends a secret: the first root and the CA, which its claim token pins."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ def trust_bundle(hub: Hub) -> TrustBundle:
 
 
 def claim_pin(hub: Hub) -> str:
-    """What claim tokens of this hub pin: the hash of the bundle."""
+    """Compute what claim tokens of this hub pin: the hash of the bundle."""
     bundle = trust_bundle(hub)
     return pin(bundle.root, bundle.ca)

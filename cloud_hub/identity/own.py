@@ -50,7 +50,7 @@ def renew_own(config: HubConfig, now: float) -> tuple[str, ...]:
 
 
 def _is_due(pem: bytes, wanted: tuple[str, ...], now: float) -> bool:
-    """Whether a certificate is past half of its life, not valid yet, or not valid for all the `wanted` names."""
+    """Return whether a certificate is past half of its life, not valid yet, or not valid for all the `wanted` names."""
     certificate = x509.load_pem_x509_certificate(pem)
     starts, ends = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
     begins = lies_ahead(starts, now)  # a clock that ran ahead has issued it: nobody takes it yet

@@ -1,4 +1,4 @@
-"""How often callers may ask: a token bucket each, and each hub's share of a rate that several hubs give. Pure."""
+"""Bounds how often callers ask: a token bucket each, and each hub's share of a rate that several hubs give. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLD_FROM = 0.1  # of its rate, at which a caller is told of: below it, ten hubs
 
 
 class Bucket(Struct):
-    """What a caller has left, counted at `at` (seconds), and what it asked for since it was last told of."""
+    """The tokens that a caller has left, counted at `at` (seconds), and its requests since they were last told."""
 
     level: float
     at: float

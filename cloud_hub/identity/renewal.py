@@ -36,14 +36,14 @@ def certify(hub: Hub, session: Session, device: Device) -> None:
 
 
 def past_half(hub: Hub, device: Device) -> bool:
-    """Whether the certificate has lived for half of its life, or longer, or begins in the future."""
+    """Return whether the certificate has lived for half of its life, or longer, or begins in the future."""
     return device.certificate_expires_at - hub.clock() < _life_s(hub) / 2 or _not_yet(
         hub, device.certificate_expires_at
     )
 
 
 def is_due(hub: Hub, device: Device) -> bool:
-    """Whether the device should renew: half of the life and up to a tenth more, by the device's id."""
+    """Return whether the device should renew: half of the life and up to a tenth more, by the device's id."""
     share = int(hashlib.sha256(device.id.encode()).hexdigest()[:8], 16) / 0xFFFFFFFF
     left = device.certificate_expires_at - hub.clock()
     return left < _life_s(hub) * (0.5 - JITTER * share) or _not_yet(hub, device.certificate_expires_at)
@@ -179,7 +179,7 @@ def _locked(session: Session, device_id: str) -> Device:
 
 
 def _not_yet(hub: Hub, expires_at: float) -> bool:
-    """Whether a certificate lasts longer than one of today: a clock that ran ahead has issued it for later."""
+    """Return whether a certificate lasts longer than one of today: a clock that ran ahead has issued it for later."""
     return lies_ahead(expires_at, hub.clock(), _life_s(hub))
 
 

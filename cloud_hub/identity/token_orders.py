@@ -1,4 +1,4 @@
-"""What operators do with tokens: list, make, revoke, forget."""
+"""Carries out what operators do with tokens: list, make, revoke, forget."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ CLAIM_LIFE_S = 86_400.0
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """What a token allows, and for how long; which fields it needs depends on its kind (`check_grant`).
+    """The rights that a token gives, and for how long; which fields it needs depends on its kind (`check_grant`).
 
     `scope` is of an application (`infer:NAME`), `role` of an operator; a claim's devices get `channel` and `labels`.
     """
@@ -166,12 +166,12 @@ def delete_token(session: Session, token_id: str, *, now: float) -> Token:
 
 
 def role_allows(role: str, needed: str) -> bool:
-    """Whether `role` includes `needed`: viewer < operator < admin."""
+    """Return whether `role` includes `needed`: viewer < operator < admin."""
     return role in ROLES and ROLES.index(role) >= ROLES.index(needed)
 
 
 def scope_allows(scope: str, model: str) -> bool:
-    """Whether `infer:NAME` or `infer:*` covers `model`."""
+    """Return whether `infer:NAME` or `infer:*` covers `model`."""
     return scope in ("infer:*", f"infer:{model}")
 
 

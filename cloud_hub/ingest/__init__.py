@@ -1,4 +1,4 @@
-"""What devices report, into the database; receipts, commands and notices back to them.
+"""Brings devices' reports into the database, and receipts, commands and notices back to them.
 
 reading   bytes to checked values: every field of every message is bounded
 batch     one transaction's messages, in memory: which are taken, and how far each spool is then

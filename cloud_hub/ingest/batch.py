@@ -26,7 +26,7 @@ from fleet.protocol.messages import Status
 
 
 class CursorStep(Struct, frozen=True, kw_only=True):
-    """What one envelope does to its spool's cursor: whether its record is written, the new cursor
+    """The effect of one envelope on its spool's cursor: whether its record is written, the new cursor
     position, and how many numbers were given up by the device."""
 
     accept: bool
@@ -93,7 +93,7 @@ def arrived(sender: Sender, leaf: str, payload: bytes) -> Arrived:
 
 
 class Batch:
-    """What comes of a batch; `add` its messages in their order.
+    """The result of a batch; `add` its messages in their order.
 
     Args:
         before: the processes that were heard of a device, by its id.

@@ -28,7 +28,7 @@ class Heard(Struct, frozen=True):
 
 
 def heard(before: Heard, name: str, now: float) -> Heard:
-    """What is known after one more status; `name` is its process, `now` the hub's time in Unix seconds."""
+    """Return what is known after one more status; `name` is its process, `now` the hub's time in Unix seconds."""
     returns = tuple(at for at in before.returns if abs(now - at) <= PERIOD_S)
     if before.names and before.names[-1] == name:
         return Heard(before.names, returns)
@@ -39,5 +39,5 @@ def heard(before: Heard, name: str, now: float) -> Heard:
 
 
 def still_cloned(last_at: float | None, now: float) -> bool:
-    """Whether a device is shown as cloned `now`, when it last showed that it is."""
+    """Return whether a device is shown as cloned `now`, when it last showed that it is."""
     return last_at is not None and abs(now - last_at) <= PERIOD_S

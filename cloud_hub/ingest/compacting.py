@@ -155,7 +155,7 @@ def _hour(row: WindowRow, arrived_by: float) -> Key:
 
 
 def _came_by(marks: Sequence[Mark], row: WindowRow, at_the_latest: float) -> float:
-    """When a window had come."""
+    """Return the time by which a window had come."""
     place = bisect_left(marks, row.id or 0, key=lambda mark: mark.upto)
     return min(marks[place].at, at_the_latest) if place < len(marks) else at_the_latest
 

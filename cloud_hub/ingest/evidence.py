@@ -1,4 +1,4 @@
-"""What windows say about rollouts, added to the evidence of their devices.
+"""Adds what windows say about rollouts to the evidence of their devices.
 
 A window names its rollout in three ways: `pairs` for audited requests that two releases answered, `shadow` for requests
 that a release answered beside the one that serves, `rollout` for how its own requests went. Each is counted only where
@@ -74,7 +74,7 @@ def _shadows(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
 
 
 def _serves(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
-    """Whether the window is of what the rollout brings to the device's own channel."""
+    """Return whether the window is of what the rollout brings to the device's own channel."""
     row = rollouts.get(window.rollout)
     if row is None or window.attempt > row.attempt:
         return False
@@ -82,7 +82,7 @@ def _serves(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
 
 
 def _served(window: Window) -> dict[str, int]:
-    """What a window says about its release: of the requests that it took, how many it answered itself."""
+    """Count the requests that a window's release took, and those of them that it answered itself."""
     most = servable(window.started_at, window.ended_at)
     requests, failed, refused, newly = (
         min(window.counters.get(name, 0), most) for name in ("requests", "local_failed", "refused", "newly_refused")

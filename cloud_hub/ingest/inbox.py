@@ -1,4 +1,4 @@
-"""What devices have sent and the hub has not taken yet: as much of each as its allowance, one after the other in turn.
+"""Keeps messages that the hub has not taken yet: of each device as many as its allowance, taken in turn.
 
 Devices share one queue and one database, so one that sends without end must not delay the others. Each has an
 allowance of messages and bytes per second (token buckets: Turner, "New directions in communications", IEEE
@@ -24,7 +24,7 @@ REMEMBERED = 20_000  # devices whose allowance is kept; those not heard longest 
 
 
 class Message(NamedTuple):
-    """What arrived."""
+    """A message that arrived."""
 
     topic: str
     payload: bytes
@@ -115,7 +115,7 @@ class Inbox:
         return found
 
     def named(self) -> dict[str, int]:
-        """How many messages of which device (a topic's begin) were dropped since the last call."""
+        """Count the messages dropped since the last call, by device (a topic's begin)."""
         with self._changed:
             dropped, self._dropped = self._dropped, Counter()
             repeated, self._repeated = self._repeated, Counter()

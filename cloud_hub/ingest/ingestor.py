@@ -42,7 +42,7 @@ SAY_S = 60.0  # between two log lines about messages of one device that were set
 
 
 class Outgoing(NamedTuple):
-    """What is to be published, after the commit."""
+    """The messages to publish after the commit."""
 
     topic: str
     payload: bytes

@@ -1,4 +1,4 @@
-"""What a device sent, from bytes to values that the database takes: every field of every message is bounded here. Pure.
+"""Reads devices' messages into values that the database takes: every field of each is bounded here. Pure.
 
 An envelope is read in two steps. Its number says where the device's spool stands, and must be known even where
 the rest cannot be read, so that the record is numbered off and does not keep the ones behind it waiting.
@@ -49,7 +49,7 @@ COUNTERS, BUCKETS, BINS, REASONS = 64, 64, 256, 32  # entries of a window's list
 
 
 class Numbered(Struct, frozen=True, kw_only=True):
-    """Which record an envelope holds; see `messages.Envelope`."""
+    """The number of the record in an envelope; see `messages.Envelope`."""
 
     v: int = VERSION
     device: str
@@ -117,7 +117,7 @@ def read_status(data: bytes) -> Status:
 
 
 def _window_document(window: Window) -> dict[str, Any]:
-    """What is kept of it beside its sketch: the inputs of pairs are counted, and not kept with the window.
+    """Make what is kept of it beside its sketch: the inputs of pairs are counted, and not kept with the window.
 
     There are hundreds of numbers in it, each of which was checked: only one word is left to be mended.
     """

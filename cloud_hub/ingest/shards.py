@@ -1,4 +1,4 @@
-"""Which devices this hub hears: hubs on one database share the sixteen shards of the uplink topics.
+"""Chooses the devices that this hub hears: hubs on one database share the sixteen shards of the uplink topics.
 
 Every hub has a lease with an end (`ingest-hub:<owner>`), which it renews at each look, and each shard has an owner
 (`ingest-shard:<digit>`). A shard whose owner's lease is over is free, and no hub holds more than its fair part: one

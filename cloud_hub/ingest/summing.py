@@ -27,7 +27,7 @@ NAMES = 64  # counters, or reasons of refusal, that one row has
 
 
 class Part(NamedTuple):
-    """What a window, an hour or a day says: `body` is a window's (`telemetry.Window`) without its sketch.
+    """The content of a window, an hour or a day: `body` is a window's (`telemetry.Window`) without its sketch.
 
     Times are Unix seconds by the device's clock, `windows` how many are in it. In the body of a sum `looked_at` is how
     many of the sketched rows were looked at for `outlying` ones.
@@ -160,6 +160,6 @@ def _bounded(counts: Iterable[int]) -> int:
 
 
 def _same(bodies: Sequence[Mapping[str, Any]], name: str) -> Any:
-    """What all say; None where they differ."""
+    """Return the value that all have; None where they differ."""
     found = {body.get(name) for body in bodies}
     return found.pop() if len(found) == 1 else None

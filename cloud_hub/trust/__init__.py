@@ -1,4 +1,4 @@
-"""What devices trust: keys, the signed repository, and the one transaction that publishes.
+"""Makes what devices trust: keys, the signed repository, and the one transaction that publishes.
 
 keys         Ed25519 keys, online in DIR/keys and offline in DIR2
 repository   pure: builds and signs TUF metadata

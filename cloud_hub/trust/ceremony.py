@@ -109,7 +109,7 @@ def _key_id(name: str, key: Ed25519PrivateKey) -> str:
 
 
 def _announced(draft: Draft, name: str, key: Ed25519PrivateKey) -> bool:
-    """Whether the repository names `key` as its key `name` already."""
+    """Return whether the repository names `key` as its key `name` already."""
     if name == "command":
         target = draft.peek("targets").targets[repository.COMMAND_TARGET]
         return bool(target.hashes == repository.target_file("x", keys.CommandKey(key).target()).hashes)

@@ -127,7 +127,7 @@ def _keep_schedule(hub: Hub, session: Session, name: str, wanted: ChannelChanges
 
 
 def usual_of(row: ChannelRow) -> UsualSchedule:
-    """What rollouts of the channel take where they say nothing themselves."""
+    """Return the schedule that a channel's rollouts take where they say nothing themselves."""
     return msgspec.convert(row.usual_schedule or {}, UsualSchedule)
 
 

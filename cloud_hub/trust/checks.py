@@ -1,4 +1,4 @@
-"""What must hold before something is signed. Pure but for the two lookups that come in as arguments."""
+"""Checks what must hold before something is signed. Pure but for the two lookups that come in as arguments."""
 
 from __future__ import annotations
 

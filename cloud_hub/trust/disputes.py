@@ -22,7 +22,7 @@ from fleet.protocol.steps import AnyStep
 
 
 class _Ports(msgspec.Struct, frozen=True):
-    """What is read of a stored manifest."""
+    """The part of a stored manifest that is read here."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]

@@ -1,4 +1,4 @@
-"""What a device holds, verified: pure, bytes in, values out. What the hub did not sign does not exist here.
+"""Verifies what a device holds: pure, bytes in, values out. What the hub did not sign does not exist here.
 
 Each metadata file stands for itself: its signature by the key that this repository trusts for its role is proof that
 the hub, or one that lived before a restore, has issued that version. What a device says beside it proves nothing and
@@ -35,7 +35,7 @@ _CHANNEL = re.compile(r"channels/([a-z0-9-]{1,63})\.json")
 
 
 class Evidence(Struct, frozen=True, kw_only=True):
-    """What was signed at a higher version than is known, or at the same with other bytes.
+    """Metadata that was signed at a higher version than is known, or at the same with other bytes.
 
     `versions` are by role, also of files that another one lists; `bodies` are those that were here. `roots` follow the
     known one without a gap. `channels` are the versions of channels' documents, `numbers` the highest release number
@@ -54,7 +54,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
 
 def verify(known: Mapping[str, bytes], held: Held) -> Evidence:
-    """What `held` proves beyond `known`.
+    """Find what `held` proves beyond `known`.
 
     Args:
         known: the hub's newest metadata, by role.
@@ -98,7 +98,7 @@ def _is_ahead(found: Metadata[Any], known: bytes) -> bool:
 
 
 def _listed_versions(signed: Any) -> Iterator[tuple[str, int]]:
-    """What a timestamp says of the snapshot, and a snapshot of the others: devices refuse less from then on."""
+    """Yield the versions that a timestamp or a snapshot lists: devices refuse lower ones from then on."""
     if isinstance(signed, Timestamp):
         listed = {"snapshot": signed.snapshot_meta.version}
     elif isinstance(signed, Snapshot):

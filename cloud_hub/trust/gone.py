@@ -1,4 +1,4 @@
-"""What remains of a model or channel that was deleted: where its numbers go on, should there be one of its name again.
+"""Keeps of a deleted model or channel where its numbers go on, should there be one of its name again.
 
 Devices and mirrors have seen signed files under the old numbers. A number that had a body never gets another one, and a
 channel's version never falls, or devices would refuse it.

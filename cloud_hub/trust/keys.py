@@ -128,7 +128,7 @@ def load_key(path: Path, passphrase: bytes | None = None) -> Ed25519PrivateKey:
 
 
 def read_secret(directory: Path) -> bytes:
-    """What devices' tokens are signed with and their group names are made of.
+    """Read the secret that signs devices' tokens, and that their group names are made of.
 
     Raises:
         NotFoundError: it is missing. InvalidError: it is cut short: tokens under it could be forged.

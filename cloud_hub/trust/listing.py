@@ -1,4 +1,4 @@
-"""What a publication lists, and writes down, beside the rows that it changes."""
+"""Lists, and writes down, what a publication needs beside the rows that it changes."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Made(NamedTuple):
 
 
 def signing(transactions: Transactions, expiry: ExpiryConfig, model: str, number: int) -> SigningRequest:
-    """What to sign so that release `number` (and the model's floor) is published.
+    """Make the request to sign release `number` (and the model's floor), so that it can be published.
 
     The payload is kept until it is signed or the repository has moved on; then ask again.
     """

@@ -1,4 +1,4 @@
-"""What the object store proves beyond a database: newer roots and targets, and what an external key has signed."""
+"""Reads what the object store proves beyond a database: newer roots and targets, and what an external key signed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Published(NamedTuple):
 
 
 def proven(read: Read, known: Mapping[str, bytes]) -> Published:
-    """What is published beyond `known`, the newest metadata of the database by its role.
+    """Find what is published beyond `known`, the newest metadata of the database by its role.
 
     Args:
         read: a metadata file by its name; None where there is none.

@@ -1,4 +1,4 @@
-"""What the journal forbids, into a database that is older than it: in one publication, with the floors signed anew."""
+"""Brings what the journal forbids into an older database: in one publication, with the floors signed anew."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def target_file(path: str, data: bytes) -> TargetFile:
 
 
 def target_name(path: str, data: bytes) -> str:
-    """Where a target's bytes lie under `targets/`: its hash comes before its last name."""
+    """Return the name of a target's bytes under `targets/`: its hash comes before its last name."""
     folder, _, name = path.rpartition("/")
     return f"{folder}/{hashlib.sha256(data).hexdigest()}.{name}"
 
@@ -151,7 +151,7 @@ def key_ids(root: Root, targets: Targets, role: str) -> list[str]:
 
 
 def expires_at(body: bytes) -> float:
-    """When a metadata body expires, Unix seconds."""
+    """Read the time at which a metadata body expires, in Unix seconds."""
     moment: datetime.datetime = read(body).signed.expires
     return moment.replace(tzinfo=datetime.UTC).timestamp()
 

@@ -53,7 +53,7 @@ def label_task(session: Session, model: str) -> Task[Any] | None:
 
 
 def class_count(session: Session, model: str) -> int | None:
-    """How many classes the model's answers tell apart; None when no release says.
+    """Return the number of classes that the model's answers tell apart; None when no release says.
 
     The names of the classes say it, else the width of the only output.
     """

@@ -48,7 +48,7 @@ _TRIES = 20
 
 
 class Draft:
-    """What one publication changes. `targets(role)` hands out a role's targets and marks it as changed."""
+    """The changes of one publication. `targets(role)` hands out a role's targets and marks it as changed."""
 
     def __init__(self, session: Session, bodies: Mapping[str, bytes], floors: Mapping[str, int], now: float) -> None:
         self.session = session

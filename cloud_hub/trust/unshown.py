@@ -1,4 +1,4 @@
-"""What is committed and not shown: a store that did not answer, or a hub that ended between the two, left it behind.
+"""Shows what is committed and not shown, left behind by a store that did not answer or a hub that ended in between.
 
 It is asked of the database and not of this process's memory, so that any of several hubs makes up for another.
 """
@@ -26,7 +26,7 @@ class Unshown:
         self._met = self._shown = self._trusted = 0
 
     def left_behind(self) -> bool:
-        """Whether the newest version was committed before the last look and is not shown; UnreachableError."""
+        """Return whether the newest version was committed before the last look and is not shown; UnreachableError."""
         latest = self._latest()
         if latest != self._met:
             self._met = latest

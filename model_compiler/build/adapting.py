@@ -95,7 +95,7 @@ def adapt(
 
 
 class _Way(NamedTuple):
-    """How `forward` gets its inputs: by place in `order`, or under `keywords`."""
+    """The way in which `forward` gets its inputs: by place in `order`, or under `keywords`."""
 
     order: tuple[int, ...]
     keywords: tuple[str, ...] = ()

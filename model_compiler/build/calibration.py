@@ -1,4 +1,4 @@
-"""How a tensor's range is chosen from what calibration inputs make of it. Pure.
+"""Chooses a tensor's range from what calibration inputs make of it. Pure.
 
 min-max     the extremes over all samples: nothing is clipped
 percentile  all but the outermost 0.01 % on each side
@@ -28,7 +28,7 @@ Ranges = dict[str, tuple[float, float]]
 
 @dataclass(frozen=True)
 class QuantizationPlan:
-    """How to quantize: the calibration method, and the operators (by id) that stay in float."""
+    """A way to quantize: the calibration method, and the operators (by id) that stay in float."""
 
     calibration: Method = "min-max"
     float_operators: frozenset[str] = frozenset()

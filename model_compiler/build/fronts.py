@@ -45,7 +45,7 @@ def read(text: str) -> FrontFile:
 
 
 def written(front: FrontFile, file: str) -> str:
-    """How `read` takes a front that lies in `file`."""
+    """Write the text by which `read` takes a front that lies in `file`."""
     return f"{file}:{','.join(front.inputs)}={','.join(tensor.name for tensor in front.outputs)}"
 
 
@@ -122,7 +122,7 @@ def tried(front: FrontFile, data: Dataset) -> FrontFile:
 
 
 def ready(preparation: Preparation, data: Dataset) -> Dataset:
-    """What front and steps make of a data set, in which its raw inputs have names.
+    """Apply front and steps to a data set, in which its raw inputs have names.
 
     Raises DataError where they cannot work on it.
     """

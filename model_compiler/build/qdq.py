@@ -1,4 +1,4 @@
-"""What an ONNX file holds, by the names that its float form has: QDQ keeps a weight as integers beside their scale."""
+"""Reads an ONNX file's weights by the names of its float form: QDQ keeps a weight as integers beside their scale."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 class VariantTarget(NamedTuple):
-    """What a variant's name stands for."""
+    """The runtime and precision that a variant's name stands for."""
 
     runtime: Runtime
     precision: Precision
@@ -40,7 +40,7 @@ TARGETS: Final[dict[str, VariantTarget]] = {
 
 
 class Quantizer(Protocol):
-    """What a runtime's module offers beside making float models."""
+    """The port that a runtime's module offers beside making float models."""
 
     def quantize(
         self,
@@ -61,7 +61,7 @@ class Quantizer(Protocol):
 
 
 def reason(error: BaseException) -> str:
-    """What a converter said, in one line: of a chain of errors the innermost, whose words name the operator."""
+    """Say in one line what a converter said: of a chain of errors the innermost, whose words name the operator."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What model files answer: run, measured, judged.
+"""Runs model files, and measures and judges their answers.
 
 judging        runs artifacts and judges them: verdict, gate, calibrated deferral
 measurements   latency, load time and memory, kept by content

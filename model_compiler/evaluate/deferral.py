@@ -111,7 +111,7 @@ def fit_sure(
 
 
 def unmet(fitted: Deferral, target: DeferTarget) -> str:
-    """What cannot be promised, in words; empty where the target is signed and the cloud is asked."""
+    """Say in words what cannot be promised; empty where the target is signed and the cloud is asked."""
     if target.error is None:
         if not target.cloud or fitted.threshold > fitted.curve[0].threshold:  # the curve begins where nothing is sent
             return ""
@@ -147,7 +147,7 @@ class Rows:
         return float(ordered[count]) if count < len(ordered) else ALL
 
     def wrong(self, thresholds: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """How many answers are wrong when those below a threshold come from the cloud, for each of them (m,)."""
+        """Count the wrong answers where those below a threshold come from the cloud, for each threshold (m,)."""
         order = np.argsort(self.sure)
         theirs = np.concatenate([[0], np.cumsum(~self.cloud_right[order].astype(bool))])
         ours = np.concatenate([[0], np.cumsum(~self.right[order].astype(bool))])

@@ -236,7 +236,7 @@ def _judged(
 
 
 def _ranks(metric: Metric, outputs: Outputs) -> bool:
-    """Whether the first output ranks several classes."""
+    """Return whether the first output ranks several classes."""
     scores = first(outputs)
     return metric.classes and scores.ndim == 2 and scores.shape[1] > 1
 

@@ -1,4 +1,4 @@
-"""What a machine measured, kept by content: the same model files are not measured again.
+"""Keeps what a machine measured, by content: the same model files are not measured again.
 
 Latency, load time and memory are part of the signed verdict and differ a little from run to run. Kept
 under a digest of everything they depend on, they come out the same the next time, and with them the
@@ -72,7 +72,7 @@ def _figures(artifact: Artifact, latency: RunLatency, profile: VariantProfile) -
 
 
 def _read(path: Path) -> dict[str, Figures] | None:
-    """What was kept, unless it is not there, cannot be read, or was cut short."""
+    """Read what was kept; None where it is not there, cannot be read, or was cut short."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Figures])
     except (OSError, msgspec.DecodeError):

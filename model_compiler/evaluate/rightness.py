@@ -30,7 +30,7 @@ def agreements(task: Task[Any], answers: Sequence[Any], y: Array) -> Array | Non
 
 
 def right(task: Task[Any], answers: Sequence[Any], y: Array) -> npt.NDArray[np.bool_] | None:
-    """Whether each answer counts as its label, (n,); None as with `agreements`."""
+    """Return whether each answer counts as its label, (n,); None as with `agreements`."""
     found = agreements(task, answers, y)
     needed = task.agree_at if task.spec.agree_at is None else task.spec.agree_at
     return None if found is None else found >= needed

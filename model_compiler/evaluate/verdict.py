@@ -1,4 +1,4 @@
-"""What was measured of a variant, in numbers and in plain words. Pure."""
+"""Tells what was measured of a variant, in numbers and in plain words. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a variant costs. Latencies are microseconds at batch 1, `load_ms` milliseconds, the rest bytes."""
+    """The costs of a variant. Latencies are microseconds at batch 1, `load_ms` milliseconds, the rest bytes."""
 
     size_bytes: int
     latency_us_p50: float
@@ -43,7 +43,7 @@ def worst_class_drop(reference: dict[int, float], recall: dict[int, float]) -> f
 
 
 def agreement(outputs: Outputs, reference: Outputs, *, classes: bool) -> float:
-    """How much of the reference is kept, from 0 to 1.
+    """Measure how much of the reference is kept, from 0 to 1.
 
     The share of samples with the same best class; for other outputs the coefficient of determination
     of the variant's values against the reference's, over all outputs, floored at 0.
@@ -152,5 +152,5 @@ def notes(metric: Metric, value: float, reference: float, ratio: float, size_rat
 
 
 def holds_logits(outputs: Array) -> bool:
-    """Whether the rows of (n, classes) are logits rather than probabilities already."""
+    """Return whether the rows of (n, classes) are logits rather than probabilities already."""
     return bool(outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > 0.05)

@@ -1,4 +1,4 @@
-"""What is asked, and what is read from disk: nothing is built here, nothing is run.
+"""Reads the request and its files from disk: nothing is built here, nothing is run.
 
 request          what is asked of the compiler
 dataset          calibration and validation sets

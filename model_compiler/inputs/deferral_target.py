@@ -1,4 +1,4 @@
-"""How many answers may be wrong, or asked of the cloud: what deferral is fitted for."""
+"""The target that deferral is fitted for: how many answers may be wrong, or asked of the cloud."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a release of an existing model keeps: names, classes, task and drift encoder, from a release before it.
+"""Takes over from a release before it what a release keeps: names, classes, task and drift encoder.
 
 That is a release directory, or the release that fixes the model's interface at the hub. The hub is asked by the `fleet`
 command in a child process, with the operator's login: this room knows no network.
@@ -44,7 +44,7 @@ class Kept:
 
 
 def found(release: Path | None, model: str, encoder_from: Path | None) -> Kept:
-    """What was asked to be kept.
+    """Find what the request asks to keep.
 
     Args:
         release: an earlier release directory of the same model.

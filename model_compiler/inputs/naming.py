@@ -1,4 +1,4 @@
-"""How a model's inputs and outputs are called, and whether that is what its applications rely on.
+"""Names a model's inputs and outputs, and checks them against what its applications rely on.
 
 Names come from the interface of an existing model or from the command line; else from the model itself (the
 parameters of `forward`, the graph of an ONNX file) and from the data. A lone array called `x` is what examples

@@ -1,4 +1,4 @@
-"""What a model file computes in, read from the file's own tensor types and operators; nothing is executed."""
+"""Reads the precision of a model file from its own tensor types and operators; nothing is executed."""
 
 from __future__ import annotations
 

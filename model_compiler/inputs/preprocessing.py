@@ -1,4 +1,4 @@
-"""What lies between what applications send and a model file: a front, and steps. Files are measured through it."""
+"""The front and steps between what applications send and a model file. Files are measured through them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Preparation(Struct, frozen=True, kw_only=True):
             raise DataError(str(error), subject="preprocess", hint=error.hint) from error
 
     def stepped(self, data: Dataset, pipeline: Pipeline) -> Dataset:
-        """What the steps make of a data set (n, …) behind the front; raises DataError where they cannot."""
+        """Apply the steps to a data set (n, …) behind the front; raises DataError where they cannot."""
         try:
             parts = [
                 pipeline.run({name: array[start : start + ROWS] for name, array in data.inputs.items()})

@@ -1,4 +1,4 @@
-"""What is asked of the compiler, and what came of it."""
+"""The request to the compiler, and its result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompileRequest:
-    """What to build. Exactly one of `module` and `onnx` (checked bytes) is the source.
+    """The request to build a release. Exactly one of `module` and `onnx` (checked bytes) is the source.
 
     `cloud` is the teacher as ONNX bytes; it becomes the release's cloud variant. `inputs` and `outputs` are the names
     that the release shall have, in order; empty for the model's own and the data's. `interface` is what the
@@ -106,7 +106,7 @@ class CompileRequest:
         return frozenset(self.non_finite) | non_finite_of(self.interface) | imputed(self.preprocess)
 
     def datatypes(self) -> dict[str, str]:
-        """What applications of an existing model send, by input."""
+        """The datatypes that applications of an existing model send, by input."""
         return {tensor.name: tensor.datatype for tensor in self.interface.inputs} if self.interface is not None else {}
 
     def names(self) -> tuple[Sequence[str], Sequence[str]]:

@@ -1,4 +1,4 @@
-"""Where a model comes from: a torch module, an exported program, or an ONNX file."""
+"""Reads a model's source: a torch module, an exported program, or an ONNX file."""
 
 from __future__ import annotations
 

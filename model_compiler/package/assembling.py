@@ -35,7 +35,7 @@ TOOLS = ("ai-edge-litert", "ai-edge-quantizer", "litert-torch", "numpy", "onnx",
 
 @dataclass(frozen=True)
 class Parts:
-    """What a release is made from beside the judged variants: what was asked for, and data as applications send it.
+    """The parts of a release beside the judged variants: what was asked for, and data as applications send it.
 
     `background` is what drift is compared with, `held_out` gives its margin; self-test vectors are of `validation`.
     """
@@ -49,7 +49,7 @@ class Parts:
 
     @property
     def interface(self) -> Interface | None:
-        """What an existing model's applications rely on."""
+        """The interface that an existing model's applications rely on."""
         return self.request.interface
 
     @property

@@ -47,7 +47,7 @@ def build(old: bytes, new: bytes) -> Built:
 
 
 def apply(old: bytes, patch: bytes) -> bytes:
-    """What `patch` makes of `old`: the exact bytes it was built for.
+    """Apply `patch` to `old`, and return the exact bytes that it was built for.
 
     Raises:
         CompilerError: damaged, for another file, or with another outcome than it says.

@@ -1,4 +1,4 @@
-"""What an update costs a device, in bytes that it fetches."""
+"""Counts the bytes that a device fetches for an update."""
 
 from __future__ import annotations
 

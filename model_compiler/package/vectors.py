@@ -111,7 +111,7 @@ def build(
 
 
 def _one(array: Array, row: int, *, rows: bool) -> Array:
-    """What a request has of a sample: a row of its own, or the sample's whole tensor."""
+    """Take a request's part of a sample: a row of its own, or the sample's whole tensor."""
     return array[row : row + 1] if rows else array[row, ...]
 
 

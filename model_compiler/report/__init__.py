@@ -1,4 +1,4 @@
-"""What came of it, for people and for programs.
+"""Reports the result, for people and for programs.
 
 document   the document of `report.json`, and the report files
 page       `report.html`, from that document alone

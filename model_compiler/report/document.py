@@ -1,4 +1,4 @@
-"""What came of a compilation, and the files that say it: `report.json` and `report.html`."""
+"""The result of a compilation, and the files that tell it: `report.json` and `report.html`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from model_compiler.report.page import page
 
 @dataclass(frozen=True)
 class CompileReport:
-    """What came of it: the manifest with its detail, which `out` has as a blob (`fleet.protocol.manifest_detail`); each
+    """The result: the manifest with its detail, which `out` has as a blob (`fleet.protocol.manifest_detail`); each
     target that was left out with its reason, and the document of `report.json`."""
 
     out: Path

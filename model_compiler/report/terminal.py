@@ -1,4 +1,4 @@
-"""What a command shows of a release: the table of verdicts, or JSON."""
+"""Shows a release in the terminal: the table of verdicts, or JSON."""
 
 from __future__ import annotations
 

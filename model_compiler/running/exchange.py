@@ -29,7 +29,7 @@ def save_inputs(folder: Path, inputs: Mapping[str, Array]) -> None:
 
 
 def load_inputs(folder: Path) -> tuple[list[str], list[Array]]:
-    """What `save_inputs` wrote: the names, and the arrays in the same order."""
+    """Read what `save_inputs` wrote: the names, and the arrays in the same order."""
     names = sorted(folder.glob("*.name"), key=lambda path: int(path.stem))
     arrays = []
     for path in names:
@@ -51,7 +51,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, Array]:
-    """What `save_arrays` wrote."""
+    """Read what `save_arrays` wrote."""
     with np.load(path, allow_pickle=False) as archive:
         packed = {name: archive[name] for name in archive.files}
     found: dict[str, Array] = {}

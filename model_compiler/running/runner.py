@@ -49,7 +49,7 @@ Full = dict[str, tuple[Runtime, bytes, Wanted]]
 
 
 class RunJob(Struct, frozen=True, kw_only=True):
-    """What the child does: `models` maps a variant's name to (runtime, file, what of its answers).
+    """The work of the child: `models` maps a variant's name to (runtime, file, what of its answers).
 
     `inputs` are what applications send, and go through the `preparation`'s steps.
     """
@@ -62,7 +62,7 @@ class RunJob(Struct, frozen=True, kw_only=True):
 
 
 class VariantProfile(Struct, frozen=True, kw_only=True):
-    """What the child saw of one variant.
+    """The answers and figures that the child saw of one variant.
 
     `inputs` are the file's tensors in the data's order, `outputs` those that were wanted. `batched`: the first axis of
     every output, and of the inputs `sliced`, counts samples; any other input is whole, one sample's. In a model that is

@@ -114,12 +114,12 @@ class Loaded:
 
 
 def _counts_rows(tensor: FileTensor) -> bool:
-    """Whether the first axis of a tensor can count samples: it is one, or variable, or nobody knows."""
+    """Return whether the first axis of a tensor can count samples: it is one, or variable, or nobody knows."""
     return tensor.shape is None or (bool(tensor.shape) and tensor.shape[0] in (1, -1))
 
 
 def _is_sliced(name: str, tensor: FileTensor, array: Array) -> bool:
-    """Whether the file takes rows of an array (n, …); false where it takes one of its elements as a whole."""
+    """Return whether the file takes rows of an array (n, …); false where it takes one of its elements as a whole."""
     shape, given = tensor.shape, array.shape[1:]
     if shape is None or (_counts_rows(tensor) and _fits(given, shape[1:])):
         return True

@@ -38,7 +38,7 @@ ALL, TUNED = "all operators in int8", "fine-tuned with rounding in the loop"
 
 @dataclass(frozen=True)
 class Task:
-    """What plans of one variant are built from and judged by."""
+    """The inputs that plans of one variant are built from and judged by."""
 
     artifact: Artifact
     parent: bytes
