@@ -14,7 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from edge_agent.errors import InferenceError, LateError, NotFoundError
 from edge_agent.serving.answers import answers_of, parameters_of
@@ -29,7 +29,7 @@ from edge_agent.serving.router import EDGE, Local, Route, RoutingResult, reason_
 from edge_agent.serving.runs import Ran, Threads, ended, run
 from edge_agent.serving.scores import Scores
 from edge_agent.serving.slots import Arrays, Served, Slots
-from edge_agent.serving.turns import InTurn, Turns
+from edge_agent.serving.turns import Answer, InTurn, Turns
 from fleet.protocol import oip
 from fleet.protocol.asking import inputs_of, labels_of
 from fleet.protocol.channel import MILLION
@@ -40,8 +40,6 @@ from fleet.protocol.preprocessing import Ready
 from fleet.runtimes.cost import BODY_LIMIT, JSON_LIMIT
 
 log = logging.getLogger(__name__)
-
-NOTHING = Ran({}, Scores())
 
 
 def _here() -> bool:
@@ -92,7 +90,7 @@ class Engine:
         request: oip.InferRequest,
         began: float | None = None,
         gone: Callable[[], bool] = _here,
-    ) -> oip.InferResponse | InTurn | Awaitable[oip.InferResponse]:
+    ) -> Answer | InTurn:
         """Answer a request, at once where that takes no time; at the end of the turn where others may come with it.
 
         Parameters of a request: `timeout` (microseconds), `timeout_ms` and `deadline_ms` say how long its caller
@@ -137,9 +135,7 @@ class Engine:
         served.joint.wanted(self._threads.pool)
         return False
 
-    def _alone(
-        self, served: Served, asked: PendingRequest, inputs: Arrays
-    ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
+    def _alone(self, served: Served, asked: PendingRequest, inputs: Arrays) -> Answer:
         idle = None if served.slow(inputs) else served.instances.idle()
         if idle is None or (asked.until is not None and self._now() >= asked.until):
             served.references += 1
@@ -176,9 +172,8 @@ class Engine:
                 self.refuse(model, error)
                 raise
         drawn = entry.audit.auditor is not None and _observed(request) and self._rng() * MILLION < entry.audit.share_ppm
-        return PendingRequest(
-            model, request, entry, started, None if limit_s is None else started + limit_s, drawn, gone
-        )
+        until = None if limit_s is None else started + limit_s
+        return PendingRequest(model, request, entry, started, until, drawn, gone)
 
     def _refuse_unread(self, model: str, word: str, why: str) -> None:
         served = self.slots.find(model)
@@ -227,9 +222,7 @@ class Engine:
         finally:
             early.cancel()
 
-    def _after(
-        self, served: Served, asked: PendingRequest, inputs: Arrays, ran: Ran
-    ) -> oip.InferResponse | Awaitable[oip.InferResponse]:
+    def _after(self, served: Served, asked: PendingRequest, inputs: Arrays, ran: Ran) -> Answer:
         """Answer after a run, perhaps by the cloud."""
         if asked.drawn and ran.scores.answers and not isinstance(inputs, Ready):  # another release cannot be asked it
             self._observer.audit(served, inputs, ran.scores.answers)
