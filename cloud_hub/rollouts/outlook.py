@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from sqlmodel import Session, col, func, select
 
 from cloud_hub.rollouts import labelled
-from cloud_hub.rollouts.facts import mute
+from cloud_hub.rollouts.facts import mute, partial
 from cloud_hub.rollouts.members import Scoped
 from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
@@ -37,19 +37,20 @@ def situation(
         groups: opaque ids; empty for all devices.
         devices: the channel's.
     """
-    sampling = channel.models[model].sampling
+    sampling, audit = channel.models[model].sampling, channel.models[model].audit
+    compared = sorted({channel.models[model].release, release})
     scoped, free = _survey(channel, model, release, groups, devices)
     found = Situation(
         model=model,
         channel=channel.channel,
         scope=scoped,
         traffic=_traffic(session, channel.channel, model, scoped.total, now),
-        audit=channel.models[model].audit,
+        audit=audit,
         most_per_device=MOST_INPUTS,
         now=now,
         labels=labelled.tells(session, model, release),
         samples=sampling.enabled and sampling.random_ppm > 0,
-        mute=mute(session, model, channel.models[model].audit),
+        mute=mute(session, model, audit) or partial(session, model, audit, compared),
     )
     return found, free
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from cloud_hub.errors import ConflictError, InvalidError
@@ -162,6 +162,28 @@ def mute_auditor(model: str, number: int, manifest: Manifest) -> str:
     if cloud_variant(manifest) is not None:
         return ""
     return f"release {number} of {model!r} has no cloud variant, so the hub can answer no audit with it"
+
+
+def partial_auditor(number: int, auditor: Manifest, compared: Mapping[int, Manifest]) -> str:
+    """Why audits by a release can compare these ones with nothing but themselves, in words; empty when they can.
+
+    A cloud variant that is a file of a compared release's devices agrees with it whatever is true: beside it a better
+    release looks harmful, and a worse one of its own looks healthy.
+
+    Args:
+        compared: by their numbers, those that a rollout compares.
+    """
+    cloud = cloud_variant(auditor)
+    if cloud is None:
+        return ""
+    for release, manifest in compared.items():
+        for variant in manifest.placed("edge"):
+            if variant.blob.sha256 == cloud.blob.sha256:
+                return (
+                    f"release {number} audits with {cloud.name!r}, which is the file {variant.name!r} of release "
+                    f"{release}: it calls right whatever that one answers, and wrong what differs"
+                )
+    return ""
 
 
 def check_auditors(before: Channel, after: Channel, manifest_of: Manifests) -> None:

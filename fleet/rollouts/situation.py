@@ -53,7 +53,8 @@ class Scope(Struct, frozen=True, kw_only=True):
 class Situation(Struct, frozen=True, kw_only=True):
     """What is known before a rollout: where it would run, who audits there, how many distinct inputs one device
     can bring at most, and the time (Unix seconds). `labels`: whether a label tells by itself if an answer is right, and
-    `samples` whether the channel draws samples at random. `mute`: why the auditor can answer nothing."""
+    `samples` whether the channel draws samples at random. `mute`: why the auditor can answer nothing, or compare
+    nothing."""
 
     model: str
     channel: str

@@ -74,12 +74,16 @@ def small_release(
     outputs: tuple[Tensor, ...] = OUTPUTS,
     labels: tuple[str, ...] = DIGITS,
     cloud: bytes | None = b"",
+    edge_file: bytes = b"",
     encoder: bytes = b"encoder",
     requires: tuple[str, ...] = (),
     task: TaskSpec | UnsetType = UNSET,
     preprocess: tuple[AnyStep, ...] | UnsetType = UNSET,
 ) -> tuple[bytes, dict[str, bytes]]:
-    """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant (`cloud`: its file; None: no such)."""
+    """Manifest bytes and blobs (SHA-256 -> bytes) of an edge and a cloud variant.
+
+    `edge_file` and `cloud` are their files, by default some of their own; without the latter where `cloud` is None.
+    """
     blobs: dict[str, bytes] = {}
 
     def blob(data: bytes) -> Blob:
@@ -94,7 +98,7 @@ def small_release(
     measured = verdict(**(verdict_changes or {}))
     edge = Variant(
         name="litert-int8", runtime="litert", precision="int8", placement="edge",
-        blob=blob(b"edge model %d" % seed * 50), verdict=measured,
+        blob=blob(edge_file or b"edge model %d" % seed * 50), verdict=measured,
     )  # fmt: skip
     variants = [edge]
     if cloud is not None:

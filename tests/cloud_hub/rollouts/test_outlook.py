@@ -11,9 +11,10 @@ from sqlalchemy import delete
 from cloud_hub.rollouts.engine import RolloutEngine
 from cloud_hub.store.pairing import MOST_INPUTS
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
-from fleet.protocol.channel import Audit, Channel
+from fleet.protocol.channel import Audit, Channel, ModelEntry
 from fleet.protocol.resolve import resolve
 from tests.support.hub import HubFixture
+from tests.support.manifests import INPUTS, OUTPUTS, hollow_onnx
 from tests.support.rollouts import DEVICES, cohort, entry, evidence, live, make_fleet, names_auditor, row_of, start
 
 WANTED = {"model": "digits", "release": 2, "channel": "stable", "stages": [34, 100], "guard": {"margin": 0.1}}
@@ -163,6 +164,25 @@ def test_of_an_auditor_that_answers_nothing_plan_and_status_say_so(fleet: HubFix
     found = plan(fleet)
     assert "no cloud variant" in found["blockers"][0]["what"] and "--auditor N" in found["blockers"][0]["add"]
     assert plan(fleet, guard={"evidence": "install"})["blockers"] == []
+
+
+@pytest.mark.parametrize("whose", ["of the release before", "of the new one"])
+def test_an_auditor_with_a_file_that_devices_run_compares_nothing(fleet: HubFixture, whose: str) -> None:
+    """It agrees with that release whatever is true: a better one beside it would be halted as harmful."""
+    file = hollow_onnx([tensor.name for tensor in INPUTS], [tensor.name for tensor in OUTPUTS], "the same model")
+    auditor = fleet.release(seed=8, cloud=file)
+    wanted = {"release": fleet.release(seed=9, edge_file=file)}
+    if whose == "of the release before":
+        default = ModelEntry(release=wanted["release"])
+        fleet.hub.publisher.change_channel("stable", lambda one: replace(one, models={"digits": default}), actor="test")
+        wanted = {"release": 2}
+    audit(fleet, Audit(auditor=auditor, share_ppm=10_000))
+    (blocker,) = plan(fleet, **wanted)["blockers"]
+    assert f"release {auditor} audits with 'onnx-fp32', which is the file 'litert-int8' of release 5" in blocker["what"]
+    assert "--auditor N" in blocker["add"] and "--evidence install" in blocker["add"]
+    refused = fleet.client.post("/api/v1/rollouts", json={**WANTED, **wanted}, headers=fleet.auth())
+    assert refused.status_code == 409 and "which is the file" in refused.json()["error"]
+    assert plan(fleet, **wanted, guard={"evidence": "install"})["blockers"] == []
 
 
 def test_the_share_of_new_inputs_is_the_last_rollouts(fleet: HubFixture) -> None:
