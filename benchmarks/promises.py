@@ -41,6 +41,7 @@ from sklearn.svm import SVC
 
 from cloud_hub.training.gate import compare
 from fleet.protocol.confidence import confidence, probabilities
+from fleet.protocol.manifest import Deferral
 from fleet.rollouts.evidence import Pairs
 from fleet.rollouts.guard import CohortHealth
 from fleet.rollouts.guard import judge as judge_stage
@@ -68,7 +69,7 @@ class Population:
     cloud: npt.NDArray[np.int64]
     y: npt.NDArray[np.int64]
 
-    def kept(self, found: deferral.Deferral, target: DeferTarget) -> bool:
+    def kept(self, found: Deferral, target: DeferTarget) -> bool:
         """Whether the target holds here with this temperature and threshold."""
         p = probabilities(self.logits, temperature=found.temperature)
         deferred = confidence(p) < found.threshold

@@ -100,9 +100,20 @@ def call(address: str, method: str, path: str, body: bytes = b"", headers: dict[
 
 
 def infer(
-    model: str, given: Mapping[str, npt.NDArray[Any]], *, url: str | None = None, directory: Path | None = None
+    model: str,
+    given: npt.NDArray[Any] | Mapping[str, npt.NDArray[Any]],
+    *,
+    url: str | None = None,
+    directory: Path | None = None,
 ) -> oip.InferResponse:
-    """One answer to arrays by name (see `given_arrays`), in the datatypes of the model's inputs.
+    """Ask the agent, and return its answer.
+
+    Args:
+        model: its name.
+        given: arrays by the names of inputs (see `given_arrays`), or the array of a single input; they are converted
+            to the inputs' datatypes.
+        url: where the agent listens; None where `directory` says so.
+        directory: the agent's.
 
     Raises:
         NotFoundError: no such model. UnreachableError: no agent. UsageError: the arrays do not fit the model.
@@ -113,7 +124,8 @@ def infer(
         url, _ = found(directory)
     status, _, data = call(url, "GET", f"/v2/models/{model}")
     _check(status, data)
-    arrays = given_arrays.fitted(model, given, _inputs(data, url))
+    named = given if isinstance(given, Mapping) else {given_arrays.LONE: given}
+    arrays = given_arrays.fitted(model, named, _inputs(data, url))
     values = tuple(oip.TensorValue(name, array) for name, array in arrays.items())
     body, length = oip.encode_request(oip.InferRequest(inputs=values, binary_outputs=oip.ALL))
     headers = {oip.HEADER: str(length)} if length is not None else {}
