@@ -292,5 +292,5 @@ class Embedded:
         here = __name__
         return {
             "listeners": {"default": {"type": "tcp", "bind": self._bind, "max_connections": 200}},
-            "plugins": {f"{here}.Login": {"bind": self._bind}, f"{here}.Access": {"bind": self._bind}},
+            "plugins": {f"{here}.{one.__name__}": {"bind": self._bind} for one in (DatabaseLogin, Access)},
         }
