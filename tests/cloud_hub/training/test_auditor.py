@@ -74,7 +74,8 @@ def audited(entry: ModelEntry) -> ModelEntry:
 
 def test_a_live_rollout_keeps_its_auditor(tiny: HubFixture) -> None:
     follow(tiny, 1, audited)
-    create_rollout(tiny.hub, model="tiny", release=2, channel="stable", stages=[50, 100], actor="test")
+    wanted = {"model": "tiny", "release": 2, "channel": "stable", "stages": [50, 100], "guard": {"evidence": "install"}}
+    create_rollout(tiny.hub, **wanted, actor="test")
     before = channel_of(tiny)
     assert before.models["tiny"].rollout is not None
     found = retrain(running(tiny, {"release": 2, **GATED, "gate_shown": True}, channel="stable"), Done())
