@@ -49,18 +49,16 @@ def train_student(
         return _own_fit(request, settled, every, parts.steps, teacher)
     assert recipe.student is not None  # a recipe has one of the two
     step = "training the student" if teacher is None else "distilling the student"
-    warm = recipe.warm is not False
-    free = hyper.warm_share if share is None else share
     plan = _Plan(
         "student",
         step,
         request.seed + 1,
         hyper.student_epochs,
         hyper.student_rate,
-        warm,
-        free,
-        hyper.warm_epochs,
-        share is not None,
+        warm=recipe.warm is not False,
+        share=hyper.warm_share if share is None else share,
+        warm_epochs=hyper.warm_epochs,
+        ahead=share is not None,
     )
     return _fitted(request, settled, recipe.student, every, parts.steps, plan, teacher)
 
@@ -96,35 +94,19 @@ def _fitted(
     """By the kit's loop. A recipe's own loss gets what `forward` answers, one of the kit's the release's outputs."""
     import torch
 
-    from cloud_hub.training.fitting import FitSettings, fit, save_weights
-    from cloud_hub.training.losses import Weights, loss_of
+    from cloud_hub.training.fitting import fit, save_weights
     from cloud_hub.training.parallel import share
     from cloud_hub.training.sparing import free_of
     from model_compiler.build.adapting import original
 
-    recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
     torch.manual_seed(plan.seed)
     data = steps.ready(raw)
     adapted = placed(make(), data, settled.outputs)
     warm = plan.warm and plan.name in request.start and _started_warm(request, plan, adapted)
-    soft_share = hyper.soft_share if teacher is not None else 0.0
     if warm and plan.warm_epochs is not None:
         plan = replace(plan, epochs=plan.warm_epochs)
-    settings = FitSettings(
-        plan.epochs,
-        hyper.batch,
-        plan.rate,
-        hyper.weight_decay,
-        plan.seed,
-        checkpoint=request.out / "checkpoints" / f"{plan.name}{_mark(plan, warm)}.safetensors",
-        augment=recipe.augment,
-        tick=lambda share: request.progress(plan.step, share),
-        loss=loss_of(settled.spec, recipe.loss, Weights(hyper.distill_temperature, soft_share)),
-        hear=partial(_say_loss, plan),
-        precision=hyper.precision,
-        compiled=hyper.compiled,
-    )
-    network = adapted.raw if callable(recipe.loss) else adapted.module
+    settings = _settings(request, settled, plan, warm=warm, taught=teacher is not None)
+    network = adapted.raw if callable(request.loaded.recipe.loss) else adapted.module
     from_teacher = teacher.module if teacher is not None else None
     if warm and plan.share < 1:
         worth = _worth(network, data, settings, from_teacher, ahead=plan.ahead)
@@ -133,6 +115,29 @@ def _fitted(
     if share().first:
         save_weights(original(adapted.module), request.out / f"{plan.name}.safetensors")
     return Made(settled.outputs, module=adapted.module.cpu().eval(), steps=steps)
+
+
+def _settings(request: RunRequest, settled: Settled, plan: _Plan, *, warm: bool, taught: bool) -> FitSettings:
+    """The loop's settings of one network's fit; `taught`: a teacher's answers are part of its loss."""
+    from cloud_hub.training.fitting import FitSettings
+    from cloud_hub.training.losses import Weights, loss_of
+
+    recipe, hyper = request.loaded.recipe, request.loaded.recipe.hyper
+    weights = Weights(hyper.distill_temperature, hyper.soft_share if taught else 0.0)
+    return FitSettings(
+        plan.epochs,
+        hyper.batch,
+        plan.rate,
+        hyper.weight_decay,
+        plan.seed,
+        checkpoint=request.out / "checkpoints" / f"{plan.name}{_mark(plan, warm)}.safetensors",
+        augment=recipe.augment,
+        tick=lambda share: request.progress(plan.step, share),
+        loss=loss_of(settled.spec, recipe.loss, weights),
+        hear=partial(_say_loss, plan),
+        precision=hyper.precision,
+        compiled=hyper.compiled,
+    )
 
 
 def _worth(
