@@ -23,7 +23,7 @@ from cloud_hub.store import feed, pairing, shadowing
 from cloud_hub.store.engine import lock_name
 from cloud_hub.store.tables import PairEvidence
 from cloud_hub.store.windows import settled
-from cloud_hub.trust.checks import mute_auditor, partial_auditor
+from cloud_hub.trust.checks import mute_auditor
 from cloud_hub.trust.rows import get_release, status_in_words
 from fleet.protocol.channel import Audit, Channel, RolloutRef
 from fleet.protocol.manifest import decode_manifest
@@ -67,16 +67,6 @@ def mute(session: Session, model: str, audit: Audit) -> str:
     if audit.auditor is None:
         return ""
     return _mute(model, audit.auditor, get_release(session, model, audit.auditor).manifest)
-
-
-def partial(session: Session, model: str, audit: Audit, releases: Collection[int]) -> str:
-    """Why a channel's auditor cannot compare `releases`, in words; empty when it can, or there is none."""
-    if audit.auditor is None:
-        return ""
-    auditor, *compared = (
-        decode_manifest(get_release(session, model, number).manifest) for number in (audit.auditor, *releases)
-    )
-    return partial_auditor(audit.auditor, auditor, dict(zip(releases, compared, strict=True)))
 
 
 # Each step of each rollout asks this of the same few manifests.

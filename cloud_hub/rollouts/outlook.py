@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from msgspec.structs import replace
 from sqlmodel import Session, col, func, select
 
 from cloud_hub.rollouts import labelled
-from cloud_hub.rollouts.facts import mute, partial
+from cloud_hub.rollouts.facts import mute
 from cloud_hub.rollouts.members import Scoped
 from cloud_hub.store.pairing import MOST_INPUTS, OUTCOMES, servable
 from cloud_hub.store.tables import Device, PairEvidence, RolloutRow, WindowRow
-from fleet.protocol.channel import MILLION, Channel, RolloutRef
+from cloud_hub.trust.checks import partial_auditor
+from cloud_hub.trust.rows import get_release
+from fleet.protocol.channel import MILLION, Audit, Channel, RolloutRef
+from fleet.protocol.manifest import decode_manifest
 from fleet.protocol.resolve import resolve
 from fleet.rollouts.signals import signal_of
 from fleet.rollouts.situation import CannotFollow, ReportedTraffic, Scope, Situation
@@ -50,9 +53,19 @@ def situation(
         now=now,
         labels=labelled.tells(session, model, release),
         samples=sampling.enabled and sampling.random_ppm > 0,
-        mute=mute(session, model, audit) or partial(session, model, audit, compared),
+        mute=mute(session, model, audit) or _partial(session, model, audit, compared),
     )
     return found, free
+
+
+def _partial(session: Session, model: str, audit: Audit, releases: Collection[int]) -> str:
+    """Why a channel's auditor cannot compare `releases`, in words; empty when it can, or there is none."""
+    if audit.auditor is None:
+        return ""
+    auditor, *compared = (
+        decode_manifest(get_release(session, model, number).manifest) for number in (audit.auditor, *releases)
+    )
+    return partial_auditor(audit.auditor, auditor, dict(zip(releases, compared, strict=True)))
 
 
 def _survey(
