@@ -1,7 +1,7 @@
 """paho's client at work: what it says on its own thread is told on the event loop, and a silent one is given up.
 
-paho's network thread sleeps in `select` and only hands over what arrived. It can be lost to a TLS error, so a watchdog
-builds a new client after a silence.
+paho's network thread waits for its socket and only hands over what arrived. It can be lost to a TLS error, so a
+watchdog builds a new client after a silence.
 """
 
 from __future__ import annotations

@@ -11,10 +11,9 @@ import msgspec
 from edge_agent.errors import DeniedError
 from edge_agent.mqtt.command_verification import COUNTER, Verifier
 from edge_agent.mqtt.spool_sender import SpoolSender
+from edge_agent.telemetry.database import LAST_COMMAND
 from edge_agent.telemetry.spool import Spool
 from fleet.protocol.messages import Command, Receipt
-
-LAST_COMMAND = "last-command"  # a fact: that command as it came, which proves its number to a restored hub
 
 
 class CommandReceiver:

@@ -26,6 +26,7 @@ CREATE INDEX IF NOT EXISTS samples_at ON samples (at);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS series (first INTEGER PRIMARY KEY, id TEXT NOT NULL);
 """
+LAST_COMMAND = "last-command"  # a fact: the last command as it came, which proves its number to a restored hub
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 

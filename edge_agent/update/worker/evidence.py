@@ -17,10 +17,10 @@ from urllib.parse import quote, unquote
 from edge_agent.errors import AgentError
 from edge_agent.identity.http import read_answer
 from edge_agent.ports import HubCalls
+from edge_agent.telemetry.database import LAST_COMMAND
 from fleet.protocol.codec import encode_msgpack
 from fleet.protocol.messages import HELD_LIMIT, Held, HeldAnswer
 
-LAST_COMMAND = "last-command"  # the uplink's fact: the last command or receipt that it accepted, as it came
 ROOTS = 64
 DOCUMENT_LIMIT = 1 << 20
 
