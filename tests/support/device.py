@@ -28,6 +28,14 @@ from tests.support.warm import WarmChildren
 LOOP = asyncio.Runner()  # one loop for all, since a device outlives one call
 
 
+@contextlib.contextmanager
+def enrolled_with(hub: HubFixture, directory: Path) -> Iterator[Path]:
+    """The directory of a device `cam-1` that `hub` knows; the hub answers as long as the block."""
+    with listening(hub) as url:
+        enroll(url, claim(hub), directory, name="cam-1", agent="test", hardware={})
+        yield directory
+
+
 class FakeActivator:
     """Remembers what serves; `health` is what the test says."""
 

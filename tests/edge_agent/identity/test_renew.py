@@ -13,7 +13,7 @@ from edge_agent.config import load
 from edge_agent.errors import DeniedError, IdentityError, UnreachableError
 from edge_agent.identity import pairs
 from edge_agent.identity.certificates import expires_at
-from edge_agent.identity.enroll import enroll, load_enrollment
+from edge_agent.identity.enroll import load_enrollment
 from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key
 from edge_agent.identity.renew import follow, renew
@@ -22,7 +22,7 @@ from edge_agent.update.worker import resolve_targets
 from edge_agent.update.worker.process import Session
 from fleet.protocol.codec import decode_json, encode_json
 from fleet.protocol.messages import DeviceMe, MqttEndpoint, RenewResponse
-from tests.support.device import claim, listening, publish
+from tests.support.device import enrolled_with, publish
 from tests.support.device import follow as follow_channel
 from tests.support.hub import START, HubFixture, make_hub
 
@@ -36,10 +36,9 @@ def hub(tmp_path: Path) -> HubFixture:
 
 @pytest.fixture
 def device(hub: HubFixture, tmp_path: Path):
-    with listening(hub) as url:
-        enroll(url, claim(hub), tmp_path / "agent", name="cam-1", agent="test", hardware={})
+    with enrolled_with(hub, tmp_path / "agent") as directory:
         hub.clock.advance(46 * DAY)
-        yield tmp_path / "agent"
+        yield directory
 
 
 class Cut(HubHttp):

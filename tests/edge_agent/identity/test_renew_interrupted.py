@@ -9,11 +9,10 @@ from cryptography import x509
 
 from edge_agent.errors import UnreachableError
 from edge_agent.identity import pairs
-from edge_agent.identity.enroll import enroll
 from edge_agent.identity.http import HubHttp
 from edge_agent.identity.keys import load_key, load_or_make_key
 from edge_agent.identity.renew import renew
-from tests.support.device import claim, listening
+from tests.support.device import enrolled_with
 from tests.support.faults import results
 from tests.support.faults.calls import Calls, DeadError
 from tests.support.faults.judge import Verdict
@@ -32,9 +31,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> HubFixture:
 def device(hub: HubFixture, tmp_path_factory: pytest.TempPathFactory):
     """An enrolled device; every case goes on with what the one before left."""
     folder = tmp_path_factory.mktemp("device")
-    with listening(hub) as url:
-        enroll(url, claim(hub), folder / "agent", name="cam-1", agent="test", hardware={})
-        yield folder / "agent"
+    with enrolled_with(hub, folder / "agent") as directory:
+        yield directory
 
 
 def log_in_and_renew(device: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from edge_agent.config import load
 from edge_agent.identity import pairs, upkeep
 from edge_agent.identity.certificates import fits
-from edge_agent.identity.enroll import enroll, load_enrollment
+from edge_agent.identity.enroll import load_enrollment
 from edge_agent.identity.http import HubHttp
 from fleet.protocol.messages import IN_USE_TWICE, DeviceMe, MqttEndpoint
-from tests.support.device import claim, listening
+from tests.support.device import enrolled_with
 from tests.support.hub import HubFixture, make_hub
 
 MINE = DeviceMe(device_id="cam-1", channel="stable")
@@ -27,9 +27,8 @@ def hub(tmp_path: Path) -> HubFixture:
 
 @pytest.fixture
 def device(hub: HubFixture, tmp_path: Path):
-    with listening(hub) as url:
-        enroll(url, claim(hub), tmp_path / "agent", name="cam-1", agent="test", hardware={})
-        yield tmp_path / "agent"
+    with enrolled_with(hub, tmp_path / "agent") as directory:
+        yield directory
 
 
 def keep(device: Path, **changes):
