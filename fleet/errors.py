@@ -1,4 +1,4 @@
-"""What can go wrong for someone who steers a fleet, with the exit code each has.
+"""The errors of somebody who steers a fleet, with the exit code of each.
 
 FleetError
  ├── FailedError         the hub refused or failed                          exit 1

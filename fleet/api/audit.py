@@ -9,10 +9,10 @@ from fleet.api.types import Document, Key, Moment
 
 
 class AuditFilter(BaseModel):
-    """Which records are wanted; a field that is not given leaves nothing out.
+    """A filter of audit records; a field that is not given excludes nothing.
 
-    `since` and `until` are Unix seconds: records of `since` or later, and of before `until`. `actor`, `action` and
-    `subject` are whole: `operator:<token id>`, `rollout.abort`, the name of a device, rollout, model, …
+    `since` and `until` are Unix seconds: records from `since` on and before `until`. `actor`, `action` and `subject`
+    are compared whole: `operator:<token id>`, `rollout.abort`, the name of a device, rollout, model, …
     """
 
     model_config = ConfigDict(frozen=True)
@@ -25,9 +25,10 @@ class AuditFilter(BaseModel):
 
 
 class AuditRecord(ResponseModel):
-    """Who did what to what. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`, …
+    """One action, with its actor and its subject. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`,
+    …
 
-    `detail` is plain JSON that depends on the action: what was asked, and what it was before.
+    `detail` is plain JSON that depends on the action: the change that was asked for, and the state before it.
     """
 
     id: int

@@ -1,4 +1,4 @@
-"""What every request and every answer has in common."""
+"""The bases that every request and every answer share."""
 
 from __future__ import annotations
 

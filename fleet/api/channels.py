@@ -24,8 +24,8 @@ class NewChannel(RequestModel):
 
 
 class EntryChanges(RequestModel):
-    """What changes for one model; what is left out, also inside a policy, stays. Devices spread their next look over
-    `spread_s` seconds."""
+    """Changes of one model's entry; a field that is left out, also inside a policy, stays as it is. Devices spread
+    their next look over `spread_s` seconds."""
 
     release: ReleaseNumber | None = None
     routing: Annotated[Changes[Routing], Changing(Routing)] = unchanged(Routing)
@@ -37,8 +37,8 @@ class EntryChanges(RequestModel):
 
 
 class ChannelChanges(RequestModel):
-    """What changes for the whole channel. `schedule` is what new rollouts take where they say none themselves; it is no
-    part of the signed document."""
+    """Changes of the whole channel. `schedule` is the one that new rollouts take when they name none themselves; it is
+    no part of the signed document."""
 
     telemetry: Annotated[Changes[Telemetry], Changing(Telemetry)] = unchanged(Telemetry)
     fetching: Annotated[Changes[Fetching], Changing(Fetching)] = unchanged(Fetching)
@@ -63,8 +63,8 @@ class ChannelInfo(ChangedChannel):
 
 
 class ChannelExplanation(ResponseModel):
-    """What a device should run of each model of its channel, and why; `version` is the channel's, null where it is not
-    there."""
+    """The release that a device should run of each model of its channel, and the reason; `version` is the channel's,
+    null if the channel does not exist."""
 
     device: str
     channel: str

@@ -22,8 +22,8 @@ CommandState = Literal["waiting", "sent", "answered", "expired"]
 
 
 class DeviceChanges(RequestModel):
-    """What `PATCH` may change. In `labels` and `pins`, null removes an entry; others stay. An empty `channel` is the
-    one that the device follows."""
+    """The fields that `PATCH` may change. In `labels` and `pins`, null removes an entry; others stay. An empty
+    `channel` stands for the one that the device follows."""
 
     labels: Annotated[dict[Key, Key | None], Field(max_length=MAX_ENTRIES)] = {}
     pins: Annotated[dict[Key, ReleaseNumber | None], Field(max_length=MAX_ENTRIES)] = {}
@@ -31,14 +31,14 @@ class DeviceChanges(RequestModel):
 
 
 class NewCommand(RequestModel):
-    """What a device shall do, with its arguments: `diagnose`, `logs`, `send-samples`, `benchmark`, `set-log-level`."""
+    """A command for a device, with its arguments: `diagnose`, `logs`, `send-samples`, `benchmark`, `set-log-level`."""
 
     kind: Key
     args: Settings = {}
 
 
 class DeviceModelInfo(ResponseModel):
-    """Where one model stands on a device, by its latest report. `untried`: the active release was committed by its
+    """The state of one model on a device, by its latest report. `untried`: the active release was committed by its
     self-test alone, and no request has been answered yet."""
 
     model: str
@@ -173,8 +173,8 @@ class QueuedCommand(ResponseModel):
 
 
 class CommandAnswer(ResponseModel):
-    """What a device said to a command: whether it did it, else why not (`detail`), and what came of it (`data`), which
-    is the device's own word."""
+    """A device's answer to a command: whether it did it, the reason if it did not (`detail`), and the result (`data`),
+    which is the device's own word."""
 
     ok: bool
     detail: str = ""

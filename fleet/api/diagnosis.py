@@ -1,4 +1,5 @@
-"""What is ill with a device, why, and what to do: from what its hub knows and what it says itself. Pure.
+"""Findings about a device that is not well: the symptom, its cause and the remedy, from what its hub knows and what it
+reports itself. Pure.
 
 A device's own word is a free document, of whatever version, and may be anything: each value counts only where it has
 the type that it should have, and text is cut.
@@ -21,7 +22,7 @@ SOON_S = 7 * 86_400.0  # before its end a certificate has long been renewed wher
 
 
 class Finding(NamedTuple):
-    """What is ill, why, and what to do; the latter two may be empty."""
+    """A symptom, its cause and the remedy; the latter two may be empty."""
 
     what: str
     why: str = ""
@@ -29,7 +30,7 @@ class Finding(NamedTuple):
 
 
 def findings(device: DeviceDetail, said: Mapping[str, Any], now: float) -> list[Finding]:
-    """What is ill, the hub's own findings first; each is named once.
+    """Return a device's faults, the hub's own findings first; each is named once.
 
     Args:
         device: what the hub knows.

@@ -13,12 +13,12 @@ AlarmStatus = Literal["open", "acknowledged", "closed"]
 
 
 class Agreement(ResponseModel):
-    """How far a release's answers agree with the auditor, or with labels of randomly drawn samples, by the model's
+    """The agreement of a release's answers with the auditor, or with labels of randomly drawn samples, by the model's
     task: shares in [0, 1]. `state`: waiting (none came), baseline (too few for a record, or a margin as wide as the
     record, which hides any change), watching, alarmed. `now` is of the latest of `counted` device-windows or labels;
     `record` is the release's own, of its first ones, and an alarm comes when evidence (log e-value) adds up that it is
     lower by more than `margin`. A lasting drop of 4 points is found after about `delay` audits or labels, which take
-    `delay_days` at the present rate; null where the margin hides such a drop, or no record is there yet."""
+    `delay_days` at the present rate; null where the margin hides such a drop, or no record exists yet."""
 
     state: str
     now: float | None = None
@@ -79,7 +79,7 @@ class MonitorPage(Page[MonitorInfo]):
 
 
 class StreamInfo(ResponseModel):
-    """Where a model's inputs are watched: on a device, in a group of devices (`site=berlin`), or in the fleet.
+    """One stream of a model's inputs that is watched: a device's, a group's (`site=berlin`), or the whole fleet's.
 
     `state`: waiting (too few windows), provisional (the baseline does not say yet what is usual: only what lies far
     outside counts, and nothing is promised), steady. Of `windows` since `began_at`, `evidence` (log e-value) has added
@@ -111,15 +111,15 @@ class StreamPage(Page[StreamInfo]):
 
 
 class Rebaseline(RequestModel):
-    """Whose baseline begins anew: these devices', or with null all; of this release, or with null of every release of
-    the model that is watched."""
+    """The baselines that begin anew: those of these devices, or with null of all; of this release, or with null of
+    every release of the model that is watched."""
 
     release: ReleaseNumber | None = None
     devices: Annotated[list[Key], Field(min_length=1, max_length=1000)] | None = None
 
 
 class Rebaselined(ResponseModel):
-    """How many streams begin anew, and of which releases."""
+    """The number of streams that begin anew, and their releases."""
 
     model: str
     streams: int
@@ -137,7 +137,8 @@ class ClassShare(ResponseModel):
 
 
 class AlarmFinding(ResponseModel):
-    """What is wrong on one device, in words; `share` in [0, 1] of its inputs or windows, `since` in Unix seconds."""
+    """A fault that an alarm found on one device, in words; `share` in [0, 1] of its inputs or windows, `since` in Unix
+    seconds."""
 
     device: str
     what: str
@@ -194,10 +195,10 @@ class AlarmDetail(ResponseModel):
 
 
 class AlarmResponse(ResponseModel):
-    """What follows an alarm. `asked` of the `of` devices that run the model were asked for `samples` samples each, of
-    `max_bytes` bytes at most, until `until`; `collected` samples from after `since` are here, `labelled` of them with a
-    label. A retrain starts with `labels` labels, or with few at `deadline` (null: the policy starts none); `missing`
-    says what keeps it from starting, or how its `job` ended."""
+    """The consequences of an alarm. `asked` of the `of` devices that run the model were asked for `samples` samples
+    each, of `max_bytes` bytes at most, until `until`; `collected` samples from after `since` are here, `labelled` of
+    them with a label. A retrain starts with `labels` labels, or with few at `deadline` (null: the policy starts none);
+    `missing` says what keeps it from starting, or how its `job` ended."""
 
     state: str
     since: float = 0.0

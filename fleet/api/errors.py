@@ -14,7 +14,7 @@ CodeWord = Annotated[str, Field(json_schema_extra={"enum": list(CODES)})]
 
 
 class ErrorDocument(ResponseModel):
-    """What went wrong, a stable word for it, what it is about, and what to do."""
+    """The error in a sentence, its stable code, its subject, and a hint at the remedy."""
 
     error: str
     code: CodeWord

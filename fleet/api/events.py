@@ -72,6 +72,6 @@ class NewTest(RequestModel):
 
 
 class Resend(RequestModel):
-    """Which deliveries of an event are tried anew: those to `target`, or every dead one."""
+    """The deliveries of an event that are tried anew: those to `target`, or every dead one."""
 
     target: Annotated[str, Field(max_length=63, pattern=r"^[a-z0-9_-]*$")] = ""

@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol, version 2, says of a server and its models.
+"""The documents in which the Open Inference Protocol, version 2, describes a server and its models.
 
 Its requests and answers are structs of `fleet.protocol.oip`, which reads and writes them.
 """
@@ -12,7 +12,7 @@ from fleet.api.types import Document
 
 
 class ServerMetadata(ResponseModel):
-    """Who answers."""
+    """The server's name, its version and its protocol extensions."""
 
     name: str
     version: str
@@ -20,19 +20,19 @@ class ServerMetadata(ResponseModel):
 
 
 class ServerLive(ResponseModel):
-    """Whether the server answers; what KServe's and Triton's clients read."""
+    """The server's liveness, as KServe's and Triton's clients read it."""
 
     live: bool
 
 
 class ServerReady(ServerLive):
-    """Whether it can take requests."""
+    """The server's readiness to take requests."""
 
     ready: bool
 
 
 class ModelReady(ResponseModel):
-    """Whether a model can take requests."""
+    """A model's readiness to take requests."""
 
     name: str
     ready: bool
@@ -117,7 +117,7 @@ class ModelConfig(ResponseModel):
 
 
 class Duration(ResponseModel):
-    """How often, and how many nanoseconds together."""
+    """A number of events, and the nanoseconds that they took together."""
 
     count: int
     ns: int
@@ -158,6 +158,6 @@ class ReleaseStatistics(ResponseModel):
 
 
 class ModelStatistics(ResponseModel):
-    """What this instance has counted."""
+    """The counts of this instance since it started."""
 
     model_stats: list[ReleaseStatistics]

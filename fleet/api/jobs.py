@@ -82,7 +82,7 @@ class JobPage(Page[JobInfo]):
 
 
 class JobLog(ResponseModel):
-    """What a job's code has printed, at most the last MiB; empty where it printed nothing, or runs still."""
+    """The output of a job's code, at most the last MiB; empty where it printed nothing, or is still running."""
 
     job: str
     text: str = ""

@@ -24,7 +24,7 @@ def seconds_of(duration: str) -> float:
 
 
 class DriftPolicy(RequestModel):
-    """How a model's drift is watched.
+    """The settings by which a model's drift is watched.
 
     `baseline`: the period whose windows say what is usual on a device, such as `1h`, `1d` or `7d`; it grows until it
     covers 30 blocks of time that do not depend on one another. Before that, from `baseline_windows` windows on, a
@@ -85,14 +85,15 @@ class DriftPolicy(RequestModel):
 
 
 class LabelPolicy(RequestModel):
-    """How labels are judged: `check` is a function of the owner's own, `FILE.py:FUNCTION` in DIR/recipes; empty for the
-    task's alone."""
+    """The judging of labels: `check` is a function of the owner's own, `FILE.py:FUNCTION` in DIR/recipes; when empty,
+    the task alone judges."""
 
     check: Annotated[str, Field(max_length=255, pattern=LABEL_CHECK)] = ""
 
 
 class SamplePolicy(RequestModel):
-    """How samples are shown to whoever labels them: no interface says it, and nothing but the labelling page reads it.
+    """The settings by which samples are shown to the people who label them: no interface holds them, and only the
+    labelling page reads them.
 
     `sound`: the inputs that are sound, each with its values per second, so that they can be played. `boxes`: what the
     numbers of a detection's boxes are, `pixels` of the picture or `share` of its width and height; when empty, what
@@ -104,7 +105,7 @@ class SamplePolicy(RequestModel):
 
 
 class ModelPolicy(RequestModel):
-    """What the hub does for a model by itself."""
+    """The work that the hub does for a model by itself."""
 
     drift: DriftPolicy = DriftPolicy()
     labels: LabelPolicy = LabelPolicy()
@@ -119,7 +120,7 @@ class ModelPolicy(RequestModel):
         return drift
 
     def document(self) -> dict[str, JsonValue]:
-        """What was given of it, as it is stored."""
+        """Return the fields that were given, as they are stored."""
         return self.model_dump(mode="json", exclude_unset=True)
 
 
@@ -142,7 +143,7 @@ class NewModel(RequestModel):
 
 
 class ModelChanges(RequestModel):
-    """What `PATCH` may change; what is null or left out stays, an empty `recipe` takes it away.
+    """The fields that `PATCH` may change; one that is null or left out stays, an empty `recipe` removes it.
 
     `min_release` raises the floor, `policy` is merged by its first level. `interface_from`: the release whose interface
     holds from now on, where releases disagree.
@@ -174,7 +175,8 @@ class ModelInfo(ResponseModel):
 
 
 class ModelInterface(ResponseModel):
-    """What every release of a model keeps, and the release that fixes it; `task` with its settings, in words.
+    """The interface that every release of a model keeps, and the release that fixes it; `task` with its settings, in
+    words.
 
     `preprocess` are the kinds of steps before the model, each with the tensors it takes; their fitted constants belong
     to the release.
@@ -201,7 +203,7 @@ class ShareOfRight(ResponseModel):
 
 
 class AnswersByLabels(ResponseModel):
-    """How right a release's answers are by people's labels, and whether deferring to the cloud pays.
+    """The accuracy of a release's answers by people's labels, and the benefit of deferring to the cloud.
 
     `device` is of randomly drawn samples. `asked_device` and `asked_cloud` are of those that the cloud answered, too:
     `compared` ones, of which `only_device` and `only_cloud` were answered right by one alone. Null where there are too

@@ -1,4 +1,4 @@
-"""Whether the hub is well."""
+"""The hub's health."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from fleet.api.base import ResponseModel
 
 
 class PartHealth(ResponseModel):
-    """How one part stands; `reason` says why it is not `ok`. `unknown`: what it is judged by does not answer."""
+    """The health of one part; `reason` says why it is not `ok`. `unknown`: the source by which it is judged does not
+    answer."""
 
     state: Literal["ok", "starting", "failed", "unknown"]
     reason: str = ""

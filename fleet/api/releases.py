@@ -15,7 +15,7 @@ ReleaseStatus = Literal["reserved", "awaiting-signature", "published", "withdraw
 
 
 class Withdrawal(RequestModel):
-    """Why a release is withdrawn."""
+    """The reason for which a release is withdrawn."""
 
     reason: Text
 
@@ -46,8 +46,8 @@ class ReleaseInfo(PublishedRelease):
 
 
 class MeasuredFigures(ResponseModel):
-    """What devices of one hardware class measured of a variant: medians over the devices, of latencies and load time
-    (µs) and of memory (bytes); `worst_p95_us` is the slowest device's."""
+    """A variant's figures as devices of one hardware class measured them: medians over the devices, of latencies and
+    load time (µs) and of memory (bytes); `worst_p95_us` is the slowest device's."""
 
     hardware: str
     variant: str
@@ -77,7 +77,7 @@ class ReleaseCard(ResponseModel):
 
 
 class SigningPayload(ResponseModel):
-    """What the holder of the release key has to sign: Ed25519 over the decoded (base64) `payload`."""
+    """The bytes that the holder of the release key signs: Ed25519 over the decoded (base64) `payload`."""
 
     payload: str
     version: int

@@ -47,10 +47,10 @@ class RolloutRate(RequestModel):
 
 
 class RolloutSchedule(RequestModel):
-    """When devices are asked to join. From `start_at` on; only in the `window`, such as `Mon-Fri 22:00-04:00`, in the
-    local time of `time_zone` (an IANA name); at most at `rate`. At `expires_at` a rollout that has not finished is
-    aborted. Moments are Unix seconds. Without a window the channel's usual one holds, and so does its rate, unless
-    `usual` is false."""
+    """The times at which devices are asked to join: from `start_at` on; only in the `window`, such as `Mon-Fri
+    22:00-04:00`, in the local time of `time_zone` (an IANA name); at most at `rate`. At `expires_at` a rollout that has
+    not finished is aborted. Moments are Unix seconds. Without a window the channel's usual one holds, and so does its
+    rate, unless `usual` is false."""
 
     start_at: Moment | None = None
     expires_at: Moment | None = None
@@ -61,8 +61,8 @@ class RolloutSchedule(RequestModel):
 
 
 class NewRollout(RolloutOptions):
-    """Which model goes to which release on which channel, and how; without a `schedule` the channel's
-    usual one holds; where there is none, each stage is ordered at once, at any hour."""
+    """A request to roll a model's release out on a channel. Without a `schedule` the channel's usual one holds; a
+    channel without one orders each stage at once, at any hour."""
 
     model: Key
     release: ReleaseNumber
@@ -116,7 +116,8 @@ class CreatedRollout(RolloutInfo):
 
 
 class RolloutForecast(ResponseModel):
-    """What a rollout would take, and what it lacks: nothing has been started."""
+    """A forecast of the time that a rollout would take and of the conditions that it lacks: nothing has been
+    started."""
 
     model: str
     channel: str
@@ -130,7 +131,7 @@ class RolloutPage(Page[RolloutInfo]):
 
 
 class RolloutEventDetail(ResponseModel):
-    """Why it happened."""
+    """The reason for an event of a rollout."""
 
     reason: str = ""
 
@@ -146,4 +147,4 @@ class RolloutEventInfo(ResponseModel):
 
 
 class RolloutEventPage(Page[RolloutEventInfo]):
-    """What happened, in order."""
+    """A page of a rollout's events, the oldest first."""

@@ -9,8 +9,8 @@ from fleet.api.jobs import JobState
 
 
 class RunGate(ResponseModel):
-    """What the gate found on `labels` held-out human labels: how right the new model is, and release `release` before
-    it; null where there was none, or nothing was measured."""
+    """The gate's findings on `labels` held-out human labels: the accuracy of the new model, and of release `release`
+    before it; null where there was none, or nothing was measured."""
 
     new: float | None = None
     old: float | None = None

@@ -20,22 +20,23 @@ def check_label(label: JsonValue) -> JsonValue:
 
 
 class SampleLabel(RequestModel):
-    """What is true of one sample, as the model's task says it: a class by its number or name, a list of classes, one
-    or several values, 1 for an anomaly, text, a list of `{"box": [x1, y1, x2, y2], "class": …}`, or the task's own."""
+    """The truth about one sample, in the form of the model's task: a class by its number or name, a list of classes,
+    one or several values, 1 for an anomaly, text, a list of `{"box": [x1, y1, x2, y2], "class": …}`, or the task's own.
+    """
 
     id: Key
     label: Annotated[JsonValue, AfterValidator(check_label)]
 
 
 class Labels(RequestModel):
-    """Who says what; `by` is a person or a tool."""
+    """Labels of samples, and their author: `by` is a person or a tool."""
 
     labels: Annotated[list[SampleLabel], Field(max_length=MAX_LABELS)]
     by: Text = "operator"
 
 
 class WrittenLabels(ResponseModel):
-    """How many labels were written down."""
+    """The number of labels that were stored."""
 
     labelled: int
     by: str = ""
@@ -70,10 +71,10 @@ class RankedSample(SampleInfo):
 
 
 class RankedSamples(ResponseModel):
-    """What to label, the first one first. Of `candidates` samples without a label that were looked at, `repeats` were
-    near repeats of others; `unread` had lost their data, have other inputs, or were too many bytes. The `random` ones
-    were left out: labels of the hardest of them would say wrongly how right the model is. Only samples from after
-    `since` (Unix seconds) were looked at; null for all."""
+    """Samples in the order in which to label them. Of `candidates` samples without a label that were looked at,
+    `repeats` were near repeats of others; `unread` had lost their data, have other inputs, or were too large. The
+    `random` ones were left out: labels of the hardest of them alone would give a wrong accuracy of the model. Only
+    samples from after `since` (Unix seconds) were looked at; null for all."""
 
     items: list[RankedSample]
     candidates: int = 0

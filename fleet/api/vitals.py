@@ -1,4 +1,4 @@
-"""How the machine below an agent does, by its last heartbeat: as an answer, in words, and what is ill of it. Pure."""
+"""The load of the machine below an agent, by its last heartbeat: as an answer, in words, and its faults. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ STALE_S = 3600.0  # what was told before says nothing of now
 
 
 class DeviceVitals(ResponseModel):
-    """What a machine told at its last heartbeat, which the hub received `at` (Unix seconds); null is what it did not
-    tell. `cpu` is the busy share of all its cores in [0, 1] since the heartbeat before; memory and disk are bytes, in
-    all and free; `celsius` is its hottest sensor."""
+    """A machine's report of its last heartbeat, which the hub received `at` (Unix seconds); a value that it did not
+    report is null. `cpu` is the busy share of all its cores in [0, 1] since the heartbeat before; memory and disk are
+    bytes, in all and free; `celsius` is its hottest sensor."""
 
     at: float
     cpu: float | None = None
@@ -27,7 +27,7 @@ class DeviceVitals(ResponseModel):
 
 
 class Ill(NamedTuple):
-    """What is ill, why that matters, and what to do."""
+    """A fault, its consequence, and the remedy."""
 
     what: str
     why: str
@@ -48,7 +48,7 @@ def in_words(vitals: DeviceVitals | None) -> dict[str, str]:
 
 
 def ill_of(vitals: DeviceVitals | None, now: float) -> Iterator[Ill]:
-    """What of them is ill at the moment `now` (Unix seconds); nothing of what was told long ago."""
+    """Yield the faults of a machine at the moment `now` (Unix seconds); a report older than STALE_S tells nothing."""
     if vitals is None or abs(now - vitals.at) > STALE_S:
         return
     if _is_scarce(vitals.memory_free, vitals.memory):

@@ -1,4 +1,4 @@
-"""What a device and the cloud answered to a sample, as tables show it: a class and a confidence where the task has
+"""The answers of a device and the cloud to a sample, as tables show them: a class and a confidence where the task has
 them, nothing where it has none."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the hub is and which token to use: environment first, then `~/.config/edgeloop/config.toml` (0600).
+"""The hub's address and the token to use: environment first, then `~/.config/edgeloop/config.toml` (0600).
 
 EDGELOOP_HUB, EDGELOOP_TOKEN and EDGELOOP_CA outrank the file; EDGELOOP_CONFIG moves it.
 """

@@ -170,8 +170,11 @@ def _follow(
 
 
 def beyond(known: Sequence[Line], found: Sequence[Line]) -> Sequence[Line]:
-    """What of `found` comes after the last line of `known`, both oldest first: after the last place where the lines
-    before agree as well, as far as both go back. All of it where there is no such place."""
+    """Return the lines of `found` after the last line of `known`, both oldest first.
+
+    They begin after the last place where the lines before agree as well, as far as both go back. Without such a place
+    all of `found` is new.
+    """
     for at in range(len(found) - 1, -1, -1):
         back = min(at + 1, len(known))
         if back and list(found[at + 1 - back : at + 1]) == list(known[len(known) - back :]):

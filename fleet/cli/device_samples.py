@@ -81,5 +81,5 @@ def refuse_unsampled(session: Session, device: str, model: str) -> None:
 
 
 def _told(will: Mapping[str, Any]) -> dict[str, Any]:
-    """What the device says that it will do, without what else it may say."""
+    """Return the device's announcement, reduced to the fields that a table shows."""
     return {key: will.get(key) for _, key in WILL}

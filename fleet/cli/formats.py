@@ -16,14 +16,14 @@ LISTS = ("list", "rank", "set-aside")  # commands whose answer is one list
 
 
 class Form(StrEnum):
-    """How an answer is printed."""
+    """The forms in which an answer is printed."""
 
     table = "table"
     json = "json"
 
 
 class ListForm(StrEnum):
-    """How a list is printed."""
+    """The forms in which a list is printed."""
 
     table = "table"
     json = "json"

@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What a file says: labels by sample, how many were `without` one, and why others are `refused`."""
+    """The content of a file: labels by sample, how many samples were `without` one, and why others are `refused`."""
 
     labels: dict[str, Any]
     without: int
@@ -41,7 +41,8 @@ class Read(NamedTuple):
 
 
 def label_of(text: str) -> Any:
-    """What `parse_label` makes of it, and of `@boxes.json` what the file holds; a usage error for what it refuses."""
+    """Return the label that `parse_label` reads in a text, or for `@boxes.json` the content of that file; a usage error
+    for one that it refuses."""
     if text.strip().startswith("@"):
         path = text.strip()[1:]
         return _json(text_of(Path(path)), path)

@@ -76,7 +76,7 @@ def _said(task: Any) -> tuple[str, list[Any]]:
 
 
 def _label(results: Any) -> Any:
-    """What one annotation says: a class, a list of classes, or a number; ValueError for anything else."""
+    """Return the label of one annotation: a class, a list of classes, or a number; ValueError for anything else."""
     if not isinstance(results, list) or not results:
         raise ValueError("an annotation says nothing: choose a class or write a number, or skip the task")
     if len(results) > 1:

@@ -24,7 +24,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets run when a cell 
 
 
 class Sent(NamedTuple):
-    """How many labels the hub took, why it refused others, and how many were not tried after too many refusals."""
+    """The number of labels that the hub took, the reasons for which it refused others, and the number not tried after
+    too many refusals."""
 
     labelled: int
     refused: list[str]

@@ -53,7 +53,8 @@ def _json(document: object, *, indent: int) -> str:
 
 
 def _takes(text: str) -> bool:
-    """Whether standard output has all letters of a text: what it writes in place of one that it lacks is no JSON."""
+    """Tell whether standard output can encode all letters of a text: a replacement for one that it lacks would break
+    JSON."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

@@ -171,7 +171,7 @@ def _asked(
     shadow_cpu: CpuOption = None,
     guard: GuardOption = "",
 ) -> dict[str, object]:
-    """What the options ask for, as a `NewRollout` has it; a usage error for what cannot be read."""
+    """Return the options as the fields of a `NewRollout`; a usage error for one that cannot be read."""
     settings = _settings(
         guard,
         evidence,

@@ -1,4 +1,4 @@
-"""How a command of `fleet` runs and ends: its errors become a message, a hint and an exit code."""
+"""Runs a command of `fleet`: its errors become a message, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_command(app: Callable[..., Any], arguments: Sequence[str], session: Sess
 
 
 def _refused(error: OSError) -> tuple[str, str, int]:
-    """What to say when a file, folder or medium refuses: message, hint, exit code."""
+    """Return the message, the hint and the exit code for a file, folder or medium that refuses."""
     what = error.strerror or str(error) or type(error).__name__
     text = f"{error.filename}: {what}" if error.filename is not None else what
     code = of_os_error(error)

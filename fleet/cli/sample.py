@@ -26,7 +26,7 @@ SinceAlarmOption = Annotated[
 
 
 class ExportFormat(StrEnum):
-    """What `export` writes."""
+    """The formats that `export` writes."""
 
     parquet = "parquet"
     label_studio = "label-studio"
@@ -34,7 +34,7 @@ class ExportFormat(StrEnum):
 
 
 class ImportFormat(StrEnum):
-    """What `import` reads."""
+    """The formats that `import` reads."""
 
     label_studio = "label-studio"
     csv = "csv"

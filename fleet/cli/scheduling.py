@@ -1,4 +1,4 @@
-"""What `fleet rollout plan` and `create` take of a schedule: moments, a window, a zone and a rate."""
+"""The schedule options of `fleet rollout plan` and `create`: moments, a window, a zone and a rate."""
 
 from __future__ import annotations
 

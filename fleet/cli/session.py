@@ -1,4 +1,4 @@
-"""What every command is given: the client, the clock, and how to speak."""
+"""The session that every command is given: the client, the clock, and the form of its output."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class HasState(Protocol):
-    """What can be followed until it ends."""
+    """Anything that can be followed until it ends."""
 
     @property
     def state(self) -> str:
-        """Where it stands, in a word."""
+        """Its present state, in a word."""
         ...
 
 
@@ -74,7 +74,7 @@ class Session:
         return parse_moment(text, self.now()) if text else 0.0
 
     def ago(self, text: str) -> float:
-        """How many seconds ago that is; a usage error for what has not been yet."""
+        """Return how many seconds ago a moment was; a usage error for a moment in the future."""
         now = self.now()
         seconds = round(now - parse_moment(text, now), 3)
         if seconds <= 0:

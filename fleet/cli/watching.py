@@ -1,4 +1,5 @@
-"""What `fleet rollout watch` shows: where a rollout stands, its evidence, and who failed why."""
+"""The table of `fleet rollout watch`: the rollout's state, its evidence, and the devices that failed with their
+reasons."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def table_of(found: RolloutInfo, events: Sequence[RolloutEventInfo]) -> Table:
 
 
 def lines(found: RolloutInfo, events: Sequence[RolloutEventInfo]) -> list[tuple[str, str]]:
-    """What is shown, each with its name; the name is empty where a line goes on."""
+    """Return the table's lines, each with its name; the name is empty where a line continues the one above."""
     shares = [f"{share:g} %" for share in found.stages]
     told = [
         ("rollout", f"{found.id}: {found.model} {found.from_release} → {found.release} on {found.channel}"),

@@ -1,5 +1,5 @@
-"""What the four commands have in common where they meet the operating system: text that comes in, and text that goes
-out. Of the standard library alone, and quick to import."""
+"""The four commands' common dealings with the operating system: text that comes in, and text that goes out. Of the
+standard library alone, and quick to import."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from enum import IntEnum, unique
 
 @unique
 class Exit(IntEnum):
-    """What a command ends with. The errors of each room have these numbers; a test holds them against this table."""
+    """The exit codes of a command. The errors of each room have these numbers; a test holds them against this table."""
 
     DONE = 0
     FAILED = 1
@@ -42,7 +42,7 @@ SHORT = (
 
 
 def of_os_error(error: OSError) -> Exit:
-    """What a command ends with when a file, a folder or a medium refuses."""
+    """Return the exit code for a file, a folder or a medium that refuses."""
     # By kind and not by number: an ssl.SSLError has a number of OpenSSL's own there, of which 1 would be EPERM.
     if isinstance(error, PermissionError):
         return Exit.NOT_ALLOWED

@@ -1,4 +1,5 @@
-"""How a command starts whose packages an extra installs: without them it says which, instead of showing a traceback."""
+"""Starts a command whose packages an extra installs: without them it names the extra, instead of showing a
+traceback."""
 
 from __future__ import annotations
 

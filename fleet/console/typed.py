@@ -1,4 +1,4 @@
-"""What the commands made with Typer have in common: `--version`."""
+"""The option that all commands made with Typer share: `--version`."""
 
 # Annotations stay values here: Typer cannot resolve text that names what is local to a function.
 

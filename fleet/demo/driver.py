@@ -30,7 +30,7 @@ class Digits:
 
 @dataclass
 class Tally:
-    """What came back so far. A request has failed when no good answer came within the patience."""
+    """The counts of requests and answers so far. A request has failed when no good answer came within the patience."""
 
     total: int = 0
     failed: int = 0
@@ -174,5 +174,5 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def image_key(data: bytes) -> str:
-    """How the annotator recognises an image: the SHA-256 of its float32 bytes."""
+    """Return the key by which the annotator recognises an image: the SHA-256 of its float32 bytes."""
     return hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""What the demo promises, checked against its measured report. Pure: a document in, sentences out."""
+"""The demo's promises, checked against its measured report. Pure: a document in, sentences out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the acts measure and hand on to each other."""
+"""The measurements that the acts take and hand on to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where everything of the demo lives, and how the public commands are called."""
+"""The demo's folders and ports, and its calls of the public commands."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Workshop:
         return self._client
 
     def admin_token(self) -> str:
-        """What `cloud-hub init` wrote down for us."""
+        """Return the operator token that `cloud-hub init` wrote to the hub's folder."""
         return (self.directory / "admin-token").read_text(encoding="utf-8").strip()
 
     def agent_dir(self, device: str) -> Path:
@@ -121,7 +121,8 @@ class Workshop:
         return self.directory / device
 
     def local(self, device: str, model: str = MODEL) -> dict[str, Any]:
-        """What a device itself has written down about a model (`state.json`); empty before the first write."""
+        """Return the state that a device itself has recorded of a model (`state.json`); empty before the first
+        write."""
         try:
             document = json.loads((self.agent_dir(device) / "state.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):
@@ -130,7 +131,7 @@ class Workshop:
         return found
 
     def serves(self, device: str, release: int) -> bool:
-        """Whether the device has committed `release` and nothing is under way."""
+        """Tell whether the device has committed `release` and nothing is under way."""
         local = self.local(device)
         return (local.get("active") or {}).get("release") == release and local.get("state") in SETTLED
 

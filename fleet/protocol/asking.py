@@ -1,4 +1,4 @@
-"""What a request sends: raw tensors as the interface says, or ready ones, with the steps done by the application.
+"""The tensors of a request: raw ones as the interface has them, or ready ones, with the steps done by the application.
 
 Ready tensors are those of one release: the request's parameter `ready` is the digest of the steps that made them, as
 the model's metadata says it. Another release may have fitted other constants, and would take them for what they are
@@ -38,7 +38,7 @@ def inputs_of(request: oip.InferRequest, manifest: Manifest, pipeline: Pipeline 
 
 
 def specs_of(arrays: Mapping[str, AnyArray], manifest: Manifest) -> tuple[Tensor, ...]:
-    """What the tensors of a request were checked against."""
+    """Return the tensors that a request's arrays were checked against."""
     return manifest.ready if isinstance(arrays, Ready) else manifest.inputs
 
 
@@ -49,8 +49,8 @@ def ready_arrays(arrays: Mapping[str, AnyArray], said: object, pipeline: Pipelin
 
 
 def parameters_of(manifest: Manifest) -> dict[str, Any]:
-    """What a model's metadata says of a release beyond the protocol's fields: its task, its class names, its steps, and
-    what the front before them takes and makes.
+    """Return the parameters by which a model's metadata describes a release beyond the protocol's fields: its task, its
+    class names, its steps, and the tensors that the front before them takes and makes.
 
     `ready` is the digest by which a request names all of these, and `ready_inputs` are the tensors that they make.
     """

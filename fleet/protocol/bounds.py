@@ -1,4 +1,5 @@
-"""What a value from outside may be, whatever field it came in, so that every database and every reader takes it. Pure.
+"""The bounds of a value from outside, whatever field it came in, so that every database and every reader takes it.
+Pure.
 
 The wire formats allow more than what any database holds: MessagePack has whole numbers up to 2^64 - 1, NaN and
 infinity, and text with NUL in it. A message that decodes is therefore looked over before it is kept.
@@ -81,7 +82,7 @@ _DIRTY = VALUES + 1
 
 
 def _clean(value: Any, depth: int) -> int:
-    """How many values a document has in which there is nothing to mend; more than `VALUES` where there may be."""
+    """Count the values of a document that needs no mending; more than `VALUES` for one that may need it."""
     kind = type(value)
     if kind is str:
         return 1 if len(value) <= TEXT and value.isascii() and "\0" not in value else _DIRTY

@@ -44,8 +44,8 @@ class EnrollRequest(Struct, frozen=True, kw_only=True):
 
 
 class MqttEndpoint(Struct, frozen=True, kw_only=True):
-    """Where the broker listens. With `tls` the device shows its certificate; without (embedded
-    broker, loopback only) it logs in with its id and `password`. `prefix` starts every topic."""
+    """The broker's address. With `tls` the device shows its certificate; without (embedded broker, loopback only) it
+    logs in with its id and `password`. `prefix` starts every topic."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class MqttEndpoint(Struct, frozen=True, kw_only=True):
 
 
 class EnrollResponse(Struct, frozen=True, kw_only=True):
-    """What a device needs to know; equal for a repeated request with the same token and key."""
+    """The facts that a device needs after enrolment; equal for a repeated request with the same token and key."""
 
     device_id: str
     certificate: str
@@ -145,7 +145,8 @@ class Held(Struct, frozen=True, kw_only=True):
 
 
 class HeldAnswer(Struct, frozen=True, kw_only=True):
-    """Whether the hub has risen above what it was shown just now; else it knew all of it already."""
+    """The hub's answer to a device that holds newer metadata: `lifted` if the hub has risen above its own, else it knew
+    all of it already."""
 
     lifted: bool
 
@@ -189,5 +190,5 @@ class SampleReceipt(Struct, frozen=True, kw_only=True):
 
 
 def renewal_bytes(nonce: str, csr: str) -> bytes:
-    """What the enrolled key signs to renew: it binds the request's key to the nonce."""
+    """Return the bytes that the enrolled key signs to renew: they bind the request's key to the nonce."""
     return b"edgeloop-renew:" + nonce.encode() + b":" + hashlib.sha256(csr.encode()).hexdigest().encode()

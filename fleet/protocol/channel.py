@@ -76,12 +76,12 @@ class Remote(Struct, frozen=True, kw_only=True):
 
     @property
     def rpc(self) -> bool:
-        """Whether it is asked over gRPC."""
+        """True if it is asked over gRPC."""
         return self.url.startswith(("grpc://", "grpcs://"))
 
 
 class Routing(Struct, frozen=True, kw_only=True):
-    """How requests are answered. `deadline_ms` bounds the whole request, cloud call included.
+    """The way in which requests are answered. `deadline_ms` bounds the whole request, cloud call included.
 
     `when` the cloud is asked, one of `WHEN`: `never`; `on-failure` (the local model failed, or there is none);
     `low-confidence` (then, too); `always`; `speculative` (as `low-confidence`, but the call begins with the local run).
@@ -108,7 +108,7 @@ class Audit(Struct, frozen=True, kw_only=True):
 
 
 class Sampling(Struct, frozen=True, kw_only=True):
-    """What is recorded; off until the channel enables it. Shares are per million requests."""
+    """The recording of samples; off until the channel enables it. Shares are per million requests."""
 
     enabled: bool = False
     random_ppm: int = 10_000
@@ -163,7 +163,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
 
 
 class Fetching(Struct, frozen=True, kw_only=True):
-    """How devices download; `max_bytes_per_s` 0 means no limit. The daily budget is in bytes.
+    """The limits of devices' downloads; `max_bytes_per_s` 0 means no limit. The daily budget is in bytes.
 
     `window`, such as "22:30-05:00" in UTC: installs begin only then; see `fleet.protocol.window`.
     """

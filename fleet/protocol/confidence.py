@@ -92,5 +92,5 @@ def confidence(probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64
 
 
 def should_defer(confidence: float, threshold: float) -> bool:
-    """Whether the cloud is asked: the confidence lies under the threshold (or is not a number)."""
+    """Tell whether the cloud is asked: the confidence lies under the threshold (or is not a number)."""
     return not confidence >= threshold

@@ -1,4 +1,5 @@
-"""How long a caller is ready to wait, as the Open Inference Protocol's users say it in a request's parameters."""
+"""The time that a caller is ready to wait, as the Open Inference Protocol's users write it in a request's
+parameters."""
 
 from __future__ import annotations
 

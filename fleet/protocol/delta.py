@@ -41,7 +41,7 @@ ReadAt = Callable[[int, int], bytes]  # (offset, count) of the old file
 
 
 class Header(Struct, frozen=True, kw_only=True):
-    """What a patch says of itself. Hashes are lower-case hex; `sections` are compressed lengths in bytes."""
+    """The head of a patch. Hashes are lower-case hex; `sections` are compressed lengths in bytes."""
 
     method: Method
     old: str

@@ -1,4 +1,4 @@
-"""What can be wrong with something the other end said.
+"""The faults of a message from the other end.
 
 ProtocolError
  ├── MalformedError      bytes that do not decode, or values out of their bounds
@@ -46,7 +46,7 @@ class RefusalError(MalformedError):
 
 
 def refusal_word(error: ProtocolError) -> str:
-    """Why a request was refused, as one of `REFUSALS`."""
+    """Return the reason for which a request was refused, as one of `REFUSALS`."""
     if isinstance(error, RefusalError):
         return error.word
     return "size" if isinstance(error, TooLargeError) else "body"

@@ -1,10 +1,10 @@
-"""What is said of a model's inputs besides their sketch: a few figures of each row, and summaries of many rows.
+"""The description of a model's inputs besides their sketch: a few figures of each row, and summaries of many rows.
 
-Devices summarise windows, the compiler the training data and the hub reads both, so all three compute them here. An
-input of few numbers is told number by number; images by brightness, contrast and detail, signals by level, offset, peak
-and the shares of eight frequency bands, anything else by mean, spread, least and largest, text by its length. At most
-`MOST_FIGURES` figures are told of all inputs together: inputs come in the manifest's order, and one of many numbers
-that finds no room is told by its four.
+Devices summarise windows, the compiler summarises the training data, and the hub reads both, so all three compute them
+here. An input of few numbers is described number by number; images by brightness, contrast and detail, signals by
+level, offset, peak and the shares of eight frequency bands, anything else by mean, spread, least and largest, text by
+its length. At most `MOST_FIGURES` figures describe all inputs together: inputs come in the manifest's order, and one of
+many numbers that finds no room is described by its four.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LARGEST = 3e38  # that float32 holds
 
 
 class Told(NamedTuple):
-    """How one input is told: its kind and the names of its figures."""
+    """The figures of one input: its kind and their names."""
 
     tensor: str
     kind: Kind
@@ -50,7 +50,7 @@ class Told(NamedTuple):
 
 
 class TrainingProfile(Struct, frozen=True, kw_only=True):
-    """What a release was trained on: a blob that its manifest lists, which only the hub reads.
+    """A summary of the data that a release was trained on: a blob that its manifest lists, which only the hub reads.
 
     `names` are the features' own names by input, where the data has them.
     """
@@ -60,7 +60,7 @@ class TrainingProfile(Struct, frozen=True, kw_only=True):
 
 
 def plan(inputs: Sequence[Tensor]) -> tuple[Told, ...]:
-    """How each of a manifest's inputs is told."""
+    """Return the figures that describe each of a manifest's inputs, in order, as far as there is room."""
     found: list[Told] = []
     left = MOST_FIGURES
     for tensor in inputs[:MOST_INPUTS]:

@@ -19,7 +19,7 @@ _SMALL = 8192  # values; below, a sum of squares is the fastest look, above it i
 
 
 def is_finite(array: AnyArray) -> bool:
-    """Whether no value is NaN or infinite; 1 µs for a small array of FP32 or FP64."""
+    """Tell whether no value is NaN or infinite; 1 µs for a small array of FP32 or FP64."""
     if array.dtype.kind != "f":
         return True
     # NaN and infinity survive in a sum of squares. So do squares that overflow: then each value is looked at.
@@ -37,7 +37,8 @@ def where_not(array: AnyArray) -> str:
 
 
 def not_finite(kind: str, arrays: Mapping[str, AnyArray], specs: Sequence[Tensor]) -> str:
-    """Which tensor holds what it must not, as in `output 'logits' is NaN at [0, 3]`; empty when all is well.
+    """Return the first tensor that holds a value that it must not, as in `output 'logits' is NaN at [0, 3]`; empty when
+    all is well.
 
     Args:
         kind: `input` or `output`, for the message.

@@ -33,7 +33,8 @@ class Front(Struct, frozen=True, kw_only=True):
 
 
 def capability(runtime: str) -> str:
-    """What a release with such a front requires of an agent: that it knows fronts, and has the runtime."""
+    """Return the capability that a release with such a front requires of an agent: it knows fronts, and has the
+    runtime."""
     return f"{KIND}:{runtime}"
 
 

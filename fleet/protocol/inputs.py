@@ -1,4 +1,4 @@
-"""What a model takes: arrays by name against a manifest's names, datatypes and shapes, and finite numbers."""
+"""The check of a request's arrays: by name against a manifest's names, datatypes and shapes, and finite numbers."""
 
 from __future__ import annotations
 

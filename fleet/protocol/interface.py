@@ -64,7 +64,7 @@ def interface_of(manifest: Manifest) -> Interface:
 
 
 def takes(interface: Interface | None, request: InferRequest) -> bool:
-    """Whether a model with this interface takes a request; none takes nothing."""
+    """Tell whether a model with this interface takes a request; a model without one takes nothing."""
     if interface is None:
         return False
     try:
@@ -109,7 +109,7 @@ def lost_sketch(current: Interface, new: Interface) -> str:
 
 
 def unfit(encoder: Encoder, inputs: Sequence[Tensor]) -> str:
-    """Why an encoder cannot watch any of these inputs, in words; empty where it can."""
+    """Return why an encoder cannot watch any of these inputs, in words; empty where it can."""
     watched = next((tensor for tensor in inputs if tensor.name == encoder.tensor or not encoder.tensor), None)
     if watched is None:
         return f"the sketch encoder watches input {encoder.tensor!r}; this has {tensors(inputs)}"

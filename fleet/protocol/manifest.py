@@ -30,7 +30,7 @@ Placement = Literal["edge", "cloud"]
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What the compiler measured of one variant, on data it never calibrated on.
+    """The compiler's measurements of one variant, on data it never calibrated on.
 
     `value` and `reference` are in the metric's own unit; `agreement` and `worst_class_drop` are
     fractions in [0, 1]. `drop_points` is (reference - value) in percentage points, or, for a metric
@@ -76,7 +76,7 @@ class Gate(Struct, frozen=True, kw_only=True):
 
     @property
     def by_bound(self) -> bool:
-        """Whether the end of an interval has to keep the terms."""
+        """True if the end of an interval has to keep the terms."""
         return self.judged_by == "bound"
 
     def broken_by(self, verdict: Verdict) -> list[str]:
@@ -126,7 +126,7 @@ class Deferral(Struct, frozen=True, kw_only=True):
 
 
 class Ports(Struct, frozen=True, kw_only=True):
-    """Which of a model file's inputs and outputs the release's are, by name: their places in the file, from 0."""
+    """The places of the release's inputs and outputs among those of a model file, by name, from 0."""
 
     inputs: dict[str, int]
     outputs: dict[str, int]
@@ -177,7 +177,7 @@ class SketchRef(Struct, frozen=True, kw_only=True):
 
 
 class Lineage(Struct, frozen=True, kw_only=True):
-    """Where the release comes from."""
+    """The origin of the release."""
 
     snapshot: str = ""
     recipe: str = ""
@@ -231,7 +231,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     @property
     def ready(self) -> tuple[Tensor, ...]:
-        """What the model files take: the inputs themselves where there are no steps."""
+        """The tensors that the model files take: the inputs themselves where there are no steps."""
         pipeline = self.pipeline
         return self.inputs if pipeline is None else pipeline.ready
 
@@ -262,7 +262,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return tuple({blob.sha256: blob for blob in found}.values())
 
     def needed_for(self, variant: Variant) -> tuple[Blob, ...]:
-        """What a device fetches and keeps to serve `variant`, each once.
+        """Return the blobs that a device fetches and keeps to serve `variant`, each once.
 
         The sketch of the training fit is not among it, since the hub alone shows it; agents of 0.1 fetch it all the
         same.
@@ -270,7 +270,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
         return tuple({blob.sha256: blob for blob in (variant.blob, *self._beside())}.values())
 
     def _beside(self) -> list[Blob]:
-        """What serves beside a variant's own file: self-test, front and encoder."""
+        """Return the blobs that serve beside a variant's own file: self-test, front and encoder."""
         found = [self.selftest.blob]
         if self.in_front is not None:
             found.append(self.in_front.blob)
@@ -287,7 +287,7 @@ class Floor(Struct, frozen=True, kw_only=True):
     withdrawn: tuple[int, ...] = ()
 
     def forbids(self, release: int) -> str:
-        """Why `release` may not be installed, or an empty string."""
+        """Return why `release` may not be installed, or an empty string."""
         if release < self.min_release:
             return f"release {release} is below the floor {self.min_release}"
         if release in self.withdrawn:
@@ -296,7 +296,7 @@ class Floor(Struct, frozen=True, kw_only=True):
 
 
 class _Requirements(Struct, frozen=True, kw_only=True):
-    """What is read of a document before its meaning."""
+    """The part of a document that is read before its meaning."""
 
     requires: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""What the compiler found out about a release and no device needs: a blob beside the manifest, for people and tools.
+"""The compiler's findings about a release that no device needs: a blob beside the manifest, for people and tools.
 
 A device pays for every byte of its manifest, at each update; the curves of deferral, the notes on verdicts and the
 versions of tools are two thirds of it. The manifest names the blob by its hash, so it is signed as before.
@@ -45,7 +45,8 @@ def decode_detail(data: bytes) -> Detail:
 
 
 def detail_of(manifest: Manifest, target: str = "") -> Detail:
-    """What `without_detail` takes out of a manifest, and the target of deferral that was asked for."""
+    """Return the details that `without_detail` takes out of a manifest, and the target of deferral that was
+    asked for."""
     curves = {v.name: v.deferral.curve if v.deferral is not None else () for v in manifest.variants}
     found = {v.name: VariantDetail(notes=v.verdict.notes, curve=curves[v.name]) for v in manifest.variants}
     return Detail(variants=found, tools=manifest.lineage.tools, target=target)

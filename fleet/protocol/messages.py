@@ -204,7 +204,7 @@ class CommandResult(Struct, frozen=True, kw_only=True):
 
 
 class Benchmark(Struct, frozen=True, kw_only=True):
-    """What one variant of a release costs on one device and runtime.
+    """The cost of one variant of a release on one device and runtime.
 
     `p50_us` and `p95_us` are microseconds per call at batch 1 over `rounds` calls; `load_us` is from
     bytes in memory to a model that can answer; `memory_bytes` is what the model adds to the resident

@@ -42,7 +42,9 @@ LIMIT = 64 << 20  # bytes of one body
 
 
 class InferRequest(Struct, frozen=True, kw_only=True):
-    """What an application asks. `outputs` are the names it wants (empty: all of them).
+    """An application's request. `outputs` are the names it wants (empty: all of them).
+
+    `classification`: the outputs of which it wants the best classes by name, and how many of each.
 
     `classification`: of which outputs it wants the best classes by name, and how many.
     """
@@ -55,7 +57,7 @@ class InferRequest(Struct, frozen=True, kw_only=True):
     classification: dict[str, int] = field(default_factory=dict)
 
     def wants_binary(self, output: str) -> bool:
-        """Whether `output` is to be answered in binary."""
+        """Tell whether `output` is to be answered in binary."""
         return "*" in self.binary_outputs or output in self.binary_outputs
 
 

@@ -1,4 +1,4 @@
-"""What the JSON of an inference message says, and where behind it the bytes of its tensors are; see `oip`."""
+"""Reads the JSON of an inference message, and finds the bytes of its tensors behind it; see `oip`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _REQUEST = msgspec.json.Decoder(ReadRequest)
 
 
 class TensorPlace(NamedTuple):
-    """Where behind the JSON a tensor of numbers is."""
+    """The place of a tensor of numbers behind the JSON."""
 
     name: str
     dtype: np.dtype[Any]
@@ -54,7 +54,7 @@ class TensorPlace(NamedTuple):
 
 
 class ParsedRequest(NamedTuple):
-    """What the JSON of a request says; of its tensors, all but the bytes behind it.
+    """The content of a request's JSON; of its tensors, all but the bytes behind it.
 
     `places` are those of its tensors where all are plain numbers behind it, in `size` bytes; None where not.
     """

@@ -1,9 +1,9 @@
-"""What an ONNX file says of itself, read from the protobuf wire format; nothing is resolved.
+"""Facts about an ONNX file, read from the protobuf wire format; nothing is resolved.
 
 Does it keep weights in other files? Hub and agent refuse such a file: ONNX Runtime looks for the others in the
-process's working folder, even when the model comes from memory, and would load what nobody hashed. And how are its
-inputs and outputs called? The hub compares them with the manifest's. Only the parts that lead there are walked. Field
-numbers are those of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+process's working folder, even when the model comes from memory, and would load files that nobody hashed. And what are
+the names of its inputs and outputs? The hub compares them with the manifest's. Only the parts that lead there are
+walked. Field numbers are those of onnx.proto: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # location 0 is the file itself
 
 
 def keeps_weights_elsewhere(model: bytes) -> bool:
-    """Whether any tensor has a location outside the file.
+    """Tell whether any tensor has a location outside the file.
 
-    Raises MalformedError when `model` is not a protobuf message.
+    Raises:
+        MalformedError: `model` is not a protobuf message.
     """
     todo = [("model", memoryview(model))]
     while todo:

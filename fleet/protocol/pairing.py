@@ -1,4 +1,4 @@
-"""Which input an audited pair is about, as a number that tells repeats and little else.
+"""The identity of an audited pair's input, as a number that reveals repeats and little else.
 
 A guard that counted one scene twice would take repetition for evidence, so each distinct input counts once in a
 rollout, on whatever device it appears. Devices send keyed 64-bit hashes (BLAKE2b, RFC 7693): a plain hash of a small

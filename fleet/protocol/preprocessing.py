@@ -1,10 +1,9 @@
-"""What a release does to an application's tensors before its model file sees them: its front, then its steps.
+"""The preprocessing of a release: its front, then its steps, applied to an application's tensors before its model file.
 
-The manifest's inputs are *raw*: what the interface promises, what applications send, and what samples, sketches and
-audits hold. A front (a model file, see `front`) and the steps, one after the other, make of them the *ready* tensors,
-which the model file takes. An application that has done the
-steps itself sends ready tensors and names by `digest` the steps that it has done, since a retrain may have fitted
-others.
+The manifest's inputs are *raw*: the tensors that the interface promises, that applications send, and that samples,
+sketches and audits hold. A front (a model file, see `front`) and the steps, one after the other, make of them the
+*ready* tensors, which the model file takes. An application that has done the steps itself sends ready tensors and names
+by `digest` the steps that it has done, since a retrain may have fitted others.
 """
 
 from __future__ import annotations
@@ -88,7 +87,7 @@ def check_bounds(steps: Sequence[AnyStep]) -> None:
 
 
 def kinds_of(steps: Sequence[AnyStep], front: Sequence[str] = ()) -> tuple[str, ...]:
-    """What an interface says of steps: `normalise sensors`. Fitted constants are not in it.
+    """Return the kinds of steps as an interface names them: `normalise sensors`. Fitted constants are not in it.
 
     Args:
         steps: the steps in order.
@@ -99,7 +98,7 @@ def kinds_of(steps: Sequence[AnyStep], front: Sequence[str] = ()) -> tuple[str, 
 
 
 def required_by(steps: Sequence[AnyStep], front: Front | None = None) -> tuple[str, ...]:
-    """What a release with these steps, and this front, requires of an agent."""
+    """Return the capabilities that a release with these steps, and this front, requires of an agent."""
     first = (front_capability(front.runtime),) if front is not None else ()
     return (*first, *sorted({capability(step.kind) for step in steps}))
 
@@ -138,7 +137,7 @@ def _bound(step: AnyStep, known: dict[str, Tensor]) -> Bound:
 
 
 def _put(known: dict[str, T], step: AnyStep, name: str, made: T) -> None:
-    """What a step made goes into the place of what it took; under a new name it comes last."""
+    """Put a step's result into the place of the tensor that it took; under a new name it comes last."""
     for taken in step.takes:
         if taken != name:
             del known[taken]

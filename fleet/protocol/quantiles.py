@@ -93,6 +93,6 @@ def _clustered(means: Floats, weights: npt.NDArray[np.int64], low: float, high: 
 
 
 def _scale(low: float, high: float) -> float:
-    """What numbers are divided by so that no sum overflows: a power of two, which rounds nothing."""
+    """Return the divisor of numbers that keeps their sums from overflowing: a power of two, which rounds nothing."""
     _, exponent = math.frexp(max(abs(low), abs(high)))
     return math.ldexp(1.0, exponent - 1)

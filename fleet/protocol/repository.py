@@ -1,7 +1,7 @@
-"""What a server says of the models that it has, as Triton's clients ask for it: index and configuration.
+"""A server's account of the models that it has, as Triton's clients ask for it: index and configuration.
 
 Source: https://github.com/triton-inference-server/server, `docs/protocol/extension_model_repository.md` and
-`extension_model_configuration.md`. Which release serves is the fleet's decision, so nothing is loaded or unloaded here.
+`extension_model_configuration.md`. The fleet decides which release serves, so nothing is loaded or unloaded here.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from fleet.protocol.channel import MILLION, Channel, ModelEntry, RolloutRef
 
 
 class Assignment(Struct, frozen=True, kw_only=True):
-    """What a device should run. `rollout` is set when the device is in that rollout's cohort."""
+    """The release that a device should run. `rollout` is set when the device is in that rollout's cohort."""
 
     release: int
     rollout: RolloutRef | None = None
@@ -18,13 +18,13 @@ class Assignment(Struct, frozen=True, kw_only=True):
 
 
 def cohort_place(salt: str, device_id: str) -> int:
-    """Where the device's hash falls, in parts per million: sha256(salt ":" id) · 10⁶ / 2²⁵⁶, rounded down."""
+    """Return the place of the device's hash, in parts per million: sha256(salt ":" id) · 10⁶ / 2²⁵⁶, rounded down."""
     digest = hashlib.sha256(f"{salt}:{device_id}".encode()).digest()
     return int.from_bytes(digest, "big") * MILLION >> 256
 
 
 def in_cohort(salt: str, device_id: str, share_ppm: int) -> bool:
-    """Whether the device's hash falls below the share, in integers: sha256(salt ":" id) · 10⁶ < share · 2²⁵⁶."""
+    """Tell whether the device's hash falls below the share, in integers: sha256(salt ":" id) · 10⁶ < share · 2²⁵⁶."""
     return share_ppm >= MILLION or cohort_place(salt, device_id) < share_ppm
 
 

@@ -120,7 +120,7 @@ def check(
 
 
 def _incomparable(want: AnyArray, have: AnyArray | None, *, finite: bool) -> str:
-    """Why the two need no comparison: what is wrong with one of them, or nothing."""
+    """Return the fault for which the two need no comparison; empty where there is none."""
     if have is None or have.shape != want.shape:
         return f"has shape {'none' if have is None else list(have.shape)}, not {list(want.shape)}"
     if finite and not is_finite(want):

@@ -19,7 +19,8 @@ CPU_SHARE = 0.05
 
 
 class Shadow(Struct, frozen=True, kw_only=True):
-    """How devices shadow: on average at most `cpu_share` of one processor core, measured by the process that does."""
+    """The limits of shadowing on a device: on average at most `cpu_share` of one processor core, measured by the
+    process that does it."""
 
     cpu_share: float = CPU_SHARE
 

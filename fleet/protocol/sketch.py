@@ -84,8 +84,15 @@ class Sketcher:
 
 
 def outlying(encoder: Encoder, x: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Which examples (n, …) lie far from the training data: a mean square over `OUTLYING` of the encoder's whitened
-    coordinates, which is 1 on that data. (n,); False for NaN, unless the encoder reads it."""
+    """Mark the examples that lie far from the training data.
+
+    Args:
+        encoder: its whitened coordinates have a mean square of 1 on that data; over `OUTLYING` an example lies far.
+        x: (n, …) inputs.
+
+    Returns:
+        (n,); False for NaN, unless the encoder reads it.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         flat = flattened(encoder, x) - np.frombuffer(encoder.mean, "<f4")
         place = flat @ np.frombuffer(encoder.projection, "<f4").reshape(-1, encoder.dims)
@@ -167,7 +174,7 @@ def fit_margin(
     quantile: float = 0.95,
     seed: int = 0,
 ) -> float:
-    """How far data of the same origin lies from `reference`: a quantile over windows of held-out inputs.
+    """Return how far data of the same origin lies from `reference`: a quantile over windows of held-out inputs.
 
     Args:
         held_out: (n, …) inputs that neither the encoder nor the reference saw.

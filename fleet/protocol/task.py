@@ -1,6 +1,6 @@
-"""How a release names its task: the kind of answer, and the numbers that comparing two answers needs.
+"""A release's name of its task: the kind of answer, and the numbers that comparing two answers needs.
 
-What a task means is code (`fleet.tasks`); this is what is signed. A release of 0.1 names none. It is a classification
+The meaning of a task is code (`fleet.tasks`); this part is signed. A release of 0.1 names none. It is a classification
 where it has class names, else nobody scores its answers.
 """
 
@@ -42,7 +42,7 @@ class TaskSpec(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def capability(name: str) -> str:
-    """What a release of this task requires of an agent; agents of 0.1 know classification."""
+    """Return the capability that a release of this task requires of an agent; agents of 0.1 know classification."""
     return f"task:{name}"
 
 

@@ -1,4 +1,4 @@
-"""What a model did on a device between two moments: counters, histograms, sketches and pairs (MessagePack)."""
+"""A model's telemetry on a device between two moments: counters, histograms, sketches and pairs (MessagePack)."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class QuantileData(Struct, frozen=True, kw_only=True):
 
 
 class InputSummary(Struct, frozen=True, kw_only=True):
-    """What one input held in the rows that a window drew; see `fleet.protocol.figures`.
+    """The values of one input in the rows that a window drew; see `fleet.protocol.figures`.
 
     `nan` and `infinite` count the rows with any. `refused` counts requests that were refused for such (as not `rows`
     do), by the place of the number in its row, "" where the input has many. `figures` is float32 little-endian (f, 8).

@@ -19,7 +19,7 @@ class Tensor(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def batched(self) -> bool:
-        """Whether the first axis counts rows of a batch."""
+        """True if the first axis counts rows of a batch."""
         return self.shape[:1] == (-1,)
 
     @property

@@ -22,7 +22,7 @@ _BITS_OF_LENGTH = 16.0  # so that a length varies about as much as a share's roo
 
 
 def text_numbers(rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """What a sketch reads of texts.
+    """Compute the numbers that a sketch reads of texts.
 
     Args:
         rows: (n, …) texts, bytes or str; one example may hold several.

@@ -20,7 +20,11 @@ PARAMETER = "classification"
 
 
 def class_count(parameters: Mapping[str, Any], output: str) -> int:
-    """How many classes the parameters of an output ask for; 0 for none. Raises MalformedError for what is no number."""
+    """Return the number of classes that the parameters of an output ask for; 0 for none.
+
+    Raises:
+        MalformedError: the parameter is no number of classes.
+    """
     count = parameters.get(PARAMETER, 0)
     if type(count) is not int or count < 0:
         raise MalformedError(

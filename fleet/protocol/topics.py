@@ -27,7 +27,7 @@ Leaf = Literal["status", "report", "telemetry"]
 
 
 class Uplink(Struct, frozen=True):
-    """Who published, and what."""
+    """The publisher of a message, and its kind."""
 
     device_id: str
     leaf: Leaf
@@ -39,27 +39,27 @@ def shard(device_id: str) -> str:
 
 
 def notify(channel: str, prefix: str = PREFIX) -> str:
-    """Where the hub says that a channel has a new version."""
+    """Return the topic on which the hub announces a new version of a channel."""
     return f"{prefix}/channels/{check_name(channel, 'channel')}/notify"
 
 
 def command(device_id: str, prefix: str = PREFIX) -> str:
-    """Where the hub speaks to one device."""
+    """Return the topic on which the hub speaks to one device."""
     return f"{prefix}/down/{check_name(device_id, 'device')}/cmd"
 
 
 def uplink(device_id: str, leaf: Leaf, prefix: str = PREFIX) -> str:
-    """Where a device publishes."""
+    """Return the topic on which a device publishes."""
     return f"{prefix}/up/{shard(device_id)}/{check_name(device_id, 'device')}/{leaf}"
 
 
 def events(prefix: str = PREFIX) -> str:
-    """What the hub tells of events under, at a broker of the operator's own: one level follows, the event's kind."""
+    """Return the topic of the hub's events, at a broker of the operator's own: one level follows, the event's kind."""
     return f"{prefix}/events"
 
 
 def is_of_devices(topic: str, prefix: str = PREFIX) -> bool:
-    """Whether hub and devices speak to each other under a topic."""
+    """Tell whether hub and devices speak to each other under a topic."""
     return any(f"{topic}/".startswith(f"{prefix}/{side}/") for side in ("channels", "down", "up"))
 
 

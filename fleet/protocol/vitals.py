@@ -1,4 +1,4 @@
-"""How the machine below an agent does: a few numbers that a heartbeat carries. Pure."""
+"""The load of the machine below an agent: a few numbers that a heartbeat carries. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
 
 
 class Vitals(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a machine tells of itself; what it does not tell is missing.
+    """A machine's numbers; one that it cannot tell is missing.
 
     `cpu` is the busy share of all its cores, in [0, 1], since the reading before. `memory` and `disk` are bytes in
     all, `memory_free` and `disk_free` what programs can have of them; the disk is that of the agent's directory.

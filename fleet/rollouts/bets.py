@@ -21,7 +21,8 @@ LARGEST = 1e12  # what an e-value is reported as at most
 
 
 def harm_gains(only_old: Counts, only_new: Counts) -> Floats:
-    """What each device gains in the bets against "the new release wins at least half of the discordant pairs".
+    """Compute the gains of each device in the bets against "the new release wins at least half of the discordant
+    pairs".
 
     Args:
         only_old, only_new: (…, devices) counts.
@@ -33,7 +34,8 @@ def harm_gains(only_old: Counts, only_new: Counts) -> Floats:
 
 
 def health_gains(only_old: Counts, only_new: Counts, same: Counts, margin: float) -> Floats:
-    """What each device gains in the bets against "the share only_old - only_new of all pairs is at least `margin`".
+    """Compute the gains of each device in the bets against "the share only_old - only_new of all pairs is at least
+    `margin`".
 
     Args:
         only_old, only_new, same: (…, devices) counts; `same` are pairs both right or both wrong.
@@ -51,7 +53,7 @@ def health_gains(only_old: Counts, only_new: Counts, same: Counts, margin: float
 
 
 def excess_gains(differ: Counts, same: Counts, margin: float) -> Floats:
-    """What each device gains in the bets against "the share `differ` of all inputs is at most `margin`".
+    """Compute the gains of each device in the bets against "the share `differ` of all inputs is at most `margin`".
 
     Args:
         differ, same: (…, devices) counts.
@@ -64,7 +66,7 @@ def excess_gains(differ: Counts, same: Counts, margin: float) -> Floats:
 
 
 class Bets(NamedTuple):
-    """What devices gain, as `harm_gains` and `health_gains` say it, and the largest logarithm that one of them brings,
+    """The bets of devices, as in `harm_gains` and `health_gains`, and the largest logarithm that one of them brings,
     however many there are (None: as `weigh` has it)."""
 
     harm: Callable[[Counts, Counts], Floats]

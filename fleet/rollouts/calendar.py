@@ -50,13 +50,13 @@ class Span(Struct, frozen=True):
 
 
 class Calendar(Struct, frozen=True):
-    """When a window is open; without `spans` always."""
+    """The hours in which a window is open; without `spans` always."""
 
     spans: tuple[Span, ...] = ()
     zone: str = "UTC"
 
     def is_open(self, at: float) -> bool:
-        """Whether it is open then."""
+        """Tell whether it is open at a moment."""
         return not self.spans or self.next_opening(at).opens <= at
 
     def next_opening(self, at: float) -> Opening:

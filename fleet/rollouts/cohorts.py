@@ -1,4 +1,4 @@
-"""Which devices a stage holds: drawing the salt of a rollout.
+"""The devices of a stage: draws the salt of a rollout.
 
 A salt decides every cohort (`fleet.protocol.resolve.in_cohort`). Left to chance, a stage of 10 % of
 five devices is empty more often than not, so salts are drawn until the stage counts fit the plan.
@@ -25,7 +25,7 @@ def stage_of(salt: str, device_id: str, shares_ppm: Sequence[int]) -> int | None
 
 
 def counts(salt: str, device_ids: Collection[str], shares_ppm: Sequence[int]) -> tuple[int, ...]:
-    """How many of the devices each stage's cohort holds; cohorts are cumulative."""
+    """Count the devices that each stage's cohort holds; cohorts are cumulative."""
     places = sorted(cohort_place(salt, device_id) for device_id in device_ids)
     return tuple(bisect_left(places, share) for share in shares_ppm)
 
@@ -78,7 +78,7 @@ def draw_salt(
 
 
 def planned_counts(devices: int, shares_ppm: Sequence[int]) -> tuple[int, ...]:
-    """How many of so many devices each stage's cohort should hold; salts are drawn to come near."""
+    """Return how many of so many devices each stage's cohort should hold; salts are drawn to come near."""
     wanted = []
     for share in shares_ppm:
         most = devices if share == MILLION or devices < 2 else devices - 1

@@ -62,7 +62,7 @@ class Table(NamedTuple):
     health: Floats
 
     def reason(self, at: int) -> str:
-        """Why a device fails."""
+        """Return why a device fails."""
         return self.texts[int(self.order[at])][0]
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with a rollout.
+"""The faults of a rollout's plan, policy and events.
 
 RolloutError
  ├── PlanError         stages or devices that make no plan

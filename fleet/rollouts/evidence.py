@@ -191,7 +191,16 @@ def weigh(
     devices: int = 1,
     bets: Bets | None = None,
 ) -> PairedEvidence:
-    """What the pairs prove; `devices` is how many could have brought some, `margin` and `bets` are those of `found`."""
+    """Weigh the pairs, and return what they prove.
+
+    Args:
+        found: the counts of each device's pairs.
+        margin: net loss per request that is no longer tolerable, as in `found`.
+        harm_alpha: chance of a false proof of harm, in (0, 1).
+        health_alpha: chance of a false proof of health, in (0, 1).
+        devices: devices that could have brought pairs.
+        bets: those of `found`; None for an auditor's.
+    """
     bets = bets or AUDITED
     if not found.names:
         return PairedEvidence(repeats=found.repeats, unnamed=found.unnamed, seen_on=found.seen_on)

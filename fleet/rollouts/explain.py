@@ -1,4 +1,5 @@
-"""Why a device runs what it runs of a model, in words; the release is `resolve`'s, which devices ask themselves."""
+"""The reason for which a device runs its release of a model, in words; the release is `resolve`'s, which devices ask
+themselves."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ class HeldTo(Struct, frozen=True, kw_only=True):
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """What is known of the device for one model: its opaque groups, an operator's pin, what it has committed."""
+    """The facts about a device for one model: its opaque groups, an operator's pin, the release that it has
+    committed."""
 
     device_id: str
     groups: frozenset[str] = frozenset()
@@ -40,7 +42,7 @@ class Explained(Struct, frozen=True, kw_only=True):
 
 
 def explain(channel: Channel, model: str, device: Standing, labels: Mapping[str, str]) -> Explained:
-    """Why; `model` is on the channel.
+    """Explain the release that a device should run; `model` is on the channel.
 
     Args:
         labels: the label `key=value` of each group, where it is known.
@@ -71,7 +73,7 @@ def explain(channel: Channel, model: str, device: Standing, labels: Mapping[str,
 
 
 def _outside(rollout: RolloutRef, device: Standing) -> str:
-    """Why the device is not in the cohort."""
+    """Return why the device is not in the cohort."""
     if rollout.shadow is not None:
         return f"rollout {rollout.id} is at its shadow stage, which serves nobody release {rollout.release}"
     if rollout.groups and not device.groups.intersection(rollout.groups):

@@ -1,4 +1,4 @@
-"""What is known about a rollout's devices, and how they stand by assignment."""
+"""The facts about a rollout's devices, and their standing by assignment."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class DeviceFact(Struct, frozen=True, kw_only=True):
 
 
 class RolloutFacts(Struct, frozen=True, kw_only=True):
-    """What is known now. `cohort` are the devices that `resolve` assigns to the rollout at the
-    current share, `control` the others in its scope. `left` have met the release in this attempt and are in neither any
-    more: pinned, relabelled, moved or revoked; what they showed stays. `withdrawn` says why the release may no longer
-    run (halts), `superseded` that somebody else changed the channel's default (aborts). Until `deaf_until` (0: never)
-    nobody could hear any device, so that its silence says nothing. `matched` are outcomes of both releases, where the
-    policy asks for them; `mute` says why no audited pair can come, where that is known."""
+    """The facts of this moment. `cohort` are the devices that `resolve` assigns to the rollout at the current share,
+    `control` the others in its scope. `left` have met the release in this attempt and are in neither any more: pinned,
+    relabelled, moved or revoked; their evidence stays. `withdrawn` says why the release may no longer run (halts),
+    `superseded` that somebody else changed the channel's default (aborts). Until `deaf_until` (0: never) nobody could
+    hear any device, so that its silence says nothing. `matched` are outcomes of both releases, where the policy asks
+    for them; `mute` says why no audited pair can come, where that is known."""
 
     cohort: tuple[DeviceFact, ...] = ()
     control: tuple[DeviceFact, ...] = ()
@@ -78,7 +78,8 @@ class RolloutFacts(Struct, frozen=True, kw_only=True):
         return len(self.cohort) + len(self.control)
 
     def places(self, salt: str, least: int, below: int) -> Sequence[int]:
-        """Where those lie, of at least `least` and below `below` parts per million, that a larger share takes in."""
+        """Return the places, from `least` up to `below` parts per million, of the devices that a larger share would
+        take in."""
         found = (cohort_place(salt, fact.device_id) for fact in self.control)
         return sorted(place for place in found if least <= place < below)
 
@@ -104,7 +105,7 @@ class RolloutFacts(Struct, frozen=True, kw_only=True):
 
 
 class Joined(Struct, frozen=True, kw_only=True):
-    """When devices were assigned to the arms of a rollout's attempt.
+    """The moments at which devices were assigned to the arms of a rollout's attempt.
 
     The devices below a share, and not below the one before, were assigned at its time; those beyond the last time, at
     that. The control has been watched since `started_at`. `closed` are the hours in which nobody's silence counts.
@@ -117,7 +118,7 @@ class Joined(Struct, frozen=True, kw_only=True):
     closed: tuple[Opening, ...] = ()
 
     def __call__(self, fact: DeviceFact) -> float:
-        """When a device of the cohort was assigned to it."""
+        """Return the moment at which a device of the cohort was assigned to it."""
         if not self.times:
             return self.started_at
         at, last = stage_of(self.salt, fact.device_id, self.shares_ppm), len(self.times) - 1
@@ -125,7 +126,7 @@ class Joined(Struct, frozen=True, kw_only=True):
 
 
 class Known(Protocol):
-    """What a step has to know of the devices: `RolloutFacts`, or the same in columns."""
+    """The facts about the devices that a step needs: `RolloutFacts`, or the same in columns."""
 
     @property
     def withdrawn(self) -> str: ...
@@ -165,7 +166,7 @@ class Known(Protocol):
 
 
 def heard_for(deaf_until: float, least_s: float, now: float) -> bool:
-    """Whether devices could be heard for long enough that who is silent is known."""
+    """Tell whether devices could be heard for long enough that a silent one is known as such."""
     return deaf_until <= 0.0 or now - deaf_until >= least_s
 
 
@@ -177,7 +178,7 @@ def standing(
     deaf_until: float = 0.0,
     closed: Sequence[Opening] = (),
 ) -> Standing:
-    """How a device stands that was assigned to its arm at `joined`.
+    """Return the standing of a device that was assigned to its arm at `joined`.
 
     One that has not been heard since well before that is `away`: it has not met the release and says
     nothing about it. One that was alive then and is not heard any more, for longer than is its habit, is `silent`: a
@@ -216,7 +217,7 @@ def _was_silent(fact: DeviceFact, since: float) -> bool:
 
 
 def latencies(facts: RolloutFacts) -> tuple[ClassLatency, ...]:
-    """What the cohort measured of the release, per hardware class; devices that failed are left out."""
+    """Summarise the cohort's measurements of the release, per hardware class; devices that failed are left out."""
     measured: dict[str, list[float]] = {}
     for fact in facts.cohort:
         if fact.p95_us is not None and not fact.failed:

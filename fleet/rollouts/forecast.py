@@ -1,7 +1,7 @@
-"""What a rollout will take, said beforehand: devices, distinct inputs and time of each stage, and what it lacks.
+"""A forecast of a rollout: devices, distinct inputs and time of each stage, and the conditions that it lacks.
 
-A rollout that could never finish has `blockers`, each with what to add; `create` refuses it by the same computation.
-`notes` are what an operator should know and may accept. Times are what the measured traffic makes likely, no promise.
+A rollout that could never finish has `blockers`, each with its remedy; `create` refuses it by the same computation.
+`notes` are facts that an operator should know and may accept. Times are likely by the measured traffic, no promise.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class StageForecast(Struct, frozen=True, kw_only=True):
 
 
 class Blocker(Struct, frozen=True, kw_only=True):
-    """Why the rollout could never finish, and what to add."""
+    """A reason for which the rollout could never finish, and its remedy."""
 
     what: str
     add: str
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
-    """What a rollout will take; `goal` is what "healthy" will mean, `pairs` how many `unit` a verdict takes on the
-    first stage. `timetable` says what the schedule alone takes, None without one; `seconds` begin with the
+    """The course that a rollout will take; `goal` is the meaning of "healthy", `pairs` how many `unit` a verdict takes
+    on the first stage. `timetable` holds the times by the schedule alone, None without one; `seconds` begin with the
     first order and include it. `shadow`: the stage before the others, if there is one (`shadow_forecast`)."""
 
     goal: str
@@ -67,19 +67,23 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
     @property
     def endless(self) -> str:
-        """Why it could never finish, in one sentence; empty when it can."""
+        """The reason for which it could never finish, in one sentence; empty when it can."""
         return "; ".join(blocker.what for blocker in self.blockers)
 
     @property
     def add(self) -> str:
-        """What to add to one that could never finish."""
+        """The additions that one which could never finish needs."""
         return "; ".join(dict.fromkeys(blocker.add for blocker in self.blockers))
 
 
 def forecast(
     policy: GuardPolicy, stages: tuple[Stage, ...], at: Situation, schedule: Schedule | None = None
 ) -> Forecast:
-    """What the rollout will take; PlanError for a schedule that cannot be read."""
+    """Forecast the rollout; without a `schedule` each stage is ordered at once.
+
+    Raises:
+        PlanError: the schedule cannot be read.
+    """
     counts = planned_counts(at.scope.free, [stage.share_ppm for stage in stages])
     needed = list(_pairs(policy, at.scope.free, counts))
     found = tuple(_stages(policy, stages, at, counts, needed))
@@ -111,7 +115,7 @@ def forecast(
 
 
 def _late(schedule: Schedule, table: Timetable) -> Iterator[Blocker]:
-    """Why the schedule could never be kept."""
+    """Yield why the schedule could never be kept."""
     if table.ends_at is None:
         what = "to order all of its devices would take more than ten years"
         yield Blocker(what=what, add="a higher rate, or a wider window")
@@ -130,7 +134,7 @@ def _late(schedule: Schedule, table: Timetable) -> Iterator[Blocker]:
 
 
 def _paced(schedule: Schedule, table: Timetable, at: Situation, seconds: float | None) -> Iterator[str]:
-    """What an operator should know of the schedule."""
+    """Yield the facts that an operator should know of the schedule."""
     if schedule.paces and at.scope.outside:
         some = f"{at.scope.outside} {_devices(at.scope.outside)} outside of the groups"
         yield f"when it finishes, the release is the channel's default, and {some} get it at once"
@@ -142,7 +146,7 @@ def _paced(schedule: Schedule, table: Timetable, at: Situation, seconds: float |
 
 
 def _pairs(policy: GuardPolicy, free: int, counts: tuple[int, ...]) -> Iterator[int | None]:
-    """How many pairs show a stage to be healthy, stage by stage."""
+    """Yield the number of pairs that show a stage to be healthy, stage by stage."""
     most, margin, alpha = 0, policy.margin, policy.alpha
     for count in counts:
         devices = count
@@ -182,7 +186,7 @@ def _stages(
 
 
 def _matched_per_s(policy: GuardPolicy, at: Situation, devices: int) -> float:
-    """How many pairs of both releases there are in a second: each takes one of either."""
+    """Return the pairs of both releases that come in a second: each takes an outcome of either."""
     fewer = min(devices, at.scope.free - devices)
     if policy.evidence == "labels":
         return at.traffic.labelled / DAY_S * fewer / max(1, at.scope.free)
@@ -209,7 +213,7 @@ def _evidence(policy: GuardPolicy, at: Situation, stages: tuple[StageForecast, .
 
 
 def _comparable(scope: Scope, stage: StageForecast) -> bool:
-    """Whether some hardware class has enough devices in both arms, as it is spread on average."""
+    """Tell whether some hardware class has enough devices in both arms, as it is spread on average."""
     share = stage.devices / scope.free if scope.free else 0.0
     return any(min(count * share, count * (1 - share)) >= MIN_ARM for count in scope.hardware.values())
 
@@ -252,7 +256,7 @@ def _blockers(
 def _unmatched(
     policy: GuardPolicy, at: Situation, counts: tuple[int, ...], needed: list[int | None]
 ) -> Iterator[Blocker]:
-    """Why labels, or signals, could never show anything."""
+    """Yield why labels, or signals, could never show anything."""
     command = f"fleet channel set {at.channel} --model {at.model}"
     labels = policy.evidence == "labels"
     if not labels and not at.traffic.requests:

@@ -32,7 +32,7 @@ Judgement = Literal["healthy", "harmful", "not-enough-evidence"]
 
 
 class ClassLatency(Struct, frozen=True, kw_only=True):
-    """What `devices` of one hardware class measured of the release: the median of their p95 (µs)."""
+    """The measurement of the release by `devices` of one hardware class: the median of their p95 (µs)."""
 
     hardware: str
     devices: int
@@ -40,7 +40,7 @@ class ClassLatency(Struct, frozen=True, kw_only=True):
 
 
 class Failures(Struct, frozen=True, kw_only=True):
-    """How many devices failed for a reason (`silent`: they are not heard any more), and one of them."""
+    """The number of devices that failed for a reason (`silent`: they are not heard any more), and one of them."""
 
     reason: str
     devices: int
@@ -67,7 +67,7 @@ class CohortHealth(Struct, frozen=True, kw_only=True):
 
     @property
     def in_words(self) -> str:
-        """How many failed, of them silent, why, and which for example."""
+        """The failures in words: their number, those of them that are silent, the reasons, and an example."""
         silent = f", {self.silent} of them silent" if self.silent else ""
         why = f" ({', '.join(self.reasons)})" if self.reasons else ""
         such = f", such as {', '.join(self.examples)}" if self.examples and self.present > 1 else ""
@@ -145,7 +145,7 @@ def judge(
 def _weighed(
     policy: GuardPolicy, pairs: Mapping[str, Pairs] | Counted | Matched, assigned: int
 ) -> tuple[PairedEvidence, str]:
-    """What the pairs prove, and what was outside of habit, in words."""
+    """Weigh the pairs; return what they prove, and the windows outside of habit, in words."""
     bets = MATCHED if policy.matches else AUDITED
     weigh = partial(
         evidence.weigh, margin=policy.margin, harm_alpha=policy.alpha / 2, health_alpha=policy.alpha, bets=bets
@@ -164,7 +164,7 @@ def _harm(
     installs: InstallEvidence,
     assigned: int,
 ) -> str:
-    """Why the release is harmful, or an empty string."""
+    """Return why the release is harmful, or an empty string."""
     harm_alpha = policy.alpha / 2
     said = cohort.failed - cohort.silent  # by the devices themselves
     if said > policy.max_install_failures * (cohort.present + cohort.resting) and said >= min(2, assigned):
@@ -202,7 +202,7 @@ def _lack(
     latencies: tuple[ClassLatency, ...],
     assigned: int,
 ) -> str:
-    """Which evidence is missing, or an empty string."""
+    """Return the evidence that is missing, or an empty string."""
     if cohort.present == 0:
         return f"no device of the cohort is reachable{_resting(cohort)}"
     if cohort.failed > policy.max_install_failures * cohort.present:
@@ -251,7 +251,7 @@ def _most(paired: PairedEvidence) -> str:
 
 
 def _left_out(paired: PairedEvidence) -> str:
-    """Which pairs are no evidence, in words; empty where all are."""
+    """Return the pairs that are no evidence, in words; empty where all are."""
     found = [f"{paired.repeats} are repeats of an input"] * bool(paired.repeats)
     if paired.unnamed:
         found.append(f"{paired.unnamed} are of agents that do not tell repeats (update them)")

@@ -1,4 +1,4 @@
-"""What an operator tolerates of a rollout: the bounds that the guard judges by. Pure."""
+"""An operator's tolerance of a rollout: the bounds that the guard judges by. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_ALPHA = 1e-9  # e-values end at `bets.LARGEST`: a proof that lies beyond w
 
 
 class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an operator tolerates.
+    """An operator's tolerance of a rollout.
 
     `alpha` bounds the chance of a false halt and, separately, of a false all-clear. `margin` is the
     net loss (requests only the old release got right, less those only the new one did, over all
@@ -52,7 +52,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def goal(self) -> str:
-        """What "healthy" means under this policy, in words."""
+        """The meaning of "healthy" under this policy, in words."""
         if self.evidence == "install":
             return f"at most {100 * self.max_install_failures:g} % of the devices fail; answers are not judged"
         if self.evidence == "signals":
@@ -62,22 +62,23 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def pairs(self) -> str:
-        """What its pairs are, in words."""
+        """The name of its pairs, in words."""
         return {"labels": "matched labels", "signals": "matched windows"}.get(self.evidence, "audited pairs")
 
     @property
     def good(self) -> str:
-        """What one of a pair is that speaks for a release, in words."""
+        """The outcome of one of a pair that speaks for a release, in words."""
         return "within habit" if self.evidence == "signals" else "right"
 
     @property
     def least_devices(self) -> int:
-        """How many devices of each release must bring matched pairs before they can show harm, and so health."""
+        """The number of devices of each release that must bring matched pairs before they can show harm, and
+        so health."""
         return math.ceil(math.log(2 / self.alpha) / FAIR)
 
     @property
     def matches(self) -> bool:
-        """Whether its pairs are those of two devices, of which one serves the old release."""
+        """True if its pairs are those of two devices, of which one serves the old release."""
         return self.evidence in ("labels", "signals")
 
 

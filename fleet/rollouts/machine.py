@@ -121,7 +121,7 @@ def _grown(plan: Plan, decision: Decision, facts: Known, now: float) -> Decision
 
 
 def _odd(plan: Plan, before: GuardVerdict | None, verdict: GuardVerdict) -> tuple[Event, ...]:
-    """What is said of devices that alone show harm now: each is judged by itself, and decides for no other."""
+    """Return an event for each device that alone shows harm now: each is judged by itself, and decides for no other."""
     known = before.paired.odd if before is not None else ()
     fresh = [device for device in verdict.paired.odd if device not in known][:MOST_ODD]
     stay = f"keep it on the release before: fleet device set DEVICE --pin {plan.model}={plan.from_release}"
@@ -129,7 +129,7 @@ def _odd(plan: Plan, before: GuardVerdict | None, verdict: GuardVerdict) -> tupl
 
 
 def _after(plan: Plan, progress: Progress, policy: GuardPolicy, now: float, *, heard: bool) -> Decision:
-    """What follows from the verdict that `progress` holds; only harm, where devices were not `heard` for a while."""
+    """Decide by the verdict that `progress` holds; only harm counts where devices were not `heard` for a while."""
     verdict = progress.verdict
     assert verdict is not None
     if verdict.judgement == "harmful":
@@ -170,7 +170,7 @@ def newly_silent(plan: Plan, progress: Progress, facts: Known | ShadowFacts, now
 
 
 def joined(plan: Plan, progress: Progress, now: float) -> Joined:
-    """When devices were assigned to the rollout's attempt."""
+    """Return when devices were assigned to the rollout's attempt."""
     told = _until(progress, now)
     shares, times = plan.shares_ppm, told.stage_times
     if told.ordered is not None:

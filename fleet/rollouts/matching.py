@@ -40,7 +40,7 @@ DIFFER = 0.2  # of such pairs differ though both releases are as good: one in ni
 
 
 class JudgedAnswer(NamedTuple):
-    """What became of one answer of a device: was it right?"""
+    """One answer of a device, and whether it was right."""
 
     device: str
     right: bool

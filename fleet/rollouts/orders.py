@@ -1,4 +1,4 @@
-"""What an operator may order of a rollout: pause, resume, retry, approve, promote, abort. Pure."""
+"""An operator's orders to a rollout: pause, resume, retry, approve, promote, abort. Pure."""
 
 from __future__ import annotations
 

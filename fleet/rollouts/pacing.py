@@ -1,4 +1,5 @@
-"""What a rollout's schedule lets happen now: when it begins, what is ordered, and why nothing is."""
+"""The pace of a rollout by its schedule: its beginning, the orders that are due now, and the reasons for which none
+are."""
 
 from __future__ import annotations
 
@@ -28,17 +29,17 @@ def beginning(plan: Plan, now: float) -> Progress:
 
 
 def is_early(plan: Plan, now: float) -> bool:
-    """Whether its start time is still to come, also of one that began by a clock that was ahead."""
+    """Tell whether its start time is still to come, also for one that began by a clock that was ahead."""
     return plan.schedule is not None and plan.schedule.start_at is not None and now < plan.schedule.start_at
 
 
 def is_open(plan: Plan, now: float) -> bool:
-    """Whether its window is open."""
+    """Tell whether its window is open."""
     return plan.schedule is None or (not is_early(plan, now) and schedule.open_now(plan.schedule, now))
 
 
 def has_expired(plan: Plan, now: float) -> str:
-    """Why it is over, in words; empty when it is not."""
+    """Return why it is over, in words; empty when it is not."""
     asked = plan.schedule
     if asked is None or asked.expires_at is None or now < asked.expires_at:
         return ""
@@ -67,7 +68,7 @@ def closed_hours(plan: Plan, started_at: float, now: float) -> tuple[Opening, ..
 
 
 def _before_s(plan: Plan) -> float:
-    """How long before the attempt a device may have been heard last that is silent by now."""
+    """Return how many seconds before the attempt a device may have been heard last that is silent by now."""
     try:
         silent_after_s = load_policy(plan.policy).silent_after_s
     except PolicyError:
@@ -117,7 +118,8 @@ def spread_s(plan: Plan, progress: Progress, devices: int) -> int:
 
 
 def waits(plan: Plan, progress: Progress, now: float) -> str:
-    """Why nothing is ordered now, or what is going on; empty when the schedule has nothing to do with it."""
+    """Return why nothing is ordered now, or the pace of the orders; empty when the schedule has nothing to do
+    with it."""
     asked = plan.schedule
     if asked is None or progress.state in ENDED or progress.state == "paused":
         return ""

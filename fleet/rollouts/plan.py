@@ -1,4 +1,4 @@
-"""What a rollout is: its plan, where it stands, and what is decided about it; `machine` decides."""
+"""A rollout's values: its plan, its progress, and the decisions about it; `machine` decides."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ ENDED: frozenset[str] = frozenset(("finished", "halted", "aborted"))
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What was asked for; never changes. `policy` is a `GuardPolicy` as a document, so that one
-    that a newer hub wrote is read again, and refused, at every step. Without a `schedule` each stage is ordered at
-    once. With `shadow`, a stage in which nobody is served the release comes before the others."""
+    """The plan that was asked for; it never changes. `policy` is a `GuardPolicy` as a document, so that one that a
+    newer hub wrote is read again, and refused, at every step. Without a `schedule` each stage is ordered at once. With
+    `shadow`, a stage in which nobody is served the release comes before the others."""
 
     id: str
     model: str
@@ -44,12 +44,12 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """Where a rollout stands. `stage` counts from 0; `stage_times` holds when each stage that was
-    entered began; `exposed` is the largest cohort by assignment so far; `approved` is how many stages an operator has
+    """The progress of a rollout. `stage` counts from 0; `stage_times` are the moments at which the stages entered so
+    far began; `exposed` is the largest cohort by assignment so far; `approved` is how many stages an operator has
     approved; `awaits_approval` says that it holds for nothing else; `begun` is false until its start time comes;
-    `ordered` is what a schedule has let through so far, None where each stage is ordered at once; times are Unix
-    seconds. While `shadowing`, the first stage has not begun, and `shadow` is the judgement that counts; it stays what
-    it was when the stage ended."""
+    `ordered` is the share that a schedule has let through so far, None where each stage is ordered at once; times are
+    Unix seconds. While `shadowing`, the first stage has not begun, and `shadow` is the judgement that counts; it keeps
+    its value when the stage ends."""
 
     state: State = "running"
     stage: int = 0
@@ -136,5 +136,5 @@ def share_of(plan: Plan, progress: Progress) -> int:
 
 
 def all_ordered(plan: Plan, progress: Progress) -> bool:
-    """Whether the whole stage has its orders."""
+    """Tell whether the whole stage has its orders."""
     return share_of(plan, progress) >= plan.stages[progress.stage].share_ppm

@@ -1,4 +1,5 @@
-"""How many distinct audited inputs a verdict takes, computed by playing rollouts through the guard's own bets.
+"""The number of distinct audited inputs that a verdict takes, computed by playing rollouts through the guard's own
+bets.
 
 Two releases are played many times over: one that loses nothing, and one that loses the margin. Both differ from the
 release before on `DIFFER` of the inputs besides. The number is the smallest that judges the first healthy, and stops

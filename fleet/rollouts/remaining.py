@@ -1,4 +1,4 @@
-"""What a live rollout's verdict still takes, from what it has brought so far."""
+"""The pairs and the time that a live rollout's verdict still takes, by its progress so far."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Remaining(Struct, frozen=True, kw_only=True):
 
 
 def remaining(plan: Plan, progress: Progress, now: float) -> Remaining | None:
-    """What the stage's verdict still takes; None where it does not rest on pairs, or nothing was judged yet."""
+    """Return what the stage's verdict still takes; None where it does not rest on pairs, or nothing was judged yet."""
     try:
         policy = load_policy(plan.policy)
     except PolicyError:

@@ -1,6 +1,6 @@
-"""When a rollout may order the release on devices, and on how many of them in a minute.
+"""A rollout's schedule: the hours in which it may order the release on devices, and how many of them in a minute.
 
-An order is a share of the channel that a device falls below: what is ordered grows within a stage, in steps of a
+An order is a share of the channel that a device falls below: the ordered share grows within a stage, in steps of a
 minute, while the rollout runs and its window is open. Fleets of more than `LOOKS_PER_S` devices for each second of a
 step are stepped less often, by as many more at a time, because every device looks at each step.
 
@@ -44,8 +44,8 @@ class Rate(Struct, frozen=True, kw_only=True):
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
-    """What an operator has asked for: Unix seconds before which nothing is ordered and at which the rollout is over if
-    it has not finished, the window (see `calendar`) in the local time of a zone, and the rate."""
+    """An operator's schedule: Unix seconds before which nothing is ordered and at which the rollout is over if it has
+    not finished, the window (see `calendar`) in the local time of a zone, and the rate."""
 
     start_at: float | None = None
     expires_at: float | None = None
@@ -55,24 +55,24 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
     @property
     def calendar(self) -> Calendar:
-        """When the window is open; PlanError where this hub cannot read it."""
+        """The hours in which the window is open; PlanError where this hub cannot read it."""
         return parse_window(self.window, self.time_zone)
 
     @property
     def paces(self) -> bool:
-        """Whether orders have to wait for anything."""
+        """True if orders have to wait for anything."""
         return bool(self.window) or self.rate is not None or self.start_at is not None
 
 
 class Wave(Struct, frozen=True, kw_only=True):
-    """What was ordered at a time: the devices below `share_ppm` and above the wave before."""
+    """The devices that were ordered at a time: those below `share_ppm` and above the wave before."""
 
     share_ppm: int
     at: float
 
 
 class Ordered(Struct, frozen=True, kw_only=True):
-    """What has been ordered in the attempt.
+    """The orders of the attempt so far.
 
     `at` is when devices were ordered last, `credit` the part of a device that the rate allowed then and that was left,
     negative where more had to be ordered at once. `waves` are kept for when devices were asked to join.
@@ -119,7 +119,7 @@ def _said(schedule: Schedule, at: float) -> str:
 
 
 def open_now(schedule: Schedule, now: float) -> bool:
-    """Whether the window is open; one that this hub cannot read stays closed."""
+    """Tell whether the window is open; one that this hub cannot read stays closed."""
     try:
         return schedule.calendar.is_open(now)
     except PlanError:
@@ -132,7 +132,8 @@ def step_s(devices: int) -> float:
 
 
 class RolloutPace(Struct, frozen=True, kw_only=True):
-    """What bounds the orders of a step: devices per minute, seconds between two steps, and when the window is open."""
+    """The bounds on the orders of a step: devices per minute, seconds between two steps, and the hours of the
+    window."""
 
     per_minute: float
     step_s: float
@@ -140,7 +141,7 @@ class RolloutPace(Struct, frozen=True, kw_only=True):
 
 
 def due(ordered: Ordered, pace: RolloutPace, now: float) -> bool:
-    """Whether it is time for the next step."""
+    """Tell whether it is time for the next step."""
     return ordered.at is None or now - ordered.at >= pace.step_s
 
 
@@ -192,7 +193,7 @@ def until(ordered: Ordered, now: float) -> Ordered:
 
 
 def again(ordered: Ordered, tried: int, now: float) -> Ordered:
-    """What has been ordered when a new attempt asks as many devices again as have tried and failed: the rate pays for
+    """Return the orders of a new attempt that asks as many devices again as have tried and failed: the rate pays for
     them before it goes on."""
     waves = (Wave(share_ppm=ordered.share_ppm, at=now),) if ordered.share_ppm else ()
     return replace(ordered, waves=waves, at=now, credit=ordered.credit - tried)

@@ -27,9 +27,9 @@ MOST_INPUTS = 1_000_000
 
 
 class ShadowPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the stage asks for, all of it: at least `seconds`, `inputs` distinct ones on at least `devices` devices, and
-    proof, at the guard's confidence, that at least the share `agreement` of the answers is the same. Each device gives
-    it `cpu_share` of one processor core."""
+    """The conditions of the stage, all of which it asks for: at least `seconds`, `inputs` distinct ones on at least
+    `devices` devices, and proof, at the guard's confidence, that at least the share `agreement` of the answers is the
+    same. Each device gives it `cpu_share` of one processor core."""
 
     seconds: float = 0.0
     inputs: int = 100
@@ -43,12 +43,12 @@ class ShadowPlan(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return 1.0 - self.agreement
 
     def goal(self, alpha: float) -> str:
-        """What the stage shows when it ends, in words."""
+        """Return the result that the stage shows when it ends, in words."""
         return f"at least {100 * self.agreement:g} % of the answers are the same, at {100 * (1 - alpha):g} %"
 
 
 class ShadowSeen(Struct, frozen=True, kw_only=True):
-    """What one device has said in the attempt; see `fleet.protocol.shadow.ShadowCounts`. Of distinct inputs `agree` and
+    """One device's counts in the attempt; see `fleet.protocol.shadow.ShadowCounts`. Of distinct inputs `agree` and
     `differ` count those that no device had met before."""
 
     device_id: str
@@ -65,12 +65,12 @@ class ShadowSeen(Struct, frozen=True, kw_only=True):
 
     @property
     def against(self) -> str:
-        """What speaks against the release here, in a word."""
+        """The reason that speaks against the release here, in a word; empty where nothing does."""
         return self.reason if self.reason.startswith(BAD) else "non-finite" if self.non_finite else ""
 
 
 class ShadowFacts(Struct, frozen=True, kw_only=True):
-    """What is known of a shadow stage; `deaf_until`, `withdrawn` and `superseded` as in `facts.RolloutFacts`."""
+    """The facts about a shadow stage; `deaf_until`, `withdrawn` and `superseded` as in `facts.RolloutFacts`."""
 
     seen: tuple[ShadowSeen, ...] = ()
     deaf_until: float = 0.0
@@ -104,7 +104,7 @@ class ShadowVerdict(Struct, frozen=True, kw_only=True):
 
 
 class ShadowForecast(Struct, frozen=True, kw_only=True):
-    """What the stage takes: at least `seconds`, and `inputs` distinct ones where every answer is the same (more where
+    """The needs of the stage: at least `seconds`, and `inputs` distinct ones where every answer is the same (more where
     some differ); `devices` can do it, the agents of `unable` ones cannot, and prove nothing."""
 
     goal: str
@@ -197,7 +197,7 @@ def _sums(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], wei
 
 
 def _harm(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict) -> str:
-    """Why the release is harmful, or an empty string. One device of several decides nothing."""
+    """Return why the release is harmful, or an empty string. One device of several decides nothing."""
     against = sum(one.devices for one in found.against)
     if against >= min(2, plan.devices) and _too_many(policy, found):
         return f"{_devices(against)} speak against the release: {_in_words(found.against)}"
@@ -211,7 +211,7 @@ def _harm(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict) -> str:
 
 
 def _lack(plan: ShadowPlan, policy: GuardPolicy, found: ShadowVerdict, elapsed_s: float) -> str:
-    """Which evidence is missing, or an empty string."""
+    """Return the evidence that is missing, or an empty string."""
     missing = _missing(plan, policy, found)
     if not missing and elapsed_s < plan.seconds:
         missing = f"{elapsed_s:.0f} s of {plan.seconds:g} s"

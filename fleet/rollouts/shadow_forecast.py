@@ -1,4 +1,4 @@
-"""What a shadow stage will take, said beforehand; part of a rollout's forecast."""
+"""A forecast of a shadow stage; part of a rollout's forecast."""
 
 from __future__ import annotations
 

@@ -1,20 +1,19 @@
-"""What a release's own telemetry says of it: failures, latency and confidence, against each device's habit. Pure.
+"""Evidence from a release's own telemetry: failures, latency and confidence, against each device's habit. Pure.
 
-Nobody says here which answers are right. A window of a device is *worse* when it lies outside of what that device did
-itself under the release before: more of its requests failed or were refused, its slowest tenth took longer, or it was
+Nobody says here which answers are right. A window of a device is *worse* when it lies outside of that device's own
+habit under the release before: more of its requests failed or were refused, its slowest tenth took longer, or it was
 less sure. Devices differ, and hours do; so a device is held to its own habit, and the windows of the new release are
-matched with those that others send at the same time under the old one (`matching`). What is shown is that the new
-release has no more such windows than the old one, less a margin; that its answers are as right, is not.
+matched with those that others send at the same time under the old one (`matching`). The proof is that the new release
+has no more such windows than the old one, less a margin; it is no proof that its answers are as right.
 
-A device's first window after it has swapped says nothing of latency: what is loaded and compiled then is slow once, and
-no harm. What failed in it, and how sure it was, counts.
+A device's first window after it has swapped says nothing of latency: loading and compiling are slow once, and no harm.
+Its failures and its confidence count.
 
 A window that is never matched uses nothing up: devices report every minute, also while a rollout waits for its start,
 or soaks, for days. And each stage takes as much of a device as the one before.
 
 A habit is the worst of nineteen in twenty of a device's last windows before the first device was asked, with a
-tolerance. Such windows
-come without any change, too, as often in both arms: so the habit need not be exact.
+tolerance. Such windows come without any change, too, as often in both arms: so the habit need not be exact.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ class Signal(Struct, frozen=True, array_like=True):
 
 
 class Habit(Struct, frozen=True, array_like=True):
-    """What is usual for one device: `failed` and `slow` at most, `sure` at least."""
+    """The usual figures of one device: `failed` and `slow` at most, `sure` at least."""
 
     failed: float
     slow: float | None
@@ -69,10 +68,10 @@ class Habit(Struct, frozen=True, array_like=True):
 
 
 class State(Struct, kw_only=True):
-    """What was counted of an attempt: windows after the number `first`, up to `last`; of each device its habit, None of
-    one that has too few windows; outcomes that wait, how many of each device wait or are in a pair of this `stage`
-    (`counted`), and pairs as in `Matched`. `whys` says in what windows of each release were worse. `warm` are devices
-    whose first window of the new release is over."""
+    """The counts of an attempt: windows after the number `first`, up to `last`; of each device its habit, None of one
+    that has too few windows; outcomes that wait, how many of each device wait or are in a pair of this `stage`
+    (`counted`), and pairs as in `Matched`. `whys` counts the ways in which windows of each release were worse. `warm`
+    are devices whose first window of the new release is over."""
 
     first: int
     last: int
@@ -104,7 +103,7 @@ class State(Struct, kw_only=True):
 
 
 def signal_of(body: Mapping[str, Any]) -> Signal | None:
-    """What a window's document says; None where it had too few requests."""
+    """Read the signal of a window's document; None where it had too few requests."""
     counters = body.get("counters", {})
     requests = counters.get("requests", 0)
     if requests < REQUESTS:

@@ -1,4 +1,4 @@
-"""What is known before a rollout: its channel's devices, their traffic, and who cannot follow."""
+"""The facts before a rollout: its channel's devices, their traffic, and the devices that cannot follow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fleet.protocol.channel import Audit
 
 
 class ReportedTraffic(Struct, frozen=True, kw_only=True):
-    """What the channel's devices reported of the model in the last `hours` hours (0: nothing).
+    """The traffic that the channel's devices reported of the model in the last `hours` hours (0: nothing).
 
     Per device and day: `requests`, and `audited` of them. `distinct` is the share of audited inputs that were new in
     the model's last rollout, None when there was none that told. `windows`: those that had enough requests to say
@@ -51,10 +51,9 @@ class Scope(Struct, frozen=True, kw_only=True):
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """What is known before a rollout: where it would run, who audits there, how many distinct inputs one device
-    can bring at most, and the time (Unix seconds). `labels`: whether a label tells by itself if an answer is right, and
-    `samples` whether the channel draws samples at random. `mute`: why the auditor can answer nothing, or compare
-    nothing."""
+    """The facts before a rollout: its place, the auditor there, how many distinct inputs one device can bring at most,
+    and the time (Unix seconds). `labels`: whether a label tells by itself if an answer is right, and `samples` whether
+    the channel draws samples at random. `mute`: why the auditor can answer nothing, or compare nothing."""
 
     model: str
     channel: str

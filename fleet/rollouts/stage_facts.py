@@ -1,4 +1,4 @@
-"""What is known of a rollout's stage now, tallied from the columns of its devices. Pure."""
+"""The facts about a rollout's stage now, tallied from the columns of its devices. Pure."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from fleet.rollouts.matching import Matched
 
 
 class StageFacts:
-    """What is known now, as `facts.RolloutFacts` has it, of a rollout that was neither withdrawn nor superseded.
+    """The facts of this moment, as in `facts.RolloutFacts`, about a rollout that was neither withdrawn nor superseded.
 
     Args:
         table: the devices.
         share_ppm: of the channel.
         deaf_until: see `facts.RolloutFacts`.
 
-    `matched` is what whoever keeps the devices has found of their outcomes, `mute` why no audited pair can come.
+    The keeper of the devices sets `matched` to the outcomes that it has found, `mute` to why no audited pair can come.
     """
 
     withdrawn = superseded = ""
@@ -174,7 +174,7 @@ class StageFacts:
         return tuple(self._table.names[at] for at in np.flatnonzero(found).tolist())
 
     def _joined(self, joined: Joined) -> Floats:
-        """When each device was assigned to its arm."""
+        """Return the moment at which each device was assigned to its arm."""
         times = np.array(joined.times or (joined.started_at,))
         shares = np.array(joined.shares_ppm[: len(times)])
         wave = np.searchsorted(shares, self._rows["place"], side="right")
@@ -183,7 +183,7 @@ class StageFacts:
         return since
 
     def _stand(self, joined: Joined, silent_after_s: float, now: float) -> tuple[npt.NDArray[np.int64], Mask]:
-        """How each device stands (see `facts.standing`), and whether it was silent before."""
+        """Return the standing of each device (see `facts.standing`), and whether it was silent before."""
         asked = joined, silent_after_s, now
         if self._standing is not None and self._standing[0] == asked:
             return self._standing[1], self._standing[2]

@@ -22,7 +22,7 @@ from fleet.rollouts.plan import (
 
 
 def wanted(plan: Plan, progress: Progress) -> Action:
-    """What the channel must hold for this progress; carrying it out twice changes nothing."""
+    """Return the state that the channel must have for this progress; carrying it out twice changes nothing."""
     if progress.state == "finished":
         return Promote(release=plan.release)
     if progress.state in ENDED:

@@ -1,4 +1,4 @@
-"""When a rollout's schedule lets it begin, order each stage, and end at the earliest: beforehand, in moments."""
+"""The timetable of a rollout by its schedule: its beginning, the orders of each stage, and its end at the earliest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LONGEST_S = 10 * 365 * 86_400.0
 
 
 class StageTimes(Struct, frozen=True, kw_only=True):
-    """When a stage begins, when the last of its devices is ordered, and when it can end, in Unix seconds."""
+    """The moments at which a stage begins, the last of its devices is ordered, and it can end, in Unix seconds."""
 
     begins_at: float
     ordered_at: float

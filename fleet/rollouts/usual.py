@@ -1,4 +1,4 @@
-"""When and how fast a channel's rollouts ask devices where nobody says otherwise: part of every new plan. Pure."""
+"""The times and the rate at which a channel's rollouts usually ask devices: part of every new plan. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UsualSchedule(Struct, frozen=True, kw_only=True):
         return bool(self.window) or self.rate is not None
 
     def completed(self, asked: Schedule | None) -> Schedule | None:
-        """What is asked for, with the usual window and the usual rate where it says none; None: all at once, always."""
+        """Return `asked` with the usual window and the usual rate where it names none; None: all at once, always."""
         if not self:
             return asked
         found = asked or Schedule()

@@ -162,6 +162,6 @@ def _check(tensor: Any) -> None:
 
 
 def elements_of(array: AnyArray) -> list[Any]:
-    """What a typed field holds of an array."""
+    """Return an array's elements in the form of a typed field."""
     flat: list[Any] = array.ravel().tolist()
     return [item.encode() if isinstance(item, str) else item for item in flat] if array.dtype.kind == "O" else flat

@@ -1,4 +1,4 @@
-"""What an inference request costs, seen before it is decoded.
+"""The cost of an inference request, estimated before it is decoded.
 
 Decoding makes an object of every element of BYTES and every parameter, and holds the interpreter's lock meanwhile: a
 message of 32 MB may hold 16 million of them. Raw tensors cost nothing but their bytes. So the fields of the outermost
@@ -20,7 +20,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
 class RpcHead(NamedTuple):
-    """Whom the request asks."""
+    """The model and the version that a request asks."""
 
     model: str
     version: str

@@ -33,5 +33,5 @@ def load_client() -> type[RpcClient]:
 
 
 def installed() -> bool:
-    """Whether the extra `[grpc]` is; nothing of it is imported."""
+    """Tell whether the extra `[grpc]` is installed; nothing of it is imported."""
     return find_spec("grpc") is not None and find_spec("google") is not None

@@ -21,7 +21,7 @@ REQUEST_S = 30.0  # for the message of a call that is no stream, as for a body o
 
 @dataclass(frozen=True)
 class Bounds:
-    """How much a server takes on.
+    """The limits of a server.
 
     `calls` may run at a time; further ones are RESOURCE_EXHAUSTED. A stream may lie still for `idle_s`, the message
     of another call may take `request_s` to come. Further `connections` are closed at once; None: as many as fit
@@ -38,7 +38,7 @@ USUAL = Bounds()
 
 
 class Refusal(NamedTuple):
-    """Why a call is refused: a word of the table, a sentence, and when to come back in seconds (0: not said)."""
+    """A call's refusal: a word of the table, a sentence, and the seconds after which to come back (0: not said)."""
 
     code: Code
     text: str
@@ -53,7 +53,8 @@ class Certificate(NamedTuple):
 
 
 class Inference(Protocol):
-    """What answers, an agent or a hub. Its methods are called on one event loop, and may raise what `refusal` knows.
+    """The answering side, an agent or a hub. Its methods are called on one event loop, and may raise what `refusal`
+    knows.
 
     A version is empty where the caller leaves it open. Documents are those of the protocol's HTTP form.
     """
@@ -65,13 +66,13 @@ class Inference(Protocol):
         """Raise unless somebody may call with this credential; nothing of the call has been read yet."""
 
     async def admit(self, authorization: str, model: str | None) -> Any:
-        """Whoever sends this credential, if they may ask the model (None: some model); counts the call."""
+        """Return the caller who sends this credential, if they may ask the model (None: some model); count the call."""
 
     def server(self) -> Document:
-        """Who answers."""
+        """Return the server's name, version and extensions."""
 
     def ready(self) -> bool:
-        """Whether requests can be taken."""
+        """Tell whether requests can be taken."""
 
     async def model_ready(self, model: str, version: str) -> Document:
         """As `GET /v2/models/{model}/ready`."""
@@ -103,7 +104,7 @@ class Inference(Protocol):
         """Count an inference request that was answered, or refused, so long after it came."""
 
     def refusal(self, error: Exception) -> Refusal | None:
-        """How an error is told to the caller; None for a fault of the server's own."""
+        """Return how an error is told to the caller; None for a fault of the server's own."""
 
 
 class CallError(Exception):

@@ -21,6 +21,6 @@ async def read(context: Any, limit_s: float) -> Any:
 
 
 def retrieved(task: asyncio.Future[Any]) -> None:
-    """What nobody waits for any more is no error of the event loop's."""
+    """Take the error of a task that nobody waits for any more, so that the event loop does not report it."""
     if not task.cancelled():
         task.exception()

@@ -1,4 +1,4 @@
-"""How many calls of gRPC a machine has room for."""
+"""The number of gRPC calls that a machine has room for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def memory_bytes() -> int:
 
 
 def calls_within(memory: int, message: int, most: int) -> int:
-    """How many calls may run at a time, at most `most`, on a machine with so many bytes of memory.
+    """Return how many calls may run at a time, at most `most`, on a machine with so many bytes of memory.
 
     gRPC reads a message, of up to `message` bytes, whole before the budget of bytes in flight can refuse it, so a small
     machine takes fewer calls, and so does one that takes large messages.

@@ -21,7 +21,7 @@ AGE_GRACE_MS = 60_000  # for calls that run then; clients begin new ones on a ne
 
 
 def most() -> int:
-    """How many connections fit beside those of HTTP."""
+    """Return how many connections fit beside those of HTTP."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft // 4))
 

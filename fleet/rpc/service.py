@@ -120,7 +120,7 @@ class RpcService:
             self._inference.tracer.follow({key: value for key, value in sent if isinstance(value, str)})
 
     async def unknown(self, sent: Any) -> Refusal | None:
-        """Why a call with this metadata is refused before it is read."""
+        """Return why a call with this metadata is refused before it is read; None if it is not."""
         try:
             await self._inference.known(_authorization(sent))
         except Exception as error:  # noqa: BLE001 (the boundary of a call: told, or logged)
@@ -132,15 +132,15 @@ class RpcService:
         return {"live": True}
 
     async def ServerReady(self, request: Any, context: Context) -> dict[str, Any]:
-        """Whether requests can be taken."""
+        """Tell whether requests can be taken."""
         return {"ready": self._inference.ready()}
 
     async def ServerMetadata(self, request: Any, context: Context) -> dict[str, Any]:
-        """Who answers."""
+        """Answer with the server's name, version and extensions."""
         return self._inference.server()
 
     async def ModelReady(self, request: Any, context: Context) -> dict[str, Any]:
-        """Whether a model can take requests; one that there is not cannot."""
+        """Tell whether a model can take requests; one that does not exist cannot."""
         await self._admit(context, request.name, request.version)
         try:
             await self._inference.model_ready(request.name, request.version)
@@ -162,12 +162,12 @@ class RpcService:
         return {"config": await self._inference.config(request.name, request.version)}
 
     async def ModelStatistics(self, request: Any, context: Context) -> dict[str, Any]:
-        """What was counted."""
+        """Answer with the counts of a model, or of all."""
         caller = await self._admit(context, request.name or None, request.version)
         return await self._inference.statistics(caller, request.name, request.version)
 
     async def RepositoryIndex(self, request: Any, context: Context) -> dict[str, Any]:
-        """Which models there are."""
+        """Answer with the list of models."""
         caller = await self._admit(context, None)
         return {"models": await self._inference.index(caller, request.ready)}
 

@@ -39,7 +39,7 @@ class LoadedModel(Protocol):
 
     @property
     def joins(self) -> bool:
-        """Whether requests may be joined into one by their rows, and the answer cut apart again."""
+        """True if requests may be joined into one by their rows, and the answer cut apart again."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """Answer one request.
@@ -61,7 +61,7 @@ class ModelFile(Protocol):
 
     @property
     def keeps_names(self) -> bool:
-        """Whether converters to this format keep the source's names; else they may number its inputs."""
+        """True if converters to this format keep the source's names; else they may number its inputs."""
 
     def model(
         self,
@@ -162,7 +162,8 @@ def batch_size(inputs: Arrays, names: Sequence[str]) -> int:
 
 
 def unfair(inputs: Arrays, specs: Sequence[Tensor]) -> str:
-    """Why a run that failed on `inputs` says nothing about the model: what no model needs to take. Else empty.
+    """Return why a run that failed on `inputs` proves nothing against the model: inputs that no model needs to take.
+    Else an empty text.
 
     Where the manifest leaves the batch open: no rows, more than MAX_BATCH, or inputs that disagree about them.
     """

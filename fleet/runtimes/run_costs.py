@@ -1,8 +1,8 @@
-"""How long a run of a model will take, by what runs of about the same size took: no mean over sizes, which would say of
-a large request what small ones cost.
+"""An estimate of how long a run of a model will take, by runs of about the same size.
 
-Sizes are values in all inputs together, in classes of powers of two. An estimate that is too low stalls others on the
-event loop, so a class costs what its slowest run of late did.
+A mean over all sizes would charge a large request what small ones cost. Sizes are values in all inputs together, in
+classes of powers of two. An estimate that is too low stalls others on the event loop, so a class costs what its slowest
+recent run did.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How many bytes all connections of a listener may hold at one time: bodies that are not answered, answers not sent."""
+"""The bytes that all connections of a listener may hold at one time: bodies that are not answered, answers not sent."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class ByteBudget:
         self.taken = 0
 
     def fits(self, count: int) -> bool:
-        """Whether there is room for `count` more bytes."""
+        """Tell whether there is room for `count` more bytes."""
         return self.taken + count <= self.limit
 
     def full(self, count: int) -> str:
-        """What to say to whoever needs `count` more bytes than there are."""
+        """Return the message for a caller who needs `count` more bytes than there are."""
         return (
             f"the bodies of other requests hold {self.taken} of {self.limit} bytes; this one needs {count}; try again"
         )

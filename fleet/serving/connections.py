@@ -38,13 +38,13 @@ FULL = (
 
 
 def most() -> int:
-    """How many connections fit: half of the files that this process may open at the most."""
+    """Return how many connections fit: half of the files that this process may open at the most."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft // 2))
 
 
 class Shared:
-    """What the connections of one application share; `malformed` counts requests since the last sweep."""
+    """The state that the connections of one application share; `malformed` counts requests since the last sweep."""
 
     def __init__(self, route: HotRoute, budget: ByteBudget, limit: int = CONNECTIONS) -> None:
         self.route, self.budget, self.limit = route, budget, limit

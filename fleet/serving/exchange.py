@@ -38,7 +38,7 @@ class Exchange:
 
     @property
     def open(self) -> bool:
-        """Whether it can still be refused: nobody has begun to answer it."""
+        """True if it can still be refused: nobody has begun to answer it."""
         return self.reply is None and not self.response_complete and (self.more_body or self.waiting)
 
     def add(self, piece: bytes) -> bool:

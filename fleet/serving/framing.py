@@ -1,4 +1,4 @@
-"""Which requests are refused though llhttp takes them, and how far one may go before its body."""
+"""The requests that are refused though llhttp takes them, and the limits of one before its body."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def too_long() -> Reply:
 def faulty(
     url: bytes, lines: Sequence[tuple[bytes, bytes]], headers: Mapping[bytes, bytes], raw: int, version: str
 ) -> Reply | None:
-    """Why a head is refused.
+    """Return the refusal of a head that is at fault; None for a good one.
 
     Args:
         lines: names in lower case and values, in order; `headers` the same by name.
@@ -48,7 +48,7 @@ def faulty(
 
 
 def endless(raw: int, body: int | None) -> Reply | None:
-    """Why a request is given up on.
+    """Return the refusal of a request that is given up on; None while it may go on.
 
     Args:
         raw: bytes that have come since it began, without its body.

@@ -31,7 +31,7 @@ class HotRequest:
         self.began, self.unix = began, unix
 
     def left(self) -> bool:
-        """Whether nobody reads an answer any more: `gone`, for whoever asks later."""
+        """Tell whether nobody reads an answer any more: `gone`, for whoever asks later."""
         return self.gone
 
 
@@ -51,7 +51,7 @@ class Promise:
 
 
 class HotRoute(Protocol):
-    """What answers; all methods are called on the event loop and must not block."""
+    """The answering side of a hot route; all methods are called on the event loop and must not block."""
 
     def begin(self, request: HotRequest) -> int | Reply | None:
         """The headers are complete: the most bytes that the body may have, or an answer at once.

@@ -25,7 +25,7 @@ class Seldom(logging.Filter):
         self._places: dict[tuple[str, int], list[float]] = {}  # since, lines, of which left out
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to write it; the line that says how many were not is changed."""
+        """Tell whether to write a line; the first one after an omission is changed to say how many were left out."""
         now, place = self._now(), (record.pathname, record.lineno)
         seen = self._places.get(place)
         if seen is None or now - seen[0] >= WINDOW_S:

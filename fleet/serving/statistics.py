@@ -1,4 +1,5 @@
-"""What a server counts of each model, as the Open Inference Protocol's users read it: Triton's statistics extension.
+"""The counts of each model on a server, as the Open Inference Protocol's users read them: Triton's statistics
+extension.
 
 Source: https://github.com/triton-inference-server/server, `docs/protocol/extension_statistics.md`.
 """

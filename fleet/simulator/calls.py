@@ -37,7 +37,7 @@ class Calls:
         self._tokens: dict[str, str] = {}
 
     def me(self, device_id: str, directory: Path) -> DeviceMe:
-        """What the hub says of the device enrolled in `directory`.
+        """Return the hub's document about the device enrolled in `directory`.
 
         Raises:
             UnreachableError: no answer, or not this one. DeniedError: the hub does not know it any more.

@@ -58,7 +58,7 @@ class Connection:
                 self._client.publish(send.topic, send.payload, qos=1)
 
     def tend(self) -> None:
-        """What paho does now and then: pings, and the end of a connection that does not answer them."""
+        """Do paho's periodic work: pings, and the end of a connection that does not answer them."""
         if self._client is not None:
             self._client.loop_misc()
 

@@ -41,7 +41,7 @@ AGAIN_S = 1.5  # after a view that is older than the notice: when its host share
 
 
 class Enrolled(NamedTuple):
-    """What a device keeps of its enrolment: its id, its channel, and the prefix of the hub's topics."""
+    """The facts that a device keeps of its enrolment: its id, its channel, and the prefix of the hub's topics."""
 
     id: str
     channel: str
@@ -79,7 +79,7 @@ class SimulatedDevice:
 
     @property
     def online(self) -> bool:
-        """Whether the broker has accepted it."""
+        """True once the broker has accepted it."""
         return self._outbox.online
 
     @property
@@ -89,7 +89,7 @@ class SimulatedDevice:
 
     @property
     def settled(self) -> bool:
-        """Whether it has seen the channel, has no step of an update before it, and waits for no receipt."""
+        """True if it has seen the channel, has no step of an update before it, and waits for no receipt."""
         under_way = any(model.due < NEVER for model in self._models.values())
         return self._view is not None and not (under_way or self._looking or self.waiting)
 
@@ -112,7 +112,7 @@ class SimulatedDevice:
         return self._started + now + self.profile.clock_ahead_s
 
     def will(self) -> Send:
-        """What the broker says when the connection is lost."""
+        """Return the message that the broker sends when the connection is lost."""
         return Send(self._topic("status"), self._status("lost", 0.0))
 
     # ---- what happens to it ------------------------------------------------------------------------
@@ -173,7 +173,8 @@ class SimulatedDevice:
         self._look_at = min(self._look_at, now + pause_s * (0.5 + self._rng.random()))
 
     def begins_look(self, now: float) -> bool:
-        """Whether it is time to look; then `looked` or `not_looked` must follow, and no other look begins before."""
+        """Tell whether it is time to look; then `looked` or `not_looked` must follow, and no other look begins
+        before."""
         if not self.online or self._looking or now < self._look_at:
             return False
         self._looking, self._look_at = True, NEVER
@@ -181,7 +182,7 @@ class SimulatedDevice:
         return True
 
     def wakes_at(self) -> float:
-        """When `wake` or `begins_look` has something to do."""
+        """Return the moment at which `wake` or `begins_look` has something to do."""
         due = min((model.due for model in self._models.values()), default=NEVER)
         measured = [model for model in self._models.values() if model.state.active is not None and not self._resting]
         opened = min((model.opened for model in measured), default=NEVER)
@@ -268,6 +269,6 @@ class SimulatedDevice:
         return topics.uplink(self.id, leaf, self._prefix)
 
     def _gap(self, after: float) -> float:
-        """When the next hostile message comes."""
+        """Return the moment of the next hostile message."""
         rate = self.profile.hostile_per_s
         return after + float(self._rng.exponential(1.0 / rate)) if rate else NEVER

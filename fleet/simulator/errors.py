@@ -1,4 +1,4 @@
-"""What can go wrong with a simulation.
+"""The errors of a simulation.
 
 SimulationError
  ├── ProfileError   no such profile, or no share

@@ -37,7 +37,7 @@ class SimulatedRecord(NamedTuple):
 
 @dataclass
 class Counts:
-    """What the devices of a process did; `delays` are seconds from a record to its receipt."""
+    """The counts of the devices of a process; `delays` are seconds from a record to its receipt."""
 
     records: int = 0
     sent: int = 0
@@ -64,12 +64,12 @@ class Outbox:
 
     @property
     def online(self) -> bool:
-        """Whether there is a connection to send on."""
+        """True while there is a connection to send on."""
         return self._sender.connected
 
     @property
     def again_at(self) -> float:
-        """When what is in flight is sent again."""
+        """The moment at which records in flight are sent again."""
         waiting = self._sender.connected and self._sender.sent > self._sender.committed
         return self._sender.since + self._sender.timeout_s if waiting else NEVER
 
@@ -92,7 +92,7 @@ class Outbox:
             self._sender = gobackn.lost(self._sender, self._records[0].seq - 1)
 
     def receipt(self, receipt: Receipt, now: float) -> None:
-        """What the hub has committed need not be kept."""
+        """Drop the records that the hub has committed."""
         if receipt.spool != self.id:
             return
         upto = min(receipt.committed, self.top)
@@ -102,7 +102,7 @@ class Outbox:
         self._sender = gobackn.receipt(self._sender, upto, now)
 
     def due(self, now: float, rng: np.random.Generator, duplicates: float) -> list[Send]:
-        """What is to be sent now; the share `duplicates` of it twice."""
+        """Return the records to be sent now; the share `duplicates` of them twice."""
         self._sender = gobackn.tick(self._sender, now)
         room, first = gobackn.room(self._sender), self._sender.sent + 1
         if not room or not self._records or self._records[-1].seq < first:

@@ -1,4 +1,4 @@
-"""How simulated devices behave. Pure: a profile is a value, and which device has which follows from a seed."""
+"""The behaviour of simulated devices. Pure: a profile is a value, and a seed decides which device has which."""
 
 from __future__ import annotations
 
@@ -103,13 +103,13 @@ def assign(mix: Mix, devices: int, seed: int) -> list[str]:
 
 
 def draw(share: float, devices: int, seed: int, what: str) -> list[bool]:
-    """Which devices are among the share, rounded to whole devices; another draw for each `what`."""
+    """Draw the devices that are among the share, rounded to whole devices; another draw for each `what`."""
     order = randomness(f"{seed}:{what}").permutation(devices)
     return [bool(place < round(share * devices)) for place in order]
 
 
 def is_off(profile: DeviceProfile, device_id: str, elapsed_s: float) -> bool:
-    """Whether the device is off `elapsed_s` after the start; each has its own phase of the cycle."""
+    """Tell whether the device is off `elapsed_s` after the start; each has its own phase of the cycle."""
     if not 0 < profile.offline_s <= profile.offline_every_s:
         return False
     phase = float(randomness(f"{device_id}:offline").random()) * profile.offline_every_s

@@ -23,7 +23,8 @@ KEPT_DELAYS = 100_000  # the latest, for the quantiles
 
 
 class SimulationPlan(Struct, frozen=True, kw_only=True):
-    """What is simulated: `members` on `channel` of the hub at `hub`, for `seconds` and `drain_s` as `Work` has them."""
+    """The plan of a simulation: `members` on `channel` of the hub at `hub`, for `seconds` and `drain_s` as `Work` has
+    them."""
 
     hub: str
     channel: str
@@ -36,8 +37,9 @@ class SimulationPlan(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """What came of it. Counts are sums over all devices; `delay_s` are quantiles of the seconds from a record to its
-    receipt (p50, p95, p99, max); `releases` counts devices by what serves; `troubles` what went wrong, by its words."""
+    """The results of a simulation. Counts are sums over all devices; `delay_s` are quantiles of the seconds from a
+    record to its receipt (p50, p95, p99, max); `releases` counts devices by the release that serves; `troubles` counts
+    faults, by their words."""
 
     devices: int
     enrolled: int

@@ -27,7 +27,7 @@ PAUSE_S, LONGEST_PAUSE_S = 2.0, 60.0
 
 
 class Host(Protocol):
-    """What a device is given by the process that runs it."""
+    """The services that a process gives to its devices."""
 
     work: Work
     counts: Counts

@@ -1,4 +1,4 @@
-"""What a device would have measured between two moments. Pure: a profile and randomness in, a telemetry window out.
+"""The telemetry that a device would have measured between two moments. Pure: a profile and randomness in, a window out.
 
 Requests come as a Poisson process. An audited request is about one of `SCENES` inputs; a release is right about an
 input or not, always in the same way on this device, so that repeats are repeats, as they are in a real stream.
@@ -26,8 +26,8 @@ BUCKETS, BINS = 32, 20
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """What serves on the device while a window runs: `features` is its sketch's size, 0 without one; `shadowed` is the
-    rollout whose release runs beside it."""
+    """The release that serves on the device while a window runs: `features` is its sketch's size, 0 without one;
+    `shadowed` is the rollout whose release runs beside it."""
 
     model: str
     release: int
@@ -97,7 +97,8 @@ def window(
 def _audits(
     running: Running, profile: DeviceProfile, rng: np.random.Generator, audited: int
 ) -> tuple[int, PairCounts | None]:
-    """How many audited answers agree with the auditor's; with a rollout also what both releases say to each input."""
+    """Count the audited answers that agree with the auditor's; with a rollout also return both releases' outcomes on
+    each input."""
     if running.rollout is None:
         return int(rng.binomial(audited, profile.accuracy)), None
     outcomes: dict[bytes, int] = {}
@@ -129,7 +130,8 @@ def _audits(
 
 
 def _compared(running: Running, profile: DeviceProfile, rng: np.random.Generator, answered: int) -> ShadowCounts | None:
-    """What the release of a shadow stage answers to copies of the requests, as many as one window may tell."""
+    """Return the comparison with the release of a shadow stage on copies of the requests, as many as one window may
+    tell."""
     rollout = running.shadowed
     if rollout is None or running.rollout is not None or running.release != rollout.from_release:
         return None
@@ -161,7 +163,7 @@ CHANGED = 0.02  # share of inputs that two releases of one quality answer differ
 
 
 def _answers(profile: DeviceProfile, scene: int) -> tuple[bool, bool]:
-    """Whether the release before and the new one are right about an input: fixed for all time."""
+    """Tell whether the release before and the new one are right about an input: fixed for all time."""
     draw = ((scene * 2654435761) % 2**32) / 2**32  # multiplicative hashing (Knuth, TAOCP 6.4): one place in [0, 1)
     if draw < profile.loss + CHANGED:
         return True, False

@@ -1,4 +1,4 @@
-"""What the signed repository says, fetched and verified once and read by all devices of a process."""
+"""The signed repository's content, fetched and verified once and read by all devices of a process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ IDENTITIES = 8  # that one look tries
 
 
 class ReleaseFacts(Struct, frozen=True, kw_only=True):
-    """What a simulated device needs of a release: what it would install, and how large that is."""
+    """The facts about a release that a simulated device needs: what it would install, and how large that is."""
 
     held: HeldRelease
     bytes: int
@@ -145,7 +145,7 @@ def _facts(trusted: Trusted, hub: HubHttp, model: str, release: int, capabilitie
 
 
 def _features(hub: HubHttp, manifest: Manifest) -> int:
-    """How many numbers a sketch of this release has; 0 without one."""
+    """Count the numbers of a sketch of this release; 0 without one."""
     if manifest.sketch is None:
         return 0
     answer = hub.request("GET", f"/blobs/{manifest.sketch.encoder.sha256}")

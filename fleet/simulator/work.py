@@ -1,4 +1,4 @@
-"""What the processes of a simulation say to each other, as JSON lines."""
+"""The messages between the processes of a simulation, as JSON lines."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ class Work(Struct, frozen=True, kw_only=True):
 
 
 class ProcessProgress(Struct, frozen=True, kw_only=True):
-    """Where a process stands: sums since its start, but for `delays` (seconds from records to receipts since the last).
+    """The progress of a process: sums since its start, but for `delays` (seconds from records to receipts since the
+    last).
+
+    `releases` counts devices by `MODEL@NUMBER` that serves; `troubles` counts faults, by their words.
 
     `releases` counts devices by `MODEL@NUMBER` that serves; `troubles` what went wrong, by its words.
     """

@@ -1,4 +1,4 @@
-"""What each kind of task means, so that no other code asks for an arg-max.
+"""The meaning of each kind of task, so that no other code asks for an arg-max.
 
     base       what every task says: answers, confidence, agreement, labels, summary
     classes    classification, multi-label

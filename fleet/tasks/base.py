@@ -1,4 +1,4 @@
-"""What every task says, and what tasks share: reading rows, checking labels and settings."""
+"""The base of every task, and the code that tasks share: reading rows, checking labels and settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = 60  # characters of a wrong label in a message
 
 
 class Calibration(NamedTuple):
-    """What was fitted for one variant: see `fleet.protocol.confidence`. `logits`: the first output holds logits."""
+    """The fitted values of one variant: see `fleet.protocol.confidence`. `logits`: the first output holds logits."""
 
     temperature: float = 1.0
     logits: bool = True
@@ -56,7 +56,8 @@ class Task(ABC, Generic[A]):
 
     @abstractmethod
     def agreement(self, one: A, other: A) -> float:
-        """How much two answers to the same request agree, in [0, 1]; symmetric, and 1 for an answer and itself."""
+        """Return how much two answers to the same request agree, in [0, 1]; symmetric, and 1 for an answer and
+        itself."""
 
     @abstractmethod
     def label(self, value: object) -> Any:
@@ -79,14 +80,14 @@ class Task(ABC, Generic[A]):
 
     @abstractmethod
     def right(self, answer: A, label: Any) -> float | None:
-        """How right an answer is, in [0, 1], by a label as `label` keeps it; None where the task cannot say."""
+        """Return how right an answer is, in [0, 1], by a label as `label` keeps it; None where the task cannot say."""
 
     def read(self, outputs: Outputs, calibration: Calibration) -> Reading:
         """The answers with their confidence; raises MalformedError when the outputs are not this task's."""
         return Reading(self.answers(outputs), self._said_confidence(outputs))
 
     def agrees(self, one: A, other: A) -> bool:
-        """Whether two answers count as the same."""
+        """Tell whether two answers count as the same."""
         needed = self.agree_at if self.spec.agree_at is None else self.spec.agree_at
         return self.agreement(one, other) >= needed
 

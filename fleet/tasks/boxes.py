@@ -48,7 +48,7 @@ def suppress(boxes: Floats, scores: Floats, classes: npt.NDArray[np.int64], iou:
 
 
 def matched(allowed: npt.NDArray[np.bool_]) -> int:
-    """How many pairs can be made, (k, m) → 0 to min(k, m), each row and column in one at most.
+    """Count the pairs that can be made, (k, m) → 0 to min(k, m), each row and column in one at most.
 
     Source: H. Kuhn, "The Hungarian method for the assignment problem", 1955 (augmenting paths). The number does not
     depend on the order, so that two answers agree with each other alike.

@@ -27,7 +27,7 @@ WORDS = {"boxes": ("box",), "scores": ("score", "conf"), "classes": ("class", "l
 
 
 class Detections(NamedTuple):
-    """What was found in one input: corners (k, 4), scores (k,), class numbers (k,); best first."""
+    """The objects found in one input: corners (k, 4), scores (k,), class numbers (k,); best first."""
 
     boxes: Floats
     scores: Floats

@@ -131,7 +131,7 @@ class Embedding(Task[AnyArray]):
         return cosine(one, other)
 
     def label(self, value: object) -> str:
-        """What the input shows, as text: inputs with the same label belong together."""
+        """Return the label of what the input shows, as text: inputs with the same label belong together."""
         if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= NAME_LIMIT:
             raise self.wrong(value, f"1 to {NAME_LIMIT} printable characters: what the input shows")
         return value

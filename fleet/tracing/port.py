@@ -1,4 +1,4 @@
-"""What the rooms know of traces. Where a trace goes on is the current context's business, as `contextvars` has it."""
+"""The rooms' view of traces. The current context decides where a trace goes on, as `contextvars` has it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Span(Protocol):
         """In the block, spans that begin are children of this one."""
 
     def put(self, **facts: Value | None) -> None:
-        """What is known of it; None leaves a fact out."""
+        """Record facts; None leaves a fact out."""
 
     def fail(self, why: str) -> None:
         """It came to nothing."""
@@ -45,7 +45,7 @@ class Tracer(Protocol):
         """The same for the rest of the current task."""
 
     def has_span(self) -> bool:
-        """Whether a span of this process is current."""
+        """Tell whether a span of this process is current."""
 
     def carried(self) -> dict[str, str]:
         """Headers that hand the current trace on; empty where there is none."""

@@ -35,7 +35,7 @@ def slip(story: Story) -> None:
 
 
 def _steady(shop: Workshop) -> int:
-    """How many devices have a baseline on the release that is the default."""
+    """Count the devices that have a baseline on the release that is the default."""
     found = shop.client.drift(model=MODEL)
     return sum(monitor.streams.get("steady", 0) for monitor in found if monitor.default)
 

@@ -78,7 +78,8 @@ def create_model(story: Story) -> None:
 
 
 def alarms(shop: Workshop, *, of: int | None = None) -> int:
-    """How many drift alarms the hub has raised so far, about one release or all; broken data is another matter."""
+    """Count the drift alarms that the hub has raised so far, about one release or all; alarms about broken data are
+    left out."""
     try:
         found = [alarm for alarm in shop.client.alarms() if alarm.model == MODEL]
         found = [alarm for alarm in found if alarm.detail.kind not in ("quality", "outliers")]

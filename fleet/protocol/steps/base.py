@@ -1,4 +1,4 @@
-"""What all steps have, and what bounds them."""
+"""The base of all kinds of steps, and their bounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Bound(NamedTuple):
 
 
 class Step(Struct, frozen=True, kw_only=True, tag_field="kind"):
-    """What all steps have: the names of the tensors that they take, and how much they carry."""
+    """The base of all kinds of steps: the names of the tensors that they take, and how much they carry."""
 
     fitted: ClassVar[tuple[str, ...]] = ()  # the fields that fitting fills
 
@@ -44,18 +44,20 @@ class Step(Struct, frozen=True, kw_only=True, tag_field="kind"):
 
     @property
     def constants(self) -> int:
-        """How many numbers and words it carries."""
+        """The number of numbers and words that it carries."""
         return sum(len(getattr(self, name)) for name in self.fitted)
 
     @property
     def needs_fitting(self) -> bool:
-        """Whether its constants are yet to be fitted to training data."""
+        """True while its constants are yet to be fitted to training data."""
         return any(not getattr(self, name) for name in self.fitted)
 
     def bind(self, tensors: Sequence[Tensor]) -> Bound:
-        """What the step makes of `tensors`, those of `takes` in that order; nothing of their size is allocated.
+        """Return the tensors that the step makes of `tensors`, those of `takes` in that order; nothing of their size is
+        allocated.
 
-        Raises MalformedError where it cannot work on them, or a constant is missing or out of bounds.
+        Raises:
+            MalformedError: it cannot work on them, or a constant is missing or out of bounds.
         """
         raise AssertionError("every kind of step says it")
 

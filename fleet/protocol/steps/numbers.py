@@ -123,7 +123,7 @@ class Impute(_Arithmetic, frozen=True, kw_only=True, tag="impute"):
 
 
 def _real(datatype: str) -> np.dtype[Any]:
-    """What arithmetic on a datatype is done in."""
+    """Return the datatype in which arithmetic on a datatype is done."""
     return DTYPES["FP64"] if datatype in _WIDE else DTYPES["FP32"]
 
 
