@@ -1,5 +1,4 @@
-"""Findings about a device that is not well: the symptom, its cause and the remedy, from what its hub knows and what it
-reports itself. Pure.
+"""The faults of a device, each with its cause and remedy, from the hub's facts and the device's own report. Pure.
 
 A device's own word is a free document, of whatever version, and may be anything: each value counts only where it has
 the type that it should have, and text is cut.

@@ -137,7 +137,7 @@ class ClassShare(ResponseModel):
 
 
 class AlarmFinding(ResponseModel):
-    """A fault that an alarm found on one device, in words; `share` in [0, 1] of its inputs or windows, `since` in Unix
+    """An alarm's finding on one device, in words; `share` in [0, 1] of its inputs or windows, `since` in Unix
     seconds."""
 
     device: str

@@ -175,8 +175,7 @@ class ModelInfo(ResponseModel):
 
 
 class ModelInterface(ResponseModel):
-    """The interface that every release of a model keeps, and the release that fixes it; `task` with its settings, in
-    words.
+    """The interface that every release of a model keeps, and the release that fixes it; `task` is in words.
 
     `preprocess` are the kinds of steps before the model, each with the tensors it takes; their fitted constants belong
     to the release.

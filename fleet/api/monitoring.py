@@ -8,8 +8,7 @@ from fleet.api.base import ResponseModel
 
 
 class PartHealth(ResponseModel):
-    """The health of one part; `reason` says why it is not `ok`. `unknown`: the source by which it is judged does not
-    answer."""
+    """The health of one part; `reason` says why it is not `ok`. `unknown`: the part's judge does not answer."""
 
     state: Literal["ok", "starting", "failed", "unknown"]
     reason: str = ""

@@ -116,8 +116,7 @@ class CreatedRollout(RolloutInfo):
 
 
 class RolloutForecast(ResponseModel):
-    """A forecast of the time that a rollout would take and of the conditions that it lacks: nothing has been
-    started."""
+    """A forecast of a rollout's duration, with the conditions that it lacks: nothing has been started."""
 
     model: str
     channel: str

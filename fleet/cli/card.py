@@ -50,8 +50,7 @@ def show(
 
 
 def words_of(intended_use: str, limits: str) -> dict[str, str]:
-    """Return the words that were given, by their field in the release's detail; `@FILE` is read, an empty text is left
-    out."""
+    """Return the given words by their field in the release's detail; `@FILE` is read, an empty text is left out."""
     said = {"intended_use": _read(intended_use, "--intended-use"), "limits": _read(limits, "--limits")}
     return {name: text for name, text in said.items() if text}
 

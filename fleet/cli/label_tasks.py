@@ -24,8 +24,8 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets run when a cell 
 
 
 class Sent(NamedTuple):
-    """The number of labels that the hub took, the reasons for which it refused others, and the number not tried after
-    too many refusals."""
+    """The labels that the hub took, its refusals with their reasons, and the labels not tried after too many of
+    them."""
 
     labelled: int
     refused: list[str]

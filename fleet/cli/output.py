@@ -53,8 +53,7 @@ def _json(document: object, *, indent: int) -> str:
 
 
 def _takes(text: str) -> bool:
-    """Tell whether standard output can encode all letters of a text: a replacement for one that it lacks would break
-    JSON."""
+    """Tell whether standard output can encode all letters of a text: a replacement for one would break JSON."""
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

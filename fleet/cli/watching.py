@@ -1,5 +1,4 @@
-"""The table of `fleet rollout watch`: the rollout's state, its evidence, and the devices that failed with their
-reasons."""
+"""The table of `fleet rollout watch`: the rollout's state, its evidence, and the failed devices with reasons."""
 
 from __future__ import annotations
 

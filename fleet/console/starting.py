@@ -1,5 +1,4 @@
-"""Starts a command whose packages an extra installs: without them it names the extra, instead of showing a
-traceback."""
+"""Starts a command whose packages an extra installs: without them it names the extra, and shows no traceback."""
 
 from __future__ import annotations
 

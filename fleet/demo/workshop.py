@@ -121,8 +121,7 @@ class Workshop:
         return self.directory / device
 
     def local(self, device: str, model: str = MODEL) -> dict[str, Any]:
-        """Return the state that a device itself has recorded of a model (`state.json`); empty before the first
-        write."""
+        """Return the state that a device itself records of a model (`state.json`); empty before the first write."""
         try:
             document = json.loads((self.agent_dir(device) / "state.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, json.JSONDecodeError):

@@ -1,5 +1,4 @@
-"""The bounds of a value from outside, whatever field it came in, so that every database and every reader takes it.
-Pure.
+"""The bounds of a value from outside, in whatever field, so that every database and every reader takes it. Pure.
 
 The wire formats allow more than what any database holds: MessagePack has whole numbers up to 2^64 - 1, NaN and
 infinity, and text with NUL in it. A message that decodes is therefore looked over before it is kept.

@@ -145,8 +145,8 @@ class Held(Struct, frozen=True, kw_only=True):
 
 
 class HeldAnswer(Struct, frozen=True, kw_only=True):
-    """The hub's answer to a device that holds newer metadata: `lifted` if the hub has risen above its own, else it knew
-    all of it already."""
+    """The hub's answer to a device with newer metadata: `lifted` if it has risen above them, else it knew them
+    already."""
 
     lifted: bool
 

@@ -1,5 +1,4 @@
-"""The time that a caller is ready to wait, as the Open Inference Protocol's users write it in a request's
-parameters."""
+"""The patience of a caller, as the Open Inference Protocol's users write it in a request's parameters."""
 
 from __future__ import annotations
 

@@ -118,8 +118,7 @@ def decode_encoder(data: bytes) -> Encoder:
 
 
 def sketch_id(encoder: Encoder) -> str:
-    """Return the id that sketches must share to be merged or compared: SHA-256 of the encoder's canonical bytes, in
-    hex."""
+    """Return the id that sketches share to be merged or compared: SHA-256 of the encoder's canonical bytes, in hex."""
     return hashlib.sha256(encode_encoder(encoder)).hexdigest()
 
 

@@ -37,8 +37,7 @@ def where_not(array: AnyArray) -> str:
 
 
 def not_finite(kind: str, arrays: Mapping[str, AnyArray], specs: Sequence[Tensor]) -> str:
-    """Return the first tensor that holds a value that it must not, as in `output 'logits' is NaN at [0, 3]`; empty when
-    all is well.
+    """Return the first tensor with a forbidden value, as in `output 'logits' is NaN at [0, 3]`; empty when all is well.
 
     Args:
         kind: `input` or `output`, for the message.

@@ -33,8 +33,7 @@ class Front(Struct, frozen=True, kw_only=True):
 
 
 def capability(runtime: str) -> str:
-    """Return the capability that a release with such a front requires of an agent: it knows fronts, and has the
-    runtime."""
+    """Return the capability that a release with such a front requires: the agent knows fronts, and has the runtime."""
     return f"{KIND}:{runtime}"
 
 

@@ -45,8 +45,7 @@ def decode_detail(data: bytes) -> Detail:
 
 
 def detail_of(manifest: Manifest, target: str = "") -> Detail:
-    """Return the details that `without_detail` takes out of a manifest, and the target of deferral that was
-    asked for."""
+    """Return the details that `without_detail` takes out of a manifest, and the wanted target of deferral."""
     curves = {v.name: v.deferral.curve if v.deferral is not None else () for v in manifest.variants}
     found = {v.name: VariantDetail(notes=v.verdict.notes, curve=curves[v.name]) for v in manifest.variants}
     return Detail(variants=found, tools=manifest.lineage.tools, target=target)

@@ -19,8 +19,7 @@ CPU_SHARE = 0.05
 
 
 class Shadow(Struct, frozen=True, kw_only=True):
-    """The limits of shadowing on a device: on average at most `cpu_share` of one processor core, measured by the
-    process that does it."""
+    """The limits of shadowing on a device: on average `cpu_share` of one core, measured by the shadowing process."""
 
     cpu_share: float = CPU_SHARE
 

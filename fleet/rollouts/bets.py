@@ -21,8 +21,7 @@ LARGEST = 1e12  # what an e-value is reported as at most
 
 
 def harm_gains(only_old: Counts, only_new: Counts) -> Floats:
-    """Compute the gains of each device in the bets against "the new release wins at least half of the discordant
-    pairs".
+    """Compute each device's gains in the bets against "the new release wins at least half of the discordant pairs".
 
     Args:
         only_old, only_new: (…, devices) counts.
@@ -34,8 +33,7 @@ def harm_gains(only_old: Counts, only_new: Counts) -> Floats:
 
 
 def health_gains(only_old: Counts, only_new: Counts, same: Counts, margin: float) -> Floats:
-    """Compute the gains of each device in the bets against "the share only_old - only_new of all pairs is at least
-    `margin`".
+    """Compute each device's gains in the bets against "the share only_old - only_new of pairs is at least `margin`".
 
     Args:
         only_old, only_new, same: (…, devices) counts; `same` are pairs both right or both wrong.

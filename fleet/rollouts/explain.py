@@ -1,5 +1,4 @@
-"""The reason for which a device runs its release of a model, in words; the release is `resolve`'s, which devices ask
-themselves."""
+"""The reason for a device's release of a model, in words; the release is `resolve`'s, which devices ask themselves."""
 
 from __future__ import annotations
 
@@ -20,8 +19,7 @@ class HeldTo(Struct, frozen=True, kw_only=True):
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """The facts about a device for one model: its opaque groups, an operator's pin, the release that it has
-    committed."""
+    """The facts about a device for one model: its opaque groups, an operator's pin, its committed release."""
 
     device_id: str
     groups: frozenset[str] = frozenset()

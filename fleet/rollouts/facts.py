@@ -78,8 +78,8 @@ class RolloutFacts(Struct, frozen=True, kw_only=True):
         return len(self.cohort) + len(self.control)
 
     def places(self, salt: str, least: int, below: int) -> Sequence[int]:
-        """Return the places, from `least` up to `below` parts per million, of the devices that a larger share would
-        take in."""
+        """Return the places of the devices that a larger share takes in, from `least` up to `below` parts per
+        million."""
         found = (cohort_place(salt, fact.device_id) for fact in self.control)
         return sorted(place for place in found if least <= place < below)
 

@@ -72,8 +72,7 @@ class GuardPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def least_devices(self) -> int:
-        """The number of devices of each release that must bring matched pairs before they can show harm, and
-        so health."""
+        """The devices of each release that must bring matched pairs before they can show harm, and so health."""
         return math.ceil(math.log(2 / self.alpha) / FAIR)
 
     @property

@@ -1,5 +1,4 @@
-"""The pace of a rollout by its schedule: its beginning, the orders that are due now, and the reasons for which none
-are."""
+"""The pace of a rollout by its schedule: its beginning, the orders that are due, or the reason why none are."""
 
 from __future__ import annotations
 
@@ -118,8 +117,7 @@ def spread_s(plan: Plan, progress: Progress, devices: int) -> int:
 
 
 def waits(plan: Plan, progress: Progress, now: float) -> str:
-    """Return why nothing is ordered now, or the pace of the orders; empty when the schedule has nothing to do
-    with it."""
+    """Return why nothing is ordered now, or the pace of the orders; empty where the schedule has no part in it."""
     asked = plan.schedule
     if asked is None or progress.state in ENDED or progress.state == "paused":
         return ""

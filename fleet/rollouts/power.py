@@ -1,5 +1,4 @@
-"""The number of distinct audited inputs that a verdict takes, computed by playing rollouts through the guard's own
-bets.
+"""The number of distinct audited inputs that a verdict takes, by rollouts played through the guard's own bets.
 
 Two releases are played many times over: one that loses nothing, and one that loses the margin. Both differ from the
 release before on `DIFFER` of the inputs besides. The number is the smallest that judges the first healthy, and stops

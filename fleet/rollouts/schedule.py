@@ -132,8 +132,7 @@ def step_s(devices: int) -> float:
 
 
 class RolloutPace(Struct, frozen=True, kw_only=True):
-    """The bounds on the orders of a step: devices per minute, seconds between two steps, and the hours of the
-    window."""
+    """The bounds on a step's orders: devices per minute, seconds between two steps, and the hours of the window."""
 
     per_minute: float
     step_s: float

@@ -53,8 +53,7 @@ class Certificate(NamedTuple):
 
 
 class Inference(Protocol):
-    """The answering side, an agent or a hub. Its methods are called on one event loop, and may raise what `refusal`
-    knows.
+    """The answering side, an agent or a hub. Its methods run on one event loop, and may raise what `refusal` knows.
 
     A version is empty where the caller leaves it open. Documents are those of the protocol's HTTP form.
     """

@@ -162,8 +162,7 @@ def batch_size(inputs: Arrays, names: Sequence[str]) -> int:
 
 
 def unfair(inputs: Arrays, specs: Sequence[Tensor]) -> str:
-    """Return why a run that failed on `inputs` proves nothing against the model: inputs that no model needs to take.
-    Else an empty text.
+    """Return why a run that failed on `inputs` proves nothing against the model; an empty text where it does.
 
     Where the manifest leaves the batch open: no rows, more than MAX_BATCH, or inputs that disagree about them.
     """

@@ -1,5 +1,4 @@
-"""The counts of each model on a server, as the Open Inference Protocol's users read them: Triton's statistics
-extension.
+"""The counts of each model on a server, for the Open Inference Protocol's users: Triton's statistics extension.
 
 Source: https://github.com/triton-inference-server/server, `docs/protocol/extension_statistics.md`.
 """

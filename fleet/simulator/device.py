@@ -174,7 +174,7 @@ class SimulatedDevice:
 
     def begins_look(self, now: float) -> bool:
         """Tell whether it is time to look; then `looked` or `not_looked` must follow, and no other look begins
-        before."""
+        before it."""
         if not self.online or self._looking or now < self._look_at:
             return False
         self._looking, self._look_at = True, NEVER

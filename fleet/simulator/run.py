@@ -23,8 +23,7 @@ KEPT_DELAYS = 100_000  # the latest, for the quantiles
 
 
 class SimulationPlan(Struct, frozen=True, kw_only=True):
-    """The plan of a simulation: `members` on `channel` of the hub at `hub`, for `seconds` and `drain_s` as `Work` has
-    them."""
+    """The plan of a simulation: `members` on `channel` of `hub`, for `seconds` and `drain_s` as `Work` has them."""
 
     hub: str
     channel: str

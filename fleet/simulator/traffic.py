@@ -97,8 +97,8 @@ def window(
 def _audits(
     running: Running, profile: DeviceProfile, rng: np.random.Generator, audited: int
 ) -> tuple[int, PairCounts | None]:
-    """Count the audited answers that agree with the auditor's; with a rollout also return both releases' outcomes on
-    each input."""
+    """Count the audits that agree with the auditor; with a rollout also return both releases' outcomes on each
+    input."""
     if running.rollout is None:
         return int(rng.binomial(audited, profile.accuracy)), None
     outcomes: dict[bytes, int] = {}
@@ -130,8 +130,7 @@ def _audits(
 
 
 def _compared(running: Running, profile: DeviceProfile, rng: np.random.Generator, answered: int) -> ShadowCounts | None:
-    """Return the comparison with the release of a shadow stage on copies of the requests, as many as one window may
-    tell."""
+    """Compare with the release of a shadow stage on copies of the requests, as many as one window may tell."""
     rollout = running.shadowed
     if rollout is None or running.rollout is not None or running.release != rollout.from_release:
         return None

@@ -31,8 +31,7 @@ class Work(Struct, frozen=True, kw_only=True):
 
 
 class ProcessProgress(Struct, frozen=True, kw_only=True):
-    """The progress of a process: sums since its start, but for `delays` (seconds from records to receipts since the
-    last).
+    """The progress of a process: sums since its start, but for `delays` (seconds from records to receipts).
 
     `releases` counts devices by `MODEL@NUMBER` that serves; `troubles` counts faults, by their words.
 

@@ -56,8 +56,7 @@ class Task(ABC, Generic[A]):
 
     @abstractmethod
     def agreement(self, one: A, other: A) -> float:
-        """Return how much two answers to the same request agree, in [0, 1]; symmetric, and 1 for an answer and
-        itself."""
+        """Return how much two answers to one request agree, in [0, 1]; symmetric, and 1 for an answer and itself."""
 
     @abstractmethod
     def label(self, value: object) -> Any:

@@ -46,8 +46,7 @@ def of_manifest(manifest: Manifest) -> Task[Any]:
 
 
 def required_by(spec: TaskSpec | None) -> tuple[str, ...]:
-    """Return the capabilities that a release of this task requires of an agent: none for a task that agents of 0.1
-    know."""
+    """Return the capabilities that a release of this task requires: none for a task that agents of 0.1 know."""
     return () if spec is None or spec.name == CLASSIFICATION else (capability(spec.name),)
 
 

@@ -78,8 +78,7 @@ def create_model(story: Story) -> None:
 
 
 def alarms(shop: Workshop, *, of: int | None = None) -> int:
-    """Count the drift alarms that the hub has raised so far, about one release or all; alarms about broken data are
-    left out."""
+    """Count the drift alarms that the hub has raised so far, about one release or all, without those of broken data."""
     try:
         found = [alarm for alarm in shop.client.alarms() if alarm.model == MODEL]
         found = [alarm for alarm in found if alarm.detail.kind not in ("quality", "outliers")]

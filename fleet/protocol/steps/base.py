@@ -53,8 +53,7 @@ class Step(Struct, frozen=True, kw_only=True, tag_field="kind"):
         return any(not getattr(self, name) for name in self.fitted)
 
     def bind(self, tensors: Sequence[Tensor]) -> Bound:
-        """Return the tensors that the step makes of `tensors`, those of `takes` in that order; nothing of their size is
-        allocated.
+        """Return the tensors made of `tensors`, those of `takes` in that order; nothing of their size is allocated.
 
         Raises:
             MalformedError: it cannot work on them, or a constant is missing or out of bounds.
