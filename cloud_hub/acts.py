@@ -1,4 +1,4 @@
-"""What the journal holds: acts that forbid something for ever, as values. See `journal`."""
+"""The acts in the journal, as values: each forbids something for ever. See `journal`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _LONGEST = 253  # characters of a whole name (RFC 1035)
 
 
 class BrokerPlace(Protocol):
-    """What of the configuration says where the broker is; see `config.BrokerConfig`."""
+    """The part of the configuration that says where the broker is; see `config.BrokerConfig`."""
 
     host: str
     port: int
@@ -48,7 +48,7 @@ class BrokerPlace(Protocol):
 
 
 class HubPlace(Protocol):
-    """What of the configuration says where the hub is; see `config.HubConfig`."""
+    """The part of the configuration that says where the hub is; see `config.HubConfig`."""
 
     host: str
     port: int
@@ -60,7 +60,7 @@ class HubPlace(Protocol):
 
     @property
     def broker(self) -> BrokerPlace:
-        """Where its broker is."""
+        """The place of its broker."""
         ...
 
 
@@ -116,26 +116,26 @@ def resolve(config: HubPlace) -> Addresses:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` leads to the machine that reads it."""
+    """Tell whether `host` leads to the machine that reads it."""
     address = _address(host)
     return host == "localhost" if address is None else address.is_loopback
 
 
 def is_wildcard(host: str) -> bool:
-    """Whether `host` means every address of this machine: good to listen on, and no place to connect to."""
+    """Tell whether `host` means every address of this machine: good to listen on, and no place to connect to."""
     address = _address(host)
     return host == "" if address is None else address.is_unspecified
 
 
 def reachable(host: str) -> str:
-    """Where this machine finds what listens on `host`."""
+    """Return the host under which this machine finds a server that listens on `host`."""
     if not is_wildcard(host):
         return host
     return "::1" if ":" in host else "127.0.0.1"
 
 
 def is_hostname(text: str) -> bool:
-    """Whether `check_hostname` has nothing against it as it stands."""
+    """Tell whether `check_hostname` has nothing against it as it stands."""
     try:
         return check_hostname(text) == text
     except UsageError:
@@ -218,12 +218,13 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _listens(config: HubPlace, broker: BrokerPlace) -> str:
-    """Where the broker listens: Mosquitto, which asks for certificates, beside HTTP; the embedded one on loopback."""
+    """Return the broker's host: beside HTTP for Mosquitto, which asks for certificates; loopback for the embedded
+    one."""
     return broker.host or (config.host if broker.kind == "mosquitto" else "127.0.0.1")
 
 
 def _told(bind: str, names: tuple[str, ...]) -> str:
-    """What devices are told of a server that listens on `bind`: nothing that it does not listen on."""
+    """Return the host that devices are told of a server that listens on `bind`: none on which it does not listen."""
     if is_loopback(bind):
         return bind
     return names[0] if names else reachable(bind)

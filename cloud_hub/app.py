@@ -104,7 +104,7 @@ def all_services(hub: Hub) -> list[Service]:
 
 
 def inference_services(hub: Hub, inference: Inference) -> list[Service]:
-    """What runs beside the answering of requests, in every process that answers some."""
+    """Return the services that run beside the answering of requests, in every process that answers some."""
     rpc = make_rpc_server(hub.config, inference.rpc)
     sharing = RateSharing(hub, inference.admission.rates)
     return [WarmUp(hub, inference.loaded), inference.later, sharing, *([rpc] if rpc is not None else [])]

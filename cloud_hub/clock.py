@@ -27,12 +27,12 @@ MEASURE_S = 10.0  # between two looks at the database's clock
 
 
 def lies_ahead(moment: float, now: float, longest_s: float = 0.0) -> bool:
-    """Whether `moment` lies farther ahead of `now` than `longest_s`: a clock that ran ahead has written it."""
+    """Tell whether `moment` lies farther ahead of `now` than `longest_s`: a clock that ran ahead has written it."""
     return moment > now + longest_s + SLACK_S
 
 
 class Jumps:
-    """How far a clock has jumped ahead from one look to the next, by a monotonic one. For one thread."""
+    """Measures the jumps of a clock from one look to the next, by a monotonic one. For one thread."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic

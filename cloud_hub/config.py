@@ -129,7 +129,7 @@ class HubConfig(BaseSettings):
 
     @property
     def temporary_dir(self) -> Path:
-        """Where uploads are gathered before they are verified."""
+        """The folder in which uploads are gathered before they are verified."""
         return self.directory / "tmp"
 
     @property
@@ -159,7 +159,7 @@ class HubConfig(BaseSettings):
 
     @property
     def addresses(self) -> Addresses:
-        """Where HTTP and the broker listen, where the hub connects, and what devices are told."""
+        """The addresses on which HTTP and the broker listen, to which the hub connects, and which devices are told."""
         return resolve(self)
 
     @classmethod

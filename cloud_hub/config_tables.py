@@ -78,7 +78,7 @@ class LimitsConfig(Section):
 
 
 class ExpiryConfig(Section):
-    """How long signed metadata holds, in days, and how often the timestamp is signed anew.
+    """The validity of signed metadata, in days, and the seconds between two signatures of the timestamp.
 
     A timestamp lasts seven days at most: from its end devices know the time that must have passed.
     """
@@ -103,15 +103,15 @@ class ExpiryConfig(Section):
 
 
 class EnginesConfig(Section):
-    """How often the engines look, in seconds."""
+    """The intervals at which the engines look, in seconds."""
 
     rollout_tick_s: float = 1.0
     drift_tick_s: float = 5.0
 
 
 class TelemetryConfig(Section):
-    """How many days telemetry is kept: windows as devices sent them, then their sums by hour, then by day; reports, and
-    from a rollout's end on what it has drawn of windows and labels.
+    """The number of days that telemetry is kept: windows as devices sent them, then their sums by hour, then by day;
+    reports, and from a rollout's end on the windows and labels that it has drawn.
 
     A window that a drift monitor has not counted yet waits, `uncounted_days` at most.
     """
@@ -186,7 +186,7 @@ class WorkerConfig(Section):
 
 
 class PricesConfig(Section):
-    """What the dashboard reckons the cloud's part with, in `currency`; what has no price is not shown."""
+    """The prices by which the dashboard reckons the cloud's part, in `currency`; a part without one is not shown."""
 
     currency: Annotated[str, Field(max_length=8)] = ""
     per_1000_calls: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None

@@ -58,7 +58,7 @@ class Hub:
         session.add(AuditEntry(at=self.clock(), actor=actor, action=action, subject=subject, detail=detail or {}))
 
     def mqtt_endpoint(self, password: str = "") -> MqttEndpoint:
-        """Where a device finds the broker; `password` is used without TLS only."""
+        """Return the broker's address for a device; `password` is used without TLS only."""
         return self._broker if self._broker.tls else replace(self._broker, password=password)
 
     @cached_property

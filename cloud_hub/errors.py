@@ -1,4 +1,4 @@
-"""What can go wrong in the hub, and the exit code and word of each; `fleet.protocol.refusals` has the word's status.
+"""The errors of the hub, with the exit code and word of each; `fleet.protocol.refusals` has the word's status.
 
 HubError
  ├── InvalidError        the request or file is not acceptable          400   exit 1
@@ -115,7 +115,7 @@ class UnreachableError(HubError):
 
 
 class KeptError(UnreachableError):
-    """What was asked is in the database and cannot be shown to devices yet: the hub does so by itself once it can."""
+    """A change that is in the database and cannot be shown to devices yet: the hub shows it by itself once it can."""
 
 
 class DeadlineError(HubError):

@@ -17,7 +17,7 @@ class _Table(BaseModel):
 
 
 class EventTarget(_Table):
-    """Who is told of events, at an address of https or at a broker of MQTT. `format`: `standard` signs as Standard
+    """A receiver of events, at an address of https or at a broker of MQTT. `format`: `standard` signs as Standard
     Webhooks do, with the secret in `secret_file` or in the variable that `secret_env` names; `slack` is for Slack's
     incoming webhooks, whose address is the secret: `url_file` or `url_env`; `mqtt` publishes to a broker of your own at
     `mqtts://HOST:8883`. `kinds`: `*`, a noun such as `rollout.*`, or kinds.

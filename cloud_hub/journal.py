@@ -1,4 +1,4 @@
-"""What was forbidden, written down beside the database: revocations, withdrawals, floors, used numbers, ended rollouts.
+"""A record beside the database of everything forbidden: revocations, withdrawals, floors, used numbers, ended rollouts.
 
 A database that is restored to an older day does not know what was forbidden since, and would revive it. The journal
 lies elsewhere (`journal` of hub.toml) and is only ever appended to. One entry is one object, created and never changed:
@@ -45,7 +45,7 @@ class Read(NamedTuple):
 
 
 class Adopted(NamedTuple):
-    """How many entries a journal took from a copy, and whether the two had parted."""
+    """The number of entries that a journal took from a copy, and whether the two had parted."""
 
     entries: int
     parted: bool

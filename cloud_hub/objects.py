@@ -33,14 +33,18 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def blob_key(sha256: str) -> str:
-    """Where a blob lies; NotFoundError when this is not a hash."""
+    """Return the key of a blob.
+
+    Raises:
+        NotFoundError: this is not a hash.
+    """
     if _SHA256.fullmatch(sha256) is None:
         raise NotFoundError(f"{sha256!r} is not a SHA-256 in lower-case hex", subject="blob")
     return f"blobs/{sha256}"
 
 
 def delta_key(new: str, old: str) -> str:
-    """Where a patch lies: beside the blobs, since a blob's name is a file's. NotFoundError as for `blob_key`."""
+    """Return the key of a patch: beside the blobs, since a blob's name is a file's. NotFoundError as for `blob_key`."""
     return f"deltas/{blob_key(new).removeprefix('blobs/')}/{blob_key(old).removeprefix('blobs/')}"
 
 

@@ -1,4 +1,4 @@
-"""What the hub's core needs from the outside world, as protocols.
+"""The hub core's needs from the outside world, as protocols.
 
 Each has a real adapter and a fake that passes the same contract test.
 """
@@ -84,7 +84,7 @@ class Objects(Protocol):
         ...
 
     def exists(self, key: str) -> bool:
-        """Whether `key` exists."""
+        """Tell whether `key` exists."""
         ...
 
     def list(self, prefix: str) -> Iterable[ObjectInfo]:
@@ -97,7 +97,7 @@ class Objects(Protocol):
 
 
 class SigningRequest(Struct, frozen=True, kw_only=True):
-    """What the holder of the release key signs: Ed25519 over `payload`, for `version` of role `models`."""
+    """The bytes that the holder of the release key signs: Ed25519 over `payload`, for `version` of role `models`."""
 
     payload: bytes
     version: int
@@ -140,7 +140,7 @@ class Publisher(Protocol):
         ...
 
     def signing(self, model: str, number: int) -> SigningRequest:
-        """What to sign so that release `number` (and the model's floor) is published."""
+        """Return the bytes to sign so that release `number` (and the model's floor) is published."""
         ...
 
     def accept_signature(
@@ -261,7 +261,7 @@ class DeviceTokens(Protocol):
     group_secret: bytes
 
     def nonce(self, device_id: str, *, now: float) -> str:
-        """What a device signs to get a token."""
+        """Return a text for a device to sign, in exchange for a token."""
         ...
 
     def check_nonce(self, device_id: str, nonce: str, *, now: float) -> None:
@@ -273,7 +273,7 @@ class DeviceTokens(Protocol):
         ...
 
     def looks_like(self, text: str) -> bool:
-        """Whether a bearer token is a device's."""
+        """Tell whether a bearer token is a device's."""
         ...
 
     def verify_token(self, text: str, *, now: float) -> str:
@@ -281,7 +281,7 @@ class DeviceTokens(Protocol):
         ...
 
     def ends_at(self, text: str) -> float:
-        """When a verified token ends, in Unix seconds."""
+        """Return when a verified token ends, in Unix seconds."""
         ...
 
 
@@ -300,14 +300,14 @@ class CommandKey(Protocol):
 
 
 class Part(Struct, frozen=True):
-    """How one part of the hub stands; `reason` says why it is not ok."""
+    """The state of one part of the hub; `reason` says why it is not ok."""
 
     state: State
     reason: str = ""
 
 
 class Board(Protocol):
-    """Where services write down how they stand, from any thread."""
+    """A board on which services record their states, from any thread."""
 
     def say(self, part: Literal["broker", "ingest"], wrong: str) -> None:
         """`part` works, or `wrong` says what does not."""

@@ -1,4 +1,4 @@
-"""What routes ask for in their signature: the hub, and a caller who may do this.
+"""The parameters that a route asks for in its signature: the hub, and a caller who may do this.
 
     def route(hub: HubDep, caller: OperatorUser) -> …
 
@@ -46,7 +46,7 @@ def bearer(request: Request) -> str:
 
 
 def get_caller(request: Request, hub: HubDep) -> Caller:
-    """Whoever calls, with any valid credential."""
+    """Return the caller, with any valid credential."""
     return caller_of(hub, bearer(request))
 
 

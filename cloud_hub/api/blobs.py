@@ -130,7 +130,7 @@ async def upload(
     },
 )
 def look(sha256: KeyPath, hub: HubDep, caller: Viewer) -> Response:
-    """Whether a blob is there, and its size."""
+    """Tell whether a blob is there, and its size."""
     found = hub.objects.info(blob_key(sha256))
     if found is None:
         return Response(status_code=404)

@@ -46,7 +46,7 @@ def JsonBody(kind: type[RequestModel]) -> Depends:
 
 
 def in_words(error: Mapping[str, Any], fields: tuple[str, ...] = ()) -> tuple[str, str, str]:
-    """Which field, what is wrong with it, and what to do, of one of pydantic's errors.
+    """Return the field, the fault and the remedy that one of pydantic's errors tells.
 
     Args:
         error: an entry of `ValidationError.errors()`.

@@ -55,7 +55,7 @@ def show(device_id: KeyPath, hub: HubDep, caller: Viewer) -> DeviceDetail:
 
 @router.get("/{device_id}/explain", responses=errors(404))
 def explain(device_id: KeyPath, hub: HubDep, caller: Viewer) -> ChannelExplanation:
-    """What a device should run of each model of its channel, and why."""
+    """Show the release that a device should run of each model of its channel, and the reason."""
     return explain_device(hub, device_id)
 
 
@@ -96,7 +96,7 @@ def command(
 
 @router.get("/{device_id}/commands/{command}", responses=errors(404))
 def show_command(device_id: KeyPath, command: KeyPath, hub: HubDep, caller: Viewer) -> CommandInfo:
-    """How a command stands, and what the device has answered."""
+    """Show the state of a command, and the device's answer."""
     return answers.command_of(hub, device_id, command)
 
 

@@ -45,5 +45,5 @@ def docs() -> Response:
 
 @router.get("/api/v1/docs")
 def old_docs() -> Response:
-    """Where the page was."""
+    """Lead from the page's old address to the present one."""
     return RedirectResponse("/docs", status_code=308)

@@ -32,8 +32,8 @@ def list_streams(
     release: Annotated[int, Query(ge=0, le=INT32)] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> StreamPage:
-    """Where a model's inputs are watched, those with most evidence first; `kind`: device, group or fleet; `release` 0:
-    of every one that is watched."""
+    """List the streams in which a model's inputs are watched, those with most evidence first; `kind`: device, group
+    or fleet; `release` 0: of every one that is watched."""
     return StreamPage(items=monitors.list_streams(hub, model, release, kind, limit))
 
 

@@ -1,4 +1,4 @@
-"""What a device calls to become known, to get a token, and to learn what is its own."""
+"""The calls by which a device enrols, gets a token, and learns its own assignment."""
 
 from __future__ import annotations
 

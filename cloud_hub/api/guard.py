@@ -1,7 +1,7 @@
-"""What no route should have to think of: a NUL character in a path, a query or a header.
+"""A guard against NUL characters in paths, queries and headers, so that no route has to think of them.
 
-Parameters and bodies are bounded by the types of `fleet.api.types`. This stands before all routes, for what a type was
-forgotten for: no name, id or token holds a NUL, and PostgreSQL takes none.
+Parameters and bodies are bounded by the types of `fleet.api.types`. This stands before all routes, in case that a type
+was forgotten: no name, id or token holds a NUL, and PostgreSQL takes none.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ Exclude = Annotated[list[str], Query(description="A part that shall not count; r
 
 @router.get("/healthz")
 async def healthz(request: Request, response: Response) -> Health:
-    """Whether the process lives: 200 as long as it answers, for a restart mends no database. The body has the rest."""
+    """Tell whether the process lives: 200 as long as it answers, for a restart mends no database; see the body."""
     return _answer(response, await request.app.state.health.look())
 
 
@@ -32,7 +32,7 @@ _NOT_READY: dict[int | str, dict[str, Any]] = {
 
 @router.get("/readyz", responses=_NOT_READY)
 async def readyz(request: Request, response: Response, exclude: Exclude = []) -> Health:  # noqa: B006  # FastAPI copies it
-    """Whether every part works: 200, else 503."""
+    """Tell whether every part works: 200, else 503."""
     answer = _answer(response, health.without(await request.app.state.health.look(), exclude))
     if answer.status != "ok":
         response.status_code = 503

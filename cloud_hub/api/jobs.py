@@ -43,7 +43,7 @@ def show(job: KeyPath, hub: HubDep, caller: Viewer) -> JobInfo:
 
 @router.get("/jobs/{job}/log", responses=errors(404))
 def log(job: KeyPath, hub: HubDep, caller: OperatorUser) -> JobLog:
-    """What the job's code has printed, at most the last MiB; empty while it runs."""
+    """Show the output of a job's code, at most the last MiB; empty while it runs."""
     return JobLog(job=job, text=read_log(hub, job))
 
 

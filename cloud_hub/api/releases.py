@@ -98,7 +98,7 @@ def delete(model: KeyPath, number: NumberPath, hub: HubDep, caller: OperatorUser
 
 @router.get("/{number}/signing", responses=errors(404, 409))
 def signing(model: KeyPath, number: NumberPath, hub: HubDep, caller: OperatorUser) -> SigningPayload:
-    """What the holder of the release key has to sign (Ed25519 over the decoded `payload`)."""
+    """Show the bytes that the holder of the release key has to sign (Ed25519 over the decoded `payload`)."""
     wanted = hub.publisher.signing(model, number)
     payload = base64.b64encode(wanted.payload).decode()
     return SigningPayload(payload=payload, version=wanted.version, key_id=wanted.key_id)

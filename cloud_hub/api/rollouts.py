@@ -50,7 +50,7 @@ def create(hub: HubDep, caller: OperatorUser, wanted: Annotated[NewRollout, Json
 
 @router.post("/plan", responses=errors(404, 409))
 def plan(hub: HubDep, caller: Viewer, wanted: Annotated[NewRollout, JsonBody(NewRollout)]) -> RolloutForecast:
-    """What a rollout would take (devices, distinct inputs, time) and what it lacks; nothing is started."""
+    """Forecast a rollout (devices, distinct inputs, time) and name the conditions that it lacks; nothing is started."""
     return orders.plan(hub, wanted)
 
 
@@ -62,7 +62,7 @@ def show(rollout: KeyPath, hub: HubDep, caller: Viewer) -> RolloutInfo:
 
 @router.get("/{rollout}/events", responses=errors(404))
 def events(rollout: KeyPath, hub: HubDep, caller: Viewer) -> RolloutEventPage:
-    """What happened, in order."""
+    """List the rollout's events, the oldest first."""
     return RolloutEventPage(items=orders.list_events(hub, rollout))
 
 

@@ -1,4 +1,4 @@
-"""What a restore looks at before it changes anything: the backup, its configuration, the place, and the keys."""
+"""The checks of a restore before it changes anything: the backup, its configuration, the place, and the keys."""
 
 from __future__ import annotations
 

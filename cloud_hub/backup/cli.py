@@ -92,7 +92,7 @@ def restore(
 
 
 def _secrets(with_keys: bool) -> list[str]:
-    """What whoever keeps the backup should know of it."""
+    """Return the sentences that the keeper of the backup should read."""
     keys = (
         "the hub's keys, sealed with the passphrase: whoever has both can sign for this fleet"
         if with_keys

@@ -1,5 +1,5 @@
-"""Which objects a database names. The signed repository is not among them: its bytes are rows, and are put again from
-them; nor are requests that are answered later, which end within the hour."""
+"""The objects that a database names. The signed repository is not among them: its bytes are rows, and are put again
+from them; nor are requests that are answered later, which end within the hour."""
 
 from __future__ import annotations
 

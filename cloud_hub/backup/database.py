@@ -36,7 +36,7 @@ LIVING = "end the hub, its workers and every other program that uses it first"
 
 
 def is_sqlite(url: str) -> bool:
-    """Whether the database is a file."""
+    """Tell whether the database is a file."""
     return make_url(url).get_backend_name() == "sqlite"
 
 

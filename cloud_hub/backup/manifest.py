@@ -1,4 +1,4 @@
-"""What a backup holds: `backup.json` names every file of the folder with its size and SHA-256.
+"""The content of a backup: `backup.json` names every file of the folder with its size and SHA-256.
 
 BACKUP/                0700, every file 0600
   backup.json          this document; its own hash is in it
@@ -56,7 +56,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
     @property
     def has_keys(self) -> bool:
-        """Whether the hub's keys are in it, under a passphrase."""
+        """True if the hub's keys are in it, under a passphrase."""
         return SEALED in self.files
 
     @property

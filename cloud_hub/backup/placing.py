@@ -1,4 +1,4 @@
-"""How what is restored gets its place: objects, database and keys, each whole or not at all."""
+"""Puts restored objects, database and keys into place, each whole or not at all."""
 
 from __future__ import annotations
 

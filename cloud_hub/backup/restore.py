@@ -44,7 +44,8 @@ ASIDE = ("keys.replaced-*", f"{CONFIG}.before")  # what was there before, which 
 
 
 class Restored(NamedTuple):
-    """What was restored, how many entries of the journal were carried out, and what an operator should know or do."""
+    """The manifest of the restored backup, how many entries of the journal were carried out, and problems that an
+    operator should know or solve."""
 
     manifest: Manifest
     entries: int
@@ -53,7 +54,7 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """What a hub is made again from: a backup's `folder`, and what is newer or not in it.
+    """The source of a restored hub: a backup's `folder`, and copies that are newer or not in it.
 
     `keys` are a copy of the hub's keys; None takes those in the backup, else those in the hub's directory. `journal` is
     a copy that is newer than the backup; see `journals`. `passphrase` gives the one that the backup's keys are sealed

@@ -19,7 +19,7 @@ LIMIT = 4 << 20  # bytes of all keys
 
 
 class Sealed(Struct, frozen=True, kw_only=True):
-    """What `keys.sealed` holds, as MessagePack."""
+    """The content of `keys.sealed`, as MessagePack."""
 
     salt: bytes
     nonce: bytes

@@ -1,4 +1,4 @@
-"""Which broker, from the configuration; and the hub's connection to it."""
+"""Chooses the broker by the configuration, and opens the hub's connection to it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Open:
 
     @property
     def hears(self) -> bool:
-        """Whether devices are heard now."""
+        """True while devices are heard."""
         return self._link.hears
 
     def check(self) -> None:

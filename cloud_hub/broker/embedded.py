@@ -45,12 +45,12 @@ class DatabaseLogin(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped h
 
     @dataclass
     class Config:
-        """Which of this process's brokers it belongs to."""
+        """The address of this process's broker that it belongs to."""
 
         bind: str = ""
 
     async def authenticate(self, *, session: Session) -> bool | None:
-        """Whether this session may connect. Its client id must be its user name."""
+        """Tell whether this session may connect. Its client id must be its user name."""
         check, _ = _CHECKS[self.context.config.bind]
         name, password = session.username or "", session.password or ""
         return bool(session.client_id == name and await asyncio.to_thread(check, name, password))
@@ -64,7 +64,7 @@ class Access(BaseTopicPlugin):  # type: ignore[misc]
     async def topic_filtering(
         self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None
     ) -> bool | None:
-        """Whether the session may publish to or receive from a topic."""
+        """Tell whether the session may publish to or receive from a topic."""
         _, prefix = _CHECKS[self.context.config.bind]
         name = session.username if session else None
         if not name or not topic:
@@ -205,7 +205,7 @@ class _Guarded(Broker):  # type: ignore[misc]
 
 
 def allowed(device: str, topic: str, *, publish: bool, prefix: str) -> bool:
-    """What one device may do: write its own uplinks, read its own commands and every notice."""
+    """Tell whether one device may use a topic: it may write its own uplinks, read its own commands and every notice."""
     if publish:
         try:
             return topics.parse_uplink(topic, prefix).device_id == device

@@ -55,7 +55,8 @@ def end_leftover(folder: Path) -> None:
 
 
 def is_ours(folder: Path, pid: int, started: str = "") -> bool:
-    """Whether process `pid` is a Mosquitto with the configuration in `folder`, and `started` then, if that is known."""
+    """Tell whether process `pid` is a Mosquitto with the configuration in `folder`, and was `started` then, if
+    known."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -64,7 +65,7 @@ def is_ours(folder: Path, pid: int, started: str = "") -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did; empty where the kernel does not say."""
+    """Return when a process started, in clock ticks since the machine did; empty where the kernel does not say."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     return ""

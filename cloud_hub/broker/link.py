@@ -28,7 +28,7 @@ AT_ONCE = 8  # subscriptions in one request; AWS IoT takes no more
 
 
 class Address(Struct, frozen=True, kw_only=True):
-    """Where the broker is and how the hub shows who it is: certificate files, or a login."""
+    """The broker's address and the hub's proof of identity there: certificate files, or a login."""
 
     host: str
     port: int
@@ -97,7 +97,7 @@ class Link:
 
     @property
     def hears(self) -> bool:
-        """Whether the broker is there and has granted every subscription: else devices are heard by nobody here."""
+        """True while the broker is there and has granted every subscription: else no device is heard here."""
         with self._changing:
             return self._connected and not self._asked and not self._refusal
 

@@ -180,7 +180,7 @@ class Mosquitto:
 
 
 def access_list(prefix: str, revoked: Sequence[str] = ()) -> str:
-    """What each identity may do; what is not listed is denied. `%u` is the certificate's common name.
+    """Return the rights of each identity; a topic that is not listed is denied. `%u` is the certificate's common name.
 
     Uplinks begin with one of the 16 digits that devices are spread over: whether it is the device's own, which no
     pattern can say, is asked by the ingest. A denial in the section of a user outweighs every pattern.

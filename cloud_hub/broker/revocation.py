@@ -46,7 +46,8 @@ class Revoked(Struct, frozen=True):
 
 
 def revoked(session: Session, now: float) -> Revoked:
-    """Who is revoked, with every certificate that each of them got, replaced ones too, until it expires by itself."""
+    """Return the revoked devices, with every certificate that each got, replaced ones too, until it expires by
+    itself."""
     gone = col(Device.revoked_at).is_not(None)
     devices = session.exec(select(Device.id).where(gone)).all()
     serials = session.exec(
@@ -58,7 +59,7 @@ def revoked(session: Session, now: float) -> Revoked:
 
 
 class Revocations:
-    """Who is revoked, read from the database when that can have changed and not at every look."""
+    """The revoked devices, read from the database when they can have changed and not at every look."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -67,7 +68,7 @@ class Revocations:
         self._found = Revoked()
 
     def read(self) -> Revoked:
-        """What holds now; a change that another process commits is seen by the next call."""
+        """Return the revocations that hold now; a change that another process commits is seen by the next call."""
         now = self._hub.clock()
         with self._hub.reading() as session:
             version = access_version.read(session)  # before the rows, so that no change is taken for an older one

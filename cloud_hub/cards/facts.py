@@ -1,4 +1,4 @@
-"""What the hub knows of a release: its manifest with the compiler's detail, its snapshot, its rollouts."""
+"""The hub's facts about a release: its manifest with the compiler's detail, its snapshot, its rollouts."""
 
 from __future__ import annotations
 
@@ -62,10 +62,11 @@ class CardFacts(Struct, frozen=True, kw_only=True):
 
 
 def gather(hub: Hub, model: str, number: int) -> CardFacts:
-    """What is known of a release.
+    """Gather the facts about a release.
 
     Raises:
-        NotFoundError: there is none. ConflictError: it has no manifest yet.
+        NotFoundError: it does not exist.
+        ConflictError: it has no manifest yet.
     """
     release = models.show_release(hub, model, number)
     if release.manifest is None:

@@ -1,4 +1,4 @@
-"""Who looks at the dashboard: an operator token in an HttpOnly cookie, and a CSRF token on every change."""
+"""The dashboard's visitors: an operator token in an HttpOnly cookie, and a CSRF token on every change."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Visitor = Annotated[Caller, Depends(get_visitor)]
 
 
 def csrf_token(token: str) -> str:
-    """What a form must carry; only a page that was made for this cookie knows it."""
+    """Return the token that a form must carry; only a page that was made for this cookie knows it."""
     return hmac.new(token.encode(), b"edgeloop dashboard csrf", hashlib.sha256).hexdigest()
 
 

@@ -36,7 +36,7 @@ LIFE_S = 3600.0  # then the page opens the next one, with the cookie that it has
 
 
 class Marks(Protocol):
-    """What tells whether the data has moved; see `cloud_hub.store.moved`."""
+    """The marks by which to see that the data has moved; see `cloud_hub.store.moved`."""
 
     def mark(self) -> str:
         """Another text than before when something has changed."""
@@ -66,7 +66,7 @@ class Live:
 
     @property
     def streams(self) -> int:
-        """How many there are."""
+        """The number of open streams."""
         return self._of.total()
 
     @contextmanager
@@ -90,10 +90,10 @@ class Live:
             self._of -= Counter({actor: 1})  # drops those that have none
 
     async def follow(self, holds: Callable[[], bool]) -> AsyncIterator[bytes]:
-        """What a stream says, until its session ends, its life is over, or the hub ends.
+        """Yield the events of a stream, until its session ends, its life is over, or the hub ends.
 
         Args:
-            holds: whether the session still does; it is asked in a thread.
+            holds: tells whether the session still does; it is called in a thread.
         """
         yield b"retry: 5000\n\n"
         told, told_at, spoke_at, began = -1, -GAP_S, self._now(), self._now()

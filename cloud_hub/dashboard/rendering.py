@@ -52,17 +52,17 @@ class Frame(NamedTuple):
 
     @property
     def is_renewal(self) -> bool:
-        """Whether the page is there already and only what lives on it is asked for again."""
+        """True if the page is there already and only its living parts are asked for again."""
         return "hx-request" in self.request.headers
 
     @property
     def may_change(self) -> bool:
-        """Whether the visitor is an operator or an admin."""
+        """True if the visitor is an operator or an admin."""
         return role_allows(self.caller.role, "operator")
 
     @property
     def may_administer(self) -> bool:
-        """Whether the visitor is an admin."""
+        """True if the visitor is an admin."""
         return role_allows(self.caller.role, "admin")
 
     def show(self, name: str, *, status: int = 200, **context: Any) -> Response:

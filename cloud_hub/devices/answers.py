@@ -1,4 +1,4 @@
-"""How a command to a device stands, and what the device has answered."""
+"""The state of a command to a device, and the device's answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def command_of(hub: Hub, device_id: str, command: str) -> CommandInfo:
 
 
 def newest_answer(session: Session, device_id: str, kind: str) -> CommandAnswer | None:
-    """What a device answered last to a command of a kind, if one was sent lately and that is here."""
+    """Return a device's last answer to a command of a kind, if one was sent lately and has been answered."""
     sent = select(OutboxCommand.id).where(OutboxCommand.device_id == device_id, OutboxCommand.kind == kind)
     for command in session.exec(sent.order_by(col(OutboxCommand.created_at).desc()).limit(COMMANDS)):
         answer = _answer(session, device_id, command)

@@ -1,4 +1,4 @@
-"""What an operator changes about a device: labels, pins, channel, and its access."""
+"""An operator's changes of a device: labels, pins, channel, and its access."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def end_access(hub: Hub, session: Session, row: Device, actor: str) -> None:
 
 
 def _revoked(session: Session, row: Device) -> DeviceRevoked:
-    """What must be known of the device to keep it out, also by a database that never heard of it."""
+    """Return the facts that keep the device out, also by a database that never heard of it."""
     certificates = session.exec(select(CertificateRow).where(CertificateRow.device_id == row.id)).all()
     return DeviceRevoked(
         device=row.id,

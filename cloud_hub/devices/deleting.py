@@ -119,7 +119,7 @@ class _Rows(NamedTuple):
 
 
 def _next(session: Session, device_id: str) -> _Rows | None:
-    """What is deleted next: at most STEP rows of one table, by their primary key; None when there are no more."""
+    """Return the rows to delete next: at most STEP of one table, by their primary key; None when none are left."""
     for table in ROWS:
         columns = tuple(column.name for column in table.__table__.primary_key)  # type: ignore[attr-defined]
         attributes = [getattr(table, name) for name in columns]

@@ -1,4 +1,4 @@
-"""What a device should run of each model of its channel, and why."""
+"""The release that a device should run of each model of its channel, and the reason."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which devices are ill and why, and finding some of a large fleet: counts, and pages by id.
+"""The devices that are ill, with their reasons, and the search in a large fleet: counts, and pages by id.
 
 A device is ill when it reports a problem, when a model on it has a reason or no release, when messages of it could not
-be taken, when its certificate ends soon, or when the hub sees two machines behind its name. For each there is an
-index over the devices that it holds for, so that it costs by the ill ones and not by the fleet. That a device is
+be taken, when its certificate ends soon, or when the hub sees two machines behind its name. For each there is an index
+over the devices that it holds for, so that the cost grows with the ill ones and not with the fleet. That a device is
 offline is its state, and no illness of its own; a revoked one is neither.
 """
 
@@ -41,7 +41,8 @@ WORDS = {
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What devices are looked for by; what is empty says nothing. `label` is `key=value`, `text` a part of an id."""
+    """The properties that devices are searched by; an empty one says nothing. `label` is `key=value`, `text` a part
+    of an id."""
 
     state: DeviceState | Literal["", "ill"] = ""
     channel: str = ""
@@ -53,7 +54,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 class Reason(Struct, frozen=True, kw_only=True):
-    """How many devices are ill for one reason: one of them, and what to do or what it means, in words."""
+    """The number of devices that are ill for one reason, one of them, and the remedy or the meaning, in words."""
 
     reason: str
     devices: int
@@ -71,7 +72,7 @@ class DeviceFindings(Struct, frozen=True, kw_only=True):
 
 
 def reasons(session: Session, now: float) -> list[Reason]:
-    """Why devices are ill, the reason of most devices first."""
+    """Return the reasons for which devices are ill, the reason of most devices first."""
     number, one = func.count(), func.min(Device.id)
     said = select(Device.problem, number, one).where(PROBLEM, ALIVE).group_by(Device.problem)
     told = session.exec(said).all()
@@ -208,7 +209,7 @@ def _stands(state: DeviceState, now: float, offline_after_s: float) -> ColumnEle
 
 
 def _ails(session: Session, wanted: Wanted, now: float) -> ColumnElement[bool]:
-    """Whether it is ill for that reason, which a model has: the wanted one, if one is."""
+    """Select the devices that are ill for the wanted reason, of the wanted model if one is."""
     reported = select(DeviceModel.device_id).where(REASON, DeviceModel.reason == wanted.reason)
     reported = reported.where(DeviceModel.model == wanted.model) if wanted.model else reported
     told = select(Device.id).where(PROBLEM, Device.problem == wanted.reason)
@@ -218,7 +219,8 @@ def _ails(session: Session, wanted: Wanted, now: float) -> ColumnElement[bool]:
 
 
 def ending_certificates(session: Session, before: float, most: int) -> tuple[int, list[tuple[str, float]]]:
-    """How many devices' certificates end before a moment (Unix seconds), and the first of them with their ends."""
+    """Count the devices whose certificates end before a moment (Unix seconds); return the first ones with their
+    ends."""
     ends = col(Device.certificate_expires_at)
     rules = (ALIVE, ends > 0, ends < before)
     count = session.exec(select(func.count()).select_from(Device).where(*rules)).one()

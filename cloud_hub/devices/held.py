@@ -1,7 +1,7 @@
-"""What devices hold of a hub that lived before a restore: bounded, checked, and lifted above.
+"""The metadata that devices hold of a hub that lived before a restore: bounded, checked, and lifted above.
 
 A device sends it when the hub serves older signed metadata than it has. After the first one the hub has risen, and the
-others look again instead: so one at a time is read, and of one device one in `EVERY_S` seconds.
+others look again instead: so they are read one at a time, and one device's at most once in `EVERY_S` seconds.
 """
 
 from __future__ import annotations

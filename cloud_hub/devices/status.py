@@ -60,12 +60,12 @@ def find_device(session: Session, device_id: str, *, lock: bool = False) -> Devi
 
 
 def is_gone(row: Device) -> bool:
-    """Whether a device was deleted: only what keeps it out is there, and it holds no certificate."""
+    """Tell whether a device was deleted: only the facts that keep it out are left, and it holds no certificate."""
     return row.revoked_at is not None and not row.certificate
 
 
 def is_shown() -> ColumnElement[bool]:
-    """Whether a device was not deleted, as `is_gone` has it."""
+    """Select the devices that were not deleted, as `is_gone` has it."""
     return or_(col(Device.revoked_at).is_(None), col(Device.certificate) != "")
 
 
@@ -89,7 +89,7 @@ def list_devices(hub: Hub, *, labels: Mapping[str, str], channel: str, after: st
 
 
 def carries(session: Session, labels: Mapping[str, str]) -> list[ColumnElement[bool]]:
-    """Whether a device has all the labels: each stands in the text of the document as it would be written there.
+    """Select the devices that have all the labels: each stands in the document's text as it would be written there.
 
     That is after a brace or a comma: a quote within a key or a value has a backslash before it, and looks different.
     """
@@ -100,7 +100,7 @@ def carries(session: Session, labels: Mapping[str, str]) -> list[ColumnElement[b
 
 
 def count_states(session: Session, now: float, offline_after_s: float) -> dict[DeviceState, int]:
-    """How many devices are in each state (see `state_of`), in one pass."""
+    """Count the devices in each state (see `state_of`), in one pass."""
     heard = and_(col(Device.revoked_at).is_(None), col(Device.online), col(Device.last_seen_at) > now - offline_after_s)
     counted: Any = select(func.count(), func.count(col(Device.revoked_at)), func.sum(case((heard, 1), else_=0)))
     total, revoked, online = session.exec(counted.select_from(Device).where(is_shown())).one()
@@ -161,12 +161,12 @@ def state_of(row: Device, now: float, offline_after_s: float) -> DeviceState:
 
 
 def is_cloned(row: Device, now: float) -> bool:
-    """Whether two machines connect as this device; not of a revoked one, which nobody hears any more."""
+    """Tell whether two machines connect as this device; not of a revoked one, which nobody hears any more."""
     return row.revoked_at is None and still_cloned(row.sessions.get("cloned_at"), now)
 
 
 def problem_of(row: Device, now: float) -> Problem:
-    """What is wrong with the device and what to do: what the hub sees, else what the device reports."""
+    """Return the device's fault and its remedy: the hub's own finding, else the device's report."""
     if is_cloned(row, now):
         return Problem(IN_USE_TWICE, CLONED)
     if row.revoked_at is None and still_slowed(row.sessions.get("slowed_at"), now):

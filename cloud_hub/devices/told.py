@@ -1,4 +1,4 @@
-"""What a device is told of itself when it asks."""
+"""The answer to a device that asks about itself."""
 
 from __future__ import annotations
 

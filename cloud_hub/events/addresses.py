@@ -1,4 +1,4 @@
-"""Where events may be sent: https alone, and no address inside of a network unless a setting says so. Pure."""
+"""The addresses that events may go to: https alone, and none inside of a network unless a setting allows it. Pure."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_addresses(found: Sequence[str], *, allow_private: bool) -> str:
 
 
 def is_public(text: str) -> bool:
-    """Whether an address is one of the internet: neither private, loopback, link-local, shared nor multicast."""
+    """Tell whether an address is one of the internet: neither private, loopback, link-local, shared nor multicast."""
     try:
         address: _Address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the API asks about events, and the two things that it may order: a test, and another try."""
+"""The API's questions about events, and its two orders: a test, and another try."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a target is sent: the body of an event in a target's format. Pure."""
+"""The body of an event in a target's format. Pure."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ SPARE_S = 60.0  # a claim outlasts a try by so much
 
 
 class Letter(Struct, frozen=True):
-    """What a target is sent: of which kind of event, its body, and the signature's headers where there is one."""
+    """A message to a target: the event's kind, its body, and the signature's headers where there is one."""
 
     kind: str
     content: bytes

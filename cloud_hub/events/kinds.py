@@ -1,4 +1,4 @@
-"""What an event is. Pure.
+"""The kinds of events, and their bounds. Pure.
 
 Every kind has a name and a sentence; a target of `hub.toml` chooses among them by name, by `noun.*`, or by `*`.
 """
@@ -70,8 +70,10 @@ def bounded(event: Event) -> Event:
 
 
 def place_in_hour(earlier: int, of_it: int) -> tuple[bool, str]:
-    """Whether an event is kept, and what is added to its message. No subject, such as a device that goes on and on,
-    takes the place of another: one that was silent within the hour is heard beyond `MOST_PER_HOUR`, too.
+    """Tell whether an event is kept, and return the words that are added to its message.
+
+    No subject, such as a device that goes on and on, takes the place of another: one that was silent within the hour is
+    heard beyond `MOST_PER_HOUR`, too.
 
     Args:
         earlier: how many its kind had within the hour.
@@ -100,10 +102,10 @@ def check_pattern(pattern: str) -> str:
 
 
 def matches(pattern: str, kind: str) -> bool:
-    """Whether a pattern (`*`, `noun.*` or a kind) means `kind`."""
+    """Tell whether a pattern (`*`, `noun.*` or a kind) means `kind`."""
     return pattern in ("*", kind) or (pattern.endswith(".*") and kind.startswith(pattern[:-1]))
 
 
 def wanted(patterns: Collection[str], kind: str) -> bool:
-    """Whether a target with these patterns is told of `kind`; a test goes to the one that it names."""
+    """Tell whether a target with these patterns gets events of `kind`; a test goes to the target that it names."""
     return any(matches(pattern, kind) for pattern in patterns)

@@ -33,7 +33,7 @@ class BrokerLogin(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """What is published, and where."""
+    """A message, and the topic under which it is published."""
 
     topic: str
     payload: bytes

@@ -73,7 +73,7 @@ def record(session: Session, event: Event, now: float, *, once: str = "", target
 
 
 def unspread(session: Session) -> bool:
-    """Whether some event has no deliveries yet."""
+    """Tell whether some event has no deliveries yet."""
     return session.exec(select(EventRow.number).where(col(EventRow.spread_at).is_(None)).limit(1)).first() is not None
 
 
@@ -105,7 +105,7 @@ def spread(session: Session, targets: Mapping[str, Collection[str]], now: float,
 
 
 def is_due(session: Session, target: str, now: float) -> bool:
-    """Whether there is something to try for a target."""
+    """Tell whether a delivery to a target is due."""
     return session.exec(select(EventDelivery.event).where(*_due(target, now)).limit(1)).first() is not None
 
 

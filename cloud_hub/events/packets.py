@@ -69,7 +69,7 @@ def read(version: int, kind: int, content: bytes) -> Acknowledgement:
 
 
 def refused(version: int, answer: Acknowledgement) -> bool:
-    """Whether it means no."""
+    """Tell whether an acknowledgement is a refusal."""
     return answer.code >= FAILED if version == V5 and answer.code not in OTHER_VERSION[V5] else answer.code != 0
 
 

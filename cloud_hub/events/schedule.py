@@ -1,4 +1,4 @@
-"""When a delivery is tried again, and when it is given up. Pure.
+"""The times at which a delivery is tried again, and the end of its tries. Pure.
 
 Pauses grow from seconds to hours, each by a random fifth shorter or longer, so that a target that comes back is not
 met by all at once. A target that says how long to wait (Retry-After) is believed within an hour.
@@ -18,7 +18,7 @@ GONE = 410
 
 
 class AttemptResult(Struct, frozen=True, kw_only=True):
-    """What came of one try: the status of the answer (0: none came), what is wrong, and the wait it asks for.
+    """The result of one try: the status of the answer (0: none came), the fault, and the wait it asks for.
 
     `status` is that of HTTP, or a broker's reason to refuse; `arrived` says that a broker has acknowledged it.
     """
@@ -30,7 +30,7 @@ class AttemptResult(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryState(Struct, frozen=True):
-    """What a delivery is now; `next_at` matters while it waits."""
+    """The present state of a delivery; `next_at` matters while it waits."""
 
     state: Literal["waiting", "delivered", "dead"]
     next_at: float
@@ -40,7 +40,7 @@ class DeliveryState(Struct, frozen=True):
 def judge(
     outcome: AttemptResult, *, tries: int, most: int, expires_at: float, now: float, chance: float
 ) -> DeliveryState:
-    """What becomes of a delivery after a try.
+    """Judge a delivery after a try.
 
     Args:
         tries: how many there were, this one included.

@@ -34,7 +34,7 @@ class RefusedError(Exception):
 
 
 class ParsedResponse:
-    """What is parsed of an answer; `httptools` calls the methods that begin with `on_`."""
+    """The parsed part of an answer; `httptools` calls the methods that begin with `on_`."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -214,5 +214,5 @@ def _seconds(text: str) -> float:
 
 
 def words_of(error: Exception) -> str:
-    """What is wrong with a connection, in words."""
+    """Return the fault of a connection in words."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__)[:SHOWN]

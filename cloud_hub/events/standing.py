@@ -1,4 +1,4 @@
-"""When a part of a hub is in trouble, and when people are reminded of an end. Pure."""
+"""Events about a part of a hub that is in trouble, and reminders of an end. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Standing(Struct, frozen=True):
 def looked(
     before: Mapping[str, Standing], parts: Mapping[str, Part], now: float, *, where: str
 ) -> tuple[dict[str, Standing], list[Event]]:
-    """How the parts that fail stand after a look, and what is told.
+    """Return the standings of the parts that fail after a look, and the events that tell of them.
 
     Args:
         before: the outcome of the look before.
@@ -56,7 +56,7 @@ def _event(kind: str, part: str, reason: str, where: str, since: float) -> Event
 
 
 def reminder(kind: str, subject: str, end: float, hint: str, now: float) -> tuple[Event, int] | None:
-    """What to say of something that ends, and which of `REMIND_DAYS` it belongs to; None when there is time."""
+    """Return the reminder of an end, and the one of `REMIND_DAYS` that it belongs to; None while there is time."""
     due = [days for days in REMIND_DAYS if end - now <= days * DAY_S]
     if not due:
         return None

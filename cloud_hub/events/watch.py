@@ -1,4 +1,4 @@
-"""What nobody else would notice: keys and certificates that end soon."""
+"""A watch over keys and certificates that end soon, which nobody else would notice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class EndsWatch(PeriodicService):
 
 
 def ends_at(path: Path) -> float:
-    """When a certificate (PEM) ends, in Unix seconds."""
+    """Return when a certificate (PEM) ends, in Unix seconds."""
     return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
 
 

@@ -134,7 +134,7 @@ class _Watch:
 
 
 class _Heard:
-    """What comes from the child: messages on one pipe, on the other what it prints, which goes to the log."""
+    """The child's two pipes: one brings messages, the other its printed output, which goes to the log."""
 
     def __init__(self, messages: int, printed: IO[bytes], folder: Path) -> None:
         self._selector = selectors.DefaultSelector()
@@ -147,11 +147,11 @@ class _Heard:
 
     @property
     def open(self) -> bool:
-        """Whether more messages can come."""
+        """True while more messages can come."""
         return self._messages in self._selector.get_map()
 
     def listen(self, wait_s: float) -> Iterator[Message]:
-        """What was said until now, after waiting for something at most so long."""
+        """Yield the messages that have come so far, after waiting for something at most so long."""
         for key, _ in self._selector.select(wait_s):
             data = self._read(key.fd)
             if key.fd == self._printed:

@@ -71,7 +71,7 @@ class ClusterExecutor:
 
 
 def executor_of(config: WorkerConfig) -> Executor:
-    """What runs jobs, as `hub.toml` says it: a child here, or on the Ray cluster that it names."""
+    """Return the executor of jobs that `hub.toml` asks for: a child here, or the Ray cluster that it names."""
     if not config.ray:
         return ChildExecutor(limits_of(config))
     limits = Limits(config.wall_s, config.memory_bytes, config.disk_bytes, config.spare_disk_bytes)

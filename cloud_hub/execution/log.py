@@ -1,4 +1,4 @@
-"""What a piece of work prints: kept bounded beside it, and followed while it grows."""
+"""The output of a piece of work: kept bounded beside it, and followed while it grows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keep(log: Path, data: bytes) -> None:
 
 
 def before(log: Path) -> Path:
-    """Where the part of a log lies that came before."""
+    """Return the path of the earlier part of a log."""
     return log.with_suffix(".txt.1")
 
 
@@ -30,7 +30,7 @@ class Tail:
         self._log, self._inode, self._read = log, 0, 0
 
     def more(self) -> bytes:
-        """What was added since the last call; of much only what is still kept, 2 LOG_BYTES at most."""
+        """Return the bytes added since the last call; of many only those that are still kept, 2 LOG_BYTES at most."""
         parts: list[bytes] = []
         with contextlib.suppress(FileNotFoundError), self._log.open("rb") as file:
             inode = os.fstat(file.fileno()).st_ino

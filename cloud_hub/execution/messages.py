@@ -1,4 +1,4 @@
-"""What a child says to the worker, as JSON lines, and a node of a cluster; what went wrong in users' code in words."""
+"""The messages of a child, or of a node of a cluster, to the worker, as JSON lines; faults of users' code in words."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS: dict[str, type[ExecutionError]] = {
 
 
 class Spec(Struct, frozen=True, kw_only=True):
-    """What the child shall do: see `execution.Work` and `Limits`; `paths` are the worker's import paths."""
+    """The order to a child: see `execution.Work` and `Limits`; `paths` are the worker's import paths."""
 
     entry: str
     folder: str
@@ -38,7 +38,7 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 
 class WorkProgress(Struct, frozen=True, kw_only=True, tag="progress"):
-    """Where the work is."""
+    """The progress of the work."""
 
     step: str
     share: float

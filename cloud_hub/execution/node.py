@@ -36,7 +36,7 @@ UNLOCKED_S = 60.0  # a folder that is this old belongs to nobody when it is not 
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """What the node shall do; `beside` names further folders that come along; files come back every `every_s`."""
+    """The order to a node; `beside` names further folders that come along; files come back every `every_s`."""
 
     entry: str
     arguments: dict[str, Any]
@@ -56,7 +56,7 @@ class Begun(Struct, frozen=True, kw_only=True, tag="begun"):
 
 
 class Printed(Struct, frozen=True, kw_only=True, tag="printed"):
-    """What the work has printed."""
+    """A part of the work's output."""
 
     data: bytes
 

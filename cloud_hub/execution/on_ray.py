@@ -41,7 +41,7 @@ LISTEN_S, CLOSING_S, KNOCK_S = 0.25, 30.0, 2.0
 
 
 class Reservation(Struct, frozen=True, kw_only=True):
-    """What one piece of work reserves on a node, and how many seconds it waits for one; files come back every
+    """The share of a node that a piece of work reserves, and its seconds of patience; files come back every
     `every_s`."""
 
     cpus: float = 1.0
@@ -271,7 +271,7 @@ def _agree(begun: Begun) -> None:
 
 
 def _cannot(error: Exception) -> NoClusterError:
-    """Why a node could not begin, or its own part failed: not the work's fault."""
+    """Return the error of a node that could not begin, or whose own part failed: not the work's fault."""
     last = next((line for line in reversed(str(error).strip().split("\n")) if line.strip()), type(error).__name__)
     return NoClusterError(
         f"a node of the cluster cannot run the work: {last.strip()}",

@@ -1,4 +1,4 @@
-"""Where users' code runs: one port, whatever machine or process is behind it.
+"""The port behind which users' code runs, whatever machine or process is there.
 
 Code of a user's hangs, exits, crashes, and fills memory or disk. An executor runs it so that none of this takes the
 worker along: a folder goes in, the same folder comes out with what was made, and progress is heard meanwhile.
@@ -75,7 +75,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a piece of work may take with all its processes; None is no limit.
+    """The limits of a piece of work with all its processes; None is no limit.
 
     `wall_s` seconds; `memory_bytes` resident at once; `disk_bytes` in its folder; `spare_disk_bytes` must stay free on
     the folder's disk, which holds more than this work.

@@ -72,7 +72,7 @@ def _all() -> list[_Process]:
 
 
 def bytes_of(folder: Path) -> int:
-    """What the files below a folder take on the disk; links are not followed."""
+    """Return the bytes that the files below a folder take on the disk; links are not followed."""
     total, pending = 0, [folder]
     while pending:
         with contextlib.suppress(OSError):  # files come and go

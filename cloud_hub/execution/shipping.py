@@ -49,7 +49,7 @@ class Outgoing:
         self._sent = {path: _state(found) for path, found in _files(self._folder)}
 
     def changed(self) -> Iterator[Piece]:
-        """What the other side does not have yet. A file that changes meanwhile comes again the next time.
+        """Yield the files that the other side lacks. A file that changes meanwhile comes again the next time.
 
         The oldest come first: a file that says that others are done is there only after them.
         """
@@ -133,7 +133,7 @@ def _files(folder: Path, under: str = "") -> Iterator[tuple[str, os.stat_result]
 
 
 def _age(file: tuple[str, os.stat_result]) -> tuple[int, int]:
-    """Where a file stands among those of a folder; of one moment, by a coarse clock, what lies deeper comes first."""
+    """Return a file's key in the order of sending; of one moment, by a coarse clock, deeper ones come first."""
     path, found = file
     return found.st_mtime_ns, -path.count("/")
 

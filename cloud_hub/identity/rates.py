@@ -73,7 +73,7 @@ class RateLimiter:
         return asked
 
     def told(self, mine: Mapping[str, float], others: Mapping[str, float]) -> None:
-        """What this hub was asked per second, by caller, and all others together: from now on each gets its part.
+        """Set each caller's part of a rate by the requests per second to this hub, and to all others together.
 
         A caller within its rate is held to no part, since its requests come to hubs unevenly. One request more is
         counted here, so that a caller who comes to a hub for the first time gets an answer.

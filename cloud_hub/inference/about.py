@@ -1,4 +1,4 @@
-"""What the hub says of itself and its models, as the protocol's clients ask for it: the same over HTTP and gRPC."""
+"""The hub's account of itself and its models, as the protocol's clients ask for it: the same over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class About:
         self._hub, self._loaded = hub, loaded
 
     def server(self) -> Document:
-        """Who answers."""
+        """Return the server's name, version and extensions."""
         return {"name": "edgeloop-hub", "version": "1", "extensions": list(oip.EXTENSIONS)}
 
     async def model(self, model: str, version: str) -> Document:

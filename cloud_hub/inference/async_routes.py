@@ -80,7 +80,7 @@ async def submit(
 
 @router.get("/infer_async/{request_id}", responses=errors(404, 429))
 async def show(found: Found) -> AsyncInference:
-    """How a request stands."""
+    """Show the state of a request."""
     return AsyncInference.model_validate(found)
 
 

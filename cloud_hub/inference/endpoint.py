@@ -39,7 +39,7 @@ _GZIP = b"content-encoding: gzip\r\n"
 
 
 class RequestHead(NamedTuple):
-    """What is known of a request when its headers are."""
+    """The facts about a request that its headers tell."""
 
     served: LoadedRelease
     most: int  # bytes of its body
@@ -186,7 +186,7 @@ def _written(response: oip.InferResponse, asked: oip.InferRequest) -> tuple[byte
 
 
 def refusal_of(error: HubError | ProtocolError) -> Refusal:
-    """How an error is told, over HTTP and gRPC alike."""
+    """Return the refusal that tells of an error, over HTTP and gRPC alike."""
     code = error_code(error)
     text = f"{error}; {error.hint}" if error.hint else str(error)
     return Refusal(code, text, RETRY_S if STATUS[code] in LATER else 0)

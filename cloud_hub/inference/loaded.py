@@ -1,4 +1,4 @@
-"""Which cloud variants are in memory, and which are brought there before anybody asks."""
+"""The cloud variants in memory, and those that are brought there before anybody asks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class LoadedRelease(Struct, frozen=True, kw_only=True):
     statistics: Statistics
 
     def rows(self, inputs: Mapping[str, Any]) -> int:
-        """How many rows these inputs are; 1 without a batch."""
+        """Return the number of rows of these inputs; 1 without a batch."""
         first = self.manifest.inputs[0]
         return len(inputs[first.name]) if first.batched and first.name in inputs else 1
 
@@ -79,7 +79,7 @@ class Loaded:
         return list(self._models)
 
     def served(self) -> list[LoadedRelease]:
-        """What is in memory."""
+        """Return the releases in memory."""
         return list(self._models.values())
 
     def find(self, model: str, version: str) -> LoadedRelease | None:

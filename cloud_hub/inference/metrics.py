@@ -1,4 +1,4 @@
-"""What can be seen of inference from outside: how long the queues are, and what became of requests.
+"""The metrics of inference: the length of the queues, and the results of requests.
 
 `edgeloop_hub_inference_waiting` is what to scale instances by: requests that no model has begun to run yet.
 """

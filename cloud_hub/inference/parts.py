@@ -1,4 +1,4 @@
-"""What inference in the cloud is made of, put together once for an application."""
+"""The parts of inference in the cloud, put together once for an application."""
 
 from __future__ import annotations
 
@@ -63,6 +63,6 @@ class Inference:
 
 
 def connections() -> int:
-    """How many connections there may be: half of the files that this process may open, at most `CONNECTIONS`."""
+    """Return how many connections there may be: half of the files that this process may open, at most `CONNECTIONS`."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft // 2))

@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v2", tags=["inference"])
 
 
 def get_inference(request: Request) -> Inference:
-    """What inference is made of, of this application."""
+    """Return the inference parts of this application."""
     found: Inference = request.app.state.inference
     return found
 
@@ -43,7 +43,7 @@ InferenceDep = Annotated[Inference, Depends(get_inference)]
 
 @router.get("")
 def server(parts: InferenceDep) -> ServerMetadata:
-    """Who answers."""
+    """Show the server's name, version and extensions."""
     return ServerMetadata.model_validate(parts.about.server())
 
 
@@ -76,7 +76,7 @@ async def repository_index(request: Request, parts: InferenceDep, caller: Infere
 
 @router.get("/models/stats", responses=errors(429))
 async def all_statistics(parts: InferenceDep, caller: InferenceCaller) -> ModelStatistics:
-    """What this instance has counted of the releases in its memory."""
+    """Show the counts of this instance for the releases in its memory."""
     return ModelStatistics.model_validate(parts.about.all_statistics(caller))
 
 
@@ -104,7 +104,7 @@ async def config(model: KeyPath, parts: InferenceDep, caller: ModelCaller, versi
 @router.get("/models/{model}/stats", responses=errors(404, 429))
 @router.get("/models/{model}/versions/{version}/stats", responses=errors(404, 429))
 async def statistics(model: KeyPath, parts: InferenceDep, caller: ModelCaller, version: Key = "") -> ModelStatistics:
-    """What this instance has counted of one release, by default the newest."""
+    """Show the counts of this instance for one release, by default the newest."""
     return ModelStatistics.model_validate(await parts.about.statistics(model, version))
 
 
@@ -164,7 +164,7 @@ async def read_body(request: Request, budget: ByteBudget, pieces: list[bytes], m
 
 
 def began_at(request: Request) -> float:
-    """When the request came, by the event loop's clock; the middleware that counts requests has noted it."""
+    """Return when the request came, by the event loop's clock; the middleware that counts requests has noted it."""
     found: float = request.scope.get("edgeloop.began", 0.0) or asyncio.get_running_loop().time()
     return found
 

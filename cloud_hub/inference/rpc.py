@@ -117,7 +117,7 @@ class HubInference:
 
 
 def rpc_endpoint(config: HubConfig) -> Endpoint | None:
-    """Where gRPC listens: beside HTTP, on its own port; None without one."""
+    """Return the endpoint of gRPC: beside HTTP, on its own port; None without one."""
     port = config.inference.grpc_port
     return None if port is None else config.addresses.http._replace(port=port)
 

@@ -31,7 +31,7 @@ class CloudModel(Protocol):
 
     @property
     def joins(self) -> bool:
-        """Whether requests of the same shapes, after the first dimension, may be joined by their rows."""
+        """True if requests of the same shapes, after the first dimension, may be joined by their rows."""
         ...
 
     def run(self, inputs: Values) -> dict[str, npt.NDArray[Any]]:
@@ -98,7 +98,7 @@ def load_lanes(hub: Hub, manifest: Manifest) -> list[CloudModel]:
 
 
 def cores() -> int:
-    """How many threads of this process can run at one time."""
+    """Count the threads of this process that can run at one time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -119,7 +119,7 @@ def _blob(hub: Hub, sha256: str) -> bytes:
 
 
 def _joins(hub: Hub, manifest: Manifest, variant: Variant, model: LoadedModel) -> bool:
-    """Whether two golden requests, asked together, get the answers that they get alone.
+    """Tell whether two golden requests, asked together, get the answers that they get alone.
 
     A file with a variable first dimension need not count samples there: it may be a sequence whose elements are
     weighed against each other. Then joined requests would change each other's answers. A release whose vectors do
@@ -146,7 +146,7 @@ def _tolerances(manifest: Manifest, variant: Variant) -> Mapping[str, float]:
 
 
 def same_joined(model: LoadedModel, requests: Sequence[Values], tolerance: Mapping[str, float]) -> bool:
-    """Whether requests asked as one get the answers they get alone, each output within its tolerance (absolute)."""
+    """Tell whether requests asked as one get the same answers as alone, each output within its tolerance (absolute)."""
     try:
         alone = [model.run(request) for request in requests]
         together = cut(model.run(joined(requests)), [len(next(iter(request.values()))) for request in requests])

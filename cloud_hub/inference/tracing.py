@@ -81,7 +81,11 @@ class TracedEndpoint(InferEndpoint):
 
 
 def make_tracer(config: HubConfig) -> Tracer:
-    """What `[tracing]` asks for; InvalidError where it cannot be had."""
+    """Make the tracer that `[tracing]` asks for.
+
+    Raises:
+        InvalidError: it cannot be had.
+    """
     settings = config.tracing
     try:
         facts = {"service.instance.id": config.addresses.http_advertise}

@@ -1,4 +1,4 @@
-"""Whether two machines use one device's identity, as after a card was copied. Pure.
+"""Detects two machines that use one device's identity, as after a card was copied. Pure.
 
 Every status names the agent's process (agents of 0.1 name their connection, which they keep as long as they reconnect
 by themselves). An agent that starts again, however often, never goes back to a name it had: A, B, C. Two that run side
@@ -23,7 +23,7 @@ class Heard(Struct, frozen=True):
 
     @property
     def cloned(self) -> bool:
-        """Whether two processes were at it when the last status was heard."""
+        """True if two processes were at it when the last status was heard."""
         return len(self.returns) >= RETURNS
 
 

@@ -55,7 +55,7 @@ def write_evidence(session: Session, windows: Sequence[Said]) -> None:
 
 
 def _pairs_count(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
-    """Whether its pairs are of a rollout that goes on, in its present attempt, and on the device's own channel."""
+    """Tell whether its pairs are of a rollout that goes on, in its present attempt, and on the device's own channel."""
     pairs = window.pairs
     row = rollouts.get(pairs.rollout) if pairs is not None else None
     if pairs is None or row is None or row.ended_at is not None or row.channel != sender.channel:
@@ -64,7 +64,7 @@ def _pairs_count(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
 
 
 def _shadows(sender: Sender, window: Window, rollouts: Rollouts) -> bool:
-    """Whether it is of a rollout's shadow stage that goes on, in its present attempt, on the device's own channel."""
+    """Tell whether it is of a rollout's live shadow stage, in its present attempt, on the device's own channel."""
     shadow = window.shadow
     row = rollouts.get(shadow.rollout) if shadow is not None else None
     if shadow is None or row is None or row.ended_at is not None or not row.progress.get("shadowing"):

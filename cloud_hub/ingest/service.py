@@ -59,7 +59,7 @@ class LoopStep:
 
     @property
     def failures(self) -> int:
-        """How often it failed since it last worked."""
+        """The number of failures since it last worked."""
         return self._backoff.failures
 
     def run(self, now: float) -> None:

@@ -47,5 +47,6 @@ def note(hub: Hub, dropped: Iterable[tuple[str, int]]) -> None:
 
 
 def still_slowed(last_at: float | None, now: float) -> bool:
-    """Whether a device is shown as slowed `now`, when messages of it were dropped last at `last_at` (Unix seconds)."""
+    """Tell whether a device is shown as slowed `now`; `last_at` is when messages of it were dropped last (Unix
+    seconds)."""
     return last_at is not None and abs(now - last_at) <= SHOWN_S

@@ -41,8 +41,8 @@ class Part(NamedTuple):
 
 
 def beginning(ended_at: float, arrived_by: float, span_s: int) -> int:
-    """When the hour or day begins that a window counts in: by the device's clock, but not after it had arrived, and by
-    when it had arrived where the device's clock is far behind, as one without a battery that begins in 1970."""
+    """Return the beginning of the hour or day that a window counts in: by the device's clock, but not after it had
+    arrived, and by its arrival where the device's clock is far behind, as one without a battery that begins in 1970."""
     return int((ended_at if arrived_by - LATE_S <= ended_at <= arrived_by else arrived_by) // span_s * span_s)
 
 

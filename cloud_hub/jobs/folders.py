@@ -20,7 +20,7 @@ EVERY_S = 3600.0
 
 
 def work_folder(hub: Hub, job: str) -> Path:
-    """Where a job's work lies: what it was given, its checkpoints, what it makes."""
+    """Return the folder of a job's work: its input, its checkpoints, its results."""
     return hub.config.directory / "work" / job
 
 

@@ -1,4 +1,4 @@
-"""What a job's code has printed: kept beside the job, so that whoever asks the hub can read it."""
+"""The output of a job's code: kept beside the job, so that whoever asks the hub can read it."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def read_log(hub: Hub, job: str) -> str:
 
 
 def log_key(job: str) -> str:
-    """Where a job's log lies."""
+    """Return the key of a job's log."""
     return f"jobs/{job}/log.txt"

@@ -1,4 +1,4 @@
-"""What a retrain job is asked to do, and whether its parts are there; light, so that the server need not load torch."""
+"""Creates retrain jobs, and checks that their parts are there; light, so that the server need not load torch."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def check_recipe(hub: Hub, name: str) -> None:
 
 
 def _has_module(name: str) -> bool:
-    """Whether a module can be imported: found part by part by the importer's own finders, so that nothing runs."""
+    """Tell whether a module can be imported: found part by part by the importer's own finders, so that nothing runs."""
     path: Sequence[str] | None = None
     for place, part in enumerate(parts := name.split(".")):
         found = _below(".".join(parts[: place + 1]), path) if part.isidentifier() else None
@@ -102,7 +102,7 @@ def _has_module(name: str) -> bool:
 
 
 def _below(module: str, path: Sequence[str] | None) -> Sequence[str] | None:
-    """Where the parts of a module are looked for, empty for one that is no package; None where there is no module."""
+    """Return the folders that hold a module's parts, empty for one that is no package; None for no module."""
     try:
         specs = (finder.find_spec(module, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
         spec = next(filter(None, specs), None)

@@ -1,1 +1,1 @@
-"""How the hub stands: its parts for health checks, the fleet for Prometheus."""
+"""The state of the hub: its parts for health checks, the fleet for Prometheus."""

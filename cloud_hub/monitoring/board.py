@@ -1,4 +1,4 @@
-"""Where the hub's running parts say that they work; `health` asks the others and answers for all."""
+"""The board on which the hub's running parts record that they work; `health` asks the others and answers for all."""
 
 from __future__ import annotations
 

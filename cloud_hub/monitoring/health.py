@@ -1,4 +1,4 @@
-"""How the hub stands, part by part, always answered in time: what hangs is a state, and holds nobody up.
+"""The hub's health, part by part, always answered in time: a part that hangs is a state, and holds nobody up.
 
 database   answers a query                    asked here, in a thread of its own
 objects    shows the signed metadata          asked here, in a thread of its own
@@ -82,7 +82,7 @@ class Probe:
 
 
 class HubHealth:
-    """What `/healthz` and `/readyz` answer of one hub.
+    """The health of one hub, as `/healthz` and `/readyz` answer it.
 
     Args:
         told: the parts that this process runs and that say themselves how they stand.
@@ -120,7 +120,7 @@ class HubHealth:
 
 
 def judge_clock(now: float, signed_at: float, database: float | None) -> Part:
-    """Whether the hub's clock can be right, from what is signed and from the database's own (None: it has none)."""
+    """Judge the hub's clock by the time of signed metadata and by the database's clock (None: it has none)."""
     if signed_at - now > SLACK_S:
         return Part(
             "failed",
@@ -161,7 +161,7 @@ def _own_engine(url: str) -> Engine:
 
 
 def _time_of(connection: Connection) -> float | None:
-    """What the database's machine takes for now; None where that is this one."""
+    """Return the time of the database's machine; None where that is this one."""
     if connection.dialect.name != "postgresql":
         return None
     return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())

@@ -41,7 +41,7 @@ REPOSITORY = "tuf"  # where METADATA and TARGETS lie in the object store
 
 @dataclass(frozen=True)
 class Initialised:
-    """What `init` made; `admin_token` is shown once and stored nowhere."""
+    """The results of `init`; `admin_token` is shown once and stored nowhere."""
 
     hub: Hub
     admin_token: str

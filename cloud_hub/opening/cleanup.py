@@ -36,7 +36,7 @@ def all_or_nothing(*directories: Path, keep: tuple[str, ...] = ()) -> Iterator[N
 
 @contextlib.contextmanager
 def emptied_again(objects: Objects, prefix: str) -> Iterator[None]:
-    """When the block fails, delete what it put under `prefix`, which was empty before."""
+    """Delete everything that the block has put under `prefix`, which was empty before, if it fails."""
     try:
         yield
     except BaseException:

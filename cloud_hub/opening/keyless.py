@@ -1,4 +1,4 @@
-"""What stands in place of the keys that an instance for inference does not hold: each use of one is refused."""
+"""Substitutes for the keys that an instance for inference does not hold: each use of one is refused."""
 
 from __future__ import annotations
 

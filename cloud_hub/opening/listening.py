@@ -86,7 +86,7 @@ def _refused(error: OSError, endpoint: Endpoint, what: str, setting: str) -> Hub
 
 
 def _holder(port: int) -> str:
-    """Who listens on a TCP port, in words, as far as the kernel shows it to this user."""
+    """Return the process that listens on a TCP port, in words, as far as the kernel shows it to this user."""
     inodes = set(_listening(port))
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # gone, or another user's

@@ -21,7 +21,7 @@ NAME = "hub.lock"
 
 
 class Owner(Struct, frozen=True):
-    """What the lock file says about who holds it."""
+    """The lock file's record of its holder."""
 
     pid: int
     command: str

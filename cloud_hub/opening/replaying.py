@@ -14,7 +14,7 @@ from fleet.rollouts import machine
 
 
 class Replayed(NamedTuple):
-    """How many entries were carried out, and what an operator should know or do, in sentences."""
+    """The number of entries that were carried out, and problems that an operator should know or solve, in sentences."""
 
     entries: int
     problems: tuple[str, ...]

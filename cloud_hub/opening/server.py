@@ -37,6 +37,6 @@ def make_server(app: Any, shared: Shared, **settings: Any) -> HubServer:
 
 
 def _uploads(connection: Any) -> bool:
-    """Whether a body comes that an ASGI application reads: a release may take minutes, and its reader bounds it."""
+    """Tell whether an ASGI application reads a body: a release may take minutes, and its reader bounds it."""
     cycle = connection.cycle
     return cycle is not None and isinstance(cycle, RequestResponseCycle) and cycle.more_body

@@ -1,4 +1,4 @@
-"""How `serve` begins: it looks before it touches anything, owns its directory, and takes its ports."""
+"""The start of `serve`: it looks before it touches anything, owns its directory, and takes its ports."""
 
 from __future__ import annotations
 
@@ -76,7 +76,8 @@ def check_rpc(config: HubConfig) -> None:
 
 
 def introduction(config: HubConfig) -> list[str]:
-    """What is said at the start: every address, which broker was chosen, and who cannot reach them."""
+    """Return the lines that are printed at the start: every address, the broker that was chosen, and the callers
+    that cannot reach them."""
     from cloud_hub.inference.rpc import rpc_endpoint
 
     addresses, broker, rpc = config.addresses, config.broker.resolved(), rpc_endpoint(config)

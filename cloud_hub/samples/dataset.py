@@ -67,7 +67,7 @@ class Dataset:
 
     @property
     def labelled(self) -> int:
-        """How many samples have a label."""
+        """The number of samples with a label."""
         return sum(label is not None for label in self.labels)
 
 

@@ -30,7 +30,7 @@ NAME = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*\.py):([A-Za-z_][A-Za-z0-9_]*)")
 
 
 class LabelCheck(Struct, frozen=True, kw_only=True):
-    """What the check says of one label: how it is kept, or what is wrong with it."""
+    """The check's result for one label: the form in which it is kept, or its fault."""
 
     kept: Any = None
     wrong: str = ""
@@ -61,7 +61,7 @@ def check_of(policy: Mapping[str, Any]) -> str:
 
 
 def ask(folder: Path, name: str, labels: Sequence[Any], *, limit_s: float = LIMIT_S) -> list[LabelCheck]:
-    """What the check called `name` says of each label.
+    """Ask the check called `name` about each label.
 
     Args:
         folder: `DIR/recipes`.
@@ -70,7 +70,8 @@ def ask(folder: Path, name: str, labels: Sequence[Any], *, limit_s: float = LIMI
         limit_s: seconds for all of them.
 
     Raises:
-        NotFoundError: no such file. InvalidError: it does not load, has no such function, ended, or took too long.
+        NotFoundError: no such file.
+        InvalidError: it does not load, has no such function, ended, or took too long.
     """
     file, function = check_name(name)
     path = folder / file

@@ -1,4 +1,4 @@
-"""What a sample's inputs look like: as a small picture where they are one, and in words."""
+"""A sample's inputs as people see them: as a small picture where they are one, and in words."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def picture_of(inputs: Sequence[Array], side: int = SIDE) -> bytes | None:
 
 
 def is_pictured(inputs: Sequence[Array]) -> bool:
-    """Whether `picture_of` has one; looks at shapes alone."""
+    """Tell whether `picture_of` has one; looks at shapes alone."""
     return any(
         array.datatype != "BYTES"
         and len(array.shape) > 2

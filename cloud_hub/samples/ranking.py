@@ -1,6 +1,6 @@
-"""Which of a model's samples to label first: reads what `worth` ranks, within bounds, and answers with it.
+"""The samples of a model in the order in which to label them: reads those that `worth` ranks, within bounds.
 
-Samples that were drawn at random are no candidates: from their labels the hub tells how right the answers are
+Samples that were drawn at random are no candidates: from their labels the hub computes the accuracy of answers
 (`cloud_hub.drift.truth`), and it would see the hardest of them only.
 """
 

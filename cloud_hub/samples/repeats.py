@@ -1,7 +1,8 @@
-"""Which points are nearly the same. Pure.
+"""Groups of points that are nearly the same. Pure.
 
-Two are alike when they lie nearer than `NEAR` of what random pairs do, and nearer than any two of so many independent
-ones are likely to: in few dimensions these lie close, too. What is alike to the same point is one group.
+Two are alike when they lie nearer than `NEAR` of the distance of random pairs, and nearer than any two of so many
+independent ones are likely to: in few dimensions these lie close, too. All points that are alike to one point are one
+group.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def grouped(points: Array, exact: npt.NDArray[np.int64]) -> npt.NDArray[np.int64
 
 
 def _near(points: Array) -> float:
-    """How near, as a share of what random pairs are, samples are alike.
+    """Return the distance below which samples are alike, as a share of that of random pairs.
 
     Of n² / 2 independent pairs in d dimensions, the nearest lies at about n^(-2 / d) of the usual distance; d is the
     participation ratio of the covariance's eigenvalues.

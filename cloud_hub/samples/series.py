@@ -1,4 +1,4 @@
-"""What a sample's inputs look like as lines over time, or as a table of named numbers. Pure."""
+"""A sample's inputs as lines over time, or as a table of named numbers. Pure."""
 
 from __future__ import annotations
 

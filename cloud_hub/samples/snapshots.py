@@ -73,7 +73,7 @@ def _inputs(hub: Hub, model: str) -> tuple[Tensor, ...]:
 
 
 def _usual(samples: Sequence[Sequence[Array]]) -> tuple[Tensor, ...]:
-    """What most samples have; a leading one is the batch."""
+    """Return the inputs of most samples; a leading one is the batch."""
     found = Counter(_described(inputs) for inputs in samples).most_common(1)
     return tuple(
         msgspec.structs.replace(tensor, shape=(-1, *tensor.shape[1:]))
@@ -89,7 +89,7 @@ def _described(inputs: Sequence[Array]) -> tuple[Tensor, ...]:
 
 
 def _fits(inputs: Sequence[Array], wanted: Sequence[Tensor]) -> bool:
-    """Whether a sample holds one row of each of the model's inputs."""
+    """Tell whether a sample holds one row of each of the model's inputs."""
     have = {array.name: array for array in inputs}
     return len(have) == len(inputs) == len(wanted) and all(
         tensor.name in have

@@ -25,7 +25,7 @@ FULL = 32_767  # the loudest value of 16 bits
 
 
 def policy_of(policy: Mapping[str, Any]) -> SamplePolicy:
-    """How a model's samples are shown; as if nothing was said where an earlier version took in something else."""
+    """Return the settings by which a model's samples are shown; the defaults for a setting that cannot be read."""
     try:
         return SamplePolicy.model_validate(policy.get("samples", {}))
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Which samples to label first. Pure.
+"""An order in which to label samples. Pure.
 
 A sample is worth a label when the model is likely to be wrong about it, and when it is unlike what has a label.
 
@@ -32,7 +32,7 @@ RAISE = 0.5  # of what is left to 1, for a disagreement or an outlying input
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of n samples: `points` (n, d) finite, `confidence` (n,) finite, whether device and cloud
+    """The facts about n samples: `points` (n, d) finite, `confidence` (n,) finite, whether device and cloud
     `disagree`, whether the input was `outlying`, whether there is a label (`labelled`), and `exact`, int64 (n,): the
     group of exact repeats."""
 
@@ -54,7 +54,7 @@ class Pick:
 
     @property
     def worth(self) -> float:
-        """What orders picks, in [0, 1]."""
+        """The value that orders picks, in [0, 1]."""
         return self.wrong * self.unlike
 
 
@@ -84,7 +84,7 @@ def rank(known: Known, count: int) -> Ranking:
 
 
 def likely_wrong(confidence: Floats, disagree: Flags, outlying: Flags) -> Floats:
-    """How likely the model is wrong about each candidate, (n,) in [0, 1]; an order, no probability."""
+    """Rank how likely the model is wrong about each candidate, (n,) in [0, 1]; an order, no probability."""
     ordered = np.sort(confidence)
     surer = len(ordered) - np.searchsorted(ordered, confidence, "right")
     equal = len(ordered) - np.searchsorted(ordered, confidence, "left") - surer

@@ -1,1 +1,1 @@
-"""What runs beside the routes: services, their supervisor, periodic work, and leases among replicas."""
+"""The services that run beside the routes: their supervisor, periodic work, and leases among replicas."""

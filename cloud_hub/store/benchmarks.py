@@ -1,4 +1,4 @@
-"""What devices measured of releases: kept per device, shown per hardware class."""
+"""Devices' measurements of releases: kept per device, shown per hardware class."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def newest_p95(session: Session, model: str, release: int, ids: Sequence[str] | 
 
 
 def hardware_class(device: Device) -> str:
-    """What the label `hw` says, else the machine type that the agent reports."""
+    """Return the label `hw`, else the machine type that the agent reports."""
     hardware = device.info.get("hardware")
     reported = hardware.get("machine", "") if isinstance(hardware, dict) else ""
     return device.labels.get("hw") or str(reported)

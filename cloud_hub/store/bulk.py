@@ -62,12 +62,12 @@ def listed(session: Session, kind: type[SQLModel], columns: tuple[str, ...], row
 
 
 def same(kind: type[SQLModel], values: FromClause) -> ColumnElement[bool]:
-    """Whether a row of a table has the values of a row of `listed`."""
+    """Match rows of a table that have the values of a row of `listed`."""
     return and_(*(_table(kind).c[value.name] == value for value in values.c))
 
 
 def one_of(session: Session, column: Any, values: Collection[int]) -> ColumnElement[bool]:
-    """Whether a column of whole numbers has one of many values, which are sent as one."""
+    """Match a column of whole numbers against many values, which are sent as one."""
     if _postgres(session):
         same: ColumnElement[bool] = column == any_(bindparam(None, list(values), type_=ARRAY(BigInteger)))
         return same

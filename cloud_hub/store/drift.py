@@ -11,7 +11,7 @@ from cloud_hub.store.types import json_field as _json
 
 
 class DriftScope(SQLModel, table=True):
-    """Which releases of a model are watched, and by how many devices they are served: `drift.scope.Scope`."""
+    """The releases of a model that are watched, and the number of devices that each serves: `drift.scope.Scope`."""
 
     __tablename__ = "drift_scope"
 
@@ -21,7 +21,7 @@ class DriftScope(SQLModel, table=True):
 
 
 class DriftMonitor(SQLModel, table=True):
-    """What the streams of a release have in common.
+    """The common part of the streams of a release.
 
     `state`: waiting, baseline, watching, alarmed. `document` is the engine's own, `basis` the coordinates of its
     streams (`drift.basis`); `last_window` is the id of the last window that was counted.
@@ -66,7 +66,10 @@ class DriftStream(SQLModel, table=True):
 
 
 class MeaningMonitor(SQLModel, table=True):
-    """How right a release is, by audits and labels, against its own record.
+    """The accuracy of a release, by audits and labels, against its own record.
+
+    `document` is `drift.truth.Watched`; `last_window`, `last_label_at` and `last_label` are the last ones that it has
+    counted.
 
     `document` is `drift.truth.Watched`; `last_window`, `last_label_at` and `last_label` say what it has counted.
     """
@@ -83,7 +86,7 @@ class MeaningMonitor(SQLModel, table=True):
 
 
 class InputMonitor(SQLModel, table=True):
-    """What was counted of a release's inputs: `document` is a `drift.input_state.InputMonitorState`.
+    """The counts of a release's inputs: `document` is a `drift.input_state.InputMonitorState`.
 
     `last_window` is the last window that counts in it.
     """
@@ -98,7 +101,7 @@ class InputMonitor(SQLModel, table=True):
 
 
 class InputWatch(SQLModel, table=True):
-    """What is held against one device's inputs to a release; `document` is `drift.input_state.DeviceInputs`."""
+    """The evidence against one device's inputs to a release; `document` is `drift.input_state.DeviceInputs`."""
 
     __tablename__ = "input_watch"
 
@@ -133,7 +136,7 @@ class Alarm(SQLModel, table=True):
 
 
 class AlarmResponse(SQLModel, table=True):
-    """What follows an alarm; `state` and `document` are those of `drift.response`.
+    """The response to an alarm; `state` and `document` are those of `drift.response`.
 
     `since` is the moment after which samples are of the shift, `deadline` when a retrain starts with few labels;
     null where the policy starts none.

@@ -127,12 +127,12 @@ def lock_name(session: Session, name: str) -> None:
 
 
 def is_shared(engine: Engine) -> bool:
-    """Whether several hubs may work on this database; SQLite's hub directory has one owner."""
+    """Tell whether several hubs may work on this database; SQLite's hub directory has one owner."""
     return bool(engine.dialect.name == "postgresql")
 
 
 def _configure_postgresql(connection: Any, record: object) -> None:
-    """Whoever is paused in the midst of a transaction loses it: else nobody could write its rows."""
+    """End the transaction of a process that is paused in the midst of it: else nobody could write its rows."""
     with connection.cursor() as cursor:
         cursor.execute(f"SET idle_in_transaction_session_timeout = '{PAUSED_S}s'")
     connection.commit()
@@ -152,7 +152,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the database (or this machine) failed, and not the value that was written: to be tried again later."""
+    """Tell whether the database (or this machine) failed, and not the value: the write is to be tried again later."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     return isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | MemoryError | OSError)

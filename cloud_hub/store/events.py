@@ -55,7 +55,7 @@ class EventDelivery(SQLModel, table=True):
 
 
 def counts(session: Session) -> dict[tuple[str, str], int]:
-    """How many deliveries there are, by target and state."""
+    """Count the deliveries, by target and state."""
     grouped = select(EventDelivery.target, EventDelivery.state, func.count()).group_by(
         col(EventDelivery.target), col(EventDelivery.state)
     )

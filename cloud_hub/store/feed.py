@@ -1,4 +1,4 @@
-"""Which devices changed since the last look, for one reader at a time.
+"""The devices that changed since the last look, for one reader at a time.
 
 Triggers note it in the transaction of whoever writes (see migration 0020), so that a change is here when it can be
 seen, and not before. The reader takes what is here, deleting it. When another hub has taken something meanwhile, the
@@ -27,7 +27,7 @@ class Changes(NamedTuple):
 
 
 def take(session: Session, reader: str) -> Changes | None:
-    """What changed since the reader has taken something; None when it has to read everything first.
+    """Take the changes since the reader took some last; None when it has to read everything first.
 
     Args:
         session: a writing transaction.
@@ -44,7 +44,7 @@ def take(session: Session, reader: str) -> Changes | None:
 
 
 def since(session: Session, reader: str) -> Changes | None:
-    """What changed since `take`, and is left to be taken; None when another reader has taken some."""
+    """Return the changes since `take`, and leave them to be taken; None when another reader has taken some."""
     found = select(DeviceChange.device_id, DeviceChange.heard).distinct()
     changes = _sorted_out(session.connection().execute(found))
     value = session.exec(select(Setting.value).where(Setting.key == KEY)).first()  # after the changes were read

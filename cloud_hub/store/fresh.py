@@ -1,4 +1,4 @@
-"""What is read from the database again and again, kept in memory: bounded, and never out of date for long.
+"""A cache of values that are read from the database again and again: bounded, and never out of date for long.
 
     freshness = Freshness(hub)                       # one per process and event loop
     callers = Cache(freshness, most=10_000)
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Freshness:
-    """When it was last known that nothing has changed. For one event loop; `expire` from any thread.
+    """The moment at which it was last known that nothing has changed. For one event loop; `expire` from any thread.
 
     Args:
         read: the number of `access_version`; blocks; None: unknown.
@@ -53,7 +53,7 @@ class Freshness:
         self._failing = False
 
     def holds(self) -> bool:
-        """Whether what is kept may be used now, without waiting; looks again beside it when that is due."""
+        """Tell whether cached values may be used now, without waiting; look again beside it when that is due."""
         age = self._now() - self._checked_at
         if age > SOON_S and self._checking is None:
             self._begin()

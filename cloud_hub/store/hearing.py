@@ -1,4 +1,4 @@
-"""When the hub heard its devices, and when it could not: while it or its broker is down, their silence says nothing.
+"""The times at which the hub heard its devices: while it or its broker is down, their silence says nothing.
 
 Ingest notes every few seconds, while its link to the broker is up, that it takes messages; a longer gap is an outage.
 Each shard has a note of its own: hubs share the devices, and one that hears hides nothing of one that does not.
@@ -23,7 +23,7 @@ DEAF_S = 60.0  # without a note: longer is an outage, and no pause of a busy hub
 
 
 class Hearing(Struct, frozen=True, kw_only=True):
-    """When messages were taken last, and the last outage, from when until when (Unix seconds; 0 without one)."""
+    """The moment when messages were taken last, and the last outage's two ends (Unix seconds; 0 without one)."""
 
     noted_at: float
     deaf_from: float = 0.0
@@ -35,14 +35,14 @@ class Hearing(Struct, frozen=True, kw_only=True):
 
 
 def after(before: Hearing, now: float) -> Hearing:
-    """What is known `now`; a clock that was set back ends an outage in the present, and makes none."""
+    """Return the hearing as it is `now`; a clock that was set back ends an outage in the present, and makes none."""
     if now - before.noted_at > DEAF_S:
         return Hearing(noted_at=now, deaf_from=before.noted_at, deaf_until=now)
     return replace(before, noted_at=now, deaf_from=min(before.deaf_from, now), deaf_until=min(before.deaf_until, now))
 
 
 def known(session: Session, now: float) -> dict[str, Hearing]:
-    """What is known `now` of each shard, by its digit.
+    """Return the hearing of each shard as it is known `now`, by its digit.
 
     An outage that goes on lasts until now. Nothing was ever missed where nothing was noted.
     """
@@ -54,7 +54,7 @@ def known(session: Session, now: float) -> dict[str, Hearing]:
 
 
 def deaf_until(session: Session, now: float) -> float:
-    """When every shard was heard again after its last outage, Unix seconds; 0 without one."""
+    """Return when every shard was heard again after its last outage, Unix seconds; 0 without one."""
     return max(heard.deaf_until for heard in known(session, now).values())
 
 

@@ -1,4 +1,4 @@
-"""What several hubs of one database tell each other: who leads, and how often callers ask."""
+"""The rows by which several hubs of one database coordinate: who leads, and how often callers ask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Lease(SQLModel, table=True):
 
 
 class CallerUse(SQLModel, table=True):
-    """How often a caller with a rate asked one hub, per second, as that hub told at `at`."""
+    """The requests per second of a caller with a rate to one hub, as that hub told at `at`."""
 
     hub: str = Field(primary_key=True)
     caller: str = Field(primary_key=True)

@@ -72,7 +72,7 @@ def _upgrade(engine: Engine, revision: str) -> None:
 
 
 def behind(engine: Engine) -> bool:
-    """Whether the database lacks a migration, or has one that is unknown here; changes nothing."""
+    """Tell whether the database lacks a migration, or has one that is unknown here; changes nothing."""
     with engine.connect() as connection:
         return _revisions(connection) != _newest()
 
@@ -100,7 +100,7 @@ def downgrade(engine: Engine, revision: str = "base") -> None:
 
 
 def differences(engine: Engine) -> list[object]:
-    """How the database differs from the tables; empty when the migrations are complete."""
+    """Return how the database differs from the tables; empty when the migrations are complete."""
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "render_as_batch": True})
         return list(compare_metadata(context, SQLModel.metadata))

@@ -1,4 +1,4 @@
-"""Whether anything was committed to the database since the last look: one look costs a statement, whatever is stored.
+"""A watch for commits to the database since the last look: one look costs a statement, whatever is stored.
 
 A mark that differs from the one before says so. It may differ for nothing (on PostgreSQL a transaction that only began,
 or one of another database); it is never the same after a commit that could be seen.

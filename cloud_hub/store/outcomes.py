@@ -1,4 +1,4 @@
-"""What rollouts have counted of windows and drawn of labels, and its end."""
+"""The counts of windows and the draws of labels that rollouts keep, and their end."""
 
 from __future__ import annotations
 

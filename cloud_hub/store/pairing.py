@@ -1,4 +1,4 @@
-"""What a window's audited pairs add to the evidence of its rollout: each distinct input once, whoever met it."""
+"""The evidence that a window's audited pairs add to their rollout: each distinct input once, on whatever device."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def forget(session: Session, rollout: str) -> None:
 
 
 class Evidence:
-    """What devices say about attempts: read, added to in memory, and written together.
+    """The evidence of devices on attempts: read, added to in memory, and written together.
 
     The caller holds the lock of all pairs (`LOCK`) until its transaction ends: hubs that take the same inputs in, each
     in its own order, would wait for each other, as would the rollout engine, and a rollout that ends meanwhile would
-    leave inputs behind. The devices are locked, too, so that nobody else adds to what they say.
+    leave inputs behind. The devices are locked, too, so that nobody else adds to their evidence.
 
     Args:
-        places: whose evidence is added to.
+        places: the devices' evidence that is added to.
         pairs: all that is going to be counted.
     """
 
@@ -122,7 +122,7 @@ def _outcomes(pairs: PairCounts) -> dict[int, str]:
 
 
 def met_inputs(session: Session, attempt: Attempt, inputs: Collection[int]) -> set[int]:
-    """Which of the inputs an attempt has met already."""
+    """Return the inputs that an attempt has met already."""
     rows = select(PairInput.key).where(PairInput.rollout == attempt[0], PairInput.attempt == attempt[1])
     return set(session.exec(rows.where(bulk.one_of(session, PairInput.key, inputs)))) if inputs else set()
 

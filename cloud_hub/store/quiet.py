@@ -1,4 +1,4 @@
-"""How long a device is quiet by habit: the longest time between two of its messages in the last one to two weeks.
+"""A device's habit of silence: the longest time between two of its messages in the last one to two weeks.
 
 Devices that are off at night, or half an hour a day, are so under every release: only a longer silence says something.
 """

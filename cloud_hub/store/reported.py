@@ -77,7 +77,7 @@ class DeviceEvent(SQLModel, table=True):
 
 
 class SpoolCursor(SQLModel, table=True):
-    """How far a device's spool is in the database; `lost` counts numbers its full spool gave up.
+    """The end of a device's spool in the database; `lost` counts numbers its full spool gave up.
 
     `used_at` is the hub's time of the last record: of a device with too many spools, the longest unused goes.
     """
@@ -112,11 +112,11 @@ class SetAside(SQLModel, table=True):
 
 
 class PairEvidence(SQLModel, table=True):
-    """What one device says about a rollout's release, summed over the attempt: paired counts
-    (`telemetry.PairCounts`) of inputs that no device had met before, how often inputs came again, how many pairs told
-    no input, and of its requests how many the release itself answered, failed on, and refused
-    though the release before would have taken them. `silent_at` is when it first was silent beyond its habit, `reason`
-    why it rolled the release back: both stay, whatever it reports later. A device of the control has a row when it was
+    """One device's evidence about a rollout's release, summed over the attempt: paired counts
+    (`telemetry.PairCounts`) of inputs that no device had met before, how often inputs came again, how many pairs
+    told no input, and of its requests how many the release itself answered, failed on, and refused though the
+    release before would have taken them. `silent_at` is when it first was silent beyond its habit, `reason` why it
+    rolled the release back: both stay, whatever it reports later. A device of the control has a row when it was
     silent."""
 
     rollout: str = Field(primary_key=True)
@@ -136,9 +136,9 @@ class PairEvidence(SQLModel, table=True):
 
 
 class ShadowEvidence(SQLModel, table=True):
-    """What one device says in a rollout's shadow stage, summed over the attempt (`messages.ShadowCounts`); `agree` and
-    `differ` count inputs that no device had met before. `reason` is the first one why it compares nothing, and stays.
-    """
+    """One device's evidence in a rollout's shadow stage, summed over the attempt (`messages.ShadowCounts`); `agree`
+    and `differ` count inputs that no device had met before. `reason` is the first one why it compares nothing, and
+    stays."""
 
     rollout: str = Field(primary_key=True)
     attempt: int = Field(primary_key=True)
@@ -156,8 +156,8 @@ class ShadowEvidence(SQLModel, table=True):
 
 
 class RolloutSignals(SQLModel, table=True):
-    """How far a rollout's attempt has counted. Of windows, `document` is `fleet.rollouts.signals.State`; of labels, the
-    place of the last one, as `rollouts.labelled.LabelPosition`."""
+    """The position up to which a rollout's attempt has counted. Of windows, `document` is
+    `fleet.rollouts.signals.State`; of labels, the place of the last one, as `rollouts.labelled.LabelPosition`."""
 
     __tablename__ = "rollout_signals"
 
@@ -229,7 +229,7 @@ class WindowRow(SQLModel, table=True):
 
 
 class WindowSum(SQLModel, table=True):
-    """What the windows of one device, model and release said in an hour or a day (`ingest.summing`).
+    """The sums of the windows of one device, model and release over an hour or a day (`ingest.summing`).
 
     `span_s` is 3600 or 86400, `begins` the hour's or day's first second (Unix), `windows` how many are in it; `body` is
     of a window's shape. Windows are in here or in `window`, and never in both.
@@ -256,7 +256,7 @@ class WindowSum(SQLModel, table=True):
 
 
 class Traffic(SQLModel, table=True):
-    """What the fleet's windows of one release count in an hour, which `begins` at that Unix second (`ingest.traffic`).
+    """The counts of the fleet's windows of one release in an hour, which `begins` at that second (`ingest.traffic`).
 
     `failed` are the requests that nobody answered, the `refused` ones among them.
     """

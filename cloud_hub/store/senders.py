@@ -54,7 +54,7 @@ _WRITTEN = (
 
 @dataclass(slots=True)
 class Cursor:
-    """How far a spool is: see `tables.SpoolCursor`."""
+    """The position of a spool: see `tables.SpoolCursor`."""
 
     committed: int = 0
     lost: int = 0
@@ -63,7 +63,7 @@ class Cursor:
 
 @dataclass(slots=True)
 class Sender:
-    """What ingest knows and changes of a device; the names are the columns' of `tables.Device`.
+    """A device as ingest knows and changes it; the names are the columns' of `tables.Device`.
 
     `info` is the document that it has reported in this batch, if any.
     """
@@ -111,7 +111,7 @@ def lock(session: Session, ids: Collection[str]) -> dict[str, Sender]:
 
 
 def ends(session: Session, places: Collection[Place]) -> dict[Place, int]:
-    """How far spools without a cursor are: one that was forgotten, and comes again, goes on where its records end."""
+    """Return the ends of spools without a cursor: a forgotten one that comes again goes on where its records end."""
     found = dict.fromkeys(places, 0)
     for kind in (DeviceEvent, WindowRow) if places else ():
         place = bulk.listed(session, kind, ("device_id", "spool"), places)

@@ -1,4 +1,4 @@
-"""What windows add to the evidence of a rollout's shadow stage: each distinct input once, whoever met it."""
+"""The evidence that windows add to a rollout's shadow stage: each distinct input once, whichever device met it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = (*INPUTS, *SUMS, "reason")
 
 
 def seen(session: Session, rollout: str, attempt: int) -> tuple[ShadowSeen, ...]:
-    """What every device has said in the attempt, in the order of their names."""
+    """Return the counts of every device in the attempt, in the order of their names."""
     columns = [col(getattr(ShadowEvidence, name)) for name in ("device_id", *_COLUMNS)]
     rows = select(*columns).where(ShadowEvidence.rollout == rollout, ShadowEvidence.attempt == attempt)
     found = session.connection().execute(rows.order_by(col(ShadowEvidence.device_id)))

@@ -81,7 +81,8 @@ class Token(SQLModel, table=True):
 
 
 class AuditEntry(SQLModel, table=True):
-    """Who did what to what. `actor` is `operator:<token id>`, `device:<id>`, `guard`, `job:<id>`, …"""
+    """One action, with its actor and its subject. `actor` is `operator:<token id>`, `device:<id>`, `guard`,
+    `job:<id>`, …"""
 
     __table_args__ = (
         Index("ix_auditentry_subject_id", "subject", "id"),

@@ -35,7 +35,7 @@ class CountingPosition(Struct, frozen=True, kw_only=True):
 
 
 class Lost(Struct, frozen=True, kw_only=True):
-    """How many `windows` of a release went before its monitors counted them, the last of them `at` (Unix seconds)."""
+    """The number of a release's `windows` that were dropped uncounted, the last of them `at` (Unix seconds)."""
 
     release: int
     windows: int
@@ -49,7 +49,7 @@ class Lost(Struct, frozen=True, kw_only=True):
 
 
 def places(session: Session) -> dict[Key, CountingPosition]:
-    """Where the monitors of each release are."""
+    """Return the positions of the monitors of each release."""
     defaults = {row.model: _defaults(row) for row in session.exec(select(DriftScope))}
     found: dict[Key, CountingPosition] = {}
     for model, release, last, awaited in _told(session):

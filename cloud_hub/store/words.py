@@ -1,4 +1,4 @@
-"""What is wrong with a database, as a sentence with a hint."""
+"""The faults of a database, as a sentence with a hint."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def spoken() -> Iterator[None]:
 
 
 def explained(error: DBAPIError | sqlite3.Error | CommandError) -> HubError:
-    """What to say about `error`."""
+    """Return the hub's error for a database's `error`, in words with a hint."""
     if isinstance(error, CommandError):
         hint = "run the version of Edgeloop that used it last, or a newer one"
         return InvalidError(f"the database is of another version: {error}", subject="database", hint=hint)

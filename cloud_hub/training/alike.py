@@ -1,4 +1,4 @@
-"""Which samples are nearly the same, so that all of them fall on one side of a split. Pure.
+"""Groups of samples that are nearly the same, so that all of one fall on one side of a split. Pure.
 
 A video holds a scene, a sensor stands still: such samples are one observation. One that is trained on and one that
 judges would flatter the model. `cloud_hub.samples.repeats` says what is alike.

@@ -46,8 +46,8 @@ SAME_MODEL = "a changed interface is a new model name: fleet model create NAME"
 
 @dataclass(frozen=True)
 class Contract:
-    """What an existing model's applications rely on; `encoder` watches its drift. `words` say who fixed it, as in
-    "model 'digits' has an interface, fixed by release 3"."""
+    """The contract with an existing model's applications; `encoder` watches its drift. `words` name the release that
+    fixed it, as in "model 'digits' has an interface, fixed by release 3"."""
 
     model: str
     words: str

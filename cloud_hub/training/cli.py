@@ -118,7 +118,7 @@ def _snapshot(name: str, hub: Path | None) -> tuple[str, Dataset | None]:
 
 
 def _contract(like: Path | None, hub: Path | None, model: str, snapshot: str) -> Contract | None:
-    """What the run must keep, from a release directory or from a model of a hub."""
+    """Return the contract that the run must keep, from a release directory or from a model of a hub."""
     if like is not None:
         return _contract_of_release(like)
     if hub is None:

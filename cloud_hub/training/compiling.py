@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a training run: its networks, the data that they had, and the names, task and metric of both."""
+    """The results of a training run: its networks, the data that they had, and the names, task and metric of both."""
 
     student: Made
     teacher: Made | None
@@ -72,7 +72,11 @@ def compile_run(
 
 
 def _asked(request: RunRequest, trained: Trained, current: Released | None) -> CompileRequest:
-    """What is asked of the compiler; raises DataError for data that no model takes."""
+    """Return the request to the compiler.
+
+    Raises:
+        DataError: no model takes such data.
+    """
     from model_compiler.inputs.deferral_target import DeferTarget, target_in
     from model_compiler.inputs.request import CompileRequest
 

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe's data, said with its rows before the first step is taken. Pure.
+"""The faults of a recipe's data, named with their rows before the first step is taken. Pure.
 
 Refused: sets without rows, inputs and labels of different lengths or shapes, NaN or infinity that the model does not
 mean, labels that are none of the task, more than 1 % of a held-out set that is trained on as well. Only said: fewer

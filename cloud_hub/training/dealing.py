@@ -1,4 +1,4 @@
-"""How a run's data is dealt out: what is trained on, and what calibration, validation and gate keep of a snapshot."""
+"""Deals a run's data out: rows to train on, and parts of a snapshot for calibration, validation and gate."""
 
 from __future__ import annotations
 

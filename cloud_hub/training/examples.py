@@ -46,7 +46,7 @@ class Examples:
 
     @property
     def labelled(self) -> npt.NDArray[np.bool_]:
-        """Which rows have a label, (n,)."""
+        """The rows that have a label, (n,)."""
         if self.known is not None:
             return self.known
         if self.y.ndim == 1 and self.y.dtype.kind in "iu":

@@ -236,8 +236,8 @@ def load_weights(network: nn.Module, start: Mapping[str, Array]) -> str:
 
 
 def _prefix(names: Sequence[str], start: Mapping[str, Array]) -> str:
-    """What stands before all of a network's names in `start`: nothing where it has the names themselves, else the one
-    wrapper under which it has all of them; nothing, too, where there is none or more than one."""
+    """Return the prefix of all of a network's names in `start`: empty where it has the names themselves, else the
+    one wrapper under which it has all of them; empty, too, where there is none or more than one."""
     if not names or all(name in start for name in names):
         return ""
     last = f".{names[0]}"
@@ -248,7 +248,7 @@ def _prefix(names: Sequence[str], start: Mapping[str, Array]) -> str:
 
 @dataclass(frozen=True)
 class _Step:
-    """What an epoch needs besides its data."""
+    """The settings of an epoch besides its data."""
 
     run: Callable[..., Any]
     network: nn.Module

@@ -99,7 +99,7 @@ def compare_sets(old: Callable[[Rows], float], new: Callable[[Rows], float], lab
 
 @lru_cache(4096)
 def _shown_by_counts(lost: int, won: int, n: int, margin: float) -> bool:
-    """Whether a model that loses `margin` more than it wins does as well as this one in at most 1 - `LEVEL` of
+    """Tell whether a model that loses `margin` more than it wins does as well as this one in at most 1 - `LEVEL` of
     cases, at each of `WINS` shares of wins."""
     from scipy.stats import binom
 

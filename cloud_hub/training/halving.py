@@ -24,7 +24,7 @@ class Trial(NamedTuple):
 
 
 def rungs(count: int) -> tuple[tuple[int, float], ...]:
-    """How many trials each rung has, and the share of its epochs: all is the last one's."""
+    """Return the number of trials of each rung, and the share of its epochs: all is the last one's."""
     sizes = [count]
     while len(sizes) <= LONGEST and sizes[-1] >= KEPT:
         sizes.append(-(-sizes[-1] // KEPT))

@@ -1,5 +1,5 @@
-"""What a retrain's work is given: a folder with the snapshot, what applications rely on, and the release before; and
-what it leaves there: `release/`, and the weights of its networks, `student.safetensors` and `teacher.safetensors`.
+"""The folder of a retrain's work: as input the snapshot, the applications' contract, and the release before; as output
+`release/`, and the weights of its networks, `student.safetensors` and `teacher.safetensors`.
 
     snapshot.npz    the samples and labels to train on
     fixed.json      the manifest that fixed the model's interface; fixed.encoder: the encoder of its sketch
@@ -71,7 +71,7 @@ class Handed:
         return read_dataset(self.folder / SNAPSHOT)
 
     def contract(self, model: str, number: int | None) -> Contract | None:
-        """What the new release must keep, by release `number`; None for a model without a release."""
+        """Return the contract that the new release must keep, by release `number`; None for a model without one."""
         if number is None:
             return None
         manifest = decode_manifest((self.folder / FIXED).read_bytes())
@@ -116,7 +116,7 @@ class Handed:
 
 
 def words(model: str, number: int) -> str:
-    """Who fixed a model's interface, as refusals say it."""
+    """Return the words by which refusals name the release that fixed a model's interface."""
     return f"model {model!r} has an interface, fixed by release {number}"
 
 
@@ -142,5 +142,5 @@ def weights_in(model: bytes) -> dict[str, Array]:
 
 
 def weights_file(network: str) -> str:
-    """Where the weights of the release before lie in the folder."""
+    """Return the name of the file that holds the weights of the release before, in the folder."""
     return f"current.{network}"

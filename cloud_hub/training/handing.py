@@ -114,9 +114,10 @@ def check_encoder(hub: Hub, model: str, current: Current | None) -> Encoder | No
 
 
 def contract_of(hub: Hub, model: str, current: Current | None) -> Contract | None:
-    """What a new release of the model must keep, with the encoder of its sketch; None before its first release.
+    """Return the contract of the model's next release, with the encoder of its sketch; None before its first release.
 
-    Raises InvalidError when the encoder is not to be had.
+    Raises:
+        InvalidError: the encoder cannot be read.
     """
     encoder = check_encoder(hub, model, current)
     if current is None:

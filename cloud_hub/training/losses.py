@@ -1,4 +1,4 @@
-"""What the kit's loop minimises, by task; a recipe may bring its own.
+"""The losses that the kit's loop minimises, by task; a recipe may bring its own.
 
 classification  cross-entropy; the teacher's softened answers beside it (Hinton, Vinyals and Dean, 2015, "Distilling
                 the Knowledge in a Neural Network")
@@ -45,7 +45,7 @@ Loss = Callable[[Any, Batch], Tensor]
 
 @dataclass(frozen=True)
 class Weights:
-    """How the teacher's soft answers count beside labels."""
+    """The weight of the teacher's soft answers beside labels."""
 
     temperature: float = 2.0
     soft_share: float = 0.0

@@ -1,4 +1,4 @@
-"""What training made: a torch module or an ONNX file, asked and kept alike."""
+"""The results of training: a torch module or an ONNX file, asked and kept alike."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def weights_in_file(released: bytes, adapted: Adapted) -> dict[str, Array]:
 
 
 def source_of(fitted: Any, example: Mapping[str, Array]) -> nn.Module | bytes:
-    """What a recipe's `fit` returned as a torch module or the bytes of an ONNX model.
+    """Return the result of a recipe's `fit` as a torch module or the bytes of an ONNX model.
 
     Args:
         fitted: either of them, or an estimator of scikit-learn.
@@ -120,7 +120,7 @@ def _of_estimator(fitted: Any, example: Mapping[str, Array]) -> bytes:
 
 
 def _options(fitted: Any, classes: bool) -> dict[int, dict[str, bool]]:
-    """What skl2onnx is told, by the id of the estimator that it is about."""
+    """Return the options of skl2onnx, by the id of the estimator that they are about."""
     from sklearn.svm import LinearSVC
 
     last = fitted.steps[-1][1] if hasattr(fitted, "steps") else fitted

@@ -15,14 +15,14 @@ from torch import Tensor, distributed, nn
 
 @dataclass(frozen=True)
 class Share:
-    """Which of `count` processes this is; alone without torchrun."""
+    """This process's place among `count` processes; alone without torchrun."""
 
     number: int = 0
     count: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and speaks."""
+        """True if this process writes files and speaks."""
         return self.number == 0
 
     def of(self, rows: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def share() -> Share:
 
 
 def backend(gpus: int, processes: int) -> str:
-    """How `processes` on one machine with `gpus` talk: NCCL wants a GPU for each."""
+    """Return the backend by which `processes` on one machine with `gpus` talk: NCCL wants a GPU for each."""
     return "nccl" if processes <= gpus else "gloo"
 
 

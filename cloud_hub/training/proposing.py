@@ -1,4 +1,4 @@
-"""What a search over hyper-parameters tries next: by Optuna's tree-structured Parzen estimator (Bergstra 2011)."""
+"""The next trial of a search over hyper-parameters: by Optuna's tree-structured Parzen estimator (Bergstra 2011)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Proposer:
         return asked.number + self._ahead, dict(asked.params)
 
     def tell(self, number: int, loss: float | None) -> None:
-        """What came of a trial: the smaller, the better; None: it failed."""
+        """Tell the result of a trial: the smaller, the better; None: it failed."""
         import optuna
 
         self._study.tell(number - self._ahead, loss, state=optuna.trial.TrialState.FAIL if loss is None else None)

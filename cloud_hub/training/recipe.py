@@ -1,4 +1,4 @@
-"""What a recipe is: registered code that says how a model is made.
+"""A recipe: registered code that says how a model is made.
 
 A recipe is a Python module with a variable `RECIPE`. It is named by module (`examples.digits.recipe`) or,
 on the hub, by a file in `DIR/recipes`; the command line takes any file. It is never uploaded.
@@ -50,13 +50,12 @@ class Hyper:
 
 @dataclass(frozen=True)
 class Fitting:
-    """What a recipe's own `fit` is given.
+    """The input of a recipe's own `fit`.
 
-    `train` are the rows to fit to, inputs called as in `data`, or behind preprocessing steps what these make; some may
-    have no label. `soft` is what the teacher says
-    to them, (n, …), None without one. `start` holds the weights of the release before by name, empty where there are
-    none; `released` is its model file (ONNX or LiteRT), empty likewise. `folder` keeps what a killed run shall go on
-    from.
+    `train` are the rows to fit to, inputs called as in `data`, or behind preprocessing steps as these call them; some
+    may have no label. `soft` are the teacher's answers to them, (n, …), None without one. `start` holds the weights of
+    the release before by name, empty where there are none; `released` is its model file (ONNX or LiteRT), empty
+    likewise. `folder` keeps the state from which a killed run shall go on.
     """
 
     train: Examples
@@ -69,7 +68,7 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is made: of its data, and of a student that is trained by the kit's loop, or fitted by `fit`.
+    """The recipe of a model: its data, and a student that the kit's loop trains, or that `fit` makes.
 
     `task` is the kind of answer as `model-compiler --task` takes it (`regression:tolerance=0.5`); empty for the
     model's own, else a classification. `metric` likewise as `--metric`, a file of one's own lies beside the recipe;

@@ -43,7 +43,7 @@ def onnx_of(network: nn.Module, x: Array | Mapping[str, Array], outputs: Sequenc
 
 
 def lineage_of(request: RunRequest) -> Lineage:
-    """Where the run comes from."""
+    """Return the lineage of the run."""
     from model_compiler.package.assembling import tool_versions
 
     loaded = request.loaded
@@ -112,14 +112,14 @@ def run(request: RunRequest) -> dict[str, float]:
 
 
 def _writes() -> bool:
-    """Whether this process writes the run's files: the first under torchrun."""
+    """Tell whether this process writes the run's files: the first under torchrun."""
     from cloud_hub.training.parallel import share
 
     return share().first
 
 
 def _write_before(out: Path, preparation: Preparation) -> None:
-    """What `model-compiler compile` takes by `--preprocess` and, as `front.txt` says it, by `--front`."""
+    """Write the files for `model-compiler compile --preprocess` and, as `front.txt` says it, `--front`."""
     if preparation.steps:
         (out / "steps.json").write_bytes(msgspec.json.encode(preparation.steps))
     if preparation.front is not None:

@@ -1,4 +1,4 @@
-"""What a training run is asked for."""
+"""The request for a training run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What to train. `progress(step, fraction)` may raise to stop the run.
+    """A request to train. `progress(step, fraction)` may raise to stop the run.
 
-    `contract` is what the applications of an existing model rely on: its names and classes outrank the recipe's.
-    `start` holds the weights of the release before by network and name (of a network that they are not to be had of,
-    none), `released` the most precise model file that devices have of it; empty without such a release.
+    `contract` is the one with the applications of an existing model: its names and classes outrank the recipe's.
+    `start` holds the weights of the release before by network and name (none of a network whose weights cannot be
+    read), `released` the most precise model file that devices have of it; empty without such a release.
     """
 
     loaded: LoadedRecipe

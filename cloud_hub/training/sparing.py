@@ -1,4 +1,4 @@
-"""Which weights a retrain may change, so that the patch is small: those that matter most.
+"""The weights that a retrain may change, so that the patch is small: those that matter most.
 
 A network that begins as the released one needs few of its weights changed: 2 % of an int8 MobileNet's reached what a
 fine-tune of all of them reached on shifted inputs. A weight's worth is the first-order effect of one step of its
@@ -57,7 +57,7 @@ def worth_moved(network: nn.Module, gradients: Mapping[str, Tensor], before: Map
 
 
 def free_of(worth: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Which weights may change, bool (…) by parameter: the share (0, 1] of all that are worth most."""
+    """Choose the weights that may change, bool (…) by parameter: the share (0, 1] of all that are worth most."""
     import torch
 
     every = torch.cat([values.reshape(-1) for values in worth.values()])

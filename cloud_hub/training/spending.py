@@ -150,7 +150,7 @@ def patch_size(budget: Budget, parts: Parts, made: Made) -> int | None:
 
 
 def weights_of(request: RunRequest) -> int:
-    """How many weights the student of the release before has."""
+    """Count the weights of the student of the release before."""
     return sum(int(array.size) for array in request.start["student"].values())
 
 
@@ -165,7 +165,7 @@ def over(budget: Budget, least: int) -> InvalidError:
 
 
 def fetched(former: Former, folder: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """What devices fetch for the release directory `folder`, by variant: with `former`, and with nothing."""
+    """Return the bytes that devices fetch for the release in `folder`, by variant: with `former`, and with nothing."""
     from model_compiler.inputs.release_folder import read_blob, read_release
     from model_compiler.package.update_cost import update_bytes
 

@@ -37,9 +37,10 @@ class FittedSteps:
     dtypes: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self, raw: Mapping[str, Array]) -> Mapping[str, Array]:
-        """What the networks take, (n, …), of raw inputs (n, …); these themselves where there are no steps.
+        """Return the inputs of the networks, (n, …), of raw inputs (n, …); these themselves where there are no steps.
 
-        Raises InvalidError for values that a step cannot work on.
+        Raises:
+            InvalidError: a step cannot work on the values.
         """
         if not self.preparation:
             return raw
@@ -95,7 +96,11 @@ def with_vocabularies(declared: Preparation, inputs: Mapping[str, Array]) -> Pre
 
 
 def _before(preparation: Preparation, inputs: Mapping[str, Array]) -> Dataset:
-    """What front and steps make of inputs (n, …); raises InvalidError."""
+    """Apply front and steps to inputs (n, …).
+
+    Raises:
+        InvalidError: they cannot work on the values.
+    """
     try:
         return fronts.ready(preparation, Dataset(dict(inputs)))
     except DataError as error:

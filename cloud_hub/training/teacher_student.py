@@ -143,8 +143,8 @@ def _settings(request: RunRequest, settled: Settled, plan: _Plan, *, warm: bool,
 def _worth(
     network: nn.Module, data: Examples, settings: FitSettings, teacher: nn.Module | None, *, ahead: bool
 ) -> dict[str, Tensor]:
-    """What each weight is worth (`sparing`); the network stays as it is. `ahead`: by a fine-tune of all of them, whose
-    checkpoint every share goes on from."""
+    """Compute the worth of each weight (`sparing`); the network stays as it is. `ahead`: by a fine-tune of all of
+    them, whose checkpoint every share goes on from."""
     from cloud_hub.training.fitting import fit, gradients
     from cloud_hub.training.sparing import worth_moved, worth_of
 
@@ -171,7 +171,7 @@ def _started_warm(request: RunRequest, plan: _Plan, adapted: Adapted) -> bool:
 
 
 def _mark(plan: _Plan, warm: bool) -> str:
-    """What tells a fit's checkpoints from those of another start and share."""
+    """Return the mark that tells a fit's checkpoints from those of another start and share."""
     return f"-{plan.share:.6f}" if warm and plan.share < 1 else ""
 
 

@@ -40,8 +40,8 @@ HANDFUL, OF_EACH, MOST_CLASSES = 64, 4, 100  # rows that a recipe's own fit is t
 
 @dataclass(frozen=True)
 class Tried:
-    """What a handful of rows showed: names of inputs (data's to release's), their dtypes, the dtypes of what the
-    networks take, the answers, and what is before the networks, with steps as the recipe declares them."""
+    """The findings from a handful of rows: names of inputs (data's to release's), their dtypes, the dtypes that the
+    networks take, the answers, and the preparation before the networks, with steps as the recipe declares them."""
 
     names: Mapping[str, str]
     dtypes: Mapping[str, Any]
@@ -70,8 +70,11 @@ def request_of(
     interface: Interface | None,
     encoder: Encoder | None,
 ) -> CompileRequest:
-    """What will be asked of the compiler, with a few rows, and without a model; raises InterfaceError for other kinds
-    of steps than the model has."""
+    """Return the coming request to the compiler, with a few rows, and without a model.
+
+    Raises:
+        InterfaceError: the steps are of other kinds than the model has.
+    """
     few = sets.train.take(slice(ROWS))
     rows = make_dataset(few.inputs, few.y, "the training set", non_finite=loose, precise=True)
     request = CompileRequest(

@@ -102,7 +102,7 @@ def retrain(folder: Path, arguments: Mapping[str, Any], progress: Progress) -> d
 
 
 def _no_gate(snapshot: Dataset | None) -> InvalidError:
-    """Why no label judges the new model, and what to label."""
+    """Return the error that no label judges the new model, with a hint at the samples to label."""
     count = snapshot.labelled if snapshot is not None else 0
     if count < LEAST_LABELS:
         why, hint = f"the snapshot has {count} of them", f"label at least {LEAST_LABELS} samples of the snapshot"
@@ -114,7 +114,7 @@ def _no_gate(snapshot: Dataset | None) -> InvalidError:
 
 @dataclass(frozen=True)
 class _Student:
-    """What the student is made of, up to the release directory; `max_bytes` is what devices may fetch for it."""
+    """The student's parts, up to the release directory; `max_bytes` limits the bytes that devices fetch for it."""
 
     request: RunRequest
     parts: Parts
@@ -171,8 +171,7 @@ class _Student:
 
 
 def worse(less: Made, more: Made, rows: Examples, settled: Settled) -> bool:
-    """Whether the second model is worse than the first by more than chance, on rows with labels; not where nobody can
-    say."""
+    """Tell whether the second model is worse by more than chance, on rows with labels; not where nobody can say."""
     if not len(rows):
         return False
     return _compared(settled, less.answers(rows.inputs), more.answers(rows.inputs), rows.y).refused
@@ -213,7 +212,7 @@ def gate_model(what: str, current: Released | None, made: Made, gate: Examples, 
 
 
 def _rated(settled: Settled, outputs: Mapping[str, Array], y: Array) -> Array | None:
-    """How right each row is in [0, 1], (n,); None where the task says it of whole sets only."""
+    """Return how right each row is in [0, 1], (n,); None where the task judges whole sets only."""
     return agreements(settled.task, settled.task.answers(outputs), y)
 
 
@@ -264,9 +263,10 @@ def check_kept(current: Released, folder: Path, settled: Settled, parts: Parts) 
 
 
 def ask(release: Released, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """What a release answers to inputs (n, …), by its own file and runtime, each output (n, …).
+    """Return a release's answers to inputs (n, …), by its own file and runtime, each output (n, …).
 
-    Raises InvalidError when it cannot be loaded, or cannot take them.
+    Raises:
+        InvalidError: it cannot be loaded, or cannot take them.
     """
     manifest, variant = release.manifest, release.variant
     try:

@@ -1,4 +1,4 @@
-"""What people do with one device: revoke it, and tell it to do something."""
+"""The acts on one device: revoke it, and give it a command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an act on the dashboard is: who may do it, the form that asks for it, and what came of it. Pure."""
+"""The parts of an act on the dashboard: the role that may do it, the form that asks for it, and its result. Pure."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Table(Struct, frozen=True, kw_only=True):
 
 
 class Button(Struct, frozen=True, kw_only=True):
-    """What sends the form; `step` tells two buttons of one form apart."""
+    """The button that sends the form; `step` tells two buttons of one form apart."""
 
     words: str
     step: str = ""
@@ -79,7 +79,7 @@ class ToLabel(Struct, frozen=True, kw_only=True):
 
 
 class Form(Struct, frozen=True, kw_only=True):
-    """What is asked, and what will happen.
+    """The questions of an act, and its consequences.
 
     `says` are the consequences, one sentence each. `seen` is the state that the page shows, as far as the act hangs on
     it: the act is refused when it is another one by the time the form comes. `blocked` says why it cannot be done now;
@@ -115,12 +115,12 @@ class ActRequest(Struct, frozen=True, kw_only=True):
         return self.given.get(name, default)
 
     def checked(self, name: str, default: bool = False) -> bool:
-        """Whether a box is ticked; `default` before anything was given."""
+        """Tell whether a box is ticked; `default` before anything was given."""
         return bool(self.given.get(name)) if self.given else default
 
 
 class Told(Struct, frozen=True, kw_only=True):
-    """What is shown once, such as a token: `shown` are (label, text) to be copied."""
+    """A result that is shown once, such as a token: `shown` are (label, text) to be copied."""
 
     title: str
     says: list[str]

@@ -101,7 +101,7 @@ def _drawings(
     unit: boxes.Unit | Literal[""],
     model: str,
 ) -> tuple[dict[str, boxes.Drawing], str]:
-    """What boxes are drawn on, by sample, and what is said of their unit; nothing where the task has no boxes."""
+    """Return the pictures that boxes are drawn on, by sample, and the words about their unit; none without boxes."""
     if task is None or task.name != DETECTION:
         return {}, ""
     found = {row.id: boxes.found_by(task, arrays[row.id]) for row in rows if row.id in arrays}
@@ -115,7 +115,7 @@ def _drawings(
 
 
 def _seen(row: SampleRow, found: Arrays | None, task: Task[Any] | None, rates: Mapping[str, int]) -> ToLabel:
-    """What a sample was and is known to be."""
+    """Return a sample as the form shows it: its inputs, and its present label."""
     inputs = found.inputs if found is not None else ()
     pictured = pictures.is_pictured(inputs)
     lines = [] if pictured else series.series_of(inputs)

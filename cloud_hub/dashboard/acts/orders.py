@@ -15,8 +15,8 @@ PAUSABLE, LIVE = ("scheduled", "running", "holding"), ("scheduled", "running", "
 
 
 class Meaning(NamedTuple):
-    """What an order does, in words, and in which states there is something for it to do. `stale`: it is meant for what
-    the page showed, and refused once the rollout has moved on; an abort or a pause is meant at any time."""
+    """The meaning of an order, in words, and the states in which it has an effect. `stale`: it is meant for what the
+    page showed, and refused once the rollout has moved on; an abort or a pause is meant at any time."""
 
     verb: str
     says: tuple[str, ...]
@@ -66,7 +66,7 @@ def acts() -> list[Act]:
 
 
 def standing(rollout: RolloutInfo) -> str:
-    """How a rollout stands, in one line that changes whenever an order would mean something else."""
+    """Return the state of a rollout, in one line that changes whenever an order would mean something else."""
     stage = "its shadow stage" if rollout.stage == 0 else f"stage {rollout.stage} of {len(rollout.stages)}"
     return f"{rollout.state} at {stage}, attempt {rollout.progress.attempt}"
 

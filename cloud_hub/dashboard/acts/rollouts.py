@@ -86,7 +86,7 @@ def _form(asked: ActRequest) -> Form:
 
 
 def _details(asked: ActRequest) -> list[Field]:
-    """What most rollouts leave as it is."""
+    """Return the fields that most rollouts leave as they are."""
     lose, wait = "Points (of 100 requests) that a healthy release may lose", "Hours that a stage waits for evidence"
     groups = "key=value, with commas between them; empty: all of the channel."
     window = "Devices are asked to join only then, such as Mon-Fri 22:00-04:00; empty: at any hour."
@@ -149,7 +149,7 @@ def _do(asked: ActRequest) -> ActDone | Form:
 
 
 def _mark(wanted: NewRollout, from_release: int) -> str:
-    """What a plan was made of: another mark, another plan."""
+    """Return a mark of the request that a plan was made for: another mark, another plan."""
     text = json.dumps([wanted.model_dump(mode="json"), from_release], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

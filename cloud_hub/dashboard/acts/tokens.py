@@ -176,7 +176,7 @@ def _make(asked: ActRequest) -> Told:
 
 
 def in_words(token: TokenInfo) -> str:
-    """What a token is, in a few words."""
+    """Describe a token in a few words."""
     what = f"Token {token.id}: {token.kind} {token.role or token.scope or token.channel}".rstrip()
     return f"{what} ({token.note})" if token.note else what
 

@@ -1,1 +1,1 @@
-"""What pages show, gathered from the rooms that know it and put into words."""
+"""The contents of pages, gathered from the rooms that know them and put into words."""

@@ -1,4 +1,4 @@
-"""Who may do what, and which credentials end soon."""
+"""The rights of tokens, and the credentials that end soon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models answered lately, in the words of their tasks: classes by share, values by quantile, and how right."""
+"""The latest answers of models, in the words of their tasks: classes by share, values by quantile, and accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What boxes are drawn on: a sample's picture, the unit of the model's boxes, and boxes to begin with. Pure."""
+"""The ground for boxes: a sample's picture, the unit of the model's boxes, and boxes to begin with. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Drawing(Struct, frozen=True, kw_only=True):
 
 
 def found_by(task: Task[Any], arrays: Arrays) -> Detections | None:
-    """What the device found in a sample; None where its answer cannot be read."""
+    """Return the device's detections in a sample; None where its answer cannot be read."""
     try:
         answers = task.answers({array.name: from_array(array) for array in arrays.outputs})
     except MalformedError:
@@ -62,7 +62,7 @@ def unit_of(said: Unit | Literal[""], answers: Iterable[Detections | None]) -> U
 
 
 def in_words(unit: Unit | None, said: str, model: str) -> str:
-    """What the page says about the unit, or how to say it."""
+    """Return the page's words about the unit, or how to set it."""
     if unit is None:
         setting = f'fleet model change {model} --policy \'{{"samples": {{"boxes": "pixels"}}}}\''
         return f"No answer tells whether boxes count pixels or shares, so none can be drawn; say it by: {setting}."
@@ -72,14 +72,14 @@ def in_words(unit: Unit | None, said: str, model: str) -> str:
 
 
 def drawing_of(task: Task[Any], arrays: Arrays, unit: Unit, found: Detections | None, label: Any) -> Drawing | None:
-    """What to draw boxes of a sample on; None where it has no picture.
+    """Return the drawing on which boxes of a sample are drawn; None where it has no picture.
 
     Args:
         task: a detection.
         arrays: the sample's.
         unit: of the model's boxes.
-        found: what the device found.
-        label: the one that the sample has, as the task keeps it, or None. It comes before what the device found.
+        found: the device's detections.
+        label: the one that the sample has, as the task keeps it, or None. It comes before the device's detections.
     """
     extent = pictures.extent_of(arrays.inputs)
     if extent is None:

@@ -25,12 +25,12 @@ def badge_of(delivery: DeliveryInfo) -> str:
 
 
 def last_word(delivery: DeliveryInfo) -> str:
-    """What was wrong with the last try; empty where nothing was, or there is none."""
+    """Return the fault of the last try; empty where it had none, or nothing was tried."""
     return came_of(delivery.log[-1]) if delivery.log and delivery.state != "delivered" else ""
 
 
 def came_of(tried: Try) -> str:
-    """What came of a try."""
+    """Return the result of a try, in words."""
     if not tried.status and not tried.error:
         return "acknowledged"  # by a broker, which has no statuses
     if not tried.status:

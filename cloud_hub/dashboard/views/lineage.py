@@ -1,4 +1,4 @@
-"""Where releases come from and where they are: snapshots, releases, channels and devices as a graph in four columns."""
+"""The lineage of releases and their places: snapshots, releases, channels and devices as a graph in four columns."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def draw(model: str, found: Sequence[Origin]) -> Lineage:
 
 
 def _spread(names: Iterable[str | int], tallest: int) -> dict[str | int, int]:
-    """Where each stands: the column in the middle of the tallest one."""
+    """Return the height of each node: its column in the middle of the tallest one."""
     known = list(names)
     first = TOP + (tallest - len(known)) * DOWN // 2
     return {name: first + place * DOWN for place, name in enumerate(known)}

@@ -32,7 +32,7 @@ class ReleaseView(Struct, frozen=True, kw_only=True):
 
 
 class MeasuredLatency(Struct, frozen=True, kw_only=True):
-    """What devices of a hardware class measured of a release's variant."""
+    """A latency that devices of a hardware class measured of a release's variant."""
 
     release: int
     figures: Figures

@@ -1,4 +1,4 @@
-"""What the first page shows: what is wrong first, then what is going on."""
+"""The content of the first page: troubles first, then the work that is going on."""
 
 from __future__ import annotations
 

@@ -8,12 +8,12 @@ from fleet.rollouts.machine import ENDED
 
 
 def has_ended(rollout: RolloutInfo) -> bool:
-    """Whether nothing can happen any more."""
+    """Tell whether nothing can happen any more."""
     return rollout.state in ENDED
 
 
 def awaits_approval(rollout: RolloutInfo) -> bool:
-    """Whether an operator's approval is what the stage can wait for."""
+    """Tell whether the stage can wait for an operator's approval."""
     progress = rollout.progress
     asked = bool(rollout.plan.policy.get("approval")) and not has_ended(rollout) and not progress.shadowing
     return asked and progress.approved <= progress.stage
@@ -40,7 +40,7 @@ def loss_of(rollout: RolloutInfo) -> str:
 
 
 def verdict_in(rollout: RolloutInfo) -> str:
-    """When a verdict can be expected, in words; empty where nothing tells."""
+    """Return when a verdict can be expected, in words; empty where nothing tells."""
     left = rollout.remaining
     if left is None:
         return ""

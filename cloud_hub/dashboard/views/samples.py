@@ -92,7 +92,11 @@ def page_of(hub: Hub, model: str) -> SamplesPage:
 
 
 def shown_as(hub: Hub, model: str) -> SamplePolicy:
-    """How samples of a model are shown to people, as its policy says; NotFoundError when there is no such model."""
+    """Return the settings by which samples of a model are shown to people.
+
+    Raises:
+        NotFoundError: there is no such model.
+    """
     with hub.reading() as session:
         return sounds.policy_of(get_model(session, model).policy)
 
@@ -140,7 +144,7 @@ def arrays_of(hub: Hub, rows: Sequence[SampleRow]) -> dict[str, parquet.Arrays]:
 
 
 def wanted_of(task: Task[Any] | None) -> str:
-    """What a label may be, as the task says it to whoever gives none."""
+    """Return the task's words about the labels that it takes."""
     try:
         return "" if task is None else str(task.label(None))
     except MalformedError as error:
@@ -148,7 +152,7 @@ def wanted_of(task: Task[Any] | None) -> str:
 
 
 def answer_in_words(task: Task[Any] | None, arrays: parquet.Arrays | None) -> str:
-    """What the device answered: class names, numbers, or a dash where nobody can say."""
+    """Return the device's answer in words: class names, numbers, or a dash where nobody can say."""
     if task is None or arrays is None:
         return "–"
     try:

@@ -1,4 +1,4 @@
-"""What the fleet was asked, who answered, and what the cloud's part of it cost."""
+"""The requests of the fleet, their answers by device and cloud, and the cost of the cloud's part."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def traffic_view(hub: Hub, days: int, model: str = "") -> TrafficView:
 
 
 def request_bytes(session: Session, model: str) -> int | None:
-    """What a row and its answer take as tensors; None where shapes are open, or nothing is known, as of a model
-    that was deleted and has had requests before."""
+    """Return the bytes of a row and its answer as tensors; None where shapes are open, or nothing is known, as of a
+    model that was deleted and has had requests before."""
     current = interface_release(session, model) if session.get(Model, model) is not None else None
     if current is None:
         return None
@@ -116,7 +116,7 @@ def _models(rows: Sequence[Traffic], sizes: Mapping[str, int | None], prices: Pr
 
 
 def _total(rows: Sequence[Traffic], sizes: Mapping[str, int | None], prices: PricesConfig) -> str:
-    """What is known of it, and of which models nothing is; empty without a price."""
+    """Return the known part of the cost, and the models of which nothing is known; empty without a price."""
     if cost(0, None, prices) is None:
         return ""
     parts = [(row.model, cost(row.cloud + row.audited, sizes.get(row.model), prices)) for row in rows]
@@ -126,7 +126,7 @@ def _total(rows: Sequence[Traffic], sizes: Mapping[str, int | None], prices: Pri
 
 
 def cost(calls: int, per_call: int | None, prices: PricesConfig) -> float | None:
-    """What calls cost; None where there is no price, or one for bytes that nobody knows."""
+    """Return the cost of calls; None where there is no price, or one for bytes that nobody knows."""
     if prices.per_1000_calls is None and prices.per_gigabyte is None:
         return None
     if prices.per_gigabyte and per_call is None and calls:

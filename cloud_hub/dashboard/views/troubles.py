@@ -1,4 +1,4 @@
-"""What is wrong anywhere, in the order in which somebody should look at it."""
+"""The troubles anywhere, in the order in which somebody should look at them."""
 
 from __future__ import annotations
 
