@@ -109,7 +109,8 @@ class Agent:
         self._described: AgentReport | None = None
 
     def _keep(self, redact: Redact | None) -> None:
-        """What is kept of requests until the hub has it: the spool, samples and the day's bytes in one database."""
+        """Open the stores that keep requests until the hub has them: spool, samples and the day's bytes in one
+        database."""
         self.database = Database(self.config.dir / "spool.db")
         self.spool = Spool(self.database)
         self.samples = SampleStore(self.database, redact)
@@ -132,7 +133,7 @@ class Agent:
         self.draws = LocalDraws(self.config.dir, drawn.take, self.metrics)
 
     def _answer(self) -> None:
-        """What answers requests, and the auditor beside it: each has calls of its own to the cloud."""
+        """Make the parts that answer requests, and the auditor beside them: each has calls of its own to the cloud."""
         carried = self.tracer.carried
         self.remotes = RemoteServers(
             self.config.credentials, lambda up, down: self.budget.count(up=up, down=down), carried=carried
@@ -146,7 +147,7 @@ class Agent:
         self.engine = make_engine(self.slots, self.policies, endpoint, self.afterwards, self.tracer)
 
     def _update(self) -> None:
-        """What pulls releases, and what tries them beside those that serve."""
+        """Make the parts that pull releases, and those that try them beside the ones that serve."""
         enrolled = self.links.enrollment
         self.installer = Installer(self.config.dir)
         self.shadows = Shadows(ChildProcesses(self.config.dir), self.recorder.copies, self.comparisons)
@@ -236,7 +237,7 @@ class Agent:
         await asyncio.to_thread(memory.give_back)  # what the start needed
 
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
-        """What runs beside serving."""
+        """Return the tasks that run beside serving."""
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "updater": self.updater.run,
             "bundles": lambda: self.installer.run(self.updater),

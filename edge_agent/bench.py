@@ -1,4 +1,4 @@
-"""What a release costs on this device: latency at batch 1, load time and memory, per variant and runtime.
+"""The cost of a release on this device: latency at batch 1, load time and memory, per variant and runtime.
 
     edge-agent bench --dir DIR [--model M]          an installed release
     edge-agent bench --release-dir OUT              what `model-compiler compile --out OUT` wrote

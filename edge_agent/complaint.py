@@ -14,7 +14,7 @@ from fleet.protocol.errors import ProtocolError
 
 
 class Complaint(Struct, frozen=True):
-    """What goes to stderr."""
+    """The text for stderr, and the exit code."""
 
     text: str
     hint: str
@@ -22,7 +22,7 @@ class Complaint(Struct, frozen=True):
 
 
 def complaint(error: AgentError | ProtocolError | OSError, command: str, directory: Path | None) -> Complaint:
-    """What to say about `error`, which ended `command` on the agent in `directory`."""
+    """Return the complaint about `error`, which ended `command` on the agent in `directory`."""
     if isinstance(error, AgentError):
         return Complaint(str(error), error.hint, error.exit_code)
     if isinstance(error, ProtocolError):

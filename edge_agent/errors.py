@@ -1,4 +1,4 @@
-"""What can go wrong on a device; each error carries the operation, its subject, a hint and a stable reason word.
+"""The errors of a device; each carries the operation, its subject, a hint and a stable reason word.
 
 AgentError                   exit 1
  ├── UsageError              exit 2
@@ -185,7 +185,7 @@ class TrustError(UpdateError):
 
 
 class OlderMetadataError(TrustError):
-    """What is served is older than what this device has verified: a replay, or a hub restored from a backup."""
+    """Served metadata older than this device has verified: a replay, or a hub restored from a backup."""
 
 
 class RefusedError(UpdateError):

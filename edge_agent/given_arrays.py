@@ -1,4 +1,4 @@
-"""What a person gives `edge-agent infer`: numpy files, as the arrays that a model takes, by its inputs' names."""
+"""A person's arrays for `edge-agent infer`: numpy files, as the arrays that a model takes, by its inputs' names."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class LoadedModel(Protocol):
 
     @property
     def joins(self) -> bool:
-        """Whether every input and output counts the same rows first, as many as there are."""
+        """True if every input and output counts the same rows first, as many as there are."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """Answer one request; raises ValueError (inputs) or RuntimeError (the runtime)."""
@@ -123,13 +123,13 @@ class Activator(Protocol):
 
 
 class Reporter(Protocol):
-    """Where the agent's reports go (the spool)."""
+    """The receiver of the agent's reports (the spool)."""
 
     def model(self, report: ModelReport) -> None:
         """A transition or failure of one model."""
 
     def agent(self, report: AgentReport) -> None:
-        """What the device is."""
+        """Report the device's properties."""
 
 
 class Signer(Protocol):
@@ -163,7 +163,7 @@ class HubResponse(Protocol):
 
 
 class Credential(Struct, frozen=True, kw_only=True):
-    """What a device shows to a server that is not its hub: the text in `file`, to `origin` and nowhere else.
+    """A device's proof of identity to a server that is not its hub: the text in `file`, to `origin` and nowhere else.
 
     It goes as `header: scheme text`; an empty `scheme` sends the text alone. `ca_file`: the server's authority, PEM.
     """
@@ -201,7 +201,7 @@ class Stream(Protocol):
         """Header names in any case."""
 
     def read1(self, amt: int) -> bytes:
-        """What has arrived, at most `amt` bytes; empty at the end."""
+        """Return the bytes that have arrived, at most `amt`; empty at the end."""
 
 
 class HubStreams(Protocol):

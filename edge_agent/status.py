@@ -41,12 +41,12 @@ def disk(config: AgentConfig) -> dict[str, int]:
 
 
 def around(config: AgentConfig) -> dict[str, Any]:
-    """What the folder tells beside `state.json`: the disk, and what became of the last bundle."""
+    """Return the facts that the folder holds beside `state.json`: the disk, and the result of the last bundle."""
     return {"disk": disk(config), "bundle": last(config.dir)}
 
 
 def state_of(directory: Path) -> AgentState:
-    """What `state.json` says; where it is damaged, that it is, and what the identity beside it knows."""
+    """Read `state.json`; of a damaged one return that it is, and the facts that the identity beside it tells."""
     try:
         return read_state(directory)
     except AgentError as error:
@@ -74,7 +74,7 @@ def of_files(config: AgentConfig, state: AgentState, *, running: bool = False) -
 
 
 def of_agent(agent: Agent) -> dict[str, Any]:
-    """Who, what serves, what is under way, and why not, of an agent that runs."""
+    """Return the status of a running agent: its identity, the serving releases, the work under way, its problems."""
     return {
         **agent.updater.status(),
         **agent.links.problem(),
@@ -128,7 +128,7 @@ def _served(agent: Agent) -> dict[str, Any]:
 
 
 def _enrollment(directory: Path) -> Enrollment | None:
-    """Whose it is, where this user may read that."""
+    """Return the enrollment, where this user may read it."""
     from edge_agent.identity.enroll import load_enrollment
 
     with contextlib.suppress(AgentError, OSError):

@@ -43,7 +43,7 @@ def lines(document: dict[str, Any], directory: Path) -> list[str]:
 
 
 def _broker(found: dict[str, Any]) -> list[str]:
-    """How the connection to the broker stands, and what to do where it does not."""
+    """Return the state of the connection to the broker, and the remedy where it fails."""
     if not found.get("state"):
         return [f"  broker: {found['address']}"] if found.get("address") else []
     since = f"since {_date(found['since'])}"

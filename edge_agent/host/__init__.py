@@ -1,4 +1,4 @@
-"""What the agent has of the machine that it runs on.
+"""The agent's dealings with the machine that it runs on.
 
 lock, owner      one agent per folder, of one user
 sharing          what applications may read there

@@ -1,4 +1,4 @@
-"""What a process of the agent asks of the system at its own beginning (an end, limits), and how one is killed."""
+"""The system calls of an agent's process at its own beginning (an end, limits), and the way to kill one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class Child(Protocol):
-    """What `kill` asks of an `asyncio.subprocess.Process`."""
+    """The part of an `asyncio.subprocess.Process` that `kill` needs."""
 
     @property
     def pid(self) -> int: ...

@@ -1,4 +1,4 @@
-"""Whether this device's clock can be right: the kernel's word, and the latest moment that is known to have passed."""
+"""The clock's credibility: the kernel's word, and the latest moment that is known to have passed."""
 
 from __future__ import annotations
 

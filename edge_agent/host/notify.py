@@ -1,4 +1,4 @@
-"""What the service manager is told, by the protocol of sd_notify(3): that the agent serves, and that it still moves.
+"""Messages to the service manager, by the protocol of sd_notify(3): the agent serves, and it still moves.
 
 systemd's watchdog sees what nothing inside the process can: native code of a model that hangs and holds the
 interpreter's lock, so that no Python thread runs, the agent's own watchdog included. It ends such a process by a
@@ -25,7 +25,7 @@ class ServiceManager:
 
     @property
     def there(self) -> bool:
-        """Whether anybody is told."""
+        """True if a service manager listens."""
         return bool(self._address)
 
     def ready(self) -> None:

@@ -1,4 +1,4 @@
-"""Whose an agent's directory is: what one user writes there, another one's agent can neither read nor replace.
+"""The owner of an agent's directory: another user's agent can neither read nor replace the files there.
 
 So the commands that write there refuse a wrong user before anything is written, root above all: files that root
 left would keep the agent from starting.
@@ -49,6 +49,6 @@ def user(uid: int) -> str:
 
 
 def sudo(uid: int) -> str:
-    """What makes a command that user's."""
+    """Return the prefix that runs a command as that user."""
     name = user(uid)
     return f"sudo -u '#{name}'" if name.isdecimal() else f"sudo -u {name}"

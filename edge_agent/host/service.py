@@ -34,7 +34,7 @@ Command = Callable[[Sequence[str]], None]
 
 
 class ServiceUnit(Struct, frozen=True, kw_only=True):
-    """What is asked for. `root` is where files go; `program` is the `edge-agent` to start."""
+    """The service to install. `root` is where files go; `program` is the `edge-agent` to start."""
 
     program: Path
     directory: Path
@@ -47,17 +47,17 @@ class ServiceUnit(Struct, frozen=True, kw_only=True):
 
     @property
     def unit(self) -> Path:
-        """Where the unit lies."""
+        """The path of the unit."""
         return self.root / UNITS / f"{self.name}.service"
 
     @property
     def users(self) -> Path:
-        """Where user and group are declared."""
+        """The path of the declaration of user and group."""
         return self.root / SYSUSERS / f"{self.name}.conf"
 
     @property
     def image(self) -> bool:
-        """Whether the files are another system's."""
+        """True if the files are another system's."""
         return self.root.resolve() != Path("/")
 
 
@@ -144,7 +144,7 @@ def unit_of(service: ServiceUnit) -> str:
 
 
 def users_of(service: ServiceUnit) -> str:
-    """What `systemd-sysusers` reads."""
+    """Return the declaration that `systemd-sysusers` reads."""
     group, user = service.group, service.user
     return f'{MARK}\ng {group} -\nu {user} -:{group} "Edgeloop agent" {_quoted(_plain(service.directory))}\n'
 
@@ -282,7 +282,11 @@ def _check_system(service: ServiceUnit, action: str) -> None:
 
 
 def _inside(root: Path, path: Path) -> Path:
-    """Where `path` of an image lies; raises ConflictError where a link in the image leads out of it."""
+    """Return the place of `path` in an image.
+
+    Raises:
+        ConflictError: a link in the image leads out of it.
+    """
     found = root / path.relative_to("/")
     if not found.resolve().is_relative_to(root.resolve()):
         raise ConflictError(
@@ -319,7 +323,7 @@ def _give(folder: Path, service: ServiceUnit) -> None:
 
 
 def _left(service: ServiceUnit, *, enrolled: bool) -> list[str]:
-    """What is still to be done by hand."""
+    """Return the commands that are still to be run by hand."""
     start = f"systemctl start {service.name}"
     if enrolled:
         return [start]

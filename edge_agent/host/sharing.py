@@ -1,4 +1,4 @@
-"""What applications of this device may read: the group `edgeloop`, where the device has one.
+"""The files that applications of this device may read: the group `edgeloop`, where the device has one.
 
 A group that is set on the agent's folder with the set-group-ID bit is the group of everything made in it later:
 releases, `state.json`, and the sockets that lie there. Keys are readable for their owner alone, whatever their group.

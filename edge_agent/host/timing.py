@@ -1,4 +1,4 @@
-"""Where a part that waits takes its time from: clocks, a pause, and the randomness that spreads devices out."""
+"""The sources of time for a part that waits: clocks, a pause, and the randomness that spreads devices out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""How the machine does, from what Linux tells in files: some dozen microseconds for each reading, and no thread.
+"""The machine's vital signs, from files in which Linux shows them: some dozen microseconds a reading, and no thread.
 
-Elsewhere, and in a container that hides them, what is not to be had is left out.
+Elsewhere, and in a container that hides them, the missing ones are left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class VitalSigns:
         self._told: tuple[float, Vitals] | None = None  # when, and what
 
     def read(self) -> Vitals:
-        """What the machine tells now, or told within `KEPT_S`; `cpu` is of at least `APART_S` before."""
+        """Return the machine's present signs, or those read within `KEPT_S`; `cpu` is of at least `APART_S` before."""
         now = self._monotonic()
         if self._told is None or now - self._told[0] >= KEPT_S:
             self._told = now, self._look()

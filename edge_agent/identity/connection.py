@@ -1,4 +1,4 @@
-"""Whom this device speaks to and as whom, as its identity on the disk says now.
+"""The servers that this device speaks to, and its name there, as its identity on the disk says now.
 
 A file of the identity that is missing or damaged cuts the device off from its hub; it never keeps what is installed
 from serving. It is a problem that is shown, and looked at again at every call and after every look.
@@ -85,7 +85,8 @@ class Links:
         return {"problem": trouble.reason, "hint": f"{trouble}; {trouble.hint}" if trouble.hint else str(trouble)}
 
     def _now(self, looked: Looked) -> tuple[Any, ...]:
-        """Whom to connect to and as whom: what differs when a new connection is due."""
+        """Return the server to connect to and the identity to use: a value that differs when a new connection is
+        due."""
         config = self._config
         enrollment = self.enrollment = load_enrollment(config.dir)
         digest = hashlib.sha256()

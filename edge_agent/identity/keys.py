@@ -78,7 +78,8 @@ def sign_renewal(key: ec.EllipticCurvePrivateKey, nonce: str, csr: str) -> bytes
 
 
 def signed_by(public: bytes, signature: bytes, payload: bytes) -> bool:
-    """Whether `signature` is one of `public` (Ed25519, 32 bytes) over `payload`; false for what is no key, too."""
+    """Tell whether `signature` is one of `public` (Ed25519, 32 bytes) over `payload`; false for a malformed key,
+    too."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

@@ -149,8 +149,8 @@ def answer(signer: LocalSigner, line: bytes) -> SignerReply:
 
 
 def _readable(file: IO[bytes], patience_s: float) -> bool:
-    """Whether there is something to read, or an end, within so many seconds. (select() takes no descriptor above 1023,
-    and an agent with many applications has those.)"""
+    """Tell whether there is something to read, or an end, within so many seconds. (select() takes no descriptor
+    above 1023, and an agent with many applications has those.)"""
     waiting = select.poll()
     waiting.register(file, select.POLLIN)
     return bool(waiting.poll(patience_s * 1000))

@@ -63,7 +63,7 @@ class Dates:
 
 
 def refusal(starts: float, ends: float, *, now: float, floor: float, trusted: bool, synchronised: bool = True) -> str:
-    """Why a certificate valid from `starts` to `ends` (Unix seconds) is refused, or an empty string.
+    """Return why a certificate valid from `starts` to `ends` (Unix seconds) is refused, or an empty string.
 
     Args:
         now: what the clock says; counts only when it is `trusted`, and against an end only when it is `synchronised`.

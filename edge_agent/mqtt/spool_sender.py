@@ -32,7 +32,7 @@ class SpoolSender:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection to send on."""
+        """True while there is a connection to send on."""
         return self._sender.connected
 
     @property

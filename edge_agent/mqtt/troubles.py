@@ -1,4 +1,4 @@
-"""Why a connection to the broker does not come about: a word, what happened, and what to do. Pure.
+"""The reasons for which a connection to the broker fails: a word, the event, and the remedy. Pure.
 
 refused          nothing listens there
 unknown-host     the name is not known to this device

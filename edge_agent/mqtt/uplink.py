@@ -68,7 +68,7 @@ class Uplink:
 
     @property
     def online(self) -> bool:
-        """Whether the broker accepted the connection and the subscription."""
+        """True once the broker has accepted the connection and the subscription."""
         return self._broker.online
 
     @property

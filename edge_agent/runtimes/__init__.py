@@ -46,7 +46,8 @@ class Installed:
 
 
 def capabilities() -> tuple[str, ...]:
-    """What releases and channels may require of this agent: what it knows, and what the packages beside it allow."""
+    """Return the capabilities that releases and channels may require of this agent: its own, and those that the
+    packages beside it allow."""
     more = (ROUTING_GRPC,) if rpc_installed() else ()
     return (*CAPABILITIES, *(capability(kind) for kind in sorted(kinds())), *more)
 

@@ -46,7 +46,7 @@ class Case(Struct, frozen=True, kw_only=True):
 
 
 class Refused(Struct, frozen=True, kw_only=True):
-    """Why a case could not be measured."""
+    """The reason for which a case could not be measured."""
 
     variant: str
     runtime: str

@@ -40,7 +40,7 @@ def run(manifest: Manifest, variant_name: str, blobs: Path, runtime_name: str = 
 
 
 def agree_of(manifest: Manifest) -> Agree | None:
-    """What the release's task says of two answers; None for a classification, whose scores say it themselves."""
+    """Return the comparison of two answers by the release's task; None for a classification, which compares scores."""
     spec = manifest.named_task
     if spec is None or spec.name == CLASSIFICATION:
         return None

@@ -13,7 +13,7 @@ LOOPBACK = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?")
 
 
 def refused(headers: Mapping[bytes, bytes], *, unix: bool) -> str:
-    """Why a request with these headers (lower-case names) is refused with 403; empty when it is not."""
+    """Return why a request with these headers (lower-case names) is refused with 403; empty when it is not."""
     if not unix and LOOPBACK.fullmatch(headers.get(b"host", b"")) is None:
         return "the Host header is not this device's loopback address; call http://127.0.0.1:PORT"
     origin = headers.get(b"origin")

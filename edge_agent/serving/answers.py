@@ -1,6 +1,6 @@
-"""Whether an answer from elsewhere is one: the outputs of the model that was asked, by name, with values that count.
+"""Checks an answer from elsewhere: it has the outputs of the model that was asked, by name, with values that count.
 
-What goes out as the cloud's answer must be what the device's own would be: the manifest's names, datatypes and shapes.
+An answer that goes out as the cloud's must be as the device's own would be: the manifest's names, datatypes and shapes.
 """
 
 from __future__ import annotations

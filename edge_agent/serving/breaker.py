@@ -30,7 +30,7 @@ class Breaker(Struct, frozen=True):
 
 
 def blocked(breaker: Breaker, now: float, reset_s: float) -> Word:
-    """Why no call may start at `now`; empty when one may."""
+    """Return why no call may start at `now`; empty when one may."""
     if now < breaker.busy_until:
         return "cloud-busy"
     if breaker.opened_at is None or (not breaker.probing and now - breaker.opened_at >= reset_s):

@@ -1,4 +1,4 @@
-"""How many calls to the cloud a model may make, and how many bytes it may spend on them: token buckets, pure.
+"""The number of calls to the cloud that a model may make, and the bytes that it may spend on them: token buckets, pure.
 
 A bucket holds one second of calls, and one day of bytes, and fills evenly. It is full when the agent starts; the
 device's own byte budget, which outlives a restart, counts these bytes, too.
@@ -18,7 +18,8 @@ class CallBudget:
         self._bytes: dict[str, tuple[float, float]] = {}
 
     def allows(self, model: str, routing: Routing, now: float) -> bool:
-        """Whether a call may be made now. Bytes are known afterwards, so the last call of a day may exceed them."""
+        """Tell whether a call may be made now. Its bytes are known afterwards, so the day's last one may exceed
+        them."""
         rate, day = routing.calls_per_s, float(routing.calls_bytes_per_day)
         if rate and _level(self._calls, model, rate, max(1.0, rate), now) < 1.0:
             return False

@@ -1,4 +1,4 @@
-"""What a device shows to a server that a channel names: its own credential for that origin, and nothing else."""
+"""A device's own credential for the origin of a server that a channel names: it goes there, and nowhere else."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Endpoint:
         return self._breakers.get(model, Breaker())
 
     def blocked(self, model: str, routing: Routing) -> breakers.Word:
-        """Why the cloud is not to be asked now; empty when it may be."""
+        """Return why the cloud is not to be asked now; empty when it may be."""
         word = breakers.blocked(self.breaker(model), self._now(), routing.breaker_reset_s)
         return word or ("" if self._budget.allows(model, routing, self._now()) else "cloud-budget")
 
@@ -202,7 +202,7 @@ def _size(values: Iterable[oip.TensorValue]) -> int:
 
 
 def word_of(error: Exception) -> str:
-    """Why there is no answer of the cloud's, as answers and metrics say it."""
+    """Return why there is no answer of the cloud's, in the word of answers and metrics."""
     if isinstance(error, NotAskedError):
         return error.reason
     if isinstance(error, LateError):

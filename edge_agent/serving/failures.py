@@ -7,7 +7,7 @@ from fleet.protocol.errors import ProtocolError
 
 
 def unforeseen(error: Exception) -> bool:
-    """Whether nothing that we know of raises this: perhaps a mistake of ours, so its trace belongs into the log."""
+    """Tell whether an error is of no expected kind: perhaps a mistake of ours, so its trace belongs into the log."""
     return not isinstance(error, AgentError | ProtocolError | OSError | ValueError | RuntimeError | MemoryError)
 
 

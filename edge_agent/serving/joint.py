@@ -132,8 +132,8 @@ def same_bits(model: LoadedModel, alike: Sequence[Arrays]) -> bool:
 
 
 def pays(model: LoadedModel, request: Arrays, clock: Callable[[], float] = time.perf_counter) -> int:
-    """How many such requests cost as much alone as one run of `WIDTH` rows, more than `WIDTH` where that run is too
-    long, or dearer. The model has room for so many rows afterwards."""
+    """Return how many such requests cost as much alone as one run of `WIDTH` rows, more than `WIDTH` where that run
+    is too long, or dearer. The model has room for so many rows afterwards."""
     alone = _fastest_s(model, request, clock)
     together = _fastest_s(model, joined([request] * WIDTH), clock)
     return max(2, math.ceil(together / (alone + SPARED_S))) if together <= QUICK_S else WIDTH + 1

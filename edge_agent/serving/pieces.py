@@ -18,7 +18,7 @@ NEAR = 1e-3  # kernels for several rows may round otherwise than those for one
 
 
 def may_be_cut(model: LoadedModel, requests: Sequence[Arrays]) -> bool:
-    """Whether two of these requests, asked together, get the answers that they get alone; False without two alike."""
+    """Tell whether two of these requests, asked together, get the same answers as alone; False without two alike."""
     alike = [request for request in requests if shapes_of(request) == shapes_of(requests[0])][:2]
     if not model.joins or len(alike) < 2:
         return False

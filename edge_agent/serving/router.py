@@ -62,7 +62,7 @@ EDGE = RoutingResult(served_by="edge")  # of nearly all requests: nothing speaks
 
 
 def reason_for(local: Local | None, limit: float | None, when: str = LOW_CONFIDENCE) -> Reason:
-    """Why the cloud would be asked; empty where the local answer will do. Arguments as in `route`."""
+    """Return why the cloud would be asked; empty where the local answer will do. Arguments as in `route`."""
     if local is None:
         return "no-local-model"
     if not local.ok:

@@ -34,7 +34,7 @@ CARRIED = (b"traceparent", b"tracestate")
 
 
 class Waits:
-    """Whether a request's caller waits no more, and the request's span: what the engine hands on with each request."""
+    """The span of a request, and a call that tells whether its caller has left: the engine hands both on with it."""
 
     def __init__(self, gone: Callable[[], bool], span: Span, began: float) -> None:
         self._gone, self.span, self.began = gone, span, began

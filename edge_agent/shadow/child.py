@@ -121,7 +121,7 @@ def _in_words(error: Exception) -> str:
 
 
 def _broken(outputs: Arrays, manifest: Manifest, rows: int) -> npt.NDArray[np.bool_]:
-    """Which of the first rows hold NaN or infinity where the manifest wants finite numbers; (rows,)."""
+    """Mark the first rows that hold NaN or infinity where the manifest wants finite numbers; (rows,)."""
     found = np.zeros(rows, bool)
     for spec in manifest.outputs:
         array = outputs[spec.name]

@@ -1,7 +1,7 @@
-"""Which requests a shadow is asked, too: those that come while there is room for a copy.
+"""Copies of requests for a shadow: it is asked those that come while there is room for a copy.
 
-Whoever answers requests asks one thing, whether the model is `wanted`. What finds no room is counted and left: room
-comes free at the shadow's own pace, which does not depend on what the requests hold.
+The answering side asks one thing, whether the model is `wanted`. A request that finds no room is counted and left: room
+comes free at the shadow's own pace, which does not depend on the requests' content.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Copies:
             await self._came.wait()
 
     def dropped(self, model: str) -> int:
-        """How many found no room since this was asked last."""
+        """Return how many requests found no room since this was asked last."""
         return self._dropped.pop(model, 0)
 
     def forget(self, model: str) -> None:

@@ -1,4 +1,4 @@
-"""How much of the processor a shadow may take: after each piece of work a pause that pays for it."""
+"""The share of the processor that a shadow may take: after each piece of work a pause that pays for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the hub's shadow stages ordered, and what became of it.
+"""The orders of the hub's shadow stages, and their results.
 
 A release is fetched, verified and tried like any other (`update.offers`), and runs in a process of its own from the
 first request that is copied. A process that ends of itself is started anew a few times; then the release is given up,
@@ -127,13 +127,13 @@ class Shadows:
             shadowing.reason, shadowing.detail = reason, detail
 
     def kept(self, channel: Channel | None) -> list[HeldRelease]:
-        """What stays on the disk: what was fetched for a rollout that goes on, since its next stage may need it."""
+        """Return the releases that stay on the disk: those of a live rollout, since its next stage may need them."""
         live = {} if channel is None else {m: e.rollout.id for m, e in channel.models.items() if e.rollout is not None}
         self._kept = {model: kept for model, kept in self._kept.items() if live.get(model) == kept[0]}
         return [held for _, held in self._kept.values()]
 
     def document(self) -> dict[str, Any]:
-        """What `/status` says, by model."""
+        """Return the shadows' part of `/status`, by model."""
         return {
             model: {
                 "release": one.rollout.release,

@@ -108,7 +108,7 @@ class SampleStore:
 
     @property
     def redacts(self) -> bool:
-        """Whether a hook sees each sample before the disk does."""
+        """True if a hook sees each sample before the disk does."""
         return self._redact is not None
 
     def put(self, samples: list[Sample], *, max_bytes: int) -> int:

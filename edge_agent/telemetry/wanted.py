@@ -67,7 +67,7 @@ class Draw(Generic[T]):
         self._held: dict[Place, T] = {}
 
     def over(self, now: float) -> str:
-        """Why nothing more is kept; empty while something may be."""
+        """Return why nothing more is kept; empty while something may be."""
         if self.want.kept >= self.want.samples:
             return "all samples are there"
         if now >= self.want.until:

@@ -62,7 +62,7 @@ class Bundle:
         return replace(message, hint=self._hint(message.reason, message.hint))
 
     def refused(self, error: AgentError) -> UpdateError:
-        """Why the look failed, likewise."""
+        """Return why the look failed, likewise in a bundle's words."""
         return UpdateError(
             str(error), subject=error.subject, reason=error.reason, hint=self._hint(error.reason, error.hint)
         )

@@ -35,7 +35,7 @@ class Offer(Struct, frozen=True, kw_only=True, tag="offer"):
 
 
 class Refusal(Struct, frozen=True, kw_only=True, tag="refusal"):
-    """Why a model's target may not be installed; `rollout` is set while the device is in that rollout's cohort."""
+    """The refusal to install a model's target; `rollout` is set while the device is in that rollout's cohort."""
 
     model: str
     release: int

@@ -49,7 +49,7 @@ class CrashLog:
         self._now = dict(self._before)
 
     def suspected(self, model: str) -> bool:
-        """Whether the agent has ended while a release of the model was being loaded that has not been loaded since."""
+        """Tell whether the agent ended while it loaded a release of the model, and none of it has been loaded since."""
         return any(name == model for name, _ in self._before)
 
     def check(self, model: str, held: HeldRelease) -> None:

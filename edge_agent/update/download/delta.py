@@ -87,7 +87,7 @@ class _Patch:
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is missing, as when the process ended while the patch was applied."""
+        """True if nothing is missing, as it is when the process ended while the patch was applied."""
         return 0 < self.here == self.total
 
     @property

@@ -15,7 +15,7 @@ WORDS = ("outside-window", "budget-spent")
 
 
 class Hold(Struct, frozen=True, kw_only=True):
-    """Why an install waits, and until when (seconds since 1970)."""
+    """The reason for which an install waits, and the end of its wait (seconds since 1970)."""
 
     reason: str
     detail: str

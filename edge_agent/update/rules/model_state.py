@@ -86,5 +86,5 @@ class ModelState(Struct, frozen=True, kw_only=True):
         return tuple(h for h in held if h is not None)
 
     def rejection(self, target: UpdateTarget) -> Rejected | None:
-        """Why `target` is not tried again; None when it may be."""
+        """Return why `target` is not tried again; None when it may be."""
         return next((rejected for rejected in self.rejected if rejected.key == target.key), None)
