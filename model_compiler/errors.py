@@ -1,5 +1,5 @@
-"""What can go wrong while compiling. Every error ends the command with exit code 1, or with that of
-the file that caused it (`fleet.console.exits`).
+"""The errors of the compiler. Every error ends the command with exit code 1, or with that of the file that caused it
+(`fleet.console.exits`).
 
 CompilerError
  ├── DataError      a calibration or validation set is not usable

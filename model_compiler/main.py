@@ -274,8 +274,8 @@ def _steps(path: Path | None) -> tuple[AnyStep, ...]:
 
 
 def _kept(folder: Path | None, *, again: bool) -> Path | None:
-    """Where measurements are kept: `$XDG_CACHE_HOME/edgeloop/measurements`, under `~/.cache` without that; None where
-    there is no home."""
+    """Return the folder that keeps measurements: `$XDG_CACHE_HOME/edgeloop/measurements`, under `~/.cache` without
+    that; None where there is no home."""
     if again or folder is not None:
         return None if again else folder
     try:

@@ -71,7 +71,7 @@ class Metric:
         return 100 * (value - reference) / max(abs(reference), 1e-12)
 
     def most_points(self, outputs: Outputs, reference: Outputs, y: Array) -> float:
-        """What `points` of the outputs against the reference's, on the same rows, is at most with 95 % confidence.
+        """Return the upper bound, with 95 % confidence, of `points` of the outputs against the reference's, row by row.
 
         Of answers that are right or wrong by two exact binomial bounds (Clopper and Pearson, 1934), on the share that
         was lost and on the share that was won, at half the level each (Bonferroni), so that it holds for any number of
@@ -98,7 +98,7 @@ class Metric:
         return self.score({name: array[rows] for name, array in outputs.items()}, y[rows])
 
     def _drawn(self, value: Callable[[Array], float], count: int) -> Array:
-        """What `value` is of `count` rows drawn again and again; a draw of which the metric says nothing, such as one
+        """Return `value` of `count` rows drawn again and again; a draw of which the metric says nothing, such as one
         with a single class, does not count.
 
         Source: B. Efron, "Bootstrap methods: another look at the jackknife", 1979.

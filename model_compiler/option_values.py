@@ -30,7 +30,7 @@ def gate_of(
     *,
     by_bound: bool = False,
 ) -> Gate:
-    """What a variant must keep; None leaves a term out. `by_bound`: not the point, the interval has to keep it."""
+    """Return the gate's terms; None leaves a term out. `by_bound`: not the point, the interval has to keep them."""
     from msgspec import UNSET
 
     from fleet.protocol.manifest import Gate

@@ -15,7 +15,7 @@ _OURS = tuple(str(Path(__file__).resolve().parents[1] / room) for room in ("mode
 
 
 def place_of(error: BaseException) -> str:
-    """Where in the user's own code an error arose: ` in line 7 of recipe.py`, or nothing."""
+    """Return the place in the user's own code at which an error arose: ` in line 7 of recipe.py`, or nothing."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -261,7 +261,7 @@ def export_program(module: torch.nn.Module, data: Dataset, outputs: Sequence[str
 
 
 def _keeps(own: torch.nn.Module, data: Dataset, order: Sequence[str], outputs: Sequence[str]) -> bool:
-    """Whether the compiler finds these names in the module by itself, its inputs given by place in this order."""
+    """Tell whether the compiler finds these names in the module by itself, its inputs given by place in this order."""
     names = list(data.inputs)
     places = {
         item.name for item in inspect.signature(own.forward).parameters.values() if item.kind != item.KEYWORD_ONLY

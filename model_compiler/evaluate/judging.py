@@ -63,7 +63,7 @@ class Judged:
 
 
 def _ports(ran: Ran) -> Ports | UnsetType:
-    """Which of a LiteRT file's inputs and outputs the release's are, where the file does not call them so itself."""
+    """Return the places of the release's tensors in a LiteRT file that names them otherwise; else unset."""
     profile, names = ran.profile, tuple(ran.outputs)
     theirs = [tensor.name for tensor in profile.outputs]
     order = theirs if set(theirs) == set(names) else list(names)  # how `_named` read them
@@ -244,7 +244,7 @@ def _ranks(metric: Metric, outputs: Outputs) -> bool:
 def _deferral(
     request: CompileRequest, metric: Metric, item: Ran, measured: Verdict, y: Array, cloud: Outputs | None
 ) -> tuple[Verdict, Deferral | None]:
-    """When the variant shall ask the cloud, by what its task says of an answer's confidence; else a note why not."""
+    """Fit the confidence below which the variant asks the cloud, by its task; else add a note why there is none."""
     spec = tasking.task_of(request)
     if spec is None:
         if not _ranks(metric, item.outputs):

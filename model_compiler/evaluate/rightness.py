@@ -1,4 +1,4 @@
-"""Whether answers are right, sample by sample, as the task means it. Pure."""
+"""The correctness of answers, sample by sample, as the task defines it. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_compiler.inputs.dataset import Array
 
 
 def agreements(task: Task[Any], answers: Sequence[Any], y: Array) -> Array | None:
-    """How much each answer agrees with its label, in [0, 1], (n,); None where the task cannot say it of one sample.
+    """Return how much each answer agrees with its label, in [0, 1], (n,); None where the task judges only sets.
 
     Args:
         task: an embedding's labels say only what belongs together, and a custom task's are its metric's matter.

@@ -121,7 +121,7 @@ def least_agreement(spec: TaskSpec | None) -> float:
 
 
 def groups_of(spec: TaskSpec | None, labels: Sequence[str], outputs: Outputs, *, classes: bool) -> Array:
-    """What answers (n, …) have in common, as a number per row, so that a few rows can stand for all of them.
+    """Group answers (n, …) by a number per row, so that a few rows can stand for all of them.
 
     Args:
         spec: the task; None for a classification, or what nobody scores.

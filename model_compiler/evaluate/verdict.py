@@ -132,8 +132,8 @@ def judge(
 
 
 def notes(metric: Metric, value: float, reference: float, ratio: float, size_ratio: float, *, most: float) -> list[str]:
-    """What a reader must not miss, in words: worse, worse than chance, slower, larger. `most`: what the metric is at
-    most, by its interval."""
+    """Return the notes that a reader must not miss, in words: worse, worse than chance, slower, larger. `most`: the
+    upper end of the metric's interval."""
     found = []
     drop = metric.points(value, reference)
     if drop > WORSE_POINTS and metric.higher_is_better:

@@ -106,10 +106,10 @@ def plain(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def wanted(datatypes: Mapping[str, str], name: str, given: np.dtype[Any]) -> np.dtype[Any] | None:
-    """What an input shall be by its name in `datatypes`: another precision of real numbers, bytes as truth values, or
-    truth values as numbers.
+    """Return the datatype of an input by its name in `datatypes`: another precision of real numbers, bytes as truth
+    values, or truth values as numbers.
 
-    None where its name is not there, or what is given means something else.
+    None where its name is not there, or the given data means something else.
     """
     found = DTYPES.get(datatypes.get(name, ""))
     if found is None or found.kind not in "fb":

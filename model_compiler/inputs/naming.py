@@ -97,7 +97,7 @@ def output_names(own: Mapping[str, Any], declared: Sequence[str], *, named: bool
 
 
 def lone_output(classes: bool, inputs: Sequence[str]) -> str:
-    """How a single output without a name is called; never as an input, which ONNX would take for the same value."""
+    """Return the name of a single output without one; never an input's, which ONNX would take for the same value."""
     return next(name for name in ("logits" if classes else "output", "output", "answer") if name not in inputs)
 
 

@@ -82,7 +82,7 @@ class CompileRequest:
 
     @property
     def prepares(self) -> bool:
-        """Whether there is anything between what applications send and what the source takes."""
+        """True if there is anything between the applications' inputs and the source's."""
         return bool(self.preprocess) or self.front is not None
 
     def before(self) -> Former | None:

@@ -21,8 +21,8 @@ PROFILE_ROWS = 10_000
 
 
 def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any], *, gaps: bool = False) -> bool:
-    """Whether there is enough to compare: some rows of numbers with an axis of their own, or of text, in both sets, not
-    all the same. With `gaps` numbers may be NaN and infinite, and the others count."""
+    """Tell whether there is enough to compare: some rows of numbers with an axis of their own, or of text, in both
+    sets, not all the same. With `gaps` numbers may be NaN and infinite, and the others count."""
     if min(len(calibration), len(validation)) < LEAST_ROWS:
         return False
     text = calibration.dtype.kind in "OSU"  # a recipe may hold texts as any of these
@@ -34,7 +34,7 @@ def possible(calibration: npt.NDArray[Any], validation: npt.NDArray[Any], *, gap
 
 
 def _differ(rows: npt.NDArray[Any]) -> bool:
-    """Whether finite values of one place differ."""
+    """Tell whether finite values of one place differ."""
     finite = np.isfinite(rows)
     return bool((np.where(finite, rows, -np.inf).max(axis=0) > np.where(finite, rows, np.inf).min(axis=0)).any())
 

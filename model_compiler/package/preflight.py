@@ -62,7 +62,7 @@ def _asked(python: str) -> tuple[InstalledRuntime, ...]:
 
 
 def refusal(manifest: Manifest, variant: Variant, blobs: Sequence[bytes], place: InstalledRuntime) -> str:
-    """Why a runtime refuses the variant, in its own words; an empty string when it passes."""
+    """Return why a runtime refuses the variant, in its own words; an empty string when it passes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "manifest.json").write_bytes(encode_manifest(manifest))

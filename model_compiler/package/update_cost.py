@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 
 def update_bytes(former: Former, new: Manifest, files: Mapping[str, bytes]) -> dict[str, int]:
-    """What a device fetches to go from a release to a new one, by edge variant: the manifest and each file that it
-    lacks, as a patch where that is smaller. The repository's signed metadata and the channel come on top.
+    """Count the bytes that a device fetches to go from a release to a new one, by edge variant: the manifest and each
+    file that it lacks, as a patch where that is smaller.
+
+    The repository's signed metadata and the channel come on top.
 
     Args:
         former: the release that it has, with the same variant.
@@ -44,7 +46,7 @@ def update_bytes(former: Former, new: Manifest, files: Mapping[str, bytes]) -> d
 
 
 def manifest_bytes(old: Manifest, new: Manifest) -> int:
-    """What the new one's manifest costs a device that has the old one's: the hub has patches between them."""
+    """Count the bytes of the new manifest for a device that has the old one: the hub has patches between them."""
     before, after = encode_manifest(old), encode_manifest(new)
     return min(len(after), len(build(before, after).patch))
 

@@ -26,7 +26,7 @@ Array = npt.NDArray[Any]
 
 
 class Rows(NamedTuple):
-    """What has rows: these `inputs` of a request, and its `answers`. Whatever has none is one sample's whole tensor."""
+    """The tensors with rows: these `inputs` of a request, and its `answers`. Any other is one sample's whole tensor."""
 
     inputs: Collection[str]
     answers: bool

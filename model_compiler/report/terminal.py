@@ -61,7 +61,7 @@ def show(manifest: Manifest, left_out: Mapping[str, str], *, json: bool, release
 
 
 def _watched(manifest: Manifest, release: Path) -> list[str]:
-    """Which input a sketch watches, where there is a choice, or that none does."""
+    """Return a line on the input that a sketch watches, where there is a choice, or that none does."""
     if manifest.sketch is None:
         return [UNWATCHED]
     watched = encoder_of(release).tensor or manifest.inputs[0].name
@@ -75,7 +75,7 @@ def _watched(manifest: Manifest, release: Path) -> list[str]:
 
 
 def _own_auditors(manifest: Manifest) -> list[str]:
-    """What to say of cloud variants that are the very file of an edge variant."""
+    """Return a warning for each cloud variant that is the very file of an edge variant."""
     edge = {variant.blob.sha256: variant.name for variant in manifest.variants if variant.placement == "edge"}
     return [
         f"{variant.name} is the same file as {edge[variant.blob.sha256]}: as an auditor it agrees with this release "

@@ -36,7 +36,7 @@ Models = dict[str, tuple[Runtime, bytes]]
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What of a file's answers is wanted: `outputs` by the file's names, empty for all; `raw` keeps a quantized file's
+    """The wanted answers of a file: `outputs` by the file's names, empty for all; `raw` keeps a quantized file's
     integers, `precise` half and double precision, which else become single."""
 
     outputs: tuple[str, ...] = ()

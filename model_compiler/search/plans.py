@@ -38,7 +38,7 @@ class Candidate:
 
     @property
     def passes(self) -> bool:
-        """Whether it meets the gate."""
+        """True if it meets the gate."""
         return not self.broken
 
 
@@ -134,7 +134,7 @@ def _doubling(most: int) -> list[int]:
 
 
 def _needed(kept: list[str], base: QuantizationPlan, trials: _Trials) -> list[str]:
-    """What is left when all that can be quantized again is, beginning with the least sensitive.
+    """Return the operators that are left when all others are quantized again, beginning with the least sensitive.
 
     The most sensitive one but for which the beginning would be shorter is known to be needed.
     """
