@@ -44,8 +44,14 @@ class DeviceCalls(Calls):
     def devices(
         self, *, labels: Sequence[str] = (), channel: str = "", limit: int | None = None, after: str = ""
     ) -> list[DeviceInfo]:
-        """Devices that carry all `labels` (`key=value`) and follow `channel`, by id: at most `limit`, from those after
-        the id `after` on."""
+        """Return the devices that match, by id.
+
+        Args:
+            labels: each as `key=value`; a device carries all of them.
+            channel: the one that it follows; empty for any.
+            limit: at most so many; None for all.
+            after: an id; only devices after it.
+        """
         query = [("label", label) for label in labels] + [("channel", channel)] * bool(channel)
         query += [("after", after)] * bool(after)
         if limit is not None:

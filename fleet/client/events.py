@@ -14,8 +14,14 @@ class EventCalls(Calls):
     def events(
         self, *, limit: int | None = None, since: float = 0.0, kind: str = "", state: str = ""
     ) -> Iterator[EventInfo]:
-        """Events, newest first: at most `limit`, of `since` (Unix seconds) or later, of a kind, with a delivery in a
-        state."""
+        """Yield the events that match, newest first.
+
+        Args:
+            limit: at most so many; None for all.
+            since: Unix seconds; events of then or later.
+            kind: of the event; empty for any.
+            state: of one of its deliveries; empty for any.
+        """
         query = [("since", repr(since))] * bool(since)
         query += [(key, value) for key, value in (("kind", kind), ("state", state)) if value]
         return self._items("/events", EventPage, query, limit=limit)

@@ -71,7 +71,18 @@ class InferenceCalls(Calls):
         sleep: Callable[[float], None] = time.sleep,
         now: Callable[[], float] = time.monotonic,
     ) -> oip.InferResponse:
-        """The answer, as soon as it is there; TimedOutError after `timeout_s` seconds."""
+        """Wait for the answer to a request, and return it.
+
+        Args:
+            asked: the request.
+            timeout_s: seconds to wait in all.
+            every_s: seconds between two looks.
+            sleep: pauses between looks.
+            now: monotonic, seconds.
+
+        Raises:
+            TimedOutError: no answer came in time.
+        """
         until = now() + timeout_s
         while (found := self.answer(asked)) is None:
             if now() >= until:

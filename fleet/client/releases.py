@@ -55,7 +55,13 @@ class ReleaseCalls(Calls):
         self._put_file(path_of("blobs", sha256), file, f"blob {sha256}")
 
     def put_delta(self, sha256: str, old: str, file: Path) -> None:
-        """Upload the patch that makes blob `sha256` of blob `old`; the hub checks that it says so."""
+        """Upload a patch between two blobs; the hub checks that it makes the one of the other.
+
+        Args:
+            sha256: of the blob that the patch makes.
+            old: SHA-256 of the blob that it starts from.
+            file: the patch.
+        """
         self._put_file(path_of("blobs", sha256, "from", old), file, f"delta to {sha256}")
 
     def publish_release(
@@ -87,7 +93,13 @@ class ReleaseCalls(Calls):
         return self._get(path_of("models", model, "releases", number, "card"), ReleaseCard)
 
     def withdraw_release(self, model: str, number: int, reason: str) -> ReleaseInfo:
-        """Forbid a release: no device installs it any more."""
+        """Forbid a release: no device installs it any more.
+
+        Args:
+            model: the model's name.
+            number: the release's.
+            reason: in words, shown wherever the release is.
+        """
         path = path_of("models", model, "releases", number, "withdraw")
         return self._post(path, Withdrawal(reason=reason), ReleaseInfo)
 
@@ -101,7 +113,15 @@ class ReleaseCalls(Calls):
         return base64.b64decode(wanted.payload), wanted.version
 
     def send_signature(self, model: str, number: int, *, key_id: str, signature: bytes, version: int) -> ReleaseInfo:
-        """Hand in a release key's signature over `signing_payload`."""
+        """Hand in a release key's signature over `signing_payload`.
+
+        Args:
+            model: the model's name.
+            number: the release's.
+            key_id: of the key that signed.
+            signature: Ed25519, 64 bytes.
+            version: of the role `models`, as the payload has it.
+        """
         body = OutsideSignature(key_id=key_id, signature=signature.hex(), version=version)
         return self._post(path_of("models", model, "releases", number, "signature"), body, ReleaseInfo)
 
@@ -114,7 +134,13 @@ class ReleaseCalls(Calls):
         return answer.body
 
     def static_piece(self, path: str, start: int, count: int) -> bytes:
-        """`count` bytes of a blob (`/blobs/<sha256>`) from `start` on."""
+        """Return a part of a blob.
+
+        Args:
+            path: `/blobs/<sha256>`.
+            start: the first byte, from 0.
+            count: bytes; fewer come at the blob's end.
+        """
         span = {"range": f"bytes={start}-{start + count - 1}"}
         answer = self._fetch("GET", path, headers=span, timeout=UPLOAD_TIMEOUT_S)
         check(answer, path)

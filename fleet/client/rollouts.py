@@ -55,7 +55,13 @@ class RolloutCalls(Calls):
         return self._delete(path_of("channels", channel, "models", model), ChangedChannel)
 
     def set_channel_model(self, channel: str, model: str, changes: EntryChanges) -> ChangedChannel:
-        """Change one model's entry: release, routing, audit, sampling, probation."""
+        """Change one model's entry: release, routing, audit, sampling, probation.
+
+        Args:
+            channel: the channel's name.
+            model: the model's name.
+            changes: fields that are not set stay as they are.
+        """
         return self._change("PUT", path_of("channels", channel, "models", model), changes, ChangedChannel)
 
     def change_channel(self, channel: str, changes: ChannelChanges) -> ChangedChannel:
@@ -71,7 +77,13 @@ class RolloutCalls(Calls):
         return self._post("/rollouts", wanted, CreatedRollout)
 
     def rollouts(self, *, limit: int | None = None, since: float = 0.0, device: str = "") -> list[RolloutInfo]:
-        """Rollouts, newest first: at most `limit`, created at `since` (Unix seconds) or later, of `device`."""
+        """Return the rollouts that match, newest first.
+
+        Args:
+            limit: at most so many; None for all.
+            since: Unix seconds; rollouts that were created then or later.
+            device: one that they reached; empty for any.
+        """
         query = [("since", repr(since))] * bool(since) + [("device", device)] * bool(device)
         return list(self._items("/rollouts", RolloutPage, query, limit=limit))
 
@@ -84,9 +96,13 @@ class RolloutCalls(Calls):
         return list(self._items(path_of("rollouts", rollout, "events"), RolloutEventPage))
 
     def order_rollout(self, rollout: str, order: Order, *, reason: str = "", stage: int | None = None) -> RolloutInfo:
-        """Pause, resume, abort, retry, approve or promote; the reason goes into the history.
+        """Pause, resume, abort, retry, approve or promote a rollout.
 
-        With `stage` (counted from 1; 0 is the shadow stage), the order is refused once the rollout is at another one.
+        Args:
+            rollout: its id.
+            order: the verb.
+            reason: in words, for the history.
+            stage: counted from 1, 0 is the shadow stage; the order is refused once the rollout is at another one.
         """
         given: dict[str, Any] = {"reason": reason} if reason else {}
         if stage is not None:

@@ -51,13 +51,26 @@ class SampleCalls(Calls):
     def drift_streams(
         self, model: str, *, release: int | None = None, kind: str = "", limit: int = 100
     ) -> list[StreamInfo]:
-        """List the streams that watch a model's inputs, most evidence first; `kind` is device, group or fleet."""
+        """List the streams that watch a model's inputs, most evidence first.
+
+        Args:
+            model: the model's name.
+            release: only this one's; None for every release that is watched.
+            kind: `device`, `group` or `fleet`; empty for any.
+            limit: at most so many.
+        """
         query = [("kind", kind)] if kind else []
         query += [("release", str(release))] if release is not None else []
         return list(self._items(path_of("drift", model, "streams"), StreamPage, [*query, ("limit", str(limit))]))
 
     def rebaseline(self, model: str, devices: list[str] | None = None, *, release: int | None = None) -> Rebaselined:
-        """Begin the baselines of a model anew, or of one release, or of some of its devices."""
+        """Begin baselines of a model anew.
+
+        Args:
+            model: the model's name.
+            devices: only these; None for all.
+            release: only this one's; None for every release that is watched.
+        """
         body = Rebaseline(devices=devices, release=release)
         return self._post(path_of("drift", model, "rebaseline"), body, Rebaselined)
 
@@ -130,7 +143,13 @@ class SampleCalls(Calls):
         return answer.body
 
     def ranked_samples(self, model: str, *, count: int, since_alarm: bool = False) -> RankedSamples:
-        """The samples of `model` that are worth a label most; the newest alarm's shift on with `since_alarm`."""
+        """Return the samples that are worth a label most, the best first.
+
+        Args:
+            model: the model's name.
+            count: at most so many.
+            since_alarm: only samples from after the newest alarm's shift.
+        """
         query = urlencode({"model": model, "count": count, "since_alarm": str(since_alarm).lower()})
         path = f"/samples/ranked?{query}"
         return self._read(self._send("GET", path, timeout=UPLOAD_TIMEOUT_S), path, RankedSamples)

@@ -28,7 +28,18 @@ class Transport(Protocol):
     def send(
         self, method: str, path: str, *, body: bytes | IO[bytes] | None, headers: Mapping[str, str], timeout: float
     ) -> HttpResponse:
-        """`path` starts with a slash and holds the query; `timeout` is in seconds."""
+        """Send one request, and return the answer, whatever its status.
+
+        Args:
+            method: such as `GET`.
+            path: starts with a slash and holds the query.
+            body: bytes, or an open file that is streamed; None for none.
+            headers: by name.
+            timeout: seconds.
+
+        Raises:
+            UnreachableError: no answer came.
+        """
         ...
 
 

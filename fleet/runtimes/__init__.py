@@ -149,7 +149,7 @@ def load_release(
     options: Options = Options(),  # noqa: B008 (frozen)
     front: bytes = b"",
 ) -> LoadedModel:
-    """A release's model file from its bytes, to be asked as its manifest says: behind its front and steps.
+    """Load a release's model file, to be asked as its manifest says: behind its front and steps.
 
     Args and Raises as `load`; `front` are the bytes of the release's front, where it has one (`Manifest.in_front`).
     """

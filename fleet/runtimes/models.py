@@ -71,7 +71,17 @@ class ModelFile(Protocol):
         strict: bool = False,
         ports: Ports | None = None,
     ) -> LoadedModel:
-        """The file as a model with these inputs and outputs, once; raises ValueError when they are not the file's."""
+        """Return the file as a model with these inputs and outputs; to be called once.
+
+        Args:
+            inputs: the manifest's.
+            outputs: the manifest's.
+            strict: as in `tensors.pair`.
+            ports: places in the file, where names do not tell them.
+
+        Raises:
+            ValueError: they are not the file's.
+        """
 
 
 class Runtime(Protocol):
@@ -88,7 +98,7 @@ class Runtime(Protocol):
 def paired(
     file: ModelFile, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, strict: bool, ports: Ports | None
 ) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
-    """The manifest's inputs and outputs with the file's; see `tensors.pair`."""
+    """Pair the manifest's inputs and outputs with the file's; see `tensors.pair`."""
     into, out_of = (None, None) if ports is None else (ports.inputs, ports.outputs)
     return (
         pair(inputs, file.inputs, kind="input", strict=strict, places=into),

@@ -185,7 +185,16 @@ def into_file(values: AnyArray, port: Port) -> AnyArray:
 
 
 def quantize(values: AnyArray, port: Port, out: AnyArray) -> None:
-    """Write real values into `out`, integers of the same shape: rounding to nearest, saturating."""
+    """Write real values into an integer tensor: rounding to nearest, saturating.
+
+    Args:
+        values: of any shape.
+        port: has the scale, the zero point and the datatype.
+        out: of the same shape.
+
+    Raises:
+        InputError: a value is NaN, which no integer stands for.
+    """
     if not port.spec.finite and np.isnan(values).any():
         raise InputError(f"input {port.name!r} is NaN, for which an integer variant has no value", subject=port.name)
     limits = np.iinfo(port.dtype)
