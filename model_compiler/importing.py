@@ -84,7 +84,8 @@ def import_release(
 
 
 def halves(data: Dataset, seed: int, *, classes: bool) -> tuple[Array, Array]:
-    """The numbers of the rows of two halves that are alike, each in order; the first is the smaller one.
+    """Draw two halves of the rows that are alike, and return their numbers, each in order; the first is the smaller
+    one.
 
     Files are often sorted by class or by time: their first and second half are of different origin, and a margin taken
     between them would let every drift pass. So rows are drawn by `seed`, of each class alike. Rows with the same

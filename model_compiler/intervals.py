@@ -8,7 +8,13 @@ TAIL = 0.025  # of each of two bounds that hold together with 95 % confidence
 
 
 def most_lost(lost: int, won: int, total: int) -> float:
-    """The largest share that is lost on balance, see `metrics.Metric.most_points`."""
+    """Return the largest share that is lost on balance, see `metrics.Metric.most_points`.
+
+    Args:
+        lost: rows that only the reference answers right.
+        won: rows that only the variant answers right.
+        total: all rows.
+    """
     from scipy.stats import beta
 
     most = 1.0 if lost == total else float(beta.ppf(1 - TAIL, lost + 1, total - lost))
@@ -17,7 +23,7 @@ def most_lost(lost: int, won: int, total: int) -> float:
 
 
 def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (95 % by default).
+    """Compute Wilson's score interval for a proportion (95 % by default).
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """

@@ -153,10 +153,10 @@ def activations(model: bytes, arrays: list[Array]) -> Iterator[Tensors]:
 
 
 def observed(model: bytes, arrays: list[Array], method: Method) -> Ranges:
-    """The range of every activation over the samples.
+    """Return the range of every activation over the samples.
 
-    The quantizer's own calibration follows a moving average of each sample's extremes and so clips
-    the samples that reach furthest; on small models that costs whole points of accuracy.
+    The quantizer's own calibration follows a moving average of each sample's extremes and so clips the samples that
+    reach furthest; on small models that costs whole points of accuracy.
     """
     return ranges(lambda: activations(model, arrays), method)
 

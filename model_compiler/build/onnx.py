@@ -125,7 +125,7 @@ def quantize(
 
 
 def observed(model: bytes, arrays: list[Array], method: Method) -> Ranges:
-    """The range of every activation over the samples."""
+    """Return the range of every activation over the samples."""
     return ranges(lambda: activations(model, arrays), method)
 
 

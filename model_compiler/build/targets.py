@@ -51,10 +51,27 @@ class Quantizer(Protocol):
         *,
         known: Ranges | None = None,
     ) -> bytes:
-        """A quantized model file; raises TargetError."""
+        """Quantize a model file.
+
+        Args:
+            model: the file's bytes, in float.
+            precision: of the result.
+            calibration: samples (n, …), by input where there are several.
+            plan: the operators to leave in float; None for none.
+            known: ranges of activations that were observed before.
+
+        Raises:
+            TargetError: the file cannot be quantized so.
+        """
 
     def observed(self, model: bytes, arrays: list[Array], method: Method) -> Ranges:
-        """The range of every activation over the samples."""
+        """Return the range of every activation over the samples.
+
+        Args:
+            model: the file's bytes.
+            arrays: samples (n, …), in the order of the inputs.
+            method: the rule by which extremes become a range.
+        """
 
     def operators(self, model: bytes) -> tuple[Operator, ...]:
         """The operators of a float model file."""

@@ -35,9 +35,14 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def fit_temperature(logits: npt.NDArray[Any], y: npt.NDArray[np.int64], *, apply_softmax: bool) -> float:
-    """The temperature in [0.1, 20] of the highest posterior, by golden-section search on its logarithm.
+    """Fit the temperature in [0.1, 20] of the highest posterior, by golden-section search on its logarithm.
 
     Its prior, log T ~ N(0, 1), weighs as much as one row: a few rows that are all right ask for no certainty.
+
+    Args:
+        logits: (n, classes).
+        y: (n,) class numbers.
+        apply_softmax: the logits are no probabilities yet.
     """
 
     def loss(log_t: float) -> float:

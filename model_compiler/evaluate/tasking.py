@@ -149,8 +149,20 @@ def _alike(spec: TaskSpec, labels: Sequence[str], mine: Outputs, theirs: Outputs
 
 
 def reading(spec: TaskSpec, labels: Sequence[str], outputs: Outputs) -> tuple[tasks.Task[Any], tasks.Reading]:
-    """The task, and the answers in outputs (n, …) with their confidence; as on the device, but for a classification's
-    temperature. Raises CompilerError where they do not fit each other."""
+    """Read outputs as the task's answers with their confidence, as on the device but for a classification's
+    temperature.
+
+    Args:
+        spec: the task.
+        labels: the class names.
+        outputs: (n, …) by name.
+
+    Returns:
+        The task, and its reading of the outputs.
+
+    Raises:
+        CompilerError: task and outputs do not fit each other.
+    """
     tensors = [Tensor(name=n, datatype=datatype_of(a), shape=(-1, *a.shape[1:])) for n, a in outputs.items()]
     try:
         task = tasks.of(spec, labels, tensors)
@@ -162,7 +174,7 @@ def reading(spec: TaskSpec, labels: Sequence[str], outputs: Outputs) -> tuple[ta
 
 
 def read(spec: TaskSpec, labels: Sequence[str], outputs: Outputs) -> tuple[tasks.Task[Any], tuple[Any, ...]]:
-    """The task and the answers in outputs (n, …), see `reading`."""
+    """Return the task and its answers in outputs (n, …), see `reading`."""
     task, found = reading(spec, labels, outputs)
     return task, found.answers
 

@@ -45,8 +45,8 @@ def worst_class_drop(reference: dict[int, float], recall: dict[int, float]) -> f
 def agreement(outputs: Outputs, reference: Outputs, *, classes: bool) -> float:
     """Measure how much of the reference is kept, from 0 to 1.
 
-    The share of samples with the same best class; for other outputs the coefficient of determination
-    of the variant's values against the reference's, over all outputs, floored at 0.
+    For classes the share of samples with the same best class; for other outputs the coefficient of determination of the
+    variant's values against the reference's, over all outputs, floored at 0.
     """
     if classes:
         return float(np.mean(predicted(first(outputs)) == predicted(first(reference))))

@@ -107,7 +107,7 @@ def imputed(steps: Sequence[AnyStep]) -> frozenset[str]:
 
 
 def tensors_of(inputs: Mapping[str, Array], loose: Collection[str], *, batched: bool) -> list[Tensor]:
-    """Inputs (n, …) as a manifest will say them."""
+    """Return inputs (n, …) as a manifest will describe them; those in `loose` may hold NaN and infinity."""
     return [
         Tensor(
             name=name,

@@ -128,7 +128,7 @@ def onnx_names(data: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def named(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """An ONNX model with these names of inputs and outputs, in this order.
+    """Name the inputs and outputs of an ONNX model, in this order.
 
     A single one is renamed; several are paired by name, never by place.
 
@@ -161,7 +161,7 @@ def named(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
 
 
 def cloud_model(data: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
-    """The teacher with the release's inputs and outputs, by name and in their order; other outputs are left out.
+    """Return the teacher with the release's inputs and outputs, by name and in their order; other outputs are left out.
 
     Raises:
         SourceError: it has others; both sides are in the message.

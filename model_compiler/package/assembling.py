@@ -239,10 +239,16 @@ def _telling(array: Array) -> int:
 def preflighted(
     manifest: Manifest, blobs: Sequence[bytes], pythons: Sequence[Path], progress: Callable[[str], None]
 ) -> tuple[Manifest, dict[str, dict[str, str]]]:
-    """The manifest with, for each variant, the runtimes that took it; a variant that none takes is dropped.
+    """Try each variant in the runtimes at hand, and drop one that none of them takes.
+
+    Args:
+        manifest: of the release in the making.
+        blobs: its files.
+        pythons: interpreters whose runtimes are tried, beside this one.
+        progress: called with a line before each variant.
 
     Returns:
-        The manifest, and by variant what each runtime that refused it said.
+        The manifest with the runtimes that took each variant, and by variant the words of each runtime that refused it.
 
     Raises:
         GateError: no edge variant is left.
@@ -268,7 +274,8 @@ def preflighted(
 
 
 def for_devices(manifest: Manifest, blobs: Sequence[bytes], target: str = "") -> tuple[Manifest, list[bytes]]:
-    """The manifest as it is published, and all blobs that it lists: what no device needs is one of them.
+    """Return the manifest as it is published, and all blobs that it lists: the details that no device needs are one of
+    them.
 
     `target` is that of deferral, in words, as it was asked for.
     """

@@ -67,7 +67,7 @@ def apply(old: bytes, patch: bytes) -> bytes:
 
 
 def patches(manifest: Manifest, blobs: Sequence[bytes], earlier: Sequence[Path]) -> dict[tuple[str, str], bytes]:
-    """By (to, from): a patch for every file that a device of an earlier release replaces (`former_release.pairs`).
+    """Make a patch for every file that a device of an earlier release replaces (`former_release.pairs`), by (to, from).
 
     Only patches that are smaller than the file are kept.
 

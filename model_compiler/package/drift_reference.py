@@ -48,11 +48,18 @@ def build(
     seed: int,
     gaps: bool = False,
 ) -> tuple[SketchRef, list[bytes]]:
-    """The drift section and its two blobs.
+    """Make the drift section of a manifest, and its two blobs.
 
-    With `gaps` the input may hold NaN and infinity, which a new encoder reads as the mean.
-    The encoder is fitted to the calibration inputs unless one is given; the margin is what inputs
-    of the same origin reach: windows of validation inputs against the calibration reference.
+    Args:
+        calibration: (n, …) rows that the reference, and a new encoder, are fitted to.
+        validation: (m, …) rows whose windows set the margin: the distance that inputs of the same origin reach.
+        tensor: the input's name.
+        encoder: the model's fixed one; None fits a new one.
+        seed: of the encoder and the windows.
+        gaps: the input may hold NaN and infinity, which a new encoder reads as the mean.
+
+    Raises:
+        DataError: too few rows, or all are the same.
     """
     gaps = encoder.schema == drift_encoder.GAPS if encoder is not None else gaps
     if not possible(calibration, validation, gaps=gaps):

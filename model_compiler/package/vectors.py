@@ -35,11 +35,20 @@ class Rows(NamedTuple):
 def choose(
     outputs: Mapping[str, Outputs], groups: Array, *, classes: bool, count: int = COUNT, kept: Sequence[int] = ()
 ) -> list[int]:
-    """Indices of validation rows: half where the variants differ most, half spread over `groups`, a number per row.
+    """Choose validation rows for the self-test: half where the variants differ most, half spread over `groups`.
 
-    Those of the rows `kept`, which an earlier release's vectors ask, come first: a device has their inputs already.
-    `outputs` maps a variant to its outputs (n, …) by name. Where the first output ranks classes, rows
-    on which the best two almost tie are left out, since another processor's rounding may turn them.
+    Where the first output ranks classes, rows on which the best two almost tie are left out, since another processor's
+    rounding may turn them.
+
+    Args:
+        outputs: by variant, its outputs (n, …) by name.
+        groups: (n,) a number per row.
+        classes: the first output ranks classes.
+        count: rows to choose.
+        kept: rows that an earlier release's vectors ask; they come first, since a device has their inputs already.
+
+    Returns:
+        Indices of rows.
     """
     stack = np.stack([table(first(o)) if classes else _numbers(first(o)) for o in outputs.values()])
     stack = np.nan_to_num(stack.astype(np.float64))

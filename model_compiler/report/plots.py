@@ -88,7 +88,7 @@ def _y_scale(values: Sequence[float], names: int, *, zero: bool = False) -> _Sca
 
 
 def points(series: Sequence[PlotSeries], *, x_label: str, y_label: str, title: str) -> str:
-    """One dot per point, with a legend; a band is drawn as an error bar."""
+    """Draw one dot per point, with a legend; a band is drawn as an error bar."""
     ends = [end for one in series for pair in one.band for end in pair]
     x = _scale([px for one in series for px, _ in one.points], LEFT + 12, WIDTH - RIGHT - 12)
     y = _y_scale([py for one in series for _, py in one.points] + ends, len(series))
@@ -110,7 +110,7 @@ def points(series: Sequence[PlotSeries], *, x_label: str, y_label: str, title: s
 
 
 def lines(series: Sequence[PlotSeries], *, x_label: str, y_label: str, title: str) -> str:
-    """Lines, their bands shaded, with a legend."""
+    """Draw lines, their bands shaded, with a legend."""
     x = _scale([px for one in series for px, _ in one.points], LEFT, WIDTH - RIGHT)
     ends = [end for one in series for pair in one.band for end in pair]
     y = _y_scale([py for one in series for _, py in one.points] + ends, len(series))
@@ -131,7 +131,7 @@ def lines(series: Sequence[PlotSeries], *, x_label: str, y_label: str, title: st
 def bars(
     groups: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], *, x_label: str, y_label: str, title: str
 ) -> str:
-    """Bars side by side for every group, with a legend; values may be negative."""
+    """Draw bars side by side for every group, with a legend; values may be negative."""
     y = _y_scale([value for _, values in series for value in values], len(series), zero=True)
     slot = (WIDTH - LEFT - RIGHT) / max(len(groups), 1)
     thick = 0.8 * slot / max(len(series), 1)

@@ -42,8 +42,8 @@ def table(manifest: Manifest) -> Table:
 
 
 def show(manifest: Manifest, left_out: Mapping[str, str], *, json: bool, release: Path) -> None:
-    """The release in the folder `release` with its notes, and the targets that were left out; as one JSON document on
-    request."""
+    """Show the release in the folder `release` with its notes, and the targets that were left out; as one JSON
+    document on request."""
     if json:
         print_json({"manifest": manifest, "left_out": left_out})
         return

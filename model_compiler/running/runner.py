@@ -145,7 +145,7 @@ def check_finite(name: str, output: str, values: Array) -> None:
 
 
 def run_many(runtime: Runtime, models: dict[str, bytes], data: Dataset) -> dict[str, Array]:
-    """The first output of each of several files, (n, …), all run in one child; a file that fails is left out."""
+    """Run several files in one child, and return the first output of each, (n, …); a file that fails is left out."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             result = Path(folder) / "firsts.npz"
@@ -166,7 +166,14 @@ def latencies(
     wanted: Mapping[str, Wanted] | None = None,
     preparation: Preparation = NO_STEPS,
 ) -> dict[str, RunLatency]:
-    """p50 and p95 of each variant, measured in turns in one process, so that noise hits all alike."""
+    """Measure p50 and p95 of each variant, in turns in one process, so that noise hits all alike.
+
+    Args:
+        models: runtime and file by variant.
+        data: the rows that are asked; only the first ones are.
+        wanted: by variant, the outputs that are asked for; None for all.
+        preparation: the steps before the models.
+    """
     full = {name: (runtime, model, (wanted or {}).get(name, ALL)) for name, (runtime, model) in models.items()}
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "latency.json"

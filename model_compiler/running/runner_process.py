@@ -89,7 +89,11 @@ class Loaded:
         return len(next(iter(self._arrays.values())))
 
     def answer(self, row: int) -> list[Array]:
-        """The outputs for one sample, in the file's order, each (1, …)."""
+        """Return the outputs for one sample, in the file's order, each (1, …).
+
+        Raises:
+            ValueError: an output has another number of rows.
+        """
         found = self._model.run(self._asked(row))
         if not self.batched:
             return [found[spec.name][None] for spec in self._outputs]

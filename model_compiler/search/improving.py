@@ -54,10 +54,10 @@ class Task:
 def improve(
     prepared: Prepared, artifacts: Sequence[Artifact], judged: Sequence[Judged]
 ) -> tuple[list[Artifact], dict[str, Any]]:
-    """The artifacts with better ones in the place of int8 variants that missed the gate.
+    """Put better variants in the place of int8 ones that missed the gate.
 
     Returns:
-        The artifacts, and for the report what was tried by variant.
+        The artifacts, and for the report the trials by variant.
     """
     parents = {a.name: a for a in artifacts}
     missed = {item.name: item for item in judged if item.ran.artifact.target.precision == "int8" and item.broken}
