@@ -93,7 +93,13 @@ class Calendar(Struct, frozen=True):
         return sum(opening.closes - opening.opens for opening in self.openings(since, until))
 
     def after(self, at: float, seconds: float, until: float) -> float | None:
-        """The first moment by which it has been open for so many seconds since `at`; None when `until` is earlier."""
+        """Return the first moment by which it has been open long enough; None when `until` comes first.
+
+        Args:
+            at: Unix seconds, from which open time counts.
+            seconds: of open time.
+            until: Unix seconds, after which nobody looks.
+        """
         for opening in self.openings(at, until):
             if seconds <= opening.closes - opening.opens:
                 return opening.opens + seconds

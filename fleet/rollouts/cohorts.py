@@ -19,13 +19,25 @@ MAX_HASHES = 150_000  # a sixth of a second of hashing; at that many devices any
 
 
 def stage_of(salt: str, device_id: str, shares_ppm: Sequence[int]) -> int | None:
-    """The first stage whose cohort holds the device, or None when none does."""
+    """Return the first stage whose cohort holds the device, or None when none does.
+
+    Args:
+        salt: the rollout's.
+        device_id: the device's.
+        shares_ppm: cumulative shares of the stages, rising.
+    """
     stage = bisect_right(shares_ppm, cohort_place(salt, device_id))
     return stage if stage < len(shares_ppm) else None
 
 
 def counts(salt: str, device_ids: Collection[str], shares_ppm: Sequence[int]) -> tuple[int, ...]:
-    """Count the devices that each stage's cohort holds; cohorts are cumulative."""
+    """Count the devices that each stage's cohort holds; cohorts are cumulative.
+
+    Args:
+        salt: the rollout's, or one that might become it.
+        device_ids: those of the scope.
+        shares_ppm: cumulative shares of the stages, rising.
+    """
     places = sorted(cohort_place(salt, device_id) for device_id in device_ids)
     return tuple(bisect_left(places, share) for share in shares_ppm)
 

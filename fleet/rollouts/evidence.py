@@ -144,25 +144,39 @@ class InstallEvidence(Struct, frozen=True, kw_only=True):
 
 
 def harm_log_e(only_old: Counts, only_new: Counts, *, cap: float = math.inf) -> Floats:
-    """Log e-value against "the new release wins at least half of the discordant pairs"; see `harm_gains`, `pooled`."""
+    """Compute the log e-value against "the new release wins at least half of the discordant pairs"; see
+    `harm_gains`, `pooled`."""
     return pooled(harm_gains(only_old, only_new), cap=cap)
 
 
 def health_log_e(only_old: Counts, only_new: Counts, same: Counts, margin: float, *, cap: float = math.inf) -> Floats:
-    """Log e-value against "the share only_old - only_new of all pairs is at least `margin`"; see `health_gains`."""
+    """Compute the log e-value against "the share only_old - only_new of all pairs is at least `margin`"; see
+    `health_gains`."""
     return pooled(health_gains(only_old, only_new, same, margin), cap=cap)
 
 
 def paired(
     by_device: Mapping[str, Pairs], *, margin: float, harm_alpha: float, health_alpha: float, devices: int = 1
 ) -> PairedEvidence:
-    """Evidence from the audited pairs of each device, in any order; `devices` is how many could have brought some."""
+    """Weigh the audited pairs of each device, in any order.
+
+    Args:
+        by_device: counts by device.
+        margin, harm_alpha, health_alpha: as in `weigh`.
+        devices: devices that could have brought pairs.
+    """
     found = counted(by_device, margin)
     return weigh(found, margin=margin, harm_alpha=harm_alpha, health_alpha=health_alpha, devices=devices)
 
 
 def counted(by_device: Mapping[str, Pairs], margin: float, bets: Bets | None = None) -> Counted:
-    """The pairs of each device in columns, with what they gain at that margin by `bets`, as a rule those of audits."""
+    """Put the pairs of each device into columns, with their gains.
+
+    Args:
+        by_device: counts by device; one without pairs is left out.
+        margin: net loss per request that is no longer tolerable.
+        bets: those that bring the gains; None for an auditor's.
+    """
     bets = bets or AUDITED
     named = sorted((name, p) for name, p in by_device.items() if p.total > 0)
     both, old, new, neither = (

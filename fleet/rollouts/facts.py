@@ -166,7 +166,13 @@ class Known(Protocol):
 
 
 def heard_for(deaf_until: float, least_s: float, now: float) -> bool:
-    """Tell whether devices could be heard for long enough that a silent one is known as such."""
+    """Tell whether devices could be heard for long enough that a silent one is known as such.
+
+    Args:
+        deaf_until: Unix seconds at which the last outage ended; 0 without one.
+        least_s: seconds that are long enough.
+        now: Unix seconds.
+    """
     return deaf_until <= 0.0 or now - deaf_until >= least_s
 
 
@@ -186,6 +192,14 @@ def standing(
     `away` before it has committed, so that nobody waits for a device that is off at night, and `resting` after.
     Silence counts from when devices can be heard again (`deaf_until`), and not in `closed` hours; one that was silent
     before, and has not been heard since, stays so.
+
+    Args:
+        fact: the device.
+        joined: Unix seconds.
+        silent_after_s: seconds without a message after which a device may be silent.
+        now: Unix seconds.
+        deaf_until: Unix seconds until which nobody could hear it; 0 without an outage.
+        closed: hours in which its silence does not count.
     """
     if fact.failed:
         return "failed"
@@ -202,7 +216,7 @@ def standing(
 
 
 def silenced(facts: RolloutFacts, joined: Joined, silent_after_s: float, now: float) -> tuple[str, ...]:
-    """Ids of devices, in both arms, that are silent now and were not yet known to have been; see `tally`."""
+    """Return the devices, in both arms, that are silent now and were not yet known to have been; see `tally`."""
     arms = [(fact, joined(fact)) for fact in facts.cohort] + [(fact, joined.started_at) for fact in facts.control]
     deaf_until, closed = facts.deaf_until, joined.closed
     return tuple(

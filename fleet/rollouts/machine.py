@@ -158,8 +158,8 @@ def _until(progress: Progress, now: float) -> Progress:
 
 
 def newly_silent(plan: Plan, progress: Progress, facts: Known | ShadowFacts, now: float) -> Sequence[str]:
-    """Ids of the devices whose `silenced_at` is now, for whoever keeps the facts; none under an unreadable policy, nor
-    before anybody is served."""
+    """Return the devices whose `silenced_at` is now, for the keeper of the facts; none under an unreadable policy,
+    nor before anybody is served."""
     if isinstance(facts, ShadowFacts):
         return ()
     try:

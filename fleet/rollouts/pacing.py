@@ -46,7 +46,7 @@ def has_expired(plan: Plan, now: float) -> str:
 
 
 def open_s(plan: Plan, since: float, now: float) -> float:
-    """Seconds between two moments in which its window was open."""
+    """Count the seconds between two moments in which its window was open."""
     if plan.schedule is None:
         return now - since
     try:
@@ -56,7 +56,7 @@ def open_s(plan: Plan, since: float, now: float) -> float:
 
 
 def closed_hours(plan: Plan, started_at: float, now: float) -> tuple[Opening, ...]:
-    """Hours in which its window was closed, of those that tell who is silent by now."""
+    """Return the hours in which its window was closed, of those that tell which devices are silent by now."""
     if plan.schedule is None or not plan.schedule.window:
         return ()
     since = started_at - _before_s(plan)
@@ -76,7 +76,7 @@ def _before_s(plan: Plan) -> float:
 
 
 def grow(plan: Plan, progress: Progress, facts: Known, now: float) -> Progress:
-    """Order what is due: nothing outside of the window, beyond the rate, or while it does not run."""
+    """Order the devices that are due: none outside of the window, beyond the rate, or while it does not run."""
     asked, ordered = plan.schedule, progress.ordered
     if asked is None or ordered is None or progress.state != "running" or not progress.begun:
         return progress
@@ -102,7 +102,7 @@ def grow(plan: Plan, progress: Progress, facts: Known, now: float) -> Progress:
 
 
 def spread_s(plan: Plan, progress: Progress, devices: int) -> int:
-    """Seconds over which so many devices look at what is ordered, so that the hub can answer them; 0: at once.
+    """Return the seconds over which so many devices look at their orders, so that the hub can answer them; 0: at once.
 
     A halt must not wait for stragglers. A retry asks all devices that failed by one notice: they look over as long as
     the rate takes to pay for them.

@@ -174,7 +174,7 @@ def order(ordered: Ordered, share_ppm: int, places: Sequence[int], pace: Rollout
 
 
 def with_wave(ordered: Ordered, stage_at: float, now: float) -> Ordered:
-    """With a wave for what was ordered `now`, in a stage that began at `stage_at`."""
+    """Add a wave for the devices ordered `now`, in a stage that began at `stage_at`."""
     last = ordered.waves[-1] if ordered.waves else None
     if last is not None and last.at >= stage_at and WAVES * (now - last.at) < now - stage_at:
         waves = (*ordered.waves[:-1], replace(last, share_ppm=ordered.share_ppm))

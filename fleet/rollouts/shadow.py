@@ -149,8 +149,14 @@ def _proves(plan: ShadowPlan, alpha: float, inputs: int) -> bool:
 
 
 def judge_shadow(plan: ShadowPlan, policy: GuardPolicy, seen: Sequence[ShadowSeen], elapsed_s: float) -> ShadowVerdict:
-    """Judge what devices have said after `elapsed_s` seconds; `policy` gives the confidence and how many devices may
-    fail."""
+    """Judge a shadow stage.
+
+    Args:
+        plan: the stage's terms.
+        policy: gives the confidence, and how many devices may fail.
+        seen: the counts of each device.
+        elapsed_s: seconds since the stage began.
+    """
     pairs = {one.device_id: Pairs(both=one.agree, only_old=one.differ, repeats=one.repeats) for one in seen}
     alpha = policy.alpha
     weighed = evidence.paired(pairs, margin=plan.margin, harm_alpha=alpha, health_alpha=alpha, devices=len(pairs))

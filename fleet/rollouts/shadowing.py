@@ -38,7 +38,7 @@ def _begin(plan: Plan, shadow: ShadowPlan, progress: Progress, now: float) -> De
 
 
 def decide(plan: Plan, progress: Progress, facts: ShadowFacts, now: float) -> Decision:
-    """One step of the shadow stage; `progress` is live."""
+    """Take one step of the shadow stage; `progress` is live."""
     if facts.withdrawn:
         return end(progress, "halted", facts.withdrawn, now)
     if facts.superseded:
@@ -65,7 +65,7 @@ def decide(plan: Plan, progress: Progress, facts: ShadowFacts, now: float) -> De
 
 
 def begin_stages(plan: Plan, progress: Progress, why: str, now: float, events: tuple[Event, ...]) -> Decision:
-    """The first stage follows, as its schedule orders it; what is said of devices counts from here on."""
+    """Begin the first stage, as its schedule orders it; devices' reports count from here on."""
     begun = structs.replace(
         running(progress), shadowing=False, stage_times=(now,), deadline_from=now, settled_at=None, verdict=None
     )

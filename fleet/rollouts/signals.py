@@ -129,9 +129,15 @@ def habit_of(signals: Sequence[Signal]) -> Habit | None:
 
 
 def count(state: State, windows: Sequence[tuple[str, Signal]], cohort: Collection[str]) -> None:
-    """Count windows in the order in which they came, each with its device: those of the `cohort` are of the new
-    release, all others of the old one. Devices without a habit say nothing, and none counts with more than
-    `MOST_OF_ONE` in a stage."""
+    """Count windows in the order in which they came.
+
+    Devices without a habit prove nothing, and none counts with more than `MOST_OF_ONE` in a stage.
+
+    Args:
+        state: the attempt's counts; changed here.
+        windows: each with its device.
+        cohort: devices whose windows are of the new release; all others' are of the old one.
+    """
     for device, found_signal in windows:
         new, signal = device in cohort, found_signal
         if new and device not in state.warm:

@@ -154,7 +154,8 @@ class StageFacts:
         )
 
     def unsure(self, joined: Joined, silent_after_s: float, now: float, bucket_s: float) -> tuple[str, ...]:
-        """Devices that may stand otherwise, where all that is known of `last_seen` is the `bucket_s` seconds it is in.
+        """Return the devices whose standing is unsure while `last_seen` is known only to the `bucket_s` seconds around
+        it.
 
         That is, where a moment lies between what is known and the end of these seconds at which `facts.standing` turns.
         """

@@ -33,7 +33,7 @@ def wanted(plan: Plan, progress: Progress) -> Action:
 
 
 def hold(progress: Progress, reason: str, *, awaits_approval: bool = False) -> Decision:
-    """Hold, which goes into the history once for each thing that is waited for; the reason is the present one."""
+    """Hold; the history gets an event once for each thing that is waited for, and the reason is the present one."""
     if progress.state == "paused":
         return Decision(progress=structs.replace(progress, reason=reason))
     held = structs.replace(progress, state="holding", reason=reason, awaits_approval=awaits_approval)
@@ -51,13 +51,13 @@ def running(progress: Progress) -> Progress:
 def end(
     progress: Progress, state: Literal["halted", "aborted"], reason: str, now: float, *, event: str = ""
 ) -> Decision:
-    """The end: the channel is published without the rollout."""
+    """End the rollout: the channel is published without it."""
     ended = structs.replace(progress, state=state, reason=reason, ended_at=now, awaits_approval=False)
     return Decision(progress=ended, actions=(Clear(),), events=(Event(name=event or state, reason=reason),))
 
 
 def advance(plan: Plan, progress: Progress, why: str, now: float, events: tuple[Event, ...]) -> Decision:
-    """The next stage, or the end after the last one."""
+    """Begin the next stage, or finish after the last one."""
     if progress.stage + 1 == len(plan.stages):
         ended = structs.replace(progress, state="finished", reason=why, ended_at=now)
         event = Event(name="finished", reason=why)
